@@ -1,0 +1,174 @@
+"""Every failure a client can get, and its problem document (RFC 9457).
+
+An error is raised where it is known and becomes a response in one place, the error middleware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+Messages = Mapping[str, Any]  # field → list of messages, or → nested Messages
+
+
+class ConfigurationError(Exception):
+    """What the operator wrote cannot be run: the message says where, what, and what is valid."""
+
+
+def choices(given: str, valid: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest valid one, or all of them.
+
+    >>> choices("titel", ["title", "id"])
+    'did you mean title?'
+    """
+    names = list(valid)
+    if near := get_close_matches(given, names, n=1, cutoff=0.6):
+        return f"did you mean {near[0]}?"
+    return f"valid here: {', '.join(names)}" if names else "none is valid here"
+
+
+class ApiError(Exception):
+    """A failure told to the client as a problem document.
+
+    ``detail`` is a sentence for people, ``code`` a stable word for programs, ``errors`` the messages of each field.
+    """
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+    code: str = "error"
+    default_detail: ClassVar[str] = "The server could not answer this request."
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        code: str | None = None,
+        errors: Messages | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.detail = detail or self.default_detail
+        self.code = code or self.code
+        self.errors = errors
+        self.headers = dict(headers or {})
+        super().__init__(self.detail)
+
+    def problem(self, request_id: str) -> dict[str, Any]:
+        """The problem document: type, title, status, detail, code, request_id, and errors when there are any."""
+        document: dict[str, Any] = {
+            "type": "about:blank",
+            "title": self.status.phrase,
+            "status": int(self.status),
+            "detail": self.detail,
+            "code": self.code,
+            "request_id": request_id,
+        }
+        if self.errors is not None:
+            document["errors"] = self.errors
+        return document
+
+
+class ParseError(ApiError):
+    """The request cannot be read: malformed JSON, a bad parameter."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "parse_error"
+    default_detail = "The request could not be read."
+
+
+class ValidationError(ApiError):
+    """Values that break a rule; ``errors`` holds every field that does."""
+
+    status = HTTPStatus.BAD_REQUEST
+    code = "invalid"
+    default_detail = "The request has invalid values."
+
+    def __init__(self, errors: Messages | str, *, detail: str | None = None, code: str | None = None) -> None:
+        if isinstance(errors, str):
+            errors = {"non_field_errors": [errors]}
+        super().__init__(detail, code=code, errors=errors)
+
+
+class NotAuthenticated(ApiError):
+    """No credentials where some are needed."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "not_authenticated"
+    default_detail = "Authentication credentials were not provided."
+
+
+class PermissionDenied(ApiError):
+    """The caller is known, and may not."""
+
+    status = HTTPStatus.FORBIDDEN
+    code = "permission_denied"
+    default_detail = "You do not have permission to perform this action."
+
+
+class NotFound(ApiError):
+    """No such resource, row or page."""
+
+    status = HTTPStatus.NOT_FOUND
+    code = "not_found"
+    default_detail = "Not found."
+
+
+class MethodNotAllowed(ApiError):
+    """The path exists and this method does not; ``Allow`` says which do."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    code = "method_not_allowed"
+
+    def __init__(self, method: str, allowed: Iterable[str]) -> None:
+        allow = ", ".join(sorted(allowed))
+        super().__init__(f"Method {method} is not allowed here; allowed: {allow}.", headers={"Allow": allow})
+
+
+class NotAcceptable(ApiError):
+    """The ``Accept`` header excludes every form this route can answer in."""
+
+    status = HTTPStatus.NOT_ACCEPTABLE
+    code = "not_acceptable"
+    default_detail = "This route answers in application/json."
+
+
+class Conflict(ApiError):
+    """The request collides with the state of the data."""
+
+    status = HTTPStatus.CONFLICT
+    code = "conflict"
+    default_detail = "The request conflicts with existing data."
+
+
+class PayloadTooLarge(ApiError):
+    """The body is longer than ``server.body_limit``."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "payload_too_large"
+    default_detail = "The request body is too large."
+
+
+class UnsupportedMediaType(ApiError):
+    """The body is not JSON."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    code = "unsupported_media_type"
+    default_detail = "Send the body as application/json."
+
+
+class Unavailable(ApiError):
+    """The database cannot answer now; trying again later may work."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "unavailable"
+    default_detail = "The service cannot answer right now; try again."
+
+    def __init__(self, detail: str | None = None, *, code: str | None = None, retry_after: int = 1) -> None:
+        super().__init__(detail, code=code, headers={"Retry-After": str(retry_after)})
+
+
+class InternalError(ApiError):
+    """A defect of the service; the log has the traceback under the request id."""
+
+    code = "internal_error"
+    default_detail = "Something went wrong on the server; its log knows this request_id."

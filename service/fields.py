@@ -1,0 +1,550 @@
+"""The field types, as a table of facts: column, JSON form, body validation, parameter parsing.
+
+A value has four forms. In PostgreSQL it is a column's value; in Python what asyncpg gives for it; in JSON what clients
+see; in a URL a text. ``FIELD_TYPES`` says for each type how the forms turn into one another, so that nothing else in
+the service asks which type a field has. The JSON form is made in two places, by PostgreSQL (``FieldType.json``) and in
+Python (``FieldType.dump``), and is the same document from both.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
+
+Column: TypeAlias = sa.ColumnElement[Any]
+
+
+class Missing(StrEnum):
+    """The absence of a default, where ``None`` would mean null."""
+
+    MISSING = "missing"
+
+
+MISSING: Final = Missing.MISSING
+
+
+class Kind(StrEnum):
+    """What a type's values can be asked: the lookups of a field follow from it."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    MOMENT = "moment"  # date, time, datetime, duration
+    UUID = "uuid"
+    BOOLEAN = "boolean"
+    JSON = "json"
+    ARRAY = "array"
+    RELATION = "relation"  # to one row
+    RELATIONS = "relations"  # to many rows
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One declared field. ``required``, ``blank`` and the like are as resolved, not as written."""
+
+    name: str
+    type: str
+    primary_key: bool = False
+    required: bool = True
+    null: bool = False
+    blank: bool = False
+    default: Any = MISSING  # the JSON form
+    unique: bool = False
+    index: bool = False
+    choices: tuple[Any, ...] = ()  # JSON forms
+    min: Any = None
+    max: Any = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None
+    max_digits: int | None = None
+    decimal_places: int | None = None
+    of: str | None = None
+    to: str | None = None
+    on_delete: str = "cascade"
+    related_name: str | None = None
+    read_only: bool = False
+    write_only: bool = False
+    auto_now: bool = False
+    auto_now_add: bool = False
+    label: str | None = None
+    help_text: str | None = None
+
+    @property
+    def facts(self) -> FieldType:
+        """The row of ``FIELD_TYPES`` of this field's type."""
+        return FIELD_TYPES[self.type]
+
+    @property
+    def column_name(self) -> str:
+        """The name of the column, and of the key in JSON: a foreign key has ``_id`` behind its name."""
+        return f"{self.name}_id" if self.facts.kind is Kind.RELATION else self.name
+
+    @property
+    def element(self) -> Field:
+        """The field that one element of an array is: the limits on values are its, the limits on length the array's."""
+        assert self.of is not None
+        return Field(
+            name=self.name, type=self.of, choices=self.choices, min=self.min, max=self.max,
+            max_digits=self.max_digits, decimal_places=self.decimal_places,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FieldType:
+    """The facts of one type.
+
+    ``load`` takes the JSON form and ``parse`` the text of a URL; both give the Python value or raise ``ValueError``
+    with a sentence for the client. ``dump`` is the inverse of ``load``. ``json`` wraps a column so that PostgreSQL's
+    ``to_json`` of it is the JSON form. ``schema`` is the JSON Schema of the JSON form, ``options`` the options that
+    this type takes besides those of every type.
+    """
+
+    kind: Kind
+    column: Callable[[Field], TypeEngine[Any]]
+    load: Callable[[Field, Any], Any]
+    parse: Callable[[Field, str], Any]
+    schema: Callable[[Field], dict[str, Any]]
+    dump: Callable[[Field, Any], Any] = lambda _field, value: value
+    json: Callable[[Field, Column], Column] = lambda _field, column: column
+    options: frozenset[str] = frozenset()
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def has_nul(value: object) -> bool:
+    """Whether a JSON value holds the character U+0000 anywhere, which PostgreSQL's text and jsonb cannot store."""
+    match value:
+        case str():
+            return "\x00" in value
+        case list():
+            return any(map(has_nul, value))
+        case dict():
+            return any(has_nul(key) or has_nul(item) for key, item in value.items())
+    return False
+
+
+def _load_text(_field: Field, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("Not a valid string.")
+    if "\x00" in value:
+        raise ValueError("The character U+0000 is not allowed.")
+    return value
+
+
+def _text(format_: str | None = None, default_length: int | None = None) -> FieldType:
+    def column(field: Field) -> TypeEngine[Any]:
+        length = field.max_length or default_length
+        return sa.String(length) if length else sa.Text()
+
+    return FieldType(
+        kind=Kind.TEXT,
+        column=column,
+        load=_load_text,
+        parse=_load_text,
+        schema=lambda _field: {"type": "string"} | ({"format": format_} if format_ else {}),
+        options=frozenset({"blank", "min_length", "max_length", "pattern"}),
+    )
+
+
+UUID_TEXT = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+
+def _load_uuid(_field: Field, value: Any) -> uuid.UUID:
+    if not (isinstance(value, str) and UUID_TEXT.fullmatch(value)):
+        raise ValueError("Not a valid UUID.")
+    return uuid.UUID(value)
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+INTEGER_TEXT = re.compile(r"[+-]?[0-9]{1,30}")
+NUMBER_TEXT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+NUMERIC_DIGITS = 1000  # digits on either side of the point that an unlimited decimal may have
+
+
+def _integer(bits: int, column: type[TypeEngine[Any]]) -> FieldType:
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+    def load(_field: Field, value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError("Not a valid integer.")
+        if not low <= value <= high:
+            raise ValueError(f"Must be between {low} and {high}.")
+        return value
+
+    def parse(field: Field, text: str) -> int:
+        if not INTEGER_TEXT.fullmatch(text):
+            raise ValueError("Not a valid integer.")
+        return load(field, int(text))
+
+    return FieldType(
+        kind=Kind.NUMBER,
+        column=lambda _field: column(),
+        load=load,
+        parse=parse,
+        schema=lambda _field: {"type": "integer", "format": f"int{bits}"},
+        options=frozenset({"min", "max"}),
+    )
+
+
+def _load_float(_field: Field, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError("Not a valid number.")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError("Must be a finite number.")
+    return number
+
+
+def _parse_float(field: Field, text: str) -> float:
+    if not NUMBER_TEXT.fullmatch(text):
+        raise ValueError("Not a valid number.")
+    return _load_float(field, float(text))
+
+
+def _dump_float(_field: Field, value: float) -> float | str:
+    """Finite numbers as numbers; what direct SQL may have stored besides, as PostgreSQL's ``to_json`` spells it."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _load_decimal(field: Field, value: Any) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise ValueError("Not a valid decimal number.")
+    return _parse_decimal(field, str(value))
+
+
+def _parse_decimal(field: Field, text: str) -> Decimal:
+    if len(text) > 2 * NUMERIC_DIGITS or not NUMBER_TEXT.fullmatch(text):
+        raise ValueError("Not a valid decimal number.")
+    number = Decimal(text)
+    exponent = number.as_tuple().exponent
+    assert isinstance(exponent, int)
+    places, whole = max(0, -exponent), max(0, number.adjusted() + 1)
+    if field.decimal_places is not None and places > field.decimal_places:
+        raise ValueError(f"Must have at most {field.decimal_places} decimal places.")
+    limit = NUMERIC_DIGITS if field.max_digits is None else field.max_digits - (field.decimal_places or 0)
+    if number and whole > limit:
+        raise ValueError(f"Must have at most {limit} digits before the decimal point.")
+    if places > NUMERIC_DIGITS:
+        raise ValueError(f"Must have at most {NUMERIC_DIGITS} decimal places.")
+    return number
+
+
+def _dump_decimal(_field: Field, value: Decimal) -> str:
+    return format(value, "f")
+
+
+def _load_boolean(_field: Field, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("Not a valid boolean: use true or false.")
+    return value
+
+
+def _parse_boolean(_field: Field, text: str) -> bool:
+    match text.lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+    raise ValueError("Not a valid boolean: use true or false.")
+
+
+# --- moments ----------------------------------------------------------------------------------------------------------
+
+DATE_TEXT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+TIME_TEXT = re.compile(r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?")
+DATETIME_TEXT = re.compile(rf"({DATE_TEXT.pattern})[Tt ]({TIME_TEXT.pattern})([Zz]|[+-][0-9]{{2}}:[0-9]{{2}})?")
+LOST_PLUS = re.compile(r"(:[0-9]{2}(?:\.[0-9]+)?) ([0-9]{2}:[0-9]{2})$")
+DURATION_TEXT = re.compile(
+    r"([+-]?)P(?:([+-]?\d+)W)?(?:([+-]?\d+)D)?"
+    r"(?:T(?=[\d+-])(?:([+-]?\d+)H)?(?:([+-]?\d+)M)?(?:([+-]?\d+(?:[.,]\d{1,6})?)S)?)?",
+    re.ASCII,
+)
+
+
+def _trim(text: str) -> str:
+    """An ISO time as PostgreSQL prints it: no zeros at the end of a fraction."""
+    head, point, tail = text.partition(".")
+    digits, offset = (tail[:6], tail[6:]) if point else ("", "")
+    digits = digits.rstrip("0")
+    return f"{head}.{digits}{offset}" if digits else head + offset
+
+
+def _parse_date(_field: Field, value: Any) -> dt.date:
+    if isinstance(value, str) and DATE_TEXT.fullmatch(value):
+        try:
+            return dt.date.fromisoformat(value)
+        except ValueError:
+            pass  # told below, in the words for every other text that is no date
+    raise ValueError("Not a valid date: use YYYY-MM-DD.")
+
+
+def _parse_time(_field: Field, value: Any) -> dt.time:
+    if isinstance(value, str) and TIME_TEXT.fullmatch(value):
+        try:
+            return dt.time.fromisoformat(value)
+        except ValueError:
+            pass
+    raise ValueError("Not a valid time: use HH:MM:SS.")
+
+
+def _load_datetime(_field: Field, value: Any) -> dt.datetime:
+    """RFC 3339; without an offset the time is UTC."""
+    if isinstance(value, str) and (match := DATETIME_TEXT.fullmatch(value)):
+        date, time, offset = match.groups()
+        try:
+            moment = dt.datetime.fromisoformat(f"{date}T{time}{(offset or 'Z').upper()}")
+            return moment.astimezone(dt.UTC)
+        except (ValueError, OverflowError):
+            pass
+    raise ValueError("Not a valid datetime: use RFC 3339, such as 2026-01-31T12:00:00Z.")
+
+
+def _parse_datetime(field: Field, text: str) -> dt.datetime:
+    """As in a body, and a date alone is its midnight; a ``+`` that a URL turned into a space is understood."""
+    if DATE_TEXT.fullmatch(text):
+        text += "T00:00:00"
+    return _load_datetime(field, LOST_PLUS.sub(r"\1+\2", text))
+
+
+def _load_duration(_field: Field, value: Any) -> dt.timedelta:
+    match = DURATION_TEXT.fullmatch(value) if isinstance(value, str) and len(value) < 100 else None
+    if match is None or not any(match.groups()[1:]):
+        raise ValueError("Not a valid duration: use ISO 8601 with weeks, days, hours, minutes, seconds, as in P1DT2H30M.")
+    sign, weeks, days, hours, minutes, seconds = match.groups()
+    whole, _, fraction = (seconds or "0").replace(",", ".").partition(".")
+    micros = int(fraction.ljust(6, "0") or 0) * (-1 if whole.startswith("-") else 1)
+    try:
+        span = dt.timedelta(
+            weeks=int(weeks or 0), days=int(days or 0), hours=int(hours or 0), minutes=int(minutes or 0),
+            seconds=int(whole), microseconds=micros,
+        )  # fmt: skip
+        return -span if sign == "-" else span
+    except OverflowError:
+        raise ValueError("The duration is too long.") from None
+
+
+def _dump_duration(_field: Field, value: dt.timedelta) -> str:
+    """ISO 8601 as PostgreSQL prints an interval without months: days apart, the sign at each part, ``PT0S`` for none."""
+    sign = "-" if value < dt.timedelta(0) else ""
+    span = abs(value)
+    hours, rest = divmod(span.seconds, 3600)
+    minutes, seconds = divmod(rest, 60)
+    exact = _trim(f"{seconds}.{span.microseconds:06}")
+    date = f"{sign}{span.days}D" if span.days else ""
+    time = (
+        (f"{sign}{hours}H" if hours else "")
+        + (f"{sign}{minutes}M" if minutes else "")
+        + (f"{sign}{exact}S" if exact != "0" else "")
+    )
+    return f"P{date}T{time}" if time else f"P{date}" if date else "PT0S"
+
+
+# --- compound ---------------------------------------------------------------------------------------------------------
+
+
+def _load_json(_field: Field, value: Any) -> Any:
+    if has_nul(value):
+        raise ValueError("The character U+0000 is not allowed.")
+    return value
+
+
+def _parse_json(field: Field, text: str) -> Any:
+    try:
+        return _load_json(field, json.loads(text, parse_constant=_no_constant))
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError("Not valid JSON.") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not valid JSON.")
+
+
+def _load_array(field: Field, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("Not a valid list.")
+    element, values = field.element, []
+    for position, item in enumerate(value):
+        try:
+            if item is None:
+                raise ValueError("May not be null.")
+            values.append(element.facts.load(element, item))
+        except ValueError as error:
+            raise ValueError(f"Item {position}: {error}") from None
+    return values
+
+
+def _parse_array(field: Field, text: str) -> list[Any]:
+    element = field.element
+    return [element.facts.parse(element, item) for item in split(text)]
+
+
+def _array_json(field: Field, column: Column) -> Column:
+    element = field.element
+    item: Column = sa.column("item", element.facts.column(element))
+    shown = element.facts.json(element, item)
+    if shown is item:
+        return column
+    source = sa.func.unnest(column).table_valued(sa.column("item", item.type), name="item").render_derived()
+    rows = sa.select(element.facts.json(element, source.c.item)).scalar_subquery()
+    return sa.case((column.is_not(None), sa.func.array(rows)), else_=None)
+
+
+def split(text: str) -> list[str]:
+    """The items of a comma-separated parameter; an item in double quotes may hold commas (``""`` is a quote)."""
+    if '"' not in text:
+        return text.split(",") if text else []
+    items: list[str] = []
+    rest = text
+    while True:
+        if quoted := re.match(r'"((?:[^"]|"")*)"(?:,|$)', rest):
+            items.append(quoted[1].replace('""', '"'))
+            end = quoted.end()
+            more = rest[end - 1 : end] == ","
+        else:
+            item, comma, _ = rest.partition(",")
+            items.append(item)
+            end, more = len(item) + len(comma), bool(comma)
+        if not more:
+            return items
+        rest = rest[end:]
+
+
+def _unsupported(_field: Field, _value: Any) -> Any:
+    raise AssertionError("a relation is loaded through the key it refers to")
+
+
+def _relation(kind: Kind, schema: Mapping[str, Any], options: frozenset[str]) -> FieldType:
+    return FieldType(
+        kind=kind,
+        column=lambda _field: sa.types.NullType(),
+        load=_unsupported,
+        parse=_unsupported,
+        schema=lambda _field: dict(schema),
+        options=options,
+    )
+
+
+_LIMITS = frozenset({"min", "max"})
+_AUTO = frozenset({"auto_now", "auto_now_add"})
+
+FIELD_TYPES: Final[Mapping[str, FieldType]] = {
+    "string": _text(),
+    "text": _text(),
+    "email": _text("email", 254),
+    "url": _text("uri"),
+    "slug": _text(),
+    "uuid": FieldType(
+        kind=Kind.UUID,
+        column=lambda _field: sa.Uuid(),
+        load=_load_uuid,
+        parse=_load_uuid,
+        dump=lambda _field, value: str(value),
+        schema=lambda _field: {"type": "string", "format": "uuid"},
+    ),
+    "integer": _integer(32, sa.Integer),
+    "big_integer": _integer(64, sa.BigInteger),
+    "float": FieldType(
+        kind=Kind.NUMBER,
+        column=lambda _field: postgresql.DOUBLE_PRECISION(),
+        load=_load_float,
+        parse=_parse_float,
+        dump=_dump_float,
+        schema=lambda _field: {"type": "number", "format": "double"},
+        options=_LIMITS,
+    ),
+    "decimal": FieldType(
+        kind=Kind.NUMBER,
+        column=lambda field: sa.Numeric(field.max_digits, field.decimal_places),
+        load=_load_decimal,
+        parse=_parse_decimal,
+        dump=_dump_decimal,
+        json=lambda _field, column: sa.cast(column, sa.Text),
+        schema=lambda _field: {"type": "string", "format": "decimal"},
+        options=_LIMITS | {"max_digits", "decimal_places"},
+    ),
+    "boolean": FieldType(
+        kind=Kind.BOOLEAN,
+        column=lambda _field: sa.Boolean(),
+        load=_load_boolean,
+        parse=_parse_boolean,
+        schema=lambda _field: {"type": "boolean"},
+    ),
+    "date": FieldType(
+        kind=Kind.MOMENT,
+        column=lambda _field: sa.Date(),
+        load=_parse_date,
+        parse=_parse_date,
+        dump=lambda _field, value: value.isoformat(),
+        schema=lambda _field: {"type": "string", "format": "date"},
+        options=_LIMITS | _AUTO,
+    ),
+    "time": FieldType(
+        kind=Kind.MOMENT,
+        column=lambda _field: sa.Time(),
+        load=_parse_time,
+        parse=_parse_time,
+        dump=lambda _field, value: _trim(value.isoformat()),
+        schema=lambda _field: {"type": "string", "format": "time"},
+        options=_LIMITS | _AUTO,
+    ),
+    "datetime": FieldType(
+        kind=Kind.MOMENT,
+        column=lambda _field: sa.DateTime(timezone=True),
+        load=_load_datetime,
+        parse=_parse_datetime,
+        dump=lambda _field, value: _trim(value.astimezone(dt.UTC).isoformat()),
+        schema=lambda _field: {"type": "string", "format": "date-time"},
+        options=_LIMITS | _AUTO,
+    ),
+    "duration": FieldType(
+        kind=Kind.MOMENT,
+        column=lambda _field: postgresql.INTERVAL(),
+        load=_load_duration,
+        parse=_load_duration,
+        dump=_dump_duration,
+        json=lambda _field, column: sa.func.justify_hours(column, type_=postgresql.INTERVAL()),
+        schema=lambda _field: {"type": "string", "format": "duration"},
+        options=_LIMITS,
+    ),
+    "json": FieldType(
+        kind=Kind.JSON,
+        column=lambda _field: postgresql.JSONB(none_as_null=True),
+        load=_load_json,
+        parse=_parse_json,
+        schema=lambda _field: {},
+    ),
+    "array": FieldType(
+        kind=Kind.ARRAY,
+        column=lambda field: postgresql.ARRAY(field.element.facts.column(field.element)),
+        load=_load_array,
+        parse=_parse_array,
+        dump=lambda field, value: [field.element.facts.dump(field.element, item) for item in value],
+        json=_array_json,
+        schema=lambda field: {"type": "array", "items": field.element.facts.schema(field.element)},
+        options=frozenset({"of", "min_length", "max_length", "max_digits", "decimal_places"}) | _LIMITS,
+    ),
+    "foreign_key": _relation(Kind.RELATION, {}, frozenset({"to", "on_delete", "related_name"})),
+    "many_to_many": _relation(Kind.RELATIONS, {"type": "array"}, frozenset({"to", "related_name"})),
+}
+
+KEY_TYPES: Final = frozenset({"string", "text", "email", "slug", "uuid", "integer", "big_integer"})
+SCALAR_TYPES: Final = frozenset(FIELD_TYPES) - {"array", "foreign_key", "many_to_many"}
