@@ -328,7 +328,9 @@ def _parse_datetime(field: Field, text: str) -> dt.datetime:
 def _load_duration(_field: Field, value: Any) -> dt.timedelta:
     match = DURATION_TEXT.fullmatch(value) if isinstance(value, str) and len(value) < 100 else None
     if match is None or not any(match.groups()[1:]):
-        raise ValueError("Not a valid duration: use ISO 8601 with weeks, days, hours, minutes, seconds, as in P1DT2H30M.")
+        raise ValueError(
+            "Not a valid duration: use ISO 8601 with weeks, days, hours, minutes, seconds, as in P1DT2H30M."
+        )
     sign, weeks, days, hours, minutes, seconds = match.groups()
     whole, _, fraction = (seconds or "0").replace(",", ".").partition(".")
     micros = int(fraction.ljust(6, "0") or 0) * (-1 if whole.startswith("-") else 1)

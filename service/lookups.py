@@ -70,6 +70,7 @@ def escape(text: str) -> str:
 
 _TEXT = frozenset({Kind.TEXT})
 _MEASURED = frozenset({Kind.NUMBER, Kind.MOMENT, Kind.UUID})
+_DICTIONARY: sa.ColumnElement[Any] = sa.literal_column("'simple'::regconfig")
 _SCALAR = _TEXT | _MEASURED | {Kind.BOOLEAN}
 
 
@@ -119,6 +120,9 @@ _ROWS: tuple[Lookup, ...] = (
     _like("iendswith", "%", "", None),
     _like("iexact", "", "", None),
     Lookup("regex", _TEXT, Takes.TEXT, lambda column, given: column.regexp_match(given)),
+    Lookup("iregex", _TEXT, Takes.TEXT, lambda column, given: column.regexp_match(given, flags="i")),
+    Lookup("search", _TEXT, Takes.TEXT, lambda column, given: sa.func.to_tsvector(_DICTIONARY, column).bool_op("@@")(
+        sa.func.plainto_tsquery(_DICTIONARY, given))),
 )  # fmt: skip
 
 LOOKUPS: Final[Mapping[tuple[Kind, str], Lookup]] = {(kind, row.name): row for row in _ROWS for kind in row.kinds}

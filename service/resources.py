@@ -106,6 +106,8 @@ class Resources(Mapping[str, Resource]):
     def __len__(self) -> int:
         return len(self._resources)
 
+    __hash__ = object.__hash__
+
     def relations(self, resource: str) -> Mapping[str, Relation]:
         """The relations of a resource by name: its own fields, and what other resources call it back by."""
         return self._relations[resource]

@@ -56,6 +56,9 @@ class Tables:
             for field in resource.links.values():
                 link = self._link(resource, field)
                 self.links[link.name] = link
+        *_, (_, circular) = sa.schema.sort_tables_and_constraints(self.metadata.tables.values())
+        for constraint in circular:
+            constraint.use_alter = True  # made when all tables are there
 
     def _table(self, resource: Resource) -> sa.Table:
         table = sa.Table(resource.table, self.metadata, comment=resource.description)
@@ -85,9 +88,7 @@ class Tables:
                 sa.Index(_name("ix", resource.table, name), table.c[name])
         for names in resource.unique:
             columns = tuple(resource.fields[name].column_name for name in names)
-            table.append_constraint(
-                sa.UniqueConstraint(*columns, name=self._guard(resource, "uq", columns, "unique"))
-            )
+            table.append_constraint(sa.UniqueConstraint(*columns, name=self._guard(resource, "uq", columns, "unique")))
         for names in resource.indexes:
             columns = tuple(resource.fields[name].column_name for name in names)
             sa.Index(_name("ix", resource.table, *columns), *(table.c[column] for column in columns))

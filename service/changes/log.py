@@ -1,0 +1,491 @@
+"""The change log: schema ``rowcast``, and what is read from it.
+
+Every writer, whoever it is, logs its changes into ``change`` in its own transaction, through triggers. Nothing in a row
+of the log can say when it was committed: numbers and times are taken before commit, and transaction numbers are taken in
+another order than rows are written. So the log is not read by number. The ticker (``service.changes.ticker``) stores a
+snapshot now and then, a *tick*, and a reader asks for what one tick sees and the one before does not. Nothing can be
+skipped, because a change is seen by every snapshot from its commit on; nothing waits for a long transaction, which simply
+is in a later tick.
+
+Within a tick transactions are ordered by their largest ``seq``, and changes of one transaction by ``seq``. A transaction
+that has changed a row holds its lock until it ends, so whoever changes that row next takes all its numbers for it later:
+changes of one row are in their true order, and a transaction is never interleaved with another. This needs a sequence
+that gives numbers in the order of asking, without a cache for each session.
+
+The log is partitioned by the time of writing, so that old changes leave by dropping a table. A default partition takes
+what no partition was made for, so that a writer never fails.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+import orjson
+
+from service.changes.position import Position, Snapshot
+from service.errors import ConfigurationError
+from service.tables import SCHEMA
+
+Connection: TypeAlias = asyncpg.Connection
+
+LOCKS: Final = 1919907683  # the first half of every advisory lock of ours: "rowc"
+INSTALLING, LEADING, GATE = 0, 1, 2  # the second half
+TICKED: Final = "rowcast_tick"  # NOTIFY channels: there is a new tick,
+WAKE: Final = "rowcast_wake"  # and the sleeping ticker has work
+
+PAGE: Final = 64, 1024  # changes read at once: at first, at most
+PAGE_BYTES: Final = 1 << 20  # of old and new rows in a page, about
+CHUNK: Final = 512  # ticks read at once
+
+
+# --- the schema -------------------------------------------------------------------------------------------------------
+
+_VERSIONS: Final[Sequence[str]] = (
+    """
+    CREATE TABLE rowcast.secret (single boolean PRIMARY KEY DEFAULT true CHECK (single), key bytea NOT NULL);
+
+    CREATE TABLE rowcast.epoch (
+        epoch bigint PRIMARY KEY,
+        base_tick bigint NOT NULL,
+        system_identifier bigint NOT NULL,
+        timeline text NOT NULL,
+        database oid NOT NULL,
+        at timestamptz NOT NULL DEFAULT clock_timestamp()
+    );
+    CREATE TABLE rowcast.tick (
+        tick bigint PRIMARY KEY,
+        epoch bigint NOT NULL,
+        snap pg_snapshot NOT NULL,
+        at timestamptz NOT NULL DEFAULT clock_timestamp()
+    );
+    CREATE SEQUENCE rowcast.change_seq;
+    CREATE TABLE rowcast.change (
+        seq bigint NOT NULL DEFAULT nextval('rowcast.change_seq'),
+        xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+        at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        resource text NOT NULL,
+        op "char" NOT NULL,
+        pk text,
+        old jsonb,
+        new jsonb
+    ) PARTITION BY RANGE (at);
+    ALTER SEQUENCE rowcast.change_seq OWNED BY rowcast.change.seq;
+    CREATE INDEX change_order ON rowcast.change (xid, seq);
+    CREATE TABLE rowcast.change_default PARTITION OF rowcast.change DEFAULT;
+    CREATE UNLOGGED TABLE rowcast.unlinked (  -- within a transaction: the links of rows that are being deleted
+        xid xid8 NOT NULL DEFAULT pg_current_xact_id(), resource text NOT NULL, pk text NOT NULL, field text NOT NULL,
+        list jsonb NOT NULL
+    );
+    CREATE INDEX unlinked_xid ON rowcast.unlinked (xid);
+    COMMENT ON TABLE rowcast.change IS 'Rowcast: every committed change of a resource, kept for a while';
+    """,
+)
+
+_UUID7 = "RETURN pg_catalog.uuidv7()"
+_UUID7_BEFORE_18 = """RETURN encode(set_bit(set_bit(overlay(
+    uuid_send(gen_random_uuid())
+    PLACING substring(int8send(floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6
+), 52, 1), 53, 1), 'hex')::uuid"""  # a version 4 with the time laid over it and two more bits of the version set
+
+_IDENTITY = """
+    SELECT (SELECT system_identifier FROM pg_control_system()) AS system_identifier,
+           left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline,
+           (SELECT oid FROM pg_database WHERE datname = current_database()) AS database
+"""  # pg_control_checkpoint() would give the timeline of the last checkpoint, which is stale after a promotion
+
+
+async def install(connection: Connection) -> None:
+    """Bring the schema ``rowcast`` to this version of the service: all of it or nothing, once however many try."""
+    if await _version(connection) == len(_VERSIONS):
+        return
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCKS, INSTALLING)
+            version = await _version(connection)
+            if version > len(_VERSIONS):
+                raise ConfigurationError(
+                    f"the change log in this database is of version {version}, and this Rowcast knows {len(_VERSIONS)}:"
+                    " run the newer Rowcast that made it"
+                )
+            if version == 0:
+                await _create(connection)
+            for statements in _VERSIONS[version:]:
+                await connection.execute(statements)
+            if version == 0:
+                await _begin(connection)
+            await connection.execute("UPDATE rowcast.version SET version = $1", len(_VERSIONS))
+    except asyncpg.ReadOnlySQLTransactionError:
+        raise ConfigurationError(
+            "this database is read-only: the change log needs the primary server, with default_transaction_read_only off"
+        ) from None
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            f"the change log cannot be installed ({error}): the role needs CREATE on the database, or the schema"
+            f" {SCHEMA} must be its own"
+        ) from None
+
+
+async def _version(connection: Connection) -> int:
+    """The installed version, 0 for none."""
+    if await connection.fetchval("SELECT to_regclass('rowcast.version') IS NULL"):
+        return 0
+    return int(await connection.fetchval("SELECT version FROM rowcast.version"))
+
+
+async def _create(connection: Connection) -> None:
+    body = _UUID7 if connection.get_server_version().major >= 18 else _UUID7_BEFORE_18
+    await connection.execute(
+        f"""
+        CREATE SCHEMA IF NOT EXISTS rowcast;
+        REVOKE ALL ON SCHEMA rowcast FROM PUBLIC;
+        CREATE TABLE rowcast.version (version int NOT NULL);
+        INSERT INTO rowcast.version VALUES (0);
+        CREATE FUNCTION rowcast.uuid7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE {body};
+        COMMENT ON FUNCTION rowcast.uuid7() IS 'Rowcast: a version 7 UUID, which rises with time'
+        """
+    )
+
+
+async def _begin(connection: Connection) -> None:
+    """The first rows: the secret, an epoch, and a tick that everything logged from now on comes after."""
+    await connection.execute("INSERT INTO rowcast.secret (key) VALUES ($1)", secrets.token_bytes(32))
+    await keep_epoch(connection)
+
+
+async def secret(connection: Connection) -> bytes:
+    """The random key of this database, 32 bytes, which signs what clients carry around."""
+    key: bytes = await connection.fetchval("SELECT key FROM rowcast.secret")
+    return key
+
+
+# --- epochs -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One history of the database. Ticks after ``base`` are of this epoch; those of an earlier one after it are forked."""
+
+    epoch: int
+    base: int
+
+
+async def keep_epoch(connection: Connection) -> int:
+    """The epoch of this database's history, a new one if the history is not the one that the newest epoch began in.
+
+    A promoted standby or a recovery to a point in time (another timeline) and a copy of the database share the log up
+    to now. In another cluster, restored from a dump, the log's transaction numbers mean nothing: it begins anew there.
+    """
+    here = await connection.fetchrow(_IDENTITY)
+    if (epoch := await _epoch_of(connection, here)) is not None:
+        return epoch
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCKS, INSTALLING)
+        if (epoch := await _epoch_of(connection, here)) is not None:
+            return epoch
+        known = await connection.fetchval("SELECT system_identifier FROM rowcast.epoch ORDER BY epoch DESC LIMIT 1")
+        newest = await connection.fetchval("SELECT max(tick) FROM rowcast.tick") or 0
+        anew = known != here["system_identifier"]
+        epoch = int(await connection.fetchval(
+            """
+            INSERT INTO rowcast.epoch (epoch, base_tick, system_identifier, timeline, database)
+            SELECT greatest(
+                (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, (SELECT max(epoch) + 1 FROM rowcast.epoch)
+            ), $1, $2, $3, $4 RETURNING epoch
+            """,
+            0 if anew else newest, here["system_identifier"], here["timeline"], here["database"],
+        ))  # fmt: skip
+        if anew:
+            await connection.execute("UPDATE rowcast.epoch SET base_tick = 0")
+            await connection.execute("TRUNCATE rowcast.change, rowcast.tick")
+            await connection.execute(
+                "INSERT INTO rowcast.tick (tick, epoch, snap) VALUES ($1, $2, pg_current_snapshot())",
+                newest + 1, epoch,
+            )  # fmt: skip
+        return epoch
+
+
+async def _epoch_of(connection: Connection, here: asyncpg.Record) -> int | None:
+    """The newest epoch if it is of this history."""
+    known = await connection.fetchrow("SELECT * FROM rowcast.epoch ORDER BY epoch DESC LIMIT 1")
+    same = known and all(known[name] == here[name] for name in ("system_identifier", "timeline", "database"))
+    return int(known["epoch"]) if same else None
+
+
+async def epochs(connection: Connection) -> list[Epoch]:
+    """Every epoch, in their order."""
+    rows = await connection.fetch("SELECT epoch, base_tick FROM rowcast.epoch ORDER BY epoch")
+    return [Epoch(*row) for row in rows]
+
+
+# --- ticks ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A boundary in the log: the number of the tick that ends here, and what had been committed."""
+
+    tick: int
+    epoch: int
+    snap: Snapshot
+
+
+_NEW_TICK: Final = """
+WITH last AS MATERIALIZED (SELECT tick, snap FROM rowcast.tick ORDER BY tick DESC LIMIT 1),
+     made AS (
+         INSERT INTO rowcast.tick (tick, epoch, snap)
+         SELECT last.tick + 1, $1, pg_current_snapshot() FROM last
+         WHERE EXISTS (  -- transactions younger than the last tick, between those that are still running
+             SELECT FROM (
+                 SELECT low, coalesce(lead(low) OVER (ORDER BY low), pg_snapshot_xmax(pg_current_snapshot())) AS high
+                 FROM (
+                     SELECT (pg_snapshot_xmax(last.snap)::text::bigint - 1)::text::xid8 AS low
+                     UNION ALL
+                     SELECT x FROM pg_snapshot_xip(pg_current_snapshot()) x WHERE x >= pg_snapshot_xmax(last.snap)
+                 ) running
+             ) gap
+             WHERE EXISTS (SELECT FROM rowcast.change c WHERE c.xid > low AND c.xid < high OFFSET 0)
+             OFFSET 0
+         ) OR EXISTS (  -- transactions that were running at the last tick and have ended since
+             SELECT FROM pg_snapshot_xip(last.snap) x
+             WHERE CASE WHEN pg_visible_in_snapshot(x, pg_current_snapshot())
+                        THEN EXISTS (SELECT FROM rowcast.change c WHERE c.xid = x OFFSET 0) END
+             OFFSET 0
+         )
+         RETURNING tick
+     ),
+     told AS MATERIALIZED (SELECT pg_notify('rowcast_tick', tick::text) FROM made WHERE $2)
+SELECT made.tick, pg_snapshot_xmin(pg_current_snapshot()) AS oldest, (SELECT count(*) FROM told)
+FROM (VALUES (1)) one LEFT JOIN made ON true
+"""
+"""Make a tick if there is anything to tell, in one statement so that the test and the tick are of one snapshot.
+
+Rows of transactions that are still running are stepped over rather than looked at: a large one that stays open would make
+every poll walk through all of it.
+"""
+
+
+async def make_tick(connection: Connection, epoch: int, *, notify: bool) -> tuple[int | None, int]:
+    """The tick made, ``None`` if nothing has changed, and the oldest transaction that was running."""
+    row = await connection.fetchrow(_NEW_TICK, epoch, notify, timeout=10)
+    return row["tick"], row["oldest"]
+
+
+async def newest_tick(connection: Connection) -> Tick:
+    """The newest tick."""
+    tick, epoch, snap = await connection.fetchrow(
+        "SELECT tick, epoch, snap FROM rowcast.tick ORDER BY tick DESC LIMIT 1", timeout=10
+    )
+    return Tick(tick, epoch, Snapshot.of(snap))
+
+
+async def oldest_tick(connection: Connection) -> int:
+    """The oldest tick that is kept; what came after it can be read."""
+    oldest: int = await connection.fetchval("SELECT tick FROM rowcast.tick ORDER BY tick LIMIT 1", timeout=10)
+    return oldest
+
+
+async def ticks(connection: Connection, first: int, count: int = CHUNK) -> list[Tick]:
+    """Up to ``count`` ticks from ``first`` on, in order."""
+    rows = await connection.fetch(
+        "SELECT tick, epoch, snap FROM rowcast.tick WHERE tick >= $1 ORDER BY tick LIMIT $2", first, count, timeout=10
+    )
+    return [Tick(tick, epoch, Snapshot.of(snap)) for tick, epoch, snap in rows]
+
+
+# --- changes ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Event:
+    """One change: the ``n``-th of its tick, with the row before and after as the JSON that clients see.
+
+    ``op`` is I, U, D, or T for TRUNCATE, which has no ``pk`` and no rows. ``old`` is ``None`` for I, ``new`` for D.
+    """
+
+    n: int
+    xid: int
+    seq: int
+    at: dt.datetime
+    resource: str
+    op: str
+    pk: str | None
+    old: bytes | None
+    new: bytes | None
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes in memory, about."""
+        return 400 + len(self.old or b"") + len(self.new or b"")
+
+    @cached_property
+    def before(self) -> dict[str, Any] | None:
+        """The row before, parsed once; not to be changed."""
+        return None if self.old is None else orjson.loads(self.old)
+
+    @cached_property
+    def after(self) -> dict[str, Any] | None:
+        """The row after, parsed once; not to be changed."""
+        return None if self.new is None else orjson.loads(self.new)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive events of one tick, all of them or, where a tick is large, a part.
+
+    ``first`` is the ``n`` of the first event; ``last`` says that nothing of the tick follows, and ``snap`` what the
+    database had seen when it ended. ``epoch`` is that of the tick.
+    """
+
+    epoch: int
+    tick: int
+    snap: Snapshot
+    first: int
+    events: tuple[Event, ...]
+    last: bool
+
+    @property
+    def start(self) -> Position:
+        """The position before the first event."""
+        return Position(self.epoch, self.tick - 1, self.first - 1)
+
+    @property
+    def end(self) -> Position:
+        """The position behind the last event."""
+        if self.last:
+            return Position(self.epoch, self.tick)
+        return Position(self.epoch, self.tick - 1, self.first - 1 + len(self.events))
+
+    def position(self, event: Event) -> Position:
+        """The position behind an event of this batch."""
+        return Position(self.epoch, self.tick - 1, event.n)
+
+    def after(self, position: Position) -> Batch:
+        """The part of this batch that lies behind a position."""
+        done = position.n - (self.first - 1) if position.tick == self.tick - 1 else 0
+        if done <= 0:
+            return self
+        return replace(self, first=self.first + min(done, len(self.events)), events=self.events[done:])
+
+    def until(self, position: Position) -> Batch:
+        """The part of this batch that does not lie behind a position."""
+        return replace(self, events=self.events[: position.n - (self.first - 1)], last=False)
+
+    @cached_property
+    def size(self) -> int:
+        """The bytes that it takes in memory, about."""
+        return 400 + sum(event.size for event in self.events)
+
+
+class Pruned(Exception):
+    """What was to be read is not kept any more."""
+
+
+_TRANSACTIONS: Final = """
+SELECT xid, max(seq) AS last, count(*) AS events FROM (
+    SELECT xid, seq FROM rowcast.change
+    WHERE xid >= pg_snapshot_xmax($1) AND xid < pg_snapshot_xmax($2) AND pg_visible_in_snapshot(xid, $2)
+    UNION ALL
+    SELECT c.xid, c.seq FROM pg_snapshot_xip($1) x JOIN rowcast.change c ON c.xid = x
+    WHERE pg_visible_in_snapshot(x, $2)
+) written GROUP BY xid
+"""
+"""The transactions that snapshot $2 sees and $1 does not."""
+
+_CHANGES: Final = """
+SELECT c.seq, c.xid, c.at, c.resource, c.op, c.pk, c.old, c.new
+FROM unnest($1::xid8[]) WITH ORDINALITY AS t (xid, place) JOIN rowcast.change c ON c.xid = t.xid
+WHERE t.place > 1 OR c.seq > $2
+ORDER BY t.place, c.seq LIMIT $3 OFFSET $4
+"""
+"""$3 changes of the transactions $1, in their order, behind number $2 of the first and $4 more."""
+
+
+async def prepare(connection: Connection) -> None:
+    """Make a connection of the caller's own one that ticks or reads: JSON as bytes, plans made once and by index."""
+    await connection.execute(
+        "SET jit = off; SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET timezone = 'UTC';"
+        " SET statement_timeout = 0; SET default_transaction_isolation = 'read committed'; SET search_path = pg_catalog"
+    )
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", format="binary", encoder=_refuse, decoder=lambda value: bytes(value[1:])
+    )  # the first byte is the version of the format
+
+
+def _refuse(_value: object) -> bytes:
+    raise AssertionError("this connection only reads")
+
+
+async def batches(connection: Connection, after: Position, known: Sequence[Tick]) -> AsyncGenerator[Batch, None]:
+    """The events behind a position, through ``known``: consecutive ticks, of which the first ends at ``after.tick``.
+
+    Memory is bounded by a page, however large a tick is. Raises ``Pruned`` if some are gone.
+    """
+    rows = await connection.fetch(_TRANSACTIONS, known[0].snap.value, known[-1].snap.value, timeout=300)
+    order = sorted(
+        (bisect_left(known, True, key=lambda tick, xid=xid: tick.snap.sees(xid)), last, xid, count)  # type: ignore[misc]
+        for xid, last, count in rows
+    )
+    totals = Counter[int]()
+    for place, _, _, count in order:
+        totals[place] += count
+    n = min(after.n, totals[1])
+    pages = _Pages(connection, [(xid, count) for _, _, xid, count in order], n)
+    page: Sequence[asyncpg.Record] = ()
+    for place, tick in enumerate(known[1:], start=1):
+        while True:
+            if not page and n < totals[place]:
+                page = await pages.next()
+            part, page = page[: totals[place] - n], page[totals[place] - n :]
+            events = tuple(_event(n + i, row) for i, row in enumerate(part, start=1))
+            first, n = n + 1, n + len(part)
+            yield Batch(tick.epoch, tick.tick, tick.snap, first, events, last=n == totals[place])
+            if n == totals[place]:
+                break
+        n = 0
+
+
+def _event(n: int, row: asyncpg.Record) -> Event:
+    return Event(n, row["xid"], row["seq"], row["at"], row["resource"], row["op"].decode(), *row[5:])
+
+
+class _Pages:
+    """The changes of consecutive transactions, read a page at a time."""
+
+    def __init__(self, connection: Connection, transactions: Sequence[tuple[int, int]], skip: int) -> None:
+        self._connection = connection
+        self._left = deque(transactions)
+        while self._left and skip >= self._left[0][1]:
+            skip -= self._left.popleft()[1]
+        self._done = skip  # changes of the first transaction that are behind us,
+        self._seq = -1  # those up to this number
+        self._size = PAGE[0]
+
+    async def next(self) -> Sequence[asyncpg.Record]:
+        """The next page; ``Pruned`` if there is less than there was."""
+        expected, xids = -self._done, []
+        for xid, count in self._left:
+            xids.append(xid)
+            expected += count
+            if expected >= self._size:
+                break
+        offset = self._done if self._seq < 0 else 0
+        rows: Sequence[asyncpg.Record] = await self._connection.fetch(
+            _CHANGES, xids, self._seq, self._size, offset, timeout=60
+        )
+        if len(rows) != min(expected, self._size):
+            raise Pruned
+        done = self._done + len(rows)
+        while self._left and done >= self._left[0][1]:
+            done -= self._left.popleft()[1]
+        self._done, self._seq = done, rows[-1]["seq"] if done else -1
+        average = sum(len(row["old"] or b"") + len(row["new"] or b"") for row in rows) // len(rows)
+        self._size = max(1, min(PAGE[1], 4 * self._size, PAGE_BYTES // (average + 1)))
+        return rows

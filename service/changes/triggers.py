@@ -1,0 +1,473 @@
+"""The triggers that fill the log: their text, bringing them to a database, and what is wrong with those it has.
+
+A trigger runs once a statement and sees all the statement's rows, before and after, as two tables. It logs each row as the
+JSON that clients see, made by the very expressions that responses are made with, so that nothing after it needs to know
+column types. Triggers run in the writer's transaction and are held to three rules:
+
+* They never make a writer fail for reasons of the log: there is a partition for every time, and nothing has a limit.
+* They do not slow down with what others have logged: nothing in the ordinary path reads the log.
+* Their plans are kept by a session for as long as it lives, so they must not be of a kind that suits the first, small
+  statement and ruins a large one. A full join is either by hash or by merge; what else joins is planned anew when large.
+
+What a row is, is more than the row where it declares many_to_many fields. Two transactions that change a row and its
+links at the same time see nothing of each other, and the later event would undo the earlier. So a change of links takes the
+lock of the owner's row first, and then looks: whoever comes second sees what the first has done.
+
+A statement's trigger runs after everything that its rows' own triggers did, so changes nested in a statement are logged
+before it. From the first nested change on, the transaction's triggers log rows as they now are rather than as their
+statement left them, which makes the last event of a row true again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import asyncpg as dialect
+
+from service import resources
+from service.changes.log import GATE, INSTALLING, LOCKS, WAKE, Connection
+from service.errors import ConfigurationError
+from service.fields import Field
+from service.resources import Resource
+from service.tables import SCHEMA, Tables, quote
+
+OPERATIONS: Final = ("insert", "update", "delete", "truncate")
+MARK: Final = "Rowcast: logs changes"  # begins the comment of what is ours; its digest follows
+LARGE: Final = 100  # links changed by a statement that is planned anew
+
+_TRANSITIONS: Final[Mapping[str, str]] = {
+    "insert": "REFERENCING NEW TABLE AS rowcast_new",
+    "update": "REFERENCING OLD TABLE AS rowcast_old NEW TABLE AS rowcast_new",
+    "delete": "REFERENCING OLD TABLE AS rowcast_old",
+    "truncate": "",
+}
+_DIALECT: Final = dialect.dialect()
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """What one operation on one table runs. ``table`` is as declared, and its relations are found when it is brought."""
+
+    table: str
+    operation: str
+    function: str
+    body: str  # plpgsql
+
+    @property
+    def name(self) -> str:
+        """The trigger's name on the table, the same for all tables."""
+        return f"rowcast_{self.operation}"
+
+    @property
+    def create(self) -> str:
+        """The statement that makes the function or replaces it."""
+        return (
+            f"CREATE OR REPLACE FUNCTION {SCHEMA}.{ident(self.function)}() RETURNS trigger LANGUAGE plpgsql"
+            " SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'"
+            " SET intervalstyle = 'iso_8601' SET extra_float_digits = 1"
+            f" AS {quote(self.body)}"
+        )
+
+    def attach(self, relation: str) -> str:
+        """The statement that makes a relation (quoted) run it."""
+        return (
+            f"CREATE OR REPLACE TRIGGER {self.name} AFTER {self.operation.upper()} ON {relation} {_TRANSITIONS[self.operation]}"
+            f" FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.{ident(self.function)}()"
+        )
+
+
+def ident(name: str) -> str:
+    """The name as a quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def triggers(tables: Tables, schemas: Mapping[str, str]) -> Iterator[Trigger]:
+    """Every trigger of every resource. ``schemas`` says where each table is; ``public`` is meant where it does not."""
+    for resource in tables.resources.values():
+        row = _Row(tables, resource, schemas)
+        for operation, body in row.bodies():
+            yield Trigger(resource.table, operation, _function(resource.name, operation), body)
+        for field in row.lists:
+            for operation, body in row.link_bodies(field):
+                name = _function(f"{resource.name}.{field.name}", operation)
+                yield Trigger(resources.link_table(resource, field), operation, name, body)
+
+
+def trigger_statements(tables: Tables, schemas: Mapping[str, str] | None = None) -> list[str]:
+    """The DDL of all triggers on tables that are not partitioned, for reading."""
+    where = schemas or {}
+    made = list(triggers(tables, where))
+    return [wake_statement()] + [
+        statement
+        for trigger in made
+        for statement in (trigger.create, trigger.attach(_relation(trigger.table, where)))
+    ]
+
+
+def wake_statement(*, notify: bool = True) -> str:
+    """The function that wakes the ticker, called last by each trigger.
+
+    The ticker holds the gate while it is awake, so a writer that gets it, if only for a moment, knows that nobody is
+    looking. With ``notify`` off writers never ring: for two-phase commit, which does not allow NOTIFY.
+    """
+    body = f"""BEGIN
+    IF pg_try_advisory_lock_shared({LOCKS}, {GATE}) THEN
+        PERFORM pg_advisory_unlock_shared({LOCKS}, {GATE});
+        PERFORM pg_notify('{WAKE}', '');
+    END IF;
+END"""
+    return (
+        f"CREATE OR REPLACE FUNCTION {SCHEMA}.wake() RETURNS void LANGUAGE plpgsql"
+        f" AS {quote(body if notify else 'BEGIN END')}"
+    )
+
+
+def _function(of: str, operation: str) -> str:
+    name = f"{of}.{operation}"
+    if len(name.encode()) <= 63:
+        return name
+    digest = hashlib.blake2s(name.encode(), digest_size=6).hexdigest()
+    return f"{name.encode()[:48].decode(errors='ignore')}.{digest}"
+
+
+def _relation(table: str, schemas: Mapping[str, str]) -> str:
+    return f"{ident(schemas.get(table, 'public'))}.{ident(table)}"
+
+
+def _sql(field: Field, relation: str, column: str) -> str:
+    """The JSON form of a column of a relation, which is named as it stands."""
+    source = sa.table(relation, sa.column(column, field.facts.column(field))).c[column]
+    return str(field.facts.json(field, source).compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
+
+
+_AFTERWARDS: Final = """
+    IF rowcast_rows > 0 THEN
+        PERFORM rowcast.wake();
+        IF pg_trigger_depth() > 1 THEN
+            PERFORM set_config('rowcast.nested', 'on', true);
+        END IF;
+    END IF;
+    RETURN NULL;
+END"""
+_NESTED: Final = "current_setting('rowcast.nested', true) = 'on'"
+
+
+class _Row:
+    """The trigger bodies of one resource.
+
+    All names of ours begin with ``rowcast_``, and columns are always named with their relation, so that no column of a
+    user's can be taken for anything else.
+    """
+
+    def __init__(self, tables: Tables, resource: Resource, schemas: Mapping[str, str]) -> None:
+        self._resources = tables.resources
+        self._resource = resource
+        self._schemas = schemas
+        self._table = _relation(resource.table, schemas)
+        self._key = ident(resource.key.column_name)
+        self._name = quote(resource.name)
+        self.lists = [field for field in resource.links.values() if not field.write_only]
+
+    def bodies(self) -> Iterator[tuple[str, str]]:
+        """The operation and the body of the table's own triggers."""
+        key, table, name = self._key, self._table, self._name
+        again = f"EXISTS (SELECT FROM {table} rowcast_row WHERE rowcast_row.{key} = rowcast_old.{key})"
+        into = "INSERT INTO rowcast.change (resource, op, pk, old, new) SELECT"
+
+        inserted = f"{into} {name}, 'I', rowcast_new.{key}::text, NULL, {self._json('rowcast_new')} FROM"
+        of_new = f"rowcast_new.{key} IN (SELECT rowcast_new.{key} FROM rowcast_new)"
+        yield "insert", _body(
+            large=_NESTED, anew=[f"{inserted} {table} rowcast_new WHERE {of_new}"], kept=[f"{inserted} rowcast_new"]
+        )
+
+        def updated(new: str) -> str:
+            return (
+                f"{into} {name}, CASE WHEN rowcast_o IS NULL THEN 'I' WHEN rowcast_n IS NULL THEN 'D' ELSE 'U' END,"
+                " rowcast_k, rowcast_o, rowcast_n FROM ("
+                f"SELECT coalesce(rowcast_new.{key}, rowcast_old.{key})::text AS rowcast_k,"
+                f" CASE WHEN rowcast_old.{key} IS NOT NULL THEN {self._json('rowcast_old')} END AS rowcast_o,"
+                f" CASE WHEN rowcast_new.{key} IS NOT NULL THEN {self._json('rowcast_new')} END AS rowcast_n"
+                f" FROM rowcast_old FULL JOIN {new} ON rowcast_new.{key} = rowcast_old.{key} OFFSET 0"
+                ") rowcast_pair WHERE rowcast_o IS DISTINCT FROM rowcast_n"
+            )
+
+        now = (
+            f"(SELECT rowcast_row.* FROM {table} rowcast_row WHERE rowcast_row.{key} IN"
+            f" (SELECT rowcast_old.{key} FROM rowcast_old UNION SELECT rowcast_new.{key} FROM rowcast_new)) rowcast_new"
+        )
+        yield "update", _body(large=_NESTED, anew=[updated(now)], kept=[updated("rowcast_new")])
+
+        unlinking = unlinked = lists = ""
+        if self.lists:
+            unlinking = (
+                "WITH rowcast_links AS (DELETE FROM rowcast.unlinked u"
+                f" WHERE u.xid = pg_current_xact_id() AND u.resource = {name} RETURNING u.pk, u.field, u.list) "
+            )
+            unlinked = " || coalesce(rowcast_unlinked.lists, '{}')"
+            lists = (
+                " LEFT JOIN (SELECT l.pk, jsonb_object_agg(l.field, l.list) AS lists FROM rowcast_links l GROUP BY l.pk)"
+                f" rowcast_unlinked ON rowcast_unlinked.pk = rowcast_old.{key}::text"
+            )
+        deleted = (
+            f"{unlinking}{into} {name}, 'D', rowcast_old.{key}::text, {self._json('rowcast_old')}{unlinked}, NULL"
+            f" FROM rowcast_old{lists}"
+        )
+        yield "delete", _body(large=_NESTED, anew=[f"{deleted} WHERE NOT {again}"], kept=[deleted])
+        yield "truncate", self._truncated()
+
+    def link_bodies(self, field: Field) -> Iterator[tuple[str, str]]:
+        """The operation and the body of the triggers of a many_to_many field's table."""
+        link = self._link(field)
+        near, far = ident(link.near), ident(link.far)
+        transitions = {"insert": ("new",), "update": ("old", "new"), "delete": ("old",)}
+        for operation, seen in transitions.items():
+            touched = " UNION ".join(f"SELECT rowcast_{side}.{near} FROM rowcast_{side}" for side in seen)
+            was = "SELECT rowcast_now.near, rowcast_now.far FROM rowcast_now"
+            if "new" in seen:
+                was += f" EXCEPT SELECT rowcast_new.{near}, rowcast_new.{far} FROM rowcast_new"
+            if "old" in seen:
+                was = f"({was}) UNION SELECT rowcast_old.{near}, rowcast_old.{far} FROM rowcast_old"
+            row = self._json("rowcast_row", without=field)
+            shown = _sql(link.element, "rowcast_lists", "far")
+            lists = f"(SELECT rowcast_lists.near, jsonb_agg({shown} ORDER BY rowcast_lists.far) AS list FROM"
+            lock = (
+                f"PERFORM FROM {self._table} rowcast_row WHERE rowcast_row.{self._key} IN ({touched})"
+                f" ORDER BY rowcast_row.{self._key} FOR NO KEY UPDATE"
+            )
+            log = (
+                f"WITH rowcast_touched (near) AS MATERIALIZED ({touched}),"
+                f" rowcast_now AS MATERIALIZED (SELECT rowcast_link.{near} AS near, rowcast_link.{far} AS far"
+                f" FROM {link.table} rowcast_link WHERE rowcast_link.{near} IN (SELECT near FROM rowcast_touched)),"
+                f" rowcast_was (near, far) AS MATERIALIZED ({was})"
+                " INSERT INTO rowcast.change (resource, op, pk, old, new)"
+                f" SELECT {self._name}, 'U', rowcast_k, rowcast_o, rowcast_n FROM ("
+                f"SELECT rowcast_row.{self._key}::text AS rowcast_k,"
+                f" rowcast_row.doc || jsonb_build_object({quote(field.name)}, coalesce(rowcast_a.list, '[]')) AS rowcast_o,"
+                f" rowcast_row.doc || jsonb_build_object({quote(field.name)}, coalesce(rowcast_b.list, '[]')) AS rowcast_n"
+                f" FROM (SELECT rowcast_row.{self._key}, {row} AS doc FROM {self._table} rowcast_row"
+                f" WHERE rowcast_row.{self._key} IN (SELECT near FROM rowcast_touched)) rowcast_row"
+                f" LEFT JOIN {lists} rowcast_was rowcast_lists GROUP BY 1) rowcast_a ON rowcast_a.near = rowcast_row.{self._key}"
+                f" LEFT JOIN {lists} rowcast_now rowcast_lists GROUP BY 1) rowcast_b ON rowcast_b.near = rowcast_row.{self._key}"
+                " OFFSET 0) rowcast_pair WHERE rowcast_o IS DISTINCT FROM rowcast_n"
+            )
+            perform = lock.replace("PERFORM", "SELECT", 1)
+            yield operation, _body(
+                large=f"(SELECT count(*) FROM rowcast_{seen[0]}) > {LARGE}",
+                anew=[perform, log],
+                kept=[lock, log],
+                after=self._stash(field) if operation == "delete" else "",
+            )
+        yield "truncate", self._truncated()
+
+    def _truncated(self) -> str:
+        """TRUNCATE of a table, its partitions and its links is one event: of several in a row the first is logged."""
+        logged = (
+            f"INSERT INTO rowcast.change (resource, op) SELECT {self._name}, 'T' WHERE 'T' IS DISTINCT FROM ("
+            "SELECT c.op FROM rowcast.change c WHERE c.xid = pg_current_xact_id()"
+            f" AND c.resource = {self._name} ORDER BY c.seq DESC LIMIT 1)"
+        )
+        return _body(large="false", anew=[], kept=[logged])
+
+    def _stash(self, field: Field) -> str:
+        """A cascade deletes the links before the owner's own trigger runs, which still has to tell what they were."""
+        link = self._link(field)
+        near, far = ident(link.near), ident(link.far)
+        return f"""
+    INSERT INTO rowcast.unlinked (resource, pk, field, list)
+    SELECT {self._name}, rowcast_old.{near}::text, {quote(field.name)},
+        jsonb_agg({_sql(link.element, "rowcast_old", link.far)} ORDER BY rowcast_old.{far})
+    FROM rowcast_old
+    WHERE NOT EXISTS (SELECT FROM {self._table} rowcast_row WHERE rowcast_row.{self._key} = rowcast_old.{near})
+    GROUP BY rowcast_old.{near};"""
+
+    def _json(self, relation: str, *, without: Field | None = None) -> str:
+        """The row of a relation as clients see it, but for what is write_only and the field ``without``."""
+        pairs = [
+            f"{quote(name)}, {_sql(self._resources.key_of(field), relation, name)}"
+            for name, field in self._resource.columns.items()
+            if not field.write_only
+        ]
+        for field in self.lists:
+            if field is not without:
+                pairs.append(f"{quote(field.name)}, {self._list(field, relation)}")
+        chunks = [", ".join(pairs[start : start + 50]) for start in range(0, len(pairs), 50)]
+        made = " || ".join(f"jsonb_build_object({chunk})" for chunk in chunks)  # takes 100 arguments
+        return f"({made})"
+
+    def _list(self, field: Field, relation: str) -> str:
+        link = self._link(field)
+        shown = _sql(link.element, "rowcast_link", link.far)
+        return (
+            f"(SELECT coalesce(jsonb_agg({shown} ORDER BY rowcast_link.{ident(link.far)}), '[]')"
+            f" FROM {link.table} rowcast_link WHERE rowcast_link.{ident(link.near)} = {relation}.{self._key})"
+        )
+
+    def _link(self, field: Field) -> _Link:
+        assert field.to is not None
+        target = self._resources[field.to]
+        near, far = resources.link_columns(self._resource, target)
+        relation = _relation(resources.link_table(self._resource, field), self._schemas)
+        return _Link(relation, near, far, self._resources.key_of(target.key))
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A many_to_many field's relation (quoted), its columns, and the field that the far one's values are of."""
+
+    table: str
+    near: str
+    far: str
+    element: Field
+
+
+def _body(*, large: str, anew: Sequence[str], kept: Sequence[str], after: str = "") -> str:
+    """Statements that log: those whose plan is ``kept`` or, if it is ``large``, the same planned ``anew``."""
+    rows = "        GET DIAGNOSTICS rowcast_rows = ROW_COUNT;\n"
+    return (
+        f"DECLARE rowcast_rows bigint;\nBEGIN\n    IF {large} THEN\n"
+        + "".join(f"        EXECUTE {quote(statement)};\n" for statement in anew)
+        + f"{rows}    ELSE\n"
+        + "".join(f"        {statement};\n" for statement in kept)
+        + f"{rows}    END IF;{after}{_AFTERWARDS}"
+    )
+
+
+# --- bringing them to a database --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What a database lacks: a sentence for people, and the statement that mends it."""
+
+    problem: str
+    statement: str
+
+
+async def pending(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[Pending]:
+    """What is to be done so that every change of every resource is logged, in order; nothing if all is well."""
+    schemas = await _schemas(connection, {*(r.table for r in tables.resources.values()), *tables.links})
+    found: list[Pending] = []
+    comments: dict[str, str] = dict(
+        await connection.fetch(
+            """SELECT proname, obj_description(oid, 'pg_proc') FROM pg_proc
+            WHERE pronamespace = to_regnamespace('rowcast') AND obj_description(oid, 'pg_proc') LIKE $1""",
+            f"{MARK}%",
+        )
+    )
+    placed: dict[tuple[str, str], str] = {
+        (row["relation"], row["name"]): row["function"]
+        for row in await connection.fetch(
+            """SELECT format('%I.%I', n.nspname, c.relname) AS relation, t.tgname AS name, p.proname AS function
+            FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_class c ON c.oid = t.tgrelid
+            JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pronamespace = to_regnamespace('rowcast')"""
+        )
+    }
+
+    def function(name: str, create: str) -> None:
+        comment = f"{MARK} ({hashlib.blake2s(create.encode(), digest_size=16).hexdigest()})"
+        if comments.pop(name, None) != comment:
+            remember = f"COMMENT ON FUNCTION {SCHEMA}.{ident(name)} IS {quote(comment)}"
+            found.append(Pending(f"the function {SCHEMA}.{name} is missing or out of date", f"{create}; {remember}"))
+
+    function("wake", wake_statement(notify=wakeup == "notify"))
+    for trigger in triggers(tables, schemas):
+        function(trigger.function, trigger.create)
+        for relation in await _relations(connection, _relation(trigger.table, schemas)):
+            if placed.pop((relation, trigger.name), None) != trigger.function:
+                problem = f"the table {relation} has no trigger that logs {trigger.operation.upper()}"
+                found.append(Pending(problem, trigger.attach(relation)))
+    for relation, name in placed:
+        problem = f"the table {relation} is logged and no resource's any more"
+        found.append(Pending(problem, f"DROP TRIGGER {ident(name)} ON {relation}"))
+    for name in comments:
+        problem = f"the function {SCHEMA}.{name} belongs to no resource any more"
+        found.append(Pending(problem, f"DROP FUNCTION {SCHEMA}.{ident(name)}"))
+    return found
+
+
+async def sync_triggers(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[str]:
+    """Make every change of every resource logged, in one transaction; the statements run, none if all was well.
+
+    The tables must exist. ``wakeup`` is the setting ``stream.wakeup``.
+    """
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCKS, INSTALLING)
+            statements = [change.statement for change in await pending(connection, tables, wakeup=wakeup)]
+            for statement in statements:
+                await connection.execute(statement)
+            return statements
+    except asyncpg.ReadOnlySQLTransactionError:
+        raise ConfigurationError("this database is read-only: triggers are made on the primary server") from None
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            f"the triggers cannot be made ({error}): the role must own the schema {SCHEMA} and the resources' tables,"
+            " or have TRIGGER, SELECT and UPDATE on them"
+        ) from None
+
+
+async def problems(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[str]:
+    """Why changes would not be told, a sentence each; empty if all is well."""
+    if await connection.fetchval("SELECT pg_is_in_recovery()"):
+        return ["the database is a standby: streams need a connection to the primary server"]
+    if await connection.fetchval("SELECT to_regclass('rowcast.change') IS NULL"):
+        return ["the change log is not installed: run `rowcast migrate`"]
+    try:
+        found = [f"{change.problem}: run `rowcast migrate`" for change in await pending(connection, tables, wakeup=wakeup)]
+    except ConfigurationError as error:
+        return [str(error)]
+    disabled = await connection.fetch(
+        """SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+        WHERE p.pronamespace = to_regnamespace('rowcast') AND tgenabled NOT IN ('O', 'A') ORDER BY 1"""
+    )
+    for (table,) in disabled:
+        found.append(f"triggers of {table} are disabled, so its changes are not told: ALTER TABLE {table} ENABLE TRIGGER USER")
+    if await connection.fetchval("SELECT current_setting('session_replication_role') = 'replica'"):
+        found.append("session_replication_role is replica, so no trigger runs: changes made like this are not told")
+    if not await orderly(connection):
+        found.append("the sequence rowcast.change_seq must have CACHE 1, INCREMENT 1 and NO CYCLE, or the order is lost")
+    return found
+
+
+async def orderly(connection: Connection) -> bool:
+    """Whether numbers of changes are given out in the order of asking."""
+    return bool(
+        await connection.fetchval(
+            """SELECT seqcache = 1 AND seqincrement = 1 AND NOT seqcycle
+            FROM pg_sequence WHERE seqrelid = 'rowcast.change_seq'::regclass"""
+        )
+    )
+
+
+async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
+    """The schema that each table is found in."""
+    rows = await connection.fetch(
+        """SELECT t.name, (SELECT relnamespace::regnamespace FROM pg_class WHERE oid = to_regclass(quote_ident(t.name)))
+        FROM unnest($1::text[]) AS t (name)""",
+        sorted(tables),
+    )
+    if missing := [name for name, schema in rows if schema is None]:
+        raise ConfigurationError(f"tables that do not exist cannot be logged: {', '.join(missing)}; run `rowcast migrate`")
+    return dict(rows)
+
+
+async def _relations(connection: Connection, table: str) -> list[str]:
+    """The table and, for one in partitions or with children, all of these: a statement fires those of its target alone."""
+    rows = await connection.fetch(
+        """WITH RECURSIVE tree (oid) AS (
+            SELECT to_regclass($1)::oid
+            UNION SELECT i.inhrelid FROM pg_inherits i JOIN tree ON i.inhparent = tree.oid
+        )
+        SELECT format('%I.%I', n.nspname, c.relname) FROM tree JOIN pg_class c USING (oid)
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') ORDER BY c.oid""",
+        table,
+    )
+    return [relation for (relation,) in rows]

@@ -1,0 +1,192 @@
+"""The command line: ``rowcast serve · check · plan · migrate · makemigrations · version``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+import uvloop
+from aiohttp import web
+
+from service import __version__, schema
+from service.app import STARTED, create_app, migration_steps
+from service.configuration import Configuration, load
+from service.database.connections import Database
+from service.errors import ConfigurationError
+from service.tables import Tables
+
+CONFIG = click.option(
+    "--config", type=click.Path(path_type=Path), envvar="ROWCAST_CONFIG", default=Path("config"), show_default=True,
+    help="The config directory.",
+)  # fmt: skip
+DATABASE_URL = click.option(
+    "--database-url", help="A PostgreSQL to use, as postgresql://user@host/name.  [default: DATABASE_URL, or embedded]"
+)
+
+
+def told(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that says what is wrong with config or database on standard error, and exits 1."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except ConfigurationError as error:
+            click.echo(str(error), err=True)
+            sys.exit(1)
+        except (OSError, TimeoutError) as error:
+            click.echo(f"The database cannot be reached: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+@click.group()
+def main() -> None:
+    """Serve REST resources and a live stream of their changes, as a config directory declares them."""
+    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            *([] if sys.stderr.isatty() else [structlog.processors.format_exc_info]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+@main.command()
+@CONFIG
+@DATABASE_URL
+@click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="The port to listen on; 0 picks a free one.  [default: 8000]")
+@click.option("--migrate", is_flag=True, help="Bring the database's schema in line with the config first.")
+@told
+def serve(config: Path, database_url: str | None, host: str | None, port: int | None, migrate: bool) -> None:
+    """Serve the resources until SIGTERM or SIGINT."""
+    configuration = _load(config, database_url, {"server.host": host, "server.port": port})
+    with _database(configuration) as (url, embedded):
+        sys.exit(uvloop.run(_serve(configuration, url, migrate=migrate or embedded)))
+
+
+@main.command()
+@CONFIG
+@told
+def check(config: Path) -> None:
+    """Validate a config directory without a database."""
+    found = _load(config, None)
+    click.echo(f"{config}: {len(found.resources)} resources, no problems.")
+
+
+@main.command()
+@CONFIG
+@DATABASE_URL
+@told
+def plan(config: Path, database_url: str | None) -> None:
+    """Print the DDL between config and database."""
+    configuration = _load(config, database_url)
+    with _database(configuration) as (url, _):
+        tables, database = _tables(configuration, url)
+        click.echo(asyncio.run(schema.plan(database.connect, tables, configuration.settings.database.migrations)))
+
+
+@main.command()
+@CONFIG
+@DATABASE_URL
+@click.option("--sync", is_flag=True, help="Then do any additive difference that is left.")
+@told
+def migrate(config: Path, database_url: str | None, sync: bool) -> None:
+    """Apply the revisions of the migrations directory."""
+    configuration = _load(config, database_url)
+    with _database(configuration) as (url, _):
+        tables, database = _tables(configuration, url)
+        before, after = migration_steps(tables, configuration.settings)
+        done = asyncio.run(
+            schema.migrate(
+                database.connect, tables, configuration.settings.database.migrations,
+                sync=sync, before=before, after=after,
+            )
+        )  # fmt: skip
+        for line in (*(f"-- revision applied: {name}" for name in done.revisions), *map(str, done.statements)):
+            click.echo(line)
+        if done.left:
+            click.echo("-- left to do:\n" + "\n".join(map(str, done.left)))
+        elif not (done.revisions or done.statements):
+            click.echo("-- The database is in line with the config.")
+
+
+@main.command()
+@CONFIG
+@DATABASE_URL
+@click.option("-m", "--message", required=True, help="What the revision does, in a few words.")
+@click.option("--empty", is_flag=True, help="A revision without steps, to be written by hand.")
+@told
+def makemigrations(config: Path, database_url: str | None, message: str, empty: bool) -> None:
+    """Write a revision with everything between database and config, destructive steps included."""
+    configuration = _load(config, database_url)
+    with _database(configuration) as (url, _):
+        tables, database = _tables(configuration, url)
+        directory = configuration.settings.database.migrations
+        click.echo(asyncio.run(schema.makemigrations(database.connect, tables, directory, message, empty=empty)))
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"rowcast {__version__}")
+
+
+def _load(config: Path, database_url: str | None, overrides: dict[str, object] | None = None) -> Configuration:
+    return load(config, environ=os.environ, overrides={**(overrides or {}), "database.url": database_url})
+
+
+@contextmanager
+def _database(configuration: Configuration) -> Iterator[tuple[str, bool]]:
+    """The URL of the database, and whether it is an embedded one, which runs inside the context."""
+    if configuration.settings.database.url is not None:
+        yield configuration.settings.database.url, False
+        return
+    from service.database.embedded import EmbeddedPostgres  # its binaries are an optional part of an installation
+
+    with EmbeddedPostgres(configuration.settings.database.data) as server:
+        yield server.url, True
+
+
+def _tables(configuration: Configuration, url: str) -> tuple[Tables, Database]:
+    tables = Tables(configuration.resources)
+    return tables, Database(url, tables.guards)
+
+
+async def _serve(configuration: Configuration, url: str, *, migrate: bool) -> int:
+    """Serve until a signal, and return the exit code."""
+    server = configuration.settings.server
+    app = create_app(configuration, url, migrate=migrate)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=server.shutdown_grace)
+    await runner.setup()
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    try:
+        await web.TCPSite(runner, server.host, server.port).start()
+        stopping = asyncio.create_task(ended.wait())
+        await asyncio.wait([app[STARTED], stopping], return_when=asyncio.FIRST_COMPLETED)
+        if app[STARTED].done():
+            app[STARTED].result()
+            host, port = runner.addresses[0][:2]
+            click.echo(f"Rowcast is ready on http://{f'[{host}]' if ':' in host else host}:{port}")
+        await stopping
+    finally:
+        await runner.cleanup()
+    return 0

@@ -1,0 +1,186 @@
+"""Connections to PostgreSQL and what a request does with one.
+
+A request on the fast path takes a connection, runs one statement and puts the connection back: no reset, since nothing
+here changes a session, and last in, first out, so that few connections stay warm. JSON travels as bytes both ways.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, Final, TypeAlias, TypeVar
+
+import asyncpg
+import orjson
+
+from service.database.violations import CONNECTION_LOST, RETRIED, translate
+from service.errors import ApiError, Unavailable
+from service.tables import Guard
+
+Connection: TypeAlias = asyncpg.Connection
+Result = TypeVar("Result")
+
+ATTEMPTS: Final = 3  # of a transaction that collides with another
+SESSION: Final[Mapping[str, str]] = {
+    "timezone": "UTC",
+    "intervalstyle": "iso_8601",
+    "extra_float_digits": "1",
+    "jit": "off",
+}
+
+
+class Database:
+    """A bounded set of connections to one database.
+
+    ``size`` is the most there are, ``statement_timeout`` and ``patience`` (the wait for a free connection) are in
+    seconds. Driver errors leave here as ``ApiError``, told in the words of ``guards``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        guards: Mapping[str, Guard],
+        *,
+        size: int = 10,
+        statement_timeout: float = 5.0,
+        patience: float = 5.0,
+    ) -> None:
+        self.url = url
+        self.guards = guards
+        self.patience = patience
+        self.statements = 0  # run so far, for tests and metrics
+        self._settings = {**SESSION, "statement_timeout": str(int(statement_timeout * 1000))}
+        self._idle: list[Connection] = []
+        self._free = asyncio.Semaphore(size)
+        self._closed = False
+        self._transaction: ContextVar[Connection | None] = ContextVar("transaction", default=None)
+
+    async def connect(self, **settings: str) -> Connection:
+        """A connection outside the bound, with plain codecs, for the caller to close: LISTEN, migrations."""
+        return await asyncpg.connect(self.url, timeout=10, server_settings={"application_name": "rowcast", **settings})
+
+    async def fetch(self, sql: str, arguments: Sequence[Any], *, deleting: bool = False) -> asyncpg.Record | None:
+        """Run one statement; its first row, or ``None``. Inside ``transaction()`` it is part of that."""
+        row: asyncpg.Record | None = await self._run("fetchrow", sql, arguments, deleting)
+        return row
+
+    async def fetch_all(self, sql: str, arguments: Sequence[Any]) -> list[asyncpg.Record]:
+        """Run one statement; all its rows."""
+        rows: list[asyncpg.Record] = await self._run("fetch", sql, arguments, False)
+        return rows
+
+    async def read(self, sql: str, arguments: Sequence[Any]) -> asyncpg.Record | None:
+        """``fetch`` for a statement that changes nothing: once more when its connection turns out to be lost."""
+        try:
+            return await self.fetch(sql, arguments)
+        except Unavailable as error:
+            if error.code != "database_unavailable" or self._transaction.get() is not None:
+                raise
+            return await self.fetch(sql, arguments)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Everything fetched inside is one transaction, committed at the end and rolled back by an error.
+
+        Inside another one it is a savepoint.
+        """
+        outer = self._transaction.get()
+        connection = outer or await self._take()
+        token = self._transaction.set(connection)
+        try:
+            try:
+                async with connection.transaction():
+                    yield
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                raise self._told(error) from error
+        finally:
+            self._transaction.reset(token)
+            if outer is None:
+                self._give(connection)
+
+    async def retrying(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """The result of ``work``, run again a few times when it collides with a concurrent transaction."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await work()
+            except ApiError as error:
+                if not isinstance(error.__cause__, RETRIED) or attempt == ATTEMPTS or self._transaction.get():
+                    raise
+            await asyncio.sleep(random.uniform(0, 0.02 * attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def close(self) -> None:
+        """Close every connection; those in use are closed when they come back."""
+        self._closed = True
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close(timeout=2)
+
+    async def _run(self, method: str, sql: str, arguments: Sequence[Any], deleting: bool) -> Any:
+        inside = self._transaction.get()
+        connection = inside or await self._take()
+        self.statements += 1
+        try:
+            return await getattr(connection, method)(sql, *arguments)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise self._told(error, deleting=deleting) from error
+        finally:
+            if inside is None:
+                self._give(connection)
+
+    def _told(self, error: Exception, *, deleting: bool = False) -> Exception:
+        return translate(error, self.guards, deleting=deleting) or error
+
+    async def _take(self) -> Connection:
+        """A free connection, or a new one within the bound; ``Unavailable`` when none comes free in time."""
+        if self._free.locked():
+            try:
+                async with asyncio.timeout(self.patience):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise Unavailable("Every database connection is busy; try again.", code="database_busy") from None
+        else:
+            await self._free.acquire()
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        try:
+            return await self._new()
+        except BaseException:
+            self._free.release()
+            raise
+
+    def _give(self, connection: Connection) -> None:
+        if self._closed or connection.is_closed() or connection.is_in_transaction():
+            connection.terminate()
+        else:
+            self._idle.append(connection)
+        self._free.release()
+
+    async def _new(self) -> Connection:
+        try:
+            connection = await asyncpg.connect(
+                self.url, timeout=self.patience, statement_cache_size=1024, max_cached_statement_lifetime=0,
+                server_settings={"application_name": "rowcast", **self._settings},
+            )  # fmt: skip
+            await _json_as_bytes(connection)
+        except (*CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as error:
+            raise Unavailable("The database cannot be reached; try again.", code="database_unavailable") from error
+        return connection
+
+
+def encode_jsonb(value: Any) -> bytes:
+    """A Python value as PostgreSQL receives a jsonb: a version byte and the text."""
+    return b"\x01" + orjson.dumps(value)
+
+
+async def _json_as_bytes(connection: Connection) -> None:
+    """``json`` arrives as the bytes that PostgreSQL made; ``jsonb`` is a Python value."""
+    await connection.set_type_codec("json", schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary")
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=encode_jsonb, decoder=lambda raw: orjson.loads(raw[1:]), format="binary"
+    )

@@ -1,0 +1,58 @@
+"""Conditions on logged rows, in memory: what SQL would answer for the row that the change log holds.
+
+A logged row is a JSON object by column. A condition on the row's own columns whose lookups are exact in Python becomes
+a function; any other one is for the database to answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from service.query import After, Comparison, Condition, Junction, Negation
+from service.resources import Resources
+
+Logged: TypeAlias = Mapping[str, Any]
+Test: TypeAlias = Callable[[Logged], bool]
+
+
+def matcher(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Test | None:
+    """Whether a logged row meets all conditions, or ``None`` where only the database can tell."""
+    tests = [_test(resources, resource, condition) for condition in conditions]
+    known = [test for test in tests if test is not None]
+    if len(known) < len(tests):
+        return None
+    return lambda row: all(test(row) for test in known)
+
+
+def _test(resources: Resources, resource: str, condition: Condition) -> Test | None:
+    match condition:
+        case Comparison():
+            return _comparison(resources, resource, condition)
+        case Junction(word, parts):
+            tests = [_test(resources, resource, part) for part in parts]
+            known = [test for test in tests if test is not None]
+            if len(known) < len(tests):
+                return None
+            if word == "and":
+                return lambda row: all(test(row) for test in known)
+            return lambda row: any(test(row) for test in known)
+        case Negation(part):
+            inner = _test(resources, resource, part)
+            return None if inner is None else lambda row: not inner(row)
+        case After():
+            return None
+
+
+def _comparison(resources: Resources, resource: str, condition: Comparison) -> Test | None:
+    path = resources.resolve(resource, condition.path)
+    matches, given = condition.facts.matches, condition.given
+    if path.steps or path.field.write_only or matches is None:
+        return None
+    column, values, of_null = path.column, path.values, condition.facts.of_null
+
+    def test(row: Logged) -> bool:
+        value = row[column]
+        return of_null(given) if value is None else matches(values.facts.load(values, value), given)
+
+    return test

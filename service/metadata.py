@@ -1,0 +1,59 @@
+"""What ``OPTIONS`` tells of an address: its name, its methods, and the fields that its writing actions take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from service.fields import MISSING
+from service.serializers import Keys, Serializer, Value
+
+if TYPE_CHECKING:
+    from service.viewsets import GenericViewSet
+
+WRITING = {"POST": "create", "PUT": "update", "PATCH": "partial_update"}
+
+
+def describe(view: GenericViewSet) -> dict[str, Any]:
+    """Name, description, methods, media types, and the fields of each writing action at this address."""
+    resource = view.resource
+    return {
+        "name": view.name or resource.label or resource.model,
+        "description": view.description or resource.description or (type(view).__doc__ or "").strip(),
+        "methods": sorted(view.action_map),
+        "renders": ["application/json"],
+        "parses": ["application/json"],
+        "actions": {
+            method: fields_of(view.serializer, action)
+            for method, action in WRITING.items()
+            if method in view.action_map
+        },
+    }
+
+
+def fields_of(serializer: Serializer, action: str) -> dict[str, dict[str, Any]]:
+    """Every field of a body: type, label, whether it is required or read-only here, and its limits."""
+    described = {}
+    for name, field in serializer.fields.items():
+        if not isinstance(field, Value | Keys):
+            continue
+        declared = field.declared
+        limits = {
+            key: getattr(declared, key)
+            for key in ("min", "max", "min_length", "max_length", "pattern", "max_digits", "decimal_places", "of", "to")
+            if getattr(declared, key) is not None
+        }
+        described[name] = {
+            "type": declared.type,
+            "required": field.required
+            and action != "partial_update"
+            and not (declared.primary_key and action != "create"),
+            "read_only": field.dump_only or (declared.primary_key and action != "create"),
+            "write_only": declared.write_only,
+            "null": declared.null,
+            "label": declared.label or declared.name.replace("_", " ").capitalize(),
+            **({"help_text": declared.help_text} if declared.help_text else {}),
+            **({"choices": list(declared.choices)} if declared.choices else {}),
+            **({"default": declared.default} if declared.default is not MISSING else {}),
+            **limits,
+        }
+    return described

@@ -1,0 +1,127 @@
+"""Rows: what a query finds and what a write leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.database.connections import Database
+from service.query import Comparison, Page, Queries, Query
+from service.resources import Resource
+from service.serializers import Projection
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a page, each as JSON. ``snapshot`` is what the statement saw (``pg_current_snapshot``)."""
+
+    results: list[bytes]
+    count: int | None
+    keys: list[bytes]
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Runs queries: statements of ``queries``, on connections of ``database``."""
+
+    queries: Queries
+    database: Database
+
+    async def page(self, query: Query, page: Page, values: Sequence[Any]) -> Rows:
+        """One page of a query; ``values`` are the page's own, behind the condition's."""
+        statement = self.queries.page(page, query.shape)
+        row = await self.database.read(statement.sql, statement.arguments([*query.values, *values]))
+        assert row is not None
+        return Rows(row["results"], row["count"], row["keys"] if page.keyset else [], row["snapshot"])
+
+    async def one(self, query: Query, projection: Projection) -> tuple[bytes, str] | None:
+        """The only row of a query as JSON, and the snapshot; ``None`` when there is none."""
+        statement = self.queries.one(projection, query.shape)
+        row = await self.database.read(statement.sql, statement.arguments(query.values))
+        return None if row is None else (row["result"], row["snapshot"])
+
+    async def insert(self, projection: Projection, values: Mapping[str, Any]) -> tuple[bytes, str]:
+        """Insert a row and its links; the row as JSON, and its key as text."""
+        resource, columns, links = self._parts(projection, values)
+        statement = self.queries.insert(projection, columns, links)
+        arguments = statement.arguments([values[name] for name in (*columns, *links)])
+
+        async def write() -> tuple[bytes, str]:
+            row = await self.database.fetch(statement.sql, arguments)
+            assert row is not None
+            return row["result"], row["key"]
+
+        if not self._stale(projection, links):
+            return await self.database.retrying(write)
+
+        async def write_and_read() -> tuple[bytes, str]:
+            async with self.database.transaction():
+                _, key = await write()
+                return await self._again(resource, projection, key), key
+
+        return await self.database.retrying(write_and_read)
+
+    async def update(self, query: Query, projection: Projection, values: Mapping[str, Any]) -> bytes | None:
+        """Change the only row of a query, and its links; the row as JSON, ``None`` when there is none."""
+        resource, columns, links = self._parts(projection, values)
+        statement = self.queries.update(projection, columns, links, query.shape)
+        arguments = statement.arguments([*query.values, *(values[name] for name in (*columns, *links))])
+
+        async def write() -> bytes | None:
+            async with self.database.transaction():
+                row = await self.database.fetch(statement.sql, arguments)
+                return None if row is None else await self._again(resource, projection, row["key"])
+
+        async def write_alone() -> bytes | None:
+            row = await self.database.fetch(statement.sql, arguments)
+            return None if row is None else row["result"]
+
+        return await self.database.retrying(write if self._stale(projection, links) else write_alone)
+
+    async def delete(self, query: Query) -> bool:
+        """Delete the rows of a query; whether there were any."""
+        statement = self.queries.delete(query.resource, query.shape)
+
+        async def write() -> bool:
+            return (
+                await self.database.fetch(statement.sql, statement.arguments(query.values), deleting=True) is not None
+            )
+
+        return await self.database.retrying(write)
+
+    async def matching(self, query: Query, logged: Sequence[Mapping[str, Any]]) -> set[int]:
+        """Which of some logged rows a query has, by their place in the list, from 1."""
+        if not logged:
+            return set()
+        statement = self.queries.match(query.resource, query.shape)
+        rows = await self.database.fetch_all(statement.sql, statement.arguments([*query.values, list(logged)]))
+        return {row["position"] for row in rows}
+
+    def _parts(
+        self, projection: Projection, values: Mapping[str, Any]
+    ) -> tuple[Resource, tuple[str, ...], tuple[str, ...]]:
+        resource = self.queries.resources[projection.resource]
+        columns = tuple(name for name in resource.columns if name in values)
+        return resource, columns, tuple(name for name in resource.links if name in values)
+
+    def _stale(self, projection: Projection, links: tuple[str, ...]) -> bool:
+        """Whether the projection shows links that the same statement writes, which it cannot see."""
+        return bool(links) and any(name in links for name, _ in projection.related)
+
+    async def _again(self, resource: Resource, projection: Projection, key: str) -> bytes:
+        found = await self.one(by_key(self.queries, resource.name, key), projection)
+        assert found is not None
+        return found[0]
+
+
+def by_key(queries: Queries, resource: str, text: str) -> Query:
+    """The query for the row with a key, given as the text that stands in a URL; ``ValueError`` if it cannot be one."""
+    return by_field(queries, resource, queries.resources[resource].key.name, text)
+
+
+def by_field(queries: Queries, resource: str, path: str, text: str) -> Query:
+    """The query for the rows with a value, given as the text that stands in a URL; ``ValueError`` if it cannot be one."""
+    values = queries.resources.resolve(resource, path).values
+    return Query(resource).restrict(Comparison(path, "exact", values.facts.parse(values, text), values.facts.kind))

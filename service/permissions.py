@@ -1,0 +1,116 @@
+"""Who may do what. A permission is a class; classes combine with ``&``, ``|`` and ``~``.
+
+``has_permission(request, view)`` is asked before anything is read, ``has_object_permission(request, view, obj)`` once
+the row is known. Both may be plain functions or coroutines. ``message`` and ``code`` of the class that refused show in
+the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from inspect import isawaitable
+from typing import Any, ClassVar, Final
+
+from service.errors import ConfigurationError
+
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+Answer = bool | Awaitable[bool]
+
+
+class _Algebra(type):
+    """Lets permission classes combine as sets do: ``IsAdminUser | (IsAuthenticated & IsOwner)``."""
+
+    def __and__(cls, other: _Algebra) -> type[BasePermission]:
+        return _combined("and", cls, other)
+
+    def __or__(cls, other: _Algebra) -> type[BasePermission]:
+        return _combined("or", cls, other)
+
+    def __invert__(cls) -> type[BasePermission]:
+        return _combined("not", cls)
+
+
+class BasePermission(metaclass=_Algebra):
+    """Allows everything; a subclass says otherwise by overriding one method or both."""
+
+    message: ClassVar[str | None] = None
+    code: ClassVar[str | None] = None
+
+    def has_permission(self, request: Any, view: Any) -> Answer:
+        """Whether the caller may run this action at all."""
+        return True
+
+    def has_object_permission(self, request: Any, view: Any, obj: Any) -> Answer:
+        """Whether the caller may run this action on this row."""
+        return True
+
+
+class AllowAny(BasePermission):
+    """Everybody, anonymous callers included."""
+
+
+class IsAuthenticated(BasePermission):
+    """Callers with valid credentials."""
+
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return bool(request.user.is_authenticated)
+
+
+class IsAdminUser(BasePermission):
+    """Callers whose credentials say that they are staff."""
+
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return bool(request.user.is_staff)
+
+
+class IsAuthenticatedOrReadOnly(BasePermission):
+    """Everybody for reading, callers with valid credentials for the rest."""
+
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return request.method in SAFE_METHODS or bool(request.user.is_authenticated)
+
+
+class _Combination(BasePermission):
+    """What ``&``, ``|`` and ``~`` make: ``parts`` joined by ``word``."""
+
+    word: ClassVar[str]
+    parts: ClassVar[tuple[type[BasePermission], ...]]
+
+    def __init__(self) -> None:
+        self.members = [part() for part in self.parts]
+
+    async def has_permission(self, request: Any, view: Any) -> bool:
+        return await self._decide(lambda member: member.has_permission(request, view))
+
+    async def has_object_permission(self, request: Any, view: Any, obj: Any) -> bool:
+        if self.word != "or":
+            return await self._decide(lambda member: member.has_object_permission(request, view, obj))
+        for member in self.members:  # the row must pass a member that lets the caller in to begin with
+            if await allowed(member.has_permission(request, view)) and await allowed(
+                member.has_object_permission(request, view, obj)
+            ):
+                return True
+        return False
+
+    async def _decide(self, ask: Any) -> bool:
+        for member in self.members:
+            answer = await allowed(ask(member))
+            if self.word == "not":
+                return not answer
+            if answer != (self.word == "and"):
+                return answer
+        return self.word == "and"
+
+
+async def allowed(answer: Answer) -> bool:
+    """The answer of a permission, awaited where it is a coroutine's."""
+    return bool(await answer) if isawaitable(answer) else bool(answer)
+
+
+def _combined(word: str, *parts: _Algebra) -> type[BasePermission]:
+    for part in parts:
+        if not (isinstance(part, type) and issubclass(part, BasePermission)):
+            raise ConfigurationError(f"{part!r} is no permission class and cannot be combined with one")
+    name = f" {word} ".join(part.__name__ for part in parts)
+    combination: Any = _Algebra(name, (_Combination,), {"word": word, "parts": parts})
+    return combination  # type: ignore[no-any-return]

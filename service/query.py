@@ -1,0 +1,596 @@
+"""A query as a value, and the SQL that it becomes, compiled once a shape.
+
+What a request asks for has a *shape* (which lookups on which fields, which order, which relations, which kind of page)
+and *values*. Statements are built by SQLAlchemy from the shape alone, with every value a bound parameter, and kept;
+from then on a request costs one look-up by shape and the statement's arguments in their order.
+
+Conditions carry both: ``shape`` is hashable and says everything about the SQL, ``values`` are what it binds, in the
+order of the shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import asyncpg
+
+from service.fields import Field, Kind
+from service.lookups import LOOKUPS, Lookup, Takes
+from service.resources import Path, Relation, Resource, Resources
+from service.serializers import Projection
+from service.tables import Tables, quote
+
+Shape: TypeAlias = tuple[Any, ...]
+KEYS_FIRST: Final = 1000  # offset from which a page looks up its keys before it joins the rows
+_DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]
+
+
+# --- conditions -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One lookup on one path: ``Comparison("category__name", "icontains", "work")``."""
+
+    path: str
+    lookup: str
+    given: Any
+    kind: Kind
+
+    @property
+    def facts(self) -> Lookup:
+        return LOOKUPS[self.kind, self.lookup]
+
+    @property
+    def shape(self) -> Shape:
+        flag = self.given if self.facts.takes is Takes.FLAG else None
+        return ("is", self.path, self.lookup, flag)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        match self.facts.takes:
+            case Takes.FLAG:
+                return ()
+            case Takes.PAIR:
+                return tuple(self.given)
+        return (self.facts.prepare(self.given),)
+
+
+@dataclass(frozen=True, slots=True)
+class Junction:
+    """Several conditions of which all (``and``) or any (``or``) must hold."""
+
+    word: str
+    parts: tuple[Condition, ...]
+
+    @property
+    def shape(self) -> Shape:
+        return (self.word, *(part.shape for part in self.parts))
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        return tuple(value for part in self.parts for value in part.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Negation:
+    """What does not hold; a comparison with null, which is neither, counts as not holding."""
+
+    part: Condition
+
+    @property
+    def shape(self) -> Shape:
+        return ("not", self.part.shape)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        return self.part.values
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """The rows behind a given one in an order: each of ``steps`` is (path, descending), ``row`` its values there."""
+
+    steps: tuple[tuple[str, bool], ...]
+    row: tuple[Any, ...]
+
+    @property
+    def shape(self) -> Shape:
+        return (
+            "after",
+            *((path, down, value is None) for (path, down), value in zip(self.steps, self.row, strict=True)),
+        )
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        return tuple(value for value in self.row if value is not None)
+
+
+Condition: TypeAlias = Comparison | Junction | Negation | After
+
+
+def compare(resources: Resources, resource: str, path: str, lookup: str, given: Any) -> Comparison:
+    """A comparison on a path of a resource; ``exact`` with ``None`` asks for null."""
+    kind = resources.resolve(resource, path).values.facts.kind
+    if given is None and lookup == "exact":
+        lookup, given = "isnull", True
+    return Comparison(path, lookup, given, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which rows of a resource, in which order, with which related rows. Every method gives a new one."""
+
+    resource: str
+    where: tuple[Condition, ...] = ()
+    order: tuple[str, ...] = ()
+    expand: tuple[str, ...] = ()
+
+    def restrict(self, *conditions: Condition) -> Query:
+        """The rows that also meet these conditions."""
+        return replace(self, where=self.where + conditions)
+
+    def sort(self, order: tuple[str, ...]) -> Query:
+        """The rows in this order: paths, each with ``-`` in front to descend."""
+        return replace(self, order=order)
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of all conditions together; empty without any."""
+        return ("and", *(condition.shape for condition in self.where)) if self.where else ()
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What the conditions bind, in the order of ``shape``."""
+        return tuple(value for condition in self.where for value in condition.values)
+
+
+# --- statements -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Compiled SQL, and where each of its arguments stands among the values given."""
+
+    sql: str
+    order: tuple[int, ...]
+
+    def arguments(self, values: Sequence[Any]) -> list[Any]:
+        """The values in the order of ``$1, $2, …``."""
+        return [values[position] for position in self.order]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The shape of a page, all but its condition.
+
+    ``count`` is ``exact``, ``estimated`` or ``none``; ``after`` the shape of the cursor's condition, for a page that
+    starts behind a row instead of at an offset; ``backward`` reads such a page from its end; ``deep`` looks up the keys
+    of the page before it joins the rows.
+    """
+
+    projection: Projection
+    order: tuple[str, ...]
+    count: str = "exact"
+    keyset: bool = False
+    after: Shape = ()
+    backward: bool = False
+    deep: bool = False
+
+
+class _Binds:
+    """Bound parameters in the order in which their values are given; ``again`` hands the same ones out once more."""
+
+    def __init__(self) -> None:
+        self._made: list[sa.BindParameter[Any]] = []
+        self._next = 0
+
+    def __call__(self, type_: Any) -> sa.BindParameter[Any]:
+        if self._next == len(self._made):
+            self._made.append(sa.bindparam(f"v{self._next}", type_=type_))
+        self._next += 1
+        return self._made[self._next - 1]
+
+    def again(self) -> None:
+        self._next = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One part of an ORDER BY: what it sorts by, the name of that among a page's rows, and the direction."""
+
+    column: sa.ColumnElement[Any]
+    values: Field
+    name: str
+    down: bool
+
+    def shown(self, rows: sa.FromClause) -> sa.ColumnElement[Any]:
+        """The JSON form of its copy."""
+        return self.values.facts.json(self.values, rows.c[self.name])
+
+    def by(self, rows: sa.FromClause | None = None, *, reverse: bool = False) -> sa.UnaryExpression[Any]:
+        """The term on the column itself or, given a page's rows, on its copy there."""
+        column = self.column if rows is None else rows.c[self.name]
+        return column.desc() if self.down != reverse else column.asc()
+
+
+class _Source:
+    """A FROM clause that grows by the outer joins that paths over relations to one row need."""
+
+    def __init__(self, queries: Queries, resource: str, base: sa.FromClause) -> None:
+        self.queries = queries
+        self.resource = resource
+        self.clause: sa.FromClause = base
+        self._joined: dict[tuple[str, ...], sa.FromClause] = {(): base}
+
+    def column(self, path: Path) -> sa.ColumnElement[Any]:
+        """The column at the end of a path over relations to one row."""
+        if path.steps and path.field.primary_key:
+            return self.at(path.steps[:-1]).c[path.steps[-1].column]  # this side has the key, too
+        return self.at(path.steps).c[path.column]
+
+    def at(self, steps: tuple[Relation, ...]) -> sa.FromClause:
+        """The table that the relations lead to, joined once."""
+        names = tuple(step.name for step in steps)
+        if names not in self._joined:
+            near, step = self.at(steps[:-1]), steps[-1]
+            far = self.queries.table(step.target).alias("__".join(names))
+            self.clause = self.clause.outerjoin(far, near.c[step.column] == far.c[self.queries.key(step.target)])
+            self._joined[names] = far
+        return self._joined[names]
+
+
+class Queries:
+    """The statements of one configuration, each compiled when its shape is first asked for and then kept.
+
+    ``compilations`` counts them. The values that a statement's arguments come from are named at each method.
+    """
+
+    def __init__(self, tables: Tables, *, bound: int = 2048) -> None:
+        self.tables = tables
+        self.resources = tables.resources
+        self.compilations = 0
+        self.page = lru_cache(bound)(self._page)
+        self.one = lru_cache(bound)(self._one)
+        self.insert = lru_cache(bound)(self._insert)
+        self.update = lru_cache(bound)(self._update)
+        self.delete = lru_cache(bound)(self._delete)
+        self.match = lru_cache(bound)(self._match)
+
+    def table(self, resource: str) -> sa.Table:
+        """The table of a resource."""
+        return self.tables.of[resource]
+
+    def key(self, resource: str) -> str:
+        """The name of a resource's key column."""
+        return self.resources[resource].key.column_name
+
+    # --- reading
+
+    def _page(self, page: Page, where: Shape) -> Statement:
+        """A page as one row: ``results`` (a list of JSON objects), ``count`` (or null) and ``snapshot``.
+
+        A keyset also gives ``keys``, for each row a JSON array with the values of ``page.order``. Values: the
+        condition's, the cursor's, the limit, and without a keyset the offset.
+        """
+        resource = page.projection.resource
+        binds = _Binds()
+        source = _Source(self, resource, self.table(resource))
+        conditions = [self._condition(shape, source, binds) for shape in (where, page.after) if shape]
+        steps = []
+        for n, step in enumerate(page.order):
+            path = self.resources.resolve(resource, step.removeprefix("-"))
+            steps.append(_Step(source.column(path), path.values, f"_{n}", step.startswith("-")))
+        if page.keyset or page.deep or page.projection.related:
+            rows = self._rows(page, source, conditions, steps, binds)
+            document = sa.select(*self._document(page.projection, rows)).correlate(rows).lateral("d")
+            order = [step.by(rows) for step in steps] if page.backward else []
+            columns = [_list_of(sa.func.row_to_json(document.table_valued()), order).label("results")]
+            if page.keyset:
+                sorted_by = sa.func.json_build_array(*(step.shown(rows) for step in steps))
+                columns.append(_list_of(sorted_by, order).label("keys"))
+            body = sa.select(*columns).select_from(rows.join(document, sa.true()))
+        else:
+            shown = sa.select(*self._document(page.projection, source.at(()))).select_from(source.clause)
+            shown = shown.where(*conditions).order_by(*(step.by() for step in steps))
+            rows = shown.limit(binds(sa.BigInteger)).offset(binds(sa.BigInteger)).subquery("p")
+            body = sa.select(_list_of(sa.func.row_to_json(rows.table_valued()), []).label("results"))
+        binds.again()
+        return self._statement(body.add_columns(self._count(resource, where, page.count, binds), _SNAPSHOT))
+
+    def _rows(
+        self, page: Page, source: _Source, conditions: list[Any], steps: list[_Step], binds: _Binds
+    ) -> sa.Subquery:
+        """The rows of a page with all their columns and, by name, what the order sorts by."""
+        base = source.at(())
+        key = base.c[self.key(page.projection.resource)]
+        columns = [step.column.label(step.name) for step in steps]
+        rows = sa.select(*([key] if page.deep else base.c), *columns).select_from(source.clause).where(*conditions)
+        rows = rows.order_by(*(step.by(reverse=page.backward) for step in steps)).limit(binds(sa.BigInteger))
+        if not page.keyset:
+            rows = rows.offset(binds(sa.BigInteger))
+        if not page.deep:
+            return rows.subquery("t")
+        keys = rows.subquery("k")
+        whole = self.table(page.projection.resource).alias("w")
+        joined = sa.select(*whole.c, *(keys.c[step.name] for step in steps))
+        joined = joined.select_from(keys.join(whole, whole.c[key.name] == keys.c[key.name]))
+        return joined.order_by(*(step.by(keys) for step in steps)).subquery("t")
+
+    def _count(self, resource: str, where: Shape, count: str, binds: _Binds) -> Any:
+        if count == "none":
+            return sa.cast(sa.null(), sa.BigInteger).label("count")
+        source = _Source(self, resource, self.table(resource))
+        condition = self._condition(where, source, binds) if where else None
+        rows = sa.select(sa.func.count()).select_from(source.clause)
+        if condition is not None:
+            return rows.where(condition).scalar_subquery().label("count")
+        if count == "exact":
+            return rows.scalar_subquery().label("count")
+        known: sa.ColumnElement[int] = sa.literal_column("nullif(reltuples, -1)::bigint")
+        estimate = sa.select(known).select_from(sa.table("pg_class", schema="pg_catalog"))
+        estimate = estimate.where(sa.literal_column(f"oid = {quote(quoted(self.table(resource)))}::regclass"))
+        return sa.func.coalesce(estimate.scalar_subquery(), rows.scalar_subquery()).label("count")
+
+    def _one(self, projection: Projection, where: Shape) -> Statement:
+        """One row as ``result`` (a JSON object) with ``snapshot``; no row where none matches. Values: the condition's."""
+        source = _Source(self, projection.resource, self.table(projection.resource))
+        condition = self._condition(where, source, _Binds())
+        document = self._document(projection, source.at(()))
+        row = sa.select(*document).select_from(source.clause).where(condition).subquery("p")
+        return self._statement(sa.select(sa.func.row_to_json(row.table_valued()).label("result"), _SNAPSHOT))
+
+    def _match(self, resource: str, where: Shape) -> Statement:
+        """Which logged rows meet a condition: their ``position``, from 1. Values: the condition's, a list of rows."""
+        binds = _Binds()
+        table = self.table(resource)
+        base = (
+            sa.func.jsonb_populate_record(
+                sa.literal_column(f"NULL::{quoted(table)}"), sa.literal_column("given.document", postgresql.JSONB)
+            )
+            .table_valued(*(sa.column(column.name, column.type) for column in table.c))
+            .lateral("logged")
+        )
+        source = _Source(self, resource, base)
+        condition = self._condition(where, source, binds)
+        rows = sa.func.unnest(binds(postgresql.ARRAY(postgresql.JSONB))).table_valued(
+            sa.column("document", postgresql.JSONB), with_ordinality="position"
+        ).render_derived(name="given")  # fmt: skip
+        query = sa.select(rows.c.position).select_from(rows).join(source.clause, sa.true()).where(condition)
+        return self._statement(query)
+
+    # --- writing
+
+    def _insert(self, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...]) -> Statement:
+        """A new row and its links: ``result`` (a JSON object) and ``key`` (text). Values: the columns', the links'."""
+        binds = _Binds()
+        table = self.table(projection.resource)
+        given = {name: binds(table.c[name].type) for name in columns}
+        new = sa.insert(table).values(given).returning(*table.c).cte("new")
+        linked = [cte for name in links for cte in self._relink(projection.resource, name, new, binds, replace=False)]
+        return self._statement(self._written(projection, new).add_cte(*linked))
+
+    def _update(
+        self, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...], where: Shape
+    ) -> Statement:
+        """A changed row and its links, as ``_insert``; no row where none matches. Values: the condition's come first.
+
+        Fields with ``auto_now`` are set; a link field's list replaces the one before.
+        """
+        binds = _Binds()
+        resource = self.resources[projection.resource]
+        table = self.table(projection.resource)
+        condition = self._restriction(projection.resource, where, binds)
+        values: dict[str, Any] = {name: binds(table.c[name].type) for name in columns}
+        if values or links:
+            values |= {name: sa.func.now() for name, field in resource.columns.items() if field.auto_now}
+        new: sa.CTE
+        if values:
+            new = sa.update(table).where(condition).values(values).returning(*table.c).cte("new")
+        else:
+            new = sa.select(*table.c).where(condition).with_for_update().cte("new")
+        changed = [cte for name in links for cte in self._relink(projection.resource, name, new, binds, replace=True)]
+        return self._statement(self._written(projection, new).add_cte(*changed))
+
+    def _delete(self, resource: str, where: Shape) -> Statement:
+        """Delete the rows that meet a condition; their keys as ``key`` (text). Values: the condition's."""
+        table = self.table(resource)
+        condition = self._restriction(resource, where, _Binds())
+        return self._statement(
+            sa.delete(table).where(condition).returning(sa.cast(table.c[self.key(resource)], sa.Text).label("key"))
+        )
+
+    def _written(self, projection: Projection, new: sa.CTE) -> sa.Select[Any]:
+        """What is told of a written row."""
+        row = sa.select(*self._document(projection, new)).subquery("p")
+        key = sa.cast(new.c[self.key(projection.resource)], sa.Text).label("key")
+        return sa.select(sa.func.row_to_json(row.table_valued()).label("result"), key).select_from(
+            row.join(new, sa.true())
+        )
+
+    def _relink(self, resource: str, field: str, new: sa.CTE, binds: _Binds, *, replace: bool) -> Iterator[sa.CTE]:
+        """Statements that link the new row to a list of keys, and with ``replace`` to no others."""
+        relation = self.resources.relations(resource)[field]
+        assert relation.link is not None
+        link, near, far = self.tables.links[relation.link.table], relation.link.near, relation.link.far
+        keys = binds(postgresql.ARRAY(link.c[far].type))
+        owner = new.c[self.key(resource)]
+        if replace:
+            gone = sa.delete(link).where(
+                link.c[near] == sa.select(owner).scalar_subquery(), link.c[far] != sa.all_(keys)
+            )
+            yield gone.cte(f"gone_{field}")
+        rows = postgresql.insert(link).from_select([near, far], sa.select(owner, sa.func.unnest(keys)))
+        yield rows.on_conflict_do_nothing().cte(f"came_{field}")
+
+    # --- parts
+
+    def _document(self, projection: Projection, base: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+        """The columns whose ``to_json`` is the JSON form of a row of ``base``."""
+        resource = self.resources[projection.resource]
+        columns: list[sa.ColumnElement[Any]] = []
+        for name in projection.columns:
+            values = self.resources.key_of(resource.columns[name])
+            columns.append(values.facts.json(values, base.c[name]).label(name))
+        for name, inner in projection.related:
+            columns.append(
+                self._related(self.resources.relations(resource.name)[name], inner, resource, base).label(name)
+            )
+        return columns
+
+    def _related(
+        self, relation: Relation, shown: Projection, resource: Resource, base: sa.FromClause
+    ) -> sa.ScalarSelect[Any]:
+        """The related row as a JSON object or null, or the related rows in the order of their keys as a JSON array."""
+        far = self.table(relation.target).alias()
+        far_key = far.c[self.key(relation.target)]
+        rows = sa.select(*self._document(shown, far)).correlate(base)
+        if not relation.many:
+            one = rows.where(far_key == base.c[relation.column]).subquery()
+            return sa.select(sa.func.row_to_json(one.table_valued())).scalar_subquery()
+        own_key = base.c[resource.key.column_name]
+        if relation.link is None:
+            rows = rows.where(far.c[relation.column] == own_key)
+        else:
+            link = self.tables.links[relation.link.table].alias()
+            rows = rows.select_from(far.join(link, link.c[relation.link.far] == far_key))
+            rows = rows.where(link.c[relation.link.near] == own_key)
+        items = sa.func.json_agg(rows.order_by(far_key).subquery().table_valued())
+        return sa.select(sa.func.coalesce(items, sa.literal_column("'[]'::json"))).scalar_subquery()
+
+    def _restriction(self, resource: str, where: Shape, binds: _Binds) -> sa.ColumnElement[bool]:
+        """A condition for UPDATE and DELETE, which have one table: one that needs joins picks the keys first."""
+        table = self.table(resource)
+        source = _Source(self, resource, table)
+        condition = self._condition(where, source, binds)
+        if source.clause is table:
+            return condition
+        binds.again()
+        inner = table.alias("scope")
+        source = _Source(self, resource, inner)
+        condition = self._condition(where, source, binds)
+        key = self.key(resource)
+        return table.c[key].in_(sa.select(inner.c[key]).select_from(source.clause).where(condition))
+
+    def _condition(self, shape: Shape, source: _Source, binds: _Binds) -> sa.ColumnElement[bool]:
+        """The SQL of a condition's shape, its values bound in order."""
+        match shape:
+            case ("and", *parts):
+                return sa.and_(sa.true(), *(self._condition(part, source, binds) for part in parts))
+            case ("or", *parts):
+                return sa.or_(sa.false(), *(self._condition(part, source, binds) for part in parts))
+            case ("not", part):
+                return sa.func.coalesce(self._condition(part, source, binds), sa.false()).is_(sa.false())
+            case ("is", path, lookup, flag):
+                return self._comparison(self.resources.resolve(source.resource, path), lookup, flag, source, binds)
+            case ("after", *steps):
+                return self._after(steps, source, binds)
+        raise AssertionError(f"no condition has the shape {shape!r}")
+
+    def _comparison(self, path: Path, lookup: str, flag: Any, source: _Source, binds: _Binds) -> sa.ColumnElement[bool]:
+        facts = LOOKUPS[path.values.facts.kind, lookup]
+        given = _argument(facts, flag, path.values, binds)
+        if not path.many:
+            return facts.compare(source.column(path), given)
+        if lookup == "isnull" and flag and path.field.primary_key:
+            return ~self._exists(path, source, lambda column: column.is_not(None))
+        return self._exists(path, source, lambda column: facts.compare(column, given))
+
+    def _exists(
+        self, path: Path, source: _Source, test: Callable[[sa.ColumnElement[Any]], sa.ColumnElement[bool]]
+    ) -> sa.ColumnElement[bool]:
+        """Whether some row at the end of a path over relations to many rows passes the test."""
+        first = next(n for n, step in enumerate(path.steps) if step.many)
+        near = source.at(path.steps[:first])
+        here = path.steps[first - 1].target if first else source.resource
+        tables: list[sa.FromClause] = []
+        joins: list[sa.ColumnElement[bool]] = []
+        column: sa.ColumnElement[Any] | None = None
+        for step in path.steps[first:]:
+            far = self.table(step.target).alias()
+            far_key, near_key = far.c[self.key(step.target)], near.c[self.key(here)]
+            column = None
+            if step.link is not None:
+                link = self.tables.links[step.link.table].alias()
+                tables.append(link)
+                joins.append(link.c[step.link.near] == near_key)
+                column = link.c[step.link.far]
+                if step is path.steps[-1] and path.field.primary_key:
+                    break  # the link has the key; the row behind it is not needed
+                joins.append(far_key == column)
+            else:
+                joins.append(far.c[step.column] == near_key if step.many else near.c[step.column] == far_key)
+            tables.append(far)
+            near, here, column = far, step.target, far.c[path.column] if step is path.steps[-1] else None
+        assert column is not None
+        return sa.select(sa.literal_column("1")).select_from(*tables).where(*joins, test(column)).exists()
+
+    def _after(self, steps: Sequence[tuple[str, bool, bool]], source: _Source, binds: _Binds) -> sa.ColumnElement[bool]:
+        """The rows behind a row: those that differ first in a column where they come later. Null is the largest."""
+        behind: list[sa.ColumnElement[bool]] = []
+        same: list[sa.ColumnElement[bool]] = []
+        bound: list[sa.ColumnElement[bool]] = []
+        for position, (name, down, null) in enumerate(steps):
+            path = self.resources.resolve(source.resource, name)
+            column = source.column(path)
+            may_be_null = path.field.null or bool(path.steps)
+            if null:
+                if down:
+                    behind.append(sa.and_(*same, column.is_not(None)))
+                same.append(column.is_(None))
+                continue
+            value = binds(_bound(path.values))
+            later = column < value if down else column > value
+            behind.append(sa.and_(*same, sa.or_(later, column.is_(None)) if may_be_null and not down else later))
+            same.append(column == value)
+            if position == 0 and not may_be_null:  # implied, and what an index can start from
+                bound.append(column <= value if down else column >= value)
+        return sa.and_(*bound, sa.or_(sa.false(), *behind))
+
+    def _statement(self, query: sa.Executable) -> Statement:
+        """Compile: every bound parameter is one of ours, so each argument is a position among the values."""
+        self.compilations += 1
+        compiled = query.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
+        return Statement(str(compiled), tuple(int(name.removeprefix("v")) for name in compiled.positiontup or ()))
+
+
+def quoted(table: sa.Table) -> str:
+    """The name of a table as SQL writes it."""
+    return str(_DIALECT.identifier_preparer.format_table(table))
+
+
+def _argument(facts: Lookup, flag: Any, values: Field, binds: _Binds) -> Any:
+    """What a lookup compares with: bound parameters, or the flag itself."""
+    type_ = _bound(values)
+    match facts.takes:
+        case Takes.FLAG:
+            return flag
+        case Takes.TEXT:
+            return binds(sa.Text())
+        case Takes.MANY:
+            return binds(postgresql.ARRAY(type_))
+        case Takes.PAIR:
+            return binds(type_), binds(type_)
+        case Takes.ONE:
+            return binds(type_)
+
+
+def _bound(values: Field) -> Any:
+    """The type of a bound value: the field's without its limits, since a cast to those would cut the value."""
+    if values.facts.kind is Kind.TEXT:
+        return sa.Text()
+    return values.facts.column(replace(values, max_digits=None, decimal_places=None))
+
+
+def _list_of(document: sa.ColumnElement[Any], order: list[Any]) -> sa.ColumnElement[Any]:
+    """The documents as an array of PostgreSQL, in the order given or as they come."""
+    items = sa.func.array_agg(postgresql.aggregate_order_by(document, *order) if order else document)
+    return sa.func.coalesce(items, sa.literal_column("'{}'"))
+
+
+_SNAPSHOT: sa.ColumnElement[Any] = sa.literal_column("pg_current_snapshot()::text").label("snapshot")

@@ -1,0 +1,164 @@
+"""What the tests share: a small world of resources, a test's database, and a reader that replays what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+from sqlalchemy.dialects.postgresql import asyncpg as dialect
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from service.changes.feed import Feed
+from service.changes.log import Batch, Event
+from service.changes.position import Position
+from service.changes.ticker import Ticker
+from service.fields import Field
+from service.resources import Resource, Resources
+from service.tables import Tables
+
+DEADLINE = 20.0
+
+
+def resources() -> Resources:
+    """Tasks with a category, tags and a secret; a category may have a parent."""
+
+    def resource(name: str, model: str, *fields: Field) -> Resource:
+        return Resource(name, name, model, {field.name: field for field in fields})
+
+    declared = [
+        resource(
+            "categories",
+            "Category",
+            Field("id", "integer", primary_key=True),
+            Field("name", "string", max_length=200),
+            Field("parent", "foreign_key", to="categories", null=True, on_delete="cascade"),
+        ),
+        resource("tags", "Tag", Field("id", "integer", primary_key=True), Field("name", "string", max_length=200)),
+        resource(
+            "tasks",
+            "Task",
+            Field("id", "uuid", primary_key=True),
+            Field("title", "string", max_length=200),
+            Field("n", "integer", default=0),
+            Field("price", "decimal", null=True, max_digits=12, decimal_places=2),
+            Field("took", "duration", null=True),
+            Field("due", "datetime", null=True),
+            Field("secret", "string", null=True, write_only=True),
+            Field("category", "foreign_key", to="categories", null=True, on_delete="set_null"),
+            Field("tags", "many_to_many", to="tags"),
+        ),
+    ]
+    return Resources({resource.name: resource for resource in declared})
+
+
+async def create(connection: asyncpg.Connection, tables: Tables) -> None:
+    """The tables of the resources, made by plain DDL."""
+    for table in tables.metadata.sorted_tables:
+        await connection.execute(str(CreateTable(table).compile(dialect=dialect.dialect())))
+        for index in table.indexes:
+            await connection.execute(str(CreateIndex(index).compile(dialect=dialect.dialect())))
+
+
+class Database:
+    """One test's database: connections to it, and what follows its changes."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url = url
+        self.name = name
+        self._exits = contextlib.AsyncExitStack()
+
+    async def connect(self) -> asyncpg.Connection:
+        """A connection for the caller to close; closed anyway at the end of the test."""
+        connection = await asyncpg.connect(self.url, database=self.name)
+        self._exits.callback(connection.terminate)
+        return connection
+
+    async def direct(self) -> asyncpg.Connection:
+        """A connection that its user closes."""
+        return await asyncpg.connect(self.url, database=self.name)
+
+    async def ticker(self, **options: Any) -> Ticker:
+        ticker: Ticker = await self._exits.enter_async_context(Ticker(self.direct, **options))
+        return ticker
+
+    async def feed(self, **options: Any) -> Feed:
+        feed: Feed = await self._exits.enter_async_context(Feed(self.direct, **options))
+        await within(feed.ready.wait())
+        return feed
+
+    async def watch(self, **options: Any) -> Watch:
+        return Watch(await self.feed(**options))
+
+    async def close(self) -> None:
+        await self._exits.aclose()
+
+
+async def within(awaitable: Awaitable[Any], seconds: float = DEADLINE) -> Any:
+    """The awaitable's result, or a failure at the deadline."""
+    return await asyncio.wait_for(awaitable, seconds)
+
+
+class Watch:
+    """Subscribes to a feed, remembers its events, and replays them to the state that a client would have."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.batches: list[Batch] = []
+        self.events: list[Event] = []
+        self.positions: list[Position] = []
+        self.state: dict[str, dict[str, dict[str, Any]]] = {}
+        self.resets: list[str] = []
+        self._news = asyncio.Event()
+        self.stop = feed.subscribe(self.apply, self._reset)
+
+    def apply(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        for event in batch.events:
+            self.events.append(event)
+            self.positions.append(batch.position(event))
+            self.replay(event)
+        self._news.set()
+
+    def replay(self, event: Event) -> None:
+        rows = self.state.setdefault(event.resource, {})
+        if event.op == "T":
+            rows.clear()
+        elif event.op == "D":
+            rows.pop(event.pk or "", None)
+        else:
+            assert event.pk is not None
+            assert event.after is not None
+            rows[event.pk] = event.after
+
+    def _reset(self, reason: str) -> None:
+        self.resets.append(str(reason))
+        self._news.set()
+
+    async def until(self, condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
+        """Wait until a condition holds, looked at whenever there is something new."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                self._news.clear()
+                await self._news.wait()
+
+    async def fence(self, connection: asyncpg.Connection) -> list[Event]:
+        """Write a tag of its own and wait for it: everything committed before has been told. The events before it."""
+        mark = uuid.uuid4().hex
+        await connection.execute("INSERT INTO tags (name) VALUES ($1)", mark)
+        await self.until(lambda: any(e.resource == "tags" and (e.after or {}).get("name") == mark for e in self.events))
+        marks = [e for e in self.events if e.resource == "tags" and (e.after or {}).get("name") == mark]
+        assert len(marks) == 1
+        return self.events[: self.events.index(marks[0])]
+
+
+def told(events: list[Event], resource: str = "tasks") -> list[tuple[str, str | None]]:
+    """Operation and title or name of each event of a resource."""
+    return [
+        (event.op, ((event.after or event.before or {}).get("title") or (event.after or event.before or {}).get("name")))
+        for event in events
+        if event.resource == resource
+    ]

@@ -1,0 +1,103 @@
+"""What the tests of the schema are written in: declarations, and one database with its revisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import asyncpg
+
+from service import schema
+from service.fields import Field
+from service.resources import Resource, Resources
+from service.schema import Migration, Plan
+from service.tables import Tables
+
+Rows: TypeAlias = list[tuple[Any, ...]]
+
+
+def field(name: str, type_: str, **options: Any) -> Field:
+    return Field(name, type_, **options)
+
+
+def key(type_: str = "uuid", name: str = "id", **options: Any) -> Field:
+    return Field(name, type_, primary_key=True, required=False, **options)
+
+
+def resource(name: str, *fields: Field, **options: Any) -> Resource:
+    """A resource of these fields; without a key it has a uuid ``id``."""
+    if not any(each.primary_key for each in fields):
+        fields = (key(), *fields)
+    return Resource(name, options.pop("table", name), name.title(), {each.name: each for each in fields}, **options)
+
+
+def declare(*resources: Resource) -> Tables:
+    return Tables(Resources({each.name: each for each in resources}))
+
+
+async def install(connection: asyncpg.Connection) -> None:
+    """What the service installs of its own, as far as tables refer to it."""
+    if not await connection.fetchval("SELECT to_regnamespace('rowcast')"):
+        await connection.execute(
+            "CREATE SCHEMA rowcast;"
+            "CREATE FUNCTION rowcast.uuid7() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()'"
+        )
+
+
+async def nothing(_connection: asyncpg.Connection) -> None:
+    """A step that does nothing."""
+
+
+class Database:
+    """One database, and the operations of ``schema`` on it with a directory for revisions."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self.url = url
+        self.directory = directory
+
+    async def connect(self) -> asyncpg.Connection:
+        return await asyncpg.connect(self.url)
+
+    async def migrate(
+        self,
+        tables: Tables,
+        *,
+        sync: bool = True,
+        before: schema.Step = install,
+        after: schema.Step = nothing,
+        patience: float = 30,
+    ) -> Migration:
+        return await schema.migrate(
+            self.connect, tables, self.directory, sync=sync, before=before, after=after, patience=patience
+        )
+
+    async def plan(self, tables: Tables) -> Plan:
+        return await schema.plan(self.connect, tables, self.directory)
+
+    async def compare(self, tables: Tables) -> Plan:
+        """The plan of a real comparison, whatever is known of an earlier one."""
+        await self.execute("COMMENT ON TABLE rowcast.alembic_version IS NULL")
+        return await self.plan(tables)
+
+    async def pending(self, tables: Tables) -> list[str]:
+        return await schema.pending(self.connect, tables, self.directory)
+
+    async def makemigrations(self, tables: Tables, message: str = "change", *, empty: bool = False) -> Path:
+        return await schema.makemigrations(self.connect, tables, self.directory, message, empty=empty)
+
+    async def execute(self, sql: str) -> None:
+        connection = await self.connect()
+        try:
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+    async def fetch(self, sql: str) -> Rows:
+        connection = await self.connect()
+        try:
+            return [tuple(row) for row in await connection.fetch(sql)]
+        finally:
+            await connection.close()
+
+    async def column(self, sql: str) -> list[Any]:
+        return [row[0] for row in await self.fetch(sql)]

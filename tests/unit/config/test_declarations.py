@@ -1,0 +1,342 @@
+"""One resource file: which options each type takes, what follows from them, and what is wrong with them."""
+
+from __future__ import annotations
+
+import doctest
+from textwrap import indent
+from typing import Any
+
+import pytest
+
+from service import declarations
+from service.declarations import FIELD_OPTIONS, model_name, options_of
+from service.fields import FIELD_TYPES, MISSING, Field
+
+from .conftest import Load, Problems
+
+OPTIONS = """primary_key required null blank default unique index choices min max min_length max_length pattern max_digits
+decimal_places of to on_delete related_name read_only write_only auto_now auto_now_add label help_text"""
+TYPES = """string text email url slug uuid integer big_integer float decimal boolean date time datetime duration json array
+foreign_key many_to_many"""
+
+VALUES: dict[str, dict[str, str]] = {
+    "text": {"default": "abc", "choices": "[abc, abd]", "blank": "true", "min_length": "1", "max_length": "9",
+             "pattern": "'^a'"},
+    "email": {"default": "a@example.com", "choices": "[a@example.com]", "pattern": "'@'"},
+    "url": {"default": "'https://example.com'", "choices": "['https://example.com']", "pattern": "'^https:'",
+            "max_length": "50"},
+    "uuid": {"default": "01890a5d-ac96-774b-bcce-b302099a8057", "choices": "[01890a5d-ac96-774b-bcce-b302099a8057]"},
+    "number": {"default": "1", "choices": "[1, 2]", "min": "0", "max": "5", "max_digits": "5", "decimal_places": "2"},
+    "boolean": {"default": "true", "choices": "[true]"},
+    "date": {"default": "2026-01-31", "choices": "[2026-01-31]", "min": "2025-01-01", "max": "2027-01-01"},
+    "time": {"default": "'12:00:00'", "choices": "['12:00:00']", "min": "'00:00'", "max": "'23:59'"},
+    "datetime": {"default": "2026-01-31T12:00:00Z", "choices": "[2026-01-31T12:00:00Z]", "min": "2025-01-01T00:00:00Z",
+                 "max": "2027-01-01T00:00:00Z"},
+    "duration": {"default": "P1D", "choices": "[P1D, PT1H]", "min": "PT0S", "max": "P9D"},
+    "json": {"default": "{a: [1]}", "choices": "[{a: [1]}, 2]"},
+    "array": {"default": "[1]", "choices": "[1, 2]", "min": "0", "max": "5", "of": "decimal", "max_digits": "5",
+              "decimal_places": "2", "min_length": "0", "max_length": "9"},
+}  # fmt: skip
+FLAGS = ("required", "null", "unique", "index", "read_only", "write_only", "auto_now", "auto_now_add", "primary_key")
+OTHERS = {"to": "things", "on_delete": "restrict", "related_name": "back", "label": "L", "help_text": "H"}
+SAME = {"string": "text", "slug": "text", "integer": "number", "big_integer": "number", "float": "number",
+        "decimal": "number"}  # fmt: skip
+
+
+def things(*fields: str, rest: str = "") -> dict[str, str]:
+    """A resource file with these fields."""
+    return {"things.yaml": "fields:\n" + indent("\n".join(fields), "  ") + "\n" + rest}
+
+
+def field(read: Load, declared: str) -> Field:
+    return read(things(f"a: {{{declared}}}")).resources["things"].fields["a"]
+
+
+def test_the_types_and_options_are_those_of_the_documentation() -> None:
+    """No more and no fewer."""
+    assert list(FIELD_TYPES) == TYPES.split()
+    assert [name for name in FIELD_OPTIONS if name != "type"] == OPTIONS.split()
+
+
+@pytest.mark.parametrize(
+    ("type_", "option"), [(type_, option) for type_ in FIELD_TYPES for option in options_of(type_) if option != "type"]
+)
+def test_every_option_is_accepted_by_every_type_that_it_applies_to(read: Load, type_: str, option: str) -> None:
+    """With the other options that it needs beside it."""
+    written = {"type": type_, option: "false" if option in FLAGS else "L"}
+    values: dict[str, Any] = {**OTHERS, **VALUES["text"], **VALUES.get(SAME.get(type_, type_), {})}
+    written |= {name: values[name] for name in ("to", "of") if name in options_of(type_)}
+    if option in ("max_digits", "decimal_places"):
+        written |= {name: values[name] for name in ("max_digits", "decimal_places")}
+    if option == "required":
+        written["required"] = "true"
+    elif option not in FLAGS:
+        written[option] = '""' if (type_, option) == ("foreign_key", "default") else values[option]
+    if (type_, option) == ("foreign_key", "default"):
+        written["default"] = VALUES["uuid"]["default"]
+    found = field(read, ", ".join(f"{name}: {value}" for name, value in written.items()))
+    assert found.type == type_
+
+
+@pytest.mark.parametrize("type_", sorted(FIELD_TYPES))
+def test_an_option_that_does_not_apply_is_told_with_those_that_do(problems: Problems, type_: str) -> None:
+    """Every type refuses every option that is not its own, at the place of its key."""
+    needs = {"array": ", of: integer", "foreign_key": ", to: things", "many_to_many": ", to: things"}.get(type_, "")
+    for option in FIELD_OPTIONS.keys() - options_of(type_):
+        start = f"a: {{type: {type_}{needs}, "
+        [line] = problems(things(f"{start}{option}: {'[1]' if option == 'choices' else 'true'}}}"))[:1]
+        if "does not apply" in line:
+            assert line.startswith(f"things.yaml:2:{len(start) + 3}: {option!r} does not apply to {type_}, which takes ")
+
+
+# --- what follows -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("declared", "required"),
+    [
+        ("type: string", True),
+        ("type: string, default: x", False),
+        ("type: string, null: true", False),
+        ("type: string, null: true, required: true", True),
+        ("type: string, default: x, required: true", True),
+        ("type: string, default: x, required: false", False),
+        ("type: string, read_only: true", False),
+        ("type: datetime, auto_now: true", False),
+        ("type: date, auto_now_add: true", False),
+        ("type: foreign_key, to: things", True),
+        ("type: many_to_many, to: things", False),
+        ("type: many_to_many, to: things, required: true", True),
+        ("type: uuid, primary_key: true", False),
+        ("type: integer, primary_key: true", False),
+        ("type: big_integer, primary_key: true", False),
+        ("type: slug, primary_key: true", True),
+        ("type: boolean", True),
+    ],
+)
+def test_what_is_required_on_create(read: Load, declared: str, required: bool) -> None:
+    """What has no default, may not be null, and is set by nobody else."""
+    assert field(read, declared).required is required
+
+
+@pytest.mark.parametrize(
+    ("declared", "blank"),
+    [("", False), (", default: x", False), (', default: ""', True), (", blank: true", True), (", blank: false", False)],
+)
+def test_blank_is_allowed_only_by_itself_or_an_empty_default(read: Load, declared: str, blank: bool) -> None:
+    """A text without either must have a character."""
+    assert field(read, f"type: text{declared}").blank is blank
+
+
+@pytest.mark.parametrize(
+    ("declared", "default"),
+    [
+        ("type: string", MISSING),
+        ("type: string, null: true, default: null", None),
+        ("type: string, default: no", "no"),
+        ("type: decimal, default: 1.5", "1.5"),
+        ("type: date, default: 2026-01-31", "2026-01-31"),
+        ("type: datetime, default: 2026-01-31 12:00:00+02:00", "2026-01-31T10:00:00+00:00"),
+        ("type: duration, default: P1W", "P7D"),
+        ("type: uuid, default: 01890A5D-AC96-774B-BCCE-B302099A8057", "01890a5d-ac96-774b-bcce-b302099a8057"),
+        ("type: array, of: string, default: []", []),
+        ("type: json, default: {a: null}", {"a": None}),
+        ("type: json, null: true, default: null", None),
+        ("type: boolean, default: false", False),
+        ("type: integer, default: '${env:N:-5}'", 5),
+    ],
+)
+def test_defaults_are_kept_in_their_json_form(read: Load, declared: str, default: object) -> None:
+    """As a response would show them, whatever way they were written."""
+    assert field(read, declared).default == default
+
+
+def test_choices_and_limits_are_kept_in_their_json_form(read: Load) -> None:
+    """Those of an array are its elements'."""
+    found = field(read, "type: array, of: decimal, max_digits: 5, decimal_places: 2, choices: [1, '2.50'], min: 0, max: 9")
+    assert (found.choices, found.min, found.max) == (("1", "2.50"), "0", "9")
+
+
+def test_a_resource_without_a_key_gets_one(read: Load) -> None:
+    """``id``, a UUID, before every other field."""
+    fields = read(things("a: {type: string}")).resources["things"].fields
+    assert list(fields) == ["id", "a"]
+    assert fields["id"] == Field("id", "uuid", primary_key=True, required=False)
+
+
+def test_a_resource_with_another_key_gets_none(read: Load) -> None:
+    """A natural key is enough."""
+    resource = read(things("code: {type: string, primary_key: true}")).resources["things"]
+    assert (list(resource.fields), resource.key.name) == (["code"], "code")
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("tasks", "Task"), ("categories", "Category"), ("boxes", "Box"), ("statuses", "Status"), ("news", "News"),
+        ("addresses", "Address"), ("blog-posts", "BlogPost"), ("user_profiles", "UserProfile"), ("people", "Person"),
+        ("branches", "Branch"), ("dishes", "Dish"), ("cases", "Case"), ("houses", "House"), ("prizes", "Prize"),
+        ("analysis", "Analysis"), ("status", "Status"), ("aliases", "Alias"), ("data", "Data"), ("tags", "Tag"),
+        ("s", "S"), ("v2s", "V2"),
+    ],
+)  # fmt: skip
+def test_a_model_is_named_in_the_singular(name: str, model: str) -> None:
+    """By a few endings; the config gives what they do not."""
+    assert model_name(name) == model
+
+
+def test_the_examples_of_the_docstrings_hold() -> None:
+    """They are run."""
+    assert doctest.testmod(declarations).failed == 0
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("declared", "problem"),
+    [
+        ("type: strng", "2:13: type: 'strng' is unknown; did you mean string?"),
+        ("max_length: 5", "2:3: type: is required"),
+        ("type: string, requierd: true", "2:21: unknown key 'requierd'; did you mean required?"),
+        ("type: string, required: no", "2:31: required: must be true or false"),
+        ("type: string, max_length: 2.5", "2:33: max_length: must be an integer"),
+        ("type: string, max_length: 0", "2:33: max_length: must be at least 1"),
+        ("type: boolean, default: maybe", "2:31: default: Not a valid boolean: use true or false."),
+        ("type: boolean, default: no", "2:31: default: Not a valid boolean: use true or false."),
+        ("type: integer, default: '1'", "2:31: default: Not a valid integer."),
+        ("type: integer, default: 3000000000", "2:31: default: Must be between -2147483648 and 2147483647."),
+        ("type: integer, max: 3, default: 4", "2:39: default: Must be less than or equal to 3."),
+        ("type: integer, choices: [1], default: 4", "2:45: default: Must be one of: 1."),
+        ("type: integer, choices: [1, a]", "2:35: choices[1]: Not a valid integer."),
+        ("type: integer, choices: [1, 1]", "2:35: choices[1]: 1 is listed twice"),
+        ("type: integer, choices: []", "2:31: choices: may not be empty"),
+        ("type: integer, max: 1, choices: [2]", "2:40: choices[0]: Must be less than or equal to 1."),
+        ("type: integer, min: 2, max: 1", "2:27: min: may not be larger than max (1)"),
+        ("type: duration, min: 5", "2:28: min: Not a valid duration: use ISO 8601 with weeks, days, hours, minutes, "
+         "seconds, as in P1DT2H30M."),
+        ("type: string, max_length: 2, default: abc", "2:45: default: Longer than maximum length 2."),
+        ("type: string, max_length: 2, choices: [abc]", "2:46: choices[0]: Longer than maximum length 2."),
+        ("type: string, choices: ['']", "2:31: choices[0]: May not be blank."),
+        ("type: string, blank: false, default: ''", "2:44: default: May not be blank."),
+        ("type: email, default: nobody", "2:29: default: Not a valid email address."),
+        ("type: string, pattern: '^a', default: b", "2:45: default: Must match the pattern ^a."),
+        ("type: string, pattern: '('", "2:30: pattern: is no regular expression: missing ), unterminated subpattern at "
+         "position 0"),
+        ("type: string, pattern: '\\bx'", "2:30: pattern: '\\\\b' means something else to PostgreSQL, which checks it "
+         "too; write it another way"),
+        ("type: string, min_length: 3, max_length: 2", "2:33: min_length: may not be larger than max_length (2)"),
+        ("type: decimal, max_digits: 2, decimal_places: 3",
+         "2:53: decimal_places: may not be larger than max_digits (2)"),
+        ("type: decimal, max_digits: 2", "2:22: 'max_digits' needs 'decimal_places' beside it"),
+        ("type: decimal, max_digits: 3, decimal_places: 1, default: '1.55'",
+         "2:65: default: Must have at most 1 decimal places."),
+        ("type: array", "2:3: a field of type array needs 'of'"),
+        ("type: array, of: array", "2:24: of: 'array' is unknown; valid here: big_integer, boolean, date, datetime, "
+         "decimal, duration, email, float, integer, json, slug, string, text, time, url, uuid"),
+        ("type: array, of: string, min: 5", "2:32: 'min' does not apply to an array of string"),
+        ("type: array, of: integer, default: [1, x]", "2:42: default: Item 1: Not a valid integer."),
+        ("type: array, of: integer, choices: [1], default: [2]", "2:56: default: Must be one of: 1."),
+        ("type: foreign_key", "2:3: a field of type foreign_key needs 'to'"),
+        ("type: foreign_key, to: thing", "2:30: to: there is no resource 'thing'; did you mean things?"),
+        ("type: many_to_many, to: thing", "2:31: to: there is no resource 'thing'; did you mean things?"),
+        ("type: foreign_key, to: things, on_delete: set_nul", "2:49: on_delete: 'set_nul' is unknown; did you mean "
+         "set_null?"),
+        ("type: foreign_key, to: things, on_delete: set_null", "2:49: on_delete: set_null needs null: true"),
+        ("type: foreign_key, to: things, default: x", "2:47: default: Not a valid UUID."),
+        ("type: string, required: false", "2:31: required: false needs a default, or null: true"),
+        ("type: slug, primary_key: true, required: false", "2:48: required: false needs a default, or null: true"),
+        ("type: string, default: null", "2:30: default: null needs null: true"),
+        ("type: uuid, primary_key: true, null: true", "2:38: 'null' contradicts 'primary_key': a primary key is never "
+         "null"),
+        ("type: uuid, primary_key: true, write_only: true", "2:38: 'write_only' contradicts 'primary_key': the key of "
+         "every row is shown, in its URL at least"),
+        ("type: string, read_only: true, write_only: true",
+         "2:38: 'write_only' contradicts 'read_only': nobody could use the field"),
+        ("type: string, read_only: true, required: true",
+         "2:38: 'required' contradicts 'read_only': clients cannot send the field"),
+        ("type: date, auto_now: true, default: 2026-01-01", "2:19: 'auto_now' contradicts 'default': the service sets "
+         "the field"),
+        ("type: date, auto_now_add: true, required: true", "2:19: 'auto_now_add' contradicts 'required': the service "
+         "sets the field"),
+        ("type: date, auto_now_add: true, auto_now: true", "2:19: 'auto_now_add' contradicts 'auto_now': auto_now also "
+         "sets the field when a row is added"),
+        ("type: string, label: 5", "2:28: label: must be a text; put it in quotes"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_told_with_its_place(problems: Problems, declared: str, problem: str) -> None:
+    """The option's value, or its key where the option should not be there."""
+    assert problems(things(f"a: {{{declared}}}")) == [f"things.yaml:{problem}"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        (["Title: {type: string}"], "2:3: 'Title' is no name of a field: use lower-case letters, digits and single "
+         "underscores within"),
+        (["a__b: {type: string}"], "2:3: 'a__b' is no name of a field: use lower-case letters, digits and single "
+         "underscores within"),
+        (["a_: {type: string}"], "2:3: 'a_' is no name of a field: use lower-case letters, digits and single "
+         "underscores within"),
+        (["xmin: {type: string}"], "2:3: 'xmin' is a column that every PostgreSQL table has; choose another name"),
+        ([f"{'a' * 64}: {{type: string}}"], f"2:3: '{'a' * 64}' is too long: a column's name has at most 63 characters"),
+        ([f"{'a' * 61}: {{type: foreign_key, to: things}}"],
+         f"2:3: '{'a' * 61}' is too long: a column's name has at most 63 characters"),
+        (["a: {type: foreign_key, to: things}", "a_id: {type: uuid}"],
+         "3:3: 'a_id' needs the name 'a_id', which field 'a' has already"),
+        (["a_id: {type: uuid}", "a: {type: foreign_key, to: things}"],
+         "3:3: 'a' needs the name 'a_id', which field 'a_id' has already"),
+        (["a: {type: uuid, primary_key: true}", "b: {type: uuid, primary_key: true}"],
+         "3:19: the primary key is 'a' already"),
+        (["id: {type: integer}"], "2:3: no field is the primary key; give 'id' primary_key: true"),
+        (["a:"], "2:3: a: must be a mapping"),
+        (["a: string"], "2:6: a: must be a mapping"),
+    ],
+)  # fmt: skip
+def test_wrong_fields_are_told_with_their_place(problems: Problems, fields: list[str], problem: str) -> None:
+    """Names that cannot be columns or parameters, and fields that get in each other's way."""
+    assert problems(things(*fields)) == [f"things.yaml:{problem}"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "problem"),
+    [
+        ("unique: [[a, x]]", "5:14: unique[0][1]: there is no field 'x'; valid here: id, a, b"),
+        ("unique: [[a, b], [a, b]]", "5:18: unique[1]: [a, b] is there already"),
+        ("unique: [[a, a]]", "5:14: unique[0][1]: 'a' is listed twice"),
+        ("unique: [[m]]", "5:11: unique[0][0]: 'm' has no column: it is a many_to_many"),
+        ("unique: [[b]]", "5:10: unique[0]: [b] is there already"),
+        ("unique: [[id]]", "5:10: unique[0]: [id] is there already"),
+        ("unique: [a]", "5:10: unique[0]: must be a list"),
+        ("unique: [[]]", "5:10: unique[0]: may not be empty"),
+        ("indexes: [[m, a]]", "5:12: indexes[0][0]: 'm' has no column: it is a many_to_many"),
+        ("indexes: {}", "5:10: indexes: must be a list"),
+        ("table: Things", "5:8: table: must be a lower-case name such as tasks"),
+        ("model: thing", "5:8: model: must be a name such as Task"),
+        ("name: Things", "5:7: name: must be a lower-case name such as tasks or blog-posts"),
+        ("name: health", "5:7: name: 'health' is a route of the service itself; choose another name"),
+        ("name: stream", "5:7: name: 'stream' is a route of the service itself; choose another name"),
+        (f"table: {'a' * 64}", "5:8: table: may have at most 63 characters"),
+        ("feilds: {}", "5:1: unknown key 'feilds'; did you mean fields?"),
+        ("viewset: {class: 'a b'}", "5:18: class: 'a b' must be the name of a class, such as TaskViewSet or "
+         "viewsets:TaskViewSet"),
+    ],
+)  # fmt: skip
+def test_a_wrong_resource_is_told_with_its_place(problems: Problems, rest: str, problem: str) -> None:
+    """Names, constraints and indexes."""
+    fields = ("a: {type: string}", "b: {type: string, unique: true}", "m: {type: many_to_many, to: things}")
+    assert f"things.yaml:{problem}" in problems(things(*fields, rest=rest))
+
+
+def test_every_mistake_of_a_file_is_told_in_one_run(problems: Problems) -> None:
+    """One does not hide another, not even in the same field."""
+    files = things(
+        "a: {type: string, requierd: true, max_length: x, default: 5}",
+        "b: {type: strng}",
+        "c: {type: boolean, default: maybe}",
+        rest="unique: [[a, cc]]\nviewset: {ordering: [-aa], page_size: 0}",
+    )
+    assert [line.split(": ")[0] for line in problems(files)] == [
+        "things.yaml:2:21", "things.yaml:2:49", "things.yaml:2:61", "things.yaml:3:13", "things.yaml:4:31",
+        "things.yaml:5:14", "things.yaml:6:22", "things.yaml:6:39",
+    ]  # fmt: skip
