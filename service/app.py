@@ -21,7 +21,7 @@ from service.changes.ticker import Ticker
 from service.configuration import Configuration
 from service.database.connections import Database
 from service.errors import Unavailable
-from service.middleware import Handler, errors
+from service.middleware import Handler, cors, errors, label
 from service.models import Store
 from service.observability import Readiness
 from service.pagination import BasePagination, NoPagination
@@ -62,6 +62,11 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         return await handler(request)
 
     app = web.Application(middlewares=[errors, gate], client_max_size=settings.server.body_limit)
+    app.on_response_prepare.append(label)
+    if settings.server.cors_origins:
+        preflight, allow = cors(settings.server.cors_origins)
+        app.middlewares.insert(1, preflight)
+        app.on_response_prepare.append(allow)
     app[READINESS] = readiness
     _register(app, site, readiness)
     ticker = Ticker(database.connect, wakeup=settings.stream.wakeup, retention=settings.stream.retention)
@@ -71,7 +76,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         attempt = 0
         while True:
             try:
-                site.secret = await _prepare(configuration, tables, database, migrate=migrate)
+                site.secret = await prepare(configuration, url, migrate=migrate)
                 break
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
                 known = isinstance(error, Unavailable)
@@ -102,9 +107,11 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     return app
 
 
-async def _prepare(configuration: Configuration, tables: Tables, database: Database, *, migrate: bool) -> bytes:
+async def prepare(configuration: Configuration, url: str, *, migrate: bool) -> bytes:
     """See that the database fits the config, or make it; its secret. ``Unavailable`` says what is pending."""
     settings = configuration.settings
+    tables = Tables(configuration.resources)
+    database = Database(url, tables.guards)
     if migrate:
         before, after = migration_steps(tables, settings)
         done = await schema.migrate(

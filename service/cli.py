@@ -18,11 +18,12 @@ import uvloop
 from aiohttp import web
 
 from service import __version__, schema
-from service.app import STARTED, create_app, migration_steps
+from service.app import STARTED, create_app, migration_steps, prepare
 from service.configuration import Configuration, load
 from service.database.connections import Database
 from service.errors import ConfigurationError
 from service.tables import Tables
+from service.workers import run as run_workers
 
 CONFIG = click.option(
     "--config", type=click.Path(path_type=Path), envvar="ROWCAST_CONFIG", default=Path("config"), show_default=True,
@@ -72,13 +73,21 @@ def main() -> None:
 @DATABASE_URL
 @click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="The port to listen on; 0 picks a free one.  [default: 8000]")
+@click.option("--workers", type=int, help="How many processes share the port.  [default: 1]")
 @click.option("--migrate", is_flag=True, help="Bring the database's schema in line with the config first.")
 @told
-def serve(config: Path, database_url: str | None, host: str | None, port: int | None, migrate: bool) -> None:
+def serve(
+    config: Path, database_url: str | None, host: str | None, port: int | None, workers: int | None, migrate: bool
+) -> None:
     """Serve the resources until SIGTERM or SIGINT."""
-    configuration = _load(config, database_url, {"server.host": host, "server.port": port})
+    configuration = _load(config, database_url, host=host, port=port, workers=workers)
     with _database(configuration) as (url, embedded):
-        sys.exit(uvloop.run(_serve(configuration, url, migrate=migrate or embedded)))
+        if configuration.settings.server.workers == 1:
+            uvloop.run(_serve(configuration, url, migrate=migrate or embedded))
+        else:
+            if migrate or embedded:
+                asyncio.run(prepare(configuration, url, migrate=True))
+            run_workers(configuration.settings.server, lambda: create_app(configuration, url))
 
 
 @main.command()
@@ -148,8 +157,10 @@ def version() -> None:
     click.echo(f"rowcast {__version__}")
 
 
-def _load(config: Path, database_url: str | None, overrides: dict[str, object] | None = None) -> Configuration:
-    return load(config, environ=os.environ, overrides={**(overrides or {}), "database.url": database_url})
+def _load(config: Path, database_url: str | None, **server: object) -> Configuration:
+    """The configuration under the options of the command line, of which those of ``server.`` come by name."""
+    overrides = {f"server.{name}": value for name, value in server.items()}
+    return load(config, environ=os.environ, overrides={**overrides, "database.url": database_url})
 
 
 @contextmanager
@@ -169,8 +180,8 @@ def _tables(configuration: Configuration, url: str) -> tuple[Tables, Database]:
     return tables, Database(url, tables.guards)
 
 
-async def _serve(configuration: Configuration, url: str, *, migrate: bool) -> int:
-    """Serve until a signal, and return the exit code."""
+async def _serve(configuration: Configuration, url: str, *, migrate: bool) -> None:
+    """Serve with this process alone until a signal."""
     server = configuration.settings.server
     app = create_app(configuration, url, migrate=migrate)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=server.shutdown_grace)
@@ -189,4 +200,3 @@ async def _serve(configuration: Configuration, url: str, *, migrate: bool) -> in
         await stopping
     finally:
         await runner.cleanup()
-    return 0

@@ -169,9 +169,7 @@ def _relations(resource: Resource, draft: Resources) -> Iterator[tuple[Steps, st
             yield path, told
 
 
-def _storage(
-    by_name: Mapping[str, Declaration], draft: Resources
-) -> Iterator[tuple[Declaration, Steps, str]]:
+def _storage(by_name: Mapping[str, Declaration], draft: Resources) -> Iterator[tuple[Declaration, Steps, str]]:
     """What collides among tables and models."""
     models: dict[str, str] = {}
     tables: dict[str, str] = dict.fromkeys(RESERVED_TABLES, "the service itself")

@@ -181,7 +181,8 @@ class _FieldReader:
             del self.values["pattern"]
             return
         if found := _UNPORTABLE.search(pattern):
-            self._tell("pattern", f"{found[0]!r} means something else to PostgreSQL, which checks it too; write it another way")
+            told = f"{found[0]!r} means something else to PostgreSQL, which checks it too; write it another way"
+            self._tell("pattern", told)
 
     def _typed_values(self) -> None:
         """Bring min, max, choices and default into the JSON form of their type, each checked by the ones before."""
@@ -252,8 +253,11 @@ def _canonical(field: Field, given: Any) -> Any:
 def _obeying(field: Field, given: Any) -> Any:
     """A value as ``_canonical``, which also obeys the rules that request bodies are checked with."""
     value = _canonical(field, given)
+    for item in value if field.facts.kind is Kind.ARRAY else [value]:
+        if field.choices and item not in field.choices:
+            raise ValueError(f"{item!r} is none of the choices; {choices(str(item), map(str, field.choices))}")
     loaded = field.facts.load(field, value)
-    for rule in serializers.validators(field, field):
+    for rule in serializers.validators(field, replace(field, choices=())):
         try:
             rule(loaded)
         except ValidationError as error:
@@ -420,7 +424,8 @@ _IRREGULAR: Final[Mapping[str, str]] = {
 }  # fmt: skip
 _ENDINGS: Final = (
     ("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("zzes", "zz"), ("ouses", "ouse"),
-    ("auses", "ause"), ("uses", "us"), ("iases", "ias"), ("oes", "o"), ("ss", "ss"), ("us", "us"), ("is", "is"), ("s", ""),
+    ("auses", "ause"), ("uses", "us"), ("iases", "ias"), ("oes", "o"), ("ss", "ss"), ("us", "us"), ("is", "is"),
+    ("s", ""),
 )  # fmt: skip
 
 

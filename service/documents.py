@@ -257,9 +257,7 @@ def _plain(text: str) -> Any:
 class _Builder:
     """Turns the nodes of one file into values and their places."""
 
-    def __init__(
-        self, file: str, environ: Mapping[str, str], problems: Problems, optional: Collection[Steps]
-    ) -> None:
+    def __init__(self, file: str, environ: Mapping[str, str], problems: Problems, optional: Collection[Steps]) -> None:
         self.file = file
         self.environ = environ
         self.problems = problems

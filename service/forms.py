@@ -228,9 +228,7 @@ def anything() -> Form:
     return Form(lambda value: value, {}, read=External, null=True)
 
 
-def text(
-    pattern: str = "", expected: str = "", *, least: int = 0, required: bool = False, null: bool = False
-) -> Form:
+def text(pattern: str = "", expected: str = "", *, least: int = 0, required: bool = False, null: bool = False) -> Form:
     """A text; all of it matches the pattern, which the words after "must be" explain. No message shows the text."""
 
     def take(value: Any) -> str:

@@ -1,23 +1,28 @@
-"""The outermost layer of a request: its id, and errors as problem documents."""
+"""The outermost layer of a request: its id, errors as problem documents, and what other origins may do."""
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import Final
 
 import orjson
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from service.errors import ApiError, InternalError, MethodNotAllowed, NotFound, ParseError, PayloadTooLarge
 
 PROBLEM: Final = "application/problem+json"
-REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
+EXPOSED: Final = "Location, X-Stream-Position, X-Request-ID, Retry-After, ETag"
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Signal = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
 @web.middleware
@@ -27,7 +32,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     ``X-Request-ID`` is the client's when it sends a plain one, and is in every response.
     """
     given = request.headers.get("X-Request-ID", "")
-    request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+    request_id = request[REQUEST_ID] = given if PLAIN_ID.fullmatch(given) else secrets.token_hex(8)
     try:
         response = await handler(request)
     except ApiError as error:
@@ -37,9 +42,13 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         log.exception("request_failed", request_id=request_id, method=request.method, path=request.path)
         response = problem(InternalError(), request_id)
-    if not response.prepared:
-        response.headers["X-Request-ID"] = request_id
     return response
+
+
+async def label(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the request's id on a response that is about to be sent, a stream's too."""
+    response.headers["X-Request-ID"] = request[REQUEST_ID]
+    response.headers["Server"] = "rowcast"
 
 
 def problem(error: ApiError, request_id: str) -> web.Response:
@@ -60,3 +69,36 @@ def _from_aiohttp(error: web.HTTPException) -> ApiError:
     if error.status < 500:
         return ParseError(error.reason)
     return InternalError()
+
+
+def cors(origins: Sequence[str]) -> tuple[Middleware, Signal]:
+    """What lets pages of other origins use the service: an answer to preflights, and headers on every response.
+
+    ``*`` among the origins allows all of them. Credentials are not cookies here, so none are asked for.
+    (Fetch Standard, https://fetch.spec.whatwg.org/#http-cors-protocol)
+    """
+    allowed = frozenset(origins)
+
+    def origin_of(request: web.Request) -> str | None:
+        origin = request.headers.get("Origin")
+        return origin if origin is not None and (origin in allowed or "*" in allowed) else None
+
+    @web.middleware
+    async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+        method = request.headers.get("Access-Control-Request-Method")
+        if request.method != "OPTIONS" or method is None or origin_of(request) is None:
+            return await handler(request)
+        headers = {
+            "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+            "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", "*"),
+            "Access-Control-Max-Age": "600",
+        }
+        return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
+
+    async def allow(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.add("Vary", "Origin")
+        if (origin := origin_of(request)) is not None:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED
+
+    return preflight, allow

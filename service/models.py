@@ -91,6 +91,12 @@ class Store:
 
         return await self.database.retrying(write)
 
+    async def snapshot(self) -> str:
+        """What is committed now, as ``pg_current_snapshot``."""
+        row = await self.database.read("SELECT pg_current_snapshot()::text AS snapshot", ())
+        assert row is not None
+        return str(row["snapshot"])
+
     async def matching(self, query: Query, logged: Sequence[Mapping[str, Any]]) -> set[int]:
         """Which of some logged rows a query has, by their place in the list, from 1."""
         if not logged:

@@ -52,7 +52,8 @@ class Scope:
         for part in path.split("__"):
             known = self.resources.relations(here)
             if part not in known:
-                raise ValueError(f"{here} has no relation {part!r}; {choices(part, known)}")
+                shown = [name for name, relation in known.items() if not relation.field.write_only]
+                raise ValueError(f"{here} has no relation {part!r}; {choices(part, shown)}")
             if known[part].field.write_only:
                 raise ValueError(f"{part!r} is write_only, so it cannot be shown")
             steps.append(known[part])

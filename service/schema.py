@@ -187,6 +187,13 @@ async def makemigrations(
         return _write(directory, message, _render(steps), _render(back))
 
 
+async def run_alembic(connect: Connect, environment: EnvironmentContext) -> None:
+    """What ``migrations/env.py`` does: a command of alembic's own, such as a downgrade, under the same lock."""
+    async with _session(connect) as connection:
+        await _take_lock(connection, PATIENCE)
+        await _run(connection, lambda _context: environment.run_migrations(), environment)
+
+
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
@@ -220,8 +227,7 @@ async def _migrate(
             _wait(context, before)
             applied = _apply(context, tables) if create else []
             try:
-                with Operations.context(context):
-                    context.run_migrations()
+                environment.run_migrations()
             except sa.exc.DBAPIError as error:
                 if bare and _sqlstate(error) in ("42P01", "42703"):  # undefined table, undefined column
                     raise _Unfounded from error
@@ -234,7 +240,13 @@ async def _migrate(
             context.execute(f"COMMENT ON TABLE {SCHEMA}.{VERSION_TABLE} IS '{digest}'")
             return Migration(revisions, applied, left)
 
-        return await _run(connection, work, directory)
+        scripts = _scripts(directory)
+
+        def steps(heads: Any, _context: MigrationContext) -> Any:
+            return scripts._upgrade_revs("heads", heads)
+
+        with EnvironmentContext(Config(), scripts, fn=steps) as environment:
+            return await _run(connection, work, environment)
 
 
 def _apply(context: MigrationContext, tables: Tables) -> list[Statement]:
@@ -284,29 +296,27 @@ async def _take_lock(connection: Connection, patience: float) -> None:
 
 
 async def _run(
-    connection: Connection, work: Callable[[MigrationContext], Result], directory: Path | None = None
+    connection: Connection,
+    work: Callable[[MigrationContext], Result],
+    environment: EnvironmentContext | None = None,
 ) -> Result:
     """What ``work`` returns, run over the connection in one transaction, with alembic's blocking style made to wait.
 
-    With a directory ``run_migrations`` of the context applies its revisions; without one nothing is committed.
+    With an environment ``work`` may run its migrations; without one nothing is committed.
     """
 
     async def given() -> Connection:
         return connection
 
     def synchronous(bind: sa.Connection) -> Result:
-        if directory is None:
+        if environment is None:
             with bind.begin() as transaction:
                 result = work(MigrationContext.configure(bind))
                 transaction.rollback()
                 return result
-        script = _scripts(directory)
-        with EnvironmentContext(
-            Config(), script, fn=lambda heads, _context: script._upgrade_revs("heads", heads)
-        ) as environment:
-            environment.configure(bind, version_table=VERSION_TABLE, version_table_schema=SCHEMA)
-            with environment.begin_transaction():
-                return work(environment.get_context())
+        environment.configure(bind, version_table=VERSION_TABLE, version_table_schema=SCHEMA)
+        with environment.begin_transaction():
+            return work(environment.get_context())
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=given, poolclass=NullPool)
     async with engine.connect() as bind:
@@ -367,18 +377,25 @@ def _write(directory: Path, message: str, upgrades: str, downgrades: str) -> Pat
 BIND: Final = re.compile(r"(?<![:\w\\]):\w|\\:")
 
 
-class _Rendering(PostgresqlImpl):
-    """Writes SQL such that ``sa.text`` reads it back: no colon of it is taken for a parameter."""
+class _Impl(PostgresqlImpl):
+    """Alembic's PostgreSQL, but a colon in SQL is never taken for a parameter by ``sa.text``."""
 
     def render_ddl_sql_expr(self, expr: sa.ClauseElement, *arguments: Any, **options: Any) -> str:
+        """SQL such that ``sa.text`` reads it back."""
         text = super().render_ddl_sql_expr(expr, *arguments, **options)
         return text.replace(":", r"\:") if BIND.search(text) else text
+
+    def autogen_column_reflect(self, inspector: sa.Inspector, table: sa.Table, column_info: dict[str, Any]) -> None:
+        """A column as it is found."""
+        super().autogen_column_reflect(inspector, table, column_info)  # type: ignore[no-untyped-call]
+        if default := column_info.get("default"):
+            column_info["default"] = default.replace(":", r"\:")
 
 
 def _render(steps: Iterable[ops.MigrateOperation]) -> str:
     """The operations as the body of a function, such that they also run where a sync was faster."""
     context = MigrationContext.configure(dialect=DIALECT)
-    context.impl = _Rendering(DIALECT, None, False, True, None, {})
+    context.impl = _Impl(DIALECT, None, False, True, None, {})
     return render_python_code(ops.UpgradeOps(list(_repeatable(steps))), migration_context=context)
 
 
@@ -450,22 +467,34 @@ ORDER BY 1, 2, 3
 """
 
 Catalog: TypeAlias = "list[asyncpg.Record]"
+_Rows: TypeAlias = "dict[tuple[str, str], asyncpg.Record]"
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
     """One side of the comparison: the columns and checks of tables, by table and name, in PostgreSQL's words."""
 
-    columns: dict[tuple[str, str], asyncpg.Record]
-    checks: dict[tuple[str, str], asyncpg.Record]
+    columns: _Rows
+    checks: _Rows
 
     @classmethod
     def of(cls, catalog: Catalog) -> _Facts:
-        def of_kind(kind: str) -> dict[tuple[str, str], asyncpg.Record]:
+        def of_kind(kind: str) -> _Rows:
             return {(row["table"], row["name"]): row for row in catalog if row["kind"] == kind}
 
         checks = {name: row for name, row in of_kind("constraint").items() if row["type"] == "c"}
         return cls(of_kind("column"), checks)
+
+    def where_equal(self, found: _Facts, other: _Facts) -> _Facts:
+        """These facts, with those of ``other`` that are spelled as they are found."""
+
+        def choose(mine: _Rows, theirs: _Rows, wanted: _Rows) -> _Rows:
+            equal = {n for n in theirs.keys() & wanted.keys() if theirs[n]["definition"] == wanted[n]["definition"]}
+            return {name: theirs[name] if name in equal else row for name, row in mine.items()}
+
+        return _Facts(
+            choose(self.columns, other.columns, found.columns), choose(self.checks, other.checks, found.checks)
+        )
 
     def has_identity(self, column: tuple[str, str]) -> bool:
         """Whether the database counts the column's values itself, as an identity or a serial column."""
@@ -501,8 +530,8 @@ async def _is_in_line(connection: Connection, tables: Tables) -> bool:
 
 async def _facts(connection: Connection, tables: Tables) -> tuple[_Facts, _Facts]:
     """What is found and what is declared; of the latter only what concerns tables that exist."""
-    found = await _catalog(connection, tables)
-    existing = {row["table"] for row in found}
+    catalog = await _catalog(connection, tables)
+    existing = {row["table"] for row in catalog}
     script = [STAND_IN] + [
         str(CreateTable(table.to_metadata(sa.MetaData(), schema="pg_temp"), []).compile(dialect=DIALECT))
         for table in tables.metadata.tables.values()
@@ -512,10 +541,30 @@ async def _facts(connection: Connection, tables: Tables) -> tuple[_Facts, _Facts
     await savepoint.start()
     try:
         await connection.execute(";".join(script))
-        declared = await _catalog(connection, tables, "pg_temp.")
+        found, declared = _Facts.of(catalog), _Facts.of(await _catalog(connection, tables, "pg_temp."))
+        if respelled := list(_respelled(found, declared)):
+            await connection.execute(";".join(respelled))
+            declared = declared.where_equal(found, _Facts.of(await _catalog(connection, tables, "pg_temp.")))
     finally:
         await savepoint.rollback()
-    return _Facts.of(found), _Facts.of(declared)
+    return found, declared
+
+
+def _respelled(found: _Facts, declared: _Facts) -> Iterator[str]:
+    """DDL that makes each declared default and check which looks different again, from what PostgreSQL says of it.
+
+    PostgreSQL does not always read an expression as it has written it, so one that came through ``pg_dump`` is spelled
+    as it is after being written and read twice.
+    """
+    for (table, name), row in declared.columns.items():
+        here = found.columns.get((table, name))
+        if here is not None and row["definition"] not in (None, here["definition"]):
+            yield f"ALTER TABLE pg_temp.{_quoted(table)} ALTER {_quoted(name)} SET DEFAULT {row['definition']}"
+    for (table, name), row in declared.checks.items():
+        here = found.checks.get((table, name))
+        if here is not None and row["definition"] != here["definition"]:
+            rule, definition = _quoted(name), row["definition"]
+            yield f"ALTER TABLE pg_temp.{_quoted(table)} DROP CONSTRAINT {rule}, ADD CONSTRAINT {rule} {definition}"
 
 
 # A default may call the function below, and the tables may be older than the service.
@@ -554,6 +603,7 @@ def _differences(context: MigrationContext, tables: Tables) -> list[Difference]:
             ],
         },
     )
+    comparison.impl = _Impl(context.dialect, context.connection, False, True, None, {})
     script = produce_migrations(comparison, tables.metadata)
     assert script.upgrade_ops is not None
     operations = sorted(_flat(script.upgrade_ops.ops, found, declared, tables), key=_order)
@@ -615,21 +665,17 @@ def _compare_constraints(
     checks = {name: row for (owner, name), row in here.checks.items() if owner == table}
     same = {n for n in checks if n in declarations and checks[n]["definition"] == there.checks[table, n]["definition"]}
     for name in sorted(checks.keys() - same):
-        rule = sa.CheckConstraint(_verbatim(checks[name]["extra"]), name=name, table=found)
+        condition = sa.text(checks[name]["extra"].replace(":", r"\:"))
+        rule = sa.CheckConstraint(condition, name=name, table=found)
         operations.ops.append(ops.DropConstraintOp.from_constraint(rule))
     for name in sorted(declarations.keys() - same):  # as text: a constraint joins the table of the columns in it
-        condition = context.migration_context.impl.render_ddl_sql_expr(declarations[name].sqltext)
-        operations.ops.append(ops.CreateCheckConstraintOp(name, table, _verbatim(condition)))
+        condition = sa.text(context.migration_context.impl.render_ddl_sql_expr(declarations[name].sqltext))
+        operations.ops.append(ops.CreateCheckConstraintOp(name, table, condition))
     if [column.name for column in found.primary_key] != [column.name for column in declared.primary_key]:
         if found.primary_key.columns:
             operations.ops.append(ops.DropConstraintOp.from_constraint(found.primary_key))
         operations.ops.append(ops.AddConstraintOp.from_constraint(declared.primary_key))
     return PriorityDispatchResult.CONTINUE
-
-
-def _verbatim(sql: str) -> sa.TextClause:
-    """SQL in which a colon is a colon."""
-    return sa.text(sql.replace(":", r"\:"))
 
 
 PLUGIN: Final = Plugin(__name__)
@@ -650,7 +696,7 @@ def _flat(
                 columns = [item for item in operation.columns if isinstance(item, sa.Column)]
                 rules = [item for item in operation.columns if isinstance(item, sa.Constraint)]
                 late = [rule for rule in rules if getattr(rule, "use_alter", False)]
-                operation.columns = columns + sorted(set(rules) - set(late), key=lambda rule: str(rule.name))
+                operation.columns = [*columns, *sorted(set(rules) - set(late), key=lambda rule: str(rule.name))]
                 yield operation
                 for foreign_key in late:
                     assert isinstance(foreign_key, sa.ForeignKeyConstraint)

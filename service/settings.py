@@ -148,9 +148,7 @@ class Throttle:
     """Rates by name, the throttles of every viewset that names none, and where requests are counted."""
 
     classes: tuple[str, ...] = _setting(forms.Many(forms.class_name()), [])
-    rates: Mapping[str, Rate] = field(
-        default_factory=dict, metadata={"form": forms.Table(_rate()), "default": {}}
-    )
+    rates: Mapping[str, Rate] = field(default_factory=dict, metadata={"form": forms.Table(_rate()), "default": {}})
     storage: str = _setting(forms.text(r"memory|rediss?://.+", "memory or a URL such as redis://host:6379/0"), "memory")
 
 

@@ -27,11 +27,12 @@ from aiohttp_sse import EventSourceResponse
 from service.changes.feed import Feed, Reason, Reset
 from service.changes.log import Batch, Event
 from service.changes.position import Position, Snapshot
-from service.errors import ApiError
+from service.errors import ApiError, Unavailable
 from service.matching import Test, matcher
 from service.models import Store
 from service.query import Query
 from service.requests import Request
+from service.resources import Resource
 from service.serializers import Projection
 
 if TYPE_CHECKING:
@@ -57,13 +58,19 @@ class Lens:
 
     query: Query
     projection: Projection
-    key: str
+    resource: Resource
     test: Test | None
     store: Store
 
     @cached_property
     def name(self) -> str:
         return repr((self.query, self.projection))
+
+    @cached_property
+    def _watched(self) -> tuple[str, ...]:
+        """The names that a change is told of, shown here or not."""
+        declared = {**self.resource.columns, **self.resource.links}
+        return tuple(name for name, field in declared.items() if not field.write_only)
 
     async def judge(self, batch: Batch) -> Judgement:
         """For each event whether its old and its new row are among those seen, asked of the database in one query."""
@@ -107,13 +114,12 @@ class Lens:
         action = "UPDATE" if was and now else "INSERT" if now else "DELETE"
         row = after if now else before
         assert row is not None
-        told: dict[str, Any] = {"action": action, "resource": self.query.resource, "id": row[self.key], "data": None}
+        told: dict[str, Any] = {"action": action, "resource": self.query.resource, "id": row[self.resource.key.column_name], "data": None}
         if now:
             told["data"] = self._data(row)
         if action == "UPDATE":
             assert before is not None
-            names = (*self.projection.columns, *(name for name, _ in self.projection.related))
-            told["changed"] = [name for name in names if row.get(name) != before.get(name)]
+            told["changed"] = [name for name in self._watched if row.get(name) != before.get(name)]
         elif event.op == "U":
             told["cause"] = "UPDATE"
         told |= {"at": event.at, "seq": event.seq}
@@ -257,6 +263,8 @@ class Hub:
 
     async def stream(self, http: web.Request, lens: Lens, last: str | None) -> web.StreamResponse:
         """Answer a request with a stream from position ``last``, or from now; returns when the client has gone."""
+        if http.method == "HEAD":
+            return web.Response(content_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         response = _Response()
         await response.prepare(http)
         if self._closing:
@@ -276,10 +284,18 @@ class Hub:
     async def _begin(self, lens: Lens, last: str | None) -> tuple[Position, bytes]:
         """Where a stream starts, and its first blocks."""
         reason = None if last is None else await self.feed.check(last)
-        position = self.feed.head if last is None or reason else Position.parse(last)
+        position = await self._now(lens) if last is None or reason else Position.parse(last)
         opening = b"retry: %d\n" % RETRY + (_reset(lens, position, reason) if reason else b"")
         told = orjson.dumps({"resource": lens.query.resource})
         return position, b"%bevent: ready\nid: %b\ndata: %b\n\n" % (opening, str(position).encode(), told)
+
+    async def _now(self, lens: Lens) -> Position:
+        """Behind everything that is committed, of which the feed may not have heard yet; else behind what it has."""
+        try:
+            text = self.feed.stream_position(await lens.store.snapshot())
+        except Unavailable:
+            text = None
+        return self.feed.head if text is None else Position.parse(text)
 
     async def _follow(self, subscriber: Subscriber, lens: Lens) -> None:
         """Send what is behind the subscriber's position, then what comes, until the connection or the service ends."""
@@ -354,7 +370,7 @@ class Hub:
     def _reset(self, reason: Reason) -> None:
         """Tell everybody that the feed had to leave out something."""
         for group in self._groups.values():
-            group.position, group.skip = self.feed.head, None
+            group.position = self.feed.head
             group.write(_reset(group.lens, group.position, reason))
         self._stir()
 
@@ -402,7 +418,7 @@ class StreamMixin(_Base):
         lens = Lens(
             query=Query(query.resource, query.where),
             projection=projection,
-            key=self.resource.key.column_name,
+            resource=self.resource,
             test=matcher(resources, query.resource, query.where),
             store=self.site.store,
         )

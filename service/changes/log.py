@@ -80,11 +80,6 @@ _VERSIONS: Final[Sequence[str]] = (
     ALTER SEQUENCE rowcast.change_seq OWNED BY rowcast.change.seq;
     CREATE INDEX change_order ON rowcast.change (xid, seq);
     CREATE TABLE rowcast.change_default PARTITION OF rowcast.change DEFAULT;
-    CREATE UNLOGGED TABLE rowcast.unlinked (  -- within a transaction: the links of rows that are being deleted
-        xid xid8 NOT NULL DEFAULT pg_current_xact_id(), resource text NOT NULL, pk text NOT NULL, field text NOT NULL,
-        list jsonb NOT NULL
-    );
-    CREATE INDEX unlinked_xid ON rowcast.unlinked (xid);
     COMMENT ON TABLE rowcast.change IS 'Rowcast: every committed change of a resource, kept for a while';
     """,
 )

@@ -70,7 +70,6 @@ async def maintain(connection: Connection, retention: float, size: int | None = 
         cutoff,
     )
     await connection.execute("DELETE FROM rowcast.change_default WHERE at < $1 AND " + _TOLD, cutoff)
-    await connection.execute("DELETE FROM rowcast.unlinked WHERE xid < pg_snapshot_xmin(pg_current_snapshot())")
     dropped = [await _drop(connection, partition) for partition in present if partition.upper <= cutoff]
     return made and all(dropped)
 

@@ -15,7 +15,9 @@ lock of the owner's row first, and then looks: whoever comes second sees what th
 
 A statement's trigger runs after everything that its rows' own triggers did, so changes nested in a statement are logged
 before it. From the first nested change on, the transaction's triggers log rows as they now are rather than as their
-statement left them, which makes the last event of a row true again.
+statement left them, which makes the last event of a row true again. Cascades are not nested: PostgreSQL runs a table's
+trigger once for all of them, after the statement's own, with the rows of all in the same two tables. A row that has lost
+two references to what was deleted is in there twice, so tables where that can be are logged as they now are, always.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from sqlalchemy.dialects.postgresql import asyncpg as dialect
 from service import resources
 from service.changes.log import GATE, INSTALLING, LOCKS, WAKE, Connection
 from service.errors import ConfigurationError
-from service.fields import Field
+from service.fields import Field, Kind
 from service.resources import Resource
 from service.tables import SCHEMA, Tables, quote
 
@@ -174,6 +176,8 @@ class _Row:
         self._table = _relation(resource.table, schemas)
         self._key = ident(resource.key.column_name)
         self._name = quote(resource.name)
+        nulled = [f for f in resource.fields.values() if f.facts.kind is Kind.RELATION]
+        self._cascades = len(nulled) > 1 and any(field.on_delete == "set_null" for field in nulled)
         self.lists = [field for field in resource.links.values() if not field.write_only]
 
     def bodies(self) -> Iterator[tuple[str, str]]:
@@ -203,24 +207,17 @@ class _Row:
             f"(SELECT rowcast_row.* FROM {table} rowcast_row WHERE rowcast_row.{key} IN"
             f" (SELECT rowcast_old.{key} FROM rowcast_old UNION SELECT rowcast_new.{key} FROM rowcast_new)) rowcast_new"
         )
-        yield "update", _body(large=_NESTED, anew=[updated(now)], kept=[updated("rowcast_new")])
+        kept = updated(now if self._cascades else "rowcast_new")
+        yield "update", _body(large=_NESTED, anew=[updated(now)], kept=[kept])
 
-        unlinking = unlinked = lists = ""
-        if self.lists:
-            unlinking = (
-                "WITH rowcast_links AS (DELETE FROM rowcast.unlinked u"
-                f" WHERE u.xid = pg_current_xact_id() AND u.resource = {name} RETURNING u.pk, u.field, u.list) "
-            )
-            unlinked = " || coalesce(rowcast_unlinked.lists, '{}')"
-            lists = (
-                " LEFT JOIN (SELECT l.pk, jsonb_object_agg(l.field, l.list) AS lists FROM rowcast_links l GROUP BY l.pk)"
-                f" rowcast_unlinked ON rowcast_unlinked.pk = rowcast_old.{key}::text"
-            )
-        deleted = (
-            f"{unlinking}{into} {name}, 'D', rowcast_old.{key}::text, {self._json('rowcast_old')}{unlinked}, NULL"
-            f" FROM rowcast_old{lists}"
+        deleted = f"{into} {name}, 'D', rowcast_old.{key}::text, {self._json('rowcast_old')}, NULL FROM rowcast_old"
+        before = "PERFORM set_config('rowcast.behind', (SELECT last_value FROM rowcast.change_seq)::text, true);"
+        yield "delete", _body(
+            large=_NESTED,
+            anew=[f"{deleted} WHERE NOT {again}"],
+            kept=[deleted],
+            before=before if self.lists else "",
         )
-        yield "delete", _body(large=_NESTED, anew=[f"{deleted} WHERE NOT {again}"], kept=[deleted])
         yield "truncate", self._truncated()
 
     def link_bodies(self, field: Field) -> Iterator[tuple[str, str]]:
@@ -263,7 +260,7 @@ class _Row:
                 large=f"(SELECT count(*) FROM rowcast_{seen[0]}) > {LARGE}",
                 anew=[perform, log],
                 kept=[lock, log],
-                after=self._stash(field) if operation == "delete" else "",
+                after=self._tell_owners(field) if operation == "delete" else "",
             )
         yield "truncate", self._truncated()
 
@@ -276,17 +273,23 @@ class _Row:
         )
         return _body(large="false", anew=[], kept=[logged])
 
-    def _stash(self, field: Field) -> str:
-        """A cascade deletes the links before the owner's own trigger runs, which still has to tell what they were."""
+    def _tell_owners(self, field: Field) -> str:
+        """Put the links into the event of an owner that is gone, and has taken them along before it was logged."""
         link = self._link(field)
         near, far = ident(link.near), ident(link.far)
-        return f"""
-    INSERT INTO rowcast.unlinked (resource, pk, field, list)
-    SELECT {self._name}, rowcast_old.{near}::text, {quote(field.name)},
-        jsonb_agg({_sql(link.element, "rowcast_old", link.far)} ORDER BY rowcast_old.{far})
-    FROM rowcast_old
-    WHERE NOT EXISTS (SELECT FROM {self._table} rowcast_row WHERE rowcast_row.{self._key} = rowcast_old.{near})
-    GROUP BY rowcast_old.{near};"""
+        orphans = f"NOT EXISTS (SELECT FROM {self._table} rowcast_row WHERE rowcast_row.{self._key} = rowcast_old.{near})"
+        statement = (
+            "UPDATE rowcast.change c SET old = c.old || l.list FROM ("
+            f"SELECT rowcast_old.{near}::text AS pk, jsonb_build_object({quote(field.name)}, jsonb_agg("
+            f"{_sql(link.element, 'rowcast_old', link.far)} ORDER BY rowcast_old.{far})) AS list"
+            f" FROM rowcast_old WHERE {orphans} GROUP BY rowcast_old.{near}) l"
+            f" WHERE c.xid = pg_current_xact_id() AND c.seq > current_setting('rowcast.behind')::bigint"
+            f" AND c.resource = {self._name} AND c.op = 'D' AND c.pk = l.pk"
+        )
+        return (
+            "\n    IF current_setting('rowcast.behind', true) <> '' THEN"
+            f"\n        EXECUTE {quote(statement)};\n    END IF;"
+        )
 
     def _json(self, relation: str, *, without: Field | None = None) -> str:
         """The row of a relation as clients see it, but for what is write_only and the field ``without``."""
@@ -328,11 +331,11 @@ class _Link:
     element: Field
 
 
-def _body(*, large: str, anew: Sequence[str], kept: Sequence[str], after: str = "") -> str:
+def _body(*, large: str, anew: Sequence[str], kept: Sequence[str], before: str = "", after: str = "") -> str:
     """Statements that log: those whose plan is ``kept`` or, if it is ``large``, the same planned ``anew``."""
     rows = "        GET DIAGNOSTICS rowcast_rows = ROW_COUNT;\n"
     return (
-        f"DECLARE rowcast_rows bigint;\nBEGIN\n    IF {large} THEN\n"
+        f"DECLARE rowcast_rows bigint;\nBEGIN\n    {before}\n    IF {large} THEN\n"
         + "".join(f"        EXECUTE {quote(statement)};\n" for statement in anew)
         + f"{rows}    ELSE\n"
         + "".join(f"        {statement};\n" for statement in kept)

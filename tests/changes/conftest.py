@@ -15,7 +15,7 @@ from service.changes import log, triggers
 from service.database.embedded import EmbeddedPostgres
 from service.tables import Tables
 
-from .watching import Database, create, resources
+from .watching import SESSION, Database, create, resources
 
 SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "10"}
 
@@ -47,7 +47,7 @@ def template(postgres_url: str, tables: Tables) -> str:
         connection = await asyncpg.connect(postgres_url)
         await connection.execute("CREATE DATABASE changes_template")
         await connection.close()
-        connection = await asyncpg.connect(postgres_url, database="changes_template")
+        connection = await asyncpg.connect(postgres_url, database="changes_template", server_settings=SESSION)
         await log.install(connection)
         await create(connection, tables)
         await triggers.sync_triggers(connection, tables)

@@ -21,6 +21,7 @@ from service.resources import Resource, Resources
 from service.tables import Tables
 
 DEADLINE = 20.0
+SESSION = {"search_path": "public"}  # the role has the name of the log's schema, which "$user" would put first
 
 
 def resources() -> Resources:
@@ -37,6 +38,15 @@ def resources() -> Resources:
             Field("name", "string", max_length=200),
             Field("parent", "foreign_key", to="categories", null=True, on_delete="cascade"),
         ),
+        resource(
+            "moves",
+            "Move",
+            Field("id", "integer", primary_key=True),
+            Field("source", "foreign_key", to="categories", null=True, on_delete="set_null", related_name="left"),
+            Field("target", "foreign_key", to="categories", null=True, on_delete="set_null", related_name="came"),
+            Field("via", "foreign_key", to="categories", null=True, on_delete="cascade", related_name="passed"),
+        ),
+        resource("fences", "Fence", Field("id", "uuid", primary_key=True)),
         resource("tags", "Tag", Field("id", "integer", primary_key=True), Field("name", "string", max_length=200)),
         resource(
             "tasks",
@@ -73,13 +83,13 @@ class Database:
 
     async def connect(self) -> asyncpg.Connection:
         """A connection for the caller to close; closed anyway at the end of the test."""
-        connection = await asyncpg.connect(self.url, database=self.name)
+        connection = await asyncpg.connect(self.url, database=self.name, server_settings=SESSION)
         self._exits.callback(connection.terminate)
         return connection
 
     async def direct(self) -> asyncpg.Connection:
         """A connection that its user closes."""
-        return await asyncpg.connect(self.url, database=self.name)
+        return await asyncpg.connect(self.url, database=self.name, server_settings=SESSION)
 
     async def ticker(self, **options: Any) -> Ticker:
         ticker: Ticker = await self._exits.enter_async_context(Ticker(self.direct, **options))
@@ -100,6 +110,14 @@ class Database:
 async def within(awaitable: Awaitable[Any], seconds: float = DEADLINE) -> Any:
     """The awaitable's result, or a failure at the deadline."""
     return await asyncio.wait_for(awaitable, seconds)
+
+
+async def blocked(database: Database, connection: asyncpg.Connection) -> None:
+    """Wait until a connection's statement waits for a lock that another has."""
+    looking = await database.connect()
+    async with asyncio.timeout(DEADLINE):
+        while not await looking.fetchval("SELECT pg_blocking_pids($1) <> '{}'", connection.get_server_pid()):
+            pass
 
 
 class Watch:
@@ -146,13 +164,12 @@ class Watch:
                 await self._news.wait()
 
     async def fence(self, connection: asyncpg.Connection) -> list[Event]:
-        """Write a tag of its own and wait for it: everything committed before has been told. The events before it."""
-        mark = uuid.uuid4().hex
-        await connection.execute("INSERT INTO tags (name) VALUES ($1)", mark)
-        await self.until(lambda: any(e.resource == "tags" and (e.after or {}).get("name") == mark for e in self.events))
-        marks = [e for e in self.events if e.resource == "tags" and (e.after or {}).get("name") == mark]
-        assert len(marks) == 1
-        return self.events[: self.events.index(marks[0])]
+        """Write a row of its own and wait for it: everything committed before has been told. The events before it."""
+        mark = str(uuid.uuid4())
+        await connection.execute("INSERT INTO public.fences (id) VALUES ($1)", mark)
+        await self.until(lambda: mark in self.state.get("fences", {}))
+        place = next(place for place, event in enumerate(self.events) if event.pk == mark)
+        return [event for event in self.events[:place] if event.resource != "fences"]
 
 
 def told(events: list[Event], resource: str = "tasks") -> list[tuple[str, str | None]]:

@@ -35,13 +35,16 @@ def declare(*resources: Resource) -> Tables:
     return Tables(Resources({each.name: each for each in resources}))
 
 
+OWN = """
+CREATE SCHEMA rowcast;
+CREATE FUNCTION rowcast.uuid7() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()'
+"""
+
+
 async def install(connection: asyncpg.Connection) -> None:
     """What the service installs of its own, as far as tables refer to it."""
     if not await connection.fetchval("SELECT to_regnamespace('rowcast')"):
-        await connection.execute(
-            "CREATE SCHEMA rowcast;"
-            "CREATE FUNCTION rowcast.uuid7() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()'"
-        )
+        await connection.execute(OWN)
 
 
 async def nothing(_connection: asyncpg.Connection) -> None:

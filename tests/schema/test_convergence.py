@@ -155,3 +155,23 @@ async def test_to_plan_leaves_the_declared_tables_as_they_were(database: Databas
     before = {name: len(table.constraints) for name, table in large.metadata.tables.items()}
     assert str(await database.plan(large)) == str(await database.plan(large))
     assert {name: len(table.constraints) for name, table in large.metadata.tables.items()} == before
+
+
+async def test_a_restored_database_is_in_line(database: Database) -> None:
+    """Rules and defaults that PostgreSQL has written and read again, as a dump does, are still the declared ones."""
+    tables = declare(resource("everything", *FIELDS))
+    await database.migrate(tables)
+    statements = await database.column(
+        """
+        SELECT format('ALTER TABLE everything DROP CONSTRAINT %1$I, ADD CONSTRAINT %1$I %2$s',
+                      conname, pg_get_constraintdef(oid))
+        FROM pg_constraint WHERE contype = 'c' AND conrelid = 'everything'::regclass
+        UNION ALL
+        SELECT format('ALTER TABLE everything ALTER %I SET DEFAULT %s', attname, pg_get_expr(adbin, adrelid))
+        FROM pg_attribute JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE attrelid = 'everything'::regclass
+        """
+    )
+    assert len(statements) > 80
+    await database.execute(";".join(statements))
+    assert (await database.compare(tables)).statements == []

@@ -14,10 +14,10 @@ from service.fields import FIELD_TYPES, MISSING, Field
 
 from .conftest import Load, Problems
 
-OPTIONS = """primary_key required null blank default unique index choices min max min_length max_length pattern max_digits
-decimal_places of to on_delete related_name read_only write_only auto_now auto_now_add label help_text"""
-TYPES = """string text email url slug uuid integer big_integer float decimal boolean date time datetime duration json array
-foreign_key many_to_many"""
+OPTIONS = """primary_key required null blank default unique index choices min max min_length max_length pattern
+max_digits decimal_places of to on_delete related_name read_only write_only auto_now auto_now_add label help_text"""
+TYPES = """string text email url slug uuid integer big_integer float decimal boolean date time datetime duration json
+array foreign_key many_to_many"""
 
 VALUES: dict[str, dict[str, str]] = {
     "text": {"default": "abc", "choices": "[abc, abd]", "blank": "true", "min_length": "1", "max_length": "9",
@@ -86,7 +86,9 @@ def test_an_option_that_does_not_apply_is_told_with_those_that_do(problems: Prob
         start = f"a: {{type: {type_}{needs}, "
         [line] = problems(things(f"{start}{option}: {'[1]' if option == 'choices' else 'true'}}}"))[:1]
         if "does not apply" in line:
-            assert line.startswith(f"things.yaml:2:{len(start) + 3}: {option!r} does not apply to {type_}, which takes ")
+            assert line.startswith(
+                f"things.yaml:2:{len(start) + 3}: {option!r} does not apply to {type_}, which takes "
+            )
 
 
 # --- what follows -----------------------------------------------------------------------------------------------------
@@ -153,7 +155,9 @@ def test_defaults_are_kept_in_their_json_form(read: Load, declared: str, default
 
 def test_choices_and_limits_are_kept_in_their_json_form(read: Load) -> None:
     """Those of an array are its elements'."""
-    found = field(read, "type: array, of: decimal, max_digits: 5, decimal_places: 2, choices: [1, '2.50'], min: 0, max: 9")
+    found = field(
+        read, "type: array, of: decimal, max_digits: 5, decimal_places: 2, choices: [1, '2.50'], min: 0, max: 9"
+    )
     assert (found.choices, found.min, found.max) == (("1", "2.50"), "0", "9")
 
 
@@ -207,7 +211,7 @@ def test_the_examples_of_the_docstrings_hold() -> None:
         ("type: integer, default: '1'", "2:31: default: Not a valid integer."),
         ("type: integer, default: 3000000000", "2:31: default: Must be between -2147483648 and 2147483647."),
         ("type: integer, max: 3, default: 4", "2:39: default: Must be less than or equal to 3."),
-        ("type: integer, choices: [1], default: 4", "2:45: default: Must be one of: 1."),
+        ("type: integer, choices: [1], default: 4", "2:45: default: 4 is none of the choices; valid here: 1"),
         ("type: integer, choices: [1, a]", "2:35: choices[1]: Not a valid integer."),
         ("type: integer, choices: [1, 1]", "2:35: choices[1]: 1 is listed twice"),
         ("type: integer, choices: []", "2:31: choices: may not be empty"),
@@ -236,7 +240,8 @@ def test_the_examples_of_the_docstrings_hold() -> None:
          "decimal, duration, email, float, integer, json, slug, string, text, time, url, uuid"),
         ("type: array, of: string, min: 5", "2:32: 'min' does not apply to an array of string"),
         ("type: array, of: integer, default: [1, x]", "2:42: default: Item 1: Not a valid integer."),
-        ("type: array, of: integer, choices: [1], default: [2]", "2:56: default: Must be one of: 1."),
+        ("type: array, of: integer, choices: [1], default: [2]",
+         "2:57: default: 2 is none of the choices; valid here: 1"),
         ("type: foreign_key", "2:3: a field of type foreign_key needs 'to'"),
         ("type: foreign_key, to: thing", "2:30: to: there is no resource 'thing'; did you mean things?"),
         ("type: many_to_many, to: thing", "2:31: to: there is no resource 'thing'; did you mean things?"),
@@ -279,7 +284,8 @@ def test_a_wrong_field_is_told_with_its_place(problems: Problems, declared: str,
         (["a_: {type: string}"], "2:3: 'a_' is no name of a field: use lower-case letters, digits and single "
          "underscores within"),
         (["xmin: {type: string}"], "2:3: 'xmin' is a column that every PostgreSQL table has; choose another name"),
-        ([f"{'a' * 64}: {{type: string}}"], f"2:3: '{'a' * 64}' is too long: a column's name has at most 63 characters"),
+        ([f"{'a' * 64}: {{type: string}}"],
+         f"2:3: '{'a' * 64}' is too long: a column's name has at most 63 characters"),
         ([f"{'a' * 61}: {{type: foreign_key, to: things}}"],
          f"2:3: '{'a' * 61}' is too long: a column's name has at most 63 characters"),
         (["a: {type: foreign_key, to: things}", "a_id: {type: uuid}"],

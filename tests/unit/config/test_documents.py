@@ -76,7 +76,10 @@ def test_anchors_are_followed() -> None:
         ("[" * 9999, "f.yaml:1:65: cannot be read: too much is nested here"),
         ("a: 1\nb: 2\na: 3", "f.yaml:3:1: duplicate key 'a'; it is set in line 1 already"),
         ("? [a]\n: 1", "f.yaml:1:3: a key must be a text"),
-        ("a: !!python/object:os.system x", "f.yaml:1:4: the tag !!python/object:os.system is not read here; leave it out"),
+        (
+            "a: !!python/object:os.system x",
+            "f.yaml:1:4: the tag !!python/object:os.system is not read here; leave it out",
+        ),
         ("a: !mine x", "f.yaml:1:4: the tag !mine is not read here; leave it out"),
         ("a: .inf", "f.yaml:1:4: .inf is no number here; in quotes it is a text"),
         ("a: 1e999", "f.yaml:1:4: the number is too large"),
@@ -94,9 +97,7 @@ def test_a_billion_laughs_are_refused() -> None:
     """Aliases of aliases end at a bound rather than in memory."""
     text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
     text += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
-    assert [line.partition(": ")[2] for line in lines(text)] == [
-        "cannot be read: too much is nested or repeated here"
-    ]
+    assert [line.partition(": ")[2] for line in lines(text)] == ["cannot be read: too much is nested or repeated here"]
 
 
 @given(st.recursive(

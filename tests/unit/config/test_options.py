@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -15,8 +14,6 @@ from service.options import ACTIONS, OPTIONS, RESERVED_PARAMETERS, check
 from service.resources import Resources
 
 from .conftest import Load, Problems
-
-ROOT = Path(__file__).parents[3]
 
 FILES = {
     "tasks.yaml": """
@@ -47,15 +44,15 @@ def resources(read: Load) -> Resources:
     return read(FILES).resources
 
 
+REFERENCE = """serializer_class list_serializer_class permission_classes authentication_classes filterset_fields
+search_fields ordering_fields ordering page_size max_page_size select_related prefetch_related allowed_actions
+excluded_actions stream_enabled pagination_class filter_backends throttle_classes throttle_scope lookup_field count
+strict_query"""
+
+
 def test_every_attribute_of_the_reference_is_an_option() -> None:
     """Those that name the model are the resource's own, and the file's place says them."""
-    for name in (
-        "serializer_class list_serializer_class permission_classes authentication_classes filterset_fields search_fields "
-        "ordering_fields ordering page_size max_page_size select_related prefetch_related allowed_actions "
-        "excluded_actions stream_enabled pagination_class filter_backends throttle_classes throttle_scope lookup_field "
-        "count strict_query"
-    ).split():
-        assert name in OPTIONS
+    assert OPTIONS.keys() >= set(REFERENCE.split())
 
 
 @pytest.mark.parametrize(
@@ -105,17 +102,32 @@ def test_an_option_ends_in_its_normal_form(resources: Resources, given: Mapping[
         ("filterset_fields: 5", "19: filterset_fields: must be a list of fields, or a mapping from fields to lookups"),
         ("filterset_fields: {category__nam: [exact]}", "20: categories has no field 'nam'; did you mean name?"),
         ("filterset_fields: {title__x: [exact]}", "20: 'title' of tasks is no relation, so 'x' cannot follow it"),
-        ("filterset_fields: {count: [icontains]}",
-         "28: count[0]: 'icontains' does not suit 'count'; valid here: exact, ne, gt, gte, lt, lte, range, in, isnull"),
+        (
+            "filterset_fields: {count: [icontains]}",
+            "28: count[0]: 'icontains' does not suit 'count'; "
+            "valid here: exact, ne, gt, gte, lt, lte, range, in, isnull",
+        ),
         ("filterset_fields: {token: [exact]}", "20: 'token' is write_only, so it cannot be asked for"),
-        ("filterset_fields: [category__secret]",
-         "20: filterset_fields[0]: 'secret' is write_only, so it cannot be asked for"),
-        ("filterset_fields: [vault__name]", "20: filterset_fields[0]: 'vault' is write_only, so it cannot be asked for"),
-        ("filterset_fields: [page]",
-         "20: filterset_fields[0]: 'page' cannot be filtered by: the parameter ?page= has its own meaning"),
-        ("filterset_fields: {page: [gte, exact]}",
-         "20: 'page' cannot be filtered by: the parameter ?page= has its own meaning"),
-        ("filterset_fields: [title, title]", "27: filterset_fields[1]: 'title' gives the parameter ?title= a second time"),
+        (
+            "filterset_fields: [category__secret]",
+            "20: filterset_fields[0]: 'secret' is write_only, so it cannot be asked for",
+        ),
+        (
+            "filterset_fields: [vault__name]",
+            "20: filterset_fields[0]: 'vault' is write_only, so it cannot be asked for",
+        ),
+        (
+            "filterset_fields: [page]",
+            "20: filterset_fields[0]: 'page' cannot be filtered by: the parameter ?page= has its own meaning",
+        ),
+        (
+            "filterset_fields: {page: [gte, exact]}",
+            "20: 'page' cannot be filtered by: the parameter ?page= has its own meaning",
+        ),
+        (
+            "filterset_fields: [title, title]",
+            "27: filterset_fields[1]: 'title' gives the parameter ?title= a second time",
+        ),
         ("filterset_fields: {title: [in, in]}", "20: 'title' gives the parameter ?title__in= a second time"),
         ("search_fields: [count]", "17: search_fields[0]: 'count' cannot be searched: only text can"),
         ("search_fields: [^titel]", "17: search_fields[0]: tasks has no field 'titel'; did you mean title?"),
@@ -123,58 +135,65 @@ def test_an_option_ends_in_its_normal_form(resources: Resources, given: Mapping[
         ("search_fields: [title, ^title]", "24: search_fields[1]: 'title' is listed twice"),
         ("search_fields: title", "16: search_fields: must be a list"),
         ("ordering: [-titel]", "12: ordering[0]: tasks has no field 'titel'; did you mean title?"),
-        ("ordering: [tags__name]",
-         "12: ordering[0]: 'tags__name' leads to many values, so rows cannot be ordered by it"),
+        (
+            "ordering: [tags__name]",
+            "12: ordering[0]: 'tags__name' leads to many values, so rows cannot be ordered by it",
+        ),
         ("ordering: [token]", "12: ordering[0]: 'token' is write_only, so it cannot be asked for"),
         ("ordering: [title, -title]", "19: ordering[1]: 'title' is listed twice"),
-        ("ordering_fields: [-title]",
-         "19: ordering_fields[0]: '-title' stands without the hyphen here: clients choose the direction"),
+        (
+            "ordering_fields: [-title]",
+            "19: ordering_fields[0]: '-title' stands without the hyphen here: clients choose the direction",
+        ),
         ("select_related: [categry]", "18: select_related[0]: tasks has no relation 'categry'; did you mean category?"),
         ("select_related: [title]", "18: select_related[0]: tasks has no relation 'title'; valid here: category, tags"),
-        ("select_related: [tags]",
-         "18: select_related[0]: 'tags' leads to many rows; use prefetch_related for 'tags'"),
+        ("select_related: [tags]", "18: select_related[0]: 'tags' leads to many rows; use prefetch_related for 'tags'"),
         ("select_related: [vault]", "18: select_related[0]: 'vault' is write_only, so it cannot be shown"),
-        ("prefetch_related: [category]",
-         "20: prefetch_related[0]: 'category' leads to one row; use select_related for it"),
+        (
+            "prefetch_related: [category]",
+            "20: prefetch_related[0]: 'category' leads to one row; use select_related for it",
+        ),
         ("prefetch_related: [tags__taks]", "20: prefetch_related[0]: tags has no relation 'taks'; did you mean tasks?"),
         ("page_size: 200", "12: page_size: page_size (200) is larger than max_page_size (100)"),
         ("max_page_size: 5", "16: max_page_size: page_size (20) is larger than max_page_size (5)"),
         ("page_size: 0", "12: page_size: must be at least 1"),
         ("allowed_actions: [lst]", "19: allowed_actions[0]: unknown action 'lst'; did you mean list?"),
-        ("{allowed_actions: [list], excluded_actions: [list]}",
-         "27: excluded_actions cannot be set beside allowed_actions; use one of them"),
+        (
+            "{allowed_actions: [list], excluded_actions: [list]}",
+            "27: excluded_actions cannot be set beside allowed_actions; use one of them",
+        ),
         ("lookup_field: title", "15: lookup_field: 'title' does not tell rows apart; valid here: id, slug"),
         ("lookup_field: slugg", "15: lookup_field: tasks has no field 'slugg'; did you mean slug?"),
-        ("lookup_field: category__name", "15: lookup_field: 'category__name' does not tell rows apart; valid here: id, "
-         "slug"),
+        (
+            "lookup_field: category__name",
+            "15: lookup_field: 'category__name' does not tell rows apart; valid here: id, slug",
+        ),
         ("count: no", "8: count: 'no' is unknown; did you mean none?"),
         ("stream_enabled: no", "17: stream_enabled: must be true or false"),
         ("pagination_class: 5", "19: pagination_class: must be the name of a class"),
-        ("throttle_classes: [a b]", "20: throttle_classes[0]: 'a b' must be the name of a class, such as TaskViewSet or "
-         "viewsets:TaskViewSet"),
+        (
+            "throttle_classes: [a b]",
+            "20: throttle_classes[0]: 'a b' must be the name of a class, such as TaskViewSet or viewsets:TaskViewSet",
+        ),
         ("throttle_scope: uploads", "17: throttle_scope: throttle.rates has no rate 'uploads'; none is valid here"),
         ("serch_fields: []", "1: unknown key 'serch_fields'; did you mean search_fields?"),
     ],
 )
 def test_a_wrong_option_is_told_with_its_place(problems: Problems, text: str, problem: str) -> None:
     """What it refers to is not there, does not suit it, or may not be told."""
-    column = int(problem.partition(":")[0])
-    inner = text if text.startswith("{") else f"  {text}"
-    files = dict(FILES)
-    files["tasks.yaml"] = re.sub(r"(?m)^ {8}", "", FILES["tasks.yaml"]).strip() + "\nviewset:\n" + (
-        inner if text.startswith("{") is False else f"  {text}"
-    )
-    [line] = problems(files)
-    place, _, message = line.partition(": ")
-    assert place == f"tasks.yaml:15:{column + 2}"
-    assert (message, column) == (problem.partition(": ")[2], column) or message.startswith(problem.partition(": ")[2])
+    column, _, message = problem.partition(": ")
+    tasks = dedent(FILES["tasks.yaml"]).strip() + f"\nviewset:\n  {text}"
+    assert problems({**FILES, "tasks.yaml": tasks}) == [f"tasks.yaml:15:{int(column) + 2}: {message}"]
 
 
-def test_reserved_parameters_cannot_be_filters() -> None:
-    """All of the query parameters that have their own meaning."""
-    assert {"page", "page_size", "limit", "offset", "cursor", "search", "ordering", "fields", "expand"} < {
-        *RESERVED_PARAMETERS
-    }
+@pytest.mark.parametrize("name", RESERVED_PARAMETERS)
+def test_reserved_parameters_cannot_be_filters(problems: Problems, name: str) -> None:
+    """A field of that name may be, and be filtered by other lookups."""
+    text = f"fields: {{{name}: {{type: string}}}}\nviewset: {{filterset_fields: {{{name}: [%s]}}}}"
+    assert problems({"a.yaml": text % "in"}) == []
+    assert problems({"a.yaml": text % "exact"}) == [
+        f"a.yaml:2:30: {name!r} cannot be filtered by: the parameter ?{name}= has its own meaning"
+    ]
 
 
 def test_what_depends_on_the_class_waits_for_it(read: Load) -> None:

@@ -1,0 +1,91 @@
+"""Load on one address for some seconds: by wrk, or where it is not installed by a slower generator of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import uvloop
+
+from bench.cases import AUTHORS, TASKS, Case, fill
+
+CONNECTIONS: Final = 16
+SCRIPT: Final = Path(__file__).with_name("load.lua")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of a load. Times are in milliseconds."""
+
+    requests: int
+    seconds: float
+    failed: int
+    median: float
+    p99: float
+
+
+def generator() -> str:
+    """The generator in use, for the reader of the results."""
+    if shutil.which("wrk") is None:
+        return "a generator in Python, since wrk is not installed: it costs as much as a server, so ratios are too close to 1"
+    said = subprocess.run(["wrk", "--version"], capture_output=True, text=True, check=False).stdout
+    return " ".join(said.split()[:2])
+
+
+def put(origin: str, case: Case, path: str, *, seconds: float, seed: int) -> Load:
+    """Put load on an address over ``CONNECTIONS`` connections; the same requests for the same seed."""
+    if shutil.which("wrk") is None:
+        return uvloop.run(_generate(origin, case, path, seconds, seed))
+    done = subprocess.run(
+        ["wrk", "--threads=1", f"--connections={CONNECTIONS}", f"--duration={seconds:.0f}s", f"--script={SCRIPT}", origin,
+         "--", str(seed), str(TASKS), str(AUTHORS), case.method, path, *([case.body] if case.body else [])],
+        capture_output=True, text=True, timeout=seconds + 30, check=True,
+    )  # fmt: skip
+    found = re.search(r"^result (\d+) (\d+) (\d+) (\d+) (\d+)$", done.stdout, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"wrk did not say what it did:\n{done.stdout}{done.stderr}")
+    requests, microseconds, failed, median, p99 = map(int, found.groups())
+    return Load(requests, microseconds / 1e6, failed, median / 1e3, p99 / 1e3)
+
+
+async def _generate(origin: str, case: Case, path: str, seconds: float, seed: int) -> Load:
+    """The same without wrk: each connection sends, reads the whole answer, and sends again."""
+    address = urlsplit(origin)
+    choose = random.Random(seed)
+    times: list[float] = []
+    failed = 0
+    start = time.perf_counter()
+
+    async def run() -> None:
+        nonlocal failed
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        try:
+            while (sent := time.perf_counter()) < start + seconds:
+                number = choose.randint(1, TASKS)
+                body = fill(case.body, number).encode()
+                writer.write(
+                    f"{case.method} {fill(path, number)} HTTP/1.1\r\nHost: {address.netloc}\r\n"
+                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+                )
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = re.search(rb"content-length: (\d+)", head)
+                await reader.readexactly(int(length[1]) if length else 0)
+                times.append((time.perf_counter() - sent) * 1e3)
+                failed += not head.startswith(b"http/1.1 2")
+        finally:
+            writer.close()
+
+    async with asyncio.timeout(seconds + 30):
+        await asyncio.gather(*(run() for _ in range(CONNECTIONS)))
+    spent = time.perf_counter() - start
+    quantiles = statistics.quantiles(times, n=100)
+    return Load(len(times), spent, failed, quantiles[49], quantiles[98])

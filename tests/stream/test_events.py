@@ -1,0 +1,242 @@
+"""What a subscriber is told of each kind of change, and in which form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+
+from tests.conftest import Serve
+from tests.sse import Event, EventSource, listen
+
+NOTES = """
+fields:
+  id: {type: integer, primary_key: true}
+  text: {type: string, max_length: 50}
+  done: {type: boolean, default: false}
+  secret: {type: string, null: true, write_only: true}
+  price: {type: decimal, max_digits: 10, decimal_places: 2, null: true}
+  owner: {type: foreign_key, to: owners, null: true}
+  labels: {type: many_to_many, to: labels}
+viewset:
+  permission_classes: [AllowAny]
+  filterset_fields: {done: [exact], text: [exact, icontains], owner__name: [exact], price: [gte]}
+  search_fields: [text]
+  ordering_fields: [text]
+"""
+OWNERS = "fields: {id: {type: integer, primary_key: true}, name: {type: string}}\nviewset: {permission_classes: [AllowAny]}"
+RESOURCES = {"notes": NOTES, "owners": OWNERS, "labels": OWNERS}
+
+
+async def told(source: EventSource) -> dict[str, Any]:
+    """The next lifecycle event's data."""
+    event = await source.next()
+    assert event.event == "message", event
+    body: dict[str, Any] = event.json()
+    return body
+
+
+async def ready(source: EventSource) -> Event:
+    """The greeting of a stream."""
+    event = await source.next()
+    assert event.event == "ready", event
+    return event
+
+
+async def test_stream_begins_with_ready(serve: Serve) -> None:
+    """The first block names the resource and a position to resume from, and asks for 2 s before a reconnect."""
+    client = await serve(RESOURCES)
+    async with listen(client, "/notes/stream/") as source:
+        greeting = await ready(source)
+        assert greeting.json() == {"resource": "notes"}
+        assert greeting.id
+        assert source.retry == 2000
+        assert source.response.headers["Content-Type"].startswith("text/event-stream")
+        assert "no-cache" in source.response.headers["Cache-Control"]
+
+
+async def test_rest_changes_are_told(serve: Serve) -> None:
+    """Creating, changing and deleting through REST is an INSERT, an UPDATE and a DELETE with the row as shown."""
+    client = await serve(RESOURCES)
+    async with listen(client, "/notes/stream") as source:
+        await ready(source)
+        created = await (await client.post("/notes/", json={"text": "a", "price": "1.50", "secret": "s"})).json()
+        event = await told(source)
+        assert event["data"] == created
+        assert (event["action"], event["resource"], event["id"]) == ("INSERT", "notes", created["id"])
+        assert {"at", "seq"} <= event.keys()
+        changed = await (await client.patch(f"/notes/{created['id']}/", json={"done": True})).json()
+        event = await told(source)
+        assert (event["action"], event["data"], event["changed"]) == ("UPDATE", changed, ["done"])
+        await client.delete(f"/notes/{created['id']}/")
+        event = await told(source)
+        assert (event["action"], event["id"], event["data"]) == ("DELETE", created["id"], None)
+
+
+async def test_direct_sql_is_told(serve: Serve, sql: asyncpg.Connection) -> None:
+    """INSERT, COPY, upsert, a cascade and a bulk UPDATE of psql are told, statement by statement."""
+    client = await serve(RESOURCES)
+    async with listen(client, "/notes/stream/") as source:
+        await ready(source)
+        await sql.execute("INSERT INTO owners (id, name) VALUES (1, 'o')")
+        await sql.execute("INSERT INTO notes (id, text, owner_id) VALUES (1, 'a', 1), (2, 'b', 1)")
+        assert [(await told(source))["id"] for _ in range(2)] == [1, 2]
+        await sql.copy_records_to_table("notes", records=[(3, "c"), (4, "d")], columns=["id", "text"])
+        assert [(await told(source))["data"]["text"] for _ in range(2)] == ["c", "d"]
+        await sql.execute("INSERT INTO notes (id, text) VALUES (3, 'x') ON CONFLICT (id) DO UPDATE SET text = 'up'")
+        event = await told(source)
+        assert (event["action"], event["id"], event["changed"]) == ("UPDATE", 3, ["text"])
+        await sql.execute("UPDATE notes SET done = true WHERE id > 2")
+        assert {(await told(source))["id"] for _ in range(2)} == {3, 4}
+        await sql.execute("DELETE FROM owners")
+        events = [await told(source) for _ in range(2)]
+        assert {(event["action"], event["id"]) for event in events} == {("DELETE", 1), ("DELETE", 2)}
+
+
+async def test_rolled_back_changes_are_never_told(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A rollback and a rolled back savepoint leave no event; what commits after them is the next one."""
+    client = await serve(RESOURCES)
+    async with listen(client, "/notes/stream/") as source:
+        await ready(source)
+        transaction = sql.transaction()
+        await transaction.start()
+        await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'gone')")
+        await transaction.rollback()
+        async with sql.transaction():
+            await sql.execute("SAVEPOINT s; INSERT INTO notes (id, text) VALUES (2, 'gone'); ROLLBACK TO s")
+            await sql.execute("INSERT INTO notes (id, text) VALUES (3, 'kept')")
+        assert (await told(source))["id"] == 3
+
+
+async def test_write_only_fields_never_appear(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A write_only field is neither in the bytes of an event nor named as changed."""
+    client = await serve(RESOURCES)
+    async with listen(client, "/notes/stream/") as source:
+        await ready(source)
+        await sql.execute("INSERT INTO notes (id, text, secret) VALUES (1, 'a', 'hunter2')")
+        await sql.execute("UPDATE notes SET secret = 'hunter3', text = 'b'")
+        for event in await source.take(2):
+            assert "secret" not in event.data
+            assert "hunter" not in event.data
+
+
+async def test_change_of_links_is_an_update_of_the_owner(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Links written by REST or SQL are an UPDATE of the declaring row that names the field."""
+    client = await serve(RESOURCES)
+    await sql.execute("INSERT INTO labels (id, name) VALUES (1, 'l'), (2, 'm'); INSERT INTO notes (id, text) VALUES (1, 'a')")
+    async with listen(client, "/notes/stream/") as source:
+        await ready(source)
+        await client.patch("/notes/1/", json={"labels": [1, 2]})
+        event = await told(source)
+        assert (event["action"], event["id"], event["changed"]) == ("UPDATE", 1, ["labels"])
+        await sql.execute("DELETE FROM labels WHERE id = 2")
+        event = await told(source)
+        assert (event["action"], event["id"], event["changed"]) == ("UPDATE", 1, ["labels"])
+
+
+async def test_change_of_key_is_a_delete_and_an_insert(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A row whose key changes leaves under the old key and comes under the new one."""
+    client = await serve(RESOURCES)
+    await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
+    async with listen(client, "/notes/stream/") as source:
+        await ready(source)
+        await sql.execute("UPDATE notes SET id = 7")
+        events = [await told(source) for _ in range(2)]
+        assert [(event["action"], event["id"]) for event in events] == [("DELETE", 1), ("INSERT", 7)]
+
+
+async def test_truncate_is_a_reset(serve: Serve, sql: asyncpg.Connection) -> None:
+    """TRUNCATE is one reset with its reason, after which the stream goes on."""
+    client = await serve(RESOURCES)
+    await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
+    async with listen(client, "/notes/stream/") as source:
+        await ready(source)
+        await sql.execute("TRUNCATE notes CASCADE")
+        event = await source.next()
+        assert (event.event, event.json()["reason"]) == ("reset", "truncated")
+        await sql.execute("INSERT INTO notes (id, text) VALUES (2, 'b')")
+        while (event := await source.next()).event == "reset":
+            pass  # a truncated table of links resets its owner, too
+        assert event.json()["id"] == 2
+
+
+async def test_filters_decide_by_old_and_new_row(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A row that enters a filtered view is an INSERT, one that leaves it a DELETE without data, each with its cause."""
+    client = await serve(RESOURCES)
+    await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
+    async with listen(client, "/notes/stream/?done=true") as source:
+        await ready(source)
+        await sql.execute("UPDATE notes SET text = 'unseen'")
+        await sql.execute("UPDATE notes SET done = true")
+        event = await told(source)
+        assert (event["action"], event["cause"], event["data"]["done"]) == ("INSERT", "UPDATE", True)
+        await sql.execute("UPDATE notes SET text = 'b'")
+        assert (await told(source))["action"] == "UPDATE"
+        await sql.execute("UPDATE notes SET done = false, text = 'hidden'")
+        event = await told(source)
+        assert (event["action"], event["cause"], event["data"]) == ("DELETE", "UPDATE", None)
+        assert "hidden" not in str(event)
+        await sql.execute("DELETE FROM notes; INSERT INTO notes (id, text, done) VALUES (2, 'fence', true)")
+        assert (await told(source))["id"] == 2
+
+
+async def test_filters_that_only_the_database_can_judge(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A filter over a relation, and one without regard to case, decide as ``list`` does."""
+    client = await serve(RESOURCES)
+    await sql.execute("INSERT INTO owners (id, name) VALUES (1, 'ann'), (2, 'bob')")
+    async with (
+        listen(client, "/notes/stream/?owner__name=ann") as of_ann,
+        listen(client, "/notes/stream/?text__icontains=ÄB") as like,
+        listen(client, "/notes/stream/?search=äb") as found,
+    ):
+        for source in (of_ann, like, found):
+            await ready(source)
+        await sql.execute("INSERT INTO notes (id, text, owner_id) VALUES (1, 'x', 2), (2, 'äbc', 2), (3, 'x', 1)")
+        assert (await told(of_ann))["id"] == 3
+        assert (await told(like))["id"] == 2
+        assert (await told(found))["id"] == 2
+        await sql.execute("UPDATE notes SET owner_id = 1 WHERE id = 1; UPDATE notes SET owner_id = 2 WHERE id = 3")
+        event = await told(of_ann)
+        assert (event["action"], event["id"], event["cause"]) == ("INSERT", 1, "UPDATE")
+        event = await told(of_ann)
+        assert (event["action"], event["id"], event["cause"]) == ("DELETE", 3, "UPDATE")
+
+
+async def test_fields_narrow_the_data(serve: Serve, sql: asyncpg.Connection) -> None:
+    """``?fields=`` cuts the data and nothing else."""
+    client = await serve(RESOURCES)
+    async with listen(client, "/notes/stream/?fields=id,text") as source:
+        await ready(source)
+        await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
+        assert (await told(source))["data"] == {"id": 1, "text": "a"}
+        await sql.execute("UPDATE notes SET done = true")
+        assert (await told(source))["changed"] == ["done"]
+
+
+async def test_parameters_are_checked_as_for_a_list(serve: Serve) -> None:
+    """An unknown parameter or a value that does not parse is a 400 problem, not a silent stream of everything."""
+    client = await serve(RESOURCES)
+    for query in ("colour=red", "done=perhaps", "ordering=text", "page=1", "fields=nope"):
+        response = await client.get(f"/notes/stream/?{query}")
+        assert response.status == 400, query
+        assert response.content_type == "application/problem+json"
+    assert (await client.head("/notes/stream/")).status == 200
+    assert (await client.post("/notes/stream/")).status == 405
+
+
+async def test_disabled_stream_is_absent(serve: Serve) -> None:
+    """``stream_enabled: false`` makes the route a 404."""
+    client = await serve({"logs": OWNERS.replace("{permission", "{stream_enabled: false, permission")})
+    assert (await client.get("/logs/stream/")).status == 404
+
+
+async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
+    """A comment with the newest position comes at the interval of the settings."""
+    client = await serve(RESOURCES, service="stream: {heartbeat: 100ms}")
+    for path in ("/notes/stream/", "/notes/stream/?owner__name=ann"):
+        async with listen(client, path) as source:
+            await ready(source)
+            content = source.response.content
+            block = await content.readuntil(b"\n\n")
+            assert block.startswith(b":")
+            assert b"id: " in block

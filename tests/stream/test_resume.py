@@ -1,0 +1,119 @@
+"""Positions: a client that comes back, anywhere, misses nothing and gets nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import asyncpg
+import pytest
+
+from tests.conftest import Serve
+from tests.sse import EventSource, listen
+from tests.stream.test_events import RESOURCES, ready, told
+
+
+UPSERT = "INSERT INTO notes (id, text) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
+
+
+async def test_last_event_id_resumes_without_a_gap(serve: Serve, sql: asyncpg.Connection) -> None:
+    """What happened while the client was away comes first, by header and by parameter, on another replica too."""
+    client, replica = await serve(RESOURCES), await serve(RESOURCES)
+    async with listen(client, "/notes/stream/") as source:
+        start = (await ready(source)).id
+        await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
+        first = await source.next()
+    await sql.execute("INSERT INTO notes (id, text) VALUES (2, 'b')")
+    for where in (client, replica):
+        async with listen(where, "/notes/stream/", last_id=first.id) as source:
+            assert (await ready(source)).id == first.id
+            assert (await told(source))["id"] == 2
+        async with listen(where, f"/notes/stream/?last_event_id={start}") as source:
+            await ready(source)
+            assert [(await told(source))["id"] for _ in range(2)] == [1, 2]
+        async with listen(where, f"/notes/stream/?last_event_id={start}", last_id=first.id) as source:
+            await ready(source)
+            assert (await told(source))["id"] == 2, "the header beats the parameter"
+
+
+async def test_every_position_of_a_transaction_is_a_place_to_resume_from(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Resuming behind each event of one transaction gives exactly the rest of it."""
+    client = await serve(RESOURCES)
+    async with listen(client, "/notes/stream/") as source:
+        await ready(source)
+        await sql.execute("INSERT INTO notes (id, text) SELECT i, 'x' FROM generate_series(1, 20) i")
+        events = await source.take(20)
+    assert len({event.id for event in events}) == 20
+    for place in (0, 7, 18):
+        async with listen(client, "/notes/stream/", last_id=events[place].id) as source:
+            await ready(source)
+            rest = await source.take(19 - place)
+            assert [event.id for event in rest] == [event.id for event in events[place + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("position", "reason"),
+    [("nonsense", "malformed"), ("1-1-0", "forked"), ("{epoch}-999999-0", "ahead"), ("-" * 5000, "malformed")],
+)
+async def test_position_that_cannot_be_resumed_is_a_reset(serve: Serve, position: str, reason: str) -> None:
+    """A bad position is told with status 200, the reason and a fresh position, and the stream goes on from now."""
+    client = await serve(RESOURCES)
+    async with listen(client, "/notes/stream/") as source:
+        epoch = (await ready(source)).id.partition("-")[0]
+    async with listen(client, "/notes/stream/", last_id=position.format(epoch=epoch)) as source:
+        event = await source.next()
+        assert (event.event, event.json()["reason"]) == ("reset", reason)
+        await ready(source)
+        created = await (await client.post("/notes/", json={"text": "a"})).json()
+        assert (await told(source))["id"] == created["id"]
+    async with listen(client, "/notes/stream/", last_id=event.id) as source:
+        assert (await source.next()).event == "ready"
+
+
+async def test_list_then_watch_has_no_gap(serve: Serve, sql: asyncpg.Connection, database_url: str) -> None:
+    """Under concurrent writers, a list and the stream from its position replay to exactly what the table holds."""
+    client = await serve(RESOURCES)
+    done = asyncio.Event()
+
+    async def write(seed: int) -> None:
+        chance = random.Random(seed)
+        connection = await asyncpg.connect(database_url)
+        while not done.is_set():
+            key, text = chance.randrange(20), str(chance.random())
+            await connection.execute(UPSERT, key, text)
+            if chance.random() < 0.3:
+                await connection.execute("DELETE FROM notes WHERE id = $1", chance.randrange(20))
+        await connection.close()
+
+    writers = [asyncio.create_task(write(seed)) for seed in range(2)]
+    handovers = []
+    try:
+        for _ in range(15):
+            response = await client.get("/notes/?page_size=100")
+            rows = {row["id"]: row for row in (await response.json())["results"]}
+            handovers.append((rows, response.headers["X-Stream-Position"]))
+    finally:
+        done.set()
+        await asyncio.gather(*writers)
+    await sql.execute("INSERT INTO notes (id, text) VALUES (1000, 'fence')")
+    expected = {row["id"]: row["text"] for row in await sql.fetch("SELECT id, text FROM notes")}
+    for rows, position in handovers:
+        async with listen(client, "/notes/stream/", last_id=position) as source:
+            await ready(source)
+            await replay(source, rows, until=1000)
+        assert {key: row["text"] for key, row in rows.items()} == expected
+
+
+async def replay(source: EventSource, rows: dict[int, dict[str, object]], until: int) -> None:
+    """Apply events to rows, strictly: what is inserted was not there, what is changed or deleted was."""
+    while until not in rows:
+        event = await told(source)
+        match event["action"]:
+            case "INSERT":
+                assert event["id"] not in rows, event
+            case _:
+                assert event["id"] in rows, event
+        if event["data"] is None:
+            del rows[event["id"]]
+        else:
+            rows[event["id"]] = event["data"]

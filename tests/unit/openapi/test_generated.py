@@ -1,0 +1,111 @@
+"""What the document allows the service accepts, and what it forbids the service refuses: values made from it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, GenerationMode
+
+from service.errors import ApiError
+from service.query import Query
+
+from .sample import BOUND, DOCUMENT, operation
+
+API = schemathesis.openapi.from_dict(DOCUMENT)
+FREE = ("string__regex", "string__iregex", "cursor")  # whose rule is no schema's to tell
+EXAMPLES = settings(
+    max_examples=100, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+BODIES = [
+    ("things", "/things/", "POST"),
+    ("things", "/things/{id}/", "PUT"),
+    ("things", "/things/{id}/", "PATCH"),
+    ("boxes", "/boxes/", "POST"),
+]
+
+
+def whole(value: Any) -> Any:
+    """JSON with 13 for 13.0, which are the same number."""
+    match value:
+        case float() if value.is_integer():
+            return int(value) if abs(value) < 2**63 else value
+        case list():
+            return [whole(item) for item in value]
+        case dict():
+            return {name: whole(item) for name, item in value.items()}
+    return value
+
+
+def accept(resource: str, method: str, body: Any) -> None:
+    """Check a body as the service does."""
+    serializer = BOUND[resource].serializer
+    serializer.validate_body(orjson.loads(orjson.dumps(whole(body))), partial=method == "PATCH", updating=method != "POST")
+
+
+@pytest.mark.parametrize(("resource", "path", "method"), BODIES)
+def test_bodies_that_fit_their_schema_are_accepted(resource: str, path: str, method: str) -> None:
+    """A body made from its schema passes validation."""
+
+    @EXAMPLES
+    @given(API[path][method].as_strategy(generation_mode=GenerationMode.POSITIVE))
+    def check(case: Case) -> None:
+        accept(resource, method, case.body)
+
+    check()
+
+
+@pytest.mark.parametrize(("resource", "path", "method"), BODIES)
+def test_bodies_that_break_their_schema_are_refused(resource: str, path: str, method: str) -> None:
+    """A body made to break its schema does not pass validation."""
+    told = operation(path, method.lower())
+    names = {"parameters": []}
+    alone = {**DOCUMENT, "paths": {"/body": {method.lower(): told | names}}}
+
+    @EXAMPLES
+    @given(schemathesis.openapi.from_dict(alone)["/body"][method].as_strategy(generation_mode=GenerationMode.NEGATIVE))
+    def check(case: Case) -> None:
+        if isinstance(case.body, dict | list | str | int | float):
+            with pytest.raises((ApiError, TypeError)):
+                accept(resource, method, case.body)
+
+    check()
+
+
+def read(path: str, query: str) -> None:
+    """Read a query string as the list does."""
+    view = BOUND["things"]()
+    view.action = "list"
+    given_ = dict(parse_qsl(query, keep_blank_values=True))
+    view.check_parameters(given_)
+    rows = Query("things")
+    for backend in view.filters:
+        rows = backend.apply(rows, given_)
+    view.paginator.slice(rows, view.get_projection(given_), view.count, given_)
+
+
+@pytest.mark.parametrize(("mode", "fine"), [(GenerationMode.POSITIVE, True), (GenerationMode.NEGATIVE, False)])
+def test_queries_are_read_as_their_schemas_say(mode: GenerationMode, fine: bool) -> None:
+    """A query made from the parameters' schemas is read; one made to break them is an error."""
+    told = operation("/things/", "get")
+    kept = [parameter for parameter in told["parameters"] if parameter["name"] not in FREE]
+    alone = {**DOCUMENT, "paths": {"/things/": {"get": told | {"parameters": kept}}}}
+
+    @EXAMPLES
+    @given(schemathesis.openapi.from_dict(alone)["/things/"]["GET"].as_strategy(generation_mode=mode))
+    def check(case: Case) -> None:
+        query = case.as_transport_kwargs(base_url="http://localhost")["params"]
+        import requests
+
+        sent = requests.Request("GET", "http://localhost/things/", params=query).prepare().url.partition("?")[2]
+        if fine:
+            read("/things/", sent)
+        elif sent:
+            with pytest.raises(ApiError):
+                read("/things/", sent)
+
+    check()
