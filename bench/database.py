@@ -10,14 +10,17 @@ KEY = "('00000000-0000-7000-8000-' || lpad(to_hex({}), 12, '0'))::uuid"
 ROWS = f"""
     SET session_replication_role = replica; -- loading is not part of the measurement: nothing is logged
     INSERT INTO authors (id, name, email, created_at)
-    SELECT {KEY.format("n")}, 'Author ' || n, 'author' || n || '@example.com', '2026-01-01'::timestamptz + n * interval '1 h'
+    SELECT {KEY.format("n")}, 'Author ' || n, 'author' || n || '@example.com',
+           '2026-01-01'::timestamptz + n * interval '1h'
     FROM generate_series(1, {AUTHORS}) n;
-    INSERT INTO tasks (id, title, description, completed, priority, view_count, author_id, due_date, created_at, updated_at)
-    SELECT {KEY.format("n")}, 'Task ' || n, repeat('What there is to do. ', n % 10), n % 4 = 0,
-           CASE n / 4 % 10 WHEN 0 THEN 'high' WHEN 1 THEN 'low' ELSE 'normal' END, n % 1000,
+    INSERT INTO tasks (
+        id, title, description, completed, priority, view_count, author_id, due_date, created_at, updated_at
+    )
+    SELECT {KEY.format("n")}, 'Task ' || n, repeat('What there is to do. ', n % 10),
+           n % 4 = 0, CASE n / 4 % 10 WHEN 0 THEN 'high' WHEN 1 THEN 'low' ELSE 'normal' END, n % 1000,
            {KEY.format(f"n * 7 % {AUTHORS} + 1")},
-           CASE WHEN n % 3 > 0 THEN '2027-01-01'::timestamptz + n * interval '1 min' END,
-           '2026-01-01'::timestamptz + n * interval '1 min', '2026-01-01'::timestamptz + n * interval '1 min'
+           CASE WHEN n % 3 > 0 THEN '2027-01-01'::timestamptz + n * interval '1min' END,
+           '2026-01-01'::timestamptz + n * interval '1min', '2026-01-01'::timestamptz + n * interval '1min'
     FROM generate_series(1, {TASKS}) n;
     RESET session_replication_role;
 """

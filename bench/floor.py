@@ -19,9 +19,8 @@ from aiohttp import web
 
 CONNECTIONS = 10  # as many as the service has
 PAGE_SIZE = 20
-COLUMNS = "id, title, description, completed, priority, view_count, author_id, due_date, created_at, updated_at"
 
-GET = f"SELECT row_to_json(t) FROM (SELECT {COLUMNS} FROM tasks WHERE id = $1) t"
+GET = "SELECT row_to_json(t) FROM tasks t WHERE id = $1"
 PAGE = """
     SELECT json_build_object('count', (SELECT count(*) FROM {table}), 'results', coalesce(json_agg(t), '[]'))
     FROM (SELECT * FROM {table} ORDER BY created_at DESC, id LIMIT 20 OFFSET $1) t
@@ -30,13 +29,15 @@ FILTERED = """
     SELECT json_build_object(
         'count', (SELECT count(*) FROM tasks WHERE completed = $2 AND priority = $3),
         'results', coalesce(json_agg(t), '[]')
-    ) FROM (SELECT * FROM tasks WHERE completed = $2 AND priority = $3 ORDER BY created_at DESC, id LIMIT 20 OFFSET $1) t
+    ) FROM (
+        SELECT * FROM tasks WHERE completed = $2 AND priority = $3 ORDER BY created_at DESC, id LIMIT 20 OFFSET $1
+    ) t
 """
-EMBEDDED = f"""
+EMBEDDED = """
     SELECT json_build_object('count', (SELECT count(*) FROM tasks), 'results', coalesce(json_agg(t), '[]'))
     FROM (
-        SELECT {", ".join(f"t.{name.strip()}" for name in COLUMNS.split(","))}, row_to_json(a) AS author
-        FROM tasks t JOIN authors a ON a.id = t.author_id ORDER BY t.created_at DESC, t.id LIMIT 20 OFFSET $1
+        SELECT tasks.*, row_to_json(authors) AS author FROM tasks JOIN authors ON authors.id = author_id
+        ORDER BY tasks.created_at DESC, tasks.id LIMIT 20 OFFSET $1
     ) t
 """
 CREATE = "INSERT INTO tasks AS t (title, priority, author_id) VALUES ($1, $2, $3) RETURNING row_to_json(t)"

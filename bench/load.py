@@ -36,17 +36,17 @@ class Load:
 def generator() -> str:
     """The generator in use, for the reader of the results."""
     if shutil.which("wrk") is None:
-        return "a generator in Python, since wrk is not installed: it costs as much as a server, so ratios are too close to 1"
+        return "a generator in Python, which costs as much as a server and evens them out (install wrk)"
     said = subprocess.run(["wrk", "--version"], capture_output=True, text=True, check=False).stdout
     return " ".join(said.split()[:2])
 
 
-def put(origin: str, case: Case, path: str, *, seconds: float, seed: int) -> Load:
+def put(origin: str, case: Case, path: str, *, seconds: int, seed: int) -> Load:
     """Put load on an address over ``CONNECTIONS`` connections; the same requests for the same seed."""
     if shutil.which("wrk") is None:
         return uvloop.run(_generate(origin, case, path, seconds, seed))
     done = subprocess.run(
-        ["wrk", "--threads=1", f"--connections={CONNECTIONS}", f"--duration={seconds:.0f}s", f"--script={SCRIPT}", origin,
+        ["wrk", "--threads=1", f"--connections={CONNECTIONS}", f"--duration={seconds}s", f"--script={SCRIPT}", origin,
          "--", str(seed), str(TASKS), str(AUTHORS), case.method, path, *([case.body] if case.body else [])],
         capture_output=True, text=True, timeout=seconds + 30, check=True,
     )  # fmt: skip
@@ -57,7 +57,7 @@ def put(origin: str, case: Case, path: str, *, seconds: float, seed: int) -> Loa
     return Load(requests, microseconds / 1e6, failed, median / 1e3, p99 / 1e3)
 
 
-async def _generate(origin: str, case: Case, path: str, seconds: float, seed: int) -> Load:
+async def _generate(origin: str, case: Case, path: str, seconds: int, seed: int) -> Load:
     """The same without wrk: each connection sends, reads the whole answer, and sends again."""
     address = urlsplit(origin)
     choose = random.Random(seed)
@@ -74,7 +74,8 @@ async def _generate(origin: str, case: Case, path: str, seconds: float, seed: in
                 body = fill(case.body, number).encode()
                 writer.write(
                     f"{case.method} {fill(path, number)} HTTP/1.1\r\nHost: {address.netloc}\r\n"
-                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+                    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                    + body
                 )
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = re.search(rb"content-length: (\d+)", head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -9,7 +10,6 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -56,7 +56,8 @@ def peers(url: str) -> list[Peer]:
 
 def migrate(url: str) -> None:
     """Make the service's tables and their triggers."""
-    subprocess.run([*ROWCAST, "migrate", "--sync", *CONFIG, url], cwd=ROOT, env=_environment(), check=True, stdout=2)
+    command = [*ROWCAST, "migrate", "--sync", *CONFIG, url]
+    subprocess.run(command, cwd=ROOT, env=_environment(), check=True, stdout=subprocess.DEVNULL)
 
 
 class Server:
@@ -94,7 +95,7 @@ class Server:
             return error.code, error.read().decode(errors="replace")
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(peer: Peer, log: Path) -> Iterator[Server]:
     """Start a peer, wait until it is ready, and end it afterwards; ``log`` gets what it says on standard error."""
     with log.open("wb") as errors:
@@ -121,18 +122,21 @@ def running(peer: Peer, log: Path) -> Iterator[Server]:
 def postgres_cpu(postmaster: int) -> float:
     """Seconds of CPU that a PostgreSQL server has used: its processes, and those that have ended."""
     spent = sum(_times(postmaster))
-    for child in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split():
-        try:
-            spent += sum(_times(int(child))[:2])
-        except FileNotFoundError:
-            continue  # it has ended, and the postmaster has its times now or soon
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended: the postmaster has its times now or soon
+            if _fields(stat)[1] == str(postmaster):
+                spent += sum(_times(int(stat.parent.name))[:2])
     return spent
 
 
 def _times(pid: int) -> list[float]:
-    """Seconds of CPU: user, system, and those of its children that have ended; proc_pid_stat(5)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return [int(field) / TICKS for field in fields[11:15]]
+    """Seconds of CPU: user, system, and those of its children that have ended."""
+    return [int(field) / TICKS for field in _fields(Path(f"/proc/{pid}/stat"))[11:15]]
+
+
+def _fields(stat: Path) -> list[str]:
+    """What proc_pid_stat(5) says of a process, from the third field on."""
+    return stat.read_text().rpartition(")")[2].split()
 
 
 def _environment() -> dict[str, str]:

@@ -22,7 +22,7 @@ from service.configuration import Configuration
 from service.database.connections import Database
 from service.errors import Unavailable
 from service.middleware import Handler, cors, errors, label
-from service.models import Store
+from service.store import Store
 from service.observability import Readiness
 from service.pagination import BasePagination, NoPagination
 from service.query import Queries
@@ -34,6 +34,7 @@ from service.tables import Tables
 from service.viewsets import GenericViewSet, ModelViewSet, Site, site_url
 
 READINESS: Final = web.AppKey("readiness", Readiness)
+SITE: Final = web.AppKey("site", Site)
 STARTED: Final = web.AppKey("started", asyncio.Task)
 PATIENCE: Final = 5.0  # s, the longest wait between two attempts to start
 log = structlog.get_logger(__name__)
@@ -67,6 +68,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         preflight, allow = cors(settings.server.cors_origins)
         app.middlewares.insert(1, preflight)
         app.on_response_prepare.append(allow)
+    app[SITE] = site
     app[READINESS] = readiness
     _register(app, site, readiness)
     ticker = Ticker(database.connect, wakeup=settings.stream.wakeup, retention=settings.stream.retention)

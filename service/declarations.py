@@ -108,7 +108,7 @@ _ORDERED: Final = (("min_length", "max_length"), ("decimal_places", "max_digits"
 NEEDED: Final = ("to", "of")  # wherever they apply
 _TOGETHER: Final = (("max_digits", "decimal_places"), ("decimal_places", "max_digits"))
 _OF_ELEMENTS: Final = ("min", "max", "max_digits", "decimal_places")  # options of an array that speak of its elements
-_UNPORTABLE: Final = re.compile(r"\\[bBZ]|\(\?(?![:=!]|<[=!])|\{,")
+_UNPORTABLE: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\[bB]|\(\?(?![:=!]|<[=!])|\{,[0-9])")
 
 
 class _FieldReader:
@@ -181,7 +181,7 @@ class _FieldReader:
             del self.values["pattern"]
             return
         if found := _UNPORTABLE.search(pattern):
-            told = f"{found[0]!r} means something else to PostgreSQL, which checks it too; write it another way"
+            told = f"{found[1]!r} means something else to PostgreSQL, which checks it too; write it another way"
             self._tell("pattern", told)
 
     def _typed_values(self) -> None:

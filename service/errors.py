@@ -76,6 +76,17 @@ class ParseError(ApiError):
     default_detail = "The request could not be read."
 
 
+class InvalidPattern(ParseError):
+    """A regular expression that PostgreSQL cannot read, and that only it can tell."""
+
+    code = "invalid_parameter"
+    default_detail = "Not a valid regular expression."
+
+    def naming(self, parameters: Iterable[str]) -> InvalidPattern:
+        """The same, told with the names of the parameters."""
+        return InvalidPattern(f"{', '.join(parameters)}: not a valid regular expression.")
+
+
 class ValidationError(ApiError):
     """Values that break a rule; ``errors`` holds every field that does."""
 

@@ -9,7 +9,6 @@ Python (``FieldType.dump``), and is the same document from both.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 import re
 import uuid
@@ -19,6 +18,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
@@ -119,28 +119,20 @@ class FieldType:
     dump: Callable[[Field, Any], Any] = lambda _field, value: value
     json: Callable[[Field, Column], Column] = lambda _field, column: column
     options: frozenset[str] = frozenset()
+    native: type | None = None  # of the Python value, where JSON has none like it
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def has_nul(value: object) -> bool:
-    """Whether a JSON value holds the character U+0000 anywhere, which PostgreSQL's text and jsonb cannot store."""
-    match value:
-        case str():
-            return "\x00" in value
-        case list():
-            return any(map(has_nul, value))
-        case dict():
-            return any(has_nul(key) or has_nul(item) for key, item in value.items())
-    return False
+NUL: Final = "The character U+0000 is not allowed."  # PostgreSQL's text and jsonb cannot store it
 
 
 def _load_text(_field: Field, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("Not a valid string.")
     if "\x00" in value:
-        raise ValueError("The character U+0000 is not allowed.")
+        raise ValueError(NUL)
     return value
 
 
@@ -363,21 +355,33 @@ def _dump_duration(_field: Field, value: dt.timedelta) -> str:
 # --- compound ---------------------------------------------------------------------------------------------------------
 
 
+JSON_DEPTH: Final = 200  # levels of nesting that every encoder on a value's way can follow
+
+
 def _load_json(_field: Field, value: Any) -> Any:
-    if has_nul(value):
-        raise ValueError("The character U+0000 is not allowed.")
-    return value
+    level = [value]
+    for _ in range(JSON_DEPTH):
+        deeper: list[Any] = []
+        for item in level:
+            match item:
+                case str() if "\x00" in item:
+                    raise ValueError(NUL)
+                case list():
+                    deeper += item
+                case dict():
+                    deeper += [*item.keys(), *item.values()]
+        if not deeper:
+            return value
+        level = deeper
+    raise ValueError(f"Nested more than {JSON_DEPTH} levels deep.")
 
 
 def _parse_json(field: Field, text: str) -> Any:
     try:
-        return _load_json(field, json.loads(text, parse_constant=_no_constant))
-    except (json.JSONDecodeError, RecursionError):
+        given = orjson.loads(text)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
         raise ValueError("Not valid JSON.") from None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not valid JSON.")
+    return _load_json(field, given)
 
 
 def _load_array(field: Field, value: Any) -> list[Any]:
@@ -459,6 +463,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         column=lambda _field: sa.Uuid(),
         load=_load_uuid,
         parse=_load_uuid,
+        native=uuid.UUID,
         dump=lambda _field, value: str(value),
         schema=lambda _field: {"type": "string", "format": "uuid"},
     ),
@@ -495,6 +500,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         column=lambda _field: sa.Date(),
         load=_parse_date,
         parse=_parse_date,
+        native=dt.date,
         dump=lambda _field, value: value.isoformat(),
         schema=lambda _field: {"type": "string", "format": "date"},
         options=_LIMITS | _AUTO,
@@ -504,6 +510,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         column=lambda _field: sa.Time(),
         load=_parse_time,
         parse=_parse_time,
+        native=dt.time,
         dump=lambda _field, value: _trim(value.isoformat()),
         schema=lambda _field: {"type": "string", "format": "time"},
         options=_LIMITS | _AUTO,
@@ -513,6 +520,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         column=lambda _field: sa.DateTime(timezone=True),
         load=_load_datetime,
         parse=_parse_datetime,
+        native=dt.datetime,
         dump=lambda _field, value: _trim(value.astimezone(dt.UTC).isoformat()),
         schema=lambda _field: {"type": "string", "format": "date-time"},
         options=_LIMITS | _AUTO,
@@ -522,6 +530,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         column=lambda _field: postgresql.INTERVAL(),
         load=_load_duration,
         parse=_load_duration,
+        native=dt.timedelta,
         dump=_dump_duration,
         json=lambda _field, column: sa.func.justify_hours(column, type_=postgresql.INTERVAL()),
         schema=lambda _field: {"type": "string", "format": "duration"},

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from service.errors import ParseError, choices
-from service.fields import Field
+from service.fields import Field, Kind
 from service.lookups import LOOKUPS, Lookup
 from service.query import Comparison, Condition, Junction, Query
 from service.resources import Resources
 
 MAX_WORDS: Final = 16  # of one search
+PATTERNS: Final = ("regex", "iregex")  # the lookups whose argument PostgreSQL may refuse
 _PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
 _WORDS: Final = re.compile(r'"([^"]*)"|(\S+)')
 
@@ -59,6 +60,10 @@ class FieldFilter:
         for name, parameter in self._parameters.items():
             yield name, parameter.lookup, parameter.values
 
+    def patterns(self) -> tuple[str, ...]:
+        """The parameters that are regular expressions."""
+        return tuple(name for name, parameter in self._parameters.items() if parameter.lookup.name in PATTERNS)
+
     def apply(self, query: Query, given: Mapping[str, str]) -> Query:
         conditions: list[Condition] = []
         for name, text in given.items():
@@ -70,15 +75,16 @@ class FieldFilter:
             except ValueError as error:
                 raise ParseError(f"{name}: {error}", code="invalid_parameter") from None
             values = parameter.values
-            if values.choices and parameter.lookup.name in ("exact", "in"):
-                _check_choices(name, values, argument if parameter.lookup.name == "in" else [argument])
+            if values.choices and parameter.lookup.name in ("exact", "in", "contains"):
+                _check_choices(name, values, argument if isinstance(argument, list) else [argument])
             conditions.append(Comparison(parameter.path, parameter.lookup.name, argument, values.facts.kind))
         return query.restrict(*conditions) if conditions else query
 
 
 def _check_choices(name: str, values: Field, given: list[object]) -> None:
-    """A filter by what a field cannot be is a mistake, and no row would say so."""
-    valid = [values.facts.load(values, choice) for choice in values.choices]
+    """A filter by what a field, or an item of an array, cannot be is a mistake, and no row would say so."""
+    one = values.element if values.facts.kind is Kind.ARRAY else values
+    valid = [one.facts.load(one, choice) for choice in one.choices]
     for value in given:
         if value not in valid:
             raise ParseError(f"{name}: must be one of {', '.join(map(str, values.choices))}.", code="invalid_parameter")
@@ -98,6 +104,10 @@ class SearchFilter:
 
     def parameters(self) -> tuple[str, ...]:
         return (self.parameter,) if self._fields else ()
+
+    def patterns(self) -> tuple[str, ...]:
+        """The parameter, where one of the fields is searched by regular expression."""
+        return (self.parameter,) if any(lookup in PATTERNS for _, lookup, _ in self._fields) else ()
 
     def apply(self, query: Query, given: Mapping[str, str]) -> Query:
         text = given.get(self.parameter)

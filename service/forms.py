@@ -120,6 +120,7 @@ class Structure(Schema):
 
     class Meta:
         unknown = RAISE
+        register = False
 
     builds: ClassVar[Callable[..., Any] | None] = None
     error_messages = {"type": "must be a mapping"}  # noqa: RUF012

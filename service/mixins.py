@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from service.errors import NotFound
+from service.errors import InvalidPattern, NotFound
 from service.pagination import Found
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ class ListModelMixin(_Base):
         query = self.filter_queryset(self.get_queryset())
         projection = self.get_projection(given)
         part = self.paginator.slice(query, projection, self.count, given)
-        rows = await self.site.store.page(query, part.page, part.values)
+        try:
+            rows = await self.site.store.page(query, part.page, part.values)
+        except InvalidPattern as error:
+            raise error.naming(name for name in self.patterns if name in given) from None
         body = self.paginator.body(part, query, Found(rows.results, rows.count, rows.keys), self.get_address())
         return self.json_response(body, headers=self.get_position(rows.snapshot))
 

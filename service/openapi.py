@@ -139,10 +139,10 @@ def _limited(field: Field, form: Schema) -> Schema:
 
 def _ruled(declared: Field, values: Field) -> Schema:
     """A form with every rule of a field. A foreign key's values are those of the key that it refers to."""
-    form = _limited(values, _form(values))
     kind = values.facts.kind
     if kind is Kind.ARRAY:
-        return form | _present(minItems=values.min_length, maxItems=values.max_length)
+        return _form(values) | _present(minItems=values.min_length, maxItems=values.max_length)
+    form = _limited(values, _form(values))
     if kind is not Kind.TEXT or "enum" in form:
         return _unless_blank(form) if values.blank and kind is Kind.TEXT else form
     longest = values.max_length or (254 if values.type == "email" else None)
@@ -578,10 +578,11 @@ class _Writer:
         fields = {name: field for name, field in serializer.load_fields.items() if name not in ignored}
 
         def make() -> Schema:
-            properties: dict[str, Schema] = {name: {"readOnly": True} for name in sorted(ignored)}
+            told = {"description": "Ignored: a row that was read can be sent back as it is."}
+            properties: dict[str, Schema] = {name: dict(told) for name in sorted(ignored)}
             for name, relation in serializer.relations.items():
                 if name not in serializer.fields:
-                    properties[name] = {"type": "array" if relation.many else ["object", "null"], "readOnly": True}
+                    properties[name] = {"type": "array" if relation.many else ["object", "null"]} | told
             for name, field in fields.items():
                 properties[name] = self._given(field)
                 if isinstance(field, Value) and field.declared.write_only:

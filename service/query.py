@@ -10,7 +10,7 @@ order of the shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -34,8 +34,16 @@ _DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
+class Expression:
+    """Arithmetic on columns: its shape, a tree of ``("column", path)``, ``("value",)`` and ``(sign, left, right)``."""
+
+    shape: Shape
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
-    """One lookup on one path: ``Comparison("category__name", "icontains", "work")``."""
+    """One lookup on one path: ``Comparison("category__name", "icontains", "work")``. ``given`` may be an Expression."""
 
     path: str
     lookup: str
@@ -48,11 +56,15 @@ class Comparison:
 
     @property
     def shape(self) -> Shape:
+        if isinstance(self.given, Expression):
+            return ("is", self.path, self.lookup, self.given.shape)
         flag = self.given if self.facts.takes is Takes.FLAG else None
         return ("is", self.path, self.lookup, flag)
 
     @property
     def values(self) -> tuple[Any, ...]:
+        if isinstance(self.given, Expression):
+            return self.given.values
         match self.facts.takes:
             case Takes.FLAG:
                 return ()
@@ -261,6 +273,10 @@ class Queries:
         self.update = lru_cache(bound)(self._update)
         self.delete = lru_cache(bound)(self._delete)
         self.match = lru_cache(bound)(self._match)
+        self.rows = lru_cache(bound)(self._select_rows)
+        self.tally = lru_cache(bound)(self._tally)
+        self.change = lru_cache(bound)(self._change)
+        self.add = lru_cache(bound)(self._add)
 
     def table(self, resource: str) -> sa.Table:
         """The table of a resource."""
@@ -428,6 +444,70 @@ class Queries:
         rows = postgresql.insert(link).from_select([near, far], sa.select(owner, sa.func.unnest(keys)))
         yield rows.on_conflict_do_nothing().cte(f"came_{field}")
 
+    # --- rows for Python
+
+    def _select_rows(
+        self, resource: str, related: tuple[str, ...], where: Shape, order: tuple[str, ...], limit: bool, offset: bool
+    ) -> Statement:
+        """Whole rows as Python values: the resource's columns, then those of each related row in turn.
+
+        Values: the condition's, then the limit and the offset where there is one.
+        """
+        binds = _Binds()
+        source = _Source(self, resource, self.table(resource))
+        condition = [self._condition(where, source, binds)] if where else []
+        tables = [source.at(()), *(source.at(self.resources.steps(resource, path)) for path in related)]
+        columns = [column for table in tables for column in table.c]
+        terms = [
+            _Step(source.column(self.resources.resolve(resource, step.removeprefix("-"))), _KEY, "", step.startswith("-"))
+            for step in order
+        ]
+        query = sa.select(*(column.label(f"c{n}") for n, column in enumerate(columns))).select_from(source.clause)
+        query = query.where(*condition).order_by(*(term.by() for term in terms))
+        if limit:
+            query = query.limit(binds(sa.BigInteger))
+        if offset:
+            query = query.offset(binds(sa.BigInteger))
+        return self._statement(query)
+
+    def _tally(self, resource: str, what: tuple[tuple[str, str], ...], where: Shape) -> Statement:
+        """Aggregates over rows: each of ``what`` is a function and a path; that of ``count`` may be empty."""
+        binds = _Binds()
+        source = _Source(self, resource, self.table(resource))
+        condition = [self._condition(where, source, binds)] if where else []
+        columns: list[sa.ColumnElement[Any]] = []
+        for name, path in what:
+            column = source.column(self.resources.resolve(resource, path)) if path else sa.literal_column("*")
+            columns.append(AGGREGATES[name](column))
+        return self._statement(sa.select(*columns).select_from(source.clause).where(*condition))
+
+    def _change(self, resource: str, sets: tuple[tuple[str, Shape | None], ...], where: Shape, back: bool) -> Statement:
+        """Change every row that matches: each of ``sets`` is a column and, for arithmetic, its shape.
+
+        Values: the condition's, then those of ``sets``. With ``back`` it gives the rows as Python values.
+        """
+        binds = _Binds()
+        table = self.table(resource)
+        condition = self._restriction(resource, where, binds) if where else sa.true()
+        source = _Source(self, resource, table)
+        values: dict[str, Any] = {
+            name: sa.func.now() for name, field in self.resources[resource].columns.items() if field.auto_now
+        }
+        for name, shape in sets:
+            field = self.resources.key_of(self.resources[resource].columns[name])
+            values[name] = binds(table.c[name].type) if shape is None else self._expression(shape, field, source, binds)
+        query = sa.update(table).where(condition).values(values)
+        return self._statement(query.returning(*table.c) if back else query)
+
+    def _add(self, resource: str, columns: tuple[str, ...]) -> Statement:
+        """Insert rows given as one JSON array of objects, and give them back as Python values."""
+        table = self.table(resource)
+        given = sa.func.jsonb_to_recordset(_Binds()(postgresql.JSONB)).table_valued(
+            *(sa.column(name, table.c[name].type) for name in columns)
+        )
+        rows = sa.select(*given.render_derived(name="given", with_types=True).c)
+        return self._statement(sa.insert(table).from_select(list(columns), rows).returning(*table.c))
+
     # --- parts
 
     def _document(self, projection: Projection, base: sa.FromClause) -> list[sa.ColumnElement[Any]]:
@@ -494,12 +574,27 @@ class Queries:
 
     def _comparison(self, path: Path, lookup: str, flag: Any, source: _Source, binds: _Binds) -> sa.ColumnElement[bool]:
         facts = LOOKUPS[path.values.facts.kind, lookup]
-        given = _argument(facts, flag, path.values, binds)
+        if isinstance(flag, tuple):
+            given = self._expression(flag, path.values, source, binds)
+        else:
+            given = _argument(facts, flag, path.values, binds)
         if not path.many:
             return facts.compare(source.column(path), given)
         if lookup == "isnull" and flag and path.field.primary_key:
             return ~self._exists(path, source, lambda column: column.is_not(None))
         return self._exists(path, source, lambda column: facts.compare(column, given))
+
+    def _expression(self, shape: Shape, values: Field, source: _Source, binds: _Binds) -> Any:
+        """The SQL of arithmetic whose constants are values of a field."""
+        match shape:
+            case ("column", path):
+                return source.column(self.resources.resolve(source.resource, path))
+            case ("value",):
+                return binds(_bound(values))
+            case (sign, left, right):
+                sides = [self._expression(side, values, source, binds) for side in (left, right)]
+                return ARITHMETIC[sign](*sides)
+        raise AssertionError(f"no expression has the shape {shape!r}")
 
     def _exists(
         self, path: Path, source: _Source, test: Callable[[sa.ColumnElement[Any]], sa.ColumnElement[bool]]
@@ -559,6 +654,21 @@ class Queries:
         return Statement(str(compiled), tuple(int(name.removeprefix("v")) for name in compiled.positiontup or ()))
 
 
+ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    "+": lambda left, right: left + right,
+    "-": lambda left, right: left - right,
+    "*": lambda left, right: left * right,
+    "/": lambda left, right: left / right,
+}
+AGGREGATES: Final[Mapping[str, Callable[[Any], sa.ColumnElement[Any]]]] = {
+    "count": sa.func.count,
+    "sum": sa.func.sum,
+    "avg": sa.func.avg,
+    "min": sa.func.min,
+    "max": sa.func.max,
+}
+
+
 def quoted(table: sa.Table) -> str:
     """The name of a table as SQL writes it."""
     return str(_DIALECT.identifier_preparer.format_table(table))
@@ -593,4 +703,5 @@ def _list_of(document: sa.ColumnElement[Any], order: list[Any]) -> sa.ColumnElem
     return sa.func.coalesce(items, sa.literal_column("'{}'"))
 
 
+_KEY: Final = Field("key", "uuid")
 _SNAPSHOT: sa.ColumnElement[Any] = sa.literal_column("pg_current_snapshot()::text").label("snapshot")

@@ -144,6 +144,17 @@ class Resources(Mapping[str, Resource]):
             return Path(tuple(steps), found.column_name, found, found)
         raise AssertionError("a path has at least one part")
 
+    def steps(self, resource: str, path: str) -> tuple[Relation, ...]:
+        """The relations that a path such as ``category__parent`` follows; ``ValueError`` where a part is none."""
+        steps: list[Relation] = []
+        for part in path.split("__"):
+            known = self._relations[resource]
+            if part not in known:
+                raise ValueError(f"{resource} has no relation {part!r}; {choices(part, known)}")
+            steps.append(known[part])
+            resource = known[part].target
+        return tuple(steps)
+
     def key_of(self, declared: Field) -> Field:
         """The field whose values a column holds: itself, or for a relation the key it refers to, however far."""
         while declared.to is not None:

@@ -29,7 +29,7 @@ from service.changes.log import Batch, Event
 from service.changes.position import Position, Snapshot
 from service.errors import ApiError, Unavailable
 from service.matching import Test, matcher
-from service.models import Store
+from service.store import Store
 from service.query import Query
 from service.requests import Request
 from service.resources import Resource

@@ -30,7 +30,7 @@ from service.errors import (
 )
 from service.filters import FieldFilter, OrderingFilter, SearchFilter
 from service.metadata import describe
-from service.models import Store, by_field
+from service.store import Store, by_field
 from service.pagination import Address, BasePagination, PageNumberPagination
 from service.permissions import BasePermission, IsAuthenticatedOrReadOnly, allowed
 from service.query import Query
@@ -160,6 +160,7 @@ class GenericViewSet(ViewSet):
     paginator: ClassVar[BasePagination]
     filters: ClassVar[tuple[Any, ...]]
     known: ClassVar[Mapping[str, frozenset[str]]]
+    patterns: ClassVar[tuple[str, ...]]  # the parameters that are regular expressions
     _permissions: ClassVar[tuple[BasePermission, ...]]
     project: ClassVar[_lru_cache_wrapper[Projection]]  # (fields, expand) of a query string → what is shown
 
@@ -179,6 +180,7 @@ class GenericViewSet(ViewSet):
             SearchFilter(site.resources, resource.name, bound.search_fields),
             OrderingFilter(site.resources, resource.name, bound.ordering_fields, bound.ordering),
         )
+        bound.patterns = tuple(name for backend in bound.filters[:2] for name in backend.patterns())
         narrowing = {name for backend in bound.filters for name in backend.parameters()}
         bound.known = {
             "list": frozenset({*narrowing, *READ_PARAMETERS, *bound.paginator.parameters}),

@@ -70,4 +70,7 @@ async def main(url: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    asyncio.run(main(sys.argv[1]))
+    try:
+        asyncio.run(main(sys.argv[1]))
+    except* (RuntimeError, OSError, aiohttp.ClientError, asyncpg.PostgresError) as failed:
+        sys.exit(str(failed.exceptions[0]))

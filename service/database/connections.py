@@ -7,6 +7,7 @@ here changes a session, and last in, first out, so that few connections stay war
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -167,7 +168,7 @@ class Database:
                 self.url, timeout=self.patience, statement_cache_size=1024, max_cached_statement_lifetime=0,
                 server_settings={"application_name": "rowcast", **self._settings},
             )  # fmt: skip
-            await _json_as_bytes(connection)
+            await _set_codecs(connection)
         except (*CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as error:
             raise Unavailable("The database cannot be reached; try again.", code="database_unavailable") from error
         return connection
@@ -178,9 +179,45 @@ def encode_jsonb(value: Any) -> bytes:
     return b"\x01" + orjson.dumps(value)
 
 
-async def _json_as_bytes(connection: Connection) -> None:
-    """``json`` arrives as the bytes that PostgreSQL made; ``jsonb`` is a Python value."""
+_EPOCH: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+_FIRST_DAY: Final = _EPOCH.toordinal()
+_MICROSECOND: Final = dt.timedelta(microseconds=1)
+
+
+def _encode_date(value: dt.date) -> tuple[int]:
+    return (value.toordinal() - _FIRST_DAY,)
+
+
+def _decode_date(raw: tuple[int]) -> dt.date:
+    """The day; what Python cannot say, infinity for one, is the first or the last that it can."""
+    return dt.date.fromordinal(min(max(raw[0] + _FIRST_DAY, 1), dt.date.max.toordinal()))
+
+
+def _encode_datetime(value: dt.datetime) -> tuple[int]:
+    """Microseconds since 2000; without an offset the time is UTC."""
+    aware = value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)
+    return ((aware - _EPOCH) // _MICROSECOND,)
+
+
+def _decode_datetime(raw: tuple[int]) -> dt.datetime:
+    try:
+        return _EPOCH + dt.timedelta(microseconds=raw[0])
+    except OverflowError:
+        return (dt.datetime.max if raw[0] > 0 else dt.datetime.min).replace(tzinfo=dt.UTC)
+
+
+async def _set_codecs(connection: Connection) -> None:
+    """``json`` arrives as the bytes that PostgreSQL made; ``jsonb`` is a Python value.
+
+    The driver's own codecs would store the first and the last moment of Python as PostgreSQL's infinity.
+    """
     await connection.set_type_codec("json", schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary")
     await connection.set_type_codec(
         "jsonb", schema="pg_catalog", encoder=encode_jsonb, decoder=lambda raw: orjson.loads(raw[1:]), format="binary"
+    )
+    await connection.set_type_codec(
+        "date", schema="pg_catalog", encoder=_encode_date, decoder=_decode_date, format="tuple"
+    )
+    await connection.set_type_codec(
+        "timestamptz", schema="pg_catalog", encoder=_encode_datetime, decoder=_decode_datetime, format="tuple"
     )

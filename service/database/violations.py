@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import asyncpg
 
-from service.errors import ApiError, Conflict, ParseError, Unavailable, ValidationError
+from service.errors import ApiError, Conflict, InvalidPattern, Unavailable, ValidationError
 from service.tables import Guard
 
 CONNECTION_LOST = (
@@ -56,7 +56,7 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
         case asyncpg.NotNullViolationError():
             return ValidationError({error.column_name or "non_field_errors": ["May not be null."]})
         case asyncpg.InvalidRegularExpressionError():
-            return ParseError("Not a valid regular expression.")
+            return InvalidPattern()
         case asyncpg.DataError() | asyncpg.ProgramLimitExceededError():
             return ValidationError("A value does not fit its column.")
         case asyncpg.RaiseError():

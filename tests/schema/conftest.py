@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,17 +16,20 @@ NUMBERS = itertools.count(1)
 
 
 @pytest.fixture
-def create(postgres_url: str, tmp_path: Path) -> Callable[[], Awaitable[Database]]:
-    """A function that makes another empty database with the same directory of revisions."""
+async def create(postgres_url: str, tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[Database]]]:
+    """A function that makes another empty database with the same directory of revisions; they go after the test."""
+    connection = await asyncpg.connect(postgres_url)
+    names: list[str] = []
 
     async def make() -> Database:
-        name = f"schema_{next(NUMBERS)}"
-        connection = await asyncpg.connect(postgres_url)
-        await connection.execute(f"CREATE DATABASE {name}")
-        await connection.close()
-        return Database(urlsplit(postgres_url)._replace(path=f"/{name}").geturl(), tmp_path / "migrations")
+        names.append(f"schema_{next(NUMBERS)}")
+        await connection.execute(f"CREATE DATABASE {names[-1]}")
+        return Database(urlsplit(postgres_url)._replace(path=f"/{names[-1]}").geturl(), tmp_path / "migrations")
 
-    return make
+    yield make
+    for name in names:
+        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await connection.close()
 
 
 @pytest.fixture

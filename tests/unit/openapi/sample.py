@@ -42,7 +42,6 @@ FILES = {
           time:     {type: time, null: true}
           datetime: {type: datetime, null: true}
           duration: {type: duration, null: true}
-          since:    {type: date, min: "2020-01-01", null: true}
           json:     {type: json, null: true}
           document: {type: json}
           numbers:  {type: array, of: integer, min: 0, max: 9, max_length: 5, default: []}
@@ -70,6 +69,7 @@ FILES = {
     "log-lines": """
         fields:
           message: {type: text}
+          since:   {type: date, min: "2020-01-01", null: true}
     """,
     "box-parts": "fields: {name: {type: string}}",  # its model has the name of a schema of boxes
 }

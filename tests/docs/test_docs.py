@@ -1,0 +1,291 @@
+"""The documentation says what is: its files load, its links lead somewhere, its examples run, its tables are complete.
+
+A page's YAML blocks that begin with ``# config/…`` are files: laid over the demo's, they are the config of the page. Its
+``console`` blocks are one session on a fresh database: lines with ``$`` are run, where they call ``curl`` or ``rowcast``,
+and what follows them is what they print. ``…`` stands for any text. White space does not count. ``curl -N`` is a stream,
+which runs beside the rest of the page.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from service import declarations, errors, options
+from service.configuration import load
+from service.fields import FIELD_TYPES
+from service.lookups import LOOKUP_NAMES, LOOKUPS
+from service.permissions import BasePermission
+from service.classes import PERMISSIONS
+from service.settings import VARIABLES
+from tests.conftest import ROOT, Serve
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# config/(?P<path>[\w/.-]+\.yaml)\n")
+ADDRESS = "http://127.0.0.1:8000"
+PATIENCE = 20  # s, for a command or an event
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block."""
+
+    language: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        """The path of the config file that it is, under the config directory."""
+        match = FILE.match(self.text) if self.language == "yaml" else None
+        return match["path"] if match else None
+
+    @property
+    def commands(self) -> Iterator[tuple[str, str]]:
+        """Each command and what it prints."""
+        for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            yield command, output
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page."""
+    return [Block(*match.groups()) for match in BLOCK.finditer(page.read_text())]
+
+
+def laid_out(directory: Path, *pieces: Block) -> Path:
+    """The demo's config in a directory, with a page's files over it."""
+    config = directory / "config"
+    if not config.exists():
+        shutil.copytree(ROOT / "config", config)
+    for block in pieces:
+        if block.file is not None:
+            (config / block.file).write_text(block.text)
+    return config
+
+
+# --- files, links -----------------------------------------------------------------------------------------------------
+
+
+@pages
+def test_files_on_a_page_are_a_valid_configuration(page: Path, tmp_path: Path) -> None:
+    """What a page says to write into config files is accepted, all of it together."""
+    config = laid_out(tmp_path, *blocks(page))
+    load(config, environ={"DATABASE_URL": "postgresql://rowcast@db/rowcast"})
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as hosts of repositories make them."""
+    headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pages
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file or directory that is there, and a heading that it has."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+# --- examples ---------------------------------------------------------------------------------------------------------
+
+
+def matches(expected: str, printed: str) -> bool:
+    """Whether a command printed what the page says."""
+    parts = ["".join(part.split()) for part in expected.split("…")]
+    pattern = ".*?".join(map(re.escape, parts))
+    return re.fullmatch(pattern, "".join(printed.split()), re.DOTALL) is not None
+
+
+class Session:
+    """The shell in which a page's examples are typed, and the service that they speak to."""
+
+    def __init__(self, directory: Path, serve: Serve, database_url: str) -> None:
+        self._directory = directory
+        self._serve = serve
+        self._environment = {**os.environ, "DATABASE_URL": database_url, "NO_PROXY": "*"}
+        self._origin: str | None = None
+        self._streams: list[tuple[str, str, asyncio.subprocess.Process, bytearray]] = []
+
+    async def run(self, command: str, expected: str) -> None:
+        """Run one command, and see that it prints what the page says; a stream is looked at by ``finish``."""
+        match command.split():
+            case ["curl", *options_]:
+                if self._origin is None:
+                    self._origin = await self._start()
+                shell = command.replace(ADDRESS, self._origin)
+                if "-N" in options_:
+                    await self._follow(command, shell, expected)
+                    return
+                shell = f"curl --silent --show-error --max-time {PATIENCE} {shell.removeprefix('curl ')}"
+            case [".venv/bin/rowcast", *_]:
+                shell = command.replace(".venv/bin/rowcast", f"{sys.executable} -m service")
+            case _:
+                return  # typed at another machine: git, make, docker
+        process = await asyncio.create_subprocess_shell(
+            shell, cwd=self._directory, env=self._environment,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+        printed = self._as_documented(output)
+        assert matches(expected, printed), f"$ {command}\n{printed}\n--- the page says\n{expected}"
+
+    async def finish(self) -> None:
+        """See that every stream has told what the page says."""
+        for command, expected, process, printed in self._streams:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    while not matches(expected, self._as_documented(bytes(printed))):
+                        await self._read(process, printed)
+            except (TimeoutError, asyncio.IncompleteReadError):
+                told = self._as_documented(bytes(printed))
+                raise AssertionError(f"$ {command}\n{told}\n--- the page says\n{expected}") from None
+            finally:
+                process.kill()
+                await process.wait()
+
+    async def _start(self) -> str:
+        config = self._directory / "config"
+        texts = {path.stem: path.read_text() for path in (config / "resources").glob("*.yaml")}
+        client = await self._serve(texts)
+        return str(client.make_url("/")).rstrip("/")
+
+    async def _follow(self, command: str, shell: str, expected: str) -> None:
+        process = await asyncio.create_subprocess_shell(
+            f"exec {shell} --silent", cwd=self._directory, stdout=asyncio.subprocess.PIPE
+        )
+        printed = bytearray()
+        self._streams.append((command, expected, process, printed))
+        async with asyncio.timeout(PATIENCE):
+            while b"event: ready" not in printed:
+                await self._read(process, printed)
+
+    @staticmethod
+    async def _read(process: asyncio.subprocess.Process, printed: bytearray) -> None:
+        assert process.stdout is not None
+        printed += await process.stdout.readuntil(b"\n\n")
+
+    def _as_documented(self, output: bytes) -> str:
+        text = output.decode()
+        return text if self._origin is None else text.replace(self._origin, ADDRESS)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(block.language == "console" for block in blocks(page))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+async def test_examples_of_a_page_print_what_it_says(
+    page: Path, tmp_path: Path, serve: Serve, database_url: str
+) -> None:
+    """A reader who types a page's commands in their order sees the page's output."""
+    files = {block.file for block in blocks(page) if block.file}
+    directory = tmp_path / "page"
+    directory.mkdir()
+    session = Session(directory, serve, database_url)
+    laid_out(directory)
+    waiting = [block for block in blocks(page) if block.file or block.language == "console"]
+    for position, block in enumerate(waiting):
+        if block.file:
+            later = {each.file for each in waiting[:position] if each.file}
+            laid_out(directory, block)
+            if files - later - {block.file}:
+                continue  # a page shows all its files before it uses them
+        for command, expected in block.commands if block.language == "console" else ():
+            await session.run(command, expected)
+    await session.finish()
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def table(page: str, heading: str) -> dict[str, list[str]]:
+    """The rows of the tables under a heading of a page: the word in the first cell, and the other cells."""
+    text = (ROOT / "docs" / page).read_text()
+    section = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#+ |\Z)", BLOCK.sub("", text), re.MULTILINE | re.DOTALL)
+    assert section is not None, heading
+    rows = re.findall(r"^\| `([^`]+)` \|(.*)\|$", section[1], re.MULTILINE)
+    return {word: [cell.strip() for cell in rest.split(" | ")] for word, rest in rows}
+
+
+def test_every_field_type_is_documented() -> None:
+    assert list(table("config.md", "Field types")) == list(FIELD_TYPES)
+
+
+def test_every_field_option_is_documented() -> None:
+    assert list(table("config.md", "Field options")) == list(declarations.FIELD_OPTIONS)
+
+
+def test_every_viewset_option_is_documented() -> None:
+    assert set(table("config.md", "Viewset options")) == {options.CLASS, *options.OPTIONS}
+
+
+def test_every_lookup_is_documented() -> None:
+    assert list(table("rest.md", "Lookups")) == list(LOOKUP_NAMES)
+    everything = {name for name in LOOKUP_NAMES if {kind for kind, of in LOOKUPS if of == name} >= {k for k, _ in LOOKUPS}}
+    assert {name for name, cells in table("rest.md", "Lookups").items() if cells[0] == "all"} == everything
+
+
+def test_every_permission_class_is_documented() -> None:
+    assert set(table("config.md", "Permissions")) == set(PERMISSIONS) - {BasePermission.__name__}
+
+
+def test_every_setting_is_documented() -> None:
+    """Every key of service.yaml, and the variables whose names do not follow from a key."""
+    assert set(table("config.md", "service.yaml")) == {".".join(path) for path in VARIABLES.values()}
+    short = {
+        name: ".".join(path) for name, path in VARIABLES.items() if name != f"ROWCAST_{'_'.join(path).upper()}"
+    }
+    documented = table("config.md", "Environment and command line")
+    assert {name: cells[0].strip("`") for name, cells in documented.items()} == short
+
+
+def test_documented_defaults_of_service_yaml_are_the_defaults(tmp_path: Path) -> None:
+    """The block of defaults in config.md changes nothing."""
+    (empty := tmp_path / "empty").mkdir()
+    (shown := tmp_path / "shown").mkdir()
+    laid_out(empty)
+    (empty / "config" / "service.yaml").unlink()
+    laid_out(shown, *(block for block in blocks(ROOT / "docs" / "config.md") if block.file == "service.yaml"))
+    settings = [load(directory / "config", environ={}).settings for directory in (empty, shown)]
+    assert repr(settings[0]).replace(str(empty), "") == repr(settings[1]).replace(str(shown), "")
+
+
+def codes() -> Iterator[str]:
+    """Every code that an error of the service can have."""
+    known = [errors.ApiError]
+    for error in known:
+        known += error.__subclasses__()
+        yield error.code
+    for path in (ROOT / "service").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
+                if isinstance(node.value.value, str):
+                    yield node.value.value
+
+
+def test_every_error_code_is_documented() -> None:
+    assert set(table("rest.md", "Errors")) == set(codes())
+
+
+def test_every_reason_of_a_reset_is_documented() -> None:
+    from service.changes.feed import Reason
+
+    documented = set(table("streams.md", "Events"))
+    assert {*Reason, "truncated"} <= documented

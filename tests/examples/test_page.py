@@ -1,0 +1,59 @@
+"""The page about the airports example says what is so: its commands run, and print what it shows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Serve
+
+PAGE = (ROOT / "docs" / "airports.md").read_text()
+RESOURCES = {path.stem: path.read_text() for path in (ROOT / "examples/airports/resources").glob("*.yaml")}
+ADDRESS = "http://127.0.0.1:8000"
+DATABASE = "postgresql://rowcast@/rowcast?host=$(readlink -f .rowcast/run)"
+
+
+def blocks(language: str) -> list[str]:
+    """The page's blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def lines(text: str) -> list[str]:
+    """The lines that are not empty."""
+    return [line for line in text.splitlines() if line]
+
+
+def test_page_shows_the_configuration_as_it_is() -> None:
+    """What the page shows of the YAML files is in them, word for word."""
+    whole, part = blocks("yaml")
+    assert whole == RESOURCES["airports"]
+    assert part in RESOURCES["imports"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page's commands use curl")
+async def test_commands_print_what_the_page_shows(serve: Serve, database_url: str) -> None:
+    """Each block's commands, run from the top of the page to its end, print the lines below them; … is anything."""
+    client = await serve(RESOURCES)
+    address = str(client.make_url("")).rstrip("/")
+    bin_directory = Path(sys.executable).parent
+    for block in blocks("shellsession"):
+        commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
+        shown = [line for line in lines(block) if not line.startswith("$ ")]
+        script = "\necho\n".join(commands).replace(ADDRESS, address).replace(DATABASE, database_url)
+        script = script.replace(".venv/bin", str(bin_directory))
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", script, cwd=ROOT, env={**os.environ, "no_proxy": "127.0.0.1"},
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        async with asyncio.timeout(30):
+            printed, _ = await process.communicate()
+        told = lines(printed.decode().replace(address, ADDRESS))
+        assert len(told) == len(shown), (block, told)
+        for line, pattern in zip(told, shown, strict=True):
+            assert re.fullmatch(".*".join(map(re.escape, pattern.split("…"))), line), (pattern, line)

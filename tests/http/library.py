@@ -1,0 +1,224 @@
+"""A configuration that has every type of field and every form of relation, and a service on it to talk to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from aiohttp import ClientResponse
+
+from service.database.connections import Database
+from service.fields import FIELD_TYPES
+from service.lookups import lookups_of
+from service.query import Queries
+from service.viewsets import Site
+
+from ..conftest import Client
+
+OPEN = json.dumps({"auth": {"default_permission_classes": ["AllowAny"]}})
+
+SCALARS: dict[str, dict[str, Any]] = {
+    "string": {"max_length": 20},
+    "text": {"blank": True},
+    "email": {},
+    "url": {},
+    "slug": {},
+    "uuid": {},
+    "integer": {},
+    "big_integer": {},
+    "float": {},
+    "decimal": {"max_digits": 8, "decimal_places": 2},
+    "boolean": {},
+    "date": {},
+    "time": {},
+    "datetime": {},
+    "duration": {},
+    "json": {},
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "id": {"type": "uuid", "primary_key": True},
+    **{name: {"type": name, "null": True, **options} for name, options in SCALARS.items()},
+    "words": {"type": "array", "of": "string", "null": True},
+    "amounts": {"type": "array", "of": "decimal", "null": True},
+}
+
+
+def every_lookup(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Each field with every lookup that suits it."""
+    return {name: lookups_of(FIELD_TYPES[each["type"]].kind) for name, each in fields.items()}
+
+
+RESOURCES: dict[str, dict[str, Any]] = {
+    "kinds": {
+        "fields": KINDS,
+        "viewset": {"filterset_fields": every_lookup(KINDS), "ordering_fields": list(KINDS), "max_page_size": 1000},
+    },
+    "countries": {
+        "fields": {
+            "code": {"type": "string", "max_length": 40, "primary_key": True},
+            "name": {"type": "string", "max_length": 50},
+        }
+    },
+    "authors": {
+        "fields": {
+            "name": {"type": "string", "max_length": 50, "unique": True},
+            "country": {"type": "foreign_key", "to": "countries", "null": True, "on_delete": "set_null"},
+            "mentor": {"type": "foreign_key", "to": "authors", "null": True, "on_delete": "set_null",
+                       "related_name": "pupils"},
+        },
+        "viewset": {
+            "filterset_fields": {"books__title": ["exact", "icontains"], "mentor__name": ["exact", "ne", "isnull"]},
+            "ordering_fields": ["name"],
+        },
+    },
+    "tags": {
+        "fields": {
+            "id": {"type": "integer", "primary_key": True},
+            "name": {"type": "slug", "max_length": 20, "unique": True},
+        },
+        "viewset": {"ordering_fields": ["name"]},
+    },
+    "books": {
+        "fields": {
+            "title": {"type": "string", "max_length": 100},
+            "summary": {"type": "text", "default": ""},
+            "author": {"type": "foreign_key", "to": "authors", "on_delete": "restrict"},
+            "editor": {"type": "foreign_key", "to": "authors", "null": True, "on_delete": "set_null",
+                       "related_name": "edited"},
+            "tags": {"type": "many_to_many", "to": "tags", "related_name": "books"},
+            "year": {"type": "integer", "null": True, "min": 0, "max": 9999},
+            "code": {"type": "string", "max_length": 20, "null": True, "write_only": True},
+            "views": {"type": "integer", "default": 0, "read_only": True},
+            "state": {"type": "string", "choices": ["draft", "out", "gone, long"], "default": "draft"},
+            "moods": {"type": "array", "of": "string", "choices": ["calm", "wild"], "default": []},
+            "created_at": {"type": "datetime", "auto_now_add": True},
+            "updated_at": {"type": "datetime", "auto_now": True},
+            "edited_on": {"type": "date", "auto_now": True},
+        },
+        "unique": [["author", "title"]],
+        "viewset": {
+            "filterset_fields": {
+                "author": ["exact", "in", "isnull"],
+                "author__name": ["exact", "icontains"],
+                "author__country": ["exact", "isnull"],
+                "author__country__name": ["exact", "startswith", "in", "isnull"],
+                "editor__name": ["exact", "ne", "isnull"],
+                "tags": ["exact", "in", "isnull"],
+                "tags__name": ["exact", "startswith"],
+                "reviews__stars": ["gte", "exact"],
+                "year": ["exact", "isnull", "range"],
+                "state": ["exact", "in"],
+                "moods": ["exact", "contains"],
+            },
+            "search_fields": ["title", "summary", "author__name"],
+            "ordering_fields": ["title", "year", "author__name", "author__country__name", "editor__name"],
+            "ordering": ["title"],
+            "max_page_size": 1000,
+        },
+    },
+    "reviews": {
+        "fields": {
+            "book": {"type": "foreign_key", "to": "books", "on_delete": "cascade"},
+            "stars": {"type": "integer", "min": 1, "max": 5},
+        }
+    },
+    "shelves": {  # the same as books by its options: related rows in every response
+        "fields": {
+            "name": {"type": "string", "max_length": 50, "unique": True},
+            "place": {"type": "foreign_key", "to": "countries", "null": True, "on_delete": "set_null"},
+            "topics": {"type": "many_to_many", "to": "tags", "related_name": "shelves"},
+            "note": {"type": "text", "default": ""},
+        },
+        "viewset": {
+            "select_related": ["place"], "prefetch_related": ["topics"], "filterset_fields": ["name"],
+            "lookup_field": "name",
+        },
+    },
+    "finds": {  # search with each prefix
+        "fields": {
+            name: {"type": "text", "default": ""} for name in ("plain", "start", "whole", "pattern", "full")
+        },
+        "viewset": {"search_fields": ["plain", "^start", "=whole", "$pattern", "@full"]},
+    },
+    "loose": {
+        "fields": {"name": {"type": "string", "max_length": 50}},
+        "viewset": {"strict_query": False, "filterset_fields": ["name"], "ordering_fields": ["name"]},
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service, and a connection to its database as psql would have."""
+
+    client: Client
+    sql: asyncpg.Connection
+    site: Site
+
+    @property
+    def database(self) -> Database:
+        return self.site.store.database
+
+    @property
+    def queries(self) -> Queries:
+        return self.site.store.queries
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, status: int | None = None, **options: Any
+    ) -> tuple[ClientResponse, Any]:
+        """A response and its JSON; an error must be a problem document that tells nothing internal."""
+        if body is not None:
+            options["json"] = body
+        response = await self.client.request(method, path, **options)
+        text = await response.text()
+        document = json.loads(text) if text else None
+        if status is not None:
+            assert response.status == status, f"{method} {path} {body}: {response.status} {text}"
+        if response.status >= 400 and method != "HEAD":
+            check_problem(response, document)
+        return response, document
+
+    async def get(self, path: str, status: int = 200, **params: str) -> Any:
+        """The JSON of a GET."""
+        return (await self.ask("GET", path, status=status, params=params))[1]
+
+    async def rows(self, path: str, **params: str) -> list[Any]:
+        """The results of a list."""
+        found: list[Any] = (await self.get(path, **params))["results"]
+        return found
+
+    async def post(self, path: str, body: Any, status: int = 201) -> Any:
+        """The JSON of a POST."""
+        return (await self.ask("POST", path, body, status=status))[1]
+
+    async def put(self, path: str, body: Any, status: int = 200) -> Any:
+        """The JSON of a PUT."""
+        return (await self.ask("PUT", path, body, status=status))[1]
+
+    async def patch(self, path: str, body: Any, status: int = 200) -> Any:
+        """The JSON of a PATCH."""
+        return (await self.ask("PATCH", path, body, status=status))[1]
+
+    async def delete(self, path: str, status: int = 204) -> Any:
+        """The JSON of a DELETE's problem, or ``None``."""
+        return (await self.ask("DELETE", path, status=status))[1]
+
+
+INTERNAL = ("SELECT", "INSERT INTO", "UPDATE ", "constraint", "Traceback", "asyncpg", "pg_", "_fkey", "uq_", "ck_", "fk_",
+            "relation \"", "psycopg", "sqlalchemy", "File \"")  # fmt: skip
+
+
+def check_problem(response: ClientResponse, document: Any) -> None:
+    """An error is a problem document (RFC 9457) with the members that the contract names, and says nothing internal."""
+    assert response.content_type == "application/problem+json"
+    assert {"type", "title", "status", "detail", "code", "request_id"} <= document.keys()
+    assert document["status"] == response.status
+    assert document["request_id"] == response.headers["X-Request-ID"]
+    assert response.status != 500, document
+    text = json.dumps(document)
+    assert not [word for word in INTERNAL if word in text], text
+    for messages in document.get("errors", {}).values():
+        assert isinstance(messages, list) and messages and all(isinstance(each, str) for each in messages), document
