@@ -67,10 +67,10 @@ def collect(cls: type) -> None:
 
 def _copied(function: Any) -> Any:
     """An action function for a subclass, with a mapping of its own."""
-    copied = FunctionType(
+    copied: Any = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
-    copied = update_wrapper(copied, function)
+    update_wrapper(copied, function)
     mapping = MethodMapper(function.mapping.name)
     mapping.update(function.mapping)
     vars(copied)["mapping"] = mapping

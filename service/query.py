@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import asyncpg
 
 from service.fields import Field, Kind
 from service.lookups import LOOKUPS, Lookup, Takes
-from service.resources import Path, Relation, Resource, Resources
+from service.resources import Link, Path, Relation, Resource, Resources
 from service.serializers import Projection
 from service.tables import Tables, quote
 
@@ -277,6 +277,8 @@ class Queries:
         self.tally = lru_cache(bound)(self._tally)
         self.change = lru_cache(bound)(self._change)
         self.add = lru_cache(bound)(self._add)
+        self.insert_row = lru_cache(bound)(self._insert_row)
+        self.pairs = lru_cache(bound)(self._pairs)
 
     def table(self, resource: str) -> sa.Table:
         """The table of a resource."""
@@ -507,6 +509,20 @@ class Queries:
         )
         rows = sa.select(*given.render_derived(name="given", with_types=True).c)
         return self._statement(sa.insert(table).from_select(list(columns), rows).returning(*table.c))
+
+    def _insert_row(self, resource: str, columns: tuple[str, ...]) -> Statement:
+        """Insert one row, and give it back as Python values. Values: the columns'."""
+        binds = _Binds()
+        table = self.table(resource)
+        given = {name: binds(table.c[name].type) for name in columns}
+        return self._statement(sa.insert(table).values(given).returning(*table.c))
+
+    def _pairs(self, link: Link) -> Statement:
+        """The links of some rows, both keys of each. Values: the keys on the near side."""
+        table = self.tables.links[link.table]
+        near, far = table.c[link.near], table.c[link.far]
+        keys = _Binds()(postgresql.ARRAY(near.type))
+        return self._statement(sa.select(near, far).where(near == sa.any_(keys)).order_by(near, far))
 
     # --- parts
 

@@ -50,6 +50,8 @@ class Request:
             raw = await self.http.read()
         except web.HTTPRequestEntityTooLarge:
             raise PayloadTooLarge() from None
+        except (web.RequestPayloadError, ConnectionResetError):  # a wrong Content-Encoding; a client that has left
+            raise ParseError("The body is not what its headers say, or not all of it came.") from None
         if not raw:
             raise ParseError("The body is empty; send a JSON object.")
         try:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from service.database.connections import Database
 from service.query import Comparison, Page, Queries, Query
-from service.resources import Resource
+from service.resources import Link, Resource
 from service.serializers import Projection
 
 
@@ -90,6 +90,38 @@ class Store:
             )
 
         return await self.database.retrying(write)
+
+    async def delete_all(self, query: Query) -> int:
+        """Delete the rows of a query; how many there were."""
+        statement = self.queries.delete(query.resource, query.shape)
+        rows = await self.database.fetch_all(statement.sql, statement.arguments(query.values), deleting=True)
+        return len(rows)
+
+    async def insert_row(self, resource: str, values: Mapping[str, Any]) -> list[Any]:
+        """Insert a row and give it back as Python values, alone in a list."""
+        columns = tuple(values)
+        statement = self.queries.insert_row(resource, columns)
+        return await self.database.fetch_all(statement.sql, statement.arguments([values[name] for name in columns]))
+
+    async def add(self, resource: str, columns: tuple[str, ...], documents: list[dict[str, Any]]) -> list[Any]:
+        """Insert rows given as JSON in one statement, and give them back as Python values."""
+        statement = self.queries.add(resource, columns)
+        return await self.database.retrying(
+            lambda: self.database.fetch_all(statement.sql, statement.arguments([documents]))
+        )
+
+    async def relink(self, query: Query, keys: Mapping[str, Sequence[Any]]) -> None:
+        """Link the row of a query to these keys, by many_to_many field, and to no others."""
+        links = tuple(keys)
+        projection = Projection(query.resource, ())
+        statement = self.queries.update(projection, (), links, query.shape)
+        await self.database.fetch(statement.sql, statement.arguments([*query.values, *keys.values()]))
+
+    async def pairs(self, link: Link, near: Collection[Any]) -> list[tuple[Any, Any]]:
+        """The links of some rows: the key on this side and on the other, in order."""
+        statement = self.queries.pairs(link)
+        rows = await self.database.fetch_all(statement.sql, statement.arguments([list(near)]))
+        return [(row[0], row[1]) for row in rows]
 
     async def snapshot(self) -> str:
         """What is committed now, as ``pg_current_snapshot``."""

@@ -1,9 +1,9 @@
 """The feed: what has been committed, told to this process in the one order there is, from memory where possible.
 
-It follows the ticks with one connection, however many listen here. On every connect it listens first, then looks for the
-newest tick, and then reads on from its own head, so nothing falls between. What it has read stays in a ring that is bounded
-in events and bytes; whoever is behind the ring's start reads the log over a second connection, one page at a time, shared
-by all of them.
+It follows the ticks with one connection, however many listen here. On every connect it listens first, then looks for
+the newest tick, and then reads on from its own head, so nothing falls between. What it has read stays in a ring that is
+bounded in events and bytes; whoever is behind the ring's start reads the log over a second connection, one page at a
+time, shared by all of them.
 
 ``head`` moves and subscribers are called in one step of the event loop. So code that looks at ``head`` and subscribes
 without an ``await`` in between misses nothing and gets nothing twice.

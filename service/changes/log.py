@@ -1,16 +1,16 @@
 """The change log: schema ``rowcast``, and what is read from it.
 
 Every writer, whoever it is, logs its changes into ``change`` in its own transaction, through triggers. Nothing in a row
-of the log can say when it was committed: numbers and times are taken before commit, and transaction numbers are taken in
-another order than rows are written. So the log is not read by number. The ticker (``service.changes.ticker``) stores a
-snapshot now and then, a *tick*, and a reader asks for what one tick sees and the one before does not. Nothing can be
-skipped, because a change is seen by every snapshot from its commit on; nothing waits for a long transaction, which simply
-is in a later tick.
+of the log can say when it was committed: numbers and times are taken before commit, and transaction numbers are taken
+in another order than rows are written. So the log is not read by number. The ticker (``service.changes.ticker``) stores
+a snapshot now and then, a *tick*, and a reader asks for what one tick sees and the one before does not. Nothing can be
+skipped, because a change is seen by every snapshot from its commit on; nothing waits for a long transaction, which
+simply is in a later tick.
 
-Within a tick transactions are ordered by their largest ``seq``, and changes of one transaction by ``seq``. A transaction
-that has changed a row holds its lock until it ends, so whoever changes that row next takes all its numbers for it later:
-changes of one row are in their true order, and a transaction is never interleaved with another. This needs a sequence
-that gives numbers in the order of asking, without a cache for each session.
+Within a tick transactions are ordered by their largest ``seq``, and changes of one transaction by ``seq``. A
+transaction that has changed a row holds its lock until it ends, so whoever changes that row next takes all its numbers
+for it later: changes of one row are in their true order, and a transaction is never interleaved with another. This
+needs a sequence that gives numbers in the order of asking, without a cache for each session.
 
 The log is partitioned by the time of writing, so that old changes leave by dropping a table. A default partition takes
 what no partition was made for, so that a writer never fails.

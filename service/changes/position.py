@@ -1,10 +1,10 @@
 """Places in the change log, and the snapshots that they are made of.
 
-A tick is a snapshot of PostgreSQL: the set of transactions that had committed. Tick t's events are those that snapshot t
-sees and snapshot t-1 does not, in one order for everybody. A *position* is therefore two numbers: ``tick``, the newest
-tick that is completely behind it, and ``n``, how many events of the tick after that are behind it as well. The n-th event
-of tick t+1 leaves its reader at ``t-n``; the last one at the end of the tick, ``t+1-0``. Positions rise, and name the same
-place on every replica.
+A tick is a snapshot of PostgreSQL: the set of transactions that had committed. Tick t's events are those that snapshot
+t sees and snapshot t-1 does not, in one order for everybody. A *position* is therefore two numbers: ``tick``, the
+newest tick that is completely behind it, and ``n``, how many events of the tick after that are behind it as well. The
+n-th event of tick t+1 leaves its reader at ``t-n``; the last one at the end of the tick, ``t+1-0``. Positions rise, and
+name the same place on every replica.
 
 A reader that has seen a database state from elsewhere, such as the response of a list, adds that state's snapshot:
 ``t-n~snapshot``. It goes on from ``t-n`` and skips what the snapshot sees. That is exact if snapshot t is part of the

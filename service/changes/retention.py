@@ -1,8 +1,9 @@
 """How long the log is kept: partitions made ahead of time, and dropped whole behind it.
 
-Ticks are pruned first, all but the newest of those that are too old: from that one on everything can be read. A partition
-is then dropped if that tick sees every change in it. Its age alone would not do, because a transaction may write long
-before it commits. One that has not committed yet holds a lock on the partition, so that it cannot be dropped at all.
+Ticks are pruned first, all but the newest of those that are too old: from that one on everything can be read. A
+partition is then dropped if that tick sees every change in it. Its age alone would not do, because a transaction may
+write long before it commits. One that has not committed yet holds a lock on the partition, so that it cannot be dropped
+at all.
 
 Dropping needs the log for itself for a moment, and whoever waits for a lock makes others wait behind it. So it waits
 briefly, gives up, and tries again the next time.

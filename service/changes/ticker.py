@@ -1,22 +1,24 @@
 """The ticker: one replica at a time cuts the log into ticks.
 
-Whoever holds the lock ``LEADING`` makes ticks; the others try to get it four times a second. The lock belongs to a session,
-so that it is free when the session ends, however that comes; a server that hears nothing from the holder for a while ends the
-session itself. Each tick is one statement in that session, so there are never two tickers.
+Whoever holds the lock ``LEADING`` makes ticks; the others try to get it four times a second. The lock belongs to a
+session, so that it is free when the session ends, however that comes; a server that hears nothing from the holder for a
+while ends the session itself. Each tick is one statement in that session, so there are never two tickers.
 
-**Awake**, it polls every 2 to 20 ms, faster after a change. That is cheap for it and free for writers: NOTIFY in each writing
-transaction would line them all up at their commits. **Asleep**, it is woken by NOTIFY. A writer must know which, and learns it
-from the *gate*, a second lock that the ticker holds while it is awake: a writer that can get it notifies.
+**Awake**, it polls every 2 to 20 ms, faster after a change. That is cheap for it and free for writers: NOTIFY in each
+writing transaction would line them all up at their commits. **Asleep**, it is woken by NOTIFY. A writer must know
+which, and learns it from the *gate*, a second lock that the ticker holds while it is awake: a writer that can get it
+notifies.
 
-A writer may have found the gate shut just before the ticker opens it, and commit later without a word. Such a writer has a
-transaction number when it looks. So the ticker opens the gate, takes a number of its own, and stays up until every transaction
-with a smaller one has ended; whoever looks later finds the gate open. A poll every 250 ms is there for the case that all
-this is wrong, or that NOTIFY does not come through.
+A writer may have found the gate shut just before the ticker opens it, and commit later without a word. Such a writer
+has a transaction number when it looks. So the ticker opens the gate, takes a number of its own, and stays up until
+every transaction with a smaller one has ended; whoever looks later finds the gate open. A poll every 250 ms is there
+for the case that all this is wrong, or that NOTIFY does not come through.
 
-With ``wakeup="poll"`` the triggers never notify, and neither does the ticker; it polls more slowly the longer nothing changes.
+With ``wakeup="poll"`` the triggers never notify, and neither does the ticker; it polls more slowly the longer nothing
+changes.
 
-A tick commits synchronously whatever the server's settings, and its commit cannot be on disk before those that it sees. So
-nothing is told that a crash could take back.
+A tick commits synchronously whatever the server's settings, and its commit cannot be on disk before those that it sees.
+So nothing is told that a crash could take back.
 """
 
 from __future__ import annotations

@@ -1,23 +1,25 @@
 """The triggers that fill the log: their text, bringing them to a database, and what is wrong with those it has.
 
-A trigger runs once a statement and sees all the statement's rows, before and after, as two tables. It logs each row as the
-JSON that clients see, made by the very expressions that responses are made with, so that nothing after it needs to know
-column types. Triggers run in the writer's transaction and are held to three rules:
+A trigger runs once a statement and sees all the statement's rows, before and after, as two tables. It logs each row as
+the JSON that clients see, made by the very expressions that responses are made with, so that nothing after it needs to
+know column types. Triggers run in the writer's transaction and are held to three rules:
 
 * They never make a writer fail for reasons of the log: there is a partition for every time, and nothing has a limit.
 * They do not slow down with what others have logged: nothing in the ordinary path reads the log.
 * Their plans are kept by a session for as long as it lives, so they must not be of a kind that suits the first, small
-  statement and ruins a large one. A full join is either by hash or by merge; what else joins is planned anew when large.
+  statement and ruins a large one. A full join is either by hash or by merge; what else joins is planned anew when
+  large.
 
 What a row is, is more than the row where it declares many_to_many fields. Two transactions that change a row and its
-links at the same time see nothing of each other, and the later event would undo the earlier. So a change of links takes the
-lock of the owner's row first, and then looks: whoever comes second sees what the first has done.
+links at the same time see nothing of each other, and the later event would undo the earlier. So a change of links takes
+the lock of the owner's row first, and then looks: whoever comes second sees what the first has done.
 
 A statement's trigger runs after everything that its rows' own triggers did, so changes nested in a statement are logged
 before it. From the first nested change on, the transaction's triggers log rows as they now are rather than as their
 statement left them, which makes the last event of a row true again. Cascades are not nested: PostgreSQL runs a table's
-trigger once for all of them, after the statement's own, with the rows of all in the same two tables. A row that has lost
-two references to what was deleted is in there twice, so tables where that can be are logged as they now are, always.
+trigger once for all of them, after the statement's own, with the rows of all in the same two tables. A row that has
+lost two references to what was deleted is in there twice, so tables where that can be are logged as they now are,
+always.
 """
 
 from __future__ import annotations

@@ -68,9 +68,11 @@ class Database:
         row: asyncpg.Record | None = await self._run("fetchrow", sql, arguments, deleting)
         return row
 
-    async def fetch_all(self, sql: str, arguments: Sequence[Any]) -> list[asyncpg.Record]:
+    async def fetch_all(
+        self, sql: str, arguments: Sequence[Any], *, deleting: bool = False
+    ) -> list[asyncpg.Record]:
         """Run one statement; all its rows."""
-        rows: list[asyncpg.Record] = await self._run("fetch", sql, arguments, False)
+        rows: list[asyncpg.Record] = await self._run("fetch", sql, arguments, deleting)
         return rows
 
     async def read(self, sql: str, arguments: Sequence[Any]) -> asyncpg.Record | None:

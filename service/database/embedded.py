@@ -40,6 +40,7 @@ from typing import NoReturn, Self
 from urllib.parse import quote
 
 NAME = "rowcast"
+ROLE = "postgres"  # not the name of a schema: the search path has one named as the role first
 """The database, and the role that owns it."""
 
 READY_SECONDS = 300
@@ -104,7 +105,7 @@ class EmbeddedPostgres:
         """The libpq URL of the database, for asyncpg and psql alike."""
         if self._sockets is None:
             raise EmbeddedPostgresError("the embedded server is not running: call start() first")
-        return f"postgresql://{NAME}@/{NAME}?host={quote(str(self._sockets))}&port={PORT}"
+        return f"postgresql://{ROLE}@/{NAME}?host={quote(str(self._sockets))}&port={PORT}"
 
     @property
     def pid(self) -> int:
@@ -202,7 +203,7 @@ class EmbeddedPostgres:
         if new.exists():
             shutil.rmtree(new)
         locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8"]
-        access = [f"--username={NAME}", "--auth-local=trust", "--auth-host=reject"]
+        access = [f"--username={ROLE}", "--auth-local=trust", "--auth-host=reject"]
         sync = ["--no-sync"] if fsync == "off" else []
         self._run_tool(lock, "initdb", f"--pgdata={new}", *locale, *access, *sync, "--no-instructions")
         options = _options({"fsync": fsync, "log_checkpoints": "off", "exit_on_error": "on"})

@@ -195,18 +195,11 @@ async def test_examples_of_a_page_print_what_it_says(
     page: Path, tmp_path: Path, serve: Serve, database_url: str
 ) -> None:
     """A reader who types a page's commands in their order sees the page's output."""
-    files = {block.file for block in blocks(page) if block.file}
     directory = tmp_path / "page"
-    directory.mkdir()
     session = Session(directory, serve, database_url)
     laid_out(directory)
-    waiting = [block for block in blocks(page) if block.file or block.language == "console"]
-    for position, block in enumerate(waiting):
-        if block.file:
-            later = {each.file for each in waiting[:position] if each.file}
-            laid_out(directory, block)
-            if files - later - {block.file}:
-                continue  # a page shows all its files before it uses them
+    for block in blocks(page):
+        laid_out(directory, block)
         for command, expected in block.commands if block.language == "console" else ():
             await session.run(command, expected)
     await session.finish()
@@ -238,7 +231,9 @@ def test_every_viewset_option_is_documented() -> None:
 
 def test_every_lookup_is_documented() -> None:
     assert list(table("rest.md", "Lookups")) == list(LOOKUP_NAMES)
-    everything = {name for name in LOOKUP_NAMES if {kind for kind, of in LOOKUPS if of == name} >= {k for k, _ in LOOKUPS}}
+    everything = {
+        name for name in LOOKUP_NAMES if {kind for kind, of in LOOKUPS if of == name} >= {k for k, _ in LOOKUPS}
+    }
     assert {name for name, cells in table("rest.md", "Lookups").items() if cells[0] == "all"} == everything
 
 
@@ -249,9 +244,7 @@ def test_every_permission_class_is_documented() -> None:
 def test_every_setting_is_documented() -> None:
     """Every key of service.yaml, and the variables whose names do not follow from a key."""
     assert set(table("config.md", "service.yaml")) == {".".join(path) for path in VARIABLES.values()}
-    short = {
-        name: ".".join(path) for name, path in VARIABLES.items() if name != f"ROWCAST_{'_'.join(path).upper()}"
-    }
+    short = {name: ".".join(path) for name, path in VARIABLES.items() if name != f"ROWCAST_{'_'.join(path).upper()}"}
     documented = table("config.md", "Environment and command line")
     assert {name: cells[0].strip("`") for name, cells in documented.items()} == short
 

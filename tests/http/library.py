@@ -207,8 +207,10 @@ class Service:
         return (await self.ask("DELETE", path, status=status))[1]
 
 
-INTERNAL = ("SELECT", "INSERT INTO", "UPDATE ", "constraint", "Traceback", "asyncpg", "pg_", "_fkey", "uq_", "ck_", "fk_",
-            "relation \"", "psycopg", "sqlalchemy", "File \"")  # fmt: skip
+INTERNAL = (
+    "SELECT", "INSERT INTO", "UPDATE ", "constraint", "Traceback", "asyncpg", "pg_", "_fkey", "uq_", "ck_", "fk_",
+    'relation "', "sqlalchemy", "File ",
+)  # fmt: skip
 
 
 def check_problem(response: ClientResponse, document: Any) -> None:
@@ -221,4 +223,6 @@ def check_problem(response: ClientResponse, document: Any) -> None:
     text = json.dumps(document)
     assert not [word for word in INTERNAL if word in text], text
     for messages in document.get("errors", {}).values():
-        assert isinstance(messages, list) and messages and all(isinstance(each, str) for each in messages), document
+        assert messages, document
+        assert isinstance(messages, list), document
+        assert all(isinstance(each, str) for each in messages), document

@@ -135,8 +135,10 @@ async def test_pages_keep_the_filter(pages: Service) -> None:
         url = f"/{resource}/?n__isnull=true&ordering=word"
         *found, _ = await walk(pages, url)
         _, first = await pages.ask("GET", url, status=200)
-        assert first["count"] == sum(map(len, found)) == await pages.sql.fetchval(
-            "SELECT count(*) FROM numbers WHERE n IS NULL"
+        assert (
+            first["count"]
+            == sum(map(len, found))
+            == await pages.sql.fetchval("SELECT count(*) FROM numbers WHERE n IS NULL")
         )
 
 
@@ -152,19 +154,21 @@ async def test_count_is_exact_estimated_or_none(pages: Service) -> None:
 
 
 async def test_ends_of_a_list_have_no_link_beyond(pages: Service) -> None:
-    """``previous`` of the first page and ``next`` of the last are null, a full last page included, without a count too."""
+    """``previous`` of the first page and ``next`` of the last are null, of a full last page and without a count too."""
     for suffix in ("", "-estimated", "-none"):
-        for path, size in ((f"/numbers{suffix}/", "page_size"), (f"/offsets{suffix}/", "limit"), (f"/cursors{suffix}/", "page_size")):
+        for name in PAGINATIONS:
+            path, size = f"/{name}{suffix}/", "limit" if name == "offsets" else "page_size"
             first = await pages.get(path, **{size: "50"})
             assert first["previous"] is None and first["next"]
             rows = await pages.get(path, **{size: "50", "n__gte": "2"})
             assert rows["results"] == [] and rows["next"] is None and rows["previous"] is None
             few = await pages.get(path, **{size: "1", "word": "none such"})
             assert few["next"] is None
-        count = await pages.sql.fetchval("SELECT count(*) FROM numbers WHERE n >= 0")
-        even = next(n for n in range(2, 50) if count % n == 0)
-        *found, _ = await walk(pages, f"/numbers{suffix}/?n__gte=0&page_size={even}")
-        assert len(found) == count // even
+        count = await pages.sql.fetchval("SELECT count(*) FROM numbers WHERE n = 0")
+        for path, size in ((f"/numbers{suffix}/", "page_size"), (f"/offsets{suffix}/", "limit")):
+            full = await pages.get(path, **{size: str(count), "n": "0"})
+            assert len(full["results"]) == count < 50
+            assert full["next"] is None
 
 
 async def test_sizes_are_clamped_or_refused(pages: Service) -> None:
@@ -211,7 +215,20 @@ async def test_cursor_not_issued_here_is_refused(pages: Service) -> None:
     raw = bytearray(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     raw[-2] ^= 1
     forged = base64.urlsafe_b64encode(bytes(raw)).rstrip(b"=").decode()
-    for text in (forged, cursor[:-3], cursor + "AAAA", cursor.swapcase(), "", "x", "a" * 5000, "é", "\0", "=", "%", "0"):
+    for text in (
+        forged,
+        cursor[:-3],
+        cursor + "AAAA",
+        cursor.swapcase(),
+        "",
+        "x",
+        "a" * 5000,
+        "é",
+        "\0",
+        "=",
+        "%",
+        "0",
+    ):
         problem = await pages.get("/cursors/", 400, ordering="word", cursor=text)
         assert problem["detail"].startswith("cursor"), text
         assert problem["code"] == "invalid_cursor"
@@ -226,16 +243,11 @@ async def test_cursor_is_stable_while_rows_come_and_go(pages: Service) -> None:
     table = "cursors_none"
     first = await pages.get("/cursors-none/", ordering="word", page_size="20")
     gone = [uuid.UUID(row["id"]) for row in first["results"]]
-    ((*_, last),) = ([row["id"] for row in first["results"]],)
     second = await pages.get(f"/cursors-none/?{urlsplit(first['next']).query}")
-    transaction = pages.sql.transaction()
-    await transaction.start()
-    await transaction.rollback()
     kept = await pages.sql.fetch(f"SELECT * FROM {table} WHERE id = ANY($1)", gone)
     await pages.sql.execute(f"DELETE FROM {table} WHERE id = ANY($1)", gone)
     try:
         assert await pages.get(f"/cursors-none/?{urlsplit(first['next']).query}") == second
-        assert last
     finally:
         for row in kept:
             names = ", ".join(row.keys())

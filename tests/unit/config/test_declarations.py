@@ -153,6 +153,12 @@ def test_defaults_are_kept_in_their_json_form(read: Load, declared: str, default
     assert field(read, declared).default == default
 
 
+@pytest.mark.parametrize("pattern", [r"^\\\\b$", r"^\(?x", "^(?:a|b)(?=c)$", r"^[a-z]{2,3}\d+$", r"(?<!a)b"])
+def test_patterns_that_mean_the_same_to_both_are_accepted(read: Load, pattern: str) -> None:
+    """To Python and to PostgreSQL."""
+    assert field(read, f"type: string, pattern: '{pattern}'").pattern == pattern
+
+
 def test_choices_and_limits_are_kept_in_their_json_form(read: Load) -> None:
     """Those of an array are its elements'."""
     found = field(
@@ -229,6 +235,8 @@ def test_the_examples_of_the_docstrings_hold() -> None:
          "position 0"),
         ("type: string, pattern: '\\bx'", "2:30: pattern: '\\\\b' means something else to PostgreSQL, which checks it "
          "too; write it another way"),
+        ("type: string, pattern: '(?P<a>x)'", "2:30: pattern: '(?' means something else to PostgreSQL, which checks it "
+         "too; write it another way"),
         ("type: string, min_length: 3, max_length: 2", "2:33: min_length: may not be larger than max_length (2)"),
         ("type: decimal, max_digits: 2, decimal_places: 3",
          "2:53: decimal_places: may not be larger than max_digits (2)"),
@@ -241,7 +249,7 @@ def test_the_examples_of_the_docstrings_hold() -> None:
         ("type: array, of: string, min: 5", "2:32: 'min' does not apply to an array of string"),
         ("type: array, of: integer, default: [1, x]", "2:42: default: Item 1: Not a valid integer."),
         ("type: array, of: integer, choices: [1], default: [2]",
-         "2:57: default: 2 is none of the choices; valid here: 1"),
+         "2:56: default: 2 is none of the choices; valid here: 1"),
         ("type: foreign_key", "2:3: a field of type foreign_key needs 'to'"),
         ("type: foreign_key, to: thing", "2:30: to: there is no resource 'thing'; did you mean things?"),
         ("type: many_to_many, to: thing", "2:31: to: there is no resource 'thing'; did you mean things?"),

@@ -151,7 +151,8 @@ def test_secrets_are_not_shown_when_settings_are_printed(read: Load) -> None:
         ("auth: {jwt: {}}", "1:8: secret: is required for HS256"),
         ("auth: {jwt: {secret: short}}", "1:22: secret: must have at least 32 bytes"),
         ("auth: {jwt: {algorithms: [none]}}",
-         "1:27: algorithms[0]: 'none' is unknown; valid here: HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA"),
+         "1:27: algorithms[0]: 'none' is unknown; valid here: HS256, HS384, HS512, RS256, RS384, "
+         "RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA"),
         ("auth: {jwt: {algorithms: []}}", "1:26: algorithms: may not be empty"),
         ("auth: {jwt: {algorithms: [HS256, RS256]}}",
          "1:26: algorithms: HS algorithms take a secret and the others public keys; use one sort"),

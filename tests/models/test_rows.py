@@ -1,0 +1,126 @@
+"""Rows as objects: reading, writing and relating them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from service.app import SITE
+from service.errors import Conflict, ValidationError
+from service.expressions import F, Q
+from service.models import STORE, RelationNotLoaded, model, transaction
+from tests.conftest import Serve
+
+Task, Category, Tag, Comment = model("tasks"), model("categories"), model("tags"), model("comments")
+
+
+@pytest.fixture
+async def store(serve: Serve) -> AsyncIterator[None]:
+    """The models of the demo, on an empty database."""
+    client = await serve()
+    STORE.set(client.app[SITE].store)
+    yield
+
+
+async def test_created_row_has_what_the_database_made_of_it(store: None) -> None:
+    """Defaults of the database are in the instance, and JSON forms of values are taken as well as Python's."""
+    task = await Task.objects.create(title="one", due_date="2026-01-31T12:00:00Z")
+    assert task.priority == "normal"
+    assert task.pk == task.id
+    assert task.due_date.year == 2026
+    assert await Task.objects.get(pk=str(task.id)) == task
+
+
+async def test_chained_filters_add_up(store: None) -> None:
+    """A second filter narrows the first and never replaces it."""
+    await Task.objects.bulk_create([Task(title=f"t{n}", completed=n % 2 == 0, priority="high") for n in range(10)])
+    rows = Task.objects.filter(completed=True).filter(title__in=["t1", "t2", "t4"]).order_by("-title")
+    assert [row.title for row in await rows] == ["t4", "t2"]
+    assert await rows.count() == 2
+    assert await Task.objects.filter(~Q(completed=True) & (Q(title="t1") | Q(title="t2"))).values("title") == [
+        {"title": "t1"}
+    ]
+    assert await Task.objects.exclude(priority="high").exists() is False
+    assert [row.title async for row in Task.objects.order_by("title")[2:4]] == ["t2", "t3"]
+    assert (await Task.objects.order_by("title").last()).title == "t9"
+
+
+async def test_save_writes_only_what_changed(store: None) -> None:
+    """Two instances of a row, saved one after the other, keep each other's changes."""
+    task = await Task.objects.create(title="one")
+    other = await Task.objects.get(pk=task.pk)
+    task.completed = True
+    await task.save()
+    other.priority = "high"
+    await other.save()
+    await task.refresh()
+    assert (task.completed, task.priority) == (True, "high")
+
+
+async def test_arithmetic_happens_in_the_database(store: None) -> None:
+    """``F`` in an update adds to what the row holds then, and an update tells how many rows it changed."""
+    task = await Task.objects.create(title="one")
+    assert await Task.objects.filter(pk=task.pk).update(view_count=F("view_count") + 2) == 1
+    assert await Task.objects.filter(view_count__gt=F("view_count")).count() == 0
+    task.view_count = F("view_count") * 10
+    await task.save()
+    assert task.view_count == 20
+    assert await Task.objects.aggregate(total=("sum", "view_count"), most=("max", "view_count")) == {"total": 20, "most": 20}
+
+
+async def test_related_rows_are_there_when_loaded(store: None) -> None:
+    """``select_related`` and ``prefetch_related`` bring related rows along; otherwise the error names the remedy."""
+    work = await Category.objects.create(name="work")
+    tags = [await Tag.objects.create(name=name) for name in ("a", "b")]
+    task = await Task.objects.create(title="one", category=work, tags=tags)
+    await Comment.objects.create(task=task, body="hm", author="x")
+    plain = await Task.objects.get(pk=task.pk)
+    with pytest.raises(RelationNotLoaded, match=r"select_related\('category'\)"):
+        _ = plain.category.name
+    with pytest.raises(RelationNotLoaded, match="prefetch_related"):
+        list(plain.tags)
+    loaded = await Task.objects.select_related("category").prefetch_related("tags", "comments").get(pk=task.pk)
+    assert loaded.category.name == "work"
+    assert [tag.name for tag in loaded.tags] == ["a", "b"]
+    assert [comment.body for comment in loaded.comments] == ["hm"]
+    assert await plain.tags.filter(name="b").count() == 1
+    assert [row.title for row in await work.tasks.all()] == ["one"]
+    assert (await Category.objects.prefetch_related("tasks__tags").get()).tasks[0].tags[1].name == "b"
+
+
+async def test_get_or_create_and_update_or_create(store: None) -> None:
+    """The row that is there is taken; one that is not is made."""
+    tag, new = await Tag.objects.get_or_create(name="a")
+    assert new
+    assert await Tag.objects.get_or_create(name="a") == (tag, False)
+    task, new = await Task.objects.update_or_create({"priority": "high"}, title="x")
+    assert new and task.priority == "high"
+    task, new = await Task.objects.update_or_create({"priority": "low"}, title="x")
+    assert not new and task.priority == "low"
+
+
+async def test_atomic_rolls_back_and_savepoints_nest(store: None) -> None:
+    """An error inside takes everything back; one inside a nested block takes back that block."""
+    with pytest.raises(ZeroDivisionError):
+        async with transaction.atomic():
+            await Tag.objects.create(name="gone")
+            raise ZeroDivisionError
+    async with transaction.atomic():
+        await Tag.objects.create(name="kept")
+        with pytest.raises(Conflict):
+            async with transaction.atomic():
+                await Tag.objects.create(name="kept")
+    assert [row.name for row in await Tag.objects.all()] == ["kept"]
+
+
+async def test_values_and_names_that_do_not_fit_are_told(store: None) -> None:
+    """A value that does not fit its column is a client's error, a name that is none the programmer's."""
+    with pytest.raises(ValidationError) as told:
+        await Task.objects.create(title=5)
+    assert "title" in told.value.errors
+    with pytest.raises(AttributeError, match="did you mean title"):
+        Task(titel="x")
+    with pytest.raises(ValueError, match="did you mean title"):
+        await Task.objects.filter(titel="x")
+    assert await Task.objects.filter(title="x").delete() == 0
