@@ -44,7 +44,7 @@ class CreateModelMixin(_Base):
         """Insert one row, with its links, in one transaction; the row as ``retrieve`` shows it."""
         values = self.serializer.validate_body(await request.read_json())
         body, key = await self.site.store.insert(self.shown, values)
-        return self.json_response(body, HTTPStatus.CREATED, headers={"Location": self.get_location(key)})
+        return self.json_response(body, HTTPStatus.CREATED, headers={"Location": self.get_location(body, key)})
 
 
 class RetrieveModelMixin(_Base):

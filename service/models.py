@@ -89,6 +89,11 @@ class Model:
         return resource_of(current_store().queries.resources, cls._name)
 
     @classmethod
+    def resources(cls) -> Resources:
+        """All resources of the service at hand."""
+        return current_store().queries.resources
+
+    @classmethod
     def _of(cls, resource: Resource, row: Sequence[Any]) -> Self:
         """The instance of a row as it was read."""
         made = cls.__new__(cls)

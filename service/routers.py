@@ -61,5 +61,6 @@ def has_stream(view: type[GenericViewSet]) -> bool:
 
 def register(app: web.Application, route: Route) -> None:
     """Add a route to an application, with and without the slash at its end."""
-    app.router.add_route("*", route.path + "/", route.handler, name=route.name)
-    app.router.add_route("*", route.path, route.handler)
+    path = route.path.replace("{id}", "{id:[^/]+}")  # braces, too, may stand in a key
+    app.router.add_route("*", path + "/", route.handler, name=route.name)
+    app.router.add_route("*", path, route.handler)

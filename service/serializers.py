@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
+from weakref import WeakKeyDictionary
 
 import marshmallow as ma
 from marshmallow import validate
 
-from service.errors import ParseError, ValidationError, choices
+from service.bridge import wait
+from service.errors import ConfigurationError, Messages, ParseError, ValidationError, choices
 from service.fields import MISSING, Field, Kind
 from service.resources import Relation, Resource, Resources
 
@@ -58,6 +60,16 @@ class Value(ma.fields.Field[Any]):
         self.values = values
         super().__init__(validate=list(validators(declared, values)), **kwargs)
 
+    def changed(self, options: Mapping[str, Any]) -> Value:
+        """The same field with other marshmallow arguments; validators are added to its own."""
+        rules = options.get("validate", ())
+        own = {"required": self.required, "allow_none": self.allow_none}
+        own |= {"load_only": self.load_only, "dump_only": self.dump_only}
+        given = {name: value for name, value in options.items() if name != "validate"}
+        made = Value(self.declared, self.values, **{**own, **given})
+        made.validators += [rules] if callable(rules) else list(rules)
+        return made
+
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
         return None if value is None else self.values.facts.dump(self.values, value)
 
@@ -79,18 +91,22 @@ class Keys(ma.fields.Field[Any]):
         self.values = values
         super().__init__(**kwargs)
 
+    def changed(self, options: Mapping[str, Any]) -> Keys:
+        """The same field with other marshmallow arguments."""
+        return Keys(self.declared, self.key, self.values, **{"load_only": True, **options})
+
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         if not isinstance(value, list):
             raise self.make_error("list")
         keys: dict[Any, None] = {}
-        problems: dict[int, list[str]] = {}
+        problems: list[str] = []
         for position, item in enumerate(value):
             if isinstance(item, dict):
                 item = item.get(self.key.column_name)
             try:
                 keys[self.values.facts.load(self.values, item)] = None
             except ValueError as error:
-                problems[position] = [str(error)]
+                problems.append(f"Item {position}: {error}")
         if problems:
             raise ma.ValidationError(problems)
         return list(keys)
@@ -117,10 +133,15 @@ def validators(declared: Field, values: Field) -> list[Any]:
         rules.append(each(validate.Range(min=low, max=high)))
     if element.choices:
         loaded = [element.facts.load(element, choice) for choice in element.choices]
-        rules.append(each(validate.OneOf(loaded, error=f"Must be one of: {', '.join(map(str, element.choices))}.")))
+        rules.append(each(validate.OneOf(loaded, error=_literally(f"Must be one of: {', '.join(map(str, element.choices))}."))))
     if values.blank:
         rules = [_UnlessBlank(rule) for rule in rules]
     return rules
+
+
+def _literally(message: str) -> str:
+    """A message without the marks that marshmallow would fill in."""
+    return message.replace("{", "{{").replace("}", "}}")
 
 
 class _Each(validate.Validator):
@@ -161,16 +182,111 @@ TYPE_VALIDATORS: Final[Mapping[str, Any]] = {
 }
 
 
+class _Options(ma.SchemaOpts):
+    """The ``Meta`` of a serializer: marshmallow's options, and which model's fields it takes in."""
+
+    def __init__(self, meta: Any, ordered: bool = False) -> None:
+        if getattr(meta, "fields", None) == "__all__":
+            meta = type("Meta", (), {name: value for name, value in _members(meta).items() if name != "fields"})
+        self.model = getattr(meta, "model", None)
+        self.read_only_fields: tuple[str, ...] = tuple(getattr(meta, "read_only_fields", ()))
+        self.extra: Mapping[str, Mapping[str, Any]] = getattr(meta, "extra", {})
+        super().__init__(meta)
+        self.unknown = getattr(meta, "unknown", ma.RAISE)
+
+
+def _members(meta: type) -> dict[str, Any]:
+    return {name: getattr(meta, name) for name in dir(meta) if not name.startswith("__")}
+
+
 class Serializer(ma.Schema):
-    """A marshmallow schema of a resource's fields; ``serializer_for`` makes the plain one."""
+    """A marshmallow schema of a resource's fields, with Django REST framework's calls.
 
-    class Meta:
-        unknown = ma.RAISE
+    A subclass names a model and which of its fields it has::
 
-    resource: ClassVar[Resource]
-    relations: ClassVar[Mapping[str, Relation]]
+        class TaskSerializer(Serializer):
+            days_left = fields.Method("get_days_left")
+
+            class Meta:
+                model = Task
+                fields = ("id", "title", "days_left")   # or exclude = (…); all of them without either
+                read_only_fields = ("id",)
+                extra = {"title": {"required": False}}  # arguments of marshmallow's field, by name
+
+    ``Serializer(rows, many=True).data`` shows rows, ``Serializer(data=body)`` takes a body: ``is_valid()``, then
+    ``validated_data`` or ``errors``, then ``await save()``. Without a model it is a schema of the fields it declares.
+    """
+
+    OPTIONS_CLASS = _Options
+
+    resource: ClassVar[Resource | None] = None
+    resources: ClassVar[Resources]
+    relations: ClassVar[Mapping[str, Relation]] = {}
     shown: ClassVar[Projection]
-    ignored: ClassVar[frozenset[str]]  # keys of a body that responses have and requests cannot set
+    ignored: ClassVar[frozenset[str]] = frozenset()  # keys of a body that responses have and requests cannot set
+    plain: ClassVar[bool] = False  # whether all that it shows is its projection
+    _bindings: ClassVar[WeakKeyDictionary[Resources, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if cls.resource is None and (model := cls.opts.model) is not None:
+            return super().__new__(cls.bound_to(model.resources(), model.resource()))
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        instance: Any = None,
+        data: Any = MISSING,
+        *,
+        many: bool = False,
+        partial: bool = False,
+        context: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self.instance = instance
+        self.initial_data = data
+        self.context = dict(context or {})
+        self._validated: Any = MISSING
+        self._errors: Messages = {}
+        super().__init__(many=many, partial=partial, **options)
+
+    @classmethod
+    def bound_to(cls, resources: Resources, resource: Resource) -> type[Self]:
+        """``bind``, once for each configuration."""
+        if "_bindings" not in vars(cls):
+            cls._bindings = WeakKeyDictionary()
+        if resources not in cls._bindings:
+            cls._bindings[resources] = cls.bind(resources, resource)
+        bound: type[Self] = cls._bindings[resources]
+        return bound
+
+    @classmethod
+    def bind(cls, resources: Resources, resource: Resource) -> type[Self]:
+        """This serializer with the fields of a resource that ``Meta`` asks for."""
+        generated, ignored = generated_fields(resources, resource)
+        options: _Options = cls.opts
+        wanted = [*generated, *cls._declared_fields]
+        for name in (*options.fields, *options.exclude, *options.read_only_fields, *options.extra):
+            if name not in wanted:
+                raise ConfigurationError(f"{cls.__name__}: there is no field {name!r}; {choices(name, wanted)}")
+        members: dict[str, Any] = {}
+        for name, field in generated.items():
+            if name in cls._declared_fields or (options.fields and name not in options.fields) or name in options.exclude:
+                continue
+            if name in options.read_only_fields:
+                ignored.add(name)
+                field.dump_only, field.load_only = True, False
+            members[name] = field.changed(options.extra[name]) if name in options.extra else field
+        own = projection_of(resource)
+        bound: type[Self] = type(cls.__name__, (cls,), {**members, "__module__": cls.__module__, "__doc__": cls.__doc__})
+        bound.resource, bound.resources = resource, resources
+        bound.relations = resources.relations(resource.name)
+        bound.ignored = frozenset(ignored - set(cls._declared_fields))
+        names = options.fields or (*own.columns, *cls._declared_fields)
+        bound.shown = Projection(resource.name, tuple(name for name in names if name in own.columns and name in members))
+        bound.plain = not cls._declared_fields and not _has_hooks(cls)
+        return bound
+
+    # --- bodies
 
     def validate_body(self, body: Any, *, partial: bool = False, updating: bool = False) -> dict[str, Any]:
         """The values of a body by column or many_to_many field; ``ValidationError`` has every field's messages.
@@ -179,17 +295,19 @@ class Serializer(ma.Schema):
         """
         if not isinstance(body, dict):
             raise ValidationError("The body must be a JSON object.")
-        key = self.resource.key.column_name
+        key = self.resource.key.column_name if self.resource else ""
         given = {
             name: value
             for name, value in body.items()
             if name not in self.ignored and not (updating and name == key) and not self._is_expansion(name, value)
         }
-        absent: bool | tuple[str, ...] = partial or ((key,) if updating else False)
+        absent: bool | tuple[str, ...] = partial or ((key,) if updating and key else False)
         try:
-            return dict(self.load(given, partial=absent))
+            return dict(self.load(given, partial=absent, many=False))
         except ma.ValidationError as error:
             messages = dict(error.messages_dict)
+            if "_schema" in messages:
+                messages["non_field_errors"] = messages.pop("_schema")
             names = [name for name, field in self.fields.items() if not field.dump_only]
             for name, told in messages.items():
                 if name not in self.fields and told == ["Unknown field."]:
@@ -203,39 +321,113 @@ class Serializer(ma.Schema):
             return False
         return isinstance(value, list if relation.many else dict | None)
 
+    def is_valid(self, *, raise_exception: bool = False) -> bool:
+        """Whether ``data`` is valid; then ``validated_data`` has it, otherwise ``errors`` says what is not."""
+        if self.initial_data is MISSING:
+            raise TypeError("is_valid() needs the serializer to be made with data=…")
+        updating = self.instance is not None
+        try:
+            if self.many:
+                if not isinstance(self.initial_data, list):
+                    raise ValidationError("The body must be a JSON array.")
+                self._validated = [self.validate_body(item) for item in self.initial_data]
+            else:
+                partial = bool(self.partial)
+                self._validated = self.validate_body(self.initial_data, partial=partial, updating=updating)
+        except ValidationError as error:
+            if raise_exception:
+                raise
+            self._errors = error.errors or {}
+            return False
+        return True
 
-def serializer_for(resources: Resources, resource: Resource) -> type[Serializer]:
-    """The plain serializer of a resource: every field, in the order of declaration."""
-    members: dict[str, Any] = {}
+    @property
+    def validated_data(self) -> Any:
+        """The values of a valid body."""
+        if self._validated is MISSING:
+            raise AttributeError("validated_data is there once is_valid() has returned True")
+        return self._validated
+
+    @property
+    def errors(self) -> Messages:
+        """The messages of each field of a body that is not valid."""
+        return self._errors
+
+    @property
+    def data(self) -> Any:
+        """The rows as JSON shows them. A query set is read first, which waits inside a handler."""
+        rows = self.instance
+        if rows is None:
+            return self.dump(self._validated) if self._validated is not MISSING else dict(self.errors)
+        if hasattr(rows, "__await__"):
+            rows = wait(rows)
+        return self.dump(list(rows) if self.many else rows, many=self.many)
+
+    async def save(self, **extra: Any) -> Any:
+        """Create or change the row that the body is about, with ``extra`` values on top; the row."""
+        if self.many:
+            self.instance = [await self.create({**item, **extra}) for item in self.validated_data]
+        elif self.instance is None:
+            self.instance = await self.create({**self.validated_data, **extra})
+        else:
+            self.instance = await self.update(self.instance, {**self.validated_data, **extra})
+        return self.instance
+
+    async def create(self, validated_data: dict[str, Any]) -> Any:
+        """Insert a row; to be overridden."""
+        return await self._model().objects.create(**validated_data)
+
+    async def update(self, instance: Any, validated_data: dict[str, Any]) -> Any:
+        """Change a row; to be overridden."""
+        for name, value in validated_data.items():
+            setattr(instance, name, value)
+        await instance.save()
+        return instance
+
+    def _model(self) -> Any:
+        model = self.opts.model
+        if model is None:
+            raise TypeError(f"{type(self).__name__} has no Meta.model to save to: override create() and update()")
+        return model
+
+
+def generated_fields(resources: Resources, resource: Resource) -> tuple[dict[str, Value | Keys], set[str]]:
+    """The schema fields of a resource by name, in the order of declaration, and which of them a body cannot set."""
+    made: dict[str, Value | Keys] = {}
     ignored: set[str] = set()
     for name, declared in resource.columns.items():
         values = resources.key_of(declared)
-        generated = declared.primary_key and values.facts.kind is Kind.NUMBER and declared.default is MISSING
-        if declared.read_only or declared.auto_now or declared.auto_now_add or generated:
+        identity = declared.primary_key and values.facts.kind is Kind.NUMBER and declared.default is MISSING
+        if declared.read_only or declared.auto_now or declared.auto_now_add or identity:
             ignored.add(name)
-        members[name] = Value(
+        made[name] = Value(
             declared,
             values,
             required=declared.required,
             allow_none=declared.null,
             load_only=declared.write_only,
             dump_only=name in ignored,
-            metadata={"declared": declared},
         )
     for name, declared in resource.links.items():
         assert declared.to is not None
         key = resources[declared.to].key
-        members[name] = Keys(declared, key, resources.key_of(key), load_only=True, dump_only=False)
         if declared.read_only:
             ignored.add(name)
-            del members[name]
-    members |= {
-        "resource": resource,
-        "relations": resources.relations(resource.name),
-        "shown": projection_of(resource),
-        "ignored": frozenset(ignored),
-    }
-    return type(f"{resource.model}Serializer", (Serializer,), members)
+        else:
+            made[name] = Keys(declared, key, resources.key_of(key), load_only=True)
+    return made, ignored
+
+
+def serializer_for(resources: Resources, resource: Resource) -> type[Serializer]:
+    """The plain serializer of a resource: every field, in the order of declaration."""
+    named: Any = type(f"{resource.model}Serializer", (Serializer,), {})
+    bound: type[Serializer] = named.bind(resources, resource)
+    return bound
+
+
+def _has_hooks(cls: type[Serializer]) -> bool:
+    """Whether Python of its own has a say in what a serializer shows."""
+    return any(cls._hooks.get(hook) for hook in ("pre_dump", "post_dump")) or cls.get_attribute is not ma.Schema.get_attribute
 
 
 def projection_of(resource: Resource) -> Projection:
@@ -246,14 +438,16 @@ def projection_of(resource: Resource) -> Projection:
 def expanded(resources: Resources, shown: Projection, paths: tuple[str, ...]) -> Projection:
     """A projection with related rows added: ``("category", "tags", "category__parent")``.
 
-    ``ParseError`` names a path that leads nowhere and what would.
+    ``ParseError`` names a path that leads nowhere, and what would; a ``write_only`` relation leads nowhere.
     """
     nested: dict[str, list[str]] = {}
     for path in paths:
         name, _, rest = path.partition("__")
         relations = resources.relations(shown.resource)
-        if name not in relations:
-            raise ParseError(f"expand: {shown.resource} has no relation {name!r}; {choices(name, sorted(relations))}")
+        if name not in relations or relations[name].field.write_only:
+            valid = sorted(name for name, relation in relations.items() if not relation.field.write_only)
+            hint = choices(name, valid)
+            raise ParseError(f"expand: {shown.resource} has no relation {name!r}; {hint}", code="invalid_parameter")
         nested.setdefault(name, [])
         if rest:
             nested[name].append(rest)

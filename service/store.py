@@ -145,13 +145,18 @@ class Store:
         return resource, columns, tuple(name for name in resource.links if name in values)
 
     def _stale(self, projection: Projection, links: tuple[str, ...]) -> bool:
-        """Whether the projection shows links that the same statement writes, which it cannot see."""
-        return bool(links) and any(name in links for name, _ in projection.related)
+        """Whether the projection shows what the same statement writes and cannot see: links, or the row once more."""
+        return any(name in links or _shows(inner, projection.resource) for name, inner in projection.related)
 
     async def _again(self, resource: Resource, projection: Projection, key: str) -> bytes:
         found = await self.one(by_key(self.queries, resource.name, key), projection)
         assert found is not None
         return found[0]
+
+
+def _shows(projection: Projection, resource: str) -> bool:
+    """Whether rows of a resource are anywhere in a projection."""
+    return projection.resource == resource or any(_shows(inner, resource) for _, inner in projection.related)
 
 
 def by_key(queries: Queries, resource: str, text: str) -> Query:

@@ -153,7 +153,8 @@ def rules(field: Field, column: sa.ColumnElement[Any]) -> Iterator[tuple[str, sa
                 yield name, subject >= literal(limit) if name == "min" else subject <= literal(limit)
     length = sa.func.cardinality(column) if array else sa.func.char_length(column)
     if field.min_length is not None:
-        yield "min_length", length >= sa.literal_column(str(field.min_length))
+        long_enough = length >= sa.literal_column(str(field.min_length))
+        yield "min_length", sa.or_(column == sa.literal_column("''"), long_enough) if field.blank else long_enough
     if field.max_length is not None and array:
         yield "max_length", length <= sa.literal_column(str(field.max_length))
     if array:

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar, Final, Self
 from urllib.parse import quote
 
+import orjson
 from aiohttp import web
 
 from service import mixins, streams
@@ -41,6 +42,8 @@ from service.settings import Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 FILTER_BACKENDS: Final = (FieldFilter, SearchFilter, OrderingFilter)
+MAX_PATHS: Final = 32  # of one ?expand=
+MAX_DEPTH: Final = 8  # of each of them
 READ_PARAMETERS: Final = ("fields", "expand")
 STREAM_PARAMETERS: Final = ("fields", "last_event_id", "access_token")
 STANDARD_ACTIONS: Final[Mapping[str, tuple[str, bool]]] = {  # action → method, and whether it is about one row
@@ -193,7 +196,10 @@ class GenericViewSet(ViewSet):
 
     @classmethod
     def _project(cls, fields: str, expand: str) -> Projection:
-        shown = expanded(cls.site.resources, cls.shown, _names(expand)) if expand else cls.shown
+        paths = _names(expand) if expand else ()
+        if len(paths) > MAX_PATHS or any(path.count("__") >= MAX_DEPTH for path in paths):
+            raise ParseError(f"expand: at most {MAX_PATHS} paths of {MAX_DEPTH} relations.", code="invalid_parameter")
+        shown = expanded(cls.site.resources, cls.shown, paths)
         return shown.only(_names(fields)) if fields else shown
 
     def get_permissions(self) -> tuple[BasePermission, ...]:
@@ -241,8 +247,10 @@ class GenericViewSet(ViewSet):
             tuple(self.request.query_params.items()),
         )
 
-    def get_location(self, key: str) -> str:
-        """The absolute address of a row."""
+    def get_location(self, body: bytes, key: str) -> str:
+        """The absolute address of a row, given as its JSON and its key."""
+        if self.lookup_field is not None:
+            key = str(orjson.loads(body).get(self.resource.fields[self.lookup_field].column_name, key))
         return f"{site_url(self.site.settings, self.request.http)}/{self.resource.name}/{quote(key, safe='')}/"
 
     def get_position(self, snapshot: str) -> dict[str, str]:

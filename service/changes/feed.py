@@ -132,10 +132,10 @@ class Feed:
         return unsubscribe
 
     def stream_position(self, snapshot: str) -> str | None:
-        """The position that continues a response whose statement ran under ``snapshot``, ``pg_current_snapshot()::text``.
+        """The position that continues a response, whose statement ran under ``snapshot``.
 
-        It is behind the newest tick that the snapshot includes, so it does not matter when this is asked. ``None`` if the
-        feed has not got that far, or the statement took longer than ``KEPT``.
+        It is behind the newest tick that the snapshot includes, so it does not matter when this is asked. ``None`` if
+        the feed was not ready then, or the statement took longer than ``KEPT``.
         """
         seen = Snapshot.parse(snapshot)
         for _, tick in reversed(self._ticks):
@@ -169,9 +169,9 @@ class Feed:
     async def read(self, after: Position) -> AsyncGenerator[Batch, None]:
         """Every batch from a position up to ``head``, from memory or the log; check the position first.
 
-        The iteration ends when the reader is at ``head``, and returns without giving the event loop a chance to move it:
-        what the caller does next, up to its next ``await``, it does at ``head``. While PostgreSQL cannot be reached
-        this waits. Raises ``Reset`` if what is to be read goes away.
+        The iteration ends when the reader is at ``head``, and without giving the event loop a chance to move that: what
+        the caller does next, up to its next ``await``, it does at ``head``. While PostgreSQL cannot be reached this
+        waits. Raises ``Reset`` if what is to be read goes away.
         """
         history = self._history
         while after.place < self.head.place:

@@ -119,7 +119,7 @@ async def install(connection: Connection) -> None:
             await connection.execute("UPDATE rowcast.version SET version = $1", len(_VERSIONS))
     except asyncpg.ReadOnlySQLTransactionError:
         raise ConfigurationError(
-            "this database is read-only: the change log needs the primary server, with default_transaction_read_only off"
+            "this database is read-only: the change log needs the primary, with default_transaction_read_only off"
         ) from None
     except asyncpg.InsufficientPrivilegeError as error:
         raise ConfigurationError(
@@ -166,7 +166,7 @@ async def secret(connection: Connection) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One history of the database. Ticks after ``base`` are of this epoch; those of an earlier one after it are forked."""
+    """One history of the database: ticks after ``base`` are of it, and those of an earlier epoch are forked."""
 
     epoch: int
     base: int
@@ -262,8 +262,8 @@ FROM (VALUES (1)) one LEFT JOIN made ON true
 """
 """Make a tick if there is anything to tell, in one statement so that the test and the tick are of one snapshot.
 
-Rows of transactions that are still running are stepped over rather than looked at: a large one that stays open would make
-every poll walk through all of it.
+Rows of transactions that are still running are stepped over rather than looked at: a large one that stays open would
+make every poll walk through all of it.
 """
 
 

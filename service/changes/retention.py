@@ -65,7 +65,8 @@ async def maintain(connection: Connection, retention: float, size: int | None = 
     await connection.execute(
         """DELETE FROM rowcast.tick WHERE tick < (
             SELECT coalesce(
-                (SELECT tick - 1 FROM rowcast.tick WHERE at > $1 ORDER BY tick LIMIT 1), (SELECT max(tick) FROM rowcast.tick)
+                (SELECT tick - 1 FROM rowcast.tick WHERE at > $1 ORDER BY tick LIMIT 1),
+                (SELECT max(tick) FROM rowcast.tick)
             )
         )""",
         cutoff,

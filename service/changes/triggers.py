@@ -50,12 +50,12 @@ _TRANSITIONS: Final[Mapping[str, str]] = {
     "delete": "REFERENCING OLD TABLE AS rowcast_old",
     "truncate": "",
 }
-_DIALECT: Final = dialect.dialect()
+_DIALECT: Final = dialect.dialect()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """What one operation on one table runs. ``table`` is as declared, and its relations are found when it is brought."""
+    """What one operation on one table runs; ``table`` is as declared, and may be several relations in the database."""
 
     table: str
     operation: str
@@ -80,8 +80,8 @@ class Trigger:
     def attach(self, relation: str) -> str:
         """The statement that makes a relation (quoted) run it."""
         return (
-            f"CREATE OR REPLACE TRIGGER {self.name} AFTER {self.operation.upper()} ON {relation} {_TRANSITIONS[self.operation]}"
-            f" FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.{ident(self.function)}()"
+            f"CREATE OR REPLACE TRIGGER {self.name} AFTER {self.operation.upper()} ON {relation}"
+            f" {_TRANSITIONS[self.operation]} FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.{ident(self.function)}()"
         )
 
 
@@ -152,7 +152,28 @@ def _sql(field: Field, relation: str, column: str) -> str:
     return str(field.facts.json(field, source).compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
 
 
-_AFTERWARDS: Final = """
+_INTO: Final = "INSERT INTO rowcast.change (resource, op, pk, old, new)"
+_NESTED: Final = "current_setting('rowcast.nested', true) = 'on'"
+_REMEMBER: Final = (
+    "PERFORM set_config('rowcast.behind', (SELECT last_value FROM rowcast.change_seq)::text, true);\n    "
+)
+
+
+def _body(
+    *, kept: Sequence[str], large: str = "false", anew: Sequence[str] = (), before: str = "", after: str = ""
+) -> str:
+    """Statements that log: those whose plan is ``kept`` or, if ``large``, others planned ``anew``.
+
+    The last of them says how many events there are. Two settings live as long as the transaction: ``rowcast.nested``
+    says that a trigger's changes were logged, ``rowcast.behind`` how far the numbers were before the last DELETE.
+    """
+    rows = "        GET DIAGNOSTICS rowcast_rows = ROW_COUNT;\n"
+    return (
+        f"DECLARE rowcast_rows bigint;\nBEGIN\n    {before}IF {large} THEN\n"
+        + "".join(f"        EXECUTE {quote(statement)};\n" for statement in anew)
+        + f"{rows}    ELSE\n"
+        + "".join(f"        {statement};\n" for statement in kept)
+        + f"""{rows}    END IF;{after}
     IF rowcast_rows > 0 THEN
         PERFORM rowcast.wake();
         IF pg_trigger_depth() > 1 THEN
@@ -161,7 +182,7 @@ _AFTERWARDS: Final = """
     END IF;
     RETURN NULL;
 END"""
-_NESTED: Final = "current_setting('rowcast.nested', true) = 'on'"
+    )
 
 
 class _Row:
@@ -178,120 +199,118 @@ class _Row:
         self._table = _relation(resource.table, schemas)
         self._key = ident(resource.key.column_name)
         self._name = quote(resource.name)
-        nulled = [f for f in resource.fields.values() if f.facts.kind is Kind.RELATION]
-        self._cascades = len(nulled) > 1 and any(field.on_delete == "set_null" for field in nulled)
+        references = [field for field in resource.fields.values() if field.facts.kind is Kind.RELATION]
+        self._cascades = len(references) > 1 and any(field.on_delete == "set_null" for field in references)
         self.lists = [field for field in resource.links.values() if not field.write_only]
 
     def bodies(self) -> Iterator[tuple[str, str]]:
         """The operation and the body of the table's own triggers."""
         key, table, name = self._key, self._table, self._name
-        again = f"EXISTS (SELECT FROM {table} rowcast_row WHERE rowcast_row.{key} = rowcast_old.{key})"
-        into = "INSERT INTO rowcast.change (resource, op, pk, old, new) SELECT"
+        into = f"{_INTO} SELECT {name},"
 
-        inserted = f"{into} {name}, 'I', rowcast_new.{key}::text, NULL, {self._json('rowcast_new')} FROM"
-        of_new = f"rowcast_new.{key} IN (SELECT rowcast_new.{key} FROM rowcast_new)"
+        inserted = f"{into} 'I', rowcast_new.{key}::text, NULL, {self._json('rowcast_new')} FROM"
+        of_these = f"rowcast_new.{key} IN (SELECT rowcast_new.{key} FROM rowcast_new)"
         yield "insert", _body(
-            large=_NESTED, anew=[f"{inserted} {table} rowcast_new WHERE {of_new}"], kept=[f"{inserted} rowcast_new"]
+            kept=[f"{inserted} rowcast_new"], large=_NESTED, anew=[f"{inserted} {table} rowcast_new WHERE {of_these}"]
         )
 
         def updated(new: str) -> str:
-            return (
-                f"{into} {name}, CASE WHEN rowcast_o IS NULL THEN 'I' WHEN rowcast_n IS NULL THEN 'D' ELSE 'U' END,"
-                " rowcast_k, rowcast_o, rowcast_n FROM ("
-                f"SELECT coalesce(rowcast_new.{key}, rowcast_old.{key})::text AS rowcast_k,"
-                f" CASE WHEN rowcast_old.{key} IS NOT NULL THEN {self._json('rowcast_old')} END AS rowcast_o,"
-                f" CASE WHEN rowcast_new.{key} IS NOT NULL THEN {self._json('rowcast_new')} END AS rowcast_n"
-                f" FROM rowcast_old FULL JOIN {new} ON rowcast_new.{key} = rowcast_old.{key} OFFSET 0"
-                ") rowcast_pair WHERE rowcast_o IS DISTINCT FROM rowcast_n"
-            )
+            return f"""{into} CASE WHEN rowcast_o IS NULL THEN 'I' WHEN rowcast_n IS NULL THEN 'D' ELSE 'U' END,
+            rowcast_k, rowcast_o, rowcast_n
+        FROM (
+            SELECT coalesce(rowcast_new.{key}, rowcast_old.{key})::text AS rowcast_k,
+                CASE WHEN rowcast_old.{key} IS NOT NULL THEN {self._json("rowcast_old")} END AS rowcast_o,
+                CASE WHEN rowcast_new.{key} IS NOT NULL THEN {self._json("rowcast_new")} END AS rowcast_n
+            FROM rowcast_old FULL JOIN {new} ON rowcast_new.{key} = rowcast_old.{key} OFFSET 0
+        ) rowcast_pair WHERE rowcast_o IS DISTINCT FROM rowcast_n"""
 
-        now = (
-            f"(SELECT rowcast_row.* FROM {table} rowcast_row WHERE rowcast_row.{key} IN"
-            f" (SELECT rowcast_old.{key} FROM rowcast_old UNION SELECT rowcast_new.{key} FROM rowcast_new)) rowcast_new"
+        now = f"""(
+                SELECT rowcast_row.* FROM {table} rowcast_row WHERE rowcast_row.{key} IN (
+                    SELECT rowcast_old.{key} FROM rowcast_old UNION SELECT rowcast_new.{key} FROM rowcast_new
+                )
+            ) rowcast_new"""
+        yield "update", _body(
+            kept=[updated(now if self._cascades else "rowcast_new")], large=_NESTED, anew=[updated(now)]
         )
-        kept = updated(now if self._cascades else "rowcast_new")
-        yield "update", _body(large=_NESTED, anew=[updated(now)], kept=[kept])
 
-        deleted = f"{into} {name}, 'D', rowcast_old.{key}::text, {self._json('rowcast_old')}, NULL FROM rowcast_old"
-        before = "PERFORM set_config('rowcast.behind', (SELECT last_value FROM rowcast.change_seq)::text, true);"
+        deleted = f"{into} 'D', rowcast_old.{key}::text, {self._json('rowcast_old')}, NULL FROM rowcast_old"
+        gone = f"NOT EXISTS (SELECT FROM {table} rowcast_row WHERE rowcast_row.{key} = rowcast_old.{key})"
         yield "delete", _body(
-            large=_NESTED,
-            anew=[f"{deleted} WHERE NOT {again}"],
-            kept=[deleted],
-            before=before if self.lists else "",
-        )
+            before=_REMEMBER if self.lists else "",
+            kept=[deleted], large=_NESTED, anew=[f"{deleted} WHERE {gone}"],
+        )  # fmt: skip
         yield "truncate", self._truncated()
 
     def link_bodies(self, field: Field) -> Iterator[tuple[str, str]]:
         """The operation and the body of the triggers of a many_to_many field's table."""
-        link = self._link(field)
-        near, far = ident(link.near), ident(link.far)
-        transitions = {"insert": ("new",), "update": ("old", "new"), "delete": ("old",)}
-        for operation, seen in transitions.items():
-            touched = " UNION ".join(f"SELECT rowcast_{side}.{near} FROM rowcast_{side}" for side in seen)
-            was = "SELECT rowcast_now.near, rowcast_now.far FROM rowcast_now"
-            if "new" in seen:
-                was += f" EXCEPT SELECT rowcast_new.{near}, rowcast_new.{far} FROM rowcast_new"
-            if "old" in seen:
-                was = f"({was}) UNION SELECT rowcast_old.{near}, rowcast_old.{far} FROM rowcast_old"
-            row = self._json("rowcast_row", without=field)
-            shown = _sql(link.element, "rowcast_lists", "far")
-            lists = f"(SELECT rowcast_lists.near, jsonb_agg({shown} ORDER BY rowcast_lists.far) AS list FROM"
-            lock = (
-                f"PERFORM FROM {self._table} rowcast_row WHERE rowcast_row.{self._key} IN ({touched})"
-                f" ORDER BY rowcast_row.{self._key} FOR NO KEY UPDATE"
-            )
-            log = (
-                f"WITH rowcast_touched (near) AS MATERIALIZED ({touched}),"
-                f" rowcast_now AS MATERIALIZED (SELECT rowcast_link.{near} AS near, rowcast_link.{far} AS far"
-                f" FROM {link.table} rowcast_link WHERE rowcast_link.{near} IN (SELECT near FROM rowcast_touched)),"
-                f" rowcast_was (near, far) AS MATERIALIZED ({was})"
-                " INSERT INTO rowcast.change (resource, op, pk, old, new)"
-                f" SELECT {self._name}, 'U', rowcast_k, rowcast_o, rowcast_n FROM ("
-                f"SELECT rowcast_row.{self._key}::text AS rowcast_k,"
-                f" rowcast_row.doc || jsonb_build_object({quote(field.name)}, coalesce(rowcast_a.list, '[]')) AS rowcast_o,"
-                f" rowcast_row.doc || jsonb_build_object({quote(field.name)}, coalesce(rowcast_b.list, '[]')) AS rowcast_n"
-                f" FROM (SELECT rowcast_row.{self._key}, {row} AS doc FROM {self._table} rowcast_row"
-                f" WHERE rowcast_row.{self._key} IN (SELECT near FROM rowcast_touched)) rowcast_row"
-                f" LEFT JOIN {lists} rowcast_was rowcast_lists GROUP BY 1) rowcast_a ON rowcast_a.near = rowcast_row.{self._key}"
-                f" LEFT JOIN {lists} rowcast_now rowcast_lists GROUP BY 1) rowcast_b ON rowcast_b.near = rowcast_row.{self._key}"
-                " OFFSET 0) rowcast_pair WHERE rowcast_o IS DISTINCT FROM rowcast_n"
-            )
-            perform = lock.replace("PERFORM", "SELECT", 1)
-            yield operation, _body(
-                large=f"(SELECT count(*) FROM rowcast_{seen[0]}) > {LARGE}",
-                anew=[perform, log],
-                kept=[lock, log],
-                after=self._tell_owners(field) if operation == "delete" else "",
-            )
+        yield "insert", self._linked(field, new=True)
+        yield "update", self._linked(field, old=True, new=True)
+        yield "delete", self._linked(field, old=True)
         yield "truncate", self._truncated()
+
+    def _linked(self, field: Field, *, old: bool = False, new: bool = False) -> str:
+        """Log the owners of links that came or went, with their lists before and after."""
+        link = self._link(field)
+        near, far, key, name = ident(link.near), ident(link.far), self._key, quote(field.name)
+        changed = [relation for relation, has in (("rowcast_new", new), ("rowcast_old", old)) if has]
+        owners = " UNION ".join(f"SELECT {relation}.{near} FROM {relation}" for relation in changed)
+        was = "SELECT rowcast_is.near, rowcast_is.far FROM rowcast_is"
+        if new:
+            was += f" EXCEPT SELECT rowcast_new.{near}, rowcast_new.{far} FROM rowcast_new"
+        if old:
+            was = f"({was}) UNION SELECT rowcast_old.{near}, rowcast_old.{far} FROM rowcast_old"
+        shown = _sql(link.element, "rowcast_list", "far")
+        lists = f"SELECT rowcast_list.near, jsonb_agg({shown} ORDER BY rowcast_list.far) AS items FROM"
+        locking = f"""FROM {self._table} rowcast_row WHERE rowcast_row.{key} IN ({owners})
+            ORDER BY rowcast_row.{key} FOR NO KEY UPDATE"""
+        logging = f"""WITH rowcast_owner (near) AS MATERIALIZED ({owners}),
+        rowcast_is AS MATERIALIZED (
+            SELECT rowcast_link.{near} AS near, rowcast_link.{far} AS far FROM {link.table} rowcast_link
+            WHERE rowcast_link.{near} IN (SELECT near FROM rowcast_owner)
+        ),
+        rowcast_was (near, far) AS MATERIALIZED ({was}),
+        rowcast_doc AS MATERIALIZED (
+            SELECT rowcast_row.{key} AS near, rowcast_row.{key}::text AS pk,
+                {self._json("rowcast_row", without=field)} AS doc
+            FROM {self._table} rowcast_row WHERE rowcast_row.{key} IN (SELECT near FROM rowcast_owner)
+        )
+        {_INTO} SELECT {self._name}, 'U', rowcast_doc.pk,
+            rowcast_doc.doc || jsonb_build_object({name}, coalesce(rowcast_before.items, '[]')),
+            rowcast_doc.doc || jsonb_build_object({name}, coalesce(rowcast_after.items, '[]'))
+        FROM rowcast_doc
+        LEFT JOIN ({lists} rowcast_was rowcast_list GROUP BY 1) rowcast_before ON rowcast_before.near = rowcast_doc.near
+        LEFT JOIN ({lists} rowcast_is rowcast_list GROUP BY 1) rowcast_after ON rowcast_after.near = rowcast_doc.near
+        WHERE rowcast_before.items IS DISTINCT FROM rowcast_after.items"""
+        return _body(
+            kept=[f"PERFORM {locking}", logging],
+            large=f"(SELECT count(*) FROM {changed[0]}) > {LARGE}",
+            anew=[f"SELECT {locking}", logging],
+            after="" if new else self._tell_owners(link, name),
+        )
+
+    def _tell_owners(self, link: _Link, name: str) -> str:
+        """Put links into the event of an owner that is gone: a cascade takes them along before that event is logged."""
+        near, far = ident(link.near), ident(link.far)
+        shown = _sql(link.element, "rowcast_old", link.far)
+        statement = f"""UPDATE rowcast.change c SET old = c.old || jsonb_build_object({name}, l.items) FROM (
+            SELECT rowcast_old.{near}::text AS pk, jsonb_agg({shown} ORDER BY rowcast_old.{far}) AS items
+            FROM rowcast_old
+            WHERE NOT EXISTS (SELECT FROM {self._table} rowcast_row WHERE rowcast_row.{self._key} = rowcast_old.{near})
+            GROUP BY rowcast_old.{near}
+        ) l WHERE c.xid = pg_current_xact_id() AND c.seq > current_setting('rowcast.behind')::bigint
+            AND c.resource = {self._name} AND c.op = 'D' AND c.pk = l.pk"""
+        return f"""
+    IF current_setting('rowcast.behind', true) <> '' THEN
+        EXECUTE {quote(statement)};
+    END IF;"""
 
     def _truncated(self) -> str:
         """TRUNCATE of a table, its partitions and its links is one event: of several in a row the first is logged."""
-        logged = (
-            f"INSERT INTO rowcast.change (resource, op) SELECT {self._name}, 'T' WHERE 'T' IS DISTINCT FROM ("
-            "SELECT c.op FROM rowcast.change c WHERE c.xid = pg_current_xact_id()"
-            f" AND c.resource = {self._name} ORDER BY c.seq DESC LIMIT 1)"
-        )
-        return _body(large="false", anew=[], kept=[logged])
-
-    def _tell_owners(self, field: Field) -> str:
-        """Put the links into the event of an owner that is gone, and has taken them along before it was logged."""
-        link = self._link(field)
-        near, far = ident(link.near), ident(link.far)
-        orphans = f"NOT EXISTS (SELECT FROM {self._table} rowcast_row WHERE rowcast_row.{self._key} = rowcast_old.{near})"
-        statement = (
-            "UPDATE rowcast.change c SET old = c.old || l.list FROM ("
-            f"SELECT rowcast_old.{near}::text AS pk, jsonb_build_object({quote(field.name)}, jsonb_agg("
-            f"{_sql(link.element, 'rowcast_old', link.far)} ORDER BY rowcast_old.{far})) AS list"
-            f" FROM rowcast_old WHERE {orphans} GROUP BY rowcast_old.{near}) l"
-            f" WHERE c.xid = pg_current_xact_id() AND c.seq > current_setting('rowcast.behind')::bigint"
-            f" AND c.resource = {self._name} AND c.op = 'D' AND c.pk = l.pk"
-        )
-        return (
-            "\n    IF current_setting('rowcast.behind', true) <> '' THEN"
-            f"\n        EXECUTE {quote(statement)};\n    END IF;"
-        )
+        logged = f"""{_INTO} SELECT {self._name}, 'T', NULL, NULL, NULL WHERE 'T' IS DISTINCT FROM (
+            SELECT c.op FROM rowcast.change c WHERE c.xid = pg_current_xact_id() AND c.resource = {self._name}
+            ORDER BY c.seq DESC LIMIT 1
+        )"""
+        return _body(kept=[logged])
 
     def _json(self, relation: str, *, without: Field | None = None) -> str:
         """The row of a relation as clients see it, but for what is write_only and the field ``without``."""
@@ -300,9 +319,7 @@ class _Row:
             for name, field in self._resource.columns.items()
             if not field.write_only
         ]
-        for field in self.lists:
-            if field is not without:
-                pairs.append(f"{quote(field.name)}, {self._list(field, relation)}")
+        pairs += [f"{quote(f.name)}, {self._list(f, relation)}" for f in self.lists if f is not without]
         chunks = [", ".join(pairs[start : start + 50]) for start in range(0, len(pairs), 50)]
         made = " || ".join(f"jsonb_build_object({chunk})" for chunk in chunks)  # takes 100 arguments
         return f"({made})"
@@ -331,18 +348,6 @@ class _Link:
     near: str
     far: str
     element: Field
-
-
-def _body(*, large: str, anew: Sequence[str], kept: Sequence[str], before: str = "", after: str = "") -> str:
-    """Statements that log: those whose plan is ``kept`` or, if it is ``large``, the same planned ``anew``."""
-    rows = "        GET DIAGNOSTICS rowcast_rows = ROW_COUNT;\n"
-    return (
-        f"DECLARE rowcast_rows bigint;\nBEGIN\n    {before}\n    IF {large} THEN\n"
-        + "".join(f"        EXECUTE {quote(statement)};\n" for statement in anew)
-        + f"{rows}    ELSE\n"
-        + "".join(f"        {statement};\n" for statement in kept)
-        + f"{rows}    END IF;{after}{_AFTERWARDS}"
-    )
 
 
 # --- bringing them to a database --------------------------------------------------------------------------------------
@@ -426,19 +431,20 @@ async def problems(connection: Connection, tables: Tables, *, wakeup: str = "not
     if await connection.fetchval("SELECT to_regclass('rowcast.change') IS NULL"):
         return ["the change log is not installed: run `rowcast migrate`"]
     try:
-        found = [f"{change.problem}: run `rowcast migrate`" for change in await pending(connection, tables, wakeup=wakeup)]
+        lacking = await pending(connection, tables, wakeup=wakeup)
     except ConfigurationError as error:
         return [str(error)]
+    found = [f"{change.problem}: run `rowcast migrate`" for change in lacking]
     disabled = await connection.fetch(
         """SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
         WHERE p.pronamespace = to_regnamespace('rowcast') AND tgenabled NOT IN ('O', 'A') ORDER BY 1"""
     )
     for (table,) in disabled:
-        found.append(f"triggers of {table} are disabled, so its changes are not told: ALTER TABLE {table} ENABLE TRIGGER USER")
+        found.append(f"triggers of {table} are disabled, so not all is told: ALTER TABLE {table} ENABLE TRIGGER USER")
     if await connection.fetchval("SELECT current_setting('session_replication_role') = 'replica'"):
         found.append("session_replication_role is replica, so no trigger runs: changes made like this are not told")
     if not await orderly(connection):
-        found.append("the sequence rowcast.change_seq must have CACHE 1, INCREMENT 1 and NO CYCLE, or the order is lost")
+        found.append("the sequence rowcast.change_seq needs CACHE 1, INCREMENT 1 and NO CYCLE: the order rests on it")
     return found
 
 
@@ -460,12 +466,13 @@ async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
         sorted(tables),
     )
     if missing := [name for name, schema in rows if schema is None]:
-        raise ConfigurationError(f"tables that do not exist cannot be logged: {', '.join(missing)}; run `rowcast migrate`")
+        names = ", ".join(missing)
+        raise ConfigurationError(f"tables that do not exist cannot be logged ({names}): run `rowcast migrate`")
     return dict(rows)
 
 
 async def _relations(connection: Connection, table: str) -> list[str]:
-    """The table and, for one in partitions or with children, all of these: a statement fires those of its target alone."""
+    """The table and its partitions or children: a statement fires the triggers of the one that it names."""
     rows = await connection.fetch(
         """WITH RECURSIVE tree (oid) AS (
             SELECT to_regclass($1)::oid

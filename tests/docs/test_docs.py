@@ -1,9 +1,9 @@
-"""The documentation says what is: its files load, its links lead somewhere, its examples run, its tables are complete.
+"""The documentation says what is: files load, links lead somewhere, examples run, and reference tables are complete.
 
-A page's YAML blocks that begin with ``# config/…`` are files: laid over the demo's, they are the config of the page. Its
-``console`` blocks are one session on a fresh database: lines with ``$`` are run, where they call ``curl`` or ``rowcast``,
-and what follows them is what they print. ``…`` stands for any text. White space does not count. ``curl -N`` is a stream,
-which runs beside the rest of the page.
+A page's YAML blocks that begin with ``# config/…`` are files: laid over the demo's, they are the config of the page.
+Its ``console`` blocks are one session on a fresh database: lines with ``$`` are run, where they call ``curl`` or
+``rowcast``, and what follows them is what they print. ``…`` stands for any text. White space does not count.
+``curl -N`` is a stream, which runs beside the rest of the page.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service import declarations, errors, options
+from service.changes.feed import Reason
+from service.classes import PERMISSIONS
 from service.configuration import load
 from service.fields import FIELD_TYPES
 from service.lookups import LOOKUP_NAMES, LOOKUPS
-from service.permissions import BasePermission
-from service.classes import PERMISSIONS
-from service.settings import VARIABLES
+from service.settings import VARIABLES, Settings
 from tests.conftest import ROOT, Serve
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -218,27 +219,41 @@ def table(page: str, heading: str) -> dict[str, list[str]]:
 
 
 def test_every_field_type_is_documented() -> None:
+    """In the order of the code's own table, so that nothing is missing, invented or said twice."""
     assert list(table("config.md", "Field types")) == list(FIELD_TYPES)
 
 
 def test_every_field_option_is_documented() -> None:
+    """The same for what a field may say of itself."""
     assert list(table("config.md", "Field options")) == list(declarations.FIELD_OPTIONS)
 
 
 def test_every_viewset_option_is_documented() -> None:
+    """Every key that ``viewset`` takes has its row."""
     assert set(table("config.md", "Viewset options")) == {options.CLASS, *options.OPTIONS}
 
 
 def test_every_lookup_is_documented() -> None:
-    assert list(table("rest.md", "Lookups")) == list(LOOKUP_NAMES)
-    everything = {
-        name for name in LOOKUP_NAMES if {kind for kind, of in LOOKUPS if of == name} >= {k for k, _ in LOOKUPS}
-    }
-    assert {name for name, cells in table("rest.md", "Lookups").items() if cells[0] == "all"} == everything
+    """Each lookup has its row, and "all" fields means all that can be filtered by."""
+    documented = table("rest.md", "Lookups")
+    assert list(documented) == list(LOOKUP_NAMES)
+    kinds = {kind for kind, _ in LOOKUPS}
+    everywhere = {name for name in LOOKUP_NAMES if all((kind, name) in LOOKUPS for kind in kinds)}
+    assert {name for name, (fields, *_) in documented.items() if fields == "all"} == everywhere
 
 
 def test_every_permission_class_is_documented() -> None:
-    assert set(table("config.md", "Permissions")) == set(PERMISSIONS) - {BasePermission.__name__}
+    """Every class that config can name without a module."""
+    assert set(table("config.md", "Permissions")) == set(PERMISSIONS)
+
+
+def default_of(section: type[Any], *path: str) -> str:
+    """The default of a setting as it would be written in YAML; empty where there is none."""
+    here = {each.name: each.metadata for each in fields(section)}[path[0]]
+    if len(path) > 1:
+        return default_of(here["section"], *path[1:])
+    default = here["default"]
+    return "" if default is None else f"[{', '.join(default)}]" if isinstance(default, list) else str(default)
 
 
 def test_every_setting_is_documented() -> None:
@@ -249,8 +264,10 @@ def test_every_setting_is_documented() -> None:
     assert {name: cells[0].strip("`") for name, cells in documented.items()} == short
 
 
-def test_documented_defaults_of_service_yaml_are_the_defaults(tmp_path: Path) -> None:
-    """The block of defaults in config.md changes nothing."""
+def test_documented_defaults_of_settings_are_the_defaults(tmp_path: Path) -> None:
+    """Those of the table are what the code's own list has, and the block of defaults changes nothing."""
+    for name, (default, *_) in table("config.md", "service.yaml").items():
+        assert default.strip("`") == default_of(Settings, *name.split(".")), name
     (empty := tmp_path / "empty").mkdir()
     (shown := tmp_path / "shown").mkdir()
     laid_out(empty)
@@ -268,17 +285,16 @@ def codes() -> Iterator[str]:
         yield error.code
     for path in (ROOT / "service").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.keyword) and node.arg == "code" and isinstance(node.value, ast.Constant):
-                if isinstance(node.value.value, str):
-                    yield node.value.value
+            match node:
+                case ast.keyword(arg="code", value=ast.Constant(value=str(code))):
+                    yield code
 
 
 def test_every_error_code_is_documented() -> None:
+    """What programs compare with is in the table, and nothing else is."""
     assert set(table("rest.md", "Errors")) == set(codes())
 
 
 def test_every_reason_of_a_reset_is_documented() -> None:
-    from service.changes.feed import Reason
-
-    documented = set(table("streams.md", "Events"))
-    assert {*Reason, "truncated"} <= documented
+    """The feed's reasons, and TRUNCATE."""
+    assert {*Reason, "truncated"} <= set(table("streams.md", "Events"))

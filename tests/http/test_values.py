@@ -85,7 +85,10 @@ async def test_every_type_shows_what_it_was_given(library: Service) -> None:
             assert await library.patch(path, {name: shown}) == row
         if name != "text":
             listed = await library.rows("/kinds/", page_size="1000", **{f"{name}__isnull": "false"})
-            assert sorted(map(repr, (each[name] for each in listed))) == sorted(repr(shown) for _, shown in pairs)
+            missing = [shown for _, shown in pairs]
+            for each in listed:
+                missing.remove(each[name])
+            assert missing == []
         cleared = await library.patch(path, {name: None})
         assert cleared == {**row, name: None}
 
@@ -148,7 +151,7 @@ WITHIN: dict[str, list[Any]] = {
 BEYOND: dict[str, list[Any]] = {
     "ranged": [-3, 4], "floated": [0.4999, 1.5001], "priced": ["-1.51", "99.51"], "dated": ["2023-12-31", "2025-01-01"],
     "timed": ["08:59:59.999999", "17:00:00.000001"], "stamped": ["2024-01-01T00:00:00+00:01"],
-    "lasting": ["PT59.999999S", "P1DT0.000001S", "-P1D"], "sized": ["a", "abcde", ""],
+    "lasting": ["PT59.999999S", "P1DT0.000001S", "P-1D"], "sized": ["a", "abcde", ""],
     "coded": ["ab1", "AB", "xAB1", "AB1\n", ""], "chosen": [0, 4, "1", 1.0, True], "worded": ["b", "A", ""],
     "listed": [[], [-1], [0, 10], [0, 0, 0, 0]], "picked": [["z"], ["x", "z"], [""]], "flagged": [None],
 }  # fmt: skip
@@ -210,19 +213,16 @@ async def test_required_fields_are_named_when_they_are_missing(limits: Service) 
 
 async def test_database_keeps_the_same_limits(limits: Service) -> None:
     """Direct SQL cannot store what a body may not hold."""
-    whole = {name: values[0] for name, values in WITHIN.items()}
-    row = await limits.post("/limits/", whole)
+    await limits.post("/limits/", {name: values[0] for name, values in WITHIN.items()})
     for name, values in BEYOND.items():
         for value in values:
             if value in ("1", 1.0, True) or value is None:
                 continue  # another type in JSON is no other value in SQL
-            document = json.dumps({name: value})
             with pytest.raises(asyncpg.PostgresError):
                 await limits.sql.execute(
-                    f"UPDATE limits SET {name} = (jsonb_populate_record(NULL::limits, $1::text::jsonb)).{name} WHERE id = $2::text::uuid",
-                    document, row["id"],
-                )  # fmt: skip
-                raise AssertionError(f"stored {document}")
+                    f"UPDATE limits SET {name} = (jsonb_populate_record(NULL::limits, $1::text::jsonb)).{name}",
+                    json.dumps({name: value}),
+                )
 
 
 async def test_defaults_fill_what_a_body_leaves_out(limits: Service) -> None:

@@ -1,0 +1,153 @@
+"""The schema and its triggers, brought to a database once and kept in line."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+import asyncpg
+import pytest
+
+from service.changes import log, triggers
+from service.errors import ConfigurationError
+from service.fields import Field
+from service.resources import Resource, Resources
+from service.tables import Tables
+
+from .watching import SESSION, Database, create, resources
+
+
+async def test_many_may_install_at_once(database: Database) -> None:
+    """Replicas that start together install one schema, and sync one set of triggers."""
+    connections = [await database.connect() for _ in range(8)]
+    await connections[0].execute("DROP SCHEMA rowcast CASCADE")
+    await asyncio.gather(*(log.install(connection) for connection in connections))
+    ran = await asyncio.gather(*(triggers.sync_triggers(c, Tables(resources())) for c in connections))
+    assert sum(bool(statements) for statements in ran) == 1
+    assert len(await log.secret(connections[0])) == 32
+
+
+async def test_an_unchanged_start_changes_nothing(database: Database) -> None:
+    """Neither installing nor syncing runs DDL, and both work without the right to."""
+    connection = await database.connect()
+    await connection.execute("SET default_transaction_read_only = on")
+    await log.install(connection)
+    assert await triggers.sync_triggers(connection, Tables(resources())) == []
+    assert await triggers.problems(connection, Tables(resources())) == []
+
+
+async def test_a_newer_schema_is_refused(database: Database) -> None:
+    """An older service does not touch what a newer one has made."""
+    connection = await database.connect()
+    await connection.execute("UPDATE rowcast.version SET version = 1000")
+    with pytest.raises(ConfigurationError, match="newer"):
+        await log.install(connection)
+
+
+async def test_a_read_only_database_is_named(database: Database) -> None:
+    """Installing into one says what is needed."""
+    connection = await database.connect()
+    await connection.execute("DROP SCHEMA rowcast CASCADE; SET default_transaction_read_only = on")
+    with pytest.raises(ConfigurationError, match="read-only"):
+        await log.install(connection)
+
+
+async def test_missing_rights_are_named(database: Database) -> None:
+    """Installing and syncing as a role that may not say so in words."""
+    connection = await database.connect()
+    role = f"poor_{uuid.uuid4().hex}"
+    await connection.execute(f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA rowcast TO {role}; SET ROLE {role}")
+    with pytest.raises(ConfigurationError, match="must own"):
+        await triggers.sync_triggers(connection, Tables(resources()), wakeup="poll")
+    await connection.execute("RESET ROLE; DROP SCHEMA rowcast CASCADE")
+    await connection.execute(f"SET ROLE {role}")
+    with pytest.raises(ConfigurationError, match="CREATE on the database"):
+        await log.install(connection)
+    await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_tables_that_do_not_exist_are_named(database: Database) -> None:
+    """Logging follows the migration that makes the tables."""
+    connection = await database.connect()
+    await connection.execute("DROP TABLE tasks CASCADE")
+    with pytest.raises(ConfigurationError, match=r"\(tasks\)"):
+        await triggers.sync_triggers(connection, Tables(resources()))
+    assert "tasks" in (await triggers.problems(connection, Tables(resources())))[0]
+
+
+async def test_drift_is_found_and_mended(database: Database) -> None:
+    """A trigger dropped, a function replaced, a resource changed or gone: told, and put right by the next sync."""
+    connection = await database.connect()
+    tables = Tables(resources())
+    await connection.execute("DROP TRIGGER rowcast_update ON tasks")
+    assert [problem for problem in await triggers.problems(connection, tables) if "UPDATE" in problem]
+    assert len(await triggers.sync_triggers(connection, tables)) == 1
+    assert await triggers.problems(connection, tables) == []
+    fewer = Tables(
+        Resources({"tags": Resource("tags", "tags", "Tag", {"id": Field("id", "integer", primary_key=True)})})
+    )
+    assert await triggers.sync_triggers(connection, fewer)
+    assert await triggers.sync_triggers(connection, fewer) == []
+    left = await connection.fetch(
+        "SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger WHERE tgname LIKE 'rowcast%' AND NOT tgisinternal"
+    )
+    assert [name for (name,) in left] == ["tags"]
+    await triggers.sync_triggers(connection, tables)
+    assert await triggers.problems(connection, tables) == []
+
+
+async def test_disabled_triggers_are_found(database: Database) -> None:
+    """Disabled triggers, a session that skips triggers, and a sequence that hands out numbers in blocks."""
+    connection = await database.connect()
+    tables = Tables(resources())
+    await connection.execute("ALTER TABLE tasks DISABLE TRIGGER rowcast_insert")
+    await connection.execute("SET session_replication_role = replica")
+    await connection.execute("ALTER SEQUENCE rowcast.change_seq CACHE 10")
+    found = await triggers.problems(connection, tables)
+    assert len(found) == 3
+    assert "tasks" in found[0]
+    assert "session_replication_role" in found[1]
+    assert "CACHE 1" in found[2]
+
+
+async def test_a_table_in_another_schema_is_logged(database: Database) -> None:
+    """Tables are found by the search path of the connection that syncs, and logged from wherever they are written."""
+    connection = await database.connect()
+    await connection.execute("CREATE SCHEMA elsewhere; SET search_path = elsewhere")
+    declared = Resource("things", "things", "Thing", {"id": Field("id", "integer", primary_key=True)})
+    tables = Tables(Resources({"things": declared}))
+    await create(connection, tables)
+    await triggers.sync_triggers(connection, tables)
+    await database.ticker()
+    watch = await database.watch()
+    other = await database.connect()
+    await other.execute("INSERT INTO elsewhere.things VALUES (7)")
+    await watch.until(lambda: bool(watch.events))
+    assert (watch.events[0].resource, watch.events[0].pk) == ("things", "7")
+
+
+async def test_keys_made_by_the_database_rise_with_time(database: Database) -> None:
+    """``rowcast.uuid7()`` is a version 7 UUID whose first bits are the time."""
+    connection = await database.connect()
+    before = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp()) * 1000")
+    keys = [row[0] for row in await connection.fetch("SELECT rowcast.uuid7() FROM generate_series(1, 1000)")]
+    after = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp()) * 1000")
+    for form in (keys, [(await connection.fetchval(f"SELECT {log._UUID7_BEFORE_18.removeprefix('RETURN ')}"))] * 2):
+        for key in form:
+            assert key.version == 7
+            assert key.variant == uuid.RFC_4122
+    assert all(before - 1 <= key.int >> 80 <= after + 1 for key in keys)
+    assert len(set(keys)) == 1000
+
+
+async def test_the_statements_can_be_read(database: Database) -> None:
+    """``trigger_statements`` is what a database by itself would take."""
+    connection = await database.connect()
+    await connection.execute("DROP SCHEMA rowcast CASCADE")
+    await log.install(connection)
+    for statement in triggers.trigger_statements(Tables(resources())):
+        await connection.execute(statement)
+    await connection.execute("INSERT INTO tasks (title) VALUES ('t')")
+    assert await connection.fetchval("SELECT count(*) FROM rowcast.change") == 1
+    assert SESSION
+    assert asyncpg

@@ -1,0 +1,203 @@
+"""Where a reader may go on from, and what it is told when it may not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.changes import log, retention
+from service.changes.feed import Reason
+from service.changes.position import MAX_TEXT, Position, Snapshot
+
+from .watching import Database, told
+
+BOUND = 2**63 - 1
+
+
+@given(
+    st.integers(0, BOUND), st.integers(0, BOUND), st.integers(0, BOUND), st.integers(1, 10**9),
+    st.none() | st.sets(st.integers(0, 500)),
+)  # fmt: skip
+def test_a_position_is_read_as_it_was_written(
+    epoch: int, tick: int, n: int, xmin: int, running: set[int] | None
+) -> None:
+    """Text and back, with a snapshot or without."""
+    snapshot = None
+    if running is not None:
+        snapshot = Snapshot(xmin, xmin + 501, tuple(sorted(xmin + xid for xid in running)))
+    position = Position(epoch, tick, n, snapshot)
+    text = str(position)
+    if len(text) <= MAX_TEXT:
+        assert Position.parse(text) == position
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "1-2", "1-2-3-4", "-1-2-3", "01-2-3", "1-2-3~", "1-2-3~x", "1-2-3~5:4:", "1-2-3~5:6:7", "1-2-3~5:9:7,6",
+     "1-2-3~5:9:7,7", "1-2-3~5:9:4", " 1-2-3", "1-2-3\n", "1-2-٣", "9223372036854775808-1-1", "1-2-3~1:2:" + "1," * 5000,
+     "9" * 5000, "\x00", "null"],
+)  # fmt: skip
+async def test_a_malformed_position_is_told(database: Database, text: str) -> None:
+    """Anything but the one form, in bounded time."""
+    with pytest.raises(ValueError, match="not a"):
+        Position.parse(text)
+    feed = await database.feed()
+    assert await feed.check(text) == Reason.MALFORMED
+
+
+async def test_a_position_ahead_of_the_log_is_told(database: Database) -> None:
+    """A tick that has not been made, or events after the newest tick."""
+    feed = await database.feed()
+    head = feed.head
+    assert await feed.check(head) is None
+    assert await feed.check(Position(head.epoch, head.tick, 1)) == Reason.AHEAD
+    assert await feed.check(Position(head.epoch, head.tick + 1)) == Reason.AHEAD
+
+
+async def test_a_position_that_another_replica_has_reached_is_not_ahead(database: Database) -> None:
+    """A feed that lags asks the database before it sends a client away."""
+    ticker = await database.ticker()
+    behind = await database.feed()
+    watch = await database.watch()
+    await behind.stop()
+    connection = await database.connect()
+    await watch.fence(connection)
+    assert ticker.ticks
+    assert behind.head.place < watch.feed.head.place
+    assert await behind.check(watch.feed.head) is None
+
+
+async def test_a_position_of_another_database_is_told(database: Database) -> None:
+    """Epochs are not shared by databases, so neither are positions."""
+    feed = await database.feed()
+    assert await feed.check(Position(feed.head.epoch + 1, feed.head.tick)) == Reason.FORKED
+
+
+async def test_a_copy_of_a_database_goes_its_own_way(database: Database) -> None:
+    """Its ticks are of a new epoch; positions from before the copy go on in it, later ones of the original do not."""
+    connection = await database.connect()
+    before = await log.newest_tick(connection)
+    await database.ticker()
+    watch = await database.watch()
+    await watch.fence(connection)
+    assert before.epoch != watch.positions[-1].epoch
+    assert await watch.feed.check(Position(before.epoch, before.tick)) is None
+    assert await watch.feed.check(Position(before.epoch, before.tick, 1)) == Reason.FORKED
+    assert await watch.feed.check(Position(before.epoch, before.tick + 1)) == Reason.FORKED
+    assert await watch.feed.check(watch.positions[-1]) is None
+
+
+async def test_a_promotion_forks_what_was_lost(database: Database) -> None:
+    """Another timeline begins an epoch; the feed that had gone further than it tells its subscribers to begin anew."""
+    ticker = await database.ticker()
+    watch = await database.watch()
+    connection = await database.connect()
+    await watch.fence(connection)
+    kept = watch.feed.head
+    await watch.fence(connection)
+    lost = watch.feed.head
+    await ticker.stop()
+    await connection.execute("DELETE FROM rowcast.tick WHERE tick > $1", kept.tick)
+    await connection.execute("UPDATE rowcast.epoch SET timeline = '0000FFFF'")
+    await watch.until(lambda: watch.resets == ["forked"])
+    await database.ticker()
+    connection = await database.connect()
+    await watch.fence(connection)
+    assert watch.feed.head.epoch > lost.epoch
+    assert await watch.feed.check(kept) is None
+    assert await watch.feed.check(lost) == Reason.FORKED
+
+
+async def test_a_log_restored_in_another_cluster_begins_anew(database: Database) -> None:
+    """Its transaction numbers mean nothing there, so its rows go and every earlier position is forked."""
+    ticker = await database.ticker()
+    watch = await database.watch()
+    connection = await database.connect()
+    await watch.fence(connection)
+    earlier = watch.feed.head
+    await ticker.stop()
+    await connection.execute("UPDATE rowcast.epoch SET system_identifier = 1")
+    await connection.execute("UPDATE rowcast.change SET xid = '999999999999'")
+    await database.ticker()
+    await watch.until(lambda: bool(watch.resets))
+    await watch.fence(connection)
+    assert await watch.feed.check(earlier) == Reason.FORKED
+    assert await connection.fetchval("SELECT count(*) FROM rowcast.change WHERE xid = '999999999999'") == 0
+    assert watch.feed.head.tick > earlier.tick
+
+
+async def test_what_is_pruned_is_expired(database: Database) -> None:
+    """A reader behind the oldest tick must begin anew, one at it must not; the newest tick is always kept."""
+    ticker = await database.ticker()
+    watch = await database.watch(events=1)
+    connection = await database.connect()
+    start = watch.feed.head
+    await watch.fence(connection)
+    await watch.fence(connection)
+    end = watch.feed.head
+    await ticker.stop()
+    await retention.maintain(connection, 0)
+    assert await watch.feed.check(start) == Reason.EXPIRED
+    assert await watch.feed.check(end) is None
+    assert [batch async for batch in watch.feed.read(end)] == []
+
+
+async def test_a_reader_resumes_in_the_middle_of_a_transaction(database: Database) -> None:
+    """Every event's position goes on with the event after it, from memory and from the log."""
+    await database.ticker()
+    watch = await database.watch()
+    poor = await database.watch(events=1, size=1)
+    connection = await database.connect()
+    async with connection.transaction():
+        for i in range(20):
+            await connection.execute("INSERT INTO tasks (title) VALUES ($1)", str(i))
+    await watch.fence(connection)
+    await poor.until(lambda: len(poor.events) == 21)
+    for feed in (watch.feed, poor.feed):
+        for i, position in enumerate(watch.positions):
+            assert await feed.check(position) is None
+            rest = [event async for batch in feed.read(position) for event in batch.events]
+            assert rest == watch.events[i + 1 :]
+    assert len(told(watch.events)) == 20
+
+
+async def test_a_write_between_a_list_and_its_stream_is_told_once(database: Database) -> None:
+    """Whatever had committed when the list ran is skipped, even where its tick came after the list's tick."""
+    feed = await database.feed()
+    connection, open_ = await database.connect(), await database.connect()
+    await connection.execute("INSERT INTO tasks (title) VALUES ('in the list, not yet in a tick')")
+    await open_.execute("BEGIN")
+    await open_.execute("INSERT INTO tasks (title) VALUES ('open while listed')")
+    snapshot = await connection.fetchval("SELECT pg_current_snapshot()::text")
+    position = Position.parse(feed.stream_position(snapshot) or "")
+    await connection.execute("INSERT INTO tasks (title) VALUES ('after the list')")
+    await open_.execute("COMMIT")
+    await database.ticker()
+    watch = await database.watch()
+    await watch.fence(connection)
+    while feed.head.place < watch.feed.head.place:
+        async for _ in feed.read(feed.head):
+            pass
+        await connection.execute("SELECT")
+    assert position.snapshot is not None
+    unseen = [
+        event
+        async for batch in feed.read(position)
+        for event in batch.events
+        if not position.snapshot.sees(event.xid)
+    ]
+    assert sorted(title for _, title in told(unseen)) == ["after the list", "open while listed"]
+
+
+async def test_a_position_is_never_of_a_tick_newer_than_the_statement(database: Database) -> None:
+    """A statement that ran while the feed moved on gets the tick that it had seen, however late it asks."""
+    await database.ticker()
+    watch = await database.watch()
+    connection = await database.connect()
+    snapshot = await connection.fetchval("SELECT pg_current_snapshot()::text")
+    await watch.fence(connection)
+    position = Position.parse(watch.feed.stream_position(snapshot) or "")
+    assert position.tick < watch.feed.head.tick
+    later = [event async for batch in watch.feed.read(position) for event in batch.events]
+    assert watch.events[-1] in later
