@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import asyncpg
@@ -13,28 +13,27 @@ import orjson
 import structlog
 from aiohttp import web
 
-from service import __version__, classes, observability, openapi, routers, schema
+from service import __version__, observability, openapi, routers, schema
 from service.changes import log as changelog
 from service.changes import triggers
 from service.changes.feed import Feed
 from service.changes.ticker import Ticker
+from service.classes import Importer
 from service.configuration import Configuration
 from service.database.connections import Database
-from service.errors import Unavailable
+from service.errors import ConfigurationError, Unavailable
 from service.middleware import Handler, cors, errors, label
-from service.store import Store
+from service.models import STORE
 from service.observability import Readiness
-from service.pagination import BasePagination, NoPagination
 from service.query import Queries
-from service.resources import Resource
 from service.schema import Step
 from service.settings import Settings
+from service.store import Store
 from service.streams import Hub
 from service.tables import Tables
-from service.viewsets import GenericViewSet, ModelViewSet, Site, site_url
+from service.viewsets import SITE, GenericViewSet, Site, ViewSet, bound_in, site_url
 
 READINESS: Final = web.AppKey("readiness", Readiness)
-SITE: Final = web.AppKey("site", Site)
 STARTED: Final = web.AppKey("started", asyncio.Task)
 PATIENCE: Final = 5.0  # s, the longest wait between two attempts to start
 log = structlog.get_logger(__name__)
@@ -51,15 +50,17 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     database = Database(
         url, tables.guards, size=settings.database.pool_size, statement_timeout=settings.database.statement_timeout
     )
-    feed = Feed(database.connect)
+    feed = Feed(database.connect, wakeup=settings.stream.wakeup)
     hub = Hub(feed, heartbeat=settings.stream.heartbeat, buffer=settings.stream.buffer)
-    site = Site(settings, configuration.resources, Store(Queries(tables), database), feed, hub)
+    importer = Importer(configuration.directory)
+    permissions = tuple(map(importer.permission, settings.auth.default_permission_classes))
+    site = Site(settings, configuration.resources, Store(Queries(tables), database), feed, hub, permissions)
     readiness = Readiness(feed)
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         if readiness.starting is not None and not request.path.startswith("/health/"):
-            raise Unavailable(readiness.starting, code="starting")
+            raise Unavailable("The service is not ready; /health/ready says why.", code="starting")
         return await handler(request)
 
     app = web.Application(middlewares=[errors, gate], client_max_size=settings.server.body_limit)
@@ -70,7 +71,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         app.on_response_prepare.append(allow)
     app[SITE] = site
     app[READINESS] = readiness
-    _register(app, site, readiness)
+    _register(app, site, importer, readiness)
     ticker = Ticker(database.connect, wakeup=settings.stream.wakeup, retention=settings.stream.retention)
 
     async def start() -> None:
@@ -142,34 +143,47 @@ def migration_steps(tables: Tables, settings: Settings) -> tuple[Step, Step]:
     return changelog.install, log_changes
 
 
-def bind(site: Site, resource: Resource) -> type[GenericViewSet]:
-    """The viewset of a resource, with the options of the config."""
-    options = {name: value for name, value in resource.options.items() if name != "class"}
-    permissions = options.pop("permission_classes", site.settings.auth.default_permission_classes)
-    paginator = options.pop("pagination_class", "PageNumberPagination")
-    return ModelViewSet.bind(
-        site,
-        resource,
-        {
-            **options,
-            "permission_classes": tuple(classes.permission(tree) for tree in permissions),
-            "pagination_class": classes.find(paginator, classes.PAGINATIONS, BasePagination)
-            if paginator
-            else NoPagination,
-        },
-    )
+def viewsets_of(site: Site, importer: Importer) -> Iterator[tuple[str, type[ViewSet], str]]:
+    """Every viewset of the service, bound: its prefix, the class, and the name that its routes begin with.
 
-
-def _register(app: web.Application, site: Site, readiness: Readiness) -> None:
-    """Every address of the service."""
-    routes = []
+    Those of the resources come first, then those that ``urls.py`` in the config directory registers.
+    """
     for resource in site.resources.values():
-        view = bind(site, resource)
-        routes += [(view, route) for route in routers.routes(resource.name, view)]
+        view = importer.viewset(resource.options.get("class"))
+        try:
+            bound = view.bind_to(site, resource, importer.options(resource.options))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{resource.source}: {error}") from error
+        yield resource.name, bound, resource.model.lower()
+    urls = importer.module("urls")
+    router = getattr(urls, "router", None)
+    if urls is not None and not isinstance(router, routers.SimpleRouter):
+        raise ConfigurationError("urls.py: must have a router: router = DefaultRouter(), then router.register(…)")
+    for prefix, viewset, basename in router.registry if router else ():
+        served = bound_in(site, viewset)
+        name = basename or routers.default_basename(served)
+        if name is None:
+            raise ConfigurationError(f"urls.py: {viewset.__name__} has no model, so register it with a basename=")
+        yield prefix, served, name
+
+
+def _register(app: web.Application, site: Site, importer: Importer, readiness: Readiness) -> None:
+    """Every address of the service."""
+    routes: list[tuple[type[ViewSet], routers.Route]] = []
+    names: dict[str, str] = {}
+    STORE.set(site.store)
+    for prefix, view, basename in viewsets_of(site, importer):
+        if names.setdefault(basename, prefix) != prefix:
+            raise ConfigurationError(
+                f"/{prefix}/ and /{names[basename]}/ have the same basename {basename!r}: give one another model name, "
+                "or register it with a basename="
+            )
+        routes += [(view, route) for route in routers.routes(prefix, view, basename)]
     for _, route in routes:
         routers.register(app, route)
     observability.register(app, readiness)
-    document = orjson.dumps(openapi.document(site.resources, routes, version=__version__))
+    described = [(view, route) for view, route in routes if issubclass(view, GenericViewSet)]
+    document = orjson.dumps(openapi.document(site.resources, described, version=__version__))
 
     async def root(request: web.Request) -> web.Response:
         """The resources and where they are."""

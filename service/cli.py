@@ -1,4 +1,4 @@
-"""The command line: ``rowcast serve · check · plan · migrate · makemigrations · version``."""
+"""The command line: ``rowcast serve · check · plan · migrate · makemigrations · token · version``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,47 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
+import asyncpg
 import click
 import structlog
 import uvloop
 from aiohttp import web
 
-from service import __version__, schema
+from service import __version__, authentication, forms, schema
 from service.app import STARTED, create_app, migration_steps, prepare
+from service.changes import log as changelog
 from service.configuration import Configuration, load
 from service.database.connections import Database
 from service.errors import ConfigurationError
 from service.tables import Tables
 from service.workers import run as run_workers
 
+T = TypeVar("T")
+
+
+class _Lifetime(click.ParamType):
+    """A duration as in settings, in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = forms.seconds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if seconds <= 0:
+            self.fail("must be more than nothing", param, ctx)
+        return seconds
+
+
+LIFETIME = _Lifetime()
 CONFIG = click.option(
     "--config", type=click.Path(path_type=Path), envvar="ROWCAST_CONFIG", default=Path("config"), show_default=True,
     help="The config directory.",
@@ -151,6 +173,62 @@ def makemigrations(config: Path, database_url: str | None, message: str, empty: 
         click.echo(asyncio.run(schema.makemigrations(database.connect, tables, directory, message, empty=empty)))
 
 
+@main.group()
+def token() -> None:
+    """Make, list and revoke the tokens that callers identify themselves with."""
+
+
+@token.command("create")
+@CONFIG
+@DATABASE_URL
+@click.argument("user")
+@click.option("--staff", is_flag=True, help="The user is staff, which IsAdminUser asks for.")
+@click.option("--expires", type=LIFETIME, metavar="TIME", help="The time after which it is worthless, such as 30d.")
+@told
+def create_token(config: Path, database_url: str | None, user: str, staff: bool, expires: float | None) -> None:
+    """Make a token for USER, and print it this one time."""
+    if not user or not user.isprintable():
+        raise click.BadParameter("must be the id of a user, in printable characters", param_hint="USER")
+
+    async def create(connection: asyncpg.Connection) -> str:
+        return await authentication.create_token(connection, user, staff=staff, lifetime=expires)
+
+    click.echo(_with_tokens(config, database_url, create))
+
+
+@token.command("list")
+@CONFIG
+@DATABASE_URL
+@told
+def list_tokens(config: Path, database_url: str | None) -> None:
+    """List the tokens, without what they say."""
+    found = _with_tokens(config, database_url, authentication.list_tokens)
+    rows = [("ID", "USER", "STAFF", "CREATED", "EXPIRES", "REVOKED")]
+    for each in found:
+        times = (each.created_at, each.expires_at, each.revoked_at)
+        told_times = ("-" if time is None else f"{time:%Y-%m-%dT%H:%M:%SZ}" for time in times)
+        rows.append((str(each.id), each.user_id, "yes" if each.is_staff else "no", *told_times))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@token.command("revoke")
+@CONFIG
+@DATABASE_URL
+@click.argument("id", type=click.IntRange(1, 2**63 - 1))
+@told
+def revoke_token(config: Path, database_url: str | None, id: int) -> None:
+    """Make the token with this ID, which `token list` shows, worthless."""
+
+    async def revoke(connection: asyncpg.Connection) -> bool:
+        return await authentication.revoke_token(connection, id)
+
+    if not _with_tokens(config, database_url, revoke):
+        raise ConfigurationError(f"there is no token {id}: `rowcast token list` shows which there are")
+    click.echo(f"Token {id} is revoked.")
+
+
 @main.command()
 def version() -> None:
     """Print the version."""
@@ -173,6 +251,33 @@ def _database(configuration: Configuration) -> Iterator[tuple[str, bool]]:
 
     with EmbeddedPostgres(configuration.settings.database.data) as server:
         yield server.url, True
+
+
+def _with_tokens(config: Path, database_url: str | None, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+    """The result of ``work`` on the database that has the tokens: an embedded one may be in use by a service."""
+    configuration = _load(config, database_url)
+
+    async def run(url: str, *, embedded: bool) -> T:
+        connection = await asyncpg.connect(url, timeout=10)
+        try:
+            if embedded:
+                await changelog.install(connection)
+            return await work(connection)
+        except asyncpg.UndefinedTableError:
+            raise ConfigurationError("this database has no table for tokens yet: run `rowcast migrate`") from None
+        finally:
+            await connection.close()
+
+    if configuration.settings.database.url is None:
+        with suppress(OSError):  # nobody serves it
+            return asyncio.run(run(embedded_url(configuration.settings.database.data), embedded=True))
+    with _database(configuration) as (url, embedded):
+        return asyncio.run(run(url, embedded=embedded))
+
+
+def embedded_url(data: Path) -> str:
+    """Where a service that runs has its embedded database: at the socket in its directory."""
+    return f"postgresql://postgres@/rowcast?host={quote(str((data / 'run').resolve()))}&port=5432"
 
 
 def _tables(configuration: Configuration, url: str) -> tuple[Tables, Database]:

@@ -5,6 +5,7 @@ An error is raised where it is known and becomes a response in one place, the er
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from http import HTTPStatus
@@ -108,6 +109,14 @@ class NotAuthenticated(ApiError):
     default_detail = "Authentication credentials were not provided."
 
 
+class AuthenticationFailed(ApiError):
+    """Credentials that are wrong, unknown, expired or revoked."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    code = "authentication_failed"
+    default_detail = "The credentials are not valid."
+
+
 class PermissionDenied(ApiError):
     """The caller is known, and may not."""
 
@@ -165,6 +174,18 @@ class UnsupportedMediaType(ApiError):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     code = "unsupported_media_type"
     default_detail = "Send the body as application/json."
+
+
+class Throttled(ApiError):
+    """Too many requests; ``wait`` is in seconds, ``None`` where it is not known."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "throttled"
+
+    def __init__(self, wait: float | None = None) -> None:
+        seconds = max(1, math.ceil(wait or 0))
+        unit = "second" if seconds == 1 else "seconds"
+        super().__init__(f"Too many requests; try again in {seconds} {unit}.", headers={"Retry-After": str(seconds)})
 
 
 class Unavailable(ApiError):

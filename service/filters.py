@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, ClassVar, Final
 
 from service.errors import ParseError, choices
 from service.fields import Field, Kind
 from service.lookups import LOOKUPS, Lookup
 from service.query import Comparison, Condition, Junction, Query
-from service.resources import Resources
+from service.resources import Resource, Resources
 
 MAX_WORDS: Final = 16  # of one search
 PATTERNS: Final = ("regex", "iregex")  # the lookups whose argument PostgreSQL may refuse
@@ -22,14 +22,37 @@ _PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "
 _WORDS: Final = re.compile(r'"([^"]*)"|(\S+)')
 
 
-class Backend(Protocol):
-    """One way to narrow or sort a list by its query string."""
+class BaseFilterBackend:
+    """One way to narrow or sort a list by its query string.
+
+    A backend of one's own overrides ``filter_queryset(request, queryset, view)``, which gives a query set, and names in
+    ``query_parameters`` what it reads. The built-in ones compile to conditions, which streams can follow as well.
+    """
+
+    query_parameters: ClassVar[tuple[str, ...]] = ()
+    native: ClassVar[bool] = False
+    sorts: ClassVar[bool] = False  # rather than narrows
+
+    @classmethod
+    def for_view(cls, view: Any) -> BaseFilterBackend:
+        """The backend with the options of a viewset class."""
+        return cls()
+
+    def filter_queryset(self, request: Any, queryset: Any, view: Any) -> Any:
+        """The query set with what the request asks for."""
+        raise NotImplementedError(f"{type(self).__name__} must have filter_queryset(self, request, queryset, view)")
 
     def parameters(self) -> tuple[str, ...]:
         """The names of the parameters it reads."""
+        return self.query_parameters
+
+    def patterns(self) -> tuple[str, ...]:
+        """Those of them that are regular expressions, which only PostgreSQL can judge."""
+        return ()
 
     def apply(self, query: Query, given: Mapping[str, str]) -> Query:
         """The query with what is asked for; ``ParseError`` names the parameter and what is valid."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +64,14 @@ class _Parameter:
     values: Field
 
 
-class FieldFilter:
+class FieldFilter(BaseFilterBackend):
     """Filters by field: ``?completed=true&priority__in=high,low``."""
+
+    native = True
+
+    @classmethod
+    def for_view(cls, view: Any) -> FieldFilter:
+        return cls(view.site.resources, view.resource.name, view.filterset_fields)
 
     def __init__(self, resources: Resources, resource: str, filterset: Mapping[str, tuple[str, ...]]) -> None:
         self._parameters: dict[str, _Parameter] = {}
@@ -90,10 +119,16 @@ def _check_choices(name: str, values: Field, given: list[object]) -> None:
             raise ParseError(f"{name}: must be one of {', '.join(map(str, values.choices))}.", code="invalid_parameter")
 
 
-class SearchFilter:
+class SearchFilter(BaseFilterBackend):
     """``?search=two words "a phrase"``: every word in some field, whatever its case."""
 
+    native = True
+
     parameter: Final = "search"
+
+    @classmethod
+    def for_view(cls, view: Any) -> SearchFilter:
+        return cls(view.site.resources, view.resource.name, tuple(view.search_fields))
 
     def __init__(self, resources: Resources, resource: str, fields: tuple[str, ...]) -> None:
         self._fields = [
@@ -126,15 +161,22 @@ class SearchFilter:
         )
 
 
-class OrderingFilter:
+class OrderingFilter(BaseFilterBackend):
     """``?ordering=priority,-created_at``; without it the viewset's own order. The key always comes last."""
+
+    native = True
+    sorts = True
 
     parameter: Final = "ordering"
 
-    def __init__(self, resources: Resources, resource: str, fields: tuple[str, ...], default: tuple[str, ...]) -> None:
+    @classmethod
+    def for_view(cls, view: Any) -> OrderingFilter:
+        return cls(view.resource, tuple(view.ordering_fields), tuple(view.ordering))
+
+    def __init__(self, resource: Resource, fields: tuple[str, ...], default: tuple[str, ...]) -> None:
         self.fields = fields
-        self._key = resources[resource].key.name
-        self._default = self._total(default)
+        self._resource = resource
+        self._default = self.total(resource, default) if default else ()
 
     def parameters(self) -> tuple[str, ...]:
         return (self.parameter,) if self.fields else ()
@@ -149,12 +191,13 @@ class OrderingFilter:
             if name not in self.fields:
                 hint = choices(name, self.fields)
                 raise ParseError(f"ordering: {name!r} is not allowed; {hint}", code="invalid_parameter")
-        return query.sort(self._total(steps))
+        return query.sort(self.total(self._resource, steps))
 
-    def _total(self, steps: tuple[str, ...]) -> tuple[str, ...]:
+    @staticmethod
+    def total(resource: Resource, steps: tuple[str, ...]) -> tuple[str, ...]:
         """The steps without repetition, and the key behind them unless they have it: an order without ties."""
         distinct: dict[str, str] = {}
         for step in steps:
             distinct.setdefault(step.removeprefix("-"), step)
-        distinct.setdefault(self._key, self._key)
+        distinct.setdefault(resource.key.name, resource.key.name)
         return tuple(distinct.values())

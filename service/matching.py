@@ -52,7 +52,7 @@ def _comparison(resources: Resources, resource: str, condition: Comparison) -> T
     column, values, of_null = path.column, path.values, condition.facts.of_null
 
     def test(row: Logged) -> bool:
-        value = row[column]
+        value = row.get(column)  # a row logged before the column was added has none
         return of_null(given) if value is None else matches(values.facts.load(values, value), given)
 
     return test

@@ -1,4 +1,8 @@
-"""The five actions' default implementations, one mixin each; a viewset is composed of those it wants."""
+"""The five actions' default implementations, one mixin each; a viewset is composed of those it wants.
+
+Where nothing of a viewset's own has a say (a plain serializer, no hook overridden, no permission about single rows), an
+action is one statement, and its JSON goes from PostgreSQL to the socket as it is.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from service.bridge import spawn
 from service.errors import InvalidPattern, NotFound
 from service.pagination import Found
+from service.responses import encode, json_response
+from service.serializers import Serializer, whole
 
 if TYPE_CHECKING:
     from service.requests import Request
@@ -16,25 +23,29 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-JSON = "application/json"
-
 
 class ListModelMixin(_Base):
     """``GET /tasks/``"""
 
     async def list(self, request: Request) -> web.Response:
-        """One page of the rows that match, in one statement; PostgreSQL makes the JSON."""
+        """One page of the rows that match, in one statement."""
         given = request.query_params
         self.check_parameters(given)
-        query = self.filter_queryset(self.get_queryset())
-        projection = self.get_projection(given)
-        part = self.paginator.slice(query, projection, self.count, given)
+        query = await self.get_list_query()
+        serializer = self.current_serializer()
+        shown = self.get_projection(serializer, given)
+        seen = shown if serializer.plain else whole(self.site.resources, shown)
+        part = self.paginator.slice(query, seen, self.count, given)
         try:
             rows = await self.site.store.page(query, part.page, part.values)
         except InvalidPattern as error:
             raise error.naming(name for name in self.patterns if name in given) from None
-        body = self.paginator.body(part, query, Found(rows.results, rows.count, rows.keys), self.get_address())
-        return self.json_response(body, headers=self.get_position(rows.snapshot))
+        results = rows.results
+        if not serializer.plain:
+            shows = [self.present(serializer, self.instance(row, seen), shown) for row in results]
+            results = [encode(self.only(show, given), self.serialize) for show in shows]
+        body = self.paginator.body(part, query, Found(results, rows.count, rows.keys), self.get_address())
+        return json_response(body, headers=self.get_position(rows.snapshot))
 
 
 class CreateModelMixin(_Base):
@@ -42,9 +53,16 @@ class CreateModelMixin(_Base):
 
     async def create(self, request: Request) -> web.Response:
         """Insert one row, with its links, in one transaction; the row as ``retrieve`` shows it."""
-        values = self.serializer.validate_body(await request.read_json())
-        body, key = await self.site.store.insert(self.shown, values)
-        return self.json_response(body, HTTPStatus.CREATED, headers={"Location": self.get_location(body, key)})
+        body = await request.read_json()
+        if not self.simple_writes:
+            return await self.write(lambda: self.perform_create, self.get_serializer(data=body), HTTPStatus.CREATED)
+        values = self.serializer.validate_body(body)
+        row, key = await self.site.store.insert(self.shown, values)
+        return json_response(row, HTTPStatus.CREATED, {"Location": self.get_location(key)})
+
+    async def perform_create(self, serializer: Serializer) -> None:
+        """Save a valid body as a new row; to be overridden: ``await serializer.save(user_id=…)``."""
+        await serializer.save()
 
 
 class RetrieveModelMixin(_Base):
@@ -54,12 +72,20 @@ class RetrieveModelMixin(_Base):
         """One row."""
         given = request.query_params
         self.check_parameters(given)
-        projection = self.get_projection(given)
-        found = await self.site.store.one(self.get_object_query(), projection)
+        serializer = self.current_serializer()
+        shown = self.get_projection(serializer, given)
+        plain = serializer.plain and not self.asks_about_objects
+        seen = shown if plain else whole(self.site.resources, shown)
+        found = await self.site.store.one(await self.get_object_query(), seen)
         if found is None:
             raise NotFound()
         body, snapshot = found
-        return self.json_response(body, headers=self.get_position(snapshot))
+        if not plain:
+            row = self.instance(body, seen)
+            await self.check_object_permissions(request, row)
+            show = self.show(serializer, row, shown)
+            body = encode(self.only(show, given), self.serialize)
+        return json_response(body, headers=self.get_position(snapshot))
 
 
 class UpdateModelMixin(_Base):
@@ -74,12 +100,21 @@ class UpdateModelMixin(_Base):
         return await self._change(request, partial=True)
 
     async def _change(self, request: Request, *, partial: bool) -> web.Response:
-        query = self.get_object_query()
-        values = self.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
-        body = await self.site.store.update(query, self.shown, values)
-        if body is None:
-            raise NotFound()
-        return self.json_response(body)
+        query = await self.get_object_query()
+        if self.simple_writes and not self.asks_about_objects:
+            values = self.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
+            row = await self.site.store.update(query, self.shown, values)
+            if row is None:
+                raise NotFound()
+            return json_response(row)
+        async with self.site.store.database.transaction():
+            instance = await self.get_object()
+            serializer = self.get_serializer(instance, data=await request.read_json(), partial=partial)
+            return await self.write(lambda: self.perform_update, serializer, HTTPStatus.OK)
+
+    async def perform_update(self, serializer: Serializer) -> None:
+        """Save a valid body to its row; to be overridden."""
+        await serializer.save()
 
 
 class DestroyModelMixin(_Base):
@@ -87,6 +122,15 @@ class DestroyModelMixin(_Base):
 
     async def destroy(self, request: Request, **kwargs: Any) -> web.Response:
         """Delete a row; ``Conflict`` while others refer to it."""
-        if not await self.site.store.delete(self.get_object_query()):
-            raise NotFound()
+        query = await self.get_object_query()
+        if not self.hooked("perform_destroy") and not self.asks_about_objects:
+            if not await self.site.store.delete(query):
+                raise NotFound()
+            return web.Response(status=HTTPStatus.NO_CONTENT)
+        async with self.site.store.database.transaction():
+            await spawn(self.perform_destroy, await self.get_object())
         return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    async def perform_destroy(self, instance: Any) -> None:
+        """Delete a row; to be overridden, for example to mark it instead."""
+        await instance.delete()

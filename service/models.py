@@ -19,6 +19,7 @@ from service.expressions import F, Q, fitting
 from service.fields import Field
 from service.query import Comparison, Condition, Query, Shape
 from service.resources import Relation, Resource, Resources
+from service.serializers import Projection, projection_of
 from service.store import Store
 
 M = TypeVar("M", bound="Model")
@@ -98,6 +99,26 @@ class Model:
         """The instance of a row as it was read."""
         made = cls.__new__(cls)
         made._start(resource, dict(zip(resource.columns, row, strict=True)), saved=True)
+        return made
+
+    @classmethod
+    def from_document(cls, resources: Resources, shown: Projection, row: Mapping[str, Any]) -> Self:
+        """The instance of a row that was read as JSON, with the related rows that the projection shows."""
+        resource = resources[shown.resource]
+        values = {}
+        for name in shown.columns:
+            field, value = resources.key_of(resource.columns[name]), row.get(name)
+            values[name] = None if value is None else field.facts.load(field, value)
+        made = cls.__new__(cls)
+        made._start(resource, values, saved=True)
+        for name, inner in shown.related:
+            if name in row:
+                far, found = model(inner.resource), row[name]
+                made._related[name] = (
+                    [far.from_document(resources, inner, item) for item in found]
+                    if isinstance(found, list)
+                    else found and far.from_document(resources, inner, found)
+                )
         return made
 
     def _start(self, resource: Resource, values: dict[str, Any], *, saved: bool) -> None:
@@ -406,6 +427,12 @@ class QuerySet(Generic[M]):
     async def _read(self) -> list[Any]:
         return await read(self.model, self.query, self._bounds, self._names)
 
+    async def attach(self, rows: Sequence[M]) -> None:
+        """Read the related rows that this query set asks for, for rows that are there already."""
+        resources, name = current_store().queries.resources, self.model.resource().name
+        for path in _prefixes((*self._joined, *self._fetched)):
+            await _prefetch(resources, name, rows, path)
+
     async def get(self, *conditions: Q, **lookups: Any) -> M:
         """The only row; ``DoesNotExist`` or ``MultipleObjectsReturned`` otherwise."""
         rows = await self.filter(*conditions, **lookups)[:2]
@@ -534,6 +561,31 @@ class transaction:  # noqa: N801, as Django names it
 async def get_object_or_404(rows: QuerySet[M] | type[M], *conditions: Q, **lookups: Any) -> M:
     """The only row that matches; ``NotFound`` if there is none."""
     return await (rows.objects.all() if isinstance(rows, type) else rows).get(*conditions, **lookups)
+
+
+def loaded(row: Model, relation: str) -> bool:
+    """Whether a row has the related rows of a relation, or certainly has none."""
+    found = current_store().queries.resources.relations(row._resource.name)[relation]
+    return relation in row._related or (not found.many and row._values.get(found.column) is None)
+
+
+def document(resources: Resources, row: Model, shown: Projection | None = None) -> dict[str, Any]:
+    """A row as JSON: by default its columns, but for those that are write_only."""
+    resource = row._resource
+    shown = shown or projection_of(resource)
+    made: dict[str, Any] = {}
+    for name in shown.columns:
+        field, value = resources.key_of(resource.columns[name]), row._values.get(name)
+        made[name] = None if value is None else field.facts.dump(field, value)
+    for name, inner in shown.related:
+        if loaded(row, name):
+            found = row._related.get(name)
+            made[name] = (
+                [document(resources, item, inner) for item in found]
+                if isinstance(found, list)
+                else found and document(resources, found, inner)
+            )
+    return made
 
 
 def resource_of(resources: Resources, name: str) -> Resource:

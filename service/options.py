@@ -240,6 +240,27 @@ STRUCTURE: Final = forms.structure(
 )
 
 
+def read(name: str, value: Any) -> Any:
+    """The value of an option that a class sets, in the form that ``check`` takes; ``ValueError`` says what is wrong."""
+    if value is None:
+        return None
+    try:
+        return OPTIONS[name].form.deserialize(list(value) if isinstance(value, tuple | set) else value)
+    except ValidationError as error:
+        raise ValueError("; ".join(_sentences(error.messages))) from None
+
+
+def _sentences(messages: Any) -> Iterator[str]:
+    if isinstance(messages, dict):
+        for key, inner in messages.items():
+            yield from (f"{key}: {sentence}" for sentence in _sentences(inner))
+    elif isinstance(messages, list):
+        for inner in messages:
+            yield from _sentences(inner)
+    else:
+        yield str(messages)
+
+
 def check(
     resources: Resources, resource: str, options: Mapping[str, Any], actions: Collection[str] | None = ()
 ) -> Messages:

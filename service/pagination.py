@@ -65,6 +65,8 @@ class BasePagination:
 
     parameters: ClassVar[tuple[str, ...]] = ()
     keyset: ClassVar[bool] = False
+    page_size: int = 0  # of a subclass: what viewsets have whose config sets none; 0 for the viewset's own
+    max_page_size: int = 0
 
     def __init__(self, resources: Resources, page_size: int, max_page_size: int, secret: Callable[[], bytes]) -> None:
         self.resources = resources

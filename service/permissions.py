@@ -7,7 +7,7 @@ the answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from inspect import isawaitable
 from typing import Any, ClassVar, Final
 
@@ -70,6 +70,28 @@ class IsAuthenticatedOrReadOnly(BasePermission):
         return request.method in SAFE_METHODS or bool(request.user.is_authenticated)
 
 
+class IsOwner(BasePermission):
+    """Callers with valid credentials and, of rows, those whose ``owner_field`` is the caller's id.
+
+    ``IsOwner("author_id")`` is the class for another field. A list is not cut by it: ``get_queryset`` does that.
+    """
+
+    owner_field: ClassVar[str] = "user_id"
+
+    def __new__(cls, owner_field: str | None = None) -> Any:
+        """A permission; given a field, the class of permissions that look at it."""
+        if owner_field is None:
+            return super().__new__(cls)
+        return _Algebra(cls.__name__, (cls,), {"owner_field": owner_field})
+
+    def has_permission(self, request: Any, view: Any) -> bool:
+        return bool(request.user.is_authenticated)
+
+    def has_object_permission(self, request: Any, view: Any, obj: Any) -> bool:
+        owner = obj[self.owner_field] if isinstance(obj, Mapping) else getattr(obj, self.owner_field)
+        return owner is not None and request.user.id is not None and str(owner) == str(request.user.id)
+
+
 class _Combination(BasePermission):
     """What ``&``, ``|`` and ``~`` make: ``parts`` joined by ``word``."""
 
@@ -80,17 +102,19 @@ class _Combination(BasePermission):
         self.members = [part() for part in self.parts]
 
     async def has_permission(self, request: Any, view: Any) -> bool:
+        if self.word == "not" and asks_about_objects(self):
+            return True  # to some rows; to which, can be said when one is known
         return await self._decide(lambda member: member.has_permission(request, view))
 
     async def has_object_permission(self, request: Any, view: Any, obj: Any) -> bool:
-        if self.word != "or":
-            return await self._decide(lambda member: member.has_object_permission(request, view, obj))
-        for member in self.members:  # the row must pass a member that lets the caller in to begin with
-            if await allowed(member.has_permission(request, view)) and await allowed(
+        async def ask(member: BasePermission) -> bool:
+            return await allowed(member.has_permission(request, view)) and await allowed(
                 member.has_object_permission(request, view, obj)
-            ):
-                return True
-        return False
+            )
+
+        if self.word == "and":  # all have let the caller in to begin with
+            return await self._decide(lambda member: member.has_object_permission(request, view, obj))
+        return await self._decide(ask)
 
     async def _decide(self, ask: Any) -> bool:
         for member in self.members:
@@ -100,6 +124,13 @@ class _Combination(BasePermission):
             if answer != (self.word == "and"):
                 return answer
         return self.word == "and"
+
+
+def asks_about_objects(permission: BasePermission) -> bool:
+    """Whether a permission, or a part of it, has something to say about single rows."""
+    if isinstance(permission, _Combination):
+        return any(map(asks_about_objects, permission.members))
+    return type(permission).has_object_permission is not BasePermission.has_object_permission
 
 
 async def allowed(answer: Answer) -> bool:

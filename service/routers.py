@@ -1,18 +1,22 @@
-"""Viewsets as routes: which addresses a resource has, and which action answers each method there."""
+"""Viewsets as routes: which addresses a viewset has, and which action answers each method there."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
-from service.viewsets import STANDARD_ACTIONS, GenericViewSet, Handler
+from service.errors import ConfigurationError
+from service.handlers import call_of
+from service.viewsets import STANDARD_ACTIONS, GenericViewSet, Handler, ViewSet, actions_in, parts_of
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One address of a resource. ``path`` ends without a slash; the one with a slash is the same address."""
+    """One address of a viewset. ``path`` ends without a slash; the one with a slash is the same address."""
 
     path: str
     name: str
@@ -20,39 +24,88 @@ class Route:
     handler: Handler
 
 
-def actions_of(view: type[GenericViewSet], *, detail: bool) -> dict[str, str]:
-    """The standard actions that a viewset has and its options leave, by method."""
-    return {
+class SimpleRouter:
+    """Viewsets under prefixes, as ``config/urls.py`` registers them: ``router.register("users", UserViewSet)``."""
+
+    def __init__(self) -> None:
+        self.registry: list[tuple[str, type[ViewSet], str | None]] = []
+
+    def register(self, prefix: str, viewset: type[ViewSet], basename: str | None = None) -> None:
+        """Serve a viewset under ``/<prefix>/``. A viewset without a model needs a ``basename`` for its routes' names."""
+        self.registry.append((prefix.strip("/"), viewset, basename))
+
+
+DefaultRouter = SimpleRouter  # the root with all addresses is always there
+
+
+def default_basename(view: type[ViewSet]) -> str | None:
+    """The name that a viewset's routes begin with: its model's."""
+    return view.resource.model.lower() if issubclass(view, GenericViewSet) else None
+
+
+def routes(prefix: str, view: type[ViewSet], basename: str) -> Iterator[Route]:
+    """The addresses of a bound viewset under a prefix; fixed ones come before those that hold a key.
+
+    ``ConfigurationError`` for a handler that cannot be called at its address.
+    """
+    base = f"/{prefix}"
+    key = view.lookup_url_kwarg or "id"
+    one = f"{base}/{{{key}:{view.lookup_value_regex or '[^/]+'}}}" if view.lookup_value_regex else f"{base}/{{{key}}}"
+    extra = sorted(view.get_extra_actions(), key=lambda function: function.__name__)
+    found = [_standard(view, base, f"{basename}-list", basename, detail=False, suffix="List")]
+    if has_stream(view):
+        found.append(_route(view, f"{base}/stream", f"{basename}-stream", {"GET": "stream"}, basename, suffix="Stream"))
+    found += [_extra(view, base, function, basename) for function in extra if not function.detail]
+    found += [_standard(view, one, f"{basename}-detail", basename, detail=True, suffix="Instance")]
+    found += [_extra(view, one, function, basename) for function in extra if function.detail]
+    for route in found:
+        if route is not None:
+            parts = parts_of(route.path)
+            for action in route.actions.values():
+                call_of(view, action, parts, key if key in parts else None)
+            yield route
+
+
+def _standard(
+    view: type[ViewSet], path: str, name: str, basename: str, *, detail: bool, suffix: str
+) -> Route | None:
+    actions = {
         method: action
         for action, (method, about_one) in STANDARD_ACTIONS.items()
-        if about_one == detail
-        and hasattr(view, action)
-        and (view.allowed_actions is None or action in view.allowed_actions)
-        and action not in view.excluded_actions
+        if about_one == detail and hasattr(view, action) and allows(view, action)
     }
+    return _route(view, path, name, actions, basename, detail=detail, suffix=suffix) if actions else None
 
 
-def routes(prefix: str, view: type[GenericViewSet]) -> Iterator[Route]:
-    """The addresses of a viewset under a prefix; fixed ones come before those that hold a key."""
-    base = f"/{prefix}"
-    listing = actions_of(view, detail=False)
-    if listing:
-        handler = view.as_view(listing, basename=prefix, detail=False, suffix="List")
-        yield Route(base, f"{prefix}-list", listing, handler)
-    if has_stream(view):
-        streaming = {"GET": "stream"}
-        handler = view.as_view(streaming, basename=prefix, detail=False, suffix="Stream")
-        yield Route(f"{base}/stream", f"{prefix}-stream", streaming, handler)
-    one = actions_of(view, detail=True)
-    if one:
-        handler = view.as_view(one, basename=prefix, detail=True, suffix="Instance")
-        yield Route(f"{base}/{{id}}", f"{prefix}-detail", one, handler)
+def _extra(view: type[ViewSet], base: str, function: Any, basename: str) -> Route | None:
+    if not allows(view, function.__name__):
+        return None
+    actions = {verb.upper(): name for verb, name in function.mapping.items()}
+    path = re.sub(r"\(\?P<(\w+)>((?:[^()]|\([^()]*\))*)\)", r"{\1:\2}", function.url_path).strip("^$/")
+    name = f"{basename}-{function.url_name}"
+    return _route(view, f"{base}/{path}", name, actions, basename, detail=function.detail, **function.kwargs)
 
 
-def has_stream(view: type[GenericViewSet]) -> bool:
-    """Whether a viewset has a stream: unless it is switched off or left out of the allowed actions."""
+def _route(view: type[ViewSet], path: str, name: str, actions: dict[str, str], basename: str, **kwargs: Any) -> Route:
+    try:
+        handler = view.as_view(actions, basename=basename, **kwargs)
+    except TypeError as error:
+        raise ConfigurationError(f"{view.__module__}.{view.__name__}: {error}") from None
+    return Route(path, name, actions, handler)
+
+
+def allows(view: type[ViewSet], action: str) -> bool:
+    """Whether the options ``allowed_actions`` and ``excluded_actions`` leave an action."""
+    if not issubclass(view, GenericViewSet):
+        return True
+    return action not in view.excluded_actions and (view.allowed_actions is None or action in view.allowed_actions)
+
+
+def has_stream(view: type[ViewSet]) -> bool:
+    """Whether a viewset has a stream: unless it is switched off, left out, or lists are not allowed."""
     return (
-        view.stream_enabled
+        issubclass(view, GenericViewSet)
+        and view.stream_enabled
         and hasattr(view, "stream")
         and "stream" not in view.excluded_actions
         and (view.allowed_actions is None or bool({"stream", "list"} & set(view.allowed_actions)))
@@ -61,6 +114,10 @@ def has_stream(view: type[GenericViewSet]) -> bool:
 
 def register(app: web.Application, route: Route) -> None:
     """Add a route to an application, with and without the slash at its end."""
-    path = route.path.replace("{id}", "{id:[^/]+}")  # braces, too, may stand in a key
-    app.router.add_route("*", path + "/", route.handler, name=route.name)
-    app.router.add_route("*", path, route.handler)
+    app.router.add_route("*", route.path + "/", route.handler, name=route.name)
+    app.router.add_route("*", route.path, route.handler)
+
+
+__all__ = [
+    "DefaultRouter", "Route", "SimpleRouter", "actions_in", "default_basename", "has_stream", "register", "routes",
+]  # fmt: skip

@@ -193,6 +193,9 @@ class _Options(ma.SchemaOpts):
         self.extra: Mapping[str, Mapping[str, Any]] = getattr(meta, "extra", {})
         super().__init__(meta)
         self.unknown = getattr(meta, "unknown", ma.RAISE)
+        self.named = tuple(self.fields or ())
+        self.hidden = tuple(self.exclude or ())
+        self.fields, self.exclude = (), ()  # ``bind`` follows them, since it knows the model's fields
 
 
 def _members(meta: type) -> dict[str, Any]:
@@ -224,6 +227,7 @@ class Serializer(ma.Schema):
     relations: ClassVar[Mapping[str, Relation]] = {}
     shown: ClassVar[Projection]
     ignored: ClassVar[frozenset[str]] = frozenset()  # keys of a body that responses have and requests cannot set
+    related: ClassVar[tuple[str, ...] | None] = None  # relations that Meta.fields names; without it the viewset's
     plain: ClassVar[bool] = False  # whether all that it shows is its projection
     _bindings: ClassVar[WeakKeyDictionary[Resources, Any]]
 
@@ -264,13 +268,14 @@ class Serializer(ma.Schema):
         """This serializer with the fields of a resource that ``Meta`` asks for."""
         generated, ignored = generated_fields(resources, resource)
         options: _Options = cls.opts
-        wanted = [*generated, *cls._declared_fields]
-        for name in (*options.fields, *options.exclude, *options.read_only_fields, *options.extra):
+        relations = resources.relations(resource.name)
+        wanted = [*generated, *cls._declared_fields, *relations]
+        for name in (*options.named, *options.hidden, *options.read_only_fields, *options.extra):
             if name not in wanted:
                 raise ConfigurationError(f"{cls.__name__}: there is no field {name!r}; {choices(name, wanted)}")
         members: dict[str, Any] = {}
         for name, field in generated.items():
-            if name in cls._declared_fields or (options.fields and name not in options.fields) or name in options.exclude:
+            if name in cls._declared_fields or (options.named and name not in options.named) or name in options.hidden:
                 continue
             if name in options.read_only_fields:
                 ignored.add(name)
@@ -279,9 +284,14 @@ class Serializer(ma.Schema):
         own = projection_of(resource)
         bound: type[Self] = type(cls.__name__, (cls,), {**members, "__module__": cls.__module__, "__doc__": cls.__doc__})
         bound.resource, bound.resources = resource, resources
-        bound.relations = resources.relations(resource.name)
+        bound.relations = relations
+        nested = [name for name in cls._declared_fields if name in relations]
+        if options.named:
+            bound.related = tuple(name for name in options.named if name in relations)
+        elif nested:
+            bound.related = tuple(nested)
         bound.ignored = frozenset(ignored - set(cls._declared_fields))
-        names = options.fields or (*own.columns, *cls._declared_fields)
+        names = options.named or (*own.columns, *cls._declared_fields)
         bound.shown = Projection(resource.name, tuple(name for name in names if name in own.columns and name in members))
         bound.plain = not cls._declared_fields and not _has_hooks(cls)
         return bound
@@ -435,6 +445,12 @@ def projection_of(resource: Resource) -> Projection:
     return Projection(resource.name, tuple(name for name, field in resource.columns.items() if not field.write_only))
 
 
+def whole(resources: Resources, shown: Projection) -> Projection:
+    """The same relations with every column, those that no client sees too: what Python code may look at."""
+    columns = tuple(resources[shown.resource].columns)
+    return Projection(shown.resource, columns, tuple((name, whole(resources, inner)) for name, inner in shown.related))
+
+
 def expanded(resources: Resources, shown: Projection, paths: tuple[str, ...]) -> Projection:
     """A projection with related rows added: ``("category", "tags", "category__parent")``.
 
@@ -442,14 +458,14 @@ def expanded(resources: Resources, shown: Projection, paths: tuple[str, ...]) ->
     """
     nested: dict[str, list[str]] = {}
     for path in paths:
-        name, _, rest = path.partition("__")
+        name, more, rest = path.partition("__")
         relations = resources.relations(shown.resource)
         if name not in relations or relations[name].field.write_only:
             valid = sorted(name for name, relation in relations.items() if not relation.field.write_only)
             hint = choices(name, valid)
             raise ParseError(f"expand: {shown.resource} has no relation {name!r}; {hint}", code="invalid_parameter")
         nested.setdefault(name, [])
-        if rest:
+        if more:
             nested[name].append(rest)
     related = dict(shown.related)
     for name, deeper in nested.items():

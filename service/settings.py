@@ -54,7 +54,8 @@ _PERIODS: Final[Mapping[str, int]] = {
 _RATE: Final = rf"[0-9]{{1,9}}/(?:{'|'.join(sorted(_PERIODS))})"
 
 
-def _rate() -> forms.Form:
+def rate() -> forms.Form:
+    """A rate such as ``60/min``."""
     written = forms.text(_RATE, "a rate such as 60/min, 10/second, 600/hour or 5000/day")
 
     def take(value: Any) -> Rate:
@@ -148,7 +149,7 @@ class Throttle:
     """Rates by name, the throttles of every viewset that names none, and where requests are counted."""
 
     classes: tuple[str, ...] = _setting(forms.Many(forms.class_name()), [])
-    rates: Mapping[str, Rate] = field(default_factory=dict, metadata={"form": forms.Table(_rate()), "default": {}})
+    rates: Mapping[str, Rate] = field(default_factory=dict, metadata={"form": forms.Table(rate()), "default": {}})
     storage: str = _setting(forms.text(r"memory|rediss?://.+", "memory or a URL such as redis://host:6379/0"), "memory")
 
 

@@ -412,8 +412,9 @@ class StreamMixin(_Base):
         """Every committed change of the rows that ``list`` shows with the same filters."""
         given = request.query_params
         self.check_parameters(given)
-        query = self.filter_queryset(self.get_queryset())
-        projection = self.project(given.get("fields", ""), "")
+        query = await self.get_list_query()
+        serializer = self.current_serializer()
+        projection = self.get_projection(serializer, {"fields": given["fields"]} if "fields" in given else {})
         resources = self.site.resources
         lens = Lens(
             query=Query(query.resource, query.where),

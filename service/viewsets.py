@@ -1,14 +1,16 @@
-"""Viewsets: a class whose methods are actions, bound to a resource and a site when the service starts.
+"""Viewsets: a class whose methods are actions, bound to a site when the service starts.
 
-What a request needs that does not depend on the request (filters, paginator, serializer, permissions, the set of known
-parameters) is made once, by ``bind``. A request then makes one instance, finds its action by its method, asks the
-permissions and calls the action: read ``dispatch`` downwards.
+What a request needs that does not depend on the request (filters, paginator, serializers, permissions, how each handler
+is called) is made once, by ``bind``. A request then makes one instance: who is calling, may they, are they too fast, then
+the action; read ``dispatch`` downwards. The actions of the mixins answer with JSON that PostgreSQL has made. A handler
+written by a user runs in the bridge, inside one transaction if its method is unsafe, and may return what it likes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import _lru_cache_wrapper, lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, Self
@@ -17,33 +19,37 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from service import mixins, streams
+from service import mixins, options, streams
 from service.authentication import ANONYMOUS
+from service.bridge import spawn, wait
 from service.changes.feed import Feed
+from service.decorators import VERBS, collect, is_action
 from service.errors import (
+    ConfigurationError,
     MethodNotAllowed,
     NotAcceptable,
     NotAuthenticated,
     NotFound,
     ParseError,
     PermissionDenied,
+    ValidationError,
     choices,
 )
-from service.filters import FieldFilter, OrderingFilter, SearchFilter
+from service.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
+from service.handlers import Call, call_of
 from service.metadata import describe
-from service.store import Store, by_field
-from service.pagination import Address, BasePagination, PageNumberPagination
-from service.permissions import BasePermission, IsAuthenticatedOrReadOnly, allowed
+from service.models import STORE, Model, QuerySet, document, loaded, model
+from service.pagination import Address, BasePagination, Found, NoPagination, PageNumberPagination, Slice
+from service.permissions import SAFE_METHODS, BasePermission, allowed, asks_about_objects
 from service.query import Query
 from service.requests import Request
 from service.resources import Resource, Resources
-from service.serializers import Projection, Serializer, expanded, serializer_for
+from service.responses import Response, encode, json_response
+from service.serializers import Projection, Serializer, expanded, serializer_for, whole
 from service.settings import Settings
+from service.store import Store, by_field
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-FILTER_BACKENDS: Final = (FieldFilter, SearchFilter, OrderingFilter)
-MAX_PATHS: Final = 32  # of one ?expand=
-MAX_DEPTH: Final = 8  # of each of them
 READ_PARAMETERS: Final = ("fields", "expand")
 STREAM_PARAMETERS: Final = ("fields", "last_event_id", "access_token")
 STANDARD_ACTIONS: Final[Mapping[str, tuple[str, bool]]] = {  # action → method, and whether it is about one row
@@ -54,13 +60,15 @@ STANDARD_ACTIONS: Final[Mapping[str, tuple[str, bool]]] = {  # action → method
     "partial_update": ("PATCH", True),
     "destroy": ("DELETE", True),
 }
+RESERVED_ACTIONS: Final = frozenset({*STANDARD_ACTIONS, "stream", "metadata"})
 
 
 @dataclass(slots=True)
 class Site:
     """What the viewsets of one service share.
 
-    ``secret`` signs what the service hands out to get back; it is known once the service has started.
+    ``secret`` signs what the service hands out to get back; it is known once the service has started. ``permissions``
+    and the like are the settings' classes, for viewsets that name none.
     """
 
     settings: Settings
@@ -68,13 +76,23 @@ class Site:
     store: Store
     feed: Feed
     hub: streams.Hub
+    permissions: tuple[type[BasePermission], ...]
+    authenticators: tuple[type[Any], ...] = ()
+    throttles: tuple[type[Any], ...] = ()
     secret: bytes = b""
+    bound: dict[type[ViewSet], type[ViewSet]] = field(default_factory=dict)
+
+
+SITE: Final = web.AppKey("site", Site)
 
 
 class ViewSet:
     """A class of actions. ``as_view`` makes a handler that maps methods to them."""
 
-    permission_classes: ClassVar[tuple[type[BasePermission], ...]] = (IsAuthenticatedOrReadOnly,)
+    authentication_classes: ClassVar[Sequence[type[Any]] | None] = None
+    permission_classes: ClassVar[Sequence[type[BasePermission]] | None] = None
+    throttle_classes: ClassVar[Sequence[type[Any]] | None] = None
+    throttle_scope: ClassVar[str | None] = None
 
     site: ClassVar[Site]
     basename: str | None = None
@@ -82,47 +100,202 @@ class ViewSet:
     suffix: str | None = None
     name: str | None = None
     description: str | None = None
+    lookup_field: str | None = None
+    lookup_url_kwarg: str | None = None
+    lookup_value_regex: str | None = None
     action: str = ""
     action_map: Mapping[str, str] = {}
 
+    _permissions: ClassVar[tuple[BasePermission, ...]] = ()
+    _calls: ClassVar[dict[tuple[str, tuple[str, ...]], Call]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        collect(cls)
+        for name, member in vars(cls).items():
+            if is_action(member) and name in RESERVED_ACTIONS:
+                raise ConfigurationError(
+                    f"{cls.__name__}.{name}: {name!r} is a standard action and has its route; override it without @action"
+                )
+
     def __init__(self, **initkwargs: Any) -> None:
         self.__dict__.update(initkwargs)
+        self.args: tuple[Any, ...] = ()
+        self.kwargs: dict[str, str] = {}
+
+    # --- routing
 
     @classmethod
-    def as_view(cls, actions: Mapping[str, str], **initkwargs: Any) -> Handler:
-        """A handler that answers each method with an action: ``as_view({"get": "list", "post": "create"})``."""
-        action_map = {method.upper(): action for method, action in actions.items()}
+    def as_view(cls, actions: Mapping[str, str] | None = None, **initkwargs: Any) -> Handler:
+        """A handler that answers each method with an action: ``as_view({"get": "list", "post": "create"})``.
+
+        ``initkwargs`` are attributes of the instance. Raises ``TypeError`` for arguments that make no sense.
+        """
+        if not actions:
+            raise TypeError(f"{cls.__name__}.as_view() needs actions, such as as_view({{'get': 'list'}})")
+        for verb, action in actions.items():
+            if verb.lower() not in VERBS:
+                raise TypeError(f"{verb!r} is no HTTP method; {choices(verb, VERBS)}")
+            if not callable(getattr(cls, action, None)):
+                raise TypeError(f"{cls.__name__} has no action {action!r}; {choices(action, actions_in(cls))}")
+        for name in initkwargs:
+            if name in VERBS or not hasattr(cls, name):
+                raise TypeError(f"{cls.__name__} has no attribute {name!r} that as_view() could set")
+        if initkwargs.get("name") and initkwargs.get("suffix"):
+            raise TypeError("a view has a name or a suffix, not both")
+        action_map = {verb.upper(): action for verb, action in actions.items()}
         if "GET" in action_map:
             action_map.setdefault("HEAD", action_map["GET"])
         action_map.setdefault("OPTIONS", "metadata")
 
         async def view(http: web.Request) -> web.StreamResponse:
-            return await cls(action_map=action_map, **initkwargs).dispatch(http)
+            bound = cls if hasattr(cls, "site") else bound_in(http.app[SITE], cls)
+            return await bound(action_map=action_map, **initkwargs).dispatch(http)
 
+        vars(view).update(cls=cls, actions=actions, initkwargs=initkwargs)
         return view
 
-    async def dispatch(self, http: web.Request) -> web.StreamResponse:
-        """Answer one request: who is calling, may they, then the action."""
-        request = self.request = Request(http)
-        self.kwargs: Mapping[str, str] = http.match_info
-        action = self.action_map.get(http.method)
-        if action is None:
-            raise MethodNotAllowed(http.method, self.action_map)
-        self.action = action
-        _check_accept(http.headers.get("Accept"), stream=action == "stream")
-        await self.check_permissions(request)
-        response: web.StreamResponse = await getattr(self, action)(request, **self.kwargs)
-        return response
+    @classmethod
+    def get_extra_actions(cls) -> list[Any]:
+        """The methods that ``@action`` has marked."""
+        return [member for _, member in inspect.getmembers(cls, is_action)]
 
-    def get_permissions(self) -> tuple[BasePermission, ...]:
-        """The permissions to ask for this action."""
-        return tuple(permission() for permission in self.permission_classes)
+    def reverse_action(
+        self, url_name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> str:
+        """The absolute address of an action of this viewset: ``reverse_action("set-password", args=["1"])``."""
+        route = self.request.http.app.router[f"{self.basename}-{url_name}"]
+        names = parts_of(route.canonical)
+        given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+        if "pk" in given and "pk" not in names:
+            given[names[0]] = given.pop("pk")
+        path = route.url_for(**{name: quote(str(value), safe="") for name, value in given.items()})
+        return site_url(self.site.settings, self.request.http) + path.raw_path
+
+    def get_extra_action_url_map(self) -> dict[str, str]:
+        """The names and addresses of the extra actions beside the one at hand; none where ``detail`` is not known."""
+        if self.detail is None:
+            return {}
+        found = {}
+        for function in self.get_extra_actions():
+            if function.detail == self.detail:
+                name = function.kwargs.get("name") or function.kwargs.get("suffix") or function.__name__
+                found[name] = self.reverse_action(function.url_name, kwargs=self.kwargs)
+        return found
+
+    # --- dispatch
+
+    async def dispatch(self, http: web.Request) -> web.StreamResponse:
+        """Answer one request: who is calling, may they, are they too fast; then the body, and the action."""
+        STORE.set(self.site.store)
+        self.kwargs = dict(http.match_info)
+        request = self.request = self.initialize_request(http, **self.kwargs)
+        if not self.action:
+            raise MethodNotAllowed(http.method, self.action_map)
+        _check_accept(http.headers.get("Accept"), stream=self.action == "stream")
+        await self.initial(request)
+        call = self._call()
+        arguments = {name: self.kwargs[part] for name, part in call.arguments.items()}
+        arguments |= {name: self.kwargs[name] for name in call.rest}
+        handler = getattr(self, self.action)
+        if call.own:
+            return await self.finalize_response(await handler(request, **arguments))
+        await self._read_body(request)
+        if request.method in SAFE_METHODS:
+            return await self._run(handler, request, arguments)
+        async with self.site.store.database.transaction():
+            return await self._run(handler, request, arguments)
+
+    def initialize_request(self, request: web.Request, *args: Any, **kwargs: Any) -> Request:
+        """The request as handlers see it; sets ``action`` by its method."""
+        self.action = self.action_map.get(request.method, "")
+        return Request(request)
+
+    async def initial(self, request: Request) -> None:
+        """All that comes before the action."""
+        await self.perform_authentication(request)
+        await self.check_permissions(request)
+        await self.check_throttles(request)
+
+    async def _run(self, handler: Callable[..., Any], request: Request, arguments: dict[str, str]) -> web.StreamResponse:
+        return await self.finalize_response(await spawn(handler, request, **arguments))
+
+    async def _read_body(self, request: Request) -> None:
+        """Have ``request.data`` before a handler runs; without a body it is an empty object."""
+        request.data = {}
+        if request.method not in SAFE_METHODS and request.http.can_read_body:
+            await request.read_json()
+
+    def _call(self) -> Call:
+        """How the action's handler is called at this address."""
+        key = (self.action, tuple(self.kwargs))
+        known = type(self)._calls
+        if key not in known:
+            known[key] = call_of(type(self), self.action, key[1], self._key_name())
+        return known[key]
+
+    def _key_name(self) -> str | None:
+        name = self.lookup_url_kwarg or "id"
+        return name if name in self.kwargs else None
+
+    async def finalize_response(self, result: Any) -> web.StreamResponse:
+        """The response of what a handler returned: data, ``(data, status)``, ``None``, a row, a query set, a response."""
+        if isinstance(result, web.StreamResponse):
+            return result
+        status, headers = None, None
+        if isinstance(result, Response):
+            result, status, headers = result.data, result.status, result.headers
+        elif isinstance(result, tuple) and len(result) in (2, 3) and isinstance(result[1], int):
+            result, status, headers = (*result, None)[:3]
+        if isinstance(result, QuerySet):
+            result = await result
+        if result is None and status in (None, HTTPStatus.NO_CONTENT):
+            return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
+        body = await spawn(encode, result, self.serialize)
+        return json_response(body, status or HTTPStatus.OK, headers)
+
+    def serialize(self, row: Any) -> Any:
+        """A row as a dictionary of its JSON."""
+        if isinstance(row, Model):
+            return document(self.site.resources, row)
+        raise TypeError(f"{type(row).__name__} has no JSON form: return data, a Response or an aiohttp response")
+
+    # --- policies
+
+    def get_authenticators(self) -> list[Any]:
+        """The authentication classes' instances, in the order in which they are asked."""
+        classes = self.site.authenticators if self.authentication_classes is None else self.authentication_classes
+        return [authenticator() for authenticator in classes]
+
+    def get_permissions(self) -> Sequence[BasePermission]:
+        """The permissions that must all agree to this action."""
+        classes = self.permission_classes
+        if classes is type(self).permission_classes:
+            return self._permissions
+        return [permission() for permission in classes or ()]
+
+    def get_throttles(self) -> list[Any]:
+        """The throttles that count this request."""
+        classes = self.site.throttles if self.throttle_classes is None else self.throttle_classes
+        return [throttle() for throttle in classes]
+
+    async def perform_authentication(self, request: Request) -> None:
+        """Find out who is calling; bad credentials are an error even where none are needed."""
 
     async def check_permissions(self, request: Request) -> None:
         """Raise ``PermissionDenied``, or ``NotAuthenticated`` for a caller without credentials, unless all agree."""
         for permission in self.get_permissions():
             if not await allowed(permission.has_permission(request, self)):
                 self.permission_denied(request, permission)
+
+    async def check_object_permissions(self, request: Request, row: Any) -> None:
+        """The same for one row."""
+        for permission in self.get_permissions():
+            if not await allowed(permission.has_object_permission(request, self, row)):
+                self.permission_denied(request, permission)
+
+    async def check_throttles(self, request: Request) -> None:
+        """Count the request, and raise ``Throttled`` if there were too many."""
 
     def permission_denied(self, request: Request, permission: BasePermission) -> None:
         """Refuse, in the words of the permission."""
@@ -132,140 +305,367 @@ class ViewSet:
 
     async def metadata(self, request: Request, **kwargs: str) -> web.Response:
         """``OPTIONS``: what this address is and takes."""
-        methods = sorted(self.action_map)
-        document = {"name": type(self).__name__, "description": self.description or "", "methods": methods}
-        return web.json_response(document, headers={"Allow": ", ".join(methods)})
+        body: dict[str, Any] = {"name": self.name or type(self).__name__, "description": self._description()}
+        body["methods"] = sorted(self.action_map)
+        return json_response(orjson.dumps(body), headers={"Allow": ", ".join(sorted(self.action_map))})
+
+    def _description(self) -> str:
+        return inspect.cleandoc(self.description or type(self).__doc__ or "")
+
+    # --- binding
+
+    @classmethod
+    def bind(cls, site: Site) -> type[Self]:
+        """The subclass that serves a site."""
+        members: dict[str, Any] = {"__doc__": cls.__doc__, "__module__": cls.__module__, "site": site, "_calls": {}}
+        bound: type[Self] = type(cls.__name__, (cls,), members)
+        if bound.permission_classes is None:
+            bound.permission_classes = site.permissions
+        bound._permissions = tuple(permission() for permission in bound.permission_classes)
+        return bound
+
+
+class Page(list[Any]):
+    """The rows of a page. Awaiting it gives itself, so ``paginate_queryset`` may be called with or without ``await``."""
+
+    def __await__(self) -> Generator[Any, Any, Self]:
+        return self
+        yield
 
 
 class GenericViewSet(ViewSet):
     """A viewset over the rows of a resource; its options are those of the two reference pages."""
 
-    filterset_fields: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    search_fields: ClassVar[tuple[str, ...]] = ()
-    ordering_fields: ClassVar[tuple[str, ...]] = ()
-    ordering: ClassVar[tuple[str, ...]] = ()
+    model: ClassVar[type[Model] | None] = None
+    queryset: ClassVar[QuerySet[Any] | None] = None
+    serializer_class: ClassVar[type[Serializer] | None] = None
+    list_serializer_class: ClassVar[type[Serializer] | None] = None
+    filter_backends: ClassVar[Sequence[type[BaseFilterBackend]]] = (FieldFilter, SearchFilter, OrderingFilter)
+    filterset_fields: ClassVar[Any] = {}
+    search_fields: ClassVar[Sequence[str]] = ()
+    ordering_fields: ClassVar[Sequence[str]] = ()
+    ordering: ClassVar[Sequence[str]] = ()
     page_size: ClassVar[int] = 20
     max_page_size: ClassVar[int] = 100
-    pagination_class: ClassVar[type[BasePagination]] = PageNumberPagination
-    select_related: ClassVar[tuple[str, ...]] = ()
-    prefetch_related: ClassVar[tuple[str, ...]] = ()
-    allowed_actions: ClassVar[tuple[str, ...] | None] = None
-    excluded_actions: ClassVar[tuple[str, ...]] = ()
+    pagination_class: ClassVar[type[BasePagination] | None] = PageNumberPagination
+    select_related: ClassVar[Sequence[str]] = ()
+    prefetch_related: ClassVar[Sequence[str]] = ()
+    allowed_actions: ClassVar[Sequence[str] | None] = None
+    excluded_actions: ClassVar[Sequence[str]] = ()
     stream_enabled: ClassVar[bool] = True
-    lookup_field: ClassVar[str | None] = None
     count: ClassVar[str] = "exact"
     strict_query: ClassVar[bool] = True
 
-    # made by bind
+    # made by bind_to
     resource: ClassVar[Resource]
-    serializer: ClassVar[Serializer]
-    shown: ClassVar[Projection]
     paginator: ClassVar[BasePagination]
-    filters: ClassVar[tuple[Any, ...]]
+    filters: ClassVar[tuple[BaseFilterBackend, ...]]
     known: ClassVar[Mapping[str, frozenset[str]]]
     patterns: ClassVar[tuple[str, ...]]  # the parameters that are regular expressions
-    _permissions: ClassVar[tuple[BasePermission, ...]]
-    project: ClassVar[_lru_cache_wrapper[Projection]]  # (fields, expand) of a query string → what is shown
+    serializer: ClassVar[Serializer]
+    shown: ClassVar[Projection]  # of a row, by default
+    project: ClassVar[_lru_cache_wrapper[Projection]]  # (shown, fields, expand) → what is shown
+    asks_about_objects: ClassVar[bool]
+    simple_writes: ClassVar[bool]  # whether a valid body is all that creating and updating take
+    _everything: ClassVar[Query | None]  # the scope, where it is all rows
+    _generated: ClassVar[type[Serializer]]
+    _serializers: ClassVar[dict[type[Serializer], Serializer]]
 
     @classmethod
-    def bind(cls, site: Site, resource: Resource, options: Mapping[str, Any]) -> type[Self]:
-        """The subclass that serves a resource: with the config's options, and with all that requests share made."""
-        members = {"__doc__": cls.__doc__, "__module__": cls.__module__, **options, "site": site}
-        bound: type[Self] = type(cls.__name__, (cls,), members)
+    def bind_to(cls, site: Site, resource: Resource, given: Mapping[str, Any]) -> type[Self]:
+        """The subclass that serves a resource: with the config's options, and with all that requests share made.
+
+        ``ConfigurationError`` says what is wrong with the class's attributes and handlers.
+        """
+        bound = cls.bind(site)
+        for name, value in {**class_options(cls, site.resources, resource, given), **given}.items():
+            setattr(bound, name, value)
+        bound._permissions = tuple(permission() for permission in bound.permission_classes or ())
+        bound.asks_about_objects = any(map(asks_about_objects, bound._permissions))
         bound.resource = resource
-        bound.serializer = serializer_for(site.resources, resource)()
-        bound.shown = expanded(site.resources, bound.serializer.shown, (*bound.select_related, *bound.prefetch_related))
-        bound.paginator = bound.pagination_class(
-            site.resources, bound.page_size, bound.max_page_size, lambda: site.secret
+        bound.model = model(resource.name)
+        bound._generated = serializer_for(site.resources, resource)
+        bound._serializers = {}
+        bound.serializer = bound.bound_serializer(bound.serializer_class or bound._generated)
+        bound.shown = bound.shown_by(bound.serializer)
+        pagination = bound.pagination_class or NoPagination
+        bound.paginator = pagination(
+            site.resources,
+            pagination.page_size if pagination.page_size and "page_size" not in given else bound.page_size,
+            pagination.max_page_size if pagination.max_page_size and "max_page_size" not in given else bound.max_page_size,
+            lambda: site.secret,
         )
-        bound.filters = (
-            FieldFilter(site.resources, resource.name, bound.filterset_fields),
-            SearchFilter(site.resources, resource.name, bound.search_fields),
-            OrderingFilter(site.resources, resource.name, bound.ordering_fields, bound.ordering),
-        )
-        bound.patterns = tuple(name for backend in bound.filters[:2] for name in backend.patterns())
-        narrowing = {name for backend in bound.filters for name in backend.parameters()}
+        bound.filters = tuple(backend.for_view(bound) for backend in bound.filter_backends)
+        bound.patterns = tuple(name for backend in bound.filters for name in backend.patterns())
+        narrowing = {name for backend in bound.filters for name in backend.parameters() if not backend.sorts}
+        sorting = {name for backend in bound.filters for name in backend.parameters() if backend.sorts}
         bound.known = {
-            "list": frozenset({*narrowing, *READ_PARAMETERS, *bound.paginator.parameters}),
+            "list": frozenset({*narrowing, *sorting, *READ_PARAMETERS, *bound.paginator.parameters}),
             "retrieve": frozenset(READ_PARAMETERS),
-            "stream": frozenset({*bound.filters[0].parameters(), *bound.filters[1].parameters(), *STREAM_PARAMETERS}),
+            "stream": frozenset({*narrowing, *STREAM_PARAMETERS}),
         }
-        bound._permissions = tuple(permission() for permission in bound.permission_classes)
         bound.project = staticmethod(lru_cache(maxsize=256)(bound._project))  # type: ignore[assignment]
+        hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
+        own_saving = any(getattr(bound.serializer, name).__module__ != "service.serializers" for name in ("create", "update", "save"))
+        bound.simple_writes = (
+            bound.serializer.plain and not own_saving and not any(hasattr(cls, name) and cls.hooked(name) for name in hooks)
+        )
+        plain_scope = cls.get_queryset is GenericViewSet.get_queryset and bound.queryset is None
+        bound._everything = Query(resource.name) if plain_scope else None
         return bound
 
-    @classmethod
-    def _project(cls, fields: str, expand: str) -> Projection:
-        paths = _names(expand) if expand else ()
-        if len(paths) > MAX_PATHS or any(path.count("__") >= MAX_DEPTH for path in paths):
-            raise ParseError(f"expand: at most {MAX_PATHS} paths of {MAX_DEPTH} relations.", code="invalid_parameter")
-        shown = expanded(cls.site.resources, cls.shown, paths)
-        return shown.only(_names(fields)) if fields else shown
+    # --- rows
 
-    def get_permissions(self) -> tuple[BasePermission, ...]:
-        return self._permissions
-
-    def get_queryset(self) -> Query:
+    def get_queryset(self) -> QuerySet[Any]:
         """The rows that this viewset is about: its scope for every action and for the stream."""
-        return Query(self.resource.name)
+        if self.queryset is not None:
+            return self.queryset.all()
+        assert self.model is not None
+        rows: QuerySet[Any] = self.model.objects
+        return rows
 
-    def filter_queryset(self, query: Query) -> Query:
-        """The query with what the query string asks for."""
+    async def get_scope(self) -> Query:
+        """The scope as a query."""
+        if self._everything is not None:
+            return self._everything
+        rows: Any = self.get_queryset()
+        if inspect.isawaitable(rows):
+            rows = await rows
+        if not isinstance(rows, QuerySet):
+            raise TypeError(f"{type(self).__name__}.get_queryset() must return a query set, not {type(rows).__name__}")
+        return rows.query
+
+    def filter_queryset(self, rows: Any) -> Any:
+        """The query set with what the query string asks for."""
         given = self.request.query_params
+        query = rows if isinstance(rows, Query) else Query(self.resource.name)
         for backend in self.filters:
-            query = backend.apply(query, given)
-        return query
+            if not backend.native and isinstance(rows, QuerySet):
+                rows = backend.filter_queryset(self.request, rows, self)
+            elif not backend.native:
+                raise TypeError(f"{type(backend).__name__} needs a query set")
+            else:
+                query = backend.apply(query, given)
+        return query if isinstance(rows, Query) else rows.narrowed(query)
 
-    def get_object_query(self) -> Query:
-        """The query for the row that the URL names, within the scope; ``NotFound`` if it cannot name one."""
+    async def get_list_query(self) -> Query:
+        """The scope narrowed and sorted by the query string."""
+        if all(backend.native for backend in self.filters):
+            query: Query = self.filter_queryset(await self.get_scope())
+        else:
+            query = self.filter_queryset(self.get_queryset()).query
+        return query if query.order else query.sort(OrderingFilter.total(self.resource, tuple(self.ordering)))
+
+    async def get_object_query(self, key: Any = None) -> Query:
+        """The query for the row that the URL, or ``key``, names, within the scope; ``NotFound`` if it names none."""
         path = self.lookup_field or self.resource.key.name
+        text = str(self.kwargs[self.lookup_url_kwarg or "id"] if key is None else key)
+        scope = await self.get_scope()
         try:
-            row = by_field(self.site.store.queries, self.resource.name, path, self.kwargs["id"])
+            row = by_field(self.site.store.queries, self.resource.name, path, text)
         except ValueError:
             raise NotFound() from None
-        return self.get_queryset().restrict(*row.where)
+        return scope.restrict(*row.where)
 
-    def get_projection(self, given: Mapping[str, str]) -> Projection:
+    async def get_object(self, id: Any = None) -> Any:
+        """The row that the URL, or ``id``, names, within the scope and with its related rows; ``NotFound`` if none.
+
+        Object permissions are asked.
+        """
+        seen = whole(self.site.resources, self.shown)
+        found = await self.site.store.one(await self.get_object_query(id), seen)
+        if found is None:
+            raise NotFound()
+        row = self.instance(found[0], seen)
+        await self.check_object_permissions(self.request, row)
+        return row
+
+    def instance(self, document: bytes, seen: Projection) -> Model:
+        """The row of a JSON document that has all columns."""
+        assert self.model is not None
+        return self.model.from_document(self.site.resources, seen, orjson.loads(document))
+
+    # --- what is shown
+
+    def get_serializer_class(self) -> type[Serializer]:
+        """The serializer of this action."""
+        if self.action in ("list", "stream") and self.list_serializer_class is not None:
+            return self.list_serializer_class
+        return self.serializer_class or self._generated
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        """What a serializer of this viewset finds in its ``context``."""
+        return {"request": self.request, "view": self}
+
+    def get_serializer(self, *args: Any, **kwargs: Any) -> Serializer:
+        """A serializer of this action: ``get_serializer(rows, many=True).data``, ``get_serializer(data=…)``."""
+        kwargs.setdefault("context", self.get_serializer_context())
+        cls = self.get_serializer_class()
+        own = cls if cls.resource is not None else cls.bound_to(self.site.resources, self.resource)
+        return own(*args, **kwargs)
+
+    def current_serializer(self) -> Serializer:
+        """The shared serializer of this action, for what needs no context."""
+        return self.bound_serializer(self.get_serializer_class())
+
+    @classmethod
+    def bound_serializer(cls, serializer: type[Serializer]) -> Serializer:
+        """One instance of a serializer for this resource."""
+        if serializer not in cls._serializers:
+            own = serializer if serializer.resource else serializer.bound_to(cls.site.resources, cls.resource)
+            cls._serializers[serializer] = own()
+        return cls._serializers[serializer]
+
+    @classmethod
+    def shown_by(cls, serializer: Serializer) -> Projection:
+        """What a serializer shows of a row, related rows of the viewset's options included."""
+        related = serializer.related
+        if related is None:
+            related = (*cls.select_related, *cls.prefetch_related)
+        return expanded(cls.site.resources, serializer.shown, tuple(related))
+
+    @classmethod
+    def _project(cls, shown: Projection, fields: str, expand: str) -> Projection:
+        if expand:
+            shown = expanded(cls.site.resources, shown, _names(expand))
+        return shown.only(_names(fields)) if fields else shown
+
+    def get_projection(self, serializer: Serializer, given: Mapping[str, str]) -> Projection:
         """What is shown of a row: by default, cut by ``?fields=`` and grown by ``?expand=``."""
+        shown = self.shown if serializer is self.serializer else self.shown_by(serializer)
         if not given:
-            return self.shown
-        return self.project(given.get("fields", ""), given.get("expand", ""))
+            return shown
+        return self.project(shown, given.get("fields", ""), given.get("expand", ""))
+
+    def present(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
+        """A row as a serializer with Python in it shows it, and related rows besides."""
+        serializer.context = self.get_serializer_context()
+        data: dict[str, Any] = serializer.dump(row)
+        related = {name: inner for name, inner in shown.related if name not in data}
+        return {**data, **document(self.site.resources, row, Projection(shown.resource, (), tuple(related.items())))}
+
+    def serialize(self, row: Any) -> Any:
+        """A row as ``retrieve`` shows it, as a dictionary. Related rows that are not loaded are, inside a handler."""
+        if not isinstance(row, Model):
+            return super().serialize(row)
+        if row.resource().name != self.resource.name:
+            return document(self.site.resources, row)
+        serializer = self.current_serializer()
+        shown = self.get_projection(serializer, {})
+        missing = [name for name, _ in shown.related if not loaded(row, name)]
+        if missing:
+            wait(QuerySet(type(row)).prefetch_related(*missing).attach([row]))
+        if serializer.plain:
+            return document(self.site.resources, row, shown)
+        return self.present(serializer, row, shown)
+
+    def show(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
+        """A row as a serializer shows it."""
+        return document(self.site.resources, row, shown) if serializer.plain else self.present(serializer, row, shown)
+
+    def only(self, data: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+        """The part of what is shown that ``?fields=`` asks for."""
+        if not given.get("fields"):
+            return data
+        names = _names(given["fields"])
+        return {name: value for name, value in data.items() if name in names}
+
+    async def write(
+        self, hook: Callable[[], Callable[[Serializer], Any]], serializer: Serializer, status: HTTPStatus
+    ) -> web.Response:
+        """Save a body by way of a ``perform_…`` hook, in a transaction; the row as ``retrieve`` shows it."""
+        serializer.is_valid(raise_exception=True)
+        async with self.site.store.database.transaction():
+            await spawn(hook(), serializer)
+            row = serializer.instance
+            shown = self.get_projection(self.current_serializer(), {})
+            await QuerySet(type(row)).prefetch_related(*(name for name, _ in shown.related)).attach([row])
+            body = await spawn(encode, self.show(self.current_serializer(), row, shown), self.serialize)
+        headers = {"Location": self.get_location(str(row.pk))} if status == HTTPStatus.CREATED else None
+        return json_response(body, status, headers)
+
+    @classmethod
+    def hooked(cls, name: str) -> bool:
+        """Whether a user's class overrides a method of the mixins."""
+        return not getattr(cls, name).__module__.startswith("service.")
+
+    # --- pages
+
+    async def _page(self, rows: Any) -> Page | None:
+        if self.pagination_class is None:
+            return None
+        query = rows if isinstance(rows, Query) else rows.query
+        if not query.order:
+            query = query.sort(OrderingFilter.total(self.resource, tuple(self.ordering)))
+        shown = self.get_projection(self.current_serializer(), {})
+        seen = whole(self.site.resources, expanded(self.site.resources, shown, query.expand))
+        part = self.paginator.slice(query, seen, self.count, self.request.query_params)
+        found = await self.site.store.page(query, part.page, part.values)
+        page = Page(self.instance(row, seen) for row in found.results)
+        self._paged = part, query, found
+        return page
+
+    def paginate_queryset(self, rows: Any) -> Any:
+        """The rows of the page that the query string asks for, or ``None`` without pagination.
+
+        With or without ``await``, inside a handler.
+        """
+        return wait(self._page(rows))
+
+    def get_paginated_response(self, data: Sequence[Any]) -> Response:
+        """The envelope of the page that ``paginate_queryset`` has read, around these data."""
+        part, query, found = self._paged
+        results = [encode(item, self.serialize) for item in data]
+        body = self.paginator.body(part, query, Found(results, found.count, found.keys), self.get_address())
+        return Response(orjson.Fragment(body), headers=self.get_position(found.snapshot))
+
+    _paged: tuple[Slice, Query, Any]
+
+    # --- requests
+
+    async def get_request_data(self, request: Request) -> dict[str, Any]:
+        """A copy of the body, which must be an object."""
+        if not isinstance(request.data, dict):
+            raise ValidationError("The body must be a JSON object.")
+        return dict(request.data)
+
+    def validate_data(self, data: Any, *, partial: bool | None = None) -> dict[str, Any]:
+        """The values of a body as Python has them; ``ValidationError`` has the messages of every field."""
+        if partial is None:
+            partial = self.action == "partial_update"
+        updating = self.action in ("update", "partial_update")
+        return self.current_serializer().validate_body(data, partial=partial, updating=updating)
 
     def check_parameters(self, given: Mapping[str, str]) -> None:
         """Refuse a parameter that nothing here reads, unless ``strict_query`` is off."""
         known = self.known[self.action]
         if self.strict_query and not given.keys() <= known:
             name = next(name for name in given if name not in known)
-            raise ParseError(
-                f"{name[:50]}: unknown parameter; {choices(name, sorted(known))}", code="unknown_parameter"
-            )
+            hint = choices(name, sorted(known))
+            raise ParseError(f"{name[:50]}: unknown parameter; {hint}", code="unknown_parameter")
+
+    async def _run(self, handler: Callable[..., Any], request: Request, arguments: dict[str, str]) -> web.StreamResponse:
+        if self.action in self.known:
+            self.check_parameters(request.query_params)
+        return await super()._run(handler, request, arguments)
 
     def get_address(self) -> Address:
         """The absolute address of this list, for the links to its other pages."""
-        return Address(
-            site_url(self.site.settings, self.request.http) + self.request.http.rel_url.raw_path,
-            tuple(self.request.query_params.items()),
-        )
+        origin = site_url(self.site.settings, self.request.http)
+        return Address(origin + self.request.http.rel_url.raw_path, tuple(self.request.query_params.items()))
 
-    def get_location(self, body: bytes, key: str) -> str:
-        """The absolute address of a row, given as its JSON and its key."""
-        if self.lookup_field is not None:
-            key = str(orjson.loads(body).get(self.resource.fields[self.lookup_field].column_name, key))
-        return f"{site_url(self.site.settings, self.request.http)}/{self.resource.name}/{quote(key, safe='')}/"
+    def get_location(self, key: str) -> str:
+        """The absolute address of a row, beside the list that it was created in."""
+        path = self.request.http.rel_url.raw_path.rstrip("/")
+        return f"{site_url(self.site.settings, self.request.http)}{path}/{quote(key, safe='')}/"
 
     def get_position(self, snapshot: str) -> dict[str, str]:
         """The header that says where a stream goes on from what a statement saw."""
         position = self.site.feed.stream_position(snapshot)
         return {} if position is None else {"X-Stream-Position": position}
 
-    def json_response(
-        self, body: bytes, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
-    ) -> web.Response:
-        """A response of JSON that is already made."""
-        return web.Response(body=body, status=status, headers=headers, content_type="application/json")
-
     async def metadata(self, request: Request, **kwargs: str) -> web.Response:
-        return web.json_response(describe(self), headers={"Allow": ", ".join(sorted(self.action_map))})
+        return json_response(orjson.dumps(describe(self)), headers={"Allow": ", ".join(sorted(self.action_map))})
 
 
 class ReadOnlyModelViewSet(mixins.RetrieveModelMixin, mixins.ListModelMixin, streams.StreamMixin, GenericViewSet):
@@ -284,6 +684,80 @@ class ModelViewSet(
     """All six actions, and the stream of what they and everybody else change."""
 
 
+# --- what a class says of itself --------------------------------------------------------------------------------------
+
+_CLASSES: Final = frozenset(
+    {
+        "serializer_class", "list_serializer_class", "permission_classes", "authentication_classes", "throttle_classes",
+        "filter_backends", "pagination_class",
+    }
+)  # fmt: skip
+
+
+def class_options(
+    cls: type[GenericViewSet], resources: Resources, resource: Resource, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options that a class sets as attributes, checked as those of the config and in the same form.
+
+    ``given`` are the config's, which come before them.
+    """
+    problems = list(_near_misses(cls))
+    found: dict[str, Any] = {}
+    for name in options.OPTIONS:
+        value = getattr(cls, name, None)
+        if name in given or value is getattr(GenericViewSet, name, None) or name in _CLASSES:
+            continue
+        try:
+            found[name] = options.read(name, value)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    extra = [function.__name__ for function in cls.get_extra_actions()]
+    for path, message in options.check(resources, resource.name, {**found, **given}, extra):
+        if path[0] not in given:
+            problems.append(f"{'.'.join(map(str, path))}: {message}")
+    if problems:
+        raise ConfigurationError("\n".join(f"{cls.__module__}.{cls.__name__}.{problem}" for problem in problems))
+    return options.normal(resources, resource.name, found)
+
+
+def _near_misses(cls: type[GenericViewSet]) -> Iterator[str]:
+    """Attributes of a user's class that are almost options."""
+    names = [*options.OPTIONS, "model", "queryset", "lookup_url_kwarg", "lookup_value_regex"]
+    for owner in cls.__mro__:
+        if owner.__module__.startswith("service.") or owner is object:
+            continue
+        for name, value in vars(owner).items():
+            if name.startswith("_") or callable(value) or hasattr(GenericViewSet, name):
+                continue
+            if (hint := choices(name, names)).startswith("did you mean"):
+                yield f"{name} is no option; {hint}"
+
+
+def actions_in(cls: type) -> list[str]:
+    """The names of the actions that a class has."""
+    extra = [name for name, _ in inspect.getmembers(cls, is_action)]
+    return [*(name for name in STANDARD_ACTIONS if hasattr(cls, name)), *extra]
+
+
+def bound_in(site: Site, cls: type[ViewSet]) -> type[ViewSet]:
+    """A class bound to a site, once."""
+    if cls not in site.bound:
+        if issubclass(cls, GenericViewSet):
+            named = cls.model or (cls.queryset.model if cls.queryset is not None else None)
+            if named is None:
+                raise ConfigurationError(f"{cls.__name__} needs a model or a queryset")
+            STORE.set(site.store)
+            site.bound[cls] = cls.bind_to(site, named.resource(), {})
+        else:
+            site.bound[cls] = cls.bind(site)
+    return site.bound[cls]
+
+
+def parts_of(path: str) -> list[str]:
+    """The names of the variable parts of an address, in order."""
+    return [part.partition(":")[0].strip("{}") for part in path.split("/") if part.startswith("{")]
+
+
 def site_url(settings: Settings, http: web.Request) -> str:
     """Scheme and host as the client sees them; what proxies say counts where ``trusted_proxies`` allows it."""
     scheme, host = http.scheme, http.host
@@ -299,11 +773,13 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _check_accept(accept: str | None, *, stream: bool) -> None:
     """Refuse an ``Accept`` that leaves out what this route answers in; a stream answers as it is, always."""
-    if accept is None or stream or accept == "*/*" or accept == "application/json":
+    if accept is None or stream or accept in ("*/*", "application/json"):
         return
-    for part in accept.split(","):
-        kind, _, parameters = part.partition(";")
-        if kind.strip().lower() in ("*/*", "application/*", "application/json", "application/problem+json"):
-            if parameters.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
-                return
-    raise NotAcceptable()
+    if not any(_accepts_json(part) for part in accept.split(",")):
+        raise NotAcceptable()
+
+
+def _accepts_json(part: str) -> bool:
+    kind, _, parameters = part.partition(";")
+    refused = parameters.replace(" ", "").lower() in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return not refused and kind.strip().lower() in ("*/*", "application/*", "application/json", "application/problem+json")

@@ -82,6 +82,18 @@ _VERSIONS: Final[Sequence[str]] = (
     CREATE TABLE rowcast.change_default PARTITION OF rowcast.change DEFAULT;
     COMMENT ON TABLE rowcast.change IS 'Rowcast: every committed change of a resource, kept for a while';
     """,
+    """
+    CREATE TABLE rowcast.token (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        digest bytea NOT NULL UNIQUE CHECK (octet_length(digest) = 32),
+        user_id text NOT NULL CHECK (user_id <> ''),
+        is_staff boolean NOT NULL,
+        created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        expires_at timestamptz,
+        revoked_at timestamptz
+    );
+    COMMENT ON TABLE rowcast.token IS 'Rowcast: who may call with which token, of which only the SHA-256 is here';
+    """,
 )
 
 _UUID7 = "RETURN pg_catalog.uuidv7()"
@@ -129,8 +141,14 @@ async def install(connection: Connection) -> None:
 
 
 async def _version(connection: Connection) -> int:
-    """The installed version, 0 for none."""
-    if await connection.fetchval("SELECT to_regclass('rowcast.version') IS NULL"):
+    """The installed version, 0 for none.
+
+    Asked of the catalog's rows: after waiting for a lock, ``to_regclass`` may still answer from a cache.
+    """
+    if not await connection.fetchval(
+        """SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'rowcast' AND c.relname = 'version')"""
+    ):
         return 0
     return int(await connection.fetchval("SELECT version FROM rowcast.version"))
 

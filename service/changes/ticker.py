@@ -174,13 +174,16 @@ class Ticker:
                 await self._wait(SAFETY)
             elif bound is None and monotonic() - changed > DROWSY:
                 if gate:
-                    await _release(connection, GATE)
+                    await self._release_gate(connection)
                     gate = False
                 bound = await connection.fetchval("SELECT pg_current_xact_id()::text::bigint", timeout=10)
             else:
                 if bound is None and not gate:
                     gate = await _try(connection, GATE)
                 await self._wait(interval)
+
+    async def _release_gate(self, connection: Connection) -> None:
+        await connection.fetchval("SELECT pg_advisory_unlock($1, $2)", LOCKS, GATE, timeout=10)
 
     async def _keep(self) -> None:
         """Make and drop partitions now and then, on a connection of its own."""
@@ -207,10 +210,6 @@ class Ticker:
 
 async def _try(connection: Connection, lock: int) -> bool:
     return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCKS, lock, timeout=10))
-
-
-async def _release(connection: Connection, lock: int) -> None:
-    await connection.fetchval("SELECT pg_advisory_unlock($1, $2)", LOCKS, lock, timeout=10)
 
 
 @contextlib.asynccontextmanager

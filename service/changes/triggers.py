@@ -110,9 +110,7 @@ def trigger_statements(tables: Tables, schemas: Mapping[str, str] | None = None)
     where = schemas or {}
     made = list(triggers(tables, where))
     return [wake_statement()] + [
-        statement
-        for trigger in made
-        for statement in (trigger.create, trigger.attach(_relation(trigger.table, where)))
+        statement for trigger in made for statement in (trigger.create, trigger.attach(_relation(trigger.table, where)))
     ]
 
 
@@ -210,8 +208,13 @@ class _Row:
 
         inserted = f"{into} 'I', rowcast_new.{key}::text, NULL, {self._json('rowcast_new')} FROM"
         of_these = f"rowcast_new.{key} IN (SELECT rowcast_new.{key} FROM rowcast_new)"
-        yield "insert", _body(
-            kept=[f"{inserted} rowcast_new"], large=_NESTED, anew=[f"{inserted} {table} rowcast_new WHERE {of_these}"]
+        yield (
+            "insert",
+            _body(
+                kept=[f"{inserted} rowcast_new"],
+                large=_NESTED,
+                anew=[f"{inserted} {table} rowcast_new WHERE {of_these}"],
+            ),
         )
 
         def updated(new: str) -> str:
@@ -229,8 +232,9 @@ class _Row:
                     SELECT rowcast_old.{key} FROM rowcast_old UNION SELECT rowcast_new.{key} FROM rowcast_new
                 )
             ) rowcast_new"""
-        yield "update", _body(
-            kept=[updated(now if self._cascades else "rowcast_new")], large=_NESTED, anew=[updated(now)]
+        yield (
+            "update",
+            _body(kept=[updated(now if self._cascades else "rowcast_new")], large=_NESTED, anew=[updated(now)]),
         )
 
         deleted = f"{into} 'D', rowcast_old.{key}::text, {self._json('rowcast_old')}, NULL FROM rowcast_old"

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import asyncpg
 import orjson
 
-from service.database.violations import CONNECTION_LOST, RETRIED, translate
+from service.database.violations import CONNECTION_LOST, DRIVER_ERRORS, RETRIED, translate
 from service.errors import ApiError, Unavailable
 from service.tables import Guard
 
@@ -97,7 +97,7 @@ class Database:
             try:
                 async with connection.transaction():
                     yield
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except DRIVER_ERRORS as error:
                 raise self._told(error) from error
         finally:
             self._transaction.reset(token)
@@ -128,7 +128,7 @@ class Database:
         self.statements += 1
         try:
             return await getattr(connection, method)(sql, *arguments)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except DRIVER_ERRORS as error:
             raise self._told(error, deleting=deleting) from error
         finally:
             if inside is None:

@@ -16,7 +16,9 @@ CONNECTION_LOST = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that was lost in the middle of an exchange
 )
+DRIVER_ERRORS = (asyncpg.PostgresError, *CONNECTION_LOST)
 RETRIED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 _CHECKS: Mapping[str, str] = {

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+from itertools import pairwise
 from typing import Any
 
 import asyncpg
 
+from service.changes import log
 from service.changes.position import Position, Snapshot
 
-from .watching import DEADLINE, Database, Watch, blocked, told, within
+from .watching import Database, Watch, blocked, told
 
 ROWS = "SELECT id::text, title, n, price::text, category_id FROM tasks"
 
@@ -32,7 +35,7 @@ def replayed(watch: Watch) -> dict[str, dict[str, Any]]:
 def assert_rising(positions: list[Position]) -> None:
     """Positions rise and never repeat."""
     places = [position.place for position in positions]
-    assert all(low < high for low, high in zip(places, places[1:], strict=False))
+    assert all(low < high for low, high in pairwise(places))
 
 
 async def test_a_late_committer_is_told_and_delays_nobody(database: Database) -> None:
@@ -123,7 +126,8 @@ async def write(connection: asyncpg.Connection, chance: random.Random) -> None:
     match chance.randrange(9):
         case 0 | 1:
             await connection.execute(
-                "INSERT INTO tasks (id, title, price) VALUES ($1, 'new', $2) ON CONFLICT (id) DO UPDATE SET n = tasks.n + 1",
+                "INSERT INTO tasks (id, title, price) VALUES ($1, 'new', $2)"
+                " ON CONFLICT (id) DO UPDATE SET n = tasks.n + 1",
                 key, chance.randrange(100),
             )  # fmt: skip
         case 2 | 3 | 4:
@@ -217,7 +221,6 @@ async def test_a_transaction_of_a_hundred_thousand_rows_is_told_in_parts(databas
                 break
         expected = [(p, e.seq) for p, e in zip(watch.positions, watch.events, strict=True)][place + 1 :]
         assert read == expected[: len(read)]
-        assert len(read) == min(len(read), len(expected))
         assert read or not expected
 
 
@@ -256,20 +259,19 @@ async def test_the_reader_ends_at_the_head_and_may_subscribe(database: Database)
 
 async def test_an_open_transaction_with_many_rows_makes_no_poll_slow(database: Database) -> None:
     """A poll steps over what is not committed instead of walking through it."""
-    await database.ticker()
-    watch = await database.watch()
-    writing, other = await database.connect(), await database.connect()
+    watch = Watch(await database.feed())
+    writing, other, reading = await database.connect(), await database.connect(), await database.direct()
     await writing.execute("BEGIN")
-    await writing.execute("INSERT INTO tasks (title) SELECT i::text FROM generate_series(1, 50000) i", timeout=60)
-    await watch.fence(other)
-    rows = await other.fetchval("SELECT sum(idx_tup_fetch) FROM pg_stat_user_tables WHERE relname LIKE 'change%'") or 0
-    ticker = await database.ticker()
-    polls = ticker.polls
-    for _ in range(50):
-        await watch.fence(other)
-    await other.execute("SELECT pg_stat_force_next_flush()")
-    assert polls == 0
-    assert rows < 1_000_000
+    await writing.execute("INSERT INTO tasks (title) SELECT i::text FROM generate_series(1, 20000) i", timeout=60)
+    await other.execute("SELECT pg_current_xact_id()")  # others go on, so the open one is in the midst of numbers
+    await log.prepare(reading)
+    poll = log._NEW_TICK.replace("$1", "0").replace("$2", "false")
+    for _ in range(2):
+        (plan,) = json.loads(await reading.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {poll}"))
+        assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 200
+    await reading.close()
+    await database.ticker()
+    assert await watch.fence(other) == []
     await writing.execute("ROLLBACK")
 
 
@@ -289,5 +291,3 @@ def test_snapshots_are_compared_as_sets() -> None:
             assert (one <= two) == included
         elif one <= two:
             assert included
-    assert DEADLINE
-    assert within

@@ -35,7 +35,7 @@ def test_a_position_is_read_as_it_was_written(
 @pytest.mark.parametrize(
     "text",
     ["", "1", "1-2", "1-2-3-4", "-1-2-3", "01-2-3", "1-2-3~", "1-2-3~x", "1-2-3~5:4:", "1-2-3~5:6:7", "1-2-3~5:9:7,6",
-     "1-2-3~5:9:7,7", "1-2-3~5:9:4", " 1-2-3", "1-2-3\n", "1-2-٣", "9223372036854775808-1-1", "1-2-3~1:2:" + "1," * 5000,
+     "1-2-3~5:9:7,7", "1-2-3~5:9:4", " 1-2-3", "1-2-3\n", "1-2-٣", "9223372036854775808-1-1", "1-2-3~1:2:" + "1," * 999,
      "9" * 5000, "\x00", "null"],
 )  # fmt: skip
 async def test_a_malformed_position_is_told(database: Database, text: str) -> None:
@@ -182,10 +182,7 @@ async def test_a_write_between_a_list_and_its_stream_is_told_once(database: Data
         await connection.execute("SELECT")
     assert position.snapshot is not None
     unseen = [
-        event
-        async for batch in feed.read(position)
-        for event in batch.events
-        if not position.snapshot.sees(event.xid)
+        event async for batch in feed.read(position) for event in batch.events if not position.snapshot.sees(event.xid)
     ]
     assert sorted(title for _, title in told(unseen)) == ["after the list", "open while listed"]
 

@@ -174,8 +174,5 @@ class Watch:
 
 def told(events: list[Event], resource: str = "tasks") -> list[tuple[str, str | None]]:
     """Operation and title or name of each event of a resource."""
-    return [
-        (event.op, ((event.after or event.before or {}).get("title") or (event.after or event.before or {}).get("name")))
-        for event in events
-        if event.resource == resource
-    ]
+    rows = [(event.op, event.after or event.before or {}) for event in events if event.resource == resource]
+    return [(op, row.get("title", row.get("name"))) for op, row in rows]

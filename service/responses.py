@@ -1,0 +1,63 @@
+"""What a handler may return, and the JSON that becomes of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Set
+from decimal import Decimal
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from service.fields import FIELD_TYPES, Field
+
+JSON: Final = "application/json"
+_DURATION: Final = Field("duration", "duration")
+
+
+class Response:
+    """Data with a status and headers: ``Response({"status": "done"}, status=202)``."""
+
+    __slots__ = ("content_type", "data", "headers", "status")
+
+    def __init__(
+        self,
+        data: Any = None,
+        status: int = HTTPStatus.OK,
+        headers: Mapping[str, str] | None = None,
+        content_type: str = JSON,
+    ) -> None:
+        self.data = data
+        self.status = status
+        self.headers = headers
+        self.content_type = content_type
+
+
+def encode(data: Any, show: Callable[[Any], Any]) -> bytes:
+    """JSON in the forms of the field types: decimals as strings, times in UTC as RFC 3339, durations as ISO 8601.
+
+    ``show`` turns a row into a dictionary. ``TypeError`` names what has no JSON form.
+    """
+
+    def default(value: Any) -> Any:
+        match value:
+            case Decimal():
+                return format(value, "f")
+            case dt.timedelta():
+                return FIELD_TYPES["duration"].dump(_DURATION, value)
+            case Set():
+                return sorted(value, key=str)
+            case bytes():
+                raise TypeError("bytes have no JSON form: decode them, or return an aiohttp response")
+        return show(value)
+
+    return orjson.dumps(data, default=default, option=orjson.OPT_NAIVE_UTC | orjson.OPT_NON_STR_KEYS)
+
+
+def json_response(
+    body: bytes, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A response of JSON that is already made."""
+    return web.Response(body=body, status=status, headers=headers, content_type=JSON)

@@ -1,0 +1,334 @@
+"""What the feed survives: connections, tickers and servers that die, and a ticker that dozes off at the wrong moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.changes import log
+from service.changes.feed import Feed
+from service.changes.ticker import LOST, SAFETY, Connect, Ticker
+from service.database.embedded import EmbeddedPostgres
+
+from .watching import Database, Watch, told, within
+
+
+async def kill(database: Database, connection: asyncpg.Connection, holding: int) -> None:
+    """End the backend that holds one of the ticker's locks."""
+    killed = await connection.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks"
+        " WHERE locktype = 'advisory' AND classid = $1::int AND objid = $2::int"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        log.LOCKS,
+        holding,
+    )
+    assert len(killed) == 1
+
+
+class Writers:
+    """Write numbered tags for ever, over new connections where the old ones are lost, and know which were committed."""
+
+    def __init__(self, database: Database, count: int = 3) -> None:
+        self._database = database
+        self.committed: set[str] = set()
+        self.tried: set[str] = set()
+        self._tasks = [asyncio.create_task(self._write(number)) for number in range(count)]
+
+    async def _write(self, number: int) -> None:
+        connection: asyncpg.Connection | None = None
+        for i in range(1_000_000):
+            name = f"{number}/{i}"
+            try:
+                if connection is None or connection.is_closed():
+                    connection = await self._database.direct()
+                self.tried.add(name)
+                await connection.execute("INSERT INTO tags (name) VALUES ($1)", name, timeout=5)
+                self.committed.add(name)
+            except LOST:
+                if connection is not None:
+                    connection.terminate()
+                await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def writing(database: Database) -> AsyncIterator[Writers]:
+    writers = Writers(database)
+    try:
+        yield writers
+    finally:
+        await writers.stop()
+
+
+async def assert_nothing_lost(database: Database, watch: Watch, writers: Writers) -> None:
+    """What was told is what is stored, once each, and includes everything whose commit was confirmed."""
+    connection = await database.connect()
+    await watch.fence(connection)
+    names = [event.after["name"] for event in watch.events if event.resource == "tags"]
+    assert len(names) == len(set(names))
+    assert set(names) == {name for (name,) in await connection.fetch("SELECT name FROM tags")}
+    assert writers.committed <= set(names) <= writers.tried
+    assert not watch.resets
+    places = [position.place for position in watch.positions]
+    assert places == sorted(set(places))
+
+
+async def test_a_listener_that_is_killed_under_writes_loses_nothing(database: Database) -> None:
+    """The feed connects again and goes on from its head, five times."""
+    await database.ticker()
+    watch = await database.watch()
+    admin = await database.connect()
+    async with writing(database) as writers:
+        for _ in range(5):
+            told_before = len(watch.events)
+            await watch.until(lambda before=told_before: len(watch.events) > before + 20)
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE query LIKE '%rowcast.tick WHERE tick >= %' AND pid <> pg_backend_pid()"
+                " AND datname = current_database()"
+            )
+    await assert_nothing_lost(database, watch, writers)
+
+
+async def test_a_killed_ticker_is_followed_without_a_gap(database: Database) -> None:
+    """Another replica takes over under writes; ticks go on from the number where they were."""
+    tickers = [await database.ticker() for _ in range(3)]
+    watch = await database.watch()
+    admin = await database.connect()
+    async with writing(database) as writers:
+        for _ in range(4):
+            told_before = len(watch.events)
+            await watch.until(lambda before=told_before: len(watch.events) > before + 20)
+            await kill(database, admin, log.LEADING)
+    await assert_nothing_lost(database, watch, writers)
+    ticks = [tick for (tick,) in await admin.fetch("SELECT tick FROM rowcast.tick ORDER BY tick")]
+    assert ticks == list(range(1, len(ticks) + 1))
+    assert sum(ticker.ticks > 0 for ticker in tickers) > 1
+    assert sum(ticker.leading.is_set() for ticker in tickers) == 1
+
+
+async def test_a_ticker_that_is_stopped_hands_over(database: Database) -> None:
+    """Stopping is clean: the lock is free at once and another replica goes on."""
+    first = await database.ticker()
+    await within(first.leading.wait())
+    second = await database.ticker()
+    watch = await database.watch()
+    connection = await database.connect()
+    await watch.fence(connection)
+    await first.stop()
+    await within(second.leading.wait())
+    await watch.fence(connection)
+
+
+async def test_a_frozen_ticker_is_ended_by_the_server(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that says nothing for a while loses its session, and with it the lead."""
+    monkeypatch.setattr("service.changes.ticker.SILENCE", 1)
+    frozen = await database.ticker()
+    await within(frozen.leading.wait())
+    monkeypatch.setattr(log, "make_tick", _never)  # as when the process does not run
+    frozen._ring(False)
+    admin = await database.connect()
+    async with asyncio.timeout(20):
+        while await admin.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $1::int AND database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database()))",
+            log.LEADING,
+        ):
+            pass
+
+
+async def _never(*_: object, **__: object) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_commit_as_the_ticker_falls_asleep_is_not_late(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers that look at the gate while it is still shut and commit after it was opened, two thousand times.
+
+    Such a writer does not notify. It is told because the ticker stays up for it, never because of the safety poll.
+    """
+    monkeypatch.setattr("service.changes.ticker.DROWSY", 0.004)
+    watch = await database.watch()
+    ticker = Drowsy(database.direct)
+    connection = await database.connect()
+    late = []
+    async with ticker:
+        for i in range(2000):
+            await within(ticker.about_to_open.wait())
+            ticker.about_to_open.clear()
+            await connection.execute(f"BEGIN; INSERT INTO tags (name) VALUES ('{i}')")
+            ticker.go.set()
+            for _ in range(i % 7):  # from before the gate opens to after the ticker has gone to sleep but for us
+                await connection.execute("SELECT")
+            await connection.execute("COMMIT")
+            committed = monotonic()
+            await watch.until(lambda name=str(i): watch.events != [] and watch.events[-1].after["name"] == name)
+            late.append(monotonic() - committed)
+    assert ticker.overslept == 0
+    assert sorted(late)[len(late) * 9 // 10] < SAFETY / 2
+
+
+class Drowsy(Ticker):
+    """A ticker that waits for ``go`` before it opens the gate, and counts the ticks that it made for no bell."""
+
+    def __init__(self, connect: Connect) -> None:
+        super().__init__(connect)
+        self.about_to_open = asyncio.Event()
+        self.go = asyncio.Event()
+        self.overslept = 0
+        self._slept_through: int | None = None
+
+    async def _release_gate(self, connection: asyncpg.Connection) -> None:
+        self.go.clear()
+        self.about_to_open.set()
+        await self.go.wait()
+        await super()._release_gate(connection)
+
+    async def _wait(self, seconds: float) -> None:
+        if self._slept_through is not None and self._slept_through < self.ticks:
+            self.overslept += 1
+        asleep = self.asleep.is_set()
+        await super()._wait(seconds)
+        self._slept_through = self.ticks if asleep and not self._bell.is_set() else None
+
+
+async def test_writers_notify_only_while_the_ticker_sleeps(database: Database) -> None:
+    """Awake, the gate is shut, and what commits says nothing; asleep, one notification wakes it."""
+    ticker = await database.ticker()
+    watch = await database.watch()
+    connection, listener = await database.connect(), await database.connect()
+    heard: list[Any] = []
+    await listener.add_listener(log.WAKE, lambda *_: heard.append(1))
+    await watch.fence(connection)
+    async with asyncio.timeout(20):
+        while not await connection.fetchval(
+            "SELECT NOT pg_try_advisory_lock_shared($1, $2) OR NOT pg_advisory_unlock_shared($1, $2)",
+            log.LOCKS, log.GATE,
+        ):  # fmt: skip
+            await connection.execute("INSERT INTO tags (name) VALUES ('keeps it awake')")
+    await listener.execute("SELECT")
+    before = len(heard)
+    for i in range(20):
+        await connection.execute("INSERT INTO tags (name) VALUES ($1)", str(i))
+    await listener.execute("SELECT")
+    assert len(heard) == before
+    await within(ticker.asleep.wait())
+    await connection.execute("INSERT INTO tags (name) VALUES ('wake up')")
+    await listener.execute("SELECT")
+    assert len(heard) == before + 1
+    await watch.fence(connection)
+
+
+async def test_without_notifications_the_poll_takes_over(database: Database) -> None:
+    """Neither writer nor ticker can be heard, and still everything is told."""
+    connection = await database.connect()
+    await connection.execute("CREATE OR REPLACE FUNCTION rowcast.wake() RETURNS void LANGUAGE plpgsql AS 'BEGIN END'")
+    ticker = await database.ticker()
+    watch = await database.watch(wakeup="poll")
+    for _ in range(3):
+        await within(ticker.asleep.wait())
+        await connection.execute("INSERT INTO tags (name) VALUES ('t')")
+        await watch.fence(connection)
+    assert told(watch.events, "tags") == [("I", "t")] * 3
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
+async def test_a_restart_of_the_server_loses_nothing(
+    database: Database, postgres: EmbeddedPostgres, how: signal.Signals
+) -> None:
+    """Writers, ticker and feed come back by themselves; what was confirmed is told, and what was told is stored."""
+    await database.ticker()
+    watch = await database.watch()
+    async with writing(database) as writers:
+        for _ in range(2):
+            told_before = len(watch.events)
+            await watch.until(lambda before=told_before: len(watch.events) > before + 50, 60)
+            os.kill(postgres.pid, how)
+            await asyncio.to_thread(_restart, postgres)
+        told_before = len(watch.events)
+        await watch.until(lambda before=told_before: len(watch.events) > before + 50, 60)
+    await assert_nothing_lost(database, watch, writers)
+
+
+def _restart(postgres: EmbeddedPostgres) -> None:
+    postgres.stop()
+    postgres.start()
+
+
+async def test_a_feed_starts_before_its_database(database: Database) -> None:
+    """Neither ticker nor feed gives up when PostgreSQL cannot be reached or has no log yet."""
+    reachable = asyncio.Event()
+
+    async def connect() -> asyncpg.Connection:
+        if not reachable.is_set():
+            raise ConnectionRefusedError
+        return await database.direct()
+
+    connection = await database.connect()
+    await connection.execute("ALTER SCHEMA rowcast RENAME TO away")
+    async with Ticker(connect), Feed(connect) as feed:
+        reachable.set()
+        assert not feed.ready.is_set()
+        await connection.execute("ALTER SCHEMA away RENAME TO rowcast")
+        await within(feed.ready.wait())
+        await Watch(feed).fence(connection)
+
+
+async def test_a_reader_of_the_log_waits_out_a_lost_connection(database: Database) -> None:
+    """Catching up goes on behind the last batch when its connection is killed."""
+    await database.ticker()
+    feed = await database.feed(events=1, size=1)
+    watch = Watch(feed)
+    start = feed.head
+    connection = await database.connect()
+    for i in range(300):
+        await connection.execute("INSERT INTO tags (name) VALUES ($1)", str(i))
+    await watch.fence(connection)
+    events = []
+    async for batch in feed.read(start):
+        events += batch.events
+        if len(events) in range(100, 103):
+            assert feed._reader is not None
+            feed._reader.terminate()
+    assert events == watch.events
+
+
+async def test_one_subscriber_that_fails_does_not_harm_others(database: Database) -> None:
+    """An error in a callback is logged, and the next subscriber is called all the same."""
+    await database.ticker()
+    feed = await database.feed()
+
+    def fail(_batch: object) -> None:
+        raise RuntimeError("a defect")
+
+    feed.subscribe(fail, lambda _reason: None)
+    await Watch(feed).fence(await database.connect())
+
+
+async def test_stopping_leaves_nothing_behind(database: Database) -> None:
+    """No task and no connection remains of a ticker and a feed that were stopped."""
+    before = asyncio.all_tasks()
+    admin = await database.connect()
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    async with Ticker(database.direct) as ticker, Feed(database.direct) as feed:
+        await within(ticker.leading.wait())
+        await within(feed.ready.wait())
+        await Watch(feed).fence(admin)
+        assert await admin.fetchval(sessions) > 1
+    assert asyncio.all_tasks() == before
+    async with asyncio.timeout(20):
+        while await admin.fetchval(sessions) > 1:
+            pass

@@ -1,0 +1,224 @@
+"""The database as others see and use it: races, violations, waits, and a server that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections import Counter
+from typing import Any
+
+import asyncpg
+
+from .conftest import Run
+from .library import OPEN
+
+PARENT: dict[str, Any] = {"fields": {"name": {"type": "string", "max_length": 20, "unique": True}}}
+CHILD: dict[str, Any] = {
+    "fields": {
+        "parent": {"type": "foreign_key", "to": "parents", "on_delete": "restrict"},
+        "n": {"type": "integer", "default": 0},
+        "friends": {"type": "many_to_many", "to": "parents", "related_name": "fans"},
+    },
+    "viewset": {"filterset_fields": {"n": ["exact"], "id": ["in"]}},
+}
+QUICK = json.dumps({**json.loads(OPEN), "database": {"statement_timeout": "300ms", "pool_size": 2}})
+
+
+async def test_one_of_many_racing_inserts_wins(run: Run) -> None:
+    """Of 36 requests for the same unique value at the same time one is a 201 and all others a 409 on the field."""
+    service = await run({"parents": PARENT})
+    answers = await asyncio.gather(*(service.ask("POST", "/parents/", {"name": "same"}) for _ in range(36)))
+    assert Counter(response.status for response, _ in answers) == {201: 1, 409: 35}
+    assert {tuple(problem["errors"]) for response, problem in answers if response.status == 409} == {("name",)}
+    rows = await asyncio.gather(*(service.post("/parents/", {"name": f"n{n}"}) for n in range(12)))
+    answers = await asyncio.gather(
+        *(service.ask("PATCH", f"/parents/{row['id']}/", {"name": "taken"}) for row in rows)
+    )
+    assert Counter(response.status for response, _ in answers) == {200: 1, 409: 11}
+
+
+async def test_reference_to_a_row_that_is_being_deleted_is_never_left(run: Run) -> None:
+    """When a row is deleted while others come to refer to it, either the delete or the reference is refused."""
+    service = await run({"parents": PARENT, "children": CHILD})
+    for n in range(8):
+        parent = await service.post("/parents/", {"name": f"p{n}"})
+        path = f"/parents/{parent['id']}/"
+        (gone, _), *made = await asyncio.gather(
+            service.ask("DELETE", path),
+            *(service.ask("POST", "/children/", {"parent_id": parent["id"], "friends": [parent["id"]]}) for _ in range(3)),
+        )
+        statuses = {response.status for response, _ in made}
+        if gone.status == 204:
+            assert statuses == {400}
+            assert {tuple(problem["errors"]) for _, problem in made} <= {("parent_id",), ("friends",)}
+        else:
+            assert gone.status == 409
+            assert 201 in statuses
+    assert await service.sql.fetchval("SELECT count(*) FROM children WHERE parent_id NOT IN (SELECT id FROM parents)") == 0
+
+
+async def test_deadlock_is_run_again(run: Run) -> None:
+    """A statement that PostgreSQL picks to end a deadlock is repeated, and succeeds once the other is through."""
+    service = await run({"parents": PARENT})
+    await service.sql.execute("ALTER SYSTEM SET deadlock_timeout = '50ms'")
+    await service.sql.execute("SELECT pg_reload_conf()")
+    first = await service.post("/parents/", {"name": "first"})
+    second = await service.post("/parents/", {"name": "second"})
+    # the service locks the first row, then, by a trigger, wants the second one
+    await service.sql.execute(
+        f"""CREATE FUNCTION also() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+              IF NEW.name LIKE 'x%' THEN
+                PERFORM pg_advisory_xact_lock(1); PERFORM 1 FROM parents WHERE id = '{second["id"]}' FOR UPDATE; END IF;
+              RETURN NEW; END $$;
+            CREATE TRIGGER also AFTER UPDATE ON parents FOR EACH ROW EXECUTE FUNCTION also()"""
+    )
+    await service.sql.execute("SELECT pg_advisory_lock(1)")
+    transaction = service.sql.transaction()
+    await transaction.start()
+    await service.sql.execute("SELECT 1 FROM parents WHERE id = $1::text::uuid FOR UPDATE", second["id"])
+    request = asyncio.create_task(service.ask("PATCH", f"/parents/{first['id']}/", {"name": "xyz"}))
+    while not await service.sql.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 1"):
+        pass
+    await service.sql.execute("SET LOCAL deadlock_timeout = '60s'")  # so that it is the service's statement that is ended
+    await service.sql.execute("SELECT pg_advisory_unlock(1)")
+    await service.sql.execute("SELECT 1 FROM parents WHERE id = $1::text::uuid FOR UPDATE", first["id"])
+    await transaction.commit()
+    response, row = await request
+    assert (response.status, row["name"]) == (200, "xyz")
+    await service.sql.execute("ALTER SYSTEM RESET deadlock_timeout")
+
+
+async def test_colliding_link_changes_leave_one_of_the_lists(run: Run) -> None:
+    """Many updates of the same links at once all answer, none with a 500, and the row has one request's list."""
+    service = await run({"parents": PARENT, "children": CHILD})
+    keys = [(await service.post("/parents/", {"name": str(n)}))["id"] for n in range(6)]
+    child = await service.post("/children/", {"parent_id": keys[0]})
+    path = f"/children/{child['id']}/"
+    lists = [keys[:3], keys[3:], keys[::-1], [], keys[:1]] * 5
+    answers = await asyncio.gather(*(service.ask("PATCH", path, {"friends": chosen}) for chosen in lists))
+    assert {response.status for response, _ in answers} <= {200, 409}
+    found = [friend["id"] for friend in (await service.get(path, expand="friends"))["friends"]]
+    assert sorted(found) in [sorted(chosen) for chosen in lists]
+
+
+async def test_statement_that_takes_too_long_is_503(run: Run) -> None:
+    """A row that somebody else holds locked is waited for as long as ``statement_timeout`` says."""
+    service = await run({"parents": PARENT}, QUICK)
+    row = await service.post("/parents/", {"name": "held"})
+    async with service.sql.transaction():
+        await service.sql.execute("SELECT 1 FROM parents FOR UPDATE")
+        response, problem = await service.ask("PATCH", f"/parents/{row['id']}/", {"name": "x"}, status=503)
+        assert problem["code"] == "statement_timeout"
+        assert response.headers["Retry-After"]
+        assert await service.rows("/parents/") == [row]
+    assert (await service.patch(f"/parents/{row['id']}/", {"name": "x"}))["name"] == "x"
+
+
+async def test_busy_connections_are_waited_for_and_then_503(run: Run) -> None:
+    """More requests than connections queue; when none comes free in time the answer is a 503, and all is well after."""
+    service = await run({"parents": PARENT}, QUICK)
+    answers = await asyncio.gather(*(service.get("/parents/") for _ in range(50)))
+    assert len(answers) == 50
+    service.database.patience = 0.05
+    async with service.sql.transaction():
+        await service.sql.execute("LOCK TABLE parents")
+        answers = await asyncio.gather(*(service.ask("GET", "/parents/") for _ in range(8)))
+    codes = Counter(problem["code"] for response, problem in answers if response.status == 503)
+    assert codes == {"statement_timeout": 2, "database_busy": 6}
+    service.database.patience = 5.0
+    await asyncio.gather(*(service.get("/parents/") for _ in range(10)))
+
+
+async def test_lost_connections_are_replaced(run: Run) -> None:
+    """Connections that PostgreSQL ends are replaced: reading goes on unnoticed, a write fails with 503 at most once."""
+    service = await run({"parents": PARENT})
+    row = await service.post("/parents/", {"name": "a"})
+    await asyncio.gather(*(service.get("/parents/") for _ in range(10)))
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    for _ in range(3):
+        await service.sql.execute(end)
+        answers = await asyncio.gather(*(service.ask("GET", "/parents/") for _ in range(5)))
+        assert {response.status for response, _ in answers} == {200}
+    await service.sql.execute(end)
+    statuses = [(await service.ask("PATCH", f"/parents/{row['id']}/", {"name": f"b{n}"}))[0].status for n in range(3)]
+    assert statuses[-1] == 200
+    assert set(statuses) <= {200, 503}
+
+
+async def test_database_that_is_gone_is_503_until_it_is_back(run: Run) -> None:
+    """While no connection can be made every request is a 503 with a reason; then service goes on by itself."""
+    service = await run({"parents": PARENT})
+    row = await service.post("/parents/", {"name": "a"})
+    (name,) = await service.sql.fetchrow("SELECT current_database()")
+    admin = await asyncpg.connect(service.database.url.rpartition("/")[0] + "/postgres")
+    try:
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND application_name = 'rowcast'", name
+        )
+        for method, path, body in (("GET", "/parents/", None), ("POST", "/parents/", {"name": "b"}),
+                                   ("GET", f"/parents/{row['id']}/", None), ("DELETE", f"/parents/{row['id']}/", None)):  # fmt: skip
+            response, problem = await service.ask(method, path, body, status=503)
+            assert problem["code"] == "database_unavailable"
+            assert response.headers["Retry-After"]
+        _, live = await service.ask("GET", "/health/live", status=200)
+        assert live["status"] == "ok"
+    finally:
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await admin.close()
+    assert await service.rows("/parents/") == [row]
+    await service.post("/parents/", {"name": "b"})
+
+
+async def test_schema_that_is_not_the_config_s_is_told_as_503(run: Run) -> None:
+    """A table that somebody dropped is no defect of the client and no 500."""
+    service = await run({"parents": PARENT})
+    await service.get("/parents/")
+    await service.sql.execute("DROP TABLE parents")
+    _, problem = await service.ask("GET", "/parents/", status=503)
+    assert problem["code"] == "schema_mismatch"
+
+
+async def test_column_that_changes_under_the_service_does_not_break_it(run: Run) -> None:
+    """Statements that were prepared before a compatible change of the schema go on."""
+    service = await run({"parents": PARENT})
+    row = await service.post("/parents/", {"name": "a"})
+    await service.rows("/parents/")
+    await service.sql.execute("ALTER TABLE parents ALTER name TYPE text, ADD extra integer")
+    assert await service.rows("/parents/") == [row]
+    assert (await service.patch(f"/parents/{row['id']}/", {"name": "b"}))["name"] == "b"
+    await service.post("/parents/", {"name": "c"})
+
+
+async def test_request_that_is_given_up_leaves_its_connection_usable(run: Run) -> None:
+    """A cancelled statement's connection serves the next request."""
+    service = await run({"parents": PARENT}, QUICK)
+    await service.get("/parents/")
+    for _ in range(5):
+        task = asyncio.create_task(service.database.fetch("SELECT pg_sleep(0.2)", []))
+        while service.database._idle:  # until it has a connection
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert (await service.database.fetch("SELECT 1 AS one", []))["one"] == 1
+        await asyncio.gather(*(service.get("/parents/") for _ in range(3)))
+
+
+async def test_values_that_do_not_fit_are_refused_by_the_store_too(run: Run) -> None:
+    """What a handler supplies is checked by the database, and told as a 400."""
+    service = await run({"parents": PARENT, "children": CHILD})
+    store, projection = service.site.store, service.queries.resources["children"]
+    from service.errors import ValidationError
+    from service.serializers import projection_of
+
+    shown = projection_of(projection)
+    parent = uuid.UUID((await service.post("/parents/", {"name": "p"}))["id"])
+    for values in ({"n": 2**40}, {"n": "text"}, {"n": None}, {"n": 1.5}, {"parent_id": "x"}, {"parent_id": 7}):
+        try:
+            await store.insert(shown, {"parent_id": parent, **values})
+        except ValidationError as error:
+            assert error.status == 400
+        else:
+            raise AssertionError(values)
+    assert await service.rows("/children/") == []
