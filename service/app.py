@@ -188,11 +188,8 @@ def _register(app: web.Application, site: Site, importer: Importer, readiness: R
     async def root(request: web.Request) -> web.Response:
         """The resources and where they are."""
         origin = site_url(site.settings, request)
-        body = {
-            route.name.removesuffix("-list"): f"{origin}{route.path}/"
-            for _, route in routes
-            if route.name.endswith("-list")
-        }
+        lists = (route for _, route in routes if route.name.endswith("-list"))
+        body = {route.path.strip("/"): f"{origin}{route.path}/" for route in lists}
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 
     async def describe(request: web.Request) -> web.Response:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,9 +30,10 @@ from service.tables import Tables
 from service.workers import run as run_workers
 
 T = TypeVar("T")
+LONGEST = 36_500 * 86_400  # s that a token may live
 
 
-class _Lifetime(click.ParamType):
+class _Lifetime(click.ParamType[float]):
     """A duration as in settings, in seconds."""
 
     name = "time"
@@ -41,8 +43,8 @@ class _Lifetime(click.ParamType):
             seconds = forms.seconds(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        if seconds <= 0:
-            self.fail("must be more than nothing", param, ctx)
+        if not 0 < seconds <= LONGEST:
+            self.fail("must be more than nothing and at most 36500d", param, ctx)
         return seconds
 
 
@@ -203,7 +205,7 @@ def create_token(config: Path, database_url: str | None, user: str, staff: bool,
 def list_tokens(config: Path, database_url: str | None) -> None:
     """List the tokens, without what they say."""
     found = _with_tokens(config, database_url, authentication.list_tokens)
-    rows = [("ID", "USER", "STAFF", "CREATED", "EXPIRES", "REVOKED")]
+    rows: list[tuple[str, ...]] = [("ID", "USER", "STAFF", "CREATED", "EXPIRES", "REVOKED")]
     for each in found:
         times = (each.created_at, each.expires_at, each.revoked_at)
         told_times = ("-" if time is None else f"{time:%Y-%m-%dT%H:%M:%SZ}" for time in times)
@@ -242,42 +244,54 @@ def _load(config: Path, database_url: str | None, **server: object) -> Configura
 
 
 @contextmanager
-def _database(configuration: Configuration) -> Iterator[tuple[str, bool]]:
-    """The URL of the database, and whether it is an embedded one, which runs inside the context."""
+def _database(configuration: Configuration, *, shared: bool = False) -> Iterator[tuple[str, bool]]:
+    """The URL of the database, and whether it is an embedded one, which runs inside the context.
+
+    If it is ``shared`` it may be one that another process runs.
+    """
     if configuration.settings.database.url is not None:
         yield configuration.settings.database.url, False
         return
     from service.database.embedded import EmbeddedPostgres  # its binaries are an optional part of an installation
 
+    if shared and (running := _running(configuration.settings.database.data)) is not None:
+        yield running, True
+        return
     with EmbeddedPostgres(configuration.settings.database.data) as server:
         yield server.url, True
 
 
+def _running(data: Path) -> str | None:
+    """The URL of the embedded database that another process runs in a directory; ``None`` if none does."""
+    from service.database.embedded import NAME, PORT, ROLE
+
+    directory = (data / "run").resolve()
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(directory / f".s.PGSQL.{PORT}"))
+        except OSError:
+            return None
+    return f"postgresql://{ROLE}@/{NAME}?host={quote(str(directory))}&port={PORT}"
+
+
 def _with_tokens(config: Path, database_url: str | None, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-    """The result of ``work`` on the database that has the tokens: an embedded one may be in use by a service."""
+    """The result of ``work`` on the database, which a service may be using."""
     configuration = _load(config, database_url)
 
-    async def run(url: str, *, embedded: bool) -> T:
-        connection = await asyncpg.connect(url, timeout=10)
+    async def run() -> T:
         try:
-            if embedded:
-                await changelog.install(connection)
-            return await work(connection)
+            connection = await asyncpg.connect(url, timeout=10)
+            try:
+                if embedded:
+                    await changelog.install(connection)
+                return await work(connection)
+            finally:
+                await connection.close()
         except asyncpg.UndefinedTableError:
-            raise ConfigurationError("this database has no table for tokens yet: run `rowcast migrate`") from None
-        finally:
-            await connection.close()
+            raise ConfigurationError("this database has no tokens yet: run `rowcast migrate` first") from None
 
-    if configuration.settings.database.url is None:
-        with suppress(OSError):  # nobody serves it
-            return asyncio.run(run(embedded_url(configuration.settings.database.data), embedded=True))
-    with _database(configuration) as (url, embedded):
-        return asyncio.run(run(url, embedded=embedded))
-
-
-def embedded_url(data: Path) -> str:
-    """Where a service that runs has its embedded database: at the socket in its directory."""
-    return f"postgresql://postgres@/rowcast?host={quote(str((data / 'run').resolve()))}&port=5432"
+    with _database(configuration, shared=True) as (url, embedded):
+        return asyncio.run(run())
 
 
 def _tables(configuration: Configuration, url: str) -> tuple[Tables, Database]:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from service.bridge import wait
-from service.errors import ApiError, ConfigurationError, Conflict, NotFound, choices
+from service.errors import ApiError, ConfigurationError, Conflict, NotFound, ValidationError, choices
 from service.expressions import F, Q, fitting
 from service.fields import Field
 from service.query import Comparison, Condition, Query, Shape
@@ -559,8 +559,11 @@ class transaction:  # noqa: N801, as Django names it
 
 
 async def get_object_or_404(rows: QuerySet[M] | type[M], *conditions: Q, **lookups: Any) -> M:
-    """The only row that matches; ``NotFound`` if there is none."""
-    return await (rows.objects.all() if isinstance(rows, type) else rows).get(*conditions, **lookups)
+    """The only row that matches; ``NotFound`` if there is none, as for a key of the wrong shape."""
+    try:
+        return await (rows.objects.all() if isinstance(rows, type) else rows).get(*conditions, **lookups)
+    except ValidationError:
+        raise NotFound() from None
 
 
 def loaded(row: Model, relation: str) -> bool:

@@ -411,9 +411,10 @@ _PLUGIN: Final = MarshmallowPlugin()
 
 def _security(view: type[GenericViewSet], method: str) -> Schema:
     """Which credentials a method takes, and whether none will do; empty where a permission of another's decides."""
-    if not all(permission in _ANONYMOUS for permission in view.permission_classes):
+    classes = view.permission_classes or ()
+    if not all(permission in _ANONYMOUS for permission in classes):
         return {}
-    allowed = [_ANONYMOUS[permission] for permission in view.permission_classes]
+    allowed = [_ANONYMOUS[permission] for permission in classes]
     anonymous = all(methods is None or method in methods for methods in allowed)
     return {"security": [*([{}] if anonymous else []), *({name: []} for name in _SECURITY)]}
 

@@ -67,14 +67,14 @@ def routes(prefix: str, view: type[ViewSet], basename: str) -> Iterator[Route]:
 
 
 def _standard(
-    view: type[ViewSet], path: str, name: str, basename: str, *, detail: bool, suffix: str
+    view: type[ViewSet], path: str, label: str, basename: str, *, detail: bool, suffix: str
 ) -> Route | None:
     actions = {
         method: action
         for action, (method, about_one) in STANDARD_ACTIONS.items()
         if about_one == detail and hasattr(view, action) and allows(view, action)
     }
-    return _route(view, path, name, actions, basename, detail=detail, suffix=suffix) if actions else None
+    return _route(view, path, label, actions, basename, detail=detail, suffix=suffix) if actions else None
 
 
 def _extra(view: type[ViewSet], base: str, function: Any, basename: str) -> Route | None:
@@ -82,16 +82,16 @@ def _extra(view: type[ViewSet], base: str, function: Any, basename: str) -> Rout
         return None
     actions = {verb.upper(): name for verb, name in function.mapping.items()}
     path = re.sub(r"\(\?P<(\w+)>((?:[^()]|\([^()]*\))*)\)", r"{\1:\2}", function.url_path).strip("^$/")
-    name = f"{basename}-{function.url_name}"
-    return _route(view, f"{base}/{path}", name, actions, basename, detail=function.detail, **function.kwargs)
+    label = f"{basename}-{function.url_name}"
+    return _route(view, f"{base}/{path}", label, actions, basename, detail=function.detail, **function.kwargs)
 
 
-def _route(view: type[ViewSet], path: str, name: str, actions: dict[str, str], basename: str, **kwargs: Any) -> Route:
+def _route(view: type[ViewSet], path: str, label: str, actions: dict[str, str], basename: str, **kwargs: Any) -> Route:
     try:
         handler = view.as_view(actions, basename=basename, **kwargs)
     except TypeError as error:
         raise ConfigurationError(f"{view.__module__}.{view.__name__}: {error}") from None
-    return Route(path, name, actions, handler)
+    return Route(path, label, actions, handler)
 
 
 def allows(view: type[ViewSet], action: str) -> bool:

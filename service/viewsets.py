@@ -551,13 +551,11 @@ class GenericViewSet(ViewSet):
         if row.resource().name != self.resource.name:
             return document(self.site.resources, row)
         serializer = self.current_serializer()
-        shown = self.get_projection(serializer, {})
+        shown = self.get_projection(serializer, self._asked())
         missing = [name for name, _ in shown.related if not loaded(row, name)]
         if missing:
             wait(QuerySet(type(row)).prefetch_related(*missing).attach([row]))
-        if serializer.plain:
-            return document(self.site.resources, row, shown)
-        return self.present(serializer, row, shown)
+        return self.only(self.show(serializer, row, shown), self._asked())
 
     def show(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
         """A row as a serializer shows it."""
@@ -589,6 +587,12 @@ class GenericViewSet(ViewSet):
         """Whether a user's class overrides a method of the mixins."""
         return not getattr(cls, name).__module__.startswith("service.")
 
+    def _asked(self) -> dict[str, str]:
+        """What the query string asks to be shown, for the actions that read it."""
+        if self.action not in self.known:
+            return {}
+        return {name: text for name, text in self.request.query_params.items() if name in READ_PARAMETERS}
+
     # --- pages
 
     async def _page(self, rows: Any) -> Page | None:
@@ -597,7 +601,7 @@ class GenericViewSet(ViewSet):
         query = rows if isinstance(rows, Query) else rows.query
         if not query.order:
             query = query.sort(OrderingFilter.total(self.resource, tuple(self.ordering)))
-        shown = self.get_projection(self.current_serializer(), {})
+        shown = self.get_projection(self.current_serializer(), self._asked())
         seen = whole(self.site.resources, expanded(self.site.resources, shown, query.expand))
         part = self.paginator.slice(query, seen, self.count, self.request.query_params)
         found = await self.site.store.page(query, part.page, part.values)

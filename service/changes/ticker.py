@@ -46,7 +46,9 @@ DROWSY: Final = 0.050  # without a change, before it goes to sleep
 SAFETY: Final = 0.250  # between polls while asleep, and between attempts to lead
 SILENCE: Final = 10  # seconds after which the server takes a ticker for dead
 BACKOFF: Final = (0.1, 5.0)
-LOST: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+LOST: Final = (  # the last is what asyncpg raises for a server that says goodbye amid a statement
+    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
+)  # fmt: skip
 
 _logger = structlog.get_logger(__name__)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 
+from ..conftest import at_database
 from .conftest import Run
 from .library import OPEN
 
@@ -151,7 +152,7 @@ async def test_database_that_is_gone_is_503_until_it_is_back(run: Run) -> None:
     service = await run({"parents": PARENT})
     row = await service.post("/parents/", {"name": "a"})
     (name,) = await service.sql.fetchrow("SELECT current_database()")
-    admin = await asyncpg.connect(service.database.url.rpartition("/")[0] + "/postgres")
+    admin = await asyncpg.connect(at_database(service.database.url, "postgres"))
     try:
         await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         await admin.execute(
@@ -192,17 +193,16 @@ async def test_column_that_changes_under_the_service_does_not_break_it(run: Run)
 
 
 async def test_request_that_is_given_up_leaves_its_connection_usable(run: Run) -> None:
-    """A cancelled statement's connection serves the next request."""
-    service = await run({"parents": PARENT}, QUICK)
-    await service.get("/parents/")
+    """A cancelled statement's connection, or a new one, serves the next request."""
+    service = await run({"parents": PARENT}, json.dumps({**json.loads(OPEN), "database": {"pool_size": 2}}))
+    await service.sql.execute("SELECT pg_advisory_lock(5)")
     for _ in range(5):
-        task = asyncio.create_task(service.database.fetch("SELECT pg_sleep(0.2)", []))
-        while service.database._idle:  # until it has a connection
-            await asyncio.sleep(0)
+        task = asyncio.create_task(service.database.fetch("SELECT pg_advisory_lock(5)", []))
+        while not await service.sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 5"):
+            pass
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert (await service.database.fetch("SELECT 1 AS one", []))["one"] == 1
-        await asyncio.gather(*(service.get("/parents/") for _ in range(3)))
+        await asyncio.gather(*(service.get("/parents/") for _ in range(6)))
 
 
 async def test_values_that_do_not_fit_are_refused_by_the_store_too(run: Run) -> None:

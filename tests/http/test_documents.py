@@ -61,7 +61,7 @@ FIELDS: dict[str, Any] = {
 ROWS = st.fixed_dictionaries(
     {name: st.none() | values for name, values in VALUES.items()}
     | {
-        f"many_{name}": st.none() | st.lists(values.filter(lambda value: value is not None), max_size=3)
+        f"many_{name}": st.none() | st.lists(values.filter(lambda value: not isinstance(value, list | None)), max_size=3)
         for name, values in VALUES.items()
     }
 )
@@ -108,7 +108,7 @@ async def test_both_makers_of_json_give_the_same_document(table: Service) -> Non
             assert document[name] == value, name
         for name, field in resource.columns.items():
             value = document[name]
-            if value is not None and name != "json":
+            if value is not None and "json" not in (field.type, field.of):
                 loaded = field.facts.load(field, value)
                 assert loaded == values[name] == stored[name], name
 

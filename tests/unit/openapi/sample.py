@@ -7,7 +7,7 @@ from typing import Any, cast
 from service import declarations, documents, routers
 from service.openapi import document
 from service.pagination import CursorPagination, LimitOffsetPagination, NoPagination
-from service.permissions import AllowAny, BasePermission, IsAuthenticated
+from service.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
 from service.resources import Resource, Resources
 from service.settings import Settings
 from service.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Site
@@ -151,13 +151,13 @@ def views_of(
 ) -> dict[str, type[GenericViewSet]]:
     """The viewsets, bound to a site of which only the resources are there."""
     nothing = cast(Any, None)
-    site = Site(Settings(), resources, nothing, nothing, nothing)
-    return {name: view.bind(site, resources[name], options) for name, (view, options) in views.items()}
+    site = Site(Settings(), resources, nothing, nothing, nothing, (IsAuthenticatedOrReadOnly,))
+    return {name: view.bind_to(site, resources[name], options) for name, (view, options) in views.items()}
 
 
 def routes_of(views: dict[str, type[GenericViewSet]]) -> list[tuple[type[GenericViewSet], routers.Route]]:
     """Their routes, with one of an action that a viewset adds."""
-    routes = [(view, route) for name, view in views.items() for route in routers.routes(name, view)]
+    routes = [(view, route) for name, view in views.items() for route in routers.routes(name, view, name)]
     if "boxes" in views:
         actions = {"POST": "empty"}
         route = routers.Route("/boxes/{id}/empty", "boxes-empty", actions, views["boxes"].as_view(actions))

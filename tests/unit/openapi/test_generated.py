@@ -95,7 +95,7 @@ def read(query: list[tuple[str, str]]) -> None:
     rows = Query("things")
     for backend in view.filters:
         rows = backend.apply(rows, given_)
-    view.paginator.slice(rows, view.get_projection(given_), view.count, given_)
+    view.paginator.slice(rows, view.get_projection(view.serializer, given_), view.count, given_)
 
 
 def queries(mode: GenerationMode) -> SearchStrategy[Case]:

@@ -1,0 +1,255 @@
+"""Public keys from a JWK Set: rotated, away, or not what they should be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from service import authentication
+from service.authentication import KEYS_BYTES, KEYS_FRESH, KEYS_PAUSE, KEYS_STALE, KeySet, Verifier
+from service.errors import AuthenticationFailed, ConfigurationError, Unavailable
+from service.settings import Jwt
+
+from .conftest import Clock
+
+OLD, NEW, STRANGER = (rsa.generate_private_key(65537, 2048) for _ in range(3))
+EC = ec.generate_private_key(ec.SECP256R1())
+
+
+def jwk(private: Any, kid: str | None, **more: Any) -> dict[str, Any]:
+    rsa_key = isinstance(private, rsa.RSAPrivateKey)
+    algorithm = jwt.algorithms.RSAAlgorithm if rsa_key else jwt.algorithms.ECAlgorithm
+    key = json.loads(algorithm.to_jwk(private.public_key()))
+    return {**key, **({} if kid is None else {"kid": kid}), **more}
+
+
+def sign(private: Any, kid: str | None, algorithm: str = "RS256") -> str:
+    claims = {"sub": "alice", "aud": "rowcast", "exp": int(time.time()) + 600}
+    return jwt.encode(claims, private, algorithm, headers={"kid": kid} if kid else None)
+
+
+class Issuer:
+    """An endpoint with keys, which counts who asks."""
+
+    def __init__(self) -> None:
+        self.keys: list[Any] = [jwk(OLD, "old")]
+        self.asked = 0
+        self.status = 200
+        self.body: bytes | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        await self.gate.wait()
+        if self.status in (301, 302):
+            raise web.HTTPFound("/elsewhere")
+        return web.Response(status=self.status, body=self.body or json.dumps({"keys": self.keys}).encode())
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    issuer = Issuer()
+    app = web.Application()
+    app.router.add_get("/keys", issuer.answer)
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        return web.json_response({"keys": [jwk(OLD, "old")]})
+
+    app.router.add_get("/elsewhere", elsewhere)
+    async with TestServer(app) as server:
+        issuer.url = str(server.make_url("/keys"))
+        yield issuer
+
+
+@pytest.fixture
+async def verifier(issuer: Issuer, clock: Clock) -> AsyncIterator[Verifier]:
+    verifier = Verifier(Jwt(jwks=issuer.url, algorithms=("RS256", "ES256")), clock)
+    yield verifier
+    assert isinstance(verifier.keys, KeySet)
+    await verifier.keys.close()
+
+
+async def accepted(verifier: Verifier, token: str) -> bool:
+    try:
+        return (await verifier.verify(token))[0].id == "alice"
+    except AuthenticationFailed:
+        return False
+
+
+async def settled(verifier: Verifier) -> None:
+    """Wait until the keys that are being read behind the scenes are there."""
+    assert isinstance(verifier.keys, KeySet)
+    assert verifier.keys._reading is not None
+    await asyncio.wait([verifier.keys._reading])
+
+
+async def test_keys_are_read_once_for_many_tokens(verifier: Verifier, issuer: Issuer) -> None:
+    """However many arrive at the same time."""
+    assert all(await asyncio.gather(*(accepted(verifier, sign(OLD, "old")) for _ in range(20))))
+    assert issuer.asked == 1
+
+
+async def test_a_new_key_is_known_as_soon_as_it_is_used(verifier: Verifier, issuer: Issuer, clock: Clock) -> None:
+    """Rotation needs no restart; and a key that was taken back is not used on."""
+    assert await accepted(verifier, sign(OLD, "old"))
+    issuer.keys = [jwk(NEW, "new")]
+    clock.advance(KEYS_PAUSE)
+    assert await accepted(verifier, sign(NEW, "new"))
+    assert not await accepted(verifier, sign(OLD, "old"))
+
+
+async def test_unknown_keys_do_not_make_us_ask_again_and_again(
+    verifier: Verifier, issuer: Issuer, clock: Clock
+) -> None:
+    """Anybody can write any kid into a token; the issuer is asked once in a while."""
+    assert await accepted(verifier, sign(OLD, "old"))
+    for number in range(50):
+        assert not await accepted(verifier, sign(STRANGER, f"kid {number}"))
+    assert issuer.asked == 1
+    clock.advance(KEYS_PAUSE)
+    for number in range(50):
+        assert not await accepted(verifier, sign(STRANGER, f"kid {number}"))
+    assert issuer.asked == 2
+
+
+async def test_old_keys_are_read_anew_behind_the_scenes(verifier: Verifier, issuer: Issuer, clock: Clock) -> None:
+    """No caller waits for that, not even for an endpoint that hangs."""
+    assert await accepted(verifier, sign(OLD, "old"))
+    issuer.gate.clear()
+    issuer.keys = [jwk(NEW, "old")]
+    clock.advance(KEYS_FRESH)
+    assert await accepted(verifier, sign(OLD, "old"))
+    issuer.gate.set()
+    await settled(verifier)
+    assert not await accepted(verifier, sign(OLD, "old"))
+    assert await accepted(verifier, sign(NEW, "old"))
+
+
+async def test_keys_outlast_an_endpoint_that_is_away_for_a_while(
+    verifier: Verifier, issuer: Issuer, clock: Clock
+) -> None:
+    """After that a token cannot be judged: a 503, since it may be good. Then all is as before."""
+    assert await accepted(verifier, sign(OLD, "old"))
+    issuer.status = 500
+    clock.advance(KEYS_STALE - 1)
+    assert await accepted(verifier, sign(OLD, "old"))
+    await settled(verifier)
+    with pytest.raises(Unavailable):
+        await verifier.verify(sign(NEW, "new"))
+    clock.advance(KEYS_PAUSE)
+    with pytest.raises(Unavailable):
+        await verifier.verify(sign(OLD, "old"))
+    issuer.status = 200
+    clock.advance(KEYS_PAUSE)
+    assert await accepted(verifier, sign(OLD, "old"))
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"no JSON"),
+        (200, b"[]"),
+        (200, b'{"keys": 1}'),
+        (200, b'{"keys": []}'),
+        (200, b'{"keys": [1, null, {"kty": "RSA"}]}'),
+        (200, b'{"keys": ["' + b" " * KEYS_BYTES + b'"]}'),
+        (302, None),
+        (404, None),
+    ],
+)
+async def test_what_is_no_key_set_changes_nothing(
+    verifier: Verifier, issuer: Issuer, clock: Clock, status: int, body: bytes | None
+) -> None:
+    """Nonsense, an empty set, too much, and a redirect, which could lead anywhere."""
+    assert await accepted(verifier, sign(OLD, "old"))
+    issuer.status, issuer.body = status, body
+    clock.advance(KEYS_FRESH)
+    assert await accepted(verifier, sign(OLD, "old"))
+    await settled(verifier)
+    assert issuer.asked == 2
+    assert await accepted(verifier, sign(OLD, "old"))
+
+
+async def test_an_endpoint_that_hangs_is_given_up(
+    verifier: Verifier, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller does not wait for it longer than that."""
+    monkeypatch.setattr(authentication, "KEYS_TIMEOUT", 0.05)
+    issuer.gate.clear()
+    with pytest.raises(Unavailable):
+        await verifier.verify(sign(OLD, "old"))
+    issuer.gate.set()
+
+
+async def test_only_public_keys_for_signatures_are_used(verifier: Verifier, issuer: Issuer) -> None:
+    """Secrets, private keys, keys for encryption, of other algorithms and beyond the bound are passed over."""
+    secret = {"kty": "oct", "k": "c2VjcmV0" * 8, "kid": "secret"}
+    private = {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(STRANGER)), "kid": "private"}
+    small = rsa.generate_private_key(65537, 1024)
+    issuer.keys = [
+        secret, private, jwk(STRANGER, "enc", use="enc"), jwk(STRANGER, "alg", alg="RS512"), jwk(small, "small"),
+        jwk(EC, "ec"), *[jwk(OLD, f"old {number}") for number in range(200)],
+    ]  # fmt: skip
+    assert await accepted(verifier, sign(EC, "ec", "ES256"))
+    for kid in ("private", "enc", "alg", "old 199"):
+        assert not await accepted(verifier, sign(OLD if kid.startswith("old") else STRANGER, kid))
+    assert not await accepted(verifier, sign(small, "small"))
+    assert not await accepted(verifier, jwt.encode({"sub": "alice"}, "secret" * 8, "HS256", headers={"kid": "secret"}))
+
+
+async def test_a_key_is_used_with_its_own_algorithms(verifier: Verifier, issuer: Issuer) -> None:
+    """A token that names a key and another algorithm does not get to combine them."""
+    issuer.keys = [jwk(OLD, "old", alg="RS256"), jwk(EC, "ec")]
+    assert await accepted(verifier, sign(OLD, "old"))
+    assert not await accepted(verifier, sign(OLD, "ec"))
+    assert not await accepted(verifier, sign(EC, "old", "ES256"))
+    assert not await accepted(verifier, sign(OLD, "old", "RS512"))
+
+
+async def test_a_token_without_kid_needs_a_key_that_can_only_be_meant(verifier: Verifier, issuer: Issuer) -> None:
+    """One key of its algorithm: that one. More: none is tried."""
+    issuer.keys = [jwk(OLD, None), jwk(EC, "ec")]
+    assert await accepted(verifier, sign(OLD, None))
+    assert await accepted(verifier, sign(EC, None, "ES256"))
+
+
+async def test_a_token_without_kid_is_refused_where_there_are_several_keys(verifier: Verifier, issuer: Issuer) -> None:
+    """No caller makes us try every key."""
+    issuer.keys = [jwk(OLD, "old"), jwk(NEW, "new")]
+    assert not await accepted(verifier, sign(OLD, None))
+
+
+async def test_keys_may_be_in_a_file(tmp_path: Path, clock: Clock) -> None:
+    """Read at start, and anew when a token needs it."""
+    path = tmp_path / "keys.json"
+    path.write_text(json.dumps({"keys": [jwk(OLD, "old")]}))
+    verifier = Verifier(Jwt(jwks=str(path), algorithms=("RS256",)), clock)
+    assert await accepted(verifier, sign(OLD, "old"))
+    path.write_text(json.dumps({"keys": [jwk(NEW, "new")]}))
+    assert await accepted(verifier, sign(NEW, "new"))
+    path.unlink()
+    clock.advance(KEYS_FRESH)
+    assert await accepted(verifier, sign(NEW, "new"))
+    await settled(verifier)
+    assert await accepted(verifier, sign(NEW, "new"))
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"keys": [{"kty": "oct", "k": "AAAA"}]}'])
+def test_a_file_without_keys_stops_the_start(tmp_path: Path, clock: Clock, text: str) -> None:
+    """A file is ours to write, so its faults are found at once."""
+    path = tmp_path / "keys.json"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match="jwks"):
+        Verifier(Jwt(jwks=str(path), algorithms=("RS256",)), clock)

@@ -1,0 +1,280 @@
+"""JSON Web Tokens: what is accepted, and every way to be refused that has been tried on others (RFC 8725)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.authentication import IDENTITY, LEEWAY, JWTAuthentication, Verifier
+from service.errors import ApiError, AuthenticationFailed, ConfigurationError
+from service.settings import Jwt
+
+from .conftest import SECRET, Clock, Site, bearer
+
+RSA = rsa.generate_private_key(65537, 2048)
+OTHER_RSA = rsa.generate_private_key(65537, 2048)
+PRIVATE: dict[str, Any] = {
+    "RS256": RSA,
+    "PS384": RSA,
+    "ES256": ec.generate_private_key(ec.SECP256R1()),
+    "ES512": ec.generate_private_key(ec.SECP521R1()),
+    "EdDSA": ed25519.Ed25519PrivateKey.generate(),
+}
+HS = Jwt(secret=SECRET, issuer="https://issuer.example")
+
+
+def pem(private: Any) -> str:
+    public: bytes = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return public.decode()
+
+
+RS = Jwt(secret=pem(RSA), algorithms=("RS256",), issuer="https://issuer.example")
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    """Good claims, changed; ``None`` leaves one out."""
+    good = {"sub": "alice", "aud": "rowcast", "iss": "https://issuer.example", "exp": int(time.time()) + 600, **changes}
+    return {name: value for name, value in good.items() if value is not None}
+
+
+def segment(value: Any) -> str:
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def forged(header: Any, payload: Any, key: bytes = b"", signature: bytes | None = None) -> str:
+    """A token with any header, signed by HMAC with any bytes."""
+    signed = f"{segment(header)}.{segment(payload)}"
+    made = hmac.new(key, signed.encode(), hashlib.sha256).digest() if signature is None else signature
+    return f"{signed}.{segment(made)}"
+
+
+@pytest.mark.parametrize("algorithm", list(PRIVATE))
+async def test_public_keys_verify_what_their_owner_signed(site: Site, algorithm: str) -> None:
+    """Every family of keys, from PEM."""
+    client = await site(jwt=Jwt(secret=pem(PRIVATE[algorithm]), algorithms=(algorithm,)))
+    token = jwt.encode(claims(is_staff=True, team="a"), PRIVATE[algorithm], algorithm)
+    found = await (await client.get("/", headers=bearer(token))).json()
+    assert (found["id"], found["staff"], found["claims"]["team"]) == ("alice", True, "a")
+
+
+async def test_a_shared_secret_verifies(site: Site) -> None:
+    """The audience may be one of several."""
+    client = await site(jwt=HS)
+    token = jwt.encode(claims(aud=["other", "rowcast"]), SECRET, "HS256")
+    assert (await (await client.get("/", headers=bearer(token))).json())["id"] == "alice"
+    assert (await (await client.get(f"/stream?access_token={token}")).json())["id"] == "alice"
+
+
+@pytest.mark.parametrize(("value", "staff"), [(True, True), (False, False), ("true", False), (1, False), ([1], False)])
+async def test_only_true_makes_staff(site: Site, value: Any, staff: bool) -> None:
+    """The claim of ``staff_claim`` must be true, not something that looks like it."""
+    client = await site(jwt=Jwt(secret=SECRET, staff_claim="admin"))
+    token = jwt.encode(claims(admin=value, is_staff=True), SECRET, "HS256")
+    assert (await (await client.get("/", headers=bearer(token))).json())["staff"] is staff
+
+
+NOW = int(time.time())
+BAD_CLAIMS = {
+    "expired": {"exp": NOW - LEEWAY - 60},
+    "without exp": {"exp": None},
+    "exp is no time": {"exp": "soon"},
+    "exp is infinite": {"exp": float("inf")},
+    "exp is a list": {"exp": [NOW + 600]},
+    "not yet valid": {"nbf": NOW + LEEWAY + 600},
+    "issued in the future": {"iat": NOW + LEEWAY + 600},
+    "without aud": {"aud": None},
+    "another audience": {"aud": "other"},
+    "audiences without ours": {"aud": ["other", "rowcast.example"]},
+    "aud is no text": {"aud": {"rowcast": 1}},
+    "without iss": {"iss": None},
+    "another issuer": {"iss": "https://issuer.example.evil.example"},
+    "iss is a list": {"iss": ["https://issuer.example"]},
+    "without sub": {"sub": None},
+    "empty sub": {"sub": ""},
+    "sub is a number": {"sub": 1},
+    "sub with a zero byte": {"sub": "alice\0"},
+    "sub with half a character": {"sub": "\ud800"},
+}
+
+
+@pytest.mark.parametrize("name", list(BAD_CLAIMS))
+async def test_a_signed_token_with_bad_claims_is_a_401(site: Site, name: str) -> None:
+    """A signature alone opens nothing."""
+    bad = claims(**BAD_CLAIMS[name])  # type: ignore[arg-type]
+    if "iss" in bad and not isinstance(bad["iss"], str):
+        token = forged({"alg": "HS256", "typ": "JWT"}, bad, SECRET.encode())
+    else:
+        token = jwt.encode(bad, SECRET, "HS256")
+    response = await (await site(jwt=HS)).get("/", headers=bearer(token))
+    assert response.status == 401
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="rowcast", error="invalid_token"'
+
+
+async def test_an_expired_token_says_so(site: Site) -> None:
+    """A program sees from the code that it is time for a new one."""
+    token = jwt.encode(claims(exp=NOW - 3600), SECRET, "HS256")
+    response = await (await site(jwt=HS)).get("/", headers=bearer(token))
+    assert (await response.json())["code"] == "token_expired"
+
+
+GOOD = claims()
+PUBLIC = pem(RSA).encode()
+ATTACKS = {
+    "no signature, alg none": f"{segment({'alg': 'none'})}.{segment(GOOD)}.",
+    "alg None": forged({"alg": "None"}, GOOD),
+    "alg nOnE and a signature": forged({"alg": "nOnE"}, GOOD, PUBLIC),
+    "without alg": forged({"typ": "JWT"}, GOOD, PUBLIC),
+    "alg is a list": forged({"alg": ["RS256"]}, GOOD, PUBLIC),
+    "alg is null": forged({"alg": None}, GOOD, PUBLIC),
+    "HS256 with the public key as secret": forged({"alg": "HS256"}, GOOD, PUBLIC),
+    "HS256 with the public key, stripped": forged({"alg": "HS256"}, GOOD, PUBLIC.strip()),
+    "HS256 with an empty secret": forged({"alg": "HS256"}, GOOD, b""),
+    "RS256 signed by HMAC": forged({"alg": "RS256"}, GOOD, PUBLIC),
+    "RS256 without a signature": forged({"alg": "RS256"}, GOOD, signature=b""),
+    "signed by somebody else": jwt.encode(GOOD, OTHER_RSA, "RS256"),
+    "an algorithm that is not allowed": jwt.encode(GOOD, RSA, "PS256"),
+    "brings its own key": jwt.encode(
+        GOOD, OTHER_RSA, "RS256", headers={"jwk": json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(OTHER_RSA.public_key()))}
+    ),
+    "says where its key is": jwt.encode(GOOD, OTHER_RSA, "RS256", headers={"jku": "https://evil.example/keys"}),
+    "kid is a path": jwt.encode(GOOD, OTHER_RSA, "RS256", headers={"kid": "../../../../dev/null"}),
+    "kid is SQL": jwt.encode(GOOD, OTHER_RSA, "RS256", headers={"kid": "x' UNION SELECT 'key"}),
+    "kid is a number": forged({"alg": "RS256", "kid": 1}, GOOD, PUBLIC),
+    "kid is an object": forged({"alg": "RS256", "kid": {"a": 1}}, GOOD, PUBLIC),
+    "an unknown critical header": jwt.encode(GOOD, RSA, "RS256", headers={"crit": ["x"], "x": 1}),
+    "payload not encoded": forged({"alg": "RS256", "b64": False, "crit": ["b64"]}, b"", PUBLIC),
+    "header is deeper than any stack": f"{segment(b'[' * 4000)}.{segment(GOOD)}.x",
+    "payload is deeper than any stack": forged({"alg": "RS256"}, b"[" * 4000, PUBLIC),
+    "header is no JSON": f"{segment(b'{')}.{segment(GOOD)}.x",
+    "header is a list": f"{segment([1])}.{segment(GOOD)}.x",
+    "header has a number without end": segment(b'{"alg":%b}' % (b"9" * 5000)) + ".e.x",
+    "segments are empty": "..",
+    "two segments": f"{segment({'alg': 'RS256'})}.{segment(GOOD)}",
+    "five segments": "a.b.c.d.e",
+    "changed after signing": jwt.encode(GOOD, RSA, "RS256").replace(".", ".e", 1),
+}
+
+
+@pytest.mark.parametrize("attack", list(ATTACKS))
+async def test_attacks_are_a_401(site: Site, attack: str) -> None:
+    """Whatever a client writes into a token, the key says how it is verified."""
+    response = await (await site(jwt=RS)).get("/", headers=bearer(ATTACKS[attack]))
+    assert (response.status, (await response.json())["code"]) == (401, "authentication_failed")
+
+
+async def test_a_secret_verifies_nothing_but_its_own_algorithms(site: Site) -> None:
+    """The other way round: a token for public keys where a secret is configured."""
+    client = await site(jwt=HS)
+    for token in (jwt.encode(GOOD, RSA, "RS256"), jwt.encode(GOOD, SECRET + SECRET, "HS512"), ATTACKS["alg None"]):
+        assert (await client.get("/", headers=bearer(token))).status == 401
+
+
+async def test_a_huge_token_is_refused_unread(site: Site) -> None:
+    """8 KiB are enough for everybody, also where the server takes longer headers."""
+    client = await site(jwt=HS, max_field_size=65536)
+    good = jwt.encode(claims(), SECRET, "HS256")
+    huge = jwt.encode(claims(more="x" * 9000), SECRET, "HS256")
+    assert (await client.get("/", headers=bearer(good))).status == 200
+    response = await client.get("/", headers=bearer(huge))
+    assert (response.status, (await response.json())["detail"]) == (401, "The token is too long.")
+
+
+async def test_without_configuration_no_such_token_is_known(site: Site) -> None:
+    """Nothing verifies it, so it is refused."""
+    response = await (await site()).get("/", headers=bearer(jwt.encode(claims(), SECRET, "HS256")))
+    assert response.status == 401
+
+
+async def test_a_token_of_ours_is_not_a_json_web_token(site: Site) -> None:
+    """Where only those are known it is refused, and looked up nowhere."""
+    client = await site(jwt=HS, authenticators=[JWTAuthentication])
+    assert (await client.get("/", headers=bearer("rc_" + "A" * 43))).status == 401
+
+
+async def test_a_token_ends_with_its_exp(site: Site, clock: Clock) -> None:
+    """What it opened, a stream, ends when it could not open another: the leeway included."""
+    identity = (await site(jwt=HS)).app[IDENTITY]
+    assert identity.jwt is not None
+    user, credentials = await identity.jwt.verify(jwt.encode(claims(), SECRET, "HS256"))
+    assert credentials.expires_at == user.claims["exp"] + LEEWAY
+    assert await identity.still_valid(credentials)
+    clock.now = user.claims["exp"] + LEEWAY
+    assert not await identity.still_valid(credentials)
+
+
+SMALL = rsa.generate_private_key(65537, 1024)
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (Jwt(secret="-----BEGIN PUBLIC KEY-----\nMII\n-----END PUBLIC KEY-----", algorithms=("RS256",)), "public key"),
+        (
+            Jwt(
+                secret=RSA.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+                algorithms=("RS256",),
+            ),
+            "public half",
+        ),
+        (Jwt(secret=pem(RSA), algorithms=("ES256", "EdDSA")), "ES256, EdDSA"),
+        (Jwt(secret=pem(PRIVATE["ES512"]), algorithms=("ES256",)), "ES256"),
+        (Jwt(secret=pem(SMALL), algorithms=("RS256",)), "RS256"),
+        (Jwt(secret=pem(RSA), jwks="https://x.example", algorithms=("RS256",)), "not in both"),
+        (Jwt(jwks="/nowhere/keys.json", algorithms=("RS256",)), "/nowhere/keys.json"),
+    ],
+)
+def test_keys_that_cannot_be_used_stop_the_start(written: Jwt, says: str) -> None:
+    """Not the first caller finds out."""
+    with pytest.raises(ConfigurationError, match=says):
+        Verifier(written, time.time)
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+_names = st.sampled_from(["alg", "kid", "typ", "crit", "b64", "exp", "nbf", "iat", "aud", "iss", "sub", "jti", "x"])
+_objects = st.dictionaries(_names, _values | st.sampled_from(["HS256", "RS256", "none"]), max_size=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(header=_objects | _values, payload=_objects | _values | st.binary(max_size=50), signed=st.booleans())
+def test_no_token_is_an_error_of_ours(header: Any, payload: Any, signed: bool) -> None:
+    """Signed or not, a token is accepted or refused, never a 500."""
+    if signed and isinstance(header, dict):
+        header = {**header, "alg": "HS256"}
+        header.pop("crit", None)
+        header.pop("b64", None)
+        if isinstance(payload, dict):
+            payload = {**claims(), **payload}
+    _verify(HS, forged(header, payload, SECRET.encode()))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="abcdefeyJ0_-=.", max_size=60))
+def test_no_text_is_an_error_of_ours(token: str) -> None:
+    """Nor is anything that only looks like a token."""
+    _verify(RS, token)
+
+
+def _verify(written: Jwt, token: str) -> None:
+    try:
+        user, _ = asyncio.run(Verifier(written, time.time).verify(token))
+    except ApiError as error:
+        assert isinstance(error, AuthenticationFailed)  # noqa: PT017 - an error that is none of ours shall show
+    else:
+        assert user.id

@@ -1,0 +1,348 @@
+"""Throttles: who is counted with whom, what happens beyond the rate, and when counting fails."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import limits.errors
+import pytest
+import structlog
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
+from multidict import CIMultiDict
+
+from service import throttling
+from service.authentication import ANONYMOUS, User
+from service.errors import ConfigurationError
+from service.middleware import errors
+from service.requests import Request
+from service.settings import Rate, Throttle
+from service.throttling import (
+    PAUSE,
+    THROTTLES,
+    AnonRateThrottle,
+    BaseThrottle,
+    Memory,
+    ScopedRateThrottle,
+    SimpleRateThrottle,
+    Throttles,
+    UserRateThrottle,
+    announce,
+    check,
+    check_rates,
+    client_address,
+)
+
+from .conftest import Clock
+
+Client = TestClient[web.Request, web.Application]
+Throttled = Callable[..., Awaitable[Client]]
+
+
+@pytest.fixture
+async def throttled(clock: Clock) -> AsyncIterator[Throttled]:
+    """Start a site of one view with throttles; ``?user=`` and ``?scope=`` say whose request it is, and in which scope.
+
+    ``client = await throttled([UserRateThrottle], user=Rate(2, 60))``
+    """
+    clients: list[Client] = []
+
+    async def start(classes: list[type[BaseThrottle]], *, proxies: int = 0, **rates: Rate) -> Client:
+        async def view(http: web.Request) -> web.Response:
+            request = Request(http)
+            request.user = User(id=http.query["user"]) if "user" in http.query else ANONYMOUS
+
+            class View:
+                throttle_scope = http.query.get("scope")
+
+            await check(request, View(), [each() for each in classes])
+            return web.Response()
+
+        app = web.Application(middlewares=[errors])
+        app[THROTTLES] = Throttles(Throttle(rates=rates), trusted_proxies=proxies, clock=clock)
+        app.on_response_prepare.append(announce)
+        app.router.add_get("/", view)
+        client = TestClient(TestServer(app))
+        await client.start_server()
+        clients.append(client)
+        return client
+
+    yield start
+    for client in clients:
+        await client.close()
+
+
+async def statuses(client: Client, count: int, path: str = "/", **headers: str) -> list[int]:
+    return [(await client.get(path, headers=headers)).status for _ in range(count)]
+
+
+async def test_beyond_the_rate_is_a_429_until_the_window_has_moved_on(throttled: Throttled, clock: Clock) -> None:
+    """Retry-After is when a request will be let through, and not a second later."""
+    client = await throttled([AnonRateThrottle], anon=Rate(2, 60))
+    assert (await client.get("/")).status == 200
+    clock.advance(20)
+    assert (await client.get("/")).status == 200
+    clock.advance(10)
+    response = await client.get("/")
+    assert (response.status, response.headers["Retry-After"]) == (429, "30")
+    body = await response.json()
+    assert (body["code"], body["detail"]) == ("throttled", "Too many requests; try again in 30 seconds.")
+    clock.advance(29)
+    assert (await client.get("/")).status == 429
+    clock.advance(1)
+    assert await statuses(client, 2) == [200, 429]
+    clock.advance(20)
+    assert await statuses(client, 2) == [200, 429]
+
+
+async def test_what_was_refused_does_not_count(throttled: Throttled, clock: Clock) -> None:
+    """Who keeps trying is let in again as early as who waits."""
+    client = await throttled([AnonRateThrottle], anon=Rate(1, 10))
+    assert await statuses(client, 50) == [200] + [429] * 49
+    clock.advance(10)
+    assert (await client.get("/")).status == 200
+
+
+async def test_responses_say_where_the_caller_stands(throttled: Throttled, clock: Clock) -> None:
+    """``RateLimit`` and ``RateLimit-Policy``, on what was let through and on what was not."""
+    client = await throttled([AnonRateThrottle], anon=Rate(2, 60))
+    response = await client.get("/")
+    assert response.headers["RateLimit-Policy"] == '"anon";q=2;w=60'
+    assert response.headers["RateLimit"] == '"anon";r=1;t=60'
+    clock.advance(15)
+    assert (await client.get("/")).headers["RateLimit"] == '"anon";r=0;t=45'
+    response = await client.get("/")
+    assert (response.status, response.headers["RateLimit"]) == (429, '"anon";r=0;t=45')
+
+
+async def test_users_are_counted_by_themselves_and_others_by_address(throttled: Throttled) -> None:
+    """One user's requests are no other's, and a user cannot pass for an address."""
+    client = await throttled([UserRateThrottle], user=Rate(1, 60))
+    for path in ("/?user=a", "/?user=b", "/?user=127.0.0.1", "/?user=address:127.0.0.1", "/"):
+        assert await statuses(client, 2, path) == [200, 429]
+
+
+async def test_a_user_is_not_counted_as_anonymous(throttled: Throttled) -> None:
+    """``AnonRateThrottle`` leaves callers with credentials alone, and tells them nothing."""
+    client = await throttled([AnonRateThrottle], anon=Rate(1, 60))
+    assert await statuses(client, 3, "/?user=a") == [200] * 3
+    assert "RateLimit" not in (await client.get("/?user=a")).headers
+
+
+async def test_scopes_are_counted_by_themselves(throttled: Throttled) -> None:
+    """``throttle_scope`` names the rate; a view without one has no limit."""
+    client = await throttled([ScopedRateThrottle], uploads=Rate(1, 60), reports=Rate(2, 60))
+    assert await statuses(client, 2, "/?scope=uploads") == [200, 429]
+    assert await statuses(client, 3, "/?scope=reports") == [200, 200, 429]
+    assert await statuses(client, 3) == [200] * 3
+
+
+class Burst(UserRateThrottle):
+    scope = "burst"
+
+
+async def test_all_throttles_count_and_the_longest_wait_wins(throttled: Throttled, clock: Clock) -> None:
+    """A caller who waits as long as he is told is let through by all."""
+    client = await throttled([Burst, UserRateThrottle], burst=Rate(2, 10), user=Rate(3, 3600))
+    assert await statuses(client, 2) == [200, 200]
+    response = await client.get("/")  # the burst refuses, and the other throttle counts it
+    assert (response.status, response.headers["Retry-After"]) == (429, "10")
+    assert response.headers["RateLimit"] == '"burst";r=0;t=10, "user";r=0;t=3600'
+    response = await client.get("/")
+    assert response.headers["Retry-After"] == "3600"
+    clock.advance(3600)
+    assert (await client.get("/")).status == 200
+
+
+class Own(SimpleRateThrottle):
+    rate = "1/min"
+
+    def get_cache_key(self, request: Any, view: Any) -> str | None:
+        return request.query.get("key")  # type: ignore[no-any-return]
+
+
+async def test_a_throttle_may_have_its_own_key_and_rate(throttled: Throttled) -> None:
+    """``get_cache_key`` says who is counted, and ``None`` that nobody is."""
+    client = await throttled([Own])
+    assert await statuses(client, 2, "/?key=a") == [200, 429]
+    assert await statuses(client, 2, "/?key=b") == [200, 429]
+    assert await statuses(client, 2) == [200, 200]
+
+
+class Closed(BaseThrottle):
+    def allow_request(self, request: Any, view: Any) -> bool:
+        return "open" in request.query
+
+
+class ClosedForAnHour(Closed):
+    def wait(self) -> float:
+        return 3599.5
+
+
+async def test_a_throttle_may_be_anything(throttled: Throttled) -> None:
+    """A plain function that answers, with or without the time to wait."""
+    client = await throttled([Closed])
+    response = await client.get("/")
+    assert (response.status, response.headers["Retry-After"]) == (429, "1")
+    assert (await client.get("/?open")).status == 200
+    client = await throttled([Closed, ClosedForAnHour])
+    assert (await client.get("/")).headers["Retry-After"] == "3600"
+
+
+async def test_a_rate_of_zero_lets_nobody_through(throttled: Throttled) -> None:
+    """0/min is a way to close something."""
+    client = await throttled([AnonRateThrottle], anon=Rate(0, 60))
+    response = await client.get("/")
+    assert (response.status, response.headers["Retry-After"]) == (429, "60")
+
+
+class Misspelt(SimpleRateThrottle):
+    rate = "often"
+
+
+class NamedView:
+    throttle_scope = "uploads"
+
+
+@pytest.mark.parametrize(
+    ("throttle", "says"),
+    [
+        (UserRateThrottle, r"UserRateThrottle has no rate: .*lacks 'user' \(it has anon\).*rates: \{user: 60/min\}"),
+        (ScopedRateThrottle, r"ScopedRateThrottle has no rate: .*'uploads'"),
+        (Misspelt, r"Misspelt.rate: must be a rate such as 60/min"),
+    ],
+)
+def test_a_throttle_without_a_rate_stops_the_start(throttle: type[BaseThrottle], says: str) -> None:
+    """And the message has what to write."""
+    with pytest.raises(ConfigurationError, match=says):
+        check_rates([throttle], NamedView, {"anon": Rate(1, 60)})
+
+
+def test_throttles_with_rates_pass() -> None:
+    """As do those that need none."""
+    check_rates([UserRateThrottle, ScopedRateThrottle, Own, Closed], NamedView, dict.fromkeys(("user", "uploads"), 1))  # type: ignore[arg-type]
+    check_rates([ScopedRateThrottle], object, {})
+
+
+def test_redis_without_its_driver_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the message says how to install it."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise limits.errors.ConfigurationError("'redis' prerequisite not available")
+
+    monkeypatch.setattr(throttling, "storage_from_string", refuse)
+    with pytest.raises(ConfigurationError, match=r"rowcast\[redis\]"):
+        Throttles(Throttle(storage="redis://127.0.0.1:1"))
+
+
+class Away:
+    """A storage that cannot be reached, and says how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.error: Exception | None = limits.errors.StorageError(OSError("connection refused"))
+
+    async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return False
+
+    async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
+        return 0.0, limit
+
+
+async def test_where_nobody_can_count_nobody_is_refused(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is logged once, the storage has some rest, and is used again when it is back."""
+    away = Away()
+    monkeypatch.setattr(throttling, "_redis", lambda url: away)
+    throttles = Throttles(Throttle(storage="redis://127.0.0.1:1"), clock=clock)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(20):
+            assert await throttles.count("user", Rate(1, 60), "a") == (True, None)
+        assert away.asked == 1
+        clock.advance(PAUSE)
+        assert await throttles.count("user", Rate(1, 60), "a") == (True, None)
+        away.error = None
+        clock.advance(PAUSE)
+        allowed, window = await throttles.count("user", Rate(1, 60), "a")
+    assert (allowed, window is not None, away.asked) == (False, True, 3)
+    assert [each["event"] for each in logs] == ["throttle_storage_unavailable", "throttle_storage_available"]
+
+
+async def test_a_window_never_lets_more_through_than_its_rate(clock: Clock) -> None:
+    """However the requests are spread, and although those that come close together are counted together."""
+    memory, let_through = Memory(clock), []
+    for step in range(5000):
+        clock.advance((step * 7919 % 97) / 50)
+        if await memory.acquire_entry("a", 100, 60):
+            let_through.append(clock.now)
+        oldest, used = await memory.get_moving_window("a", 100, 60)
+        assert used <= 100
+        assert oldest > clock.now - 60
+    for place in range(len(let_through) - 100):
+        assert let_through[place + 100] - let_through[place] > 60 - 1e-6
+
+
+async def test_counting_takes_little_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window is small at any rate; windows that are over go; and there are never more than the bound."""
+    memory = Memory(clock)
+    for _ in range(5000):
+        clock.advance(0.05)
+        await memory.acquire_entry("busy", 10**9, 60)
+    assert len(memory._windows["busy", 60]) <= throttling.SLOTS + 1
+    for number in range(1000):
+        await memory.acquire_entry(f"once {number}", 10, 60)
+    clock.advance(61)
+    for number in range(600):
+        await memory.acquire_entry(f"later {number}", 10, 60)
+    assert len(memory._windows) == 600
+    monkeypatch.setattr(throttling, "WINDOWS", 500)
+    for number in range(600):
+        await memory.acquire_entry(f"more {number}", 10, 60)
+    assert len(memory._windows) == 500
+
+
+def request_of(peer: object, *forwarded: str) -> web.Request:
+    class Transport:
+        def get_extra_info(self, name: str, default: object = None) -> object:
+            return peer if name == "peername" else default
+
+    headers = CIMultiDict([("X-Forwarded-For", line) for line in forwarded])
+    return make_mocked_request("GET", "/", headers, transport=Transport())
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "proxies", "address"),
+    [
+        ("192.0.2.1", [], 0, "192.0.2.1"),
+        ("192.0.2.1", ["203.0.113.9"], 0, "192.0.2.1"),  # nobody is trusted: anybody can write it
+        ("192.0.2.1", ["203.0.113.9"], 1, "203.0.113.9"),
+        ("192.0.2.1", ["6.6.6.6, 203.0.113.9"], 1, "203.0.113.9"),  # what is further left the client has written
+        ("192.0.2.1", ["6.6.6.6", "203.0.113.9"], 1, "203.0.113.9"),
+        ("192.0.2.1", ["6.6.6.6, 203.0.113.9, 10.0.0.1"], 2, "203.0.113.9"),
+        ("192.0.2.1", ["203.0.113.9"], 2, "203.0.113.9"),
+        ("192.0.2.1", [], 1, "192.0.2.1"),
+        ("192.0.2.1", ["unknown"], 1, "192.0.2.1"),
+        ("192.0.2.1", ["203.0.113.9:4711"], 1, "203.0.113.9"),
+        ("192.0.2.1", ["[2001:db8:1:2:3::1]:4711"], 1, "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:aaaa::1", [], 0, "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:bbbb::2", [], 0, "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.1", [], 0, "192.0.2.1"),
+        ("fe80::1%eth0", [], 0, "fe80::/64"),
+        ("", [], 0, "local"),
+    ],
+)
+def test_where_a_request_comes_from(peer: str, forwarded: list[str], proxies: int, address: str) -> None:
+    """Only our own proxies are believed; an IPv6 caller has a whole /64."""
+    peername: object = (peer, 4711, 0, 0) if ":" in peer else (peer, 4711) if peer else ""
+    assert client_address(request_of(peername, *forwarded), proxies) == address
+
+
+async def test_a_caller_cannot_choose_his_address(throttled: Throttled) -> None:
+    """Neither directly nor through the proxy."""
+    client = await throttled([AnonRateThrottle], proxies=1, anon=Rate(1, 60))
+    assert await statuses(client, 1, **{"X-Forwarded-For": "203.0.113.9"}) == [200]
+    for number in range(5):
+        assert await statuses(client, 1, **{"X-Forwarded-For": f"10.0.0.{number}, 203.0.113.9"}) == [429]
