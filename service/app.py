@@ -21,6 +21,7 @@ from service.changes.ticker import Ticker
 from service.classes import Importer
 from service.configuration import Configuration
 from service.database.connections import Database
+from service.declarations import RESERVED_RESOURCES
 from service.errors import ConfigurationError, Unavailable
 from service.middleware import Handler, cors, errors, label
 from service.models import STORE
@@ -160,6 +161,9 @@ def viewsets_of(site: Site, importer: Importer) -> Iterator[tuple[str, type[View
     if urls is not None and not isinstance(router, routers.SimpleRouter):
         raise ConfigurationError("urls.py: must have a router: router = DefaultRouter(), then router.register(…)")
     for prefix, viewset, basename in router.registry if router else ():
+        if prefix.partition("/")[0] in RESERVED_RESOURCES:
+            told = f"/{prefix}/ is the service's own address: register {viewset.__name__} elsewhere"
+            raise ConfigurationError(f"urls.py: {told}")
         served = bound_in(site, viewset)
         name = basename or routers.default_basename(served)
         if name is None:
@@ -181,6 +185,9 @@ def _register(app: web.Application, site: Site, importer: Importer, readiness: R
         routes += [(view, route) for route in routers.routes(prefix, view, basename)]
     for _, route in routes:
         routers.register(app, route)
+        site.routes[route.name] = route.path
+    routers.check_distinct([route for _, route in routes])
+    lists = {route.path for _, route in routes}
     observability.register(app, readiness)
     described = [(view, route) for view, route in routes if issubclass(view, GenericViewSet)]
     document = orjson.dumps(openapi.document(site.resources, described, version=__version__))
@@ -188,8 +195,7 @@ def _register(app: web.Application, site: Site, importer: Importer, readiness: R
     async def root(request: web.Request) -> web.Response:
         """The resources and where they are."""
         origin = site_url(site.settings, request)
-        lists = (route for _, route in routes if route.name.endswith("-list"))
-        body = {route.path.strip("/"): f"{origin}{route.path}/" for route in lists}
+        body = {prefix: f"{origin}/{prefix}/" for prefix in names.values() if f"/{prefix}" in lists}
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 
     async def describe(request: web.Request) -> web.Response:

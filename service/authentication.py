@@ -515,9 +515,9 @@ class KeySet:
 
 
 def _usable(written: Sequence[Any], algorithms: Sequence[str]) -> Iterator[Key]:
-    """The public keys of a JWK Set that verify signatures of these algorithms; what else it has is passed over."""
+    """The public keys of a JWK Set that verify signatures of these algorithms; secrets and all else are passed over."""
     for each in written:
-        if not isinstance(each, dict) or each.get("kty") == "oct" or "d" in each or each.get("use", "sig") != "sig":
+        if not isinstance(each, dict) or each.get("use", "sig") != "sig":
             continue
         try:
             key = jwt.PyJWK(each).key

@@ -25,6 +25,10 @@ class MethodMapper(dict[str, str]):
         self.name = name
         super().__init__(dict.fromkeys(verbs, name))
 
+    @property
+    def get(self) -> Callable[[F], F]:  # type: ignore[override]  # the verb, not the dictionary's method
+        return self.__getattr__("get")
+
     def __getattr__(self, verb: str) -> Callable[[F], F]:
         if verb not in VERBS:
             raise AttributeError(f"{verb!r} is no HTTP method; {choices(verb, VERBS)}")

@@ -143,9 +143,19 @@ def _argument(field: Field, takes: Takes, name: str, given: Any) -> Any:
         case Takes.MANY | Takes.PAIR:
             if isinstance(given, str) or not hasattr(given, "__iter__"):
                 raise ValueError(f"{name}: needs several values, such as a list")
-            return tuple(fitting(field, item) for item in _values(given))
+            return tuple(_sought(field, item) for item in _values(given))
         case Takes.ONE:
-            return fitting(field, given)
+            return _sought(field, given)
+
+
+def _sought(field: Field, value: Any) -> Any:
+    """A value to look for: as ``fitting``, and for a number or a truth value the text that stands in a URL as well."""
+    if not isinstance(value, str) or field.facts.kind not in (Kind.NUMBER, Kind.BOOLEAN):
+        return fitting(field, value)
+    try:
+        return field.facts.parse(field, value)
+    except ValueError as error:
+        raise ValidationError({field.name: [str(error)]}) from None
 
 
 def _values(given: Any) -> Iterator[Any]:

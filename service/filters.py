@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Final
 
 from service.errors import ParseError, choices
 from service.fields import Field, Kind
-from service.lookups import LOOKUPS, Lookup
+from service.lookups import LOOKUPS, Lookup, Takes
 from service.query import Comparison, Condition, Junction, Query
 from service.resources import Resource, Resources
 
 MAX_WORDS: Final = 16  # of one search
+CHOSEN: Final = ("exact", "in", "contains")  # the lookups that ask for a value as it is
 PATTERNS: Final = ("regex", "iregex")  # the lookups whose argument PostgreSQL may refuse
 _PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
 _WORDS: Final = re.compile(r'"([^"]*)"|(\S+)')
@@ -104,7 +105,7 @@ class FieldFilter(BaseFilterBackend):
             except ValueError as error:
                 raise ParseError(f"{name}: {error}", code="invalid_parameter") from None
             values = parameter.values
-            if values.choices and parameter.lookup.name in ("exact", "in", "contains"):
+            if values.choices and parameter.lookup.takes is not Takes.TEXT and parameter.lookup.name in CHOSEN:
                 _check_choices(name, values, argument if isinstance(argument, list) else [argument])
             conditions.append(Comparison(parameter.path, parameter.lookup.name, argument, values.facts.kind))
         return query.restrict(*conditions) if conditions else query

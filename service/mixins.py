@@ -9,6 +9,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from aiohttp import web
 
 from service.bridge import spawn
@@ -42,8 +43,8 @@ class ListModelMixin(_Base):
             raise error.naming(name for name in self.patterns if name in given) from None
         results = rows.results
         if not serializer.plain:
-            shows = [self.present(serializer, self.instance(row, seen), shown) for row in results]
-            results = [encode(self.only(show, given), self.serialize) for show in shows]
+            shows = [self._present(serializer, self._instance(row, seen), shown) for row in results]
+            results = [encode(self._only(show, given), self.serialize) for show in shows]
         body = self.paginator.body(part, query, Found(results, rows.count, rows.keys), self.get_address())
         return json_response(body, headers=self.get_position(rows.snapshot))
 
@@ -55,9 +56,11 @@ class CreateModelMixin(_Base):
         """Insert one row, with its links, in one transaction; the row as ``retrieve`` shows it."""
         body = await request.read_json()
         if not self.simple_writes:
-            return await self.write(lambda: self.perform_create, self.get_serializer(data=body), HTTPStatus.CREATED)
+            return await self._write(lambda: self.perform_create, self.get_serializer(data=body), HTTPStatus.CREATED)
         values = self.serializer.validate_body(body)
         row, key = await self.site.store.insert(self.shown, values)
+        if self.lookup_field is not None:
+            key = str(orjson.loads(row)[self.lookup_field])
         return json_response(row, HTTPStatus.CREATED, {"Location": self.get_location(key)})
 
     async def perform_create(self, serializer: Serializer) -> None:
@@ -74,6 +77,10 @@ class RetrieveModelMixin(_Base):
         self.check_parameters(given)
         serializer = self.current_serializer()
         shown = self.get_projection(serializer, given)
+        if self.hooked("get_object"):
+            snapshot = await self.site.store.snapshot()
+            body = await spawn(self._shown_row, await spawn(self.get_object))
+            return json_response(body, headers=self.get_position(snapshot))
         plain = serializer.plain and not self.asks_about_objects
         seen = shown if plain else whole(self.site.resources, shown)
         found = await self.site.store.one(await self.get_object_query(), seen)
@@ -81,11 +88,15 @@ class RetrieveModelMixin(_Base):
             raise NotFound()
         body, snapshot = found
         if not plain:
-            row = self.instance(body, seen)
+            row = self._instance(body, seen)
             await self.check_object_permissions(request, row)
-            show = self.show(serializer, row, shown)
-            body = encode(self.only(show, given), self.serialize)
+            show = self._show(serializer, row, shown)
+            body = encode(self._only(show, given), self.serialize)
         return json_response(body, headers=self.get_position(snapshot))
+
+
+    def _shown_row(self, row: Any) -> bytes:
+        return encode(self.serialize(row), self.serialize)
 
 
 class UpdateModelMixin(_Base):
@@ -100,17 +111,17 @@ class UpdateModelMixin(_Base):
         return await self._change(request, partial=True)
 
     async def _change(self, request: Request, *, partial: bool) -> web.Response:
-        query = await self.get_object_query()
         if self.simple_writes and not self.asks_about_objects:
+            query = await self.get_object_query()
             values = self.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
             row = await self.site.store.update(query, self.shown, values)
             if row is None:
                 raise NotFound()
             return json_response(row)
         async with self.site.store.database.transaction():
-            instance = await self.get_object()
+            instance = await spawn(self.get_object)
             serializer = self.get_serializer(instance, data=await request.read_json(), partial=partial)
-            return await self.write(lambda: self.perform_update, serializer, HTTPStatus.OK)
+            return await self._write(lambda: self.perform_update, serializer, HTTPStatus.OK)
 
     async def perform_update(self, serializer: Serializer) -> None:
         """Save a valid body to its row; to be overridden."""
@@ -122,13 +133,12 @@ class DestroyModelMixin(_Base):
 
     async def destroy(self, request: Request, **kwargs: Any) -> web.Response:
         """Delete a row; ``Conflict`` while others refer to it."""
-        query = await self.get_object_query()
         if not self.hooked("perform_destroy") and not self.asks_about_objects:
-            if not await self.site.store.delete(query):
+            if not await self.site.store.delete(await self.get_object_query()):
                 raise NotFound()
             return web.Response(status=HTTPStatus.NO_CONTENT)
         async with self.site.store.database.transaction():
-            await spawn(self.perform_destroy, await self.get_object())
+            await spawn(self.perform_destroy, await spawn(self.get_object))
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def perform_destroy(self, instance: Any) -> None:

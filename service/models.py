@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from service.bridge import wait
-from service.errors import ApiError, ConfigurationError, Conflict, NotFound, ValidationError, choices
+from service.errors import ConfigurationError, Conflict, NotFound, ValidationError, choices
 from service.expressions import F, Q, fitting
 from service.fields import Field
 from service.query import Comparison, Condition, Query, Shape
@@ -39,11 +39,8 @@ class DoesNotExist(NotFound):
     """``get()`` found no row: a 404 unless it is caught."""
 
 
-class MultipleObjectsReturned(ApiError):
-    """``get()`` found several rows."""
-
-    code = "multiple_objects"
-    default_detail = "There are several such rows."
+class MultipleObjectsReturned(LookupError):
+    """``get()`` found several rows: the programmer's mistake, so a logged 500 unless it is caught."""
 
 
 class RelationNotLoaded(AttributeError):
@@ -200,6 +197,9 @@ class Model:
                     await self._relink(store, links)
 
             await store.database.retrying(write)
+            for name, rows in links.items():
+                if not all(isinstance(row, Model) for row in rows):
+                    del self._related[name]  # keys, which say nothing about the rows
         self._changed.clear()
         return self
 
@@ -333,18 +333,18 @@ class QuerySet(Generic[M]):
 
     def filter(self, *conditions: Q, **lookups: Any) -> QuerySet[M]:
         """The rows that also meet these conditions; ``x=None`` asks for null."""
-        self._unsliced("filter")
+        self.unsliced("filter")
         added = (*conditions, *((Q(**lookups),) if lookups else ()))
         return self._but(conditions=self._conditions + added)
 
     def exclude(self, *conditions: Q, **lookups: Any) -> QuerySet[M]:
         """The rows that do not meet all of these conditions together."""
-        self._unsliced("exclude")
+        self.unsliced("exclude")
         return self._but(conditions=(*self._conditions, ~Q(*conditions, **lookups)))
 
     def order_by(self, *steps: str) -> QuerySet[M]:
         """The rows sorted by paths, each with ``-`` in front to descend; the key comes last by itself."""
-        self._unsliced("order_by")
+        self.unsliced("order_by")
         return self._but(order=steps)
 
     def select_related(self, *relations: str) -> QuerySet[M]:
@@ -378,7 +378,8 @@ class QuerySet(Generic[M]):
             raise IndexError(f"there is no row {place}")
         return rows[0]
 
-    def _unsliced(self, what: str) -> None:
+    def unsliced(self, what: str) -> None:
+        """Refuse a slice, for what works on all rows."""
         if self._bounds != (0, None):
             raise ValueError(f"{what} comes before the slice")
 
@@ -409,6 +410,7 @@ class QuerySet(Generic[M]):
 
     def narrowed(self, query: Query) -> QuerySet[M]:
         """The rows that also meet a query's conditions, in its order: what filter backends make of a query string."""
+        self.unsliced("filter_queryset")
         return self._but(conditions=self._conditions + query.where, order=query.order or self._order)
 
     # --- reading
@@ -439,7 +441,7 @@ class QuerySet(Generic[M]):
         if not rows:
             raise self.model.DoesNotExist()
         if len(rows) > 1:
-            raise self.model.MultipleObjectsReturned()
+            raise self.model.MultipleObjectsReturned(f"get() found several rows of {self.model.resource().name}")
         row: M = rows[0]
         return row
 
@@ -469,7 +471,7 @@ class QuerySet(Generic[M]):
 
     async def aggregate(self, **functions: tuple[str, str]) -> dict[str, Any]:
         """Figures over the rows: ``aggregate(total=("sum", "price"))``, with count, sum, avg, min or max."""
-        self._unsliced("aggregate")
+        self.unsliced("aggregate")
         found = await self._tally(tuple(functions.values()))
         return dict(zip(functions, found, strict=True))
 
@@ -530,7 +532,7 @@ class QuerySet(Generic[M]):
 
     async def update(self, **values: Any) -> int:
         """Change all these rows; how many there were. Values may be arithmetic: ``view_count=F("view_count") + 1``."""
-        self._unsliced("update")
+        self.unsliced("update")
         store, query = current_store(), self.query
         resource = self.model.resource()
         key_of = store.queries.resources.key_of
@@ -545,11 +547,11 @@ class QuerySet(Generic[M]):
 
     async def delete(self) -> int:
         """Delete all these rows; how many there were."""
-        self._unsliced("delete")
+        self.unsliced("delete")
         return await current_store().delete_all(self.query)
 
 
-class transaction:  # noqa: N801, as Django names it
+class transaction:
     """``async with transaction.atomic():`` is one transaction; inside another one, as a request is, a savepoint."""
 
     @staticmethod

@@ -28,6 +28,7 @@ from service.fields import MISSING, NUMERIC_DIGITS, Field, Kind
 from service.filters import MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
 from service.lookups import Lookup, Takes
 from service.metadata import WRITING
+from service.models import model
 from service.pagination import (
     MAX_OFFSET,
     UNPAGED,
@@ -256,7 +257,7 @@ def _filter(name: str, lookup: Lookup, values: Field, json: Callable[[], Schema]
 def _size(view: type[GenericViewSet], name: str) -> Schema:
     most = view.paginator.max_page_size
     told = f"How many rows a page has; more than {most} is taken as {most}."
-    return _query(name, told, _integer(64) | {"minimum": 1, "default": view.paginator.page_size})
+    return _query(name, told, {"type": "integer", "minimum": 1, "default": view.paginator.page_size})
 
 
 def _paging(view: type[GenericViewSet]) -> Iterator[Schema]:
@@ -568,7 +569,7 @@ class _Writer:
 
     def _serializer(self, resource: Resource) -> Serializer:
         if resource.name not in self.serializers:
-            self.serializers[resource.name] = serializer_for(self.resources, resource)()
+            self.serializers[resource.name] = serializer_for(self.resources, resource, model(resource.name))()
         return self.serializers[resource.name]
 
     def _body(self, view: type[GenericViewSet], action: str) -> Schema:
@@ -809,7 +810,7 @@ class _Writer:
                 "default": {
                     "description": "What the action answers.",
                     "headers": {"X-Request-ID": "X-Request-ID"},
-                    "content": {JSON: {}},
+                    "content": {JSON: {}, PROBLEM: {"schema": self._shared("Problem", _PROBLEM)}},
                 },
                 **_failures(_READING),
             },
@@ -824,7 +825,7 @@ class _Writer:
         """The addresses that every service has."""
         unavailable = _failures((HTTPStatus.SERVICE_UNAVAILABLE,))
         health = self._shared("Health", _HEALTH)
-        resources = [route.name.removesuffix("-list") for _, route in self.routes if route.name.endswith("-list")]
+        resources = [route.path.strip("/") for _, route in self.routes if route.name.endswith("-list")]
         root = {
             "type": "object",
             "properties": {name: {"type": "string", "format": "uri"} for name in resources},

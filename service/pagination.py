@@ -18,6 +18,7 @@ from service.query import KEYS_FIRST, After, Page, Query
 from service.resources import Resources
 from service.serializers import Projection
 
+MAX_DIGITS: Final = 1000  # of a number in the query string
 MAX_OFFSET: Final = 2**63 - 1  # what PostgreSQL's OFFSET can hold
 UNPAGED: Final = 100  # times max_page_size: the most rows of a list without pagination
 
@@ -215,7 +216,7 @@ _SIGNATURE: Final = 12  # bytes
 
 def _number(name: str, text: str, *, least: int | None = None) -> int:
     digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 30):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS):
         raise ParseError(f"{name}: {text[:50]!r} is not a whole number.", code="invalid_parameter")
     number = int(text)
     if least is not None and number < least:

@@ -80,9 +80,12 @@ class IsOwner(BasePermission):
 
     def __new__(cls, owner_field: str | None = None) -> Any:
         """A permission; given a field, the class of permissions that look at it."""
-        if owner_field is None:
-            return super().__new__(cls)
-        return _Algebra(cls.__name__, (cls,), {"owner_field": owner_field})
+        return super().__new__(cls) if owner_field is None else cls.of(owner_field)
+
+    @classmethod
+    def of(cls, owner_field: str) -> type[BasePermission]:
+        """The class of permissions that look at a field."""
+        return _Algebra(cls.__name__, (cls,), {"owner_field": owner_field})  # type: ignore[return-value]
 
     def has_permission(self, request: Any, view: Any) -> bool:
         return bool(request.user.is_authenticated)

@@ -11,10 +11,15 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from service.fields import FIELD_TYPES, Field
+from service.fields import Field
 
 JSON: Final = "application/json"
-_DURATION: Final = Field("duration", "duration")
+_TIMES: Final[Mapping[type, Field]] = {
+    dt.datetime: Field("datetime", "datetime"),
+    dt.date: Field("date", "date"),
+    dt.time: Field("time", "time"),
+    dt.timedelta: Field("duration", "duration"),
+}
 
 
 class Response:
@@ -45,15 +50,16 @@ def encode(data: Any, show: Callable[[Any], Any]) -> bytes:
         match value:
             case Decimal():
                 return format(value, "f")
-            case dt.timedelta():
-                return FIELD_TYPES["duration"].dump(_DURATION, value)
+            case dt.datetime() | dt.date() | dt.time() | dt.timedelta():  # a naive datetime is local time
+                kind = _TIMES[type(value)]
+                return kind.facts.dump(kind, value)
             case Set():
                 return sorted(value, key=str)
             case bytes():
                 raise TypeError("bytes have no JSON form: decode them, or return an aiohttp response")
         return show(value)
 
-    return orjson.dumps(data, default=default, option=orjson.OPT_NAIVE_UTC | orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps(data, default=default, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS)
 
 
 def json_response(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, choices
 from service.handlers import call_of
 from service.viewsets import STANDARD_ACTIONS, GenericViewSet, Handler, ViewSet, actions_in, parts_of
 
@@ -81,9 +81,31 @@ def _extra(view: type[ViewSet], base: str, function: Any, basename: str) -> Rout
     if not allows(view, function.__name__):
         return None
     actions = {verb.upper(): name for verb, name in function.mapping.items()}
-    path = re.sub(r"\(\?P<(\w+)>((?:[^()]|\([^()]*\))*)\)", r"{\1:\2}", function.url_path).strip("^$/")
+    try:
+        path = _path(function.url_path)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{view.__module__}.{view.__name__}.{function.__name__}: {error}") from None
     label = f"{basename}-{function.url_name}"
     return _route(view, f"{base}/{path}", label, actions, basename, detail=function.detail, **function.kwargs)
+
+
+CONVERTERS: Final[Mapping[str, str]] = {
+    "str": "[^/]+", "int": "[0-9]+", "slug": "[-a-zA-Z0-9_]+", "uuid": "[0-9a-fA-F-]{36}", "path": ".+",
+}  # fmt: skip
+"""Django's path converters, for ``url_path="since/<int:year>"``: what each matches. Handlers get the text."""
+
+
+def _path(text: str) -> str:
+    """A ``url_path`` in aiohttp's form."""
+
+    def convert(match: re.Match[str]) -> str:
+        kind = match[1] or "str"
+        if kind not in CONVERTERS:
+            raise ConfigurationError(f"url_path {text!r}: there is no converter {kind!r}; {choices(kind, CONVERTERS)}")
+        return f"{{{match[2]}:{CONVERTERS[kind]}}}"
+
+    path = re.sub(r"(?<!\?P)<(?:(\w+):)?(\w+)>", convert, text)
+    return re.sub(r"\(\?P<(\w+)>((?:[^()]|\([^()]*\))*)\)", r"{\1:\2}", path).strip("^$/")
 
 
 def _route(view: type[ViewSet], path: str, label: str, actions: dict[str, str], basename: str, **kwargs: Any) -> Route:
@@ -92,6 +114,25 @@ def _route(view: type[ViewSet], path: str, label: str, actions: dict[str, str], 
     except TypeError as error:
         raise ConfigurationError(f"{view.__module__}.{view.__name__}: {error}") from None
     return Route(path, label, actions, handler)
+
+
+def check_distinct(routes: Iterable[Route]) -> None:
+    """``ConfigurationError`` if two routes have one name, or one address, where the first would hide the second."""
+    names: dict[str, Route] = {}
+    paths: dict[str, Route] = {}
+    for route in routes:
+        same = names.setdefault(route.name, route)
+        if same is not route:
+            raise ConfigurationError(
+                f"{route.path}/ and {same.path}/ have the same route name {route.name!r}: give one another url_name"
+            )
+        same = paths.setdefault(route.path, route)
+        if same is not route:
+            first, second = (next(iter(each.actions.values())) for each in (same, route))
+            raise ConfigurationError(
+                f"{first!r} and {second!r} have the same address {route.path}/, where the first would hide the second: "
+                f"give one another url_path, or make them methods of one action with @{first}.mapping"
+            )
 
 
 def allows(view: type[ViewSet], action: str) -> bool:
@@ -114,10 +155,15 @@ def has_stream(view: type[ViewSet]) -> bool:
 
 def register(app: web.Application, route: Route) -> None:
     """Add a route to an application, with and without the slash at its end."""
-    app.router.add_route("*", route.path + "/", route.handler, name=route.name)
-    app.router.add_route("*", route.path, route.handler)
+    path = re.sub(r"\{([^\W\d]\w*)\}", r"{\1:[^/]+}", route.path)  # braces, too, may stand in a key
+    try:
+        app.router.add_route("*", path + "/", route.handler)
+        app.router.add_route("*", path, route.handler)
+    except ValueError as error:
+        raise ConfigurationError(f"{route.name}: {route.path} is no address: {error}") from None
 
 
 __all__ = [
-    "DefaultRouter", "Route", "SimpleRouter", "actions_in", "default_basename", "has_stream", "register", "routes",
+    "DefaultRouter", "Route", "SimpleRouter", "actions_in", "check_distinct", "default_basename", "has_stream",
+    "register", "routes",
 ]  # fmt: skip

@@ -258,21 +258,25 @@ class Serializer(ma.Schema):
         """``bind``, once for each configuration."""
         if "_bindings" not in vars(cls):
             cls._bindings = WeakKeyDictionary()
-        if resources not in cls._bindings:
-            cls._bindings[resources] = cls.bind(resources, resource)
-        bound: type[Self] = cls._bindings[resources]
+        known = cls._bindings.setdefault(resources, {})
+        if resource.name not in known:
+            known[resource.name] = cls.bind(resources, resource)
+        bound: type[Self] = known[resource.name]
         return bound
 
     @classmethod
     def bind(cls, resources: Resources, resource: Resource) -> type[Self]:
-        """This serializer with the fields of a resource that ``Meta`` asks for."""
-        generated, ignored = generated_fields(resources, resource)
+        """This serializer with the fields of a resource that ``Meta`` asks for; without a model with none of them."""
         options: _Options = cls.opts
+        generated, ignored = generated_fields(resources, resource)
+        if options.model is None:
+            generated, ignored = {}, set()
         relations = resources.relations(resource.name)
         wanted = [*generated, *cls._declared_fields, *relations]
         for name in (*options.named, *options.hidden, *options.read_only_fields, *options.extra):
             if name not in wanted:
-                raise ConfigurationError(f"{cls.__name__}: there is no field {name!r}; {choices(name, wanted)}")
+                hint = "set Meta.model to have a model's" if options.model is None else choices(name, wanted)
+                raise ConfigurationError(f"{cls.__name__}: there is no field {name!r}; {hint}")
         members: dict[str, Any] = {}
         for name, field in generated.items():
             if name in cls._declared_fields or (options.named and name not in options.named) or name in options.hidden:
@@ -293,7 +297,7 @@ class Serializer(ma.Schema):
         bound.ignored = frozenset(ignored - set(cls._declared_fields))
         names = options.named or (*own.columns, *cls._declared_fields)
         bound.shown = Projection(resource.name, tuple(name for name in names if name in own.columns and name in members))
-        bound.plain = not cls._declared_fields and not _has_hooks(cls)
+        bound.plain = not cls._declared_fields and options.model is not None and not _has_hooks(cls)
         return bound
 
     # --- bodies
@@ -428,9 +432,9 @@ def generated_fields(resources: Resources, resource: Resource) -> tuple[dict[str
     return made, ignored
 
 
-def serializer_for(resources: Resources, resource: Resource) -> type[Serializer]:
-    """The plain serializer of a resource: every field, in the order of declaration."""
-    named: Any = type(f"{resource.model}Serializer", (Serializer,), {})
+def serializer_for(resources: Resources, resource: Resource, model: Any) -> type[Serializer]:
+    """The plain serializer of a resource and its model: every field, in the order of declaration."""
+    named: Any = type(f"{resource.model}Serializer", (Serializer,), {"Meta": type("Meta", (), {"model": model})})
     bound: type[Serializer] = named.bind(resources, resource)
     return bound
 

@@ -71,14 +71,19 @@ class Store:
 
         async def write() -> bytes | None:
             async with self.database.transaction():
+                if links:
+                    await self._lock(query)
                 row = await self.database.fetch(statement.sql, arguments)
-                return None if row is None else await self._again(resource, projection, row["key"])
+                if row is None or not self._stale(projection, links):
+                    return None if row is None else row["result"]
+                return await self._again(resource, projection, row["key"])
 
         async def write_alone() -> bytes | None:
             row = await self.database.fetch(statement.sql, arguments)
             return None if row is None else row["result"]
 
-        return await self.database.retrying(write if self._stale(projection, links) else write_alone)
+        alone = not links and not self._stale(projection, links)
+        return await self.database.retrying(write_alone if alone else write)
 
     async def delete(self, query: Query) -> bool:
         """Delete the rows of a query; whether there were any."""
@@ -115,7 +120,14 @@ class Store:
         links = tuple(keys)
         projection = Projection(query.resource, ())
         statement = self.queries.update(projection, (), links, query.shape)
-        await self.database.fetch(statement.sql, statement.arguments([*query.values, *keys.values()]))
+        async with self.database.transaction():
+            await self._lock(query)
+            await self.database.fetch(statement.sql, statement.arguments([*query.values, *keys.values()]))
+
+    async def _lock(self, query: Query) -> None:
+        """Wait for the row of a query, so that the next statement sees all links that others have given it."""
+        statement = self.queries.update(Projection(query.resource, ()), (), (), query.shape)
+        await self.database.fetch(statement.sql, statement.arguments(query.values))
 
     async def pairs(self, link: Link, near: Collection[Any]) -> list[tuple[Any, Any]]:
         """The links of some rows: the key on this side and on the other, in order."""

@@ -9,8 +9,10 @@ written by a user runs in the bridge, inside one transaction if its method is un
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import _lru_cache_wrapper, lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, Self
@@ -36,7 +38,7 @@ from service.errors import (
     choices,
 )
 from service.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
-from service.handlers import Call, call_of
+from service.handlers import KEY_NAMES, Call, call_of
 from service.metadata import describe
 from service.models import STORE, Model, QuerySet, document, loaded, model
 from service.pagination import Address, BasePagination, Found, NoPagination, PageNumberPagination, Slice
@@ -50,6 +52,9 @@ from service.settings import Settings
 from service.store import Store, by_field
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MAX_PATHS: Final = 32  # of one ?expand=
+MAX_DEPTH: Final = 8  # of each of them
+PART: Final = re.compile(r"\{([^\W\d]\w*)(?::[^{}]*(?:\{[^{}]*\}[^{}]*)*)?\}")  # of an address: {name} or {name:regex}
 READ_PARAMETERS: Final = ("fields", "expand")
 STREAM_PARAMETERS: Final = ("fields", "last_event_id", "access_token")
 STANDARD_ACTIONS: Final[Mapping[str, tuple[str, bool]]] = {  # action → method, and whether it is about one row
@@ -80,6 +85,7 @@ class Site:
     authenticators: tuple[type[Any], ...] = ()
     throttles: tuple[type[Any], ...] = ()
     secret: bytes = b""
+    routes: dict[str, str] = field(default_factory=dict)  # name → path
     bound: dict[type[ViewSet], type[ViewSet]] = field(default_factory=dict)
 
 
@@ -117,6 +123,11 @@ class ViewSet:
                 raise ConfigurationError(
                     f"{cls.__name__}.{name}: {name!r} is a standard action and has its route; override it without @action"
                 )
+            if is_action(member) and any(name in vars(owner) for owner in cls.__mro__ if _is_ours(owner)):
+                raise ConfigurationError(
+                    f"{cls.__name__}.{name}: viewsets have an attribute {name!r} of their own; give the method another "
+                    f"name and @action url_path={name!r}"
+                )
 
     def __init__(self, **initkwargs: Any) -> None:
         self.__dict__.update(initkwargs)
@@ -140,7 +151,8 @@ class ViewSet:
                 raise TypeError(f"{cls.__name__} has no action {action!r}; {choices(action, actions_in(cls))}")
         for name in initkwargs:
             if name in VERBS or not hasattr(cls, name):
-                raise TypeError(f"{cls.__name__} has no attribute {name!r} that as_view() could set")
+                hint = choices(name, (*options.OPTIONS, "name", "suffix", "description", "basename", "detail"))
+                raise TypeError(f"{cls.__name__} has no attribute {name!r} to set; {hint}")
         if initkwargs.get("name") and initkwargs.get("suffix"):
             raise TypeError("a view has a name or a suffix, not both")
         action_map = {verb.upper(): action for verb, action in actions.items()}
@@ -148,12 +160,19 @@ class ViewSet:
             action_map.setdefault("HEAD", action_map["GET"])
         action_map.setdefault("OPTIONS", "metadata")
 
+        served = cls.varied(initkwargs) if hasattr(cls, "site") else None
+
         async def view(http: web.Request) -> web.StreamResponse:
-            bound = cls if hasattr(cls, "site") else bound_in(http.app[SITE], cls)
+            bound = served or bound_in(http.app[SITE], cls).varied(initkwargs)
             return await bound(action_map=action_map, **initkwargs).dispatch(http)
 
         vars(view).update(cls=cls, actions=actions, initkwargs=initkwargs)
         return view
+
+    @classmethod
+    def varied(cls, given: Mapping[str, Any]) -> type[Self]:
+        """The viewset with other options, for one action."""
+        return cls
 
     @classmethod
     def get_extra_actions(cls) -> list[Any]:
@@ -161,16 +180,27 @@ class ViewSet:
         return [member for _, member in inspect.getmembers(cls, is_action)]
 
     def reverse_action(
-        self, url_name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self, url_name: str, *key: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> str:
-        """The absolute address of an action of this viewset: ``reverse_action("set-password", args=["1"])``."""
-        route = self.request.http.app.router[f"{self.basename}-{url_name}"]
-        names = parts_of(route.canonical)
+        """The absolute address of an action of this viewset: ``reverse_action("set-password", args=["1"])``.
+
+        ``LookupError`` names the routes there are, or the parts of the address that are missing.
+        """
+        args = (*key, *args)
+        path = self.site.routes.get(f"{self.basename}-{url_name}")
+        if path is None:
+            own = [name.removeprefix(f"{self.basename}-") for name in self.site.routes if name.startswith(f"{self.basename}-")]
+            raise LookupError(f"{self.basename} has no route {url_name!r}; {choices(url_name, own)}")
+        names = parts_of(path)
         given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
-        if "pk" in given and "pk" not in names:
-            given[names[0]] = given.pop("pk")
-        path = route.url_for(**{name: quote(str(value), safe="") for name, value in given.items()})
-        return site_url(self.site.settings, self.request.http) + path.raw_path
+        for other in KEY_NAMES:
+            if other in given and other not in names and names:
+                given[names[0]] = given.pop(other)
+        if missing := [name for name in names if name not in given]:
+            raise LookupError(f"{url_name!r} needs {', '.join(missing)}: pass args=[…] or kwargs={{…}}")
+        for name in names:
+            path = PART.sub(quote(str(given[name]), safe=""), path, count=1)  # which leaves no backslash
+        return f"{site_url(self.site.settings, self.request.http)}{path}/"
 
     def get_extra_action_url_map(self) -> dict[str, str]:
         """The names and addresses of the extra actions beside the one at hand; none where ``detail`` is not known."""
@@ -192,7 +222,7 @@ class ViewSet:
         request = self.request = self.initialize_request(http, **self.kwargs)
         if not self.action:
             raise MethodNotAllowed(http.method, self.action_map)
-        _check_accept(http.headers.get("Accept"), stream=self.action == "stream")
+        _check_accept(http.headers.getall("Accept", ()), stream=self.action == "stream")
         await self.initial(request)
         call = self._call()
         arguments = {name: self.kwargs[part] for name, part in call.arguments.items()}
@@ -365,7 +395,8 @@ class GenericViewSet(ViewSet):
     serializer: ClassVar[Serializer]
     shown: ClassVar[Projection]  # of a row, by default
     project: ClassVar[_lru_cache_wrapper[Projection]]  # (shown, fields, expand) → what is shown
-    asks_about_objects: ClassVar[bool]
+    asks_about_objects: ClassVar[bool]  # whether Python has a say about single rows
+    native_filters: ClassVar[bool]  # whether the query string is read without Python of the user's
     simple_writes: ClassVar[bool]  # whether a valid body is all that creating and updating take
     _everything: ClassVar[Query | None]  # the scope, where it is all rows
     _generated: ClassVar[type[Serializer]]
@@ -380,39 +411,67 @@ class GenericViewSet(ViewSet):
         bound = cls.bind(site)
         for name, value in {**class_options(cls, site.resources, resource, given), **given}.items():
             setattr(bound, name, value)
-        bound._permissions = tuple(permission() for permission in bound.permission_classes or ())
-        bound.asks_about_objects = any(map(asks_about_objects, bound._permissions))
         bound.resource = resource
         bound.model = model(resource.name)
-        bound._generated = serializer_for(site.resources, resource)
+        bound._generated = serializer_for(site.resources, resource, bound.model)
         bound._serializers = {}
-        bound.serializer = bound.bound_serializer(bound.serializer_class or bound._generated)
-        bound.shown = bound.shown_by(bound.serializer)
-        pagination = bound.pagination_class or NoPagination
-        bound.paginator = pagination(
+        for name in ("serializer_class", "list_serializer_class"):
+            own = getattr(bound, name)
+            if own is not None and (named := own.opts.model) is not None and named.resource() is not resource:
+                told = f"{own.__name__} is of {named.resource().name}, not of {resource.name}"
+                raise ConfigurationError(f"{cls.__name__}.{name}: {told}")
+        bound._prepare(sized="page_size" in given, limited="max_page_size" in given)
+        return bound
+
+    @classmethod
+    def varied(cls, given: Mapping[str, Any]) -> type[Self]:
+        """The viewset with other options, for one action: ``@action(…, filter_backends=[…])``."""
+        found = {name: value for name, value in given.items() if name in options.OPTIONS}
+        if not found:
+            return cls
+        plain = {name: value for name, value in found.items() if name not in _CLASSES}
+        changed: type[Self] = type(cls.__name__, (cls,), {**found, "__module__": cls.__module__, "__doc__": cls.__doc__})
+        checked = class_options(changed, cls.site.resources, cls.resource, {}, only=plain)
+        for name, value in checked.items():
+            setattr(changed, name, value)
+        changed._calls, changed._serializers = {}, {}
+        changed._prepare(sized="page_size" in found, limited="max_page_size" in found)
+        return changed
+
+    @classmethod
+    def _prepare(cls, *, sized: bool, limited: bool) -> None:
+        """Make what requests share; ``sized`` and ``limited`` if page sizes are set where they beat the paginator's."""
+        site = cls.site
+        cls._permissions = tuple(permission() for permission in cls.permission_classes or ())
+        by_hand = ("get_permissions", "check_object_permissions", "get_object")
+        cls.asks_about_objects = any(map(asks_about_objects, cls._permissions)) or any(map(cls.hooked, by_hand))
+        cls.serializer = cls.bound_serializer(cls.serializer_class or cls._generated)
+        cls.shown = cls.shown_by(cls.serializer)
+        pagination = cls.pagination_class or NoPagination
+        cls.paginator = pagination(
             site.resources,
-            pagination.page_size if pagination.page_size and "page_size" not in given else bound.page_size,
-            pagination.max_page_size if pagination.max_page_size and "max_page_size" not in given else bound.max_page_size,
+            pagination.page_size if pagination.page_size and not sized else cls.page_size,
+            pagination.max_page_size if pagination.max_page_size and not limited else cls.max_page_size,
             lambda: site.secret,
         )
-        bound.filters = tuple(backend.for_view(bound) for backend in bound.filter_backends)
-        bound.patterns = tuple(name for backend in bound.filters for name in backend.patterns())
-        narrowing = {name for backend in bound.filters for name in backend.parameters() if not backend.sorts}
-        sorting = {name for backend in bound.filters for name in backend.parameters() if backend.sorts}
-        bound.known = {
-            "list": frozenset({*narrowing, *sorting, *READ_PARAMETERS, *bound.paginator.parameters}),
+        cls.filters = tuple(backend.for_view(cls) for backend in cls.filter_backends)
+        cls.patterns = tuple(name for backend in cls.filters for name in backend.patterns())
+        narrowing = {name for backend in cls.filters for name in backend.parameters() if not backend.sorts}
+        sorting = {name for backend in cls.filters for name in backend.parameters() if backend.sorts}
+        cls.known = {
+            "list": frozenset({*narrowing, *sorting, *READ_PARAMETERS, *cls.paginator.parameters}),
             "retrieve": frozenset(READ_PARAMETERS),
             "stream": frozenset({*narrowing, *STREAM_PARAMETERS}),
         }
-        bound.project = staticmethod(lru_cache(maxsize=256)(bound._project))  # type: ignore[assignment]
+        cls.project = staticmethod(lru_cache(maxsize=256)(cls._project))  # type: ignore[assignment]
         hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
-        own_saving = any(getattr(bound.serializer, name).__module__ != "service.serializers" for name in ("create", "update", "save"))
-        bound.simple_writes = (
-            bound.serializer.plain and not own_saving and not any(hasattr(cls, name) and cls.hooked(name) for name in hooks)
+        own_saving = any(getattr(cls.serializer, name).__module__ != "service.serializers" for name in ("create", "update", "save"))
+        cls.simple_writes = (
+            cls.serializer.plain and not own_saving and not any(hasattr(cls, name) and cls.hooked(name) for name in hooks)
         )
-        plain_scope = cls.get_queryset is GenericViewSet.get_queryset and bound.queryset is None
-        bound._everything = Query(resource.name) if plain_scope else None
-        return bound
+        cls.native_filters = all(backend.native for backend in cls.filters) and not cls.hooked("filter_queryset")
+        plain_scope = not cls.hooked("get_queryset") and cls.queryset is None
+        cls._everything = Query(cls.resource.name) if plain_scope else None
 
     # --- rows
 
@@ -426,14 +485,15 @@ class GenericViewSet(ViewSet):
 
     async def get_scope(self) -> Query:
         """The scope as a query."""
-        if self._everything is not None:
-            return self._everything
-        rows: Any = self.get_queryset()
-        if inspect.isawaitable(rows):
-            rows = await rows
+        return self._everything if self._everything is not None else (await self._scope()).query
+
+    async def _scope(self) -> QuerySet[Any]:
+        """What ``get_queryset`` gives, which may be a coroutine."""
+        rows: Any = await spawn(self.get_queryset)
         if not isinstance(rows, QuerySet):
             raise TypeError(f"{type(self).__name__}.get_queryset() must return a query set, not {type(rows).__name__}")
-        return rows.query
+        rows.unsliced("what a viewset is about")
+        return rows
 
     def filter_queryset(self, rows: Any) -> Any:
         """The query set with what the query string asks for."""
@@ -450,10 +510,10 @@ class GenericViewSet(ViewSet):
 
     async def get_list_query(self) -> Query:
         """The scope narrowed and sorted by the query string."""
-        if all(backend.native for backend in self.filters):
+        if self.native_filters:
             query: Query = self.filter_queryset(await self.get_scope())
         else:
-            query = self.filter_queryset(self.get_queryset()).query
+            query = (await spawn(self.filter_queryset, await self._scope())).query
         return query if query.order else query.sort(OrderingFilter.total(self.resource, tuple(self.ordering)))
 
     async def get_object_query(self, key: Any = None) -> Query:
@@ -472,15 +532,16 @@ class GenericViewSet(ViewSet):
 
         Object permissions are asked.
         """
-        seen = whole(self.site.resources, self.shown)
-        found = await self.site.store.one(await self.get_object_query(id), seen)
+        query = await self.get_object_query(id)
+        seen = whole(self.site.resources, expanded(self.site.resources, self.shown, query.expand))
+        found = await self.site.store.one(query, seen)
         if found is None:
             raise NotFound()
-        row = self.instance(found[0], seen)
+        row = self._instance(found[0], seen)
         await self.check_object_permissions(self.request, row)
         return row
 
-    def instance(self, document: bytes, seen: Projection) -> Model:
+    def _instance(self, document: bytes, seen: Projection) -> Model:
         """The row of a JSON document that has all columns."""
         assert self.model is not None
         return self.model.from_document(self.site.resources, seen, orjson.loads(document))
@@ -500,9 +561,7 @@ class GenericViewSet(ViewSet):
     def get_serializer(self, *args: Any, **kwargs: Any) -> Serializer:
         """A serializer of this action: ``get_serializer(rows, many=True).data``, ``get_serializer(data=…)``."""
         kwargs.setdefault("context", self.get_serializer_context())
-        cls = self.get_serializer_class()
-        own = cls if cls.resource is not None else cls.bound_to(self.site.resources, self.resource)
-        return own(*args, **kwargs)
+        return self._own(self.get_serializer_class())(*args, **kwargs)
 
     def current_serializer(self) -> Serializer:
         """The shared serializer of this action, for what needs no context."""
@@ -512,9 +571,16 @@ class GenericViewSet(ViewSet):
     def bound_serializer(cls, serializer: type[Serializer]) -> Serializer:
         """One instance of a serializer for this resource."""
         if serializer not in cls._serializers:
-            own = serializer if serializer.resource else serializer.bound_to(cls.site.resources, cls.resource)
-            cls._serializers[serializer] = own()
+            cls._serializers[serializer] = cls._own(serializer)()
         return cls._serializers[serializer]
+
+    @classmethod
+    def _own(cls, serializer: type[Serializer]) -> type[Serializer]:
+        """A serializer of this service: of its model's resource, or of this one if it has no model."""
+        if serializer.resource is not None:
+            return serializer
+        named = serializer.opts.model
+        return serializer.bound_to(cls.site.resources, named.resource() if named else cls.resource)
 
     @classmethod
     def shown_by(cls, serializer: Serializer) -> Projection:
@@ -527,7 +593,10 @@ class GenericViewSet(ViewSet):
     @classmethod
     def _project(cls, shown: Projection, fields: str, expand: str) -> Projection:
         if expand:
-            shown = expanded(cls.site.resources, shown, _names(expand))
+            paths = tuple(dict.fromkeys(_names(expand)))
+            if len(paths) > MAX_PATHS or any(path.count("__") >= MAX_DEPTH for path in paths):
+                raise ParseError(f"expand: at most {MAX_PATHS} paths of {MAX_DEPTH} relations.", code="invalid_parameter")
+            shown = expanded(cls.site.resources, shown, paths)
         return shown.only(_names(fields)) if fields else shown
 
     def get_projection(self, serializer: Serializer, given: Mapping[str, str]) -> Projection:
@@ -535,9 +604,14 @@ class GenericViewSet(ViewSet):
         shown = self.shown if serializer is self.serializer else self.shown_by(serializer)
         if not given:
             return shown
-        return self.project(shown, given.get("fields", ""), given.get("expand", ""))
+        fields = given.get("fields", "")
+        if fields and not serializer.plain:
+            made = {name for name, each in serializer.fields.items() if not each.load_only}
+            made -= {*shown.columns, *dict(shown.related)}
+            fields = ",".join(name for name in _names(fields) if name not in made)
+        return self.project(shown, fields, given.get("expand", ""))
 
-    def present(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
+    def _present(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
         """A row as a serializer with Python in it shows it, and related rows besides."""
         serializer.context = self.get_serializer_context()
         data: dict[str, Any] = serializer.dump(row)
@@ -555,20 +629,20 @@ class GenericViewSet(ViewSet):
         missing = [name for name, _ in shown.related if not loaded(row, name)]
         if missing:
             wait(QuerySet(type(row)).prefetch_related(*missing).attach([row]))
-        return self.only(self.show(serializer, row, shown), self._asked())
+        return self._only(self._show(serializer, row, shown), self._asked())
 
-    def show(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
+    def _show(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
         """A row as a serializer shows it."""
-        return document(self.site.resources, row, shown) if serializer.plain else self.present(serializer, row, shown)
+        return document(self.site.resources, row, shown) if serializer.plain else self._present(serializer, row, shown)
 
-    def only(self, data: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+    def _only(self, data: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
         """The part of what is shown that ``?fields=`` asks for."""
         if not given.get("fields"):
             return data
         names = _names(given["fields"])
         return {name: value for name, value in data.items() if name in names}
 
-    async def write(
+    async def _write(
         self, hook: Callable[[], Callable[[Serializer], Any]], serializer: Serializer, status: HTTPStatus
     ) -> web.Response:
         """Save a body by way of a ``perform_…`` hook, in a transaction; the row as ``retrieve`` shows it."""
@@ -578,8 +652,8 @@ class GenericViewSet(ViewSet):
             row = serializer.instance
             shown = self.get_projection(self.current_serializer(), {})
             await QuerySet(type(row)).prefetch_related(*(name for name, _ in shown.related)).attach([row])
-            body = await spawn(encode, self.show(self.current_serializer(), row, shown), self.serialize)
-        headers = {"Location": self.get_location(str(row.pk))} if status == HTTPStatus.CREATED else None
+            body = await spawn(encode, self._show(self.current_serializer(), row, shown), self.serialize)
+        headers = {"Location": self.get_location(str(row.pk if self.lookup_field is None else getattr(row, self.lookup_field)))} if status == HTTPStatus.CREATED else None
         return json_response(body, status, headers)
 
     @classmethod
@@ -605,7 +679,7 @@ class GenericViewSet(ViewSet):
         seen = whole(self.site.resources, expanded(self.site.resources, shown, query.expand))
         part = self.paginator.slice(query, seen, self.count, self.request.query_params)
         found = await self.site.store.page(query, part.page, part.values)
-        page = Page(self.instance(row, seen) for row in found.results)
+        page = Page(self._instance(row, seen) for row in found.results)
         self._paged = part, query, found
         return page
 
@@ -699,15 +773,19 @@ _CLASSES: Final = frozenset(
 
 
 def class_options(
-    cls: type[GenericViewSet], resources: Resources, resource: Resource, given: Mapping[str, Any]
+    cls: type[GenericViewSet],
+    resources: Resources,
+    resource: Resource,
+    given: Mapping[str, Any],
+    only: Iterable[str] = options.OPTIONS,
 ) -> dict[str, Any]:
-    """The options that a class sets as attributes, checked as those of the config and in the same form.
+    """The options, or ``only`` some, that a class sets as attributes, checked as the config's and in the same form.
 
     ``given`` are the config's, which come before them.
     """
     problems = list(_near_misses(cls))
     found: dict[str, Any] = {}
-    for name in options.OPTIONS:
+    for name in only:
         value = getattr(cls, name, None)
         if name in given or value is getattr(GenericViewSet, name, None) or name in _CLASSES:
             continue
@@ -728,13 +806,18 @@ def _near_misses(cls: type[GenericViewSet]) -> Iterator[str]:
     """Attributes of a user's class that are almost options."""
     names = [*options.OPTIONS, "model", "queryset", "lookup_url_kwarg", "lookup_value_regex"]
     for owner in cls.__mro__:
-        if owner.__module__.startswith("service.") or owner is object:
+        if _is_ours(owner) or "_calls" in vars(owner):
             continue
         for name, value in vars(owner).items():
             if name.startswith("_") or callable(value) or hasattr(GenericViewSet, name):
                 continue
-            if (hint := choices(name, names)).startswith("did you mean"):
-                yield f"{name} is no option; {hint}"
+            if near := get_close_matches(name, names, n=1, cutoff=0.75):
+                yield f"{name} is no option; did you mean {near[0]}?"
+
+
+def _is_ours(owner: type) -> bool:
+    """Whether a class is the service's, or Python's, rather than a user's."""
+    return owner.__module__.startswith("service.") or owner is object
 
 
 def actions_in(cls: type) -> list[str]:
@@ -759,7 +842,7 @@ def bound_in(site: Site, cls: type[ViewSet]) -> type[ViewSet]:
 
 def parts_of(path: str) -> list[str]:
     """The names of the variable parts of an address, in order."""
-    return [part.partition(":")[0].strip("{}") for part in path.split("/") if part.startswith("{")]
+    return [match[1] for match in PART.finditer(path)]
 
 
 def site_url(settings: Settings, http: web.Request) -> str:
@@ -775,9 +858,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
-def _check_accept(accept: str | None, *, stream: bool) -> None:
-    """Refuse an ``Accept`` that leaves out what this route answers in; a stream answers as it is, always."""
-    if accept is None or stream or accept in ("*/*", "application/json"):
+def _check_accept(given: Sequence[str], *, stream: bool) -> None:
+    """Refuse ``Accept`` headers that leave out what this route answers in; a stream answers as it is, always."""
+    accept = ",".join(given)
+    if not accept or stream or accept in ("*/*", "application/json"):
         return
     if not any(_accepts_json(part) for part in accept.split(",")):
         raise NotAcceptable()

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -64,10 +64,18 @@ async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-def configure(directory: Path, resources: dict[str, str], service: str = "{}", **overrides: object) -> Configuration:
-    """The configuration of some YAML texts by resource name, written to a directory."""
+def configure(
+    directory: Path,
+    resources: dict[str, str],
+    service: str = "{}",
+    modules: Mapping[str, str] | None = None,
+    **overrides: object,
+) -> Configuration:
+    """The configuration of some YAML texts by resource name and Python modules by name, written to a directory."""
     (directory / "resources").mkdir(parents=True, exist_ok=True)
     (directory / "service.yaml").write_text(service)
+    for name, text in (modules or {}).items():
+        (directory / f"{name}.py").write_text(text)
     for name, text in resources.items():
         (directory / "resources" / f"{name}.yaml").write_text(text)
     return load(directory, environ={}, overrides=overrides)
@@ -81,11 +89,16 @@ async def serve(database_url: str, tmp_path: Path) -> AsyncIterator[Serve]:
     """
     clients: list[Client] = []
 
-    async def start(resources: dict[str, str] | None = None, service: str = "{}", url: str | None = None) -> Client:
+    async def start(
+        resources: dict[str, str] | None = None,
+        service: str = "{}",
+        url: str | None = None,
+        modules: Mapping[str, str] | None = None,
+    ) -> Client:
         if resources is None:
             configuration = load(ROOT / "config", environ={})
         else:
-            configuration = configure(tmp_path / f"config{len(clients)}", resources, service)
+            configuration = configure(tmp_path / f"config{len(clients)}", resources, service, modules)
         app = create_app(configuration, url or database_url, migrate=True)
         client = TestClient(TestServer(app))
         await client.start_server()

@@ -27,7 +27,7 @@ import structlog
 from service.changes import log
 from service.changes.log import TICKED, Batch, Connection, Pruned, Tick
 from service.changes.position import MAX_TEXT, Position, Snapshot
-from service.changes.ticker import BACKOFF, LOST, SAFETY, SHORTEST, Connect, session
+from service.changes.ticker import BACKOFF, LOST, SAFETY, SHORTEST, Connect, cancel, session
 
 KEPT: Final = 60.0  # seconds for which a statement may run and still get a position from its snapshot
 
@@ -73,7 +73,7 @@ class Feed:
         self._head: Position | None = None
         self._history = 0  # how often the head has jumped
         self._subscribers: dict[Subscriber, Callable[[Reason], None]] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._bell = asyncio.Event()
         self._lost = False
         self._current = monotonic()  # when the feed last knew of nothing newer
@@ -86,15 +86,11 @@ class Feed:
 
     async def start(self) -> None:
         """Begin to follow; returns at once."""
-        self._task = asyncio.create_task(self._run(), name="feed")
+        self._tasks = [asyncio.create_task(self._run(), name="feed")]
 
     async def stop(self) -> None:
         """End; nobody is called any more."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await cancel(self._tasks)
         if self._reader is not None:
             self._reader.terminate()
 
@@ -242,7 +238,8 @@ class Feed:
                 self.connected = True
                 pause = SAFETY if self._notify else min(1.25 * pause, SAFETY)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._bell.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._bell.wait()
             if self._lost:
                 raise ConnectionError("the connection to PostgreSQL has ended")
 

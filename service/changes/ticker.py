@@ -4,10 +4,10 @@ Whoever holds the lock ``LEADING`` makes ticks; the others try to get it four ti
 session, so that it is free when the session ends, however that comes; a server that hears nothing from the holder for a
 while ends the session itself. Each tick is one statement in that session, so there are never two tickers.
 
-**Awake**, it polls every 2 to 20 ms, faster after a change. That is cheap for it and free for writers: NOTIFY in each
-writing transaction would line them all up at their commits. **Asleep**, it is woken by NOTIFY. A writer must know
-which, and learns it from the *gate*, a second lock that the ticker holds while it is awake: a writer that can get it
-notifies.
+**Awake**, it polls every 2 to 20 ms, faster after a change and slower where the server is busy. That is cheap for it
+and free for writers: NOTIFY in each writing transaction would line them all up at their commits. **Asleep**, it is
+woken by NOTIFY. A writer must know which, and learns it from the *gate*, a second lock that the ticker holds while it
+is awake: a writer that can get it notifies.
 
 A writer may have found the gate shut just before the ticker opens it, and commit later without a word. Such a writer
 has a transaction number when it looks. So the ticker opens the gate, takes a number of its own, and stays up until
@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Final
 
@@ -42,7 +42,7 @@ Connect = Callable[[], Awaitable[Connection]]
 
 SHORTEST: Final = 0.002  # seconds between polls
 LONGEST: Final = 0.020
-DROWSY: Final = 0.050  # without a change, before it goes to sleep
+DROWSY: Final = 0.020  # without a change, before it goes to sleep
 SAFETY: Final = 0.250  # between polls while asleep, and between attempts to lead
 SILENCE: Final = 10  # seconds after which the server takes a ticker for dead
 BACKOFF: Final = (0.1, 5.0)
@@ -71,7 +71,7 @@ class Ticker:
         self._notify = wakeup == "notify"
         self._retention = retention
         self._size = size
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._bell = asyncio.Event()
         self._lost = False
         self.leading = asyncio.Event()  # set while this replica makes ticks
@@ -81,15 +81,14 @@ class Ticker:
 
     async def start(self) -> None:
         """Begin; returns at once."""
-        self._task = asyncio.create_task(self._run(), name="ticker")
+        self._tasks = [
+            asyncio.create_task(self._run(), name="ticker"),
+            asyncio.create_task(self._keep(), name="log retention"),
+        ]
 
     async def stop(self) -> None:
         """End; another replica takes over."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await cancel(self._tasks)
 
     async def __aenter__(self) -> Ticker:
         await self.start()
@@ -142,14 +141,8 @@ class Ticker:
     async def _lead(self, connection: Connection) -> None:
         epoch = await log.keep_epoch(connection)
         _logger.info("ticker_leads", epoch=epoch)
-        keeper = asyncio.create_task(self._keep(), name="log retention")
-        try:
-            self.leading.set()
-            await self._tick(connection, epoch)
-        finally:
-            keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await keeper
+        self.leading.set()
+        await self._tick(connection, epoch)
 
     async def _tick(self, connection: Connection, epoch: int) -> None:
         """Poll for ever: the states are awake, going to sleep (until ``bound`` is reached), and asleep."""
@@ -159,11 +152,13 @@ class Ticker:
         bound: int | None = None
         while True:
             self._bell.clear()
+            asked = monotonic()
             tick, oldest = await log.make_tick(connection, epoch, notify=self._notify)
+            answered = monotonic()
             self.polls += 1
             if tick is not None:
                 self.ticks += 1
-                interval, changed, bound = SHORTEST, monotonic(), None
+                interval, changed, bound = min(max(SHORTEST, 4 * (answered - asked)), LONGEST), answered, None
                 self.asleep.clear()
             elif not self.asleep.is_set():
                 interval = min(1.25 * interval, LONGEST if self._notify else SAFETY)
@@ -174,7 +169,7 @@ class Ticker:
             elif bound is not None and oldest > bound:
                 self.asleep.set()
                 await self._wait(SAFETY)
-            elif bound is None and monotonic() - changed > DROWSY:
+            elif bound is None and answered - changed > DROWSY:
                 if gate:
                     await self._release_gate(connection)
                     gate = False
@@ -188,9 +183,10 @@ class Ticker:
         await connection.fetchval("SELECT pg_advisory_unlock($1, $2)", LOCKS, GATE, timeout=10)
 
     async def _keep(self) -> None:
-        """Make and drop partitions now and then, on a connection of its own."""
+        """Make and drop partitions now and then while leading, on a connection of its own."""
         period = max(0.5, min(60.0, self._retention / retention.HISTORY / 4))
         while True:
+            await self.leading.wait()
             try:
                 async with session(self._connect, lambda _lost: None) as connection:
                     done = await retention.maintain(connection, self._retention, self._size)
@@ -205,9 +201,18 @@ class Ticker:
     async def _wait(self, seconds: float) -> None:
         """Until the bell rings, or ``seconds`` have passed; an error if the connection is lost."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._bell.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._bell.wait()
         if self._lost:
             raise ConnectionError("the connection to PostgreSQL has ended")
+
+
+async def cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 async def _try(connection: Connection, lock: int) -> bool:

@@ -33,6 +33,17 @@ SESSION: Final[Mapping[str, str]] = {
 }
 
 
+class _Transaction:
+    """An open transaction: its connection, and whose turn it is to use it."""
+
+    __slots__ = ("connection", "open", "turn")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.open = True
+        self.turn = asyncio.Lock()
+
+
 class Database:
     """A bounded set of connections to one database.
 
@@ -57,7 +68,7 @@ class Database:
         self._idle: list[Connection] = []
         self._free = asyncio.Semaphore(size)
         self._closed = False
-        self._transaction: ContextVar[Connection | None] = ContextVar("transaction", default=None)
+        self._transaction: ContextVar[_Transaction | None] = ContextVar("transaction", default=None)
 
     async def connect(self, **settings: str) -> Connection:
         """A connection outside the bound, with plain codecs, for the caller to close: LISTEN, migrations."""
@@ -80,7 +91,7 @@ class Database:
         try:
             return await self.fetch(sql, arguments)
         except Unavailable as error:
-            if error.code != "database_unavailable" or self._transaction.get() is not None:
+            if error.code != "database_unavailable" or self._inside() is not None:
                 raise
             return await self.fetch(sql, arguments)
 
@@ -90,19 +101,20 @@ class Database:
 
         Inside another one it is a savepoint.
         """
-        outer = self._transaction.get()
-        connection = outer or await self._take()
-        token = self._transaction.set(connection)
+        outer = self._inside()
+        here = outer or _Transaction(await self._take())
+        token = self._transaction.set(here)
         try:
             try:
-                async with connection.transaction():
+                async with here.connection.transaction():
                     yield
             except DRIVER_ERRORS as error:
                 raise self._told(error) from error
         finally:
             self._transaction.reset(token)
             if outer is None:
-                self._give(connection)
+                here.open = False
+                self._give(here.connection)
 
     async def retrying(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """The result of ``work``, run again a few times when it collides with a concurrent transaction."""
@@ -110,7 +122,7 @@ class Database:
             try:
                 return await work()
             except ApiError as error:
-                if not isinstance(error.__cause__, RETRIED) or attempt == ATTEMPTS or self._transaction.get():
+                if not isinstance(error.__cause__, RETRIED) or attempt == ATTEMPTS or self._inside():
                     raise
             await asyncio.sleep(random.uniform(0, 0.02 * attempt))
         raise AssertionError("the last attempt returns or raises")
@@ -123,18 +135,36 @@ class Database:
             await connection.close(timeout=2)
 
     async def _run(self, method: str, sql: str, arguments: Sequence[Any], deleting: bool) -> Any:
-        inside = self._transaction.get()
-        connection = inside or await self._take()
         self.statements += 1
+        if (inside := self._inside()) is not None:
+            async with inside.turn:  # tasks of one handler share its connection
+                return await self._ask(inside.connection, method, sql, arguments, deleting)
+        connection = await self._take()
+        try:
+            return await self._ask(connection, method, sql, arguments, deleting)
+        finally:
+            self._give(connection)
+
+    async def _ask(
+        self, connection: Connection, method: str, sql: str, arguments: Sequence[Any], deleting: bool
+    ) -> Any:
         try:
             return await getattr(connection, method)(sql, *arguments)
         except DRIVER_ERRORS as error:
+            if isinstance(error, CONNECTION_LOST):
+                connection.terminate()  # it may not know yet that it is lost, and must not be used again
             raise self._told(error, deleting=deleting) from error
-        finally:
-            if inside is None:
-                self._give(connection)
+
+    def _inside(self) -> _Transaction | None:
+        """The transaction that is open here; a task that has outlived the one it was made in is in none."""
+        here = self._transaction.get()
+        return here if here is not None and here.open else None
 
     def _told(self, error: Exception, *, deleting: bool = False) -> Exception:
+        if isinstance(error, CONNECTION_LOST):  # so are the idle ones, likely, and the next request finds new ones
+            idle, self._idle = self._idle, []
+            for connection in idle:
+                connection.terminate()
         return translate(error, self.guards, deleting=deleting) or error
 
     async def _take(self) -> Connection:

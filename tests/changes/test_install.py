@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import uuid
 
+import asyncpg
 import pytest
 
-from service.changes import log, triggers
+from service.changes import log, retention, triggers
+from service.changes.feed import Feed
+from service.changes.ticker import Ticker
 from service.errors import ConfigurationError
 from service.fields import Field
 from service.resources import Resource, Resources
 from service.tables import Tables
 
-from .watching import Database, create, resources
+from .watching import SESSION, Database, Watch, create, resources, within
 
 
 async def test_many_may_install_at_once(database: Database) -> None:
@@ -148,3 +151,29 @@ async def test_the_statements_can_be_read(database: Database) -> None:
         await connection.execute(statement)
     await connection.execute("INSERT INTO tags (name) VALUES ('t')")
     assert await connection.fetchval("SELECT count(*) FROM rowcast.change") == 1
+
+
+async def test_an_ordinary_role_is_enough(database: Database) -> None:
+    """Installing, syncing, ticking, keeping and following need no rights beyond owning the database."""
+    connection = await database.connect()
+    role = f"owner_{uuid.uuid4().hex}"
+    await connection.execute(
+        f"CREATE ROLE {role} LOGIN; ALTER DATABASE {database.name} OWNER TO {role};"
+        f" DROP SCHEMA rowcast CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION {role}"
+    )
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(database.url, database=database.name, user=role, server_settings=SESSION)
+
+    owner = await connect()
+    tables = Tables(resources())
+    await log.install(owner)
+    await create(owner, tables)
+    await triggers.sync_triggers(owner, tables)
+    assert await triggers.problems(owner, tables) == []
+    assert await retention.maintain(owner, 3600)
+    async with Ticker(connect), Feed(connect) as feed:
+        await within(feed.ready.wait())
+        await Watch(feed).fence(owner)
+    await owner.close()
+    await connection.execute(f"REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}")

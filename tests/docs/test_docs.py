@@ -71,7 +71,7 @@ def laid_out(directory: Path, *pieces: Block) -> Path:
     config = directory / "config"
     if not config.exists():
         (config / "resources").mkdir(parents=True)
-        for path in ("service.yaml", *(f"resources/{name}.yaml" for name in DEMO)):
+        for path in ("service.yaml", "viewsets.py", *(f"resources/{name}.yaml" for name in DEMO)):
             shutil.copy(ROOT / "config" / path, config / path)
     for block in pieces:
         if block.file is not None:
@@ -167,7 +167,7 @@ class Session:
     async def _start(self) -> str:
         config = self._directory / "config"
         texts = {path.stem: path.read_text() for path in (config / "resources").glob("*.yaml")}
-        client = await self._serve(texts)
+        client = await self._serve(texts, modules={path.stem: path.read_text() for path in config.glob("*.py")})
         return str(client.make_url("/")).rstrip("/")
 
     async def _follow(self, command: str, shell: str, expected: str) -> None:

@@ -38,7 +38,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "float": st.floats(allow_nan=False, allow_infinity=False)
     | st.sampled_from([5e-324, -0.0, 1.7976931348623157e308, 1e16, 1e22, 123456789012345680.0]),
     "decimal": st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**300), max_value=10**300)
-    | st.sampled_from([Decimal("9" * 1000), Decimal("0." + "0" * 999 + "1"), Decimal("-0"), Decimal("1E+30"), Decimal("1.500")]),
+    | st.sampled_from(
+        [Decimal("9" * 1000), Decimal("0." + "0" * 999 + "1"), Decimal("-0"), Decimal("1E+30"), Decimal("1.500")]
+    ),
     "boolean": st.booleans(),
     "date": st.dates() | st.sampled_from([dt.date.min, dt.date.max]),
     "time": st.times(),
@@ -51,7 +53,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
         max_leaves=12,
     ),
-}  # fmt: skip
+}
 assert VALUES.keys() == FIELD_TYPES.keys() - {"array", "foreign_key", "many_to_many"}
 BLANK = {name: {"blank": True} for name in ("string", "text", "email", "url", "slug")}
 FIELDS: dict[str, Any] = {
@@ -61,7 +63,8 @@ FIELDS: dict[str, Any] = {
 ROWS = st.fixed_dictionaries(
     {name: st.none() | values for name, values in VALUES.items()}
     | {
-        f"many_{name}": st.none() | st.lists(values.filter(lambda value: not isinstance(value, list | None)), max_size=3)
+        f"many_{name}": st.none()
+        | st.lists(values.filter(lambda value: not isinstance(value, list | None)), max_size=3)
         for name, values in VALUES.items()
     }
 )
@@ -117,8 +120,11 @@ async def test_both_makers_of_json_give_the_same_document(table: Service) -> Non
 
     prove = given(ROWS)(checked)
     prove = settings(
-        max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck),
+        max_examples=150,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
-    )(prove)  # fmt: skip
+    )(prove)
     await asyncio.to_thread(prove)
-

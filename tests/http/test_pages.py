@@ -29,22 +29,27 @@ FIELDS: dict[str, Any] = {
 }
 ORDERING = ["n", "word", "size", "at", "span", "cost", "done", "box__name", "box"]
 VIEW: dict[str, Any] = {
-    "filterset_fields": {"n": ["exact", "isnull", "gte"], "word": ["exact"]}, "ordering_fields": ORDERING,
-    "page_size": 10, "max_page_size": 50,
-}  # fmt: skip
+    "filterset_fields": {"n": ["exact", "isnull", "gte"], "word": ["exact"]},
+    "ordering_fields": ORDERING,
+    "page_size": 10,
+    "max_page_size": 50,
+}
 PAGINATIONS = {"numbers": "PageNumberPagination", "offsets": "LimitOffsetPagination", "cursors": "CursorPagination"}
 RESOURCES: dict[str, Any] = {
     "boxes": {"fields": {"name": {"type": "string", "max_length": 20, "null": True}}},
     **{name: {"fields": FIELDS, "viewset": {**VIEW, "pagination_class": cls}} for name, cls in PAGINATIONS.items()},
     **{
         f"{name}-{count}": {
-            "table": f"{name}_{count}", "model": f"{name.capitalize()}{count.capitalize()}", "fields": FIELDS,
+            "table": f"{name}_{count}",
+            "model": f"{name.capitalize()}{count.capitalize()}",
+            "fields": FIELDS,
             "viewset": {**VIEW, "pagination_class": cls, "count": count},
         }
-        for name, cls in PAGINATIONS.items() for count in ("estimated", "none")
+        for name, cls in PAGINATIONS.items()
+        for count in ("estimated", "none")
     },
     "plain": {"fields": FIELDS, "viewset": {**VIEW, "pagination_class": None, "page_size": 1, "max_page_size": 3}},
-}  # fmt: skip
+}
 ROWS = 137
 
 
@@ -77,8 +82,9 @@ async def pages(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
         for resource in RESOURCES:
             if resource != "boxes":
                 await service.sql.executemany(
-                    f"INSERT INTO {resource.replace('-', '_')} (id, n, word, size, at, span, cost, done, box_id) VALUES "
-                    "($1, $2, $3, $4, $5::text::timestamptz, $6::text::interval, $7::text::numeric, coalesce($8, false), $9)",
+                    f"INSERT INTO {resource.replace('-', '_')} (id, n, word, size, at, span, cost, done, box_id)"
+                    " VALUES ($1, $2, $3, $4, $5::text::timestamptz, $6::text::interval, $7::text::numeric,"
+                    " coalesce($8, false), $9)",
                     rows,
                 )
         await service.sql.execute("ANALYZE")
@@ -125,7 +131,7 @@ async def test_pages_together_are_the_list_in_both_directions(pages: Service) ->
             assert [len(page) for page in ahead] == [40, 40, 40, 17]
             listings.append(flat)
             *back, _ = await walk(pages, last, "previous")
-            assert [page for page in reversed(back)] == ahead, (resource, ordering)
+            assert list(reversed(back)) == ahead, (resource, ordering)
         assert all(listing == listings[0] for listing in listings), ordering
 
 
@@ -159,9 +165,12 @@ async def test_ends_of_a_list_have_no_link_beyond(pages: Service) -> None:
         for name in PAGINATIONS:
             path, size = f"/{name}{suffix}/", "limit" if name == "offsets" else "page_size"
             first = await pages.get(path, **{size: "50"})
-            assert first["previous"] is None and first["next"]
+            assert first["previous"] is None
+            assert first["next"]
             rows = await pages.get(path, **{size: "50", "n__gte": "2"})
-            assert rows["results"] == [] and rows["next"] is None and rows["previous"] is None
+            assert rows["results"] == []
+            assert rows["next"] is None
+            assert rows["previous"] is None
             few = await pages.get(path, **{size: "1", "word": "none such"})
             assert few["next"] is None
         count = await pages.sql.fetchval("SELECT count(*) FROM numbers WHERE n = 0")
@@ -172,24 +181,40 @@ async def test_ends_of_a_list_have_no_link_beyond(pages: Service) -> None:
 
 
 async def test_sizes_are_clamped_or_refused(pages: Service) -> None:
-    """A size above the maximum is the maximum; zero, negative and non-numeric ones are a 400 that names the parameter."""
+    """A size above the maximum is the maximum; zero, negative and non-numeric ones are a 400 that names it."""
     for path, name in (("/numbers/", "page_size"), ("/offsets/", "limit"), ("/cursors/", "page_size")):
         assert len((await pages.get(path))["results"]) == 10
-        for size in ("50", "51", "100000", "9" * 30):
+        for size in ("50", "51", "100000", "9" * 1000):
             assert len((await pages.get(path, **{name: size}))["results"]) == 50
-        for size in ("0", "-1", "x", "", "1.5", "1e3", "٣", "9" * 31, "+5", " 5", "0x10", "-", "--1", "null", "1,000"):
+        for size in (
+            "0",
+            "-1",
+            "x",
+            "",
+            "1.5",
+            "1e3",
+            "٣",
+            "9" * 1001,
+            "+5",
+            " 5",
+            "0x10",
+            "-",
+            "--1",
+            "null",
+            "1,000",
+        ):
             problem = await pages.get(path, 400, **{name: size})
             assert problem["detail"].startswith(name), size
 
 
 async def test_page_out_of_range_is_404_and_no_number_400(pages: Service) -> None:
     """Pages before the first and behind the last do not exist; what is no number is a mistake."""
-    for page in ("15", "0", "-1", "9" * 30, "-" + "9" * 29, "922337203685477581", str(2**63)):
+    for page in ("15", "0", "-1", "9" * 1000, "-" + "9" * 29, "922337203685477581", str(2**63)):
         await pages.get("/numbers/", 404, page=page)
         await pages.get("/numbers-none/", 404, page=page)
     assert len((await pages.get("/numbers/", page="14"))["results"]) == 7
     assert len((await pages.get("/numbers/", page="0014"))["results"]) == 7
-    for page in ("x", "", "1.0", "last", "9" * 31, "1e1"):
+    for page in ("x", "", "1.0", "last", "9" * 1001, "1e1"):
         problem = await pages.get("/numbers/", 400, page=page)
         assert problem["detail"].startswith("page")
     empty = await pages.get("/numbers/", page="1", word="none such")
@@ -202,7 +227,10 @@ async def test_offsets_reach_from_zero_to_anywhere(pages: Service) -> None:
     """An offset behind the end is an empty page; a negative one, too large a one and no number are a 400."""
     for offset in ("137", "1000", "5000000", str(2**63 - 1)):
         page = await pages.get("/offsets/", offset=offset)
-        assert page["results"] == [] and page["count"] == ROWS and page["next"] is None and page["previous"]
+        assert page["results"] == []
+        assert page["count"] == ROWS
+        assert page["next"] is None
+        assert page["previous"]
     for offset in ("-1", "x", "", "1.5", str(2**63), "9" * 40):
         problem = await pages.get("/offsets/", 400, offset=offset)
         assert problem["detail"].startswith("offset")
@@ -271,7 +299,7 @@ async def test_without_pagination_a_list_is_a_capped_array(pages: Service) -> No
 
 
 async def test_deep_pages_are_the_same_list(pages: Service) -> None:
-    """Behind the thousandth row, where keys are looked up first, pages go on as they began, with relations and filters."""
+    """Behind the thousandth row, where keys are looked up first, pages go on as they began."""
     add = "INSERT INTO {} (n, word, box_id) SELECT 9, (g / 7)::text, $1 FROM generate_series(1, 1100) g"
     for table in ("numbers", "offsets"):
         await pages.sql.execute(add.format(table), uuid.UUID(int=2))
@@ -284,7 +312,8 @@ async def test_deep_pages_are_the_same_list(pages: Service) -> None:
             *back, _ = await walk(pages, last, "previous")
             assert list(reversed(back)) == ahead
             page = await pages.get(f"/numbers/?{query}&n__gte=9&page_size=50&page=22")
-            assert len(page["results"]) == 50 and page["next"] is None
+            assert len(page["results"]) == 50
+            assert page["next"] is None
         deep = await pages.get("/offsets/?ordering=word&n__gte=9&offset=1099&expand=box&fields=word,box")
         assert deep["results"] == [{"word": "99", "box": {"id": str(uuid.UUID(int=2)), "name": "y"}}]
     finally:
@@ -295,9 +324,11 @@ async def test_deep_pages_are_the_same_list(pages: Service) -> None:
 async def test_links_name_the_address_that_the_client_used(pages: Service) -> None:
     """``next`` has the host, the path and every parameter of the request, encoded as they must be."""
     response, page = await pages.ask(
-        "GET", "/numbers", params={"n__gte": "-1", "page_size": "2", "fields": "id, word"},
+        "GET",
+        "/numbers",
+        params={"n__gte": "-1", "page_size": "2", "fields": "id, word"},
         headers={"Host": "api.example:8443"},
-    )  # fmt: skip
+    )
     assert response.status == 200
     url = urlsplit(page["next"])
     assert (url.scheme, url.netloc, url.path) == ("http", "api.example:8443", "/numbers")

@@ -53,7 +53,14 @@ async def test_write_only_is_never_shown_and_read_only_never_set(library: Servic
     author, book, _ = await some(library)
     assert await library.sql.fetchval("SELECT code FROM books") == "secret"
     path = f"/books/{book['id']}/"
-    body = {**book, "views": 7, "created_at": "2000-01-01T00:00:00Z", "updated_at": None, "edited_on": "x", "id": NOWHERE}
+    body = {
+        **book,
+        "views": 7,
+        "created_at": "2000-01-01T00:00:00Z",
+        "updated_at": None,
+        "edited_on": "x",
+        "id": NOWHERE,
+    }
     changed = await library.put(path, body)
     for shown in (book, changed, await library.get(path), (await library.rows("/books/"))[0]):
         assert "code" not in shown
@@ -70,7 +77,7 @@ async def test_write_only_is_never_shown_and_read_only_never_set(library: Servic
 
 
 async def test_automatic_times_are_set_by_the_database(library: Service) -> None:
-    """``auto_now_add`` is the time of creation, ``auto_now`` that of the last change; a PATCH of nothing changes nothing."""
+    """``auto_now_add`` is the time of creation, ``auto_now`` of the last change; a PATCH of nothing is none."""
     _, book, tags = await some(library)
     path = f"/books/{book['id']}/"
     assert book["created_at"] == book["updated_at"]
@@ -87,7 +94,13 @@ async def test_unknown_keys_are_refused_with_the_nearest(library: Service) -> No
     """No key of a body is ignored but those that responses have; the message has the nearest valid one."""
     author, book, _ = await some(library)
     body = {"title": "x", "author_id": author["id"]}
-    for key, word in (("titel", "title"), ("author", "author_id"), ("nothing_like_it", "valid here"), ("tag", "tags"), ("", "")):
+    for key, word in (
+        ("titel", "title"),
+        ("author", "author_id"),
+        ("nothing_like_it", "valid here"),
+        ("tag", "tags"),
+        ("", ""),
+    ):
         problem = await library.post("/books/", {**body, key: "x"}, 400)
         assert list(problem["errors"]) == [key]
         assert word in problem["errors"][key][0]
@@ -96,12 +109,18 @@ async def test_unknown_keys_are_refused_with_the_nearest(library: Service) -> No
 
 
 async def test_object_that_was_read_can_be_put_back(library: Service) -> None:
-    """What GET gave, with every expansion and prefetched relation, PUT takes back and changes nothing but ``auto_now``."""
+    """What GET gave, with expansions and prefetched relations, PUT takes back; only ``auto_now`` changes."""
     author, book, tags = await some(library)
     await library.patch(f"/books/{book['id']}/", {"editor_id": author["id"], "moods": ["calm"], "state": "gone, long"})
     review = await library.post("/reviews/", {"book_id": book["id"], "stars": 3})
     path = f"/books/{book['id']}/"
-    for expand in ("", "author", "author,editor,tags,reviews", "author__country,tags,author__books__tags", "tags__books"):
+    for expand in (
+        "",
+        "author",
+        "author,editor,tags,reviews",
+        "author__country,tags,author__books__tags",
+        "tags__books",
+    ):
         body = await library.get(path, **({"expand": expand} if expand else {}))
         again = await library.put(path, body)
         plain = {name: value for name, value in again.items() if name not in ("updated_at", "edited_on")}
@@ -113,7 +132,10 @@ async def test_object_that_was_read_can_be_put_back(library: Service) -> None:
     assert [topic["name"] for topic in shelf["topics"]] == ["red", "green", "blue"]
     assert await library.put("/shelves/s/", shelf) == shelf
     assert await library.put("/shelves/s/", {"name": "s"}) == shelf, "what PUT leaves out stays"
-    assert await library.patch("/shelves/s/", {"topics": shelf["topics"][1:2]}) == {**shelf, "topics": shelf["topics"][1:2]}
+    assert await library.patch("/shelves/s/", {"topics": shelf["topics"][1:2]}) == {
+        **shelf,
+        "topics": shelf["topics"][1:2],
+    }
     for name, listed in (("author", author), ("tags", shelf["topics"])):
         assert (await library.patch(path, {name: listed}))["id"] == book["id"]
 
@@ -127,7 +149,14 @@ async def test_patch_touches_only_what_it_names(library: Service) -> None:
     assert (found["year"], found["summary"], found["state"], found["title"]) == (5, "s", "out", "One")
     assert (await library.patch(path, {"year": None}))["year"] is None
     assert await linked(library, book) == tags[:2]
-    for body in ({"title": None}, {"author_id": None}, {"tags": None}, {"summary": None}, {"state": None}, {"moods": None}):
+    for body in (
+        {"title": None},
+        {"author_id": None},
+        {"tags": None},
+        {"summary": None},
+        {"state": None},
+        {"moods": None},
+    ):
         problem = await library.patch(path, body, 400)
         assert problem["errors"] == {name: ["May not be null."] for name in body}
 
@@ -159,8 +188,25 @@ async def test_wrong_links_are_told_at_their_field(library: Service) -> None:
     """Keys that lead nowhere, or are no keys, are a 400 on the field, and nothing of the body is written."""
     author, book, (red, *_) = await some(library)
     path = f"/books/{book['id']}/"
-    for given in (red, "x", {}, {"id": red}, True, [None], ["x"], [[red]], [{}], [{"name": "red"}], [2**31], [red, 99], [99, 98], [-1],
-                  [str(red)], [1.0], [True]):  # fmt: skip
+    for given in (
+        red,
+        "x",
+        {},
+        {"id": red},
+        True,
+        [None],
+        ["x"],
+        [[red]],
+        [{}],
+        [{"name": "red"}],
+        [2**31],
+        [red, 99],
+        [99, 98],
+        [-1],
+        [str(red)],
+        [1.0],
+        [True],
+    ):
         problem = await library.patch(path, {"title": "changed", "tags": given}, 400)
         assert list(problem["errors"]) == ["tags"], given
         problem = await library.post("/books/", {"title": "new", "author_id": author["id"], "tags": given}, 400)
@@ -221,8 +267,34 @@ async def test_keys_come_from_client_or_database(library: Service) -> None:
     assert changed == {"id": 1, "name": "z"}
 
 
-ODD_KEYS = ["a b", "a/b", "a//b", "/", "%", "%2F", "a?b=c", "a#b", "é\U0001f600", "a+b", "a&b", "'\"", "\\", ":", "@", "~", "a;b=c",
-            ",", "{id}", "\n", "\x7f", "a.", "...", "stream2", "-", " "]  # fmt: skip
+ODD_KEYS = [
+    "a b",
+    "a/b",
+    "a//b",
+    "/",
+    "%",
+    "%2F",
+    "a?b=c",
+    "a#b",
+    "é\U0001f600",
+    "a+b",
+    "a&b",
+    "'\"",
+    "\\",
+    ":",
+    "@",
+    "~",
+    "a;b=c",
+    ",",
+    "{id}",
+    "\n",
+    "\x7f",
+    "a.",
+    "...",
+    "stream2",
+    "-",
+    " ",
+]
 
 
 async def test_text_keys_may_have_any_character(library: Service) -> None:
@@ -231,8 +303,13 @@ async def test_text_keys_may_have_any_character(library: Service) -> None:
         response, row = await library.ask("POST", "/countries/", {"code": key, "name": "x"}, status=201)
         path = urlsplit(response.headers["Location"]).path
         url = library.client.make_url("/").with_path(path, encoded=True)
-        for method, body, status in (("GET", None, 200), ("PUT", row, 200), ("PATCH", {"name": "y"}, 200), ("DELETE", None, 204),
-                                     ("GET", None, 404)):  # fmt: skip
+        for method, body, status in (
+            ("GET", None, 200),
+            ("PUT", row, 200),
+            ("PATCH", {"name": "y"}, 200),
+            ("DELETE", None, 204),
+            ("GET", None, 404),
+        ):
             for address in (url, url.with_path(path.rstrip("/"), encoded=True))[: 1 if method == "DELETE" else 2]:
                 async with library.client.session.request(method, address, json=body) as answer:
                     assert answer.status == status, (key, method, str(address))
@@ -315,14 +392,25 @@ async def trees(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
                 "parent": {"type": "foreign_key", "to": "nodes", "null": True, "related_name": "children"},
                 "friends": {"type": "many_to_many", "to": "nodes", "related_name": "admirers"},
                 "name": {"type": "string", "max_length": 9, "default": "-"},
-                "secret": {"type": "foreign_key", "to": "nodes", "null": True, "write_only": True, "related_name": "secrets"},
+                "secret": {
+                    "type": "foreign_key",
+                    "to": "nodes",
+                    "null": True,
+                    "write_only": True,
+                    "related_name": "secrets",
+                },
             },
             "viewset": {
-                "select_related": ["parent"], "prefetch_related": ["children", "friends"],
-                "filterset_fields": {"friends": ["exact"], "parent__parent__name": ["exact"], "children__name": ["exact"]},
+                "select_related": ["parent"],
+                "prefetch_related": ["children", "friends"],
+                "filterset_fields": {
+                    "friends": ["exact"],
+                    "parent__parent__name": ["exact"],
+                    "children__name": ["exact"],
+                },
             },
         }
-    }  # fmt: skip
+    }
     async with running(postgres_url, tmp_path_factory.mktemp("trees"), resources) as service:
         yield service
 

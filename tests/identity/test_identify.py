@@ -62,7 +62,17 @@ async def test_without_credentials_a_caller_is_anonymous(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["Bearer x", "Bearer", "", "Basic YTpi", "Token x", "Digest username=a", "Bearer a b", "x" * 5000, "Bearer \xff\xfe"],
+    [
+        "Bearer x",
+        "Bearer",
+        "",
+        "Basic YTpi",
+        "Token x",
+        "Digest username=a",
+        "Bearer a b",
+        "x" * 5000,
+        "Bearer \xff\xfe",
+    ],
 )
 async def test_credentials_that_nobody_accepts_are_a_401(site: Site, header: str) -> None:
     """Bad or unknown credentials never make a caller anonymous."""

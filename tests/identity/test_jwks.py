@@ -65,7 +65,7 @@ async def issuer() -> AsyncIterator[Issuer]:
     app.router.add_get("/keys", issuer.answer)
 
     async def elsewhere(request: web.Request) -> web.Response:
-        return web.json_response({"keys": [jwk(OLD, "old")]})
+        return web.json_response({"keys": [jwk(NEW, "old")]})
 
     app.router.add_get("/elsewhere", elsewhere)
     async with TestServer(app) as server:
@@ -164,10 +164,11 @@ async def test_keys_outlast_an_endpoint_that_is_away_for_a_while(
         (200, b'{"keys": 1}'),
         (200, b'{"keys": []}'),
         (200, b'{"keys": [1, null, {"kty": "RSA"}]}'),
-        (200, b'{"keys": ["' + b" " * KEYS_BYTES + b'"]}'),
+        (200, json.dumps({"keys": [jwk(NEW, "old")]}).encode() + b" " * KEYS_BYTES),
         (302, None),
         (404, None),
     ],
+    ids=["no JSON", "a list", "no list", "empty", "no keys", "too much", "redirect", "not found"],
 )
 async def test_what_is_no_key_set_changes_nothing(
     verifier: Verifier, issuer: Issuer, clock: Clock, status: int, body: bytes | None

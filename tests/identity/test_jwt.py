@@ -131,6 +131,7 @@ async def test_an_expired_token_says_so(site: Site) -> None:
 
 
 GOOD = claims()
+OTHER_JWK = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(OTHER_RSA.public_key()))
 PUBLIC = pem(RSA).encode()
 ATTACKS = {
     "no signature, alg none": f"{segment({'alg': 'none'})}.{segment(GOOD)}.",
@@ -147,7 +148,10 @@ ATTACKS = {
     "signed by somebody else": jwt.encode(GOOD, OTHER_RSA, "RS256"),
     "an algorithm that is not allowed": jwt.encode(GOOD, RSA, "PS256"),
     "brings its own key": jwt.encode(
-        GOOD, OTHER_RSA, "RS256", headers={"jwk": json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(OTHER_RSA.public_key()))}
+        GOOD,
+        OTHER_RSA,
+        "RS256",
+        headers={"jwk": json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(OTHER_RSA.public_key()))},
     ),
     "says where its key is": jwt.encode(GOOD, OTHER_RSA, "RS256", headers={"jku": "https://evil.example/keys"}),
     "kid is a path": jwt.encode(GOOD, OTHER_RSA, "RS256", headers={"kid": "../../../../dev/null"}),

@@ -35,7 +35,9 @@ class IsAuthor(IsOwner):
     owner_field = "author"
 
 
-@pytest.mark.parametrize("permission", [IsOwner("author"), IsAuthor, IsOwner("x")("author")], ids=["call", "subclass", "again"])
+@pytest.mark.parametrize(
+    "permission", [IsOwner("author"), IsAuthor, IsOwner("x")("author")], ids=["call", "subclass", "again"]
+)
 @pytest.mark.parametrize("make", [dict, SimpleNamespace])
 async def test_a_row_is_its_owners(permission: type[BasePermission], make: Any) -> None:
     """Written as a call or as a subclass, for an instance or a mapping."""
@@ -65,8 +67,13 @@ async def test_a_row_without_an_owner_is_nobodys(user: User) -> None:
 async def test_it_combines() -> None:
     """With ``&``, ``|`` and ``~``, each part with its own say on callers and on rows."""
     row, owner = {"user_id": "alice"}, IsOwner("user_id")
-    staff_or_owner = IsAdminUser | (IsAuthenticated & owner)
-    assert [await may(staff_or_owner, user, row) for user in (ALICE, BOB, STAFF, ANONYMOUS)] == [True, False, True, False]
+    either = IsAdminUser | (IsAuthenticated & owner)
+    assert [await may(either, user, row) for user in (ALICE, BOB, STAFF, ANONYMOUS)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
     others = IsAuthenticated & ~owner
     assert [await may(others, user, row) for user in (ALICE, BOB, STAFF, ANONYMOUS)] == [False, True, True, False]
     readers = IsAuthenticatedOrReadOnly & (owner | IsReading)

@@ -275,7 +275,7 @@ async def test_a_window_never_lets_more_through_than_its_rate(clock: Clock) -> N
     """However the requests are spread, and although those that come close together are counted together."""
     memory, let_through = Memory(clock), []
     for step in range(5000):
-        clock.advance((step * 7919 % 97) / 50)
+        clock.advance((step * 7919 % 97) / 500)
         if await memory.acquire_entry("a", 100, 60):
             let_through.append(clock.now)
         oldest, used = await memory.get_moving_window("a", 100, 60)

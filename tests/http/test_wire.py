@@ -1,0 +1,195 @@
+"""Bytes that no well-behaved client sends: an answer that blames the client, or none, and never a defect of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+
+import pytest
+
+from .library import Service
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+END = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+async def answers(library: Service, data: bytes) -> list[tuple[int, bytes]]:
+    """The status and the body of each response to some bytes, until the server closes or has answered ``close``."""
+    reader, writer = await asyncio.open_connection(library.client.host, library.client.port)
+    writer.write(data)
+    if b"connection: close" not in data.lower():
+        writer.write_eof()
+    rest = b""
+    try:
+        async with asyncio.timeout(0.5):  # what is not whole is waited for
+            while chunk := await reader.read(65536):
+                rest += chunk
+    except (TimeoutError, ConnectionResetError):
+        pass
+    writer.close()
+    found = []
+    while rest:
+        head, _, rest = rest.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
+        length = int(headers.get(b"content-length", b"0"))
+        found.append((int(lines[0].split(b" ")[1]), rest[:length]))
+        rest = rest[length:]
+    return found
+
+
+async def test_odd_targets_are_the_client_s_mistake(library: Service) -> None:
+    """Malformed encodings, other characters than ASCII and odd forms of the target are answered below 500."""
+    targets = [
+        b"/%",
+        b"/%zz/",
+        b"/books/%/",
+        b"/books/%ff%fe/",
+        b"/books/\xff\xfe/",
+        b"/\xff",
+        b"/books/?%",
+        b"/books/?year=%zz",
+        b"/books/?year=%ff",
+        b"/books/?year=\xff",
+        b"/books/?search=\xff\xfe",
+        b"/books/?search=%ff",
+        b"/books/?\xff=1",
+        b"/books/?search=%ed%a0%80",
+        b"/books/?ordering=\xff",
+        b"/books/?fields=\xff",
+        b"/books/?expand=\xed\xa0\x80",
+        b"/books/?cursor=\xff",
+        b"/books/?author=\xff",
+        b"/books/?author__name=\xff&page_size=1",
+        b"/books/?search=" + b"%00",
+        b"/books/?=",
+        b"/books/?&&&",
+        b"/books/?;",
+        b"/books/??",
+        b"/books/?#",
+        b"/books/#x",
+        b"/books/..",
+        b"/books/../books/",
+        b"/./books/",
+        b"//books/",
+        b"///",
+        b"/books/%2e%2e/",
+        b"/books/%2F/",
+        b"/books/%5c",
+        b"/countries/\xc3\xa9/",
+        b"/countries/\xe9/",
+        b"/countries/%e9/",
+        b"/countries/%C3%A9/",
+        b"/countries/%ED%A0%80/",
+        b"/countries/%F4%90%80%80/",
+        b"*",
+        b"http://x/books/",
+        b"http://x",
+        b"http://[::1/books/",
+        b"http://\xff/",
+        b"https://user:pw@x:99999/books/",
+        b"ftp://x/books/",
+        b"x:y",
+        b"books",
+        b"?",
+        b"#",
+        b"/books/;a=b",
+        b"/books/" + b"a" * 4000,
+        b"/books/?search=" + b"a%20" * 1500,
+        b"/" + b"a" * 9000,
+        b"/books/?" + b"&".join(b"a%d=1" % n for n in range(900)),
+        b"/books/stream/?last_event_id=\xff&nope=1",
+        b"/health/ready?\xff",
+        b"/openapi.json?x=\xff",
+    ]
+    for target in targets:
+        for method in (b"GET", b"HEAD", b"DELETE", b"OPTIONS"):
+            for status, body in await answers(library, method + b" " + target + END):
+                assert status < 500, (method, target, body)
+                if status >= 400 and body[:1] == b"{":
+                    assert json.loads(body)["status"] == status
+    await library.post("/countries/", {"code": "é", "name": "x"})
+    ((status, body),) = await answers(library, b"GET http://example.com/countries/%C3%A9/" + END)
+    assert status == 200, body
+
+
+async def test_odd_messages_are_the_client_s_mistake(library: Service) -> None:
+    """Old versions, odd methods, broken framing and long headers are answered below 500, or not at all."""
+    post = b"POST /authors/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    for data in (
+        b"GET /books/ HTTP/1.0\r\n\r\n",
+        b"GET /books/?page_size=1 HTTP/1.0\r\nHost: \r\n\r\n",
+        b"GET /books/ HTTP/0.9\r\n\r\n",
+        b"GET /books/\r\n\r\n",
+        b"GET /books/ HTTP/2.0\r\n\r\n",
+        b"GET /books/ HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"BREW /books/" + END,
+        b"get /books/" + END,
+        b"\x00\x01\x02\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"CONNECT x:443" + END,
+        b"TRACE /books/" + END,
+        b"GET /books/ HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n",
+        b'GET /books/ HTTP/1.1\r\nHost: \xff/"<\r\nConnection: close\r\n\r\n',
+        b"GET /books/ HTTP/1.1\r\nHost: x\r\nAccept: \xff\r\nConnection: close\r\n\r\n",
+        b"GET /books/ HTTP/1.1\r\nHost: x\r\nX-Request-ID: \xff\xfe\xfd12345678\r\nConnection: close\r\n\r\n",
+        b"GET /books/ HTTP/1.1\r\nHost: x\r\nAuthorization: \xff\r\nConnection: close\r\n\r\n",
+        b"GET /books/ HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20000 + b"\r\n\r\n",
+        b"GET /books/ HTTP/1.1\r\n" + b"".join(b"X%d: y\r\n" % n for n in range(2000)) + b"\r\n",
+        post + b"Content-Length: 5\r\n\r\n{",
+        post + b"Content-Length: -1\r\n\r\n{}",
+        post + b"Content-Length: x\r\n\r\n{}",
+        post + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        post + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{",
+        post + b"Transfer-Encoding: gzip\r\n\r\n{}",
+        post + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+        post + b"Content-Encoding: deflate\r\nContent-Length: 2\r\n\r\n{}",
+        post + b"Content-Encoding: nonsense\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+        post + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+        post + b"Expect: nonsense\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+        b"GET /books/ HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"POST /authors/ HTTP/1.1\r\nHost: x\r\nContent-Type: \xff\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST /authors/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json; charset=nonsense\r\n"
+        b"Connection: close\r\nContent-Length: 2\r\n\r\n{}",
+    ):
+        for status, body in await answers(library, data):
+            assert status < 500, (data[:100], body)
+            assert b"Traceback" not in body
+
+
+async def test_pipelined_requests_are_answered_in_their_order(library: Service) -> None:
+    """Several requests in one packet get their answers one after the other, errors among them."""
+    body = b'{"name": "x"}'
+    post = b"POST /authors/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
+        len(body),
+        body,
+    )
+    get = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
+    found = await answers(library, post + get % b"/books/" + get % b"/nothing/" + post + b"GET /authors/x/" + END)
+    assert [status for status, _ in found] == [201, 200, 404, 409, 404]
+
+
+async def test_random_bytes_do_no_harm(library: Service) -> None:
+    """After a thousand mangled requests the service answers as before, and none of them was a 500."""
+    chance = random.Random(5)
+    whole = (
+        b"PATCH /books/?a=b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Connection: close\r\nContent-Length: 13\r\n\r\n" + b'{"title": "x"}'
+    )
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(chance.randint(1, 6)):
+            place = chance.randrange(len(data))
+            match chance.randrange(3):
+                case 0:
+                    data[place] = chance.randrange(256)
+                case 1:
+                    del data[place : place + chance.randint(1, 8)]
+                case _:
+                    data[place:place] = bytes(chance.choices(b'%\r\n\0 ?/:\xff"{[', k=chance.randint(1, 4)))
+        for status, body in await answers(library, bytes(data)):
+            assert status < 500, (bytes(data), body)
+    assert await library.rows("/books/") == []

@@ -1,0 +1,124 @@
+"""The facts of field types: bodies, parameters and JSON forms turn into one another."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.fields import FIELD_TYPES, JSON_DEPTH, SCALAR_TYPES, Field, split
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "uuid": st.uuids(),
+    "integer": st.integers(-(2**31), 2**31 - 1),
+    "big_integer": st.integers(-(2**63), 2**63 - 1),
+    "float": st.floats(allow_nan=False, allow_infinity=False),
+    "decimal": st.decimals(allow_nan=False, allow_infinity=False, places=20, min_value=-(10**40), max_value=10**40),
+    "boolean": st.booleans(),
+    "date": st.dates(),
+    "time": st.times(),
+    "datetime": st.datetimes(timezones=st.just(dt.UTC)),
+    "duration": st.timedeltas(),
+}
+
+
+@contextmanager
+def suppress_sentence() -> Iterator[None]:
+    """Let a refusal pass that reads as a sentence."""
+    refused = None
+    try:
+        yield
+    except ValueError as error:
+        refused = str(error)
+    assert refused is None or re.fullmatch(r"[A-Z].*\.", refused)
+
+
+@pytest.mark.parametrize("name", VALUES)
+@given(data=st.data())
+def test_load_and_parse_take_back_what_dump_gives(name: str, data: st.DataObject) -> None:
+    """The JSON form of a value, in a body or in a URL, is that value again."""
+    field, value = Field("x", name), data.draw(VALUES[name])
+    shown = field.facts.dump(field, value)
+    assert field.facts.load(field, orjson.loads(orjson.dumps(shown))) == value
+    assert field.facts.parse(field, str(shown).lower() if name == "boolean" else str(shown)) == value
+
+
+@pytest.mark.parametrize("name", sorted(SCALAR_TYPES | {"array"}))
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    )
+)
+def test_load_refuses_in_a_sentence(name: str, value: Any) -> None:
+    """Whatever JSON is given, ``load`` gives a value or a ``ValueError`` that reads as a sentence."""
+    field = Field("x", name, of="integer" if name == "array" else None)
+    with suppress_sentence():
+        field.facts.load(field, value)
+
+
+@pytest.mark.parametrize("name", sorted(SCALAR_TYPES | {"array"}))
+@given(text=st.text(max_size=40))
+def test_parse_refuses_in_a_sentence(name: str, text: str) -> None:
+    """Whatever text is given, ``parse`` gives a value or a ``ValueError`` that reads as a sentence."""
+    field = Field("x", name, of="duration" if name == "array" else None)
+    with suppress_sentence():
+        field.facts.parse(field, text)
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_split_takes_back_quoted_items(items: list[str]) -> None:
+    """Items in double quotes, with inner ones doubled, come back as they were, commas and all."""
+    text = ",".join('"' + item.replace('"', '""') + '"' for item in items)
+    assert split(text) == items
+
+
+@given(st.text())
+def test_split_never_loses_text_that_has_no_quotes(text: str) -> None:
+    """Without quotes the items are what stands between the commas."""
+    if '"' not in text:
+        assert ",".join(split(text)) == text
+
+
+def test_json_may_be_nested_to_its_depth_and_no_deeper() -> None:
+    """The depth that encoders follow is the limit, wherever it is reached."""
+    field = Field("x", "json")
+    value: Any = 1
+    for _ in range(JSON_DEPTH - 1):
+        value = [value] if isinstance(value, dict) else {"a": value}
+    assert field.facts.load(field, value) == value
+    with pytest.raises(ValueError, match="levels"):
+        field.facts.load(field, [value])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("P1W", dt.timedelta(weeks=1)),
+        ("PT1.5S", dt.timedelta(seconds=1.5)),
+        ("-P1DT1H", dt.timedelta(days=-1, hours=-1)),
+        ("P-1DT+2H", dt.timedelta(days=-1, hours=2)),
+        ("PT0S", dt.timedelta()),
+    ],
+)
+def test_duration_is_iso_8601(text: str, value: dt.timedelta) -> None:
+    """Weeks, days and times, each part or the whole with a sign."""
+    assert FIELD_TYPES["duration"].load(Field("x", "duration"), text) == value
+
+
+def test_decimal_keeps_every_digit() -> None:
+    """Limits count digits on either side of the point; nothing is rounded."""
+    field = Field("x", "decimal", max_digits=5, decimal_places=2)
+    load = FIELD_TYPES["decimal"].load
+    assert load(field, "123.45") == Decimal("123.45")
+    for text in ("1234", "0.001", "1e3", "12345.6"):
+        with pytest.raises(ValueError, match="at most"):
+            load(field, text)
