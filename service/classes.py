@@ -67,7 +67,11 @@ class Importer:
             return own[name]
         found = getattr(self._import(module), attribute, None)
         if not (isinstance(found, type) and issubclass(found, base)):
-            valid = [key for key, value in vars(self._import(module)).items() if isinstance(value, type) and issubclass(value, base)]
+            valid = [
+                key
+                for key, value in vars(self._import(module)).items()
+                if isinstance(value, type) and issubclass(value, base)
+            ]
             raise ConfigurationError(f"{name}: there is no {base.__name__} of that name; {choices(attribute, valid)}")
         return found
 
@@ -120,5 +124,3 @@ class Importer:
         """The viewset class of a resource: by default a ModelViewSet."""
         found: type[GenericViewSet] = self.find(name or "ModelViewSet", VIEWSETS, GenericViewSet)
         return found
-
-

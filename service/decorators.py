@@ -62,7 +62,9 @@ def collect(cls: type) -> None:
         target, verb = member.maps
         function: Any = getattr(cls, target, None)
         if not is_action(function):
-            raise ConfigurationError(f"{name!r} maps {verb.upper()} of {target!r}, which is no action of {cls.__name__}")
+            raise ConfigurationError(
+                f"{name!r} maps {verb.upper()} of {target!r}, which is no action of {cls.__name__}"
+            )
         if target not in vars(cls):
             function = _copied(function)
             setattr(cls, target, function)

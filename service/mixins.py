@@ -94,7 +94,6 @@ class RetrieveModelMixin(_Base):
             body = encode(self._only(show, given), self.serialize)
         return json_response(body, headers=self.get_position(snapshot))
 
-
     def _shown_row(self, row: Any) -> bytes:
         return encode(self.serialize(row), self.serialize)
 

@@ -609,9 +609,7 @@ async def read(of: type[M], query: Query, bounds: tuple[int, int | None], names:
     first, last = bounds
     joined = tuple(path for path in _prefixes(query.expand) if _to_one(resources, resource.name, path))
     limits = [*([] if last is None else [last - first]), *([first] if first else [])]
-    statement = store.queries.rows(
-        resource.name, joined, query.shape, query.order, last is not None, bool(first)
-    )
+    statement = store.queries.rows(resource.name, joined, query.shape, query.order, last is not None, bool(first))
     found = await store.database.fetch_all(statement.sql, statement.arguments([*query.values, *limits]))
     rows = []
     for record in found:

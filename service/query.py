@@ -461,7 +461,9 @@ class Queries:
         tables = [source.at(()), *(source.at(self.resources.steps(resource, path)) for path in related)]
         columns = [column for table in tables for column in table.c]
         terms = [
-            _Step(source.column(self.resources.resolve(resource, step.removeprefix("-"))), _KEY, "", step.startswith("-"))
+            _Step(
+                source.column(self.resources.resolve(resource, step.removeprefix("-"))), _KEY, "", step.startswith("-")
+            )
             for step in order
         ]
         query = sa.select(*(column.label(f"c{n}") for n, column in enumerate(columns))).select_from(source.clause)

@@ -62,8 +62,6 @@ def encode(data: Any, show: Callable[[Any], Any]) -> bytes:
     return orjson.dumps(data, default=default, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS)
 
 
-def json_response(
-    body: bytes, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
-) -> web.Response:
+def json_response(body: bytes, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> web.Response:
     """A response of JSON that is already made."""
     return web.Response(body=body, status=status, headers=headers, content_type=JSON)

@@ -66,9 +66,7 @@ def routes(prefix: str, view: type[ViewSet], basename: str) -> Iterator[Route]:
             yield route
 
 
-def _standard(
-    view: type[ViewSet], path: str, label: str, basename: str, *, detail: bool, suffix: str
-) -> Route | None:
+def _standard(view: type[ViewSet], path: str, label: str, basename: str, *, detail: bool, suffix: str) -> Route | None:
     actions = {
         method: action
         for action, (method, about_one) in STANDARD_ACTIONS.items()

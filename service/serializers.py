@@ -133,7 +133,9 @@ def validators(declared: Field, values: Field) -> list[Any]:
         rules.append(each(validate.Range(min=low, max=high)))
     if element.choices:
         loaded = [element.facts.load(element, choice) for choice in element.choices]
-        rules.append(each(validate.OneOf(loaded, error=_literally(f"Must be one of: {', '.join(map(str, element.choices))}."))))
+        rules.append(
+            each(validate.OneOf(loaded, error=_literally(f"Must be one of: {', '.join(map(str, element.choices))}.")))
+        )
     if values.blank:
         rules = [_UnlessBlank(rule) for rule in rules]
     return rules
@@ -286,7 +288,9 @@ class Serializer(ma.Schema):
                 field.dump_only, field.load_only = True, False
             members[name] = field.changed(options.extra[name]) if name in options.extra else field
         own = projection_of(resource)
-        bound: type[Self] = type(cls.__name__, (cls,), {**members, "__module__": cls.__module__, "__doc__": cls.__doc__})
+        bound: type[Self] = type(
+            cls.__name__, (cls,), {**members, "__module__": cls.__module__, "__doc__": cls.__doc__}
+        )
         bound.resource, bound.resources = resource, resources
         bound.relations = relations
         nested = [name for name in cls._declared_fields if name in relations]
@@ -296,7 +300,9 @@ class Serializer(ma.Schema):
             bound.related = tuple(nested)
         bound.ignored = frozenset(ignored - set(cls._declared_fields))
         names = options.named or (*own.columns, *cls._declared_fields)
-        bound.shown = Projection(resource.name, tuple(name for name in names if name in own.columns and name in members))
+        bound.shown = Projection(
+            resource.name, tuple(name for name in names if name in own.columns and name in members)
+        )
         bound.plain = not cls._declared_fields and options.model is not None and not _has_hooks(cls)
         return bound
 
@@ -441,7 +447,10 @@ def serializer_for(resources: Resources, resource: Resource, model: Any) -> type
 
 def _has_hooks(cls: type[Serializer]) -> bool:
     """Whether Python of its own has a say in what a serializer shows."""
-    return any(cls._hooks.get(hook) for hook in ("pre_dump", "post_dump")) or cls.get_attribute is not ma.Schema.get_attribute
+    return (
+        any(cls._hooks.get(hook) for hook in ("pre_dump", "post_dump"))
+        or cls.get_attribute is not ma.Schema.get_attribute
+    )
 
 
 def projection_of(resource: Resource) -> Projection:

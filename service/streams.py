@@ -29,11 +29,11 @@ from service.changes.log import Batch, Event
 from service.changes.position import Position, Snapshot
 from service.errors import ApiError, Unavailable
 from service.matching import Test, matcher
-from service.store import Store
 from service.query import Query
 from service.requests import Request
 from service.resources import Resource
 from service.serializers import Projection
+from service.store import Store
 
 if TYPE_CHECKING:
     from service.viewsets import GenericViewSet as _Base
@@ -114,7 +114,12 @@ class Lens:
         action = "UPDATE" if was and now else "INSERT" if now else "DELETE"
         row = after if now else before
         assert row is not None
-        told: dict[str, Any] = {"action": action, "resource": self.query.resource, "id": row[self.resource.key.column_name], "data": None}
+        told: dict[str, Any] = {
+            "action": action,
+            "resource": self.query.resource,
+            "id": row[self.resource.key.column_name],
+            "data": None,
+        }
         if now:
             told["data"] = self._data(row)
         if action == "UPDATE":

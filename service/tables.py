@@ -56,7 +56,9 @@ class Tables:
             for field in resource.links.values():
                 link = self._link(resource, field)
                 self.links[link.name] = link
-        *_, (_, circular) = sa.schema.sort_tables_and_constraints(self.metadata.tables.values())
+        *_, (_, circular) = sa.schema.sort_tables_and_constraints(  # type: ignore[no-untyped-call]
+            self.metadata.tables.values()
+        )
         for constraint in circular:
             constraint.use_alter = True  # made when all tables are there
 

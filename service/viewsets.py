@@ -189,7 +189,11 @@ class ViewSet:
         args = (*key, *args)
         path = self.site.routes.get(f"{self.basename}-{url_name}")
         if path is None:
-            own = [name.removeprefix(f"{self.basename}-") for name in self.site.routes if name.startswith(f"{self.basename}-")]
+            own = [
+                name.removeprefix(f"{self.basename}-")
+                for name in self.site.routes
+                if name.startswith(f"{self.basename}-")
+            ]
             raise LookupError(f"{self.basename} has no route {url_name!r}; {choices(url_name, own)}")
         names = parts_of(path)
         given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
@@ -247,7 +251,9 @@ class ViewSet:
         await self.check_permissions(request)
         await self.check_throttles(request)
 
-    async def _run(self, handler: Callable[..., Any], request: Request, arguments: dict[str, str]) -> web.StreamResponse:
+    async def _run(
+        self, handler: Callable[..., Any], request: Request, arguments: dict[str, str]
+    ) -> web.StreamResponse:
         return await self.finalize_response(await spawn(handler, request, **arguments))
 
     async def _read_body(self, request: Request) -> None:
@@ -430,7 +436,9 @@ class GenericViewSet(ViewSet):
         if not found:
             return cls
         plain = {name: value for name, value in found.items() if name not in _CLASSES}
-        changed: type[Self] = type(cls.__name__, (cls,), {**found, "__module__": cls.__module__, "__doc__": cls.__doc__})
+        changed: type[Self] = type(
+            cls.__name__, (cls,), {**found, "__module__": cls.__module__, "__doc__": cls.__doc__}
+        )
         checked = class_options(changed, cls.site.resources, cls.resource, {}, only=plain)
         for name, value in checked.items():
             setattr(changed, name, value)
@@ -465,9 +473,13 @@ class GenericViewSet(ViewSet):
         }
         cls.project = staticmethod(lru_cache(maxsize=256)(cls._project))  # type: ignore[assignment]
         hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
-        own_saving = any(getattr(cls.serializer, name).__module__ != "service.serializers" for name in ("create", "update", "save"))
+        own_saving = any(
+            getattr(cls.serializer, name).__module__ != "service.serializers" for name in ("create", "update", "save")
+        )
         cls.simple_writes = (
-            cls.serializer.plain and not own_saving and not any(hasattr(cls, name) and cls.hooked(name) for name in hooks)
+            cls.serializer.plain
+            and not own_saving
+            and not any(hasattr(cls, name) and cls.hooked(name) for name in hooks)
         )
         cls.native_filters = all(backend.native for backend in cls.filters) and not cls.hooked("filter_queryset")
         plain_scope = not cls.hooked("get_queryset") and cls.queryset is None
@@ -595,7 +607,9 @@ class GenericViewSet(ViewSet):
         if expand:
             paths = tuple(dict.fromkeys(_names(expand)))
             if len(paths) > MAX_PATHS or any(path.count("__") >= MAX_DEPTH for path in paths):
-                raise ParseError(f"expand: at most {MAX_PATHS} paths of {MAX_DEPTH} relations.", code="invalid_parameter")
+                raise ParseError(
+                    f"expand: at most {MAX_PATHS} paths of {MAX_DEPTH} relations.", code="invalid_parameter"
+                )
             shown = expanded(cls.site.resources, shown, paths)
         return shown.only(_names(fields)) if fields else shown
 
@@ -653,7 +667,15 @@ class GenericViewSet(ViewSet):
             shown = self.get_projection(self.current_serializer(), {})
             await QuerySet(type(row)).prefetch_related(*(name for name, _ in shown.related)).attach([row])
             body = await spawn(encode, self._show(self.current_serializer(), row, shown), self.serialize)
-        headers = {"Location": self.get_location(str(row.pk if self.lookup_field is None else getattr(row, self.lookup_field)))} if status == HTTPStatus.CREATED else None
+        headers = (
+            {
+                "Location": self.get_location(
+                    str(row.pk if self.lookup_field is None else getattr(row, self.lookup_field))
+                )
+            }
+            if status == HTTPStatus.CREATED
+            else None
+        )
         return json_response(body, status, headers)
 
     @classmethod
@@ -722,7 +744,9 @@ class GenericViewSet(ViewSet):
             hint = choices(name, sorted(known))
             raise ParseError(f"{name[:50]}: unknown parameter; {hint}", code="unknown_parameter")
 
-    async def _run(self, handler: Callable[..., Any], request: Request, arguments: dict[str, str]) -> web.StreamResponse:
+    async def _run(
+        self, handler: Callable[..., Any], request: Request, arguments: dict[str, str]
+    ) -> web.StreamResponse:
         if self.action in self.known:
             self.check_parameters(request.query_params)
         return await super()._run(handler, request, arguments)
@@ -870,4 +894,9 @@ def _check_accept(given: Sequence[str], *, stream: bool) -> None:
 def _accepts_json(part: str) -> bool:
     kind, _, parameters = part.partition(";")
     refused = parameters.replace(" ", "").lower() in ("q=0", "q=0.0", "q=0.00", "q=0.000")
-    return not refused and kind.strip().lower() in ("*/*", "application/*", "application/json", "application/problem+json")
+    return not refused and kind.strip().lower() in (
+        "*/*",
+        "application/*",
+        "application/json",
+        "application/problem+json",
+    )

@@ -79,9 +79,7 @@ class Database:
         row: asyncpg.Record | None = await self._run("fetchrow", sql, arguments, deleting)
         return row
 
-    async def fetch_all(
-        self, sql: str, arguments: Sequence[Any], *, deleting: bool = False
-    ) -> list[asyncpg.Record]:
+    async def fetch_all(self, sql: str, arguments: Sequence[Any], *, deleting: bool = False) -> list[asyncpg.Record]:
         """Run one statement; all its rows."""
         rows: list[asyncpg.Record] = await self._run("fetch", sql, arguments, deleting)
         return rows

@@ -20,7 +20,7 @@ async def store(serve: Serve) -> AsyncIterator[None]:
     """The models of the demo, on an empty database."""
     client = await serve()
     STORE.set(client.app[SITE].store)
-    yield
+    return
 
 
 async def test_created_row_has_what_the_database_made_of_it(store: None) -> None:
@@ -66,7 +66,10 @@ async def test_arithmetic_happens_in_the_database(store: None) -> None:
     task.view_count = F("view_count") * 10
     await task.save()
     assert task.view_count == 20
-    assert await Task.objects.aggregate(total=("sum", "view_count"), most=("max", "view_count")) == {"total": 20, "most": 20}
+    assert await Task.objects.aggregate(total=("sum", "view_count"), most=("max", "view_count")) == {
+        "total": 20,
+        "most": 20,
+    }
 
 
 async def test_related_rows_are_there_when_loaded(store: None) -> None:
@@ -95,14 +98,16 @@ async def test_get_or_create_and_update_or_create(store: None) -> None:
     assert new
     assert await Tag.objects.get_or_create(name="a") == (tag, False)
     task, new = await Task.objects.update_or_create({"priority": "high"}, title="x")
-    assert new and task.priority == "high"
+    assert new
+    assert task.priority == "high"
     task, new = await Task.objects.update_or_create({"priority": "low"}, title="x")
-    assert not new and task.priority == "low"
+    assert not new
+    assert task.priority == "low"
 
 
 async def test_atomic_rolls_back_and_savepoints_nest(store: None) -> None:
     """An error inside takes everything back; one inside a nested block takes back that block."""
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
         async with transaction.atomic():
             await Tag.objects.create(name="gone")
             raise ZeroDivisionError

@@ -190,5 +190,3 @@ def refused(start: Start) -> Callable[..., Awaitable[str]]:
         return str(told.value)
 
     return refused
-
-

@@ -55,9 +55,7 @@ async def test_what_is_a_viewset__with_viewsets(start: Start) -> None:
         ("DELETE", "/tasks/{id}/", None, 204),
     ],
 )
-async def test_creating_a_viewset__basic_viewset(
-    start: Start, method: str, path: str, body: Any, status: int
-) -> None:
+async def test_creating_a_viewset__basic_viewset(start: Start, method: str, path: str, body: Any, status: int) -> None:
     """Each row of "What you get" answers."""
     service = await start(PLAIN)
     (key,) = await tasks(service, "one")
@@ -638,7 +636,7 @@ async def test_query_optimization__the_solution(start: Start) -> None:
     """With the sample's options a list of any length takes one statement."""
     service = await start(plain('select_related = ["author", "category"]', 'prefetch_related = ["tags", "comments"]'))
     for n in range(3):
-        key, = await tasks(service, f"t{n}")
+        (key,) = await tasks(service, f"t{n}")
         await service.post("/comments/", {"task_id": key, "body": "hm"})
     count, page = await service.statements("GET", "/tasks/")
     assert count == 1

@@ -31,11 +31,14 @@ class PasswordSerializer(Serializer):
     password = fields.String(required=True, validate=validate.Length(min=8))
 
 """
-USERS = SERIALIZERS + """
+USERS = (
+    SERIALIZERS
+    + """
 class UserViewSet(ModelViewSet):
     queryset = User.objects.all()
     serializer_class = UserSerializer
 """
+)
 
 
 async def users(service: Service, *names: str) -> list[int]:
@@ -289,7 +292,9 @@ async def test_instance_attributes__action(start: Start) -> None:
 
 async def test_genericviewset(start: Start) -> None:
     """Mixins give a ``GenericViewSet`` its actions and no other."""
-    service = await start(SERIALIZERS + """
+    service = await start(
+        SERIALIZERS
+        + """
 from service import mixins, viewsets
 
 class UserViewSet(mixins.RetrieveModelMixin,
@@ -297,7 +302,8 @@ class UserViewSet(mixins.RetrieveModelMixin,
                   viewsets.GenericViewSet):
     queryset = User.objects.all()
     serializer_class = UserSerializer
-""")
+"""
+    )
     (key,) = await users(service, "ada")
     assert await names(service) == ["ada"]
     assert (await service.get(f"/users/{key}/"))["name"] == "ada"
@@ -306,12 +312,15 @@ class UserViewSet(mixins.RetrieveModelMixin,
     assert (await service.ask("GET", "/users/stream/"))[0] == 404
 
 
-ACCOUNTS = SERIALIZERS + """
+ACCOUNTS = (
+    SERIALIZERS
+    + """
 class AccountViewSet(ModelViewSet):
     queryset = Account.objects.all()
     serializer_class = AccountSerializer
     permission_classes = [IsAccountAdminOrReadOnly]
 """
+)
 
 
 async def test_modelviewset(start: Start) -> None:
@@ -344,7 +353,9 @@ async def test_modelviewset__provided_actions(start: Start, action: str) -> None
 
 async def test_modelviewset__dynamic_querysets(start: Start) -> None:
     """The sample's scope follows a relation of the caller's row."""
-    service = await start(SERIALIZERS + """
+    service = await start(
+        SERIALIZERS
+        + """
 class AccountViewSet(ModelViewSet):
     serializer_class = AccountSerializer
     permission_classes = [IsAccountAdminOrReadOnly]
@@ -354,7 +365,8 @@ class AccountViewSet(ModelViewSet):
 
     def get_queryset(self):
         return self.request.user.accounts.all()
-""")
+"""
+    )
     ada, bob = await users(service, "ada", "bob")
     for user in (ada, bob):
         await service.sql.execute("INSERT INTO accounts (user_id) VALUES ($1)", user)
@@ -369,11 +381,14 @@ class AccountViewSet(ModelViewSet):
 
 async def test_readonlymodelviewset(start: Start) -> None:
     """``list`` and ``retrieve`` are there, and no write is."""
-    service = await start(SERIALIZERS + """
+    service = await start(
+        SERIALIZERS
+        + """
 class AccountViewSet(ReadOnlyModelViewSet):
     queryset = Account.objects.all()
     serializer_class = AccountSerializer
-""")
+"""
+    )
     (user,) = await users(service, "ada")
     await service.sql.execute("INSERT INTO accounts (user_id) VALUES ($1)", user)
     assert (await service.get("/accounts/"))["count"] == 1
@@ -385,7 +400,9 @@ class AccountViewSet(ReadOnlyModelViewSet):
 
 async def test_custom_viewset_base_classes(start: Start) -> None:
     """The sample's base class of three mixins, and a viewset made of it."""
-    service = await start(SERIALIZERS + """
+    service = await start(
+        SERIALIZERS
+        + """
 class CreateListRetrieveViewSet(CreateModelMixin,
                                 ListModelMixin,
                                 RetrieveModelMixin,
@@ -401,7 +418,8 @@ class CreateListRetrieveViewSet(CreateModelMixin,
 class UserViewSet(CreateListRetrieveViewSet):
     queryset = User.objects.all()
     serializer_class = UserSerializer
-""")
+"""
+    )
     assert (await service.post("/users/", {"name": "ada"}))["id"] == 1
     assert await names(service) == ["ada"]
     assert (await service.ask("DELETE", "/users/1/"))[0] == 405
@@ -525,7 +543,9 @@ async def test_action__serializer_class(start: Start) -> None:
 
 async def test_action__filter_backends(start: Start) -> None:
     """``filter_backends`` of an action are what ``filter_queryset`` applies there."""
-    service = await start(SERIALIZERS + """
+    service = await start(
+        SERIALIZERS
+        + """
 class Initial(BaseFilterBackend):
     query_parameters = ("initial",)
 
@@ -544,7 +564,8 @@ class UserViewSet(ModelViewSet):
     @action(detail=False, filter_backends=[])
     async def unfiltered(self, request):
         return await self.filter_queryset(self.get_queryset()).count()
-""")
+"""
+    )
     await users(service, "ada", "bob", "alan")
     assert await service.get("/users/initials/?initial=a&name=bob") == [{"name": "ada"}, {"name": "alan"}]
     assert await service.get("/users/unfiltered/?name=bob") == 3

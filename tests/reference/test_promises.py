@@ -1,7 +1,5 @@
 """What viewsets promise beyond the two pages: scope, results, transactions, and errors that say how to mend them."""
 
-# ruff: noqa: E501  (samples of code stand in one line each)
-
 from __future__ import annotations
 
 import asyncio
@@ -198,7 +196,9 @@ async def test_subclass_that_maps_a_verb_leaves_its_parent_alone(start: Start) -
 
 async def test_class_may_have_attributes_of_its_own(start: Start) -> None:
     """What is no near miss of an option is the author's business."""
-    service = await start(having("greeting = 'hi'\n@action(detail=False)\ndef greet(self, request): return self.greeting"))
+    service = await start(
+        having("greeting = 'hi'\n@action(detail=False)\ndef greet(self, request): return self.greeting")
+    )
     assert await service.get("/tasks/greet/") == "hi"
 
 
@@ -290,11 +290,13 @@ async def test_result_without_a_json_form_is_a_logged_500(start: Start) -> None:
 
 async def test_request_has_what_a_handler_needs(start: Start) -> None:
     """``data``, ``query_params``, ``user`` and aiohttp's attributes are there before the handler runs."""
-    service = await start(having("""
+    service = await start(
+        having("""
 @action(detail=False, methods=["post"])
 def go(self, request):
     return [request.data, request.query_params, request.user.id, request.method, request.path, request.headers["X-User"]]
-"""))
+""")
+    )
     assert await service.post("/tasks/go/?a=1", {"b": 2}, "7") == [{"b": 2}, {"a": "1"}, "7", "POST", "/tasks/go/", "7"]
 
 
@@ -308,7 +310,8 @@ async def test_key_has_the_name_that_the_handler_gives_it(start: Start, signatur
 
 async def test_blocking_handler_does_not_block_the_others(start: Start) -> None:
     """While a plain handler waits, other requests are answered."""
-    service = await start(having("""
+    service = await start(
+        having("""
 @action(detail=False)
 def slow(self, request):
     wait(TaskViewSet.gate.wait())
@@ -320,7 +323,8 @@ def quick(self, request):
     return "quick"
 
 gate = asyncio.Event()
-"""))
+""")
+    )
     slow = asyncio.create_task(service.get("/tasks/slow/"))
     assert await service.get("/tasks/quick/") == "quick"
     async with asyncio.timeout(5):
@@ -340,11 +344,16 @@ SCOPES = {
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_scope_bounds_everything(start: Start, scope: str) -> None:
     """List, retrieve, writes, detail actions and the stream: what is outside the scope is not there."""
-    service = await start(having(SCOPES[scope] + """
+    service = await start(
+        having(
+            SCOPES[scope]
+            + """
 @action(detail=True, methods=["post"])
 async def touch(self, request, id):
     return (await self.get_object(id)).title
-"""))
+"""
+        )
+    )
     mine, other = await task(service, user_id="1"), await task(service, title="other", user_id="2")
     assert await service.titles(user="1") == ["one"]
     for method, path in (("GET", ""), ("PUT", ""), ("PATCH", ""), ("POST", "touch/"), ("DELETE", "")):
@@ -368,7 +377,8 @@ async def test_scope_that_is_no_whole_query_set_is_told(start: Start) -> None:
 @pytest.mark.parametrize("form", ["def", "async def"])
 async def test_object_permissions_are_asked_by_every_detail_action(start: Start, form: str) -> None:
     """Retrieve, update, destroy and extra actions; with a permission's own words."""
-    service = await start("""
+    service = await start(
+        """
         class Mine(BasePermission):
             message = "Not yours."
             code = "not_yours"
@@ -383,7 +393,8 @@ async def test_object_permissions_are_asked_by_every_detail_action(start: Start,
             @action(detail=True, methods=["post"])
             async def touch(self, request, id):
                 return (await self.get_object()).title
-        """.replace("FORM", form))
+        """.replace("FORM", form)
+    )
     key = await task(service, user_id="1")
     for method, path in (("GET", ""), ("PUT", ""), ("PATCH", ""), ("POST", "touch/"), ("DELETE", "")):
         body = {"title": "new"} if method in ("PUT", "PATCH") else None
@@ -460,23 +471,27 @@ async def test_perform_hooks_of_the_mixins(start: Start, blocking: bool) -> None
 
 async def test_hook_that_raises_leaves_nothing_behind(start: Start) -> None:
     """What a hook has saved before it raises is rolled back."""
-    service = await start(having("""
+    service = await start(
+        having("""
 async def perform_create(self, serializer):
     await serializer.save()
     raise PermissionDenied("no")
-"""))
+""")
+    )
     assert (await service.ask("POST", "/tasks/", {"title": "a"}))[0] == 403
     assert await service.sql.fetchval("SELECT count(*) FROM tasks") == 0
 
 
 async def test_overridden_filter_queryset_narrows_the_default_list(start: Start) -> None:
     """``super().filter_queryset(…)`` gives a query set to go on with."""
-    service = await start(having("""
+    service = await start(
+        having("""
 search_fields = ["title"]
 
 def filter_queryset(self, queryset):
     return super().filter_queryset(queryset).filter(completed=False).order_by("-title")
-"""))
+""")
+    )
     for title, completed in (("aa", False), ("ab", False), ("ac", True), ("b", False)):
         await task(service, title=title, completed=completed)
     assert await service.titles("/tasks/?search=a") == ["ab", "aa"]
@@ -550,7 +565,8 @@ FORM go(self, request):
 
 async def test_cancelled_request_is_rolled_back(start: Start) -> None:
     """A client that leaves before its handler is done leaves nothing behind, nor a busy connection."""
-    service = await start(having("""
+    service = await start(
+        having("""
 @action(detail=False, methods=["post"])
 def go(self, request):
     wait(Tag.objects.create(name="a"))
@@ -558,7 +574,8 @@ def go(self, request):
     wait(asyncio.Event().wait())
 
 written = asyncio.Event()
-"""))
+""")
+    )
     import viewsets  # type: ignore[import-not-found]
 
     request = asyncio.create_task(service.ask("POST", "/tasks/go/"))
@@ -575,11 +592,13 @@ written = asyncio.Event()
 
 async def test_commit_comes_before_the_answer(start: Start) -> None:
     """Who has the answer sees the row, on any connection."""
-    service = await start(having("""
+    service = await start(
+        having("""
 @action(detail=False, methods=["post"])
 async def go(self, request):
     return await Tag.objects.create(name=request.data["name"]), 201
-"""))
+""")
+    )
     for n in range(20):
         row = await service.post("/tasks/go/", {"name": f"t{n}"})
         assert await service.sql.fetchval("SELECT name FROM tags WHERE id = $1", row["id"]) == f"t{n}"
@@ -602,11 +621,13 @@ async def test_racing_creates_make_one_row(start: Start) -> None:
 
 async def test_racing_increments_are_all_counted(start: Start) -> None:
     """``F`` in a handler adds to what the row holds then."""
-    service = await start(having("""
+    service = await start(
+        having("""
 @action(detail=True, methods=["post"])
 async def view(self, request, id):
     await self.get_queryset().filter(pk=id).update(view_count=F("view_count") + 1)
-"""))
+""")
+    )
     key = await task(service)
     await asyncio.gather(*(service.ask("POST", f"/tasks/{key}/view/") for _ in range(30)))
     assert (await service.get(f"/tasks/{key}/"))["view_count"] == 30
@@ -614,7 +635,8 @@ async def view(self, request, id):
 
 async def test_value_that_does_not_fit_is_a_400_when_a_handler_supplies_it(start: Start) -> None:
     """In an assignment, in ``create`` and in ``filter``: the field is named."""
-    service = await start(having("""
+    service = await start(
+        having("""
 @action(detail=False, methods=["post"])
 async def go(self, request):
     match request.data["how"]:
@@ -624,7 +646,8 @@ async def go(self, request):
         case "filter": await Task.objects.filter(title="x", created_at="soon").count()
         case "update": await Task.objects.filter(title="x").update(view_count="many")
         case "null": await Task.objects.create()
-"""))
+""")
+    )
     told = {
         "create": "title", "long": "non_field_errors", "choice": "priority", "filter": "created_at",
         "update": "view_count", "null": "title",

@@ -23,13 +23,16 @@ class TaskSerializer(Serializer):
     class Meta:
         model = Task
 """
-HOOKED = PLAIN + """
+HOOKED = (
+    PLAIN
+    + """
     @post_dump
     def same(self, data, **kwargs):
         return data
 """
+)
 EXAMPLES = {
-    "title": "Zoë's \"task\" \\ \u2028",
+    "title": 'Zoë\'s "task" \\ \u2028',
     "description": "",
     "completed": True,
     "priority": "high",
@@ -199,7 +202,8 @@ async def test_serializer_of_another_model_is_refused(refused: Any) -> None:
 
 # --- fields and hooks of one's own ------------------------------------------------------------------------------------
 
-RICH = """
+RICH = (
+    """
 class CategorySerializer(Serializer):
     shout = fields.Method("get_shout")
 
@@ -244,7 +248,9 @@ class TaskSerializer(Serializer):
     def mark(self, data, **kwargs):
         data["title"] = f"* {data['title']}"
         return data
-""" + VIEW
+"""
+    + VIEW
+)
 
 
 async def test_fields_and_hooks_of_ones_own(start: Start) -> None:
@@ -271,7 +277,9 @@ async def test_fields_and_hooks_of_ones_own(start: Start) -> None:
 
 async def test_serialize_in_a_handler_uses_the_serializer(start: Start) -> None:
     """``serialize`` shows a row as ``retrieve`` does, with its hooks and related rows."""
-    service = await start(RICH + """
+    service = await start(
+        RICH
+        + """
     @action(detail=True)
     async def show(self, request, id):
         return self.serialize(await self.get_object(id))
@@ -279,7 +287,8 @@ async def test_serialize_in_a_handler_uses_the_serializer(start: Start) -> None:
     @action(detail=True)
     async def fresh(self, request, id):
         return self.serialize(await Task.objects.get(pk=id))
-""")
+"""
+    )
     category = await service.sql.fetchval("INSERT INTO categories (name) VALUES ('work') RETURNING id")
     row = await service.post("/tasks/", {"title": "one", "category_id": category})
     assert await service.get(f"/tasks/{row['id']}/show/") == row
@@ -288,13 +297,17 @@ async def test_serialize_in_a_handler_uses_the_serializer(start: Start) -> None:
 
 async def test_create_update_and_save_of_ones_own(start: Start) -> None:
     """A serializer's ``create`` and ``update`` are what the mixins save with."""
-    service = await start(PLAIN + """
+    service = await start(
+        PLAIN
+        + """
     async def create(self, validated_data):
         return await super().create({**validated_data, "user_id": "made"})
 
     async def update(self, instance, validated_data):
         return await super().update(instance, {**validated_data, "user_id": "changed"})
-""" + VIEW)
+"""
+        + VIEW
+    )
     row = await service.post("/tasks/", {"title": "one"})
     assert row["user_id"] == "made"
     assert (await service.ask("PATCH", f"/tasks/{row['id']}/", {"title": "two"}))[1]["user_id"] == "changed"

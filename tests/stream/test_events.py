@@ -24,7 +24,9 @@ viewset:
   search_fields: [text]
   ordering_fields: [text]
 """
-OWNERS = "fields: {id: {type: integer, primary_key: true}, name: {type: string}}\nviewset: {permission_classes: [AllowAny]}"
+OWNERS = (
+    "fields: {id: {type: integer, primary_key: true}, name: {type: string}}\nviewset: {permission_classes: [AllowAny]}"
+)
 RESOURCES = {"notes": NOTES, "owners": OWNERS, "labels": OWNERS}
 
 
@@ -123,7 +125,9 @@ async def test_write_only_fields_never_appear(serve: Serve, sql: asyncpg.Connect
 async def test_change_of_links_is_an_update_of_the_owner(serve: Serve, sql: asyncpg.Connection) -> None:
     """Links written by REST or SQL are an UPDATE of the declaring row that names the field."""
     client = await serve(RESOURCES)
-    await sql.execute("INSERT INTO labels (id, name) VALUES (1, 'l'), (2, 'm'); INSERT INTO notes (id, text) VALUES (1, 'a')")
+    await sql.execute(
+        "INSERT INTO labels (id, name) VALUES (1, 'l'), (2, 'm'); INSERT INTO notes (id, text) VALUES (1, 'a')"
+    )
     async with listen(client, "/notes/stream/") as source:
         await ready(source)
         await client.patch("/notes/1/", json={"labels": [1, 2]})

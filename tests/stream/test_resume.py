@@ -12,7 +12,6 @@ from tests.conftest import Serve
 from tests.sse import EventSource, listen
 from tests.stream.test_events import RESOURCES, ready, told
 
-
 UPSERT = "INSERT INTO notes (id, text) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
 
 

@@ -47,7 +47,7 @@ viewset:                                # every class attribute of the viewset m
   ordering: [-created_at]
   page_size: 20
   max_page_size: 100
-"""  # noqa: E501
+"""
 OTHERS = {"categories.yaml": "fields: {name: {type: string}}", "tags.json": '{"fields": {"name": {"type": "string"}}}'}
 
 

@@ -21,7 +21,7 @@ auth:
   jwt: {secret: "${file:%s}", algorithms: [HS256], audience: rowcast, issuer: null, jwks: null, staff_claim: is_staff}
 stream:   {retention: 24h, heartbeat: 15s, buffer: 256KiB, wakeup: notify}          # notify | poll
 throttle: {classes: [], rates: {}, storage: memory}
-"""  # noqa: E501
+"""
 
 
 def test_the_documented_sample_is_the_defaults(read: Load, tmp_path: Path) -> None:
