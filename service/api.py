@@ -3,10 +3,12 @@
 ``from service.api import ModelViewSet, action, model``
 """
 
+from service.authentication import BaseAuthentication, JWTAuthentication, TokenAuthentication, User, authorization
 from service.bridge import wait
 from service.decorators import action
 from service.errors import (
     ApiError,
+    AuthenticationFailed,
     ConfigurationError,
     Conflict,
     MethodNotAllowed,
@@ -16,6 +18,7 @@ from service.errors import (
     ParseError,
     PayloadTooLarge,
     PermissionDenied,
+    Throttled,
     Unavailable,
     UnsupportedMediaType,
     ValidationError,
@@ -44,18 +47,30 @@ from service.permissions import (
     IsAdminUser,
     IsAuthenticated,
     IsAuthenticatedOrReadOnly,
+    IsOwner,
 )
 from service.responses import Response
 from service.routers import DefaultRouter, SimpleRouter
 from service.serializers import Serializer
+from service.throttling import (
+    AnonRateThrottle,
+    BaseThrottle,
+    ScopedRateThrottle,
+    SimpleRateThrottle,
+    UserRateThrottle,
+)
 from service.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, ViewSet
 
 __all__ = [
     "AllowAny",
+    "AnonRateThrottle",
     "ApiError",
+    "AuthenticationFailed",
+    "BaseAuthentication",
     "BaseFilterBackend",
     "BasePagination",
     "BasePermission",
+    "BaseThrottle",
     "ConfigurationError",
     "Conflict",
     "CreateModelMixin",
@@ -69,6 +84,8 @@ __all__ = [
     "IsAdminUser",
     "IsAuthenticated",
     "IsAuthenticatedOrReadOnly",
+    "IsOwner",
+    "JWTAuthentication",
     "LimitOffsetPagination",
     "ListModelMixin",
     "MethodNotAllowed",
@@ -87,15 +104,22 @@ __all__ = [
     "RelationNotLoaded",
     "Response",
     "RetrieveModelMixin",
+    "ScopedRateThrottle",
     "SearchFilter",
     "Serializer",
+    "SimpleRateThrottle",
     "SimpleRouter",
+    "Throttled",
+    "TokenAuthentication",
     "Unavailable",
     "UnsupportedMediaType",
     "UpdateModelMixin",
+    "User",
+    "UserRateThrottle",
     "ValidationError",
     "ViewSet",
     "action",
+    "authorization",
     "get_object_or_404",
     "model",
     "transaction",

@@ -14,6 +14,7 @@ import structlog
 from aiohttp import web
 
 from service import __version__, observability, openapi, routers, schema
+from service.authentication import IDENTITY, Identity
 from service.changes import log as changelog
 from service.changes import triggers
 from service.changes.feed import Feed
@@ -32,6 +33,7 @@ from service.settings import Settings
 from service.store import Store
 from service.streams import Hub
 from service.tables import Tables
+from service.throttling import THROTTLES, Throttles, announce
 from service.viewsets import SITE, GenericViewSet, Site, ViewSet, bound_in, site_url
 
 READINESS: Final = web.AppKey("readiness", Readiness)
@@ -55,7 +57,17 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     hub = Hub(feed, heartbeat=settings.stream.heartbeat, buffer=settings.stream.buffer)
     importer = Importer(configuration.directory)
     permissions = tuple(map(importer.permission, settings.auth.default_permission_classes))
-    site = Site(settings, configuration.resources, Store(Queries(tables), database), feed, hub, permissions)
+    site = Site(
+        settings,
+        configuration.resources,
+        Store(Queries(tables), database),
+        feed,
+        hub,
+        permissions,
+        importer.authenticators(settings.auth.default_authentication_classes),
+        importer.throttles(settings.throttle.classes),
+    )
+    identity = Identity(settings.auth, database)
     readiness = Readiness(feed)
 
     @web.middleware
@@ -71,6 +83,9 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         app.middlewares.insert(1, preflight)
         app.on_response_prepare.append(allow)
     app[SITE] = site
+    app[IDENTITY] = identity
+    app[THROTTLES] = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
+    app.on_response_prepare.append(announce)
     app[READINESS] = readiness
     _register(app, site, importer, readiness)
     ticker = Ticker(database.connect, wakeup=settings.stream.wakeup, retention=settings.stream.retention)
@@ -101,6 +116,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         await asyncio.wait([starting])
         await feed.stop()
         await ticker.stop()
+        await identity.close()
         await database.close()
 
     async def end_streams(_: web.Application) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from service import filters, pagination, permissions, viewsets
+from service import authentication, filters, pagination, permissions, throttling, viewsets
 from service.errors import ConfigurationError, choices
 from service.permissions import BasePermission
 from service.serializers import Serializer
@@ -25,7 +25,10 @@ PERMISSIONS: Final = _named(
     permissions.IsAuthenticated,
     permissions.IsAdminUser,
     permissions.IsAuthenticatedOrReadOnly,
+    permissions.IsOwner,
 )
+AUTHENTICATIONS: Final = _named(authentication.TokenAuthentication, authentication.JWTAuthentication)
+THROTTLES: Final = _named(throttling.AnonRateThrottle, throttling.UserRateThrottle, throttling.ScopedRateThrottle)
 PAGINATIONS: Final = _named(
     pagination.PageNumberPagination, pagination.LimitOffsetPagination, pagination.CursorPagination
 )
@@ -115,10 +118,22 @@ class Importer:
                 found[name] = self.find(found[name], own, base)
         if "permission_classes" in found:
             found["permission_classes"] = tuple(map(self.permission, found["permission_classes"]))
+        if found.get("authentication_classes") is not None:
+            found["authentication_classes"] = self.authenticators(found["authentication_classes"])
+        if found.get("throttle_classes") is not None:
+            found["throttle_classes"] = self.throttles(found["throttle_classes"])
         if "filter_backends" in found:
             names = found["filter_backends"]
             found["filter_backends"] = tuple(self.find(name, FILTERS, filters.BaseFilterBackend) for name in names)
         return found
+
+    def authenticators(self, names: Iterable[str]) -> tuple[type[Any], ...]:
+        """The authentication classes of these names."""
+        return tuple(self.find(name, AUTHENTICATIONS, authentication.BaseAuthentication) for name in names)
+
+    def throttles(self, names: Iterable[str]) -> tuple[type[Any], ...]:
+        """The throttle classes of these names."""
+        return tuple(self.find(name, THROTTLES, throttling.BaseThrottle) for name in names)
 
     def viewset(self, name: str | None) -> type[GenericViewSet]:
         """The viewset class of a resource: by default a ModelViewSet."""

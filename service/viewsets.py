@@ -21,8 +21,8 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from service import mixins, options, streams
-from service.authentication import ANONYMOUS
+from service import mixins, options, streams, throttling
+from service.authentication import identify, refusal
 from service.bridge import spawn, wait
 from service.changes.feed import Feed
 from service.decorators import VERBS, collect, is_action
@@ -30,10 +30,8 @@ from service.errors import (
     ConfigurationError,
     MethodNotAllowed,
     NotAcceptable,
-    NotAuthenticated,
     NotFound,
     ParseError,
-    PermissionDenied,
     ValidationError,
     choices,
 )
@@ -317,6 +315,7 @@ class ViewSet:
 
     async def perform_authentication(self, request: Request) -> None:
         """Find out who is calling; bad credentials are an error even where none are needed."""
+        await identify(request, self.get_authenticators(), stream=self.action == "stream")
 
     async def check_permissions(self, request: Request) -> None:
         """Raise ``PermissionDenied``, or ``NotAuthenticated`` for a caller without credentials, unless all agree."""
@@ -332,12 +331,12 @@ class ViewSet:
 
     async def check_throttles(self, request: Request) -> None:
         """Count the request, and raise ``Throttled`` if there were too many."""
+        if throttles := self.get_throttles():
+            await throttling.check(request, self, throttles)
 
     def permission_denied(self, request: Request, permission: BasePermission) -> None:
         """Refuse, in the words of the permission."""
-        if request.user is ANONYMOUS:
-            raise NotAuthenticated(headers={"WWW-Authenticate": "Bearer"})
-        raise PermissionDenied(permission.message, code=permission.code)
+        raise refusal(request, self.get_authenticators(), permission.message, permission.code)
 
     async def metadata(self, request: Request, **kwargs: str) -> web.Response:
         """``OPTIONS``: what this address is and takes."""
@@ -358,6 +357,8 @@ class ViewSet:
         if bound.permission_classes is None:
             bound.permission_classes = site.permissions
         bound._permissions = tuple(permission() for permission in bound.permission_classes)
+        named = site.throttles if bound.throttle_classes is None else bound.throttle_classes
+        throttling.check_rates(named, bound, site.settings.throttle.rates)
         return bound
 
 
