@@ -93,10 +93,10 @@ def ident(name: str) -> str:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def triggers(tables: Tables, schemas: Mapping[str, str]) -> Iterator[Trigger]:
+def triggers(tables: Tables, schemas: Mapping[str, str], *, wakeup: str = "notify") -> Iterator[Trigger]:
     """Every trigger of every resource. ``schemas`` says where each table is; ``public`` is meant where it does not."""
     for resource in tables.resources.values():
-        row = _Row(tables, resource, schemas)
+        row = _Row(tables, resource, schemas, notify=wakeup == "notify")
         for operation, body in row.bodies():
             yield Trigger(resource.table, operation, _function(resource.name, operation), body)
         for field in row.lists:
@@ -109,27 +109,9 @@ def trigger_statements(tables: Tables, schemas: Mapping[str, str] | None = None)
     """The DDL of all triggers on tables that are not partitioned, for reading."""
     where = schemas or {}
     made = list(triggers(tables, where))
-    return [wake_statement()] + [
+    return [
         statement for trigger in made for statement in (trigger.create, trigger.attach(_relation(trigger.table, where)))
     ]
-
-
-def wake_statement(*, notify: bool = True) -> str:
-    """The function that wakes the ticker, called last by each trigger.
-
-    The ticker holds the gate while it is awake, so a writer that gets it, if only for a moment, knows that nobody is
-    looking. With ``notify`` off writers never ring: for two-phase commit, which does not allow NOTIFY.
-    """
-    body = f"""BEGIN
-    IF pg_try_advisory_lock_shared({LOCKS}, {GATE}) THEN
-        PERFORM pg_advisory_unlock_shared({LOCKS}, {GATE});
-        PERFORM pg_notify('{WAKE}', '');
-    END IF;
-END"""
-    return (
-        f"CREATE OR REPLACE FUNCTION {SCHEMA}.wake() RETURNS void LANGUAGE plpgsql"
-        f" AS {quote(body if notify else 'BEGIN END')}"
-    )
 
 
 def _function(of: str, operation: str) -> str:
@@ -152,35 +134,18 @@ def _sql(field: Field, relation: str, column: str) -> str:
 
 _INTO: Final = "INSERT INTO rowcast.change (resource, op, pk, old, new)"
 _NESTED: Final = "current_setting('rowcast.nested', true) = 'on'"
+_LINKED: Final = "current_setting('rowcast.linked', true) = 'on'"
+_EMPTY: Final = "'[]'::jsonb"
+_NEST: Final = "PERFORM set_config('rowcast.nested', 'on', true);"
+_WAKE: Final = f"""
+        IF pg_try_advisory_lock_shared({LOCKS}, {GATE}) THEN
+            PERFORM pg_advisory_unlock_shared({LOCKS}, {GATE});
+            PERFORM pg_notify('{WAKE}', '');
+        END IF;"""
+"""Wake the ticker if it sleeps: awake it holds the gate, so whoever gets that, if only for a moment, has to ring."""
 _REMEMBER: Final = (
     "PERFORM set_config('rowcast.behind', (SELECT last_value FROM rowcast.change_seq)::text, true);\n    "
 )
-
-
-def _body(
-    *, kept: Sequence[str], large: str = "false", anew: Sequence[str] = (), before: str = "", after: str = ""
-) -> str:
-    """Statements that log: those whose plan is ``kept`` or, if ``large``, others planned ``anew``.
-
-    The last of them says how many events there are. Two settings live as long as the transaction: ``rowcast.nested``
-    says that a trigger's changes were logged, ``rowcast.behind`` how far the numbers were before the last DELETE.
-    """
-    rows = "        GET DIAGNOSTICS rowcast_rows = ROW_COUNT;\n"
-    return (
-        f"DECLARE rowcast_rows bigint;\nBEGIN\n    {before}IF {large} THEN\n"
-        + "".join(f"        EXECUTE {quote(statement)};\n" for statement in anew)
-        + f"{rows}    ELSE\n"
-        + "".join(f"        {statement};\n" for statement in kept)
-        + f"""{rows}    END IF;{after}
-    IF rowcast_rows > 0 THEN
-        PERFORM rowcast.wake();
-        IF pg_trigger_depth() > 1 THEN
-            PERFORM set_config('rowcast.nested', 'on', true);
-        END IF;
-    END IF;
-    RETURN NULL;
-END"""
-    )
 
 
 class _Row:
@@ -190,7 +155,8 @@ class _Row:
     user's can be taken for anything else.
     """
 
-    def __init__(self, tables: Tables, resource: Resource, schemas: Mapping[str, str]) -> None:
+    def __init__(self, tables: Tables, resource: Resource, schemas: Mapping[str, str], *, notify: bool) -> None:
+        self._wake = _WAKE if notify else ""
         self._resources = tables.resources
         self._resource = resource
         self._schemas = schemas
@@ -206,16 +172,12 @@ class _Row:
         key, table, name = self._key, self._table, self._name
         into = f"{_INTO} SELECT {name},"
 
-        inserted = f"{into} 'I', rowcast_new.{key}::text, NULL, {self._json('rowcast_new')} FROM"
-        of_these = f"rowcast_new.{key} IN (SELECT rowcast_new.{key} FROM rowcast_new)"
-        yield (
-            "insert",
-            _body(
-                kept=[f"{inserted} rowcast_new"],
-                large=_NESTED,
-                anew=[f"{inserted} {table} rowcast_new WHERE {of_these}"],
-            ),
-        )
+        inserted = f"{into} 'I', rowcast_new.{key}::text, NULL,"
+        whole = f"{inserted} {self._json('rowcast_new')} FROM"
+        alone = f"{inserted} {self._json('rowcast_new', linked=False)} FROM rowcast_new"
+        these = f"rowcast_new WHERE rowcast_new.{key} IN (SELECT rowcast_new.{key} FROM rowcast_new)"
+        either = f"IF {_LINKED} THEN {whole} rowcast_new; ELSE {alone}; END IF" if self.lists else alone
+        yield "insert", self._body(kept=[either], large=_NESTED, anew=[f"{whole} {table} {these}"])
 
         def updated(new: str) -> str:
             return f"""{into} CASE WHEN rowcast_o IS NULL THEN 'I' WHEN rowcast_n IS NULL THEN 'D' ELSE 'U' END,
@@ -234,12 +196,12 @@ class _Row:
             ) rowcast_new"""
         yield (
             "update",
-            _body(kept=[updated(now if self._cascades else "rowcast_new")], large=_NESTED, anew=[updated(now)]),
+            self._body(kept=[updated(now if self._cascades else "rowcast_new")], large=_NESTED, anew=[updated(now)]),
         )
 
         deleted = f"{into} 'D', rowcast_old.{key}::text, {self._json('rowcast_old')}, NULL FROM rowcast_old"
         gone = f"NOT EXISTS (SELECT FROM {table} rowcast_row WHERE rowcast_row.{key} = rowcast_old.{key})"
-        yield "delete", _body(
+        yield "delete", self._body(
             before=_REMEMBER if self.lists else "",
             kept=[deleted], large=_NESTED, anew=[f"{deleted} WHERE {gone}"],
         )  # fmt: skip
@@ -285,10 +247,11 @@ class _Row:
         LEFT JOIN ({lists} rowcast_was rowcast_list GROUP BY 1) rowcast_before ON rowcast_before.near = rowcast_doc.near
         LEFT JOIN ({lists} rowcast_is rowcast_list GROUP BY 1) rowcast_after ON rowcast_after.near = rowcast_doc.near
         WHERE rowcast_before.items IS DISTINCT FROM rowcast_after.items"""
-        return _body(
+        return self._body(
             kept=[f"PERFORM {locking}", logging],
             large=f"(SELECT count(*) FROM {changed[0]}) > {LARGE}",
             anew=[f"SELECT {locking}", logging],
+            before="PERFORM set_config('rowcast.linked', 'on', true);\n    ",
             after="" if new else self._tell_owners(link, name),
         )
 
@@ -314,16 +277,46 @@ class _Row:
             SELECT c.op FROM rowcast.change c WHERE c.xid = pg_current_xact_id() AND c.resource = {self._name}
             ORDER BY c.seq DESC LIMIT 1
         )"""
-        return _body(kept=[logged])
+        return self._body(kept=[logged])
 
-    def _json(self, relation: str, *, without: Field | None = None) -> str:
-        """The row of a relation as clients see it, but for what is write_only and the field ``without``."""
+    def _body(
+        self, *, kept: Sequence[str], large: str = "false", anew: Sequence[str] = (), before: str = "", after: str = ""
+    ) -> str:
+        """Statements that log: those whose plan is ``kept`` or, if ``large``, others planned ``anew``.
+
+        The last of them says how many events there are. Settings that live as long as the transaction remember:
+        ``rowcast.nested`` that rows may have changed since their statement, ``rowcast.linked`` that links have
+        changed, so that a new row may have some, and ``rowcast.behind`` how far the numbers were before a DELETE.
+        """
+        rows = "        GET DIAGNOSTICS rowcast_rows = ROW_COUNT;\n"
+        return (
+            f"DECLARE rowcast_rows bigint;\nBEGIN\n    {before}IF {large} THEN\n"
+            + "".join(f"        EXECUTE {quote(statement)};\n" for statement in anew)
+            + f"{rows}    ELSE\n"
+            + "".join(f"        {statement};\n" for statement in kept)
+            + f"""{rows}    END IF;{after}
+    IF rowcast_rows > 0 THEN{self._wake}
+        IF pg_trigger_depth() > 1 THEN
+            {_NEST}
+        END IF;
+    END IF;
+    RETURN NULL;
+END"""
+        )
+
+    def _json(self, relation: str, *, without: Field | None = None, linked: bool = True) -> str:
+        """The row of a relation as clients see it, but for what is write_only and the field ``without``.
+
+        A row that is not ``linked`` yet has empty lists, and they need not be looked up.
+        """
         pairs = [
             f"{quote(name)}, {_sql(self._resources.key_of(field), relation, name)}"
             for name, field in self._resource.columns.items()
             if not field.write_only
         ]
-        pairs += [f"{quote(f.name)}, {self._list(f, relation)}" for f in self.lists if f is not without]
+        for field in self.lists:
+            if field is not without:
+                pairs.append(f"{quote(field.name)}, {self._list(field, relation) if linked else _EMPTY}")
         chunks = [", ".join(pairs[start : start + 50]) for start in range(0, len(pairs), 50)]
         made = " || ".join(f"jsonb_build_object({chunk})" for chunk in chunks)  # takes 100 arguments
         return f"({made})"
@@ -391,8 +384,7 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
             remember = f"COMMENT ON FUNCTION {SCHEMA}.{ident(name)} IS {quote(comment)}"
             found.append(Pending(f"the function {SCHEMA}.{name} is missing or out of date", f"{create}; {remember}"))
 
-    function("wake", wake_statement(notify=wakeup == "notify"))
-    for trigger in triggers(tables, schemas):
+    for trigger in triggers(tables, schemas, wakeup=wakeup):
         function(trigger.function, trigger.create)
         for relation in await _relations(connection, _relation(trigger.table, schemas)):
             if placed.pop((relation, trigger.name), None) != trigger.function:

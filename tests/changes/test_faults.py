@@ -13,12 +13,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.changes import log
+from service.changes import log, triggers
 from service.changes.feed import Feed
 from service.changes.ticker import LOST, SAFETY, Connect, Ticker
 from service.database.embedded import EmbeddedPostgres
+from service.tables import Tables
 
-from .watching import DEADLINE, Database, Watch, told, within
+from .watching import DEADLINE, Database, Watch, resources, told, within
 
 
 async def kill_leader(connection: asyncpg.Connection) -> None:
@@ -236,7 +237,7 @@ async def test_writers_notify_only_while_the_ticker_sleeps(database: Database) -
 async def test_without_notifications_the_poll_takes_over(database: Database) -> None:
     """Neither writer nor ticker can be heard, and still everything is told."""
     connection = await database.connect()
-    await connection.execute("CREATE OR REPLACE FUNCTION rowcast.wake() RETURNS void LANGUAGE plpgsql AS 'BEGIN END'")
+    await triggers.sync_triggers(connection, Tables(resources()), wakeup="poll")
     ticker = await database.ticker()
     watch = await database.watch(wakeup="poll")
     for _ in range(3):

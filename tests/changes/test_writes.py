@@ -150,6 +150,37 @@ async def test_links_are_told_as_an_update_of_their_owner(database: Database) ->
     assert watch.state["tasks"][str(one)]["title"] == "ONE"
 
 
+async def test_a_row_that_is_new_with_its_links_is_told_with_them(database: Database) -> None:
+    """In one statement, whichever comes first, or with the links written before a row that they wait for."""
+    await database.ticker()
+    watch = await database.watch()
+    connection = await database.connect()
+    await connection.execute("INSERT INTO tags (id, name) VALUES (1, 'a'), (2, 'b')")
+    one, two, three, four = (uuid4() for _ in range(4))
+    await connection.execute(
+        "WITH made AS (INSERT INTO tasks (id, title) VALUES ($1, '1') RETURNING id)"
+        " INSERT INTO tasks_tags SELECT id, 1 FROM made",
+        one,
+    )
+    await connection.execute(
+        "WITH made AS (INSERT INTO tasks_tags VALUES ($1, 2)) INSERT INTO tasks (id, title) VALUES ($1, '2')", two
+    )
+    await connection.execute(
+        "WITH made AS (INSERT INTO tasks (id, title) VALUES ($1, '3')), linked AS (INSERT INTO tasks_tags VALUES ($1, 1))"
+        " SELECT",
+        three,
+    )
+    await connection.execute(
+        "ALTER TABLE tasks_tags ALTER CONSTRAINT fk_tasks_tags_task_id DEFERRABLE INITIALLY DEFERRED"
+    )
+    async with connection.transaction():
+        await connection.execute("INSERT INTO tasks_tags VALUES ($1, 1), ($1, 2)", four)
+        await connection.execute("INSERT INTO tasks (id, title) VALUES ($1, '4')", four)
+    await watch.fence(connection)
+    lists = {row["title"]: row["tags"] for row in watch.state["tasks"].values()}
+    assert lists == {"1": [1], "2": [2], "3": [1], "4": [1, 2]}
+
+
 async def test_many_links_at_once_are_told(database: Database) -> None:
     """A statement that links thousands of rows is planned for that many."""
     await database.ticker()
