@@ -186,6 +186,23 @@ async def test_a_table_in_use_does_not_hold_up_a_migration_for_ever(
     assert len((await database.migrate(declare(things(NAME, SIZE)))).statements) == 1
 
 
+async def test_tables_are_not_made_in_the_services_own_schema(database: Database) -> None:
+    """A role called like the service's schema makes its tables where everybody looks for them."""
+    await database.execute(
+        """
+        DO $$ BEGIN
+            IF to_regrole('rowcast') IS NULL THEN CREATE ROLE rowcast SUPERUSER LOGIN; END IF;
+        END $$;
+        """
+    )
+    database = Database(database.url.replace("postgres@", "rowcast@"), database.directory)
+    assert await database.column("SELECT current_user::text") == ["rowcast"]
+    tables = declare(things(NAME))
+    await database.migrate(tables)
+    await database.migrate(declare(things(NAME), resource("others", SIZE)))
+    assert await catalog(database) == ["others", "things"]
+
+
 async def catalog(database: Database) -> list[str]:
     names: list[str] = await database.column(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' ORDER BY 1"

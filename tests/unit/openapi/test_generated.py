@@ -123,7 +123,6 @@ def test_queries_that_fit_their_schemas_are_read() -> None:
     check()
 
 
-@pytest.mark.xfail(reason="an unknown parameter may be generated that never reaches the URL", strict=False)
 def test_queries_that_break_their_schemas_are_refused() -> None:
     """A query made to break the parameters' schemas is an error of the client's."""
 
@@ -131,7 +130,8 @@ def test_queries_that_break_their_schemas_are_refused() -> None:
     @given(queries(GenerationMode.NEGATIVE))
     def check(case: Case) -> None:
         query = sent(case)
-        assume(len(query) == len(case.query) and all(text for _, text in query))  # the empty text is the empty list
+        # a query without parameters breaks no schema here, since none is required; the empty text is the empty list
+        assume(query and len(query) == len(case.query) and all(text for _, text in query))
         with pytest.raises(ApiError):
             read(query)
 
