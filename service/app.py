@@ -95,7 +95,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         attempt = 0
         while True:
             try:
-                site.secret = await prepare(configuration, url, migrate=migrate)
+                site.secret = await prepare(configuration, tables, database, migrate=migrate)
                 break
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
                 known = isinstance(error, Unavailable)
@@ -127,11 +127,9 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     return app
 
 
-async def prepare(configuration: Configuration, url: str, *, migrate: bool) -> bytes:
+async def prepare(configuration: Configuration, tables: Tables, database: Database, *, migrate: bool) -> bytes:
     """See that the database fits the config, or make it; its secret. ``Unavailable`` says what is pending."""
     settings = configuration.settings
-    tables = Tables(configuration.resources)
-    database = Database(url, tables.guards)
     if migrate:
         before, after = migration_steps(tables, settings)
         done = await schema.migrate(

@@ -110,7 +110,7 @@ def serve(
             uvloop.run(_serve(configuration, url, migrate=migrate or embedded))
         else:
             if migrate or embedded:
-                asyncio.run(prepare(configuration, url, migrate=True))
+                asyncio.run(prepare(configuration, *_tables(configuration, url), migrate=True))
             run_workers(configuration.settings.server, lambda: create_app(configuration, url))
 
 

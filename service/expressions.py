@@ -6,7 +6,6 @@ Both are plain values, usable before the configuration is known; ``resolve`` tur
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -143,7 +142,7 @@ def _argument(field: Field, takes: Takes, name: str, given: Any) -> Any:
         case Takes.MANY | Takes.PAIR:
             if isinstance(given, str) or not hasattr(given, "__iter__"):
                 raise ValueError(f"{name}: needs several values, such as a list")
-            return tuple(_sought(field, item) for item in _values(given))
+            return tuple(_sought(field, item) for item in given)
         case Takes.ONE:
             return _sought(field, given)
 
@@ -156,10 +155,6 @@ def _sought(field: Field, value: Any) -> Any:
         return field.facts.parse(field, value)
     except ValueError as error:
         raise ValidationError({field.name: [str(error)]}) from None
-
-
-def _values(given: Any) -> Iterator[Any]:
-    yield from given
 
 
 def fitting(field: Field, value: Any) -> Any:

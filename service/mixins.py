@@ -43,8 +43,7 @@ class ListModelMixin(_Base):
             raise error.naming(name for name in self.patterns if name in given) from None
         results = rows.results
         if not serializer.plain:
-            shows = [self._present(serializer, self._instance(row, seen), shown) for row in results]
-            results = [encode(self._only(show, given), self.serialize) for show in shows]
+            results = [self._json(serializer, self._instance(row, seen), shown, given) for row in results]
         body = self.paginator.body(part, query, Found(results, rows.count, rows.keys), self.get_address())
         return json_response(body, headers=self.get_position(rows.snapshot))
 
@@ -56,7 +55,7 @@ class CreateModelMixin(_Base):
         """Insert one row, with its links, in one transaction; the row as ``retrieve`` shows it."""
         body = await request.read_json()
         if not self.simple_writes:
-            return await self._write(lambda: self.perform_create, self.get_serializer(data=body), HTTPStatus.CREATED)
+            return await self._write(self.perform_create, self.get_serializer(data=body), HTTPStatus.CREATED)
         values = self.serializer.validate_body(body)
         row, key = await self.site.store.insert(self.shown, values)
         if self.lookup_field is not None:
@@ -90,8 +89,7 @@ class RetrieveModelMixin(_Base):
         if not plain:
             row = self._instance(body, seen)
             await self.check_object_permissions(request, row)
-            show = self._show(serializer, row, shown)
-            body = encode(self._only(show, given), self.serialize)
+            body = self._json(serializer, row, shown, given)
         return json_response(body, headers=self.get_position(snapshot))
 
     def _shown_row(self, row: Any) -> bytes:
@@ -120,7 +118,7 @@ class UpdateModelMixin(_Base):
         async with self.site.store.database.transaction():
             instance = await spawn(self.get_object)
             serializer = self.get_serializer(instance, data=await request.read_json(), partial=partial)
-            return await self._write(lambda: self.perform_update, serializer, HTTPStatus.OK)
+            return await self._write(self.perform_update, serializer, HTTPStatus.OK)
 
     async def perform_update(self, serializer: Serializer) -> None:
         """Save a valid body to its row; to be overridden."""

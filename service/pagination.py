@@ -65,7 +65,6 @@ class BasePagination:
     """
 
     parameters: ClassVar[tuple[str, ...]] = ()
-    keyset: ClassVar[bool] = False
     page_size: int = 0  # of a subclass: what viewsets have whose config sets none; 0 for the viewset's own
     max_page_size: int = 0
 
@@ -143,7 +142,6 @@ class CursorPagination(BasePagination):
     """
 
     parameters = ("cursor", "page_size")
-    keyset = True
 
     def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
         size = self._size(given, "page_size")

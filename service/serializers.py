@@ -28,10 +28,7 @@ BLANK: Final = "May not be blank."
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """What of a row is shown, in order: columns by name, then related rows by relation, each with its own projection.
-
-    ``keys`` are many_to_many fields shown as lists of keys rather than as rows.
-    """
+    """What of a row is shown, in order: columns by name, then related rows by relation, each with its own projection."""
 
     resource: str
     columns: tuple[str, ...]

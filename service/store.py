@@ -87,14 +87,7 @@ class Store:
 
     async def delete(self, query: Query) -> bool:
         """Delete the rows of a query; whether there were any."""
-        statement = self.queries.delete(query.resource, query.shape)
-
-        async def write() -> bool:
-            return (
-                await self.database.fetch(statement.sql, statement.arguments(query.values), deleting=True) is not None
-            )
-
-        return await self.database.retrying(write)
+        return await self.database.retrying(lambda: self.delete_all(query)) > 0
 
     async def delete_all(self, query: Query) -> int:
         """Delete the rows of a query; how many there were."""

@@ -87,14 +87,13 @@ class Lens:
         What the snapshot ``skip`` sees is left out, and is said in the positions of the rest for as long as it matters.
         """
         blocks = []
-        rest = None if skip is None or skip <= batch.snap else skip
+        rest = _rest(skip, batch)
         for event in batch.events:
             if event.resource != self.query.resource or (skip is not None and skip.sees(event.xid)):
                 continue
             shown = self._show(event, judged)
             if shown is not None:
-                position = batch.position(event)
-                place = str(position if rest is None else Position(position.epoch, position.tick, position.n, rest))
+                place = str(batch.position(event).beyond(rest))
                 blocks.append(b"id: %b\n%b\n" % (place.encode(), shown))
         return b"".join(blocks)
 
@@ -213,8 +212,7 @@ class Group:
     @property
     def here(self) -> Position:
         """The position of the members, with what they still have to skip."""
-        at = self.position
-        return at if self.skip is None else Position(at.epoch, at.tick, at.n, self.skip)
+        return self.position.beyond(self.skip)
 
     def deliver(self, batch: Batch) -> None:
         """Give every member its frame of a batch."""
@@ -311,10 +309,11 @@ class Hub:
                 subscriber.position = self.feed.head
                 await subscriber.send(_reset(lens, subscriber.position, reset.reason))
                 continue
+            if subscriber.position.place < self.feed.head.place:
+                continue  # the feed went on while the last frame was sent
             if lens.test is None:
-                if subscriber.position.place >= self.feed.head.place:
-                    await self._wait(subscriber)
-            elif subscriber.position.place >= self.feed.head.place:
+                await self._wait(subscriber)
+            else:
                 await subscriber.stay(self._group(lens, subscriber.position))
 
     async def _wait(self, subscriber: Subscriber) -> None:
@@ -330,8 +329,7 @@ class Hub:
         async for batch in self.feed.read(subscriber.position):
             skip = subscriber.position.snapshot
             frame = lens.frame(batch, skip, None if lens.test else await self._judge(lens, batch))
-            rest = None if skip is None or skip <= batch.snap else skip
-            subscriber.position = Position(batch.end.epoch, batch.end.tick, batch.end.n, rest)
+            subscriber.position = batch.end.beyond(_rest(skip, batch))
             if frame:
                 await subscriber.send(frame)
 
@@ -363,13 +361,14 @@ class Hub:
         for _, group in groups:
             group.deliver(batch)
         for key, group in groups:
-            if group.skip is not None and group.skip <= batch.snap:  # nothing is left to skip: as everybody else
+            if (
+                group.skip is not None and _rest(group.skip, batch) is None
+            ):  # nothing is left to skip: as everybody else
                 del self._groups[key]
                 plain = self._group(group.lens, group.position)
                 plain.members |= group.members
                 for member in group.members:
                     member.group = plain
-
         self._stir()
 
     def _reset(self, reason: Reason) -> None:
@@ -390,6 +389,11 @@ class Hub:
             await asyncio.sleep(self._heartbeat)
             for group in list(self._groups.values()):
                 group.write(_alive(group.here))
+
+
+def _rest(skip: Snapshot | None, batch: Batch) -> Snapshot | None:
+    """What there is still to skip behind a batch: nothing once the batch has gone past the snapshot."""
+    return None if skip is None or skip <= batch.snap else skip
 
 
 def _alive(position: Position) -> bytes:

@@ -657,27 +657,26 @@ class GenericViewSet(ViewSet):
         names = _names(given["fields"])
         return {name: value for name, value in data.items() if name in names}
 
+    def _json(self, serializer: Serializer, row: Model, shown: Projection, given: Mapping[str, str]) -> bytes:
+        """The JSON of a row as a serializer shows it, cut by ``?fields=``."""
+        return encode(self._only(self._show(serializer, row, shown), given), self.serialize)
+
     async def _write(
-        self, hook: Callable[[], Callable[[Serializer], Any]], serializer: Serializer, status: HTTPStatus
+        self, hook: Callable[[Serializer], Any], serializer: Serializer, status: HTTPStatus
     ) -> web.Response:
         """Save a body by way of a ``perform_…`` hook, in a transaction; the row as ``retrieve`` shows it."""
         serializer.is_valid(raise_exception=True)
         async with self.site.store.database.transaction():
-            await spawn(hook(), serializer)
+            await spawn(hook, serializer)
             row = serializer.instance
-            shown = self.get_projection(self.current_serializer(), {})
+            shows = self.current_serializer()
+            shown = self.get_projection(shows, {})
             await QuerySet(type(row)).prefetch_related(*(name for name, _ in shown.related)).attach([row])
-            body = await spawn(encode, self._show(self.current_serializer(), row, shown), self.serialize)
-        headers = (
-            {
-                "Location": self.get_location(
-                    str(row.pk if self.lookup_field is None else getattr(row, self.lookup_field))
-                )
-            }
-            if status == HTTPStatus.CREATED
-            else None
-        )
-        return json_response(body, status, headers)
+            body = await spawn(self._json, shows, row, shown, {})
+        if status != HTTPStatus.CREATED:
+            return json_response(body, status)
+        key = row.pk if self.lookup_field is None else getattr(row, self.lookup_field)
+        return json_response(body, status, {"Location": self.get_location(str(key))})
 
     @classmethod
     def hooked(cls, name: str) -> bool:

@@ -107,7 +107,7 @@ class Database:
                 async with here.connection.transaction():
                     yield
             except DRIVER_ERRORS as error:
-                raise self._told(error) from error
+                raise self._failed(error) from error
         finally:
             self._transaction.reset(token)
             if outer is None:
@@ -151,14 +151,14 @@ class Database:
         except DRIVER_ERRORS as error:
             if isinstance(error, CONNECTION_LOST):
                 connection.terminate()  # it may not know yet that it is lost, and must not be used again
-            raise self._told(error, deleting=deleting) from error
+            raise self._failed(error, deleting=deleting) from error
 
     def _inside(self) -> _Transaction | None:
         """The transaction that is open here; a task that has outlived the one it was made in is in none."""
         here = self._transaction.get()
         return here if here is not None and here.open else None
 
-    def _told(self, error: Exception, *, deleting: bool = False) -> Exception:
+    def _failed(self, error: Exception, *, deleting: bool = False) -> Exception:
         if isinstance(error, CONNECTION_LOST):  # so are the idle ones, likely, and the next request finds new ones
             idle, self._idle = self._idle, []
             for connection in idle:
