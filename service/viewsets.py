@@ -352,14 +352,24 @@ class ViewSet:
     @classmethod
     def bind(cls, site: Site) -> type[Self]:
         """The subclass that serves a site."""
-        members: dict[str, Any] = {"__doc__": cls.__doc__, "__module__": cls.__module__, "site": site, "_calls": {}}
-        bound: type[Self] = type(cls.__name__, (cls,), members)
-        if bound.permission_classes is None:
-            bound.permission_classes = site.permissions
-        bound._permissions = tuple(permission() for permission in bound.permission_classes)
-        named = site.throttles if bound.throttle_classes is None else bound.throttle_classes
-        throttling.check_rates(named, bound, site.settings.throttle.rates)
+        bound = cls._served_by(site)
+        bound._set_policies()
         return bound
+
+    @classmethod
+    def _served_by(cls, site: Site) -> type[Self]:
+        members: dict[str, Any] = {"__doc__": cls.__doc__, "__module__": cls.__module__, "site": site, "_calls": {}}
+        served: type[Self] = type(cls.__name__, (cls,), members)
+        return served
+
+    @classmethod
+    def _set_policies(cls) -> None:
+        """Make the permissions and check the throttles, once every option has its value."""
+        if cls.permission_classes is None:
+            cls.permission_classes = cls.site.permissions
+        cls._permissions = tuple(permission() for permission in cls.permission_classes)
+        named = cls.site.throttles if cls.throttle_classes is None else cls.throttle_classes
+        throttling.check_rates(named, cls, cls.site.settings.throttle.rates)
 
 
 class Page(list[Any]):
@@ -415,7 +425,7 @@ class GenericViewSet(ViewSet):
 
         ``ConfigurationError`` says what is wrong with the class's attributes and handlers.
         """
-        bound = cls.bind(site)
+        bound = cls._served_by(site)
         for name, value in {**class_options(cls, site.resources, resource, given), **given}.items():
             setattr(bound, name, value)
         bound.resource = resource
@@ -451,7 +461,7 @@ class GenericViewSet(ViewSet):
     def _prepare(cls, *, sized: bool, limited: bool) -> None:
         """Make what requests share; ``sized`` and ``limited`` if page sizes are set where they beat the paginator's."""
         site = cls.site
-        cls._permissions = tuple(permission() for permission in cls.permission_classes or ())
+        cls._set_policies()
         by_hand = ("get_permissions", "check_object_permissions", "get_object")
         cls.asks_about_objects = any(map(asks_about_objects, cls._permissions)) or any(map(cls.hooked, by_hand))
         cls.serializer = cls.bound_serializer(cls.serializer_class or cls._generated)
