@@ -31,9 +31,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgre
 
 
 def test_url_serves_asyncpg_and_psql(server: EmbeddedPostgres) -> None:
-    """The URL is understood by asyncpg and by libpq, and leads to the database and role `rowcast`."""
-    assert query(server.url, "SELECT current_database() || ' ' || current_user") == "rowcast rowcast"
-    assert psql(server.url, "SELECT current_database() || ' ' || current_user") == "rowcast rowcast"
+    """The URL is understood by asyncpg and by libpq, and leads to the database `rowcast` and the role `postgres`."""
+    assert query(server.url, "SELECT current_database() || ' ' || current_user") == "rowcast postgres"
+    assert psql(server.url, "SELECT current_database() || ' ' || current_user") == "rowcast postgres"
 
 
 def test_url_ignores_the_environment(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
