@@ -169,6 +169,7 @@ def viewsets_of(site: Site, importer: Importer) -> Iterator[tuple[str, type[View
             bound = view.bind_to(site, resource, importer.options(resource.options))
         except ConfigurationError as error:
             raise ConfigurationError(f"{resource.source}: {error}") from error
+        site.views[resource.name] = bound
         yield resource.name, bound, resource.model.lower()
     urls = importer.module("urls")
     router = getattr(urls, "router", None)

@@ -682,7 +682,12 @@ class _Writer:
         shown = [*view.shown.columns, *(name for name, _ in view.shown.related)]
         told = "Only these of what is shown, which what is expanded belongs to."
         yield _query("fields", told, {"type": "array", "items": {"enum": shown}}, **_LIST)
-        if relations := list(self._relations(view.resource)):
+        always = dict(view.shown.related)
+        if relations := [
+            name
+            for name, relation in self._relations(view.resource).items()
+            if name in always or view.site.views[relation.target].read_by is not None
+        ]:
             told = "Show the rows that these lead to; `__` leads on, as in `category__parent`."
             yield _query("expand", told, {"type": "array", "items": {"enum": relations}}, **_LIST)
         yield _query(

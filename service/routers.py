@@ -11,7 +11,7 @@ from aiohttp import web
 
 from service.errors import ConfigurationError, choices
 from service.handlers import call_of
-from service.viewsets import STANDARD_ACTIONS, GenericViewSet, Handler, ViewSet, actions_in, parts_of
+from service.viewsets import STANDARD_ACTIONS, GenericViewSet, Handler, ViewSet, actions_in, allows, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +131,6 @@ def check_distinct(routes: Iterable[Route]) -> None:
                 f"{first!r} and {second!r} have the same address {route.path}/, where the first would hide the second: "
                 f"give one another url_path, or make them methods of one action with @{first}.mapping"
             )
-
-
-def allows(view: type[ViewSet], action: str) -> bool:
-    """Whether the options ``allowed_actions`` and ``excluded_actions`` leave an action."""
-    if not issubclass(view, GenericViewSet):
-        return True
-    return action not in view.excluded_actions and (view.allowed_actions is None or action in view.allowed_actions)
 
 
 def has_stream(view: type[ViewSet]) -> bool:

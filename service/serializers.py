@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 from weakref import WeakKeyDictionary
 
@@ -300,7 +301,7 @@ class Serializer(ma.Schema):
         bound.shown = Projection(
             resource.name, tuple(name for name in names if name in own.columns and name in members)
         )
-        bound.plain = not cls._declared_fields and options.model is not None and not _has_hooks(cls)
+        bound.plain = not cls._declared_fields and options.model is not None and not has_hooks(cls)
         return bound
 
     # --- bodies
@@ -442,7 +443,7 @@ def serializer_for(resources: Resources, resource: Resource, model: Any) -> type
     return bound
 
 
-def _has_hooks(cls: type[Serializer]) -> bool:
+def has_hooks(cls: type[Serializer]) -> bool:
     """Whether Python of its own has a say in what a serializer shows."""
     return (
         any(cls._hooks.get(hook) for hook in ("pre_dump", "post_dump"))
@@ -461,9 +462,15 @@ def whole(resources: Resources, shown: Projection) -> Projection:
     return Projection(shown.resource, columns, tuple((name, whole(resources, inner)) for name, inner in shown.related))
 
 
-def expanded(resources: Resources, shown: Projection, paths: tuple[str, ...]) -> Projection:
+def expanded(
+    resources: Resources,
+    shown: Projection,
+    paths: tuple[str, ...],
+    rows: Mapping[str, Projection] = MappingProxyType({}),
+) -> Projection:
     """A projection with related rows added: ``("category", "tags", "category__parent")``.
 
+    ``rows`` is what is shown of a row by resource, where that is not all of it.
     ``ParseError`` names a path that leads nowhere, and what would; a ``write_only`` relation leads nowhere.
     """
     nested: dict[str, list[str]] = {}
@@ -480,5 +487,6 @@ def expanded(resources: Resources, shown: Projection, paths: tuple[str, ...]) ->
     related = dict(shown.related)
     for name, deeper in nested.items():
         target = resources[resources.relations(shown.resource)[name].target]
-        related[name] = expanded(resources, related.get(name, projection_of(target)), tuple(deeper))
+        inner = related.get(name) or rows.get(target.name) or projection_of(target)
+        related[name] = expanded(resources, inner, tuple(deeper), rows)
     return Projection(shown.resource, shown.columns, tuple(related.items()))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import _lru_cache_wrapper, lru_cache
 from http import HTTPStatus
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, TypeAlias
 from urllib.parse import quote
 
 import orjson
@@ -27,11 +27,14 @@ from service.bridge import spawn, wait
 from service.changes.feed import Feed
 from service.decorators import VERBS, collect, is_action
 from service.errors import (
+    AuthenticationFailed,
     ConfigurationError,
     MethodNotAllowed,
     NotAcceptable,
+    NotAuthenticated,
     NotFound,
     ParseError,
+    PermissionDenied,
     ValidationError,
     choices,
 )
@@ -45,7 +48,7 @@ from service.query import Query
 from service.requests import Request
 from service.resources import Resource, Resources
 from service.responses import Response, encode, json_response
-from service.serializers import Projection, Serializer, expanded, serializer_for, whole
+from service.serializers import Projection, Serializer, expanded, has_hooks, serializer_for, whole
 from service.settings import Settings
 from service.store import Store, by_field
 
@@ -64,6 +67,9 @@ STANDARD_ACTIONS: Final[Mapping[str, tuple[str, bool]]] = {  # action → method
     "destroy": ("DELETE", True),
 }
 RESERVED_ACTIONS: Final = frozenset({*STANDARD_ACTIONS, "stream", "metadata"})
+
+
+Targets: TypeAlias = "tuple[tuple[type[GenericViewSet], str], ...]"
 
 
 @dataclass(slots=True)
@@ -85,6 +91,7 @@ class Site:
     secret: bytes = b""
     routes: dict[str, str] = field(default_factory=dict)  # name → path
     bound: dict[type[ViewSet], type[ViewSet]] = field(default_factory=dict)
+    views: dict[str, type[GenericViewSet]] = field(default_factory=dict)  # resource → the viewset that serves it
 
 
 SITE: Final = web.AppKey("site", Site)
@@ -412,6 +419,8 @@ class GenericViewSet(ViewSet):
     serializer: ClassVar[Serializer]
     shown: ClassVar[Projection]  # of a row, by default
     project: ClassVar[_lru_cache_wrapper[Projection]]  # (shown, fields, expand) → what is shown
+    targets: ClassVar[_lru_cache_wrapper[Targets]]  # (shown, expand) → who else has a say in it
+    read_by: ClassVar[str | None]  # the action that shows any row to who may run it; none where rows are told apart
     asks_about_objects: ClassVar[bool]  # whether Python has a say about single rows
     native_filters: ClassVar[bool]  # whether the query string is read without Python of the user's
     simple_writes: ClassVar[bool]  # whether a valid body is all that creating and updating take
@@ -483,6 +492,7 @@ class GenericViewSet(ViewSet):
             "stream": frozenset({*narrowing, *STREAM_PARAMETERS}),
         }
         cls.project = staticmethod(lru_cache(maxsize=256)(cls._project))  # type: ignore[assignment]
+        cls.targets = staticmethod(lru_cache(maxsize=256)(cls._targets))  # type: ignore[assignment]
         hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
         own_saving = any(
             getattr(cls.serializer, name).__module__ != "service.serializers" for name in ("create", "update", "save")
@@ -495,6 +505,22 @@ class GenericViewSet(ViewSet):
         cls.native_filters = all(backend.native for backend in cls.filters) and not cls.hooked("filter_queryset")
         plain_scope = not cls.hooked("get_queryset") and cls.queryset is None
         cls._everything = Query(cls.resource.name) if plain_scope else None
+        cls.read_by = cls._read_by()
+
+    @classmethod
+    def _read_by(cls) -> str | None:
+        """``read_by``: unless a scope, a permission about rows or Python of the user's may keep some of them back."""
+        reading = next((name for name in ("retrieve", "list") if hasattr(cls, name) and allows(cls, name)), None)
+        by_hand = ("get_queryset", "get_object", "check_object_permissions", "get_serializer_class", reading or "")
+        scoped = cls.queryset is not None and bool(cls.queryset.query.where)
+        told_apart = (
+            scoped
+            or not cls.native_filters
+            or has_hooks(type(cls.serializer))
+            or (not cls.hooked("get_permissions") and any(map(asks_about_objects, cls._permissions)))
+            or any(map(cls.hooked, filter(None, by_hand)))
+        )
+        return None if told_apart else reading
 
     # --- rows
 
@@ -616,17 +642,74 @@ class GenericViewSet(ViewSet):
     @classmethod
     def _project(cls, shown: Projection, fields: str, expand: str) -> Projection:
         if expand:
-            paths = tuple(dict.fromkeys(_names(expand)))
-            if len(paths) > MAX_PATHS or any(path.count("__") >= MAX_DEPTH for path in paths):
-                raise ParseError(
-                    f"expand: at most {MAX_PATHS} paths of {MAX_DEPTH} relations.", code="invalid_parameter"
-                )
-            shown = expanded(cls.site.resources, shown, paths)
+            rows = {name: view.serializer.shown for name, view in cls.site.views.items()}
+            shown = expanded(cls.site.resources, shown, _paths(expand), rows)
         return shown.only(_names(fields)) if fields else shown
+
+    @classmethod
+    def _targets(cls, shown: Projection, expand: str) -> Targets:
+        """The viewsets whose rows ``?expand=`` adds to what is shown, each with a path that leads to them.
+
+        ``ParseError`` for a path to rows that only their own viewset may show.
+        """
+        found: dict[type[GenericViewSet], str] = {}
+        for path in _paths(expand):
+            here, seen = shown.resource, dict(shown.related)
+            for step in path.split("__"):
+                relation = cls.site.resources.relations(here).get(step)
+                if relation is None:
+                    break  # ``project`` says so
+                here = relation.target
+                if step not in seen:
+                    found.setdefault(cls.site.views[here], path)
+                seen = dict(seen[step].related) if step in seen else {}
+        for view, path in found.items():
+            if view.read_by is None:
+                raise _own_rows(view, path)
+        return tuple(found.items())
+
+    async def check_expansions(self, request: Request) -> None:
+        """Refuse an ``?expand=`` to rows that their own viewset would not show this caller.
+
+        What the options of this viewset always show is not asked about.
+        """
+        if "expand" not in self.known.get(self.action, ()) or not request.query_params.get("expand"):
+            return
+        shown = self._shown_anyway(self.current_serializer())
+        for view, path in self.targets(shown, request.query_params["expand"]):
+            await view.check_reader(self, request, path)
+
+    @classmethod
+    async def check_reader(cls, asking: GenericViewSet, request: Request, path: str) -> None:
+        """Refuse a request that another viewset gets unless its caller may read any row here."""
+        view = cls(action=cls.read_by, detail=cls.read_by == "retrieve", request=request)
+        try:
+            if not cls._knows_callers_as(type(asking)):
+                view.request = request = Request(request.http)
+                await view.perform_authentication(request)
+            if any(map(asks_about_objects, view.get_permissions())):
+                raise _own_rows(cls, path)
+            await view.check_permissions(request)
+        except (NotAuthenticated, AuthenticationFailed, PermissionDenied) as error:
+            error.detail = f"expand: {path}: {error.detail}"
+            raise
+
+    @classmethod
+    def _knows_callers_as(cls, other: type[GenericViewSet]) -> bool:
+        """Whether both viewsets authenticate in the same way."""
+        return (cls.authentication_classes, cls.get_authenticators, cls.perform_authentication) == (
+            other.authentication_classes,
+            other.get_authenticators,
+            other.perform_authentication,
+        )
+
+    def _shown_anyway(self, serializer: Serializer) -> Projection:
+        """What is shown of a row by default."""
+        return self.shown if serializer is self.serializer else self.shown_by(serializer)
 
     def get_projection(self, serializer: Serializer, given: Mapping[str, str]) -> Projection:
         """What is shown of a row: by default, cut by ``?fields=`` and grown by ``?expand=``."""
-        shown = self.shown if serializer is self.serializer else self.shown_by(serializer)
+        shown = self._shown_anyway(serializer)
         if not given:
             return shown
         fields = given.get("fields", "")
@@ -754,6 +837,10 @@ class GenericViewSet(ViewSet):
             hint = choices(name, sorted(known))
             raise ParseError(f"{name[:50]}: unknown parameter; {hint}", code="unknown_parameter")
 
+    async def initial(self, request: Request) -> None:
+        await super().initial(request)
+        await self.check_expansions(request)
+
     async def _run(
         self, handler: Callable[..., Any], request: Request, arguments: dict[str, str]
     ) -> web.StreamResponse:
@@ -860,6 +947,13 @@ def actions_in(cls: type) -> list[str]:
     return [*(name for name in STANDARD_ACTIONS if hasattr(cls, name)), *extra]
 
 
+def allows(view: type[ViewSet], action: str) -> bool:
+    """Whether the options ``allowed_actions`` and ``excluded_actions`` leave an action."""
+    if not issubclass(view, GenericViewSet):
+        return True
+    return action not in view.excluded_actions and (view.allowed_actions is None or action in view.allowed_actions)
+
+
 def bound_in(site: Site, cls: type[ViewSet]) -> type[ViewSet]:
     """A class bound to a site, once."""
     if cls not in site.bound:
@@ -886,6 +980,20 @@ def site_url(settings: Settings, http: web.Request) -> str:
         scheme = http.headers.get("X-Forwarded-Proto", scheme).split(",")[-1].strip()
         host = http.headers.get("X-Forwarded-Host", host).split(",")[-1].strip()
     return f"{scheme}://{host}"
+
+
+def _paths(expand: str) -> tuple[str, ...]:
+    """The relations that ``?expand=`` names."""
+    paths = tuple(dict.fromkeys(_names(expand)))
+    if len(paths) > MAX_PATHS or any(path.count("__") >= MAX_DEPTH for path in paths):
+        raise ParseError(f"expand: at most {MAX_PATHS} paths of {MAX_DEPTH} relations.", code="invalid_parameter")
+    return paths
+
+
+def _own_rows(view: type[GenericViewSet], path: str) -> ParseError:
+    """The answer to an ``?expand=`` that leads to rows of which a viewset may show some and not others."""
+    told = f"expand: {path}: the rows of {view.resource.name} are shown at their own address only."
+    return ParseError(told, code="invalid_parameter")
 
 
 def _names(text: str) -> tuple[str, ...]:
