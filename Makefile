@@ -21,7 +21,7 @@ bench-stream: .venv/requirements-dev.installed
 
 # Three complete sets: what is deployed, the same with the embedded PostgreSQL, and that with the tools of development.
 COMPILE = .venv/bin/python -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
-	--custom-compile-command 'make lock' pyproject.toml --group build
+	--custom-compile-command 'make lock' pyproject.toml --group build --extra redis
 lock: .venv/requirements-dev.installed
 	$(COMPILE) --upgrade --extra embedded --group dev -o requirements-dev.lock
 	$(COMPILE) --constraint requirements-dev.lock --extra embedded -o requirements-embedded.lock

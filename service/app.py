@@ -117,6 +117,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         await feed.stop()
         await ticker.stop()
         await identity.close()
+        await app[THROTTLES].close()
         await database.close()
 
     async def end_streams(_: web.Application) -> None:
@@ -169,7 +170,6 @@ def viewsets_of(site: Site, importer: Importer) -> Iterator[tuple[str, type[View
             bound = view.bind_to(site, resource, importer.options(resource.options))
         except ConfigurationError as error:
             raise ConfigurationError(f"{resource.source}: {error}") from error
-        site.views[resource.name] = bound
         yield resource.name, bound, resource.model.lower()
     urls = importer.module("urls")
     router = getattr(urls, "router", None)

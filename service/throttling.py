@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from inspect import isawaitable
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any, ClassVar, Final, Protocol, TypeAlias
@@ -308,8 +309,19 @@ class Throttles:
         reset = min(max(0.0, oldest + limit.seconds - self._clock()), limit.seconds)
         return allowed, Window(scope, limit, max(0, limit.count - used), reset)
 
+    async def close(self) -> None:
+        """Let go of Redis."""
+        if not isinstance(self._storage, Memory):
+            await self._storage.bridge.storage.aclose()
+
 
 def _redis(url: str) -> Any:
+    try:
+        import_module("redis")
+    except ImportError as error:
+        raise ConfigurationError(
+            f"throttle.storage: counting in Redis needs the redis package: pip install 'rowcast[redis]' ({error})"
+        ) from error
     try:
         return storage_from_string(
             f"async+{url}",
@@ -319,10 +331,10 @@ def _redis(url: str) -> Any:
             socket_timeout=PATIENCE,
             socket_connect_timeout=PATIENCE,
         )
-    except limits.errors.ConfigurationError as error:
+    except (limits.errors.ConfigurationError, ValueError):  # whose words may have the password
         raise ConfigurationError(
-            f"throttle.storage: counting in Redis needs the redis package: pip install 'rowcast[redis]' ({error})"
-        ) from error
+            "throttle.storage: is no address of a Redis; write it as redis://:password@host:6379/0"
+        ) from None
 
 
 THROTTLES: Final = web.AppKey("throttles", Throttles)
