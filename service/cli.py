@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from service.changes import log as changelog
 from service.configuration import Configuration, load
 from service.database.connections import Database
 from service.errors import ConfigurationError
+from service.settings import Server
 from service.tables import Tables
 from service.workers import run as run_workers
 
@@ -78,7 +80,10 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group()
 def main() -> None:
     """Serve REST resources and a live stream of their changes, as a config directory declares them."""
-    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    plain = structlog.dev.plain_traceback  # without local variables, among which credentials may be
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if sys.stderr.isatty():
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=plain)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -105,6 +110,7 @@ def serve(
 ) -> None:
     """Serve the resources until SIGTERM or SIGINT."""
     configuration = _load(config, database_url, host=host, port=port, workers=workers)
+    _check_address(configuration.settings.server)
     with _database(configuration) as (url, embedded):
         if configuration.settings.server.workers == 1:
             uvloop.run(_serve(configuration, url, migrate=migrate or embedded))
@@ -297,6 +303,19 @@ def _with_tokens(config: Path, database_url: str | None, work: Callable[[asyncpg
 def _tables(configuration: Configuration, url: str) -> tuple[Tables, Database]:
     tables = Tables(configuration.resources)
     return tables, Database(url, tables.guards)
+
+
+def _check_address(server: Server) -> None:
+    """``ConfigurationError`` says why nobody can listen where ``serve`` will, before a database is started for it."""
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    try:
+        socket.create_server((server.host, server.port), family=family).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            told = f"port {server.port} of {server.host} is taken; --port names another one"
+        else:
+            told = f"cannot listen on port {server.port} of {server.host}: {error.strerror}"
+        raise ConfigurationError(told) from error
 
 
 async def _serve(configuration: Configuration, url: str, *, migrate: bool) -> None:

@@ -18,7 +18,9 @@ from service.errors import ApiError, InternalError, MethodNotAllowed, NotFound, 
 PROBLEM: Final = "application/problem+json"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
-EXPOSED: Final = "Location, X-Stream-Position, X-Request-ID, Retry-After, ETag"
+EXPOSED: Final = (
+    "Location, X-Stream-Position, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Allow, ETag"
+)
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -686,7 +686,7 @@ class _Writer:
         if relations := [
             name
             for name, relation in self._relations(view.resource).items()
-            if name in always or view.site.views[relation.target].read_by is not None
+            if name in always or view.site.may_expand(relation.target)
         ]:
             told = "Show the rows that these lead to; `__` leads on, as in `category__parent`."
             yield _query("expand", told, {"type": "array", "items": {"enum": relations}}, **_LIST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -12,13 +13,11 @@ from service.errors import ParseError, PayloadTooLarge, UnsupportedMediaType
 
 
 class Request:
-    """An aiohttp request with ``user``, ``auth``, ``query_params`` and ``data``; every other attribute is aiohttp's.
+    """An aiohttp request with ``user``, ``auth``, ``query_params`` and ``data``; all else is aiohttp's.
 
     ``query_params`` maps each parameter to its text; ``ParseError`` when one is given twice. ``data`` is the body once
-    ``read_json`` has run.
+    ``read_json`` has run. It takes attributes (``request.tenant = …``) and, as aiohttp's does, items.
     """
-
-    __slots__ = ("_params", "auth", "data", "http", "user")
 
     def __init__(self, http: web.Request) -> None:
         self.http = http
@@ -29,6 +28,21 @@ class Request:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.http, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.http[key]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.http[key] = value
+
+    def __delitem__(self, key: Any) -> None:
+        del self.http[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.http
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.http)
 
     @property
     def query_params(self) -> dict[str, str]:

@@ -91,7 +91,13 @@ class Site:
     secret: bytes = b""
     routes: dict[str, str] = field(default_factory=dict)  # name → path
     bound: dict[type[ViewSet], type[ViewSet]] = field(default_factory=dict)
-    views: dict[str, type[GenericViewSet]] = field(default_factory=dict)  # resource → the viewset that serves it
+    views: dict[str, type[GenericViewSet]] = field(
+        default_factory=dict
+    )  # resource → its own viewset, which is bound first
+
+    def may_expand(self, resource: str) -> bool:
+        """Whether rows of a resource are shown to clients who ask for them beside others."""
+        return resource in self.views and self.views[resource].read_by is not None
 
 
 SITE: Final = web.AppKey("site", Site)
@@ -322,28 +328,28 @@ class ViewSet:
 
     async def perform_authentication(self, request: Request) -> None:
         """Find out who is calling; bad credentials are an error even where none are needed."""
-        await identify(request, self.get_authenticators(), stream=self.action == "stream")
+        await identify(request, _instances(self.get_authenticators()), stream=self.action == "stream")
 
     async def check_permissions(self, request: Request) -> None:
         """Raise ``PermissionDenied``, or ``NotAuthenticated`` for a caller without credentials, unless all agree."""
-        for permission in self.get_permissions():
+        for permission in _instances(self.get_permissions()):
             if not await allowed(permission.has_permission(request, self)):
                 self.permission_denied(request, permission)
 
     async def check_object_permissions(self, request: Request, row: Any) -> None:
         """The same for one row."""
-        for permission in self.get_permissions():
+        for permission in _instances(self.get_permissions()):
             if not await allowed(permission.has_object_permission(request, self, row)):
                 self.permission_denied(request, permission)
 
     async def check_throttles(self, request: Request) -> None:
         """Count the request, and raise ``Throttled`` if there were too many."""
-        if throttles := self.get_throttles():
+        if throttles := _instances(self.get_throttles()):
             await throttling.check(request, self, throttles)
 
     def permission_denied(self, request: Request, permission: BasePermission) -> None:
         """Refuse, in the words of the permission."""
-        raise refusal(request, self.get_authenticators(), permission.message, permission.code)
+        raise refusal(request, _instances(self.get_authenticators()), permission.message, permission.code)
 
     async def metadata(self, request: Request, **kwargs: str) -> web.Response:
         """``OPTIONS``: what this address is and takes."""
@@ -447,6 +453,7 @@ class GenericViewSet(ViewSet):
                 told = f"{own.__name__} is of {named.resource().name}, not of {resource.name}"
                 raise ConfigurationError(f"{cls.__name__}.{name}: {told}")
         bound._prepare(sized="page_size" in given, limited="max_page_size" in given)
+        site.views.setdefault(resource.name, bound)
         return bound
 
     @classmethod
@@ -687,7 +694,7 @@ class GenericViewSet(ViewSet):
             if not cls._knows_callers_as(type(asking)):
                 view.request = request = Request(request.http)
                 await view.perform_authentication(request)
-            if any(map(asks_about_objects, view.get_permissions())):
+            if any(map(asks_about_objects, _instances(view.get_permissions()))):
                 raise _own_rows(cls, path)
             await view.check_permissions(request)
         except (NotAuthenticated, AuthenticationFailed, PermissionDenied) as error:
@@ -851,7 +858,8 @@ class GenericViewSet(ViewSet):
     def get_address(self) -> Address:
         """The absolute address of this list, for the links to its other pages."""
         origin = site_url(self.site.settings, self.request.http)
-        return Address(origin + self.request.http.rel_url.raw_path, tuple(self.request.query_params.items()))
+        kept = tuple(each for each in self.request.query_params.items() if each[0] != "access_token")
+        return Address(origin + self.request.http.rel_url.raw_path, kept)
 
     def get_location(self, key: str) -> str:
         """The absolute address of a row, beside the list that it was created in."""
@@ -980,6 +988,11 @@ def site_url(settings: Settings, http: web.Request) -> str:
         scheme = http.headers.get("X-Forwarded-Proto", scheme).split(",")[-1].strip()
         host = http.headers.get("X-Forwarded-Host", host).split(",")[-1].strip()
     return f"{scheme}://{host}"
+
+
+def _instances(policies: Iterable[Any]) -> list[Any]:
+    """What an overridden ``get_permissions`` or the like returns, where a class stands for its instance."""
+    return [policy() if isinstance(policy, type) else policy for policy in policies]
 
 
 def _paths(expand: str) -> tuple[str, ...]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -79,6 +82,17 @@ def configure(
     for name, text in resources.items():
         (directory / "resources" / f"{name}.yaml").write_text(text)
     return load(directory, environ={}, overrides=overrides)
+
+
+def rowcast(directory: Path, *arguments: str) -> tuple[int, str]:
+    """The exit code and the output of a command, errors included."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ROWCAST", "DATABASE"))}
+    command = [sys.executable, "-m", "service", *arguments, "--config", str(directory / "config")]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**environment, "ROWCAST_DATA": str(directory / "data")}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout.strip()
 
 
 @pytest.fixture

@@ -463,7 +463,10 @@ async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
     )
     if missing := [name for name, schema in rows if schema is None]:
         names = ", ".join(missing)
-        raise ConfigurationError(f"tables that do not exist cannot be logged ({names}): run `rowcast migrate`")
+        raise ConfigurationError(
+            f"there is no table {names}, and no revision makes it: run `rowcast migrate --sync`, or write a revision "
+            "with `rowcast makemigrations`"
+        )
     return dict(rows)
 
 

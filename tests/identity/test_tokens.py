@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import asyncpg
@@ -19,6 +16,7 @@ from service.database.embedded import EmbeddedPostgres
 from service.errors import AuthenticationFailed
 from service.settings import Jwt
 
+from ..conftest import rowcast
 from .conftest import SECRET, Clock, Site, bearer
 
 UNKNOWN = "rc_" + "A" * 43
@@ -185,17 +183,6 @@ async def test_an_older_database_gets_its_table_by_migrating(sql: asyncpg.Connec
     await sql.execute("DROP TABLE rowcast.token; UPDATE rowcast.version SET version = 1")
     await changelog.install(sql)
     assert await list_tokens(sql) == []
-
-
-def rowcast(directory: Path, *arguments: str) -> tuple[int, str]:
-    """The exit code and the output of a command, errors included."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ROWCAST", "DATABASE"))}
-    command = [sys.executable, "-m", "service", *arguments, "--config", str(directory / "config")]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**environment, "ROWCAST_DATA": str(directory / "data")}, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout.strip()
 
 
 @pytest.fixture

@@ -300,6 +300,59 @@ def go(self, request):
     assert await service.post("/tasks/go/?a=1", {"b": 2}, "7") == [{"b": 2}, {"a": "1"}, "7", "POST", "/tasks/go/", "7"]
 
 
+@pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")
+async def test_request_carries_what_initial_puts_on_it(start: Start) -> None:
+    """As an attribute, or as an item, which is aiohttp's."""
+    service = await start(
+        having("""
+async def initial(self, request):
+    await super().initial(request)
+    request.tenant, request["plan"] = "acme", "gold"
+
+@action(detail=False)
+def go(self, request):
+    assert "plan" in request and "plan" in list(request) and "color" not in request
+    found = [request.tenant, self.request["plan"], request.http["plan"], hasattr(request, "color")]
+    del request["plan"]
+    return [*found, "plan" in request.http]
+""")
+    )
+    assert await service.get("/tasks/go/") == ["acme", "gold", "gold", False, False]
+
+
+@pytest.mark.parametrize("made", ["", "()"])
+async def test_overridden_policies_are_instances_or_classes(start: Start, made: str) -> None:
+    """What ``get_permissions``, ``get_authenticators`` and ``get_throttles`` return may be either."""
+    service = await start(f"""
+        class Keys(BaseAuthentication):
+            def authenticate(self, request):
+                return (Caller("k"), None) if "X-Key" in request.headers else None
+
+            def authenticate_header(self, request):
+                return "Key"
+
+        class Never(BaseThrottle):
+            def allow_request(self, request, view):
+                return "X-Often" not in request.headers
+
+        class TagViewSet(api.ModelViewSet):
+            model = Tag
+
+            def get_authenticators(self):
+                return [Keys{made}]
+
+            def get_permissions(self):
+                return [IsAuthenticated{made}]
+
+            def get_throttles(self):
+                return [Never{made}]
+        """)
+    for headers, status in (({}, 401), ({"X-Key": "k"}, 200), ({"X-Key": "k", "X-Often": "1"}, 429)):
+        async with service.client.get("/tags/", headers=headers) as response:
+            assert response.status == status
+            assert response.headers.get("WWW-Authenticate") == ("Key" if status == 401 else None)
+
+
 @pytest.mark.parametrize("signature", ["id", "pk", "id: str", "pk=None", "id=None", "**kwargs", "*args, **kwargs"])
 async def test_key_has_the_name_that_the_handler_gives_it(start: Start, signature: str) -> None:
     """Handlers of either page's form take the key."""

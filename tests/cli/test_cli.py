@@ -1,0 +1,43 @@
+"""What the commands say when something is not as it should be."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from ..conftest import configure, rowcast
+
+TASKS = {"tasks": "fields: {title: {type: string}}"}
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_taken_port_is_told_as_such(tmp_path: Path, workers: str) -> None:
+    """Before any database is asked or started."""
+    configure(tmp_path / "config", TASKS)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        told = rowcast(tmp_path, "serve", "--port", port, "--workers", workers)
+    assert told == (1, f"port {port} of 127.0.0.1 is taken; --port names another one")
+    assert not (tmp_path / "data").exists()
+
+
+async def test_migrate_that_makes_no_tables_names_what_does(tmp_path: Path, database_url: str) -> None:
+    """On an empty database, without revisions, it does not send the reader back to itself."""
+    configure(tmp_path / "config", TASKS)
+    code, told = rowcast(tmp_path, "migrate", "--database-url", database_url)
+    assert (code, told.count("\n")) == (1, 0), told
+    assert "there is no table tasks" in told
+    assert "`rowcast migrate --sync`" in told
+    assert "`rowcast makemigrations`" in told
+    assert rowcast(tmp_path, "migrate", "--sync", "--database-url", database_url)[0] == 0
+
+
+def test_redis_without_its_package_is_told_at_start(tmp_path: Path) -> None:
+    """With what installs it. A module of the config directory stands in the package's way."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "redis.py").write_text("raise ImportError('no redis')")
+    configure(tmp_path / "config", TASKS, "throttle: {storage: 'redis://127.0.0.1:6379/0'}")
+    code, told = rowcast(tmp_path, "serve", "--database-url", "postgresql://nobody@127.0.0.1:1/none", "--port", "0")
+    assert (code, "pip install 'rowcast[redis]'" in told) == (1, True), told

@@ -1,0 +1,242 @@
+"""Identity over HTTP, on the whole service: who is let in, who is not, and what each is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import jwt
+import pytest
+import structlog
+
+from service.authentication import create_token
+
+from ..conftest import Client, Serve, rowcast
+from ..sse import listen
+from .conftest import SECRET, bearer
+
+CHALLENGE = 'Bearer realm="rowcast"'
+REFUSED = 'Bearer realm="rowcast", error="invalid_token"'
+NOTES = "fields: {id: {type: integer, primary_key: true}, text: {type: string}, owner: {type: string, null: true}}\n"
+OPEN = NOTES + "viewset: {permission_classes: [AllowAny]}"
+VIEWSETS = """
+from service.api import *
+
+class Weekdays(BasePermission):
+    message, code = "Come back on Monday.", "closed"
+    async def has_permission(self, request, view):
+        return request.headers.get("X-Day") != "Sunday"
+
+class Owned(ModelViewSet):
+    permission_classes = [IsOwner("owner")]
+
+class Notes(ModelViewSet):
+    @action(detail=False, permission_classes=[IsAuthenticated & Weekdays])
+    async def whoami(self, request):
+        return {"id": request.user.id, "staff": request.user.is_staff}
+
+    @action(detail=False)
+    def broken(self, request):
+        raise RuntimeError("broken")
+"""
+
+
+async def told(client: Client, path: str, method: str = "GET", **options: Any) -> tuple[int, str, str | None]:
+    """The status, the code of the problem, and the challenge."""
+    async with client.request(method, path, **options) as response:
+        body = await response.json() if response.content_type.endswith("json") else {}
+        code = body.get("code", "") if isinstance(body, dict) else ""
+        return response.status, code, response.headers.get("WWW-Authenticate")
+
+
+async def test_without_a_setting_everybody_reads_and_callers_with_credentials_write(
+    serve: Serve, sql: asyncpg.Connection
+) -> None:
+    """A 401 says how to authenticate; a 403 does not, since the caller has."""
+    client = await serve({"notes": NOTES, "rules": NOTES + "viewset: {permission_classes: [IsAdminUser]}"})
+    user, staff = bearer(await create_token(sql, "u")), bearer(await create_token(sql, "s", staff=True))
+    body = {"json": {"text": "a"}}
+    assert await told(client, "/notes/") == (200, "", None)
+    assert await told(client, "/notes/", "OPTIONS") == (200, "", None)
+    assert await told(client, "/notes/", "POST", **body) == (401, "not_authenticated", CHALLENGE)
+    assert await told(client, "/notes/", "POST", headers=user, **body) == (201, "", None)
+    for method, path in (("PUT", "/notes/1/"), ("PATCH", "/notes/1/"), ("DELETE", "/notes/1/")):
+        assert await told(client, path, method, **body) == (401, "not_authenticated", CHALLENGE)
+    for method, path in (
+        ("GET", "/rules/"),
+        ("GET", "/rules/stream/"),
+        ("OPTIONS", "/rules/"),
+        ("DELETE", "/rules/1/"),
+    ):
+        assert await told(client, path, method) == (401, "not_authenticated", CHALLENGE)
+        assert await told(client, path, method, headers=user) == (403, "permission_denied", None)
+    assert await told(client, "/rules/", headers=staff) == (200, "", None)
+
+
+@pytest.mark.parametrize("header", ["Bearer rc_no", f"Token rc_{'x' * 43}", "Bearer a.b.c", "Basic YTpi", "nonsense"])
+async def test_bad_credentials_are_a_401_where_none_are_needed(serve: Serve, header: str) -> None:
+    """On lists, streams and writes alike."""
+    client = await serve({"notes": OPEN}, f"auth: {{jwt: {{secret: {SECRET!r}}}}}")
+    headers = {"Authorization": header}
+    for method, path in (("GET", "/notes/"), ("GET", "/notes/stream/"), ("POST", "/notes/"), ("OPTIONS", "/notes/")):
+        assert await told(client, path, method, headers=headers) == (401, "authentication_failed", REFUSED)
+
+
+async def test_tokens_of_the_command_line_open_the_service(
+    serve: Serve, sql: asyncpg.Connection, database_url: str, tmp_path: Path
+) -> None:
+    """Made, listed and revoked while the service runs; an expired one is told apart."""
+    yaml = NOTES + "viewset: {class: 'viewsets:Notes'}"
+    client = await serve({"notes": yaml}, modules={"viewsets": VIEWSETS})
+    (tmp_path / "config0").rename(tmp_path / "config")
+
+    async def run(*arguments: str) -> str:
+        code, output = await asyncio.to_thread(rowcast, tmp_path, "token", *arguments, "--database-url", database_url)
+        assert code == 0, output
+        return output
+
+    staff, gone, old = (
+        await run("create", "ann", "--staff"),
+        await run("create", "bob"),
+        await run("create", "cy", "--expires", "1h"),
+    )
+    await run("revoke", "2")
+    await sql.execute("UPDATE rowcast.token SET expires_at = now() - interval '1 s' WHERE id = 3")
+    async with client.get("/notes/whoami/", headers={"Authorization": f"Token {staff}"}) as response:
+        assert await response.json() == {"id": "ann", "staff": True}
+    assert await told(client, "/notes/whoami/", headers=bearer(gone)) == (401, "authentication_failed", REFUSED)
+    assert await told(client, "/notes/whoami/", headers=bearer(old)) == (401, "token_expired", REFUSED)
+    listed = await run("list")
+    assert [line.split()[1] for line in listed.splitlines()] == ["USER", "ann", "bob", "cy"]
+
+
+async def test_json_web_tokens_open_the_service(serve: Serve) -> None:
+    """HS256 with the secret of the settings; another secret, audience or algorithm, and one that is over, do not."""
+    yaml = NOTES + "viewset: {class: 'viewsets:Notes'}"
+    service = f"auth: {{jwt: {{secret: {SECRET!r}, audience: notes}}}}"
+    client = await serve({"notes": yaml}, service, modules={"viewsets": VIEWSETS})
+    claims = {"sub": "7", "aud": "notes", "exp": time.time() + 60, "is_staff": True}
+    async with client.get("/notes/whoami/", headers=bearer(jwt.encode(claims, SECRET, "HS256"))) as response:
+        assert await response.json() == {"id": "7", "staff": True}
+    for wrong, key, algorithm, code in (
+        (claims, "another secret of 32 bytes, or more", "HS256", "authentication_failed"),
+        (claims, SECRET * 2, "HS512", "authentication_failed"),
+        (claims, None, "none", "authentication_failed"),
+        (claims | {"aud": "tasks"}, SECRET, "HS256", "authentication_failed"),
+        (claims | {"exp": time.time() - 60}, SECRET, "HS256", "token_expired"),
+    ):
+        headers = bearer(jwt.encode(wrong, key, algorithm))  # type: ignore[arg-type]
+        assert await told(client, "/notes/", headers=headers) == (401, code, REFUSED)
+
+
+async def test_token_in_the_query_opens_streams_alone_and_is_never_repeated(
+    serve: Serve, sql: asyncpg.Connection
+) -> None:
+    """Elsewhere it is an unknown parameter, or ignored; it is in no link and in no log."""
+    members = NOTES + "viewset: {permission_classes: [IsAuthenticated]}"
+    lax = (
+        NOTES + "viewset: {class: 'viewsets:Notes', permission_classes: [AllowAny], strict_query: false, page_size: 1}"
+    )
+    with structlog.testing.capture_logs() as logs:
+        client = await serve({"notes": members, "lax": "model: Lax\n" + lax}, modules={"viewsets": VIEWSETS})
+        token = await create_token(sql, "u")
+        async with listen(client, f"/notes/stream/?access_token={token}") as stream:
+            assert (await stream.next()).event == "ready"
+        assert await told(client, "/notes/stream/") == (401, "not_authenticated", CHALLENGE)
+        assert await told(client, "/notes/stream/?access_token=rc_no") == (401, "authentication_failed", REFUSED)
+        assert await told(client, f"/notes/?access_token={token}") == (401, "not_authenticated", CHALLENGE)
+        async with client.get(f"/notes/?access_token={token}", headers=bearer(token)) as response:
+            assert (response.status, token in await response.text()) == (400, False)
+        for text in "ab":
+            await sql.execute("INSERT INTO lax (text) VALUES ($1)", text)
+        async with client.get(f"/lax/?access_token={token}&x=1") as response:
+            page = await response.json()
+            assert ("x=1" in page["next"], token in await response.text()) == (True, False)
+        assert await told(client, f"/lax/whoami/?access_token={token}") == (401, "not_authenticated", CHALLENGE)
+        async with client.get(f"/lax/broken/?access_token={token}") as response:
+            assert (response.status, token in await response.text()) == (500, False)
+    assert any(each["event"] == "request_failed" for each in logs)
+    assert token not in str(logs)
+
+
+@pytest.mark.parametrize(
+    "viewset",
+    [
+        "{class: 'viewsets:Owned'}",
+        "{permission_classes: ['IsOwner(\"owner\")']}",
+        "{permission_classes: ['IsAdminUser & ~IsAdminUser | (IsAuthenticated & IsOwner(\"owner\"))']}",
+    ],
+)
+async def test_a_row_is_its_owners(serve: Serve, sql: asyncpg.Connection, viewset: str) -> None:
+    """Whether a class, YAML or an expression says so, for reading and for writing."""
+    client = await serve({"notes": NOTES + f"viewset: {viewset}"}, modules={"viewsets": VIEWSETS})
+    ann, bob = bearer(await create_token(sql, "ann")), bearer(await create_token(sql, "bob"))
+    await sql.execute("INSERT INTO notes (text, owner) VALUES ('a', 'ann'), ('nobody''s', NULL)")
+    for method, body in (("GET", None), ("PATCH", {"text": "b"}), ("PUT", {"text": "b"}), ("DELETE", None)):
+        for path in ("/notes/1/", "/notes/2/"):
+            assert (await told(client, path, method, json=body))[0] == 401
+            assert (await told(client, path, method, json=body, headers=bob))[0] == 403
+        assert (await told(client, "/notes/1/", method, json=body, headers=ann))[0] in (200, 204)
+
+
+async def test_permission_says_why_in_its_own_words(serve: Serve, sql: asyncpg.Connection) -> None:
+    """``message`` and ``code`` of the class that refused, a coroutine's too; a caller without credentials gets a 401."""
+    yaml = NOTES + "viewset: {permission_classes: ['viewsets:Weekdays']}"
+    client = await serve({"notes": yaml}, modules={"viewsets": VIEWSETS})
+    ann = bearer(await create_token(sql, "ann"))
+    assert (await told(client, "/notes/"))[0] == 200
+    async with client.get("/notes/", headers={**ann, "X-Day": "Sunday"}) as response:
+        problem = await response.json()
+        assert (response.status, problem["code"], problem["detail"]) == (403, "closed", "Come back on Monday.")
+    assert (await told(client, "/notes/", headers={"X-Day": "Sunday"}))[0] == 401
+
+
+@pytest.mark.parametrize("proxies", [0, 1])
+async def test_too_many_requests_are_a_429_that_says_when_to_come_back(
+    serve: Serve, sql: asyncpg.Connection, proxies: int
+) -> None:
+    """Callers are told where they stand; only behind trusted proxies is ``X-Forwarded-For`` who they are."""
+    service = f"""
+        server: {{trusted_proxies: {proxies}}}
+        throttle: {{classes: [AnonRateThrottle, UserRateThrottle], rates: {{anon: 1/hour, user: 2/hour}}}}
+        """
+    client = await serve({"notes": OPEN}, service)
+    user = bearer(await create_token(sql, "u"))
+    first = await client.get("/notes/", headers={"X-Forwarded-For": "192.0.2.1"})
+    assert first.status == 200
+    assert first.headers["RateLimit-Policy"] == '"anon";q=1;w=3600, "user";q=2;w=3600'
+    assert first.headers["RateLimit"].startswith('"anon";r=0;')
+    beyond = await client.get("/notes/", headers={"X-Forwarded-For": "192.0.2.1"})
+    assert (beyond.status, (await beyond.json())["code"]) == (429, "throttled")
+    assert 3500 < int(beyond.headers["Retry-After"]) <= 3600
+    assert beyond.headers["RateLimit"].startswith('"anon";r=0;')
+    other = await client.get("/notes/", headers={"X-Forwarded-For": "192.0.2.2"})
+    assert other.status == (200 if proxies else 429)
+    assert [(await told(client, "/notes/", headers=user))[0] for _ in range(3)] == [200, 200, 429]
+
+
+async def test_pages_of_other_origins_read_what_responses_say_of_the_caller(serve: Serve) -> None:
+    """Challenges, limits and positions are among the headers that CORS exposes."""
+    service = (
+        "server: {cors_origins: ['https://a.example']}\nthrottle: {classes: [AnonRateThrottle], rates: {anon: 1/hour}}"
+    )
+    client = await serve({"notes": NOTES}, service)
+    seen: set[str] = set()
+    for method in ("GET", "GET", "POST"):
+        response = await client.request(method, "/notes/", headers={"Origin": "https://a.example"})
+        exposed = {name.strip().lower() for name in response.headers["Access-Control-Expose-Headers"].split(",")}
+        told_here = {
+            "x-stream-position",
+            "x-request-id",
+            "retry-after",
+            "ratelimit",
+            "ratelimit-policy",
+            "www-authenticate",
+        }
+        mine = told_here & {name.lower() for name in response.headers}
+        assert mine <= exposed
+        seen |= mine
+    assert seen == told_here
