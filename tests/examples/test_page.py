@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.conftest import ROOT, Serve
 PAGE = (ROOT / "docs" / "airports.md").read_text()
 RESOURCES = {path.stem: path.read_text() for path in (ROOT / "examples/airports/resources").glob("*.yaml")}
 ADDRESS = "http://127.0.0.1:8000"
-DATABASE = "postgresql://rowcast@/rowcast?host=$(readlink -f .rowcast/run)"
+DATABASE = "postgresql://postgres@/rowcast?host=$(readlink -f .rowcast/run)"
 
 
 def blocks(language: str) -> list[str]:
@@ -46,7 +47,7 @@ async def test_commands_print_what_the_page_shows(serve: Serve, database_url: st
         commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
         shown = [line for line in lines(block) if not line.startswith("$ ")]
         script = "\necho\n".join(commands).replace(ADDRESS, address).replace(DATABASE, database_url)
-        script = script.replace(".venv/bin", str(bin_directory))
+        script = script.replace(".venv/bin", shlex.quote(str(bin_directory)))
         process = await asyncio.create_subprocess_exec(
             "sh", "-c", script, cwd=ROOT, env={**os.environ, "no_proxy": "127.0.0.1"},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

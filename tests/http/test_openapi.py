@@ -17,7 +17,7 @@ from ..conftest import Serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
 
-EXAMPLES = {GenerationMode.POSITIVE: 12, GenerationMode.NEGATIVE: 8}  # of each operation
+EXAMPLES = {GenerationMode.POSITIVE: 6, GenerationMode.NEGATIVE: 4}  # of each operation
 
 
 async def test_service_does_what_its_document_says(serve: Serve) -> None:

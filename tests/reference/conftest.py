@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from textwrap import dedent
@@ -10,12 +11,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.app import SITE
+from service.app import SITE, prepare
+from service.database.connections import Database
 from service.errors import ConfigurationError
 from service.models import STORE
+from service.tables import Tables
 from service.viewsets import Site
 
-from ..conftest import Client, Serve
+from ..conftest import Client, Serve, at_database, configure
 
 RESOURCES = {
     "tasks": """
@@ -147,6 +150,24 @@ class Service:
 
 
 Start = Callable[..., Awaitable[Service]]
+
+
+@pytest.fixture(scope="session")
+def template(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database that has the tables already: to make them is most of a start, and these tests start often."""
+    configuration = configure(tmp_path_factory.mktemp("template"), RESOURCES)
+
+    async def make() -> None:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute("CREATE DATABASE reference_template")
+        await connection.close()
+        tables = Tables(configuration.resources)
+        database = Database(at_database(postgres_url, "reference_template"), tables.guards)
+        await prepare(configuration, tables, database, migrate=True)
+        await database.close()
+
+    asyncio.run(make())
+    return "reference_template"
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ def test_the_types_and_options_are_those_of_the_documentation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("type_", "option"), [(type_, option) for type_ in FIELD_TYPES for option in options_of(type_) if option != "type"]
+    ("type_", "option"),
+    [(type_, option) for type_ in FIELD_TYPES for option in sorted(options_of(type_)) if option != "type"],
 )
 def test_every_option_is_accepted_by_every_type_that_it_applies_to(read: Load, type_: str, option: str) -> None:
     """With the other options that it needs beside it."""
