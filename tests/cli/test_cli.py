@@ -32,12 +32,3 @@ async def test_migrate_that_makes_no_tables_names_what_does(tmp_path: Path, data
     assert "`rowcast migrate --sync`" in told
     assert "`rowcast makemigrations`" in told
     assert rowcast(tmp_path, "migrate", "--sync", "--database-url", database_url)[0] == 0
-
-
-def test_redis_without_its_package_is_told_at_start(tmp_path: Path) -> None:
-    """With what installs it. A module of the config directory stands in the package's way."""
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "redis.py").write_text("raise ImportError('no redis')")
-    configure(tmp_path / "config", TASKS, "throttle: {storage: 'redis://127.0.0.1:6379/0'}")
-    code, told = rowcast(tmp_path, "serve", "--database-url", "postgresql://nobody@127.0.0.1:1/none", "--port", "0")
-    assert (code, "pip install 'rowcast[redis]'" in told) == (1, True), told

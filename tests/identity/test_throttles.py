@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -225,15 +226,19 @@ def test_throttles_with_rates_pass() -> None:
     check_rates([ScopedRateThrottle], object, {})
 
 
-def test_redis_without_its_driver_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the message says how to install it."""
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise limits.errors.ConfigurationError("'redis' prerequisite not available")
-
-    monkeypatch.setattr(throttling, "storage_from_string", refuse)
-    with pytest.raises(ConfigurationError, match=r"rowcast\[redis\]"):
+def test_redis_without_its_package_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing is told, with what installs it."""
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'rowcast\[redis\]'"):
         Throttles(Throttle(storage="redis://127.0.0.1:1"))
+
+
+def test_wrong_address_of_redis_is_told_without_its_password() -> None:
+    """Where the package is installed; the address is a secret."""
+    pytest.importorskip("redis")
+    with pytest.raises(ConfigurationError, match="redis://:password@host:6379/0") as told:
+        Throttles(Throttle(storage="redis://:hunter2@host:port"))
+    assert "hunter2" not in str(told.value)
 
 
 class Away:
