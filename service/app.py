@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Iterator
-from typing import Final
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 import orjson
 import structlog
 from aiohttp import web
 
-from service import __version__, observability, openapi, routers, schema
+from service import __version__, observability, openapi, options, routers, schema
 from service.authentication import IDENTITY, Identity
 from service.changes import log as changelog
 from service.changes import triggers
@@ -23,10 +24,12 @@ from service.classes import Importer
 from service.configuration import Configuration
 from service.database.connections import Database
 from service.declarations import RESERVED_RESOURCES
+from service.documents import Document, Place, Problems, Steps
 from service.errors import ConfigurationError, Unavailable
 from service.middleware import Handler, cors, errors, label
 from service.models import STORE
 from service.observability import Readiness
+from service.permissions import check_columns
 from service.query import Queries
 from service.schema import Step
 from service.settings import Settings
@@ -55,18 +58,28 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     )
     feed = Feed(database.connect, wakeup=settings.stream.wakeup)
     hub = Hub(feed, heartbeat=settings.stream.heartbeat, buffer=settings.stream.buffer)
+    problems = Problems()
     importer = Importer(configuration.directory)
-    permissions = tuple(map(importer.permission, settings.auth.default_permission_classes))
+
+    def classes(option: str, value: Any, *path: str) -> Any:
+        return _named(importer, problems, configuration.files[""], path, option, value)
+
+    auth = settings.auth
     site = Site(
         settings,
         configuration.resources,
         Store(Queries(tables), database),
         feed,
         hub,
-        permissions,
-        importer.authenticators(settings.auth.default_authentication_classes),
-        importer.throttles(settings.throttle.classes),
+        classes("permission_classes", auth.default_permission_classes, "auth", "default_permission_classes"),
+        classes(
+            "authentication_classes", auth.default_authentication_classes, "auth", "default_authentication_classes"
+        ),
+        classes("throttle_classes", settings.throttle.classes, "throttle", "classes"),
     )
+    STORE.set(site.store)
+    routes = _routes(site, configuration, importer, problems)
+    problems.check()
     identity = Identity(settings.auth, database)
     readiness = Readiness(feed)
 
@@ -87,7 +100,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     app[THROTTLES] = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
     app.on_response_prepare.append(announce)
     app[READINESS] = readiness
-    _register(app, site, importer, readiness)
+    _register(app, site, routes, readiness)
     ticker = Ticker(database.connect, wakeup=settings.stream.wakeup, retention=settings.stream.retention)
 
     async def start() -> None:
@@ -159,58 +172,113 @@ def migration_steps(tables: Tables, settings: Settings) -> tuple[Step, Step]:
     return changelog.install, log_changes
 
 
-def viewsets_of(site: Site, importer: Importer) -> Iterator[tuple[str, type[ViewSet], str]]:
-    """Every viewset of the service, bound: its prefix, the class, and the name that its routes begin with.
+Served: TypeAlias = tuple[type[ViewSet], routers.Route]
+
+
+def _routes(site: Site, configuration: Configuration, importer: Importer, problems: Problems) -> list[Served]:
+    """Every address of the resources and of ``urls.py``, with the bound viewset that answers it."""
+    routes: list[Served] = []
+    names: dict[str, str] = {}
+    for place, prefix, view, basename in _viewsets(site, configuration, importer, problems):
+        if names.setdefault(basename, prefix) != prefix:
+            told = (
+                f"/{prefix}/ and /{names[basename]}/ have the same basename {basename!r}: give one another model name"
+            )
+            problems.add(place, f"{told}, or register it with a basename=")
+            continue
+        with _noting(problems, place):
+            routes += [(view, route) for route in routers.routes(prefix, view, basename)]
+    with _noting(problems, Place(str(configuration.directory))):
+        routers.check_distinct([route for _, route in routes])
+    return routes
+
+
+def _viewsets(
+    site: Site, configuration: Configuration, importer: Importer, problems: Problems
+) -> Iterator[tuple[Place, str, type[ViewSet], str]]:
+    """Every viewset that can be bound: where it was declared, its prefix, the class, and what its routes are called.
 
     Those of the resources come first, then those that ``urls.py`` in the config directory registers.
     """
     for resource in site.resources.values():
-        view = importer.viewset(resource.options.get("class"))
-        try:
-            bound = view.bind_to(site, resource, importer.options(resource.options))
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{resource.source}: {error}") from error
-        yield resource.name, bound, resource.model.lower()
-    urls = importer.module("urls")
-    router = getattr(urls, "router", None)
-    if urls is not None and not isinstance(router, routers.SimpleRouter):
-        raise ConfigurationError("urls.py: must have a router: router = DefaultRouter(), then router.register(…)")
-    for prefix, viewset, basename in router.registry if router else ():
-        if prefix.partition("/")[0] in RESERVED_RESOURCES:
-            told = f"/{prefix}/ is the service's own address: register {viewset.__name__} elsewhere"
-            raise ConfigurationError(f"urls.py: {told}")
-        served = bound_in(site, viewset)
-        name = basename or routers.default_basename(served)
-        if name is None:
-            raise ConfigurationError(f"urls.py: {viewset.__name__} has no model, so register it with a basename=")
-        yield prefix, served, name
+        file = configuration.files[resource.name]
+        own = Problems()
+        given = {
+            name: _named(importer, own, file, ("viewset", name), name, value)
+            for name, value in {"class": "ModelViewSet", **resource.options}.items()
+        }
+        place = file.place(("viewset", "class"), key=True)
+        if not own:
+            view = given.pop("class")
+            extra = [function.__name__ for function in view.get_extra_actions()]
+            for path, told in options.check(site.resources, resource.name, resource.options, extra):
+                if path[0] in ("allowed_actions", "excluded_actions"):  # the rest was checked without the class
+                    own.at(file, ("viewset", *path), told)
+            for position, permission in enumerate(given.get("permission_classes", ())):
+                with _noting(own, file.place(("viewset", "permission_classes", position))):
+                    check_columns(permission(), resource.columns)
+        if not own:
+            with _noting(own, place):
+                yield place, resource.name, view.bind_to(site, resource, given), resource.model.lower()
+        problems.update(own)
+    place = Place(str(configuration.directory / "urls.py"))
+    with _noting(problems, place):
+        urls = importer.module("urls")
+        router = getattr(urls, "router", None)
+        if urls is not None and not isinstance(router, routers.SimpleRouter):
+            raise ConfigurationError("must have a router: router = DefaultRouter(), then router.register(…)")
+        for prefix, viewset, basename in router.registry if router else ():
+            if prefix.partition("/")[0] in RESERVED_RESOURCES:
+                raise ConfigurationError(
+                    f"/{prefix}/ is the service's own address: register {viewset.__name__} elsewhere"
+                )
+            served = bound_in(site, viewset)
+            name = basename or routers.default_basename(served)
+            if name is None:
+                raise ConfigurationError(f"{viewset.__name__} has no model, so register it with a basename=")
+            yield place, prefix, served, name
 
 
-def _register(app: web.Application, site: Site, importer: Importer, readiness: Readiness) -> None:
-    """Every address of the service."""
-    routes: list[tuple[type[ViewSet], routers.Route]] = []
-    names: dict[str, str] = {}
-    STORE.set(site.store)
-    for prefix, view, basename in viewsets_of(site, importer):
-        if names.setdefault(basename, prefix) != prefix:
-            raise ConfigurationError(
-                f"/{prefix}/ and /{names[basename]}/ have the same basename {basename!r}: give one another model name, "
-                "or register it with a basename="
-            )
-        routes += [(view, route) for route in routers.routes(prefix, view, basename)]
+def _named(importer: Importer, problems: Problems, file: Document, path: Steps, option: str, value: Any) -> Any:
+    """The classes that the value at a path of a file names, for an option of viewsets."""
+    return importer.option(option, value, lambda rest, told: problems.at(file, (*path, *rest), told))
+
+
+@contextmanager
+def _noting(problems: Problems, place: Place) -> Iterator[None]:
+    """Note a ``ConfigurationError`` and go on."""
+    try:
+        yield
+    except ConfigurationError as error:
+        for line in str(error).splitlines():
+            problems.add(place, line)
+
+
+def overridden(configuration: Configuration, site: Site) -> Iterator[str]:
+    """A line for each option of YAML that is set in the viewset's class as well, where it has no effect then."""
+    for resource in configuration.resources.values():
+        for name in resource.options:
+            for owner in site.views[resource.name].__mro__[1:]:
+                if name in vars(owner) and not owner.__module__.startswith("service."):
+                    place = configuration.files[resource.name].place(("viewset", name), key=True)
+                    yield f"{place}: {name} is set here, so that of {owner.__module__}.{owner.__name__} does not count"
+                    break
+
+
+def _register(app: web.Application, site: Site, routes: Sequence[Served], readiness: Readiness) -> None:
+    """Add every address of the service."""
     for _, route in routes:
         routers.register(app, route)
         site.routes[route.name] = route.path
-    routers.check_distinct([route for _, route in routes])
-    lists = {route.path for _, route in routes}
     observability.register(app, readiness)
+    lists = [route.path for _, route in routes if route.name.endswith("-list")]
     described = [(view, route) for view, route in routes if issubclass(view, GenericViewSet)]
     document = orjson.dumps(openapi.document(site.resources, described, version=__version__))
 
     async def root(request: web.Request) -> web.Response:
         """The resources and where they are."""
         origin = site_url(site.settings, request)
-        body = {prefix: f"{origin}/{prefix}/" for prefix in names.values() if f"/{prefix}" in lists}
+        body = {path[1:]: f"{origin}{path}/" for path in lists}
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 
     async def describe(request: web.Request) -> web.Response:

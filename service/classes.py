@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any, Final
 
 from service import authentication, filters, pagination, permissions, throttling, viewsets
+from service.documents import Steps
 from service.errors import ConfigurationError, choices
 from service.permissions import BasePermission
 from service.serializers import Serializer
@@ -36,6 +38,9 @@ FILTERS: Final = _named(filters.FieldFilter, filters.SearchFilter, filters.Order
 VIEWSETS: Final = _named(viewsets.ModelViewSet, viewsets.ReadOnlyModelViewSet, viewsets.GenericViewSet)
 
 
+_MANY: Final = ("permission_classes", "authentication_classes", "throttle_classes", "filter_backends")
+
+
 class Importer:
     """Imports from one config directory, which is on the import path as long as the process lives.
 
@@ -44,6 +49,16 @@ class Importer:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory.resolve()
+        self._makers: Mapping[str, Callable[[Any], Any]] = {
+            "permission_classes": self.permission,
+            "authentication_classes": lambda name: self.find(name, AUTHENTICATIONS, authentication.BaseAuthentication),
+            "throttle_classes": lambda name: self.find(name, THROTTLES, throttling.BaseThrottle),
+            "filter_backends": lambda name: self.find(name, FILTERS, filters.BaseFilterBackend),
+            "serializer_class": lambda name: self.find(name, {}, Serializer),
+            "list_serializer_class": lambda name: self.find(name, {}, Serializer),
+            "pagination_class": lambda name: self.find(name, PAGINATIONS, pagination.BasePagination),
+            "class": self.viewset,
+        }
         path = str(self._directory)
         if path in sys.path:
             sys.path.remove(path)
@@ -73,7 +88,7 @@ class Importer:
             valid = [
                 key
                 for key, value in vars(self._import(module)).items()
-                if isinstance(value, type) and issubclass(value, base)
+                if isinstance(value, type) and issubclass(value, base) and not value.__module__.startswith("service.")
             ]
             raise ConfigurationError(f"{name}: there is no {base.__name__} of that name; {choices(attribute, valid)}")
         return found
@@ -84,7 +99,15 @@ class Importer:
         except ConfigurationError as error:
             raise ConfigurationError(f"{module}.py: {error}") from error
         except Exception as error:
-            raise ConfigurationError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
+            where = self._line(error)
+            raise ConfigurationError(f"{module} cannot be imported: {where}{type(error).__name__}: {error}") from error
+
+    def _line(self, error: Exception) -> str:
+        """The last line of the directory's own that an error came through."""
+        if isinstance(error, SyntaxError):
+            return ""  # which says it itself
+        frames = [frame for frame in extract_tb(error.__traceback__) if Path(frame.filename).parent == self._directory]
+        return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: " if frames else ""
 
     def permission(self, tree: Any) -> type[BasePermission]:
         """The class of a permission expression, given as its tree."""
@@ -105,35 +128,22 @@ class Importer:
                 return maker(*arguments)
         raise AssertionError(f"{tree!r} is no permission")
 
-    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of the config with the classes that they name."""
-        found = {name: value for name, value in given.items() if name != "class"}
-        one: Mapping[str, tuple[Mapping[str, type[Any]], type[Any]]] = {
-            "serializer_class": ({}, Serializer),
-            "list_serializer_class": ({}, Serializer),
-            "pagination_class": (PAGINATIONS, pagination.BasePagination),
-        }
-        for name, (own, base) in one.items():
-            if found.get(name) is not None:
-                found[name] = self.find(found[name], own, base)
-        if "permission_classes" in found:
-            found["permission_classes"] = tuple(map(self.permission, found["permission_classes"]))
-        if found.get("authentication_classes") is not None:
-            found["authentication_classes"] = self.authenticators(found["authentication_classes"])
-        if found.get("throttle_classes") is not None:
-            found["throttle_classes"] = self.throttles(found["throttle_classes"])
-        if "filter_backends" in found:
-            names = found["filter_backends"]
-            found["filter_backends"] = tuple(self.find(name, FILTERS, filters.BaseFilterBackend) for name in names)
-        return found
+    def option(self, name: str, value: Any, told: Callable[[Steps, str], None]) -> Any:
+        """The value of an option of the config with the classes that it names.
 
-    def authenticators(self, names: Iterable[str]) -> tuple[type[Any], ...]:
-        """The authentication classes of these names."""
-        return tuple(self.find(name, AUTHENTICATIONS, authentication.BaseAuthentication) for name in names)
-
-    def throttles(self, names: Iterable[str]) -> tuple[type[Any], ...]:
-        """The throttle classes of these names."""
-        return tuple(self.find(name, THROTTLES, throttling.BaseThrottle) for name in names)
+        ``told`` hears what is wrong with one, and at which place of the list if it is one.
+        """
+        make = self._makers.get(name)
+        if make is None or value is None:
+            return value
+        found = []
+        parts = list(enumerate(value)) if name in _MANY else [(None, value)]
+        for position, part in parts:
+            try:
+                found.append(make(part))
+            except ConfigurationError as error:
+                told(() if position is None else (position,), str(error))
+        return tuple(found) if name in _MANY else found[0] if found else None
 
     def viewset(self, name: str | None) -> type[GenericViewSet]:
         """The viewset class of a resource: by default a ModelViewSet."""

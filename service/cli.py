@@ -22,13 +22,14 @@ import uvloop
 from aiohttp import web
 
 from service import __version__, authentication, forms, schema
-from service.app import STARTED, create_app, migration_steps, prepare
+from service.app import STARTED, create_app, migration_steps, overridden, prepare
 from service.changes import log as changelog
 from service.configuration import Configuration, load
 from service.database.connections import Database
 from service.errors import ConfigurationError
 from service.settings import Server
 from service.tables import Tables
+from service.viewsets import SITE
 from service.workers import run as run_workers
 
 T = TypeVar("T")
@@ -124,8 +125,11 @@ def serve(
 @CONFIG
 @told
 def check(config: Path) -> None:
-    """Validate a config directory without a database."""
+    """Validate a config directory, with the Python that it names, without a database."""
     found = _load(config, None)
+    app = create_app(found, "postgresql://")  # which is asked once it runs
+    for line in overridden(found, app[SITE]):
+        click.echo(line)
     click.echo(f"{config}: {len(found.resources)} resources, no problems.")
 
 

@@ -28,11 +28,12 @@ RESERVED_TABLES: Final = ("alembic_version",)
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Everything that a config directory says."""
+    """Everything that a config directory says. ``files`` are those of the settings, by ``""``, and of each resource."""
 
     settings: Settings
     resources: Resources
     directory: Path
+    files: Mapping[str, Document]
 
 
 def load(
@@ -51,7 +52,8 @@ def load(
     declared, lost = _declarations(directory, environ, problems)
     resources = _together(declared, lost, rates, problems)
     problems.check()
-    return Configuration(chosen, resources, directory)
+    files = {one.resource.name: one.document for one in declared}
+    return Configuration(chosen, resources, directory, {"": service or Document("service.yaml", None), **files})
 
 
 def _files(directory: Path) -> list[Path]:

@@ -335,7 +335,6 @@ class _ResourceReader:
             fields=fields,
             unique=loaded.get("unique") or (),
             indexes=loaded.get("indexes") or (),
-            source=self.document.file,
             label=loaded.get("label"),
             description=loaded.get("description"),
         )

@@ -97,6 +97,10 @@ class Problems:
         """Note one problem; the same one twice is one."""
         self._found[place, " ".join(message.split())] = None
 
+    def update(self, others: Problems) -> None:
+        """Note the problems of others too."""
+        self._found.update(others._found)
+
     def at(self, document: Document, path: Steps, message: str) -> None:
         """Note a problem of the value at a path, which is named, or, for a message ``AboutKey``, of its key.
 

@@ -7,11 +7,11 @@ the answer.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from inspect import isawaitable
 from typing import Any, ClassVar, Final
 
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, choices
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 Answer = bool | Awaitable[bool]
@@ -134,6 +134,18 @@ def asks_about_objects(permission: BasePermission) -> bool:
     if isinstance(permission, _Combination):
         return any(map(asks_about_objects, permission.members))
     return type(permission).has_object_permission is not BasePermission.has_object_permission
+
+
+def check_columns(permission: BasePermission, columns: Collection[str]) -> None:
+    """``ConfigurationError`` for an ``IsOwner``, also as a part, that looks at what rows do not have."""
+    if isinstance(permission, _Combination):
+        for member in permission.members:
+            check_columns(member, columns)
+        return
+    theirs = type(permission).has_object_permission is not IsOwner.has_object_permission
+    if isinstance(permission, IsOwner) and not theirs and permission.owner_field not in columns:
+        told = choices(permission.owner_field, columns)
+        raise ConfigurationError(f"IsOwner({permission.owner_field!r}): rows have no such column; {told}")
 
 
 async def allowed(answer: Answer) -> bool:

@@ -66,7 +66,6 @@ class Resource:
     unique: tuple[tuple[str, ...], ...] = ()
     indexes: tuple[tuple[str, ...], ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    source: str = ""
     label: str | None = None
     description: str | None = None
 

@@ -43,7 +43,7 @@ from service.handlers import KEY_NAMES, Call, call_of
 from service.metadata import describe
 from service.models import STORE, Model, QuerySet, document, loaded, model
 from service.pagination import Address, BasePagination, Found, NoPagination, PageNumberPagination, Slice
-from service.permissions import SAFE_METHODS, BasePermission, allowed, asks_about_objects
+from service.permissions import SAFE_METHODS, BasePermission, allowed, asks_about_objects, check_columns
 from service.query import Query
 from service.requests import Request
 from service.resources import Resource, Resources
@@ -478,6 +478,11 @@ class GenericViewSet(ViewSet):
         """Make what requests share; ``sized`` and ``limited`` if page sizes are set where they beat the paginator's."""
         site = cls.site
         cls._set_policies()
+        for permission in cls._permissions:
+            try:
+                check_columns(permission, cls.resource.columns)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{cls.__module__}.{cls.__name__}.permission_classes: {error}") from None
         by_hand = ("get_permissions", "check_object_permissions", "get_object")
         cls.asks_about_objects = any(map(asks_about_objects, cls._permissions)) or any(map(cls.hooked, by_hand))
         cls.serializer = cls.bound_serializer(cls.serializer_class or cls._generated)
@@ -924,8 +929,7 @@ def class_options(
             problems.append(f"{name}: {error}")
     extra = [function.__name__ for function in cls.get_extra_actions()]
     for path, message in options.check(resources, resource.name, {**found, **given}, extra):
-        if path[0] not in given:
-            problems.append(f"{'.'.join(map(str, path))}: {message}")
+        problems.append(f"{'.'.join(map(str, path))}: {message}")
     if problems:
         raise ConfigurationError("\n".join(f"{cls.__module__}.{cls.__name__}.{problem}" for problem in problems))
     return options.normal(resources, resource.name, found)

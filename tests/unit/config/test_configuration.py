@@ -71,7 +71,7 @@ def test_the_demo_loads_and_is_open_on_purpose() -> None:
     Tables(configuration.resources)
     for resource in configuration.resources.values():
         assert resource.options["permission_classes"] == (("class", "AllowAny", ()),)
-        assert "on purpose" in Path(resource.source).read_text("utf-8")
+        assert "on purpose" in Path(configuration.files[resource.name].file).read_text("utf-8")
 
 
 def test_names_follow_from_the_file(read: Load) -> None:

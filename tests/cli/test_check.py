@@ -1,0 +1,151 @@
+"""``rowcast check`` binds all that ``serve`` would, without a database, and tells every mistake in one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..conftest import configure, rowcast
+
+RESOURCES = {
+    "tasks": """\
+fields: {title: {type: string}}
+viewset:
+  class: viewsets:TaskViewSet
+  page_size: 10
+""",
+    "notes": """\
+fields: {text: {type: string}, owner: {type: string}}
+viewset:
+  permission_classes: ['IsAdminUser | IsOwner("owner")']
+""",
+}
+VIEWSETS = """\
+from service.api import *
+
+class TaskViewSet(ModelViewSet):
+    model = model("tasks")
+    page_size = 20
+    search_fields = ["title"]
+
+    @action(detail=True)
+    async def done(self, request, id): ...
+"""
+
+
+def check(
+    directory: Path, viewsets: str = VIEWSETS, service: str = "{}", urls: str = "", **resources: str
+) -> list[str]:
+    """The lines of the command, without the directory in front; the last is the exit code."""
+    modules = {"viewsets": viewsets} | ({"urls": urls} if urls else {})
+    configure(directory / "config", {**RESOURCES, **resources}, service, modules)
+    code, told = rowcast(directory, "check")
+    return [*told.replace(f"{directory}/", "").splitlines(), str(code)]
+
+
+def test_valid_config_is_told_with_what_yaml_overrides(tmp_path: Path) -> None:
+    """What a class sets and YAML sets too is said, and is no mistake."""
+    assert check(tmp_path) == [
+        "config/resources/tasks.yaml:4:3: page_size is set here, so that of viewsets.TaskViewSet does not count",
+        "config: 2 resources, no problems.",
+        "0",
+    ]
+    assert not (tmp_path / "data").exists()
+
+
+def test_every_wrong_class_of_every_file_is_told_at_its_place(tmp_path: Path) -> None:
+    """Of settings and of resources, with the nearest name."""
+    lines = check(
+        tmp_path,
+        service="auth:\n  default_permission_classes: [AllowAny, IsAuthentic]\n"
+        "  default_authentication_classes: ['viewsets:Keys']\nthrottle: {classes: [AnonThrottle]}\n",
+        notes="fields: {text: {type: string}}\nviewset:\n  class: viewsets:NoteViewSet\n"
+        "  permission_classes: [AllowAny, 'IsAdmin | AllowAny']\n  pagination_class: PagePagination\n",
+        tags="fields: {text: {type: string}}\nviewset: {class: 'nowhere:TagViewSet'}",
+    )
+    for place, told in (
+        (
+            "resources/notes.yaml:3:10",
+            "class: viewsets:NoteViewSet: there is no GenericViewSet of that name; did you mean TaskViewSet?",
+        ),
+        (
+            "resources/notes.yaml:4:34",
+            "permission_classes[1]: 'IsAdmin' is no BasePermission of Rowcast, did you mean IsAdminUser?",
+        ),
+        ("resources/notes.yaml:5:21", "pagination_class: 'PagePagination' is no BasePagination"),
+        ("resources/tags.yaml:2:18", "class: nowhere cannot be imported"),
+        ("service.yaml:2:42", "default_permission_classes[1]: 'IsAuthentic' is no BasePermission"),
+        ("service.yaml:3:36", "default_authentication_classes[0]: viewsets:Keys: there is no BaseAuthentication"),
+        (
+            "service.yaml:4:22",
+            "classes[0]: 'AnonThrottle' is no BaseThrottle of Rowcast, did you mean AnonRateThrottle?",
+        ),
+    ):
+        assert any(line.startswith(f"config/{place}: {told}") for line in lines), (place, lines)
+    assert (len(lines), lines[-1]) == (8, "1")
+
+
+def test_wrong_python_is_told_where_yaml_names_it(tmp_path: Path) -> None:
+    """Near misses of options, signatures, and all of the attributes of a class at once."""
+    wrong = VIEWSETS + "    search_field = []\n    ordering = ['-titel']\n"
+    wrong = wrong.replace("async def done(self, request, id)", "async def done(self)")
+    lines = check(tmp_path, wrong)
+    assert lines[:2] == [
+        "config/resources/tasks.yaml:3:3: viewsets.TaskViewSet.ordering.0: tasks has no field 'titel'; did you mean title?",
+        "config/resources/tasks.yaml:3:3: viewsets.TaskViewSet.search_field is no option; did you mean search_fields?",
+    ]
+    assert lines[2:] == ["1"]
+    lines = check(tmp_path, VIEWSETS.replace("(self, request, id)", "(self, request)"))
+    assert lines[0].startswith("config/resources/tasks.yaml:3:3: TaskViewSet.done does not take 'id' of its address")
+    lines = check(tmp_path, VIEWSETS + "\n1 / 0\n")
+    assert (
+        "config/resources/tasks.yaml:3:10: class: viewsets cannot be imported: viewsets.py:11: ZeroDivisionError"
+        in lines[0]
+    )
+
+
+def test_actions_that_yaml_allows_must_be_those_of_the_class(tmp_path: Path) -> None:
+    """Which only the class knows."""
+    tasks = RESOURCES["tasks"] + "  allowed_actions: [list, done, dnoe]\n"
+    assert check(tmp_path, tasks=tasks)[:-1] == [
+        "config/resources/tasks.yaml:5:33: allowed_actions[2]: unknown action 'dnoe'; did you mean done?"
+    ]
+    assert check(tmp_path, tasks=tasks.replace(", dnoe", ""))[-1] == "0"
+
+
+def test_owner_field_must_be_a_column(tmp_path: Path) -> None:
+    """In YAML, in a class, on an action, and as the default; what overrides the question is left alone."""
+    notes = RESOURCES["notes"].replace('IsOwner("owner")', 'IsOwner("ownr")')
+    assert check(tmp_path, notes=notes)[:-1] == [
+        "config/resources/notes.yaml:3:24: IsOwner('ownr'): rows have no such column; did you mean owner?"
+    ]
+    for line in (
+        "permission_classes = [IsAuthenticated & ~IsOwner]",
+        "@action(detail=True, permission_classes=[IsOwner])\n    def a(self, request, id): ...",
+    ):
+        lines = check(tmp_path, VIEWSETS + f"    {line}\n")
+        assert (
+            "config/resources/tasks.yaml:3:3: viewsets.TaskViewSet.permission_classes: IsOwner('user_id')" in lines[0]
+        )
+    assert len(check(tmp_path, service="auth: {default_permission_classes: [IsOwner]}")) == 2
+    other = "class Mine(IsOwner):\n    def has_object_permission(self, request, view, obj): return True\n"
+    fine = VIEWSETS.replace("class TaskViewSet", other + "class TaskViewSet") + "    permission_classes = [Mine]\n"
+    assert check(tmp_path, fine)[-1] == "0"
+
+
+def test_addresses_must_be_told_apart(tmp_path: Path) -> None:
+    """Two resources with one basename, and what ``urls.py`` registers."""
+    lines = check(tmp_path, notes="model: TASK\n" + RESOURCES["notes"])
+    assert lines[0].startswith("config/resources/tasks.yaml:3:3: /tasks/ and /notes/ have the same basename 'task'")
+    urls = "from service.api import *\nrouter = DefaultRouter()\nrouter.register('health', ViewSet)\n"
+    assert check(tmp_path, urls=urls)[0].startswith("config/urls.py: /health/ is the service's own address")
+    assert "cannot be imported" in check(tmp_path, urls="from nowhere import x")[0]
+
+
+def test_settings_that_cannot_be_used_are_told_beside_the_rest(tmp_path: Path) -> None:
+    """Keys that are none, and a throttle without its rate."""
+    lines = check(tmp_path, service="auth: {jwt: {secret: '-----BEGIN PUBLIC KEY-----', algorithms: [RS256]}}")
+    assert "auth.jwt.secret: is no public key" in lines[0]
+    assert lines[-1] == "1"
+    lines = check(tmp_path, service="throttle: {classes: [AnonRateThrottle]}")
+    assert all("AnonRateThrottle has no rate" in line for line in lines[:-1])
+    assert lines[-1] == "1"
