@@ -57,7 +57,12 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         url, tables.guards, size=settings.database.pool_size, statement_timeout=settings.database.statement_timeout
     )
     feed = Feed(database.connect, wakeup=settings.stream.wakeup)
-    hub = Hub(feed, heartbeat=settings.stream.heartbeat, buffer=settings.stream.buffer)
+    hub = Hub(
+        feed,
+        lambda auth: identity.still_valid(auth),
+        heartbeat=settings.stream.heartbeat,
+        buffer=settings.stream.buffer,
+    )
     problems = Problems()
     importer = Importer(configuration.directory)
 

@@ -12,13 +12,12 @@ from typing import Any, ClassVar, Final
 
 from service.errors import ParseError, choices
 from service.fields import Field, Kind
-from service.lookups import LOOKUPS, Lookup, Takes
+from service.lookups import LOOKUPS, PATTERNS, Lookup, Takes
 from service.query import Comparison, Condition, Junction, Query
 from service.resources import Resource, Resources
 
 MAX_WORDS: Final = 16  # of one search
 CHOSEN: Final = ("exact", "in", "contains")  # the lookups that ask for a value as it is
-PATTERNS: Final = ("regex", "iregex")  # the lookups whose argument PostgreSQL may refuse
 _PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
 _WORDS: Final = re.compile(r'"([^"]*)"|(\S+)')
 

@@ -127,6 +127,7 @@ _ROWS: tuple[Lookup, ...] = (
 
 LOOKUPS: Final[Mapping[tuple[Kind, str], Lookup]] = {(kind, row.name): row for row in _ROWS for kind in row.kinds}
 LOOKUP_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(row.name for row in _ROWS))
+PATTERNS: Final = ("regex", "iregex")  # the lookups whose argument PostgreSQL may refuse
 
 
 def lookups_of(kind: Kind) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from service.lookups import PATTERNS
 from service.query import After, Comparison, Condition, Junction, Negation
 from service.resources import Resources
 
@@ -17,12 +18,29 @@ Test: TypeAlias = Callable[[Logged], bool]
 
 
 def matcher(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Test | None:
-    """Whether a logged row meets all conditions, or ``None`` where only the database can tell."""
+    """Whether a logged row meets all conditions, or ``None`` where only the database can tell.
+
+    The test raises ``ValueError`` for a row with a value that Python has none for, such as infinity for a date.
+    """
     tests = [_test(resources, resource, condition) for condition in conditions]
     known = [test for test in tests if test is not None]
     if len(known) < len(tests):
         return None
     return lambda row: all(test(row) for test in known)
+
+
+def patterns(conditions: Sequence[Condition]) -> list[str]:
+    """The regular expressions in conditions, which only PostgreSQL can judge."""
+    found: list[str] = []
+    for condition in conditions:
+        match condition:
+            case Comparison(_, lookup, given, _) if lookup in PATTERNS:
+                found.append(given)
+            case Junction(_, parts):
+                found += patterns(parts)
+            case Negation(part):
+                found += patterns([part])
+    return found
 
 
 def _test(resources: Resources, resource: str, condition: Condition) -> Test | None:

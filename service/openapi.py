@@ -315,6 +315,12 @@ _ACTIONS: Final[Mapping[str, _Action]] = {
         "what it shows. Every event's id is a position to resume from.",
         (*_COMMON, HTTPStatus.BAD_REQUEST),
     ),
+    "stream_row": _Action(
+        "Stream of one {}",
+        "Every committed change of one row, as server-sent events. It goes on when the row is deleted, and tells when it "
+        "is there again.",
+        (*_COMMON, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND),
+    ),
 }
 _FAILURES: Final[Mapping[HTTPStatus, errors.ApiError]] = {
     failure.status: failure
@@ -378,9 +384,14 @@ _METADATA: Final[Schema] = {
 }
 _NOTICE: Final[Schema] = {
     "type": "object",
-    "description": "The data of the events `ready` and `reset`; `reason` is why everything has to be loaded anew.",
-    "properties": {"resource": {"type": "string"}, "reason": {"type": "string"}},
-    "required": ["resource"],
+    "description": "The data of the events `ready`, `reset` and `snapshot`; `reason` is why everything has to be loaded "
+    "anew, `rows` are rows there are, and `resources` are those of a stream of several.",
+    "properties": {
+        "resource": {"type": "string"},
+        "resources": {"type": "array", "items": {"type": "string"}},
+        "reason": {"type": "string"},
+        "rows": {"type": "array", "items": {"type": "object"}},
+    },
 }
 _HEALTH: Final[Schema] = {
     "type": "object",
@@ -633,7 +644,7 @@ class _Writer:
                 if isinstance(field, Keys) and not field.declared.write_only:
                     shown[name] = {"type": "array", "items": _form(field.values)}
             changed = {"type": "array", "items": {"enum": list(shown)}}
-            row = {"type": ["object", "null"], "properties": shown, "additionalProperties": False}
+            row = {"type": ["object", "null"], "properties": shown, "additionalProperties": not view.serializer.plain}
             properties = {
                 "action": {"enum": ["INSERT", "UPDATE", "DELETE"]},
                 "resource": {"const": resource.name},
@@ -653,7 +664,7 @@ class _Writer:
 
     def _parameters(self, view: type[GenericViewSet], action: str) -> list[Schema]:
         """Every query parameter that an action knows."""
-        known = view.known.get(action, frozenset())
+        known = view.known.get("stream" if action == "stream_row" else action, frozenset())
         described = {parameter["name"]: parameter for parameter in self._described(view)}
         own = [name for name in view.paginator.parameters if name not in described and action == "list"]
         return [
@@ -693,6 +704,8 @@ class _Writer:
         yield _query(
             "last_event_id", "The position to go on from; the header `Last-Event-ID` beats it.", {"type": "string"}
         )
+        told = "Begin with all rows there are, as events `snapshot` before `ready`."
+        yield _query("snapshot", told, {"type": "boolean"})
         yield _query("access_token", "The credentials of a client that cannot send headers.", {"type": "string"})
 
     def _key(self, view: type[GenericViewSet], name: str) -> Schema:
@@ -733,7 +746,7 @@ class _Writer:
                     "description": "The row is gone.",
                     "headers": {"X-Request-ID": "X-Request-ID"},
                 }
-            case "stream":
+            case "stream" | "stream_row":
                 return HTTPStatus.OK, self._events(view)
         return HTTPStatus.OK, self._response("The row as it is now.", JSON, self._whole(view))
 
@@ -749,13 +762,13 @@ class _Writer:
         name = change["$ref"].rpartition("/")[2]
         schema = {
             "type": "string",
-            "description": f"Server-sent events. The `data` of each is JSON: a {name}, or for the events `ready` and "
-            f"`reset` a {notice['$ref'].rpartition('/')[2]}.",
+            "description": f"Server-sent events. The `data` of each is JSON: a {name}, or for the events `ready`, "
+            f"`reset` and `snapshot` a {notice['$ref'].rpartition('/')[2]}.",
         }
         data = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": [change, notice]}}
         item = {
             "type": "object",
-            "properties": {"event": {"enum": ["ready", "reset"]}, "id": {"type": "string"}, "data": data},
+            "properties": {"event": {"enum": ["ready", "reset", "snapshot"]}, "id": {"type": "string"}, "data": data},
         }
         return {
             "description": "The changes, as they are committed.",
@@ -768,7 +781,10 @@ class _Writer:
     def _route(self, view: type[GenericViewSet], route: Route) -> None:
         """The operations of an address, ``OPTIONS`` included."""
         keys = [self._key(view, name) for name in re.findall(r"{(\w+)", route.path)]
-        operations = {method.lower(): self._operation(view, method, action) for method, action in route.actions.items()}
+        operations = {
+            method.lower(): self._operation(view, method, "stream_row" if action == "stream" and keys else action)
+            for method, action in route.actions.items()
+        }
         operations["options"] = {
             "operationId": f"{route.name}_metadata",
             "tags": [view.resource.name],
@@ -792,7 +808,7 @@ class _Writer:
         if action == "list" and isinstance(view.paginator, PageNumberPagination):
             failures = (*failures, HTTPStatus.NOT_FOUND)
         parameters = self._parameters(view, action)
-        if action == "stream":
+        if action in ("stream", "stream_row"):
             told = "The position to go on from, as browsers send it."
             header = {"name": "Last-Event-ID", "in": "header", "description": told, "schema": {"type": "string"}}
             parameters.append(header)

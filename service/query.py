@@ -688,8 +688,8 @@ AGGREGATES: Final[Mapping[str, Callable[[Any], sa.ColumnElement[Any]]]] = {
 
 
 def quoted(table: sa.Table) -> str:
-    """The name of a table as SQL writes it."""
-    return str(_DIALECT.identifier_preparer.format_table(table))
+    """The name of a table in quotes, without which ``time`` or ``values`` would be another thing."""
+    return _DIALECT.identifier_preparer.quote_identifier(table.name)
 
 
 def _argument(facts: Lookup, flag: Any, values: Field, binds: _Binds) -> Any:

@@ -57,6 +57,11 @@ def routes(prefix: str, view: type[ViewSet], basename: str) -> Iterator[Route]:
         found.append(_route(view, f"{base}/stream", f"{basename}-stream", {"GET": "stream"}, basename, suffix="Stream"))
     found += [_extra(view, base, function, basename) for function in extra if not function.detail]
     found += [_standard(view, one, f"{basename}-detail", basename, detail=True, suffix="Instance")]
+    if has_stream(view):
+        label = f"{basename}-detail-stream"
+        found.append(
+            _route(view, f"{one}/stream", label, {"GET": "stream"}, basename, detail=True, suffix="Instance Stream")
+        )
     found += [_extra(view, one, function, basename) for function in extra if function.detail]
     for route in found:
         if route is not None:

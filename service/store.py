@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from service.database.connections import Database
 from service.query import Comparison, Page, Queries, Query
 from service.resources import Link, Resource
@@ -134,12 +136,19 @@ class Store:
         assert row is not None
         return str(row["snapshot"])
 
-    async def matching(self, query: Query, logged: Sequence[Mapping[str, Any]]) -> set[int]:
+    async def check_patterns(self, patterns: Sequence[str]) -> None:
+        """``InvalidPattern`` if PostgreSQL cannot read one of these regular expressions."""
+        if patterns:
+            await self.database.read("SELECT count(*) FROM unnest($1::text[]) AS p (p) WHERE '' ~ p", [patterns])
+
+    async def matching(self, query: Query, logged: Sequence[bytes]) -> set[int]:
         """Which of some logged rows a query has, by their place in the list, from 1."""
         if not logged:
             return set()
         statement = self.queries.match(query.resource, query.shape)
-        rows = await self.database.fetch_all(statement.sql, statement.arguments([*query.values, list(logged)]))
+        rows = await self.database.fetch_all(
+            statement.sql, statement.arguments([*query.values, [orjson.Fragment(row) for row in logged]])
+        )
         return {row["position"] for row in rows}
 
     def _parts(

@@ -1,12 +1,13 @@
 """Server-sent events: who watches what, and how the feed's batches reach them.
 
-Subscribers who see the same (one resource, one condition, one set of columns) form a *group*, with one *lens*. A batch
-is looked at once a group: the lens asks its condition of the old and the new row of each event and writes one frame,
+Subscribers who see the same form a *group*, with equal lenses. A batch is looked at once a group, and makes one frame,
 whose bytes every subscriber of the group gets in one write. A subscriber has no queue and no task of its own: while it
 keeps up it is a member of a group, and its place in the log is the group's. One that does not read fast enough leaves
 its group when its buffer is full, and reads on by itself, from the feed's memory or the log, as fast as its client
 takes it; so does one that resumes. When it has reached its group's place it joins; nothing is awaited between the look
 and the joining, so nothing falls in between.
+
+A group is where the feed is, unless a batch takes more than a look: then it has a task, for as long as it is behind.
 
 Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -14,26 +15,38 @@ Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import orjson
+import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
 
+from service.bridge import spawn
 from service.changes.feed import Feed, Reason, Reset
-from service.changes.log import Batch, Event
+from service.changes.log import Batch
 from service.changes.position import Position, Snapshot
-from service.errors import ApiError, Unavailable
-from service.matching import Test, matcher
+from service.changes.ticker import LOST
+from service.errors import (
+    ApiError,
+    InvalidPattern,
+    NotAuthenticated,
+    NotFound,
+    ParseError,
+    PermissionDenied,
+    Unavailable,
+)
+from service.fields import FIELD_TYPES, Field
+from service.lenses import BLOCK, Judgement, Lens, Lenses, Undecided, remaining
+from service.matching import matcher, patterns
+from service.models import STORE, Model, QuerySet
 from service.query import Query
 from service.requests import Request
-from service.resources import Resource
-from service.serializers import Projection
-from service.store import Store
+from service.serializers import Projection, Serializer, whole
+from service.store import by_field
 
 if TYPE_CHECKING:
     from service.viewsets import GenericViewSet as _Base
@@ -41,120 +54,46 @@ else:
     _Base = object
 
 RETRY: Final = 2000  # ms that a browser waits before it connects again
+OPENING: Final = b"retry: %d\n" % RETRY
 STALLED: Final = 30.0  # s without progress after which a connection is cut
 JUDGEMENTS: Final = 256  # answers of the database that are kept for others who ask the same
+CHECKED: Final = 5.0  # s between two looks at who may still listen
+PATIENCE: Final = 30.0  # s for which a database that does not answer is asked again, before streams end over it
+PAGES: Final = 100  # of the largest size, that a snapshot may have rows for
+SNAPSHOT: Final = Field("snapshot", "boolean")
+FAILED: Final = "failed"  # the reason of a reset behind events that could not be shown
 
-
-Judgement: TypeAlias = Mapping[int, tuple[bool, bool]]  # event's n → whether its old and its new row are seen
-
-
-@dataclass(frozen=True)
-class Lens:
-    """What a group sees: the rows of a query, and of a row what the projection shows.
-
-    ``test`` answers the query's condition for a logged row in memory; without it the database is asked. Lenses that see
-    the same have the same ``name``.
-    """
-
-    query: Query
-    projection: Projection
-    resource: Resource
-    test: Test | None
-    store: Store
-
-    @cached_property
-    def name(self) -> str:
-        return repr((self.query, self.projection))
-
-    @cached_property
-    def _watched(self) -> tuple[str, ...]:
-        """The names that a change is told of, shown here or not."""
-        declared = {**self.resource.columns, **self.resource.links}
-        return tuple(name for name, field in declared.items() if not field.write_only)
-
-    async def judge(self, batch: Batch) -> Judgement:
-        """For each event whether its old and its new row are among those seen, asked of the database in one query."""
-        events = [event for event in batch.events if event.resource == self.query.resource and event.op != "T"]
-        rows = [(event, row) for event in events for row in (event.before, event.after)]
-        given = [row for _, row in rows if row is not None]
-        places = [place for place, (_, row) in enumerate(rows) if row is not None]
-        seen = {places[position - 1] for position in await self.store.matching(self.query, given)}
-        return {event.n: (2 * place in seen, 2 * place + 1 in seen) for place, event in enumerate(events)}
-
-    def frame(self, batch: Batch, skip: Snapshot | None, judged: Judgement | None) -> bytes:
-        """The blocks of a batch for this group, one for each event that it sees; empty where there is none.
-
-        What the snapshot ``skip`` sees is left out, and is said in the positions of the rest for as long as it matters.
-        """
-        blocks = []
-        rest = _rest(skip, batch)
-        for event in batch.events:
-            if event.resource != self.query.resource or (skip is not None and skip.sees(event.xid)):
-                continue
-            shown = self._show(event, judged)
-            if shown is not None:
-                place = str(batch.position(event).beyond(rest))
-                blocks.append(b"id: %b\n%b\n" % (place.encode(), shown))
-        return b"".join(blocks)
-
-    def _show(self, event: Event, judged: Judgement | None) -> bytes | None:
-        if event.op == "T":
-            reason = {"resource": self.query.resource, "reason": "truncated"}
-            return b"event: reset\ndata: %b\n" % orjson.dumps(reason)
-        before, after = event.before, event.after
-        if judged is not None:
-            was, now = judged[event.n]
-        elif self.test is not None:
-            was, now = before is not None and self.test(before), after is not None and self.test(after)
-        else:
-            was, now = before is not None, after is not None
-        if not (was or now):
-            return None
-        action = "UPDATE" if was and now else "INSERT" if now else "DELETE"
-        row = after if now else before
-        assert row is not None
-        told: dict[str, Any] = {
-            "action": action,
-            "resource": self.query.resource,
-            "id": row[self.resource.key.column_name],
-            "data": None,
-        }
-        if now:
-            told["data"] = self._data(row)
-        if action == "UPDATE":
-            assert before is not None
-            told["changed"] = [name for name in self._watched if row.get(name) != before.get(name)]
-        elif event.op == "U":
-            told["cause"] = "UPDATE"
-        told |= {"at": event.at, "seq": event.seq}
-        return b"data: %b\n" % orjson.dumps(told)
-
-    def _data(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row as the serializer shows it, with relations as keys."""
-        data = {name: row.get(name) for name in self.projection.columns}
-        data.update((name, row[name]) for name, _ in self.projection.related if name in row)
-        return data
+_logger = structlog.get_logger(__name__)
 
 
 class Subscriber:
-    """One connection, with its place in the log while it is in no group."""
+    """One connection, with its place in the log while it is in no group.
 
-    __slots__ = ("_left", "_response", "_transport", "chunked", "group", "position")
+    ``auth`` is what its caller was recognised by; ``renews`` says that a reset gives it all rows again.
+    """
 
-    def __init__(self, http: web.Request, response: EventSourceResponse, position: Position) -> None:
+    __slots__ = ("_left", "_response", "_transport", "auth", "chunked", "ended", "group", "position", "renews", "reset")
+
+    def __init__(
+        self, http: web.Request, response: EventSourceResponse, position: Position, auth: object, *, renews: bool
+    ) -> None:
         assert http.transport is not None
         self.position = position
+        self.auth = auth
+        self.renews = renews
+        self.reset: str | None = None  # why it has to have all rows again
         self.group: Group | None = None
         self.chunked = http.version >= HttpVersion11
+        self.ended = False
         self._response = response
         self._transport: asyncio.Transport = http.transport
         self._left: asyncio.Future[None] | None = None
 
     async def stay(self, group: Group) -> None:
-        """Be a member of a group until the buffer is full or the stream ends; ``position`` is where that was."""
+        """Be in a group until the buffer is full or the stream ends; ``position`` is where that was."""
         self._left = asyncio.get_running_loop().create_future()
         self.group = group
-        group.members.add(self)
+        group.admit(self)
         try:
             await self._left
         finally:
@@ -162,12 +101,22 @@ class Subscriber:
 
     def leave(self) -> None:
         """Go on alone from where the group is."""
-        if self.group is not None:
-            self.group.members.discard(self)
-            self.position = self.group.here
-            self.group = None
+        self._part()
         if self._left is not None and not self._left.done():
             self._left.set_result(None)
+
+    def move(self, group: Group) -> None:
+        """Go to another group, which is at the same place."""
+        self._part()
+        self.group = group
+        group.admit(self)
+
+    def _part(self) -> None:
+        if self.group is not None:
+            if self in self.group.members:
+                self.position = self.group.here
+            self.group.dismiss(self)
+            self.group = None
 
     def write(self, frame: bytes, buffer: int) -> None:
         """Hand bytes to the transport; leave the group if the client has gone or has not taken the last ones."""
@@ -180,14 +129,17 @@ class Subscriber:
 
     def end(self) -> None:
         """End the stream; a client that is behind is cut off, and resumes."""
+        if self.ended:
+            return
+        self.ended = True
         if self.group is None:
             self._transport.abort()
         self.leave()
 
     @property
     def gone(self) -> bool:
-        """Whether the connection is closed."""
-        return self._transport.is_closing()
+        """Whether the stream is over."""
+        return self.ended or self._transport.is_closing()
 
     async def send(self, frame: bytes) -> None:
         """Write and wait until the client has taken most of it; ``ConnectionResetError`` when it takes nothing."""
@@ -200,53 +152,151 @@ class Subscriber:
 
 
 class Group:
-    """The subscribers with one lens that have kept up. Their place in the log is ``position``."""
+    """The subscribers with equal lenses that have kept up. Their place in the log is ``position``.
 
-    def __init__(self, lens: Lens, skip: Snapshot | None, position: Position, buffer: int) -> None:
-        self.lens = lens
+    ``members`` are at that place, those who are ``waiting`` are further on, at a place that the group will come to.
+    """
+
+    def __init__(self, hub: Hub, lenses: Lenses, position: Position, skip: Snapshot | None) -> None:
+        self.lenses = lenses
         self.skip = skip
         self.position = position
         self.members: set[Subscriber] = set()
-        self._buffer = buffer
+        self.waiting: set[Subscriber] = set()
+        self._hub = hub
+        self._task: asyncio.Task[None] | None = None  # while the group is behind the feed
 
     @property
     def here(self) -> Position:
         """The position of the members, with what they still have to skip."""
         return self.position.beyond(self.skip)
 
+    @property
+    def behind(self) -> bool:
+        """Whether the group is on its way to where the feed is."""
+        return self._task is not None
+
+    def admit(self, subscriber: Subscriber) -> None:
+        """Take a subscriber in, now or when the group has come to its place."""
+        (self.members if subscriber.position.place == self.position.place else self.waiting).add(subscriber)
+
+    def dismiss(self, subscriber: Subscriber) -> None:
+        """Let a subscriber go."""
+        self.members.discard(subscriber)
+        self.waiting.discard(subscriber)
+
     def deliver(self, batch: Batch) -> None:
-        """Give every member its frame of a batch."""
-        frame = self.lens.frame(batch, self.skip, None)
-        self.position = batch.end
+        """Give every member its frame of a batch, at once if it takes no more than a look."""
+        if self._task is not None:
+            return
+        try:
+            frame = self.lenses.frame(batch, self.skip)
+        except Undecided:
+            self._task = asyncio.create_task(self._follow(), name="stream group")
+            return
+        self._tell(batch.end, frame)
+
+    async def _follow(self) -> None:
+        """Go on to where the feed is, batch by batch."""
+        try:
+            async for batch in self._hub.feed.read(self.position):
+                try:
+                    frame = await self._hub.look(self.lenses, batch, self.skip)
+                except Unavailable:
+                    raise
+                except Exception as error:
+                    self.fail(batch, error)
+                else:
+                    self._tell(batch.end, frame)
+            self._task = None
+        except Reset as reset:
+            self._task = None
+            self.restart(self._hub.feed.head, reset.reason)
+        except Exception as error:
+            if isinstance(error, Unavailable):
+                _logger.warning("streams_ended", error=error.detail, **self.lenses.told)
+            else:
+                _logger.exception("streams_ended", **self.lenses.told)
+            self._task = None
+            for subscriber in [*self.members, *self.waiting]:
+                subscriber.end()
+            self._hub.drop(self)
+
+    def fail(self, batch: Batch, error: Exception) -> None:
+        """Go on behind a batch that cannot be shown; the members have to load anew what they show."""
+        failed(self.lenses, batch, error)
+        self._reset(batch.end, FAILED)
+
+    def restart(self, position: Position, reason: str) -> None:
+        """Tell everybody that something was left out, and go on from a position."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self.members |= self.waiting
+        self.waiting.clear()
+        self._reset(position, reason)
+
+    def _reset(self, position: Position, reason: str) -> None:
+        self.position = position
+        for member in [member for member in self.members if member.renews]:
+            member.reset = reason
+            member.leave()
+        self._tell(position, reset_block(self.lenses, self.here, reason))
+
+    def _tell(self, position: Position, frame: bytes) -> None:
+        """Come to a position, and give the members what lies before it; who has waited there is one from now on."""
+        self.position = position
         if frame:
             self.write(frame)
+        for subscriber in list(self.waiting):
+            if subscriber.position.place == position.place:
+                self.waiting.discard(subscriber)
+                self.members.add(subscriber)
+            elif subscriber.position.place < position.place:
+                subscriber.leave()
 
     def write(self, frame: bytes) -> None:
         """One write for each member, of the same bytes."""
         chunk = b"%x\r\n%b\r\n" % (len(frame), frame)
         for member in list(self.members):
-            member.write(chunk if member.chunked else frame, self._buffer)
+            member.write(chunk if member.chunked else frame, self._hub.buffer)
+
+    def close(self) -> None:
+        """Stop; whoever is here goes on alone."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        for subscriber in [*self.members, *self.waiting]:
+            subscriber.leave()
 
 
 class Hub:
-    """Every stream of one process. ``heartbeat`` is in seconds, ``buffer`` in bytes of one connection."""
+    """Every stream of one process. ``heartbeat`` is in seconds, ``buffer`` in bytes of one connection.
 
-    def __init__(self, feed: Feed, *, heartbeat: float, buffer: int) -> None:
+    ``valid`` says whether what a caller was recognised by is still good.
+    """
+
+    def __init__(
+        self, feed: Feed, valid: Callable[[object], Awaitable[bool]], *, heartbeat: float, buffer: int
+    ) -> None:
         self.feed = feed
+        self.buffer = buffer
+        self._valid = valid
         self._heartbeat = heartbeat
-        self._buffer = buffer
         self._groups: dict[tuple[str, Snapshot | None], Group] = {}
         self._judgements: OrderedDict[tuple[str, Position, int], asyncio.Future[Judgement]] = OrderedDict()
         self._open: set[Subscriber] = set()
         self._closing = False
-        self._moved = asyncio.Event()  # set, and replaced, when the feed has moved
-        self._beat: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Follow the feed and keep connections alive, until ``close``."""
         self._unsubscribe = self.feed.subscribe(self._deliver, self._reset)
-        self._beat = asyncio.create_task(self._keep_alive(), name="stream heartbeats")
+        self._tasks = [
+            asyncio.create_task(self._keep_alive(), name="stream heartbeats"),
+            asyncio.create_task(self._check_callers(), name="stream callers"),
+        ]
 
     async def close(self) -> None:
         """End every stream at once; clients connect again by themselves."""
@@ -255,87 +305,187 @@ class Hub:
             self._unsubscribe()
         for subscriber in list(self._open):
             subscriber.end()
-        if self._beat is not None:
-            self._beat.cancel()
-            await asyncio.wait([self._beat])
+        for group in self._groups.values():
+            group.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     @property
     def subscribers(self) -> int:
         """How many streams are open."""
         return len(self._open)
 
-    async def stream(self, http: web.Request, lens: Lens, last: str | None) -> web.StreamResponse:
-        """Answer a request with a stream from position ``last``, or from now; returns when the client has gone."""
+    # --- one stream
+
+    async def stream(
+        self, http: web.Request, lenses: Lenses, last: str | None, *, auth: object = None, limit: int | None = None
+    ) -> web.StreamResponse:
+        """Answer a request with a stream from position ``last``, or from now; returns when the client has gone.
+
+        With ``limit`` a stream that has nowhere to go on from begins with all rows there are; ``ParseError`` for more.
+        """
         if http.method == "HEAD":
             return web.Response(content_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        rows: Rows | None = None
+        if limit is not None:
+            reason = None if last is None else await self._check(last)
+            if last is None or reason is not None:
+                rows = await self._rows(lenses, limit)
         response = _Response()
         await response.prepare(http)
         if self._closing:
             return response
-        position, greeting = await self._begin(lens, last)
-        subscriber = Subscriber(http, response, position)
+        subscriber = Subscriber(http, response, self.feed.head, auth, renews=limit is not None)
         self._open.add(subscriber)
+        self._expect(subscriber)
         try:
-            await subscriber.send(greeting)
-            await self._follow(subscriber, lens)
-        except ConnectionResetError:
-            pass  # the client has gone, which is how a stream ends
+            if rows is None:
+                await self._begin(subscriber, lenses, last)
+            else:
+                await self._show(subscriber, lenses, rows, reason, OPENING)
+            await self._follow(subscriber, lenses, limit)
+        except (ConnectionResetError, ApiError):
+            pass  # the client has gone, which is how a stream ends; or the client is told why when it connects again
+        except Exception:
+            _logger.exception("stream_failed", **lenses.told)
         finally:
+            subscriber.ended = True
             self._open.discard(subscriber)
         return response
 
-    async def _begin(self, lens: Lens, last: str | None) -> tuple[Position, bytes]:
-        """Where a stream starts, and its first blocks."""
-        reason = None if last is None else await self.feed.check(last)
-        position = await self._now(lens) if last is None or reason else Position.parse(last)
-        opening = b"retry: %d\n" % RETRY + (_reset(lens, position, reason) if reason else b"")
-        told = orjson.dumps({"resource": lens.query.resource})
-        return position, b"%bevent: ready\nid: %b\ndata: %b\n\n" % (opening, str(position).encode(), told)
+    async def _begin(self, subscriber: Subscriber, lenses: Lenses, last: str | None) -> None:
+        """Find where a stream starts, and greet its client."""
+        reason = None if last is None else await self._check(last, subscriber)
+        if last is None or reason is not None:
+            subscriber.position = await self._now(lenses)
+        else:
+            subscriber.position = Position.parse(last)
+        opening = reset_block(lenses, subscriber.position, reason) if reason else b""
+        await subscriber.send(OPENING + opening + ready_block(lenses, subscriber.position))
 
-    async def _now(self, lens: Lens) -> Position:
+    async def _check(self, last: str, subscriber: Subscriber | None = None) -> Reason | None:
+        """Why a stream cannot go on from a position; a ``subscriber`` waits for a database that is away."""
+        while True:
+            try:
+                return await self.feed.check(last)
+            except LOST:
+                if subscriber is None:
+                    raise Unavailable from None
+                await asyncio.sleep(1)
+                await subscriber.send(b": the database is away\n\n")
+
+    async def _now(self, lenses: Lenses) -> Position:
         """Behind everything that is committed, of which the feed may not have heard yet; else behind what it has."""
+        head = self.feed.head
         try:
-            text = self.feed.stream_position(await lens.store.snapshot())
+            snapshot = await next(iter(lenses)).store.snapshot()
         except Unavailable:
-            text = None
-        return self.feed.head if text is None else Position.parse(text)
+            return self.feed.head
+        return self._behind(head, snapshot)
 
-    async def _follow(self, subscriber: Subscriber, lens: Lens) -> None:
+    def _behind(self, head: Position, snapshot: str) -> Position:
+        """The position behind what a statement saw, which began when the feed was at ``head``."""
+        text = self.feed.stream_position(snapshot)
+        return head.beyond(Snapshot.parse(snapshot)) if text is None else Position.parse(text)
+
+    async def _follow(self, subscriber: Subscriber, lenses: Lenses, limit: int | None) -> None:
         """Send what is behind the subscriber's position, then what comes, until the connection or the service ends."""
         while not (self._closing or subscriber.gone):
+            if subscriber.reset is not None:
+                assert limit is not None
+                reason, subscriber.reset = subscriber.reset, None
+                await self._show(subscriber, lenses, await self._rows(lenses, limit), reason)
             try:
-                await self._catch_up(subscriber, lens)
+                await self._catch_up(subscriber, lenses)
             except Reset as reset:
-                subscriber.position = self.feed.head
-                await subscriber.send(_reset(lens, subscriber.position, reset.reason))
+                await self._reset_one(subscriber, lenses, self.feed.head, reset.reason)
                 continue
-            if subscriber.position.place < self.feed.head.place:
-                continue  # the feed went on while the last frame was sent
-            if lens.test is None:
-                await self._wait(subscriber)
-            else:
-                await subscriber.stay(self._group(lens, subscriber.position))
+            if subscriber.reset is None and subscriber.position.place >= self.feed.head.place:
+                await subscriber.stay(self._group(lenses, subscriber.position.snapshot))
 
-    async def _wait(self, subscriber: Subscriber) -> None:
-        """Until the feed moves; meanwhile the connection is kept alive."""
-        try:
-            async with asyncio.timeout(self._heartbeat):
-                await self._moved.wait()
-        except TimeoutError:
-            await subscriber.send(_alive(subscriber.position))
-
-    async def _catch_up(self, subscriber: Subscriber, lens: Lens) -> None:
+    async def _catch_up(self, subscriber: Subscriber, lenses: Lenses) -> None:
         """Send what lies between the subscriber's position and the feed's head."""
         async for batch in self.feed.read(subscriber.position):
             skip = subscriber.position.snapshot
-            frame = lens.frame(batch, skip, None if lens.test else await self._judge(lens, batch))
-            subscriber.position = batch.end.beyond(_rest(skip, batch))
+            rest = remaining(skip, batch)
+            try:
+                frame = await self.look(lenses, batch, skip)
+            except Unavailable:
+                raise
+            except Exception as error:
+                failed(lenses, batch, error)
+                await self._reset_one(subscriber, lenses, batch.end.beyond(rest), FAILED)
+                if subscriber.reset is not None:
+                    return
+                continue
+            subscriber.position = batch.end.beyond(rest)
             if frame:
                 await subscriber.send(frame)
 
+    async def _reset_one(self, subscriber: Subscriber, lenses: Lenses, position: Position, reason: str) -> None:
+        """Tell one client that something was left out, and go on from a position."""
+        subscriber.position = position
+        if subscriber.renews:
+            subscriber.reset = reason
+        else:
+            await subscriber.send(reset_block(lenses, position, reason))
+
+    # --- all rows
+
+    async def _rows(self, lenses: Lenses, limit: int) -> Rows:
+        """All rows that the lenses show, as of one moment, and the position behind it; ``ParseError`` for too many."""
+        head = self.feed.head
+        found: list[tuple[Lens, list[bytes]]] = []
+        snapshot = ""
+        store = next(iter(lenses)).store
+        async with store.database.transaction():
+            await store.database.fetch("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", ())
+            for lens in lenses:
+                rows, snapshot = await lens.rows(limit + 1)
+                limit -= len(rows)
+                if limit < 0:
+                    raise ParseError(
+                        "snapshot: there are too many rows for one; narrow the filter, or read the list page by page "
+                        "and open the stream with the X-Stream-Position of its first page as last_event_id.",
+                        code="invalid_parameter",
+                    )
+                found.append((lens, rows))
+        return found, self._behind(head, snapshot)
+
+    async def _show(
+        self, subscriber: Subscriber, lenses: Lenses, rows: Rows, reason: str | None, opening: bytes = b""
+    ) -> None:
+        """Send all rows, and only then a position: whoever comes back without one is sent them again."""
+        found, position = rows
+        await subscriber.send(opening + (reset_block(lenses, None, reason) if reason is not None else b": rows\n\n"))
+        for lens, documents in found:
+            for first in range(0, len(documents), BLOCK):
+                await subscriber.send(await lens.snapshot(documents[first : first + BLOCK]))
+        subscriber.position = position
+        await subscriber.send(ready_block(lenses, position))
+
+    # --- looking
+
+    async def look(self, lenses: Lenses, batch: Batch, skip: Snapshot | None) -> bytes:
+        """The frame of a batch; ``Unavailable`` where the database does not answer for a while."""
+        start = time.monotonic()
+        while True:
+            try:
+                return lenses.frame(batch, skip)
+            except Undecided:
+                pass
+            try:
+                return await lenses.look(batch, skip, self._judge)
+            except Unavailable:
+                if time.monotonic() - start > PATIENCE:
+                    raise
+                await asyncio.sleep(1)
+
     async def _judge(self, lens: Lens, batch: Batch) -> Judgement:
-        """The database's answer for a batch, asked once for all who look through the same lens."""
-        key = (lens.name, batch.start, len(batch.events))
+        """The database's answer for a batch, asked once for all who ask about the same rows."""
+        key = (lens.condition, batch.start, len(batch.events))
         judgement = self._judgements.get(key)
         if judgement is None:
             judgement = self._judgements[key] = asyncio.ensure_future(lens.judge(batch))
@@ -343,68 +493,124 @@ class Hub:
                 self._judgements.popitem(last=False)
         try:
             return await asyncio.shield(judgement)
-        except ApiError:
+        except Exception:
             self._judgements.pop(key, None)
-            raise ConnectionResetError("the database cannot be asked") from None
+            raise
 
-    def _group(self, lens: Lens, position: Position) -> Group:
-        """The group of a lens at the head of the feed."""
-        key = (lens.name, position.snapshot)
+    # --- everybody
+
+    def _group(self, lenses: Lenses, skip: Snapshot | None, place: Position | None = None) -> Group:
+        """The group of the lenses, a new one at a place, or where the feed is, if there is none.
+
+        Who joins it may be further on: another replica has told him what this one has not heard of yet.
+        """
+        key = (lenses.name, skip)
         if key not in self._groups:
-            self._groups[key] = Group(lens, position.snapshot, position, self._buffer)
+            self._groups[key] = Group(self, lenses, place or self.feed.head, skip)
         return self._groups[key]
 
     def _deliver(self, batch: Batch) -> None:
         """Take a batch from the feed to every group."""
-        self._groups = {key: group for key, group in self._groups.items() if group.members}
-        groups = list(self._groups.items())
-        for _, group in groups:
-            group.deliver(batch)
-        for key, group in groups:
-            if (
-                group.skip is not None and _rest(group.skip, batch) is None
-            ):  # nothing is left to skip: as everybody else
-                del self._groups[key]
-                plain = self._group(group.lens, group.position)
-                plain.members |= group.members
-                for member in group.members:
-                    member.group = plain
-        self._stir()
+        for group in [group for group in self._groups.values() if not (group.members or group.waiting)]:
+            self.drop(group)
+        for group in [*self._groups.values()]:
+            if group.skip is not None and not group.behind and _irrelevant(group.skip, batch):
+                self._merge(group)
+        for group in [*self._groups.values()]:
+            try:
+                group.deliver(batch)
+            except Exception as error:
+                group.fail(batch, error)
+
+    def drop(self, group: Group) -> None:
+        """Forget a group."""
+        group.close()
+        self._groups = {key: each for key, each in self._groups.items() if each is not group}
+
+    def _merge(self, group: Group) -> None:
+        """Let the members of a group that has nothing left to skip be as everybody else."""
+        del self._groups[group.lenses.name, group.skip]
+        plain = self._group(group.lenses, None, group.position)
+        for subscriber in [*group.members, *group.waiting]:
+            if plain.position.place == group.position.place:
+                subscriber.move(plain)
+            else:
+                subscriber.leave()
 
     def _reset(self, reason: Reason) -> None:
         """Tell everybody that the feed had to leave out something."""
-        for group in self._groups.values():
-            group.position = self.feed.head
-            group.write(_reset(group.lens, group.position, reason))
-        self._stir()
-
-    def _stir(self) -> None:
-        """Wake those who wait for the feed to move."""
-        self._moved.set()
-        self._moved = asyncio.Event()
+        groups, self._groups = self._groups, {}
+        for group in groups.values():
+            group.skip = None
+            group.restart(self.feed.head, reason)
+            if (group.lenses.name, None) in self._groups:
+                group.close()
+            else:
+                self._groups[group.lenses.name, None] = group
 
     async def _keep_alive(self) -> None:
         """A comment and the newest position for everybody, so that proxies and positions stay fresh."""
         while True:
             await asyncio.sleep(self._heartbeat)
             for group in list(self._groups.values()):
-                group.write(_alive(group.here))
+                alive = b": keep-alive\nid: %b\n\n" % str(group.here).encode()
+                group.write(alive)
+                for subscriber in list(group.waiting):
+                    subscriber.write(_chunk(subscriber, b": keep-alive\n\n"), self.buffer)
+
+    async def _check_callers(self) -> None:
+        """End the streams of callers whose credentials are no longer good."""
+        while True:
+            await asyncio.sleep(CHECKED)
+            callers: dict[int, list[Subscriber]] = {}
+            for subscriber in self._open:
+                if subscriber.auth is not None:
+                    callers.setdefault(id(subscriber.auth), []).append(subscriber)
+            for subscribers in callers.values():
+                try:
+                    valid = await self._valid(subscribers[0].auth)
+                except Exception:
+                    _logger.exception("stream_caller_not_checked")
+                    continue
+                for subscriber in subscribers:
+                    if valid:
+                        self._expect(subscriber)
+                    else:
+                        subscriber.end()
+
+    def _expect(self, subscriber: Subscriber) -> None:
+        """End a stream when its credentials expire, if that is before the next look."""
+        expires_at = getattr(subscriber.auth, "expires_at", None)
+        if expires_at is not None and (left := expires_at - time.time()) <= CHECKED:
+            asyncio.get_running_loop().call_later(max(0.0, left), subscriber.end)
 
 
-def _rest(skip: Snapshot | None, batch: Batch) -> Snapshot | None:
-    """What there is still to skip behind a batch: nothing once the batch has gone past the snapshot."""
-    return None if skip is None or skip <= batch.snap else skip
+Rows = tuple[Sequence[tuple[Lens, Sequence[bytes]]], Position]  # of each lens, and the position behind them
 
 
-def _alive(position: Position) -> bytes:
-    """A comment with the newest position."""
-    return b": keep-alive\nid: %b\n\n" % str(position).encode()
+def failed(lenses: Lenses, batch: Batch, error: Exception) -> None:
+    """Log that events cannot be shown."""
+    _logger.error("stream_failed", tick=batch.tick, exc_info=error, **lenses.told)
 
 
-def _reset(lens: Lens, position: Position, reason: Reason) -> bytes:
-    """The block that tells a client to load anew what it shows, and why."""
-    told = orjson.dumps({"resource": lens.query.resource, "reason": reason})
-    return b"event: reset\nid: %b\ndata: %b\n\n" % (str(position).encode(), told)
+def _chunk(subscriber: Subscriber, frame: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(frame), frame) if subscriber.chunked else frame
+
+
+def ready_block(lenses: Lenses, position: Position) -> bytes:
+    """The block that says that a stream is open, and where it begins."""
+    return b"event: ready\nid: %b\ndata: %b\n\n" % (str(position).encode(), orjson.dumps(lenses.told))
+
+
+def reset_block(lenses: Lenses, position: Position | None, reason: str) -> bytes:
+    """The block that tells a client to load anew what it shows, and why; without a position, rows follow."""
+    place = b"" if position is None else b"id: %b\n" % str(position).encode()
+    return b"event: reset\n%bdata: %b\n\n" % (place, orjson.dumps({**lenses.told, "reason": reason}))
+
+
+def _irrelevant(skip: Snapshot, batch: Batch) -> bool:
+    """Whether there is nothing to skip in a batch or behind it."""
+    return skip <= batch.snap and not any(skip.sees(event.xid) for event in batch.events)
 
 
 class _Response(EventSourceResponse):
@@ -414,23 +620,138 @@ class _Response(EventSourceResponse):
         return
 
 
-class StreamMixin(_Base):
-    """``GET /tasks/stream/``"""
+# --- viewsets ---------------------------------------------------------------------------------------------------------
 
-    async def stream(self, request: Request) -> web.StreamResponse:
-        """Every committed change of the rows that ``list`` shows with the same filters."""
+
+class _Caller:
+    """What the Python of a viewset says about rows to one caller, who has opened a stream with ``view``.
+
+    Callers are shown the same if they are the same user, and have asked for the same.
+    """
+
+    def __init__(self, view: _Base) -> None:
+        serializer = view._own(view.get_serializer_class())()  # its own, for it has this caller in its context
+        request = view.request
+        asked = [
+            (name, text) for name, text in request.query_params.items() if name not in ("access_token", "last_event_id")
+        ]
+        self.name = repr((type(view).__qualname__, request.user, request.http.host, request.http.path, sorted(asked)))
+        self.plain = serializer.plain
+        self._view = view
+        self._serializer = serializer
+        self._related = tuple(name for name, _ in view.shown_by(serializer).related)
+        self._seen = Projection(view.resource.name, tuple(view.resource.columns))
+
+    async def sees(self, rows: Sequence[bytes]) -> list[bool]:
+        """For each row whether the object permissions let the caller see it."""
+        if not self._view.asks_about_objects:
+            return [True] * len(rows)
+        return [await self._may(row) for row in await self._instances(rows)]
+
+    async def shows(self, rows: Sequence[bytes]) -> list[bytes]:
+        """Each row as the serializer shows it, as JSON."""
+        shown = Projection(self._seen.resource, ())  # and no related rows besides
+        given = self._view.request.query_params
+        return [
+            await spawn(self._view._json, self._serializer, row, shown, given) for row in await self._instances(rows)
+        ]
+
+    async def _may(self, row: Model) -> bool:
+        try:
+            await self._view.check_object_permissions(self._view.request, row)
+        except (PermissionDenied, NotAuthenticated, NotFound):
+            return False
+        return True
+
+    async def _instances(self, rows: Sequence[bytes]) -> list[Model]:
+        """Logged rows as a viewset's Python has them, with their related rows as they are now."""
+        STORE.set(self._view.site.store)
+        made = [self._view._instance(row, self._seen) for row in rows]
+        if made and self._related:
+            await QuerySet(type(made[0])).prefetch_related(*self._related).attach(made)
+        return made
+
+
+def wants_snapshot(given: Mapping[str, str]) -> bool:
+    """Whether ``?snapshot=`` asks for all rows to begin with."""
+    try:
+        return bool(FIELD_TYPES["boolean"].parse(SNAPSHOT, given.get("snapshot", "false")))
+    except ValueError as error:
+        raise ParseError(f"snapshot: {error}", code="invalid_parameter") from None
+
+
+def last_position(http: web.Request, given: Mapping[str, str]) -> str | None:
+    """Where a client wants to go on from: what browsers send beats what the address says."""
+    return http.headers.get("Last-Event-ID") or given.get("last_event_id")
+
+
+class StreamMixin(_Base):
+    """``GET /tasks/stream/`` and ``GET /tasks/{id}/stream/``"""
+
+    async def stream(self, request: Request, **kwargs: str) -> web.StreamResponse:
+        """Every committed change of the rows that ``list`` shows with the same filters, or of one of them."""
         given = request.query_params
+        lens = await self.get_lens()
+        return await self.site.hub.stream(
+            request.http,
+            Lenses([lens]),
+            last_position(request.http, given),
+            auth=request.auth,
+            limit=self.max_page_size * PAGES if wants_snapshot(given) else None,
+        )
+
+    async def get_lens(self) -> Lens:
+        """What the caller sees with the parameters of the request; what is wrong with it is raised."""
+        given = self.request.query_params
         self.check_parameters(given)
         query = await self.get_list_query()
         serializer = self.current_serializer()
-        projection = self.get_projection(serializer, {"fields": given["fields"]} if "fields" in given else {})
-        resources = self.site.resources
-        lens = Lens(
-            query=Query(query.resource, query.where),
-            projection=projection,
+        shown = self.get_projection(serializer, {"fields": given["fields"]} if "fields" in given else {})
+        query = Query(query.resource, query.where)
+        try:
+            await self.site.store.check_patterns(patterns(query.where))
+        except InvalidPattern as error:
+            raise error.naming(name for name in self.patterns if name in given) from None
+        if self.kwargs:
+            query = await self._one_row(query)
+        python = not serializer.plain or self.asks_about_objects
+        return Lens(
+            query=query,
+            projection=shown,
+            watched=self._watched(serializer),
             resource=self.resource,
-            test=matcher(resources, query.resource, query.where),
+            test=matcher(self.site.resources, query.resource, query.where),
             store=self.site.store,
+            viewer=_Caller(self) if python else None,
         )
-        last = request.http.headers.get("Last-Event-ID") or given.get("last_event_id")
-        return await self.site.hub.stream(request.http, lens, last)
+
+    async def _one_row(self, query: Query) -> Query:
+        """The query for the row that the address names; ``NotFound`` or a refusal if the caller may not see it."""
+        if self.hooked("get_object"):
+            await spawn(self.get_object)
+        path = self.lookup_field or self.resource.key.name
+        text = self.kwargs[self.lookup_url_kwarg or "id"]
+        try:
+            query = query.restrict(*by_field(self.site.store.queries, self.resource.name, path, text).where)
+        except ValueError:
+            raise NotFound() from None
+        seen = whole(self.site.resources, self.shown_by(self.current_serializer()))
+        found = await self.site.store.one(query, seen)
+        if found is None:
+            raise NotFound()
+        if self.asks_about_objects:
+            await self.check_object_permissions(self.request, self._instance(found[0], seen))
+        return query
+
+    def _watched(self, serializer: Serializer) -> tuple[str, ...]:
+        """The names that a change is told of: of columns that the serializer may show, and of links."""
+        projection = self.shown_by(serializer)
+        shown = {*projection.columns, *dict(projection.related)}
+        fields = serializer.fields
+        declared = {**self.resource.columns, **self.resource.links}
+        return tuple(
+            name
+            for name, field in declared.items()
+            if not field.write_only
+            and (name in shown or (name in fields and (name in self.resource.links or not fields[name].load_only)))
+        )

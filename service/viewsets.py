@@ -57,7 +57,7 @@ MAX_PATHS: Final = 32  # of one ?expand=
 MAX_DEPTH: Final = 8  # of each of them
 PART: Final = re.compile(r"\{([^\W\d]\w*)(?::[^{}]*(?:\{[^{}]*\}[^{}]*)*)?\}")  # of an address: {name} or {name:regex}
 READ_PARAMETERS: Final = ("fields", "expand")
-STREAM_PARAMETERS: Final = ("fields", "last_event_id", "access_token")
+STREAM_PARAMETERS: Final = ("fields", "snapshot", "last_event_id", "access_token")
 STANDARD_ACTIONS: Final[Mapping[str, tuple[str, bool]]] = {  # action → method, and whether it is about one row
     "list": ("GET", False),
     "create": ("POST", False),

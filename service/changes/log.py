@@ -28,9 +28,9 @@ from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import asyncpg
-import orjson
 
 from service.changes.position import Position, Snapshot
+from service.changes.rows import parse
 from service.errors import ConfigurationError
 from service.tables import SCHEMA
 
@@ -341,12 +341,12 @@ class Event:
     @cached_property
     def before(self) -> dict[str, Any] | None:
         """The row before, parsed once; not to be changed."""
-        return None if self.old is None else orjson.loads(self.old)
+        return None if self.old is None else parse(self.old)
 
     @cached_property
     def after(self) -> dict[str, Any] | None:
         """The row after, parsed once; not to be changed."""
-        return None if self.new is None else orjson.loads(self.new)
+        return None if self.new is None else parse(self.new)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,244 @@
+"""Who sees what of a stream, for how long, and as what."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import asyncpg
+import jwt
+import pytest
+
+from service.authentication import create_token, list_tokens, revoke_token
+from tests.conftest import Client, Serve
+from tests.sse import EventSource, listen
+from tests.stream.test_events import ready, told
+
+SECRET = "a shared secret of 32 bytes or more"
+JWT = f"auth: {{jwt: {{secret: {SECRET}, audience: rowcast}}}}"
+TASKS = """
+fields:
+  id: {type: integer, primary_key: true}
+  title: {type: string}
+  user_id: {type: string, null: true}
+  salary: {type: integer, default: 7}
+  project: {type: foreign_key, to: projects, null: true}
+viewset:
+  class: viewsets:TaskViewSet
+  filterset_fields: {title: [exact], project__name: [exact]}
+"""
+PROJECTS = """
+fields: {id: {type: integer, primary_key: true}, name: {type: string}}
+viewset: {permission_classes: [AllowAny]}
+"""
+RESOURCES = {"tasks": TASKS, "projects": PROJECTS}
+SCOPED = """
+from service.api import IsAuthenticated, ModelViewSet, model
+Task = model("tasks")
+
+class TaskViewSet(ModelViewSet):
+    permission_classes = [IsAuthenticated]
+
+    def get_queryset(self):
+        return Task.objects.filter(user_id=self.request.user.id)
+"""
+OWNED = """
+from service.api import IsOwner, ModelViewSet
+
+class TaskViewSet(ModelViewSet):
+    permission_classes = [IsOwner]
+"""
+PYTHON = """
+from marshmallow import fields
+from service.api import AllowAny, ModelViewSet, Serializer, model
+Task = model("tasks")
+
+class TaskSerializer(Serializer):
+    shout = fields.Method("get_shout")
+    caller = fields.Method("get_caller")
+    within = fields.Method("get_within")
+
+    class Meta:
+        model = Task
+        fields = ("id", "title", "shout", "caller", "within", "project")
+
+    def get_shout(self, task):
+        if task.title == "boom":
+            raise RuntimeError("no shout for this one")
+        return task.title.upper()
+
+    def get_caller(self, task):
+        return self.context["request"].user.id
+
+    def get_within(self, task):
+        return task.project.name if task.project else None
+
+class TaskViewSet(ModelViewSet):
+    permission_classes = [AllowAny]
+    serializer_class = TaskSerializer
+"""
+
+
+def bearer(user: str, lifetime: float = 3600, **claims: object) -> dict[str, str]:
+    """The header of a caller."""
+    given = {"sub": user, "aud": "rowcast", "exp": time.time() + lifetime, **claims}
+    return {"Authorization": f"Bearer {jwt.encode(given, SECRET, 'HS256')}"}
+
+
+async def ended(source: EventSource) -> float:
+    """When a stream has ended."""
+    async for _ in source:
+        pass
+    return time.time()
+
+
+async def test_scope_decides_on_the_row_before_and_after(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A row that is handed over leaves one caller's stream by its id alone, and enters the other's."""
+    client = await serve(RESOURCES, service=JWT, modules={"viewsets": SCOPED})
+    async with (
+        listen(client, "/tasks/stream/", headers=bearer("ann")) as ann,
+        listen(client, "/tasks/stream/", headers=bearer("bob")) as bob,
+    ):
+        for source in (ann, bob):
+            await ready(source)
+        await sql.execute("INSERT INTO tasks (id, title, user_id) VALUES (1, 'plan', 'ann')")
+        assert (await told(ann))["action"] == "INSERT"
+        await sql.execute("UPDATE tasks SET user_id = 'bob', title = 'secret of bob'")
+        event = await ann.next()
+        assert "bob" not in event.data
+        body = event.json()
+        assert (body["action"], body["id"], body["data"], body["cause"]) == ("DELETE", 1, None, "UPDATE")
+        assert "changed" not in body
+        body = await told(bob)
+        assert (body["action"], body["cause"], body["data"]["title"]) == ("INSERT", "UPDATE", "secret of bob")
+        await sql.execute("DELETE FROM tasks; INSERT INTO tasks (id, title, user_id) VALUES (2, 'fence', 'ann')")
+        body = await told(ann)
+        assert body["id"] == 2, "a row of somebody else's was deleted, and not told"
+        assert (await told(bob))["action"] == "DELETE"
+    assert (await client.get("/tasks/stream/")).status == 401
+
+
+async def test_object_permissions_decide_on_the_row_before_and_after(serve: Serve, sql: asyncpg.Connection) -> None:
+    """What retrieve would refuse is not told, although the list is not cut by it."""
+    client = await serve(RESOURCES, service=JWT, modules={"viewsets": OWNED})
+    async with (
+        listen(client, "/tasks/stream/", headers=bearer("ann")) as ann,
+        listen(client, "/tasks/stream/?project__name=p", headers=bearer("bob")) as bob,
+    ):
+        for source in (ann, bob):
+            await ready(source)
+        await sql.execute("INSERT INTO projects (id, name) VALUES (1, 'p')")
+        await sql.execute(
+            "INSERT INTO tasks (id, title, user_id, project_id) VALUES (1, 'x', 'bob', 1), (2, 'y', 'ann', 1)"
+        )
+        assert (await told(ann))["id"] == 2
+        assert (await told(bob))["id"] == 1
+        await sql.execute("UPDATE tasks SET user_id = 'bob', title = 'z' WHERE id = 2")
+        event = await told(ann)
+        assert (event["action"], event["id"], event["data"]) == ("DELETE", 2, None)
+        event = await told(bob)
+        assert (event["action"], event["id"], event["data"]["title"]) == ("INSERT", 2, "z")
+        await sql.execute("DELETE FROM tasks; INSERT INTO tasks (id, title, user_id) VALUES (3, 'fence', 'ann')")
+        assert (await told(ann))["id"] == 3
+
+
+async def test_serializer_with_python_shows_the_data(serve: Serve, sql: asyncpg.Connection) -> None:
+    """``data`` is what retrieve shows, to each caller, with related rows as they are; hidden columns stay hidden."""
+    client = await serve(RESOURCES, service=JWT, modules={"viewsets": PYTHON})
+    async with (
+        listen(client, "/tasks/stream/", headers=bearer("ann")) as ann,
+        listen(client, "/tasks/stream/?fields=id,shout", headers=bearer("bob")) as bob,
+        listen(client, "/tasks/stream/?project__name=p") as anonymous,
+    ):
+        for source in (ann, bob, anonymous):
+            await ready(source)
+        await sql.execute("INSERT INTO projects (id, name) VALUES (1, 'p')")
+        await sql.execute("INSERT INTO tasks (id, title, project_id) VALUES (1, 'plan', 1)")
+        for source, headers in ((ann, bearer("ann")), (anonymous, {})):
+            shown = await (await client.get("/tasks/1/", headers=headers)).json()
+            shown.pop("project")  # an expansion
+            assert (await told(source))["data"] == shown
+            assert shown["shout"] == "PLAN"
+        assert (await told(bob))["data"] == {"id": 1, "shout": "PLAN"}
+        await sql.execute("UPDATE tasks SET salary = 8, title = 'plans'")
+        event = await ann.next()
+        assert "salary" not in event.data
+        assert event.json()["changed"] == ["title"]
+        assert event.json()["data"]["caller"] == "ann"
+
+
+async def test_row_that_cannot_be_shown_resets_only_those_who_see_it(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A serializer that fails costs its own streams a reset; others, and what comes later, are told."""
+    client = await serve(RESOURCES, service=JWT, modules={"viewsets": PYTHON})
+    async with (
+        listen(client, "/tasks/stream/") as broken,
+        listen(client, "/tasks/stream/?title=fence") as filtered,
+        listen(client, "/projects/stream/") as projects,
+    ):
+        start = (await ready(broken)).id
+        for source in (filtered, projects):
+            await ready(source)
+        await sql.execute("INSERT INTO tasks (id, title) VALUES (1, 'boom'); INSERT INTO projects VALUES (1, 'p')")
+        event = await broken.next()
+        assert (event.event, event.json()) == ("reset", {"resource": "tasks", "reason": "failed"})
+        assert (await told(projects))["id"] == 1
+        await sql.execute("INSERT INTO tasks (id, title) VALUES (2, 'fence')")
+        assert (await told(broken))["id"] == 2
+        assert (await told(filtered))["id"] == 2
+    async with listen(client, "/tasks/stream/", last_id=start) as again:
+        await ready(again)
+        assert (await again.next()).json()["reason"] == "failed"
+        assert (await told(again))["id"] == 2
+
+
+async def test_revoked_token_ends_its_streams(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Within 15 seconds of the revocation, and no other stream ends."""
+    client = await serve(RESOURCES, service=JWT, modules={"viewsets": SCOPED})
+    tokens = {user: await create_token(sql, user) for user in ("ann", "bob")}
+    async with (
+        listen(client, f"/tasks/stream/?access_token={tokens['ann']}", deadline=20) as ann,
+        listen(client, f"/tasks/stream/?project__name=p&access_token={tokens['ann']}", deadline=20) as narrow,
+        listen(client, f"/tasks/stream/?access_token={tokens['bob']}") as bob,
+    ):
+        for source in (ann, narrow, bob):
+            await ready(source)
+        (token,) = [each.id for each in await list_tokens(sql) if each.user_id == "ann"]
+        await revoke_token(sql, token)
+        revoked = time.time()
+        assert max(await asyncio.gather(ended(ann), ended(narrow))) - revoked < 15
+        await sql.execute("INSERT INTO tasks (id, title, user_id) VALUES (1, 'plan', 'bob')")
+        assert (await told(bob))["id"] == 1
+    assert (await client.get(f"/tasks/stream/?access_token={tokens['ann']}")).status == 401
+
+
+@pytest.mark.parametrize("path", ["/tasks/stream/", "/tasks/stream/?project__name=p"])
+async def test_expired_token_ends_its_stream(serve: Serve, sql: asyncpg.Connection, path: str) -> None:
+    """At the time that the token names; until then it is told."""
+    client = await serve(RESOURCES, service=JWT, modules={"viewsets": SCOPED})
+    token = await create_token(sql, "ann", lifetime=3)
+    (expires_at,) = [each.expires_at.timestamp() for each in await list_tokens(sql) if each.expires_at is not None]
+    async with listen(client, path, headers={"Authorization": f"Token {token}"}) as source:
+        await ready(source)
+        assert 0 <= await ended(source) - expires_at < 2
+
+
+async def test_streams_are_open_to_pages_of_allowed_origins(serve: Serve) -> None:
+    """A stream carries the CORS headers that let a page of another origin read it, and no other page."""
+    client = await serve(
+        RESOURCES, service="server: {cors_origins: ['https://app.example']}", modules={"viewsets": PYTHON}
+    )
+    origin = {"Origin": "https://app.example"}
+    async with listen(client, "/tasks/stream/", headers=origin) as source:
+        await ready(source)
+        assert source.response.headers["Access-Control-Allow-Origin"] == "https://app.example"
+    async with listen(client, "/tasks/stream/", headers={"Origin": "https://evil.example"}) as source:
+        assert "Access-Control-Allow-Origin" not in source.response.headers
+    response = await allowed(client, origin)
+    assert "last-event-id" in response.lower()
+
+
+async def allowed(client: Client, origin: dict[str, str]) -> str:
+    """The headers that a preflight for a stream allows."""
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "Last-Event-ID"}
+    response = await client.options("/tasks/stream/", headers={**origin, **asked})
+    return response.headers["Access-Control-Allow-Headers"]
