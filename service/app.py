@@ -7,6 +7,7 @@ import hashlib
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import asyncpg
@@ -87,12 +88,31 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     problems.check()
     identity = Identity(settings.auth, database)
     readiness = Readiness(feed)
+    settled = asyncio.Event()  # it has started, or ends before
+    patient: set[Handler] = set()
+
+    def when_started(route: routers.Route) -> routers.Route:
+        """A stream that is asked for meanwhile begins then: any answer but 200 ends a browser's EventSource for good."""
+        handler = route.handler
+
+        async def wait(request: web.Request) -> web.StreamResponse:
+            await settled.wait()
+            if readiness.starting is None:
+                return await handler(request)
+            if request.transport is not None:
+                request.transport.abort()
+            raise Unavailable("The service has ended.")
+
+        patient.add(wait)
+        return replace(route, handler=wait)
+
+    routes = [(view, when_started(route) if "stream" in route.actions.values() else route) for view, route in routes]
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if readiness.starting is not None and not request.path.startswith("/health/"):
-            raise Unavailable("The service is not ready; /health/ready says why.", code="starting")
-        return await handler(request)
+        if readiness.starting is None or request.match_info.handler in patient or request.path.startswith("/health/"):
+            return await handler(request)
+        raise Unavailable("The service is not ready; /health/ready says why.", code="starting")
 
     app = web.Application(middlewares=[errors, gate], client_max_size=settings.server.body_limit)
     app.on_response_prepare.append(label)
@@ -126,6 +146,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         await feed.ready.wait()
         hub.start()
         readiness.starting = None
+        settled.set()
 
     async def run(app: web.Application) -> AsyncIterator[None]:
         app[STARTED] = starting = asyncio.create_task(start(), name="start")
@@ -139,6 +160,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         await database.close()
 
     async def end_streams(_: web.Application) -> None:
+        settled.set()
         await hub.close()
 
     app.cleanup_ctx.append(run)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 
 import asyncpg
 import pytest
+from aiohttp import ClientConnectionError
+from aiohttp.test_utils import TestClient, TestServer
 
-from tests.conftest import Serve
+from service.app import create_app
+from service.schema import LOCK
+from tests.conftest import Serve, configure
 from tests.sse import EventSource, listen
 from tests.stream.test_events import RESOURCES, ready, told
 
@@ -33,6 +38,41 @@ async def test_last_event_id_resumes_without_a_gap(serve: Serve, sql: asyncpg.Co
         async with listen(where, f"/notes/stream/?last_event_id={start}", last_id=first.id) as source:
             await ready(source)
             assert (await told(source))["id"] == 2, "the header beats the parameter"
+
+
+async def test_stream_that_is_asked_for_during_the_start_waits_for_it(database_url: str, tmp_path: Path) -> None:
+    """Not even then is the answer an error, which a browser would not come back from; other requests are told."""
+    configuration = configure(tmp_path, RESOURCES)
+    holder = await asyncpg.connect(database_url)
+    await holder.execute("SELECT pg_advisory_lock($1)", LOCK)  # as somebody who migrates
+    app = create_app(configuration, database_url, migrate=True)
+    async with TestClient(TestServer(app)) as client:
+        opening = asyncio.create_task(client.get("/notes/stream/"))
+        async with client.get("/notes/") as response:
+            assert (response.status, (await response.json())["code"]) == (503, "starting")
+        assert not opening.done()
+        await holder.close()
+        source = EventSource(await opening)
+        await ready(source)
+        async with client.post("/notes/", json={"text": "a"}) as response:
+            assert response.status == 201
+        assert (await told(source))["action"] == "INSERT"
+
+
+async def test_stream_that_waits_for_a_start_ends_with_the_service(database_url: str, tmp_path: Path) -> None:
+    """Its connection is cut, and so a browser asks the next one."""
+    holder = await asyncpg.connect(database_url)
+    await holder.execute("SELECT pg_advisory_lock($1)", LOCK)
+    client = TestClient(TestServer(create_app(configure(tmp_path, RESOURCES), database_url, migrate=True)))
+    await client.start_server()
+    opening = asyncio.create_task(client.get("/notes/stream/"))
+    async with client.get("/notes/") as response:
+        assert response.status == 503
+    await client.server.close()
+    with pytest.raises(ClientConnectionError):
+        await opening
+    await client.close()
+    await holder.close()
 
 
 async def test_every_position_of_a_transaction_is_a_place_to_resume_from(serve: Serve, sql: asyncpg.Connection) -> None:
