@@ -1,0 +1,95 @@
+"""A headless Chromium, told what to do over its DevTools Protocol.
+
+Specification: https://chromedevtools.github.io/devtools-protocol/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import ClientSession, ClientWebSocketResponse
+
+FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+"""The path of a Chromium that is installed here; ``None`` if there is none."""
+
+PATIENCE = 30  # s, for the start of the browser, and for an answer
+
+
+class Page:
+    """One tab. Its scripts' names are those that ``evaluate`` sees."""
+
+    def __init__(self, socket: ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        self._session: str | None = None
+
+    async def open(self, url: str) -> None:
+        """Go to an address, in a new tab, and wait until it is loaded."""
+        target = await self._call("Target.createTarget", url="about:blank")
+        attached = await self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        self._session = attached["sessionId"]
+        await self._call("Page.enable")
+        await self._call("Page.navigate", url=url)
+        await self._told(lambda told: told.get("method") == "Page.loadEventFired")
+
+    async def evaluate(self, expression: str) -> Any:
+        """The value of an expression, once it is settled if it is a promise."""
+        done = await self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in done, done
+        return done["result"].get("value")
+
+    async def until(self, condition: str) -> None:
+        """Wait until an expression is true on the page."""
+        look = f"const look = () => ({condition}) ? resolve() : setTimeout(look, 5); look()"
+        await self.evaluate(f"new Promise(resolve => {{ {look} }})")
+
+    async def _call(self, method: str, **parameters: Any) -> Any:
+        """The result of one command."""
+        number = next(self._numbers)
+        command = {"id": number, "method": method, "params": parameters}
+        await self._socket.send_json(command if self._session is None else {**command, "sessionId": self._session})
+        answer = await self._told(lambda told: told.get("id") == number)
+        assert "result" in answer, (method, answer)
+        return answer["result"]
+
+    async def _told(self, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next message that is the one; others are passed over."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                told: dict[str, Any] = json.loads(await self._socket.receive_str())
+                if is_it(told):
+                    return told
+
+
+@asynccontextmanager
+async def page(url: str) -> AsyncIterator[Page]:
+    """A tab at an address, in a browser of its own that is gone afterwards."""
+    assert FOUND is not None
+    with tempfile.TemporaryDirectory(prefix="rowcast-browser-", ignore_cleanup_errors=True) as profile:
+        process = await asyncio.create_subprocess_exec(
+            FOUND, "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}",
+            "--no-sandbox", "--no-first-run", "--no-proxy-server", "--disable-gpu", "--disable-dev-shm-usage",
+            "--disable-background-networking", "about:blank",
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert process.stderr is not None
+            async with asyncio.timeout(PATIENCE):
+                while not (line := (await process.stderr.readline()).decode()).startswith("DevTools listening on "):
+                    assert line, "Chromium ended"
+            async with ClientSession() as client, client.ws_connect(line.split()[-1], max_msg_size=0) as socket:
+                tab = Page(socket)
+                await tab.open(url)
+                yield tab
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.communicate()
