@@ -3,89 +3,174 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import click
 import orjson
 
-from bench import database, load, peers, report
+from bench import database, load, page, peers, report
 from bench.cases import CASES, TASKS, Case
-from bench.peers import Server
-from bench.report import Round
+from bench.environments import Unavailable
+from bench.peers import FLOORS, PEERS, Peer, Server
+from bench.report import Mode, Round
 from service.database.embedded import EmbeddedPostgres
+
+NAMES: Final = tuple(dict.fromkeys(peer.name for peer in PEERS))
+
+
+@dataclass(slots=True)
+class Bench:
+    """How long and how often, on what."""
+
+    postgres: EmbeddedPostgres
+    directory: Path
+    seconds: int
+    rounds: int
 
 
 @click.command()
 @click.option("--seconds", default=2, show_default=True, help="How long each load lasts.")
 @click.option("--rounds", default=5, show_default=True, help="How many loads each server gets in each case.")
+@click.option("--mode", multiple=True, type=click.Choice([mode.name for mode in Mode]), help="Only so; repeatable.")
+@click.option("--peer", multiple=True, type=click.Choice(NAMES), help="Only this one and the floor; repeatable.")
 @click.option(
     "--only", multiple=True, type=click.Choice([case.name for case in CASES]), help="Only this case; repeatable."
 )
 @click.option("--json", "file", type=click.Path(path_type=Path), help="A file that gets every round.")
-def main(seconds: int, rounds: int, only: tuple[str, ...], file: Path | None) -> None:
-    """Compare the service with the floor, and print a Markdown table. Needs Linux, whose /proc tells CPU and memory."""
+@click.option(
+    "--write", is_flag=True, help="Write docs/performance.md, its picture, and a line of bench/history.jsonl."
+)
+def main(
+    seconds: int,
+    rounds: int,
+    mode: tuple[str, ...],
+    peer: tuple[str, ...],
+    only: tuple[str, ...],
+    file: Path | None,
+    write: bool,
+) -> None:
+    """Compare the service with the floor and with its peers, and print Markdown. Needs Linux, for CPU and memory."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is ended
     cases = [case for case in CASES if not only or case.name in only]
+    modes = [one for one in Mode if not mode or one.name in mode]
+    wanted = [one for one in PEERS if not peer or one.name in peer or one.name in FLOORS]
+    wanted = [one for one in wanted if any(case.name in one.paths for case in cases)]
+    available, missing = installed(wanted)
+    busy = os.getloadavg()[0]
     found: list[Round] = []
     with ExitStack() as stack:
         directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="rowcast-bench-", ignore_cleanup_errors=True))
         )
-        postgres = stack.enter_context(EmbeddedPostgres(directory / "data"))
+        settings = {"max_connections": "300"}
+        postgres = stack.enter_context(EmbeddedPostgres(directory / "data", settings=settings))
         peers.migrate(postgres.url)
-        version = asyncio.run(database.load(postgres.url))
+        bench = Bench(postgres, directory, seconds, rounds)
+        for one in modes:
+            version = asyncio.run(database.load(postgres.url))
+            found += run(bench, one, available, cases)
+    results = report.Report(
+        version, rounds, seconds, tuple(available), tuple(missing), busy, tuple(cases), tuple(found)
+    )
+    print(results.markdown())
+    if file is not None:
+        file.write_bytes(orjson.dumps(results.document(), option=orjson.OPT_INDENT_2))
+    if write:
+        page.write("rest", results.markdown(), results.pictures())
+        page.remember(results.summary())
+
+
+def installed(wanted: Sequence[Peer]) -> tuple[list[Peer], list[str]]:
+    """Those that can be had, and in words why others cannot."""
+    available, missing = [], []
+    for peer in wanted:
+        try:
+            peer.install()
+            available.append(peer)
+        except Unavailable as why:
+            click.echo(f"{peer.name} is left out: {why}", err=True)
+            missing.append(f"{peer.name}: {why}")
+    return available, missing
+
+
+def run(bench: Bench, mode: Mode, wanted: Sequence[Peer], cases: Sequence[Case]) -> Iterator[Round]:
+    """Everything in one mode: the servers run beside each other, and get load one at a time."""
+    with ExitStack() as stack:
+        own = stack.enter_context(cores(bench.postgres, pinned=mode.pinned))
         servers = [
-            stack.enter_context(peers.running(peer, directory / f"{peer.name}.log"))
-            for peer in peers.peers(postgres.url)
+            stack.enter_context(
+                peers.running(
+                    peer, bench.postgres.url, bench.directory / f"{number}.log", workers=mode.workers, cores=own
+                )
+            )
+            for number, peer in enumerate(wanted)
         ]
         for case in cases:
             taking_part = [server for server in servers if case.name in server.peer.paths]
             check(case, taking_part)
-            found += measure(case, taking_part, postgres.pid, rounds, seconds)
-    print(report.header(version, rounds, seconds))
-    print(report.table(cases, found))
-    if file is not None:
-        file.write_bytes(orjson.dumps(report.document(found), option=orjson.OPT_INDENT_2))
+            yield from measure(bench, mode, case, taking_part)
+
+
+@contextmanager
+def cores(postgres: EmbeddedPostgres, *, pinned: bool) -> Iterator[set[int]]:
+    """The cores of the servers; if pinned that is one, and PostgreSQL and the load are on the others."""
+    every = os.sched_getaffinity(0)
+    first = {min(every)}
+    if pinned and len(every) < 2:
+        raise click.ClickException("pinning needs two cores: --mode free")
+    try:
+        if pinned:
+            os.sched_setaffinity(0, every - first)
+            peers.pin_postgres(postgres.pid, every - first)
+        yield first if pinned else every
+    finally:
+        os.sched_setaffinity(0, every)
+        peers.pin_postgres(postgres.pid, every)
 
 
 def check(case: Case, servers: Sequence[Server]) -> None:
     """See that every server answers a few requests with success, and like the first."""
     for number in (1, TASKS // 2, TASKS):
-        status, expected = servers[0].ask(case, number)
+        _, expected = servers[0].ask(case, number)
         for server in servers:
-            answer = server.ask(case, number)
-            if status >= 300 or answer != (status, expected):
+            status, answer = server.ask(case, number)
+            if status >= 300 or answer != expected:
                 raise click.ClickException(
-                    f"{case.title}: {server.peer.name} answers {answer}, {servers[0].peer.name} {(status, expected)}"
+                    f"{case.title}: {server.peer.name} answers {status} {answer}, {servers[0].peer.name} {expected}\n"
+                    + server.log.read_text()[-2000:]
                 )
 
 
-def measure(case: Case, servers: Sequence[Server], postmaster: int, rounds: int, seconds: int) -> list[Round]:
+def measure(bench: Bench, mode: Mode, case: Case, servers: Sequence[Server]) -> Iterator[Round]:
     """Each server under load in turn, in the opposite order every other round, after a round that does not count."""
-    found: dict[str, list[Round]] = {server.peer.name: [] for server in servers}
-    for number in range(rounds + 1):
-        click.echo(f"{case.title}: {f'round {number} of {rounds}' if number else 'warming up'}", err=True)
+    for number in range(bench.rounds + 1):
+        say = f"round {number} of {bench.rounds}" if number else "warming up"
+        click.echo(f"{mode.title}; {case.title}: {say}", err=True)
         for server in servers if number % 2 else reversed(servers):
-            one = measure_once(case, server, postmaster, number, seconds if number else 1)
+            one = measure_once(bench, mode, case, server, number)
             if number:
-                found[server.peer.name].append(one)
-    return [one for of_peer in found.values() for one in of_peer]
+                yield one
 
 
-def measure_once(case: Case, server: Server, postmaster: int, number: int, seconds: int) -> Round:
-    """One load on one server, and what it took."""
+def measure_once(bench: Bench, mode: Mode, case: Case, server: Server, number: int) -> Round:
+    """One load on one server, and what it took; the first, which does not count, is short."""
+    postmaster = bench.postgres.pid
     before, postgres_before = server.cpu, peers.postgres_cpu(postmaster)
-    done = load.put(server.origin, case, server.peer.paths[case.name], seconds=seconds, seed=number)
+    path = server.peer.paths[case.name]
+    done = load.put(server.origin, server.peer.case(case), path, seconds=bench.seconds if number else 1, seed=number)
     cpu, postgres = server.cpu - before, peers.postgres_cpu(postmaster) - postgres_before
     if done.failed or not done.requests:
         raise click.ClickException(f"{case.title}: {server.peer.name} failed {done.failed} of {done.requests} requests")
     return Round(
-        case.name, server.peer.name, number, done, done.requests / done.seconds,
+        mode.name, case.name, server.peer.name, number, done, done.requests / done.seconds,
         cpu / done.requests * 1e6, postgres / done.requests * 1e6, server.rss,
     )  # fmt: skip
 

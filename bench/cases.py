@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 TASKS: Final = 100_000
 AUTHORS: Final = 1_000
 KEY: Final = "00000000-0000-7000-8000-{:012x}"  # of row n, from 1; load.lua knows it, too
 NEW: Final = frozenset({"id", "created_at", "updated_at"})  # what differs between two rows made of the same body
+TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Case:
 CASES: Final = (
     Case("get", "get by id"),
     Case("first", "first page, with count"),
+    Case("uncounted", "first page, without count"),
     Case("small", "first page of a small table, with count"),
     Case("filtered", "filtered page, with count"),
     Case("embedded", "page with the author of each, with count"),
@@ -39,10 +43,28 @@ def fill(template: str, number: int) -> str:
     return template.replace("TASK", KEY.format(number)).replace("AUTHOR", KEY.format(number % AUTHORS + 1))
 
 
-def comparable(case: Case, document: Any) -> Any:
-    """What every peer must answer alike: rows and count of a page, and of a row what a write does not make up."""
-    if "results" in document:
-        return document["count"], document["results"]
+def comparable(case: Case, document: Any, count: str | None) -> Any:
+    """What every peer must answer alike: rows and count of a page, and of a row what a write does not make up.
+
+    Names and times may be written in another way, a count may be in a header, and a page's parts have other names.
+    """
+    document = _normal(document)
+    if isinstance(document, list):
+        document = {"results": document, "count": count and int(count)}
+    rows = document.get("results", document.get("items"))
+    if rows is not None:
+        return rows if case.name == "uncounted" else (document.get("count", document.get("total")), rows)
     if case.method == "GET":
         return document
     return {name: value for name, value in document.items() if name not in NEW}
+
+
+def _normal(value: Any) -> Any:
+    match value:
+        case dict():
+            return {re.sub("[A-Z]", lambda found: f"_{found[0].lower()}", k): _normal(v) for k, v in value.items()}
+        case list():
+            return [_normal(one) for one in value]
+        case str() if TIME.fullmatch(value):
+            return datetime.fromisoformat(value).astimezone(UTC).isoformat()
+    return value

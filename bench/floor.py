@@ -1,15 +1,18 @@
-"""The floor: the least that answers the same requests on the same stack, written by hand.
+"""The floor: the least that answers the same requests on the same stack, written by hand, in two forms.
 
-One statement a request on a held connection, the JSON made by PostgreSQL, and nothing else: no links to other pages, no
-validation, no permissions, no errors in words, no positions of a stream. ``python -m bench.floor URL SCHEMA`` prints
-where it listens.
+``json``: PostgreSQL makes the JSON. ``rows``: rows of asyncpg become dictionaries, and those JSON by orjson. One
+statement a request on a held connection, and nothing else: no links to other pages, no validation, no permissions, no
+errors in words, no positions of a stream. ``DATABASE_URL=… python -m bench.floor FORM PORT WORKERS``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -17,41 +20,76 @@ import orjson
 import uvloop
 from aiohttp import web
 
-CONNECTIONS = 10  # as many as the service has
 PAGE_SIZE = 20
+ORDER = "ORDER BY created_at DESC, id LIMIT 20 OFFSET $1"
+AS_JSON = "SELECT json_build_object('count', {count}, 'results', coalesce(json_agg(t), '[]')) FROM ({rows}) t"
+JOIN = "FROM tasks t JOIN authors a ON a.id = author_id ORDER BY t.created_at DESC, t.id LIMIT 20 OFFSET $1"
+INSERT = "INSERT INTO tasks AS t (title, priority, author_id) VALUES ($1, $2, $3) RETURNING "
+UPDATE = "UPDATE tasks t SET title = $2, updated_at = now() WHERE id = $1 RETURNING "
 
-GET = "SELECT row_to_json(t) FROM tasks t WHERE id = $1"
-PAGE = """
-    SELECT json_build_object('count', (SELECT count(*) FROM {table}), 'results', coalesce(json_agg(t), '[]'))
-    FROM (SELECT * FROM {table} ORDER BY created_at DESC, id LIMIT 20 OFFSET $1) t
-"""
-FILTERED = """
-    SELECT json_build_object(
-        'count', (SELECT count(*) FROM tasks WHERE completed = $2 AND priority = $3),
-        'results', coalesce(json_agg(t), '[]')
-    ) FROM (
-        SELECT * FROM tasks WHERE completed = $2 AND priority = $3 ORDER BY created_at DESC, id LIMIT 20 OFFSET $1
-    ) t
-"""
-EMBEDDED = """
-    SELECT json_build_object('count', (SELECT count(*) FROM tasks), 'results', coalesce(json_agg(t), '[]'))
-    FROM (
-        SELECT tasks.*, row_to_json(authors) AS author FROM tasks JOIN authors ON authors.id = author_id
-        ORDER BY tasks.created_at DESC, tasks.id LIMIT 20 OFFSET $1
-    ) t
-"""
-CREATE = "INSERT INTO tasks AS t (title, priority, author_id) VALUES ($1, $2, $3) RETURNING row_to_json(t)"
-PATCH = "UPDATE tasks t SET title = $2, updated_at = now() WHERE id = $1 RETURNING row_to_json(t)"
 
+def page(table: str, where: str = "") -> dict[str, str]:
+    """The statement of a page in both forms."""
+    count, rows = f"(SELECT count(*) FROM {table} {where})", f"FROM {table} {where} {ORDER}"
+    return {"json": AS_JSON.format(count=count, rows=f"SELECT * {rows}"), "rows": f"SELECT *, {count} AS count {rows}"}
+
+
+ROW = {"json": "row_to_json(t)", "rows": "t.*"}
+GET = {form: f"SELECT {row} FROM tasks t WHERE id = $1" for form, row in ROW.items()}
+CREATE = {form: INSERT + row for form, row in ROW.items()}
+PATCH = {form: UPDATE + row for form, row in ROW.items()}
+TASKS, AUTHORS = page("tasks"), page("authors")
+FILTERED = page("tasks", "WHERE completed = $2 AND priority = $3")
+UNCOUNTED = {
+    "json": AS_JSON.format(count="NULL", rows=f"SELECT * FROM tasks {ORDER}"),
+    "rows": f"SELECT *, NULL AS count FROM tasks {ORDER}",
+}
+EMBEDDED = {
+    "json": AS_JSON.format(count="(SELECT count(*) FROM tasks)", rows=f"SELECT t.*, row_to_json(a) AS author {JOIN}"),
+    "rows": "SELECT t.*, (SELECT count(*) FROM tasks) AS count, a.id AS a_id, a.name AS a_name, a.email AS a_email, "
+    f"a.created_at AS a_created_at, a.updated_at AS a_updated_at {JOIN}",
+}
+
+FORM: web.AppKey[str] = web.AppKey("form", str)
 POOL: web.AppKey[asyncio.LifoQueue[Any]] = web.AppKey("pool", asyncio.LifoQueue)
 
+Rows = Sequence[asyncpg.Record]
 
-async def answer(request: web.Request, statement: str, *arguments: object, status: int = 200) -> web.Response:
-    """The one value that a statement gives, as it is."""
-    pool = request.app[POOL]
+
+def one(rows: Rows) -> object:
+    return dict(rows[0])
+
+
+def many(rows: Rows) -> object:
+    results = [dict(row) for row in rows]
+    for row in results:
+        count = row.pop("count")
+    return {"count": count, "results": results}
+
+
+def many_with_author(rows: Rows) -> object:
+    document: Any = many(rows)
+    for row in document["results"]:
+        row["author"] = {name: row.pop(f"a_{name}") for name in ("id", "name", "email", "created_at", "updated_at")}
+    return document
+
+
+async def answer(
+    request: web.Request,
+    statements: dict[str, str],
+    shape: Callable[[Rows], object],
+    *arguments: object,
+    status: int = 200,
+) -> web.Response:
+    """What a statement gives, as it is."""
+    pool, form = request.app[POOL], request.app[FORM]
     connection = await pool.get()
     try:
-        body = await connection.fetchval(statement, *arguments)
+        if form == "json":
+            body = await connection.fetchval(statements[form], *arguments)
+        else:
+            rows = await connection.fetch(statements[form], *arguments)
+            body = orjson.dumps(shape(rows), default=str) if rows else None
     finally:
         pool.put_nowait(connection)
     if body is None:
@@ -60,56 +98,60 @@ async def answer(request: web.Request, statement: str, *arguments: object, statu
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    return await answer(request, GET, request.match_info["id"])
+    return await answer(request, GET, one, request.match_info["id"])
 
 
 async def list_tasks(request: web.Request) -> web.Response:
     given = request.query
     offset = (int(given.get("page", "1")) - 1) * PAGE_SIZE
     if "expand" in given:
-        return await answer(request, EMBEDDED, offset)
+        return await answer(request, EMBEDDED, many_with_author, offset)
     if "completed" in given:
-        return await answer(request, FILTERED, offset, given["completed"] == "true", given["priority"])
-    return await answer(request, PAGE.format(table="tasks"), offset)
+        return await answer(request, FILTERED, many, offset, given["completed"] == "true", given["priority"])
+    return await answer(request, TASKS, many, offset)
+
+
+async def list_uncounted(request: web.Request) -> web.Response:
+    return await answer(request, UNCOUNTED, many, 0)
 
 
 async def list_authors(request: web.Request) -> web.Response:
-    return await answer(request, PAGE.format(table="authors"), 0)
+    return await answer(request, AUTHORS, many, 0)
 
 
 async def create(request: web.Request) -> web.Response:
     task = orjson.loads(await request.read())
-    return await answer(request, CREATE, task["title"], task["priority"], task["author_id"], status=201)
+    return await answer(request, CREATE, one, task["title"], task["priority"], task["author_id"], status=201)
 
 
 async def patch(request: web.Request) -> web.Response:
     task = orjson.loads(await request.read())
-    return await answer(request, PATCH, request.match_info["id"], task["title"])
+    return await answer(request, PATCH, one, request.match_info["id"], task["title"])
 
 
-async def main(url: str, schema: str) -> None:
-    """Serve the tables of a schema until SIGTERM or SIGINT."""
+async def main(form: str, listening: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT."""
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     pool: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
-    for _ in range(CONNECTIONS):
+    for _ in range(int(os.environ["CONNECTIONS"])):
         connection = await asyncpg.connect(
-            url, server_settings={"search_path": schema, "timezone": "UTC", "jit": "off"}
-        )  # fmt: skip
+            os.environ["DATABASE_URL"], server_settings={"timezone": "UTC", "jit": "off"}
+        )
         await connection.set_type_codec("json", schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary")
         pool.put_nowait(connection)
     app = web.Application()
-    app[POOL] = pool
+    app[FORM], app[POOL] = form, pool
     app.router.add_get("/tasks/{id}/", retrieve)
     app.router.add_patch("/tasks/{id}/", patch)
     app.router.add_get("/tasks/", list_tasks)
+    app.router.add_get("/uncounted-tasks/", list_uncounted)
     app.router.add_post("/tasks/", create)
     app.router.add_get("/authors/", list_authors)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
+    await web.SockSite(runner, listening).start()
     await ended.wait()
     await runner.cleanup()
     while not pool.empty():
@@ -117,4 +159,9 @@ async def main(url: str, schema: str) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(*sys.argv[1:]))
+    form, port, workers = sys.argv[1:]
+    listening = socket.create_server(("127.0.0.1", int(port)), backlog=128)
+    for _ in range(int(workers) - 1):
+        if not os.fork():
+            break
+    uvloop.run(main(form, listening))

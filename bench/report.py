@@ -1,27 +1,49 @@
-"""The results as Markdown and as JSON."""
+"""The results as Markdown, as pictures and as JSON."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Final
 
-from bench import load
+import orjson
+
+from bench import load, plot
 from bench.cases import AUTHORS, TASKS, Case
+from bench.environments import ROOT
+from bench.peers import CONNECTIONS, FLOORS, ROWCAST_NAME, Peer
 from service import __version__
 
-COLUMNS = ("case", "server", "req/s", "of floor", "median ms", "p99 ms", "CPU µs", "PostgreSQL CPU µs", "RSS MiB")
+COLUMNS: Final = (
+    "case", "server", "req/s", "of the better floor", "Rowcast has", "median ms", "p99 ms", "CPU µs", "PostgreSQL CPU µs", "RSS MiB",
+)  # fmt: skip
+
+
+class Mode(Enum):
+    """How the machine is shared out."""
+
+    pinned = ("one process on one core", 1, True)
+    free = ("two processes, nothing pinned", 2, False)
+
+    def __init__(self, title: str, workers: int, pinned: bool) -> None:
+        self.title = title
+        self.workers = workers
+        self.pinned = pinned
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
     """One load on one peer. CPU is in microseconds a request, RSS in MiB."""
 
+    mode: str
     case: str
     peer: str
     number: int
@@ -32,51 +54,230 @@ class Round:
     rss: float
 
 
-def header(postgres: str, rounds: int, seconds: int) -> str:
-    """What was compared, on what, and how."""
-    versions = [f"Rowcast {__version__}", f"Python {platform.python_version()}", f"PostgreSQL {postgres}"]
-    versions += [f"{name} {metadata.version(name)}" for name in ("aiohttp", "uvloop", "asyncpg", "orjson")]
-    machine = f"{os.cpu_count()} CPUs ({_processor()}), {platform.system()} {platform.release()}"
-    return f"""# What a request costs
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be reached with one process on one core: in these cases (or all) this share of the rate of others."""
 
-{", ".join(versions)}; {machine}.
-
-{TASKS:,} tasks of 10 columns and {AUTHORS:,} authors in an embedded PostgreSQL with its own defaults (fsync on).
-Every server is one process with 10 connections; all share the machine with PostgreSQL and with the load:
-{load.CONNECTIONS} connections of {load.generator()}.
-*Floor* is the same stack by hand and without features (`bench/floor.py`), on tables of its own without triggers;
-*floor, changes logged* is the same code on the service's tables. Answers are checked to be equal before they are timed.
-Medians of {rounds} rounds of {seconds} s each, in which the servers take turns; a ratio is of loads of the same round.
-CPU is for each request, of the server's process and of all processes of PostgreSQL.
-"""
+    text: str
+    against: tuple[str, ...]
+    share: float
+    cases: tuple[str, ...] = ()
 
 
-def table(cases: Sequence[Case], rounds: Sequence[Round]) -> str:
-    """Medians over the rounds, a line for each case and peer."""
-    lines = [COLUMNS, tuple("---" if n < 2 else "---:" for n in range(len(COLUMNS)))]
-    for case in cases:
-        of_peer: dict[str, list[Round]] = {}
-        for one in rounds:
-            if one.case == case.name:
-                of_peer.setdefault(one.peer, []).append(one)
-        floor = next(iter(of_peer.values()))
-        lines += [(case.title, peer, *_medians(own, floor)) for peer, own in of_peer.items()]
+READS: Final = ("get", "first", "uncounted", "small", "filtered", "embedded", "deep")
+TARGETS: Final = (
+    Target("reads: 0.7 of the better floor", FLOORS, 0.7, READS),
+    Target("create and patch, with the change log: 0.6 of the better floor without", FLOORS, 0.6, ("create", "patch")),
+    Target("every case: 4 times Django REST framework", ("Django REST framework",), 4),
+    Target("every case: 2 times FastAPI with SQLAlchemy", ("FastAPI, SQLAlchemy",), 2),
+    Target("every case: 2 times Litestar with Advanced Alchemy", ("Litestar, Advanced Alchemy",), 2),
+    Target("every case: 2 times Aksara", ("Aksara",), 2),
+    Target("every case: as fast as Platformatic DB", ("Platformatic DB",), 1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Every round of a run, and what the reader has to know of it."""
+
+    postgres: str
+    rounds: int
+    seconds: int
+    peers: tuple[Peer, ...]
+    missing: tuple[str, ...]
+    busy: float
+    cases: tuple[Case, ...]
+    found: tuple[Round, ...]
+
+    def markdown(self) -> str:
+        """All of it, for people."""
+        parts = ["## Requests", self._method()]
+        if any(one.mode == Mode.pinned.name for one in self.found):
+            parts += [self._targets()]
+        for mode in Mode:
+            if any(one.mode == mode.name for one in self.found):
+                parts += [f"### {mode.title.capitalize()}", self._overview(mode), self._losses(mode)]
+                parts += ["![Requests a second](performance.svg)"] if mode is Mode.pinned else []
+                parts += [self._table(mode)]
+        return "\n\n".join(parts)
+
+    def pictures(self) -> dict[str, str]:
+        """The picture that the Markdown shows, by name of file."""
+        rates = {
+            case.title: [(name, self._median(Mode.pinned, case, name, _rate) or 0.0) for name in self._names(Mode.pinned, case)]
+            for case in self.cases
+        }  # fmt: skip
+        return {"performance.svg": plot.bars(rates, ROWCAST_NAME)} if any(rates.values()) else {}
+
+    def document(self) -> list[dict[str, Any]]:
+        """Every round, for JSON."""
+        return [asdict(one) for one in self.found]
+
+    def summary(self) -> dict[str, Any]:
+        """The medians of the run, to be kept: requests a second and CPU by mode, case and server."""
+        return {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": _commit(),
+            "machine": _machine(),
+            "versions": self._versions(),
+            "results": {
+                mode.name: {
+                    case.name: {
+                        name: {
+                            "rate": round(self._median(mode, case, name, _rate) or 0),
+                            "p99": round(self._median(mode, case, name, lambda one: one.load.p99) or 0, 2),
+                            "cpu": round(self._median(mode, case, name, lambda one: one.cpu) or 0),
+                            "rss": round(self._median(mode, case, name, lambda one: one.rss) or 0),
+                        }
+                        for name in self._names(mode, case)
+                    }
+                    for case in self.cases
+                }
+                for mode in Mode
+            },
+        }  # fmt: skip
+
+    def _method(self) -> str:
+        missing = "".join(f"\n\nLeft out: {why}." for why in self.missing)
+        versions = "; ".join(f"{name}: {', '.join(said)}" for name, said in self._versions().items())
+        return f"""{datetime.now(UTC).date()}, commit {_commit()}, on {_machine()}, {self._others()}. {versions}.
+
+{TASKS:,} tasks of 10 columns and {AUTHORS:,} authors in an embedded PostgreSQL with its own defaults (fsync on). Each
+server has {CONNECTIONS} connections to it a process. The load is {load.CONNECTIONS} connections of {load.generator()}, which asks
+for random rows. Answers are checked to be alike before they are timed: the same rows, fields, order and count; times may
+be written in another way, and what surrounds a page may differ. Figures are medians of {self.rounds} rounds of {self.seconds} s each, in
+which the servers take turns, in the opposite order every other round; ratios are of loads of the same round. CPU is for each
+request, of all processes of the server and of PostgreSQL; RSS is the sum over a server's processes.
+
+*Pinned*, the server has a core for itself, and PostgreSQL and the load share the other one: where that is full first,
+rates come together, and CPU tells servers apart. *Free*, everything shares both cores.
+
+The floor is the same stack by hand, without features (`bench/floor.py`), in two forms: PostgreSQL makes the JSON, or rows
+become dictionaries and those JSON by orjson. Everybody but Rowcast works on tables without triggers; *floor, changes
+logged* does what the floor does, on the tables of Rowcast, whose triggers log every change. A page without count is
+`count: none` for Rowcast, cursor pagination for Django REST framework, and a list for others. Each peer is written as its
+documentation does, in `bench/`.{missing}"""
+
+    def _others(self) -> str:
+        return f"which had a load average of {self.busy:.1f} from other programs when the run began"
+
+    def _versions(self) -> dict[str, list[str]]:
+        own = [f"{name} {metadata.version(name)}" for name in ("aiohttp", "uvloop", "asyncpg", "orjson")]
+        found = {"Rowcast": [__version__, f"Python {platform.python_version()}", f"PostgreSQL {self.postgres}", *own]}
+        for peer in self.peers:
+            if peer.packages:
+                home = peer.install()
+                found[peer.name] = [f"{name} {_version(home, name)}" for name in peer.packages]
+        return found
+
+    def _targets(self) -> str:
+        lines = ["| target, one process on one core | worst case | |", "|---|---|---|"]
+        for target in TARGETS:
+            shares = {
+                case.title: share
+                for case in self.cases
+                if (not target.cases or case.name in target.cases)
+                and (share := self._ratio(Mode.pinned, case, ROWCAST_NAME, target.against)) is not None
+            }
+            if shares:
+                worst = min(shares, key=lambda title: shares[title])
+                missed = [title for title, share in shares.items() if share < target.share]
+                verdict = "met" if not missed else f"**not met** in {len(missed)} of {len(shares)}: {'; '.join(missed)}"
+                lines.append(f"| {target.text} | {shares[worst]:.2f}, {worst} | {verdict} |")
+        return "\n".join(lines)
+
+    def _overview(self, mode: Mode) -> str:
+        """Requests a second, a line for each case."""
+        names = list(dict.fromkeys(name for case in self.cases for name in self._names(mode, case)))
+        lines = [("req/s", *names), ("---", *("---:" for _ in names))]
+        for case in self.cases:
+            rates = [self._median(mode, case, name, _rate) for name in names]
+            cells = ["" if rate is None else f"{rate:,.0f}" for rate in rates]
+            lines.append(
+                (case.title, *(f"**{c}**" if n == ROWCAST_NAME else c for n, c in zip(names, cells, strict=True)))
+            )
+        return _rows(lines)
+
+    def _losses(self, mode: Mode) -> str:
+        """Where others are faster, in a sentence each."""
+        lines = []
+        for case in self.cases:
+            for name in self._names(mode, case):
+                ratio = self._ratio(mode, case, ROWCAST_NAME, (name,))
+                if name != ROWCAST_NAME and name not in FLOORS and ratio is not None and ratio < 1:
+                    lines.append(f"- {case.title}: {name}, of whose rate Rowcast has {ratio:.2f}")
+        shares = [share for case in self.cases if (share := self._ratio(mode, case, ROWCAST_NAME, FLOORS)) is not None]
+        behind = f"Of the better floor Rowcast has {min(shares):.2f} to {max(shares):.2f}." if shares else ""
+        return f"{behind} Faster than Rowcast:\n\n" + "\n".join(lines) if lines else f"{behind} No peer is faster."
+
+    def _table(self, mode: Mode) -> str:
+        lines = [COLUMNS, tuple("---" if n < 2 else "---:" for n in range(len(COLUMNS)))]
+        for case in self.cases:
+            lines += [(case.title, name, *self._cells(mode, case, name)) for name in self._names(mode, case)]
+        return _rows(lines)
+
+    def _cells(self, mode: Mode, case: Case, name: str) -> Iterator[str]:
+        def cell(value: Callable[[Round], float], form: str) -> str:
+            found = self._median(mode, case, name, value)
+            return "" if found is None else format(found, form)
+
+        floor, rowcast = self._ratio(mode, case, name, FLOORS), self._ratio(mode, case, ROWCAST_NAME, (name,))
+        yield cell(_rate, ",.0f")
+        yield "" if floor is None else f"{floor:.2f}"
+        yield "" if rowcast is None or name == ROWCAST_NAME else f"{rowcast:.2f} times"
+        yield cell(lambda one: one.load.median, ".1f")
+        yield cell(lambda one: one.load.p99, ".1f")
+        yield cell(lambda one: one.cpu, ",.0f")
+        yield cell(lambda one: one.postgres_cpu, ",.0f")
+        yield cell(lambda one: one.rss, ".0f")
+
+    def _names(self, mode: Mode, case: Case) -> list[str]:
+        return list(dict.fromkeys(one.peer for one in self.found if one.mode == mode.name and one.case == case.name))
+
+    def _of(self, mode: Mode, case: Case, name: str) -> dict[int, Round]:
+        found = (one for one in self.found if (one.mode, one.case, one.peer) == (mode.name, case.name, name))
+        return {one.number: one for one in found}
+
+    def _median(self, mode: Mode, case: Case, name: str, value: Callable[[Round], float]) -> float | None:
+        rounds = self._of(mode, case, name)
+        return median(map(value, rounds.values())) if rounds else None
+
+    def _ratio(self, mode: Mode, case: Case, name: str, others: Sequence[str]) -> float | None:
+        """The median over the rounds of a rate by that of the best of some others, those which are there."""
+        own = self._of(mode, case, name)
+        rest = [rounds for other in others if (rounds := self._of(mode, case, other))]
+        if not own or not rest:
+            return None
+        best = max(rest, key=lambda rounds: median(one.rate for one in rounds.values()))
+        return median(one.rate / best[number].rate for number, one in own.items())
+
+
+def _rate(one: Round) -> float:
+    return one.rate
+
+
+def _rows(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def document(rounds: Sequence[Round]) -> list[dict[str, Any]]:
-    """Every round, for JSON."""
-    return [asdict(one) for one in rounds]
+def _version(home: Path, package: str) -> str:
+    """The version of what an environment has."""
+    described = home / "node_modules" / package / "package.json"
+    if described.exists():
+        return str(orjson.loads(described.read_bytes())["version"])
+    places = [str(place) for place in home.glob("lib/python*/site-packages")]
+    return next((found.version for found in metadata.distributions(name=package, path=places)), "?")
 
 
-def _medians(rounds: Sequence[Round], floor: Sequence[Round]) -> Iterator[str]:
-    yield f"{median(one.rate for one in rounds):,.0f}"
-    yield f"{median(one.rate / low.rate for one, low in zip(rounds, floor, strict=True)):.2f}"
-    yield f"{median(one.load.median for one in rounds):.1f}"
-    yield f"{median(one.load.p99 for one in rounds):.1f}"
-    yield f"{median(one.cpu for one in rounds):,.0f}"
-    yield f"{median(one.postgres_cpu for one in rounds):,.0f}"
-    yield f"{median(one.rss for one in rounds):.0f}"
+def _machine() -> str:
+    return f"{os.cpu_count()} CPUs ({_processor()}), {platform.system()} {platform.release().partition('-')[0]}"
+
+
+def _commit() -> str:
+    said = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return said.stdout.strip() or "unknown"
 
 
 def _processor() -> str:

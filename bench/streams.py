@@ -33,6 +33,7 @@ import orjson
 
 from bench import database, load, peers
 from bench.cases import CASES, KEY
+from bench.database import PLAIN
 from bench.peers import Server
 from service import __version__
 from service.database.embedded import EmbeddedPostgres
@@ -228,9 +229,9 @@ async def counters(connection: asyncpg.Connection) -> tuple[int, int]:
 # --- beside streams ---------------------------------------------------------------------------------------------------
 
 WRITES: Final = {
-    "bare table": f"INSERT INTO floor.tasks (title, author_id) VALUES ('Water it', '{AUTHOR}');",
+    "bare table": f"INSERT INTO {PLAIN}.tasks (title, author_id) VALUES ('Water it', '{AUTHOR}');",
     "bare table, NOTIFY in each transaction": f"""WITH made AS (
-        INSERT INTO floor.tasks (title, author_id) VALUES ('Water it', '{AUTHOR}') RETURNING id
+        INSERT INTO {PLAIN}.tasks (title, author_id) VALUES ('Water it', '{AUTHOR}') RETURNING id
     ) SELECT pg_notify('bench', id::text) FROM made;""".replace("\n", " "),
     "changes logged": f"INSERT INTO tasks (title, author_id) VALUES ('Water it', '{AUTHOR}');",
 }  # fmt: skip
@@ -304,15 +305,15 @@ def main(seconds: int, rounds: int, counts: tuple[int, ...], only_streams: bool,
         postgres = stack.enter_context(EmbeddedPostgres(directory / "data"))
         peers.migrate(postgres.url)
         version = asyncio.run(database.load(postgres.url))
-        rowcast = next(peer for peer in peers.peers(postgres.url) if peer.name == "Rowcast")
+        rowcast = next(peer for peer in peers.PEERS if peer.name == peers.ROWCAST_NAME)
         for count in counts:
             for matching in MATCHING:
-                with peers.running(rowcast, directory / "service.log") as server:
+                with peers.running(rowcast, postgres.url, directory / "service.log") as server:
                     rows, used = asyncio.run(measure(postgres.url, server, count, matching, rounds, seconds))
                     found += rows
                     memory.append(used)
         if not only_streams:
-            with peers.running(rowcast, directory / "service.log") as server:
+            with peers.running(rowcast, postgres.url, directory / "service.log") as server:
                 requests = asyncio.run(request_rates(server, rounds, seconds))
                 inserts = insert_rates(postgres.url, directory, rounds, seconds)
     print(report(version, rounds, seconds, found, memory, inserts, requests))

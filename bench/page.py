@@ -1,0 +1,36 @@
+"""docs/performance.md, which commands write: each its own section, between marks, and the pictures of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from bench.environments import ROOT
+
+PAGE: Final = ROOT / "docs" / "performance.md"
+HISTORY: Final = ROOT / "bench" / "history.jsonl"
+HEAD: Final = """# Performance
+
+The commands in `bench/` write this page, and nobody edits it. `make bench` measures on your machine.
+"""
+SECTIONS: Final = ("rest", "growth", "streams")
+
+
+def write(section: str, text: str, pictures: Mapping[str, str] | None = None) -> None:
+    """Replace a section of the page, and the pictures in it, SVG by name of file."""
+    page = PAGE.read_text() if PAGE.exists() else HEAD
+    parts = dict(re.findall(r"<!-- (\w+) -->\n(.*?)<!-- end -->\n", page, re.DOTALL))
+    parts[section] = f"\n{text.strip()}\n\n"
+    body = "\n".join(f"<!-- {name} -->\n{parts[name]}<!-- end -->\n" for name in SECTIONS if name in parts)
+    PAGE.write_text(f"{HEAD}\n{body}")
+    for name, picture in (pictures or {}).items():
+        PAGE.with_name(name).write_text(picture)
+
+
+def remember(results: Mapping[str, Any]) -> None:
+    """Append the results of a run to the history."""
+    with HISTORY.open("ab") as file:
+        file.write(orjson.dumps(results) + b"\n")
