@@ -24,6 +24,7 @@ from service.changes.ticker import Ticker
 from service.classes import Importer
 from service.configuration import Configuration
 from service.database.connections import Database
+from service.database.violations import CONNECTION_LOST
 from service.declarations import RESERVED_RESOURCES
 from service.documents import Document, Place, Problems, Steps
 from service.errors import ConfigurationError, Unavailable
@@ -126,7 +127,8 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     app.on_response_prepare.append(announce)
     app[READINESS] = readiness
     _register(app, site, routes, readiness)
-    ticker = Ticker(database.connect, wakeup=settings.stream.wakeup, retention=settings.stream.retention)
+    stream = settings.stream
+    ticker = Ticker(database.connect, wakeup=stream.wakeup, retention=stream.retention, size=stream.max_log_size)
 
     async def start() -> None:
         """Try until the database is there and fits; then follow its changes."""
@@ -136,8 +138,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
                 site.secret = await prepare(configuration, tables, database, migrate=migrate)
                 break
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
-                known = isinstance(error, Unavailable)
-                readiness.starting = str(error) if known else "The database cannot be reached."
+                readiness.starting = _hindrance(error)
                 log.warning("not_ready", reason=readiness.starting, error=str(error))
             attempt += 1
             await asyncio.sleep(min(PATIENCE, 0.1 * 2**attempt) * random.uniform(0.5, 1))
@@ -168,6 +169,17 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     return app
 
 
+def _hindrance(error: Exception) -> str:
+    """What to tell everybody of an error that keeps the service from starting; its own words are for the log."""
+    if isinstance(error, Unavailable):
+        return str(error)
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        return "The database is read-only."
+    if isinstance(error, asyncpg.PostgresError) and not isinstance(error, CONNECTION_LOST):
+        return "The database refuses what the service needs; the service's log says what."
+    return "The database cannot be reached."
+
+
 async def prepare(configuration: Configuration, tables: Tables, database: Database, *, migrate: bool) -> bytes:
     """See that the database fits the config, or make it; its secret. ``Unavailable`` says what is pending."""
     settings = configuration.settings
@@ -178,6 +190,12 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
         )
         pending = done.pending
     else:
+        connection = await database.connect()
+        try:
+            if hindrances := await triggers.hindrances(connection):
+                raise Unavailable(f"The database cannot be used: {'; '.join(hindrances)}")
+        finally:
+            await connection.close()
         pending = await schema.pending(database.connect, tables, settings.database.migrations)
     connection = await database.connect()
     try:

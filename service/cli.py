@@ -1,4 +1,4 @@
-"""The command line: ``rowcast serve · check · plan · migrate · makemigrations · token · version``."""
+"""The command line: ``rowcast serve · check · plan · migrate · makemigrations · token · doctor · version``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from service import __version__, authentication, forms, schema
+from service import __version__, authentication, doctor, forms, schema
 from service.app import STARTED, create_app, migration_steps, overridden, prepare
 from service.changes import log as changelog
 from service.configuration import Configuration, load
@@ -239,6 +239,23 @@ def revoke_token(config: Path, database_url: str | None, id: int) -> None:
     if not _with_tokens(config, database_url, revoke):
         raise ConfigurationError(f"there is no token {id}: `rowcast token list` shows which there are")
     click.echo(f"Token {id} is revoked.")
+
+
+@main.command("doctor")
+@CONFIG
+@DATABASE_URL
+@told
+def examine(config: Path, database_url: str | None) -> None:
+    """See whether changes are told, and what is in their way; exits 1 when something is wrong."""
+    configuration = _load(config, database_url)
+    with _database(configuration, shared=True) as (url, _):
+        tables, database = _tables(configuration, url)
+        settings = configuration.settings
+        found = asyncio.run(doctor.examine(database.connect, tables, settings.database.migrations, settings.stream))
+    for finding in found:
+        click.echo(f"{'WRONG' if finding.wrong else 'ok':6}{finding.about:11}{finding.told}")
+    if any(finding.wrong for finding in found):
+        sys.exit(1)
 
 
 @main.command()

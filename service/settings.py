@@ -139,6 +139,7 @@ class Stream:
     """The change log and what is streamed from it."""
 
     retention: float = _setting(forms.duration(), "24h")
+    max_log_size: int = _setting(forms.size(), "4GiB")
     heartbeat: float = _setting(forms.duration(), "15s")
     buffer: int = _setting(forms.size(), "256KiB")
     wakeup: str = _setting(forms.one_of(("notify", "poll")), "notify")

@@ -25,10 +25,11 @@ from typing import Final
 import structlog
 
 from service.changes import log
-from service.changes.log import TICKED, Batch, Connection, Pruned, Tick
+from service.changes.log import TICKED, Batch, Connection, Pruned, State, Tick
 from service.changes.position import MAX_TEXT, Position, Snapshot
 from service.changes.ticker import BACKOFF, LOST, SAFETY, SHORTEST, Connect, cancel, session
 
+FRESH: Final = 1.0  # seconds for which what is known of the log's state will do
 KEPT: Final = 60.0  # seconds for which a statement may run and still get a position from its snapshot
 
 _logger = structlog.get_logger(__name__)
@@ -79,6 +80,7 @@ class Feed:
         self._current = monotonic()  # when the feed last knew of nothing newer
         self._reader: Connection | None = None
         self._reading = asyncio.Lock()
+        self._state: tuple[float, State] | None = None  # and when it was asked for
         self.ready = asyncio.Event()  # set once the head is known; from then on it always is
         self.connected = False
 
@@ -113,6 +115,13 @@ class Feed:
     def lag(self) -> float:
         """Seconds since the feed last knew of nothing newer than its head."""
         return monotonic() - self._current
+
+    async def state(self) -> State:
+        """How the log is, as it was a moment ago at most. Raises what the driver does when the database cannot be asked."""
+        async with self._log() as connection:
+            if self._state is None or monotonic() - self._state[0] > FRESH:
+                self._state = monotonic(), await log.state(connection)
+            return self._state[1]
 
     def subscribe(self, apply: Subscriber, reset: Callable[[Reason], None]) -> Callable[[], None]:
         """Call ``apply`` with each new batch, in order, from the one after ``head`` on; returns how to stop.
@@ -212,6 +221,7 @@ class Feed:
         """Listen first, and only then look where the log is."""
         self._lost = False
         await log.prepare(connection)
+        await connection.execute("SET application_name = 'rowcast feed'")
         if self._notify:
             await connection.add_listener(TICKED, lambda *_: self._ring_bell(False))
         if self._head is None:

@@ -12,8 +12,8 @@ transaction that has changed a row holds its lock until it ends, so whoever chan
 for it later: changes of one row are in their true order, and a transaction is never interleaved with another. This
 needs a sequence that gives numbers in the order of asking, without a cache for each session.
 
-The log is partitioned by the time of writing, so that old changes leave by dropping a table. A default partition takes
-what no partition was made for, so that a writer never fails.
+The log is a ring of partitions that are all there from the start: writers fill the one that the sequence
+``rowcast.change_part`` names, and old changes leave by emptying a partition (``service.changes.retention``).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ WAKE: Final = "rowcast_wake"  # and the sleeping ticker has work
 PAGE: Final = 64, 1024  # changes read at once: at first, at most
 PAGE_BYTES: Final = 1 << 20  # of old and new rows in a page, about
 CHUNK: Final = 512  # ticks read at once
+PARTS: Final = 10  # partitions of the log
 
 
 # --- the schema -------------------------------------------------------------------------------------------------------
@@ -94,7 +95,35 @@ _VERSIONS: Final[Sequence[str]] = (
     );
     COMMENT ON TABLE rowcast.token IS 'Rowcast: who may call with which token, of which only the SHA-256 is here';
     """,
+    f"""
+    ALTER TABLE rowcast.change RENAME TO change_before;
+    ALTER INDEX rowcast.change_order RENAME TO change_before_order;
+    CREATE SEQUENCE rowcast.change_part MINVALUE 0;
+    SELECT setval('rowcast.change_part', 0);
+    CREATE TABLE rowcast.change (
+        seq bigint NOT NULL DEFAULT nextval('rowcast.change_seq'),
+        xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+        at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        resource text NOT NULL,
+        op "char" NOT NULL,
+        pk text,
+        old jsonb,
+        new jsonb,
+        part bigint DEFAULT pg_sequence_last_value('rowcast.change_part')
+    ) PARTITION BY LIST (part);
+    CREATE INDEX change_order ON rowcast.change (xid, seq);
+    CREATE TABLE rowcast.change_0 PARTITION OF rowcast.change FOR VALUES IN (0, NULL);
+    {"".join(f"CREATE TABLE rowcast.change_{n} PARTITION OF rowcast.change FOR VALUES IN ({n});" for n in range(1, 10))}
+    INSERT INTO rowcast.change (seq, xid, at, resource, op, pk, old, new)
+        SELECT seq, xid, at, resource, op, pk, old, new FROM rowcast.change_before;
+    ALTER SEQUENCE rowcast.change_seq OWNED BY rowcast.change.seq;
+    ALTER SEQUENCE rowcast.change_part OWNED BY rowcast.change.part;
+    DROP TABLE rowcast.change_before;
+    COMMENT ON TABLE rowcast.change IS 'Rowcast: every committed change of a resource, kept for a while';
+    """,
 )
+
+VERSION: Final = len(_VERSIONS)
 
 _UUID7 = "RETURN pg_catalog.uuidv7()"
 _UUID7_BEFORE_18 = """RETURN encode(set_bit(set_bit(overlay(
@@ -111,24 +140,21 @@ _IDENTITY = """
 
 async def install(connection: Connection) -> None:
     """Bring the schema ``rowcast`` to this version of the service: all of it or nothing, once however many try."""
-    if await _version(connection) == len(_VERSIONS):
-        return
     try:
+        if await version(connection) == VERSION:
+            return
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCKS, INSTALLING)
-            version = await _version(connection)
-            if version > len(_VERSIONS):
-                raise ConfigurationError(
-                    f"the change log in this database is of version {version}, and this Rowcast knows {len(_VERSIONS)}:"
-                    " run the newer Rowcast that made it"
-                )
-            if version == 0:
+            present = await version(connection)
+            if present > VERSION:
+                raise ConfigurationError(newer(present))
+            if present == 0:
                 await _create(connection)
-            for statements in _VERSIONS[version:]:
+            for statements in _VERSIONS[present:]:
                 await connection.execute(statements)
-            if version == 0:
+            if present == 0:
                 await _begin(connection)
-            await connection.execute("UPDATE rowcast.version SET version = $1", len(_VERSIONS))
+            await connection.execute("UPDATE rowcast.version SET version = $1", VERSION)
     except asyncpg.ReadOnlySQLTransactionError:
         raise ConfigurationError(
             "this database is read-only: the change log needs the primary, with default_transaction_read_only off"
@@ -140,7 +166,15 @@ async def install(connection: Connection) -> None:
         ) from None
 
 
-async def _version(connection: Connection) -> int:
+def newer(present: int) -> str:
+    """What to say of a log that a later Rowcast has made."""
+    return (
+        f"the change log in this database is of version {present}, and this Rowcast knows {VERSION}:"
+        " run the newer Rowcast that made it"
+    )
+
+
+async def version(connection: Connection) -> int:
     """The installed version, 0 for none.
 
     Asked of the catalog's rows: after waiting for a lock, ``to_regclass`` may still answer from a cache.
@@ -250,20 +284,23 @@ class Tick:
     snap: Snapshot
 
 
-_NEW_TICK: Final = """
-WITH last AS MATERIALIZED (SELECT tick, snap FROM rowcast.tick ORDER BY tick DESC LIMIT 1),
-     made AS (
-         INSERT INTO rowcast.tick (tick, epoch, snap)
-         SELECT last.tick + 1, $1, pg_current_snapshot() FROM last
-         WHERE EXISTS (  -- transactions younger than the last tick, between those that are still running
-             SELECT FROM (
+_GAPS: Final = """(
                  SELECT low, coalesce(lead(low) OVER (ORDER BY low), pg_snapshot_xmax(pg_current_snapshot())) AS high
                  FROM (
                      SELECT (pg_snapshot_xmax(last.snap)::text::bigint - 1)::text::xid8 AS low
                      UNION ALL
                      SELECT x FROM pg_snapshot_xip(pg_current_snapshot()) x WHERE x >= pg_snapshot_xmax(last.snap)
                  ) running
-             ) gap
+             ) gap"""
+"""The transactions younger than the last tick, between those that are still running."""
+
+_NEW_TICK: Final = f"""
+WITH last AS MATERIALIZED (SELECT tick, snap FROM rowcast.tick ORDER BY tick DESC LIMIT 1),
+     made AS (
+         INSERT INTO rowcast.tick (tick, epoch, snap)
+         SELECT last.tick + 1, $1, pg_current_snapshot() FROM last
+         WHERE EXISTS (
+             SELECT FROM {_GAPS}
              WHERE EXISTS (SELECT FROM rowcast.change c WHERE c.xid > low AND c.xid < high OFFSET 0)
              OFFSET 0
          ) OR EXISTS (  -- transactions that were running at the last tick and have ended since
@@ -311,6 +348,52 @@ async def ticks(connection: Connection, first: int, count: int = CHUNK) -> list[
         "SELECT tick, epoch, snap FROM rowcast.tick WHERE tick >= $1 ORDER BY tick LIMIT $2", first, count, timeout=10
     )
     return [Tick(tick, epoch, Snapshot.of(snap)) for tick, epoch, snap in rows]
+
+
+# --- how it is ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How the log is: its oldest and newest position, when these ticks were made, and its size in bytes.
+
+    ``untold`` is for how many seconds there have been changes that no tick tells, at least.
+    """
+
+    oldest: Position
+    oldest_at: dt.datetime
+    newest: Position
+    newest_at: dt.datetime
+    untold: float
+    size: int
+    read_only: bool
+
+
+_STATE: Final = f"""
+WITH last AS MATERIALIZED (SELECT tick, epoch, snap, at FROM rowcast.tick ORDER BY tick DESC LIMIT 1),
+     first AS MATERIALIZED (SELECT tick, epoch, at FROM rowcast.tick ORDER BY tick LIMIT 1),
+     untold (at) AS (
+         SELECT c.at FROM last, LATERAL {_GAPS},
+             LATERAL (SELECT c.at FROM rowcast.change c WHERE c.xid > low AND c.xid < high ORDER BY c.xid, c.seq LIMIT 1) c
+         UNION ALL
+         SELECT c.at FROM last, pg_snapshot_xip(last.snap) x,
+             LATERAL (SELECT c.at FROM rowcast.change c WHERE c.xid = x ORDER BY c.seq LIMIT 1) c
+     )
+SELECT first.epoch, first.tick, first.at, last.epoch, last.tick, last.at,
+    (SELECT extract(epoch FROM clock_timestamp() - greatest(last.at, min(untold.at)))::float8
+        FROM untold HAVING count(*) > 0),
+    (SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('rowcast.change'))::bigint
+        + pg_total_relation_size('rowcast.tick'),
+    current_setting('transaction_read_only')::bool
+FROM first, last
+"""
+
+
+async def state(connection: Connection) -> State:
+    """How the log is now. Of a change that took long to commit nobody knows since when it could have been told."""
+    row = await connection.fetchrow(_STATE, timeout=10)
+    oldest, newest = Position(row[0], row[1]), Position(row[3], row[4])
+    return State(oldest, row[2], newest, row[5], row[6] or 0.0, *row[7:])
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
@@ -402,15 +485,21 @@ class Pruned(Exception):
 
 
 _TRANSACTIONS: Final = """
-SELECT xid, max(seq) AS last, count(*) AS events FROM (
-    SELECT xid, seq FROM rowcast.change
-    WHERE xid >= pg_snapshot_xmax($1) AND xid < pg_snapshot_xmax($2) AND pg_visible_in_snapshot(xid, $2)
-    UNION ALL
-    SELECT c.xid, c.seq FROM pg_snapshot_xip($1) x JOIN rowcast.change c ON c.xid = x
-    WHERE pg_visible_in_snapshot(x, $2)
-) written GROUP BY xid
+SELECT xid, last, events FROM (SELECT FROM rowcast.tick WHERE tick = $3) kept LEFT JOIN (
+    SELECT xid, max(seq) AS last, count(*) AS events FROM (
+        SELECT xid, seq FROM rowcast.change
+        WHERE xid >= pg_snapshot_xmax($1) AND xid < pg_snapshot_xmax($2) AND pg_visible_in_snapshot(xid, $2)
+        UNION ALL
+        SELECT c.xid, c.seq FROM pg_snapshot_xip($1) x JOIN rowcast.change c ON c.xid = x
+        WHERE pg_visible_in_snapshot(x, $2)
+    ) written GROUP BY xid
+) transactions ON true
 """
-"""The transactions that snapshot $2 sees and $1 does not."""
+"""The transactions that snapshot $2 sees and $1, that of tick $3, does not; no row at all if that tick is pruned.
+
+Ticks are pruned before the changes behind them, and a statement takes its locks before its snapshot. So if the tick is
+there, everything after it was.
+"""
 
 _CHANGES: Final = """
 SELECT c.seq, c.xid, c.at, c.resource, c.op, c.pk, c.old, c.new
@@ -441,10 +530,13 @@ async def batches(connection: Connection, after: Position, known: Sequence[Tick]
 
     Memory is bounded by a page, however large a tick is. Raises ``Pruned`` if some are gone.
     """
-    rows = await connection.fetch(_TRANSACTIONS, known[0].snap.value, known[-1].snap.value, timeout=300)
+    rows = await connection.fetch(_TRANSACTIONS, known[0].snap.value, known[-1].snap.value, known[0].tick, timeout=300)
+    if not rows:
+        raise Pruned
     order = sorted(
         (bisect_left(known, True, key=lambda tick, xid=xid: tick.snap.sees(xid)), last, xid, count)  # type: ignore[misc]
         for xid, last, count in rows
+        if xid is not None
     )
     totals = Counter[int]()
     for place, _, _, count in order:

@@ -1,67 +1,76 @@
-"""How long the log is kept: partitions made ahead of time, and dropped whole behind it.
+"""How long the log is kept: a ring of partitions, filled one after the other and emptied behind.
 
-Ticks are pruned first, all but the newest of those that are too old: from that one on everything can be read. A
-partition is then dropped if that tick sees every change in it. Its age alone would not do, because a transaction may
-write long before it commits. One that has not committed yet holds a lock on the partition, so that it cannot be dropped
-at all.
+Writers fill the partition that a sequence names. When it is an eighth of what is to be kept, in time or in bytes, the
+sequence is set to an empty one: no lock, no DDL, and a writer that has looked before and writes after does no harm,
+since no order rests on where a change is.
 
-Dropping needs the log for itself for a moment, and whoever waits for a lock makes others wait behind it. So it waits
-briefly, gives up, and tries again the next time.
+Ticks are pruned first; from the oldest one that is kept on, everything can be read. A partition is then emptied if that
+tick sees every change in it. Its age alone would not do, because a transaction may write long before it commits. One
+that has not committed yet has a lock on the partitions that it wrote to, and on those alone: all others can be emptied
+behind it, however long it stays open. (Unless it has truncated a resource or deleted owners of links: those triggers
+look for what the transaction has logged before, and so hold all of them.)
+
+Emptying needs the partition for itself for a moment, and whoever waits for a lock makes others wait behind it. So it
+does not wait: it asks a few times, and tries again the next time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
 
-from service.changes.log import Connection
+from service.changes.log import PARTS, Connection
 
-HISTORY: Final = 8  # partitions that the retention time spans
-PATIENCE: Final = "100ms"  # that writers may have to wait behind a partition being made or dropped
-AHEAD: Final = 2  # partitions made before their time
-SHORTEST: Final = dt.timedelta(seconds=1)  # time that a partition spans at least
+SHARES: Final = 8  # partitions that the retention time or the size is spread over
+ATTEMPTS: Final = 20  # to have a partition for oneself
+PAUSE: Final = 0.005  # s between them, about
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A part of the log, from ``lower`` up to ``upper``."""
+    """A part of the log. ``since`` is when its first change was written, if there is one; ``size`` is in bytes."""
 
-    relation: str
-    lower: dt.datetime
-    upper: dt.datetime
+    number: int
     size: int
+    since: dt.datetime | None
+
+    @property
+    def relation(self) -> str:
+        return f"rowcast.change_{self.number}"
+
+    @property
+    def age(self) -> float:
+        """What to order partitions by, the oldest first; those with nothing but rolled back changes before all."""
+        return self.since.timestamp() if self.since is not None else 0
+
+
+_PARTITIONS: Final = " UNION ALL ".join(
+    f"""SELECT {n}, pg_total_relation_size('rowcast.change_{n}'), (SELECT at FROM rowcast.change_{n} ORDER BY xid, seq
+    LIMIT 1) WHERE pg_relation_size('rowcast.change_{n}') > 0"""
+    for n in range(PARTS)
+)
 
 
 async def partitions(connection: Connection) -> list[Partition]:
-    """The partitions but for the default one, oldest first."""
-    rows = await connection.fetch(
-        """SELECT c.oid::regclass::text AS relation, bound[1]::timestamptz AS lower, bound[2]::timestamptz AS upper,
-            pg_total_relation_size(c.oid) AS size
-        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid,
-            regexp_match(pg_get_expr(c.relpartbound, c.oid), $$FROM \\('(.+)'\\) TO \\('(.+)'\\)$$) AS bound
-        WHERE i.inhparent = 'rowcast.change'::regclass AND bound IS NOT NULL ORDER BY lower"""
-    )
-    return [Partition(*row) for row in rows]
+    """The partitions that are not empty, oldest first."""
+    return sorted((Partition(*row) for row in await connection.fetch(_PARTITIONS)), key=lambda part: part.age)
 
 
-async def maintain(connection: Connection, retention: float, size: int | None = None) -> bool:
-    """Make partitions ahead and let go of what is older than ``retention`` seconds, or more than ``size`` bytes.
+async def maintain(connection: Connection, retention: float, size: int) -> bool:
+    """Let go of what is older than ``retention`` seconds, and of the oldest beyond ``size`` bytes; go on in a new part.
 
     Returns whether all of it could be done; if not, others needed the log, and it is to be tried again. One caller at a
     time.
     """
-    made = await _make(connection, dt.timedelta(seconds=retention))
-    present = await partitions(connection)
     now: dt.datetime = await connection.fetchval("SELECT clock_timestamp()")
-    cutoff = now - dt.timedelta(seconds=retention)
-    total = sum(partition.size for partition in present)
-    for partition in present:
-        if size is None or total <= size or partition.upper > now:
-            break
-        cutoff, total = max(cutoff, partition.upper), total - partition.size
+    current = await _current(connection)
+    filled = await partitions(connection)
     await connection.execute(
         """DELETE FROM rowcast.tick WHERE tick < (
             SELECT coalesce(
@@ -69,49 +78,79 @@ async def maintain(connection: Connection, retention: float, size: int | None = 
                 (SELECT max(tick) FROM rowcast.tick)
             )
         )""",
-        cutoff,
+        now - dt.timedelta(seconds=retention),
     )
-    await connection.execute("DELETE FROM rowcast.change_default WHERE at < $1 AND " + _TOLD, cutoff)
-    dropped = [await _drop(connection, partition) for partition in present if partition.upper <= cutoff]
-    return made and all(dropped)
+    closed = [part for part in filled if part.number != current]
+    total = sum(part.size for part in filled)
+    for part in closed:
+        if total > size and (tick := await _covering(connection, part)) is not None:
+            await connection.execute("DELETE FROM rowcast.tick WHERE tick < $1", tick)
+            total -= part.size
+    emptied = [await _empty(connection, part) for part in closed if await _covers(connection, 0, part)]
+    return await _move_on(connection, current, filled, now, retention, size) and all(emptied)
 
 
-_OLDEST: Final = "(SELECT snap FROM rowcast.tick ORDER BY tick LIMIT 1)"
-_TOLD: Final = f"pg_visible_in_snapshot(xid, {_OLDEST})"
+async def _current(connection: Connection) -> int:
+    """The number of the partition that writers fill."""
+    current: int = await connection.fetchval("SELECT last_value FROM rowcast.change_part")
+    return current
 
 
-async def _make(connection: Connection, retention: dt.timedelta) -> bool:
-    """Make partitions for what comes next, in line with the last or, where there is none, from shortly after now."""
-    width = max(SHORTEST, retention / HISTORY)
-    now: dt.datetime = await connection.fetchval("SELECT clock_timestamp()")
-    lower = max([partition.upper for partition in await partitions(connection)], default=now)
-    if lower <= now:
-        lower = now + SHORTEST
-    while lower < now + AHEAD * width:
-        upper = lower + width
-        name = f"rowcast.change_{lower:%Y%m%d_%H%M%S_%f}"
+async def _move_on(
+    connection: Connection, current: int, filled: Sequence[Partition], now: dt.datetime, retention: float, size: int
+) -> bool:
+    """Let writers fill an empty partition if theirs has had its share; whether that could be done."""
+    part = next((part for part in filled if part.number == current), None)
+    if part is None:
+        return True
+    old = part.since is not None and (now - part.since).total_seconds() >= retention / SHARES
+    if not old and part.size < size / SHARES:
+        return True
+    taken = {part.number for part in await partitions(connection)}
+    after = [(current + step) % PARTS for step in range(1, PARTS)]
+    for number in after:
+        if number not in taken:
+            await connection.execute("SELECT setval('rowcast.change_part', $1)", number)
+            return True
+    return False
+
+
+async def _covers(connection: Connection, tick: int, part: Partition) -> bool:
+    """Whether the first tick from this number on sees every committed change of a partition."""
+    covers: bool = await connection.fetchval(
+        f"""SELECT coalesce((SELECT xid FROM {part.relation} ORDER BY xid DESC LIMIT 1) < pg_snapshot_xmax(snap), true)
+            AND NOT EXISTS (SELECT FROM pg_snapshot_xip(snap) x
+                WHERE EXISTS (SELECT FROM {part.relation} c WHERE c.xid = x OFFSET 0))
+        FROM rowcast.tick WHERE tick >= $1 ORDER BY tick LIMIT 1""",
+        tick,
+    )
+    return covers
+
+
+async def _covering(connection: Connection, part: Partition) -> int | None:
+    """The first tick that sees every committed change of a partition; ``None`` if none does yet."""
+    low, high = await connection.fetchrow("SELECT min(tick), max(tick) FROM rowcast.tick")
+    if not await _covers(connection, high, part):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if await _covers(connection, middle, part):
+            high = middle
+        else:
+            low = middle + 1
+    return int(low)
+
+
+async def _empty(connection: Connection, part: Partition) -> bool:
+    """Empty a partition that the oldest tick covers; whether that could be done."""
+    for _ in range(ATTEMPTS):
         try:
             async with connection.transaction():
-                await connection.execute(f"SET LOCAL lock_timeout = '{PATIENCE}'")
-                await connection.execute(
-                    f"""CREATE TABLE {name} (LIKE rowcast.change INCLUDING DEFAULTS INCLUDING INDEXES);
-                    ALTER TABLE rowcast.change ATTACH PARTITION {name} FOR VALUES FROM ('{lower}') TO ('{upper}')"""
-                )
-        except (asyncpg.LockNotAvailableError, asyncpg.CheckViolationError, asyncpg.DeadlockDetectedError):
-            return False  # the second: the clock was set back, and the default partition has changes of that time
-        lower = upper
-    return True
-
-
-async def _drop(connection: Connection, partition: Partition) -> bool:
-    """Drop a partition if no tick that is kept needs it; whether it is gone."""
-    try:
-        async with connection.transaction():
-            await connection.execute(f"SET LOCAL lock_timeout = '{PATIENCE}'")
-            await connection.execute(f"LOCK TABLE rowcast.change, {partition.relation} IN ACCESS EXCLUSIVE MODE")
-            if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {partition.relation} WHERE NOT {_TOLD})"):
-                return False
-            await connection.execute(f"DROP TABLE {partition.relation}")
-    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
-        return False
-    return True
+                await connection.execute(f"LOCK TABLE ONLY {part.relation} IN ACCESS EXCLUSIVE MODE NOWAIT")
+                if not await _covers(connection, 0, part):
+                    return False  # somebody has committed since
+                await connection.execute(f"TRUNCATE ONLY {part.relation}")
+            return True
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
+    return False

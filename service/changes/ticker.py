@@ -65,7 +65,7 @@ class Ticker:
         *,
         wakeup: str = "notify",
         retention: float = 24 * 3600,
-        size: int | None = None,
+        size: int = 4 << 30,
     ) -> None:
         self._connect = connect
         self._notify = wakeup == "notify"
@@ -126,7 +126,8 @@ class Ticker:
             raise ConfigurationError("the database is a standby: ticks are made on the primary server")
         await log.prepare(connection)
         await connection.execute(
-            f"SET synchronous_commit = on; SET idle_session_timeout = '{SILENCE}s'; SET tcp_keepalives_idle = 5;"
+            "SET application_name = 'rowcast ticker'; SET synchronous_commit = on;"
+            f" SET idle_session_timeout = '{SILENCE}s'; SET tcp_keepalives_idle = 5;"
             " SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
         )
         if self._notify:
@@ -183,8 +184,8 @@ class Ticker:
         await connection.fetchval("SELECT pg_advisory_unlock($1, $2)", LOCKS, GATE, timeout=10)
 
     async def _keep(self) -> None:
-        """Make and drop partitions now and then while leading, on a connection of its own."""
-        period = max(0.5, min(60.0, self._retention / retention.HISTORY / 4))
+        """Let go of what is too old or too much now and then while leading, on a connection of its own."""
+        period = max(0.5, min(10.0, self._retention / retention.SHARES / 4))
         while True:
             await self.leading.wait()
             try:

@@ -34,6 +34,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialect
 
 from service import resources
+from service.changes import log
 from service.changes.log import GATE, INSTALLING, LOCKS, WAKE, Connection
 from service.errors import ConfigurationError
 from service.fields import Field, Kind
@@ -420,17 +421,34 @@ async def sync_triggers(connection: Connection, tables: Tables, *, wakeup: str =
         ) from None
 
 
-async def problems(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[str]:
-    """Why changes would not be told, a sentence each; empty if all is well."""
+async def hindrances(connection: Connection) -> list[str]:
+    """Why a service cannot work on this database at all, a sentence each: what it is, and what the role lacks."""
     if await connection.fetchval("SELECT pg_is_in_recovery()"):
         return ["the database is a standby: streams need a connection to the primary server"]
-    if await connection.fetchval("SELECT to_regclass('rowcast.change') IS NULL"):
-        return ["the change log is not installed: run `rowcast migrate`"]
+    found = []
+    if await connection.fetchval("SELECT current_setting('default_transaction_read_only')::bool"):
+        found.append("the database is read-only: default_transaction_read_only is on, for all or for this role")
+    lacking = await _rights(connection, _LOOKING)
+    if lacking is None and await log.version(connection) == log.VERSION:
+        lacking = await _rights(connection, _WORKING)
+    return found if lacking is None else [*found, lacking]
+
+
+async def problems(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[str]:
+    """Why changes would not be told, a sentence each; empty if all is well."""
+    if found := await hindrances(connection):
+        return found
+    present = await log.version(connection)
+    if present > log.VERSION:
+        return [log.newer(present)]
+    if present < log.VERSION:
+        told = f"is of version {present}, and this Rowcast needs {log.VERSION}" if present else "is not installed"
+        return [f"the change log {told}: run `rowcast migrate`"]
     try:
-        lacking = await pending(connection, tables, wakeup=wakeup)
+        todo = await pending(connection, tables, wakeup=wakeup)
     except ConfigurationError as error:
         return [str(error)]
-    found = [f"{change.problem}: run `rowcast migrate`" for change in lacking]
+    found = [f"{change.problem}: run `rowcast migrate`" for change in todo]
     disabled = await connection.fetch(
         """SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
         WHERE p.pronamespace = to_regnamespace('rowcast') AND tgenabled NOT IN ('O', 'A') ORDER BY 1"""
@@ -439,9 +457,52 @@ async def problems(connection: Connection, tables: Tables, *, wakeup: str = "not
         found.append(f"triggers of {table} are disabled, so not all is told: ALTER TABLE {table} ENABLE TRIGGER USER")
     if await connection.fetchval("SELECT current_setting('session_replication_role') = 'replica'"):
         found.append("session_replication_role is replica, so no trigger runs: changes made like this are not told")
+    for (who,) in await connection.fetch(_REPLICA_ROLES):
+        found.append(f"session_replication_role is set to replica for {who}: changes made like this are not told")
     if not await orderly(connection):
         found.append("the sequence rowcast.change_seq needs CACHE 1, INCREMENT 1 and NO CYCLE: the order rests on it")
     return found
+
+
+async def usable(connection: Connection) -> bool:
+    """Whether the log is there, of this version, and open to the role of the connection."""
+    if await _rights(connection, _LOOKING) is not None or await log.version(connection) != log.VERSION:
+        return False
+    return await _rights(connection, _WORKING) is None
+
+
+_REPLICA_ROLES: Final = """
+    SELECT concat_ws(' in ', 'role ' || r.rolname, 'database ' || d.datname) FROM pg_db_role_setting s
+    LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
+    WHERE 'session_replication_role=replica' = ANY (s.setconfig)
+        AND (d.oid IS NULL OR d.datname = current_database()) ORDER BY 1
+"""
+
+_LOOKING: Final = """
+    SELECT 'USAGE on the schema rowcast' WHERE NOT coalesce(has_schema_privilege(n, 'USAGE'), true)
+    UNION ALL SELECT 'SELECT on rowcast.version' WHERE coalesce(has_schema_privilege(n, 'USAGE'), true)
+        AND NOT coalesce(has_table_privilege(to_regclass('rowcast.version'), 'SELECT'), true)
+"""
+_WORKING: Final = """
+    SELECT string_agg(word, ', ') || ' on rowcast.' || name
+    FROM (VALUES ('secret', ARRAY['SELECT']), ('epoch', ARRAY['SELECT', 'INSERT', 'UPDATE']), ('token', ARRAY['SELECT']),
+        ('tick', ARRAY['SELECT', 'INSERT', 'DELETE']), ('change', ARRAY['SELECT']), ('change_part', ARRAY['UPDATE']),
+        ('change_0', ARRAY['SELECT', 'TRUNCATE'])
+    ) AS needed (name, words), unnest(words) word
+    WHERE NOT has_table_privilege('rowcast.' || name, word) AND n IS NOT NULL GROUP BY name
+"""
+
+
+async def _rights(connection: Connection, needed: str) -> str | None:
+    """What to say when the role of the connection lacks rights on the log; ``None`` if it has them."""
+    lacking = await connection.fetch(f"SELECT found.* FROM to_regnamespace('rowcast') n, LATERAL ({needed}) found")
+    if not lacking:
+        return None
+    role = await connection.fetchval("SELECT current_user")
+    return (
+        f"the role {role} lacks {'; '.join(right for (right,) in lacking)}: it must own the schema {SCHEMA}, be a member"
+        " of the role that does, or be granted this"
+    )
 
 
 async def orderly(connection: Connection) -> bool:

@@ -35,7 +35,8 @@ async def test_an_unchanged_start_changes_nothing(database: Database) -> None:
     await connection.execute("SET default_transaction_read_only = on")
     await log.install(connection)
     assert await triggers.sync_triggers(connection, Tables(resources())) == []
-    assert await triggers.problems(connection, Tables(resources())) == []
+    (problem,) = await triggers.problems(connection, Tables(resources()))
+    assert "read-only" in problem
 
 
 async def test_a_newer_schema_is_refused(database: Database) -> None:
@@ -44,6 +45,7 @@ async def test_a_newer_schema_is_refused(database: Database) -> None:
     await connection.execute("UPDATE rowcast.version SET version = 1000")
     with pytest.raises(ConfigurationError, match="newer"):
         await log.install(connection)
+    assert "newer" in (await triggers.problems(connection, Tables(resources())))[0]
 
 
 async def test_a_read_only_database_is_named(database: Database) -> None:
@@ -58,7 +60,19 @@ async def test_missing_rights_are_named(database: Database) -> None:
     """Installing and syncing as a role that may not say so in words."""
     connection = await database.connect()
     role = f"poor_{uuid.uuid4().hex}"
-    await connection.execute(f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA rowcast TO {role}; SET ROLE {role}")
+    tables = Tables(resources())
+    await connection.execute(f"CREATE ROLE {role}; SET ROLE {role}")
+    (problem,) = await triggers.problems(connection, tables)
+    assert "lacks USAGE on the schema rowcast" in problem
+    with pytest.raises(ConfigurationError, match="must be its own"):
+        await log.install(connection)
+    await connection.execute(f"RESET ROLE; GRANT USAGE ON SCHEMA rowcast TO {role}; SET ROLE {role}")
+    (problem,) = await triggers.problems(connection, tables)
+    assert "lacks SELECT on rowcast.version" in problem
+    await connection.execute(f"RESET ROLE; GRANT SELECT ON rowcast.version, rowcast.tick TO {role}; SET ROLE {role}")
+    (problem,) = await triggers.problems(connection, tables, wakeup="notify")
+    assert "DELETE on rowcast.tick" in problem or "INSERT, DELETE on rowcast.tick" in problem
+    assert "SELECT, TRUNCATE on rowcast.change_0" in problem
     with pytest.raises(ConfigurationError, match="must own"):
         await triggers.sync_triggers(connection, Tables(resources()), wakeup="poll")
     await connection.execute("RESET ROLE; DROP SCHEMA rowcast CASCADE")
@@ -104,12 +118,14 @@ async def test_disabled_triggers_are_found(database: Database) -> None:
     tables = Tables(resources())
     await connection.execute("ALTER TABLE tasks DISABLE TRIGGER rowcast_insert")
     await connection.execute("SET session_replication_role = replica")
+    await connection.execute(f"ALTER DATABASE {database.name} SET session_replication_role = replica")
     await connection.execute("ALTER SEQUENCE rowcast.change_seq CACHE 10")
     found = await triggers.problems(connection, tables)
-    assert len(found) == 3
+    assert len(found) == 4
     assert "tasks" in found[0]
     assert "session_replication_role" in found[1]
-    assert "CACHE 1" in found[2]
+    assert f"for database {database.name}" in found[2]
+    assert "CACHE 1" in found[3]
 
 
 async def test_a_table_in_another_schema_is_logged(database: Database) -> None:
@@ -171,7 +187,7 @@ async def test_an_ordinary_role_is_enough(database: Database) -> None:
     await create(owner, tables)
     await triggers.sync_triggers(owner, tables)
     assert await triggers.problems(owner, tables) == []
-    assert await retention.maintain(owner, 3600)
+    assert await retention.maintain(owner, 3600, 1 << 30)
     async with Ticker(connect), Feed(connect) as feed:
         await within(feed.ready.wait())
         await Watch(feed).fence(owner)

@@ -137,7 +137,7 @@ async def test_what_is_pruned_is_expired(database: Database) -> None:
     await watch.fence(connection)
     end = watch.feed.head
     await ticker.stop()
-    await retention.maintain(connection, 0)
+    await retention.maintain(connection, 0, 0)
     assert await watch.feed.check(start) == Reason.EXPIRED
     assert await watch.feed.check(end) is None
     assert [batch async for batch in watch.feed.read(end)] == []

@@ -3,71 +3,61 @@
 from __future__ import annotations
 
 import asyncpg
+import pytest
 
-from service.changes import log, retention
+from service.changes import log, retention, triggers
 from service.changes.feed import Reason, Reset
+from service.tables import Tables
 
-from .watching import Database, Watch, told
+from .watching import Database, Watch, resources, told
 
 DAY = 24 * 3600.0
+LARGE = 1 << 40
 
 
 async def age(connection: asyncpg.Connection, seconds: float) -> None:
-    """Make everything in the log, its partitions and ticks older."""
+    """Make everything in the log and its ticks older."""
     await connection.execute(f"UPDATE rowcast.tick SET at = at - interval '{seconds} s'")
-    for partition in await retention.partitions(connection):
-        back = f"interval '{seconds} s'"
-        await connection.execute(
-            f"""ALTER TABLE rowcast.change DETACH PARTITION {partition.relation};
-            UPDATE {partition.relation} SET at = at - {back};
-            ALTER TABLE {partition.relation} RENAME TO "{partition.relation.split(".")[1].strip('"')}_old";"""
-        )
-        schema, name = partition.relation.split(".")
-        lower, upper = await connection.fetchrow(
-            "SELECT $1::timestamptz - make_interval(secs => $3), $2::timestamptz - make_interval(secs => $3)",
-            partition.lower, partition.upper, seconds,
-        )  # fmt: skip
-        await connection.execute(
-            f"""ALTER TABLE rowcast.change ATTACH PARTITION {schema}."{name.strip('"')}_old"
-            FOR VALUES FROM ('{lower}') TO ('{upper}')"""
-        )
+    await connection.execute(f"UPDATE rowcast.change SET at = at - interval '{seconds} s'")
 
 
-async def until_in_partitions(connection: asyncpg.Connection) -> None:
-    """Wait for the time from which partitions have been made."""
-    (first, *_) = await retention.partitions(connection)
-    await connection.execute("SELECT pg_sleep(greatest(0, extract(epoch FROM $1 - clock_timestamp())))", first.lower)
+async def filled(connection: asyncpg.Connection) -> list[int]:
+    """The numbers of the partitions that hold something, oldest first."""
+    return [part.number for part in await retention.partitions(connection)]
 
 
-async def test_partitions_are_made_ahead_in_line(database: Database) -> None:
-    """From shortly after now, without gap or overlap; before that and without any the default one takes all."""
+async def test_writers_go_on_in_an_empty_partition(database: Database) -> None:
+    """After an eighth of the time or of the size; before that, and without a change, in the same one."""
     connection = await database.connect()
-    await connection.execute("INSERT INTO tags (name) VALUES ('default')")
-    for _ in range(3):
-        assert await retention.maintain(connection, DAY)
-    await until_in_partitions(connection)
-    await connection.execute("INSERT INTO tags (name) VALUES ('partition')")
-    made = await retention.partitions(connection)
-    assert [partition.lower for partition in made[1:]] == [partition.upper for partition in made[:-1]]
-    assert len(made) == retention.AHEAD
-    where = await connection.fetch("SELECT tableoid::regclass::text FROM rowcast.change ORDER BY seq")
-    assert [name for (name,) in where] == ["rowcast.change_default", made[0].relation]
+    for seconds, size in ((DAY, LARGE), (1, LARGE), (DAY, 1000)):
+        assert await retention.maintain(connection, seconds, size)
+    await connection.execute("INSERT INTO tags (name) VALUES ('a')")
+    assert await retention.maintain(connection, DAY, LARGE)
+    await connection.execute("INSERT INTO tags (name) VALUES ('b')")
+    assert await filled(connection) == [0]
+    await age(connection, DAY / 8)
+    assert await retention.maintain(connection, DAY, LARGE)
+    await connection.execute("INSERT INTO tags (name) SELECT 'c' FROM generate_series(1, 100)")
+    assert await filled(connection) == [0, 1]
+    assert await retention.maintain(connection, DAY, LARGE)
+    assert await retention.maintain(connection, DAY, 8000)
+    await connection.execute("INSERT INTO tags (name) VALUES ('d')")
+    assert await filled(connection) == [0, 1, 2]
 
 
-async def test_old_partitions_and_ticks_go(database: Database) -> None:
-    """What is older than the retention time is dropped; what comes after the oldest tick kept can be read."""
+async def test_old_changes_and_ticks_go(database: Database) -> None:
+    """What is older than the retention time goes; what comes after the oldest tick kept can be read."""
     connection = await database.connect()
-    await retention.maintain(connection, DAY)
-    await until_in_partitions(connection)
-    ticker = await database.ticker(retention=DAY)
+    ticker = await database.ticker()
     watch = await database.watch(events=1)
     await watch.fence(connection)
     early = watch.positions[-1]
     await ticker.stop()
     await age(connection, 2 * DAY)
-    await retention.maintain(connection, DAY)
-    await database.ticker(retention=DAY)
-    connection = await database.connect()
+    assert await retention.maintain(connection, DAY, LARGE)
+    assert await retention.maintain(connection, DAY, LARGE)
+    assert await filled(connection) == []
+    await database.ticker()
     watch = await database.watch(events=1)
     start = watch.feed.head
     await watch.fence(connection)
@@ -81,39 +71,101 @@ async def test_old_partitions_and_ticks_go(database: Database) -> None:
 async def test_what_a_kept_tick_needs_is_not_dropped(database: Database) -> None:
     """A transaction that wrote long ago and commits now is told, although its partition is older than the retention."""
     connection, slow = await database.connect(), await database.connect()
-    await retention.maintain(connection, DAY)
-    await until_in_partitions(connection)
     await slow.execute("BEGIN")
     await slow.execute("INSERT INTO tasks (title) VALUES ('slow')")
-    (first, *_) = await retention.partitions(connection)
     await connection.execute("INSERT INTO tags (name) VALUES ('other')")
-    assert not await retention._drop(connection, first)  # the writer holds a lock
+    (part,) = await retention.partitions(connection)
+    assert not await retention._empty(connection, part)  # the writer holds a lock
     await slow.execute("COMMIT")
-    assert not await retention._drop(connection, first)  # no tick has told it
+    assert not await retention._empty(connection, part)  # no tick has told it
     await database.ticker(retention=DAY)
     watch = await database.watch()
     await watch.until(lambda: told(watch.events) == [("I", "slow")]) if watch.feed.head.tick < 2 else None
     await watch.fence(connection)
     await connection.execute("DELETE FROM rowcast.tick WHERE tick < (SELECT max(tick) FROM rowcast.tick)")
-    assert await retention._drop(connection, first)
+    assert await retention._empty(connection, part)
 
 
-async def test_the_log_is_kept_to_a_size(database: Database) -> None:
-    """Whole partitions go, oldest first, when all of them are larger than allowed; not the one being written."""
-    connection = await database.connect()
-    await retention.maintain(connection, DAY)
-    await until_in_partitions(connection)
-    ticker = await database.ticker(retention=DAY)
+async def test_an_open_transaction_holds_its_own_partition_alone(database: Database) -> None:
+    """However long it stays open, what others write is kept to the size; when it commits, it is told."""
+    ticker = await database.ticker()
     watch = await database.watch()
-    await connection.execute("INSERT INTO tags (name) SELECT repeat('x', 200) FROM generate_series(1, 5000)")
+    connection, open_ = await database.connect(), await database.connect()
+    await open_.execute("BEGIN")
+    await open_.execute("INSERT INTO tasks (title) VALUES ('open')")
+    bound = 2_000_000
+    for _ in range(3 * log.PARTS):
+        await connection.execute("INSERT INTO tags (name) SELECT repeat('x', 150) FROM generate_series(1, 700)")
+        await watch.fence(connection)
+        await retention.maintain(connection, DAY, bound)
+        assert sum(part.size for part in await retention.partitions(connection)) < 1.5 * bound
+    assert ticker.leading.is_set()
+    assert len(watch.events) > 3 * log.PARTS * 700
+    await open_.execute("COMMIT")
+    assert told(await watch.fence(connection)) == [("I", "open")]
+
+
+async def test_the_log_is_kept_to_its_size_and_what_is_left_can_be_read(database: Database) -> None:
+    """The oldest go first, and with them the positions before; the rest is read without a gap."""
+    await database.ticker()
+    watch = await database.watch(events=1, size=1)
+    connection = await database.connect()
+    start = watch.feed.head
+    for i in range(20):
+        await connection.execute("INSERT INTO tags (name) SELECT $1 FROM generate_series(1, 300)", str(i))
+        await watch.fence(connection)
+        await retention.maintain(connection, DAY, 1_000_000)
+    assert await watch.feed.check(start) == Reason.EXPIRED
+    oldest = await log.oldest_tick(connection)
+    first = next(place for place, position in enumerate(watch.positions) if position.place >= (oldest, 0))
+    assert 0 < first < len(watch.events) - 1000
+    read = [event async for batch in watch.feed.read(watch.positions[first]) for event in batch.events]
+    assert read == watch.events[first + 1 :]
+
+
+async def test_reading_what_was_pruned_before_it_was_counted_is_told(database: Database) -> None:
+    """A reader that knows its ticks and comes to their changes too late is told, rather than that there were none."""
+    ticker = await database.ticker()
+    watch = await database.watch()
+    connection, reading = await database.connect(), await database.direct()
+    await log.prepare(reading)
+    start = watch.feed.head
     await watch.fence(connection)
+    known = await log.ticks(reading, start.tick)
     await ticker.stop()
-    assert await retention.maintain(connection, DAY, 100_000)
-    assert await connection.fetchval("SELECT count(*) FROM rowcast.change") == 5001
-    await age(connection, DAY / 8)
-    assert await retention.maintain(connection, DAY, 100_000)
-    assert await connection.fetchval("SELECT count(*) FROM rowcast.change") == 0
-    assert (await log.newest_tick(connection)).tick == await log.oldest_tick(connection)
+    for _ in range(2):
+        assert await retention.maintain(connection, 0, 0)
+    assert await filled(connection) == []
+    with pytest.raises(log.Pruned):
+        await anext(log.batches(reading, start, known))
+    await reading.close()
+
+
+async def test_a_log_of_an_older_version_is_taken_over(database: Database) -> None:
+    """Its changes can be read on, and writers go on in the new one."""
+    connection = await database.connect()
+    await connection.execute("DROP SCHEMA rowcast CASCADE")
+    async with connection.transaction():
+        await log._create(connection)
+        for statements in log._VERSIONS[:2]:
+            await connection.execute(statements)
+        await log._begin(connection)
+        await connection.execute("UPDATE rowcast.version SET version = 2")
+    assert "is of version 2" in (await triggers.problems(connection, Tables(resources())))[0]
+    await triggers.sync_triggers(connection, Tables(resources()))
+    await connection.execute("INSERT INTO tags (name) VALUES ('before')")
+    await log.install(connection)
+    assert await triggers.problems(connection, Tables(resources())) == []
+    await connection.execute("INSERT INTO tags (name) VALUES ('after')")
+    feed = await database.feed()
+    start = feed.head
+    await database.ticker()
+    watch = await database.watch()
+    await watch.fence(connection)
+    while feed.head.place < watch.feed.head.place:
+        await connection.execute("SELECT")
+    read = [event async for batch in feed.read(start) for event in batch.events]
+    assert told(read, "tags") == [("I", "before"), ("I", "after")]
 
 
 async def test_a_feed_that_was_away_too_long_says_so(database: Database) -> None:

@@ -1,0 +1,64 @@
+"""Processes of the service, which a test may kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+PATIENCE = 60.0
+
+
+class Server:
+    """``python -m service serve`` on a configuration and a database; ``make_url`` is of the process that runs now."""
+
+    def __init__(self, config: Path, url: str, *, migrate: bool = True) -> None:
+        self._arguments = ["--config", str(config), "--database-url", url, "--port", "0", *["--migrate"] * migrate]
+        self._process: asyncio.subprocess.Process | None = None
+        self.origin = "http://127.0.0.1:1"  # nobody
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def make_url(self, path: str) -> str:
+        return self.origin + path
+
+    async def launch(self) -> None:
+        """Start a process and do not wait until it is ready."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service", "serve", *self._arguments,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+    async def start(self) -> None:
+        """Start a process and wait until it is ready."""
+        await self.launch()
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = await asyncio.wait_for(self._process.stdout.readline(), PATIENCE)
+        self.origin = line.decode().rpartition(" on ")[2].strip()
+        assert self.origin.startswith("http://"), await self.log()
+
+    async def complaint(self) -> str:
+        """The first line on standard error."""
+        assert self._process is not None
+        assert self._process.stderr is not None
+        return (await asyncio.wait_for(self._process.stderr.readline(), PATIENCE)).decode()
+
+    async def kill(self) -> None:
+        """Kill the process without warning."""
+        self.origin = "http://127.0.0.1:1"
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self.log()
+
+    async def log(self) -> str:
+        """What the process says on standard error until it ends."""
+        assert self._process is not None
+        _, errors = await asyncio.wait_for(self._process.communicate(), PATIENCE)
+        return errors.decode()
