@@ -49,7 +49,7 @@ from service.permissions import (
     IsAuthenticatedOrReadOnly,
     IsOwner,
 )
-from service.responses import Response
+from service.responses import Response, status
 from service.routers import DefaultRouter, SimpleRouter
 from service.serializers import Serializer
 from service.throttling import (
@@ -59,7 +59,7 @@ from service.throttling import (
     SimpleRateThrottle,
     UserRateThrottle,
 )
-from service.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, ViewSet
+from service.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, ViewSet, ViewSetMixin
 
 __all__ = [
     "AllowAny",
@@ -118,10 +118,12 @@ __all__ = [
     "UserRateThrottle",
     "ValidationError",
     "ViewSet",
+    "ViewSetMixin",
     "action",
     "authorization",
     "get_object_or_404",
     "model",
+    "status",
     "transaction",
     "wait",
 ]

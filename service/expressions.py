@@ -171,6 +171,19 @@ def fitting(field: Field, value: Any) -> Any:
         raise ValidationError({field.name: [str(error)]}) from None
 
 
+def storable(field: Field, value: Any) -> Any:
+    """A value for a column, as ``fitting``, which also has to have room in it."""
+    value = fitting(field, value)
+    try:
+        if isinstance(value, int) and field.facts.kind is Kind.NUMBER:
+            field.facts.load(field, value)
+    except ValueError as error:
+        raise ValidationError({field.name: [str(error)]}) from None
+    if isinstance(value, str) and field.longest is not None and len(value) > field.longest:
+        raise ValidationError({field.name: [f"Longer than maximum length {field.longest}."]})
+    return value
+
+
 def _fitting(field: Field, value: Any) -> Any:
     if field.facts.kind is Kind.ARRAY and isinstance(value, list | tuple):
         return [_fitting(field.element, item) for item in value]

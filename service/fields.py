@@ -92,6 +92,11 @@ class Field:
         return f"{self.name}_id" if self.facts.kind is Kind.RELATION else self.name
 
     @property
+    def longest(self) -> int | None:
+        """How many characters a text may have."""
+        return self.max_length or (254 if self.type == "email" else None)
+
+    @property
     def element(self) -> Field:
         """The field that one element of an array is: the limits on values are its, the limits on length the array's."""
         assert self.of is not None

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from service.bridge import wait
 from service.errors import ConfigurationError, Conflict, NotFound, ValidationError, choices
-from service.expressions import F, Q, fitting
+from service.expressions import F, Q, fitting, storable
 from service.fields import Field
 from service.query import Comparison, Condition, Query, Shape
 from service.resources import Relation, Resource, Resources
@@ -161,7 +161,7 @@ class Model:
             if isinstance(value, F):
                 fitted: Any = value
             else:
-                fitted = fitting(current_store().queries.resources.key_of(resource.columns[name]), value)
+                fitted = storable(current_store().queries.resources.key_of(resource.columns[name]), value)
             self._values[name] = fitted
             self._changed.add(name)
             self._related.pop(resource.columns[name].name, None)
@@ -542,7 +542,7 @@ class QuerySet(Generic[M]):
             if column not in resource.columns:
                 raise AttributeError(f"{resource.model} has no column {name!r}; {choices(name, resource.columns)}")
             field = key_of(resource.columns[column])
-            fitted[column] = value if isinstance(value, F) else fitting(field, value)
+            fitted[column] = value if isinstance(value, F) else storable(field, value)
         return len(await change_rows(store, resource.name, fitted, *query.where, back=True))
 
     async def delete(self) -> int:

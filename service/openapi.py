@@ -11,12 +11,11 @@ Specification: https://spec.openapis.org/oas/v3.1.0
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from http import HTTPStatus
-from inspect import getdoc
+from inspect import cleandoc, getdoc
 from typing import Any, Final, TypeAlias
 
 import marshmallow as ma
@@ -24,6 +23,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
 from service import errors
+from service.authentication import JWTAuthentication, TokenAuthentication
 from service.fields import MISSING, NUMERIC_DIGITS, Field, Kind
 from service.filters import MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
 from service.lookups import Lookup, Takes
@@ -41,7 +41,7 @@ from service.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthentic
 from service.resources import Relation, Resource, Resources
 from service.routers import Route
 from service.serializers import Keys, Serializer, Value, serializer_for
-from service.viewsets import GenericViewSet
+from service.viewsets import PART, GenericViewSet, parts_of
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -146,8 +146,7 @@ def _ruled(declared: Field, values: Field) -> Schema:
     form = _limited(values, _form(values))
     if kind is not Kind.TEXT or "enum" in form:
         return _unless_blank(form) if values.blank and kind is Kind.TEXT else form
-    longest = values.max_length or (254 if values.type == "email" else None)
-    form |= _present(minLength=values.min_length, maxLength=longest)
+    form |= _present(minLength=values.min_length, maxLength=values.longest)
     if declared.to is None:
         form |= _TEXT_RULES.get(values.type, {})
         if values.pattern is not None:  # with the type's own, since a schema has room for one only
@@ -422,10 +421,16 @@ _PLUGIN: Final = MarshmallowPlugin()
 
 
 def _security(view: type[GenericViewSet], method: str) -> Schema:
-    """Which credentials a method takes, and whether none will do; empty where a permission of another's decides."""
+    """Which credentials a method takes, and whether none will do; empty where Python of the user's decides."""
     classes = view.permission_classes or ()
-    if not all(permission in _ANONYMOUS for permission in classes):
+    known = view.site.authenticators if view.authentication_classes is None else view.authentication_classes
+    by_hand = ("get_permissions", "check_permissions", "get_authenticators", "perform_authentication")
+    if not all(permission in _ANONYMOUS for permission in classes) or any(map(view.hooked, by_hand)):
         return {}
+    if not all(each in (TokenAuthentication, JWTAuthentication) for each in known):
+        return {}
+    if view.authentication_classes is not None and not known:
+        return {"security": []}
     allowed = [_ANONYMOUS[permission] for permission in classes]
     anonymous = all(methods is None or method in methods for methods in allowed)
     return {"security": [*([{}] if anonymous else []), *({name: []} for name in _SECURITY)]}
@@ -444,6 +449,7 @@ class _Writer:
         self.routes = routes
         self.title = title
         self.serializers = {view.resource.name: view.serializer for view, _ in routes}
+        self.ids: set[str] = set()
         self.models = {resource.model for resource in resources.values()}
         description = "Every address works with and without the slash at its end. `HEAD` mirrors `GET`."
         self.spec = APISpec(title, version, OPENAPI, plugins=[_PLUGIN], info={"description": description})
@@ -780,10 +786,15 @@ class _Writer:
 
     def _route(self, view: type[GenericViewSet], route: Route) -> None:
         """The operations of an address, ``OPTIONS`` included."""
-        keys = [self._key(view, name) for name in re.findall(r"{(\w+)", route.path)]
+        given = getattr(route.handler, "initkwargs", {})
+        view = view.varied(given)
+        keys = [self._key(view, name) for name in parts_of(route.path)]
+        of_row = {"stream": "stream_row"} if keys else {}
+        actions = {method: of_row.get(action, action) for method, action in route.actions.items()}
         operations = {
-            method.lower(): self._operation(view, method, "stream_row" if action == "stream" and keys else action)
-            for method, action in route.actions.items()
+            method.lower(): self._operation(view, route, method, action)
+            | {"operationId": self._id(view, route, method, action)}
+            for method, action in actions.items()
         }
         operations["options"] = {
             "operationId": f"{route.name}_metadata",
@@ -795,14 +806,21 @@ class _Writer:
             },
             **_security(view, "OPTIONS"),
         }
-        path = re.sub(r"{(\w+)[^{}]*}", r"{\1}", route.path) + "/"
+        path = PART.sub(r"{\1}", route.path) + "/"
         self.spec.path(path, operations=operations, parameters=keys)
 
-    def _operation(self, view: type[GenericViewSet], method: str, action: str) -> Schema:
+    def _id(self, view: type[GenericViewSet], route: Route, method: str, action: str) -> str:
+        """A name of an operation that no other has."""
+        names = (f"{view.resource.name}_{action}", f"{view.resource.name}_{action}_{method.lower()}")
+        name = next((name for name in names if name not in self.ids), f"{route.name}_{action}_{method.lower()}")
+        self.ids.add(name)
+        return name
+
+    def _operation(self, view: type[GenericViewSet], route: Route, method: str, action: str) -> Schema:
         standard = _ACTIONS.get(action)
-        common = {"operationId": f"{view.resource.name}_{action}", "tags": [view.resource.name]}
+        common = {"tags": [view.resource.name]}
         if standard is None:
-            return common | self._custom(view, method, action)
+            return common | self._custom(view, route, method, action)
         status, response = self._success(view, action)
         failures = standard.failures
         if action == "list" and isinstance(view.paginator, PageNumberPagination):
@@ -823,24 +841,42 @@ class _Writer:
             operation["requestBody"] = {"required": True, "content": {JSON: {"schema": self._body(view, action)}}}
         return operation
 
-    def _custom(self, view: type[GenericViewSet], method: str, action: str) -> Schema:
-        """An action of the viewset's own: what it takes and answers is its own affair."""
+    def _custom(self, view: type[GenericViewSet], route: Route, method: str, action: str) -> Schema:
+        """An action of the viewset's own, which answers what it likes; its ``serializer_class`` says what it takes."""
+        given = getattr(route.handler, "initkwargs", {})
+        main = getattr(getattr(view, action), "mapping", None) is not None
+        failures = _BODY if method in WRITING else _READING
+        if parts_of(route.path):
+            failures = (*failures, HTTPStatus.NOT_FOUND)
         described: Schema = {
-            "summary": action.replace("_", " ").capitalize(),
+            "summary": (main and given.get("name")) or action.replace("_", " ").capitalize(),
             "responses": {
                 "default": {
                     "description": "What the action answers.",
                     "headers": {"X-Request-ID": "X-Request-ID"},
                     "content": {JSON: {}, PROBLEM: {"schema": self._shared("Problem", _PROBLEM)}},
                 },
-                **_failures(_READING),
+                **_failures(failures),
             },
-            **_present(description=getdoc(getattr(view, action))),
+            **_present(
+                description=cleandoc((main and given.get("description")) or getdoc(getattr(view, action)) or "") or None
+            ),
             **_security(view, method),
         }
         if method in WRITING:
-            described["requestBody"] = {"content": {JSON: {}}}
+            own = given.get("serializer_class")
+            schema = {"type": "object"} if own is None else self._taken(view.serializer)
+            described["requestBody"] = {"content": {JSON: {"schema": schema}}, "required": "required" in schema}
         return described
+
+    def _taken(self, serializer: Serializer) -> Schema:
+        """What a serializer that an action names for itself takes."""
+        fields = {name: field for name, field in serializer.load_fields.items() if name not in serializer.ignored}
+        required = [name for name, field in fields.items() if field.required]
+        return {
+            "type": "object",
+            "properties": {name: self._given(field) for name, field in fields.items()},
+        } | ({"required": required} if required else {})
 
     def _own(self) -> None:
         """The addresses that every service has."""

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Set
 from decimal import Decimal
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any, Final
 
 import orjson
@@ -20,6 +21,10 @@ _TIMES: Final[Mapping[type, Field]] = {
     dt.time: Field("time", "time"),
     dt.timedelta: Field("duration", "duration"),
 }
+
+
+status: Final = SimpleNamespace(**{f"HTTP_{each.value}_{name}": each for name, each in HTTPStatus.__members__.items()})
+"""Django REST framework's names of ``http.HTTPStatus``: ``status.HTTP_400_BAD_REQUEST``."""
 
 
 class Response:

@@ -123,9 +123,8 @@ def validators(declared: Field, values: Field) -> list[Any]:
             rules.append(_Matches(values.pattern))
         if values.type in TYPE_VALIDATORS:
             rules.append(TYPE_VALIDATORS[values.type])
-    if values.min_length is not None or values.max_length is not None or values.type == "email":
-        longest = values.max_length or (254 if values.type == "email" else None)
-        rules.append(validate.Length(min=values.min_length, max=longest))
+    if values.min_length is not None or values.longest is not None:
+        rules.append(validate.Length(min=values.min_length, max=values.longest))
     if element.min is not None or element.max is not None:
         low, high = (None if x is None else element.facts.load(element, x) for x in (element.min, element.max))
         rules.append(each(validate.Range(min=low, max=high)))

@@ -385,6 +385,9 @@ class ViewSet:
         throttling.check_rates(named, cls, cls.site.settings.throttle.rates)
 
 
+ViewSetMixin = ViewSet  # its as_view is here the only one
+
+
 class Page(list[Any]):
     """The rows of a page. Awaiting it gives itself, so ``paginate_queryset`` may be called with or without ``await``."""
 

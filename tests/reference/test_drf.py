@@ -581,7 +581,7 @@ PASSWORDS = """
             user.password = serializer.validated_data['password']
             await user.save()
             return Response({'status': 'password set'})
-        return Response(serializer.errors, status=HTTPStatus.BAD_REQUEST)
+        return Response(serializer.errors, status=status.HTTP_400_BAD_REQUEST)
 
     @action(detail=False)
     async def recent_users(self, request):
@@ -692,6 +692,28 @@ async def test_routing_additional_http_methods(start: Start) -> None:
 
 
 # --- ViewSetMixin -----------------------------------------------------------------------------------------------------
+
+
+async def test_viewsetmixin(start: Start) -> None:
+    """The sample: ``as_view`` binds methods to actions, and needs nothing but the mixin."""
+    service = await start("""
+class MyViewSet(ViewSetMixin):
+    async def list(self, request):
+        return [self.action, request.method]
+
+    async def create(self, request):
+        return Response([self.action, request.method], status=status.HTTP_201_CREATED)
+
+class TagViewSet(ModelViewSet):
+    model = Tag
+
+    @action(detail=False, methods=['get', 'post'])
+    async def mixed(self, request):
+        view = MyViewSet.as_view({'get': 'list', 'post': 'create'})
+        return await view(request.http)
+""")
+    assert await service.ask("GET", "/tags/mixed/") == (200, ["list", "GET"])
+    assert await service.ask("POST", "/tags/mixed/") == (201, ["create", "POST"])
 
 
 async def test_viewsetmixin__initialize_request(start: Start) -> None:

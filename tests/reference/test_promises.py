@@ -695,6 +695,8 @@ async def go(self, request):
     match request.data["how"]:
         case "create": await Task.objects.create(title=["no"])
         case "long": await Task.objects.create(title="x" * 201)
+        case "large": await Task.objects.create(title="x", view_count=2**31)
+        case "longer": await Task.objects.filter(title="x" * 201).update(title="x" * 201)
         case "choice": await Task.objects.create(title="x", priority="top")
         case "filter": await Task.objects.filter(title="x", created_at="soon").count()
         case "update": await Task.objects.filter(title="x").update(view_count="many")
@@ -702,7 +704,7 @@ async def go(self, request):
 """)
     )
     told = {
-        "create": "title", "long": "non_field_errors", "choice": "priority", "filter": "created_at",
+        "create": "title", "long": "title", "large": "view_count", "longer": "title", "choice": "priority", "filter": "created_at",
         "update": "view_count", "null": "title",
     }  # fmt: skip
     for how, name in told.items():

@@ -1,0 +1,84 @@
+"""Actions of a viewset's own in the OpenAPI document, which is valid with them."""
+
+from __future__ import annotations
+
+from jsonschema import Draft202012Validator
+
+from ..conftest import Serve
+
+NOTES = """
+fields: {id: {type: integer, primary_key: true}, text: {type: string}}
+viewset: {class: 'viewsets:Notes', permission_classes: [IsAuthenticated]}
+"""
+VIEWSETS = '''
+from marshmallow import fields, validate
+from service.api import *
+
+class Shared(Serializer):
+    people = fields.List(fields.Integer(), required=True)
+    note = fields.String(validate=validate.Length(max=20))
+    shown = fields.String(dump_only=True)
+
+class Notes(ModelViewSet):
+    @action(detail=True, methods=["post", "delete"], serializer_class=Shared, permission_classes=[AllowAny])
+    async def share(self, request, id):
+        """Show it to others.
+
+        All of them.
+        """
+
+    @action(detail=True, methods=["put"], url_path="in/{code:[a-z]{2}}", name="Set the text", authentication_classes=[])
+    async def text(self, request, id, code): ...
+
+    @text.mapping.get
+    async def read_text(self, request, id, code):
+        """The text in one language."""
+
+    @action(detail=False)
+    async def plain(self, request): ...
+
+class Others(Notes):
+    model = model("notes")
+    def get_permissions(self):
+        return [IsAdminUser()]
+'''
+URLS = """
+from service.api import DefaultRouter
+from viewsets import Others
+router = DefaultRouter()
+router.register("others", Others, basename="other")
+"""
+
+
+async def test_actions_of_a_viewset_s_own_are_described(serve: Serve) -> None:
+    """Body, parameters, failures, words and credentials of each, and no name twice."""
+    client = await serve({"notes": NOTES}, modules={"viewsets": VIEWSETS, "urls": URLS})
+    document = await (await client.get("/openapi.json")).json()
+    paths = document["paths"]
+    share = paths["/notes/{id}/share/"]
+    assert [each["name"] for each in share["parameters"]] == ["id"]
+    post = share["post"]
+    assert (post["summary"], post["description"]) == ("Share", "Show it to others.\n\nAll of them.")
+    assert post["security"][0] == {}
+    assert {"400", "401", "403", "404", "409", "413", "415", "default"} <= post["responses"].keys()
+    body = post["requestBody"]
+    schema = body["content"]["application/json"]["schema"]
+    assert (body["required"], schema["required"], list(schema["properties"])) == (True, ["people"], ["people", "note"])
+    validator = Draft202012Validator(schema)
+    assert validator.is_valid({"people": [1], "note": "x" * 20})
+    assert not validator.is_valid({"people": ["x"]})
+    assert not validator.is_valid({"people": [], "note": "x" * 21})
+    assert "requestBody" not in share["delete"]
+
+    text = paths["/notes/{id}/in/{code}/"]
+    assert [each["name"] for each in text["parameters"]] == ["id", "code"]
+    assert (text["put"]["summary"], text["put"]["security"]) == ("Set the text", [])
+    assert text["put"]["requestBody"]["content"]["application/json"]["schema"] == {"type": "object"}
+    assert (text["get"]["summary"], text["get"]["description"]) == ("Read text", "The text in one language.")
+
+    assert {} not in paths["/notes/plain/"]["get"]["security"]
+    assert {} not in paths["/notes/stream/"]["get"]["security"]
+    assert "security" not in paths["/others/plain/"]["get"]
+    names = [each["operationId"] for path in paths.values() for key, each in path.items() if key != "parameters"]
+    assert len(names) == len(set(names))
+    assert {"notes_list", "notes_share", "notes_share_delete", "notes_plain"} <= set(names)
