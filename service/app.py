@@ -224,7 +224,9 @@ def _routes(site: Site, configuration: Configuration, importer: Importer, proble
     """Every address of the resources and of ``urls.py``, with the bound viewset that answers it."""
     routes: list[Served] = []
     names: dict[str, str] = {}
-    for place, prefix, view, basename in _viewsets(site, configuration, importer, problems):
+    viewsets = list(_viewsets(site, configuration, importer, problems))
+    site.settle()
+    for place, prefix, view, basename in viewsets:
         if names.setdefault(basename, prefix) != prefix:
             told = (
                 f"/{prefix}/ and /{names[basename]}/ have the same basename {basename!r}: give one another model name"

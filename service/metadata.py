@@ -25,7 +25,7 @@ def describe(view: GenericViewSet) -> dict[str, Any]:
         "actions": {
             method: fields_of(view.serializer, action)
             for method, action in WRITING.items()
-            if method in view.action_map
+            if view.action_map.get(method) == action
         },
     }
 

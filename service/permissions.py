@@ -136,6 +136,21 @@ def asks_about_objects(permission: BasePermission) -> bool:
     return type(permission).has_object_permission is not BasePermission.has_object_permission
 
 
+async def refusing(permission: BasePermission, request: Any, view: Any, *row: Any) -> BasePermission:
+    """Of a permission that has refused a request, or a row, the part with words of its own for that; or itself."""
+    if not isinstance(permission, _Combination) or permission.word == "not":
+        return permission
+    for member in permission.members:
+        let_in = await allowed(member.has_permission(request, view))
+        if let_in and row:
+            let_in = await allowed(member.has_object_permission(request, view, *row))
+        if not let_in:
+            part = await refusing(member, request, view, *row)
+            if part.message is not None or part.code is not None:
+                return part
+    return permission
+
+
 def check_columns(permission: BasePermission, columns: Collection[str]) -> None:
     """``ConfigurationError`` for an ``IsOwner``, also as a part, that looks at what rows do not have."""
     if isinstance(permission, _Combination):

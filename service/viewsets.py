@@ -43,7 +43,7 @@ from service.handlers import KEY_NAMES, Call, call_of
 from service.metadata import describe
 from service.models import STORE, Model, QuerySet, document, loaded, model
 from service.pagination import Address, BasePagination, Found, NoPagination, PageNumberPagination, Slice
-from service.permissions import SAFE_METHODS, BasePermission, allowed, asks_about_objects, check_columns
+from service.permissions import SAFE_METHODS, BasePermission, allowed, asks_about_objects, check_columns, refusing
 from service.query import Query
 from service.requests import Request
 from service.resources import Resource, Resources
@@ -94,6 +94,15 @@ class Site:
     views: dict[str, type[GenericViewSet]] = field(
         default_factory=dict
     )  # resource → its own viewset, which is bound first
+
+    def rows(self) -> dict[str, Projection]:
+        """What each resource's own viewset shows of a row, which is also what others show of it."""
+        return {name: view.serializer.shown for name, view in self.views.items()}
+
+    def settle(self) -> None:
+        """Let every viewset show related rows as their own viewsets do, once all of them are bound."""
+        for view in self.views.values():
+            view.shown = view.shown_by(view.serializer)
 
     def may_expand(self, resource: str) -> bool:
         """Whether rows of a resource are shown to clients who ask for them beside others."""
@@ -334,13 +343,13 @@ class ViewSet:
         """Raise ``PermissionDenied``, or ``NotAuthenticated`` for a caller without credentials, unless all agree."""
         for permission in _instances(self.get_permissions()):
             if not await allowed(permission.has_permission(request, self)):
-                self.permission_denied(request, permission)
+                self.permission_denied(request, await refusing(permission, request, self))
 
     async def check_object_permissions(self, request: Request, row: Any) -> None:
         """The same for one row."""
         for permission in _instances(self.get_permissions()):
             if not await allowed(permission.has_object_permission(request, self, row)):
-                self.permission_denied(request, permission)
+                self.permission_denied(request, await refusing(permission, request, self, row))
 
     async def check_throttles(self, request: Request) -> None:
         """Count the request, and raise ``Throttled`` if there were too many."""
@@ -652,13 +661,12 @@ class GenericViewSet(ViewSet):
         related = serializer.related
         if related is None:
             related = (*cls.select_related, *cls.prefetch_related)
-        return expanded(cls.site.resources, serializer.shown, tuple(related))
+        return expanded(cls.site.resources, serializer.shown, tuple(related), cls.site.rows())
 
     @classmethod
     def _project(cls, shown: Projection, fields: str, expand: str) -> Projection:
         if expand:
-            rows = {name: view.serializer.shown for name, view in cls.site.views.items()}
-            shown = expanded(cls.site.resources, shown, _paths(expand), rows)
+            shown = expanded(cls.site.resources, shown, _paths(expand), cls.site.rows())
         return shown.only(_names(fields)) if fields else shown
 
     @classmethod

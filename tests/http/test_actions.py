@@ -76,6 +76,9 @@ async def test_actions_of_a_viewset_s_own_are_described(serve: Serve) -> None:
     assert text["put"]["requestBody"]["content"]["application/json"]["schema"] == {"type": "object"}
     assert (text["get"]["summary"], text["get"]["description"]) == ("Read text", "The text in one language.")
 
+    described = await (await client.options("/notes/1/share/", headers={"Accept": "*/*"})).json()
+    assert (described["methods"], described["actions"]) == (["DELETE", "OPTIONS", "POST"], {})
+
     assert {} not in paths["/notes/plain/"]["get"]["security"]
     assert {} not in paths["/notes/stream/"]["get"]["security"]
     assert "security" not in paths["/others/plain/"]["get"]

@@ -163,6 +163,9 @@ async def test_expanded_row_has_the_fields_that_its_own_viewset_shows(serve: Ser
     client = await served(serve, sql)
     assert (await get(client, "/tasks/1/?expand=brief"))[1]["brief"] == {"id": 1}
     assert (await get(client, "/brief/1/"))[1] == {"id": 1}
+    client = await served(serve, sql, "viewset: {permission_classes: [AllowAny], select_related: [brief]}")
+    assert (await get(client, "/tasks/1/"))[1]["brief"] == {"id": 1}
+    assert (await get(client, "/tasks/?page_size=1"))[1]["results"][0]["brief"] == {"id": 1}
 
 
 async def test_expand_is_asked_of_the_target_s_own_authentication(serve: Serve, sql: asyncpg.Connection) -> None:

@@ -194,6 +194,37 @@ async def test_permission_says_why_in_its_own_words(serve: Serve, sql: asyncpg.C
     assert (await told(client, "/notes/", headers={"X-Day": "Sunday"}))[0] == 401
 
 
+async def test_combined_permission_speaks_in_the_words_of_the_part_that_refused(
+    serve: Serve, sql: asyncpg.Connection
+) -> None:
+    """Where that part has none the others do, and the words of the service if nobody has any."""
+    yaml = (
+        NOTES
+        + "viewset: {permission_classes: ['IsAuthenticated & (viewsets:Author | viewsets:Weekdays & IsAdminUser)']}"
+    )
+    words = """
+class Author(IsOwner):
+    owner_field = "owner"
+    message, code = "Only its author.", "not_author"
+"""
+    client = await serve({"notes": yaml}, modules={"viewsets": VIEWSETS + words})
+    ann, bob = bearer(await create_token(sql, "ann")), bearer(await create_token(sql, "bob"))
+    await sql.execute("INSERT INTO notes (text, owner) VALUES ('a', 'ann')")
+    assert await told(client, "/notes/1/") == (401, "not_authenticated", CHALLENGE)
+    assert await told(client, "/notes/1/", headers=ann) == (200, "", None)
+    assert await told(client, "/notes/1/", headers=bob) == (403, "not_author", None)
+    client = await serve(
+        {"notes": NOTES + "viewset: {permission_classes: ['IsAdminUser & viewsets:Weekdays']}"},
+        modules={"viewsets": VIEWSETS},
+    )
+    assert await told(client, "/notes/", headers=bob) == (403, "permission_denied", None)
+    client = await serve(
+        {"notes": NOTES + "viewset: {permission_classes: ['IsAuthenticated & viewsets:Weekdays']}"},
+        modules={"viewsets": VIEWSETS},
+    )
+    assert await told(client, "/notes/", headers={**bob, "X-Day": "Sunday"}) == (403, "closed", None)
+
+
 @pytest.mark.parametrize("proxies", [0, 1])
 async def test_too_many_requests_are_a_429_that_says_when_to_come_back(
     serve: Serve, sql: asyncpg.Connection, proxies: int
