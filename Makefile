@@ -1,4 +1,4 @@
-# make run | psql | test | lint | bench | bench-stream | lock. Needs make and Python >= 3.11 (PYTHON=… names another one); everything else goes into .venv.
+# make run | psql | test | lint | bench | bench-growth | bench-stream | lock. Needs make and Python >= 3.11 (PYTHON=… names another one); everything else goes into .venv.
 # Paths are relative and tools are called as modules, so a checkout works under any name and wherever it is moved to.
 
 run: .venv/requirements-embedded.installed
@@ -20,6 +20,9 @@ lint: .venv/requirements-dev.installed
 bench: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench
 
+bench-growth: .venv/requirements-dev.installed
+	@.venv/bin/python -m bench.growth
+
 bench-stream: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench.streams
 
@@ -31,7 +34,7 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) --constraint requirements-dev.lock --extra embedded -o requirements-embedded.lock
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock
 
-.PHONY: run psql test lint bench bench-stream lock
+.PHONY: run psql test lint bench bench-growth bench-stream lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast knows its checkout by absolute path: after a move or a copy it is installed again.

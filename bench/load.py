@@ -41,13 +41,15 @@ def generator() -> str:
     return " ".join(said.split()[:2])
 
 
-def put(origin: str, case: Case, path: str, *, seconds: int, seed: int) -> Load:
-    """Put load on an address over ``CONNECTIONS`` connections; the same requests for the same seed."""
+def put(
+    origin: str, case: Case, path: str, *, seconds: int, seed: int, tasks: int = TASKS, connections: int = CONNECTIONS
+) -> Load:
+    """Put load on an address, about some of so many rows; the same requests for the same seed."""
     if shutil.which("wrk") is None:
-        return uvloop.run(_generate(origin, case, path, seconds, seed))
+        return uvloop.run(_generate(origin, case, path, seconds, seed, tasks, connections))
     done = subprocess.run(
-        ["wrk", "--threads=1", f"--connections={CONNECTIONS}", f"--duration={seconds}s", f"--script={SCRIPT}", origin,
-         "--", str(seed), str(TASKS), str(AUTHORS), case.method, path, *([case.body] if case.body else [])],
+        ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s", f"--script={SCRIPT}", origin,
+         "--", str(seed), str(tasks), str(AUTHORS), case.method, path, *([case.body] if case.body else [])],
         capture_output=True, text=True, timeout=seconds + 30, check=True,
     )  # fmt: skip
     found = re.search(r"^result (\d+) (\d+) (\d+) (\d+) (\d+)$", done.stdout, re.MULTILINE)
@@ -57,7 +59,7 @@ def put(origin: str, case: Case, path: str, *, seconds: int, seed: int) -> Load:
     return Load(requests, microseconds / 1e6, failed, median / 1e3, p99 / 1e3)
 
 
-async def _generate(origin: str, case: Case, path: str, seconds: int, seed: int) -> Load:
+async def _generate(origin: str, case: Case, path: str, seconds: int, seed: int, tasks: int, connections: int) -> Load:
     """The same without wrk: each connection sends, reads the whole answer, and sends again."""
     address = urlsplit(origin)
     choose = random.Random(seed)
@@ -70,7 +72,7 @@ async def _generate(origin: str, case: Case, path: str, seconds: int, seed: int)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         try:
             while (sent := time.perf_counter()) < start + seconds:
-                number = choose.randint(1, TASKS)
+                number = choose.randint(1, tasks)
                 body = fill(case.body, number).encode()
                 writer.write(
                     f"{case.method} {fill(path, number)} HTTP/1.1\r\nHost: {address.netloc}\r\n"
@@ -86,7 +88,7 @@ async def _generate(origin: str, case: Case, path: str, seconds: int, seed: int)
             writer.close()
 
     async with asyncio.timeout(seconds + 30):
-        await asyncio.gather(*(run() for _ in range(CONNECTIONS)))
+        await asyncio.gather(*(run() for _ in range(connections)))
     spent = time.perf_counter() - start
     quantiles = statistics.quantiles(times, n=100)
     return Load(len(times), spent, failed, quantiles[49], quantiles[98])

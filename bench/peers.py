@@ -21,7 +21,7 @@ from typing import Any, Final
 import orjson
 
 from bench import environments
-from bench.cases import CASES, Case, comparable, fill
+from bench.cases import Case, comparable, fill
 from bench.database import PLAIN
 from bench.environments import BENCH, ROOT
 
@@ -141,9 +141,9 @@ FLOORS: Final = (PEERS[0].name, PEERS[1].name)
 ROWCAST_NAME: Final = "Rowcast"
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, config: Path | None = None) -> None:
     """Make the service's tables and their triggers."""
-    command = [*ROWCAST, "migrate", "--sync", *CONFIG, "--database-url", url]
+    command = [*ROWCAST, "migrate", "--sync", "--config", str(config or CONFIG[1]), "--database-url", url]
     subprocess.run(command, cwd=ROOT, env=_environment(), check=True, stdout=subprocess.DEVNULL)
 
 
@@ -170,11 +170,20 @@ class Server:
         )
         return sum(int(one[1]) for one in found if one) / 1024
 
-    def ask(self, case: Case, number: int) -> tuple[int, Any]:
+    def is_ready(self) -> bool:
+        """Whether one of its processes answers: with a row, or a page."""
+        path = next((path for name, path in self.peer.paths.items() if name not in WRITES), PATHS["get"])
+        try:
+            with OPENER.open(self.origin + fill(path, 1), timeout=30):
+                return True
+        except urllib.error.HTTPError:
+            return False
+
+    def ask(self, case: Case, number: int, path: str = "") -> tuple[int, Any]:
         """Status and comparable part of the answer to one request, about a certain row."""
         case = self.peer.case(case)
         request = urllib.request.Request(
-            self.origin + fill(self.peer.paths[case.name], number),
+            self.origin + fill(path or self.peer.paths[case.name], number),
             method=case.method,
             data=fill(case.body, number).encode() or None,
             headers={"Content-Type": "application/json"} if case.body else {},
@@ -209,11 +218,10 @@ def running(peer: Peer, url: str, log: Path, *, workers: int = 1, cores: Collect
         )  # fmt: skip
     try:
         server = Server(peer, f"http://127.0.0.1:{port}", process.pid, log)
-        case = next(case for case in CASES if case.name in peer.paths)
         end = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(OSError):
-                if all(server.ask(case, 1)[0] < 300 for _ in range(20)):  # whichever process is asked
+                if all(server.is_ready() for _ in range(20)):  # whichever process is asked
                     break
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{peer.name} did not start:\n{log.read_text()[-3000:]}")

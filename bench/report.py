@@ -118,7 +118,7 @@ class Report:
         return {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": _commit(),
-            "machine": _machine(),
+            "machine": machine(),
             "versions": self._versions(),
             "results": {
                 mode.name: {
@@ -140,7 +140,7 @@ class Report:
     def _method(self) -> str:
         missing = "".join(f"\n\nLeft out: {why}." for why in self.missing)
         versions = "; ".join(f"{name}: {', '.join(said)}" for name, said in self._versions().items())
-        return f"""{datetime.now(UTC).date()}, commit {_commit()}, on {_machine()}, {self._others()}. {versions}.
+        return f"""{datetime.now(UTC).date()}, commit {_commit()}, on {machine()}, {self._others()}. {versions}.
 
 {TASKS:,} tasks of 10 columns and {AUTHORS:,} authors in an embedded PostgreSQL with its own defaults (fsync on). Each
 server has {CONNECTIONS} connections to it a process. The load is {load.CONNECTIONS} connections of {load.generator()}, which asks
@@ -269,7 +269,8 @@ def _version(home: Path, package: str) -> str:
     return next((found.version for found in metadata.distributions(name=package, path=places)), "?")
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What the figures are from."""
     return f"{os.cpu_count()} CPUs ({_processor()}), {platform.system()} {platform.release().partition('-')[0]}"
 
 
