@@ -15,7 +15,7 @@ import orjson
 import structlog
 from aiohttp import web
 
-from service import __version__, observability, openapi, options, routers, schema
+from service import __version__, combined, observability, openapi, options, routers, schema
 from service.authentication import IDENTITY, Identity
 from service.changes import log as changelog
 from service.changes import triggers
@@ -43,6 +43,7 @@ from service.viewsets import SITE, GenericViewSet, Site, ViewSet, bound_in, site
 
 READINESS: Final = web.AppKey("readiness", Readiness)
 STARTED: Final = web.AppKey("started", asyncio.Task)
+OUTAGE: Final = 10  # attempts to open a stream while the database is away, one a second
 PATIENCE: Final = 5.0  # s, the longest wait between two attempts to start
 log = structlog.get_logger(__name__)
 
@@ -92,22 +93,32 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     settled = asyncio.Event()  # it has started, or ends before
     patient: set[Handler] = set()
 
-    def when_started(route: routers.Route) -> routers.Route:
-        """A stream that is asked for meanwhile begins then: any answer but 200 ends a browser's EventSource for good."""
-        handler = route.handler
+    def waiting(handler: Handler) -> Handler:
+        """A stream that is asked for during the start, or while the database is away, begins behind that.
+
+        Any answer but 200 ends a browser's EventSource for good; a connection that is lost it opens again.
+        """
 
         async def wait(request: web.Request) -> web.StreamResponse:
             await settled.wait()
-            if readiness.starting is None:
-                return await handler(request)
+            for pause in range(OUTAGE):
+                try:
+                    if readiness.starting is not None:
+                        break
+                    return await handler(request)
+                except Unavailable:
+                    await asyncio.sleep(min(pause, 1))
             if request.transport is not None:
                 request.transport.abort()
-            raise Unavailable("The service has ended.")
+            raise Unavailable("The service has ended, or its database is away.")
 
         patient.add(wait)
-        return replace(route, handler=wait)
+        return wait
 
-    routes = [(view, when_started(route) if "stream" in route.actions.values() else route) for view, route in routes]
+    routes = [
+        (view, replace(route, handler=waiting(route.handler)) if "stream" in route.actions.values() else route)
+        for view, route in routes
+    ]
 
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -127,6 +138,8 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     app.on_response_prepare.append(announce)
     app[READINESS] = readiness
     _register(app, site, routes, readiness)
+    for path in ("/stream", "/stream/"):
+        app.router.add_get(path, waiting(combined.stream))
     stream = settings.stream
     ticker = Ticker(database.connect, wakeup=stream.wakeup, retention=stream.retention, size=stream.max_log_size)
 

@@ -11,7 +11,7 @@ Specification: https://spec.openapis.org/oas/v3.1.0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from http import HTTPStatus
@@ -381,6 +381,7 @@ _METADATA: Final[Schema] = {
     },
     "required": ["name", "description", "methods", "renders", "parses", "actions"],
 }
+_SNAPSHOT: Final = "Begin with all rows there are, as events `snapshot` before `ready`."
 _NOTICE: Final[Schema] = {
     "type": "object",
     "description": "The data of the events `ready`, `reset` and `snapshot`; `reason` is why everything has to be loaded "
@@ -710,8 +711,7 @@ class _Writer:
         yield _query(
             "last_event_id", "The position to go on from; the header `Last-Event-ID` beats it.", {"type": "string"}
         )
-        told = "Begin with all rows there are, as events `snapshot` before `ready`."
-        yield _query("snapshot", told, {"type": "boolean"})
+        yield _query("snapshot", _SNAPSHOT, {"type": "boolean"})
         yield _query("access_token", "The credentials of a client that cannot send headers.", {"type": "string"})
 
     def _key(self, view: type[GenericViewSet], name: str) -> Schema:
@@ -753,7 +753,7 @@ class _Writer:
                     "headers": {"X-Request-ID": "X-Request-ID"},
                 }
             case "stream" | "stream_row":
-                return HTTPStatus.OK, self._events(view)
+                return HTTPStatus.OK, self._events([self._event(view)])
         return HTTPStatus.OK, self._response("The row as it is now.", JSON, self._whole(view))
 
     def _whole(self, view: type[GenericViewSet]) -> Schema:
@@ -762,16 +762,16 @@ class _Writer:
         always = [name for name, _ in view.shown.related]
         return {"allOf": [row], "required": always} if always else row
 
-    def _events(self, view: type[GenericViewSet]) -> Schema:
+    def _events(self, changes: Sequence[Schema]) -> Schema:
         """A stream; ``x-itemSchema`` is what OpenAPI 3.2 has for it, since 3.1 has no word for events."""
-        change, notice = self._event(view), self._shared("StreamNotice", _NOTICE)
-        name = change["$ref"].rpartition("/")[2]
+        notice = self._shared("StreamNotice", _NOTICE)
+        names = " or a ".join(change["$ref"].rpartition("/")[2] for change in changes)
         schema = {
             "type": "string",
-            "description": f"Server-sent events. The `data` of each is JSON: a {name}, or for the events `ready`, "
+            "description": f"Server-sent events. The `data` of each is JSON: a {names}, or for the events `ready`, "
             f"`reset` and `snapshot` a {notice['$ref'].rpartition('/')[2]}.",
         }
-        data = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": [change, notice]}}
+        data = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": [*changes, notice]}}
         item = {
             "type": "object",
             "properties": {"event": {"enum": ["ready", "reset", "snapshot"]}, "id": {"type": "string"}, "data": data},
@@ -901,6 +901,34 @@ class _Writer:
         ):  # fmt: skip
             operation = {"operationId": name, "tags": [self.title], "summary": summary, "responses": responses}
             self.spec.path(path, operations={"get": operation})
+        if streamed := {view.resource.name: view for view, route in self.routes if route.name.endswith("-stream")}:
+            self._combined(streamed)
+
+    def _combined(self, views: Mapping[str, type[GenericViewSet]]) -> None:
+        """The stream of several resources."""
+        named = {"type": "array", "items": {"enum": list(views)}, "minItems": 1}
+        text, flag = {"type": "string"}, {"type": "boolean"}
+        told = "Which to watch, with commas between them. `<resource>.<parameter>` is a parameter of its own stream."
+        header = "The position to go on from, as browsers send it."
+        parameters = [
+            {**_query("resources", told, named, **_LIST), "required": True},
+            _query("snapshot", _SNAPSHOT, flag),
+            _query("last_event_id", "The position to go on from; the header `Last-Event-ID` beats it.", text),
+            _query("access_token", "The credentials of a client that cannot send headers.", text),
+            {"name": "Last-Event-ID", "in": "header", "description": header, "schema": text},
+        ]
+        operation = {
+            "operationId": "stream",
+            "tags": [self.title],
+            "summary": "Stream of several resources",
+            "description": "What the streams of these resources tell, on one connection and in one order.",
+            "parameters": parameters,
+            "responses": {
+                "200": self._events([self._event(view) for view in views.values()]),
+                **_failures((*_COMMON, HTTPStatus.BAD_REQUEST)),
+            },
+        }
+        self.spec.path("/stream/", operations={"get": operation})
 
 
 def _failures(statuses: Iterable[HTTPStatus]) -> dict[str, str]:

@@ -69,17 +69,34 @@ _logger = structlog.get_logger(__name__)
 class Subscriber:
     """One connection, with its place in the log while it is in no group.
 
-    ``auth`` is what its caller was recognised by; ``renews`` says that a reset gives it all rows again.
+    ``auths`` are what its caller was recognised by; ``renews`` says that a reset gives it all rows again.
     """
 
-    __slots__ = ("_left", "_response", "_transport", "auth", "chunked", "ended", "group", "position", "renews", "reset")
+    __slots__ = (
+        "_left",
+        "_response",
+        "_transport",
+        "auths",
+        "chunked",
+        "ended",
+        "group",
+        "position",
+        "renews",
+        "reset",
+    )
 
     def __init__(
-        self, http: web.Request, response: EventSourceResponse, position: Position, auth: object, *, renews: bool
+        self,
+        http: web.Request,
+        response: EventSourceResponse,
+        position: Position,
+        auths: Sequence[object],
+        *,
+        renews: bool,
     ) -> None:
         assert http.transport is not None
         self.position = position
-        self.auth = auth
+        self.auths = tuple(auth for auth in auths if auth is not None)
         self.renews = renews
         self.reset: str | None = None  # why it has to have all rows again
         self.group: Group | None = None
@@ -320,7 +337,13 @@ class Hub:
     # --- one stream
 
     async def stream(
-        self, http: web.Request, lenses: Lenses, last: str | None, *, auth: object = None, limit: int | None = None
+        self,
+        http: web.Request,
+        lenses: Lenses,
+        last: str | None,
+        *,
+        auths: Sequence[object] = (),
+        limit: int | None = None,
     ) -> web.StreamResponse:
         """Answer a request with a stream from position ``last``, or from now; returns when the client has gone.
 
@@ -337,7 +360,7 @@ class Hub:
         await response.prepare(http)
         if self._closing:
             return response
-        subscriber = Subscriber(http, response, self.feed.head, auth, renews=limit is not None)
+        subscriber = Subscriber(http, response, self.feed.head, auths, renews=limit is not None)
         self._open.add(subscriber)
         self._expect(subscriber)
         try:
@@ -459,12 +482,14 @@ class Hub:
     ) -> None:
         """Send all rows, and only then a position: whoever comes back without one is sent them again."""
         found, position = rows
-        await subscriber.send(opening + (reset_block(lenses, None, reason) if reason is not None else b": rows\n\n"))
+        if reason is not None:
+            opening += reset_block(lenses, None, reason)
         for lens, documents in found:
             for first in range(0, len(documents), BLOCK):
-                await subscriber.send(await lens.snapshot(documents[first : first + BLOCK]))
+                await subscriber.send(opening + await lens.snapshot(documents[first : first + BLOCK]))
+                opening = b""
         subscriber.position = position
-        await subscriber.send(ready_block(lenses, position))
+        await subscriber.send(opening + ready_block(lenses, position))
 
     # --- looking
 
@@ -562,13 +587,13 @@ class Hub:
         """End the streams of callers whose credentials are no longer good."""
         while True:
             await asyncio.sleep(CHECKED)
-            callers: dict[int, list[Subscriber]] = {}
+            callers: dict[int, tuple[object, list[Subscriber]]] = {}
             for subscriber in self._open:
-                if subscriber.auth is not None:
-                    callers.setdefault(id(subscriber.auth), []).append(subscriber)
-            for subscribers in callers.values():
+                for auth in subscriber.auths:
+                    callers.setdefault(id(auth), (auth, []))[1].append(subscriber)
+            for auth, subscribers in callers.values():
                 try:
-                    valid = await self._valid(subscribers[0].auth)
+                    valid = await self._valid(auth)
                 except Exception:
                     _logger.exception("stream_caller_not_checked")
                     continue
@@ -580,9 +605,10 @@ class Hub:
 
     def _expect(self, subscriber: Subscriber) -> None:
         """End a stream when its credentials expire, if that is before the next look."""
-        expires_at = getattr(subscriber.auth, "expires_at", None)
-        if expires_at is not None and (left := expires_at - time.time()) <= CHECKED:
-            asyncio.get_running_loop().call_later(max(0.0, left), subscriber.end)
+        for auth in subscriber.auths:
+            expires_at = getattr(auth, "expires_at", None)
+            if expires_at is not None and (left := expires_at - time.time()) <= CHECKED:
+                asyncio.get_running_loop().call_later(max(0.0, left), subscriber.end)
 
 
 Rows = tuple[Sequence[tuple[Lens, Sequence[bytes]]], Position]  # of each lens, and the position behind them
@@ -696,7 +722,7 @@ class StreamMixin(_Base):
             request.http,
             Lenses([lens]),
             last_position(request.http, given),
-            auth=request.auth,
+            auths=[request.auth],
             limit=self.max_page_size * PAGES if wants_snapshot(given) else None,
         )
 

@@ -1,0 +1,221 @@
+"""``?snapshot=true``: all rows, then their changes, without a gap, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.conftest import Client, Serve
+from tests.sse import EventSource, listen
+from tests.stream.test_access import JWT, OWNED, PYTHON, bearer
+from tests.stream.test_access import RESOURCES as GUARDED
+from tests.stream.test_events import RESOURCES, ready, told
+from tests.stream.test_values import ODD, VALUES, exactly
+
+
+async def begin(source: EventSource, reason: str | None = None) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a snapshot, and the position behind it; before it a reset, if there is a reason."""
+    rows: list[dict[str, Any]] = []
+    event = await source.next()
+    if reason is not None:
+        assert (event.event, event.json()["reason"], event.id) == ("reset", reason, "")
+        event = await source.next()
+    while event.event == "snapshot":
+        assert event.id == "", "who comes back now has to be given all rows again"
+        rows += event.json()["rows"]
+        event = await source.next()
+    assert event.event == "ready"
+    assert event.id
+    return rows, event.id
+
+
+async def test_snapshot_comes_before_ready(serve: Serve, sql: asyncpg.Connection) -> None:
+    """The rows under the filter in blocks without a position, then ``ready`` with one, then what changes."""
+    client = await serve(RESOURCES)
+    await sql.execute("INSERT INTO notes (id, text, done) SELECT i, 'x', i % 2 = 0 FROM generate_series(1, 500) i")
+    async with listen(client, "/notes/stream/?snapshot=true&done=true&fields=id,text") as source:
+        rows, position = await begin(source)
+        assert rows == [{"id": i, "text": "x"} for i in range(2, 501, 2)]
+        assert source.retry == 2000
+        await sql.execute("UPDATE notes SET done = true WHERE id = 1")
+        assert (await told(source))["data"] == {"id": 1, "text": "x"}
+    async with listen(client, "/notes/stream/?snapshot=true&done=true", last_id=position) as source:
+        assert (await ready(source)).id == position, "who has all rows goes on from there"
+        assert (await told(source))["id"] == 1
+    async with listen(client, "/notes/stream/?snapshot=true&done=true", last_id="nonsense") as source:
+        rows, _ = await begin(source, "malformed")
+        assert len(rows) == 251
+    async with listen(client, "/notes/7/stream/?snapshot=true") as source:
+        assert [row["id"] for row in (await begin(source))[0]] == [7]
+    async with listen(client, "/notes/stream/?snapshot=true&text=nothing") as source:
+        assert (await begin(source))[0] == []
+
+
+async def test_snapshot_has_a_bound(serve: Serve, sql: asyncpg.Connection) -> None:
+    """More rows than ``max_page_size`` times 100 are a 400 that says what to do; the stream itself has no bound."""
+    notes = RESOURCES["notes"].replace("viewset:", "viewset:\n  page_size: 2\n  max_page_size: 2")
+    client = await serve({**RESOURCES, "notes": notes})
+    await sql.execute("INSERT INTO notes (id, text) SELECT i, 'x' FROM generate_series(1, 200) i")
+    async with listen(client, "/notes/stream/?snapshot=true") as source:
+        assert len((await begin(source))[0]) == 200
+        await sql.execute("INSERT INTO notes (id, text) VALUES (201, 'y')")
+        assert (await told(source))["id"] == 201
+    response = await client.get("/notes/stream/?snapshot=true")
+    assert (response.status, response.content_type) == (400, "application/problem+json")
+    assert "X-Stream-Position" in (await response.json())["detail"]
+    for path in ("/notes/stream/?snapshot=true&text=y", "/notes/stream/?snapshot=false"):
+        async with listen(client, path) as source:
+            await begin(source)
+
+
+async def test_snapshot_shows_rows_as_retrieve_does(serve: Serve, sql: asyncpg.Connection) -> None:
+    """NaN, infinities, numbers without bounds and the like are in a snapshot as they are in the row."""
+    client = await serve({"values": VALUES})
+    for n, (column, value) in enumerate(ODD):
+        await sql.execute(f'DELETE FROM "values"; INSERT INTO "values" (id, {column}) VALUES ({n}, {value})')
+        shown = exactly(await (await client.get(f"/values/{n}/")).text())
+        async with listen(client, "/values/stream/?snapshot=true") as source:
+            row = (await source.next()).data.removeprefix('{"resource":"values","rows":[').removesuffix("]}")
+            assert exactly(row) == shown, (column, value)
+
+
+async def test_snapshot_asks_whom_events_ask(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Object permissions and a serializer's Python have their say about the rows of a snapshot."""
+    owned = await serve(GUARDED, service=JWT, modules={"viewsets": OWNED})
+    python = await serve(GUARDED, service=JWT, modules={"viewsets": PYTHON})
+    await sql.execute("INSERT INTO tasks (id, title, user_id) VALUES (1, 'x', 'ann'), (2, 'y', 'bob'), (3, 'z', 'ann')")
+    async with listen(owned, "/tasks/stream/?snapshot=true", headers=bearer("ann")) as source:
+        assert [row["id"] for row in (await begin(source))[0]] == [1, 3]
+    async with listen(python, "/tasks/stream/?snapshot=true&title=y", headers=bearer("ann")) as source:
+        (row,) = (await begin(source))[0]
+        assert (row["shout"], row["caller"]) == ("Y", "ann")
+
+
+async def write(url: str, seed: int, done: asyncio.Event) -> None:
+    """Change notes and owners at random until it is done."""
+    chance = random.Random(seed)
+    connection = await asyncpg.connect(url)
+    while not done.is_set():
+        table, column = chance.choice([("notes", "text"), ("notes", "text"), ("owners", "name")])
+        key = chance.randrange(30)
+        async with connection.transaction():
+            await connection.execute(
+                f"INSERT INTO {table} (id, {column}) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET {column} = $2",
+                key, str(chance.random()),
+            )  # fmt: skip
+            if chance.random() < 0.5:
+                await connection.execute("UPDATE notes SET done = NOT done WHERE id = $1", chance.randrange(30))
+            if chance.random() < 0.2:
+                await connection.execute("DELETE FROM notes WHERE id = $1", chance.randrange(30))
+    await connection.close()
+
+
+FENCE = 1000
+Held = dict[tuple[str, int], dict[str, Any]]
+
+
+def place(position: str) -> tuple[int, ...]:
+    """What positions of one history are compared by."""
+    return tuple(map(int, position.partition("~")[0].split("-")))
+
+
+async def follow(client: Client, path: str, chance: random.Random) -> Held:
+    """What a client holds that comes and goes: each time it resumes, or begins again if it has no position."""
+    held: Held = {}
+    last_id: str | None = None
+    while True:
+        async with listen(client, path, last_id=last_id, deadline=30) as source:
+            left = chance.randrange(1, 40)
+            async for event in source:
+                body = event.json()
+                match event.event:
+                    case "snapshot":
+                        assert last_id is None
+                        for row in body["rows"]:
+                            key = body["resource"], row["id"]
+                            assert key not in held
+                            held[key] = row
+                    case "ready":
+                        assert last_id in (None, event.id)
+                        last_id = event.id
+                    case "message":
+                        assert last_id is not None
+                        assert place(event.id) > place(last_id)
+                        last_id = event.id
+                        key = body["resource"], body["id"]
+                        assert (key in held) == (body["action"] != "INSERT"), body
+                        held.pop(key, None)
+                        if body["data"] is not None:
+                            held[key] = body["data"]
+                left -= 1
+                if ("notes", FENCE) in held:
+                    return held
+                if left == 0:
+                    break
+            if last_id is None:
+                held.clear()  # it left in the middle of the snapshot
+
+
+@pytest.mark.parametrize(
+    ("path", "resources", "condition"),
+    [
+        ("/notes/stream/?snapshot=true", ["notes"], "true"),
+        ("/notes/stream/?snapshot=true&done=true", ["notes"], "done"),
+        ("/notes/stream/?snapshot=true&search=5", ["notes"], "text LIKE '%5%'"),
+        ("/stream/?resources=notes,owners&snapshot=true", ["notes", "owners"], "true"),
+    ],
+)
+async def test_clients_hold_what_the_table_holds(
+    serve: Serve, sql: asyncpg.Connection, database_url: str, path: str, resources: list[str], condition: str
+) -> None:
+    """Under writers, clients that come and go on two replicas hold in the end what SELECT finds, to the row.
+
+    No position repeats, none falls, and what is inserted was not there.
+    """
+    replicas = [await serve(RESOURCES), await serve(RESOURCES)]
+    done = asyncio.Event()
+    writers = [asyncio.create_task(write(database_url, seed, done)) for seed in range(2)]
+    followers = [asyncio.create_task(follow(replicas[seed % 2], path, random.Random(seed))) for seed in range(4)]
+    async with listen(replicas[0], "/notes/stream/", deadline=30) as source:
+        await source.take(250)
+        late = [asyncio.create_task(follow(replicas[seed % 2], path, random.Random(seed))) for seed in range(4, 8)]
+        await source.take(250)
+    done.set()
+    await asyncio.gather(*writers)
+    await sql.execute("INSERT INTO notes (id, text, done) VALUES ($1, '5', true)", FENCE)
+    expected = {
+        ("notes", row["id"]): (row["text"], row["done"])
+        for row in await sql.fetch(f"SELECT id, text, done FROM notes WHERE {condition}")
+    }
+    if "owners" in resources:
+        expected |= {("owners", row["id"]): (row["name"],) for row in await sql.fetch("SELECT id, name FROM owners")}
+    for held in await asyncio.gather(*followers, *late):
+        shown = {key: (row["text"], row["done"]) if key[0] == "notes" else (row["name"],) for key, row in held.items()}
+        assert shown == expected
+
+
+async def test_stream_asked_for_while_the_database_is_away_begins_when_it_is_back(
+    serve: Serve, sql: asyncpg.Connection, postgres_url: str
+) -> None:
+    """A list is told 503; a stream waits for a while, since a browser does not come back after an error."""
+    client = await serve(RESOURCES)
+    await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
+    name = await sql.fetchval("SELECT current_database()")
+    admin = await asyncpg.connect(postgres_url)
+    await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+    opening = asyncio.create_task(client.get("/notes/stream/?snapshot=true"))
+    response = await client.get("/notes/")
+    assert response.status == 503
+    await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    await admin.close()
+    async with asyncio.timeout(20):
+        response = await opening
+    source = EventSource(response)
+    rows, _ = await begin(source)
+    assert [row["id"] for row in rows] == [1]
+    response.close()
