@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -45,6 +46,7 @@ READINESS: Final = web.AppKey("readiness", Readiness)
 STARTED: Final = web.AppKey("started", asyncio.Task)
 OUTAGE: Final = 10  # attempts to open a stream while the database is away, one a second
 PATIENCE: Final = 5.0  # s, the longest wait between two attempts to start
+RARE: Final = 100  # collections of the middle generation to one of everything
 log = structlog.get_logger(__name__)
 
 
@@ -191,6 +193,18 @@ def _hindrance(error: Exception) -> str:
     if isinstance(error, asyncpg.PostgresError) and not isinstance(error, CONNECTION_LOST):
         return "The database refuses what the service needs; the service's log says what."
     return "The database cannot be reached."
+
+
+def settle() -> None:
+    """Keep the garbage collector's pauses short from now on; for the owner of the process, once the service is ready.
+
+    What is there now stays for as long as the process lives and is not looked at any more, and everything is looked at
+    only rarely: with 10,000 open streams that takes half a second.
+    """
+    gc.collect()
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, RARE)
 
 
 async def prepare(configuration: Configuration, tables: Tables, database: Database, *, migrate: bool) -> bytes:

@@ -22,7 +22,7 @@ import uvloop
 from aiohttp import web
 
 from service import __version__, authentication, doctor, forms, schema
-from service.app import STARTED, create_app, migration_steps, overridden, prepare
+from service.app import STARTED, create_app, migration_steps, overridden, prepare, settle
 from service.changes import log as changelog
 from service.configuration import Configuration, load
 from service.database.connections import Database
@@ -354,6 +354,7 @@ async def _serve(configuration: Configuration, url: str, *, migrate: bool) -> No
         await asyncio.wait([app[STARTED], stopping], return_when=asyncio.FIRST_COMPLETED)
         if app[STARTED].done():
             app[STARTED].result()
+            settle()
             host, port = runner.addresses[0][:2]
             click.echo(f"Rowcast is ready on http://{f'[{host}]' if ':' in host else host}:{port}")
         await stopping

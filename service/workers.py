@@ -13,7 +13,7 @@ import click
 from aiohttp import web
 from gunicorn.app.base import BaseApplication
 
-from service.app import STARTED
+from service.app import STARTED, settle
 from service.settings import Server
 
 READY = b"+"
@@ -62,6 +62,7 @@ class _Workers(BaseApplication):  # type: ignore[misc]
             if error := starting.exception():
                 click.echo(str(error), err=True)
                 os._exit(4)  # gunicorn's code for a worker that cannot be started, at which it stops everything
+            settle()
             os.write(self._told, READY)
 
         async def watch(app: web.Application) -> None:
