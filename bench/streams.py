@@ -85,10 +85,11 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What subscribers take in the service: KiB for each when they have connected, and after all rounds."""
+    """What each subscriber takes in the service: µs of CPU to connect, KiB from then on, and KiB after all rounds."""
 
     subscribers: int
     matching: str
+    cpu: float
     connected: float
     after: float
 
@@ -171,9 +172,9 @@ async def measure(
         await clients.connect(server, TENTHS, matching)  # what is made once is not a subscriber's
         await writers.write(PACES[0], 0)
         await clients.ask("disconnect")
-        empty = server.rss
+        empty, cpu = server.rss, server.cpu
         await clients.connect(server, count, matching)
-        connected = server.rss
+        connected, cpu = server.rss, server.cpu - cpu
         for number in range(rounds + 1):
             for pace in PACES:
                 click.echo(f"{count:,} match {matching}, {pace.title}: round {number} of {rounds}", err=True)
@@ -182,7 +183,8 @@ async def measure(
                 )
                 if number:
                     found.append(Round(count, matching, pace.title, number, *one))
-        memory = Memory(count, matching, (connected - empty) * 1024 / count, (server.rss - empty) * 1024 / count)
+        kib = [(rss - empty) * 1024 / count for rss in (connected, server.rss)]
+        memory = Memory(count, matching, cpu / count * 1e6, *kib)
         await clients.ask("disconnect")
     return found, memory
 
@@ -375,8 +377,10 @@ def report(
             f"{median(one.deliveries / share / one.ticks for one in own):.1f}",
             f"{median(one.statements / one.ticks for one in own):.1f}",
         ))  # fmt: skip
-    lines += ["", *_table("subscribers", "matching", "KiB each, connected", "KiB each, after all rounds")]
-    lines += [_row(f"{m.subscribers:,}", m.matching, f"{m.connected:.1f}", f"{m.after:.1f}") for m in memory]
+    lines += ["", *_table("subscribers", "matching", "CPU µs to connect one", "KiB each", "after all rounds")]
+    lines += [
+        _row(f"{m.subscribers:,}", m.matching, f"{m.cpu:.0f}", f"{m.connected:.1f}", f"{m.after:.1f}") for m in memory
+    ]
     if inserts:
         bare = inserts["bare table"]
         lines += ["", *_table("writes", "inserts/s", "of a bare table")]
