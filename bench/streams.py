@@ -68,7 +68,7 @@ PACES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One pace for some seconds. CPU is in seconds, latencies are in milliseconds, statements are PostgreSQL's."""
+    """One pace for some seconds. CPU is in seconds, latencies are in milliseconds."""
 
     subscribers: int
     matching: str
@@ -80,18 +80,21 @@ class Round:
     median: float
     p99: float
     ticks: int
-    statements: int
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """What each subscriber takes in the service: µs of CPU to connect, KiB from then on, and KiB after all rounds."""
+class Subscription:
+    """What each subscriber takes in the service: µs of CPU to connect, KiB from then on, and KiB after all rounds.
+
+    ``statements`` are those of the service for each tick, over all rounds.
+    """
 
     subscribers: int
     matching: str
     cpu: float
     connected: float
     after: float
+    statements: float
 
 
 class Clients:
@@ -136,6 +139,7 @@ class Writers:
     """Connections that insert rows at a pace, and note when each row's COMMIT returned."""
 
     def __init__(self, connections: Sequence[asyncpg.Connection]) -> None:
+        self.transactions = 0
         self._idle: asyncio.LifoQueue[asyncpg.Connection] = asyncio.LifoQueue()
         for connection in connections:
             self._idle.put_nowait(connection)
@@ -149,6 +153,7 @@ class Writers:
         for number in range(count):
             await asyncio.sleep(start + number / pace.rate - time.monotonic())
             connection = await self._idle.get()
+            self.transactions += 1
             writes.append(asyncio.create_task(self._insert(connection, number * pace.rows, pace.rows, committed)))
         await asyncio.gather(*writes)
         return committed
@@ -161,7 +166,7 @@ class Writers:
 
 async def measure(
     url: str, server: Server, count: int, matching: str, rounds: int, seconds: float
-) -> tuple[list[Round], Memory]:
+) -> tuple[list[Round], Subscription]:
     """Every pace in turn on one service with its subscribers."""
     found: list[Round] = []
     async with subscribers() as clients, contextlib.AsyncExitStack() as stack:
@@ -175,6 +180,7 @@ async def measure(
         empty, cpu = server.rss, server.cpu
         await clients.connect(server, count, matching)
         connected, cpu = server.rss, server.cpu - cpu
+        before, written = await counters(connections[0]), writers.transactions
         for number in range(rounds + 1):
             for pace in PACES:
                 click.echo(f"{count:,} match {matching}, {pace.title}: round {number} of {rounds}", err=True)
@@ -184,9 +190,11 @@ async def measure(
                 if number:
                     found.append(Round(count, matching, pace.title, number, *one))
         kib = [(rss - empty) * 1024 / count for rss in (connected, server.rss)]
-        memory = Memory(count, matching, cpu / count * 1e6, *kib)
+        after, written = await counters(connections[0]), writers.transactions - written
+        statements = (after[1] - before[1] - written) / (after[0] - before[0])
+        subscription = Subscription(count, matching, cpu / count * 1e6, kib[0], kib[1], statements)
         await clients.ask("disconnect")
-    return found, memory
+    return found, subscription
 
 
 def told(matching: str, count: int, number: int) -> int:
@@ -203,7 +211,7 @@ async def measure_once(
     count: int,
     matching: str,
     seconds: float,
-) -> tuple[int, float, float, float, float, int, int]:
+) -> tuple[int, float, float, float, float, int]:
     """One pace for some seconds, until everything has arrived."""
     await clients.ask("begin")
     before, cpu, start = await counters(connection), server.cpu, time.monotonic()
@@ -215,8 +223,7 @@ async def measure_once(
         raise click.ClickException(f"{got:,} rows arrived, where {expected:,} should")
     after = await counters(connection)
     typical, p99 = await clients.ask("latencies", committed)
-    ticks = after[0] - before[0]
-    return got, spent, cpu, typical, p99, ticks, after[1] - before[1] - len(committed) // pace.rows
+    return got, spent, cpu, typical, p99, after[0] - before[0]
 
 
 async def counters(connection: asyncpg.Connection) -> tuple[int, int]:
@@ -297,7 +304,7 @@ def main(seconds: int, rounds: int, counts: tuple[int, ...], only_streams: bool,
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is ended
     allow_descriptors(max(counts) + SPARE)
     found: list[Round] = []
-    memory: list[Memory] = []
+    subscriptions: list[Subscription] = []
     inserts: dict[str, list[float]] = {}
     requests: dict[str, list[tuple[float, float]]] = {}
     with ExitStack() as stack:
@@ -313,15 +320,15 @@ def main(seconds: int, rounds: int, counts: tuple[int, ...], only_streams: bool,
                 with peers.running(rowcast, postgres.url, directory / "service.log") as server:
                     rows, used = asyncio.run(measure(postgres.url, server, count, matching, rounds, seconds))
                     found += rows
-                    memory.append(used)
+                    subscriptions.append(used)
         if not only_streams:
             with peers.running(rowcast, postgres.url, directory / "service.log") as server:
                 requests = asyncio.run(request_rates(server, rounds, seconds))
                 inserts = insert_rates(postgres.url, directory, rounds, seconds)
-    print(report(version, rounds, seconds, found, memory, inserts, requests))
+    print(report(version, rounds, seconds, found, subscriptions, inserts, requests))
     if file is not None:
         document = {
-            "rounds": list(map(asdict, found)), "memory": list(map(asdict, memory)),
+            "rounds": list(map(asdict, found)), "subscriptions": list(map(asdict, subscriptions)),
             "inserts": inserts, "requests": requests,
         }  # fmt: skip
         file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
@@ -343,7 +350,7 @@ def report(
     rounds: int,
     seconds: int,
     found: Sequence[Round],
-    memory: Sequence[Memory],
+    subscriptions: Sequence[Subscription],
     inserts: dict[str, list[float]],
     requests: dict[str, list[tuple[float, float]]],
 ) -> str:
@@ -360,7 +367,7 @@ def report(
         "",
     ]  # fmt: skip
     lines += _table("subscribers", "matching", "changes", "deliveries/s", "deliveries/s a core", "CPU %", "median ms",
-                    "p99 ms", "ticks/s", "rows a tick", "statements a tick")  # fmt: skip
+                    "p99 ms", "ticks/s", "rows a tick")  # fmt: skip
     cells: dict[tuple[int, str, str], list[Round]] = {}
     for one in found:
         cells.setdefault((one.subscribers, one.matching, one.pace), []).append(one)
@@ -375,11 +382,23 @@ def report(
             f"{median(one.p99 for one in own):.1f}",
             f"{median(one.ticks / one.seconds for one in own):.1f}",
             f"{median(one.deliveries / share / one.ticks for one in own):.1f}",
-            f"{median(one.statements / one.ticks for one in own):.1f}",
         ))  # fmt: skip
-    lines += ["", *_table("subscribers", "matching", "CPU µs to connect one", "KiB each", "after all rounds")]
     lines += [
-        _row(f"{m.subscribers:,}", m.matching, f"{m.cpu:.0f}", f"{m.connected:.1f}", f"{m.after:.1f}") for m in memory
+        "",
+        *_table(
+            "subscribers", "matching", "CPU µs to connect one", "KiB each", "after all rounds", "statements a tick"
+        ),
+    ]
+    lines += [
+        _row(
+            f"{m.subscribers:,}",
+            m.matching,
+            f"{m.cpu:.0f}",
+            f"{m.connected:.1f}",
+            f"{m.after:.1f}",
+            f"{m.statements:.1f}",
+        )
+        for m in subscriptions
     ]
     if inserts:
         bare = inserts["bare table"]
