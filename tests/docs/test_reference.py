@@ -14,8 +14,8 @@ from service import api
 from service.app import SITE
 from service.models import STORE
 
-from ..conftest import ROOT, Serve
-from .test_docs import DEMO, blocks
+from ..conftest import DEMO, ROOT, Serve
+from .test_docs import blocks
 
 DOCS = ROOT / "docs"
 MODULE = re.compile(r"# config/(\w+)\.py\n")
