@@ -33,6 +33,16 @@ from service.viewsets import SITE
 from service.workers import run as run_workers
 
 T = TypeVar("T")
+UNREACHABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InvalidAuthorizationSpecificationError,  # no such role, or not its password
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ClientConfigurationError,
+)
 LONGEST = 36_500 * 86_400  # s that a token may live
 
 
@@ -71,7 +81,7 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
         except ConfigurationError as error:
             click.echo(str(error), err=True)
             sys.exit(1)
-        except (OSError, TimeoutError) as error:
+        except UNREACHABLE as error:
             click.echo(f"The database cannot be reached: {error}", err=True)
             sys.exit(1)
 

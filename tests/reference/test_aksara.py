@@ -195,6 +195,25 @@ async def test_security_options__permission_classes(start: Start) -> None:
     assert (await service.ask("GET", "/tasks/", user="1"))[0] == 200
 
 
+async def test_security_options__authentication_classes(start: Start) -> None:
+    """``authentication_classes`` says how callers are known: with none of them credentials mean nothing."""
+    keys = """
+class Keys(BaseAuthentication):
+    def authenticate(self, request):
+        return (Caller(request.headers["X-Key"]), None) if "X-Key" in request.headers else None
+
+class TaskViewSet(api.ModelViewSet):
+    model = Task
+    permission_classes = [IsAuthenticated]
+    authentication_classes = [CLASSES]
+"""
+    header = {"X-Key": "7"}
+    for classes, status in (("Keys", 200), ("TokenAuthentication", 401), ("TokenAuthentication, Keys", 200), ("", 403)):
+        service = await start(keys.replace("CLASSES", classes))
+        async with service.client.get("/tasks/", headers=header) as response:
+            assert response.status == status
+
+
 async def test_filtering_options__filterset_fields(start: Start) -> None:
     """Listed fields are filtered by; others are refused by name."""
     service = await start(plain('filterset_fields = ["completed", "priority"]'))
