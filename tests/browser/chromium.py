@@ -20,7 +20,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 """The path of a Chromium that is installed here; ``None`` if there is none."""
 
-PATIENCE = 30  # s, for the start of the browser, and for an answer
+PATIENCE = 60  # s, for the start of the browser, and for an answer
 
 
 class Page:

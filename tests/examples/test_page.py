@@ -52,7 +52,7 @@ async def test_commands_print_what_the_page_shows(serve: Serve, database_url: st
             "sh", "-c", script, cwd=ROOT, env={**os.environ, "no_proxy": "127.0.0.1"},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             printed, _ = await process.communicate()
         told = lines(printed.decode().replace(address, ADDRESS))
         assert len(told) == len(shown), (block, told)
