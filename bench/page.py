@@ -14,9 +14,10 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 HISTORY: Final = ROOT / "bench" / "history.jsonl"
 HEAD: Final = """# Performance
 
-The commands in `bench/` write this page, and nobody edits it. `make bench` measures on your machine.
+The commands in `bench/` write this page, and nobody edits it. `make bench` measures on your machine. What streams cost
+is on [a page of its own](performance-streams.md).
 """
-SECTIONS: Final = ("rest", "growth", "streams")
+SECTIONS: Final = ("rest", "growth")
 
 
 def write(section: str, text: str, pictures: Mapping[str, str] | None = None) -> None:

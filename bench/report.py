@@ -199,12 +199,12 @@ documentation does, in `bench/`.{missing}"""
         return _rows(lines)
 
     def _losses(self, mode: Mode) -> str:
-        """Where others are faster, in a sentence each."""
+        """How far behind the floor it is, and which peers are faster, in a line each."""
         lines = []
         for case in self.cases:
             for name in self._names(mode, case):
                 ratio = self._ratio(mode, case, ROWCAST_NAME, (name,))
-                if name != ROWCAST_NAME and name not in FLOORS and ratio is not None and ratio < 1:
+                if not name.startswith("floor") and ratio is not None and ratio < 1:
                     lines.append(f"- {case.title}: {name}, of whose rate Rowcast has {ratio:.2f}")
         shares = [share for case in self.cases if (share := self._ratio(mode, case, ROWCAST_NAME, FLOORS)) is not None]
         behind = f"Of the better floor Rowcast has {min(shares):.2f} to {max(shares):.2f}." if shares else ""
