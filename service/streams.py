@@ -19,12 +19,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 import orjson
 import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
 
+from service.authentication import User
 from service.bridge import spawn
 from service.changes.feed import Feed, Reason, Reset
 from service.changes.log import Batch
@@ -59,6 +61,7 @@ STALLED: Final = 30.0  # s without progress after which a connection is cut
 JUDGEMENTS: Final = 256  # answers of the database that are kept for others who ask the same
 CHECKED: Final = 5.0  # s between two looks at who may still listen
 PATIENCE: Final = 30.0  # s for which a database that does not answer is asked again, before streams end over it
+OF_TOKENS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # claims that say nothing of the user
 PAGES: Final = 100  # of the largest size, that a snapshot may have rows for
 SNAPSHOT: Final = Field("snapshot", "boolean")
 FAILED: Final = "failed"  # the reason of a reset behind events that could not be shown
@@ -301,6 +304,7 @@ class Hub:
         self._valid = valid
         self._heartbeat = heartbeat
         self._groups: dict[tuple[str, Snapshot | None], Group] = {}
+        self._lenses: WeakValueDictionary[str, Lenses] = WeakValueDictionary()  # equal ones are kept once
         self._judgements: OrderedDict[tuple[str, Position, int], asyncio.Future[Judgement]] = OrderedDict()
         self._open: set[Subscriber] = set()
         self._closing = False
@@ -351,6 +355,7 @@ class Hub:
         """
         if http.method == "HEAD":
             return web.Response(content_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        lenses = self._lenses.setdefault(lenses.name, lenses)
         rows: Rows | None = None
         if limit is not None:
             reason = None if last is None else await self._check(last)
@@ -661,7 +666,7 @@ class _Caller:
         asked = [
             (name, text) for name, text in request.query_params.items() if name not in ("access_token", "last_event_id")
         ]
-        self.name = repr((type(view).__qualname__, request.user, request.http.host, request.http.path, sorted(asked)))
+        self.name = repr((id(type(view)), _who(request.user), request.http.host, request.http.path, sorted(asked)))
         self.plain = serializer.plain
         self._view = view
         self._serializer = serializer
@@ -696,6 +701,14 @@ class _Caller:
         if made and self._related:
             await QuerySet(type(made[0])).prefetch_related(*self._related).attach(made)
         return made
+
+
+def _who(user: object) -> tuple[object, ...]:
+    """What makes a user the same in another request: of ours what is said of him, of other classes the very object."""
+    if type(user) is not User:
+        return type(user).__qualname__, id(user)
+    claims = sorted((name, claim) for name, claim in user.claims.items() if name not in OF_TOKENS)
+    return user.id, user.is_staff, claims
 
 
 def wants_snapshot(given: Mapping[str, str]) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 
 import asyncpg
 import jwt
 import pytest
 
+from service.app import SITE
 from service.authentication import create_token, list_tokens, revoke_token
 from tests.conftest import Client, Serve
 from tests.sse import EventSource, listen
@@ -29,7 +31,7 @@ viewset:
 """
 PROJECTS = """
 fields: {id: {type: integer, primary_key: true}, name: {type: string}}
-viewset: {permission_classes: [AllowAny]}
+viewset: {permission_classes: [AllowAny], search_fields: [name]}
 """
 RESOURCES = {"tasks": TASKS, "projects": PROJECTS}
 SCOPED = """
@@ -72,6 +74,25 @@ class TaskSerializer(Serializer):
 
     def get_within(self, task):
         return task.project.name if task.project else None
+
+class TaskViewSet(ModelViewSet):
+    permission_classes = [AllowAny]
+    serializer_class = TaskSerializer
+"""
+
+
+COUNTING = """
+from itertools import count
+from marshmallow import fields
+from service.api import AllowAny, ModelViewSet, Serializer, model
+Task = model("tasks")
+numbers = count(1)
+
+class TaskSerializer(Serializer):
+    count = fields.Function(lambda task: next(numbers))
+
+    class Meta:
+        model = Task
 
 class TaskViewSet(ModelViewSet):
     permission_classes = [AllowAny]
@@ -165,6 +186,46 @@ async def test_serializer_with_python_shows_the_data(serve: Serve, sql: asyncpg.
         assert "salary" not in event.data
         assert event.json()["changed"] == ["title"]
         assert event.json()["data"]["caller"] == "ann"
+
+
+async def test_many_streams_cost_one_look(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A serializer runs once an event for all streams of a user, and the database is asked once for all streams."""
+    client = await serve(RESOURCES, service=JWT, modules={"viewsets": COUNTING})
+    asked = client.app[SITE].store.database
+    async with AsyncExitStack() as stack:
+
+        async def open_many(path: str, user: str) -> list[EventSource]:
+            opened = [await stack.enter_async_context(listen(client, path, headers=bearer(user))) for _ in range(10)]
+            for source in opened:
+                await ready(source)
+            return opened
+
+        anns = await open_many("/tasks/stream/", "ann")
+        bobs = await open_many("/tasks/stream/", "bob")
+        judged = await open_many("/projects/stream/?search=p", "ann")
+        for n in range(3):
+            await sql.execute("INSERT INTO tasks (id, title) VALUES ($1, 'x')", n)
+            numbers = [{(await told(source))["data"]["count"] for source in sources} for sources in (anns, bobs)]
+            assert sorted(number for (number,) in numbers) == [2 * n + 1, 2 * n + 2]
+        for n in range(3):
+            before = asked.statements
+            await sql.execute("INSERT INTO projects (id, name) VALUES ($1, 'P')", n)
+            assert [(await told(source))["id"] for source in judged] == [n] * 10
+            assert asked.statements == before + 1
+
+
+async def test_reset_of_a_stream_with_snapshot_brings_the_rows(serve: Serve, sql: asyncpg.Connection) -> None:
+    """The rows follow the reset without a position, then ``ready`` with one, and then what comes."""
+    client = await serve(RESOURCES, service=JWT, modules={"viewsets": PYTHON})
+    async with listen(client, "/tasks/stream/?snapshot=true") as source:
+        start = (await ready(source)).id
+        await sql.execute("INSERT INTO tasks (id, title) VALUES (1, 'boom'); UPDATE tasks SET title = 'fine'")
+        blocks = await source.take(3)
+        assert [block.event for block in blocks] == ["reset", "snapshot", "ready"]
+        assert [block.id for block in blocks[:2]] == [start, start], "a client that leaves now is given the rows again"
+        assert blocks[1].json()["rows"][0]["title"] == "fine"
+        await sql.execute("INSERT INTO tasks (id, title) VALUES (2, 'fence')")
+        assert (await told(source))["id"] == 2
 
 
 async def test_row_that_cannot_be_shown_resets_only_those_who_see_it(serve: Serve, sql: asyncpg.Connection) -> None:
