@@ -19,6 +19,7 @@ from service.changes.position import Position
 from tests.sse import Event, EventSource
 
 PATIENCE = 30.0
+LOST = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 NOTES = """
 fields:
   id: {type: integer, primary_key: true}
@@ -47,7 +48,7 @@ class Client:
     A server is whatever has ``make_url``: a process, or a test client.
     """
 
-    def __init__(self, servers: Sequence[Any], query: str = "") -> None:
+    def __init__(self, servers: Sequence[Any], query: str = "", *, watch: bool = True) -> None:
         self.rows: dict[int, dict[str, Any]] = {}
         self.resets: list[str] = []
         self.connections = 0
@@ -55,6 +56,7 @@ class Client:
         self.last: str | None = None  # the position to go on from, or None to load anew
         self.query = query
         self._servers = itertools.cycle(servers)
+        self._watching = watch  # from the beginning
         self._place: tuple[int, int] = (-1, -1)
         self._news = asyncio.Event()
         self._response: aiohttp.ClientResponse | None = None
@@ -63,7 +65,8 @@ class Client:
 
     async def __aenter__(self) -> Client:
         self._session = aiohttp.ClientSession(read_bufsize=1 << 20, timeout=aiohttp.ClientTimeout(None))
-        self._task = asyncio.create_task(self._run())
+        if self._watching:
+            self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -108,14 +111,15 @@ class Client:
             server = next(self._servers)
             try:
                 if self.last is None:
-                    await self._load(server)
+                    await self.load(server)
                 await self._watch(server)
             except (aiohttp.ClientError, ConnectionError, EOFError, TimeoutError):
                 await asyncio.sleep(0.02)  # as a browser does, but sooner
             finally:
                 self._response = None
 
-    async def _load(self, server: Any) -> None:
+    async def load(self, server: Any) -> None:
+        """List, and remember the position of the list."""
         url = server.make_url(f"/notes/?page_size=200000&{self.query}")
         async with self._session.get(url) as response:
             if response.status != 200:
@@ -200,7 +204,7 @@ class Writers:
                     await connection.execute("DELETE FROM notes WHERE id = $1", 1 + i % 50, timeout=5)
                 self.committed += 1
                 self._news.set()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            except LOST:
                 if connection is not None:
                     connection.terminate()
                 await asyncio.sleep(0.01)
