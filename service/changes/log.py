@@ -418,8 +418,8 @@ class Event:
 
     @property
     def size(self) -> int:
-        """The bytes that it takes in memory, about."""
-        return 400 + len(self.old or b"") + len(self.new or b"")
+        """The bytes that it takes in memory once its rows have been looked at, about: as objects they are larger."""
+        return 1000 + sum(2 * len(row) + 100 * row.count(b'":') for row in (self.old, self.new) if row is not None)
 
     @cached_property
     def before(self) -> dict[str, Any] | None:

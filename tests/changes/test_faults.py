@@ -1,12 +1,10 @@
-"""What the feed survives: connections, tickers and servers that die, and a ticker that dozes off at a bad moment."""
+"""What ticker and feed survive by themselves; `tests/faults` has what is seen of it by clients."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import signal
-from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Any
 
@@ -15,112 +13,12 @@ import pytest
 
 from service.changes import log, triggers
 from service.changes.feed import Feed
-from service.changes.ticker import LOST, SAFETY, Connect, Ticker
-from service.database.embedded import EmbeddedPostgres
+from service.changes.ticker import SAFETY, Connect, Ticker
 from service.tables import Tables
 
-from .watching import DEADLINE, Database, Watch, resources, told, within
+from .watching import Database, Watch, resources, told, within
 
 COMMITS = int(os.environ.get("ROWCAST_TEST_COMMITS", "300"))  # as the ticker falls asleep
-
-
-async def kill_leader(connection: asyncpg.Connection) -> None:
-    """End the backend of the ticker that leads, as soon as there is one."""
-    async with asyncio.timeout(DEADLINE):
-        while not await connection.fetch(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks"
-            " WHERE locktype = 'advisory' AND classid = $1::int AND objid = $2::int"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            log.LOCKS,
-            log.LEADING,
-        ):
-            pass
-
-
-class Writers:
-    """Write numbered tags for ever, over new connections where the old ones are lost, and know which were committed."""
-
-    def __init__(self, database: Database, count: int = 3) -> None:
-        self._database = database
-        self.committed: set[str] = set()
-        self.tried: set[str] = set()
-        self._tasks = [asyncio.create_task(self._write(number)) for number in range(count)]
-
-    async def _write(self, number: int) -> None:
-        connection: asyncpg.Connection | None = None
-        for i in range(1_000_000):
-            name = f"{number}/{i}"
-            try:
-                if connection is None or connection.is_closed():
-                    connection = await self._database.direct()
-                self.tried.add(name)
-                await connection.execute("INSERT INTO tags (name) VALUES ($1)", name, timeout=5)
-                self.committed.add(name)
-            except LOST:
-                if connection is not None:
-                    connection.terminate()
-                await asyncio.sleep(0)
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-@contextlib.asynccontextmanager
-async def writing(database: Database) -> AsyncIterator[Writers]:
-    writers = Writers(database)
-    try:
-        yield writers
-    finally:
-        await writers.stop()
-
-
-async def assert_nothing_lost(database: Database, watch: Watch, writers: Writers) -> None:
-    """What was told is what is stored, once each, and includes everything whose commit was confirmed."""
-    connection = await database.connect()
-    await watch.fence(connection)
-    names = [event.after["name"] for event in watch.events if event.resource == "tags"]
-    assert len(names) == len(set(names))
-    assert set(names) == {name for (name,) in await connection.fetch("SELECT name FROM tags")}
-    assert writers.committed <= set(names) <= writers.tried
-    assert not watch.resets
-    places = [position.place for position in watch.positions]
-    assert places == sorted(set(places))
-
-
-async def test_a_listener_that_is_killed_under_writes_loses_nothing(database: Database) -> None:
-    """The feed connects again and goes on from its head, five times."""
-    await database.ticker()
-    watch = await database.watch()
-    admin = await database.connect()
-    async with writing(database) as writers:
-        for _ in range(5):
-            told_before = len(watch.events)
-            await watch.until(lambda before=told_before: len(watch.events) > before + 20)
-            await admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE query LIKE '%rowcast.tick WHERE tick >= %' AND pid <> pg_backend_pid()"
-                " AND datname = current_database()"
-            )
-    await assert_nothing_lost(database, watch, writers)
-
-
-async def test_a_killed_ticker_is_followed_without_a_gap(database: Database) -> None:
-    """Another replica takes over under writes; ticks go on from the number where they were."""
-    tickers = [await database.ticker() for _ in range(3)]
-    watch = await database.watch()
-    admin = await database.connect()
-    async with writing(database) as writers:
-        for _ in range(4):
-            told_before = len(watch.events)
-            await watch.until(lambda before=told_before: len(watch.events) > before + 20)
-            await kill_leader(admin)
-    await assert_nothing_lost(database, watch, writers)
-    ticks = [tick for (tick,) in await admin.fetch("SELECT tick FROM rowcast.tick ORDER BY tick")]
-    assert ticks == list(range(1, len(ticks) + 1))
-    assert sum(ticker.ticks > 0 for ticker in tickers) > 1
-    assert sum(ticker.leading.is_set() for ticker in tickers) == 1
 
 
 async def test_a_ticker_that_is_stopped_hands_over(database: Database) -> None:
@@ -261,29 +159,6 @@ async def test_without_notifications_the_poll_takes_over(database: Database) -> 
         await connection.execute("INSERT INTO tags (name) VALUES ('t')")
         await watch.fence(connection)
     assert told(watch.events, "tags") == [("I", "t")] * 3
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
-async def test_a_restart_of_the_server_loses_nothing(
-    database: Database, postgres: EmbeddedPostgres, how: signal.Signals
-) -> None:
-    """Writers, ticker and feed come back by themselves; what was confirmed is told, and what was told is stored."""
-    await database.ticker()
-    watch = await database.watch()
-    async with writing(database) as writers:
-        for _ in range(2):
-            told_before = len(watch.events)
-            await watch.until(lambda before=told_before: len(watch.events) > before + 50, 60)
-            os.kill(postgres.pid, how)
-            await asyncio.to_thread(_restart, postgres)
-        told_before = len(watch.events)
-        await watch.until(lambda before=told_before: len(watch.events) > before + 50, 60)
-    await assert_nothing_lost(database, watch, writers)
-
-
-def _restart(postgres: EmbeddedPostgres) -> None:
-    postgres.stop()
-    postgres.start()
 
 
 async def test_a_feed_starts_before_its_database(database: Database) -> None:

@@ -1,6 +1,7 @@
 """Every fault that streams must survive, seen by clients: in the end their rows are those of the table.
 
-Each client is strict about what it is told on the way: see ``clients``.
+Each client is strict about what it is told on the way: see ``clients``. One fault is to be seen by the ticker alone and is
+in ``tests/changes/test_faults.py``: a commit as it falls asleep.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Everything at once, by chance: writers, lost connections, killed processes, restarts of PostgreSQL, two replicas.
 
-``ROWCAST_TEST_SECONDS`` is for how long (10), and ``ROWCAST_TEST_SEED`` repeats a run as far as chance allows it.
+``ROWCAST_TEST_SECONDS`` is for how long (6), and ``ROWCAST_TEST_SEED`` repeats a run as far as chance allows it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .conftest import Open, Run
 from .processes import Server
 from .test_list import KILL, restart
 
-SECONDS = float(os.environ.get("ROWCAST_TEST_SECONDS", "10"))
+SECONDS = float(os.environ.get("ROWCAST_TEST_SECONDS", "6"))
 SEED = int(os.environ.get("ROWCAST_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
 KEYS = 60
 
