@@ -543,9 +543,11 @@ class Hub:
         """Take a batch from the feed to every group."""
         for group in [group for group in self._groups.values() if not (group.members or group.waiting)]:
             self.drop(group)
+        xids = {event.xid for event in batch.events}
         for group in [*self._groups.values()]:
-            if group.skip is not None and not group.behind and _irrelevant(group.skip, batch):
-                self._merge(group)
+            skip = group.skip
+            if skip is not None and not group.behind and skip <= batch.snap and not any(map(skip.sees, xids)):
+                self._merge(group)  # there is nothing to skip in this batch or behind it
         for group in [*self._groups.values()]:
             try:
                 group.deliver(batch)
@@ -555,7 +557,8 @@ class Hub:
     def drop(self, group: Group) -> None:
         """Forget a group."""
         group.close()
-        self._groups = {key: each for key, each in self._groups.items() if each is not group}
+        if self._groups.get(key := (group.lenses.name, group.skip)) is group:
+            del self._groups[key]
 
     def _merge(self, group: Group) -> None:
         """Let the members of a group that has nothing left to skip be as everybody else."""
@@ -637,11 +640,6 @@ def reset_block(lenses: Lenses, position: Position | None, reason: str) -> bytes
     """The block that tells a client to load anew what it shows, and why; without a position, rows follow."""
     place = b"" if position is None else b"id: %b\n" % str(position).encode()
     return b"event: reset\n%bdata: %b\n\n" % (place, orjson.dumps({**lenses.told, "reason": reason}))
-
-
-def _irrelevant(skip: Snapshot, batch: Batch) -> bool:
-    """Whether there is nothing to skip in a batch or behind it."""
-    return skip <= batch.snap and not any(skip.sees(event.xid) for event in batch.events)
 
 
 class _Response(EventSourceResponse):

@@ -114,6 +114,25 @@ async def write(url: str, seed: int, done: asyncio.Event) -> None:
     await connection.close()
 
 
+LOUD = """
+from marshmallow import fields
+from service.api import BasePermission, ModelViewSet, Serializer, model
+Note = model("notes")
+
+class NoteSerializer(Serializer):
+    loud = fields.Function(lambda note: note.text.upper())
+
+    class Meta:
+        model = Note
+
+class IsDone(BasePermission):
+    def has_object_permission(self, request, view, obj):
+        return obj.done
+
+class NoteViewSet(ModelViewSet):
+    permission_classes = [IsDone]
+    serializer_class = NoteSerializer
+"""
 FENCE = 1000
 Held = dict[tuple[str, int], dict[str, Any]]
 
@@ -161,29 +180,39 @@ async def follow(client: Client, path: str, chance: random.Random) -> Held:
 
 
 @pytest.mark.parametrize(
-    ("path", "resources", "condition"),
+    ("path", "resources", "condition", "module"),
     [
-        ("/notes/stream/?snapshot=true", ["notes"], "true"),
-        ("/notes/stream/?snapshot=true&done=true", ["notes"], "done"),
-        ("/notes/stream/?snapshot=true&search=5", ["notes"], "text LIKE '%5%'"),
-        ("/stream/?resources=notes,owners&snapshot=true", ["notes", "owners"], "true"),
+        ("/notes/stream/?snapshot=true", ["notes"], "true", ""),
+        ("/notes/stream/?snapshot=true&done=true", ["notes"], "done", ""),
+        ("/notes/stream/?snapshot=true&search=5", ["notes"], "text LIKE '%5%'", ""),
+        ("/notes/stream/?snapshot=true", ["notes"], "done", LOUD),
+        ("/stream/?resources=notes,owners&snapshot=true", ["notes", "owners"], "true", ""),
     ],
 )
 async def test_clients_hold_what_the_table_holds(
-    serve: Serve, sql: asyncpg.Connection, database_url: str, path: str, resources: list[str], condition: str
+    serve: Serve,
+    sql: asyncpg.Connection,
+    database_url: str,
+    path: str,
+    resources: list[str],
+    condition: str,
+    module: str,
 ) -> None:
     """Under writers, clients that come and go on two replicas hold in the end what SELECT finds, to the row.
 
     No position repeats, none falls, and what is inserted was not there.
     """
-    replicas = [await serve(RESOURCES), await serve(RESOURCES)]
+    config = dict(RESOURCES)
+    if module:
+        config["notes"] = config["notes"].replace("permission_classes: [AllowAny]", "class: viewsets:NoteViewSet")
+    replicas = [await serve(config, modules={"viewsets": module}) for _ in range(2)]
     done = asyncio.Event()
     writers = [asyncio.create_task(write(database_url, seed, done)) for seed in range(2)]
     followers = [asyncio.create_task(follow(replicas[seed % 2], path, random.Random(seed))) for seed in range(4)]
-    async with listen(replicas[0], "/notes/stream/", deadline=30) as source:
-        await source.take(250)
+    async with listen(replicas[0], "/owners/stream/", deadline=30) as source:
+        await source.take(120)
         late = [asyncio.create_task(follow(replicas[seed % 2], path, random.Random(seed))) for seed in range(4, 8)]
-        await source.take(250)
+        await source.take(120)
     done.set()
     await asyncio.gather(*writers)
     await sql.execute("INSERT INTO notes (id, text, done) VALUES ($1, '5', true)", FENCE)
