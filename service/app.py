@@ -29,7 +29,7 @@ from service.database.violations import CONNECTION_LOST
 from service.declarations import RESERVED_RESOURCES
 from service.documents import Document, Place, Problems, Steps
 from service.errors import ConfigurationError, Unavailable
-from service.middleware import Handler, cors, errors, label
+from service.middleware import cors, errors, label
 from service.models import STORE
 from service.observability import Readiness
 from service.permissions import check_columns
@@ -39,7 +39,7 @@ from service.settings import Settings
 from service.store import Store
 from service.streams import Hub
 from service.tables import Tables
-from service.throttling import THROTTLES, Throttles, announce
+from service.throttling import THROTTLES, Throttles
 from service.viewsets import SITE, GenericViewSet, Site, ViewSet, bound_in, site_url
 
 READINESS: Final = web.AppKey("readiness", Readiness)
@@ -122,22 +122,20 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         for view, route in routes
     ]
 
-    @web.middleware
-    async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    def gate(request: web.Request) -> None:
         if readiness.starting is None or request.match_info.handler in patient or request.path.startswith("/health/"):
-            return await handler(request)
+            return
         raise Unavailable("The service is not ready; /health/ready says why.", code="starting")
 
-    app = web.Application(middlewares=[errors, gate], client_max_size=settings.server.body_limit)
+    app = web.Application(middlewares=[errors(gate)], client_max_size=settings.server.body_limit)
     app.on_response_prepare.append(label)
     if settings.server.cors_origins:
         preflight, allow = cors(settings.server.cors_origins)
-        app.middlewares.insert(1, preflight)
+        app.middlewares.append(preflight)
         app.on_response_prepare.append(allow)
     app[SITE] = site
     app[IDENTITY] = identity
     app[THROTTLES] = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
-    app.on_response_prepare.append(announce)
     app[READINESS] = readiness
     _register(app, site, routes, readiness)
     for path in ("/stream", "/stream/"):

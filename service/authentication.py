@@ -128,6 +128,8 @@ async def identify(request: Any, authenticators: Sequence[BaseAuthentication], *
     try:
         given = _read(request.http, stream)
         request.http[_GIVEN] = given or ()
+        if given is None and all(type(each) in BUILT_IN for each in authenticators):
+            return  # they look nowhere else
         for authenticator in authenticators:
             answer = authenticator.authenticate(request)
             found = await answer if isawaitable(answer) else answer
@@ -316,6 +318,9 @@ class JWTAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Any) -> str:
         return BEARER
+
+
+BUILT_IN: Final = frozenset({TokenAuthentication, JWTAuthentication})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 import sqlalchemy as sa
+from asyncpg.pgproto.pgproto import UUID
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
@@ -162,7 +163,8 @@ UUID_TEXT = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORE
 def _load_uuid(_field: Field, value: Any) -> uuid.UUID:
     if not (isinstance(value, str) and UUID_TEXT.fullmatch(value)):
         raise ValueError("Not a valid UUID.")
-    return uuid.UUID(value)
+    made: uuid.UUID = UUID(value)
+    return made
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

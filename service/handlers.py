@@ -7,7 +7,7 @@ What a handler cannot be called with is found when the service starts.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,10 @@ KEY_NAMES = ("id", "pk")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """How one handler is called: ``own`` if it is the framework's, and the address's part of each argument."""
+    """How one handler is called: ``own`` if it is the framework's, and each argument with its name in the address."""
 
     own: bool
-    arguments: Mapping[str, str]  # argument → name in the address
-    rest: tuple[str, ...]  # names in the address that go on as they are, to **kwargs
+    arguments: tuple[tuple[str, str], ...]
 
 
 def call_of(owner: type, name: str, parts: Collection[str], key: str | None) -> Call:
@@ -56,7 +55,8 @@ def call_of(owner: type, name: str, parts: Collection[str], key: str | None) -> 
     missing = [part for part in parts if part not in arguments.values()]
     if missing and not anything and not own:
         raise ConfigurationError(f"{where} does not take {missing[0]!r} of its address: write ({_example(parts, key)})")
-    return Call(own, arguments, tuple(missing) if anything else ())
+    rest = [(part, part) for part in missing] if anything else []
+    return Call(own, (*arguments.items(), *rest))
 
 
 def _example(parts: Collection[str], key: str | None) -> str:

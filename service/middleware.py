@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from itertools import count
 from typing import Final
 
 import orjson
@@ -14,6 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from service.errors import ApiError, InternalError, MethodNotAllowed, NotFound, ParseError, PayloadTooLarge
+from service.throttling import announce
 
 PROBLEM: Final = "application/problem+json"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
@@ -27,30 +29,39 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Signal = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
-@web.middleware
-async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+def errors(gate: Callable[[web.Request], None]) -> Middleware:
     """Answer every failure with its problem document, and log once those that are the service's own.
 
-    ``X-Request-ID`` is the client's when it sends a plain one, and is in every response.
+    ``gate`` raises while the service cannot answer. ``X-Request-ID`` is the client's when it sends a plain one, and is
+    in every response; else it says the process, by what is random, and the request, by its number.
     """
-    given = request.headers.get("X-Request-ID", "")
-    request_id = request[REQUEST_ID] = given if PLAIN_ID.fullmatch(given) else secrets.token_hex(8)
-    try:
-        response = await handler(request)
-    except ApiError as error:
-        response = problem(error, request_id)
-    except web.HTTPException as error:
-        response = problem(_from_aiohttp(error), request_id)
-    except Exception:
-        log.exception("request_failed", request_id=request_id, method=request.method, path=request.path)
-        response = problem(InternalError(), request_id)
-    return response
+    process, numbers = secrets.token_hex(6), count(1)
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("X-Request-ID")
+        if given is None or not PLAIN_ID.fullmatch(given):
+            given = f"{process}{next(numbers):08x}"
+        request[REQUEST_ID] = given
+        try:
+            gate(request)
+            return await handler(request)
+        except ApiError as error:
+            return problem(error, given)
+        except web.HTTPException as error:
+            return problem(_from_aiohttp(error), given)
+        except Exception:
+            log.exception("request_failed", request_id=given, method=request.method, path=request.path)
+            return problem(InternalError(), given)
+
+    return answer
 
 
 async def label(request: web.Request, response: web.StreamResponse) -> None:
-    """Put the request's id on a response that is about to be sent, a stream's too."""
+    """Put on a response that is about to be sent, a stream's too, the request's id and where its caller stands."""
     response.headers["X-Request-ID"] = request[REQUEST_ID]
     response.headers["Server"] = "rowcast"
+    announce(request, response)
 
 
 def problem(error: ApiError, request_id: str) -> web.Response:

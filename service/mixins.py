@@ -6,6 +6,7 @@ action is one statement, and its JSON goes from PostgreSQL to the socket as it i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from aiohttp import web
 
 from service.bridge import spawn
 from service.errors import InvalidPattern, NotFound
-from service.pagination import Found
 from service.responses import encode, json_response
 from service.serializers import Serializer, whole
 
@@ -41,10 +41,10 @@ class ListModelMixin(_Base):
             rows = await self.site.store.page(query, part.page, part.values)
         except InvalidPattern as error:
             raise error.naming(name for name in self.patterns if name in given) from None
-        results = rows.results
         if not serializer.plain:
-            results = [self._json(serializer, self._instance(row, seen), shown, given) for row in results]
-        body = self.paginator.body(part, query, Found(results, rows.count, rows.keys), self.get_address())
+            made = [self._json(serializer, row, shown, given) for row in self._instances(rows.results, seen)]
+            rows = replace(rows, results=b",".join(made))
+        body = self.paginator.body(part, query, rows, self.get_address())
         return json_response(body, headers=self.get_position(rows.snapshot))
 
 
@@ -76,7 +76,7 @@ class RetrieveModelMixin(_Base):
         self.check_parameters(given)
         serializer = self.current_serializer()
         shown = self.get_projection(serializer, given)
-        if self.hooked("get_object"):
+        if self.finds_objects:
             snapshot = await self.site.store.snapshot()
             body = await spawn(self._shown_row, await spawn(self.get_object))
             return json_response(body, headers=self.get_position(snapshot))

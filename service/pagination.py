@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 from urllib.parse import urlencode
 
@@ -17,6 +17,7 @@ from service.errors import NotFound, ParseError
 from service.query import KEYS_FIRST, After, Page, Query
 from service.resources import Resources
 from service.serializers import Projection
+from service.store import Rows
 
 MAX_DIGITS: Final = 1000  # of a number in the query string
 MAX_OFFSET: Final = 2**63 - 1  # what PostgreSQL's OFFSET can hold
@@ -49,15 +50,6 @@ class Address:
         return orjson.dumps(f"{self.url}?{urlencode(kept)}" if kept else self.url)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a page's statement gave: each row as JSON and, for a cursor, the JSON of the values that it is sorted by."""
-
-    results: list[bytes]
-    count: int | None
-    keys: list[bytes] = field(default_factory=list)
-
-
 class BasePagination:
     """A way to page. ``page_size`` is the size when none is asked for and ``max_page_size`` the largest.
 
@@ -78,9 +70,18 @@ class BasePagination:
         """The page asked for; ``ParseError`` names the parameter that is wrong."""
         raise NotImplementedError
 
-    def body(self, part: Slice, query: Query, found: Found, address: Address) -> bytes:
+    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
         """The response; ``NotFound`` for a page behind the last."""
         raise NotImplementedError
+
+    def _at(self, query: Query, projection: Projection, count: str, size: int, offset: int, number: int = 1) -> Slice:
+        """A page at an offset."""
+        usual = size == self.page_size
+        page = Page(
+            projection, query.order, count, limit=size if usual else None, offset=offset > 0, deep=offset >= KEYS_FIRST
+        )
+        values = (*(() if usual else (size,)), *((offset,) if offset else ()))
+        return Slice(page, values, size, offset, number)
 
     def _size(self, given: Mapping[str, str], name: str) -> int:
         text = given.get(name)
@@ -99,17 +100,16 @@ class PageNumberPagination(BasePagination):
         offset = (number - 1) * size
         if not 0 <= offset <= MAX_OFFSET:
             raise NotFound("There is no such page.", code="invalid_page")
-        return _offset_slice(query, projection, count, size, offset, number)
+        return self._at(query, projection, count, size, offset, number)
 
-    def body(self, part: Slice, query: Query, found: Found, address: Address) -> bytes:
-        rows, more = _more(part, found)
-        if part.number > 1 and not rows:
+    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+        if part.number > 1 and not found.results:
             raise NotFound("There is no such page.", code="invalid_page")
-        following = address.having(page=str(part.number + 1)) if more else b"null"
+        following = address.having(page=str(part.number + 1)) if found.more else b"null"
         before = b"null"
         if part.number > 1:
             before = address.having(page=str(part.number - 1) if part.number > 2 else None)
-        return _envelope(found.count, following, before, rows)
+        return _envelope(found, following, before)
 
 
 class LimitOffsetPagination(BasePagination):
@@ -121,17 +121,16 @@ class LimitOffsetPagination(BasePagination):
         offset = _number("offset", given.get("offset", "0"), least=0)
         if offset > MAX_OFFSET:
             raise ParseError("offset: too large.", code="invalid_parameter")
-        return _offset_slice(query, projection, count, self._size(given, "limit"), offset)
+        return self._at(query, projection, count, self._size(given, "limit"), offset)
 
-    def body(self, part: Slice, query: Query, found: Found, address: Address) -> bytes:
-        rows, more = _more(part, found)
+    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
         following, before = b"null", b"null"
-        if more:
+        if found.more:
             following = address.having(limit=str(part.limit), offset=str(part.offset + part.limit))
         if part.offset > 0:
             earlier = max(0, part.offset - part.limit)
             before = address.having(limit=str(part.limit), offset=str(earlier) if earlier else None)
-        return _envelope(found.count, following, before, rows)
+        return _envelope(found, following, before)
 
 
 class CursorPagination(BasePagination):
@@ -147,24 +146,21 @@ class CursorPagination(BasePagination):
         size = self._size(given, "page_size")
         text = given.get("cursor")
         if text is None:
-            return Slice(Page(projection, query.order, count, keyset=True), (size + 1,), size)
+            return Slice(Page(projection, query.order, count, keyset=True), (size,), size)
         backward, row = self._read(text, query)
         steps = tuple((step.removeprefix("-"), step.startswith("-") != backward) for step in query.order)
         after = After(steps, row)
         page = Page(projection, query.order, count, keyset=True, after=after.shape, backward=backward)
-        return Slice(page, (*after.values, size + 1), size, cursor=True)
+        return Slice(page, (*after.values, size), size, cursor=True)
 
-    def body(self, part: Slice, query: Query, found: Found, address: Address) -> bytes:
-        backward = part.page.backward
-        more = len(found.results) > part.limit  # one row beyond the page says that there are others
-        kept = slice(1 if backward and more else 0, None if backward or not more else -1)
-        rows, keys = found.results[kept], found.keys[kept]
+    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+        backward, keys = part.page.backward, found.keys
         following, before = b"null", b"null"
-        if keys and (more or backward):
+        if keys and (found.more or backward):
             following = address.having(cursor=self._write(keys[-1], query, backward=False))
-        if keys and (more if backward else part.cursor):
+        if keys and (found.more if backward else part.cursor):
             before = address.having(cursor=self._write(keys[0], query, backward=True))
-        return _envelope(found.count, following, before, rows)
+        return _envelope(found, following, before)
 
     def _write(self, row: bytes, query: Query, *, backward: bool) -> str:
         content = b"[%d,%b]" % (backward, row)
@@ -203,10 +199,11 @@ class NoPagination(BasePagination):
     """The rows alone, as an array of at most a hundred times ``max_page_size``."""
 
     def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
-        return _offset_slice(query, projection, "none", self.max_page_size * UNPAGED - 1, 0)
+        size = self.max_page_size * UNPAGED
+        return Slice(Page(projection, query.order, "none", limit=size), (), size)
 
-    def body(self, part: Slice, query: Query, found: Found, address: Address) -> bytes:
-        return b"[%b]" % b",".join(found.results)
+    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+        return b"[%b]" % found.results
 
 
 _SIGNATURE: Final = 12  # bytes
@@ -222,20 +219,6 @@ def _number(name: str, text: str, *, least: int | None = None) -> int:
     return number
 
 
-def _offset_slice(query: Query, projection: Projection, count: str, size: int, offset: int, number: int = 1) -> Slice:
-    """A page at an offset. Without an exact count it reads one row more, to know whether there are others."""
-    page = Page(projection, query.order, count, deep=offset >= KEYS_FIRST)
-    return Slice(page, (size if count == "exact" else size + 1, offset), size, offset, number)
-
-
-def _more(part: Slice, found: Found) -> tuple[list[bytes], bool]:
-    """The rows of a page at an offset, and whether others follow."""
-    if part.page.count == "exact":
-        assert found.count is not None
-        return found.results, part.offset + part.limit < found.count
-    return found.results[: part.limit], len(found.results) > part.limit
-
-
-def _envelope(count: int | None, following: bytes, before: bytes, rows: list[bytes]) -> bytes:
-    total = b"null" if count is None else b"%d" % count
-    return b'{"count":%b,"next":%b,"previous":%b,"results":[%b]}' % (total, following, before, b",".join(rows))
+def _envelope(found: Rows, following: bytes, before: bytes) -> bytes:
+    total = b"null" if found.count is None else b"%d" % found.count
+    return b'{"count":%b,"next":%b,"previous":%b,"results":[%b]}' % (total, following, before, found.results)

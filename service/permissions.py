@@ -165,7 +165,7 @@ def check_columns(permission: BasePermission, columns: Collection[str]) -> None:
 
 async def allowed(answer: Answer) -> bool:
     """The answer of a permission, awaited where it is a coroutine's."""
-    return bool(await answer) if isawaitable(answer) else bool(answer)
+    return answer is True or bool(await answer if isawaitable(answer) else answer)
 
 
 def _combined(word: str, *parts: _Algebra) -> type[BasePermission]:

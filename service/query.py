@@ -145,21 +145,21 @@ class Query:
 
     def restrict(self, *conditions: Condition) -> Query:
         """The rows that also meet these conditions."""
-        return replace(self, where=self.where + conditions)
+        return Query(self.resource, self.where + conditions, self.order, self.expand)
 
     def sort(self, order: tuple[str, ...]) -> Query:
         """The rows in this order: paths, each with ``-`` in front to descend."""
-        return replace(self, order=order)
+        return Query(self.resource, self.where, order, self.expand)
 
     @property
     def shape(self) -> Shape:
         """The shape of all conditions together; empty without any."""
-        return ("and", *(condition.shape for condition in self.where)) if self.where else ()
+        return ("and", *[condition.shape for condition in self.where]) if self.where else ()
 
     @property
     def values(self) -> tuple[Any, ...]:
         """What the conditions bind, in the order of ``shape``."""
-        return tuple(value for condition in self.where for value in condition.values)
+        return tuple([value for condition in self.where for value in condition.values])
 
 
 # --- statements -------------------------------------------------------------------------------------------------------
@@ -181,14 +181,17 @@ class Statement:
 class Page:
     """The shape of a page, all but its condition.
 
-    ``count`` is ``exact``, ``estimated`` or ``none``; ``after`` the shape of the cursor's condition, for a page that
-    starts behind a row instead of at an offset; ``backward`` reads such a page from its end; ``deep`` looks up the keys
-    of the page before it joins the rows.
+    ``count`` is ``exact``, ``estimated`` or ``none``. ``limit`` is the number of rows, where it is always the same:
+    PostgreSQL then knows it when it plans. ``offset`` is whether the page starts at one. ``after`` is the shape of the
+    cursor's condition, for a page that starts behind a row; ``backward`` reads such a page from its end; ``deep`` looks
+    up the keys of the page before it joins the rows.
     """
 
     projection: Projection
     order: tuple[str, ...]
     count: str = "exact"
+    limit: int | None = None
+    offset: bool = False
     keyset: bool = False
     after: Shape = ()
     backward: bool = False
@@ -291,10 +294,11 @@ class Queries:
     # --- reading
 
     def _page(self, page: Page, where: Shape) -> Statement:
-        """A page as one row: ``results`` (a list of JSON objects), ``count`` (or null) and ``snapshot``.
+        """A page as one row: ``results`` (JSON objects with commas between), ``more``, ``count`` and ``snapshot``.
 
-        A keyset also gives ``keys``, for each row a JSON array with the values of ``page.order``. Values: the
-        condition's, the cursor's, the limit, and without a keyset the offset.
+        ``more`` is whether rows follow, or for a backward page precede, for which one row beyond the page is read. A
+        keyset also gives ``keys``, for each row a JSON array with the values of ``page.order``. Values: the
+        condition's, the cursor's, the limit and the offset, of those that the page has.
         """
         resource = page.projection.resource
         binds = _Binds()
@@ -304,34 +308,41 @@ class Queries:
         for n, step in enumerate(page.order):
             path = self.resources.resolve(resource, step.removeprefix("-"))
             steps.append(_Step(source.column(path), path.values, f"_{n}", step.startswith("-")))
+        limit: Any = binds(sa.BigInteger) if page.limit is None else _sql(page.limit)
+        beyond = limit + _sql(1) if page.limit is None else _sql(page.limit + 1)
+        offset = binds(sa.BigInteger) if page.offset else None
+        number = sa.func.row_number().over().label("n")  # in the order in which the rows are read
+        order: list[Any] = []
+        sorted_by = []
         if page.keyset or page.deep or page.projection.related:
-            rows = self._rows(page, source, conditions, steps, binds)
+            rows = self._rows(page, source, conditions, steps, beyond, offset)
             document = sa.select(*self._document(page.projection, rows)).correlate(rows).lateral("d")
-            order = [step.by(rows) for step in steps] if page.backward else []
-            columns = [_list_of(sa.func.row_to_json(document.table_valued()), order).label("results")]
             if page.keyset:
-                sorted_by = sa.func.json_build_array(*(step.shown(rows) for step in steps))
-                columns.append(_list_of(sorted_by, order).label("keys"))
-            body = sa.select(*columns).select_from(rows.join(document, sa.true()))
+                sorted_by = [sa.func.json_build_array(*(step.shown(rows) for step in steps)).label("key")]
+            copies = [rows.c[step.name] for step in steps] if page.backward else []
+            shown = sa.select(_json_text(document.table_valued()), number, *sorted_by, *copies)
+            each = shown.select_from(rows.join(document, sa.true())).subquery("q")
+            order = [step.by(each) for step in steps] if page.backward else []
         else:
-            shown = sa.select(*self._document(page.projection, source.at(()))).select_from(source.clause)
-            shown = shown.where(*conditions).order_by(*(step.by() for step in steps))
-            rows = shown.limit(binds(sa.BigInteger)).offset(binds(sa.BigInteger)).subquery("p")
-            body = sa.select(_list_of(sa.func.row_to_json(rows.table_valued()), []).label("results"))
+            plain = sa.select(*self._document(page.projection, source.at(()))).select_from(source.clause)
+            plain = plain.where(*conditions).order_by(*(step.by() for step in steps)).limit(beyond).offset(offset)
+            each = sa.select(_json_text(plain.subquery("p").table_valued()), number).subquery("q")
+        kept = each.c.n <= limit
+        columns = [_joined(each.c.document, order, kept).label("results"), (sa.func.count() > limit).label("more")]
+        if sorted_by:
+            columns.append(_list_of(each.c.key, order, kept).label("keys"))
         binds.again()
-        return self._statement(body.add_columns(self._count(resource, where, page.count, binds), _SNAPSHOT))
+        return self._statement(sa.select(*columns, self._count(resource, where, page.count, binds), _SNAPSHOT))
 
     def _rows(
-        self, page: Page, source: _Source, conditions: list[Any], steps: list[_Step], binds: _Binds
+        self, page: Page, source: _Source, conditions: list[Any], steps: list[_Step], limit: Any, offset: Any
     ) -> sa.Subquery:
         """The rows of a page with all their columns and, by name, what the order sorts by."""
         base = source.at(())
         key = base.c[self.key(page.projection.resource)]
         columns = [step.column.label(step.name) for step in steps]
         rows = sa.select(*([key] if page.deep else base.c), *columns).select_from(source.clause).where(*conditions)
-        rows = rows.order_by(*(step.by(reverse=page.backward) for step in steps)).limit(binds(sa.BigInteger))
-        if not page.keyset:
-            rows = rows.offset(binds(sa.BigInteger))
+        rows = rows.order_by(*(step.by(reverse=page.backward) for step in steps)).limit(limit).offset(offset)
         if not page.deep:
             return rows.subquery("t")
         keys = rows.subquery("k")
@@ -715,10 +726,27 @@ def _bound(values: Field) -> Any:
     return values.facts.column(replace(values, max_digits=None, decimal_places=None))
 
 
-def _list_of(document: sa.ColumnElement[Any], order: list[Any]) -> sa.ColumnElement[Any]:
-    """The documents as an array of PostgreSQL, in the order given or as they come."""
-    items = sa.func.array_agg(postgresql.aggregate_order_by(document, *order) if order else document)
-    return sa.func.coalesce(items, sa.literal_column("'{}'"))
+def _list_of(items: sa.ColumnElement[Any], order: list[Any], kept: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
+    """The items that are kept as an array of PostgreSQL, in the order given or as they come."""
+    listed = sa.func.array_agg(postgresql.aggregate_order_by(items, *order) if order else items).filter(kept)
+    return sa.func.coalesce(listed, _sql("'{}'"))
+
+
+def _joined(documents: sa.ColumnElement[Any], order: list[Any], kept: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
+    """The documents that are kept as bytes, with commas between, in the order given or as they come."""
+    comma: Any = _sql("','")
+    text = sa.func.string_agg(documents, postgresql.aggregate_order_by(comma, *order) if order else comma).filter(kept)
+    return sa.func.convert_to(sa.func.coalesce(text, _sql("''")), _sql("'UTF8'"))
+
+
+def _json_text(row: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    """The JSON of a row, as text."""
+    return sa.cast(sa.func.row_to_json(row), sa.Text).label("document")
+
+
+def _sql(text: object) -> sa.ColumnElement[Any]:
+    """SQL of our own, as it is."""
+    return sa.literal_column(str(text))
 
 
 _KEY: Final = Field("key", "uuid")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 from weakref import WeakKeyDictionary
@@ -27,13 +28,20 @@ NULL: Final = "May not be null."
 BLANK: Final = "May not be blank."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Projection:
     """What of a row is shown, in order: columns by name, then related rows by relation, each with its own projection."""
 
     resource: str
     columns: tuple[str, ...]
     related: tuple[tuple[str, Projection], ...] = ()
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.resource, self.columns, self.related))
+
+    def __hash__(self) -> int:  # of a key that every request looks up
+        return self._hash
 
     def only(self, names: Sequence[str]) -> Projection:
         """The part of this projection that has the names given; ``ParseError`` for one that it does not have."""

@@ -16,9 +16,13 @@ from service.serializers import Projection
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a page, each as JSON. ``snapshot`` is what the statement saw (``pg_current_snapshot``)."""
+    """The rows of a page: their JSON with commas between, whether others follow, and what sorts each by.
 
-    results: list[bytes]
+    ``snapshot`` is what the statement saw (``pg_current_snapshot``).
+    """
+
+    results: bytes
+    more: bool
     count: int | None
     keys: list[bytes]
     snapshot: str
@@ -36,7 +40,8 @@ class Store:
         statement = self.queries.page(page, query.shape)
         row = await self.database.read(statement.sql, statement.arguments([*query.values, *values]))
         assert row is not None
-        return Rows(row["results"], row["count"], row["keys"] if page.keyset else [], row["snapshot"])
+        keys = row["keys"] if page.keyset else []
+        return Rows(row["results"], row["more"], row["count"], keys, row["snapshot"])
 
     async def one(self, query: Query, projection: Projection) -> tuple[bytes, str] | None:
         """The only row of a query as JSON, and the snapshot; ``None`` when there is none."""
@@ -175,10 +180,6 @@ def _shows(projection: Projection, resource: str) -> bool:
 
 def by_key(queries: Queries, resource: str, text: str) -> Query:
     """The query for the row with a key, given as the text that stands in a URL; ``ValueError`` if it cannot be one."""
-    return by_field(queries, resource, queries.resources[resource].key.name, text)
-
-
-def by_field(queries: Queries, resource: str, path: str, text: str) -> Query:
-    """The query for the rows with a value, given as the text that stands in a URL; ``ValueError`` if it cannot be one."""
-    values = queries.resources.resolve(resource, path).values
-    return Query(resource).restrict(Comparison(path, "exact", values.facts.parse(values, text), values.facts.kind))
+    key = queries.resources[resource].key
+    values = queries.resources.key_of(key)
+    return Query(resource, (Comparison(key.name, "exact", values.facts.parse(values, text), values.facts.kind),))

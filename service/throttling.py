@@ -175,7 +175,7 @@ async def check(request: Any, view: Any, throttles: Sequence[BaseThrottle]) -> N
         raise Throttled(max(waits))
 
 
-async def announce(http: web.Request, response: web.StreamResponse) -> None:
+def announce(http: web.Request, response: web.StreamResponse) -> None:
     """Tell a caller whose request was counted where he stands, before the response is sent."""
     if (headers := http.get(_HEADERS)) is not None:
         response.headers.update(headers)

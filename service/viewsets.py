@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import _lru_cache_wrapper, lru_cache
 from http import HTTPStatus
@@ -38,19 +38,20 @@ from service.errors import (
     ValidationError,
     choices,
 )
+from service.fields import Field
 from service.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from service.handlers import KEY_NAMES, Call, call_of
 from service.metadata import describe
 from service.models import STORE, Model, QuerySet, document, loaded, model
-from service.pagination import Address, BasePagination, Found, NoPagination, PageNumberPagination, Slice
+from service.pagination import Address, BasePagination, NoPagination, PageNumberPagination, Slice
 from service.permissions import SAFE_METHODS, BasePermission, allowed, asks_about_objects, check_columns, refusing
-from service.query import Query
+from service.query import Comparison, Query
 from service.requests import Request
 from service.resources import Resource, Resources
 from service.responses import Response, encode, json_response
 from service.serializers import Projection, Serializer, expanded, has_hooks, serializer_for, whole
 from service.settings import Settings
-from service.store import Store, by_field
+from service.store import Store
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_PATHS: Final = 32  # of one ?expand=
@@ -132,6 +133,7 @@ class ViewSet:
     action: str = ""
     action_map: Mapping[str, str] = {}
 
+    _authenticators: ClassVar[list[Any]] = []
     _permissions: ClassVar[tuple[BasePermission, ...]] = ()
     _calls: ClassVar[dict[tuple[str, tuple[str, ...]], Call]]
 
@@ -246,11 +248,11 @@ class ViewSet:
         request = self.request = self.initialize_request(http, **self.kwargs)
         if not self.action:
             raise MethodNotAllowed(http.method, self.action_map)
-        _check_accept(http.headers.getall("Accept", ()), stream=self.action == "stream")
+        if http.headers.get("Accept", "*/*") not in ("*/*", "application/json"):
+            _check_accept(http.headers.getall("Accept"), stream=self.action == "stream")
         await self.initial(request)
         call = self._call()
-        arguments = {name: self.kwargs[part] for name, part in call.arguments.items()}
-        arguments |= {name: self.kwargs[name] for name in call.rest}
+        arguments = {name: self.kwargs[part] for name, part in call.arguments}
         handler = getattr(self, self.action)
         if call.own:
             return await self.finalize_response(await handler(request, **arguments))
@@ -320,8 +322,10 @@ class ViewSet:
 
     def get_authenticators(self) -> list[Any]:
         """The authentication classes' instances, in the order in which they are asked."""
-        classes = self.site.authenticators if self.authentication_classes is None else self.authentication_classes
-        return [authenticator() for authenticator in classes]
+        classes = self.authentication_classes
+        if classes is type(self).authentication_classes:
+            return self._authenticators
+        return [authenticator() for authenticator in classes or ()]
 
     def get_permissions(self) -> Sequence[BasePermission]:
         """The permissions that must all agree to this action."""
@@ -332,8 +336,7 @@ class ViewSet:
 
     def get_throttles(self) -> list[Any]:
         """The throttles that count this request."""
-        classes = self.site.throttles if self.throttle_classes is None else self.throttle_classes
-        return [throttle() for throttle in classes]
+        return [throttle() for throttle in self.throttle_classes or ()]
 
     async def perform_authentication(self, request: Request) -> None:
         """Find out who is calling; bad credentials are an error even where none are needed."""
@@ -386,12 +389,16 @@ class ViewSet:
 
     @classmethod
     def _set_policies(cls) -> None:
-        """Make the permissions and check the throttles, once every option has its value."""
+        """Make the policies and check the throttles, once every option has its value."""
         if cls.permission_classes is None:
             cls.permission_classes = cls.site.permissions
+        if cls.authentication_classes is None:
+            cls.authentication_classes = cls.site.authenticators
+        if cls.throttle_classes is None:
+            cls.throttle_classes = cls.site.throttles
         cls._permissions = tuple(permission() for permission in cls.permission_classes)
-        named = cls.site.throttles if cls.throttle_classes is None else cls.throttle_classes
-        throttling.check_rates(named, cls, cls.site.settings.throttle.rates)
+        cls._authenticators = [authenticator() for authenticator in cls.authentication_classes]
+        throttling.check_rates(cls.throttle_classes, cls, cls.site.settings.throttle.rates)
 
 
 ViewSetMixin = ViewSet  # its as_view is here the only one
@@ -440,8 +447,10 @@ class GenericViewSet(ViewSet):
     targets: ClassVar[_lru_cache_wrapper[Targets]]  # (shown, expand) → who else has a say in it
     read_by: ClassVar[str | None]  # the action that shows any row to who may run it; none where rows are told apart
     asks_about_objects: ClassVar[bool]  # whether Python has a say about single rows
+    finds_objects: ClassVar[bool]  # whether a user's ``get_object`` does it
     native_filters: ClassVar[bool]  # whether the query string is read without Python of the user's
     simple_writes: ClassVar[bool]  # whether a valid body is all that creating and updating take
+    _key: ClassVar[Field]  # what the address names a row by
     _everything: ClassVar[Query | None]  # the scope, where it is all rows
     _generated: ClassVar[type[Serializer]]
     _serializers: ClassVar[dict[type[Serializer], Serializer]]
@@ -497,6 +506,8 @@ class GenericViewSet(ViewSet):
                 raise ConfigurationError(f"{cls.__module__}.{cls.__name__}.permission_classes: {error}") from None
         by_hand = ("get_permissions", "check_object_permissions", "get_object")
         cls.asks_about_objects = any(map(asks_about_objects, cls._permissions)) or any(map(cls.hooked, by_hand))
+        cls.finds_objects = cls.hooked("get_object")
+        cls._key = site.resources.resolve(cls.resource.name, cls.lookup_field or cls.resource.key.name).values
         cls.serializer = cls.bound_serializer(cls.serializer_class or cls._generated)
         cls.shown = cls.shown_by(cls.serializer)
         pagination = cls.pagination_class or NoPagination
@@ -558,7 +569,7 @@ class GenericViewSet(ViewSet):
 
     async def get_scope(self) -> Query:
         """The scope as a query."""
-        return self._everything if self._everything is not None else (await self._scope()).query
+        return self._everything or (await self._scope()).query
 
     async def _scope(self) -> QuerySet[Any]:
         """What ``get_queryset`` gives, which may be a coroutine."""
@@ -591,14 +602,14 @@ class GenericViewSet(ViewSet):
 
     async def get_object_query(self, key: Any = None) -> Query:
         """The query for the row that the URL, or ``key``, names, within the scope; ``NotFound`` if it names none."""
-        path = self.lookup_field or self.resource.key.name
         text = str(self.kwargs[self.lookup_url_kwarg or "id"] if key is None else key)
-        scope = await self.get_scope()
+        scope = self._everything or (await self._scope()).query
         try:
-            row = by_field(self.site.store.queries, self.resource.name, path, text)
+            value = self._key.facts.parse(self._key, text)
         except ValueError:
             raise NotFound() from None
-        return scope.restrict(*row.where)
+        path = self.lookup_field or self.resource.key.name
+        return scope.restrict(Comparison(path, "exact", value, self._key.facts.kind))
 
     async def get_object(self, id: Any = None) -> Any:
         """The row that the URL, or ``id``, names, within the scope and with its related rows; ``NotFound`` if none.
@@ -618,6 +629,12 @@ class GenericViewSet(ViewSet):
         """The row of a JSON document that has all columns."""
         assert self.model is not None
         return self.model.from_document(self.site.resources, seen, orjson.loads(document))
+
+    def _instances(self, documents: bytes, seen: Projection) -> list[Model]:
+        """The rows of JSON documents with commas between."""
+        assert self.model is not None
+        load, resources = self.model.from_document, self.site.resources
+        return [load(resources, seen, document) for document in orjson.loads(b"[%b]" % documents)]
 
     # --- what is shown
 
@@ -817,7 +834,7 @@ class GenericViewSet(ViewSet):
         seen = whole(self.site.resources, expanded(self.site.resources, shown, query.expand))
         part = self.paginator.slice(query, seen, self.count, self.request.query_params)
         found = await self.site.store.page(query, part.page, part.values)
-        page = Page(self._instance(row, seen) for row in found.results)
+        page = Page(self._instances(found.results, seen))
         self._paged = part, query, found
         return page
 
@@ -831,8 +848,8 @@ class GenericViewSet(ViewSet):
     def get_paginated_response(self, data: Sequence[Any]) -> Response:
         """The envelope of the page that ``paginate_queryset`` has read, around these data."""
         part, query, found = self._paged
-        results = [encode(item, self.serialize) for item in data]
-        body = self.paginator.body(part, query, Found(results, found.count, found.keys), self.get_address())
+        shown = replace(found, results=b",".join(encode(item, self.serialize) for item in data))
+        body = self.paginator.body(part, query, shown, self.get_address())
         return Response(orjson.Fragment(body), headers=self.get_position(found.snapshot))
 
     _paged: tuple[Slice, Query, Any]
@@ -1031,9 +1048,7 @@ def _names(text: str) -> tuple[str, ...]:
 def _check_accept(given: Sequence[str], *, stream: bool) -> None:
     """Refuse ``Accept`` headers that leave out what this route answers in; a stream answers as it is, always."""
     accept = ",".join(given)
-    if not accept or stream or accept in ("*/*", "application/json"):
-        return
-    if not any(_accepts_json(part) for part in accept.split(",")):
+    if accept and not stream and not any(_accepts_json(part) for part in accept.split(",")):
         raise NotAcceptable()
 
 

@@ -20,7 +20,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from enum import StrEnum
 from itertools import islice
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -70,6 +70,7 @@ class Feed:
         self._ring: deque[Batch] = deque()
         self._held = [0, 0]  # events and bytes in the ring
         self._ticks: deque[tuple[float, Tick]] = deque()  # the newest ones and when they were applied
+        self._told: tuple[Any, str | None] = None, None  # the last answer of stream_position, and what was asked
         self._tick: Tick  # the newest that is complete
         self._head: Position | None = None
         self._history = 0  # how often the head has jumped
@@ -142,11 +143,15 @@ class Feed:
         It is behind the newest tick that the snapshot includes, so it does not matter when this is asked. ``None`` if
         the feed was not ready then, or the statement took longer than ``KEPT``.
         """
-        seen = Snapshot.parse(snapshot)
+        asked = (snapshot, self._ticks[-1] if self._ticks else None)
+        if asked != self._told[0]:  # while nothing is written, everybody sees the same
+            self._told = (asked, self._continuing(Snapshot.parse(snapshot)))
+        return self._told[1]
+
+    def _continuing(self, seen: Snapshot) -> str | None:
         for _, tick in reversed(self._ticks):
             if tick.snap <= seen:
-                position = Position(tick.epoch, tick.tick, 0, seen)
-                text = str(position)
+                text = str(Position(tick.epoch, tick.tick, 0, seen))
                 return text if len(text) <= MAX_TEXT else str(Position(tick.epoch, tick.tick))
         return None
 

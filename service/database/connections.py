@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -65,8 +66,10 @@ class Database:
         self.patience = patience
         self.statements = 0  # run so far, for tests and metrics
         self._settings = {**SESSION, "statement_timeout": str(int(statement_timeout * 1000))}
+        self._size = size
+        self._open = 0  # connections that there are, or that somebody is making
         self._idle: list[Connection] = []
-        self._free = asyncio.Semaphore(size)
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._closed = False
         self._transaction: ContextVar[_Transaction | None] = ContextVar("transaction", default=None)
 
@@ -163,34 +166,59 @@ class Database:
             idle, self._idle = self._idle, []
             for connection in idle:
                 connection.terminate()
+            self._open -= len(idle)
         return translate(error, self.guards, deleting=deleting) or error
 
     async def _take(self) -> Connection:
         """A free connection, or a new one within the bound; ``Unavailable`` when none comes free in time."""
-        if self._free.locked():
-            try:
-                async with asyncio.timeout(self.patience):
-                    await self._free.acquire()
-            except TimeoutError:
-                raise Unavailable("Every database connection is busy; try again.", code="database_busy") from None
-        else:
-            await self._free.acquire()
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
+            self._open -= 1
+        if self._open < self._size:
+            self._open += 1
+        elif (handed := await self._wait()) is not None and not handed.is_closed():
+            return handed
         try:
             return await self._new()
         except BaseException:
-            self._free.release()
+            self._hand(None)
             raise
+
+    async def _wait(self) -> Connection | None:
+        """What the next one who is done with a connection hands over: it, or leave to make one in its place."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[Connection | None] = loop.create_future()
+        self._waiting.append(turn)
+        timer = loop.call_later(self.patience, _refuse, turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._hand(turn.result())  # it came to a request that has ended meanwhile
+            raise
+        finally:
+            timer.cancel()
 
     def _give(self, connection: Connection) -> None:
         if self._closed or connection.is_closed() or connection.is_in_transaction():
             connection.terminate()
+            self._hand(None)
+        else:
+            self._hand(connection)
+
+    def _hand(self, connection: Connection | None) -> None:
+        """Pass a connection, or the place of one, to whoever waits longest; else keep it."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(connection)
+                return
+        if connection is None:
+            self._open -= 1
         else:
             self._idle.append(connection)
-        self._free.release()
 
     async def _new(self) -> Connection:
         try:
@@ -202,6 +230,12 @@ class Database:
         except (*CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as error:
             raise Unavailable("The database cannot be reached; try again.", code="database_unavailable") from error
         return connection
+
+
+def _refuse(turn: asyncio.Future[Connection | None]) -> None:
+    """Tell a request that it has waited long enough."""
+    if not turn.done():
+        turn.set_exception(Unavailable("Every database connection is busy; try again.", code="database_busy"))
 
 
 def encode_jsonb(value: Any) -> bytes:

@@ -90,7 +90,7 @@ async def site(clock: Clock, nowhere: Database) -> AsyncIterator[Site]:
             user = request.user
             return web.json_response({"id": user.id, "staff": user.is_staff, "claims": dict(user.claims)})
 
-        app = web.Application(middlewares=[errors])
+        app = web.Application(middlewares=[errors(lambda _: None)])
         app[IDENTITY] = identity
         for path in ("/", "/stream", "/members"):
             app.router.add_get(path, whoami)

@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from service import throttling
 from service.authentication import ANONYMOUS, User
 from service.errors import ConfigurationError
-from service.middleware import errors
+from service.middleware import errors, label
 from service.requests import Request
 from service.settings import Rate, Throttle
 from service.throttling import (
@@ -29,7 +29,6 @@ from service.throttling import (
     SimpleRateThrottle,
     Throttles,
     UserRateThrottle,
-    announce,
     check,
     check_rates,
     client_address,
@@ -60,9 +59,9 @@ async def throttled(clock: Clock) -> AsyncIterator[Throttled]:
             await check(request, View(), [each() for each in classes])
             return web.Response()
 
-        app = web.Application(middlewares=[errors])
+        app = web.Application(middlewares=[errors(lambda _: None)])
         app[THROTTLES] = Throttles(Throttle(rates=rates), trusted_proxies=proxies, clock=clock)
-        app.on_response_prepare.append(announce)
+        app.on_response_prepare.append(label)
         app.router.add_get("/", view)
         client = TestClient(TestServer(app))
         await client.start_server()
