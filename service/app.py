@@ -20,6 +20,7 @@ from service import __version__, combined, observability, openapi, options, rout
 from service.authentication import IDENTITY, Identity
 from service.changes import log as changelog
 from service.changes import triggers
+from service.changes.cache import Cache
 from service.changes.feed import Feed
 from service.changes.ticker import Ticker
 from service.classes import Importer
@@ -69,6 +70,8 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         buffer=settings.stream.buffer,
     )
     problems = Problems()
+    cache = Cache(feed)
+    database.changed = cache.fall
     importer = Importer(configuration.directory)
 
     def classes(option: str, value: Any, *path: str) -> Any:
@@ -80,6 +83,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         configuration.resources,
         Store(Queries(tables), database),
         feed,
+        cache,
         hub,
         classes("permission_classes", auth.default_permission_classes, "auth", "default_permission_classes"),
         classes(
@@ -158,6 +162,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         await ticker.start()
         await feed.start()
         await feed.ready.wait()
+        cache.start()
         hub.start()
         readiness.starting = None
         settled.set()

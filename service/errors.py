@@ -160,6 +160,22 @@ class Conflict(ApiError):
     default_detail = "The request conflicts with existing data."
 
 
+class PreconditionFailed(ApiError):
+    """``If-Match`` names a version that the row no longer has."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+    code = "precondition_failed"
+    default_detail = "The row has changed since; read it again, and change that."
+
+
+class PreconditionRequired(ApiError):
+    """A change without the ``If-Match`` that the resource asks for (RFC 6585, 3)."""
+
+    status = HTTPStatus.PRECONDITION_REQUIRED
+    code = "precondition_required"
+    default_detail = "Send If-Match with the ETag of the row as you know it."
+
+
 class PayloadTooLarge(ApiError):
     """The body is longer than ``server.body_limit``."""
 

@@ -175,9 +175,10 @@ class Lens:
             for name, inner in self.projection.related
             if name in self.resource.links
         )
-        page = Page(Projection(self.query.resource, columns, links), (self.resource.key.name,), count="none")
-        found = await self.store.page(self.query, page, (limit, 0))
-        return found.results, found.snapshot
+        shown = Projection(self.query.resource, columns, links)
+        page = Page(shown, (self.resource.key.name,), count="none")
+        found = await self.store.page(self.query, page, (limit,))
+        return found.documents, found.snapshot
 
     async def snapshot(self, rows: Sequence[bytes]) -> bytes:
         """The block that tells some rows of ``rows``."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from service.lookups import PATTERNS
-from service.query import After, Comparison, Condition, Junction, Negation
+from service.query import After, Comparison, Condition, Junction, Negation, Unchanged
 from service.resources import Resources
 
 Logged: TypeAlias = Mapping[str, Any]
@@ -58,7 +58,7 @@ def _test(resources: Resources, resource: str, condition: Condition) -> Test | N
         case Negation(part):
             inner = _test(resources, resource, part)
             return None if inner is None else lambda row: not inner(row)
-        case After():
+        case After() | Unchanged():
             return None
 
 

@@ -6,6 +6,7 @@ action is one statement, and its JSON goes from PostgreSQL to the socket as it i
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from aiohttp import web
 
 from service.bridge import spawn
 from service.errors import InvalidPattern, NotFound
+from service.preconditions import tag_of_list, tag_of_row
+from service.query import BETWEEN, Query, Unchanged
 from service.responses import encode, json_response
 from service.serializers import Serializer, whole
 
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
     from service.viewsets import GenericViewSet as _Base
 else:
     _Base = object
+
+
+def unchanged(query: Query, versions: tuple[str, ...] | None) -> Query:
+    """The rows of a query that still have one of these versions; ``None`` is any."""
+    return query if versions is None else query.restrict(Unchanged(versions))
 
 
 class ListModelMixin(_Base):
@@ -37,15 +45,26 @@ class ListModelMixin(_Base):
         shown = self.get_projection(serializer, given)
         seen = shown if serializer.plain else whole(self.site.resources, shown)
         part = self.paginator.slice(query, seen, self.count, given)
+        address = self.get_address()
+        key: Hashable = None
+        if self.cache == "responses" and serializer.plain and self.may_be_cached():
+            key = ("list", query.resource, query.shape, repr(query.values), part.page, repr(part.values), address)
+            if (answer := self.site.cache.find(key)) is not None:
+                return self.answer(*answer, stands=True)
+        since = self.site.cache.now
         try:
-            rows = await self.site.store.page(query, part.page, part.values)
+            rows = await self.read_page(query, part)
         except InvalidPattern as error:
             raise error.naming(name for name in self.patterns if name in given) from None
         if not serializer.plain:
             made = [self._json(serializer, row, shown, given) for row in self._instances(rows.results, seen)]
-            rows = replace(rows, results=b",".join(made))
-        body = self.paginator.body(part, query, rows, self.get_address())
-        return json_response(body, headers=self.get_position(rows.snapshot))
+            rows = replace(rows, results=BETWEEN.join(made))
+        body = self.paginator.body(part, query, rows, address)
+        answer = body, tag_of_list(body), rows.snapshot
+        reads = self.site.store.queries.page(part.page, query.shape).reads if key else None
+        if reads is not None:
+            self.site.cache.keep(key, answer, since=since, resources=reads, size=len(body))
+        return self.answer(*answer)
 
 
 class CreateModelMixin(_Base):
@@ -57,10 +76,10 @@ class CreateModelMixin(_Base):
         if not self.simple_writes:
             return await self._write(self.perform_create, self.get_serializer(data=body), HTTPStatus.CREATED)
         values = self.serializer.validate_body(body)
-        row, key = await self.site.store.insert(self.shown, values)
-        if self.lookup_field is not None:
-            key = str(orjson.loads(row)[self.lookup_field])
-        return json_response(row, HTTPStatus.CREATED, {"Location": self.get_location(key)})
+        row = await self.site.store.insert(self.shown, values)
+        key = row.key if self.lookup_field is None else str(orjson.loads(row.body)[self.lookup_field])
+        headers = {"Location": self.get_location(key), **self.get_tag(row.version, row.body)}
+        return json_response(row.body, HTTPStatus.CREATED, headers)
 
     async def perform_create(self, serializer: Serializer) -> None:
         """Save a valid body as a new row; to be overridden: ``await serializer.save(user_id=…)``."""
@@ -78,19 +97,32 @@ class RetrieveModelMixin(_Base):
         shown = self.get_projection(serializer, given)
         if self.finds_objects:
             snapshot = await self.site.store.snapshot()
-            body = await spawn(self._shown_row, await spawn(self.get_object))
-            return json_response(body, headers=self.get_position(snapshot))
+            row = await spawn(self.get_object)
+            body = await spawn(self._shown_row, row)
+            return self.answer(body, tag_of_row(await self.get_version(row), shown, body), snapshot)
         plain = serializer.plain and not self.asks_about_objects
         seen = shown if plain else whole(self.site.resources, shown)
-        found = await self.site.store.one(await self.get_object_query(), seen)
+        query = await self.get_object_query()
+        key: Hashable = None
+        if self.cache == "responses" and plain and self.may_be_cached():
+            key = ("retrieve", query.shape, repr(query.values), shown)
+            if (answer := self.site.cache.find(key)) is not None:
+                return self.answer(*answer, stands=True)
+        since = self.site.cache.now
+        found = await self.site.store.one(query, seen)
         if found is None:
             raise NotFound()
-        body, snapshot = found
+        body = found.body
         if not plain:
             row = self._instance(body, seen)
             await self.check_object_permissions(request, row)
             body = self._json(serializer, row, shown, given)
-        return json_response(body, headers=self.get_position(snapshot))
+        follows = serializer.plain and not shown.related
+        answer = body, tag_of_row(found.version, shown, None if follows else body), found.snapshot
+        reads = self.site.store.queries.one(seen, query.shape).reads if key else None
+        if reads is not None:
+            self.site.cache.keep(key, answer, since=since, size=len(body), **self.get_dependencies(query, seen, reads))
+        return self.answer(*answer)
 
     def _shown_row(self, row: Any) -> bytes:
         return encode(self.serialize(row), self.serialize)
@@ -111,11 +143,13 @@ class UpdateModelMixin(_Base):
         if self.simple_writes and not self.asks_about_objects:
             query = await self.get_object_query()
             values = self.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
-            row = await self.site.store.update(query, self.shown, values)
+            versions = self.expected_versions()
+            row = await self.site.store.update(unchanged(query, versions), self.shown, values)
             if row is None:
-                raise NotFound()
-            return json_response(row)
+                raise await self.refused(query, versions)
+            return json_response(row.body, headers=self.get_tag(row.version, row.body))
         async with self.site.store.database.transaction():
+            await self.check_version()
             instance = await spawn(self.get_object)
             serializer = self.get_serializer(instance, data=await request.read_json(), partial=partial)
             return await self._write(self.perform_update, serializer, HTTPStatus.OK)
@@ -131,10 +165,12 @@ class DestroyModelMixin(_Base):
     async def destroy(self, request: Request, **kwargs: Any) -> web.Response:
         """Delete a row; ``Conflict`` while others refer to it."""
         if not self.hooked("perform_destroy") and not self.asks_about_objects:
-            if not await self.site.store.delete(await self.get_object_query()):
-                raise NotFound()
+            query, versions = await self.get_object_query(), self.expected_versions()
+            if not await self.site.store.delete(unchanged(query, versions)):
+                raise await self.refused(query, versions)
             return web.Response(status=HTTPStatus.NO_CONTENT)
         async with self.site.store.database.transaction():
+            await self.check_version()
             await spawn(self.perform_destroy, await spawn(self.get_object))
         return web.Response(status=HTTPStatus.NO_CONTENT)
 

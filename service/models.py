@@ -712,7 +712,7 @@ async def change_rows(
             sets.append((name, None))
             given.append(value)
     statement = store.queries.change(resource, tuple(sets), query.shape, back)
-    return await store.database.fetch_all(statement.sql, statement.arguments(given))
+    return await store.database.fetch_all(statement.sql, statement.arguments(given), changes=statement.changes)
 
 
 def _columns(lookups: Mapping[str, Any]) -> dict[str, Any]:

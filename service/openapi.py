@@ -297,15 +297,23 @@ _ACTIONS: Final[Mapping[str, _Action]] = {
     "update": _Action(
         "Update {}",
         "Change a row. Every required field must be there; optional ones that are left out stay as they are.",
-        (*_BODY, HTTPStatus.NOT_FOUND),
+        (*_BODY, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED),
     ),
     "partial_update": _Action(
-        "Change parts of {}", "Change what the body names, and nothing else.", (*_BODY, HTTPStatus.NOT_FOUND)
+        "Change parts of {}",
+        "Change what the body names, and nothing else.",
+        (*_BODY, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED),
     ),
     "destroy": _Action(
         "Delete {}",
         "Delete a row. One that others refer to stays.",
-        (*_COMMON, HTTPStatus.NOT_ACCEPTABLE, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+        (
+            *_COMMON,
+            HTTPStatus.NOT_ACCEPTABLE,
+            HTTPStatus.NOT_FOUND,
+            HTTPStatus.CONFLICT,
+            HTTPStatus.PRECONDITION_FAILED,
+        ),
     ),
     "stream": _Action(
         "{} stream",
@@ -321,6 +329,18 @@ _ACTIONS: Final[Mapping[str, _Action]] = {
         (*_COMMON, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND),
     ),
 }
+_HAS: Final = ("If-None-Match", "The tags of what the client has: 304 if one of them is the newest.")
+_KNOWS: Final = ("If-Match", "The tags of the row as the client knows it: 412 if it has changed since.")
+_BEHIND: Final = ("Last-Event-ID", "The position to go on from, as browsers send it.")
+_CONDITIONS: Final[Mapping[str, tuple[str, str]]] = {  # action → header, and what it says
+    "list": _HAS,
+    "retrieve": _HAS,
+    "update": _KNOWS,
+    "partial_update": _KNOWS,
+    "destroy": _KNOWS,
+    "stream": _BEHIND,
+    "stream_row": _BEHIND,
+}
 _FAILURES: Final[Mapping[HTTPStatus, errors.ApiError]] = {
     failure.status: failure
     for failure in (
@@ -330,6 +350,8 @@ _FAILURES: Final[Mapping[HTTPStatus, errors.ApiError]] = {
         errors.NotFound(),
         errors.NotAcceptable(),
         errors.Conflict(),
+        errors.PreconditionFailed(),
+        errors.PreconditionRequired(),
         errors.PayloadTooLarge(),
         errors.UnsupportedMediaType(),
         errors.Unavailable(),
@@ -341,6 +363,7 @@ _HEADERS: Final[Mapping[str, tuple[str, Schema]]] = {
         {"type": "string", "pattern": "^[A-Za-z0-9._-]{8,64}$"},
     ),
     "X-Stream-Position": ("Where a stream goes on exactly from this response.", {"type": "string"}),
+    "ETag": ("The version of what is shown, for `If-None-Match` and, of a row, `If-Match`.", {"type": "string"}),
     "Location": ("The address of the new row.", {"type": "string", "format": "uri"}),
     "Allow": ("The methods of this address.", {"type": "string"}),
     "WWW-Authenticate": ("How to authenticate.", {"type": "string"}),
@@ -741,12 +764,12 @@ class _Writer:
         """The status and the response of a standard action that goes well."""
         match action:
             case "list":
-                return HTTPStatus.OK, self._response("The rows.", JSON, self._page(view), "X-Stream-Position")
+                return HTTPStatus.OK, self._response("The rows.", JSON, self._page(view), "X-Stream-Position", "ETag")
             case "retrieve":
                 part = self._part(view.resource)
-                return HTTPStatus.OK, self._response("The row.", JSON, part, "X-Stream-Position")
+                return HTTPStatus.OK, self._response("The row.", JSON, part, "X-Stream-Position", "ETag")
             case "create":
-                return HTTPStatus.CREATED, self._response("The new row.", JSON, self._whole(view), "Location")
+                return HTTPStatus.CREATED, self._response("The new row.", JSON, self._whole(view), "Location", "ETag")
             case "destroy":
                 return HTTPStatus.NO_CONTENT, {
                     "description": "The row is gone.",
@@ -754,7 +777,7 @@ class _Writer:
                 }
             case "stream" | "stream_row":
                 return HTTPStatus.OK, self._events([self._event(view)])
-        return HTTPStatus.OK, self._response("The row as it is now.", JSON, self._whole(view))
+        return HTTPStatus.OK, self._response("The row as it is now.", JSON, self._whole(view), "ETag")
 
     def _whole(self, view: type[GenericViewSet]) -> Schema:
         """A row with the relations that this viewset always shows."""
@@ -826,15 +849,23 @@ class _Writer:
         if action == "list" and isinstance(view.paginator, PageNumberPagination):
             failures = (*failures, HTTPStatus.NOT_FOUND)
         parameters = self._parameters(view, action)
-        if action in ("stream", "stream_row"):
-            told = "The position to go on from, as browsers send it."
-            header = {"name": "Last-Event-ID", "in": "header", "description": told, "schema": {"type": "string"}}
-            parameters.append(header)
+        if (header := _CONDITIONS.get(action)) is not None:
+            required = {"required": True} if header[0] == "If-Match" and view.require_if_match else {}
+            schema = {"type": "string"}
+            parameters.append(
+                {"name": header[0], "in": "header", "description": header[1], "schema": schema, **required}
+            )
+            if required:
+                failures = (*failures, HTTPStatus.PRECONDITION_REQUIRED)
+        responses: Schema = {str(int(status)): response, **_failures(failures)}
+        if action in ("list", "retrieve"):
+            headers = {name: name for name in ("X-Request-ID", "X-Stream-Position", "ETag")}
+            responses["304"] = {"description": "What the client has is the newest.", "headers": headers}
         operation = common | {
             "summary": standard.summary.format(view.resource.label or view.resource.model),
             "description": standard.description,
             "parameters": parameters,
-            "responses": {str(int(status)): response, **_failures(failures)},
+            "responses": responses,
             **_security(view, method),
         }
         if action in WRITING.values():

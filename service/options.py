@@ -222,6 +222,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "pagination_class": Option(forms.class_name(null=True), "PageNumberPagination"),
     "page_size": Option(forms.integer(1, 1_000_000), 20),
     "max_page_size": Option(forms.integer(1, 1_000_000), 100),
+    "cache": Option(forms.one_of(("off", "counts", "responses")), "counts"),
     "count": Option(forms.one_of(("exact", "estimated", "none")), "exact"),
     "select_related": Option(_names(), (), _to_one),
     "prefetch_related": Option(_names(), (), _to_many),
@@ -230,6 +231,7 @@ OPTIONS: Final[Mapping[str, Option]] = {
     "lookup_field": Option(forms.text(least=1, null=True), None, _unique_column),
     "stream_enabled": Option(forms.flag(), True),
     "strict_query": Option(forms.flag(), True),
+    "require_if_match": Option(forms.flag(), False),
 }
 """Option → facts. A default of ``None`` is the service's own: all actions, the key, the settings' classes."""
 

@@ -35,6 +35,12 @@ class Slice:
     number: int = 1
     cursor: bool = False  # whether it starts behind a row
 
+    def count(self, size: int, known: int) -> int:
+        """How many rows there are, where ``size`` were read: what the page says itself, or else what is known."""
+        if self.page.keyset or (size == 0 and self.offset):
+            return known
+        return max(known, self.offset + size) if size > self.limit else self.offset + size
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -105,8 +111,9 @@ class PageNumberPagination(BasePagination):
     def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
         if part.number > 1 and not found.results:
             raise NotFound("There is no such page.", code="invalid_page")
-        following = address.having(page=str(part.number + 1)) if found.more else b"null"
-        before = b"null"
+        following, before = b"null", b"null"
+        if found.size > part.limit:
+            following = address.having(page=str(part.number + 1))
         if part.number > 1:
             before = address.having(page=str(part.number - 1) if part.number > 2 else None)
         return _envelope(found, following, before)
@@ -125,7 +132,7 @@ class LimitOffsetPagination(BasePagination):
 
     def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
         following, before = b"null", b"null"
-        if found.more:
+        if found.size > part.limit:
             following = address.having(limit=str(part.limit), offset=str(part.offset + part.limit))
         if part.offset > 0:
             earlier = max(0, part.offset - part.limit)
@@ -154,11 +161,11 @@ class CursorPagination(BasePagination):
         return Slice(page, (*after.values, size), size, cursor=True)
 
     def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
-        backward, keys = part.page.backward, found.keys
+        backward, keys, more = part.page.backward, found.keys, found.size > part.limit
         following, before = b"null", b"null"
-        if keys and (found.more or backward):
+        if keys and (more or backward):
             following = address.having(cursor=self._write(keys[-1], query, backward=False))
-        if keys and (found.more if backward else part.cursor):
+        if keys and (more if backward else part.cursor):
             before = address.having(cursor=self._write(keys[0], query, backward=True))
         return _envelope(found, following, before)
 

@@ -10,14 +10,15 @@ order of the shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import asyncpg
+from sqlalchemy.sql import visitors
 
 from service.fields import Field, Kind
 from service.lookups import LOOKUPS, Lookup, Takes
@@ -26,6 +27,7 @@ from service.serializers import Projection
 from service.tables import Tables, quote
 
 Shape: TypeAlias = tuple[Any, ...]
+BETWEEN: Final = b",\n"  # the documents of a page; inside of one there is no line break
 KEYS_FIRST: Final = 1000  # offset from which a page looks up its keys before it joins the rows
 _DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]
 
@@ -123,7 +125,22 @@ class After:
         return tuple(value for value in self.row if value is not None)
 
 
-Condition: TypeAlias = Comparison | Junction | Negation | After
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The rows that still have one of these versions, as ``Queries.one`` tells them."""
+
+    versions: tuple[str, ...]
+
+    @property
+    def shape(self) -> Shape:
+        return ("unchanged",)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        return (list(self.versions),)
+
+
+Condition: TypeAlias = Comparison | Junction | Negation | After | Unchanged
 
 
 def compare(resources: Resources, resource: str, path: str, lookup: str, given: Any) -> Comparison:
@@ -167,10 +184,16 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Compiled SQL, and where each of its arguments stands among the values given."""
+    """Compiled SQL, and where each of its arguments stands among the values given.
+
+    ``reads`` are the resources that its answer depends on, and ``changes`` those that it may change. ``reads`` is
+    ``None`` where it depends on what the change log does not have.
+    """
 
     sql: str
     order: tuple[int, ...]
+    reads: frozenset[str] | None = None
+    changes: frozenset[str] = frozenset()
 
     def arguments(self, values: Sequence[Any]) -> list[Any]:
         """The values in the order of ``$1, $2, …``."""
@@ -294,10 +317,10 @@ class Queries:
     # --- reading
 
     def _page(self, page: Page, where: Shape) -> Statement:
-        """A page as one row: ``results`` (JSON objects with commas between), ``more``, ``count`` and ``snapshot``.
+        """A page as one row: ``results`` (JSON objects with ``BETWEEN`` them), ``size``, ``count`` and ``snapshot``.
 
-        ``more`` is whether rows follow, or for a backward page precede, for which one row beyond the page is read. A
-        keyset also gives ``keys``, for each row a JSON array with the values of ``page.order``. Values: the
+        One row beyond the page is read, to know whether others follow or, for a backward page, precede: ``size`` counts
+        it, too. An exact count is not made where the page is the last one, which says how many there are. A keyset also gives ``keys``, for each row a JSON array with the values of ``page.order``. Values: the
         condition's, the cursor's, the limit and the offset, of those that the page has.
         """
         resource = page.projection.resource
@@ -328,11 +351,20 @@ class Queries:
             plain = plain.where(*conditions).order_by(*(step.by() for step in steps)).limit(beyond).offset(offset)
             each = sa.select(_json_text(plain.subquery("p").table_valued()), number).subquery("q")
         kept = each.c.n <= limit
-        columns = [_joined(each.c.document, order, kept).label("results"), (sa.func.count() > limit).label("more")]
+        columns = [_joined(each.c.document, order, kept).label("results"), sa.func.count().label("size")]
         if sorted_by:
             columns.append(_list_of(each.c.key, order, kept).label("keys"))
         binds.again()
-        return self._statement(sa.select(*columns, self._count(resource, where, page.count, binds), _SNAPSHOT))
+        count = self._count(resource, where, page.count, binds)
+        if page.count == "exact" and not page.keyset:
+            size, before = sa.func.count(), _sql(0) if offset is None else offset
+            elsewhere = sa.or_(size > limit, sa.and_(size == _sql(0), before > _sql(0)))
+            count = sa.case((elsewhere, count), else_=before + size)
+        return self._statement(
+            sa.select(*columns, count.label("count"), _SNAPSHOT),
+            mentioned=(*_mentioned(where), *(step.removeprefix("-") for step in page.order)),
+            resource=resource,
+        )
 
     def _rows(
         self, page: Page, source: _Source, conditions: list[Any], steps: list[_Step], limit: Any, offset: Any
@@ -353,26 +385,45 @@ class Queries:
 
     def _count(self, resource: str, where: Shape, count: str, binds: _Binds) -> Any:
         if count == "none":
-            return sa.cast(sa.null(), sa.BigInteger).label("count")
+            return sa.cast(sa.null(), sa.BigInteger)
         source = _Source(self, resource, self.table(resource))
         condition = self._condition(where, source, binds) if where else None
         rows = sa.select(sa.func.count()).select_from(source.clause)
         if condition is not None:
-            return rows.where(condition).scalar_subquery().label("count")
+            return rows.where(condition).scalar_subquery()
         if count == "exact":
-            return rows.scalar_subquery().label("count")
+            return rows.scalar_subquery()
         known: sa.ColumnElement[int] = sa.literal_column("nullif(reltuples, -1)::bigint")
         estimate = sa.select(known).select_from(sa.table("pg_class", schema="pg_catalog"))
         estimate = estimate.where(sa.literal_column(f"oid = {quote(quoted(self.table(resource)))}::regclass"))
-        return sa.func.coalesce(estimate.scalar_subquery(), rows.scalar_subquery()).label("count")
+        return sa.func.coalesce(estimate.scalar_subquery(), rows.scalar_subquery())
 
     def _one(self, projection: Projection, where: Shape) -> Statement:
-        """One row as ``result`` (a JSON object) with ``snapshot``; no row where none matches. Values: the condition's."""
-        source = _Source(self, projection.resource, self.table(projection.resource))
+        """One row as ``result`` (a JSON object) with its ``version`` and ``snapshot``; no row where none matches.
+
+        Every change of the row, and of its links, gives it another version. Values: the condition's.
+        """
+        resource, table = projection.resource, self.table(projection.resource)
+        source = _Source(self, resource, table)
         condition = self._condition(where, source, _Binds())
-        document = self._document(projection, source.at(()))
-        row = sa.select(*document).select_from(source.clause).where(condition).subquery("p")
-        return self._statement(sa.select(sa.func.row_to_json(row.table_valued()).label("result"), _SNAPSHOT))
+        document = sa.select(*self._document(projection, table)).correlate(table).lateral("d")
+        row = sa.select(sa.func.row_to_json(document.table_valued()).label("result"))
+        version = self._version(resource, _xmin(quoted(table)), table).label("version")
+        row = row.add_columns(version, _SNAPSHOT).select_from(source.clause.join(document, sa.true()))
+        return self._statement(row.where(condition), mentioned=_mentioned(where), resource=resource)
+
+    def _version(self, resource: str, xmin: sa.ColumnElement[str], base: sa.FromClause) -> sa.ColumnElement[str]:
+        """The transaction that wrote a row, and for each many_to_many field how many links it has and the newest."""
+        parts = [xmin]
+        for name in self.resources[resource].links:
+            relation = self.resources.relations(resource)[name]
+            assert relation.link is not None
+            link = self.tables.links[relation.link.table].alias(f"links_{name}")
+            newest = sa.func.coalesce(sa.func.max(sa.cast(_xmin(f"links_{name}"), sa.BigInteger)), _sql(0))
+            told = sa.func.concat(_sql("'.'"), sa.func.count(), _sql("'.'"), newest)
+            own = link.c[relation.link.near] == base.c[self.key(resource)]
+            parts.append(sa.select(told).where(own).correlate(base).scalar_subquery())
+        return sa.func.concat(*parts) if len(parts) > 1 else xmin
 
     def _match(self, resource: str, where: Shape) -> Statement:
         """Which logged rows meet a condition: their ``position``, from 1. Values: the condition's, a list of rows."""
@@ -396,13 +447,16 @@ class Queries:
     # --- writing
 
     def _insert(self, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...]) -> Statement:
-        """A new row and its links: ``result`` (a JSON object) and ``key`` (text). Values: the columns', the links'."""
+        """A new row and its links: ``result`` (a JSON object), ``key`` (text), and ``version`` unless links are given.
+
+        Values: the columns', the links'.
+        """
         binds = _Binds()
         table = self.table(projection.resource)
         given = {name: binds(table.c[name].type) for name in columns}
-        new = sa.insert(table).values(given).returning(*table.c).cte("new")
+        new = sa.insert(table).values(given).returning(*table.c, _xmin(quoted(table))).cte("new")
         linked = [cte for name in links for cte in self._relink(projection.resource, name, new, binds, replace=False)]
-        return self._statement(self._written(projection, new).add_cte(*linked))
+        return self._statement(self._written(projection, new, links).add_cte(*linked), changes={projection.resource})
 
     def _update(
         self, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...], where: Shape
@@ -420,27 +474,30 @@ class Queries:
             values |= {name: sa.func.now() for name, field in resource.columns.items() if field.auto_now}
         new: sa.CTE
         if values:
-            new = sa.update(table).where(condition).values(values).returning(*table.c).cte("new")
+            new = sa.update(table).where(condition).values(values).returning(*table.c, _xmin(quoted(table))).cte("new")
         else:
-            new = sa.select(*table.c).where(condition).with_for_update().cte("new")
+            new = sa.select(*table.c, _xmin(quoted(table))).where(condition).with_for_update().cte("new")
         changed = [cte for name in links for cte in self._relink(projection.resource, name, new, binds, replace=True)]
-        return self._statement(self._written(projection, new).add_cte(*changed))
+        touched = self.dependents[projection.resource] if values else ()
+        return self._statement(self._written(projection, new, links).add_cte(*changed), changes=touched)
 
     def _delete(self, resource: str, where: Shape) -> Statement:
         """Delete the rows that meet a condition; their keys as ``key`` (text). Values: the condition's."""
         table = self.table(resource)
         condition = self._restriction(resource, where, _Binds())
         return self._statement(
-            sa.delete(table).where(condition).returning(sa.cast(table.c[self.key(resource)], sa.Text).label("key"))
+            sa.delete(table).where(condition).returning(sa.cast(table.c[self.key(resource)], sa.Text).label("key")),
+            changes=self.dependents[resource],
         )
 
-    def _written(self, projection: Projection, new: sa.CTE) -> sa.Select[Any]:
-        """What is told of a written row."""
+    def _written(self, projection: Projection, new: sa.CTE, links: tuple[str, ...]) -> sa.Select[Any]:
+        """What is told of a written row. The version of one whose links change as well is not known yet: it is null."""
+        resource = projection.resource
         row = sa.select(*self._document(projection, new)).subquery("p")
-        key = sa.cast(new.c[self.key(projection.resource)], sa.Text).label("key")
-        return sa.select(sa.func.row_to_json(row.table_valued()).label("result"), key).select_from(
-            row.join(new, sa.true())
-        )
+        key = sa.cast(new.c[self.key(resource)], sa.Text).label("key")
+        version = _sql("NULL") if links else self._version(resource, new.c[_XMIN], new)
+        told = sa.select(sa.func.row_to_json(row.table_valued()).label("result"), key, version.label("version"))
+        return told.select_from(row.join(new, sa.true()))
 
     def _relink(self, resource: str, field: str, new: sa.CTE, binds: _Binds, *, replace: bool) -> Iterator[sa.CTE]:
         """Statements that link the new row to a list of keys, and with ``replace`` to no others."""
@@ -494,7 +551,8 @@ class Queries:
         for name, path in what:
             column = source.column(self.resources.resolve(resource, path)) if path else sa.literal_column("*")
             columns.append(AGGREGATES[name](column))
-        return self._statement(sa.select(*columns).select_from(source.clause).where(*condition))
+        query = sa.select(*columns).select_from(source.clause).where(*condition)
+        return self._statement(query, mentioned=_mentioned(where), resource=resource)
 
     def _change(self, resource: str, sets: tuple[tuple[str, Shape | None], ...], where: Shape, back: bool) -> Statement:
         """Change every row that matches: each of ``sets`` is a column and, for arithmetic, its shape.
@@ -512,7 +570,7 @@ class Queries:
             field = self.resources.key_of(self.resources[resource].columns[name])
             values[name] = binds(table.c[name].type) if shape is None else self._expression(shape, field, source, binds)
         query = sa.update(table).where(condition).values(values)
-        return self._statement(query.returning(*table.c) if back else query)
+        return self._statement(query.returning(*table.c) if back else query, changes=self.dependents[resource])
 
     def _add(self, resource: str, columns: tuple[str, ...]) -> Statement:
         """Insert rows given as one JSON array of objects, and give them back as Python values."""
@@ -521,14 +579,16 @@ class Queries:
             *(sa.column(name, table.c[name].type) for name in columns)
         )
         rows = sa.select(*given.render_derived(name="given", with_types=True).c)
-        return self._statement(sa.insert(table).from_select(list(columns), rows).returning(*table.c))
+        return self._statement(
+            sa.insert(table).from_select(list(columns), rows).returning(*table.c), changes={resource}
+        )
 
     def _insert_row(self, resource: str, columns: tuple[str, ...]) -> Statement:
         """Insert one row, and give it back as Python values. Values: the columns'."""
         binds = _Binds()
         table = self.table(resource)
         given = {name: binds(table.c[name].type) for name in columns}
-        return self._statement(sa.insert(table).values(given).returning(*table.c))
+        return self._statement(sa.insert(table).values(given).returning(*table.c), changes={resource})
 
     def _pairs(self, link: Link) -> Statement:
         """The links of some rows, both keys of each. Values: the keys on the near side."""
@@ -599,6 +659,10 @@ class Queries:
                 return self._comparison(self.resources.resolve(source.resource, path), lookup, flag, source, binds)
             case ("after", *steps):
                 return self._after(steps, source, binds)
+            case ("unchanged",):
+                base = source.at(())
+                name = quoted(base) if isinstance(base, sa.Table) else str(base.name)  # type: ignore[attr-defined]
+                return self._version(source.resource, _xmin(name), base) == sa.any_(binds(postgresql.ARRAY(sa.Text)))
         raise AssertionError(f"no condition has the shape {shape!r}")
 
     def _comparison(self, path: Path, lookup: str, flag: Any, source: _Source, binds: _Binds) -> sa.ColumnElement[bool]:
@@ -676,11 +740,60 @@ class Queries:
                 bound.append(column <= value if down else column >= value)
         return sa.and_(*bound, sa.or_(sa.false(), *behind))
 
-    def _statement(self, query: sa.Executable) -> Statement:
-        """Compile: every bound parameter is one of ours, so each argument is a position among the values."""
+    @cached_property
+    def dependents(self) -> Mapping[str, frozenset[str]]:
+        """For each resource those that change when its rows do: itself, and where cascades and links lead."""
+        direct = {name: {name} for name in self.resources}
+        for resource in self.resources.values():
+            for field in resource.fields.values():
+                if field.to is not None and field.on_delete != "restrict":
+                    direct[field.to].add(resource.name)
+        found = {}
+        for name in direct:
+            reached: set[str] = set()
+            pending = [name]
+            while pending:
+                if (here := pending.pop()) not in reached:
+                    reached.add(here)
+                    pending += direct[here]
+            found[name] = frozenset(reached)
+        return found
+
+    def _statement(
+        self,
+        query: sa.Select[Any] | sa.Insert | sa.Update | sa.Delete | sa.UpdateBase,
+        *,
+        changes: Collection[str] = (),
+        mentioned: Iterable[str] = (),
+        resource: str | None = None,
+    ) -> Statement:
+        """Compile: every bound parameter is one of ours, so each argument is a position among the values.
+
+        For what ``reads`` is to be known of, ``resource`` has the rows, and ``mentioned`` are paths from it.
+        """
         self.compilations += 1
-        compiled = query.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
-        return Statement(str(compiled), tuple(int(name.removeprefix("v")) for name in compiled.positiontup or ()))
+        compiled = query.compile(dialect=_DIALECT)
+        order = tuple(int(name.removeprefix("v")) for name in compiled.positiontup or ())
+        reads: frozenset[str] | None = None
+        if resource is not None and all(self._logged(resource, path) for path in mentioned):
+            reads = frozenset(self._owners[part.name] for part in visitors.iterate(query) if isinstance(part, sa.Table))
+        return Statement(str(compiled), order, reads, frozenset(changes))
+
+    def _logged(self, resource: str, path: str) -> bool:
+        """Whether the change log has all that a path leads by and to."""
+        found = self.resources.resolve(resource, path)
+        return not any(field.write_only for field in (found.field, *(step.field for step in found.steps)))
+
+    @cached_property
+    def _owners(self) -> Mapping[str, str]:
+        """The resource whose changes tell of each table, by the table's name."""
+        owners = {table.name: name for name, table in self.tables.of.items()}
+        for resource in self.resources.values():
+            for name in resource.links:
+                relation = self.resources.relations(resource.name)[name]
+                if relation.link is not None:
+                    owners[self.tables.links[relation.link.table].name] = resource.name
+        return owners
 
 
 ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
@@ -701,6 +814,15 @@ AGGREGATES: Final[Mapping[str, Callable[[Any], sa.ColumnElement[Any]]]] = {
 def quoted(table: sa.Table) -> str:
     """The name of a table in quotes, without which ``time`` or ``values`` would be another thing."""
     return _DIALECT.identifier_preparer.quote_identifier(table.name)
+
+
+_XMIN: Final = "_xmin"
+
+
+def _xmin(table: str) -> sa.ColumnElement[str]:
+    """The number of the transaction that wrote a row, as text. (System columns, PostgreSQL 5.6)"""
+    column: sa.ColumnElement[str] = sa.literal_column(f"{table}.xmin::text", sa.Text)
+    return column.label(_XMIN)
 
 
 def _argument(facts: Lookup, flag: Any, values: Field, binds: _Binds) -> Any:
@@ -726,6 +848,21 @@ def _bound(values: Field) -> Any:
     return values.facts.column(replace(values, max_digits=None, decimal_places=None))
 
 
+def _mentioned(shape: Shape) -> Iterator[str]:
+    """The paths in a condition's shape."""
+    match shape:
+        case ("is", path, _, flag):
+            yield path
+            if isinstance(flag, tuple):
+                yield from _mentioned(flag)
+        case ("column", path):
+            yield path
+        case ("after", *steps):
+            yield from (path for path, *_ in steps)
+        case (_, *parts):
+            yield from (path for part in parts if isinstance(part, tuple) for path in _mentioned(part))
+
+
 def _list_of(items: sa.ColumnElement[Any], order: list[Any], kept: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
     """The items that are kept as an array of PostgreSQL, in the order given or as they come."""
     listed = sa.func.array_agg(postgresql.aggregate_order_by(items, *order) if order else items).filter(kept)
@@ -733,9 +870,10 @@ def _list_of(items: sa.ColumnElement[Any], order: list[Any], kept: sa.ColumnElem
 
 
 def _joined(documents: sa.ColumnElement[Any], order: list[Any], kept: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
-    """The documents that are kept as bytes, with commas between, in the order given or as they come."""
-    comma: Any = _sql("','")
-    text = sa.func.string_agg(documents, postgresql.aggregate_order_by(comma, *order) if order else comma).filter(kept)
+    """The documents that are kept as bytes, with ``BETWEEN`` them, in the order given or as they come."""
+    between: Any = _sql("E',\\n'")
+    last = postgresql.aggregate_order_by(between, *order) if order else between
+    text = sa.func.string_agg(documents, last).filter(kept)
     return sa.func.convert_to(sa.func.coalesce(text, _sql("''")), _sql("'UTF8'"))
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 from weakref import WeakKeyDictionary
@@ -42,6 +43,11 @@ class Projection:
 
     def __hash__(self) -> int:  # of a key that every request looks up
         return self._hash
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same projection in every process, and hardly for another."""
+        return blake2b(repr(self).encode(), digest_size=4).hexdigest()
 
     def only(self, names: Sequence[str]) -> Projection:
         """The part of this projection that has the names given; ``ParseError`` for one that it does not have."""

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from service.database.connections import Database
-from service.query import Comparison, Page, Queries, Query
+from service.query import BETWEEN, Comparison, Page, Queries, Query
 from service.resources import Link, Resource
 from service.serializers import Projection
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a page: their JSON with commas between, whether others follow, and what sorts each by.
+    """The rows of a page: their JSON with ``BETWEEN`` them, how many were read, and what each is sorted by.
 
-    ``snapshot`` is what the statement saw (``pg_current_snapshot``).
+    One row beyond the page is read to know whether there is one. ``snapshot`` is what the statement saw
+    (``pg_current_snapshot``).
     """
 
     results: bytes
-    more: bool
+    size: int
     count: int | None
     keys: list[bytes]
     snapshot: str
+
+    @property
+    def documents(self) -> list[bytes]:
+        """The JSON of each row."""
+        return self.results.split(BETWEEN) if self.results else []
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as JSON, and its version, which every change replaces; ``None`` where a write cannot know it yet."""
+
+    body: bytes
+    version: str | None
+    key: str = ""  # as text, of a row that was written
+    snapshot: str = ""  # what the statement saw, of a row that was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,53 +57,56 @@ class Store:
         row = await self.database.read(statement.sql, statement.arguments([*query.values, *values]))
         assert row is not None
         keys = row["keys"] if page.keyset else []
-        return Rows(row["results"], row["more"], row["count"], keys, row["snapshot"])
+        return Rows(row["results"], row["size"], row["count"], keys, row["snapshot"])
 
-    async def one(self, query: Query, projection: Projection) -> tuple[bytes, str] | None:
-        """The only row of a query as JSON, and the snapshot; ``None`` when there is none."""
+    def sources(self, query: Query) -> frozenset[str] | None:
+        """The resources that decide which rows a query has; ``None`` where the change log does not tell of all."""
+        return self.queries.tally(query.resource, (("count", ""),), query.shape).reads
+
+    async def one(self, query: Query, projection: Projection) -> Row | None:
+        """The only row of a query; ``None`` when there is none."""
         statement = self.queries.one(projection, query.shape)
         row = await self.database.read(statement.sql, statement.arguments(query.values))
-        return None if row is None else (row["result"], row["snapshot"])
+        return None if row is None else Row(row[0], row[1], snapshot=row[2])
 
-    async def insert(self, projection: Projection, values: Mapping[str, Any]) -> tuple[bytes, str]:
-        """Insert a row and its links; the row as JSON, and its key as text."""
+    async def insert(self, projection: Projection, values: Mapping[str, Any]) -> Row:
+        """Insert a row and its links."""
         resource, columns, links = self._parts(projection, values)
         statement = self.queries.insert(projection, columns, links)
         arguments = statement.arguments([values[name] for name in (*columns, *links)])
 
-        async def write() -> tuple[bytes, str]:
-            row = await self.database.fetch(statement.sql, arguments)
+        async def write() -> Row:
+            row = await self.database.fetch(statement.sql, arguments, changes=statement.changes)
             assert row is not None
-            return row["result"], row["key"]
+            return Row(row["result"], row["version"], row["key"])
 
         if not self._stale(projection, links):
             return await self.database.retrying(write)
 
-        async def write_and_read() -> tuple[bytes, str]:
+        async def write_and_read() -> Row:
             async with self.database.transaction():
-                _, key = await write()
-                return await self._again(resource, projection, key), key
+                return await self._again(resource, projection, (await write()).key)
 
         return await self.database.retrying(write_and_read)
 
-    async def update(self, query: Query, projection: Projection, values: Mapping[str, Any]) -> bytes | None:
-        """Change the only row of a query, and its links; the row as JSON, ``None`` when there is none."""
+    async def update(self, query: Query, projection: Projection, values: Mapping[str, Any]) -> Row | None:
+        """Change the only row of a query, and its links; ``None`` when there is none."""
         resource, columns, links = self._parts(projection, values)
         statement = self.queries.update(projection, columns, links, query.shape)
         arguments = statement.arguments([*query.values, *(values[name] for name in (*columns, *links))])
 
-        async def write() -> bytes | None:
+        async def write() -> Row | None:
             async with self.database.transaction():
                 if links:
-                    await self._lock(query)
-                row = await self.database.fetch(statement.sql, arguments)
+                    await self.lock(query)
+                row = await write_alone()
                 if row is None or not self._stale(projection, links):
-                    return None if row is None else row["result"]
-                return await self._again(resource, projection, row["key"])
+                    return row
+                return await self._again(resource, projection, row.key)
 
-        async def write_alone() -> bytes | None:
-            row = await self.database.fetch(statement.sql, arguments)
-            return None if row is None else row["result"]
+        async def write_alone() -> Row | None:
+            row = await self.database.fetch(statement.sql, arguments, changes=statement.changes)
+            return None if row is None else Row(row["result"], row["version"], row["key"])
 
         alone = not links and not self._stale(projection, links)
         return await self.database.retrying(write_alone if alone else write)
@@ -99,20 +118,22 @@ class Store:
     async def delete_all(self, query: Query) -> int:
         """Delete the rows of a query; how many there were."""
         statement = self.queries.delete(query.resource, query.shape)
-        rows = await self.database.fetch_all(statement.sql, statement.arguments(query.values), deleting=True)
+        arguments = statement.arguments(query.values)
+        rows = await self.database.fetch_all(statement.sql, arguments, deleting=True, changes=statement.changes)
         return len(rows)
 
     async def insert_row(self, resource: str, values: Mapping[str, Any]) -> list[Any]:
         """Insert a row and give it back as Python values, alone in a list."""
         columns = tuple(values)
         statement = self.queries.insert_row(resource, columns)
-        return await self.database.fetch_all(statement.sql, statement.arguments([values[name] for name in columns]))
+        arguments = statement.arguments([values[name] for name in columns])
+        return await self.database.fetch_all(statement.sql, arguments, changes=statement.changes)
 
     async def add(self, resource: str, columns: tuple[str, ...], documents: list[dict[str, Any]]) -> list[Any]:
         """Insert rows given as JSON in one statement, and give them back as Python values."""
         statement = self.queries.add(resource, columns)
         return await self.database.retrying(
-            lambda: self.database.fetch_all(statement.sql, statement.arguments([documents]))
+            lambda: self.database.fetch_all(statement.sql, statement.arguments([documents]), changes=statement.changes)
         )
 
     async def relink(self, query: Query, keys: Mapping[str, Sequence[Any]]) -> None:
@@ -121,13 +142,17 @@ class Store:
         projection = Projection(query.resource, ())
         statement = self.queries.update(projection, (), links, query.shape)
         async with self.database.transaction():
-            await self._lock(query)
-            await self.database.fetch(statement.sql, statement.arguments([*query.values, *keys.values()]))
+            await self.lock(query)
+            arguments = statement.arguments([*query.values, *keys.values()])
+            await self.database.fetch(statement.sql, arguments, changes=statement.changes)
 
-    async def _lock(self, query: Query) -> None:
-        """Wait for the row of a query, so that the next statement sees all links that others have given it."""
+    async def lock(self, query: Query) -> bool:
+        """Keep the row of a query as it is until the transaction ends, once all others have let go of it.
+
+        The next statement sees what they have done, links included. Whether there is such a row.
+        """
         statement = self.queries.update(Projection(query.resource, ()), (), (), query.shape)
-        await self.database.fetch(statement.sql, statement.arguments(query.values))
+        return await self.database.fetch(statement.sql, statement.arguments(query.values)) is not None
 
     async def pairs(self, link: Link, near: Collection[Any]) -> list[tuple[Any, Any]]:
         """The links of some rows: the key on this side and on the other, in order."""
@@ -167,10 +192,10 @@ class Store:
         """Whether the projection shows what the same statement writes and cannot see: links, or the row once more."""
         return any(name in links or _shows(inner, projection.resource) for name, inner in projection.related)
 
-    async def _again(self, resource: Resource, projection: Projection, key: str) -> bytes:
+    async def _again(self, resource: Resource, projection: Projection, key: str) -> Row:
         found = await self.one(by_key(self.queries, resource.name, key), projection)
         assert found is not None
-        return found[0]
+        return replace(found, key=key)
 
 
 def _shows(projection: Projection, resource: str) -> bool:

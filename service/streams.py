@@ -48,7 +48,6 @@ from service.models import STORE, Model, QuerySet
 from service.query import Query
 from service.requests import Request
 from service.serializers import Projection, Serializer, whole
-from service.store import by_field
 
 if TYPE_CHECKING:
     from service.viewsets import GenericViewSet as _Base
@@ -766,18 +765,13 @@ class StreamMixin(_Base):
         """The query for the row that the address names; ``NotFound`` or a refusal if the caller may not see it."""
         if self.hooked("get_object"):
             await spawn(self.get_object)
-        path = self.lookup_field or self.resource.key.name
-        text = self.kwargs[self.lookup_url_kwarg or "id"]
-        try:
-            query = query.restrict(*by_field(self.site.store.queries, self.resource.name, path, text).where)
-        except ValueError:
-            raise NotFound() from None
+        query = self.get_row_query(query)
         seen = whole(self.site.resources, self.shown_by(self.current_serializer()))
         found = await self.site.store.one(query, seen)
         if found is None:
             raise NotFound()
         if self.asks_about_objects:
-            await self.check_object_permissions(self.request, self._instance(found[0], seen))
+            await self.check_object_permissions(self.request, self._instance(found.body, seen))
         return query
 
     def _watched(self, serializer: Serializer) -> tuple[str, ...]:

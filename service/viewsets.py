@@ -17,6 +17,7 @@ from functools import _lru_cache_wrapper, lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, Self, TypeAlias
 from urllib.parse import quote
+from uuid import UUID
 
 import orjson
 from aiohttp import web
@@ -24,9 +25,11 @@ from aiohttp import web
 from service import mixins, options, streams, throttling
 from service.authentication import identify, refusal
 from service.bridge import spawn, wait
+from service.changes.cache import Cache
 from service.changes.feed import Feed
 from service.decorators import VERBS, collect, is_action
 from service.errors import (
+    ApiError,
     AuthenticationFailed,
     ConfigurationError,
     MethodNotAllowed,
@@ -35,6 +38,8 @@ from service.errors import (
     NotFound,
     ParseError,
     PermissionDenied,
+    PreconditionFailed,
+    PreconditionRequired,
     ValidationError,
     choices,
 )
@@ -45,13 +50,15 @@ from service.metadata import describe
 from service.models import STORE, Model, QuerySet, document, loaded, model
 from service.pagination import Address, BasePagination, NoPagination, PageNumberPagination, Slice
 from service.permissions import SAFE_METHODS, BasePermission, allowed, asks_about_objects, check_columns, refusing
-from service.query import Comparison, Query
+from service.preconditions import expected, known, tag_of_row
+from service.query import BETWEEN, Comparison, Query
+from service.query import Page as PageShape
 from service.requests import Request
 from service.resources import Resource, Resources
 from service.responses import Response, encode, json_response
 from service.serializers import Projection, Serializer, expanded, has_hooks, serializer_for, whole
 from service.settings import Settings
-from service.store import Store
+from service.store import Rows, Store
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_PATHS: Final = 32  # of one ?expand=
@@ -67,6 +74,7 @@ STANDARD_ACTIONS: Final[Mapping[str, tuple[str, bool]]] = {  # action → method
     "partial_update": ("PATCH", True),
     "destroy": ("DELETE", True),
 }
+CHANGING_ACTIONS: Final = frozenset({"update", "partial_update", "destroy"})
 RESERVED_ACTIONS: Final = frozenset({*STANDARD_ACTIONS, "stream", "metadata"})
 
 
@@ -85,6 +93,7 @@ class Site:
     resources: Resources
     store: Store
     feed: Feed
+    cache: Cache
     hub: streams.Hub
     permissions: tuple[type[BasePermission], ...]
     authenticators: tuple[type[Any], ...] = ()
@@ -260,6 +269,8 @@ class ViewSet:
         if request.method in SAFE_METHODS:
             return await self._run(handler, request, arguments)
         async with self.site.store.database.transaction():
+            if self.action in CHANGING_ACTIONS:
+                await self.check_version()
             return await self._run(handler, request, arguments)
 
     def initialize_request(self, request: web.Request, *args: Any, **kwargs: Any) -> Request:
@@ -363,6 +374,9 @@ class ViewSet:
         """Refuse, in the words of the permission."""
         raise refusal(request, _instances(self.get_authenticators()), permission.message, permission.code)
 
+    async def check_version(self) -> None:
+        """Raise ``PreconditionFailed`` unless the row that is to be changed is as the client knows it."""
+
     async def metadata(self, request: Request, **kwargs: str) -> web.Response:
         """``OPTIONS``: what this address is and takes."""
         body: dict[str, Any] = {"name": self.name or type(self).__name__, "description": self._description()}
@@ -434,6 +448,8 @@ class GenericViewSet(ViewSet):
     stream_enabled: ClassVar[bool] = True
     count: ClassVar[str] = "exact"
     strict_query: ClassVar[bool] = True
+    cache: ClassVar[str] = "counts"
+    require_if_match: ClassVar[bool] = False
 
     # made by bind_to
     resource: ClassVar[Resource]
@@ -602,8 +618,11 @@ class GenericViewSet(ViewSet):
 
     async def get_object_query(self, key: Any = None) -> Query:
         """The query for the row that the URL, or ``key``, names, within the scope; ``NotFound`` if it names none."""
+        return self.get_row_query(self._everything or (await self._scope()).query, key)
+
+    def get_row_query(self, scope: Query, key: Any = None) -> Query:
+        """The row of a query that the URL, or ``key``, names; ``NotFound`` if it names none."""
         text = str(self.kwargs[self.lookup_url_kwarg or "id"] if key is None else key)
-        scope = self._everything or (await self._scope()).query
         try:
             value = self._key.facts.parse(self._key, text)
         except ValueError:
@@ -621,7 +640,7 @@ class GenericViewSet(ViewSet):
         found = await self.site.store.one(query, seen)
         if found is None:
             raise NotFound()
-        row = self._instance(found[0], seen)
+        row = self._instance(found.body, seen)
         await self.check_object_permissions(self.request, row)
         return row
 
@@ -631,7 +650,7 @@ class GenericViewSet(ViewSet):
         return self.model.from_document(self.site.resources, seen, orjson.loads(document))
 
     def _instances(self, documents: bytes, seen: Projection) -> list[Model]:
-        """The rows of JSON documents with commas between."""
+        """The rows of a page's JSON documents."""
         assert self.model is not None
         load, resources = self.model.from_document, self.site.resources
         return [load(resources, seen, document) for document in orjson.loads(b"[%b]" % documents)]
@@ -806,10 +825,11 @@ class GenericViewSet(ViewSet):
             shown = self.get_projection(shows, {})
             await QuerySet(type(row)).prefetch_related(*(name for name, _ in shown.related)).attach([row])
             body = await spawn(self._json, shows, row, shown, {})
+            tag = self.get_tag(await self.get_version(row), body)
         if status != HTTPStatus.CREATED:
-            return json_response(body, status)
+            return json_response(body, status, tag)
         key = row.pk if self.lookup_field is None else getattr(row, self.lookup_field)
-        return json_response(body, status, {"Location": self.get_location(str(key))})
+        return json_response(body, status, {"Location": self.get_location(str(key)), **tag})
 
     @classmethod
     def hooked(cls, name: str) -> bool:
@@ -833,10 +853,38 @@ class GenericViewSet(ViewSet):
         shown = self.get_projection(self.current_serializer(), self._asked())
         seen = whole(self.site.resources, expanded(self.site.resources, shown, query.expand))
         part = self.paginator.slice(query, seen, self.count, self.request.query_params)
-        found = await self.site.store.page(query, part.page, part.values)
+        found = await self.read_page(query, part)
         page = Page(self._instances(found.results, seen))
         self._paged = part, query, found
         return page
+
+    async def read_page(self, query: Query, part: Slice) -> Rows:
+        """A page of a query; its count is the one that is known, where the cache has it."""
+        store, cache = self.site.store, self.site.cache
+        if part.page.count != "exact" or self.cache == "off" or not self.may_be_cached():
+            return await store.page(query, part.page, part.values)
+        key = ("count", query.resource, query.shape, repr(query.values))
+        if (known := cache.find(key)) is not None:
+            rows = await store.page(query, _uncounted(part.page), part.values)
+            return replace(rows, count=part.count(rows.size, known))
+        since = cache.now
+        rows = await store.page(query, part.page, part.values)
+        if (reads := store.sources(query)) is not None:
+            cache.keep(key, rows.count, since=since, resources=reads)
+        return rows
+
+    def may_be_cached(self) -> bool:
+        """Whether this request may be answered from memory: not for a client, or a transaction, that wants it newest."""
+        asked = self.request.headers.get("Cache-Control")
+        return (asked is None or "no-cache" not in asked.lower()) and not self.site.store.database.in_transaction
+
+    def get_dependencies(self, query: Query, shown: Projection, reads: frozenset[str]) -> dict[str, Any]:
+        """What an answer about a row depends on: that row alone, or the resources that were read."""
+        value = query.where[-1].values[0]
+        alone = self._everything is not None and self.lookup_field is None and not shown.related
+        if alone and isinstance(value, UUID | int | str):
+            return {"resources": (), "row": (self.resource.name, str(value))}
+        return {"resources": reads}
 
     def paginate_queryset(self, rows: Any) -> Any:
         """The rows of the page that the query string asks for, or ``None`` without pagination.
@@ -848,7 +896,7 @@ class GenericViewSet(ViewSet):
     def get_paginated_response(self, data: Sequence[Any]) -> Response:
         """The envelope of the page that ``paginate_queryset`` has read, around these data."""
         part, query, found = self._paged
-        shown = replace(found, results=b",".join(encode(item, self.serialize) for item in data))
+        shown = replace(found, results=BETWEEN.join(encode(item, self.serialize) for item in data))
         body = self.paginator.body(part, query, shown, self.get_address())
         return Response(orjson.Fragment(body), headers=self.get_position(found.snapshot))
 
@@ -898,6 +946,52 @@ class GenericViewSet(ViewSet):
         """The absolute address of a row, beside the list that it was created in."""
         path = self.request.http.rel_url.raw_path.rstrip("/")
         return f"{site_url(self.site.settings, self.request.http)}{path}/{quote(key, safe='')}/"
+
+    # --- versions
+
+    def expected_versions(self) -> tuple[str, ...] | None:
+        """The versions of the row that the client wants to change, by ``If-Match``; ``None`` is any."""
+        if self.require_if_match and "If-Match" not in self.request.headers:
+            raise PreconditionRequired()
+        return expected(self.request.http)
+
+    async def check_version(self) -> None:
+        """Keep the row as it is for the transaction; ``PreconditionFailed`` unless it is as the client knows it."""
+        if (versions := self.expected_versions()) is not None:
+            query = await self.get_object_query()
+            if not await self.site.store.lock(mixins.unchanged(query, versions)):
+                raise await self.refused(query, versions)
+
+    async def refused(self, query: Query, versions: tuple[str, ...] | None) -> ApiError:
+        """Why there is no such row: it has another version, or is not there."""
+        there = versions is not None and await self.site.store.one(query, Projection(self.resource.name, ()))
+        return PreconditionFailed() if there else NotFound()
+
+    async def get_version(self, row: Any) -> str | None:
+        """The version of a row, if it is one of this resource."""
+        if not isinstance(row, Model) or row.resource().name != self.resource.name:
+            return None
+        key = self.site.resources.key_of(self.resource.key)
+        query = Query(self.resource.name, (Comparison(self.resource.key.name, "exact", row.pk, key.facts.kind),))
+        found = await self.site.store.one(query, Projection(self.resource.name, ()))
+        return None if found is None else found.version
+
+    def get_tag(self, version: str | None, body: bytes) -> dict[str, str]:
+        """The header that names what ``retrieve`` shows of a row by default; none where the version is not known."""
+        if version is None:
+            return {}
+        serializer = self.current_serializer()
+        shown = self.get_projection(serializer, {})
+        return {"ETag": tag_of_row(version, shown, None if serializer.plain and not shown.related else body)}
+
+    def answer(self, body: bytes, tag: str, snapshot: str, *, stands: bool = False) -> web.Response:
+        """What was read; without the body for a client that has it. ``stands`` if nothing has changed since."""
+        headers = {"ETag": tag, **self.get_position(snapshot)}
+        if stands and len(headers) == 1:
+            headers["X-Stream-Position"] = str(self.site.feed.head)
+        if known(self.request.http, tag):
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return json_response(body, headers=headers)
 
     def get_position(self, snapshot: str) -> dict[str, str]:
         """The header that says where a stream goes on from what a statement saw."""
@@ -1006,6 +1100,12 @@ def bound_in(site: Site, cls: type[ViewSet]) -> type[ViewSet]:
         else:
             site.bound[cls] = cls.bind(site)
     return site.bound[cls]
+
+
+@lru_cache(maxsize=2048)
+def _uncounted(page: PageShape) -> PageShape:
+    """The page without its count."""
+    return replace(page, count="none")
 
 
 def parts_of(path: str) -> list[str]:

@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Final, TypeAlias, TypeVar
@@ -35,12 +35,13 @@ SESSION: Final[Mapping[str, str]] = {
 
 
 class _Transaction:
-    """An open transaction: its connection, and whose turn it is to use it."""
+    """An open transaction: its connection, whose turn it is to use it, and the resources that it may have changed."""
 
-    __slots__ = ("connection", "open", "turn")
+    __slots__ = ("changes", "connection", "open", "turn")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.changes: set[str] = set()
         self.open = True
         self.turn = asyncio.Lock()
 
@@ -65,6 +66,7 @@ class Database:
         self.guards = guards
         self.patience = patience
         self.statements = 0  # run so far, for tests and metrics
+        self.changed: Callable[[Collection[str]], object] = lambda _: None  # called with what was written from here
         self._settings = {**SESSION, "statement_timeout": str(int(statement_timeout * 1000))}
         self._size = size
         self._open = 0  # connections that there are, or that somebody is making
@@ -77,14 +79,21 @@ class Database:
         """A connection outside the bound, with plain codecs, for the caller to close: LISTEN, migrations."""
         return await asyncpg.connect(self.url, timeout=10, server_settings={"application_name": "rowcast", **settings})
 
-    async def fetch(self, sql: str, arguments: Sequence[Any], *, deleting: bool = False) -> asyncpg.Record | None:
-        """Run one statement; its first row, or ``None``. Inside ``transaction()`` it is part of that."""
-        row: asyncpg.Record | None = await self._run("fetchrow", sql, arguments, deleting)
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], *, deleting: bool = False, changes: Collection[str] = ()
+    ) -> asyncpg.Record | None:
+        """Run one statement; its first row, or ``None``. Inside ``transaction()`` it is part of that.
+
+        ``changes`` are the resources that it may change: what ``changed`` is told once it, or its transaction, is over.
+        """
+        row: asyncpg.Record | None = await self._run("fetchrow", sql, arguments, deleting, changes)
         return row
 
-    async def fetch_all(self, sql: str, arguments: Sequence[Any], *, deleting: bool = False) -> list[asyncpg.Record]:
+    async def fetch_all(
+        self, sql: str, arguments: Sequence[Any], *, deleting: bool = False, changes: Collection[str] = ()
+    ) -> list[asyncpg.Record]:
         """Run one statement; all its rows."""
-        rows: list[asyncpg.Record] = await self._run("fetch", sql, arguments, deleting)
+        rows: list[asyncpg.Record] = await self._run("fetch", sql, arguments, deleting, changes)
         return rows
 
     async def read(self, sql: str, arguments: Sequence[Any]) -> asyncpg.Record | None:
@@ -115,7 +124,13 @@ class Database:
             self._transaction.reset(token)
             if outer is None:
                 here.open = False
+                self.changed(here.changes)  # also after a rollback: whether a COMMIT was lost is not always known
                 self._give(here.connection)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether this is inside ``transaction()``."""
+        return self._inside() is not None
 
     async def retrying(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """The result of ``work``, run again a few times when it collides with a concurrent transaction."""
@@ -135,15 +150,20 @@ class Database:
         for connection in idle:
             await connection.close(timeout=2)
 
-    async def _run(self, method: str, sql: str, arguments: Sequence[Any], deleting: bool) -> Any:
+    async def _run(
+        self, method: str, sql: str, arguments: Sequence[Any], deleting: bool, changes: Collection[str]
+    ) -> Any:
         self.statements += 1
         if (inside := self._inside()) is not None:
+            inside.changes.update(changes)
             async with inside.turn:  # tasks of one handler share its connection
                 return await self._ask(inside.connection, method, sql, arguments, deleting)
         connection = await self._take()
         try:
             return await self._ask(connection, method, sql, arguments, deleting)
         finally:
+            if changes:
+                self.changed(changes)
             self._give(connection)
 
     async def _ask(

@@ -151,7 +151,7 @@ def views_of(
 ) -> dict[str, type[GenericViewSet]]:
     """The viewsets, bound to a site of which only the resources are there."""
     nothing = cast(Any, None)
-    site = Site(Settings(), resources, nothing, nothing, nothing, (IsAuthenticatedOrReadOnly,))
+    site = Site(Settings(), resources, nothing, nothing, nothing, nothing, (IsAuthenticatedOrReadOnly,))
     return {name: view.bind_to(site, resources[name], options) for name, (view, options) in views.items()}
 
 

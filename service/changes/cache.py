@@ -1,0 +1,142 @@
+"""What reads keep in memory, for as long as the change feed says that it is still so.
+
+An entry knows the resources that it was read from, or the one row, and the moment before it was read. It falls when one
+of them changes after that moment: when this process has written, before the writer is answered; when anybody else has,
+as soon as the feed brings it. A moment is a number that rises with every change, so what changed while an entry was
+being read counts as well. Nothing is found while the feed is cut off or behind, or has not looked for ``FRESH`` seconds.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from service.changes.feed import Feed, Reason
+from service.changes.log import Batch
+
+FRESH: Final = 1.0  # s
+OVERHEAD: Final = 600  # bytes of an entry besides its value, about
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    value: Any
+    since: int
+    resources: frozenset[str]
+    row: tuple[str, str] | None
+    size: int
+
+
+class Cache:
+    """A bounded memory of answers. ``size`` is in bytes; what was not asked for longest goes first."""
+
+    def __init__(self, feed: Feed, *, size: int = 64 << 20) -> None:
+        self._feed = feed
+        self._bound = size
+        self._held = 0
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._rows: dict[tuple[str, str], set[Hashable]] = {}
+        self._changed: dict[str, int] = {}  # resource → the moment of its newest change
+        self._written: dict[str, int] = {}  # the same of changes of which the rows are not known
+        self._unsubscribe: Callable[[], None] | None = None
+        self.now = 0  # the moment
+
+    def start(self) -> None:
+        """Follow the feed, until ``close``."""
+        self._unsubscribe = self._feed.subscribe(self._apply, self._reset)
+
+    def close(self) -> None:
+        """Forget everything, and follow no longer."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        self.clear()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether what is kept may be told."""
+        return self._feed.connected and self._feed.lag < FRESH
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, key: Hashable) -> Any:
+        """What was kept and is still so, or ``None``."""
+        entry = self._entries.get(key)
+        if entry is None or not self.fresh:
+            return None
+        if self._stands(entry):
+            self._entries.move_to_end(key)
+            return entry.value
+        self._drop(key)
+        return None
+
+    def keep(
+        self,
+        key: Hashable,
+        value: Any,
+        *,
+        since: int,
+        resources: Iterable[str],
+        row: tuple[str, str] | None = None,
+        size: int = 0,
+    ) -> None:
+        """Keep a value of ``size`` bytes that was read after the moment ``since`` from these resources.
+
+        ``row`` is a resource and the key, as text, of the one row that was read from it.
+        """
+        entry = _Entry(value, since, frozenset(resources), row, size + OVERHEAD)
+        if row is not None and self._changed.get(row[0], 0) > since:
+            return  # perhaps that very row
+        if not self._stands(entry) or entry.size > self._bound // 8:
+            return
+        self._drop(key)
+        self._entries[key] = entry
+        self._held += entry.size
+        if row is not None:
+            self._rows.setdefault(row, set()).add(key)
+        while self._held > self._bound:
+            self._drop(next(iter(self._entries)))
+
+    def fall(self, resources: Collection[str]) -> None:
+        """Any row of these resources may have changed."""
+        if resources:
+            self.now += 1
+        for resource in resources:
+            self._changed[resource] = self._written[resource] = self.now
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.now += 1
+        self._entries.clear()
+        self._rows.clear()
+        self._held = 0
+
+    def _stands(self, entry: _Entry) -> bool:
+        if entry.row is not None and self._written.get(entry.row[0], 0) > entry.since:
+            return False
+        return all(self._changed.get(resource, 0) <= entry.since for resource in entry.resources)
+
+    def _drop(self, key: Hashable) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        self._held -= entry.size
+        if entry.row is not None and (keys := self._rows.get(entry.row)) is not None:
+            keys.discard(key)
+            if not keys:
+                del self._rows[entry.row]
+
+    def _apply(self, batch: Batch) -> None:
+        self.now += 1
+        for event in batch.events:
+            self._changed[event.resource] = self.now
+            if event.pk is None:
+                self._written[event.resource] = self.now
+            elif self._rows and (keys := self._rows.get((event.resource, event.pk))):
+                for key in tuple(keys):
+                    self._drop(key)
+
+    def _reset(self, _: Reason) -> None:
+        self.clear()

@@ -1,0 +1,160 @@
+"""Entity tags: what a client has is not sent again, and no change is lost to another (RFC 9110, 13.1)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..conftest import Serve
+
+TAGS = (
+    "fields: {id: {type: integer, primary_key: true}, name: {type: string}}\nviewset: {permission_classes: [AllowAny]}"
+)
+NOTES = """
+fields:
+  id: {type: integer, primary_key: true}
+  text: {type: string, max_length: 200}
+  stars: {type: integer, default: 0}
+  tags: {type: many_to_many, to: tags}
+viewset:
+  permission_classes: [AllowAny]
+"""
+RESOURCES = {"tags": TAGS, "notes": NOTES}
+HOOKED = """
+from service.api import ModelViewSet
+
+class Notes(ModelViewSet):
+    async def perform_update(self, serializer):
+        await serializer.save(stars=7)
+
+class Own(ModelViewSet):
+    async def update(self, request, id):
+        note = await self.get_object(id)
+        note.text = request.data["text"]
+        await note.save()
+        return {"text": note.text}
+"""
+
+
+async def test_a_row_that_the_client_has_is_not_sent_again(serve: Serve) -> None:
+    """``If-None-Match`` with the row's tag is a 304 without a body, until somebody changes the row."""
+    client = await serve(RESOURCES)
+    created = await client.post("/notes/", json={"text": "one"})
+    assert created.status == 201
+    tag = created.headers["ETag"]
+    read = await client.get("/notes/1/")
+    assert read.headers["ETag"] == tag
+    for given in (tag, f'"other", {tag}', f"W/{tag}", "*"):
+        same = await client.get("/notes/1/", headers={"If-None-Match": given})
+        assert (same.status, await same.read(), same.headers["ETag"]) == (304, b"", tag)
+        assert "X-Stream-Position" in same.headers
+    assert (await client.get("/notes/1/", headers={"If-None-Match": '"other"'})).status == 200
+    await client.patch("/notes/1/", json={"stars": 1})
+    changed = await client.get("/notes/1/", headers={"If-None-Match": tag})
+    assert changed.status == 200
+    assert changed.headers["ETag"] != tag
+
+
+async def test_a_representation_has_a_tag_of_its_own(serve: Serve) -> None:
+    """Another selection of fields, and related rows that have changed, are another representation."""
+    client = await serve(RESOURCES)
+    await client.post("/tags/", json={"name": "red"})
+    await client.post("/notes/", json={"text": "one", "tags": [1]})
+    whole = (await client.get("/notes/1/")).headers["ETag"]
+    part = (await client.get("/notes/1/?fields=text")).headers["ETag"]
+    wide = (await client.get("/notes/1/?expand=tags")).headers["ETag"]
+    assert len({whole, part, wide}) == 3
+    await client.patch("/tags/1/", json={"name": "blue"})
+    assert (await client.get("/notes/1/")).headers["ETag"] == whole
+    assert (await client.get("/notes/1/?expand=tags")).headers["ETag"] != wide
+
+
+async def test_a_page_that_the_client_has_is_not_sent_again(serve: Serve) -> None:
+    """A list has a tag, too."""
+    client = await serve(RESOURCES)
+    await client.post("/notes/", json={"text": "one"})
+    tag = (await client.get("/notes/")).headers["ETag"]
+    assert (await client.get("/notes/", headers={"If-None-Match": tag})).status == 304
+    await client.post("/notes/", json={"text": "two"})
+    assert (await client.get("/notes/", headers={"If-None-Match": tag})).status == 200
+
+
+async def test_a_change_to_a_row_that_others_have_changed_is_refused(serve: Serve) -> None:
+    """``If-Match`` with an old tag is a 412 and changes nothing; with the newest, of whatever was shown, it goes on."""
+    client = await serve(RESOURCES)
+    old = (await client.post("/notes/", json={"text": "one"})).headers["ETag"]
+    new = (await client.patch("/notes/1/", json={"stars": 1}, headers={"If-Match": old})).headers["ETag"]
+    body = {"text": "lost"}
+    for refused in (
+        await client.patch("/notes/1/", json=body, headers={"If-Match": old}),
+        await client.put("/notes/1/", json=body, headers={"If-Match": old}),
+        await client.patch("/notes/1/", json=body, headers={"If-Match": f"W/{new}"}),
+        await client.patch("/notes/1/", json=body, headers={"If-Match": '"nonsense"'}),
+        await client.patch("/notes/1/", json=body, headers={"If-Match": "nonsense"}),
+        await client.delete("/notes/1/", headers={"If-Match": old}),
+    ):
+        problem = await refused.json()
+        assert (refused.status, problem["code"]) == (412, "precondition_failed")
+    assert (await (await client.get("/notes/1/")).json())["text"] == "one"
+    part = (await client.get("/notes/1/?fields=id")).headers["ETag"]
+    assert (await client.patch("/notes/1/", json={"stars": 2}, headers={"If-Match": f'"x", {part}'})).status == 200
+    assert (await client.patch("/notes/1/", json={"stars": 3}, headers={"If-Match": "*"})).status == 200
+    assert (await client.patch("/notes/9/", json={"stars": 3}, headers={"If-Match": old})).status == 404
+    assert (await client.delete("/notes/9/", headers={"If-Match": old})).status == 404
+    newest = (await client.get("/notes/1/")).headers["ETag"]
+    assert (await client.delete("/notes/1/", headers={"If-Match": newest})).status == 204
+
+
+async def test_of_racing_changes_to_one_version_one_wins(serve: Serve) -> None:
+    """Twelve clients that know the same version: one changes it, and the others are told."""
+    client = await serve(RESOURCES)
+    tag = (await client.post("/notes/", json={"text": "one"})).headers["ETag"]
+    answers = await asyncio.gather(
+        *(client.patch("/notes/1/", json={"stars": n}, headers={"If-Match": tag}) for n in range(12))
+    )
+    assert sorted(answer.status for answer in answers) == [200, *[412] * 11]
+
+
+async def test_links_are_part_of_a_version(serve: Serve) -> None:
+    """A client that does not know of a new or a removed link does not overwrite it."""
+    client = await serve(RESOURCES)
+    for name in ("red", "blue"):
+        await client.post("/tags/", json={"name": name})
+    await client.post("/notes/", json={"text": "one", "tags": [1]})
+    tags = [(await client.get("/notes/1/")).headers["ETag"]]
+    for keys in ([1, 2], [2], [1], []):
+        changed = await client.patch("/notes/1/", json={"tags": keys}, headers={"If-Match": tags[-1]})
+        assert changed.status == 200
+        tags.append((await client.get("/notes/1/")).headers["ETag"])
+    assert len(set(tags)) == len(tags)
+    await client.patch("/notes/1/", json={"tags": [1]})
+    tag = (await client.get("/notes/1/")).headers["ETag"]
+    await client.delete("/tags/1/")
+    assert (await client.patch("/notes/1/", json={"stars": 1}, headers={"If-Match": tag})).status == 412
+
+
+async def test_a_resource_may_ask_for_if_match(serve: Serve) -> None:
+    """With ``require_if_match`` a change without it is a 428 that says what to send."""
+    client = await serve({"tags": TAGS, "notes": NOTES + "  require_if_match: true\n"})
+    tag = (await client.post("/notes/", json={"text": "one"})).headers["ETag"]
+    for answer in (await client.patch("/notes/1/", json={"stars": 1}), await client.delete("/notes/1/")):
+        problem = await answer.json()
+        assert (answer.status, problem["code"]) == (428, "precondition_required")
+        assert "If-Match" in problem["detail"]
+    assert (await client.patch("/notes/1/", json={"stars": 1}, headers={"If-Match": tag})).status == 200
+
+
+async def test_changes_by_python_are_guarded_as_well(serve: Serve) -> None:
+    """A viewset with hooks, or with a handler of its own, keeps a version as the default one does."""
+    for name in ("Notes", "Own"):
+        resources = {"tags": TAGS, "notes": NOTES + f"  class: views:{name}\n"}
+        client = await serve(resources, modules={"views": HOOKED})
+        created = await client.post("/notes/", json={"text": "one"})
+        path = f"/notes/{(await created.json())['id']}/"
+        old = (await client.get(path)).headers["ETag"]
+        assert created.headers["ETag"] == old
+        assert (await client.put(path, json={"text": "two"}, headers={"If-Match": old})).status == 200
+        assert (await client.put(path, json={"text": "lost"}, headers={"If-Match": old})).status == 412
+        read = await client.get(path)
+        assert (await read.json())["text"] == "two"
+        assert (await client.delete(path, headers={"If-Match": old})).status == 412
+        assert (await client.delete(path, headers={"If-Match": read.headers["ETag"]})).status == 204
