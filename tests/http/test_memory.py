@@ -1,0 +1,314 @@
+"""What is told from memory: nothing that this process has changed, and of others' changes nothing that is old."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.app import SITE
+from service.changes.cache import FRESH, Cache
+from service.changes.log import Event
+from service.database.connections import Database
+
+from ..conftest import Client, Serve
+
+OPEN = "viewset:\n  permission_classes: [AllowAny]\n"
+GROUPS = "fields: {id: {type: integer, primary_key: true}, name: {type: string}}\n" + OPEN
+ITEMS = (
+    """
+fields:
+  id: {type: integer, primary_key: true}
+  n: {type: integer, default: 0}
+  group: {type: foreign_key, to: groups, null: true, on_delete: cascade}
+  hidden: {type: integer, default: 0, write_only: true}
+"""
+    + OPEN
+    + "  filterset_fields: {n: [exact, in], group__name: [exact]}\n  page_size: 2\n"
+)
+RESPONSES = {"groups": GROUPS, "items": ITEMS + "  cache: responses\n"}
+COUNTS = {"groups": GROUPS, "items": ITEMS}
+SCOPED = """
+from service.api import ModelViewSet, model
+
+Item = model("items")
+
+class Items(ModelViewSet):
+    def get_queryset(self):
+        return Item.objects.filter(hidden=0)
+"""
+SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))
+
+
+def cache_of(client: Client) -> Cache:
+    assert client.app is not None
+    return client.app[SITE].cache
+
+
+def database_of(client: Client) -> Database:
+    assert client.app is not None
+    return client.app[SITE].store.database
+
+
+async def read(client: Client, path: str, **headers: str) -> Any:
+    answer = await client.get(path, headers=headers)
+    return await answer.json()
+
+
+async def until(claim: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await claim():  # noqa: ASYNC110, what is waited for is another's answer
+            await asyncio.sleep(0.002)
+
+
+async def fill(client: Client, rows: int = 5) -> None:
+    """A group and rows, of which the feed has heard."""
+    assert client.app is not None
+    heard: list[Event] = []
+    stop = client.app[SITE].feed.subscribe(lambda batch: heard.extend(batch.events), lambda _: None)
+    await client.post("/groups/", json={"name": "a"})
+    for n in range(rows):
+        await client.post("/items/", json={"n": n % 2, "group_id": 1})
+
+    async def complete() -> bool:
+        return len(heard) == rows + 1
+
+    await until(complete)
+    stop()
+
+
+async def kept(client: Client, path: str) -> None:
+    """Read what is now kept, as soon as the feed has looked."""
+    await until(lambda: _fresh(cache_of(client)))
+    await client.get(path)
+
+
+async def test_what_is_kept_is_read_once(serve: Serve) -> None:
+    """With ``cache: responses`` a second list and a second row cost no statement; ``no-cache`` reads them anew."""
+    client = await serve(RESPONSES)
+    await fill(client)
+    for path in ("/items/", "/items/1/", "/items/?n=1&page_size=1", "/items/?group__name=a"):
+        await kept(client, path)
+        before = database_of(client).statements
+        first, second = await client.get(path), await client.get(path)
+        assert database_of(client).statements == before
+        assert await first.read() == await second.read()
+        assert first.headers["ETag"] == second.headers["ETag"]
+        assert "X-Stream-Position" in first.headers
+        assert (await client.get(path, headers={"If-None-Match": first.headers["ETag"]})).status == 304
+        await client.get(path, headers={"Cache-Control": "no-cache"})
+        assert database_of(client).statements == before + 1
+
+
+async def test_the_rows_of_a_page_are_read_beside_a_known_count(serve: Serve) -> None:
+    """By default the count alone is kept: the same answer, by one statement that does not count."""
+    client = await serve(COUNTS)
+    await fill(client)
+    first = await read(client, "/items/")
+    await kept(client, "/items/")
+    assert first["count"] == 5
+    assert await read(client, "/items/") == first
+    for page, size in ((1, 2), (2, 2), (3, 1)):
+        part = await read(client, f"/items/?page={page}")
+        assert (part["count"], len(part["results"])) == (5, size)
+        assert part["next"] is None if page == 3 else part["next"].endswith(f"page={page + 1}")
+
+
+@pytest.mark.parametrize("resources", [COUNTS, RESPONSES], ids=["counts", "responses"])
+async def test_a_process_never_misses_its_own_write(serve: Serve, resources: dict[str, str]) -> None:
+    """The answer to a write comes after what was kept has fallen, by way of a cascade, too."""
+    client = await serve(resources)
+    await fill(client)
+    for path in ("/items/", "/items/?group__name=a"):
+        await kept(client, path)
+    await client.post("/items/", json={"n": 3, "group_id": 1})
+    assert (await read(client, "/items/"))["count"] == 6
+    assert (await read(client, "/items/?group__name=a"))["count"] == 6
+    await client.patch("/groups/1/", json={"name": "b"})
+    assert (await read(client, "/items/?group__name=a"))["count"] == 0
+    assert (await read(client, "/items/?group__name=b"))["count"] == 6
+    assert (await read(client, "/items/1/"))["n"] == 0
+    await client.patch("/items/1/", json={"n": 9})
+    assert (await read(client, "/items/1/"))["n"] == 9
+    await client.delete("/groups/1/")
+    assert (await read(client, "/items/"))["count"] == 0
+    assert (await client.get("/items/1/")).status == 404
+
+
+async def test_what_others_write_is_seen_when_the_feed_brings_it(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Plain SQL: an insert, an update of a kept row, a truncate. A rollback changes nothing."""
+    client = await serve(RESPONSES)
+    await fill(client)
+    for path in ("/items/", "/items/1/"):
+        await kept(client, path)
+    async with sql.transaction():
+        await sql.execute("INSERT INTO items (n) VALUES (7)")
+        await sql.execute("UPDATE items SET n = 8 WHERE id = 1")
+    await until(lambda: _is(client, "/items/", "count", 6))
+    await until(lambda: _is(client, "/items/1/", "n", 8))
+    await kept(client, "/items/")
+    await sql.execute("TRUNCATE items")
+    await until(lambda: _is(client, "/items/", "count", 0))
+    assert (await client.get("/items/1/", headers={"Cache-Control": "no-cache"})).status == 404
+
+
+async def _is(client: Client, path: str, name: str, value: object) -> bool:
+    return bool((await read(client, path)).get(name) == value)
+
+
+async def test_rows_that_fall_leave_others_kept(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A change of one row that the feed brings does not touch what is kept of another."""
+    client = await serve(RESPONSES)
+    await fill(client)
+    await kept(client, "/items/2/")
+    await kept(client, "/items/1/")
+    await sql.execute("UPDATE items SET n = 8 WHERE id = 1")
+    await until(lambda: _is(client, "/items/1/", "n", 8))
+    before = database_of(client).statements
+    await client.get("/items/2/")
+    assert database_of(client).statements == before
+
+
+async def test_nothing_is_told_from_memory_while_the_feed_is_cut_off(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Without the feed every answer is read."""
+    client = await serve(RESPONSES)
+    await fill(client)
+    await kept(client, "/items/")
+    assert client.app is not None
+    await client.app[SITE].feed.stop()
+    await until(lambda: _stale(client))
+    await sql.execute("INSERT INTO items (n) VALUES (7)")
+    assert (await read(client, "/items/"))["count"] == 6
+
+
+async def _stale(client: Client) -> bool:
+    return not cache_of(client).fresh
+
+
+async def test_a_scope_by_what_is_not_logged_is_never_kept(serve: Serve, sql: asyncpg.Connection) -> None:
+    """The change log has no ``write_only`` fields, so what depends on one is read each time."""
+    resources = {"groups": GROUPS, "items": ITEMS + "  cache: responses\n  class: views:Items\n"}
+    client = await serve(resources, modules={"views": SCOPED})
+    await fill(client)
+    for _ in range(3):
+        assert (await read(client, "/items/"))["count"] == 5
+    await sql.execute("UPDATE items SET hidden = 1 WHERE id < 5")
+    assert (await read(client, "/items/"))["count"] == 1
+    assert (await client.get("/items/1/")).status == 404
+
+
+async def test_memory_is_bounded(serve: Serve) -> None:
+    """What was not asked for longest goes first, and what is too large for its share is not kept."""
+    client = await serve(RESPONSES)
+    cache = Cache(cache_of(client)._feed, size=20_000)
+    await until(lambda: _fresh(cache))
+    for n in range(20):
+        cache.keep(n, b"x", since=0, resources=["items"], size=1000)
+        cache.find(0)
+    assert cache.find(0) == b"x"
+    assert cache.find(1) is None
+    assert cache.find(19) == b"x"
+    assert len(cache) <= 12
+    cache.keep("large", b"x", since=0, resources=["items"], size=10_000)
+    assert cache.find("large") is None
+
+
+async def _fresh(cache: Cache) -> bool:
+    return cache.fresh
+
+
+async def test_every_answer_was_true_a_moment_ago(serve: Serve, sql: asyncpg.Connection, database_url: str) -> None:
+    """Readers and writers on two replicas and plain SQL, with rollbacks and a feed that is cut off and comes back.
+
+    The oracle: every committed total with the time at which it was superseded. An answer must be a total that held at
+    some moment between the promised freshness before its request and its end; a process must not miss its own writes.
+    """
+    print(f"ROWCAST_TEST_SEED={SEED}")
+    choose = random.Random(SEED)
+    replicas = [await serve(RESPONSES), await serve(RESPONSES)]
+    await fill(replicas[0], 3)
+    promised = FRESH + 0.5
+    history: list[tuple[float, int, int]] = []  # when it was known to hold at the latest, count, sum of the first row
+    wrong: list[str] = []
+    turn = asyncio.Lock()  # of writers, so that each total is known
+    count, value = 3, 0
+    ended = asyncio.Event()
+
+    def note() -> None:
+        history.append((time.monotonic(), count, value))
+
+    note()
+
+    async def write(number: int) -> None:
+        nonlocal count, value
+        mine = random.Random(SEED + number)
+        while not ended.is_set():
+            kind = mine.choice(("api", "api", "sql", "rollback", "row"))
+            client = mine.choice(replicas)
+            async with turn:
+                if kind == "rollback":
+                    transaction = sql.transaction()
+                    await transaction.start()
+                    await sql.execute("INSERT INTO items (n) SELECT 1 FROM generate_series(1, 50)")
+                    await transaction.rollback()
+                elif kind == "row":
+                    await client.patch("/items/1/", json={"n": value + 1})
+                    value += 1
+                    note()
+                    if (seen := (await read(client, "/items/1/"))["n"]) != value:
+                        wrong.append(f"its own write: row {seen}, not {value}")
+                else:
+                    if kind == "sql":
+                        await sql.execute("INSERT INTO items (n) VALUES (1)")
+                    else:
+                        await client.post("/items/", json={"n": 1})
+                    count += 1
+                    note()
+                    if kind == "api" and (seen := (await read(client, "/items/"))["count"]) != count:
+                        wrong.append(f"its own write: count {seen}, not {count}")
+            await asyncio.sleep(mine.random() * 0.02)
+
+    async def look(number: int) -> None:
+        mine = random.Random(SEED - number)
+        while not ended.is_set():
+            client = mine.choice(replicas)
+            start = time.monotonic()
+            counted = (await read(client, "/items/"))["count"]
+            row = (await read(client, "/items/1/"))["n"]
+            end = time.monotonic()
+            for seen, place in ((counted, 1), (row, 2)):
+                if (
+                    not any(
+                        entry[place] == seen and (until is None or until >= start - promised)
+                        for entry, until in zip(history, [*(entry[0] for entry in history[1:]), None], strict=True)
+                    )
+                    and seen != (count + 1, value + 1)[place - 1]
+                ):
+                    wrong.append(f"{seen} at {start - history[0][0]:.3f}-{end - history[0][0]:.3f}")
+            await asyncio.sleep(0)
+
+    async def disturb() -> None:
+        admin = await asyncpg.connect(database_url)
+        for _ in range(3):
+            await asyncio.sleep(0.3 + choose.random() * 0.4)
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+                " AND datname = current_database() AND query ~ 'rowcast.tick|LISTEN'"
+            )
+        await asyncio.sleep(0.5)
+        await admin.close()
+        ended.set()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(disturb(), *(write(n) for n in range(3)), *(look(n) for n in range(4)))
+    assert not wrong, wrong[:5]
+    assert count > 10
+    for client in replicas:
+        await until(lambda client=client: _is(client, "/items/", "count", count))  # type: ignore[misc]
+        await until(lambda client=client: _is(client, "/items/1/", "n", value))  # type: ignore[misc]
