@@ -389,8 +389,9 @@ class _ResourceReader:
         for key, sets in (("unique", resource.unique), ("indexes", resource.indexes)):
             seen = alone[key]
             for position, names in enumerate(sets):
-                for index, name in enumerate(names):
-                    if name in names[:index]:
+                plain = [name.removeprefix("-") if key == "indexes" else name for name in names]
+                for index, name in enumerate(plain):
+                    if name in plain[:index]:
                         self._tell((key, position, index), f"{name!r} is listed twice")
                     elif name in resource.links:
                         self._tell((key, position, index), f"{name!r} has no column: it is a many_to_many")

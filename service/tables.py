@@ -92,8 +92,13 @@ class Tables:
             columns = tuple(resource.fields[name].column_name for name in names)
             table.append_constraint(sa.UniqueConstraint(*columns, name=self._guard(resource, "uq", columns, "unique")))
         for names in resource.indexes:
-            columns = tuple(resource.fields[name].column_name for name in names)
-            sa.Index(_name("ix", resource.table, *columns), *(table.c[column] for column in columns))
+            parts: list[str] = []
+            terms: list[sa.ColumnElement[Any]] = []
+            for name in names:
+                column = table.c[resource.fields[name.removeprefix("-")].column_name]
+                parts.append(f"{column.name}__desc" if name.startswith("-") else column.name)
+                terms.append(column.desc() if name.startswith("-") else column)
+            sa.Index(_name("ix", resource.table, *parts), *terms)
         return table
 
     def _column(self, field: Field, name: str) -> sa.Column[Any]:

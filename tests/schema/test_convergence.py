@@ -175,3 +175,15 @@ async def test_a_restored_database_is_in_line(database: Database) -> None:
     assert len(statements) > 80
     await database.execute(";".join(statements))
     assert (await database.compare(tables)).statements == []
+
+
+async def test_an_index_may_fall(database: Database) -> None:
+    """An index in the order of a list, with some columns descending, is found again and used."""
+    fields = (field("made", "datetime"), field("rank", "integer", null=True))
+    orders = (("made",), ("-made", "id"), ("rank", "-made"), ("-rank", "-made"))
+    tables = declare(resource("things", *fields, indexes=orders))
+    await assert_converges(database, tables)
+    made = await database.column("SELECT indexdef FROM pg_indexes WHERE tablename = 'things' ORDER BY indexname")
+    assert [text.partition("btree ")[2] for text in made if "ix_" in text] == [
+        "(made)", "(made DESC, id)", "(rank DESC, made DESC)", "(rank, made DESC)",
+    ]  # fmt: skip
