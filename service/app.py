@@ -30,7 +30,7 @@ from service.database.violations import CONNECTION_LOST
 from service.declarations import RESERVED_RESOURCES
 from service.documents import Document, Place, Problems, Steps
 from service.errors import ConfigurationError, Unavailable
-from service.middleware import cors, errors, label
+from service.middleware import Handler, cors, errors, label
 from service.models import STORE
 from service.observability import Readiness
 from service.permissions import check_columns

@@ -447,13 +447,13 @@ _PLUGIN: Final = MarshmallowPlugin()
 def _security(view: type[GenericViewSet], method: str) -> Schema:
     """Which credentials a method takes, and whether none will do; empty where Python of the user's decides."""
     classes = view.permission_classes or ()
-    known = view.site.authenticators if view.authentication_classes is None else view.authentication_classes
+    known = view.authentication_classes or ()
     by_hand = ("get_permissions", "check_permissions", "get_authenticators", "perform_authentication")
     if not all(permission in _ANONYMOUS for permission in classes) or any(map(view.hooked, by_hand)):
         return {}
     if not all(each in (TokenAuthentication, JWTAuthentication) for each in known):
         return {}
-    if view.authentication_classes is not None and not known:
+    if not known:
         return {"security": []}
     allowed = [_ANONYMOUS[permission] for permission in classes]
     anonymous = all(methods is None or method in methods for methods in allowed)

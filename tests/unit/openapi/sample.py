@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from service import declarations, documents, routers
+from service.authentication import JWTAuthentication, TokenAuthentication
 from service.openapi import document
 from service.pagination import CursorPagination, LimitOffsetPagination, NoPagination
 from service.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
@@ -151,7 +152,8 @@ def views_of(
 ) -> dict[str, type[GenericViewSet]]:
     """The viewsets, bound to a site of which only the resources are there."""
     nothing = cast(Any, None)
-    site = Site(Settings(), resources, nothing, nothing, nothing, nothing, (IsAuthenticatedOrReadOnly,))
+    identity = (TokenAuthentication, JWTAuthentication)
+    site = Site(Settings(), resources, nothing, nothing, nothing, nothing, (IsAuthenticatedOrReadOnly,), identity)
     return {name: view.bind_to(site, resources[name], options) for name, (view, options) in views.items()}
 
 
