@@ -112,7 +112,9 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
                     if readiness.starting is not None:
                         break
                     return await handler(request)
-                except Unavailable:
+                except Unavailable as error:
+                    if error.code == "statement_timeout":
+                        raise  # it would take too long again
                     await asyncio.sleep(min(pause, 1))
             if request.transport is not None:
                 request.transport.abort()
