@@ -14,6 +14,7 @@ from itertools import permutations
 import asyncpg
 import pytest
 
+from service.changes import log
 from service.changes.log import LEADING, LOCKS
 from service.database.embedded import EmbeddedPostgres
 from tests.conftest import Serve
@@ -247,6 +248,28 @@ async def test_positions_that_are_no_use(serve: Serve, open_client: Open, sql: a
     late.start()
     await late.until(lambda: late.resets == ["expired"])
     await assert_equal(sql, late)
+
+
+async def test_a_log_at_its_size(serve: Serve, open_client: Open, sql: asyncpg.Connection) -> None:
+    """`stream.max_log_size` is kept to while writers go on, and whoever keeps up loses nothing by it."""
+    clients = await three(open_client, await serve(RESOURCES, service="stream: {max_log_size: 1MiB, retention: 16s}"))
+    peak = written = 0
+    async with asyncio.timeout(60):
+        while written < 20 << 20:
+            await sql.execute(
+                "INSERT INTO notes (id, text, done) SELECT i, $1 || repeat('a', 1000), true FROM generate_series(1, 50) i"
+                " ON CONFLICT (id) DO UPDATE SET text = excluded.text",
+                str(written),
+            )
+            written += 50 * 2000
+            peak = max(peak, (await log.state(sql)).size)
+            await clients[0].until(lambda told=written: clients[0].events * 2000 >= told - (1 << 20))  # type: ignore[misc]
+        await assert_equal(sql, *clients)
+        assert peak < written  # by how much is a matter of the time between two looks of the ticker, half a second here
+        while (await log.state(sql)).size > 2 << 20:
+            pass
+    await assert_equal(sql, *clients)
+    assert [client.resets for client in clients] == [[]] * 3
 
 
 async def test_a_ticker_that_is_killed(
