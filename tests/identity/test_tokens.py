@@ -179,8 +179,10 @@ async def test_a_stream_may_be_given_its_token_in_the_query(
 
 async def test_an_older_database_gets_its_table_by_migrating(sql: asyncpg.Connection) -> None:
     """The step to version 2 runs on a change log of version 1."""
-    await changelog.install(sql)
-    await sql.execute("DROP TABLE rowcast.token; UPDATE rowcast.version SET version = 1")
+    await changelog._create(sql)
+    await sql.execute(changelog._VERSIONS[0])
+    await changelog._begin(sql)
+    await sql.execute("UPDATE rowcast.version SET version = 1")
     await changelog.install(sql)
     assert await list_tokens(sql) == []
 
