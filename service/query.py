@@ -277,7 +277,7 @@ class _Source:
         names = tuple(step.name for step in steps)
         if names not in self._joined:
             near, step = self.at(steps[:-1]), steps[-1]
-            far = self.queries.table(step.target).alias("__".join(names))
+            far = self.queries.table(step.target).alias("_" + "__".join(names))
             self.clause = self.clause.outerjoin(far, near.c[step.column] == far.c[self.queries.key(step.target)])
             self._joined[names] = far
         return self._joined[names]
@@ -339,17 +339,17 @@ class Queries:
         sorted_by = []
         if page.keyset or page.deep or page.projection.related:
             rows = self._rows(page, source, conditions, steps, beyond, offset)
-            document = sa.select(*self._document(page.projection, rows)).correlate(rows).lateral("d")
+            document = sa.select(*self._document(page.projection, rows)).correlate(rows).lateral("_d")
             if page.keyset:
                 sorted_by = [sa.func.json_build_array(*(step.shown(rows) for step in steps)).label("key")]
             copies = [rows.c[step.name] for step in steps] if page.backward else []
             shown = sa.select(_json_text(document.table_valued()), number, *sorted_by, *copies)
-            each = shown.select_from(rows.join(document, sa.true())).subquery("q")
+            each = shown.select_from(rows.join(document, sa.true())).subquery("_q")
             order = [step.by(each) for step in steps] if page.backward else []
         else:
             plain = sa.select(*self._document(page.projection, source.at(()))).select_from(source.clause)
             plain = plain.where(*conditions).order_by(*(step.by() for step in steps)).limit(beyond).offset(offset)
-            each = sa.select(_json_text(plain.subquery("p").table_valued()), number).subquery("q")
+            each = sa.select(_json_text(plain.subquery("_p").table_valued()), number).subquery("_q")
         kept = each.c.n <= limit
         columns = [_joined(each.c.document, order, kept).label("results"), sa.func.count().label("size")]
         if sorted_by:
@@ -376,12 +376,12 @@ class Queries:
         rows = sa.select(*([key] if page.deep else base.c), *columns).select_from(source.clause).where(*conditions)
         rows = rows.order_by(*(step.by(reverse=page.backward) for step in steps)).limit(limit).offset(offset)
         if not page.deep:
-            return rows.subquery("t")
-        keys = rows.subquery("k")
-        whole = self.table(page.projection.resource).alias("w")
+            return rows.subquery("_t")
+        keys = rows.subquery("_k")
+        whole = self.table(page.projection.resource).alias("_w")
         joined = sa.select(*whole.c, *(keys.c[step.name] for step in steps))
         joined = joined.select_from(keys.join(whole, whole.c[key.name] == keys.c[key.name]))
-        return joined.order_by(*(step.by(keys) for step in steps)).subquery("t")
+        return joined.order_by(*(step.by(keys) for step in steps)).subquery("_t")
 
     def _count(self, resource: str, where: Shape, count: str, binds: _Binds) -> Any:
         if count == "none":
@@ -406,7 +406,7 @@ class Queries:
         resource, table = projection.resource, self.table(projection.resource)
         source = _Source(self, resource, table)
         condition = self._condition(where, source, _Binds())
-        document = sa.select(*self._document(projection, table)).correlate(table).lateral("d")
+        document = sa.select(*self._document(projection, table)).correlate(table).lateral("_d")
         row = sa.select(sa.func.row_to_json(document.table_valued()).label("result"))
         version = self._version(resource, _xmin(quoted(table)), table).label("version")
         row = row.add_columns(version, _SNAPSHOT).select_from(source.clause.join(document, sa.true()))
@@ -418,8 +418,8 @@ class Queries:
         for name in self.resources[resource].links:
             relation = self.resources.relations(resource)[name]
             assert relation.link is not None
-            link = self.tables.links[relation.link.table].alias(f"links_{name}")
-            newest = sa.func.coalesce(sa.func.max(sa.cast(_xmin(f"links_{name}"), sa.BigInteger)), _sql(0))
+            link = self.tables.links[relation.link.table].alias(f"_links_{name}")
+            newest = sa.func.coalesce(sa.func.max(sa.cast(_xmin(f"_links_{name}"), sa.BigInteger)), _sql(0))
             told = sa.func.concat(_sql("'.'"), sa.func.count(), _sql("'.'"), newest)
             own = link.c[relation.link.near] == base.c[self.key(resource)]
             parts.append(sa.select(told).where(own).correlate(base).scalar_subquery())
@@ -431,16 +431,16 @@ class Queries:
         table = self.table(resource)
         base = (
             sa.func.jsonb_populate_record(
-                sa.literal_column(f"NULL::{quoted(table)}"), sa.literal_column("given.document", postgresql.JSONB)
+                sa.literal_column(f"NULL::{quoted(table)}"), sa.literal_column("_given.document", postgresql.JSONB)
             )
             .table_valued(*(sa.column(column.name, column.type) for column in table.c))
-            .lateral("logged")
+            .lateral("_logged")
         )
         source = _Source(self, resource, base)
         condition = self._condition(where, source, binds)
         rows = sa.func.unnest(binds(postgresql.ARRAY(postgresql.JSONB))).table_valued(
             sa.column("document", postgresql.JSONB), with_ordinality="position"
-        ).render_derived(name="given")  # fmt: skip
+        ).render_derived(name="_given")  # fmt: skip
         query = sa.select(rows.c.position).select_from(rows).join(source.clause, sa.true()).where(condition)
         return self._statement(query)
 
@@ -454,7 +454,7 @@ class Queries:
         binds = _Binds()
         table = self.table(projection.resource)
         given = {name: binds(table.c[name].type) for name in columns}
-        new = sa.insert(table).values(given).returning(*table.c, _xmin(quoted(table))).cte("new")
+        new = sa.insert(table).values(given).returning(*table.c, _xmin(quoted(table))).cte("_new")
         linked = [cte for name in links for cte in self._relink(projection.resource, name, new, binds, replace=False)]
         return self._statement(self._written(projection, new, links).add_cte(*linked), changes={projection.resource})
 
@@ -474,9 +474,9 @@ class Queries:
             values |= {name: sa.func.now() for name, field in resource.columns.items() if field.auto_now}
         new: sa.CTE
         if values:
-            new = sa.update(table).where(condition).values(values).returning(*table.c, _xmin(quoted(table))).cte("new")
+            new = sa.update(table).where(condition).values(values).returning(*table.c, _xmin(quoted(table))).cte("_new")
         else:
-            new = sa.select(*table.c, _xmin(quoted(table))).where(condition).with_for_update().cte("new")
+            new = sa.select(*table.c, _xmin(quoted(table))).where(condition).with_for_update().cte("_new")
         changed = [cte for name in links for cte in self._relink(projection.resource, name, new, binds, replace=True)]
         touched = self.dependents[projection.resource] if values else ()
         return self._statement(self._written(projection, new, links).add_cte(*changed), changes=touched)
@@ -493,7 +493,7 @@ class Queries:
     def _written(self, projection: Projection, new: sa.CTE, links: tuple[str, ...]) -> sa.Select[Any]:
         """What is told of a written row. The version of one whose links change as well is not known yet: it is null."""
         resource = projection.resource
-        row = sa.select(*self._document(projection, new)).subquery("p")
+        row = sa.select(*self._document(projection, new)).subquery("_p")
         key = sa.cast(new.c[self.key(resource)], sa.Text).label("key")
         version = _sql("NULL") if links else self._version(resource, new.c[_XMIN], new)
         told = sa.select(sa.func.row_to_json(row.table_valued()).label("result"), key, version.label("version"))
@@ -510,9 +510,9 @@ class Queries:
             gone = sa.delete(link).where(
                 link.c[near] == sa.select(owner).scalar_subquery(), link.c[far] != sa.all_(keys)
             )
-            yield gone.cte(f"gone_{field}")
+            yield gone.cte(f"_gone_{field}")
         rows = postgresql.insert(link).from_select([near, far], sa.select(owner, sa.func.unnest(keys)))
-        yield rows.on_conflict_do_nothing().cte(f"came_{field}")
+        yield rows.on_conflict_do_nothing().cte(f"_came_{field}")
 
     # --- rows for Python
 
@@ -578,7 +578,7 @@ class Queries:
         given = sa.func.jsonb_to_recordset(_Binds()(postgresql.JSONB)).table_valued(
             *(sa.column(name, table.c[name].type) for name in columns)
         )
-        rows = sa.select(*given.render_derived(name="given", with_types=True).c)
+        rows = sa.select(*given.render_derived(name="_given", with_types=True).c)
         return self._statement(
             sa.insert(table).from_select(list(columns), rows).returning(*table.c), changes={resource}
         )
@@ -640,7 +640,7 @@ class Queries:
         if source.clause is table:
             return condition
         binds.again()
-        inner = table.alias("scope")
+        inner = table.alias("_scope")
         source = _Source(self, resource, inner)
         condition = self._condition(where, source, binds)
         key = self.key(resource)

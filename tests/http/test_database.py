@@ -234,3 +234,51 @@ async def test_values_that_do_not_fit_are_refused_by_the_store_too(run: Run) -> 
         with pytest.raises(ValidationError):
             await store.insert(shown, {"parent_id": parent, **values})
     assert await service.rows("/children/") == []
+
+
+WORDS = [
+    "p", "q", "d", "t", "k", "w", "n", "item", "new", "old", "scope", "logged", "given", "count", "size",
+    "keys", "results", "document", "position", "result", "version", "near", "far", "doc", "xid", "seq",
+    "items", "user", "order", "select", "table", "values", "time", "c0", "v0", "excluded",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", ["t", "new", "item", "given", "user", "scope"])
+async def test_word_of_sql_is_a_name_like_any_other(run: Run, word: str) -> None:
+    """Whatever fields, relations and tables are called, statements and triggers mean nothing else by it."""
+    fields: dict[str, Any] = {name: {"type": "integer", "null": True} for name in WORDS if name != word}
+    fields["dates"] = {"type": "array", "of": "datetime", "default": ["2026-01-01T00:00:00+00:00"]}
+    fields[word] = {"type": "foreign_key", "to": word, "null": True, "related_name": "later"}
+    fields["twins"] = {"type": "many_to_many", "to": word, "related_name": "twin_of"}
+    unnamed = {name: {key: field[key] for key in field if key != "related_name"} for name, field in fields.items()}
+    unnamed["twins"]["related_name"] = "others"
+    viewset = {
+        "filterset_fields": {**{name: ["exact"] for name in WORDS}, f"{word}__n": ["exact"], "twins__n": ["exact"]},
+        "ordering_fields": [*WORDS, f"{word}__n"],
+        "prefetch_related": ["twins"],
+    }
+    paged = {**viewset, "pagination_class": "CursorPagination", "prefetch_related": []}
+    service = await run({word: {"fields": fields, "viewset": viewset}, "paged": {"fields": unnamed, "viewset": paged}})
+    numbers = {name: place for place, name in enumerate(WORDS) if name != word}
+    for resource in (word, "paged"):
+        first = await service.post(f"/{resource}/", {**numbers, f"{word}_id": None})
+        assert first.items() >= numbers.items()
+        if resource == "paged":
+            numbers[f"{word}_id"] = (await service.get(f"/{word}/"))["results"][0]["id"]
+            first = await service.patch(f"/paged/{first['id']}/", {f"{word}_id": numbers[f"{word}_id"]})
+        else:
+            first = await service.patch(f"/{word}/{first['id']}/", {f"{word}_id": first["id"], "twins": [first["id"]]})
+            assert [twin["id"] for twin in first["twins"]] == [first["id"]]
+        path = f"/{resource}/{first['id']}/"
+        assert await service.get(path) == first
+        assert await service.put(path, first) == first
+        expanded = await service.get(path, expand=f"{word},twins")
+        assert expanded[word]["dates"] == ["2026-01-01T00:00:00+00:00"]
+        for name, value in {**numbers, f"{word}__n": numbers.get("n")}.items():
+            if value is not None and not name.endswith("_id"):
+                found = await service.get(f"/{resource}/", **{name: str(value), "ordering": f"-{name}"})
+                assert [row["id"] for row in found["results"]] == [first["id"]], name
+        stored = await service.sql.fetch(
+            "SELECT op, new FROM rowcast.change WHERE resource = $1 ORDER BY seq", resource
+        )
+        assert json.loads(stored[-1]["new"]).items() >= {k: v for k, v in first.items() if k != "twins"}.items()
