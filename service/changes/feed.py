@@ -249,7 +249,8 @@ class Feed:
                     await self._reset(connection)
                 pause = SHORTEST
             if len(known) < log.CHUNK:
-                self._current = asked
+                if len(known) > 1 or not await log.untold(connection):  # else nobody has made a tick of it yet
+                    self._current = asked
                 self.connected = True
                 pause = SAFETY if self._notify else min(1.25 * pause, SAFETY)
                 with contextlib.suppress(TimeoutError):

@@ -294,12 +294,7 @@ _GAPS: Final = """(
              ) gap"""
 """The transactions younger than the last tick, between those that are still running."""
 
-_NEW_TICK: Final = f"""
-WITH last AS MATERIALIZED (SELECT tick, snap FROM rowcast.tick ORDER BY tick DESC LIMIT 1),
-     made AS (
-         INSERT INTO rowcast.tick (tick, epoch, snap)
-         SELECT last.tick + 1, $1, pg_current_snapshot() FROM last
-         WHERE EXISTS (
+_UNTOLD: Final = f"""EXISTS (
              SELECT FROM {_GAPS}
              WHERE EXISTS (SELECT FROM rowcast.change c WHERE c.xid > low AND c.xid < high OFFSET 0)
              OFFSET 0
@@ -308,7 +303,17 @@ WITH last AS MATERIALIZED (SELECT tick, snap FROM rowcast.tick ORDER BY tick DES
              WHERE CASE WHEN pg_visible_in_snapshot(x, pg_current_snapshot())
                         THEN EXISTS (SELECT FROM rowcast.change c WHERE c.xid = x OFFSET 0) END
              OFFSET 0
-         )
+         )"""
+"""Whether there are changes behind the last tick."""
+
+_LAST: Final = "last AS MATERIALIZED (SELECT tick, snap FROM rowcast.tick ORDER BY tick DESC LIMIT 1)"
+
+_NEW_TICK: Final = f"""
+WITH {_LAST},
+     made AS (
+         INSERT INTO rowcast.tick (tick, epoch, snap)
+         SELECT last.tick + 1, $1, pg_current_snapshot() FROM last
+         WHERE {_UNTOLD}
          RETURNING tick
      ),
      told AS MATERIALIZED (SELECT pg_notify('rowcast_tick', tick::text) FROM made WHERE $2)
@@ -326,6 +331,11 @@ async def make_tick(connection: Connection, epoch: int, *, notify: bool) -> tupl
     """The tick made, ``None`` if nothing has changed, and the oldest transaction that was running."""
     row = await connection.fetchrow(_NEW_TICK, epoch, notify, timeout=10)
     return row["tick"], row["oldest"]
+
+
+async def untold(connection: Connection) -> bool:
+    """Whether there are changes behind the newest tick: none will be told of unless somebody makes another."""
+    return bool(await connection.fetchval(f"WITH {_LAST} SELECT {_UNTOLD} FROM last", timeout=10))
 
 
 async def newest_tick(connection: Connection) -> Tick:

@@ -225,3 +225,21 @@ async def test_stopping_leaves_nothing_behind(database: Database) -> None:
     async with asyncio.timeout(20):
         while await admin.fetchval(sessions) > 1:
             pass
+
+
+async def test_a_feed_knows_that_nobody_makes_ticks(database: Database) -> None:
+    """Without a ticker nothing is told, and the feed does not take that for nothing having happened."""
+    feed = await database.feed()
+    connection = await database.connect()
+
+    async def lagging(yes: bool) -> None:
+        """Until the feed has looked, and found nothing, or has been without an answer for longer than it waits."""
+        while (feed.lag > 2 * SAFETY) is not yes or not feed.connected:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    await within(lagging(False))
+    await connection.execute("INSERT INTO tags (name) VALUES ('untold')")
+    await within(lagging(True))
+    ticker = await database.ticker()
+    await within(ticker.leading.wait())
+    await within(lagging(False))
