@@ -98,6 +98,7 @@ def python_peer(
     )  # fmt: skip
 
 
+KEPT: Final = {name: path for name, path in PATHS.items() if name not in WRITES}
 FLOOR: Final = (sys.executable, "-m", "bench.floor")
 SERVE: Final = (*ROWCAST, "serve", *CONFIG, "--port", "{port}", "--workers", "{workers}")
 PEERS: Final = (
@@ -106,6 +107,7 @@ PEERS: Final = (
     Peer("floor, changes logged", (*FLOOR, "json", "{port}", "{workers}"), WRITES, role="postgres"),
     Peer("Rowcast", SERVE, PATHS, role="postgres"),
     Peer("Rowcast", SERVE, {"uncounted": "/tasks/"}, role="postgres", environment={"BENCH_COUNT": "none"}),
+    Peer("Rowcast, answers kept", SERVE, KEPT, role="postgres", environment={"BENCH_CACHE": "responses"}),
     python_peer(
         "Django REST framework", "drf",
         ("{home}/bin/python", "-m", "gunicorn", "django.core.wsgi:get_wsgi_application()", "--worker-class", "gthread",
@@ -139,6 +141,7 @@ PEERS: Final = (
 """All of them. The others are measured by the first two."""
 FLOORS: Final = (PEERS[0].name, PEERS[1].name)
 ROWCAST_NAME: Final = "Rowcast"
+KEPT_NAME: Final = "Rowcast, answers kept"
 
 
 def migrate(url: str, config: Path | None = None) -> None:
