@@ -24,6 +24,8 @@ from asyncpg.pgproto.pgproto import UUID
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
+from service.rows import Raw, nearest
+
 Column: TypeAlias = sa.ColumnElement[Any]
 
 
@@ -112,9 +114,10 @@ class FieldType:
     """The facts of one type.
 
     ``load`` takes the JSON form and ``parse`` the text of a URL; both give the Python value or raise ``ValueError``
-    with a sentence for the client. ``dump`` is the inverse of ``load``. ``json`` wraps a column so that PostgreSQL's
-    ``to_json`` of it is the JSON form. ``schema`` is the JSON Schema of the JSON form, ``options`` the options that
-    this type takes besides those of every type.
+    with a sentence for the client. ``dump`` is the inverse of ``load``. ``nearest`` takes the JSON form of a stored value
+    that ``load`` refuses: direct SQL stores infinity and years that Python does not have. ``json`` wraps a column so
+    that PostgreSQL's ``to_json`` of it is the JSON form. ``schema`` is the JSON Schema of the JSON form, ``options``
+    the options that this type takes besides those of every type.
     """
 
     kind: Kind
@@ -123,9 +126,24 @@ class FieldType:
     parse: Callable[[Field, str], Any]
     schema: Callable[[Field], dict[str, Any]]
     dump: Callable[[Field, Any], Any] = lambda _field, value: value
+    nearest: Callable[[Field, Any], Any] = lambda _field, value: value
     json: Callable[[Field, Column], Column] = lambda _field, column: column
     options: frozenset[str] = frozenset()
     native: type | None = None  # of the Python value, where JSON has none like it
+
+
+def recall(field: Field, stored: Any) -> tuple[Any, bool]:
+    """The Python value for a stored one, given as JSON, and whether it is that value and not only the nearest.
+
+    Of JSON that is nested too deep it is the text.
+    """
+    given, exact = nearest(stored) if isinstance(stored, Raw) else (stored, True)
+    if not exact and "json" in (field.type, field.of):
+        return given, False
+    try:
+        return field.facts.load(field, given), True
+    except ValueError:
+        return field.facts.nearest(field, given), False
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -269,7 +287,7 @@ def _parse_boolean(_field: Field, text: str) -> bool:
 # --- moments ----------------------------------------------------------------------------------------------------------
 
 DATE_TEXT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-TIME_TEXT = re.compile(r"[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?")
+TIME_TEXT = re.compile(r"(?:[01][0-9]|2[0-3]):[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?")
 DATETIME_TEXT = re.compile(rf"({DATE_TEXT.pattern})[Tt ]({TIME_TEXT.pattern})([Zz]|[+-][0-9]{{2}}:[0-9]{{2}})?")
 LOST_PLUS = re.compile(r"(:[0-9]{2}(?:\.[0-9]+)?) ([0-9]{2}:[0-9]{2})$")
 DURATION_TEXT = re.compile(
@@ -343,6 +361,31 @@ def _load_duration(_field: Field, value: Any) -> dt.timedelta:
         raise ValueError("The duration is too long.") from None
 
 
+def span_of(months: int, days: int, microseconds: int) -> dt.timedelta:
+    """An interval as PostgreSQL compares it: a month is 30 days. The longest there is stands for a longer one."""
+    days += 30 * months
+    try:
+        return dt.timedelta(days=days, microseconds=microseconds)
+    except OverflowError:
+        return dt.timedelta.max if days > 0 else dt.timedelta.min
+
+
+INTERVAL_TEXT = re.compile(r"P(?:([+-]?\d+)Y)?(?:([+-]?\d+)M)?(?:([+-]?\d+)D)?(T.*)?", re.ASCII)
+
+
+def _nearest_duration(field: Field, text: str) -> dt.timedelta:
+    if (match := INTERVAL_TEXT.fullmatch(text)) is None:
+        return dt.timedelta.min if _is_early(text) else dt.timedelta.max
+    years, months, days = (int(part or 0) for part in match.groups()[:3])
+    time = _load_duration(field, f"P{match[4]}") if match[4] else dt.timedelta()
+    return span_of(12 * years + months, days, time // dt.timedelta(microseconds=1))
+
+
+def _is_early(text: str) -> bool:
+    """Whether a moment that Python does not have is before all it has, rather than behind them."""
+    return text.startswith("-") or text.endswith("BC")
+
+
 def _dump_duration(_field: Field, value: dt.timedelta) -> str:
     """ISO 8601 as PostgreSQL prints an interval without months: days apart, the sign at each part, ``PT0S`` for none."""
     sign = "-" if value < dt.timedelta(0) else ""
@@ -403,6 +446,11 @@ def _load_array(field: Field, value: Any) -> list[Any]:
         except ValueError as error:
             raise ValueError(f"Item {position}: {error}") from None
     return values
+
+
+def _nearest_array(field: Field, value: list[Any]) -> list[Any]:
+    element = field.element
+    return [recall(element, item)[0] for item in value]
 
 
 def _parse_array(field: Field, text: str) -> list[Any]:
@@ -482,6 +530,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         load=_load_float,
         parse=_parse_float,
         dump=_dump_float,
+        nearest=lambda _field, text: float(text),
         schema=lambda _field: {"type": "number", "format": "double"},
         options=_LIMITS,
     ),
@@ -491,6 +540,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         load=_load_decimal,
         parse=_parse_decimal,
         dump=_dump_decimal,
+        nearest=lambda _field, text: Decimal(text),
         json=lambda _field, column: sa.cast(column, sa.Text),
         schema=lambda _field: {"type": "string", "format": "decimal"},
         options=_LIMITS | {"max_digits", "decimal_places"},
@@ -509,6 +559,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         parse=_parse_date,
         native=dt.date,
         dump=lambda _field, value: value.isoformat(),
+        nearest=lambda _field, text: dt.date.min if _is_early(text) else dt.date.max,
         schema=lambda _field: {"type": "string", "format": "date"},
         options=_LIMITS | _AUTO,
     ),
@@ -519,6 +570,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         parse=_parse_time,
         native=dt.time,
         dump=lambda _field, value: _trim(value.isoformat()),
+        nearest=lambda _field, _text: dt.time.max,
         schema=lambda _field: {"type": "string", "format": "time"},
         options=_LIMITS | _AUTO,
     ),
@@ -529,6 +581,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         parse=_parse_datetime,
         native=dt.datetime,
         dump=lambda _field, value: _trim(value.astimezone(dt.UTC).isoformat()),
+        nearest=lambda _field, text: (dt.datetime.min if _is_early(text) else dt.datetime.max).replace(tzinfo=dt.UTC),
         schema=lambda _field: {"type": "string", "format": "date-time"},
         options=_LIMITS | _AUTO,
     ),
@@ -539,6 +592,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         parse=_load_duration,
         native=dt.timedelta,
         dump=_dump_duration,
+        nearest=_nearest_duration,
         json=lambda _field, column: sa.func.justify_hours(column, type_=postgresql.INTERVAL()),
         schema=lambda _field: {"type": "string", "format": "duration"},
         options=_LIMITS,
@@ -556,6 +610,7 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
         load=_load_array,
         parse=_parse_array,
         dump=lambda field, value: [field.element.facts.dump(field.element, item) for item in value],
+        nearest=_nearest_array,
         json=_array_json,
         schema=lambda field: {"type": "array", "items": field.element.facts.schema(field.element)},
         options=frozenset({"of", "min_length", "max_length", "max_digits", "decimal_places"}) | _LIMITS,

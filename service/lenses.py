@@ -20,11 +20,11 @@ import orjson
 
 from service.changes.log import Batch, Event
 from service.changes.position import Snapshot
-from service.changes.rows import Raw, encode, parse
 from service.fields import Field, Kind
 from service.matching import Test
 from service.query import Page, Query
 from service.resources import Resource
+from service.rows import Raw, encode, parse
 from service.serializers import Projection
 from service.store import Store
 

@@ -57,7 +57,8 @@ class ListModelMixin(_Base):
         except InvalidPattern as error:
             raise error.naming(name for name in self.patterns if name in given) from None
         if not serializer.plain:
-            made = [self._json(serializer, row, shown, given) for row in self._instances(rows.results, seen)]
+            found = [self._instance(document, seen) for document in rows.documents]
+            made = [self._json(serializer, row, shown, given) for row in found]
             rows = replace(rows, results=BETWEEN.join(made))
         body = self.paginator.body(part, query, rows, address)
         answer = body, tag_of_list(body), rows.snapshot

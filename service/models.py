@@ -16,9 +16,10 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from service.bridge import wait
 from service.errors import ConfigurationError, Conflict, NotFound, ValidationError, choices
 from service.expressions import F, Q, fitting, storable
-from service.fields import Field
+from service.fields import Field, recall
 from service.query import Comparison, Condition, Query, Shape
 from service.resources import Relation, Resource, Resources
+from service.rows import nested, parse
 from service.serializers import Projection, projection_of
 from service.store import Store
 
@@ -73,7 +74,7 @@ class Model:
     MultipleObjectsReturned: ClassVar[type[MultipleObjectsReturned]] = MultipleObjectsReturned
     objects: ClassVar[Manager[Any]] = Manager()
 
-    __slots__ = ("_changed", "_related", "_resource", "_saved", "_values")
+    __slots__ = ("_changed", "_related", "_resource", "_saved", "_stored", "_values")
 
     def __init__(self, **values: Any) -> None:
         resource = self.resource()
@@ -99,29 +100,37 @@ class Model:
         return made
 
     @classmethod
-    def from_document(cls, resources: Resources, shown: Projection, row: Mapping[str, Any]) -> Self:
-        """The instance of a row that was read as JSON, with the related rows that the projection shows."""
+    def from_document(cls, resources: Resources, shown: Projection, document: bytes) -> Self:
+        """The instance of a row that was read as JSON, with the related rows that the projection shows.
+
+        A value that Python does not have is the nearest that it has, and is shown as it was read.
+        """
+        return cls._from(resources, shown, parse(document))
+
+    @classmethod
+    def _from(cls, resources: Resources, shown: Projection, row: Mapping[str, Any]) -> Self:
         resource = resources[shown.resource]
-        values = {}
-        for name in shown.columns:
-            field, value = resources.key_of(resource.columns[name]), row.get(name)
-            values[name] = None if value is None else field.facts.load(field, value)
         made = cls.__new__(cls)
-        made._start(resource, values, saved=True)
+        made._start(resource, {}, saved=True)
+        for name in shown.columns:
+            if (given := row.get(name)) is None:
+                made._values[name] = None
+                continue
+            made._values[name], exact = recall(resources.key_of(resource.columns[name]), given)
+            if not exact:
+                made._stored[name] = given
         for name, inner in shown.related:
             if name in row:
-                far, found = model(inner.resource), row[name]
-                made._related[name] = (
-                    [far.from_document(resources, inner, item) for item in found]
-                    if isinstance(found, list)
-                    else found and far.from_document(resources, inner, found)
-                )
+                found = [model(inner.resource)._from(resources, inner, item) for item in nested(row[name])]
+                many = resources.relations(resource.name)[name].many
+                made._related[name] = found if many else next(iter(found), None)
         return made
 
     def _start(self, resource: Resource, values: dict[str, Any], *, saved: bool) -> None:
         set_ = object.__setattr__
         set_(self, "_resource", resource)
         set_(self, "_values", values)
+        set_(self, "_stored", {})  # the JSON of those values that are not what is stored, but the nearest to it
         set_(self, "_related", {})
         set_(self, "_changed", set())
         set_(self, "_saved", saved)
@@ -163,6 +172,7 @@ class Model:
             else:
                 fitted = storable(current_store().queries.resources.key_of(resource.columns[name]), value)
             self._values[name] = fitted
+            self._stored.pop(name, None)
             self._changed.add(name)
             self._related.pop(resource.columns[name].name, None)
         elif name in resource.links:
@@ -211,7 +221,10 @@ class Model:
             row = await store.insert_row(name, values)
         if not row:
             raise NotFound(f"This {self._resource.model} does not exist any more.")
-        self._values.update(zip(queries.resources[name].columns, row[0], strict=True))
+        written = dict(zip(queries.resources[name].columns, row[0], strict=True))
+        for column in [column for column in self._stored if written[column] != self._values[column]]:
+            del self._stored[column]
+        self._values.update((column, value) for column, value in written.items() if column not in self._stored)
         object.__setattr__(self, "_saved", True)
 
     async def _relink(self, store: Store, links: Mapping[str, Iterable[Any]]) -> None:
@@ -231,6 +244,7 @@ class Model:
         """Read the row again; ``NotFound`` if it is gone. What has not been saved is lost, and so are related rows."""
         fresh = await QuerySet(type(self)).get(pk=self.pk)
         self._values.update(fresh._values)
+        self._stored.clear()
         self._related.clear()
         self._changed.clear()
         return self
@@ -581,7 +595,9 @@ def document(resources: Resources, row: Model, shown: Projection | None = None) 
     made: dict[str, Any] = {}
     for name in shown.columns:
         field, value = resources.key_of(resource.columns[name]), row._values.get(name)
-        made[name] = None if value is None else field.facts.dump(field, value)
+        made[name] = (
+            row._stored[name] if name in row._stored else None if value is None else field.facts.dump(field, value)
+        )
     for name, inner in shown.related:
         if loaded(row, name):
             found = row._related.get(name)

@@ -13,6 +13,7 @@ import orjson
 from aiohttp import web
 
 from service.fields import Field
+from service.rows import Raw
 
 JSON: Final = "application/json"
 _TIMES: Final[Mapping[type, Field]] = {
@@ -60,6 +61,8 @@ def encode(data: Any, show: Callable[[Any], Any]) -> bytes:
                 return kind.facts.dump(kind, value)
             case Set():
                 return sorted(value, key=str)
+            case Raw():
+                return orjson.Fragment(bytes(value))
             case bytes():
                 raise TypeError("bytes have no JSON form: decode them, or return an aiohttp response")
         return show(value)

@@ -27,6 +27,7 @@ from service.resources import Relation, Resource, Resources
 REQUIRED: Final = "This field is required."
 NULL: Final = "May not be null."
 BLANK: Final = "May not be blank."
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,12 @@ class Value(ma.fields.Field[Any]):
         return made
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        return None if value is None else self.values.facts.dump(self.values, value)
+        if value is None:
+            return None
+        stored, name = getattr(obj, "_stored", _NOTHING), self.attribute or self.declared.column_name
+        if name in stored and value is getattr(obj, name):
+            return stored[name]  # which Python has no value for, but the nearest
+        return self.values.facts.dump(self.values, value)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         try:

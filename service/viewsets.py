@@ -647,13 +647,7 @@ class GenericViewSet(ViewSet):
     def _instance(self, document: bytes, seen: Projection) -> Model:
         """The row of a JSON document that has all columns."""
         assert self.model is not None
-        return self.model.from_document(self.site.resources, seen, orjson.loads(document))
-
-    def _instances(self, documents: bytes, seen: Projection) -> list[Model]:
-        """The rows of a page's JSON documents."""
-        assert self.model is not None
-        load, resources = self.model.from_document, self.site.resources
-        return [load(resources, seen, document) for document in orjson.loads(b"[%b]" % documents)]
+        return self.model.from_document(self.site.resources, seen, document)
 
     # --- what is shown
 
@@ -854,7 +848,7 @@ class GenericViewSet(ViewSet):
         seen = whole(self.site.resources, expanded(self.site.resources, shown, query.expand))
         part = self.paginator.slice(query, seen, self.count, self.request.query_params)
         found = await self.read_page(query, part)
-        page = Page(self._instances(found.results, seen))
+        page = Page(self._instance(document, seen) for document in found.documents)
         self._paged = part, query, found
         return page
 

@@ -30,8 +30,8 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 
 from service.changes.position import Position, Snapshot
-from service.changes.rows import parse
 from service.errors import ConfigurationError
+from service.rows import parse
 from service.tables import SCHEMA
 
 Connection: TypeAlias = asyncpg.Connection

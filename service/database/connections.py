@@ -20,6 +20,8 @@ import orjson
 
 from service.database.violations import CONNECTION_LOST, DRIVER_ERRORS, RETRIED, translate
 from service.errors import ApiError, Unavailable
+from service.fields import span_of
+from service.rows import Raw, nearest
 from service.tables import Guard
 
 Connection: TypeAlias = asyncpg.Connection
@@ -266,6 +268,7 @@ def encode_jsonb(value: Any) -> bytes:
 _EPOCH: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 _FIRST_DAY: Final = _EPOCH.toordinal()
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
+_DAY: Final = 86_400_000_000  # microseconds
 
 
 def _encode_date(value: dt.date) -> tuple[int]:
@@ -290,6 +293,25 @@ def _decode_datetime(raw: tuple[int]) -> dt.datetime:
         return (dt.datetime.max if raw[0] > 0 else dt.datetime.min).replace(tzinfo=dt.UTC)
 
 
+def _encode_time(value: dt.time) -> tuple[int]:
+    span = dt.timedelta(hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond)
+    return (span // _MICROSECOND,)
+
+
+def _decode_time(raw: tuple[int]) -> dt.time:
+    """The time; of 24:00 the last one before it."""
+    return (dt.datetime.min + dt.timedelta(microseconds=raw[0])).time() if raw[0] < _DAY else dt.time.max
+
+
+def _encode_interval(value: dt.timedelta) -> tuple[int, int, int]:
+    return (0, value.days, value // _MICROSECOND - value.days * _DAY)
+
+
+def _decode_jsonb(raw: bytes) -> Any:
+    """The value; of a number beyond Python's floats infinity, of what is nested too deep the text."""
+    return nearest(Raw(raw[1:]))[0]
+
+
 async def _set_codecs(connection: Connection) -> None:
     """``json`` arrives as the bytes that PostgreSQL made; ``jsonb`` is a Python value.
 
@@ -297,11 +319,17 @@ async def _set_codecs(connection: Connection) -> None:
     """
     await connection.set_type_codec("json", schema="pg_catalog", encoder=bytes, decoder=bytes, format="binary")
     await connection.set_type_codec(
-        "jsonb", schema="pg_catalog", encoder=encode_jsonb, decoder=lambda raw: orjson.loads(raw[1:]), format="binary"
+        "jsonb", schema="pg_catalog", encoder=encode_jsonb, decoder=_decode_jsonb, format="binary"
     )
     await connection.set_type_codec(
         "date", schema="pg_catalog", encoder=_encode_date, decoder=_decode_date, format="tuple"
     )
     await connection.set_type_codec(
         "timestamptz", schema="pg_catalog", encoder=_encode_datetime, decoder=_decode_datetime, format="tuple"
+    )
+    await connection.set_type_codec(
+        "time", schema="pg_catalog", encoder=_encode_time, decoder=_decode_time, format="tuple"
+    )
+    await connection.set_type_codec(
+        "interval", schema="pg_catalog", encoder=_encode_interval, decoder=lambda raw: span_of(*raw), format="tuple"
     )

@@ -26,15 +26,19 @@ Run = Callable[..., Awaitable[Service]]
 
 @asynccontextmanager
 async def running(
-    postgres_url: str, directory: Path, resources: Mapping[str, Mapping[str, Any]], service: str = OPEN
+    postgres_url: str,
+    directory: Path,
+    resources: Mapping[str, Mapping[str, Any]],
+    service: str = OPEN,
+    modules: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Service]:
-    """A service for resources, on a new database."""
+    """A service for resources and Python modules, on a new database."""
     name = f"http_{next(_numbers)}"
     url = at_database(postgres_url, name)
     admin = await asyncpg.connect(postgres_url)
     await admin.execute(f"CREATE DATABASE {name}")
     texts = {name: json.dumps(resource) for name, resource in resources.items()}
-    app = create_app(configure(directory / name, texts, service), url, migrate=True)
+    app = create_app(configure(directory / name, texts, service, modules), url, migrate=True)
     async with TestClient(TestServer(app)) as client:
         async with asyncio.timeout(30):
             await asyncio.shield(app[STARTED])
@@ -64,7 +68,9 @@ async def run(postgres_url: str, tmp_path: Path) -> AsyncIterator[Run]:
     """Start a service for some resources of the test's own: ``service = await run({"tasks": {"fields": …}})``."""
     async with AsyncExitStack() as stack:
 
-        async def start(resources: Mapping[str, Mapping[str, Any]], service: str = OPEN) -> Service:
-            return await stack.enter_async_context(running(postgres_url, tmp_path, resources, service))
+        async def start(
+            resources: Mapping[str, Mapping[str, Any]], service: str = OPEN, modules: Mapping[str, str] | None = None
+        ) -> Service:
+            return await stack.enter_async_context(running(postgres_url, tmp_path, resources, service, modules))
 
         yield start

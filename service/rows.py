@@ -1,4 +1,4 @@
-"""Logged rows: JSON objects as PostgreSQL has written them, parsed so that nothing of them is lost.
+"""Rows as JSON objects that PostgreSQL has written, parsed so that nothing of them is lost.
 
 JSON knows numbers of any size and values of any depth, and ``jsonb`` stores them; a parser gives floats, and gives up.
 What would not come back as it is, a row keeps as the bytes that it was.
@@ -6,8 +6,10 @@ What would not come back as it is, a row keeps as the bytes that it was.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any, Final
 
 import orjson
@@ -30,6 +32,31 @@ def parse(row: bytes) -> dict[str, Any]:
     return {name: orjson.loads(value) if _safe(value) else Raw(value) for name, value in _members(row)}
 
 
+def nested(value: Any) -> list[dict[str, Any]]:
+    """The rows of a member that is one, none or a list of them, each as ``parse`` has it."""
+    if isinstance(value, Raw):
+        return [parse(row) for _, row in _members(value)] if value.startswith(b"[") else [parse(value)]
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def nearest(raw: Raw) -> tuple[Any, bool]:
+    """The value in Python, and whether it is exactly that.
+
+    A number may be the nearest float, or infinity. What is nested too deep to be encoded again is the text.
+    """
+    if _is_deep(raw):
+        return raw.decode(), False
+    try:
+        return orjson.loads(bytes(raw)), _LONG not in raw.translate(_DIGITS)
+    except orjson.JSONDecodeError:  # a number beyond the floats
+        return json.loads(raw, parse_int=_number), False
+
+
+def _number(digits: str) -> int | float:
+    """An integer of the 64 bits that an encoder takes, or the nearest float."""
+    return number if len(digits) < 21 and -(2**63) <= (number := int(digits)) < 2**64 else float(digits)
+
+
 def encode(value: Any) -> bytes:
     """The JSON of a value, whose ``Raw`` parts come out as they came in."""
     return orjson.dumps(value, default=_as_it_was)
@@ -48,8 +75,16 @@ def _safe(value: bytes) -> bool:
     return _LONG not in value.translate(_DIGITS) and value.count(b"{") + value.count(b"[") <= DEPTH
 
 
+def _is_deep(value: bytes) -> bool:
+    """Whether a value is nested in more than ``DEPTH`` levels."""
+    if value.count(b"{") + value.count(b"[") <= DEPTH:
+        return False
+    steps = ((token[0] in b"{[") - (token[0] in b"}]") for token in _TOKEN.finditer(value))
+    return max(accumulate(steps)) > DEPTH
+
+
 def _members(row: bytes) -> Iterator[tuple[str, bytes]]:
-    """The members of an object, each with the text of its value."""
+    """The members of an object, or those of an array without a name, each with the text of its value."""
     depth, start, name = 0, 0, ""
     for token in _TOKEN.finditer(row):
         mark = token[0]
@@ -57,7 +92,7 @@ def _members(row: bytes) -> Iterator[tuple[str, bytes]]:
             depth -= 1
         if depth == 1 and mark == b":":
             name, start = orjson.loads(row[start : token.start()]), token.end()
-        elif (depth == 1 and mark == b",") or (depth == 0 and mark == b"}"):
+        elif (depth == 1 and mark == b",") or (depth == 0 and mark in b"}]"):
             yield name, row[start : token.start()].strip()
             start = token.end()
         if mark in b"{[":
