@@ -27,6 +27,7 @@ from service.changes import log as changelog
 from service.configuration import Configuration, load
 from service.database.connections import Database
 from service.errors import ConfigurationError
+from service.listening import Runner
 from service.settings import Server
 from service.tables import Tables
 from service.viewsets import SITE
@@ -353,7 +354,7 @@ async def _serve(configuration: Configuration, url: str, *, migrate: bool) -> No
     """Serve with this process alone until a signal."""
     server = configuration.settings.server
     app = create_app(configuration, url, migrate=migrate)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=server.shutdown_grace)
+    runner = Runner(app, server)
     await runner.setup()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

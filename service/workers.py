@@ -14,6 +14,7 @@ from aiohttp import web
 from gunicorn.app.base import BaseApplication
 
 from service.app import STARTED, settle
+from service.listening import Runner
 from service.settings import Server
 
 READY = b"+"
@@ -52,7 +53,7 @@ class _Workers(BaseApplication):  # type: ignore[misc]
     def load(self) -> Callable[[], Any]:
         return self._runner
 
-    async def _runner(self) -> web.AppRunner:
+    async def _runner(self) -> Runner:
         """In a worker: its application, which tells the parent when it is ready and ends the worker if it cannot be."""
         app = self._make_app()
 
@@ -69,7 +70,7 @@ class _Workers(BaseApplication):  # type: ignore[misc]
             app[STARTED].add_done_callback(tell)
 
         app.on_startup.append(watch)
-        return web.AppRunner(app, access_log=None, shutdown_timeout=self._server.shutdown_grace)
+        return Runner(app, self._server)
 
     def _announce(self, arbiter: Any) -> None:
         """In the parent: print the address once every worker is ready."""

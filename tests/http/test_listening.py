@@ -1,0 +1,69 @@
+"""What aiohttp would answer by itself, on connections as ``serve`` has them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from service.listening import LONGEST, Runner
+from service.settings import Server
+
+
+async def _length(request: web.Request) -> web.Response:
+    return web.Response(text=str(len(request.headers.get("Authorization", ""))))
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    app = web.Application()
+    app.router.add_get("/", _length)
+    runner = Runner(app, Server(port=0))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+async def _ask(port: int, request: bytes) -> tuple[bytes, bytes]:
+    """The head and the body of what is answered until the connection is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    async with asyncio.timeout(10):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return head, body
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / with spaces HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"GET /?" + b"a" * (LONGEST + 1) + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + b"a" * (LONGEST + 1) + b"\r\n\r\n",
+    ],
+    ids=["method", "target", "header", "tls", "long address", "long header"],
+)
+async def test_what_is_no_request_gets_a_problem_document(port: int, request_: bytes) -> None:
+    """With all its members, the id in the header as well, and nothing of the server's."""
+    head, body = await _ask(port, request_)
+    assert b" 400 " in head.split(b"\r\n")[0]
+    assert b"Content-Type: application/problem+json" in head
+    assert b"aiohttp" not in head
+    told = json.loads(body)
+    assert told.keys() == {"type", "title", "status", "detail", "code", "request_id"}
+    assert f"X-Request-ID: {told['request_id']}".encode() in head
+
+
+async def test_long_credentials_reach_those_who_judge_them(port: int) -> None:
+    """So that they are a 401 like all that are wrong, and not something else because of their length."""
+    head, body = await _ask(
+        port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: " + b"a" * 20_000 + b"\r\n\r\n"
+    )
+    assert (b" 200 " in head, body) == (True, b"20000")
