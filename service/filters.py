@@ -17,7 +17,7 @@ from service.query import Comparison, Condition, Junction, Query
 from service.resources import Resource, Resources
 
 MAX_WORDS: Final = 16  # of one search
-CHOSEN: Final = ("exact", "in", "contains")  # the lookups that ask for a value as it is
+CHOSEN: Final = ("exact", "ne", "in", "contains")  # the lookups that ask for a value as it is
 _PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
 _WORDS: Final = re.compile(r'"([^"]*)"|(\S+)')
 

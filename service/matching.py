@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from service.lookups import PATTERNS
-from service.query import After, Comparison, Condition, Junction, Negation, Unchanged
+from service.query import After, Comparison, Condition, Expression, Junction, Negation, Unchanged
 from service.resources import Resources
 
 Logged: TypeAlias = Mapping[str, Any]
@@ -65,7 +65,7 @@ def _test(resources: Resources, resource: str, condition: Condition) -> Test | N
 def _comparison(resources: Resources, resource: str, condition: Comparison) -> Test | None:
     path = resources.resolve(resource, condition.path)
     matches, given = condition.facts.matches, condition.given
-    if path.steps or path.field.write_only or matches is None:
+    if path.steps or path.field.write_only or matches is None or isinstance(given, Expression):
         return None
     column, values, of_null = path.column, path.values, condition.facts.of_null
 

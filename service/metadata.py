@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from service.fields import MISSING
@@ -18,7 +19,7 @@ def describe(view: GenericViewSet) -> dict[str, Any]:
     resource = view.resource
     return {
         "name": view.name or resource.label or resource.model,
-        "description": view.description or resource.description or (type(view).__doc__ or "").strip(),
+        "description": view.description or resource.description or _docstring(type(view)),
         "methods": sorted(view.action_map),
         "renders": ["application/json"],
         "parses": ["application/json"],
@@ -28,6 +29,11 @@ def describe(view: GenericViewSet) -> dict[str, Any]:
             if view.action_map.get(method) == action
         },
     }
+
+
+def _docstring(viewset: type) -> str:
+    """What a class of the config directory says of itself; one of the service's own speaks of no resource."""
+    return "" if viewset.__module__.partition(".")[0] == __package__ else inspect.cleandoc(viewset.__doc__ or "")
 
 
 def fields_of(serializer: Serializer, action: str) -> dict[str, dict[str, Any]]:

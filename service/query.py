@@ -258,11 +258,15 @@ class _Step:
 
 
 class _Source:
-    """A FROM clause that grows by the outer joins that paths over relations to one row need."""
+    """A FROM clause that grows by the outer joins that paths over relations to one row need.
 
-    def __init__(self, queries: Queries, resource: str, base: sa.FromClause) -> None:
+    ``logged`` is the JSON of ``base`` where that is a logged row, whose links are those that it had then.
+    """
+
+    def __init__(self, queries: Queries, resource: str, base: sa.FromClause, *, logged: str | None = None) -> None:
         self.queries = queries
         self.resource = resource
+        self.logged = logged
         self.clause: sa.FromClause = base
         self._joined: dict[tuple[str, ...], sa.FromClause] = {(): base}
 
@@ -436,7 +440,7 @@ class Queries:
             .table_valued(*(sa.column(column.name, column.type) for column in table.c))
             .lateral("_logged")
         )
-        source = _Source(self, resource, base)
+        source = _Source(self, resource, base, logged="_given.document")
         condition = self._condition(where, source, binds)
         rows = sa.func.unnest(binds(postgresql.ARRAY(postgresql.JSONB))).table_valued(
             sa.column("document", postgresql.JSONB), with_ordinality="position"
@@ -705,9 +709,15 @@ class Queries:
             column = None
             if step.link is not None:
                 link = self.tables.links[step.link.table].alias()
-                tables.append(link)
-                joins.append(link.c[step.link.near] == near_key)
-                column = link.c[step.link.far]
+                if source.logged and step is path.steps[0] and self._lists(source.resource, step):
+                    listed = _sql(f"{source.logged} -> {quote(step.name)}")
+                    keys = sa.func.jsonb_array_elements_text(listed).table_valued("_key").render_derived(name="_keys")
+                    tables.append(keys)
+                    column = sa.cast(keys.c._key, link.c[step.link.far].type)
+                else:
+                    tables.append(link)
+                    joins.append(link.c[step.link.near] == near_key)
+                    column = link.c[step.link.far]
                 if step is path.steps[-1] and path.field.primary_key:
                     break  # the link has the key; the row behind it is not needed
                 joins.append(far_key == column)
@@ -717,6 +727,11 @@ class Queries:
             near, here, column = far, step.target, far.c[path.column] if step is path.steps[-1] else None
         assert column is not None
         return sa.select(sa.literal_column("1")).select_from(*tables).where(*joins, test(column)).exists()
+
+    def _lists(self, resource: str, step: Relation) -> bool:
+        """Whether the change log has the keys that a relation links a resource's row to."""
+        field = self.resources[resource].links.get(step.name)
+        return field is not None and not field.write_only
 
     def _after(self, steps: Sequence[tuple[str, bool, bool]], source: _Source, binds: _Binds) -> sa.ColumnElement[bool]:
         """The rows behind a row: those that differ first in a column where they come later. Null is the largest."""

@@ -110,7 +110,7 @@ RESOURCES: dict[str, dict[str, Any]] = {
                 "tags__name": ["exact", "startswith"],
                 "reviews__stars": ["gte", "exact"],
                 "year": ["exact", "isnull", "range"],
-                "state": ["exact", "in", "contains"],
+                "state": ["exact", "ne", "in", "contains"],
                 "moods": ["exact", "contains"],
             },
             "search_fields": ["title", "summary", "author__name"],

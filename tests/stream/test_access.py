@@ -44,6 +44,16 @@ class TaskViewSet(ModelViewSet):
     def get_queryset(self):
         return Task.objects.filter(user_id=self.request.user.id)
 """
+COMPARED = """
+from service.api import AllowAny, F, ModelViewSet, model
+Task = model("tasks")
+
+class TaskViewSet(ModelViewSet):
+    permission_classes = [AllowAny]
+
+    def get_queryset(self):
+        return Task.objects.filter(salary__gt=F("project_id") + 1)
+"""
 OWNED = """
 from service.api import IsOwner, ModelViewSet
 
@@ -303,3 +313,17 @@ async def allowed(client: Client, origin: dict[str, str]) -> str:
     asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "Last-Event-ID"}
     response = await client.options("/tasks/stream/", headers={**origin, **asked})
     return response.headers["Access-Control-Allow-Headers"]
+
+
+async def test_scope_may_compare_columns(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A scope with an F expression tells what the list would show."""
+    client = await serve(RESOURCES, modules={"viewsets": COMPARED})
+    await sql.execute("INSERT INTO projects (id, name) VALUES (1, 'a'), (5, 'b')")
+    async with listen(client, "/tasks/stream/") as source:
+        await ready(source)
+        await sql.execute("INSERT INTO tasks (id, title, salary, project_id) VALUES (1, 'no', 6, 5), (2, 'yes', 7, 5)")
+        assert (await told(source))["id"] == 2
+        await sql.execute("UPDATE tasks SET project_id = 1 WHERE id = 1")
+        event = await told(source)
+        assert (event["action"], event["id"], event["cause"]) == ("INSERT", 1, "UPDATE")
+        assert [row["id"] for row in (await (await client.get("/tasks/")).json())["results"]] == [1, 2]

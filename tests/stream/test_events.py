@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import asyncpg
+import pytest
 
 from tests.conftest import Serve
 from tests.sse import Event, EventSource, listen
@@ -20,7 +21,13 @@ fields:
   labels: {type: many_to_many, to: labels}
 viewset:
   permission_classes: [AllowAny]
-  filterset_fields: {done: [exact], text: [exact, icontains], owner__name: [exact], price: [gte]}
+  filterset_fields:
+    done: [exact]
+    text: [exact, icontains]
+    owner__name: [exact]
+    price: [gte]
+    labels: [exact, in, isnull]
+    labels__name: [exact]
   search_fields: [text]
   ordering_fields: [text]
 """
@@ -244,3 +251,43 @@ async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
             block = await content.readuntil(b"\n\n")
             assert block.startswith(b":")
             assert b"id: " in block
+
+
+@pytest.mark.parametrize("query", ["labels=1", "labels__in=1,7", "labels__name=red", "labels=1&text__icontains=A"])
+async def test_links_of_a_row_decide_as_they_were(serve: Serve, sql: asyncpg.Connection, query: str) -> None:
+    """A row enters and leaves a filter by its links with the event that says so, though they have changed since."""
+    client = await serve(RESOURCES)
+    await sql.execute("INSERT INTO labels (id, name) OVERRIDING SYSTEM VALUE VALUES (1, 'red'), (2, 'blue')")
+    async with (
+        listen(client, f"/notes/stream/?{query}") as source,
+        listen(client, "/notes/stream/?labels__isnull=true") as bare,
+    ):
+        await ready(source)
+        await ready(bare)
+        note = await (await client.post("/notes/", json={"text": "a"})).json()
+        async with sql.transaction():
+            await sql.execute("INSERT INTO notes_labels (note_id, label_id) VALUES ($1, 1)", note["id"])
+            await sql.execute("UPDATE notes SET done = true")
+            await sql.execute("DELETE FROM notes_labels")
+            await sql.execute("INSERT INTO notes_labels (note_id, label_id) VALUES ($1, 2)", note["id"])
+        assert (await client.patch(f"/notes/{note['id']}/", json={"labels": [2, 1]})).status == 200
+        assert (await client.patch(f"/notes/{note['id']}/", json={"labels": [2]})).status == 200
+        assert (await client.post("/notes/", json={"text": "fence A", "labels": [1]})).status == 201
+        events = [await told(source) for _ in range(6)]
+        assert [(event["action"], event.get("cause")) for event in events] == [
+            ("INSERT", "UPDATE"),
+            ("UPDATE", None),
+            ("DELETE", "UPDATE"),
+            ("INSERT", "UPDATE"),
+            ("DELETE", "UPDATE"),
+            ("INSERT", "UPDATE"),
+        ]
+        assert [event["id"] for event in events[:5]] == [note["id"]] * 5
+        assert events[1]["changed"] == ["done"]
+        unlinked = [await told(bare) for _ in range(4)]
+        assert [(event["action"], event.get("cause"), event["id"]) for event in unlinked] == [
+            ("INSERT", None, note["id"]),
+            ("DELETE", "UPDATE", note["id"]),
+            ("INSERT", "UPDATE", note["id"]),
+            ("DELETE", "UPDATE", note["id"]),
+        ]
