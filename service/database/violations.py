@@ -69,6 +69,8 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
             return Unavailable("The query took too long.", code="statement_timeout")
         case asyncpg.ReadOnlySQLTransactionError():
             return Unavailable("The database is read-only.", code="read_only")
+        case asyncpg.InsufficientPrivilegeError():
+            return Unavailable("The service's role in the database may not do this.", code="database_forbidden")
         case asyncpg.LockNotAvailableError() | asyncpg.InsufficientResourcesError():
             return Unavailable("The database is busy; try again.", code="database_busy")
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():

@@ -201,6 +201,19 @@ async def test_schema_that_is_not_the_config_s_is_told_as_503(run: Run) -> None:
     assert problem["code"] == "schema_mismatch"
 
 
+async def test_right_that_the_service_lacks_is_told_as_503(run: Run) -> None:
+    """What the service's role may not do is no defect of the request, and says nothing of roles and tables."""
+    service = await run({"parents": PARENT})
+    await service.sql.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE insufficient_privilege USING MESSAGE = 'permission denied for table parents'; END $$;"
+        " CREATE TRIGGER refuse BEFORE INSERT ON parents FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    response, problem = await service.ask("POST", "/parents/", {"name": "a"})
+    assert (response.status, problem["code"]) == (503, "database_forbidden")
+    assert "parents" not in problem["detail"]
+
+
 async def test_column_that_changes_under_the_service_does_not_break_it(run: Run) -> None:
     """Statements that were prepared before a compatible change of the schema go on."""
     service = await run({"parents": PARENT})
