@@ -113,6 +113,7 @@ def run(bench: Bench, mode: Mode, wanted: Sequence[Peer], cases: Sequence[Case])
                 )
             )
             for number, peer in enumerate(wanted)
+            if mode.workers <= peer.workers
         ]
         for case in cases:
             taking_part = [server for server in servers if case.name in server.peer.paths]

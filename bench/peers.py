@@ -82,6 +82,7 @@ class Peer:
     packages: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     bodies: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 2  # the most that it answers with
 
     def case(self, case: Case) -> Case:
         """The case with the body as this one spells it."""
@@ -116,9 +117,8 @@ PEERS: Final = (
     ),
     python_peer("FastAPI, SQLAlchemy", "fastapi", UVICORN, NESTED, "fastapi", "pydantic", "SQLAlchemy", "asyncpg", "uvicorn"),
     python_peer("Litestar, Advanced Alchemy", "litestar", UVICORN, OFFSETS, "litestar", "advanced-alchemy", "SQLAlchemy", "uvicorn"),
-    python_peer(
-        "Aksara", "aksara", UVICORN, AKSARA,
-        "aksara-framework", "fastapi", "uvicorn",
+    replace(
+        python_peer("Aksara", "aksara", UVICORN, AKSARA, "aksara-framework", "fastapi", "uvicorn"), workers=1,
     ),
     Peer(
         "Platformatic DB",

@@ -168,7 +168,8 @@ rates come together, and CPU tells servers apart. *Free*, everything shares both
 The floor is the same stack by hand, without features (`bench/floor.py`), in two forms: PostgreSQL makes the JSON, or rows
 become dictionaries and those JSON by orjson. Everybody but Rowcast works on tables without triggers; *floor, changes
 logged* does what the floor does, on the tables of Rowcast, whose triggers log every change. A page without count is
-`count: none` for Rowcast, cursor pagination for Django REST framework, and a list for others. Each peer is written as its
+`count: none` for Rowcast, cursor pagination for Django REST framework, and a list for others. Aksara is asked in
+one process only: with two it stopped answering under load. Each peer is written as its
 documentation does, in `bench/`.{missing}"""
 
     def _others(self) -> str:
