@@ -101,6 +101,10 @@ class ValidationError(ApiError):
         super().__init__(detail, code=code, errors=errors)
 
 
+class DoesNotFit(ValidationError):
+    """A value that its column has no room for; the database does not say which."""
+
+
 class NotAuthenticated(ApiError):
     """No credentials where some are needed."""
 

@@ -19,7 +19,7 @@ from service.errors import InvalidPattern, NotFound
 from service.preconditions import tag_of_list, tag_of_row
 from service.query import BETWEEN, Query, Unchanged
 from service.responses import encode, json_response
-from service.serializers import Serializer, whole
+from service.serializers import Serializer
 
 if TYPE_CHECKING:
     from service.requests import Request
@@ -43,7 +43,7 @@ class ListModelMixin(_Base):
         query = await self.get_list_query()
         serializer = self.current_serializer()
         shown = self.get_projection(serializer, given)
-        seen = shown if serializer.plain else whole(self.site.resources, shown)
+        seen = shown if serializer.plain else self.get_seen(serializer, query, given)
         part = self.paginator.slice(query, seen, self.count, given)
         address = self.get_address()
         key: Hashable = None
@@ -57,8 +57,7 @@ class ListModelMixin(_Base):
         except InvalidPattern as error:
             raise error.naming(name for name in self.patterns if name in given) from None
         if not serializer.plain:
-            found = [self._instance(document, seen) for document in rows.documents]
-            made = [self._json(serializer, row, shown, given) for row in found]
+            made = await spawn(self._pieces, serializer, rows.documents, seen, shown, given)
             rows = replace(rows, results=BETWEEN.join(made))
         body = self.paginator.body(part, query, rows, address)
         answer = body, tag_of_list(body), rows.snapshot
@@ -102,8 +101,8 @@ class RetrieveModelMixin(_Base):
             body = await spawn(self._shown_row, row)
             return self.answer(body, tag_of_row(await self.get_version(row), shown, body), snapshot)
         plain = serializer.plain and not self.asks_about_objects
-        seen = shown if plain else whole(self.site.resources, shown)
         query = await self.get_object_query()
+        seen = shown if plain else self.get_seen(serializer, query, given)
         key: Hashable = None
         if self.cache == "responses" and plain and self.may_be_cached():
             key = ("retrieve", query.shape, repr(query.values), shown)
@@ -117,7 +116,7 @@ class RetrieveModelMixin(_Base):
         if not plain:
             row = self._instance(body, seen)
             await self.check_object_permissions(request, row)
-            body = self._json(serializer, row, shown, given)
+            body = await spawn(self._json, serializer, row, shown, given)
         follows = serializer.plain and not shown.related
         answer = body, tag_of_row(found.version, shown, None if follows else body), found.snapshot
         reads = self.site.store.queries.one(seen, query.shape).reads if key else None

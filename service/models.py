@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from service.bridge import wait
-from service.errors import ConfigurationError, Conflict, NotFound, ValidationError, choices
+from service.errors import ConfigurationError, Conflict, DoesNotFit, NotFound, ValidationError, choices
 from service.expressions import F, Q, fitting, storable
 from service.fields import Field, recall
 from service.query import Comparison, Condition, Query, Shape
@@ -728,7 +728,13 @@ async def change_rows(
             sets.append((name, None))
             given.append(value)
     statement = store.queries.change(resource, tuple(sets), query.shape, back)
-    return await store.database.fetch_all(statement.sql, statement.arguments(given), changes=statement.changes)
+    try:
+        return await store.database.fetch_all(statement.sql, statement.arguments(given), changes=statement.changes)
+    except DoesNotFit:
+        computed = [name for name, shape in sets if shape is not None]  # the other values are known to fit
+        if not computed:
+            raise
+        raise ValidationError({name: ["The result does not fit."] for name in computed}) from None
 
 
 def _columns(lookups: Mapping[str, Any]) -> dict[str, Any]:

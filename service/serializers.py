@@ -8,7 +8,8 @@ serializer dumps Python values. Both give the same document.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -27,6 +28,7 @@ from service.resources import Relation, Resource, Resources
 REQUIRED: Final = "This field is required."
 NULL: Final = "May not be null."
 BLANK: Final = "May not be blank."
+CONTEXT: ContextVar[Callable[[], dict[str, Any]]] = ContextVar("context", default=dict)  # of the request at hand
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -55,7 +57,8 @@ class Projection:
         shown = {*self.columns, *(name for name, _ in self.related)}
         for name in names:
             if name not in shown:
-                raise ParseError(f"fields: there is no field {name!r} here; {choices(name, sorted(shown))}")
+                hint = choices(name, sorted(shown))
+                raise ParseError(f"fields: there is no field {name!r} here; {hint}", code="invalid_parameter")
         return Projection(
             self.resource,
             tuple(name for name in self.columns if name in names),
@@ -267,10 +270,22 @@ class Serializer(ma.Schema):
     ) -> None:
         self.instance = instance
         self.initial_data = data
-        self.context = dict(context or {})
+        self._context: dict[str, Any] | None = dict(context or {})
         self._validated: Any = MISSING
         self._errors: Messages = {}
         super().__init__(many=many, partial=partial, **options)
+
+    @classmethod
+    def shared(cls) -> Self:
+        """An instance for many requests at once, whose context is that of the request at hand."""
+        made = cls()
+        made._context = None
+        return made
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What the viewset tells the code of the serializer: the request and the view."""
+        return CONTEXT.get()() if self._context is None else self._context
 
     @classmethod
     def bound_to(cls, resources: Resources, resource: Resource) -> type[Self]:

@@ -47,7 +47,7 @@ from service.matching import matcher, patterns
 from service.models import STORE, Model, QuerySet
 from service.query import Query
 from service.requests import Request
-from service.serializers import Projection, Serializer, whole
+from service.serializers import Projection, Serializer
 
 if TYPE_CHECKING:
     from service.viewsets import GenericViewSet as _Base
@@ -658,7 +658,7 @@ class _Caller:
     """
 
     def __init__(self, view: _Base) -> None:
-        serializer = view._own(view.get_serializer_class())()  # its own, for it has this caller in its context
+        serializer = view._own(view.get_serializer_class())(context=view.get_serializer_context())
         request = view.request
         asked = [
             (name, text) for name, text in request.query_params.items() if name not in ("access_token", "last_event_id")
@@ -667,7 +667,7 @@ class _Caller:
         self.plain = serializer.plain
         self._view = view
         self._serializer = serializer
-        self._related = tuple(name for name, _ in view.shown_by(serializer).related)
+        self._related = view._paths_of(view.shown_by(serializer))
         self._seen = Projection(view.resource.name, tuple(view.resource.columns))
 
     async def sees(self, rows: Sequence[bytes]) -> list[bool]:
@@ -766,7 +766,7 @@ class StreamMixin(_Base):
         if self.hooked("get_object"):
             await spawn(self.get_object)
         query = self.get_row_query(query)
-        seen = whole(self.site.resources, self.shown_by(self.current_serializer()))
+        seen = self.see(self.shown_by(self.current_serializer()), ())
         found = await self.site.store.one(query, seen)
         if found is None:
             raise NotFound()

@@ -56,7 +56,7 @@ from service.query import Page as PageShape
 from service.requests import Request
 from service.resources import Resource, Resources
 from service.responses import Response, encode, json_response
-from service.serializers import Projection, Serializer, expanded, has_hooks, serializer_for, whole
+from service.serializers import CONTEXT, Projection, Serializer, expanded, has_hooks, serializer_for, whole
 from service.settings import Settings
 from service.store import Rows, Store
 
@@ -320,8 +320,11 @@ class ViewSet:
             result = await result
         if result is None and status in (None, HTTPStatus.NO_CONTENT):
             return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
-        body = await spawn(encode, result, self.serialize)
-        return json_response(body, status or HTTPStatus.OK, headers)
+        return json_response(await spawn(self._encode, result), status or HTTPStatus.OK, headers)
+
+    def _encode(self, result: Any) -> bytes:
+        """The JSON of what a handler returned."""
+        return encode(result, self.serialize)
 
     def serialize(self, row: Any) -> Any:
         """A row as a dictionary of its JSON."""
@@ -460,6 +463,7 @@ class GenericViewSet(ViewSet):
     serializer: ClassVar[Serializer]
     shown: ClassVar[Projection]  # of a row, by default
     project: ClassVar[_lru_cache_wrapper[Projection]]  # (shown, fields, expand) → what is shown
+    see: ClassVar[_lru_cache_wrapper[Projection]]  # (shown, relations) → what Python reads: also what the options name
     targets: ClassVar[_lru_cache_wrapper[Targets]]  # (shown, expand) → who else has a say in it
     read_by: ClassVar[str | None]  # the action that shows any row to who may run it; none where rows are told apart
     asks_about_objects: ClassVar[bool]  # whether Python has a say about single rows
@@ -543,6 +547,7 @@ class GenericViewSet(ViewSet):
             "stream": frozenset({*narrowing, *STREAM_PARAMETERS}),
         }
         cls.project = staticmethod(lru_cache(maxsize=256)(cls._project))  # type: ignore[assignment]
+        cls.see = staticmethod(lru_cache(maxsize=256)(cls._see))  # type: ignore[assignment]
         cls.targets = staticmethod(lru_cache(maxsize=256)(cls._targets))  # type: ignore[assignment]
         hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
         own_saving = any(
@@ -582,6 +587,13 @@ class GenericViewSet(ViewSet):
         assert self.model is not None
         rows: QuerySet[Any] = self.model.objects
         return rows
+
+    async def dispatch(self, http: web.Request) -> web.StreamResponse:
+        token = CONTEXT.set(self._context)
+        try:
+            return await super().dispatch(http)
+        finally:
+            CONTEXT.reset(token)
 
     async def get_scope(self) -> Query:
         """The scope as a query."""
@@ -636,7 +648,7 @@ class GenericViewSet(ViewSet):
         Object permissions are asked.
         """
         query = await self.get_object_query(id)
-        seen = whole(self.site.resources, expanded(self.site.resources, self.shown, query.expand))
+        seen = self.see(self.shown, query.expand)
         found = await self.site.store.one(query, seen)
         if found is None:
             raise NotFound()
@@ -661,20 +673,28 @@ class GenericViewSet(ViewSet):
         """What a serializer of this viewset finds in its ``context``."""
         return {"request": self.request, "view": self}
 
+    def _context(self) -> dict[str, Any]:
+        """The context of this request, which is made once."""
+        if self._made_context is None:
+            self._made_context = self.get_serializer_context()
+        return self._made_context
+
+    _made_context: dict[str, Any] | None = None
+
     def get_serializer(self, *args: Any, **kwargs: Any) -> Serializer:
         """A serializer of this action: ``get_serializer(rows, many=True).data``, ``get_serializer(data=…)``."""
         kwargs.setdefault("context", self.get_serializer_context())
         return self._own(self.get_serializer_class())(*args, **kwargs)
 
     def current_serializer(self) -> Serializer:
-        """The shared serializer of this action, for what needs no context."""
+        """The serializer of this action, which requests share."""
         return self.bound_serializer(self.get_serializer_class())
 
     @classmethod
     def bound_serializer(cls, serializer: type[Serializer]) -> Serializer:
         """One instance of a serializer for this resource."""
         if serializer not in cls._serializers:
-            cls._serializers[serializer] = cls._own(serializer)()
+            cls._serializers[serializer] = cls._own(serializer).shared()
         return cls._serializers[serializer]
 
     @classmethod
@@ -756,6 +776,15 @@ class GenericViewSet(ViewSet):
             other.perform_authentication,
         )
 
+    @classmethod
+    def _see(cls, shown: Projection, relations: tuple[str, ...]) -> Projection:
+        related = (*cls.select_related, *cls.prefetch_related, *relations)
+        return whole(cls.site.resources, expanded(cls.site.resources, shown, related))
+
+    def get_seen(self, serializer: Serializer, query: Query, given: Mapping[str, str]) -> Projection:
+        """What of a row is read for Python to look at, whatever part of it ``?fields=`` shows."""
+        return self.see(self.get_projection(serializer, {"expand": given.get("expand", "")}), query.expand)
+
     def _shown_anyway(self, serializer: Serializer) -> Projection:
         """What is shown of a row by default."""
         return self.shown if serializer is self.serializer else self.shown_by(serializer)
@@ -774,7 +803,6 @@ class GenericViewSet(ViewSet):
 
     def _present(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
         """A row as a serializer with Python in it shows it, and related rows besides."""
-        serializer.context = self.get_serializer_context()
         data: dict[str, Any] = serializer.dump(row)
         related = {name: inner for name, inner in shown.related if name not in data}
         return {**data, **document(self.site.resources, row, Projection(shown.resource, (), tuple(related.items())))}
@@ -787,10 +815,27 @@ class GenericViewSet(ViewSet):
             return document(self.site.resources, row)
         serializer = self.current_serializer()
         shown = self.get_projection(serializer, self._asked())
-        missing = [name for name, _ in shown.related if not loaded(row, name)]
-        if missing:
-            wait(QuerySet(type(row)).prefetch_related(*missing).attach([row]))
+        self._complete([row], shown)
         return self._only(self._show(serializer, row, shown), self._asked())
+
+    def _complete(self, rows: Sequence[Model], shown: Projection) -> None:
+        """Read for rows at once which of the related rows that they are shown with are not there."""
+        missing = [
+            path for path in self._paths_of(shown) if not all(loaded(row, path.partition("__")[0]) for row in rows)
+        ]
+        if missing:
+            wait(QuerySet(type(rows[0])).prefetch_related(*missing).attach(rows))
+
+    def _paths_of(self, shown: Projection) -> tuple[str, ...]:
+        """The relations that are shown, and those of the options, which Python may read."""
+        return (*(name for name, _ in shown.related), *self.select_related, *self.prefetch_related)
+
+    def _encode(self, result: Any) -> bytes:
+        if isinstance(result, list | tuple):
+            rows = [row for row in result if isinstance(row, Model) and row.resource().name == self.resource.name]
+            if rows:
+                self._complete(rows, self.get_projection(self.current_serializer(), self._asked()))
+        return super()._encode(result)
 
     def _show(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
         """A row as a serializer shows it."""
@@ -802,6 +847,12 @@ class GenericViewSet(ViewSet):
             return data
         names = _names(given["fields"])
         return {name: value for name, value in data.items() if name in names}
+
+    def _pieces(
+        self, serializer: Serializer, documents: Iterable[bytes], seen: Projection, shown: Projection, given: Any
+    ) -> list[bytes]:
+        """The JSON of each row of a page as a serializer shows it."""
+        return [self._json(serializer, self._instance(document, seen), shown, given) for document in documents]
 
     def _json(self, serializer: Serializer, row: Model, shown: Projection, given: Mapping[str, str]) -> bytes:
         """The JSON of a row as a serializer shows it, cut by ``?fields=``."""
@@ -817,7 +868,7 @@ class GenericViewSet(ViewSet):
             row = serializer.instance
             shows = self.current_serializer()
             shown = self.get_projection(shows, {})
-            await QuerySet(type(row)).prefetch_related(*(name for name, _ in shown.related)).attach([row])
+            await QuerySet(type(row)).prefetch_related(*self._paths_of(shown)).attach([row])
             body = await spawn(self._json, shows, row, shown, {})
             tag = self.get_tag(await self.get_version(row), body)
         if status != HTTPStatus.CREATED:
@@ -844,8 +895,7 @@ class GenericViewSet(ViewSet):
         query = rows if isinstance(rows, Query) else rows.query
         if not query.order:
             query = query.sort(OrderingFilter.total(self.resource, tuple(self.ordering)))
-        shown = self.get_projection(self.current_serializer(), self._asked())
-        seen = whole(self.site.resources, expanded(self.site.resources, shown, query.expand))
+        seen = self.get_seen(self.current_serializer(), query, self._asked())
         part = self.paginator.slice(query, seen, self.count, self.request.query_params)
         found = await self.read_page(query, part)
         page = Page(self._instance(document, seen) for document in found.documents)

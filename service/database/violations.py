@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import asyncpg
 
-from service.errors import ApiError, Conflict, InvalidPattern, Unavailable, ValidationError
+from service.errors import ApiError, Conflict, DoesNotFit, InvalidPattern, Unavailable, ValidationError
 from service.tables import Guard
 
 CONNECTION_LOST = (
@@ -60,7 +60,7 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
         case asyncpg.InvalidRegularExpressionError():
             return InvalidPattern()
         case asyncpg.DataError() | asyncpg.ProgramLimitExceededError():
-            return ValidationError("A value does not fit its column.")
+            return DoesNotFit("A value does not fit its column.")
         case asyncpg.RaiseError():
             return ValidationError("The database refused this change.")
         case asyncpg.SerializationError() | asyncpg.DeadlockDetectedError():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from textwrap import dedent
+from typing import Any
 
 from .conftest import Run
-from .library import KINDS
+from .library import KINDS, RESOURCES
 
 FOREIGN = {  # column → values that direct SQL may store and Python does not have, and what a method field makes of them
     "float": {"'NaN'": "nan", "'Infinity'": "inf", "'-Infinity'": "-inf", "0.1 + 0.2::float8": "0.30000000000000004"},
@@ -115,3 +117,123 @@ async def test_json_of_any_depth_is_shown(run: Run) -> None:
         async with service.client.get(path) as response:
             assert response.status == 200
             assert f'"json":{deep},' in await response.text()
+
+
+READERS = dedent("""
+    from asyncio import Barrier
+
+    from marshmallow import fields
+    from service.api import AllowAny, BasePermission, F, ModelViewSet, Serializer, action, model, wait
+
+    Book, Kind = model("books"), model("kinds")
+    gate = Barrier(2)
+
+    class Reading(Serializer):
+        by = fields.Method("get_by")
+
+        def get_by(self, book):
+            return [book.author.name, book.author.country and book.author.country.name, *[t.name for t in book.tags]]
+
+        class Meta:
+            model = Book
+            fields = ("title", "author_id", "by")
+
+    class ByAuthor(BasePermission):
+        def has_object_permission(self, request, view, book):
+            return book.author.name != "Nobody"
+
+    class BookViewSet(ModelViewSet):
+        model = Book
+        serializer_class = Reading
+        permission_classes = [ByAuthor]
+        select_related = ["author", "author__country"]
+        prefetch_related = ["tags"]
+
+        @action(detail=False)
+        async def all(self, request):
+            return await Book.objects.order_by("title")
+
+    class Waiting(Serializer):
+        caller = fields.Method("get_caller")
+
+        def get_caller(self, row):
+            wait(gate.wait())
+            return self.context["request"].headers["X-Caller"]
+
+        class Meta:
+            model = Kind
+            fields = ("id", "caller")
+
+    class KindViewSet(ModelViewSet):
+        model = Kind
+        serializer_class = Waiting
+
+        @action(detail=True, methods=["post"])
+        async def grow(self, request, id):
+            return await Kind.objects.filter(id=id).update(decimal=F("decimal") * 10, integer=5)
+    """)
+READING = {
+    **RESOURCES,
+    "books": {**RESOURCES["books"], "viewset": {"class": "viewsets:BookViewSet"}},
+    "kinds": {"fields": KINDS, "viewset": {"class": "viewsets:KindViewSet"}},
+}
+
+
+async def test_relations_of_the_options_are_there_for_python(run: Run) -> None:
+    """Method fields and permissions read them, whatever is shown, and a list of any length takes one statement."""
+    service = await run(READING, modules={"viewsets": READERS})
+    await service.post("/countries/", {"code": "fr", "name": "France"})
+    author = await service.post("/authors/", {"name": "Anna", "country_id": "fr"})
+    tag = await service.post("/tags/", {"name": "red"})
+    by = ["Anna", "France", "red"]
+    for title in ("One", "Three", "Two"):
+        body = {"title": title, "author_id": author["id"]}
+        key = await service.sql.fetchval(
+            "INSERT INTO books (title, author_id) VALUES ($1, $2) RETURNING id", *body.values()
+        )
+        await service.sql.execute("INSERT INTO books_tags (book_id, tag_id) VALUES ($1, $2)", key, tag["id"])
+    for parameters in ("", "?fields=by", "?fields=by,title", "?expand=author"):
+        before = service.database.statements
+        assert (await service.get(f"/books/{key}/{parameters}"))["by"] == by
+        assert [row["by"] for row in await service.rows(f"/books/{parameters}")] == [by] * 3
+        assert service.database.statements - before == 2
+    assert "author" not in await service.get(f"/books/{key}/")
+    changed = await service.patch(f"/books/{key}/", {"title": "Four"})
+    made = await service.post("/books/", {"title": "Five", "author_id": author["id"]})
+    assert (changed["by"], made["by"]) == (by, by[:2])
+    before = service.database.statements
+    assert len(await service.get("/books/all/")) == 4
+    first = service.database.statements - before
+    await service.post("/books/", {"title": "Six", "author_id": author["id"]})
+    before = service.database.statements
+    assert len(await service.get("/books/all/")) == 5
+    assert service.database.statements - before == first
+
+
+async def test_context_is_that_of_the_request(run: Run) -> None:
+    """Two requests whose serializers wait for each other show each its own caller."""
+    service = await run(READING, modules={"viewsets": READERS})
+    key = await service.sql.fetchval("INSERT INTO kinds DEFAULT VALUES RETURNING id")
+
+    async def ask(path: str, caller: str) -> Any:
+        return (await service.ask("GET", path, status=200, headers={"X-Caller": caller}))[1]
+
+    async with asyncio.timeout(20):
+        one, rows = await asyncio.gather(ask(f"/kinds/{key}/", "ann"), ask("/kinds/", "bob"))
+    assert (one["caller"], rows["results"][0]["caller"]) == ("ann", "bob")
+
+
+async def test_result_that_has_no_room_is_told_of_its_field(run: Run) -> None:
+    """Arithmetic in the database whose result its column cannot hold is a 400 that names the column."""
+    service = await run(READING, modules={"viewsets": READERS})
+    key = await service.sql.fetchval("INSERT INTO kinds (decimal) VALUES (999999) RETURNING id")
+    _, problem = await service.ask("POST", f"/kinds/{key}/grow/", {}, status=400)
+    assert problem["errors"] == {"decimal": ["The result does not fit."]}
+
+
+async def test_names_of_fields_that_are_not_there_are_invalid_parameters(run: Run) -> None:
+    """``?fields=`` and ``?expand=`` fail alike, with the code of every other bad parameter."""
+    service = await run(READING, modules={"viewsets": READERS})
+    for path in ("/authors/?fields=zzz", "/authors/?expand=zzz", "/books/?fields=zzz", "/books/stream/?fields=zzz"):
+        _, problem = await service.ask("GET", path, status=400)
+        assert problem["code"] == "invalid_parameter"
