@@ -41,7 +41,7 @@ from service.store import Store
 from service.streams import Hub
 from service.tables import Tables
 from service.throttling import THROTTLES, Throttles
-from service.viewsets import SITE, GenericViewSet, Site, ViewSet, bound_in, site_url
+from service.viewsets import SITE, Site, ViewSet, bound_in, site_url
 
 READINESS: Final = web.AppKey("readiness", Readiness)
 STARTED: Final = web.AppKey("started", asyncio.Task)
@@ -351,8 +351,7 @@ def _register(app: web.Application, site: Site, routes: Sequence[Served], readin
         site.routes[route.name] = route.path
     observability.register(app, readiness)
     lists = [route.path for _, route in routes if route.name.endswith("-list")]
-    described = [(view, route) for view, route in routes if issubclass(view, GenericViewSet)]
-    document = orjson.dumps(openapi.document(site.resources, described, version=__version__))
+    document = orjson.dumps(openapi.document(site.resources, routes, version=__version__))
 
     async def root(request: web.Request) -> web.Response:
         """The resources and where they are."""

@@ -41,7 +41,7 @@ from service.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthentic
 from service.resources import Relation, Resource, Resources
 from service.routers import Route
 from service.serializers import Keys, Serializer, Value, serializer_for
-from service.viewsets import PART, GenericViewSet, parts_of
+from service.viewsets import PART, GenericViewSet, ViewSet, parts_of
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -53,7 +53,7 @@ EVENTS: Final = "text/event-stream"
 
 def document(
     resources: Resources,
-    routes: Iterable[tuple[type[GenericViewSet], Route]],
+    routes: Iterable[tuple[type[ViewSet], Route]],
     *,
     version: str,
     title: str = "Rowcast",
@@ -444,10 +444,11 @@ _ANONYMOUS: Final[Mapping[type, frozenset[str] | None]] = {  # methods for calle
 _PLUGIN: Final = MarshmallowPlugin()
 
 
-def _security(view: type[GenericViewSet], method: str) -> Schema:
+def _security(view: type[ViewSet], route: Route, method: str) -> Schema:
     """Which credentials a method takes, and whether none will do; empty where Python of the user's decides."""
-    classes = view.permission_classes or ()
-    known = view.authentication_classes or ()
+    given = getattr(route.handler, "initkwargs", {})
+    classes = given.get("permission_classes", view.permission_classes) or ()
+    known = given.get("authentication_classes", view.authentication_classes) or ()
     by_hand = ("get_permissions", "check_permissions", "get_authenticators", "perform_authentication")
     if not all(permission in _ANONYMOUS for permission in classes) or any(map(view.hooked, by_hand)):
         return {}
@@ -467,12 +468,14 @@ class _Writer:
     """Writes one document. The schema of a row is made when something first refers to it."""
 
     def __init__(
-        self, resources: Resources, routes: list[tuple[type[GenericViewSet], Route]], version: str, title: str
+        self, resources: Resources, routes: list[tuple[type[ViewSet], Route]], version: str, title: str
     ) -> None:
         self.resources = resources
         self.routes = routes
         self.title = title
-        self.serializers = {view.resource.name: view.serializer for view, _ in routes}
+        self.serializers = {
+            view.resource.name: view.serializer for view, _ in routes if issubclass(view, GenericViewSet)
+        }
         self.ids: set[str] = set()
         self.models = {resource.model for resource in resources.values()}
         description = "Every address works with and without the slash at its end. `HEAD` mirrors `GET`."
@@ -487,10 +490,12 @@ class _Writer:
         for failure in _FAILURES.values():
             self.spec.components.response(type(failure).__name__, self._problem(failure))
         self._own()
-        for view in dict.fromkeys(view for view, _ in self.routes):
-            resource = view.resource
-            told = " ".join(filter(None, (resource.label and f"{resource.label}.", resource.description)))
-            self.spec.tag({"name": resource.name} | _present(description=told or None))
+        for view, tag in {view: _tag(view, route) for view, route in reversed(self.routes)}.items():
+            told = cleandoc(view.__doc__ or "")
+            if issubclass(view, GenericViewSet):
+                label = view.resource.label and f"{view.resource.label}."
+                told = " ".join(filter(None, (label, view.resource.description)))
+            self.spec.tag({"name": tag} | _present(description=told or None))
         for view, route in self.routes:
             self._route(view, route)
         return self.spec.to_dict()
@@ -597,11 +602,31 @@ class _Writer:
         return _nullable(form) if declared.null else form
 
     def _related(self, relation: Relation) -> Schema:
-        row = self._row(self.resources[relation.target])
+        row = self._expanded(self.resources[relation.target])
         told = {"description": "Where it is expanded."}
         if relation.many:
             return {"type": "array", "items": row} | told
         return {"anyOf": [row, {"type": "null"}] if relation.field.null else [row]} | told
+
+    def _expanded(self, resource: Resource) -> Schema:
+        """A row beside another: its columns alone, without what Python of its serializer adds."""
+        serializer = self._serializer(resource)
+        columns = [name for name in serializer.dump_fields if name in serializer.shown.columns]
+        if len(columns) == len(serializer.dump_fields):
+            return self._row(resource)
+
+        def make() -> Schema:
+            shown = self._columns(resource)
+            related = {name: self._related(relation) for name, relation in self._relations(resource).items()}
+            return {
+                "type": "object",
+                "description": f"A row of {resource.name} where it is expanded: its columns.",
+                "properties": {name: shown[name] for name in columns} | related,
+                "required": columns,
+                "additionalProperties": False,
+            }
+
+        return self._component(self._name(resource.model, "Expanded"), make)
 
     def _relations(self, resource: Resource) -> dict[str, Relation]:
         """The relations that may be shown."""
@@ -737,10 +762,12 @@ class _Writer:
         yield _query("snapshot", _SNAPSHOT, {"type": "boolean"})
         yield _query("access_token", "The credentials of a client that cannot send headers.", {"type": "string"})
 
-    def _key(self, view: type[GenericViewSet], name: str) -> Schema:
+    def _key(self, view: type[ViewSet], name: str) -> Schema:
         """A parameter of the path: the key of a row, or whatever an action of its own calls by another name."""
-        path = view.lookup_field or view.resource.key.name
-        schema = _form(self.resources.resolve(view.resource.name, path).values) if name in ("id", "pk") else dict(_TEXT)
+        schema = dict(_TEXT)
+        if issubclass(view, GenericViewSet) and name in ("id", "pk"):
+            path = view.lookup_field or view.resource.key.name
+            schema = _form(self.resources.resolve(view.resource.name, path).values)
         if schema == _TEXT:
             schema["minLength"] = 1
         return {"name": name, "in": "path", "required": True, "schema": schema}
@@ -807,7 +834,7 @@ class _Writer:
 
     # --- paths
 
-    def _route(self, view: type[GenericViewSet], route: Route) -> None:
+    def _route(self, view: type[ViewSet], route: Route) -> None:
         """The operations of an address, ``OPTIONS`` included."""
         given = getattr(route.handler, "initkwargs", {})
         view = view.varied(given)
@@ -821,28 +848,29 @@ class _Writer:
         }
         operations["options"] = {
             "operationId": f"{route.name}_metadata",
-            "tags": [view.resource.name],
+            "tags": [_tag(view, route)],
             "summary": "What this address is and takes",
             "responses": {
                 "200": self._response("The description.", JSON, self._shared("Metadata", _METADATA), "Allow"),
                 **_failures((*_COMMON, HTTPStatus.NOT_ACCEPTABLE)),
             },
-            **_security(view, "OPTIONS"),
+            **_security(view, route, "OPTIONS"),
         }
         path = PART.sub(r"{\1}", route.path) + "/"
         self.spec.path(path, operations=operations, parameters=keys)
 
-    def _id(self, view: type[GenericViewSet], route: Route, method: str, action: str) -> str:
+    def _id(self, view: type[ViewSet], route: Route, method: str, action: str) -> str:
         """A name of an operation that no other has."""
-        names = (f"{view.resource.name}_{action}", f"{view.resource.name}_{action}_{method.lower()}")
+        tag = _tag(view, route)
+        names = (f"{tag}_{action}", f"{tag}_{action}_{method.lower()}")
         name = next((name for name in names if name not in self.ids), f"{route.name}_{action}_{method.lower()}")
         self.ids.add(name)
         return name
 
-    def _operation(self, view: type[GenericViewSet], route: Route, method: str, action: str) -> Schema:
+    def _operation(self, view: type[ViewSet], route: Route, method: str, action: str) -> Schema:
         standard = _ACTIONS.get(action)
-        common = {"tags": [view.resource.name]}
-        if standard is None:
+        common = {"tags": [_tag(view, route)]}
+        if standard is None or not issubclass(view, GenericViewSet):
             return common | self._custom(view, route, method, action)
         status, response = self._success(view, action)
         failures = standard.failures
@@ -866,13 +894,13 @@ class _Writer:
             "description": standard.description,
             "parameters": parameters,
             "responses": responses,
-            **_security(view, method),
+            **_security(view, route, method),
         }
         if action in WRITING.values():
             operation["requestBody"] = {"required": True, "content": {JSON: {"schema": self._body(view, action)}}}
         return operation
 
-    def _custom(self, view: type[GenericViewSet], route: Route, method: str, action: str) -> Schema:
+    def _custom(self, view: type[ViewSet], route: Route, method: str, action: str) -> Schema:
         """An action of the viewset's own, which answers what it likes; its ``serializer_class`` says what it takes."""
         given = getattr(route.handler, "initkwargs", {})
         main = getattr(getattr(view, action), "mapping", None) is not None
@@ -892,11 +920,13 @@ class _Writer:
             **_present(
                 description=cleandoc((main and given.get("description")) or getdoc(getattr(view, action)) or "") or None
             ),
-            **_security(view, method),
+            **_security(view, route, method),
         }
         if method in WRITING:
             own = given.get("serializer_class")
-            schema = {"type": "object"} if own is None else self._taken(view.serializer)
+            schema = {"type": "object"}
+            if own is not None and issubclass(view, GenericViewSet):
+                schema = self._taken(view.serializer)
             described["requestBody"] = {"content": {JSON: {"schema": schema}}, "required": "required" in schema}
         return described
 
@@ -932,7 +962,11 @@ class _Writer:
         ):  # fmt: skip
             operation = {"operationId": name, "tags": [self.title], "summary": summary, "responses": responses}
             self.spec.path(path, operations={"get": operation})
-        if streamed := {view.resource.name: view for view, route in self.routes if route.name.endswith("-stream")}:
+        if streamed := {
+            view.resource.name: view
+            for view, route in self.routes
+            if issubclass(view, GenericViewSet) and route.name.endswith("-stream")
+        }:
             self._combined(streamed)
 
     def _combined(self, views: Mapping[str, type[GenericViewSet]]) -> None:
@@ -960,6 +994,11 @@ class _Writer:
             },
         }
         self.spec.path("/stream/", operations={"get": operation})
+
+
+def _tag(view: type[ViewSet], route: Route) -> str:
+    """What the operations of a viewset are grouped by: its resource, or the name that its routes begin with."""
+    return view.resource.name if issubclass(view, GenericViewSet) else str(route.handler.initkwargs["basename"])  # type: ignore[attr-defined]
 
 
 def _failures(statuses: Iterable[HTTPStatus]) -> dict[str, str]:

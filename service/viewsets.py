@@ -392,6 +392,11 @@ class ViewSet:
     # --- binding
 
     @classmethod
+    def hooked(cls, name: str) -> bool:
+        """Whether a user's class overrides a method of the service's."""
+        return not getattr(cls, name).__module__.startswith("service.")
+
+    @classmethod
     def bind(cls, site: Site) -> type[Self]:
         """The subclass that serves a site."""
         bound = cls._served_by(site)
@@ -875,11 +880,6 @@ class GenericViewSet(ViewSet):
             return json_response(body, status, tag)
         key = row.pk if self.lookup_field is None else getattr(row, self.lookup_field)
         return json_response(body, status, {"Location": self.get_location(str(key)), **tag})
-
-    @classmethod
-    def hooked(cls, name: str) -> bool:
-        """Whether a user's class overrides a method of the mixins."""
-        return not getattr(cls, name).__module__.startswith("service.")
 
     def _asked(self) -> dict[str, str]:
         """What the query string asks to be shown, for the actions that read it."""

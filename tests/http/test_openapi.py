@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from textwrap import dedent
 from traceback import format_exception_only
 from typing import Any
 
@@ -12,10 +13,88 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from ..conftest import Serve
+from .conftest import Run
+from .library import RESOURCES
 
 pytestmark = pytest.mark.asyncio(loop_scope="function")
+
+PYTHON = dedent("""
+    from marshmallow import fields
+    from service.api import DefaultRouter, IsAdminUser, ModelViewSet, Serializer, ViewSet, action, model
+
+    class AuthorSerializer(Serializer):
+        initial = fields.Method("get_initial")
+
+        def get_initial(self, row):
+            return row.name[0]
+
+        class Meta:
+            model = model("authors")
+
+    class AuthorViewSet(ModelViewSet):
+        model = model("authors")
+        serializer_class = AuthorSerializer
+
+    class ReportViewSet(ViewSet):
+        \"\"\"What the library does.\"\"\"
+
+        def list(self, request):
+            \"\"\"All reports.\"\"\"
+            return []
+
+        def retrieve(self, request, id):
+            return {"id": id}
+
+        @action(detail=True, methods=["post"], permission_classes=[IsAdminUser])
+        def send(self, request, id):
+            \"\"\"Send it again.\"\"\"
+            return None
+    """)
+URLS = dedent("""
+    from service.api import DefaultRouter
+    from viewsets import ReportViewSet
+
+    router = DefaultRouter()
+    router.register("reports", ReportViewSet, basename="report")
+    """)
+
+
+async def test_viewsets_without_rows_are_in_the_document(run: Run) -> None:
+    """Their addresses have names, docstrings, parameters, bodies, answers and credentials, as those of rows have."""
+    service = await run(RESOURCES, modules={"viewsets": PYTHON, "urls": URLS})
+    document = await service.get("/openapi.json")
+    paths = document["paths"]
+    listed, one, sent = (paths[path] for path in ("/reports/", "/reports/{id}/", "/reports/{id}/send/"))
+    assert (listed["get"]["summary"], listed["get"]["description"]) == ("List", "All reports.")
+    assert one["parameters"] == [
+        {"name": "id", "in": "path", "required": True, "schema": one["parameters"][0]["schema"]}
+    ]
+    assert {"default", "404"} <= one["get"]["responses"].keys()
+    assert "requestBody" in sent["post"]
+    assert {} not in sent["post"]["security"]
+    assert {} in one["get"]["security"]
+    assert {"name": "report", "description": "What the library does."} in document["tags"]
+    root = paths["/"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert set(await service.get("/")) == set(root["required"])
+    assert [str(error) for error in OPENAPI_31_VALIDATOR.iter_errors(document)] == []
+
+
+async def test_expanded_row_is_described_as_it_is(run: Run) -> None:
+    """A row beside another has its columns, without the method fields that its own address adds."""
+    authors = {**RESOURCES["authors"], "viewset": {"class": "viewsets:AuthorViewSet"}}
+    service = await run({**RESOURCES, "authors": authors}, modules={"viewsets": PYTHON})
+    schemas = (await service.get("/openapi.json"))["components"]["schemas"]
+    author = await service.post("/authors/", {"name": "Anna"})
+    book = await service.post("/books/", {"title": "One", "author_id": author["id"]})
+    shown = (await service.get(f"/books/{book['id']}/", expand="author"))["author"]
+    told = schemas["AuthorExpanded"]
+    assert set(shown) == set(told["required"]) <= set(told["properties"])
+    assert set(author) - set(shown) == {"initial"} == set(schemas["Author"]["required"]) - set(told["required"])
+    assert schemas["BookPart"]["properties"]["author"]["anyOf"] == [{"$ref": "#/components/schemas/AuthorExpanded"}]
+
 
 EXAMPLES = {GenerationMode.POSITIVE: 6, GenerationMode.NEGATIVE: 4}  # of each operation
 
