@@ -117,7 +117,7 @@ def lookup(resources: Resources, resource: str, name: str, given: Any) -> Condit
     elif isinstance(given, F):
         return Comparison(where, word, given.resolve(resources, resource, path.values), kind)
     else:
-        given = _argument(path.values, facts.takes, name, given)
+        given = _argument(path, facts.takes, name, given)
     return Comparison(where, word, given, kind)
 
 
@@ -133,7 +133,7 @@ def _split(resources: Resources, resource: str, name: str) -> tuple[Path, tuple[
     return resources.resolve(resource, head), (head, word)
 
 
-def _argument(field: Field, takes: Takes, name: str, given: Any) -> Any:
+def _argument(path: Path, takes: Takes, name: str, given: Any) -> Any:
     match takes:
         case Takes.FLAG:
             return bool(given)
@@ -142,25 +142,26 @@ def _argument(field: Field, takes: Takes, name: str, given: Any) -> Any:
         case Takes.MANY | Takes.PAIR:
             if isinstance(given, str) or not hasattr(given, "__iter__"):
                 raise ValueError(f"{name}: needs several values, such as a list")
-            return tuple(_sought(field, item) for item in given)
+            return tuple(_sought(path.values, item, path.column) for item in given)
         case Takes.ONE:
-            return _sought(field, given)
+            return _sought(path.values, given, path.column)
 
 
-def _sought(field: Field, value: Any) -> Any:
+def _sought(field: Field, value: Any, name: str) -> Any:
     """A value to look for: as ``fitting``, and for a number or a truth value the text that stands in a URL as well."""
     if not isinstance(value, str) or field.facts.kind not in (Kind.NUMBER, Kind.BOOLEAN):
-        return fitting(field, value)
+        return fitting(field, value, name)
     try:
         return field.facts.parse(field, value)
     except ValueError as error:
-        raise ValidationError({field.name: [str(error)]}) from None
+        raise ValidationError({name: [str(error)]}) from None
 
 
-def fitting(field: Field, value: Any) -> Any:
+def fitting(field: Field, value: Any, name: str | None = None) -> Any:
     """A value for a field: as it is if it is of the field's Python type, from its JSON form otherwise.
 
-    A row stands for its key. ``ValidationError`` says what does not fit.
+    A row stands for its key. ``ValidationError`` says what does not fit, by ``name``: that of the field, or of the
+    relation whose key it is.
     """
     value = getattr(value, "pk", value) if hasattr(value, "_resource") else value
     if value is None:
@@ -168,19 +169,19 @@ def fitting(field: Field, value: Any) -> Any:
     try:
         return _fitting(field, value)
     except ValueError as error:
-        raise ValidationError({field.name: [str(error)]}) from None
+        raise ValidationError({name or field.name: [str(error)]}) from None
 
 
-def storable(field: Field, value: Any) -> Any:
+def storable(field: Field, value: Any, name: str | None = None) -> Any:
     """A value for a column, as ``fitting``, which also has to have room in it."""
-    value = fitting(field, value)
+    value = fitting(field, value, name)
     try:
         if isinstance(value, int) and field.facts.kind is Kind.NUMBER:
             field.facts.load(field, value)
     except ValueError as error:
-        raise ValidationError({field.name: [str(error)]}) from None
+        raise ValidationError({name or field.name: [str(error)]}) from None
     if isinstance(value, str) and field.longest is not None and len(value) > field.longest:
-        raise ValidationError({field.name: [f"Longer than maximum length {field.longest}."]})
+        raise ValidationError({name or field.name: [f"Longer than maximum length {field.longest}."]})
     return value
 
 

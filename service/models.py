@@ -170,7 +170,7 @@ class Model:
             if isinstance(value, F):
                 fitted: Any = value
             else:
-                fitted = storable(current_store().queries.resources.key_of(resource.columns[name]), value)
+                fitted = storable(current_store().queries.resources.key_of(resource.columns[name]), value, name)
             self._values[name] = fitted
             self._stored.pop(name, None)
             self._changed.add(name)
@@ -232,7 +232,7 @@ class Model:
         keys: dict[str, Any] = {}
         for name, rows in links.items():
             target = resources[resources.relations(self._resource.name)[name].target]
-            keys[name] = [fitting(resources.key_of(target.key), row) for row in rows]
+            keys[name] = [fitting(resources.key_of(target.key), row, name) for row in rows]
         await store.relink(Query(self._resource.name, (self._key_condition(),)), keys)
 
     async def delete(self) -> None:
@@ -556,7 +556,7 @@ class QuerySet(Generic[M]):
             if column not in resource.columns:
                 raise AttributeError(f"{resource.model} has no column {name!r}; {choices(name, resource.columns)}")
             field = key_of(resource.columns[column])
-            fitted[column] = value if isinstance(value, F) else storable(field, value)
+            fitted[column] = value if isinstance(value, F) else storable(field, value, column)
         return len(await change_rows(store, resource.name, fitted, *query.where, back=True))
 
     async def delete(self) -> int:

@@ -701,11 +701,14 @@ async def go(self, request):
         case "filter": await Task.objects.filter(title="x", created_at="soon").count()
         case "update": await Task.objects.filter(title="x").update(view_count="many")
         case "null": await Task.objects.create()
+        case "key": await Task.objects.create(title="x", category_id="work")
+        case "row": await Task.objects.filter(category="work").count()
+        case "rows": await Task.objects.all().update(category="work")
 """)
     )
     told = {
         "create": "title", "long": "title", "large": "view_count", "longer": "title", "choice": "priority", "filter": "created_at",
-        "update": "view_count", "null": "title",
+        "update": "view_count", "null": "title", "key": "category_id", "row": "category_id", "rows": "category_id",
     }  # fmt: skip
     for how, name in told.items():
         status, problem = await service.ask("POST", "/tasks/go/", {"how": how})
