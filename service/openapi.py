@@ -25,7 +25,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from service import errors
 from service.authentication import JWTAuthentication, TokenAuthentication
 from service.fields import MISSING, NUMERIC_DIGITS, Field, Kind
-from service.filters import MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
+from service.filters import CHOSEN, MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
 from service.lookups import Lookup, Takes
 from service.metadata import WRITING
 from service.models import model
@@ -232,7 +232,7 @@ def _filter(name: str, lookup: Lookup, values: Field, json: Callable[[], Schema]
     """The parameter of a filter; ``json`` refers to the schema of JSON without U+0000."""
     path = name.removesuffix(f"__{lookup.name}")
     told = f"Only rows whose `{path}` {_PHRASES[lookup.name]}."
-    chosen = values.choices and lookup.name in ("exact", "in") and values.facts.kind is not Kind.ARRAY
+    chosen = values.choices and lookup.name in CHOSEN and values.facts.kind is not Kind.ARRAY
     item: Schema = {"enum": list(values.choices)} if chosen else _form(values)
     match lookup.takes:
         case Takes.FLAG:
