@@ -333,7 +333,8 @@ class Serializer(ma.Schema):
         bound.ignored = frozenset(ignored - set(cls._declared_fields))
         names = options.named or (*own.columns, *cls._declared_fields)
         bound.shown = Projection(
-            resource.name, tuple(name for name in names if name in own.columns and name in members)
+            resource.name,
+            tuple(name for name in names if name in own.columns and name in members and not members[name].load_only),
         )
         bound.plain = not cls._declared_fields and options.model is not None and not has_hooks(cls)
         return bound

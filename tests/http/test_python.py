@@ -237,3 +237,31 @@ async def test_names_of_fields_that_are_not_there_are_invalid_parameters(run: Ru
     for path in ("/authors/?fields=zzz", "/authors/?expand=zzz", "/books/?fields=zzz", "/books/stream/?fields=zzz"):
         _, problem = await service.ask("GET", path, status=400)
         assert problem["code"] == "invalid_parameter"
+
+
+async def test_field_that_a_serializer_only_loads_is_not_shown(run: Run) -> None:
+    """``load_only`` in ``Meta.extra`` keeps a column from every answer, as ``write_only`` in YAML does."""
+    text = """
+    from service.api import ModelViewSet, Serializer, model
+
+    class CountrySerializer(Serializer):
+        class Meta:
+            model = model("countries")
+            extra = {"name": {"load_only": True}}
+
+    class CountryViewSet(ModelViewSet):
+        serializer_class = CountrySerializer
+    """
+    countries = {**RESOURCES["countries"], "viewset": {"class": "viewsets:CountryViewSet"}}
+    service = await run({**RESOURCES, "countries": countries}, modules={"viewsets": dedent(text)})
+    assert await service.post("/countries/", {"code": "fr", "name": "France"}) == {"code": "fr"}
+    assert await service.get("/countries/fr/") == {"code": "fr"}
+    assert await service.rows("/countries/") == [{"code": "fr"}]
+    author = await service.post("/authors/", {"name": "Anna", "country_id": "fr"})
+    assert (await service.get(f"/authors/{author['id']}/", expand="country"))["country"] == {"code": "fr"}
+    await service.get("/countries/", fields="name", status=400)
+    async with service.client.get("/countries/stream/?snapshot=true") as stream:
+        async for line in stream.content:
+            if line.startswith(b"data:") and b"rows" in line:
+                assert b'"rows":[{"code":"fr"}]' in line
+                break
