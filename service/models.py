@@ -140,6 +140,10 @@ class Model:
         """The key."""
         return self._values.get(self._resource.key.column_name)
 
+    def __getitem__(self, name: str) -> Any:
+        """A column by name, also where a row has a method of that name."""
+        return self._values[name]
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -504,9 +508,12 @@ class QuerySet(Generic[M]):
         await made.save()
         return made
 
-    async def bulk_create(self, rows: Iterable[M]) -> list[M]:
-        """Insert rows in one statement; the instances have what the database made of them, in their order."""
-        made = list(rows)
+    async def bulk_create(self, rows: Iterable[M | Mapping[str, Any]]) -> list[M]:
+        """Insert rows in one statement; the instances have what the database made of them, in their order.
+
+        A mapping is the values of a row.
+        """
+        made = [self.model(**row) if isinstance(row, Mapping) else row for row in rows]
         if not made:
             return []
         store, resource = current_store(), self.model.resource()

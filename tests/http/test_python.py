@@ -265,3 +265,32 @@ async def test_field_that_a_serializer_only_loads_is_not_shown(run: Run) -> None
             if line.startswith(b"data:") and b"rows" in line:
                 assert b'"rows":[{"code":"fr"}]' in line
                 break
+
+
+async def test_field_with_the_name_of_a_method_is_shown(run: Run) -> None:
+    """Columns called as what rows can do are columns to serializers with Python, and rows still can."""
+    names = ("save", "delete", "refresh")
+    text = """
+    from marshmallow import fields
+    from service.api import ModelViewSet, Serializer, model
+
+    class OddSerializer(Serializer):
+        seen = fields.Method("look")
+
+        def look(self, row):
+            return row["save"]
+
+        class Meta:
+            model = model("odds")
+
+    class OddViewSet(ModelViewSet):
+        serializer_class = OddSerializer
+    """
+    odds = {"fields": {name: {"type": "string"} for name in names}, "viewset": {"class": "viewsets:OddViewSet"}}
+    service = await run({"odds": odds}, modules={"viewsets": dedent(text)})
+    made = await service.post("/odds/", {"save": "a", "delete": "b", "refresh": "c"})
+    assert [made[name] for name in (*names, "seen")] == ["a", "b", "c", "a"]
+    assert await service.get(f"/odds/{made['id']}/") == made
+    await service.ask("PATCH", f"/odds/{made['id']}/", {"save": "z"}, status=200)
+    assert (await service.get(f"/odds/{made['id']}/"))["seen"] == "z"
+    await service.ask("DELETE", f"/odds/{made['id']}/", status=204)
