@@ -103,22 +103,28 @@ def installed(wanted: Sequence[Peer]) -> tuple[list[Peer], list[str]]:
 
 
 def run(bench: Bench, mode: Mode, wanted: Sequence[Peer], cases: Sequence[Case]) -> Iterator[Round]:
-    """Everything in one mode: the servers run beside each other, and get load one at a time."""
-    with ExitStack() as stack:
-        own = stack.enter_context(cores(bench.postgres, pinned=mode.pinned))
-        servers = [
-            stack.enter_context(
-                peers.running(
-                    peer, bench.postgres.url, bench.directory / f"{number}.log", workers=mode.workers, cores=own
+    """Everything in one mode: the servers run beside each other, and get load one at a time.
+
+    Only those run that take part in reads, and then only those that take part in writes: whoever follows the changes that
+    others write has a part in what they cost.
+    """
+    for writes in (False, True):
+        some = [case for case in cases if (case.method != "GET") is writes]
+        with ExitStack() as stack:
+            own = stack.enter_context(cores(bench.postgres, pinned=mode.pinned))
+            servers = [
+                stack.enter_context(
+                    peers.running(
+                        peer, bench.postgres.url, bench.directory / f"{number}.log", workers=mode.workers, cores=own
+                    )
                 )
-            )
-            for number, peer in enumerate(wanted)
-            if mode.workers <= peer.workers
-        ]
-        for case in cases:
-            taking_part = [server for server in servers if case.name in server.peer.paths]
-            check(case, taking_part)
-            yield from measure(bench, mode, case, taking_part)
+                for number, peer in enumerate(wanted)
+                if mode.workers <= peer.workers and any(case.name in peer.paths for case in some)
+            ]
+            for case in some:
+                taking_part = [server for server in servers if case.name in server.peer.paths]
+                check(case, taking_part)
+                yield from measure(bench, mode, case, taking_part)
 
 
 @contextmanager
