@@ -269,15 +269,14 @@ class Lenses:
         ]
 
     def _frame(self, batch: Batch, skip: Snapshot | None, blocks: Mapping[int, bytes | None]) -> bytes:
-        rest = remaining(skip, batch)
         told = []
         for event in batch.events:
             if (block := blocks.get(event.n)) is not None:
-                place = str(batch.position(event).beyond(rest))
+                place = str(batch.position(event).beyond(skip))  # of which there may be more in this tick
                 told.append(b"id: %b\n%b\n" % (place.encode(), block))
         return b"".join(told)
 
 
 def remaining(skip: Snapshot | None, batch: Batch) -> Snapshot | None:
-    """What there is still to skip behind a batch: nothing once the batch has gone past the snapshot."""
-    return None if skip is None or skip <= batch.snap else skip
+    """What there is still to skip behind a batch: nothing once the tick that it ends has gone past the snapshot."""
+    return None if skip is None or (batch.last and skip <= batch.snap) else skip

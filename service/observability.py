@@ -31,21 +31,21 @@ class Readiness:
         """Why the service is not ready, in a sentence; ``None`` when it is."""
         if self.starting is not None:
             return self.starting
-        if (lag := self._feed.lag) > GRACE:
-            if self._feed.connected:
-                return f"The change feed is {lag:.0f} s behind the database."
+        lag = self._feed.lag
+        if lag > GRACE and not self._feed.connected:
             return f"The change feed has been without a connection to the database for {lag:.0f} s."
+        behind = f"The change feed is {lag:.0f} s behind the database." if lag > GRACE else None
         try:
             async with asyncio.timeout(PATIENCE):
                 state = await self._feed.state()
         except (*CONNECTION_LOST, TimeoutError):
-            return None  # for as long as the feed is not behind
+            return behind
         before, self._before = self._before, state
         if state.read_only:
             return "The database is read-only: streams need the primary, with default_transaction_read_only off."
         if before is not None and state.newest == before.newest and min(state.untold, before.untold) > GRACE:
             return f"No replica has told the changes of the last {state.untold:.0f} s: the ticker stands still."
-        return None
+        return behind
 
 
 def register(app: web.Application, readiness: Readiness) -> None:

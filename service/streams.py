@@ -545,7 +545,8 @@ class Hub:
         xids = {event.xid for event in batch.events}
         for group in [*self._groups.values()]:
             skip = group.skip
-            if skip is not None and not group.behind and skip <= batch.snap and not any(map(skip.sees, xids)):
+            passed = skip is not None and batch.last and skip <= batch.snap and not any(map(skip.sees, xids))
+            if passed and not group.behind:
                 self._merge(group)  # there is nothing to skip in this batch or behind it
         for group in [*self._groups.values()]:
             try:

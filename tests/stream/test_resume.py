@@ -156,3 +156,31 @@ async def replay(source: EventSource, rows: dict[int, dict[str, object]], until:
             del rows[event["id"]]
         else:
             rows[event["id"]] = event["data"]
+
+
+async def test_what_a_snapshot_saw_of_a_large_tick_is_skipped_to_its_end(
+    serve: Serve, sql: asyncpg.Connection, database_url: str
+) -> None:
+    """Of two transactions of hundreds of rows a handover lies between: one is told, the other never, from any place."""
+    client = await serve(RESOURCES)
+    async with listen(client, "/notes/stream/") as source:
+        before = (await ready(source)).id.partition("~")[0]
+    other = await asyncpg.connect(database_url)
+    late = other.transaction()
+    await late.start()
+    await other.execute("INSERT INTO notes (id, text) SELECT i, 'told' FROM generate_series(1, 300) i")
+    await sql.execute("INSERT INTO notes (id, text) SELECT i, 'seen' FROM generate_series(1001, 1300) i")
+    start = f"{before}~{await sql.fetchval('SELECT pg_current_snapshot()::text')}"
+    await late.commit()
+    await sql.execute("INSERT INTO notes (id, text) VALUES (2000, 'fence')")
+    expected = [*range(1, 301), 2000]
+    async with listen(client, "/notes/stream/", last_id=start) as source:
+        assert (await ready(source)).id == start
+        events = await source.take(301)
+    assert [event.json()["id"] for event in events] == expected
+    for place in (0, 63, 64, 200, 299):
+        async with listen(client, "/notes/stream/", last_id=events[place].id) as source:
+            await ready(source)
+            rest = await source.take(300 - place)
+            assert [event.json()["id"] for event in rest] == expected[place + 1 :]
+    await other.close()
