@@ -269,14 +269,20 @@ class Lenses:
         ]
 
     def _frame(self, batch: Batch, skip: Snapshot | None, blocks: Mapping[int, bytes | None]) -> bytes:
+        within = None if passed(skip, batch) else skip
         told = []
         for event in batch.events:
             if (block := blocks.get(event.n)) is not None:
-                place = str(batch.position(event).beyond(skip))  # of which there may be more in this tick
+                place = str(batch.position(event).beyond(within))
                 told.append(b"id: %b\n%b\n" % (place.encode(), block))
         return b"".join(told)
 
 
 def remaining(skip: Snapshot | None, batch: Batch) -> Snapshot | None:
     """What there is still to skip behind a batch: nothing once the tick that it ends has gone past the snapshot."""
-    return None if skip is None or (batch.last and skip <= batch.snap) else skip
+    return None if passed(skip, batch) or (batch.last and skip is not None and skip <= batch.snap) else skip
+
+
+def passed(skip: Snapshot | None, batch: Batch) -> bool:
+    """Whether there is nothing to skip in the tick of a batch, nor behind it."""
+    return skip is None or (skip <= batch.snap and not any(map(skip.sees, batch.xids)))

@@ -42,7 +42,7 @@ from service.errors import (
     Unavailable,
 )
 from service.fields import FIELD_TYPES, Field
-from service.lenses import BLOCK, Judgement, Lens, Lenses, Undecided, remaining
+from service.lenses import BLOCK, Judgement, Lens, Lenses, Undecided, passed, remaining
 from service.matching import matcher, patterns
 from service.models import STORE, Model, QuerySet
 from service.query import Query
@@ -542,12 +542,9 @@ class Hub:
         """Take a batch from the feed to every group."""
         for group in [group for group in self._groups.values() if not (group.members or group.waiting)]:
             self.drop(group)
-        xids = {event.xid for event in batch.events}
         for group in [*self._groups.values()]:
-            skip = group.skip
-            passed = skip is not None and batch.last and skip <= batch.snap and not any(map(skip.sees, xids))
-            if passed and not group.behind:
-                self._merge(group)  # there is nothing to skip in this batch or behind it
+            if group.skip is not None and not group.behind and passed(group.skip, batch):
+                self._merge(group)
         for group in [*self._groups.values()]:
             try:
                 group.deliver(batch)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -447,7 +447,7 @@ class Batch:
     """Consecutive events of one tick, all of them or, where a tick is large, a part.
 
     ``first`` is the ``n`` of the first event; ``last`` says that nothing of the tick follows, and ``snap`` what the
-    database had seen when it ended. ``epoch`` is that of the tick.
+    database had seen when it ended. ``epoch`` is that of the tick, and ``xids`` are all its transactions.
     """
 
     epoch: int
@@ -456,6 +456,7 @@ class Batch:
     first: int
     events: tuple[Event, ...]
     last: bool
+    xids: frozenset[int] = frozenset()
 
     @property
     def start(self) -> Position:
@@ -549,8 +550,10 @@ async def batches(connection: Connection, after: Position, known: Sequence[Tick]
         if xid is not None
     )
     totals = Counter[int]()
-    for place, _, _, count in order:
+    xids: dict[int, set[int]] = defaultdict(set)
+    for place, _, xid, count in order:
         totals[place] += count
+        xids[place].add(xid)
     n = min(after.n, totals[1])
     pages = _Pages(connection, [(xid, count) for _, _, xid, count in order], n)
     page: Sequence[asyncpg.Record] = ()
@@ -561,7 +564,7 @@ async def batches(connection: Connection, after: Position, known: Sequence[Tick]
             part, page = page[: totals[place] - n], page[totals[place] - n :]
             events = tuple(_event(n + i, row) for i, row in enumerate(part, start=1))
             first, n = n + 1, n + len(part)
-            yield Batch(tick.epoch, tick.tick, tick.snap, first, events, last=n == totals[place])
+            yield Batch(tick.epoch, tick.tick, tick.snap, first, events, n == totals[place], frozenset(xids[place]))
             if n == totals[place]:
                 break
         n = 0
