@@ -61,7 +61,7 @@ class ListModelMixin(_Base):
             rows = replace(rows, results=BETWEEN.join(made))
         body = self.paginator.body(part, query, rows, address)
         answer = body, tag_of_list(body), rows.snapshot
-        reads = self.site.store.queries.page(part.page, query.shape).reads if key else None
+        reads = self.site.store.queries.reads(query.resource, query.shape, query.order, seen) if key else None
         if reads is not None:
             self.site.cache.keep(key, answer, since=since, resources=reads, size=len(body))
         return self.answer(*answer)
@@ -119,7 +119,7 @@ class RetrieveModelMixin(_Base):
             body = await spawn(self._json, serializer, row, shown, given)
         follows = serializer.plain and not shown.related
         answer = body, tag_of_row(found.version, shown, None if follows else body), found.snapshot
-        reads = self.site.store.queries.one(seen, query.shape).reads if key else None
+        reads = self.site.store.queries.reads(query.resource, query.shape, (), seen) if key else None
         if reads is not None:
             self.site.cache.keep(key, answer, since=since, size=len(body), **self.get_dependencies(query, seen, reads))
         return self.answer(*answer)

@@ -10,7 +10,7 @@ order of the shape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Final, TypeAlias
@@ -18,7 +18,6 @@ from typing import Any, Final, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import asyncpg
-from sqlalchemy.sql import visitors
 
 from service.fields import Field, Kind
 from service.lookups import LOOKUPS, Lookup, Takes
@@ -184,15 +183,10 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Compiled SQL, and where each of its arguments stands among the values given.
-
-    ``reads`` are the resources that its answer depends on, and ``changes`` those that it may change. ``reads`` is
-    ``None`` where it depends on what the change log does not have.
-    """
+    """Compiled SQL, where each of its arguments stands among the values given, and the resources that it may change."""
 
     sql: str
     order: tuple[int, ...]
-    reads: frozenset[str] | None = None
     changes: frozenset[str] = frozenset()
 
     def arguments(self, values: Sequence[Any]) -> list[Any]:
@@ -309,6 +303,7 @@ class Queries:
         self.add = lru_cache(bound)(self._add)
         self.insert_row = lru_cache(bound)(self._insert_row)
         self.pairs = lru_cache(bound)(self._pairs)
+        self.reads = lru_cache(bound)(self._reads)
 
     def table(self, resource: str) -> sa.Table:
         """The table of a resource."""
@@ -364,11 +359,7 @@ class Queries:
             size, before = sa.func.count(), _sql(0) if offset is None else offset
             elsewhere = sa.or_(size > limit, sa.and_(size == _sql(0), before > _sql(0)))
             count = sa.case((elsewhere, count), else_=before + size)
-        return self._statement(
-            sa.select(*columns, count.label("count"), _SNAPSHOT),
-            mentioned=(*_mentioned(where), *(step.removeprefix("-") for step in page.order)),
-            resource=resource,
-        )
+        return self._statement(sa.select(*columns, count.label("count"), _SNAPSHOT))
 
     def _rows(
         self, page: Page, source: _Source, conditions: list[Any], steps: list[_Step], limit: Any, offset: Any
@@ -414,7 +405,7 @@ class Queries:
         row = sa.select(sa.func.row_to_json(document.table_valued()).label("result"))
         version = self._version(resource, _xmin(quoted(table)), table).label("version")
         row = row.add_columns(version, _SNAPSHOT).select_from(source.clause.join(document, sa.true()))
-        return self._statement(row.where(condition), mentioned=_mentioned(where), resource=resource)
+        return self._statement(row.where(condition))
 
     def _version(self, resource: str, xmin: sa.ColumnElement[str], base: sa.FromClause) -> sa.ColumnElement[str]:
         """The transaction that wrote a row, and for each many_to_many field how many links it has and the newest."""
@@ -555,8 +546,7 @@ class Queries:
         for name, path in what:
             column = source.column(self.resources.resolve(resource, path)) if path else sa.literal_column("*")
             columns.append(AGGREGATES[name](column))
-        query = sa.select(*columns).select_from(source.clause).where(*condition)
-        return self._statement(query, mentioned=_mentioned(where), resource=resource)
+        return self._statement(sa.select(*columns).select_from(source.clause).where(*condition))
 
     def _change(self, resource: str, sets: tuple[tuple[str, Shape | None], ...], where: Shape, back: bool) -> Statement:
         """Change every row that matches: each of ``sets`` is a column and, for arithmetic, its shape.
@@ -755,6 +745,22 @@ class Queries:
                 bound.append(column <= value if down else column >= value)
         return sa.and_(*bound, sa.or_(sa.false(), *behind))
 
+    def _reads(
+        self, resource: str, where: Shape, order: tuple[str, ...] = (), shown: Projection | None = None
+    ) -> frozenset[str] | None:
+        """The resources that decide which rows meet a condition, in which order, and what is shown of them.
+
+        The links of a many_to_many field belong to one of its ends. ``None`` where a ``write_only`` field decides, of which
+        the change log does not tell.
+        """
+        found = {resource} if shown is None else {resource, *shown.resources}
+        for mentioned in (*_mentioned(where), *(step.removeprefix("-") for step in order)):
+            path = self.resources.resolve(resource, mentioned)
+            if any(field.write_only for field in (path.field, *(step.field for step in path.steps))):
+                return None
+            found.update(step.target for step in path.steps)
+        return frozenset(found)
+
     @cached_property
     def dependents(self) -> Mapping[str, frozenset[str]]:
         """For each resource those that change when its rows do: itself, and where cascades and links lead."""
@@ -779,36 +785,12 @@ class Queries:
         query: sa.Select[Any] | sa.Insert | sa.Update | sa.Delete | sa.UpdateBase,
         *,
         changes: Collection[str] = (),
-        mentioned: Iterable[str] = (),
-        resource: str | None = None,
     ) -> Statement:
-        """Compile: every bound parameter is one of ours, so each argument is a position among the values.
-
-        For what ``reads`` is to be known of, ``resource`` has the rows, and ``mentioned`` are paths from it.
-        """
+        """Compile: every bound parameter is one of ours, so each argument is a position among the values."""
         self.compilations += 1
         compiled = query.compile(dialect=_DIALECT)
         order = tuple(int(name.removeprefix("v")) for name in compiled.positiontup or ())
-        reads: frozenset[str] | None = None
-        if resource is not None and all(self._logged(resource, path) for path in mentioned):
-            reads = frozenset(self._owners[part.name] for part in visitors.iterate(query) if isinstance(part, sa.Table))
-        return Statement(str(compiled), order, reads, frozenset(changes))
-
-    def _logged(self, resource: str, path: str) -> bool:
-        """Whether the change log has all that a path leads by and to."""
-        found = self.resources.resolve(resource, path)
-        return not any(field.write_only for field in (found.field, *(step.field for step in found.steps)))
-
-    @cached_property
-    def _owners(self) -> Mapping[str, str]:
-        """The resource whose changes tell of each table, by the table's name."""
-        owners = {table.name: name for name, table in self.tables.of.items()}
-        for resource in self.resources.values():
-            for name in resource.links:
-                relation = self.resources.relations(resource.name)[name]
-                if relation.link is not None:
-                    owners[self.tables.links[relation.link.table].name] = resource.name
-        return owners
+        return Statement(str(compiled), order, frozenset(changes))
 
 
 ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {

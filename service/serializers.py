@@ -48,6 +48,11 @@ class Projection:
         return self._hash
 
     @cached_property
+    def resources(self) -> frozenset[str]:
+        """Every resource that rows are shown of."""
+        return frozenset({self.resource}.union(*(inner.resources for _, inner in self.related)))
+
+    @cached_property
     def fingerprint(self) -> str:
         """The same for the same projection in every process, and hardly for another."""
         return blake2b(repr(self).encode(), digest_size=4).hexdigest()

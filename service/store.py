@@ -59,10 +59,6 @@ class Store:
         keys = row["keys"] if page.keyset else []
         return Rows(row["results"], row["size"], row["count"], keys, row["snapshot"])
 
-    def sources(self, query: Query) -> frozenset[str] | None:
-        """The resources that decide which rows a query has; ``None`` where the change log does not tell of all."""
-        return self.queries.tally(query.resource, (("count", ""),), query.shape).reads
-
     async def one(self, query: Query, projection: Projection) -> Row | None:
         """The only row of a query; ``None`` when there is none."""
         statement = self.queries.one(projection, query.shape)
@@ -190,17 +186,12 @@ class Store:
 
     def _stale(self, projection: Projection, links: tuple[str, ...]) -> bool:
         """Whether the projection shows what the same statement writes and cannot see: links, or the row once more."""
-        return any(name in links or _shows(inner, projection.resource) for name, inner in projection.related)
+        return any(name in links or projection.resource in inner.resources for name, inner in projection.related)
 
     async def _again(self, resource: Resource, projection: Projection, key: str) -> Row:
         found = await self.one(by_key(self.queries, resource.name, key), projection)
         assert found is not None
         return replace(found, key=key)
-
-
-def _shows(projection: Projection, resource: str) -> bool:
-    """Whether rows of a resource are anywhere in a projection."""
-    return projection.resource == resource or any(_shows(inner, resource) for _, inner in projection.related)
 
 
 def by_key(queries: Queries, resource: str, text: str) -> Query:

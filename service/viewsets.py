@@ -913,7 +913,7 @@ class GenericViewSet(ViewSet):
             return replace(rows, count=part.count(rows.size, known))
         since = cache.now
         rows = await store.page(query, part.page, part.values)
-        if (reads := store.sources(query)) is not None:
+        if (reads := store.queries.reads(query.resource, query.shape)) is not None:
             cache.keep(key, rows.count, since=since, resources=reads)
         return rows
 
