@@ -9,7 +9,7 @@ being read counts as well. Nothing is found while the feed is cut off or behind,
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,18 +40,11 @@ class Cache:
         self._rows: dict[tuple[str, str], set[Hashable]] = {}
         self._changed: dict[str, int] = {}  # resource → the moment of its newest change
         self._written: dict[str, int] = {}  # the same of changes of which the rows are not known
-        self._unsubscribe: Callable[[], None] | None = None
         self.now = 0  # the moment
 
     def start(self) -> None:
-        """Follow the feed, until ``close``."""
-        self._unsubscribe = self._feed.subscribe(self._apply, self._reset)
-
-    def close(self) -> None:
-        """Forget everything, and follow no longer."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-        self.clear()
+        """Follow the feed, for as long as that runs."""
+        self._feed.subscribe(self._apply, self._reset)
 
     @property
     def fresh(self) -> bool:
