@@ -57,8 +57,7 @@ class _Connection(web.RequestHandler):
             raise ConnectionError("A part of the response is sent already.")
         told = InternalError() if status >= 500 else ParseError(_REFUSAL)
         response = middleware.problem(told, number)
-        response.headers["X-Request-ID"] = number
-        response.headers["Server"] = "rowcast"
+        middleware.sign(response, number)
         response.force_close()
         return response
 

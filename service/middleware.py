@@ -59,9 +59,14 @@ def errors(gate: Callable[[web.Request], None]) -> Middleware:
 
 async def label(request: web.Request, response: web.StreamResponse) -> None:
     """Put on a response that is about to be sent, a stream's too, the request's id and where its caller stands."""
-    response.headers["X-Request-ID"] = request[REQUEST_ID]
-    response.headers["Server"] = "rowcast"
+    sign(response, request[REQUEST_ID])
     announce(request, response)
+
+
+def sign(response: web.StreamResponse, request_id: str) -> None:
+    """Put on a response what every one of the service's has."""
+    response.headers["X-Request-ID"] = request_id
+    response.headers["Server"] = "rowcast"
 
 
 def problem(error: ApiError, request_id: str) -> web.Response:
