@@ -215,22 +215,18 @@ def settle() -> None:
 async def prepare(configuration: Configuration, tables: Tables, database: Database, *, migrate: bool) -> bytes:
     """See that the database fits the config, or make it; its secret. ``Unavailable`` says what is pending."""
     settings = configuration.settings
-    if migrate:
-        before, after = migration_steps(tables, settings)
-        done = await schema.migrate(
-            database.connect, tables, settings.database.migrations, sync=True, before=before, after=after
-        )
-        pending = done.pending
-    else:
-        connection = await database.connect()
-        try:
-            if hindrances := await triggers.hindrances(connection):
-                raise Unavailable(f"The database cannot be used: {'; '.join(hindrances)}")
-        finally:
-            await connection.close()
-        pending = await schema.pending(database.connect, tables, settings.database.migrations)
     connection = await database.connect()
     try:
+        if migrate:
+            before, after = migration_steps(tables, settings)
+            done = await schema.migrate(
+                database.connect, tables, settings.database.migrations, sync=True, before=before, after=after
+            )
+            pending = done.pending
+        else:
+            if hindrances := await triggers.hindrances(connection):
+                raise Unavailable(f"The database cannot be used: {'; '.join(hindrances)}")
+            pending = await schema.pending(database.connect, tables, settings.database.migrations)
         pending += [] if pending else await triggers.problems(connection, tables, wakeup=settings.stream.wakeup)
         if pending:
             raise Unavailable(f"The database is not in line with the config; pending: {'; '.join(pending)}")
