@@ -237,11 +237,11 @@ class Model:
         for name, rows in links.items():
             target = resources[resources.relations(self._resource.name)[name].target]
             keys[name] = [fitting(resources.key_of(target.key), row, name) for row in rows]
-        await store.relink(Query(self._resource.name, (self._key_condition(),)), keys)
+        await store.relink(query_for(self), keys)
 
     async def delete(self) -> None:
         """Delete the row; ``Conflict`` while others refer to it."""
-        await current_store().delete(Query(self._resource.name, (self._key_condition(),)))
+        await current_store().delete(query_for(self))
         object.__setattr__(self, "_saved", False)
 
     async def refresh(self) -> Self:
@@ -587,6 +587,11 @@ async def get_object_or_404(rows: QuerySet[M] | type[M], *conditions: Q, **looku
         return await (rows.objects.all() if isinstance(rows, type) else rows).get(*conditions, **lookups)
     except ValidationError:
         raise NotFound() from None
+
+
+def query_for(row: Model) -> Query:
+    """The query that has this row alone."""
+    return Query(row._resource.name, (row._key_condition(),))
 
 
 def loaded(row: Model, relation: str) -> bool:

@@ -47,7 +47,7 @@ from service.fields import Field
 from service.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from service.handlers import KEY_NAMES, Call, call_of
 from service.metadata import describe
-from service.models import STORE, Model, QuerySet, document, loaded, model
+from service.models import STORE, Model, QuerySet, document, loaded, model, query_for
 from service.pagination import Address, BasePagination, NoPagination, PageNumberPagination, Slice
 from service.permissions import SAFE_METHODS, BasePermission, allowed, asks_about_objects, check_columns, refusing
 from service.preconditions import expected, known, tag_of_row
@@ -1015,9 +1015,7 @@ class GenericViewSet(ViewSet):
         """The version of a row, if it is one of this resource."""
         if not isinstance(row, Model) or row.resource().name != self.resource.name:
             return None
-        key = self.site.resources.key_of(self.resource.key)
-        query = Query(self.resource.name, (Comparison(self.resource.key.name, "exact", row.pk, key.facts.kind),))
-        found = await self.site.store.one(query, Projection(self.resource.name, ()))
+        found = await self.site.store.one(query_for(row), Projection(self.resource.name, ()))
         return None if found is None else found.version
 
     def get_tag(self, version: str | None, body: bytes) -> dict[str, str]:
