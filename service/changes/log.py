@@ -501,24 +501,22 @@ SELECT xid, last, events FROM (SELECT FROM rowcast.tick WHERE tick = $3) kept LE
         SELECT xid, seq FROM rowcast.change
         WHERE xid >= pg_snapshot_xmax($1) AND xid < pg_snapshot_xmax($2) AND pg_visible_in_snapshot(xid, $2)
         UNION ALL
-        SELECT c.xid, c.seq FROM pg_snapshot_xip($1) x JOIN rowcast.change c ON c.xid = x
-        WHERE pg_visible_in_snapshot(x, $2)
+        SELECT c.xid, c.seq FROM pg_snapshot_xip($1) x, LATERAL (
+            SELECT xid, seq FROM rowcast.change WHERE xid = x OFFSET 0
+        ) c WHERE pg_visible_in_snapshot(x, $2)
     ) written GROUP BY xid
 ) transactions ON true
 """
 """The transactions that snapshot $2 sees and $1, that of tick $3, does not; no row at all if that tick is pruned.
 
 Ticks are pruned before the changes behind them, and a statement takes its locks before its snapshot. So if the tick is
-there, everything after it was.
+there, everything after it was. ``OFFSET 0`` forbids a join of the whole log with the few that were running, which is the
+best plan for as long as the log is small, and is kept when it is not.
 """
 
-_CHANGES: Final = """
-SELECT c.seq, c.xid, c.at, c.resource, c.op, c.pk, c.old, c.new
-FROM unnest($1::xid8[]) WITH ORDINALITY AS t (xid, place) JOIN rowcast.change c ON c.xid = t.xid
-WHERE t.place > 1 OR c.seq > $2
-ORDER BY t.place, c.seq LIMIT $3 OFFSET $4
-"""
-"""$3 changes of the transactions $1, in their order, behind number $2 of the first and $4 more."""
+_CHANGE: Final = "SELECT seq, xid, at, resource, op, pk, old, new FROM rowcast.change"
+_WHOLE: Final = f"{_CHANGE} WHERE xid = ANY ($1::xid8[])"
+_PART: Final = f"{_CHANGE} WHERE xid = $1 AND seq > $2 ORDER BY seq LIMIT $3 OFFSET $4"
 
 
 async def prepare(connection: Connection) -> None:
@@ -588,22 +586,35 @@ class _Pages:
 
     async def next(self) -> Sequence[asyncpg.Record]:
         """The next page; ``Pruned`` if there is less than there was."""
-        expected, xids = -self._done, []
-        for xid, count in self._left:
-            xids.append(xid)
-            expected += count
-            if expected >= self._size:
-                break
-        offset = self._done if self._seq < 0 else 0
-        rows: Sequence[asyncpg.Record] = await self._connection.fetch(
-            _CHANGES, xids, self._seq, self._size, offset, timeout=60
-        )
-        if len(rows) != min(expected, self._size):
-            raise Pruned
-        done = self._done + len(rows)
-        while self._left and done >= self._left[0][1]:
-            done -= self._left.popleft()[1]
-        self._done, self._seq = done, rows[-1]["seq"] if done else -1
+        rows = await (self._part() if self._done or self._left[0][1] > self._size else self._whole())
         average = sum(len(row["old"] or b"") + len(row["new"] or b"") for row in rows) // len(rows)
         self._size = max(1, min(PAGE[1], 4 * self._size, PAGE_BYTES // (average + 1)))
+        return rows
+
+    async def _whole(self) -> Sequence[asyncpg.Record]:
+        """As many transactions as a page has room for."""
+        places: dict[int, int] = {}
+        expected = 0
+        while self._left and expected + self._left[0][1] <= self._size:
+            xid, count = self._left.popleft()
+            places[xid] = len(places)
+            expected += count
+        rows = await self._connection.fetch(_WHOLE, list(places), timeout=60)
+        if len(rows) != expected:
+            raise Pruned
+        return sorted(rows, key=lambda row: (places[row["xid"]], row["seq"]))
+
+    async def _part(self) -> Sequence[asyncpg.Record]:
+        """A page of the first transaction, or what is left of it."""
+        xid, count = self._left[0]
+        offset = self._done if self._seq < 0 else 0
+        rows: Sequence[asyncpg.Record] = await self._connection.fetch(
+            _PART, xid, self._seq, self._size, offset, timeout=60
+        )
+        if len(rows) != min(count - self._done, self._size):
+            raise Pruned
+        self._done, self._seq = self._done + len(rows), rows[-1]["seq"]
+        if self._done == count:
+            self._left.popleft()
+            self._done, self._seq = 0, -1
         return rows

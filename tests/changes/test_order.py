@@ -275,6 +275,32 @@ async def test_an_open_transaction_with_many_rows_makes_no_poll_slow(database: D
     await writing.execute("ROLLBACK")
 
 
+async def test_what_a_tick_costs_does_not_grow_with_the_log(database: Database) -> None:
+    """The plans of a feed are those of a small log, and still read a large one by index alone."""
+    connection, late, reading = await database.connect(), await database.connect(), await database.direct()
+    await log.prepare(reading)
+    await connection.execute("VACUUM ANALYZE rowcast.change")
+    await connection.execute("INSERT INTO tasks (title) SELECT i::text FROM generate_series(1, 40) i")
+    await reading.execute(f"PREPARE transactions AS {log._TRANSACTIONS}")
+    await reading.execute(f"PREPARE whole AS {log._WHOLE}")
+    await reading.execute("EXECUTE transactions('3:3:', '3:3:', 1)")  # the plan is made when it is first used
+    await reading.execute("EXECUTE whole('{3}')")
+    await connection.execute("INSERT INTO tasks (title) SELECT i::text FROM generate_series(1, 20000) i", timeout=60)
+    await late.execute("BEGIN; INSERT INTO tasks (title) VALUES ('of a transaction that runs at the first tick')")
+    number = await late.fetchval("SELECT pg_current_xact_id()::text")
+    await connection.execute("SELECT pg_current_xact_id()")  # which is later, so that the other one is in its midst
+    first = await connection.fetchval("SELECT pg_current_snapshot()::text")
+    await late.execute("COMMIT")
+    await connection.execute("INSERT INTO tasks (title) VALUES ('one more')")
+    second = await connection.fetchval("SELECT pg_current_snapshot()::text")
+    tick = (await log.newest_tick(reading)).tick
+    for statement, rows in ((f"transactions('{first}', '{second}', {tick})", 2), (f"whole('{{{number}}}')", 1)):
+        (plan,) = json.loads(await reading.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {statement}"))
+        assert plan["Plan"]["Actual Rows"] == rows
+        assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 200
+    await reading.close()
+
+
 def test_snapshots_are_compared_as_sets() -> None:
     """``<=`` is inclusion of what is seen."""
     chance = random.Random(7)
