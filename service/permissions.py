@@ -70,6 +70,10 @@ class IsAuthenticatedOrReadOnly(BasePermission):
         return request.method in SAFE_METHODS or bool(request.user.is_authenticated)
 
 
+OPEN_TO_READERS: Final = frozenset({AllowAny, IsAuthenticatedOrReadOnly})
+"""Those that let anybody read."""
+
+
 class IsOwner(BasePermission):
     """Callers with valid credentials and, of rows, those whose ``owner_field`` is the caller's id.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import _lru_cache_wrapper, lru_cache
@@ -23,7 +23,7 @@ import orjson
 from aiohttp import web
 
 from service import mixins, options, streams, throttling
-from service.authentication import identify, refusal
+from service.authentication import BUILT_IN, identify, refusal
 from service.bridge import spawn, wait
 from service.changes.cache import Cache
 from service.changes.feed import Feed
@@ -49,7 +49,15 @@ from service.handlers import KEY_NAMES, Call, call_of
 from service.metadata import describe
 from service.models import STORE, Model, QuerySet, document, loaded, model, query_for
 from service.pagination import Address, BasePagination, NoPagination, PageNumberPagination, Slice
-from service.permissions import SAFE_METHODS, BasePermission, allowed, asks_about_objects, check_columns, refusing
+from service.permissions import (
+    OPEN_TO_READERS,
+    SAFE_METHODS,
+    BasePermission,
+    allowed,
+    asks_about_objects,
+    check_columns,
+    refusing,
+)
 from service.preconditions import expected, known, tag_of_row
 from service.query import BETWEEN, Comparison, Query
 from service.query import Page as PageShape
@@ -74,6 +82,7 @@ STANDARD_ACTIONS: Final[Mapping[str, tuple[str, bool]]] = {  # action → method
     "partial_update": ("PATCH", True),
     "destroy": ("DELETE", True),
 }
+READING_ACTIONS: Final = frozenset({"list", "retrieve"})
 CHANGING_ACTIONS: Final = frozenset({"update", "partial_update", "destroy"})
 RESERVED_ACTIONS: Final = frozenset({*STANDARD_ACTIONS, "stream", "metadata"})
 
@@ -192,9 +201,12 @@ class ViewSet:
         action_map.setdefault("OPTIONS", "metadata")
 
         served = cls.varied(initkwargs) if hasattr(cls, "site") else None
+        recalls = action_map.get("GET") in READING_ACTIONS
 
         async def view(http: web.Request) -> web.StreamResponse:
             bound = served or bound_in(http.app[SITE], cls).varied(initkwargs)
+            if recalls and (known := bound.recall(http)) is not None:
+                return known
             return await bound(action_map=action_map, **initkwargs).dispatch(http)
 
         vars(view).update(cls=cls, actions=actions, initkwargs=initkwargs)
@@ -204,6 +216,11 @@ class ViewSet:
     def varied(cls, given: Mapping[str, Any]) -> type[Self]:
         """The viewset with other options, for one action."""
         return cls
+
+    @classmethod
+    def recall(cls, http: web.Request) -> web.Response | None:
+        """The answer to a request where that is known before anything is asked; ``None`` where it is not."""
+        return None
 
     @classmethod
     def get_extra_actions(cls) -> list[Any]:
@@ -475,6 +492,7 @@ class GenericViewSet(ViewSet):
     finds_objects: ClassVar[bool]  # whether a user's ``get_object`` does it
     native_filters: ClassVar[bool]  # whether the query string is read without Python of the user's
     simple_writes: ClassVar[bool]  # whether a valid body is all that creating and updating take
+    open: ClassVar[bool]  # whether an address shows the same to everybody, without credentials, and answers are kept
     _key: ClassVar[Field]  # what the address names a row by
     _everything: ClassVar[Query | None]  # the scope, where it is all rows
     _generated: ClassVar[type[Serializer]]
@@ -567,6 +585,14 @@ class GenericViewSet(ViewSet):
         plain_scope = not cls.hooked("get_queryset") and cls.queryset is None
         cls._everything = Query(cls.resource.name) if plain_scope else None
         cls.read_by = cls._read_by()
+        cls.open = (
+            cls.cache == "responses"
+            and plain_scope
+            and all(type(permission) in OPEN_TO_READERS for permission in cls._permissions)
+            and all(type(authenticator) in BUILT_IN for authenticator in cls._authenticators)
+            and not cls.throttle_classes
+            and not any(map(cls.hooked, _methods(cls)))
+        )
 
     @classmethod
     def _read_by(cls) -> str | None:
@@ -917,6 +943,32 @@ class GenericViewSet(ViewSet):
             cache.keep(key, rows.count, since=since, resources=reads)
         return rows
 
+    @classmethod
+    def recall(cls, http: web.Request) -> web.Response | None:
+        """What is kept for an address that is open: nobody has to be asked who is calling."""
+        if not cls.open or http.method not in ("GET", "HEAD") or not _is_plain(http):
+            return None
+        kept = cls.site.cache.find(cls.place_of(http))
+        return None if kept is None else cls.answer(http, *kept, stands=True)
+
+    @classmethod
+    def place_of(cls, http: web.Request) -> tuple[type, str, str]:
+        """Where the answer of an address is kept, which has links to others of the same origin."""
+        return cls, http.raw_path, site_url(cls.site.settings, http)
+
+    def get_place(self, serializer: Serializer, query: Query) -> Hashable:
+        """Where the answer to this request is kept: by its address alone if that is open; ``None`` where it is not.
+
+        A caller with credentials may be shown more than others, by ``?expand=``.
+        """
+        if self.cache != "responses" or not serializer.plain or not self.may_be_cached():
+            return None
+        http = self.request.http
+        place = self.place_of(http)
+        if self.open and self.action in READING_ACTIONS and "Authorization" not in http.headers:
+            return place
+        return (*place, self.action, serializer, query.shape, repr(query.values))
+
     def may_be_cached(self) -> bool:
         """Whether this request may be answered from memory: not for a client, or a transaction, that wants it newest."""
         asked = self.request.headers.get("Cache-Control")
@@ -1026,18 +1078,20 @@ class GenericViewSet(ViewSet):
         shown = self.get_projection(serializer, {})
         return {"ETag": tag_of_row(version, shown, None if serializer.plain and not shown.related else body)}
 
-    def answer(self, body: bytes, tag: str, snapshot: str, *, stands: bool = False) -> web.Response:
+    @classmethod
+    def answer(cls, http: web.Request, body: bytes, tag: str, snapshot: str, *, stands: bool = False) -> web.Response:
         """What was read; without the body for a client that has it. ``stands`` if nothing has changed since."""
-        headers = {"ETag": tag, **self.get_position(snapshot)}
+        headers = {"ETag": tag, **cls.get_position(snapshot)}
         if stands and len(headers) == 1:
-            headers["X-Stream-Position"] = str(self.site.feed.head)
-        if known(self.request.http, tag):
+            headers["X-Stream-Position"] = str(cls.site.feed.head)
+        if known(http, tag):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
         return json_response(body, headers=headers)
 
-    def get_position(self, snapshot: str) -> dict[str, str]:
+    @classmethod
+    def get_position(cls, snapshot: str) -> dict[str, str]:
         """The header that says where a stream goes on from what a statement saw."""
-        position = self.site.feed.stream_position(snapshot)
+        position = cls.site.feed.stream_position(snapshot)
         return {} if position is None else {"X-Stream-Position": position}
 
     async def metadata(self, request: Request, **kwargs: str) -> web.Response:
@@ -1112,6 +1166,15 @@ def _near_misses(cls: type[GenericViewSet]) -> Iterator[str]:
                 yield f"{name} is no option; did you mean {near[0]}?"
 
 
+def _methods(cls: type[ViewSet]) -> list[str]:
+    """The names of a viewset's methods that the service defines, wherever they are overridden."""
+    return [
+        name
+        for name, _ in inspect.getmembers(cls, inspect.isroutine)
+        if any(name in vars(owner) for owner in cls.__mro__ if owner.__module__.startswith("service."))
+    ]
+
+
 def _is_ours(owner: type) -> bool:
     """Whether a class is the service's, or Python's, rather than a user's."""
     return owner.__module__.startswith("service.") or owner is object
@@ -1162,6 +1225,16 @@ def site_url(settings: Settings, http: web.Request) -> str:
         scheme = http.headers.get("X-Forwarded-Proto", scheme).split(",")[-1].strip()
         host = http.headers.get("X-Forwarded-Host", host).split(",")[-1].strip()
     return f"{scheme}://{host}"
+
+
+def _is_plain(http: web.Request) -> bool:
+    """Whether a request says nothing of its caller, of the form of the answer, or of how new it has to be."""
+    headers = http.headers
+    return (
+        "Authorization" not in headers
+        and "Cache-Control" not in headers
+        and headers.get("Accept", "*/*") in ("*/*", "application/json")
+    )
 
 
 def _instances(policies: Iterable[Any]) -> list[Any]:

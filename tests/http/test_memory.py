@@ -43,6 +43,28 @@ class Items(ModelViewSet):
     def get_queryset(self):
         return Item.objects.filter(hidden=0)
 """
+ASKED = """
+from service.api import *
+
+class ByPermissions(ModelViewSet):
+    def get_permissions(self):
+        return [IsAuthenticated() if "X-Refused" in self.request.headers else AllowAny()]
+
+class ByPermission(BasePermission):
+    def has_permission(self, request, view):
+        return "X-Refused" not in request.headers
+
+class BeforeAnything(ModelViewSet):
+    async def initial(self, request):
+        await super().initial(request)
+        if "X-Refused" in request.headers:
+            raise PermissionDenied()
+
+class Wary(BaseAuthentication):
+    def authenticate(self, request):
+        if "X-Refused" in request.headers:
+            raise AuthenticationFailed()
+"""
 SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))
 
 
@@ -201,6 +223,43 @@ async def test_a_scope_by_what_is_not_logged_is_never_kept(serve: Serve, sql: as
     await sql.execute("UPDATE items SET hidden = 1 WHERE id < 5")
     assert (await read(client, "/items/"))["count"] == 1
     assert (await client.get("/items/1/")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ("class: 'views:ByPermissions'", 401),
+        ("class: 'views:BeforeAnything'", 403),
+        ("permission_classes: ['views:ByPermission']", 401),
+        ("authentication_classes: ['views:Wary']", 403),
+        ("throttle_classes: [AnonRateThrottle]", 429),
+    ],
+)
+async def test_who_asks_for_what_is_kept_is_asked_all_the_same(serve: Serve, options: str, status: int) -> None:
+    """Policies of a viewset's own have a say in each request, whatever is in memory."""
+    throttles = "throttle: {rates: {anon: 20/hour}}\n"
+    items = ITEMS + f"  cache: responses\n  {options}\n"
+    if options.startswith("permission"):
+        items = items.replace("  permission_classes: [AllowAny]\n", "")
+    client = await serve({"groups": GROUPS, "items": items}, throttles, modules={"views": ASKED})
+    await fill(client, 1)
+    await kept(client, "/items/")
+    statuses = [(await client.get("/items/", headers={"X-Refused": "yes"})).status for _ in range(20)]
+    assert statuses[-1] == status
+    assert status == 429 or set(statuses) == {status}
+
+
+async def test_what_is_kept_is_told_in_the_forms_there_are(serve: Serve) -> None:
+    """An answer in memory is JSON, a HEAD has none of it, and its links are of the host that was asked."""
+    client = await serve(RESPONSES)
+    await fill(client)
+    await kept(client, "/items/")
+    assert (await client.get("/items/", headers={"Accept": "text/html"})).status == 406
+    head = await client.head("/items/")
+    assert (head.status, await head.read()) == (200, b"")
+    for host in ("one.example", "two.example"):
+        for _ in range(2):
+            assert (await read(client, "/items/", Host=host))["next"].startswith(f"http://{host}/items/")
 
 
 async def test_memory_is_bounded(serve: Serve) -> None:

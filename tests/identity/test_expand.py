@@ -97,6 +97,7 @@ TASKS = "fields:\n  id: {type: integer, primary_key: true}\n" + "".join(
     f"  {name}: {{type: foreign_key, to: {name}, null: true}}\n" for name in TARGETS
 )
 OPEN = "viewset: {permission_classes: [AllowAny]}"
+KEPT = "viewset: {permission_classes: [AllowAny], cache: responses}"
 
 
 async def served(serve: Serve, sql: asyncpg.Connection, viewset: str = OPEN) -> Client:
@@ -116,9 +117,15 @@ async def get(client: Client, path: str, token: str = "", **headers: str) -> tup
     return response.status, await response.json()
 
 
-async def test_expand_asks_the_target_whether_the_caller_may_read_it(serve: Serve, sql: asyncpg.Connection) -> None:
-    """401 or 403 name the path, in the words of the target's permission; who may retrieve the target may expand it."""
-    client = await served(serve, sql)
+@pytest.mark.parametrize("viewset", [OPEN, KEPT], ids=["read", "kept"])
+async def test_expand_asks_the_target_whether_the_caller_may_read_it(
+    serve: Serve, sql: asyncpg.Connection, viewset: str
+) -> None:
+    """401 or 403 name the path, in the words of the target's permission; who may retrieve the target may expand it.
+
+    What one caller was told is kept for no other.
+    """
+    client = await served(serve, sql, viewset)
     user, staff = await create_token(sql, "u"), await create_token(sql, "s", staff=True)
     for address in ("/tasks/", "/tasks/1/"):
         for name in ("open", "everything"):
@@ -128,7 +135,9 @@ async def test_expand_asks_the_target_whether_the_caller_may_read_it(serve: Serv
             assert (status, problem["code"]) == (401, "not_authenticated")
             assert name in problem["detail"]
         for name in ("members", "asked"):
-            assert (await get(client, f"{address}?expand=open,{name}", user))[0] == 200
+            for _ in range(2):
+                assert (await get(client, f"{address}?expand=open,{name}", user))[0] == 200
+            assert (await get(client, f"{address}?expand=open,{name}"))[0] == 401
         status, problem = await get(client, f"{address}?expand=staff", user)
         assert (status, problem["code"], problem["detail"]) == (403, "not_staff", "expand: staff: Staff only.")
         assert (await get(client, f"{address}?expand=staff", staff))[0] == 200
