@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
@@ -39,11 +39,14 @@ from service import __version__
 from service.database.embedded import EmbeddedPostgres
 
 GET: Final = CASES[0]
-TENTHS: Final = 10  # as many filters, of which a row fits one
-MATCHING: Final = {"all": "/tasks/stream/", "a tenth": "/tasks/stream/?view_count={}"}
+FILTERS: Final[Mapping[str, Callable[[int], int]]] = {  # how many different ones subscribers have; a row fits one
+    "all": lambda _count: 1,
+    "a tenth": lambda _count: 10,
+    "one": lambda count: count,
+}
 AUTHOR: Final = KEY.format(1)
 INSERT: Final = f"""INSERT INTO tasks (title, priority, view_count, author_id)
-    SELECT n || '@', 'normal', n % {TENTHS}, '{AUTHOR}' FROM generate_series($1::int, $2) n"""
+    SELECT n || '@', 'normal', n % $3, '{AUTHOR}' FROM generate_series($1::int, $2) n"""
 WRITERS: Final = 8
 IDLE: Final = 1_000
 SPARE: Final = 200  # descriptors of a process besides its streams
@@ -113,10 +116,10 @@ class Clients:
             raise click.ClickException("the process of the subscribers has ended")
         return orjson.loads(answer)
 
-    async def connect(self, server: Server, count: int, matching: str) -> None:
-        """Open streams, of which each takes the next filter."""
+    async def connect(self, server: Server, count: int, filters: int) -> None:
+        """Open streams, of which each takes the next filter; one filter is none."""
         address = urlsplit(server.origin)
-        paths = [MATCHING[matching].format(number % TENTHS) for number in range(count)]
+        paths = [f"/tasks/stream/{'' if filters == 1 else f'?view_count={n % filters}'}" for n in range(count)]
         await self.ask("connect", address.hostname, address.port, paths)
 
 
@@ -136,10 +139,11 @@ async def subscribers() -> AsyncIterator[Clients]:
 
 
 class Writers:
-    """Connections that insert rows at a pace, and note when each row's COMMIT returned."""
+    """Connections that insert rows at a pace, and note when each row's COMMIT returned. Rows fit ``filters`` in turn."""
 
-    def __init__(self, connections: Sequence[asyncpg.Connection]) -> None:
+    def __init__(self, connections: Sequence[asyncpg.Connection], filters: int) -> None:
         self.transactions = 0
+        self._filters = filters
         self._idle: asyncio.LifoQueue[asyncpg.Connection] = asyncio.LifoQueue()
         for connection in connections:
             self._idle.put_nowait(connection)
@@ -159,7 +163,7 @@ class Writers:
         return committed
 
     async def _insert(self, connection: asyncpg.Connection, first: int, count: int, committed: list[float]) -> None:
-        await connection.execute(INSERT, first, first + count - 1)
+        await connection.execute(INSERT, first, first + count - 1, self._filters)
         committed[first : first + count] = [time.monotonic()] * count
         self._idle.put_nowait(connection)
 
@@ -169,23 +173,24 @@ async def measure(
 ) -> tuple[list[Round], Subscription]:
     """Every pace in turn on one service with its subscribers."""
     found: list[Round] = []
+    filters = FILTERS[matching](count)
     async with subscribers() as clients, contextlib.AsyncExitStack() as stack:
         connections = [await asyncpg.connect(url) for _ in range(WRITERS)]
         for connection in connections:
             stack.push_async_callback(connection.close)
-        writers = Writers(connections)
-        await clients.connect(server, TENTHS, matching)  # what is made once is not a subscriber's
+        writers = Writers(connections, filters)
+        await clients.connect(server, 10, min(10, filters))  # what is made once is not a subscriber's
         await writers.write(PACES[0], 0)
         await clients.ask("disconnect")
         empty, cpu = server.rss, server.cpu
-        await clients.connect(server, count, matching)
+        await clients.connect(server, count, filters)
         connected, cpu = server.rss, server.cpu - cpu
         before, written = await counters(connections[0]), writers.transactions
         for number in range(rounds + 1):
             for pace in PACES:
                 click.echo(f"{count:,} match {matching}, {pace.title}: round {number} of {rounds}", err=True)
                 one = await measure_once(
-                    server, clients, writers, connections[0], pace, count, matching, seconds if number else 0.5
+                    server, clients, writers, connections[0], pace, count, filters, seconds if number else 0.5
                 )
                 if number:
                     found.append(Round(count, matching, pace.title, number, *one))
@@ -197,9 +202,9 @@ async def measure(
     return found, subscription
 
 
-def told(matching: str, count: int, number: int) -> int:
+def told(filters: int, count: int, number: int) -> int:
     """How many of the subscribers a row is told to."""
-    return count if matching == "all" else len(range(number % TENTHS, count, TENTHS))
+    return len(range(number % filters, count, filters))
 
 
 async def measure_once(
@@ -209,14 +214,14 @@ async def measure_once(
     connection: asyncpg.Connection,
     pace: Pace,
     count: int,
-    matching: str,
+    filters: int,
     seconds: float,
 ) -> tuple[int, float, float, float, float, int]:
     """One pace for some seconds, until everything has arrived."""
     await clients.ask("begin")
     before, cpu, start = await counters(connection), server.cpu, time.monotonic()
     committed = await writers.write(pace, seconds)
-    expected = sum(told(matching, count, n) for n in range(len(committed)))
+    expected = sum(told(filters, count, n) for n in range(len(committed)))
     got = await clients.ask("wait", expected, 120)
     spent, cpu = time.monotonic() - start, server.cpu - cpu
     if got != expected:
@@ -278,7 +283,7 @@ async def request_rates(server: Server, rounds: int, seconds: int) -> dict[str, 
             click.echo(f"requests beside streams: round {number} of {rounds}", err=True)
             for name in found if number % 2 else reversed(found):
                 if name != "0":
-                    await clients.connect(server, IDLE, "all")
+                    await clients.connect(server, IDLE, 1)
                 cpu = server.cpu
                 done = await asyncio.to_thread(
                     load.put, server.origin, GET, peers.PATHS["get"], seconds=seconds if number else 1, seed=number
@@ -316,7 +321,7 @@ def main(seconds: int, rounds: int, counts: tuple[int, ...], only_streams: bool,
         version = asyncio.run(database.load(postgres.url))
         rowcast = next(peer for peer in peers.PEERS if peer.name == peers.ROWCAST_NAME)
         for count in counts:
-            for matching in MATCHING:
+            for matching in FILTERS:
                 with peers.running(rowcast, postgres.url, directory / "service.log") as server:
                     rows, used = asyncio.run(measure(postgres.url, server, count, matching, rounds, seconds))
                     found += rows
@@ -372,7 +377,7 @@ def report(
     for one in found:
         cells.setdefault((one.subscribers, one.matching, one.pace), []).append(one)
     for (count, matching, pace), own in cells.items():
-        share = count if matching == "all" else count / TENTHS
+        share = count / FILTERS[matching](count)
         lines.append(_row(
             f"{count:,}", matching, pace,
             f"{median(one.deliveries / one.seconds for one in own):,.0f}",

@@ -21,7 +21,7 @@ import orjson
 from service.changes.log import Batch, Event
 from service.changes.position import Snapshot
 from service.fields import Field, Kind
-from service.matching import Test
+from service.matching import Pin, Test
 from service.query import Page, Query
 from service.resources import Resource
 from service.rows import Raw, encode, parse
@@ -58,8 +58,9 @@ class Viewer(Protocol):
 class Lens:
     """The rows of a query, and of a row what the projection shows or, if it has a say, the ``viewer``.
 
-    ``test`` answers the query's condition for a logged row in memory; without it the database is asked. ``watched`` are
-    the names that a change is told of. Lenses that show the same have the same ``name``.
+    ``test`` answers the query's condition for a logged row in memory; without it the database is asked. ``pin`` is what
+    every row that is seen has. ``watched`` are the names that a change is told of. Lenses that show the same have the same
+    ``name``.
     """
 
     query: Query
@@ -67,6 +68,7 @@ class Lens:
     watched: tuple[str, ...]
     resource: Resource
     test: Test | None
+    pin: Pin | None
     store: Store
     viewer: Viewer | None = None
 

@@ -6,9 +6,11 @@ a function; any other one is for the database to answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from service.fields import Field, Kind
 from service.lookups import PATTERNS
 from service.query import After, Comparison, Condition, Expression, Junction, Negation, Unchanged
 from service.resources import Resources
@@ -27,6 +29,44 @@ def matcher(resources: Resources, resource: str, conditions: Sequence[Condition]
     if len(known) < len(tests):
         return None
     return lambda row: all(test(row) for test in known)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A column of a field that has one of some values in every row that is meant. ``values`` are what it is loaded as."""
+
+    column: str
+    values: Field
+    given: frozenset[Any]
+    field: Field
+
+
+def pin(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Pin | None:
+    """A column that conditions fix, so that rows with other values need not be looked at; ``None`` if there is none.
+
+    Of several it is the one that tells rows apart best: the key, then a relation, and last what has few values.
+    """
+    return max(_pins(resources, resource, conditions), key=_telling, default=None)
+
+
+def _pins(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Iterator[Pin]:
+    for condition in conditions:
+        match condition:
+            case Junction("and", parts):
+                yield from _pins(resources, resource, parts)
+            case Comparison(_, "exact" | "in" as lookup, given, kind) if kind not in (Kind.ARRAY, Kind.JSON):
+                if _comparison(resources, resource, condition) is not None:
+                    path = resources.resolve(resource, condition.path)
+                    yield Pin(path.column, path.values, frozenset(given if lookup == "in" else [given]), path.field)
+
+
+def _telling(pin: Pin) -> int:
+    field = pin.field
+    if field.primary_key or field.unique:
+        return 3
+    if field.to is not None:
+        return 2
+    return 0 if pin.values.facts.kind is Kind.BOOLEAN or pin.values.choices else 1
 
 
 def patterns(conditions: Sequence[Condition]) -> list[str]:

@@ -7,7 +7,8 @@ its group when its buffer is full, and reads on by itself, from the feed's memor
 takes it; so does one that resumes. When it has reached its group's place it joins; nothing is awaited between the look
 and the joining, so nothing falls in between.
 
-A group is where the feed is, unless a batch takes more than a look: then it has a task, for as long as it is behind.
+Groups that a batch cannot concern are not asked (``service.audience``). A group is where the feed is, unless a batch takes
+more than a look: then it has a task, for as long as it is behind.
 
 Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -15,9 +16,10 @@ Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
@@ -26,6 +28,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
 
+from service.audience import Audience
 from service.authentication import User
 from service.bridge import spawn
 from service.changes.feed import Feed, Reason, Reset
@@ -43,9 +46,10 @@ from service.errors import (
 )
 from service.fields import FIELD_TYPES, Field
 from service.lenses import BLOCK, Judgement, Lens, Lenses, Undecided, passed, remaining
-from service.matching import matcher, patterns
+from service.matching import matcher, patterns, pin
 from service.models import STORE, Model, QuerySet
-from service.query import Query
+from service.permissions import IsOwner
+from service.query import Comparison, Query
 from service.requests import Request
 from service.serializers import Projection, Serializer
 
@@ -124,12 +128,6 @@ class Subscriber:
         if self._left is not None and not self._left.done():
             self._left.set_result(None)
 
-    def move(self, group: Group) -> None:
-        """Go to another group, which is at the same place."""
-        self._part()
-        self.group = group
-        group.admit(self)
-
     def _part(self) -> None:
         if self.group is not None:
             if self in self.group.members:
@@ -173,17 +171,23 @@ class Subscriber:
 class Group:
     """The subscribers with equal lenses that have kept up. Their place in the log is ``position``.
 
-    ``members`` are at that place, those who are ``waiting`` are further on, at a place that the group will come to.
+    That is where the feed is, whether a batch concerned the group or not, unless the group is behind. ``members`` are at
+    that place, those who are ``waiting`` are further on, at a place that the group will come to.
     """
 
-    def __init__(self, hub: Hub, lenses: Lenses, position: Position, skip: Snapshot | None) -> None:
+    def __init__(self, hub: Hub, lenses: Lenses, skip: Snapshot | None) -> None:
         self.lenses = lenses
         self.skip = skip
-        self.position = position
         self.members: set[Subscriber] = set()
         self.waiting: set[Subscriber] = set()
         self._hub = hub
-        self._task: asyncio.Task[None] | None = None  # while the group is behind the feed
+        self._behind: Position | None = None  # where the group is while that is not where the feed is,
+        self._task: asyncio.Task[None] | None = None  # and what takes it there
+
+    @property
+    def position(self) -> Position:
+        """The position of the members, but for what they still have to skip."""
+        return self._hub.feed.head if self._behind is None else self._behind
 
     @property
     def here(self) -> Position:
@@ -197,12 +201,23 @@ class Group:
 
     def admit(self, subscriber: Subscriber) -> None:
         """Take a subscriber in, now or when the group has come to its place."""
-        (self.members if subscriber.position.place == self.position.place else self.waiting).add(subscriber)
+        if subscriber.position.place == self.position.place:
+            self.members.add(subscriber)
+        else:
+            self.waiting.add(subscriber)
+            self._hub.expect(self)
 
     def dismiss(self, subscriber: Subscriber) -> None:
         """Let a subscriber go."""
         self.members.discard(subscriber)
         self.waiting.discard(subscriber)
+        if self.empty:
+            self._hub.expect(self)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is left."""
+        return not (self.members or self.waiting)
 
     def deliver(self, batch: Batch) -> None:
         """Give every member its frame of a batch, at once if it takes no more than a look."""
@@ -211,14 +226,15 @@ class Group:
         try:
             frame = self.lenses.frame(batch, self.skip)
         except Undecided:
-            self._task = asyncio.create_task(self._follow(), name="stream group")
+            self._behind = batch.start
+            self._task = asyncio.create_task(self._follow(batch.start), name="stream group")
             return
         self._tell(batch.end, frame)
 
-    async def _follow(self) -> None:
-        """Go on to where the feed is, batch by batch."""
+    async def _follow(self, start: Position) -> None:
+        """Go on from a position to where the feed is, batch by batch."""
         try:
-            async for batch in self._hub.feed.read(self.position):
+            async for batch in self._hub.feed.read(start):
                 try:
                     frame = await self._hub.look(self.lenses, batch, self.skip)
                 except Unavailable:
@@ -227,10 +243,10 @@ class Group:
                     self.fail(batch, error)
                 else:
                     self._tell(batch.end, frame)
-            self._task = None
+            self._task = self._behind = None
         except Reset as reset:
             self._task = None
-            self.restart(self._hub.feed.head, reset.reason)
+            self.restart(reset.reason)
         except Exception as error:
             if isinstance(error, Unavailable):
                 _logger.warning("streams_ended", error=error.detail, **self.lenses.told)
@@ -246,17 +262,18 @@ class Group:
         failed(self.lenses, batch, error)
         self._reset(batch.end, FAILED)
 
-    def restart(self, position: Position, reason: str) -> None:
-        """Tell everybody that something was left out, and go on from a position."""
+    def restart(self, reason: str) -> None:
+        """Tell everybody that something was left out, and go on from where the feed is."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
+        self._behind = None
         self.members |= self.waiting
         self.waiting.clear()
-        self._reset(position, reason)
+        self._reset(self.position, reason)
 
     def _reset(self, position: Position, reason: str) -> None:
-        self.position = position
+        self._come_to(position)
         for member in [member for member in self.members if member.renews]:
             member.reset = reason
             member.leave()
@@ -264,7 +281,7 @@ class Group:
 
     def _tell(self, position: Position, frame: bytes) -> None:
         """Come to a position, and give the members what lies before it; who has waited there is one from now on."""
-        self.position = position
+        self._come_to(position)
         if frame:
             self.write(frame)
         for subscriber in list(self.waiting):
@@ -274,14 +291,28 @@ class Group:
             elif subscriber.position.place < position.place:
                 subscriber.leave()
 
+    def _come_to(self, position: Position) -> None:
+        if self._behind is not None:
+            self._behind = position
+
     def write(self, frame: bytes) -> None:
         """One write for each member, of the same bytes."""
         chunk = b"%x\r\n%b\r\n" % (len(frame), frame)
         for member in list(self.members):
             member.write(chunk if member.chunked else frame, self._hub.buffer)
 
-    def close(self) -> None:
-        """Stop; whoever is here goes on alone."""
+    def absorb(self, other: Group) -> None:
+        """Take everybody in from a group at the same place."""
+        for subscriber in [*other.members, *other.waiting]:
+            subscriber.group = self
+        self.members |= other.members
+        self.waiting |= other.waiting
+        if self.waiting:
+            self._hub.expect(self)
+
+    def close(self, position: Position | None = None) -> None:
+        """Stop; whoever is here goes on alone from a position, or from where the group is."""
+        self._behind = position or self._behind
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -303,6 +334,8 @@ class Hub:
         self._valid = valid
         self._heartbeat = heartbeat
         self._groups: dict[tuple[str, Snapshot | None], Group] = {}
+        self._audience: Audience[Group] = Audience()
+        self._expecting: set[Group] = set()  # those that a batch may concern whatever is in it
         self._lenses: WeakValueDictionary[str, Lenses] = WeakValueDictionary()  # equal ones are kept once
         self._judgements: OrderedDict[tuple[str, Position, int], asyncio.Future[Judgement]] = OrderedDict()
         self._open: set[Subscriber] = set()
@@ -528,55 +561,78 @@ class Hub:
 
     # --- everybody
 
-    def _group(self, lenses: Lenses, skip: Snapshot | None, place: Position | None = None) -> Group:
-        """The group of the lenses, a new one at a place, or where the feed is, if there is none.
+    def _group(self, lenses: Lenses, skip: Snapshot | None) -> Group:
+        """The group of the lenses, a new one if there is none.
 
         Who joins it may be further on: another replica has told him what this one has not heard of yet.
         """
-        key = (lenses.name, skip)
-        if key not in self._groups:
-            self._groups[key] = Group(self, lenses, place or self.feed.head, skip)
-        return self._groups[key]
+        group = self._groups.get((lenses.name, skip))
+        if group is None:
+            group = Group(self, lenses, skip)
+            self._take(group)
+        return group
+
+    def _take(self, group: Group) -> None:
+        """Know a group."""
+        self._groups[group.lenses.name, group.skip] = group
+        self._audience.add(group, group.lenses)
+        if group.skip is not None:
+            self.expect(group)
+
+    def expect(self, group: Group) -> None:
+        """Look at a group when the next batch comes, whatever that is about."""
+        self._expecting.add(group)
 
     def _deliver(self, batch: Batch) -> None:
-        """Take a batch from the feed to every group."""
-        for group in [group for group in self._groups.values() if not (group.members or group.waiting)]:
+        """Take a batch from the feed to every group that it concerns."""
+        expecting, self._expecting = self._expecting, set()
+        for group in [group for group in expecting if group.empty]:
+            expecting.discard(group)
             self.drop(group)
-        for group in [*self._groups.values()]:
-            if group.skip is not None and not group.behind and passed(group.skip, batch):
-                self._merge(group)
-        for group in [*self._groups.values()]:
+        for group in [group for group in expecting if group.skip is not None]:
+            if not group.behind and passed(group.skip, batch):
+                expecting.discard(group)
+                self._merge(group, batch)
+        try:
+            concerned = self._audience.concerned(batch)
+        except Exception:  # whom it concerns is found out by each group then, or what is wrong with it
+            concerned = set(self._groups.values())
+        for group in concerned | expecting | self._expecting:
             try:
                 group.deliver(batch)
             except Exception as error:
                 group.fail(batch, error)
+        self._expecting |= {group for group in expecting if group.skip is not None or group.waiting}
 
     def drop(self, group: Group) -> None:
         """Forget a group."""
         group.close()
+        self._forget(group)
+
+    def _forget(self, group: Group) -> None:
         if self._groups.get(key := (group.lenses.name, group.skip)) is group:
             del self._groups[key]
+            self._audience.discard(group, group.lenses)
 
-    def _merge(self, group: Group) -> None:
-        """Let the members of a group that has nothing left to skip be as everybody else."""
-        del self._groups[group.lenses.name, group.skip]
-        plain = self._group(group.lenses, None, group.position)
-        for subscriber in [*group.members, *group.waiting]:
-            if plain.position.place == group.position.place:
-                subscriber.move(plain)
-            else:
-                subscriber.leave()
+    def _merge(self, group: Group, batch: Batch) -> None:
+        """Let the members of a group that has nothing left to skip, from a batch on, be as everybody else."""
+        self._forget(group)
+        plain = self._group(group.lenses, None)
+        if plain.behind:
+            group.close(batch.start)
+        else:
+            plain.absorb(group)
 
     def _reset(self, reason: Reason) -> None:
         """Tell everybody that the feed had to leave out something."""
-        groups, self._groups = self._groups, {}
+        groups, self._groups, self._audience = self._groups, {}, Audience()
         for group in groups.values():
             group.skip = None
-            group.restart(self.feed.head, reason)
+            group.restart(reason)
             if (group.lenses.name, None) in self._groups:
                 group.close()
             else:
-                self._groups[group.lenses.name, None] = group
+                self._take(group)
 
     async def _keep_alive(self) -> None:
         """A comment and the newest position for everybody, so that proxies and positions stay fresh."""
@@ -755,9 +811,22 @@ class StreamMixin(_Base):
             watched=self._watched(serializer),
             resource=self.resource,
             test=matcher(self.site.resources, query.resource, query.where),
+            pin=pin(self.site.resources, query.resource, (*query.where, *self._owned())),
             store=self.site.store,
             viewer=_Caller(self) if python else None,
         )
+
+    def _owned(self) -> Iterator[Comparison]:
+        """What is known of every row that the object permissions let the caller see."""
+        if self.hooked("get_permissions") or self.hooked("check_object_permissions"):
+            return
+        for permission in self.get_permissions():
+            own_rule = type(permission).has_object_permission is not IsOwner.has_object_permission
+            if isinstance(permission, IsOwner) and not own_rule:
+                values = self.site.resources.resolve(self.resource.name, permission.owner_field).values
+                with contextlib.suppress(ValueError):
+                    owner = values.facts.parse(values, str(self.request.user.id))
+                    yield Comparison(permission.owner_field, "exact", owner, values.facts.kind)
 
     async def _one_row(self, query: Query) -> Query:
         """The query for the row that the address names; ``NotFound`` or a refusal if the caller may not see it."""

@@ -1,0 +1,130 @@
+"""Whom a change concerns: nobody who would be told of it is left out, and few others are asked."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import random
+import uuid
+from typing import Any
+
+import orjson
+import pytest
+
+from service.audience import Audience
+from service.changes.log import Batch, Event
+from service.changes.position import Snapshot
+from service.fields import Field, Kind
+from service.lenses import Lens, Lenses, Undecided
+from service.matching import matcher, pin
+from service.query import Comparison, Condition, Junction, Negation, Query
+from service.resources import Resource, Resources
+from service.serializers import projection_of
+
+SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))
+USERS = Resource("users", "users", "User", {"id": Field("id", "uuid", primary_key=True)})
+TASKS = Resource(
+    "tasks",
+    "tasks",
+    "Task",
+    {
+        "id": Field("id", "integer", primary_key=True),
+        "title": Field("title", "string", null=True),
+        "size": Field("size", "float", null=True),
+        "done": Field("done", "boolean"),
+        "owner": Field("owner", "foreign_key", to="users", null=True),
+    },
+)
+RESOURCES = Resources({"users": USERS, "tasks": TASKS})
+OWNERS = [uuid.UUID(int=n) for n in range(5)]
+
+
+def lenses(*conditions: Condition) -> Lenses:
+    query = Query("tasks", conditions)
+    test, pinned = matcher(RESOURCES, "tasks", conditions), pin(RESOURCES, "tasks", conditions)
+    store: Any = None  # which nothing here asks
+    return Lenses([Lens(query, projection_of(TASKS), ("title",), TASKS, test, pinned, store)])
+
+
+def batch(*rows: tuple[dict[str, Any] | None, dict[str, Any] | None]) -> Batch:
+    """Events with these rows before and after; of TRUNCATE where there is neither."""
+    events = []
+    for n, (before, after) in enumerate(rows, start=1):
+        op = "T" if before is after is None else "U" if before and after else "D" if before else "I"
+        old, new = (None if row is None else orjson.dumps(row) for row in (before, after))
+        events.append(Event(n, 100, n, dt.datetime.now(dt.UTC), "tasks", op, None, old, new))
+    return Batch(1, 2, Snapshot.parse("200:200:"), 1, tuple(events), last=True)
+
+
+def test_nobody_is_left_out() -> None:
+    """Whoever would be told of an event is found, whatever the conditions and the rows are."""
+    print(f"ROWCAST_TEST_SEED={SEED}")
+    chance = random.Random(SEED)
+    values: dict[str, list[Any]] = {
+        "id": [1, 2, 3],
+        "title": ["a", "b", ""],
+        "size": [1.0, 2.0, 0.5],
+        "done": [True, False],
+        "owner_id": OWNERS,
+    }
+
+    def condition(depth: int) -> Condition:
+        if depth and chance.random() < 0.4:
+            parts = tuple(condition(depth - 1) for _ in range(chance.randint(1, 3)))
+            return chance.choice([Junction("and", parts), Junction("or", parts), Negation(parts[0])])
+        path = chance.choice(list(values))
+        kind = RESOURCES.resolve("tasks", path).values.facts.kind
+        lookup = chance.choice(["exact", "exact", "in", "ne", "isnull"])
+        given = {"in": chance.sample(values[path], k=2), "isnull": chance.random() < 0.5}.get(lookup)
+        return Comparison(path, lookup, chance.choice(values[path]) if given is None else given, kind)
+
+    def row() -> dict[str, Any]:
+        return {name: chance.choice([*some, *([] if name == "id" else [None])]) for name, some in values.items()}
+
+    audience: Audience[Lenses] = Audience()
+    everybody = [lenses(*(condition(2) for _ in range(chance.randint(0, 3)))) for _ in range(300)]
+    for one in everybody:
+        audience.add(one, one)
+    spared = 0
+    for _ in range(200):
+        events = batch(
+            *((chance.choice([row(), None]), chance.choice([row(), None])) for _ in range(chance.choice([1, 3])))
+        )
+        concerned = audience.concerned(events)
+        spared += len(everybody) - len(concerned)
+        assert not [one.name for one in everybody if one not in concerned and one.frame(events, None)]
+    assert spared > 200 * 10, "so many need not be asked each time"
+    for one in everybody:
+        audience.discard(one, one)
+    assert audience.concerned(batch((row(), row()), (None, None))) == set()
+
+
+def test_a_change_concerns_those_it_was_and_is_of() -> None:
+    """Of many owners' streams a transfer concerns two, and one of all rows; TRUNCATE concerns everybody."""
+    audience: Audience[Lenses] = Audience()
+    owned = [
+        lenses(Comparison("done", "exact", False, Kind.BOOLEAN), Comparison("owner", "exact", owner, Kind.UUID))
+        for owner in OWNERS
+    ]
+    every = lenses()
+    for one in (*owned, every):
+        audience.add(one, one)
+    before = {"id": 1, "title": "a", "size": 1, "done": False, "owner_id": str(OWNERS[0])}
+    after = {**before, "owner_id": str(OWNERS[1])}
+    assert audience.concerned(batch((before, after))) == {owned[0], owned[1], every}
+    assert audience.concerned(batch((None, {**before, "owner_id": None}))) == {every}
+    assert audience.concerned(batch((None, None))) == {*owned, every}
+
+
+def test_a_value_that_python_has_not_concerns_everybody_pinned_to_the_column() -> None:
+    """What memory cannot compare is left to each of them, who asks the database."""
+    audience: Audience[Lenses] = Audience()
+    small, large = (lenses(Comparison("size", "exact", size, Kind.NUMBER)) for size in (1.0, 2.0))
+    for one in (small, large):
+        audience.add(one, one)
+    row = {"id": 1, "title": "a", "size": 1, "done": False, "owner_id": None}
+    assert audience.concerned(batch((None, row))) == {small}
+    endless = batch((row, {**row, "size": "Infinity"}))
+    assert audience.concerned(endless) == {small, large}
+    with pytest.raises(Undecided):
+        large.frame(endless, None)
