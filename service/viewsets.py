@@ -201,11 +201,11 @@ class ViewSet:
         action_map.setdefault("OPTIONS", "metadata")
 
         served = cls.varied(initkwargs) if hasattr(cls, "site") else None
-        recalls = action_map.get("GET") in READING_ACTIONS
+        reading = {verb for verb in ("GET", "HEAD") if action_map.get(verb) in READING_ACTIONS}
 
         async def view(http: web.Request) -> web.StreamResponse:
             bound = served or bound_in(http.app[SITE], cls).varied(initkwargs)
-            if recalls and (known := bound.recall(http)) is not None:
+            if http.method in reading and (known := bound.recall(http)) is not None:
                 return known
             return await bound(action_map=action_map, **initkwargs).dispatch(http)
 
@@ -946,7 +946,7 @@ class GenericViewSet(ViewSet):
     @classmethod
     def recall(cls, http: web.Request) -> web.Response | None:
         """What is kept for an address that is open: nobody has to be asked who is calling."""
-        if not cls.open or http.method not in ("GET", "HEAD") or not _is_plain(http):
+        if not cls.open or not _is_plain(http):
             return None
         kept = cls.site.cache.find(cls.place_of(http))
         return None if kept is None else cls.answer(http, *kept, stands=True)
