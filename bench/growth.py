@@ -81,6 +81,7 @@ class Run:
         """The median load of some rounds, by requests, after one that does not count."""
         path = server.peer.paths[case.name]
         found = []
+        server.ask(case, 1)  # which may take long, for it counts
         for number in range(self.rounds + 1):
             done = load.put(
                 server.origin, case, path, seconds=self.seconds if number else 1, seed=number, tasks=tasks,

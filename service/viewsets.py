@@ -934,13 +934,14 @@ class GenericViewSet(ViewSet):
         if part.page.count != "exact" or self.cache == "off" or not self.may_be_cached():
             return await store.page(query, part.page, part.values)
         key = ("count", query.resource, query.shape, repr(query.values))
-        if (known := cache.find(key)) is not None:
+        if (known := await cache.expect(key)) is not None:
             rows = await store.page(query, _uncounted(part.page), part.values)
             return replace(rows, count=part.count(rows.size, known))
-        since = cache.now
-        rows = await store.page(query, part.page, part.values)
-        if (reads := store.queries.reads(query.resource, query.shape)) is not None:
-            cache.keep(key, rows.count, since=since, resources=reads)
+        with cache.reading(key):
+            since = cache.now
+            rows = await store.page(query, part.page, part.values)
+            if (reads := store.queries.reads(query.resource, query.shape)) is not None:
+                cache.keep(key, rows.count, since=since, resources=reads)
         return rows
 
     @classmethod

@@ -8,8 +8,10 @@ being read counts as well. Nothing is found while the feed is cut off or behind,
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +42,7 @@ class Cache:
         self._rows: dict[tuple[str, str], set[Hashable]] = {}
         self._changed: dict[str, int] = {}  # resource → the moment of its newest change
         self._written: dict[str, int] = {}  # the same of changes of which the rows are not known
+        self._readings: dict[Hashable, asyncio.Future[None]] = {}  # what is just being read
         self.now = 0  # the moment
 
     def start(self) -> None:
@@ -64,6 +67,27 @@ class Cache:
             return entry.value
         self._drop(key)
         return None
+
+    async def expect(self, key: Hashable) -> Any:
+        """``find``, once whoever is just reading it has done so: of many who want to know only one asks."""
+        found = self.find(key)
+        if found is None and self.fresh and (reading := self._readings.get(key)) is not None:
+            await asyncio.wait([reading])
+            found = self.find(key)
+        return found
+
+    @contextmanager
+    def reading(self, key: Hashable) -> Iterator[None]:
+        """What is done inside reads a value, and keeps it."""
+        if key in self._readings:
+            yield
+            return
+        done = self._readings[key] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._readings[key]
+            done.set_result(None)
 
     def keep(
         self,

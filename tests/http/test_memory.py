@@ -142,6 +142,30 @@ async def test_the_rows_of_a_page_are_read_beside_a_known_count(serve: Serve) ->
         assert part["next"] is None if page == 3 else part["next"].endswith(f"page={page + 1}")
 
 
+async def test_a_count_that_many_want_is_made_once(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Who comes while it is being counted waits for that; what has changed meanwhile is counted anew."""
+    client = await serve(COUNTS)
+    await fill(client)
+    await kept(client, "/groups/")
+
+    async def blocked() -> int:
+        """How many statements wait for the table."""
+        return int(await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+    async def has_begun() -> bool:
+        return await blocked() > 0
+
+    async with sql.transaction():
+        await sql.execute("LOCK TABLE items")
+        reading = [asyncio.create_task(read(client, f"/items/?page={1 + n % 3}")) for n in range(8)]
+        await until(has_begun)
+        await read(client, "/groups/")  # all of them have come as far
+        assert await blocked() == 1
+        await sql.execute("INSERT INTO items (n) VALUES (1)")
+    assert {answer["count"] for answer in await asyncio.gather(*reading)} == {6}
+    assert (await read(client, "/items/"))["count"] == 6
+
+
 @pytest.mark.parametrize("resources", [COUNTS, RESPONSES], ids=["counts", "responses"])
 async def test_a_process_never_misses_its_own_write(serve: Serve, resources: dict[str, str]) -> None:
     """The answer to a write comes after what was kept has fallen, by way of a cascade, too."""
