@@ -173,6 +173,27 @@ async def test_object_permissions_decide_on_the_row_before_and_after(serve: Serv
         assert (await told(ann))["id"] == 3
 
 
+@pytest.mark.parametrize("viewsets", [SCOPED, OWNED], ids=["scope", "permission"])
+async def test_a_row_is_the_business_of_its_owners(serve: Serve, sql: asyncpg.Connection, viewsets: str) -> None:
+    """Of all users' streams a change asks that of the user it was of, and that of the user it is of."""
+    client = await serve(RESOURCES, service=JWT, modules={"viewsets": viewsets})
+    site = client.app[SITE]
+    asked: list[int] = []
+    site.feed.subscribe(lambda batch: asked.append(len(site.hub._audience.concerned(batch))), lambda _: None)
+    async with AsyncExitStack() as stack:
+        sources = [
+            await stack.enter_async_context(listen(client, "/tasks/stream/", headers=bearer(user)))
+            for user in ("ann", "bob", "cy", "di")
+        ]
+        for source in sources:
+            await ready(source)
+        await sql.execute("INSERT INTO tasks (id, title, user_id) VALUES (1, 'x', 'ann')")
+        assert (await told(sources[0]))["action"] == "INSERT"
+        await sql.execute("UPDATE tasks SET user_id = 'bob'")
+        assert [(await told(source))["action"] for source in sources[:2]] == ["DELETE", "INSERT"]
+    assert asked == [1, 2]
+
+
 async def test_serializer_with_python_shows_the_data(serve: Serve, sql: asyncpg.Connection) -> None:
     """``data`` is what retrieve shows, to each caller, with related rows as they are; hidden columns stay hidden."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": PYTHON})
