@@ -201,11 +201,11 @@ class ViewSet:
         action_map.setdefault("OPTIONS", "metadata")
 
         served = cls.varied(initkwargs) if hasattr(cls, "site") else None
-        reading = {verb for verb in ("GET", "HEAD") if action_map.get(verb) in READING_ACTIONS}
+        reading = action_map.get("GET") in READING_ACTIONS
 
         async def view(http: web.Request) -> web.StreamResponse:
             bound = served or bound_in(http.app[SITE], cls).varied(initkwargs)
-            if http.method in reading and (known := bound.recall(http)) is not None:
+            if reading and http.method == "GET" and (known := bound.recall(http)) is not None:
                 return known
             return await bound(action_map=action_map, **initkwargs).dispatch(http)
 
@@ -588,6 +588,7 @@ class GenericViewSet(ViewSet):
         cls.open = (
             cls.cache == "responses"
             and plain_scope
+            and cls.native_filters
             and all(type(permission) in OPEN_TO_READERS for permission in cls._permissions)
             and all(type(authenticator) in BUILT_IN for authenticator in cls._authenticators)
             and not cls.throttle_classes
@@ -933,15 +934,16 @@ class GenericViewSet(ViewSet):
         store, cache = self.site.store, self.site.cache
         if part.page.count != "exact" or self.cache == "off" or not self.may_be_cached():
             return await store.page(query, part.page, part.values)
+        reads = store.queries.reads(query.resource, query.shape)
+        if reads is None:
+            return await store.page(query, part.page, part.values)
         key = ("count", query.resource, query.shape, repr(query.values))
         if (known := await cache.expect(key)) is not None:
             rows = await store.page(query, _uncounted(part.page), part.values)
             return replace(rows, count=part.count(rows.size, known))
-        with cache.reading(key):
-            since = cache.now
+        with cache.reading(key, reads) as since:
             rows = await store.page(query, part.page, part.values)
-            if (reads := store.queries.reads(query.resource, query.shape)) is not None:
-                cache.keep(key, rows.count, since=since, resources=reads)
+            cache.keep(key, rows.count, since=since, resources=reads)
         return rows
 
     @classmethod
@@ -960,13 +962,13 @@ class GenericViewSet(ViewSet):
     def get_place(self, serializer: Serializer, query: Query) -> Hashable:
         """Where the answer to this request is kept: by its address alone if that is open; ``None`` where it is not.
 
-        A caller with credentials may be shown more than others, by ``?expand=``.
+        With ``?expand=`` others have a say in it, whose rows may be shown to this caller and to no other.
         """
         if self.cache != "responses" or not serializer.plain or not self.may_be_cached():
             return None
         http = self.request.http
         place = self.place_of(http)
-        if self.open and self.action in READING_ACTIONS and "Authorization" not in http.headers:
+        if self.open and self.action in READING_ACTIONS and http.method == "GET" and "expand" not in http.query:
             return place
         return (*place, self.action, serializer, query.shape, repr(query.values))
 
@@ -1229,7 +1231,7 @@ def site_url(settings: Settings, http: web.Request) -> str:
 
 
 def _is_plain(http: web.Request) -> bool:
-    """Whether a request says nothing of its caller, of the form of the answer, or of how new it has to be."""
+    """Whether a request brings no credentials to be checked, and asks for no form of the answer, nor for the newest."""
     headers = http.headers
     return (
         "Authorization" not in headers

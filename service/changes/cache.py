@@ -13,13 +13,15 @@ from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final
 
 from service.changes.feed import Feed, Reason
 from service.changes.log import Batch
 
 FRESH: Final = 1.0  # s
-OVERHEAD: Final = 600  # bytes of an entry besides its value, about
+PATIENCE: Final = 1.0  # s for which somebody else's reading is waited for
+OVERHEAD: Final = 600  # bytes of an entry besides its value and the texts of its key, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,13 @@ class _Entry:
     resources: frozenset[str]
     row: tuple[str, str] | None
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    since: int
+    resources: Collection[str]
+    done: asyncio.Future[None]
 
 
 class Cache:
@@ -42,7 +51,7 @@ class Cache:
         self._rows: dict[tuple[str, str], set[Hashable]] = {}
         self._changed: dict[str, int] = {}  # resource → the moment of its newest change
         self._written: dict[str, int] = {}  # the same of changes of which the rows are not known
-        self._readings: dict[Hashable, asyncio.Future[None]] = {}  # what is just being read
+        self._readings: dict[Hashable, _Reading] = {}  # what is just being read
         self.now = 0  # the moment
 
     def start(self) -> None:
@@ -69,25 +78,30 @@ class Cache:
         return None
 
     async def expect(self, key: Hashable) -> Any:
-        """``find``, once whoever is just reading it has done so: of many who want to know only one asks."""
-        found = self.find(key)
-        if found is None and self.fresh and (reading := self._readings.get(key)) is not None:
-            await asyncio.wait([reading])
-            found = self.find(key)
-        return found
+        """``find``, once whoever is just reading it has done so, if that is soon: of many who want to know one asks."""
+        end = monotonic() + PATIENCE
+        while True:
+            found, reading = self.find(key), self._readings.get(key)
+            left = end - monotonic()
+            if found is not None or reading is None or left < 0:
+                return found
+            if not self.fresh or not self._unchanged(reading.resources, reading.since):
+                return None  # it is not going to be kept
+            await asyncio.wait([reading.done], timeout=left)
 
     @contextmanager
-    def reading(self, key: Hashable) -> Iterator[None]:
-        """What is done inside reads a value, and keeps it."""
-        if key in self._readings:
-            yield
-            return
-        done = self._readings[key] = asyncio.get_running_loop().create_future()
+    def reading(self, key: Hashable, resources: Collection[str]) -> Iterator[int]:
+        """What is done inside reads a value from these resources, to keep it; gives the moment before."""
+        own = _Reading(self.now, resources, asyncio.get_running_loop().create_future())
+        other = self._readings.get(key)
+        if other is None or not self._unchanged(other.resources, other.since):
+            self._readings[key] = own
         try:
-            yield
+            yield own.since
         finally:
-            del self._readings[key]
-            done.set_result(None)
+            if self._readings.get(key) is own:
+                del self._readings[key]
+            own.done.set_result(None)
 
     def keep(
         self,
@@ -103,7 +117,7 @@ class Cache:
 
         ``row`` is a resource and the key, as text, of the one row that was read from it.
         """
-        entry = _Entry(value, since, frozenset(resources), row, size + OVERHEAD)
+        entry = _Entry(value, since, frozenset(resources), row, size + OVERHEAD + _length(key))
         if row is not None and self._changed.get(row[0], 0) > since:
             return  # perhaps that very row
         if not self._stands(entry) or entry.size > self._bound // 8:
@@ -133,7 +147,10 @@ class Cache:
     def _stands(self, entry: _Entry) -> bool:
         if entry.row is not None and self._written.get(entry.row[0], 0) > entry.since:
             return False
-        return all(self._changed.get(resource, 0) <= entry.since for resource in entry.resources)
+        return self._unchanged(entry.resources, entry.since)
+
+    def _unchanged(self, resources: Collection[str], since: int) -> bool:
+        return all(self._changed.get(resource, 0) <= since for resource in resources)
 
     def _drop(self, key: Hashable) -> None:
         entry = self._entries.pop(key, None)
@@ -157,3 +174,8 @@ class Cache:
 
     def _reset(self, _: Reason) -> None:
         self.clear()
+
+
+def _length(key: Hashable) -> int:
+    """The characters of the texts in a key, which come from a client."""
+    return sum(len(part) for part in key if isinstance(part, str)) if isinstance(key, tuple) else 0

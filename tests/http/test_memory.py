@@ -60,6 +60,12 @@ class BeforeAnything(ModelViewSet):
         if "X-Refused" in request.headers:
             raise PermissionDenied()
 
+class ByHeader(BaseFilterBackend):
+    def filter_queryset(self, request, queryset, view):
+        if "X-Refused" in request.headers:
+            raise PermissionDenied()
+        return queryset
+
 class Wary(BaseAuthentication):
     def authenticate(self, request):
         if "X-Refused" in request.headers:
@@ -256,6 +262,7 @@ async def test_a_scope_by_what_is_not_logged_is_never_kept(serve: Serve, sql: as
         ("class: 'views:BeforeAnything'", 403),
         ("permission_classes: ['views:ByPermission']", 401),
         ("authentication_classes: ['views:Wary']", 403),
+        ("filter_backends: ['views:ByHeader']", 403),
         ("throttle_classes: [AnonRateThrottle]", 429),
     ],
 )
@@ -265,6 +272,8 @@ async def test_who_asks_for_what_is_kept_is_asked_all_the_same(serve: Serve, opt
     items = ITEMS + f"  cache: responses\n  {options}\n"
     if options.startswith("permission"):
         items = items.replace("  permission_classes: [AllowAny]\n", "")
+    if options.startswith("filter"):
+        items = items.replace("  filterset_fields: {n: [exact, in], group__name: [exact]}\n", "")
     client = await serve({"groups": GROUPS, "items": items}, throttles, modules={"views": ASKED})
     await fill(client, 1)
     await kept(client, "/items/")
@@ -300,6 +309,8 @@ async def test_memory_is_bounded(serve: Serve) -> None:
     assert len(cache) <= 12
     cache.keep("large", b"x", since=0, resources=["items"], size=10_000)
     assert cache.find("large") is None
+    cache.keep(("search", "x" * 10_000), b"x", since=0, resources=["items"])
+    assert cache.find(("search", "x" * 10_000)) is None, "a client's text counts as well"
 
 
 async def _fresh(cache: Cache) -> bool:

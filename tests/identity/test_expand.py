@@ -138,6 +138,9 @@ async def test_expand_asks_the_target_whether_the_caller_may_read_it(
             for _ in range(2):
                 assert (await get(client, f"{address}?expand=open,{name}", user))[0] == 200
             assert (await get(client, f"{address}?expand=open,{name}"))[0] == 401
+        for _ in range(2):
+            assert (await get(client, f"{address}?expand=keyed", **{"X-Key": "k"}))[0] == 200
+        assert (await get(client, f"{address}?expand=keyed"))[0] == 401
         status, problem = await get(client, f"{address}?expand=staff", user)
         assert (status, problem["code"], problem["detail"]) == (403, "not_staff", "expand: staff: Staff only.")
         assert (await get(client, f"{address}?expand=staff", staff))[0] == 200
