@@ -235,6 +235,7 @@ class Feed:
 
     async def _follow(self, connection: Connection) -> None:
         pause = SHORTEST
+        looked = monotonic()
         while True:
             self._bell.clear()
             asked = monotonic()
@@ -249,8 +250,10 @@ class Feed:
                     await self._reset(connection)
                 pause = SHORTEST
             if len(known) < log.CHUNK:
-                if len(known) > 1 or not await log.untold(connection):  # else nobody has made a tick of it yet
+                made = len(known) > 1 and asked - looked < FRESH  # a tick since, or else before a long pause
+                if made or not await log.untold(connection):  # else nobody has made a tick of it yet
                     self._current = asked
+                looked = asked
                 self.connected = True
                 pause = SAFETY if self._notify else min(1.25 * pause, SAFETY)
                 with contextlib.suppress(TimeoutError):
