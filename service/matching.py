@@ -33,12 +33,11 @@ def matcher(resources: Resources, resource: str, conditions: Sequence[Condition]
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """A column of a field that has one of some values in every row that is meant. ``values`` are what it is loaded as."""
+    """A column that has one of some values in every row that is meant. ``values`` are what it is loaded as."""
 
     column: str
     values: Field
     given: frozenset[Any]
-    field: Field
 
 
 def pin(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Pin | None:
@@ -46,27 +45,28 @@ def pin(resources: Resources, resource: str, conditions: Sequence[Condition]) ->
 
     Of several it is the one that tells rows apart best: the key, then a relation, and last what has few values.
     """
-    return max(_pins(resources, resource, conditions), key=_telling, default=None)
+    return max(_pins(resources, resource, conditions), key=lambda found: found[0], default=(0, None))[1]
 
 
-def _pins(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Iterator[Pin]:
+def _pins(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Iterator[tuple[int, Pin | None]]:
     for condition in conditions:
         match condition:
             case Junction("and", parts):
                 yield from _pins(resources, resource, parts)
             case Comparison(_, "exact" | "in" as lookup, given, kind) if kind not in (Kind.ARRAY, Kind.JSON):
-                if _comparison(resources, resource, condition) is not None:
+                values = frozenset(given if lookup == "in" else [given])
+                if values and _comparison(resources, resource, condition) is not None:
                     path = resources.resolve(resource, condition.path)
-                    yield Pin(path.column, path.values, frozenset(given if lookup == "in" else [given]), path.field)
+                    yield _telling(path.field), Pin(path.column, path.values, values)
 
 
-def _telling(pin: Pin) -> int:
-    field = pin.field
+def _telling(field: Field) -> int:
+    """How well a field tells rows apart."""
     if field.primary_key or field.unique:
         return 3
     if field.to is not None:
         return 2
-    return 0 if pin.values.facts.kind is Kind.BOOLEAN or pin.values.choices else 1
+    return 0 if field.type == "boolean" or field.choices else 1
 
 
 def patterns(conditions: Sequence[Condition]) -> list[str]:

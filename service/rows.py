@@ -17,6 +17,7 @@ import orjson
 DEPTH: Final = 200  # brackets in a value that every encoder can follow, however they are nested
 _DIGITS: Final = bytes(b"0"[0] if byte in b"0123456789." else b" "[0] for byte in range(256))
 _LONG: Final = b"0" * 17  # digits and points of a number that a float may not hold exactly; it holds 16 of them
+_INTEGER: Final = re.compile(rb"-?[1-9][0-9]{16,19}")  # which an encoder takes where it has 64 bits
 _TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]', re.DOTALL)
 
 
@@ -72,6 +73,8 @@ def _safe(value: bytes) -> bool:
     """Whether parsing and encoding gives the same value; a text always does."""
     if value.startswith(b'"'):
         return True
+    if _INTEGER.fullmatch(value):
+        return -(2**63) <= int(value) < 2**64
     return _LONG not in value.translate(_DIGITS) and value.count(b"{") + value.count(b"[") <= DEPTH
 
 

@@ -33,9 +33,11 @@ TASKS = Resource(
         "size": Field("size", "float", null=True),
         "done": Field("done", "boolean"),
         "owner": Field("owner", "foreign_key", to="users", null=True),
+        "account": Field("account", "big_integer"),
     },
 )
 RESOURCES = Resources({"users": USERS, "tasks": TASKS})
+ACCOUNTS = [2**53 + 1, 2**62 + 1]  # more than a float holds
 OWNERS = [uuid.UUID(int=n) for n in range(5)]
 
 
@@ -66,6 +68,7 @@ def test_nobody_is_left_out() -> None:
         "size": [1.0, 2.0, 0.5],
         "done": [True, False],
         "owner_id": OWNERS,
+        "account": ACCOUNTS,
     }
 
     def condition(depth: int) -> Condition:
@@ -106,14 +109,16 @@ def test_a_change_concerns_those_it_was_and_is_of() -> None:
         lenses(Comparison("done", "exact", False, Kind.BOOLEAN), Comparison("owner", "exact", owner, Kind.UUID))
         for owner in OWNERS
     ]
+    accounts = [lenses(Comparison("account", "exact", account, Kind.NUMBER)) for account in ACCOUNTS]
     every = lenses()
-    for one in (*owned, every):
+    for one in (*owned, *accounts, every):
         audience.add(one, one)
     before = {"id": 1, "title": "a", "size": 1, "done": False, "owner_id": str(OWNERS[0])}
     after = {**before, "owner_id": str(OWNERS[1])}
     assert audience.concerned(batch((before, after))) == {owned[0], owned[1], every}
     assert audience.concerned(batch((None, {**before, "owner_id": None}))) == {every}
-    assert audience.concerned(batch((None, None))) == {*owned, every}
+    assert audience.concerned(batch((None, {**before, "account": ACCOUNTS[1]}))) == {owned[0], accounts[1], every}
+    assert audience.concerned(batch((None, None))) == {*owned, *accounts, every}
 
 
 def test_a_value_that_python_has_not_concerns_everybody_pinned_to_the_column() -> None:
