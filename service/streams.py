@@ -597,12 +597,14 @@ class Hub:
             concerned = self._audience.concerned(batch)
         except Exception:  # whom it concerns is found out by each group then, or what is wrong with it
             concerned = set(self._groups.values())
-        for group in concerned | expecting | self._expecting:
-            try:
-                group.deliver(batch)
-            except Exception as error:
-                group.fail(batch, error)
-        self._expecting |= {group for group in expecting if group.skip is not None or group.waiting}
+        try:
+            for group in concerned | expecting | self._expecting:
+                try:
+                    group.deliver(batch)
+                except Exception as error:
+                    group.fail(batch, error)
+        finally:
+            self._expecting |= {group for group in expecting if group.skip is not None or group.waiting}
 
     def drop(self, group: Group) -> None:
         """Forget a group."""
@@ -639,6 +641,10 @@ class Hub:
         while True:
             await asyncio.sleep(self._heartbeat)
             for group in list(self._groups.values()):
+                if group.empty:
+                    self._expecting.discard(group)
+                    self.drop(group)
+                    continue
                 alive = b": keep-alive\nid: %b\n\n" % str(group.here).encode()
                 group.write(alive)
                 for subscriber in list(group.waiting):
@@ -818,7 +824,7 @@ class StreamMixin(_Base):
 
     def _owned(self) -> Iterator[Comparison]:
         """What is known of every row that the object permissions let the caller see."""
-        if self.hooked("get_permissions") or self.hooked("check_object_permissions"):
+        if any(map(self.hooked, ("get_permissions", "check_object_permissions", "permission_denied"))):
             return
         for permission in self.get_permissions():
             own_rule = type(permission).has_object_permission is not IsOwner.has_object_permission

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import asyncpg
 import pytest
 
+from service.app import SITE
 from tests.conftest import Serve
 from tests.sse import Event, EventSource, listen
 
@@ -242,8 +244,9 @@ async def test_disabled_stream_is_absent(serve: Serve) -> None:
 
 
 async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
-    """A comment with the newest position comes at the interval of the settings."""
+    """A comment with the newest position comes at the interval of the settings; of who has gone nothing is left."""
     client = await serve(RESOURCES, service="stream: {heartbeat: 100ms}")
+    hub = client.app[SITE].hub
     for path in ("/notes/stream/", "/notes/stream/?owner__name=ann"):
         async with listen(client, path) as source:
             await ready(source)
@@ -251,6 +254,10 @@ async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
             block = await content.readuntil(b"\n\n")
             assert block.startswith(b":")
             assert b"id: " in block
+            assert hub._groups
+    async with asyncio.timeout(20):
+        while hub._groups or hub._expecting:  # noqa: ASYNC110, it is the heartbeat that is waited for
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("query", ["labels=1", "labels__in=1,7", "labels__name=red", "labels=1&text__icontains=A"])
