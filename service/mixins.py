@@ -45,14 +45,14 @@ class ListModelMixin(_Base):
         seen = shown if serializer.plain else self.get_seen(serializer, query, given)
         part = self.paginator.slice(query, seen, self.count, given)
         address = self.get_address()
-        place = self.get_place(serializer, query)
+        place = self._place(serializer, query)
         if place and (answer := self.site.cache.find(place)) is not None:
-            return self.answer(request.http, *answer, stands=True)
+            return self._answer(request.http, *answer, stands=True)
         since = self.site.cache.now
         try:
             rows = await self.read_page(query, part)
         except InvalidPattern as error:
-            raise error.naming(name for name in self.patterns if name in given) from None
+            raise error.naming(name for name in self._patterns if name in given) from None
         if not serializer.plain:
             made = await spawn(self._pieces, serializer, rows.documents, seen, shown, given)
             rows = replace(rows, results=BETWEEN.join(made))
@@ -61,7 +61,7 @@ class ListModelMixin(_Base):
         reads = self.site.store.queries.reads(query.resource, query.shape, query.order, seen) if place else None
         if reads is not None:
             self.site.cache.keep(place, answer, since=since, resources=reads, size=len(body))
-        return self.answer(request.http, *answer)
+        return self._answer(request.http, *answer)
 
 
 class CreateModelMixin(_Base):
@@ -73,7 +73,7 @@ class CreateModelMixin(_Base):
         if not self.simple_writes:
             return await self._write(self.perform_create, self.get_serializer(data=body), HTTPStatus.CREATED)
         values = self.serializer.validate_body(body)
-        row = await self.site.store.insert(self.shown, values)
+        row = await self.site.store.insert(self._shown, values)
         key = row.key if self.lookup_field is None else str(orjson.loads(row.body)[self.lookup_field])
         headers = {"Location": self.get_location(key), **self.get_tag(row.version, row.body)}
         return json_response(row.body, HTTPStatus.CREATED, headers)
@@ -96,13 +96,13 @@ class RetrieveModelMixin(_Base):
             snapshot = await self.site.store.snapshot()
             row = await spawn(self.get_object)
             body = await spawn(self._shown_row, row)
-            return self.answer(request.http, body, tag_of_row(await self.get_version(row), shown, body), snapshot)
+            return self._answer(request.http, body, tag_of_row(await self.get_version(row), shown, body), snapshot)
         plain = serializer.plain and not self.asks_about_objects
         query = await self.get_object_query()
         seen = shown if plain else self.get_seen(serializer, query, given)
-        place = self.get_place(serializer, query) if plain else None
+        place = self._place(serializer, query) if plain else None
         if place and (answer := self.site.cache.find(place)) is not None:
-            return self.answer(request.http, *answer, stands=True)
+            return self._answer(request.http, *answer, stands=True)
         since = self.site.cache.now
         found = await self.site.store.one(query, seen)
         if found is None:
@@ -118,7 +118,7 @@ class RetrieveModelMixin(_Base):
         if reads is not None:
             depends = self.get_dependencies(query, seen, reads)
             self.site.cache.keep(place, answer, since=since, size=len(body), **depends)
-        return self.answer(request.http, *answer)
+        return self._answer(request.http, *answer)
 
     def _shown_row(self, row: Any) -> bytes:
         return encode(self.serialize(row), self.serialize)
@@ -140,9 +140,9 @@ class UpdateModelMixin(_Base):
             query = await self.get_object_query()
             values = self.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
             versions = self.expected_versions()
-            row = await self.site.store.update(unchanged(query, versions), self.shown, values)
+            row = await self.site.store.update(unchanged(query, versions), self._shown, values)
             if row is None:
-                raise await self.refused(query, versions)
+                raise await self._refused(query, versions)
             return json_response(row.body, headers=self.get_tag(row.version, row.body))
         async with self.site.store.database.transaction():
             await self.check_version()
@@ -163,7 +163,7 @@ class DestroyModelMixin(_Base):
         if not self.hooked("perform_destroy") and not self.asks_about_objects:
             query, versions = await self.get_object_query(), self.expected_versions()
             if not await self.site.store.delete(unchanged(query, versions)):
-                raise await self.refused(query, versions)
+                raise await self._refused(query, versions)
             return web.Response(status=HTTPStatus.NO_CONTENT)
         async with self.site.store.database.transaction():
             await self.check_version()

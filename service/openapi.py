@@ -719,7 +719,7 @@ class _Writer:
 
     def _parameters(self, view: type[GenericViewSet], action: str) -> list[Schema]:
         """Every query parameter that an action knows."""
-        known = view.known.get("stream" if action == "stream_row" else action, frozenset())
+        known = view._known.get("stream" if action == "stream_row" else action, frozenset())
         described = {parameter["name"]: parameter for parameter in self._described(view)}
         own = [name for name in view.paginator.parameters if name not in described and action == "list"]
         return [
@@ -728,7 +728,7 @@ class _Writer:
         ]
 
     def _described(self, view: type[GenericViewSet]) -> Iterator[Schema]:
-        for backend in view.filters:
+        for backend in view._filters:
             match backend:
                 case FieldFilter():
                     for name, lookup, values in backend.describe():
@@ -745,10 +745,10 @@ class _Writer:
                     told = f"The order of the rows; a minus turns it round.{default}"
                     yield _query("ordering", told, {"type": "array", "items": {"enum": steps}}, **_LIST)
         yield from _paging(view)
-        shown = [*view.shown.columns, *(name for name, _ in view.shown.related)]
+        shown = [*view._shown.columns, *(name for name, _ in view._shown.related)]
         told = "Only these of what is shown, which what is expanded belongs to."
         yield _query("fields", told, {"type": "array", "items": {"enum": shown}}, **_LIST)
-        always = dict(view.shown.related)
+        always = dict(view._shown.related)
         if relations := [
             name
             for name, relation in self._relations(view.resource).items()
@@ -809,7 +809,7 @@ class _Writer:
     def _whole(self, view: type[GenericViewSet]) -> Schema:
         """A row with the relations that this viewset always shows."""
         row = self._row(view.resource)
-        always = [name for name, _ in view.shown.related]
+        always = [name for name, _ in view._shown.related]
         return {"allOf": [row], "required": always} if always else row
 
     def _events(self, changes: Sequence[Schema]) -> Schema:

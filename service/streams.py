@@ -807,7 +807,7 @@ class StreamMixin(_Base):
         try:
             await self.site.store.check_patterns(patterns(query.where))
         except InvalidPattern as error:
-            raise error.naming(name for name in self.patterns if name in given) from None
+            raise error.naming(name for name in self._patterns if name in given) from None
         if self.kwargs:
             query = await self._one_row(query)
         python = not serializer.plain or self.asks_about_objects
@@ -839,7 +839,7 @@ class StreamMixin(_Base):
         if self.hooked("get_object"):
             await spawn(self.get_object)
         query = self.get_row_query(query)
-        seen = self.see(self.shown_by(self.current_serializer()), ())
+        seen = self._seeing(self.shown_by(self.current_serializer()), ())
         found = await self.site.store.one(query, seen)
         if found is None:
             raise NotFound()

@@ -121,7 +121,7 @@ class Site:
     def settle(self) -> None:
         """Let every viewset show related rows as their own viewsets do, once all of them are bound."""
         for view in self.views.values():
-            view.shown = view.shown_by(view.serializer)
+            view._shown = view.shown_by(view.serializer)
 
     def may_expand(self, resource: str) -> bool:
         """Whether rows of a resource are shown to clients who ask for them beside others."""
@@ -205,7 +205,7 @@ class ViewSet:
 
         async def view(http: web.Request) -> web.StreamResponse:
             bound = served or bound_in(http.app[SITE], cls).varied(initkwargs)
-            if reading and http.method == "GET" and (known := bound.recall(http)) is not None:
+            if reading and http.method == "GET" and (known := bound._recall(http)) is not None:
                 return known
             return await bound(action_map=action_map, **initkwargs).dispatch(http)
 
@@ -218,7 +218,7 @@ class ViewSet:
         return cls
 
     @classmethod
-    def recall(cls, http: web.Request) -> web.Response | None:
+    def _recall(cls, http: web.Request) -> web.Response | None:
         """The answer to a request where that is known before anything is asked; ``None`` where it is not."""
         return None
 
@@ -479,20 +479,22 @@ class GenericViewSet(ViewSet):
     # made by bind_to
     resource: ClassVar[Resource]
     paginator: ClassVar[BasePagination]
-    filters: ClassVar[tuple[BaseFilterBackend, ...]]
-    known: ClassVar[Mapping[str, frozenset[str]]]
-    patterns: ClassVar[tuple[str, ...]]  # the parameters that are regular expressions
+    _filters: ClassVar[tuple[BaseFilterBackend, ...]]
+    _known: ClassVar[Mapping[str, frozenset[str]]]
+    _patterns: ClassVar[tuple[str, ...]]  # the parameters that are regular expressions
     serializer: ClassVar[Serializer]
-    shown: ClassVar[Projection]  # of a row, by default
-    project: ClassVar[_lru_cache_wrapper[Projection]]  # (shown, fields, expand) → what is shown
-    see: ClassVar[_lru_cache_wrapper[Projection]]  # (shown, relations) → what Python reads: also what the options name
-    targets: ClassVar[_lru_cache_wrapper[Targets]]  # (shown, expand) → who else has a say in it
+    _shown: ClassVar[Projection]  # of a row, by default
+    _projected: ClassVar[_lru_cache_wrapper[Projection]]  # (shown, fields, expand) → what is shown
+    _seeing: ClassVar[
+        _lru_cache_wrapper[Projection]
+    ]  # (shown, relations) → what Python reads: also what the options name
+    _targeted: ClassVar[_lru_cache_wrapper[Targets]]  # (shown, expand) → who else has a say in it
     read_by: ClassVar[str | None]  # the action that shows any row to who may run it; none where rows are told apart
     asks_about_objects: ClassVar[bool]  # whether Python has a say about single rows
     finds_objects: ClassVar[bool]  # whether a user's ``get_object`` does it
     native_filters: ClassVar[bool]  # whether the query string is read without Python of the user's
     simple_writes: ClassVar[bool]  # whether a valid body is all that creating and updating take
-    open: ClassVar[bool]  # whether an address shows the same to everybody, without credentials, and answers are kept
+    _open: ClassVar[bool]  # whether an address shows the same to everybody, without credentials, and answers are kept
     _key: ClassVar[Field]  # what the address names a row by
     _everything: ClassVar[Query | None]  # the scope, where it is all rows
     _generated: ClassVar[type[Serializer]]
@@ -552,7 +554,7 @@ class GenericViewSet(ViewSet):
         cls.finds_objects = cls.hooked("get_object")
         cls._key = site.resources.resolve(cls.resource.name, cls.lookup_field or cls.resource.key.name).values
         cls.serializer = cls.bound_serializer(cls.serializer_class or cls._generated)
-        cls.shown = cls.shown_by(cls.serializer)
+        cls._shown = cls.shown_by(cls.serializer)
         pagination = cls.pagination_class or NoPagination
         cls.paginator = pagination(
             site.resources,
@@ -560,18 +562,18 @@ class GenericViewSet(ViewSet):
             pagination.max_page_size if pagination.max_page_size and not limited else cls.max_page_size,
             lambda: site.secret,
         )
-        cls.filters = tuple(backend.for_view(cls) for backend in cls.filter_backends)
-        cls.patterns = tuple(name for backend in cls.filters for name in backend.patterns())
-        narrowing = {name for backend in cls.filters for name in backend.parameters() if not backend.sorts}
-        sorting = {name for backend in cls.filters for name in backend.parameters() if backend.sorts}
-        cls.known = {
+        cls._filters = tuple(backend.for_view(cls) for backend in cls.filter_backends)
+        cls._patterns = tuple(name for backend in cls._filters for name in backend.patterns())
+        narrowing = {name for backend in cls._filters for name in backend.parameters() if not backend.sorts}
+        sorting = {name for backend in cls._filters for name in backend.parameters() if backend.sorts}
+        cls._known = {
             "list": frozenset({*narrowing, *sorting, *READ_PARAMETERS, *cls.paginator.parameters}),
             "retrieve": frozenset(READ_PARAMETERS),
             "stream": frozenset({*narrowing, *STREAM_PARAMETERS}),
         }
-        cls.project = staticmethod(lru_cache(maxsize=256)(cls._project))  # type: ignore[assignment]
-        cls.see = staticmethod(lru_cache(maxsize=256)(cls._see))  # type: ignore[assignment]
-        cls.targets = staticmethod(lru_cache(maxsize=256)(cls._targets))  # type: ignore[assignment]
+        cls._projected = staticmethod(lru_cache(maxsize=256)(cls._project))  # type: ignore[assignment]
+        cls._seeing = staticmethod(lru_cache(maxsize=256)(cls._see))  # type: ignore[assignment]
+        cls._targeted = staticmethod(lru_cache(maxsize=256)(cls._targets))  # type: ignore[assignment]
         hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
         own_saving = any(
             getattr(cls.serializer, name).__module__ != "service.serializers" for name in ("create", "update", "save")
@@ -581,11 +583,11 @@ class GenericViewSet(ViewSet):
             and not own_saving
             and not any(hasattr(cls, name) and cls.hooked(name) for name in hooks)
         )
-        cls.native_filters = all(backend.native for backend in cls.filters) and not cls.hooked("filter_queryset")
+        cls.native_filters = all(backend.native for backend in cls._filters) and not cls.hooked("filter_queryset")
         plain_scope = not cls.hooked("get_queryset") and cls.queryset is None
         cls._everything = Query(cls.resource.name) if plain_scope else None
         cls.read_by = cls._read_by()
-        cls.open = (
+        cls._open = (
             cls.cache == "responses"
             and plain_scope
             and cls.native_filters
@@ -643,7 +645,7 @@ class GenericViewSet(ViewSet):
         """The query set with what the query string asks for."""
         given = self.request.query_params
         query = rows if isinstance(rows, Query) else Query(self.resource.name)
-        for backend in self.filters:
+        for backend in self._filters:
             if not backend.native and isinstance(rows, QuerySet):
                 rows = backend.filter_queryset(self.request, rows, self)
             elif not backend.native:
@@ -680,7 +682,7 @@ class GenericViewSet(ViewSet):
         Object permissions are asked.
         """
         query = await self.get_object_query(id)
-        seen = self.see(self.shown, query.expand)
+        seen = self._seeing(self._shown, query.expand)
         found = await self.site.store.one(query, seen)
         if found is None:
             raise NotFound()
@@ -778,10 +780,10 @@ class GenericViewSet(ViewSet):
 
         What the options of this viewset always show is not asked about.
         """
-        if "expand" not in self.known.get(self.action, ()) or not request.query_params.get("expand"):
+        if "expand" not in self._known.get(self.action, ()) or not request.query_params.get("expand"):
             return
         shown = self._shown_anyway(self.current_serializer())
-        for view, path in self.targets(shown, request.query_params["expand"]):
+        for view, path in self._targeted(shown, request.query_params["expand"]):
             await view.check_reader(self, request, path)
 
     @classmethod
@@ -815,11 +817,11 @@ class GenericViewSet(ViewSet):
 
     def get_seen(self, serializer: Serializer, query: Query, given: Mapping[str, str]) -> Projection:
         """What of a row is read for Python to look at, whatever part of it ``?fields=`` shows."""
-        return self.see(self.get_projection(serializer, {"expand": given.get("expand", "")}), query.expand)
+        return self._seeing(self.get_projection(serializer, {"expand": given.get("expand", "")}), query.expand)
 
     def _shown_anyway(self, serializer: Serializer) -> Projection:
         """What is shown of a row by default."""
-        return self.shown if serializer is self.serializer else self.shown_by(serializer)
+        return self._shown if serializer is self.serializer else self.shown_by(serializer)
 
     def get_projection(self, serializer: Serializer, given: Mapping[str, str]) -> Projection:
         """What is shown of a row: by default, cut by ``?fields=`` and grown by ``?expand=``."""
@@ -831,7 +833,7 @@ class GenericViewSet(ViewSet):
             made = {name for name, each in serializer.fields.items() if not each.load_only}
             made -= {*shown.columns, *dict(shown.related)}
             fields = ",".join(name for name in _names(fields) if name not in made)
-        return self.project(shown, fields, given.get("expand", ""))
+        return self._projected(shown, fields, given.get("expand", ""))
 
     def _present(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
         """A row as a serializer with Python in it shows it, and related rows besides."""
@@ -910,7 +912,7 @@ class GenericViewSet(ViewSet):
 
     def _asked(self) -> dict[str, str]:
         """What the query string asks to be shown, for the actions that read it."""
-        if self.action not in self.known:
+        if self.action not in self._known:
             return {}
         return {name: text for name, text in self.request.query_params.items() if name in READ_PARAMETERS}
 
@@ -947,19 +949,19 @@ class GenericViewSet(ViewSet):
         return rows
 
     @classmethod
-    def recall(cls, http: web.Request) -> web.Response | None:
+    def _recall(cls, http: web.Request) -> web.Response | None:
         """What is kept for an address that is open: nobody has to be asked who is calling."""
-        if not cls.open or not _is_plain(http):
+        if not cls._open or not _is_plain(http):
             return None
-        kept = cls.site.cache.find(cls.place_of(http))
-        return None if kept is None else cls.answer(http, *kept, stands=True)
+        kept = cls.site.cache.find(cls._place_of(http))
+        return None if kept is None else cls._answer(http, *kept, stands=True)
 
     @classmethod
-    def place_of(cls, http: web.Request) -> tuple[type, str, str]:
+    def _place_of(cls, http: web.Request) -> tuple[type, str, str]:
         """Where the answer of an address is kept, which has links to others of the same origin."""
         return cls, http.raw_path, site_url(cls.site.settings, http)
 
-    def get_place(self, serializer: Serializer, query: Query) -> Hashable:
+    def _place(self, serializer: Serializer, query: Query) -> Hashable:
         """Where the answer to this request is kept: by its address alone if that is open; ``None`` where it is not.
 
         With ``?expand=`` others have a say in it, whose rows may be shown to this caller and to no other.
@@ -967,8 +969,8 @@ class GenericViewSet(ViewSet):
         if self.cache != "responses" or not serializer.plain or not self.may_be_cached():
             return None
         http = self.request.http
-        place = self.place_of(http)
-        if self.open and self.action in READING_ACTIONS and http.method == "GET" and "expand" not in http.query:
+        place = self._place_of(http)
+        if self._open and self.action in READING_ACTIONS and http.method == "GET" and "expand" not in http.query:
             return place
         return (*place, self.action, serializer, query.shape, repr(query.values))
 
@@ -1018,7 +1020,7 @@ class GenericViewSet(ViewSet):
 
     def check_parameters(self, given: Mapping[str, str]) -> None:
         """Refuse a parameter that nothing here reads, unless ``strict_query`` is off."""
-        known = self.known[self.action]
+        known = self._known[self.action]
         if self.strict_query and not given.keys() <= known:
             name = next(name for name in given if name not in known)
             hint = choices(name, sorted(known))
@@ -1031,7 +1033,7 @@ class GenericViewSet(ViewSet):
     async def _run(
         self, handler: Callable[..., Any], request: Request, arguments: dict[str, str]
     ) -> web.StreamResponse:
-        if self.action in self.known:
+        if self.action in self._known:
             self.check_parameters(request.query_params)
         return await super()._run(handler, request, arguments)
 
@@ -1059,9 +1061,9 @@ class GenericViewSet(ViewSet):
         if (versions := self.expected_versions()) is not None:
             query = await self.get_object_query()
             if not await self.site.store.lock(mixins.unchanged(query, versions)):
-                raise await self.refused(query, versions)
+                raise await self._refused(query, versions)
 
-    async def refused(self, query: Query, versions: tuple[str, ...] | None) -> ApiError:
+    async def _refused(self, query: Query, versions: tuple[str, ...] | None) -> ApiError:
         """Why there is no such row: it has another version, or is not there."""
         there = versions is not None and await self.site.store.one(query, Projection(self.resource.name, ()))
         return PreconditionFailed() if there else NotFound()
@@ -1082,7 +1084,7 @@ class GenericViewSet(ViewSet):
         return {"ETag": tag_of_row(version, shown, None if serializer.plain and not shown.related else body)}
 
     @classmethod
-    def answer(cls, http: web.Request, body: bytes, tag: str, snapshot: str, *, stands: bool = False) -> web.Response:
+    def _answer(cls, http: web.Request, body: bytes, tag: str, snapshot: str, *, stands: bool = False) -> web.Response:
         """What was read; without the body for a client that has it. ``stands`` if nothing has changed since."""
         headers = {"ETag": tag, **cls.get_position(snapshot)}
         if stands and len(headers) == 1:
@@ -1157,12 +1159,14 @@ def class_options(
 
 
 def _near_misses(cls: type[GenericViewSet]) -> Iterator[str]:
-    """Attributes of a user's class that are almost options."""
+    """Attributes of a user's class that are almost options, or are set when it is bound."""
     names = [*options.OPTIONS, "model", "queryset", "lookup_url_kwarg", "lookup_value_regex"]
     for owner in cls.__mro__:
         if _is_ours(owner) or "_calls" in vars(owner):
             continue
         for name, value in vars(owner).items():
+            if name in GenericViewSet.__annotations__ and not hasattr(GenericViewSet, name):
+                yield f"{name}: viewsets have an attribute of this name; give yours another"
             if name.startswith("_") or callable(value) or hasattr(GenericViewSet, name):
                 continue
             if near := get_close_matches(name, names, n=1, cutoff=0.75):

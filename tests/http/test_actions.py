@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import pytest
 from jsonschema import Draft202012Validator
+
+from service.errors import ConfigurationError
 
 from ..conftest import Serve
 
 NOTES = """
 fields: {id: {type: integer, primary_key: true}, text: {type: string}}
 viewset: {class: 'viewsets:Notes', permission_classes: [IsAuthenticated]}
+"""
+HELPERS = """
+from service.api import *
+
+class Notes(ModelViewSet):
+    def project(self, note): return note.text
+    def known(self): return 1
+    def answer(self): return 2
+    def filters(self): return 3
+    def see(self): return 4
+
+    @action(detail=True)
+    async def open(self, request, id):
+        note = await self.get_object(id)
+        return [self.project(note), self.known(), self.answer(), self.filters(), self.see()]
 """
 VIEWSETS = '''
 from marshmallow import fields, validate
@@ -85,3 +103,16 @@ async def test_actions_of_a_viewset_s_own_are_described(serve: Serve) -> None:
     names = [each["operationId"] for path in paths.values() for key, each in path.items() if key != "parameters"]
     assert len(names) == len(set(names))
     assert {"notes_list", "notes_share", "notes_share_delete", "notes_plain"} <= set(names)
+
+
+async def test_helpers_are_called_as_their_author_likes(serve: Serve) -> None:
+    """What a viewset is served with has names of its own, and one that is taken is an error at the start."""
+    client = await serve({"notes": NOTES.replace("IsAuthenticated", "AllowAny")}, modules={"viewsets": HELPERS})
+    await client.post("/notes/", json={"text": "x"})
+    assert await (await client.get("/notes/1/open/")).json() == ["x", 1, 2, 3, 4]
+    assert (await (await client.get("/notes/?fields=text")).json())["results"] == [{"text": "x"}]
+    taken = HELPERS.replace("def see", "def serializer").replace("self.see()", "4")
+    with pytest.raises(
+        ConfigurationError, match=r"viewsets\.Notes\.serializer: viewsets have an attribute of this name"
+    ):
+        await serve({"notes": NOTES}, modules={"viewsets": taken})
