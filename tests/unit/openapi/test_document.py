@@ -95,7 +95,7 @@ def test_parameters_are_those_that_are_read(name: str, action: str) -> None:
     """Each parameter that an action knows is described, and no other."""
     path = f"/{name}/" + {"list": "", "retrieve": "{id}/", "stream": "stream/"}[action]
     found = {name for name, told in parameters(path).items() if told["in"] == "query"}
-    assert found == BOUND[name].known[action]
+    assert found == BOUND[name]._known[action]
 
 
 def test_every_lookup_is_described() -> None:

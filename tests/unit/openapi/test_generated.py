@@ -95,7 +95,7 @@ def read(query: list[tuple[str, str]]) -> None:
     given_ = dict(query)
     view.check_parameters(given_)
     rows = Query("things")
-    for backend in view.filters:
+    for backend in view._filters:
         rows = backend.apply(rows, given_)
     view.paginator.slice(rows, view.get_projection(view.serializer, given_), view.count, given_)
 
