@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import signal
@@ -32,6 +33,7 @@ from service.database.embedded import EmbeddedPostgres
 ROWS: Final = (1_000, 100_000)
 MANY_ROWS: Final = 10_000_000
 CONNECTIONS: Final = (1, 16, 64, 256)
+PROCESSES: Final = (1, 2)
 RESOURCES: Final = (1, 50, 200)
 REQUESTS, MANY_REQUESTS = 100_000, 1_000_000
 SAMPLES: Final = 10  # of memory, while the requests are made
@@ -65,7 +67,7 @@ class Run:
     rounds: int
 
     @contextmanager
-    def rowcast(self, *, config: Path | None = None, url: str = "") -> Iterator[dict[str, Server]]:
+    def rowcast(self, *, config: Path | None = None, url: str = "", workers: int = 1) -> Iterator[dict[str, Server]]:
         """The service, by the names of the cases that it is configured for; another configuration has all of them."""
         with ExitStack() as stack:
             found: dict[str, Server] = {}
@@ -73,7 +75,7 @@ class Run:
                 if config:
                     peer = replace(peer, command=_with_config(peer.command, config))
                 log = self.directory / f"{number}.log"
-                server = stack.enter_context(peers.running(peer, url or self.postgres.url, log))
+                server = stack.enter_context(peers.running(peer, url or self.postgres.url, log, workers=workers))
                 found |= dict.fromkeys(peer.paths, server)
             yield found
 
@@ -112,9 +114,10 @@ def main(seconds: int, rounds: int, big: bool, write: bool) -> None:
         of_rows = grow_rows(run, (*ROWS, MANY_ROWS) if big else ROWS)
         asyncio.run(database.load(postgres.url, plain=False))
         of_connections = grow_connections(run)
+        of_processes = grow_processes(run)
         lists = large_lists(run)
         memory = grow_requests(run, MANY_REQUESTS if big else REQUESTS)
-    text = markdown(run, of_rows, of_connections, of_resources, lists, memory)
+    text = markdown(run, of_rows, of_connections, of_processes, of_resources, lists, memory)
     print(text)
     if write:
         page.write("growth", text, {
@@ -149,6 +152,18 @@ def grow_connections(run: Run) -> dict[str, list[tuple[float, load.Load]]]:
                 click.echo(f"{case.title}, {connections} connections", err=True)
                 done = run.rate(servers[case.name], case, connections=connections)
                 found.setdefault(case.title, []).append((connections, done))
+    return found
+
+
+def grow_processes(run: Run) -> Series:
+    """Requests a second of some cases with as many processes of the service."""
+    found: Series = {}
+    for processes in PROCESSES:
+        click.echo(f"{processes} processes", err=True)
+        with run.rowcast(workers=processes) as servers:
+            for case in _cases(GROWING):
+                done = run.rate(servers[case.name], case)
+                found.setdefault(case.title, []).append((processes, done.requests / done.seconds))
     return found
 
 
@@ -216,12 +231,14 @@ def markdown(
     run: Run,
     rows: Series,
     connections: Mapping[str, Sequence[tuple[float, load.Load]]],
+    processes: Series,
     resources: Sequence[tuple[int, float, float, float]],
     lists: Sequence[tuple[str, int, float, float]],
     memory: Sequence[tuple[float, float]],
 ) -> str:
     """All of it, for people."""
     sizes = [f"{at:,.0f}" for at, _ in next(iter(rows.values()))]
+    scaled = [(name, *(rate for _, rate in line)) for name, line in processes.items()]
     widths = [f"{at:,.0f}" for at, _ in next(iter(connections.values()))]
 
     def row(name: str, values: Sequence[str]) -> str:
@@ -246,6 +263,11 @@ def markdown(
         "![By connections](growth-connections.svg)",
         block([*head("req/s, by connections", widths), *of(lambda done: f"{done.requests / done.seconds:,.0f}")]),
         block([*head("p99 ms, by connections", widths), *of(lambda done: f"{done.p99:.1f}")]),
+        f"{PROCESSES[-1]} processes, on {os.cpu_count()} CPUs that PostgreSQL and the load use as well:",
+        block([
+            *head("req/s, by processes", (*map(str, PROCESSES), "ratio")),
+            *(row(name, (f"{one:,.0f}", f"{two:,.0f}", f"{two / one:.2f}")) for name, one, two in scaled),
+        ]),
         block([
             *head("resources", ("s until ready", "CPU s until ready", "RSS MiB")),
             *(row(str(n), (f"{seconds:.2f}", f"{cpu:.2f}", f"{rss:.0f}")) for n, seconds, cpu, rss in resources),
