@@ -235,7 +235,7 @@ class Feed:
 
     async def _follow(self, connection: Connection) -> None:
         pause = SHORTEST
-        looked = monotonic()
+        looked = float("-inf")
         while True:
             self._bell.clear()
             asked = monotonic()
@@ -250,7 +250,7 @@ class Feed:
                     await self._reset(connection)
                 pause = SHORTEST
             if len(known) < log.CHUNK:
-                made = len(known) > 1 and asked - looked < FRESH  # a tick since, or else before a long pause
+                made = len(known) > 1 and asked - looked < FRESH  # since the last look, if that was just now
                 if made or not await log.untold(connection):  # else nobody has made a tick of it yet
                     self._current = asked
                 looked = asked
