@@ -28,7 +28,7 @@ fields:
   owner: {type: foreign_key, to: owners, null: true, on_delete: cascade}
 viewset:
   permission_classes: [AllowAny]
-  filterset_fields: {done: [exact], text: [exact, icontains], id: [lt]}
+  filterset_fields: {done: [exact], text: [exact, icontains], id: [lt], owner: [exact, in]}
   max_page_size: 200000
 """
 OWNERS = """
@@ -38,7 +38,13 @@ fields:
 viewset: {permission_classes: [AllowAny]}
 """
 RESOURCES = {"notes": NOTES, "owners": OWNERS}
-QUERIES = {"": "true", "done=true": "done", "text__icontains=A": "text ILIKE '%a%'"}  # and the same in SQL
+QUERIES = {  # and the same in SQL
+    "": "true",
+    "done=true": "done",
+    "text__icontains=A": "text ILIKE '%a%'",
+    "owner=1": "owner_id = 1",
+    "owner__in=1,2&done=true": "owner_id IN (1, 2) AND done",
+}
 _marks = itertools.count(1_000_000_000)
 
 
@@ -170,7 +176,8 @@ class Client:
 async def assert_equal(sql: asyncpg.Connection, *clients: Client, patience: float = PATIENCE) -> None:
     """Each client's rows are those of the table under its query, once everything committed so far has been told."""
     mark = next(_marks)
-    await sql.execute("INSERT INTO notes (id, text, done) VALUES ($1, 'a fence', true)", mark)
+    await sql.execute("INSERT INTO owners (id, name) VALUES (1, 'o') ON CONFLICT DO NOTHING")
+    await sql.execute("INSERT INTO notes (id, text, done, owner_id) VALUES ($1, 'a fence', true, 1)", mark)
     for client in clients:
         await client.until(lambda client=client: mark in client.rows, patience)  # type: ignore[misc]
         stored = await sql.fetch(f"SELECT id, text, done, owner_id FROM notes WHERE {QUERIES[client.query]}")
