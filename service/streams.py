@@ -227,14 +227,14 @@ class Group:
             frame = self.lenses.frame(batch, self.skip)
         except Undecided:
             self._behind = batch.start
-            self._task = asyncio.create_task(self._follow(batch.start), name="stream group")
+            self._task = asyncio.create_task(self._follow(), name="stream group")
             return
         self._tell(batch.end, frame)
 
-    async def _follow(self, start: Position) -> None:
-        """Go on from a position to where the feed is, batch by batch."""
+    async def _follow(self) -> None:
+        """Go on to where the feed is, batch by batch."""
         try:
-            async for batch in self._hub.feed.read(start):
+            async for batch in self._hub.feed.read(self.position):
                 try:
                     frame = await self._hub.look(self.lenses, batch, self.skip)
                 except Unavailable:
