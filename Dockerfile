@@ -5,6 +5,7 @@ RUN python -m venv --without-pip /opt/rowcast
 COPY requirements.lock .
 RUN pip --python /opt/rowcast/bin/python install --no-cache-dir --require-hashes -r requirements.lock
 COPY pyproject.toml .
+COPY README.md LICENSE ./
 COPY service service
 RUN pip --python /opt/rowcast/bin/python install --no-cache-dir --no-deps --no-build-isolation .
 

@@ -2,7 +2,7 @@
 # Paths are relative and tools are called as modules, so a checkout works under any name and wherever it is moved to.
 
 run: .venv/requirements-embedded.installed
-	@exec .venv/bin/python -m service serve
+	@exec .venv/bin/python -m rowcast serve
 
 # SQL on the database of `make run`, while that runs. The server has brought its psql along.
 psql:

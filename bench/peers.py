@@ -48,7 +48,7 @@ WRITES: Final = {name: PATHS[name] for name in ("create", "patch")}
 WHOLE: Final = json.dumps({
     "title": "Water it", "priority": "high", "authorId": "AUTHOR", "completed": False, "description": "", "viewCount": 0,
 })  # fmt: skip
-ROWCAST: Final = (sys.executable, "-m", "service")
+ROWCAST: Final = (sys.executable, "-m", "rowcast")
 CONFIG: Final = ("--config", "bench/config")
 UVICORN: Final = (
     "{home}/bin/python", "-m", "uvicorn", "app:app", "--loop", "uvloop", "--http", "httptools", "--no-access-log",

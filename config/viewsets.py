@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from service.api import ModelViewSet, action, model
+from rowcast import ModelViewSet, action, model
 
 Task = model("tasks")
 

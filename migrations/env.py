@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 from alembic import context
-
-from service import schema
-from service.configuration import load
-from service.database.connections import Database
-from service.tables import Tables
+from rowcast import schema
+from rowcast.configuration import load
+from rowcast.database.connections import Database
+from rowcast.tables import Tables
 
 configuration = load(Path(os.environ.get("ROWCAST_CONFIG", "config")), environ=os.environ)
 if configuration.settings.database.url is None:

@@ -17,10 +17,9 @@ import asyncpg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-
-from service.app import STARTED, create_app
-from service.configuration import Configuration, load
-from service.database.embedded import EmbeddedPostgres
+from rowcast.app import STARTED, create_app
+from rowcast.configuration import Configuration, load
+from rowcast.database.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).parent.parent
 DEMO = ("categories", "comments", "tags", "tasks")  # whoever follows the README has others beside them
@@ -94,7 +93,7 @@ def configure(
 def rowcast(directory: Path, *arguments: str) -> tuple[int, str]:
     """The exit code and the output of a command, errors included."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ROWCAST", "DATABASE"))}
-    command = [sys.executable, "-m", "service", *arguments, "--config", str(directory / "config")]
+    command = [sys.executable, "-m", "rowcast", *arguments, "--config", str(directory / "config")]
     done = subprocess.run(
         command, cwd=ROOT, env={**environment, "ROWCAST_DATA": str(directory / "data")}, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, check=False,

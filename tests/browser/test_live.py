@@ -30,7 +30,7 @@ class Service:
     """The demo on a database, as a process: killed without warning, and started again at the same address."""
 
     def __init__(self, database_url: str, origin: str) -> None:
-        self._command = [sys.executable, "-m", "service", "serve", "--migrate", "--config", str(ROOT / "config")]
+        self._command = [sys.executable, "-m", "rowcast", "serve", "--migrate", "--config", str(ROOT / "config")]
         self._environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),

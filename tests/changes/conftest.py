@@ -10,10 +10,9 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-
-from service.changes import log, triggers
-from service.database.embedded import EmbeddedPostgres
-from service.tables import Tables
+from rowcast.changes import log, triggers
+from rowcast.database.embedded import EmbeddedPostgres
+from rowcast.tables import Tables
 
 from .watching import SESSION, Database, create, resources
 

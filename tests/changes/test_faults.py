@@ -10,11 +10,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-
-from service.changes import log, triggers
-from service.changes.feed import Feed
-from service.changes.ticker import SAFETY, Connect, Ticker
-from service.tables import Tables
+from rowcast.changes import log, triggers
+from rowcast.changes.feed import Feed
+from rowcast.changes.ticker import SAFETY, Connect, Ticker
+from rowcast.tables import Tables
 
 from .watching import Database, Watch, resources, told, within
 
@@ -36,7 +35,7 @@ async def test_a_ticker_that_is_stopped_hands_over(database: Database) -> None:
 
 async def test_a_frozen_ticker_is_ended_by_the_server(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leader that says nothing for a while loses its session, and with it the lead."""
-    monkeypatch.setattr("service.changes.ticker.SILENCE", 1)
+    monkeypatch.setattr("rowcast.changes.ticker.SILENCE", 1)
     frozen = await database.ticker()
     await within(frozen.leading.wait())
     monkeypatch.setattr(log, "make_tick", _never)  # as when the process does not run
@@ -62,7 +61,7 @@ async def test_a_commit_as_the_ticker_falls_asleep_is_not_late(
 
     Such a writer does not notify. It is told because the ticker stays up for it, never because of the safety poll.
     """
-    monkeypatch.setattr("service.changes.ticker.DROWSY", 0.004)
+    monkeypatch.setattr("rowcast.changes.ticker.DROWSY", 0.004)
     watch = await database.watch()
     ticker = Drowsy(database.direct)
     connection = await database.connect()

@@ -7,14 +7,13 @@ import uuid
 
 import asyncpg
 import pytest
-
-from service.changes import log, retention, triggers
-from service.changes.feed import Feed
-from service.changes.ticker import Ticker
-from service.errors import ConfigurationError
-from service.fields import Field
-from service.resources import Resource, Resources
-from service.tables import Tables
+from rowcast.changes import log, retention, triggers
+from rowcast.changes.feed import Feed
+from rowcast.changes.ticker import Ticker
+from rowcast.errors import ConfigurationError
+from rowcast.fields import Field
+from rowcast.resources import Resource, Resources
+from rowcast.tables import Tables
 
 from .watching import SESSION, Database, Watch, create, resources, within
 

@@ -9,9 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 import asyncpg
-
-from service.changes import log
-from service.changes.position import Position, Snapshot
+from rowcast.changes import log
+from rowcast.changes.position import Position, Snapshot
 
 from .watching import Database, Watch, blocked, told
 

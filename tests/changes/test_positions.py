@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from service.changes import log, retention
-from service.changes.feed import Reason
-from service.changes.position import MAX_TEXT, Position, Snapshot
+from rowcast.changes import log, retention
+from rowcast.changes.feed import Reason
+from rowcast.changes.position import MAX_TEXT, Position, Snapshot
 
 from .watching import Database, told
 

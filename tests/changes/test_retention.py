@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncpg
 import pytest
-
-from service.changes import log, retention, triggers
-from service.changes.feed import Reason, Reset
-from service.tables import Tables
+from rowcast.changes import log, retention, triggers
+from rowcast.changes.feed import Reason, Reset
+from rowcast.tables import Tables
 
 from .watching import Database, Watch, resources, told
 

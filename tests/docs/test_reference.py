@@ -9,10 +9,9 @@ from types import FunctionType
 from typing import Any
 
 import pytest
-
-from service import api
-from service.app import SITE
-from service.models import STORE
+from rowcast import api
+from rowcast.app import SITE
+from rowcast.models import STORE
 
 from ..conftest import DEMO, ROOT, Serve
 from .test_docs import blocks
@@ -22,7 +21,7 @@ MODULE = re.compile(r"# config/(\w+)\.py\n")
 
 
 def test_every_public_name_is_documented() -> None:
-    """Each name of ``service.api`` has its row, and nothing else has one."""
+    """Each name of ``rowcast.api`` has its row, and nothing else has one."""
     told = re.findall(r"^\| `(\w+)` \|", (DOCS / "reference" / "index.md").read_text(), re.MULTILINE)
     assert sorted(told) == sorted(api.__all__)
     assert all(hasattr(api, name) for name in told)

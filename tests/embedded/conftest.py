@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from service.database.embedded import EmbeddedPostgres
+from rowcast.database.embedded import EmbeddedPostgres
 
 from .processes import Own, Owner, is_alive, wait_until
 

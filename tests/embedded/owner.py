@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from service.database.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from rowcast.database.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
 
 def obey(server: EmbeddedPostgres, order: str) -> str:

@@ -13,7 +13,7 @@ PATIENCE = 60.0
 
 
 class Server:
-    """``python -m service serve`` on a configuration and a database; ``make_url`` is of the process that runs now."""
+    """``python -m rowcast serve`` on a configuration and a database; ``make_url`` is of the process that runs now."""
 
     def __init__(self, config: Path, url: str, *, migrate: bool = True) -> None:
         self._arguments = ["--config", str(config), "--database-url", url, "--port", "0", *["--migrate"] * migrate]
@@ -31,7 +31,7 @@ class Server:
     async def launch(self) -> None:
         """Start a process and do not wait until it is ready."""
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "service", "serve", *self._arguments,
+            sys.executable, "-m", "rowcast", "serve", *self._arguments,
             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
 

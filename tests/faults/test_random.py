@@ -11,8 +11,7 @@ import random
 import signal
 
 import asyncpg
-
-from service.database.embedded import EmbeddedPostgres
+from rowcast.database.embedded import EmbeddedPostgres
 
 from .clients import LOST, QUERIES, Client, assert_equal
 from .conftest import Open, Run

@@ -9,12 +9,11 @@ from typing import Any
 
 import asyncpg
 from aiohttp import ClientResponse
-
-from service.database.connections import Database
-from service.fields import FIELD_TYPES
-from service.lookups import lookups_of
-from service.query import Queries
-from service.viewsets import Site
+from rowcast.database.connections import Database
+from rowcast.fields import FIELD_TYPES
+from rowcast.lookups import lookups_of
+from rowcast.query import Queries
+from rowcast.viewsets import Site
 
 from ..conftest import Client
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from jsonschema import Draft202012Validator
-
-from service.errors import ConfigurationError
+from rowcast.errors import ConfigurationError
 
 from ..conftest import Serve
 
@@ -14,7 +13,7 @@ fields: {id: {type: integer, primary_key: true}, text: {type: string}}
 viewset: {class: 'viewsets:Notes', permission_classes: [IsAuthenticated]}
 """
 HELPERS = """
-from service.api import *
+from rowcast import *
 
 class Notes(ModelViewSet):
     def project(self, note): return note.text
@@ -30,7 +29,7 @@ class Notes(ModelViewSet):
 """
 VIEWSETS = '''
 from marshmallow import fields, validate
-from service.api import *
+from rowcast import *
 
 class Shared(Serializer):
     people = fields.List(fields.Integer(), required=True)
@@ -61,7 +60,7 @@ class Others(Notes):
         return [IsAdminUser()]
 '''
 URLS = """
-from service.api import DefaultRouter
+from rowcast import DefaultRouter
 from viewsets import Others
 router = DefaultRouter()
 router.register("others", Others, basename="other")

@@ -10,9 +10,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-
-from service.errors import ValidationError
-from service.serializers import projection_of
+from rowcast.errors import ValidationError
+from rowcast.serializers import projection_of
 
 from ..conftest import at_database
 from .conftest import Run

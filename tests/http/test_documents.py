@@ -14,10 +14,9 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-
-from service.fields import FIELD_TYPES
-from service.serializers import projection_of
-from service.store import by_key
+from rowcast.fields import FIELD_TYPES
+from rowcast.serializers import projection_of
+from rowcast.store import by_key
 
 from .conftest import running
 from .library import Service

@@ -11,11 +11,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-
-from service.app import SITE
-from service.changes.cache import FRESH, Cache
-from service.changes.log import Event
-from service.database.connections import Database
+from rowcast.app import SITE
+from rowcast.changes.cache import FRESH, Cache
+from rowcast.changes.log import Event
+from rowcast.database.connections import Database
 
 from ..conftest import Client, Serve
 
@@ -35,7 +34,7 @@ fields:
 RESPONSES = {"groups": GROUPS, "items": ITEMS + "  cache: responses\n"}
 COUNTS = {"groups": GROUPS, "items": ITEMS}
 SCOPED = """
-from service.api import ModelViewSet, model
+from rowcast import ModelViewSet, model
 
 Item = model("items")
 
@@ -44,7 +43,7 @@ class Items(ModelViewSet):
         return Item.objects.filter(hidden=0)
 """
 ASKED = """
-from service.api import *
+from rowcast import *
 
 class ByPermissions(ModelViewSet):
     def get_permissions(self):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="function")
 
 PYTHON = dedent("""
     from marshmallow import fields
-    from service.api import DefaultRouter, IsAdminUser, ModelViewSet, Serializer, ViewSet, action, model
+    from rowcast import DefaultRouter, IsAdminUser, ModelViewSet, Serializer, ViewSet, action, model
 
     class AuthorSerializer(Serializer):
         initial = fields.Method("get_initial")
@@ -54,7 +54,7 @@ PYTHON = dedent("""
             return None
     """)
 URLS = dedent("""
-    from service.api import DefaultRouter
+    from rowcast import DefaultRouter
     from viewsets import ReportViewSet
 
     router = DefaultRouter()

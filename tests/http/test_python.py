@@ -35,7 +35,7 @@ FOREIGN = {  # column → values that direct SQL may store and Python does not h
 }  # fmt: skip
 VIEWSETS = dedent("""
     from marshmallow import fields, post_dump
-    from service.api import AllowAny, BasePermission, ModelViewSet, Serializer, action, model
+    from rowcast import AllowAny, BasePermission, ModelViewSet, Serializer, action, model
 
     Kind = model("kinds")
 
@@ -72,7 +72,7 @@ VIEWSETS = dedent("""
         max_page_size = 1000
     """)
 URLS = dedent("""
-    from service.api import DefaultRouter
+    from rowcast import DefaultRouter
     from viewsets import AskedViewSet, ShownViewSet
 
     router = DefaultRouter()
@@ -123,7 +123,7 @@ READERS = dedent("""
     from asyncio import Barrier
 
     from marshmallow import fields
-    from service.api import AllowAny, BasePermission, F, ModelViewSet, Serializer, action, model, wait
+    from rowcast import AllowAny, BasePermission, F, ModelViewSet, Serializer, action, model, wait
 
     Book, Kind = model("books"), model("kinds")
     gate = Barrier(2)
@@ -242,7 +242,7 @@ async def test_names_of_fields_that_are_not_there_are_invalid_parameters(run: Ru
 async def test_field_that_a_serializer_only_loads_is_not_shown(run: Run) -> None:
     """``load_only`` in ``Meta.extra`` keeps a column from every answer, as ``write_only`` in YAML does."""
     text = """
-    from service.api import ModelViewSet, Serializer, model
+    from rowcast import ModelViewSet, Serializer, model
 
     class CountrySerializer(Serializer):
         class Meta:
@@ -272,7 +272,7 @@ async def test_field_with_the_name_of_a_method_is_shown(run: Run) -> None:
     names = ("save", "delete", "refresh")
     text = """
     from marshmallow import fields
-    from service.api import ModelViewSet, Serializer, model
+    from rowcast import ModelViewSet, Serializer, model
 
     class OddSerializer(Serializer):
         seen = fields.Method("look")

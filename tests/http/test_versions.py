@@ -20,7 +20,7 @@ viewset:
 """
 RESOURCES = {"tags": TAGS, "notes": NOTES}
 HOOKED = """
-from service.api import ModelViewSet
+from rowcast import ModelViewSet
 
 class Notes(ModelViewSet):
     async def perform_update(self, serializer):

@@ -10,8 +10,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-
-from service.authentication import (
+from rowcast.authentication import (
     IDENTITY,
     BaseAuthentication,
     Identity,
@@ -20,11 +19,11 @@ from service.authentication import (
     identify,
     refusal,
 )
-from service.changes import log as changelog
-from service.database.connections import Database
-from service.middleware import errors
-from service.requests import Request
-from service.settings import Auth, Jwt
+from rowcast.changes import log as changelog
+from rowcast.database.connections import Database
+from rowcast.middleware import errors
+from rowcast.requests import Request
+from rowcast.settings import Auth, Jwt
 
 Client = TestClient[web.Request, web.Application]
 Site = Callable[..., Awaitable[Client]]

@@ -6,8 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-
-from service.authentication import create_token
+from rowcast.authentication import create_token
 
 from ..conftest import Client, Serve
 from .conftest import bearer
@@ -30,7 +29,7 @@ TARGETS = {  # resource → its viewset
 }
 VIEWSETS = """
 from marshmallow import post_dump
-from service.api import *
+from rowcast import *
 
 class Staff(BasePermission):
     message, code = "Staff only.", "not_staff"

@@ -7,8 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-
-from service.authentication import (
+from rowcast.authentication import (
     ANONYMOUS,
     BaseAuthentication,
     JWTAuthentication,
@@ -16,7 +15,7 @@ from service.authentication import (
     User,
     authorization,
 )
-from service.errors import AuthenticationFailed
+from rowcast.errors import AuthenticationFailed
 
 from .conftest import Client, Site, bearer
 

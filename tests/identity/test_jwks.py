@@ -14,11 +14,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
-from service import authentication
-from service.authentication import KEYS_BYTES, KEYS_FRESH, KEYS_PAUSE, KEYS_STALE, KeySet, Verifier
-from service.errors import AuthenticationFailed, ConfigurationError, Unavailable
-from service.settings import Jwt
+from rowcast import authentication
+from rowcast.authentication import KEYS_BYTES, KEYS_FRESH, KEYS_PAUSE, KEYS_STALE, KeySet, Verifier
+from rowcast.errors import AuthenticationFailed, ConfigurationError, Unavailable
+from rowcast.settings import Jwt
 
 from .conftest import Clock
 

@@ -16,10 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from service.authentication import IDENTITY, LEEWAY, JWTAuthentication, Verifier
-from service.errors import ApiError, AuthenticationFailed, ConfigurationError
-from service.settings import Jwt
+from rowcast.authentication import IDENTITY, LEEWAY, JWTAuthentication, Verifier
+from rowcast.errors import ApiError, AuthenticationFailed, ConfigurationError
+from rowcast.settings import Jwt
 
 from .conftest import SECRET, Clock, Site, bearer
 

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-from service.authentication import ANONYMOUS, User
-from service.permissions import (
+from rowcast.authentication import ANONYMOUS, User
+from rowcast.permissions import (
     AllowAny,
     BasePermission,
     IsAdminUser,

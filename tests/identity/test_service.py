@@ -11,8 +11,7 @@ import asyncpg
 import jwt
 import pytest
 import structlog
-
-from service.authentication import create_token
+from rowcast.authentication import create_token
 
 from ..conftest import Client, Serve, rowcast
 from ..sse import listen
@@ -23,7 +22,7 @@ REFUSED = 'Bearer realm="rowcast", error="invalid_token"'
 NOTES = "fields: {id: {type: integer, primary_key: true}, text: {type: string}, owner: {type: string, null: true}}\n"
 OPEN = NOTES + "viewset: {permission_classes: [AllowAny]}"
 VIEWSETS = """
-from service.api import *
+from rowcast import *
 
 class Weekdays(BasePermission):
     message, code = "Come back on Monday.", "closed"

@@ -12,14 +12,13 @@ import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from multidict import CIMultiDict
-
-from service import throttling
-from service.authentication import ANONYMOUS, User
-from service.errors import ConfigurationError
-from service.middleware import errors, label
-from service.requests import Request
-from service.settings import Rate, Throttle
-from service.throttling import (
+from rowcast import throttling
+from rowcast.authentication import ANONYMOUS, User
+from rowcast.errors import ConfigurationError
+from rowcast.middleware import errors, label
+from rowcast.requests import Request
+from rowcast.settings import Rate, Throttle
+from rowcast.throttling import (
     PAUSE,
     THROTTLES,
     AnonRateThrottle,

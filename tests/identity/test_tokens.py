@@ -8,13 +8,12 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-
-from service.authentication import IDENTITY, Credentials, create_token, list_tokens, revoke_token
-from service.changes import log as changelog
-from service.database.connections import Database
-from service.database.embedded import EmbeddedPostgres
-from service.errors import AuthenticationFailed
-from service.settings import Jwt
+from rowcast.authentication import IDENTITY, Credentials, create_token, list_tokens, revoke_token
+from rowcast.changes import log as changelog
+from rowcast.database.connections import Database
+from rowcast.database.embedded import EmbeddedPostgres
+from rowcast.errors import AuthenticationFailed
+from rowcast.settings import Jwt
 
 from ..conftest import rowcast
 from .conftest import SECRET, Clock, Site, bearer

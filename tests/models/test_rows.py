@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from rowcast.app import SITE
+from rowcast.errors import Conflict, ValidationError
+from rowcast.expressions import F, Q
+from rowcast.models import STORE, RelationNotLoaded, model, transaction
 
-from service.app import SITE
-from service.errors import Conflict, ValidationError
-from service.expressions import F, Q
-from service.models import STORE, RelationNotLoaded, model, transaction
 from tests.conftest import Serve
 
 Task, Category, Tag, Comment = model("tasks"), model("categories"), model("tags"), model("comments")

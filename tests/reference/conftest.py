@@ -10,13 +10,12 @@ from typing import Any
 
 import asyncpg
 import pytest
-
-from service.app import SITE, prepare
-from service.database.connections import Database
-from service.errors import ConfigurationError
-from service.models import STORE
-from service.tables import Tables
-from service.viewsets import Site
+from rowcast.app import SITE, prepare
+from rowcast.database.connections import Database
+from rowcast.errors import ConfigurationError
+from rowcast.models import STORE
+from rowcast.tables import Tables
+from rowcast.viewsets import Site
 
 from ..conftest import Client, Serve, at_database, configure
 
@@ -86,9 +85,9 @@ from http import HTTPMethod, HTTPStatus
 from aiohttp import web
 from marshmallow import ValidationError as Invalid, fields, post_dump, pre_load, validate, validates, validates_schema
 
-from service import api
-from service.api import *
-from service.authentication import User as Caller
+from rowcast import api
+from rowcast import *
+from rowcast.authentication import User as Caller
 
 Task, Category, Tag, Comment = model("tasks"), model("categories"), model("tags"), model("comments")
 User, Account = model("users"), model("accounts")
@@ -193,7 +192,7 @@ async def start(serve: Serve, sql: asyncpg.Connection) -> Start:
             texts[name] = dedent(resource) + "".join(["viewset:\n", *(f"  {line}\n" for line in own)] if own else [])
         modules = {"viewsets": text}
         if urls:
-            modules["urls"] = "from service.api import *\nfrom viewsets import *\n" + dedent(urls)
+            modules["urls"] = "from rowcast import *\nfrom viewsets import *\n" + dedent(urls)
         client = await serve(texts, service, modules=modules)
         STORE.set(client.app[SITE].store)
         return Service(client, sql)

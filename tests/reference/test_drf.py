@@ -265,7 +265,7 @@ async def test_instance_attributes(start: Start, path: str, seen: list[Any]) -> 
 async def test_instance_attributes__without_a_request(start: Start) -> None:
     """A viewset class can be made without arguments, and its attributes then say nothing."""
     service = await start(LOOK)
-    from service.api import ModelViewSet
+    from rowcast import ModelViewSet
 
     view = ModelViewSet()
     assert (view.basename, view.action, view.detail, view.name) == (None, "", None, None)
@@ -295,7 +295,7 @@ async def test_genericviewset(start: Start) -> None:
     service = await start(
         SERIALIZERS
         + """
-from service import mixins, viewsets
+from rowcast import mixins, viewsets
 
 class UserViewSet(mixins.RetrieveModelMixin,
                   mixins.ListModelMixin,

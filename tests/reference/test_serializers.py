@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
-from service.serializers import Serializer
+from rowcast.serializers import Serializer
 
 from .conftest import Service, Start
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import asyncpg
-
-from service import schema
-from service.fields import Field
-from service.resources import Resource, Resources
-from service.schema import Migration, Plan
-from service.tables import Tables
+from rowcast import schema
+from rowcast.fields import Field
+from rowcast.resources import Resource, Resources
+from rowcast.schema import Migration, Plan
+from rowcast.tables import Tables
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 

@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-
-from service.fields import Field
-from service.resources import Resource
-from service.schema import SchemaError, widens
+from rowcast.fields import Field
+from rowcast.resources import Resource
+from rowcast.schema import SchemaError, widens
 
 from .declarations import Database, declare, field, key, resource
 

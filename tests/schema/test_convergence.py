@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
-from service.fields import Field
-from service.resources import Resource
-from service.tables import Tables
+from rowcast.fields import Field
+from rowcast.resources import Resource
+from rowcast.tables import Tables
 
 from .declarations import Database, declare, field, key, resource
 

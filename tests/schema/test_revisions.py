@@ -11,10 +11,9 @@ import pytest
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
-
-from service import schema
-from service.schema import SchemaError
-from service.tables import Tables
+from rowcast import schema
+from rowcast.schema import SchemaError
+from rowcast.tables import Tables
 
 from .declarations import OWN, Database, declare, field, key, resource
 

@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 import asyncpg
 import jwt
 import pytest
+from rowcast.app import SITE
+from rowcast.authentication import create_token, list_tokens, revoke_token
 
-from service.app import SITE
-from service.authentication import create_token, list_tokens, revoke_token
 from tests.conftest import Client, Serve
 from tests.sse import EventSource, listen
 from tests.stream.test_events import ready, told
@@ -35,7 +35,7 @@ viewset: {permission_classes: [AllowAny], search_fields: [name]}
 """
 RESOURCES = {"tasks": TASKS, "projects": PROJECTS}
 SCOPED = """
-from service.api import IsAuthenticated, ModelViewSet, model
+from rowcast import IsAuthenticated, ModelViewSet, model
 Task = model("tasks")
 
 class TaskViewSet(ModelViewSet):
@@ -45,7 +45,7 @@ class TaskViewSet(ModelViewSet):
         return Task.objects.filter(user_id=self.request.user.id)
 """
 COMPARED = """
-from service.api import AllowAny, F, ModelViewSet, model
+from rowcast import AllowAny, F, ModelViewSet, model
 Task = model("tasks")
 
 class TaskViewSet(ModelViewSet):
@@ -55,14 +55,14 @@ class TaskViewSet(ModelViewSet):
         return Task.objects.filter(salary__gt=F("project_id") + 1)
 """
 OWNED = """
-from service.api import IsOwner, ModelViewSet
+from rowcast import IsOwner, ModelViewSet
 
 class TaskViewSet(ModelViewSet):
     permission_classes = [IsOwner]
 """
 PYTHON = """
 from marshmallow import fields
-from service.api import AllowAny, ModelViewSet, Serializer, model
+from rowcast import AllowAny, ModelViewSet, Serializer, model
 Task = model("tasks")
 
 class TaskSerializer(Serializer):
@@ -94,7 +94,7 @@ class TaskViewSet(ModelViewSet):
 COUNTING = """
 from itertools import count
 from marshmallow import fields
-from service.api import AllowAny, ModelViewSet, Serializer, model
+from rowcast import AllowAny, ModelViewSet, Serializer, model
 Task = model("tasks")
 numbers = count(1)
 

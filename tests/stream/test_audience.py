@@ -10,16 +10,15 @@ from typing import Any
 
 import orjson
 import pytest
-
-from service.audience import Audience
-from service.changes.log import Batch, Event
-from service.changes.position import Snapshot
-from service.fields import Field, Kind
-from service.lenses import Lens, Lenses, Undecided
-from service.matching import matcher, pin
-from service.query import Comparison, Condition, Junction, Negation, Query
-from service.resources import Resource, Resources
-from service.serializers import projection_of
+from rowcast.audience import Audience
+from rowcast.changes.log import Batch, Event
+from rowcast.changes.position import Snapshot
+from rowcast.fields import Field, Kind
+from rowcast.lenses import Lens, Lenses, Undecided
+from rowcast.matching import matcher, pin
+from rowcast.query import Comparison, Condition, Junction, Negation, Query
+from rowcast.resources import Resource, Resources
+from rowcast.serializers import projection_of
 
 SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))
 USERS = Resource("users", "users", "User", {"id": Field("id", "uuid", primary_key=True)})

@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from rowcast.app import SITE
 
-from service.app import SITE
 from tests.conftest import Serve
 from tests.sse import Event, EventSource, listen
 

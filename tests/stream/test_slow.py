@@ -18,14 +18,14 @@ viewset:
   search_fields: [text]
 """
 PLAIN = """
-from service.api import AllowAny, ModelViewSet
+from rowcast import AllowAny, ModelViewSet
 
 class PageViewSet(ModelViewSet):
     permission_classes = [AllowAny]
 """
 PYTHON = """
 from marshmallow import fields
-from service.api import AllowAny, ModelViewSet, Serializer, model
+from rowcast import AllowAny, ModelViewSet, Serializer, model
 Page = model("pages")
 
 class PageSerializer(Serializer):

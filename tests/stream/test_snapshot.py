@@ -118,7 +118,7 @@ async def write(url: str, seed: int, done: asyncio.Event) -> None:
 
 LOUD = """
 from marshmallow import fields
-from service.api import BasePermission, ModelViewSet, Serializer, model
+from rowcast import BasePermission, ModelViewSet, Serializer, model
 Note = model("notes")
 
 class NoteSerializer(Serializer):

@@ -5,9 +5,8 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-
-from service.configuration import Configuration, load
-from service.errors import ConfigurationError
+from rowcast.configuration import Configuration, load
+from rowcast.errors import ConfigurationError
 
 Files = Mapping[str, str]
 Load = Callable[..., Configuration]

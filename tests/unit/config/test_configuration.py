@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rowcast.configuration import Configuration, load
+from rowcast.errors import ConfigurationError
+from rowcast.tables import Tables
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from service.configuration import Configuration, load
-from service.errors import ConfigurationError
-from service.tables import Tables
 from tests.conftest import DEMO, ROOT
 
 from .conftest import Load, Problems

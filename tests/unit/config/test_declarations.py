@@ -7,10 +7,9 @@ from textwrap import indent
 from typing import Any
 
 import pytest
-
-from service import declarations
-from service.declarations import FIELD_OPTIONS, model_name, options_of
-from service.fields import FIELD_TYPES, MISSING, Field
+from rowcast import declarations
+from rowcast.declarations import FIELD_OPTIONS, model_name, options_of
+from rowcast.fields import FIELD_TYPES, MISSING, Field
 
 from .conftest import Load, Problems
 

@@ -7,11 +7,10 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-
-from service import options
-from service.forms import permission_tree
-from service.options import ACTIONS, OPTIONS, RESERVED_PARAMETERS, check
-from service.resources import Resources
+from rowcast import options
+from rowcast.forms import permission_tree
+from rowcast.options import ACTIONS, OPTIONS, RESERVED_PARAMETERS, check
+from rowcast.resources import Resources
 
 from .conftest import Load, Problems
 

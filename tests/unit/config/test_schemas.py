@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from rowcast import declarations, settings
+from rowcast.configuration import json_schemas, write_schemas
+from rowcast.documents import Problems, read
+from rowcast.fields import FIELD_TYPES
 
-from service import declarations, settings
-from service.configuration import json_schemas, write_schemas
-from service.documents import Problems, read
-from service.fields import FIELD_TYPES
 from tests.conftest import DEMO, ROOT
 
 SCHEMAS = json_schemas()

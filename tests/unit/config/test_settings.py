@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from service.settings import VARIABLES, Jwt, Rate, Settings
+from rowcast.settings import VARIABLES, Jwt, Rate, Settings
 
 from .conftest import Load, Problems
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from service import declarations, documents, routers
-from service.authentication import JWTAuthentication, TokenAuthentication
-from service.openapi import document
-from service.pagination import CursorPagination, LimitOffsetPagination, NoPagination
-from service.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
-from service.resources import Resource, Resources
-from service.settings import Settings
-from service.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Site
+from rowcast import declarations, documents, routers
+from rowcast.authentication import JWTAuthentication, TokenAuthentication
+from rowcast.openapi import document
+from rowcast.pagination import CursorPagination, LimitOffsetPagination, NoPagination
+from rowcast.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
+from rowcast.resources import Resource, Resources
+from rowcast.settings import Settings
+from rowcast.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Site
 
 FILES = {
     "things": """

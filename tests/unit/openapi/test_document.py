@@ -8,12 +8,11 @@ from typing import Any
 import orjson
 import pytest
 from jsonschema import Draft202012Validator
+from rowcast import errors
+from rowcast.lookups import LOOKUP_NAMES
+from rowcast.openapi import document
+from rowcast.viewsets import ReadOnlyModelViewSet
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
-
-from service import errors
-from service.lookups import LOOKUP_NAMES
-from service.openapi import document
-from service.viewsets import ReadOnlyModelViewSet
 
 from .sample import (
     BOUND,

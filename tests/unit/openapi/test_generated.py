@@ -14,10 +14,9 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis.strategies import SearchStrategy
 from jsonschema import Draft202012Validator, FormatChecker
 from requests import Request
+from rowcast.errors import ApiError
+from rowcast.query import Query
 from schemathesis import Case, GenerationMode
-
-from service.errors import ApiError
-from service.query import Query
 
 from .sample import BOUND, DOCUMENT, operation
 

@@ -9,9 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
-
-from service.fields import FIELD_TYPES
-from service.openapi import document
+from rowcast.fields import FIELD_TYPES
+from rowcast.openapi import document
 
 from .sample import DOCUMENT, FILES, RESOURCES, SCHEMAS, VIEWS, properties, routes_of, views_of
 

@@ -1,0 +1,129 @@
+"""The public names: what a config directory's own Python is written with.
+
+``from rowcast import ModelViewSet, action, model``
+"""
+
+from rowcast.authentication import BaseAuthentication, JWTAuthentication, TokenAuthentication, User, authorization
+from rowcast.bridge import wait
+from rowcast.decorators import action
+from rowcast.errors import (
+    ApiError,
+    AuthenticationFailed,
+    ConfigurationError,
+    Conflict,
+    MethodNotAllowed,
+    NotAcceptable,
+    NotAuthenticated,
+    NotFound,
+    ParseError,
+    PayloadTooLarge,
+    PermissionDenied,
+    Throttled,
+    Unavailable,
+    UnsupportedMediaType,
+    ValidationError,
+)
+from rowcast.expressions import F, Q
+from rowcast.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.mixins import (
+    CreateModelMixin,
+    DestroyModelMixin,
+    ListModelMixin,
+    RetrieveModelMixin,
+    UpdateModelMixin,
+)
+from rowcast.models import (
+    DoesNotExist,
+    MultipleObjectsReturned,
+    RelationNotLoaded,
+    get_object_or_404,
+    model,
+    transaction,
+)
+from rowcast.pagination import BasePagination, CursorPagination, LimitOffsetPagination, PageNumberPagination
+from rowcast.permissions import (
+    AllowAny,
+    BasePermission,
+    IsAdminUser,
+    IsAuthenticated,
+    IsAuthenticatedOrReadOnly,
+    IsOwner,
+)
+from rowcast.responses import Response, status
+from rowcast.routers import DefaultRouter, SimpleRouter
+from rowcast.serializers import Serializer
+from rowcast.throttling import (
+    AnonRateThrottle,
+    BaseThrottle,
+    ScopedRateThrottle,
+    SimpleRateThrottle,
+    UserRateThrottle,
+)
+from rowcast.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, ViewSet, ViewSetMixin
+
+__all__ = [
+    "AllowAny",
+    "AnonRateThrottle",
+    "ApiError",
+    "AuthenticationFailed",
+    "BaseAuthentication",
+    "BaseFilterBackend",
+    "BasePagination",
+    "BasePermission",
+    "BaseThrottle",
+    "ConfigurationError",
+    "Conflict",
+    "CreateModelMixin",
+    "CursorPagination",
+    "DefaultRouter",
+    "DestroyModelMixin",
+    "DoesNotExist",
+    "F",
+    "FieldFilter",
+    "GenericViewSet",
+    "IsAdminUser",
+    "IsAuthenticated",
+    "IsAuthenticatedOrReadOnly",
+    "IsOwner",
+    "JWTAuthentication",
+    "LimitOffsetPagination",
+    "ListModelMixin",
+    "MethodNotAllowed",
+    "ModelViewSet",
+    "MultipleObjectsReturned",
+    "NotAcceptable",
+    "NotAuthenticated",
+    "NotFound",
+    "OrderingFilter",
+    "PageNumberPagination",
+    "ParseError",
+    "PayloadTooLarge",
+    "PermissionDenied",
+    "Q",
+    "ReadOnlyModelViewSet",
+    "RelationNotLoaded",
+    "Response",
+    "RetrieveModelMixin",
+    "ScopedRateThrottle",
+    "SearchFilter",
+    "Serializer",
+    "SimpleRateThrottle",
+    "SimpleRouter",
+    "Throttled",
+    "TokenAuthentication",
+    "Unavailable",
+    "UnsupportedMediaType",
+    "UpdateModelMixin",
+    "User",
+    "UserRateThrottle",
+    "ValidationError",
+    "ViewSet",
+    "ViewSetMixin",
+    "action",
+    "authorization",
+    "get_object_or_404",
+    "model",
+    "status",
+    "transaction",
+    "wait",
+]

@@ -1,0 +1,85 @@
+"""Whom a batch of changes concerns, found by what its rows have in a column.
+
+A stream that is pinned to values of a column, as that of the rows of one user, is concerned by events on rows with such
+values and by no others. So a change costs what those take that it concerns, however many others there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from rowcast.changes.log import Batch, Event
+from rowcast.lenses import Lenses
+from rowcast.matching import Pin
+
+Member = TypeVar("Member")
+
+
+class Audience(Generic[Member]):
+    """Members with their lenses."""
+
+    def __init__(self) -> None:
+        self._everything: dict[str, set[Member]] = {}  # resource → who has to look at each of its events
+        self._pinned: dict[str, dict[str, _Column[Member]]] = {}  # resource → column → who looks at some of them
+
+    def add(self, member: Member, lenses: Lenses) -> None:
+        """Let a member be concerned by what its lenses may see."""
+        for resource, lens in lenses.of.items():
+            if lens.pin is None:
+                self._everything.setdefault(resource, set()).add(member)
+            else:
+                columns = self._pinned.setdefault(resource, {})
+                columns.setdefault(lens.pin.column, _Column(lens.pin)).add(member, lens.pin)
+
+    def discard(self, member: Member, lenses: Lenses) -> None:
+        """Let a member go."""
+        for resource, lens in lenses.of.items():
+            if lens.pin is None:
+                self._everything.get(resource, set()).discard(member)
+            elif (column := self._pinned.get(resource, {}).get(lens.pin.column)) is not None:
+                column.discard(member, lens.pin)
+
+    def concerned(self, batch: Batch) -> set[Member]:
+        """Everybody who may have to be told of something in a batch."""
+        found: set[Member] = set()
+        for resource in {event.resource for event in batch.events}:
+            found |= self._everything.get(resource, set())
+        for event in batch.events:
+            for column in self._pinned.get(event.resource, {}).values():
+                found.update(*column.concerned(event))
+        return found
+
+
+class _Column(Generic[Member]):
+    """Members by the values of a column that they are pinned to."""
+
+    def __init__(self, pin: Pin) -> None:
+        self._name = pin.column
+        self._values = pin.values
+        self._members: dict[Any, set[Member]] = {}
+
+    def add(self, member: Member, pin: Pin) -> None:
+        for value in pin.given:
+            self._members.setdefault(value, set()).add(member)
+
+    def discard(self, member: Member, pin: Pin) -> None:
+        for value in pin.given:
+            if (members := self._members.get(value)) is not None:
+                members.discard(member)
+                if not members:
+                    del self._members[value]
+
+    def concerned(self, event: Event) -> Iterator[set[Member]]:
+        """Who is pinned to what the row had or has: everybody for TRUNCATE, and for what Python has no value for."""
+        if not self._members:
+            return
+        for row in (event.before, event.after):
+            if row is None or (value := row.get(self._name)) is None:
+                continue
+            try:
+                yield self._members.get(self._values.facts.load(self._values, value), set())
+            except (ValueError, TypeError):
+                yield from self._members.values()
+        if event.op == "T":
+            yield from self._members.values()

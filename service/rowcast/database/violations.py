@@ -1,0 +1,93 @@
+"""What the driver's errors mean to a client: the one place where PostgreSQL's words become ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import asyncpg
+
+from rowcast.errors import ApiError, Conflict, DoesNotFit, InvalidPattern, Unavailable, ValidationError
+from rowcast.tables import Guard
+
+CONNECTION_LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that was lost in the middle of an exchange
+)
+DRIVER_ERRORS = (asyncpg.PostgresError, *CONNECTION_LOST)
+RETRIED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+
+_CHECKS: Mapping[str, str] = {
+    "blank": "May not be blank.",
+    "choices": "Not one of the choices.",
+    "min": "Too small.",
+    "max": "Too large.",
+    "min_length": "Too short.",
+    "max_length": "Too long.",
+    "pattern": "Does not match the pattern.",
+    "format": "Not in the format of this field.",
+    "items": "Items may not be null.",
+}
+
+
+def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool = False) -> ApiError | None:
+    """The error to tell the client for a driver's error, or ``None`` where it is a defect of ours.
+
+    ``deleting`` tells the two meanings of a foreign key violation apart: a row that is still referenced, and a
+    reference to a row that does not exist.
+    """
+    if isinstance(error, CONNECTION_LOST) and not isinstance(error, asyncpg.DataError):
+        return Unavailable("The database cannot be reached; try again.", code="database_unavailable")
+    if not isinstance(error, asyncpg.PostgresError):
+        return None
+    guard = guards.get(getattr(error, "constraint_name", None) or "")
+    match error:
+        case asyncpg.UniqueViolationError() | asyncpg.ExclusionViolationError():
+            return _unique(guard)
+        case asyncpg.ForeignKeyViolationError() | asyncpg.RestrictViolationError():
+            if deleting:
+                referrer = f" by {guard.resource}" if guard else ""
+                return Conflict(f"The row is still referenced{referrer}.", code="referenced")
+            return _invalid(guard, "There is no row with this key.", code="does_not_exist")
+        case asyncpg.CheckViolationError():
+            return _invalid(guard, _CHECKS.get(guard.rule if guard else "", "Not a valid value."))
+        case asyncpg.NotNullViolationError():
+            return ValidationError({error.column_name or "non_field_errors": ["May not be null."]})
+        case asyncpg.InvalidRegularExpressionError():
+            return InvalidPattern()
+        case asyncpg.DataError() | asyncpg.ProgramLimitExceededError():
+            return DoesNotFit("A value does not fit its column.")
+        case asyncpg.RaiseError():
+            return ValidationError("The database refused this change.")
+        case asyncpg.SerializationError() | asyncpg.DeadlockDetectedError():
+            return Conflict("The request met a concurrent change; send it again.", code="serialization_failure")
+        case asyncpg.QueryCanceledError():
+            return Unavailable("The query took too long.", code="statement_timeout")
+        case asyncpg.ReadOnlySQLTransactionError():
+            return Unavailable("The database is read-only.", code="read_only")
+        case asyncpg.InsufficientPrivilegeError():
+            return Unavailable("The service's role in the database may not do this.", code="database_forbidden")
+        case asyncpg.LockNotAvailableError() | asyncpg.InsufficientResourcesError():
+            return Unavailable("The database is busy; try again.", code="database_busy")
+        case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
+            return Unavailable("The database's schema is not the one of the configuration.", code="schema_mismatch")
+    return None
+
+
+def _unique(guard: Guard | None) -> Conflict:
+    if guard is None:
+        return Conflict("Another row has this value.", code="unique")
+    message = "Another row has this value."
+    if len(guard.fields) > 1:
+        message = f"Another row has these values of {', '.join(guard.fields)}."
+    return Conflict(message, code="unique", errors={field: [message] for field in guard.fields})
+
+
+def _invalid(guard: Guard | None, message: str, *, code: str | None = None) -> ValidationError:
+    if guard is None:
+        return ValidationError(message, code=code)
+    return ValidationError({field: [message] for field in guard.fields}, code=code)

@@ -1,0 +1,446 @@
+"""One resource file as a ``Resource``: the structure of the file, and the rules of fields that need no other file.
+
+What the rules are is in tables: which options a type takes, which options contradict each other, which need another.
+A field with a wrong option keeps its other options, so that one mistake does not hide or cause another; a field of
+which not even the type is known is left out, and its name is in ``Declaration.lost``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from marshmallow import ValidationError
+
+from rowcast import forms, options, serializers
+from rowcast.documents import AboutKey, Document, External, Problems, Steps
+from rowcast.errors import choices
+from rowcast.fields import FIELD_TYPES, KEY_TYPES, MISSING, SCALAR_TYPES, Field, Kind
+from rowcast.resources import Resource
+
+_Loaded = TypeVar("_Loaded")
+
+NAME_BYTES: Final = 63  # of a PostgreSQL identifier
+FIELD_NAME: Final = r"[a-z](?:_?[a-z0-9])*"
+RESOURCE_NAME: Final = r"[a-z](?:[-_]?[a-z0-9])*"
+TABLE_NAME: Final = r"[a-z_][a-z0-9_]*"
+MODEL_NAME: Final = r"[A-Z][A-Za-z0-9]*"
+RESERVED_RESOURCES: Final = ("health", "openapi.json", "docs", "metrics", "console", "stream")
+RESERVED_COLUMNS: Final = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")  # of every PostgreSQL table
+
+# --- which options there are, and where they apply --------------------------------------------------------------------
+
+FIELD_OPTIONS: Final[Mapping[str, Any]] = {
+    "type": forms.one_of(FIELD_TYPES, required=True),
+    "primary_key": forms.flag(),
+    "required": forms.flag(),
+    "null": forms.flag(),
+    "blank": forms.flag(),
+    "default": forms.anything(),
+    "unique": forms.flag(),
+    "index": forms.flag(),
+    "choices": forms.Many(forms.anything(), least=1),
+    "min": forms.anything(),
+    "max": forms.anything(),
+    "min_length": forms.integer(0, 10_485_760),
+    "max_length": forms.integer(1, 10_485_760),
+    "pattern": forms.text(),
+    "max_digits": forms.integer(1, 1000),
+    "decimal_places": forms.integer(0, 1000),
+    "of": forms.one_of(sorted(SCALAR_TYPES)),
+    "to": forms.text(least=1),
+    "on_delete": forms.one_of(("cascade", "restrict", "set_null")),
+    "related_name": forms.text(FIELD_NAME, "a lower-case name such as open_tasks", null=True),
+    "read_only": forms.flag(),
+    "write_only": forms.flag(),
+    "auto_now": forms.flag(),
+    "auto_now_add": forms.flag(),
+    "label": forms.text(null=True),
+    "help_text": forms.text(null=True),
+}
+
+_OF_ALL = frozenset({"type", "required", "read_only", "write_only", "label", "help_text"})
+_OF_COLUMNS = _OF_ALL | {"null", "default", "unique", "index"}
+_OF_VALUES = _OF_COLUMNS | {"choices"}
+_OF_KIND: Final[Mapping[Kind, frozenset[str]]] = {Kind.RELATIONS: _OF_ALL, Kind.RELATION: _OF_COLUMNS}
+
+
+def options_of(type_: str) -> frozenset[str]:
+    """The options that a field of this type takes."""
+    facts = FIELD_TYPES[type_]
+    key = {"primary_key"} if type_ in KEY_TYPES else set()
+    return _OF_KIND.get(facts.kind, _OF_VALUES) | facts.options | key
+
+
+FIELD: Final = forms.structure("Field", FIELD_OPTIONS)
+STRUCTURE: Final = forms.structure(
+    "Resource",
+    {
+        "name": forms.text(RESOURCE_NAME, "a lower-case name such as tasks or blog-posts"),
+        "table": forms.text(TABLE_NAME, "a lower-case name such as tasks"),
+        "model": forms.text(MODEL_NAME, "a name such as Task"),
+        "label": forms.text(null=True),
+        "description": forms.text(null=True),
+        "fields": forms.Table(forms.Section(FIELD), names=FIELD_NAME, required=True),
+        "unique": forms.Many(forms.Many(forms.text(), least=1), null=True),
+        "indexes": forms.Many(forms.Many(forms.text(), least=1), null=True),
+        "viewset": forms.Section(options.STRUCTURE, null=True),
+    },
+)
+
+
+# --- rules between the options of a field -----------------------------------------------------------------------------
+
+_CONTRADICTIONS: Final = (
+    ("null", "primary_key", "a primary key is never null"),
+    ("write_only", "primary_key", "the key of every row is shown, in its URL at least"),
+    ("write_only", "read_only", "nobody could use the field"),
+    ("required", "read_only", "clients cannot send the field"),
+    ("auto_now", "default", "the service sets the field"),
+    ("auto_now_add", "default", "the service sets the field"),
+    ("auto_now", "required", "the service sets the field"),
+    ("auto_now_add", "required", "the service sets the field"),
+    ("auto_now_add", "auto_now", "auto_now also sets the field when a row is added"),
+)
+_ORDERED: Final = (("min_length", "max_length"), ("decimal_places", "max_digits"))
+NEEDED: Final = ("to", "of")  # wherever they apply
+_TOGETHER: Final = (("max_digits", "decimal_places"), ("decimal_places", "max_digits"))
+_OF_ELEMENTS: Final = ("min", "max", "max_digits", "decimal_places")  # options of an array that speak of its elements
+_UNPORTABLE: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\[bB]|\(\?(?![:=!]|<[=!])|\{,[0-9])")
+
+
+class _FieldReader:
+    """Makes a ``Field`` of its options as written; ``wrong`` collects the option and the message of each mistake.
+
+    ``written`` are the options that are there and apply; ``values`` those of them that have their form so far.
+    """
+
+    def __init__(self, name: str, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        self.name = name
+        self.type: str = values["type"]
+        self.facts = FIELD_TYPES[self.type]
+        self.valid = options_of(self.type)
+        self.raw = raw
+        self.written = raw.keys() & self.valid
+        self.values = {option: value for option, value in values.items() if option in self.valid}
+        self.wrong: list[tuple[Steps, str]] = []
+
+    def read(self) -> Field:
+        """The field, without what is wrong."""
+        self._applicable()
+        self._pattern()
+        if self.facts.kind not in _OF_KIND and not (self.facts.kind is Kind.ARRAY and "of" not in self.values):
+            self._typed_values()
+        field = self._field()
+        self._together(field)
+        return field
+
+    def _tell(self, option: str, message: str) -> None:
+        self.wrong.append(((option,), message))
+
+    def _field(self) -> Field:
+        """The field with ``required`` and ``blank`` as they follow from the other options."""
+        given = {option: value for option, value in self.values.items() if value is not None or option == "default"}
+        field = Field(self.name, **given)
+        optional = field.null or field.read_only or self._filled(field)
+        return replace(
+            field,
+            required=given.get("required", not optional),
+            blank=given.get("blank", given.get("default") == ""),
+        )
+
+    def _filled(self, field: Field) -> bool:
+        """Whether rows get a value of this field without any client's doing."""
+        generated = field.primary_key and field.facts.kind in (Kind.UUID, Kind.NUMBER)
+        auto = field.auto_now or field.auto_now_add
+        return "default" in self.written or auto or generated or field.facts.kind is Kind.RELATIONS
+
+    def _applicable(self) -> None:
+        for option in self.raw.keys() & FIELD_OPTIONS.keys() - self.valid:
+            takes = ", ".join(name for name in FIELD_OPTIONS if name in self.valid and name != "type")
+            self._tell(option, AboutKey(f"{option!r} does not apply to {self.type}, which takes {takes}"))
+        for option in NEEDED:
+            if option in self.valid and option not in self.written:
+                self.wrong.append(((), AboutKey(f"a field of type {self.type} needs {option!r}")))
+        if "of" in self.values:
+            of = self.values["of"]
+            for option in self.written & set(_OF_ELEMENTS) - FIELD_TYPES[of].options:
+                self._tell(option, AboutKey(f"{option!r} does not apply to an array of {of}"))
+                self.values.pop(option, None)
+
+    def _pattern(self) -> None:
+        pattern = self.values.get("pattern")
+        if pattern is None:
+            return
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            self._tell("pattern", f"is no regular expression: {error}")
+            del self.values["pattern"]
+            return
+        if found := _UNPORTABLE.search(pattern):
+            told = f"{found[1]!r} means something else to PostgreSQL, which checks it too; write it another way"
+            self._tell("pattern", told)
+
+    def _typed_values(self) -> None:
+        """Bring min, max, choices and default into the JSON form of their type, each checked by the ones before."""
+        typed = {name: self.values.pop(name) for name in ("min", "max", "choices", "default") if name in self.values}
+        element = _element(self._field())
+        limits: dict[str, Any] = {}
+        for option in ("min", "max"):
+            if typed.get(option) is not None:
+                self._load((option,), lambda given: _canonical(element, given), typed[option], limits, option)
+        if len(limits) == 2 and _inverted(element, limits["min"], limits["max"]):
+            self._tell("min", f"may not be larger than max ({limits['max']})")
+            limits = {}
+        self.values |= limits
+        if "choices" in typed:
+            element, chosen = _element(self._field()), dict[int, Any]()
+            for at, given in enumerate(typed["choices"]):
+                self._load(("choices", at), lambda given: _choice(element, given, chosen), given, chosen, at)
+            if len(chosen) == len(typed["choices"]):
+                self.values["choices"] = tuple(chosen.values())
+        if typed.get("default") is not None:
+            whole = replace(self._field(), blank=self.values.get("blank", typed["default"] == ""))
+            self._load(("default",), lambda given: _obeying(whole, given), typed["default"], self.values, "default")
+        elif "default" in typed:
+            self.values["default"] = None
+
+    def _load(
+        self, path: Steps, load: Callable[[Any], Any], given: Any, into: dict[_Loaded, Any], name: _Loaded
+    ) -> None:
+        try:
+            into[name] = load(given)
+        except ValueError as error:
+            self.wrong.append((path, str(error)))
+
+    def _together(self, field: Field) -> None:
+        for first, second, reason in _CONTRADICTIONS:
+            if self._says(first) and self._says(second):
+                self._tell(first, AboutKey(f"{first!r} contradicts {second!r}: {reason}"))
+        for low, high in _ORDERED:
+            lower, upper = getattr(field, low), getattr(field, high)
+            if lower is not None and upper is not None and lower > upper:
+                self._tell(low, f"may not be larger than {high} ({upper})")
+        for first, second in _TOGETHER:
+            if first in self.written and second not in self.written:
+                self._tell(first, AboutKey(f"{first!r} needs {second!r} beside it"))
+        if self.values.get("required") is False and not (field.null or field.read_only or self._filled(field)):
+            self._tell("required", "false needs a default, or null: true")
+        if self.values.get("on_delete") == "set_null" and not field.null:
+            self._tell("on_delete", "set_null needs null: true")
+        if self.values.get("default", MISSING) is None and not field.null:
+            self._tell("default", "null needs null: true")
+
+    def _says(self, option: str) -> bool:
+        """Whether an option is there and says yes; a default always does."""
+        return option in self.written if option == "default" else self.values.get(option) is True
+
+
+def _element(field: Field) -> Field:
+    """What choices, min and max speak of: the elements of an array, or the field itself."""
+    return field.element if field.facts.kind is Kind.ARRAY else field
+
+
+def _canonical(field: Field, given: Any) -> Any:
+    """A value as the service itself writes it in JSON; ``ValueError`` says why it is none of this field's type."""
+    loaded = field.facts.parse(field, given) if isinstance(given, External) else field.facts.load(field, given)
+    return field.facts.dump(field, loaded)
+
+
+def _obeying(field: Field, given: Any) -> Any:
+    """A value as ``_canonical``, which also obeys the rules that request bodies are checked with."""
+    value = _canonical(field, given)
+    for item in value if field.facts.kind is Kind.ARRAY else [value]:
+        if field.choices and item not in field.choices:
+            raise ValueError(f"{item!r} is none of the choices; {choices(str(item), map(str, field.choices))}")
+    loaded = field.facts.load(field, value)
+    for rule in serializers.validators(field, replace(field, choices=())):
+        try:
+            rule(loaded)
+        except ValidationError as error:
+            raise ValueError(" ".join(map(str, error.messages))) from None
+    return value
+
+
+def _choice(field: Field, given: Any, others: Mapping[int, Any]) -> Any:
+    value = _obeying(field, given)
+    if any(type(other) is type(value) and other == value for other in others.values()):
+        raise ValueError(f"{value!r} is listed twice")
+    return value
+
+
+def _inverted(field: Field, low: Any, high: Any) -> bool:
+    return bool(field.facts.load(field, low) > field.facts.load(field, high))
+
+
+# --- a file -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A resource as its file has it, before it is seen beside the others.
+
+    ``options`` have their form but are not checked. ``lost`` are names that other files may use rightly and that are
+    not in ``resource``, because what declares them is wrong.
+    """
+
+    document: Document
+    resource: Resource
+    options: Mapping[str, Any]
+    lost: frozenset[str]
+
+
+def read(document: Document, stem: str, problems: Problems) -> Declaration | None:
+    """The resource that a document declares; ``stem`` is its file's name, for when it does not name itself."""
+    if document.data is None:
+        problems.at(document, (), "the file is empty; a resource needs at least 'fields'")
+        return None
+    try:
+        loaded = STRUCTURE.load(document.data)
+    except ValidationError as error:
+        problems.tree(document, error.messages)
+        loaded = error.valid_data
+    if not isinstance(document.data, dict):
+        return None
+    reader = _ResourceReader(document, problems)
+    return reader.read(loaded, stem)
+
+
+class _ResourceReader:
+    def __init__(self, document: Document, problems: Problems) -> None:
+        self.document = document
+        self.problems = problems
+        written = document.data.get("fields")
+        self.raw: Mapping[str, Any] = written if isinstance(written, dict) else {}
+
+    def read(self, loaded: Mapping[str, Any], stem: str) -> Declaration:
+        """The declaration, with every problem that it has in itself."""
+        name = loaded.get("name") or stem
+        if "name" not in self.document.data and not re.fullmatch(RESOURCE_NAME, stem):
+            self._tell((), f"the file's name {stem!r} is no lower-case name of a resource; rename it, or set 'name'")
+        if name in RESERVED_RESOURCES:
+            self._tell(("name",), f"{name!r} is a route of the service itself; choose another name")
+        table, model = loaded.get("table") or name.replace("-", "_"), loaded.get("model") or model_name(name)
+        for key, value in (("name", name), ("table", table), ("model", model)):
+            if len(value) > NAME_BYTES:
+                self._tell((key,), f"may have at most {NAME_BYTES} characters")
+        fields, lost = self._fields(loaded.get("fields") or {})
+        resource = Resource(
+            name=name,
+            table=table,
+            model=model,
+            fields=fields,
+            unique=loaded.get("unique") or (),
+            indexes=loaded.get("indexes") or (),
+            label=loaded.get("label"),
+            description=loaded.get("description"),
+        )
+        self._column_sets(resource, lost)
+        if "name" in self.document.data and "name" not in loaded:
+            lost |= {stem}
+        return Declaration(self.document, resource, loaded.get("viewset") or {}, frozenset(lost))
+
+    def _tell(self, path: Steps, message: str) -> None:
+        self.problems.at(self.document, path, message)
+
+    def _fields(self, loaded: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Field], set[str]]:
+        fields: dict[str, Field] = {}
+        lost: set[str] = set()
+        taken: dict[str, str] = {}
+        key: str | None = None
+        for name, raw in self.raw.items():
+            values = loaded.get(name) or {}
+            if "type" not in values:
+                lost |= names_of(name, raw.get("related_name") if isinstance(raw, dict) else None)
+                continue
+            reader = _FieldReader(name, raw, values)
+            field = reader.read()
+            for path, message in reader.wrong:
+                self._tell(("fields", name, *path), message)
+            for message in _bad_name(field):
+                self._tell(("fields", name), AboutKey(message))
+            for used in {name, field.column_name}:
+                if used in taken:
+                    told = f"{name!r} needs the name {used!r}, which field {taken[used]!r} has already"
+                    self._tell(("fields", name), AboutKey(told))
+                taken[used] = name
+            if field.primary_key and key is not None:
+                self._tell(("fields", name, "primary_key"), AboutKey(f"the primary key is {key!r} already"))
+                field = replace(field, primary_key=False)
+            key = name if field.primary_key else key
+            fields[name] = field
+        if key is None:
+            if "id" in fields:
+                self._tell(("fields", "id"), AboutKey("no field is the primary key; give 'id' primary_key: true"))
+            fields = {"id": Field("id", "uuid", primary_key=True, required=False)} | fields
+            fields["id"] = replace(fields["id"], primary_key=True)
+        return fields, lost
+
+    def _column_sets(self, resource: Resource, lost: set[str]) -> None:
+        """Check ``unique`` and ``indexes``: lists of fields that have columns, none of them there twice."""
+        known = [name for name, field in resource.fields.items() if field.facts.kind is not Kind.RELATIONS]
+        alone: dict[str, set[tuple[str, ...]]] = {
+            "unique": {(name,) for name in known if resource.fields[name].unique or resource.fields[name].primary_key},
+            "indexes": {(name,) for name in known if resource.fields[name].index or resource.fields[name].to},
+        }
+        for key, sets in (("unique", resource.unique), ("indexes", resource.indexes)):
+            seen = alone[key]
+            for position, names in enumerate(sets):
+                plain = [name.removeprefix("-") if key == "indexes" else name for name in names]
+                for index, name in enumerate(plain):
+                    if name in plain[:index]:
+                        self._tell((key, position, index), f"{name!r} is listed twice")
+                    elif name in resource.links:
+                        self._tell((key, position, index), f"{name!r} has no column: it is a many_to_many")
+                    elif name not in known and name not in lost:
+                        self._tell((key, position, index), f"there is no field {name!r}; {choices(name, known)}")
+                if names in seen:
+                    self._tell((key, position), f"[{', '.join(names)}] is there already")
+                seen.add(names)
+
+
+def names_of(name: str, related_name: object) -> set[str]:
+    """The names by which paths may use a field."""
+    return {name, f"{name}_id"} | ({related_name} if isinstance(related_name, str) else set())
+
+
+def _bad_name(field: Field) -> Iterator[str]:
+    if not re.fullmatch(FIELD_NAME, field.name):
+        yield f"{field.name!r} is no name of a field: use lower-case letters, digits and single underscores within"
+    elif field.name in RESERVED_COLUMNS:
+        yield f"{field.name!r} is a column that every PostgreSQL table has; choose another name"
+    elif len(field.column_name) > NAME_BYTES:
+        yield f"{field.name!r} is too long: a column's name has at most {NAME_BYTES} characters"
+
+
+# --- the name of the model --------------------------------------------------------------------------------------------
+
+_IRREGULAR: Final[Mapping[str, str]] = {
+    "people": "person", "children": "child", "movies": "movie", "caches": "cache", "indices": "index",
+    **{name: name for name in ("news", "series", "species", "data")},
+}  # fmt: skip
+_ENDINGS: Final = (
+    ("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("zzes", "zz"), ("ouses", "ouse"),
+    ("auses", "ause"), ("uses", "us"), ("iases", "ias"), ("oes", "o"), ("ss", "ss"), ("us", "us"), ("is", "is"),
+    ("s", ""),
+)  # fmt: skip
+
+
+def model_name(name: str) -> str:
+    """The name of a resource in the singular and in CamelCase, by the first ending that fits; ``model`` overrides it.
+
+    >>> [model_name(name) for name in ("tasks", "blog-posts", "categories", "boxes", "statuses", "news")]
+    ['Task', 'BlogPost', 'Category', 'Box', 'Status', 'News']
+    """
+    *words, last = re.split("[-_]", name)
+    if last in _IRREGULAR:
+        last = _IRREGULAR[last]
+    else:
+        for plural, singular in _ENDINGS:
+            if last.endswith(plural) and last != plural:
+                last = last.removesuffix(plural) + singular
+                break
+    return "".join(word.capitalize() for word in (*words, last))

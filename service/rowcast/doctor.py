@@ -1,0 +1,181 @@
+"""What ``rowcast doctor`` looks at: whether changes of this database are told, and what is in their way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rowcast import schema
+from rowcast.changes import log, retention, triggers
+from rowcast.changes.log import Connection, State
+from rowcast.changes.ticker import LOST, Connect
+from rowcast.database.violations import CONNECTION_LOST
+from rowcast.settings import Stream
+from rowcast.tables import Tables
+
+PATIENCE: Final = 2.0  # s for a notification to arrive, and for somebody to tell what is untold
+LATE: Final = 1.0  # s that a change may wait for its tick
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report: what was looked at, what was seen, and whether something must be done about it."""
+
+    about: str
+    told: str
+    wrong: bool = False
+
+
+async def examine(connect: Connect, tables: Tables, migrations: Path, stream: Stream) -> list[Finding]:
+    """Everything that is known about how changes of this database are told, what rests on nothing else first."""
+    try:
+        connection = await connect()
+    except LOST as error:
+        return [Finding("database", f"cannot be reached: {error or type(error).__name__}", wrong=True)]
+    try:
+        found = [await _database(connection), await _session(connect, stream.wakeup)]
+        if not any(finding.wrong for finding in found):
+            found += await _schema(connect, tables, migrations)
+        problems = await triggers.problems(connection, tables, wakeup=stream.wakeup)
+        found += [Finding("changes", problem, wrong=True) for problem in problems]
+        if not problems:
+            found.append(await _triggers(connection))
+        if await triggers.usable(connection):
+            found += [await _ticker(connection), *await _log(connection, stream)]
+        return found
+    except (*CONNECTION_LOST, TimeoutError) as error:
+        return [Finding("database", f"was lost: {error or type(error).__name__}", wrong=True)]
+    finally:
+        connection.terminate()
+
+
+async def _database(connection: Connection) -> Finding:
+    name, role, version, address, port = await connection.fetchrow(
+        """SELECT current_database(), current_user, current_setting('server_version'),
+            coalesce(host(inet_server_addr()), 'a local socket'), inet_server_port()"""
+    )
+    where = f"{address}:{port}" if port else address
+    return Finding("database", f"{name} on {where} as {role}, PostgreSQL {version.partition(' ')[0]}")
+
+
+async def _session(connect: Connect, wakeup: str) -> Finding:
+    """Whether a connection is a session: what is set stays set, locks stay held, and notifications arrive.
+
+    Two connections in turns, the second in a transaction, make a pooler give the first another session. Only simple
+    statements are sent, which poolers that know no prepared ones take as well.
+    """
+    mark, heard = secrets.token_hex(8), asyncio.Event()
+    try:
+        async with asyncio.timeout(5 * PATIENCE), _closing(connect) as one, _closing(connect) as two:
+            await one.execute(f"SET rowcast.probe = '{mark}'")
+            await two.execute("BEGIN; SELECT")
+            kept = await one.execute(f"SELECT WHERE current_setting('rowcast.probe', true) = '{mark}'")
+            await two.execute("ROLLBACK")
+            if kept != "SELECT 1":
+                return Finding("session", f"is shared with others. {_POOLER}", wrong=True)
+            await one.add_listener(f"rowcast_{mark}", lambda *_: heard.set())
+            await two.execute(f"NOTIFY rowcast_{mark}")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(heard.wait(), PATIENCE)
+    except LOST as error:
+        return Finding("session", f"cannot be kept ({error or type(error).__name__}). {_POOLER}", wrong=True)
+    if not heard.is_set() and wakeup == "notify":
+        return Finding("session", f"NOTIFY does not arrive. {_POOLER}, or set stream.wakeup to poll", wrong=True)
+    return Finding("session", "is the connection's own, and NOTIFY arrives" if heard.is_set() else "is kept")
+
+
+_POOLER: Final = "Connect to PostgreSQL itself, or to a pooler in session mode"
+
+
+@contextlib.asynccontextmanager
+async def _closing(connect: Connect) -> AsyncIterator[Connection]:
+    connection = await connect()
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+async def _schema(connect: Connect, tables: Tables, migrations: Path) -> list[Finding]:
+    try:
+        pending = await schema.pending(connect, tables, migrations)
+    except schema.SchemaError as error:
+        return [Finding("schema", "cannot be read: " + " ".join(str(error).splitlines()[1:]), wrong=True)]
+    if not pending:
+        return [Finding("schema", f"{len(tables.resources)} resources, in line with the config")]
+    return [Finding("schema", f"pending: {line}", wrong=True) for line in pending]
+
+
+async def _triggers(connection: Connection) -> Finding:
+    number, relations = await connection.fetchrow(
+        """SELECT count(*), count(DISTINCT tgrelid) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+        WHERE p.pronamespace = to_regnamespace('rowcast')"""
+    )
+    return Finding("changes", f"are logged by {number} triggers, all enabled, on {relations} tables and partitions")
+
+
+async def _ticker(connection: Connection) -> Finding:
+    leader = await connection.fetchrow(
+        """SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'a local socket'), a.backend_start
+        FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::bigint::oid AND l.objid = $2::bigint::oid
+            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
+        log.LOCKS, log.LEADING,
+    )  # fmt: skip
+    if leader is None:
+        return Finding("ticker", "there is none: no service runs on this database, or none can get to lead", wrong=True)
+    pid, name, address, began = leader
+    return Finding("ticker", f"process {pid} of PostgreSQL, {name or 'unnamed'} from {address}, since {_time(began)}")
+
+
+async def _log(connection: Connection, stream: Stream) -> list[Finding]:
+    await log.prepare(connection)
+    state = await _settled(connection)
+    parts = await retention.partitions(connection)
+    size = f"{_size(state.size)} of {_size(stream.max_log_size)}, in {len(parts)} of {log.PARTS} partitions"
+    kept = (state.newest_at - state.oldest_at).total_seconds()
+    told = "every change has been told"
+    if state.untold > LATE:
+        told = f"changes of {state.untold:.0f} s have not been told: the ticker stands still"
+    return [
+        Finding("lag", told, wrong=state.untold > LATE),
+        Finding("log", size, wrong=state.size > 2 * stream.max_log_size + (64 << 20)),
+        Finding("positions", f"{state.oldest} of {_time(state.oldest_at)} to {state.newest}, {_span(kept)}"),
+    ]
+
+
+async def _settled(connection: Connection) -> State:
+    """The state, looked at again if something is untold: it may have been committed just now."""
+    state = await log.state(connection)
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while state.untold > LATE and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(PATIENCE / 10)
+        again = await log.state(connection)
+        if again.newest != state.newest:
+            return again
+        state = again
+    return state
+
+
+def _time(moment: dt.datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} GiB"

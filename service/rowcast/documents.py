@@ -1,0 +1,378 @@
+"""Config files as plain values that remember where they stand.
+
+YAML 1.2 with its core schema (so ``no`` is a text), and JSON, which is nearly a subset of it. A document becomes JSON
+values only: mappings with texts as keys, lists, texts, numbers, booleans, null. A key is its text as written. Tags are
+refused; aliases are followed, to a bound. ``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:/path}`` inside any
+text are replaced by what they name; an environment variable that is empty counts as not set.
+
+Every key and value has a ``Place``, and what is wrong is collected in ``Problems`` rather than raised, so that one run
+tells all of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.tag import Tag
+
+from rowcast.errors import ConfigurationError
+
+Steps: TypeAlias = tuple[str | int, ...]  # keys and positions that lead from the top of a document to a value
+
+MAX_DEPTH: Final = 64
+MAX_VALUES: Final = 20_000  # with every alias followed
+MAX_DIGITS: Final = 1_000  # of an integer
+YAML_SUFFIXES: Final = (".yaml", ".yml")
+SUFFIXES: Final = (*YAML_SUFFIXES, ".json")
+
+REFERENCE: Final = re.compile(r"\$\{(?P<source>[a-z]+):(?P<name>[^}]*?)(?::-(?P<default>[^}]*))?\}")
+
+
+class External(str):
+    """A text from outside the file (a variable, a secret, the command line): read as whatever type belongs there."""
+
+    __slots__ = ()
+
+
+class AboutKey(str):
+    """A message about a key rather than its value: it stands where the key does, and names the key itself."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where something was written: a file with line and column, from 1; or, with no line, the variable or option."""
+
+    source: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file's values and where each key and value stands; ``unread`` are the values that could not be filled in."""
+
+    file: str
+    data: Any
+    keys: Mapping[Steps, Place] = field(default_factory=dict)
+    values: Mapping[Steps, Place] = field(default_factory=dict)
+    unread: Collection[Steps] = frozenset()
+
+    def place(self, path: Steps, *, key: bool = False) -> Place:
+        """The place of a value or of its key. Of something that is not there: of the key that it is missing under."""
+        exact = (self.keys if key else self.values).get(path)
+        if exact is not None:
+            return exact
+        while path:
+            path = path[:-1]
+            if found := self.keys.get(path) or self.values.get(path):
+                return found
+        return Place(self.file, 1, 1)
+
+
+class Problems:
+    """What is wrong in a run, a line each: what comes from outside, then the files by name, line and column."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Place, str], None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, place: Place, message: str) -> None:
+        """Note one problem; the same one twice is one."""
+        self._found[place, " ".join(message.split())] = None
+
+    def update(self, others: Problems) -> None:
+        """Note the problems of others too."""
+        self._found.update(others._found)
+
+    def at(self, document: Document, path: Steps, message: str) -> None:
+        """Note a problem of the value at a path, which is named, or, for a message ``AboutKey``, of its key.
+
+        What follows from a value that could not be filled in is not told.
+        """
+        if any(path[:length] in document.unread for length in range(len(path) + 1)):
+            return
+        about_key = isinstance(message, AboutKey)
+        name = "" if about_key else _name(path)
+        self.add(document.place(path, key=about_key), f"{name}: {message}" if name else message)
+
+    def tree(self, document: Document, messages: Any, path: Steps = ()) -> None:
+        """Note the messages of a marshmallow error: mappings by key and position, with lists of messages inside."""
+        if isinstance(messages, Mapping):
+            for key, inner in messages.items():
+                of_all = key == "_schema" and not any(isinstance(message, AboutKey) for message in inner)
+                self.tree(document, inner, path if of_all else (*path, key))
+        else:
+            for message in messages:
+                self.at(document, path, message)
+
+    def lines(self) -> list[str]:
+        """Every problem as ``file:line:column: message``."""
+        found = sorted(self._found, key=lambda problem: (problem[0].line > 0, *problem))
+        return [f"{place}: {message}" for place, message in found]
+
+    def check(self) -> None:
+        """Raise a ``ConfigurationError`` with every line, if there is any."""
+        if self:
+            raise ConfigurationError("\n".join(self.lines()))
+
+
+def read(
+    path: Path, environ: Mapping[str, str], problems: Problems, *, optional: Collection[Steps] = ()
+) -> Document | None:
+    """The document in a file; ``None`` when it cannot be read at all, which is then among the problems.
+
+    A reference that is not set makes the whole value null at an ``optional`` path, and is a problem anywhere else.
+    """
+    file = str(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        problems.add(Place(file, 1, 1), f"cannot be read: {error.strerror}")
+        return None
+    except UnicodeDecodeError:
+        problems.add(Place(file, 1, 1), "cannot be read: it is not UTF-8")
+        return None
+    return parse(text, file, environ, problems, optional=optional)
+
+
+def parse(
+    text: str, file: str, environ: Mapping[str, str], problems: Problems, *, optional: Collection[Steps] = ()
+) -> Document | None:
+    """As ``read``, for a text that was read already."""
+    if file.endswith(".json"):  # JSON may be indented by tabs, YAML not; no text of JSON's spans lines
+        text = re.sub(r"^[ \t]+", lambda blank: " " * len(blank[0]), text, flags=re.MULTILINE)
+    try:
+        node = _compose(text)
+    except _Unreadable as error:
+        problems.add(Place(file, error.line, error.column), error.message)
+        return None
+    builder = _Builder(file, environ, problems, frozenset(optional))
+    try:
+        data = None if node is None else builder.build(node, (), 0)
+    except _TooMuch as error:
+        problems.add(error.place, error.message)
+        return None
+    return Document(file, data, builder.keys, builder.values, builder.unread)
+
+
+# --- from text to nodes -----------------------------------------------------------------------------------------------
+
+
+class _Resolver(VersionedResolver):
+    """Marks what has no tag of its own, so that a written one is told apart; ``_Builder`` gives plain texts a type."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        return Tag(suffix="plain" if kind is ScalarNode and implicit[0] else "untagged")
+
+
+@dataclass
+class _Unreadable(Exception):
+    line: int
+    column: int
+    message: str
+
+
+def _compose(text: str) -> Node | None:
+    yaml = YAML(typ="base", pure=True)
+    yaml.Resolver = _Resolver
+    yaml.max_depth = MAX_DEPTH
+    yaml.composer.warn_double_anchors = False
+    try:
+        node: Node | None = yaml.compose(text)
+    except MaxDepthExceededError as error:
+        raise _Unreadable(*_mark(error), "cannot be read: too much is nested here") from None
+    except MarkedYAMLError as error:
+        raise _Unreadable(*_mark(error), f"cannot be read: {error.problem or error.context}") from None
+    except ReaderError as error:
+        before = text[: error.position]
+        column = len(before) - before.rfind("\n")
+        raise _Unreadable(
+            before.count("\n") + 1, column, f"cannot be read: the character U+{ord(text[error.position]):04X}"
+        ) from None
+    except (ValueError, OverflowError):  # of chr(), for an escape such as "\\UFFFFFFFF"
+        at = yaml.reader
+        raise _Unreadable(at.line + 1, at.column + 1, "cannot be read: no such character") from None
+    return node
+
+
+def _mark(error: MarkedYAMLError) -> tuple[int, int]:
+    """Line and column, from 1, of what ruamel.yaml stumbled over."""
+    mark = error.problem_mark or error.context_mark
+    return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+
+
+# --- from nodes to values ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _TooMuch(Exception):
+    place: Place
+    message: str
+
+
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
+_WORDS: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_NOT_JSON = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+
+
+def _plain(text: str) -> Any:
+    """The value of an unquoted scalar (YAML 1.2.2, section 10.3.2); ``ValueError`` for a number that JSON has not."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        if len(text) > MAX_DIGITS:
+            raise ValueError("the number is too long")
+        return int(text)
+    if _BASED.fullmatch(text) and len(text) <= MAX_DIGITS:
+        return int(text, 0)
+    if _FLOAT.fullmatch(text):
+        number = float(text)
+        if number in (float("inf"), float("-inf")):
+            raise ValueError("the number is too large")
+        return number
+    if _NOT_JSON.fullmatch(text):
+        raise ValueError(f"{text} is no number here; in quotes it is a text")
+    return text
+
+
+class _Builder:
+    """Turns the nodes of one file into values and their places."""
+
+    def __init__(self, file: str, environ: Mapping[str, str], problems: Problems, optional: Collection[Steps]) -> None:
+        self.file = file
+        self.environ = environ
+        self.problems = problems
+        self.optional = optional
+        self.keys: dict[Steps, Place] = {}
+        self.values: dict[Steps, Place] = {}
+        self.unread: set[Steps] = set()
+
+    def build(self, node: Node, path: Steps, depth: int) -> Any:
+        place = self.values[path] = self._place(node)
+        if isinstance(node, ScalarNode) and node.start_mark.index == node.end_mark.index and path in self.keys:
+            self.values[path] = self.keys[path]  # nothing is written: the mark is wherever the next thing is
+        if depth > MAX_DEPTH or len(self.values) > MAX_VALUES:
+            raise _TooMuch(place, "cannot be read: too much is nested or repeated here")
+        if str(node.tag).startswith(("!", "tag:")):
+            self._unread(path, f"the tag {_short_tag(node)} is not read here; leave it out")
+            return None
+        if isinstance(node, MappingNode):
+            return dict(self._items(node, path, depth))
+        if isinstance(node, SequenceNode):
+            return [self.build(item, (*path, position), depth + 1) for position, item in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _items(self, node: MappingNode, path: Steps, depth: int) -> Iterator[tuple[str, Any]]:
+        seen: dict[str, Place] = {}
+        for key_node, value_node in node.value:
+            place = self._place(key_node)
+            if not isinstance(key_node, ScalarNode):
+                self.problems.add(place, "a key must be a text")
+                continue
+            key = self._text(key_node.value)
+            if key is None:
+                self.problems.add(place, "a key cannot have this character: U+0000 or half of a surrogate pair")
+                continue
+            if key in seen:
+                self.problems.add(place, f"duplicate key {key!r}; it is set in line {seen[key].line} already")
+                continue
+            seen[key] = self.keys[*path, key] = place
+            yield key, self.build(value_node, (*path, key), depth + 1)
+
+    def _scalar(self, node: Node, path: Steps) -> Any:
+        text = self._text(node.value)
+        if text is None:
+            return self._unread(path, "a text cannot have this character: U+0000 or half of a surrogate pair")
+        if "${" in text:
+            return self._filled(text, path)
+        try:
+            return _plain(text) if str(node.tag) == "plain" else text
+        except ValueError as error:
+            return self._unread(path, str(error))
+
+    def _filled(self, text: str, path: Steps) -> Any:
+        """The text with its references replaced by what they name."""
+        found = list(REFERENCE.finditer(text))
+        if not found:
+            return text
+        parts, end = [], 0
+        for match in found:
+            try:
+                value = _look_up(match, self.environ)
+            except LookupError as error:
+                if path in self.optional and match[0] == text and match["source"] == "env":
+                    return None
+                return self._unread(path, str(error.args[0]))
+            parts += [text[end : match.start()], value]
+            end = match.end()
+        return External("".join([*parts, text[end:]]))
+
+    def _unread(self, path: Steps, message: str) -> Any:
+        self.problems.add(self.values[path], message)
+        self.unread.add(path)
+        return External()
+
+    @staticmethod
+    def _text(text: str) -> str | None:
+        """The text with JSON's surrogate pairs joined; ``None`` for one that PostgreSQL cannot hold."""
+        try:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            return None
+        return None if "\x00" in text else text
+
+    def _place(self, node: Node) -> Place:
+        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def _look_up(match: re.Match[str], environ: Mapping[str, str]) -> str:
+    """What a reference names; ``LookupError`` says why there is nothing."""
+    name = match["name"]
+    match match["source"]:
+        case "env":
+            value = environ.get(name) or match["default"]
+            if value is None:
+                raise LookupError(f"the environment variable {name} is not set")
+            return value
+        case "file":
+            try:
+                return Path(name).read_text("utf-8").removesuffix("\n").removesuffix("\r")
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+                raise LookupError(f"the file {name} cannot be read: {reason}") from None
+    raise LookupError(f"${{{match['source']}:…}} is unknown; use ${{env:NAME}} or ${{file:/path}}")
+
+
+def _short_tag(node: Node) -> str:
+    return str(node.tag).replace("tag:yaml.org,2002:", "!!")
+
+
+def _name(path: Sequence[str | int]) -> str:
+    """What a message calls a value: its key, with positions, as ``choices[1]``."""
+    name = ""
+    for step in path:
+        name = f"{name}[{step}]" if isinstance(step, int) else step
+    return name

@@ -1,0 +1,203 @@
+"""What the query string asks for, as conditions and an order: field filters, search and ordering.
+
+Each backend knows its parameters and reads them; a name that no backend knows is an error of the client.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from rowcast.errors import ParseError, choices
+from rowcast.fields import Field, Kind
+from rowcast.lookups import LOOKUPS, PATTERNS, Lookup, Takes
+from rowcast.query import Comparison, Condition, Junction, Query
+from rowcast.resources import Resource, Resources
+
+MAX_WORDS: Final = 16  # of one search
+CHOSEN: Final = ("exact", "ne", "in", "contains")  # the lookups that ask for a value as it is
+_PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
+_WORDS: Final = re.compile(r'"([^"]*)"|(\S+)')
+
+
+class BaseFilterBackend:
+    """One way to narrow or sort a list by its query string.
+
+    A backend of one's own overrides ``filter_queryset(request, queryset, view)``, which gives a query set, and names in
+    ``query_parameters`` what it reads. The built-in ones compile to conditions, which streams can follow as well.
+    """
+
+    query_parameters: ClassVar[tuple[str, ...]] = ()
+    native: ClassVar[bool] = False
+    sorts: ClassVar[bool] = False  # rather than narrows
+
+    @classmethod
+    def for_view(cls, view: Any) -> BaseFilterBackend:
+        """The backend with the options of a viewset class."""
+        return cls()
+
+    def filter_queryset(self, request: Any, queryset: Any, view: Any) -> Any:
+        """The query set with what the request asks for."""
+        raise NotImplementedError(f"{type(self).__name__} must have filter_queryset(self, request, queryset, view)")
+
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the parameters it reads."""
+        return self.query_parameters
+
+    def patterns(self) -> tuple[str, ...]:
+        """Those of them that are regular expressions, which only PostgreSQL can judge."""
+        return ()
+
+    def apply(self, query: Query, given: Mapping[str, str]) -> Query:
+        """The query with what is asked for; ``ParseError`` names the parameter and what is valid."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    """A filter parameter: ``priority__in`` is the path ``priority`` and the lookup ``in``."""
+
+    path: str
+    lookup: Lookup
+    values: Field
+
+
+class FieldFilter(BaseFilterBackend):
+    """Filters by field: ``?completed=true&priority__in=high,low``."""
+
+    native = True
+
+    @classmethod
+    def for_view(cls, view: Any) -> FieldFilter:
+        return cls(view.site.resources, view.resource.name, view.filterset_fields)
+
+    def __init__(self, resources: Resources, resource: str, filterset: Mapping[str, tuple[str, ...]]) -> None:
+        self._parameters: dict[str, _Parameter] = {}
+        for path, lookups in filterset.items():
+            values = resources.resolve(resource, path).values
+            for name in lookups:
+                lookup = LOOKUPS[values.facts.kind, name]
+                self._parameters[path if name == "exact" else f"{path}__{name}"] = _Parameter(path, lookup, values)
+
+    def parameters(self) -> tuple[str, ...]:
+        return tuple(self._parameters)
+
+    def describe(self) -> Iterator[tuple[str, Lookup, Field]]:
+        """Each parameter with its lookup and the field whose values it takes."""
+        for name, parameter in self._parameters.items():
+            yield name, parameter.lookup, parameter.values
+
+    def patterns(self) -> tuple[str, ...]:
+        """The parameters that are regular expressions."""
+        return tuple(name for name, parameter in self._parameters.items() if parameter.lookup.name in PATTERNS)
+
+    def apply(self, query: Query, given: Mapping[str, str]) -> Query:
+        conditions: list[Condition] = []
+        for name, text in given.items():
+            parameter = self._parameters.get(name)
+            if parameter is None:
+                continue
+            try:
+                argument = parameter.lookup.parse(parameter.values, text)
+            except ValueError as error:
+                raise ParseError(f"{name}: {error}", code="invalid_parameter") from None
+            values = parameter.values
+            if values.choices and parameter.lookup.takes is not Takes.TEXT and parameter.lookup.name in CHOSEN:
+                _check_choices(name, values, argument if isinstance(argument, list) else [argument])
+            conditions.append(Comparison(parameter.path, parameter.lookup.name, argument, values.facts.kind))
+        return query.restrict(*conditions) if conditions else query
+
+
+def _check_choices(name: str, values: Field, given: list[object]) -> None:
+    """A filter by what a field, or an item of an array, cannot be is a mistake, and no row would say so."""
+    one = values.element if values.facts.kind is Kind.ARRAY else values
+    valid = [one.facts.load(one, choice) for choice in one.choices]
+    for value in given:
+        if value not in valid:
+            raise ParseError(f"{name}: must be one of {', '.join(map(str, values.choices))}.", code="invalid_parameter")
+
+
+class SearchFilter(BaseFilterBackend):
+    """``?search=two words "a phrase"``: every word in some field, whatever its case."""
+
+    native = True
+
+    parameter: Final = "search"
+
+    @classmethod
+    def for_view(cls, view: Any) -> SearchFilter:
+        return cls(view.site.resources, view.resource.name, tuple(view.search_fields))
+
+    def __init__(self, resources: Resources, resource: str, fields: tuple[str, ...]) -> None:
+        self._fields = [
+            (path := field.lstrip("^=$@"), _PREFIXES.get(field[0], "icontains"),
+             resources.resolve(resource, path).values.facts.kind)
+            for field in fields
+        ]  # fmt: skip
+
+    def parameters(self) -> tuple[str, ...]:
+        return (self.parameter,) if self._fields else ()
+
+    def patterns(self) -> tuple[str, ...]:
+        """The parameter, where one of the fields is searched by regular expression."""
+        return (self.parameter,) if any(lookup in PATTERNS for _, lookup, _ in self._fields) else ()
+
+    def apply(self, query: Query, given: Mapping[str, str]) -> Query:
+        text = given.get(self.parameter)
+        if text is None or not self._fields:
+            return query
+        if "\x00" in text:
+            raise ParseError("search: the character U+0000 is not allowed.", code="invalid_parameter")
+        words = [phrase or word for phrase, word in _WORDS.findall(text) if phrase or word]
+        if len(words) > MAX_WORDS:
+            raise ParseError(f"search: at most {MAX_WORDS} words.", code="invalid_parameter")
+        return query.restrict(
+            *(
+                Junction("or", tuple(Comparison(path, lookup, word, kind) for path, lookup, kind in self._fields))
+                for word in words
+            )
+        )
+
+
+class OrderingFilter(BaseFilterBackend):
+    """``?ordering=priority,-created_at``; without it the viewset's own order. The key always comes last."""
+
+    native = True
+    sorts = True
+
+    parameter: Final = "ordering"
+
+    @classmethod
+    def for_view(cls, view: Any) -> OrderingFilter:
+        return cls(view.resource, tuple(view.ordering_fields), tuple(view.ordering))
+
+    def __init__(self, resource: Resource, fields: tuple[str, ...], default: tuple[str, ...]) -> None:
+        self.fields = fields
+        self._resource = resource
+        self._default = self.total(resource, default) if default else ()
+
+    def parameters(self) -> tuple[str, ...]:
+        return (self.parameter,) if self.fields else ()
+
+    def apply(self, query: Query, given: Mapping[str, str]) -> Query:
+        text = given.get(self.parameter)
+        if not text or not self.fields:
+            return query if query.order else query.sort(self._default)
+        steps = tuple(step.strip() for step in text.split(","))
+        for step in steps:
+            name = step.removeprefix("-")
+            if name not in self.fields:
+                hint = choices(name, self.fields)
+                raise ParseError(f"ordering: {name!r} is not allowed; {hint}", code="invalid_parameter")
+        return query.sort(self.total(self._resource, steps))
+
+    @staticmethod
+    def total(resource: Resource, steps: tuple[str, ...]) -> tuple[str, ...]:
+        """The steps without repetition, and the key behind them unless they have it: an order without ties."""
+        distinct: dict[str, str] = {}
+        for step in steps:
+            distinct.setdefault(step.removeprefix("-"), step)
+        distinct.setdefault(resource.key.name, resource.key.name)
+        return tuple(distinct.values())

@@ -1,0 +1,116 @@
+"""Conditions on logged rows, in memory: what SQL would answer for the row that the change log holds.
+
+A logged row is a JSON object by column. A condition on the row's own columns whose lookups are exact in Python becomes
+a function; any other one is for the database to answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from rowcast.fields import Field, Kind
+from rowcast.lookups import PATTERNS
+from rowcast.query import After, Comparison, Condition, Expression, Junction, Negation, Unchanged
+from rowcast.resources import Resources
+
+Logged: TypeAlias = Mapping[str, Any]
+Test: TypeAlias = Callable[[Logged], bool]
+
+
+def matcher(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Test | None:
+    """Whether a logged row meets all conditions, or ``None`` where only the database can tell.
+
+    The test raises ``ValueError`` for a row with a value that Python has none for, such as infinity for a date.
+    """
+    tests = [_test(resources, resource, condition) for condition in conditions]
+    known = [test for test in tests if test is not None]
+    if len(known) < len(tests):
+        return None
+    return lambda row: all(test(row) for test in known)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A column that has one of some values in every row that is meant. ``values`` are what it is loaded as."""
+
+    column: str
+    values: Field
+    given: frozenset[Any]
+
+
+def pin(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Pin | None:
+    """A column that conditions fix, so that rows with other values need not be looked at; ``None`` if there is none.
+
+    Of several it is the one that tells rows apart best: the key, then a relation, and last what has few values.
+    """
+    return max(_pins(resources, resource, conditions), key=lambda found: found[0], default=(0, None))[1]
+
+
+def _pins(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Iterator[tuple[int, Pin | None]]:
+    for condition in conditions:
+        match condition:
+            case Junction("and", parts):
+                yield from _pins(resources, resource, parts)
+            case Comparison(_, "exact" | "in" as lookup, given, kind) if kind not in (Kind.ARRAY, Kind.JSON):
+                values = frozenset(given if lookup == "in" else [given])
+                if values and _comparison(resources, resource, condition) is not None:
+                    path = resources.resolve(resource, condition.path)
+                    yield _telling(path.field), Pin(path.column, path.values, values)
+
+
+def _telling(field: Field) -> int:
+    """How well a field tells rows apart."""
+    if field.primary_key or field.unique:
+        return 3
+    if field.to is not None:
+        return 2
+    return 0 if field.type == "boolean" or field.choices else 1
+
+
+def patterns(conditions: Sequence[Condition]) -> list[str]:
+    """The regular expressions in conditions, which only PostgreSQL can judge."""
+    found: list[str] = []
+    for condition in conditions:
+        match condition:
+            case Comparison(_, lookup, given, _) if lookup in PATTERNS:
+                found.append(given)
+            case Junction(_, parts):
+                found += patterns(parts)
+            case Negation(part):
+                found += patterns([part])
+    return found
+
+
+def _test(resources: Resources, resource: str, condition: Condition) -> Test | None:
+    match condition:
+        case Comparison():
+            return _comparison(resources, resource, condition)
+        case Junction(word, parts):
+            tests = [_test(resources, resource, part) for part in parts]
+            known = [test for test in tests if test is not None]
+            if len(known) < len(tests):
+                return None
+            if word == "and":
+                return lambda row: all(test(row) for test in known)
+            return lambda row: any(test(row) for test in known)
+        case Negation(part):
+            inner = _test(resources, resource, part)
+            return None if inner is None else lambda row: not inner(row)
+        case After() | Unchanged():
+            return None
+
+
+def _comparison(resources: Resources, resource: str, condition: Comparison) -> Test | None:
+    path = resources.resolve(resource, condition.path)
+    matches, given = condition.facts.matches, condition.given
+    if path.steps or path.field.write_only or matches is None or isinstance(given, Expression):
+        return None
+    column, values, of_null = path.column, path.values, condition.facts.of_null
+
+    def test(row: Logged) -> bool:
+        value = row.get(column)  # a row logged before the column was added has none
+        return of_null(given) if value is None else matches(values.facts.load(values, value), given)
+
+    return test

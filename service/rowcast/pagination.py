@@ -1,0 +1,231 @@
+"""Which part of a list a response has, and the envelope around it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+from urllib.parse import urlencode
+
+import orjson
+
+from rowcast.errors import NotFound, ParseError
+from rowcast.query import KEYS_FIRST, After, Page, Query
+from rowcast.resources import Resources
+from rowcast.serializers import Projection
+from rowcast.store import Rows
+
+MAX_DIGITS: Final = 1000  # of a number in the query string
+MAX_OFFSET: Final = 2**63 - 1  # what PostgreSQL's OFFSET can hold
+UNPAGED: Final = 100  # times max_page_size: the most rows of a list without pagination
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The page that a request asks for: its shape, the values behind the condition's, and where it stands."""
+
+    page: Page
+    values: tuple[Any, ...]
+    limit: int
+    offset: int = 0
+    number: int = 1
+    cursor: bool = False  # whether it starts behind a row
+
+    def count(self, size: int, known: int) -> int:
+        """How many rows there are, where ``size`` were read: what the page says itself, or else what is known."""
+        if self.page.keyset or (size == 0 and self.offset):
+            return known
+        return max(known, self.offset + size) if size > self.limit else self.offset + size
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a list was asked for, from which the addresses of its other pages follow."""
+
+    url: str  # without the query
+    given: Sequence[tuple[str, str]]
+
+    def having(self, **changed: str | None) -> bytes:
+        """The address with parameters set, or with ``None`` left out, as a JSON string."""
+        kept = [(name, value) for name, value in self.given if name not in changed]
+        kept += [(name, value) for name, value in changed.items() if value is not None]
+        return orjson.dumps(f"{self.url}?{urlencode(kept)}" if kept else self.url)
+
+
+class BasePagination:
+    """A way to page. ``page_size`` is the size when none is asked for and ``max_page_size`` the largest.
+
+    ``secret()`` is the key that signs cursors.
+    """
+
+    parameters: ClassVar[tuple[str, ...]] = ()
+    page_size: int = 0  # of a subclass: what viewsets have whose config sets none; 0 for the viewset's own
+    max_page_size: int = 0
+
+    def __init__(self, resources: Resources, page_size: int, max_page_size: int, secret: Callable[[], bytes]) -> None:
+        self.resources = resources
+        self.page_size = page_size
+        self.max_page_size = max_page_size
+        self._secret = secret
+
+    def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
+        """The page asked for; ``ParseError`` names the parameter that is wrong."""
+        raise NotImplementedError
+
+    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+        """The response; ``NotFound`` for a page behind the last."""
+        raise NotImplementedError
+
+    def _at(self, query: Query, projection: Projection, count: str, size: int, offset: int, number: int = 1) -> Slice:
+        """A page at an offset."""
+        usual = size == self.page_size
+        page = Page(
+            projection, query.order, count, limit=size if usual else None, offset=offset > 0, deep=offset >= KEYS_FIRST
+        )
+        values = (*(() if usual else (size,)), *((offset,) if offset else ()))
+        return Slice(page, values, size, offset, number)
+
+    def _size(self, given: Mapping[str, str], name: str) -> int:
+        text = given.get(name)
+        return self.page_size if text is None else min(_number(name, text, least=1), self.max_page_size)
+
+
+class PageNumberPagination(BasePagination):
+    """``?page=3&page_size=50``."""
+
+    parameters = ("page", "page_size")
+
+    def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
+        size = self._size(given, "page_size")
+        text = given.get("page")
+        number = 1 if text is None else _number("page", text)
+        offset = (number - 1) * size
+        if not 0 <= offset <= MAX_OFFSET:
+            raise NotFound("There is no such page.", code="invalid_page")
+        return self._at(query, projection, count, size, offset, number)
+
+    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+        if part.number > 1 and not found.results:
+            raise NotFound("There is no such page.", code="invalid_page")
+        following, before = b"null", b"null"
+        if found.size > part.limit:
+            following = address.having(page=str(part.number + 1))
+        if part.number > 1:
+            before = address.having(page=str(part.number - 1) if part.number > 2 else None)
+        return _envelope(found, following, before)
+
+
+class LimitOffsetPagination(BasePagination):
+    """``?limit=50&offset=100``."""
+
+    parameters = ("limit", "offset")
+
+    def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
+        offset = _number("offset", given.get("offset", "0"), least=0)
+        if offset > MAX_OFFSET:
+            raise ParseError("offset: too large.", code="invalid_parameter")
+        return self._at(query, projection, count, self._size(given, "limit"), offset)
+
+    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+        following, before = b"null", b"null"
+        if found.size > part.limit:
+            following = address.having(limit=str(part.limit), offset=str(part.offset + part.limit))
+        if part.offset > 0:
+            earlier = max(0, part.offset - part.limit)
+            before = address.having(limit=str(part.limit), offset=str(earlier) if earlier else None)
+        return _envelope(found, following, before)
+
+
+class CursorPagination(BasePagination):
+    """``?cursor=…``: pages that start behind a row, stable while rows come and go, and as fast at any depth.
+
+    A cursor holds the values by which that row is sorted and the order they belong to, signed, so that one which was
+    not issued here is told from one that was.
+    """
+
+    parameters = ("cursor", "page_size")
+
+    def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
+        size = self._size(given, "page_size")
+        text = given.get("cursor")
+        if text is None:
+            return Slice(Page(projection, query.order, count, keyset=True), (size,), size)
+        backward, row = self._read(text, query)
+        steps = tuple((step.removeprefix("-"), step.startswith("-") != backward) for step in query.order)
+        after = After(steps, row)
+        page = Page(projection, query.order, count, keyset=True, after=after.shape, backward=backward)
+        return Slice(page, (*after.values, size), size, cursor=True)
+
+    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+        backward, keys, more = part.page.backward, found.keys, found.size > part.limit
+        following, before = b"null", b"null"
+        if keys and (more or backward):
+            following = address.having(cursor=self._write(keys[-1], query, backward=False))
+        if keys and (more if backward else part.cursor):
+            before = address.having(cursor=self._write(keys[0], query, backward=True))
+        return _envelope(found, following, before)
+
+    def _write(self, row: bytes, query: Query, *, backward: bool) -> str:
+        content = b"[%d,%b]" % (backward, row)
+        return base64.urlsafe_b64encode(self._sign(content, query) + content).rstrip(b"=").decode()
+
+    def _read(self, text: str, query: Query) -> tuple[bool, tuple[Any, ...]]:
+        refused = ParseError(
+            "cursor: was not issued here for this list and order; start without one.", code="invalid_cursor"
+        )
+        try:
+            raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, UnicodeEncodeError):
+            raise refused from None
+        signature, content = raw[:_SIGNATURE], raw[_SIGNATURE:]
+        if not hmac.compare_digest(signature, self._sign(content, query)):
+            raise refused
+        backward, row = orjson.loads(content)
+        try:
+            return bool(backward), tuple(
+                None if value is None else self._load(query.resource, step.removeprefix("-"), value)
+                for step, value in zip(query.order, row, strict=True)
+            )
+        except ValueError:  # the field's type has changed since
+            raise refused from None
+
+    def _load(self, resource: str, path: str, value: Any) -> Any:
+        field = self.resources.resolve(resource, path).values
+        return field.facts.load(field, value)
+
+    def _sign(self, content: bytes, query: Query) -> bytes:
+        order = ",".join((query.resource, *query.order)).encode()
+        return hashlib.blake2s(order + b"\0" + content, key=self._secret(), digest_size=_SIGNATURE).digest()
+
+
+class NoPagination(BasePagination):
+    """The rows alone, as an array of at most a hundred times ``max_page_size``."""
+
+    def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
+        size = self.max_page_size * UNPAGED
+        return Slice(Page(projection, query.order, "none", limit=size), (), size)
+
+    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+        return b"[%b]" % found.results
+
+
+_SIGNATURE: Final = 12  # bytes
+
+
+def _number(name: str, text: str, *, least: int | None = None) -> int:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS):
+        raise ParseError(f"{name}: {text[:50]!r} is not a whole number.", code="invalid_parameter")
+    number = int(text)
+    if least is not None and number < least:
+        raise ParseError(f"{name}: must be {least} or more.", code="invalid_parameter")
+    return number
+
+
+def _envelope(found: Rows, following: bytes, before: bytes) -> bytes:
+    total = b"null" if found.count is None else b"%d" % found.count
+    return b'{"count":%b,"next":%b,"previous":%b,"results":[%b]}' % (total, following, before, found.results)

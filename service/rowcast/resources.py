@@ -1,0 +1,207 @@
+"""What a resource is: its fields, constraints, relations and viewset options, frozen once the config is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from rowcast.errors import choices
+from rowcast.fields import Field, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How rows of one resource lead to rows of another: ``?expand=``, ``select_related`` and ``__`` follow it by name.
+
+    A relation to one row is a foreign key of this resource (``column`` here). A relation to many rows is a foreign
+    key that points here (``column`` in the target's table), or a many_to_many from either side (``link``).
+    """
+
+    name: str
+    field: Field  # the declared foreign_key or many_to_many, on this resource or on the target
+    target: str  # resource
+    many: bool
+    column: str = ""
+    link: Link | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The table of a many_to_many field, seen from one side."""
+
+    table: str
+    near: str  # column with this side's key
+    far: str  # column with the target's key
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A field reached from a resource: the relations on the way, the column there, its field and its values' field.
+
+    ``values`` differs from ``field`` for a foreign key, whose values are those of the key that it refers to.
+    """
+
+    steps: tuple[Relation, ...]
+    column: str
+    field: Field
+    values: Field
+
+    @property
+    def many(self) -> bool:
+        """Whether one row can lead to several values."""
+        return any(step.many for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One resource as declared. ``fields`` keeps the order of the file; ``options`` are the viewset's, checked."""
+
+    name: str
+    table: str
+    model: str
+    fields: Mapping[str, Field]
+    unique: tuple[tuple[str, ...], ...] = ()
+    indexes: tuple[tuple[str, ...], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    label: str | None = None
+    description: str | None = None
+
+    @cached_property
+    def key(self) -> Field:
+        """The primary key."""
+        return next(field for field in self.fields.values() if field.primary_key)
+
+    @cached_property
+    def columns(self) -> Mapping[str, Field]:
+        """The fields that are columns of the table, by column name, in the order of declaration."""
+        return {f.column_name: f for f in self.fields.values() if f.facts.kind is not Kind.RELATIONS}
+
+    @cached_property
+    def links(self) -> Mapping[str, Field]:
+        """The many_to_many fields by name."""
+        return {f.name: f for f in self.fields.values() if f.facts.kind is Kind.RELATIONS}
+
+
+class Resources(Mapping[str, Resource]):
+    """Every resource of a configuration by name, and how they relate."""
+
+    def __init__(self, resources: Mapping[str, Resource]) -> None:
+        self._resources = dict(resources)
+        self._relations: dict[str, dict[str, Relation]] = {name: {} for name in resources}
+        for resource in self._resources.values():
+            for declared in resource.fields.values():
+                if declared.to is not None:
+                    self._relate(resource, declared, self._resources[declared.to])
+
+    def __getitem__(self, name: str) -> Resource:
+        return self._resources[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._resources)
+
+    def __len__(self) -> int:
+        return len(self._resources)
+
+    __hash__ = object.__hash__
+
+    def relations(self, resource: str) -> Mapping[str, Relation]:
+        """The relations of a resource by name: its own fields, and what other resources call it back by."""
+        return self._relations[resource]
+
+    def resolve(self, resource: str, path: str) -> Path:
+        """The field at the end of a path such as ``category__name``, and the relations that lead to it.
+
+        A path that ends in a relation means the key at its far end. ``ValueError`` names the part that does not
+        resolve and what would.
+        """
+        steps: list[Relation] = []
+        parts = path.split("__")
+        here = self._resources[resource]
+        for position, part in enumerate(parts):
+            last = position == len(parts) - 1
+            relation = self._relations[here.name].get(part)
+            if relation is None and part in here.columns and part not in here.fields:
+                part = here.columns[part].name  # category_id is the field category
+                relation = self._relations[here.name][part]
+            if relation is not None and (last and not relation.many):
+                return Path(tuple(steps), relation.column, relation.field, self.key_of(relation.field))
+            if relation is not None:
+                steps.append(relation)
+                here = self._resources[relation.target]
+                if last:
+                    return Path(tuple(steps), here.key.column_name, here.key, self.key_of(here.key))
+                continue
+            if part not in here.fields:
+                names = [*here.fields, *(name for name in self._relations[here.name] if name not in here.fields)]
+                raise ValueError(f"{here.name} has no field {part!r}; {choices(part, names)}")
+            if not last:
+                raise ValueError(f"{part!r} of {here.name} is no relation, so {parts[position + 1]!r} cannot follow it")
+            found = here.fields[part]
+            return Path(tuple(steps), found.column_name, found, found)
+        raise AssertionError("a path has at least one part")
+
+    def steps(self, resource: str, path: str) -> tuple[Relation, ...]:
+        """The relations that a path such as ``category__parent`` follows; ``ValueError`` where a part is none."""
+        steps: list[Relation] = []
+        for part in path.split("__"):
+            known = self._relations[resource]
+            if part not in known:
+                raise ValueError(f"{resource} has no relation {part!r}; {choices(part, known)}")
+            steps.append(known[part])
+            resource = known[part].target
+        return tuple(steps)
+
+    def key_of(self, declared: Field) -> Field:
+        """The field whose values a column holds: itself, or for a relation the key it refers to, however far."""
+        while declared.to is not None:
+            declared = self._resources[declared.to].key
+        return declared
+
+    def _relate(self, resource: Resource, declared: Field, target: Resource) -> None:
+        own, back = self._relations[resource.name], self._relations[target.name]
+        name = declared.related_name or reverse_name(self._resources, resource, declared)
+        if declared.facts.kind is Kind.RELATION:
+            own[declared.name] = Relation(declared.name, declared, target.name, many=False, column=declared.column_name)
+            if name:
+                back[name] = Relation(name, declared, resource.name, many=True, column=declared.column_name)
+            return
+        near, far = link_columns(resource, target)
+        table = link_table(resource, declared)
+        own[declared.name] = Relation(declared.name, declared, target.name, many=True, link=Link(table, near, far))
+        if name:
+            back[name] = Relation(name, declared, resource.name, many=True, link=Link(table, far, near))
+
+
+def link_table(resource: Resource, declared: Field) -> str:
+    """The table of a many_to_many field: ``tasks_tags`` for field ``tags`` of table ``tasks``."""
+    return f"{resource.table}_{declared.name}"
+
+
+def link_columns(resource: Resource, target: Resource) -> tuple[str, str]:
+    """Its two columns, the declaring side's first: ``task_id, tag_id``; towards itself ``from_…`` and ``to_…``."""
+    near, far = (f"{_snake(side.model)}_id" for side in (resource, target))
+    return (f"from_{near}", f"to_{far}") if near == far else (near, far)
+
+
+def reverse_name(resources: Mapping[str, Resource], resource: Resource, declared: Field) -> str | None:
+    """The name of a relation seen from its target when the config gives none: the declaring resource's name.
+
+    There is none where that name is taken by a field of the target, or two fields would have it.
+    """
+    assert declared.to is not None
+    rivals = [f for f in resource.fields.values() if f.to == declared.to and f.related_name is None]
+    taken = resource.name in resources[declared.to].fields or any(
+        f.related_name == resource.name for r in resources.values() for f in r.fields.values() if f.to == declared.to
+    )
+    return None if taken or len(rivals) > 1 else resource.name
+
+
+def _snake(name: str) -> str:
+    """``BlogPost`` as ``blog_post``."""
+    return "".join(
+        f"_{char.lower()}" if char.isupper() and position and not name[position - 1].isupper() else char.lower()
+        for position, char in enumerate(name)
+    )

@@ -1,0 +1,201 @@
+"""Rows: what a query finds and what a write leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from rowcast.database.connections import Database
+from rowcast.query import BETWEEN, Comparison, Page, Queries, Query
+from rowcast.resources import Link, Resource
+from rowcast.serializers import Projection
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a page: their JSON with ``BETWEEN`` them, how many were read, and what each is sorted by.
+
+    One row beyond the page is read to know whether there is one. ``snapshot`` is what the statement saw
+    (``pg_current_snapshot``).
+    """
+
+    results: bytes
+    size: int
+    count: int | None
+    keys: list[bytes]
+    snapshot: str
+
+    @property
+    def documents(self) -> list[bytes]:
+        """The JSON of each row."""
+        return self.results.split(BETWEEN) if self.results else []
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as JSON, and its version, which every change replaces; ``None`` where a write cannot know it yet."""
+
+    body: bytes
+    version: str | None
+    key: str = ""  # as text, of a row that was written
+    snapshot: str = ""  # what the statement saw, of a row that was read
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Runs queries: statements of ``queries``, on connections of ``database``."""
+
+    queries: Queries
+    database: Database
+
+    async def page(self, query: Query, page: Page, values: Sequence[Any]) -> Rows:
+        """One page of a query; ``values`` are the page's own, behind the condition's."""
+        statement = self.queries.page(page, query.shape)
+        row = await self.database.read(statement.sql, statement.arguments([*query.values, *values]))
+        assert row is not None
+        keys = row["keys"] if page.keyset else []
+        return Rows(row["results"], row["size"], row["count"], keys, row["snapshot"])
+
+    async def one(self, query: Query, projection: Projection) -> Row | None:
+        """The only row of a query; ``None`` when there is none."""
+        statement = self.queries.one(projection, query.shape)
+        row = await self.database.read(statement.sql, statement.arguments(query.values))
+        return None if row is None else Row(row[0], row[1], snapshot=row[2])
+
+    async def insert(self, projection: Projection, values: Mapping[str, Any]) -> Row:
+        """Insert a row and its links."""
+        resource, columns, links = self._parts(projection, values)
+        statement = self.queries.insert(projection, columns, links)
+        arguments = statement.arguments([values[name] for name in (*columns, *links)])
+
+        async def write() -> Row:
+            row = await self.database.fetch(statement.sql, arguments, changes=statement.changes)
+            assert row is not None
+            return Row(row["result"], row["version"], row["key"])
+
+        if not self._stale(projection, links):
+            return await self.database.retrying(write)
+
+        async def write_and_read() -> Row:
+            async with self.database.transaction():
+                return await self._again(resource, projection, (await write()).key)
+
+        return await self.database.retrying(write_and_read)
+
+    async def update(self, query: Query, projection: Projection, values: Mapping[str, Any]) -> Row | None:
+        """Change the only row of a query, and its links; ``None`` when there is none."""
+        resource, columns, links = self._parts(projection, values)
+        statement = self.queries.update(projection, columns, links, query.shape)
+        arguments = statement.arguments([*query.values, *(values[name] for name in (*columns, *links))])
+
+        async def write() -> Row | None:
+            async with self.database.transaction():
+                if links:
+                    await self.lock(query)
+                row = await write_alone()
+                if row is None or not self._stale(projection, links):
+                    return row
+                return await self._again(resource, projection, row.key)
+
+        async def write_alone() -> Row | None:
+            row = await self.database.fetch(statement.sql, arguments, changes=statement.changes)
+            return None if row is None else Row(row["result"], row["version"], row["key"])
+
+        alone = not links and not self._stale(projection, links)
+        return await self.database.retrying(write_alone if alone else write)
+
+    async def delete(self, query: Query) -> bool:
+        """Delete the rows of a query; whether there were any."""
+        return await self.database.retrying(lambda: self.delete_all(query)) > 0
+
+    async def delete_all(self, query: Query) -> int:
+        """Delete the rows of a query; how many there were."""
+        statement = self.queries.delete(query.resource, query.shape)
+        arguments = statement.arguments(query.values)
+        rows = await self.database.fetch_all(statement.sql, arguments, deleting=True, changes=statement.changes)
+        return len(rows)
+
+    async def insert_row(self, resource: str, values: Mapping[str, Any]) -> list[Any]:
+        """Insert a row and give it back as Python values, alone in a list."""
+        columns = tuple(values)
+        statement = self.queries.insert_row(resource, columns)
+        arguments = statement.arguments([values[name] for name in columns])
+        return await self.database.fetch_all(statement.sql, arguments, changes=statement.changes)
+
+    async def add(self, resource: str, columns: tuple[str, ...], documents: list[dict[str, Any]]) -> list[Any]:
+        """Insert rows given as JSON in one statement, and give them back as Python values."""
+        statement = self.queries.add(resource, columns)
+        return await self.database.retrying(
+            lambda: self.database.fetch_all(statement.sql, statement.arguments([documents]), changes=statement.changes)
+        )
+
+    async def relink(self, query: Query, keys: Mapping[str, Sequence[Any]]) -> None:
+        """Link the row of a query to these keys, by many_to_many field, and to no others."""
+        links = tuple(keys)
+        projection = Projection(query.resource, ())
+        statement = self.queries.update(projection, (), links, query.shape)
+        async with self.database.transaction():
+            await self.lock(query)
+            arguments = statement.arguments([*query.values, *keys.values()])
+            await self.database.fetch(statement.sql, arguments, changes=statement.changes)
+
+    async def lock(self, query: Query) -> bool:
+        """Keep the row of a query as it is until the transaction ends, once all others have let go of it.
+
+        The next statement sees what they have done, links included. Whether there is such a row.
+        """
+        statement = self.queries.update(Projection(query.resource, ()), (), (), query.shape)
+        return await self.database.fetch(statement.sql, statement.arguments(query.values)) is not None
+
+    async def pairs(self, link: Link, near: Collection[Any]) -> list[tuple[Any, Any]]:
+        """The links of some rows: the key on this side and on the other, in order."""
+        statement = self.queries.pairs(link)
+        rows = await self.database.fetch_all(statement.sql, statement.arguments([list(near)]))
+        return [(row[0], row[1]) for row in rows]
+
+    async def snapshot(self) -> str:
+        """What is committed now, as ``pg_current_snapshot``."""
+        row = await self.database.read("SELECT pg_current_snapshot()::text AS snapshot", ())
+        assert row is not None
+        return str(row["snapshot"])
+
+    async def check_patterns(self, patterns: Sequence[str]) -> None:
+        """``InvalidPattern`` if PostgreSQL cannot read one of these regular expressions."""
+        if patterns:
+            await self.database.read("SELECT count(*) FROM unnest($1::text[]) AS p (p) WHERE '' ~ p", [patterns])
+
+    async def matching(self, query: Query, logged: Sequence[bytes]) -> set[int]:
+        """Which of some logged rows a query has, by their place in the list, from 1."""
+        if not logged:
+            return set()
+        statement = self.queries.match(query.resource, query.shape)
+        rows = await self.database.fetch_all(
+            statement.sql, statement.arguments([*query.values, [orjson.Fragment(row) for row in logged]])
+        )
+        return {row["position"] for row in rows}
+
+    def _parts(
+        self, projection: Projection, values: Mapping[str, Any]
+    ) -> tuple[Resource, tuple[str, ...], tuple[str, ...]]:
+        resource = self.queries.resources[projection.resource]
+        columns = tuple(name for name in resource.columns if name in values)
+        return resource, columns, tuple(name for name in resource.links if name in values)
+
+    def _stale(self, projection: Projection, links: tuple[str, ...]) -> bool:
+        """Whether the projection shows what the same statement writes and cannot see: links, or the row once more."""
+        return any(name in links or projection.resource in inner.resources for name, inner in projection.related)
+
+    async def _again(self, resource: Resource, projection: Projection, key: str) -> Row:
+        found = await self.one(by_key(self.queries, resource.name, key), projection)
+        assert found is not None
+        return replace(found, key=key)
+
+
+def by_key(queries: Queries, resource: str, text: str) -> Query:
+    """The query for the row with a key, given as the text that stands in a URL; ``ValueError`` if it cannot be one."""
+    key = queries.resources[resource].key
+    values = queries.resources.key_of(key)
+    return Query(resource, (Comparison(key.name, "exact", values.facts.parse(values, text), values.facts.kind),))

@@ -1,0 +1,220 @@
+"""Resources as SQLAlchemy tables in one MetaData: what queries are built from and what alembic compares with.
+
+Every rule of a field that a database can hold is a constraint here, and every constraint's name leads back to the
+field that it guards (``Tables.guards``), so that a violation can be told to the client in the config's words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from rowcast import resources
+from rowcast.fields import MISSING, Field, Kind
+from rowcast.resources import Resource, Resources
+
+SCHEMA: Final = "rowcast"  # what the service itself keeps in a database
+
+_TYPE_RULES: Final[Mapping[str, str]] = {
+    "email": r"^[^@\s]+@[^@\s]+$",
+    "url": r"^[A-Za-z][A-Za-z0-9+.-]*:",
+    "slug": r"^[-a-zA-Z0-9_]+$",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a constraint protects: the keys of a body that it speaks of, and what a violation means."""
+
+    resource: str
+    fields: tuple[str, ...]
+    rule: str  # unique | check | foreign_key
+
+
+class Tables:
+    """The tables of every resource and every link between them.
+
+    ``metadata`` holds all of them; ``of[resource]`` is a resource's table; ``links[table]`` a many_to_many's;
+    ``guards[constraint]`` says what each constraint is for.
+    """
+
+    def __init__(self, declared: Resources) -> None:
+        self.resources = declared
+        self.metadata = sa.MetaData()
+        self.guards: dict[str, Guard] = {}
+        self.of: dict[str, sa.Table] = {}
+        self.links: dict[str, sa.Table] = {}
+        for resource in declared.values():
+            self.of[resource.name] = self._table(resource)
+        for resource in declared.values():
+            for field in resource.links.values():
+                link = self._link(resource, field)
+                self.links[link.name] = link
+        *_, (_, circular) = sa.schema.sort_tables_and_constraints(  # type: ignore[no-untyped-call]
+            self.metadata.tables.values()
+        )
+        for constraint in circular:
+            constraint.use_alter = True  # made when all tables are there
+
+    def _table(self, resource: Resource) -> sa.Table:
+        table = sa.Table(resource.table, self.metadata, comment=resource.description)
+        for name, field in resource.columns.items():
+            table.append_column(self._column(field, name))
+        key = resource.key.column_name
+        table.append_constraint(sa.PrimaryKeyConstraint(key, name=self._guard(resource, "pk", (key,), "unique")))
+        for name, field in resource.columns.items():
+            for rule, condition in rules(field, table.c[name]):
+                table.append_constraint(
+                    sa.CheckConstraint(condition, name=self._guard(resource, "ck", (name,), "check", rule))
+                )
+            if field.unique and not field.primary_key:
+                table.append_constraint(sa.UniqueConstraint(name, name=self._guard(resource, "uq", (name,), "unique")))
+            if field.to is not None:
+                target = self.resources[field.to]
+                guard = self._guard(resource, "fk", (name,), "foreign_key")
+                table.append_constraint(
+                    sa.ForeignKeyConstraint(
+                        [name], [f"{target.table}.{target.key.column_name}"], name=guard,
+                        ondelete=field.on_delete.replace("_", " ").upper(),
+                    )
+                )  # fmt: skip
+                if not field.unique:
+                    sa.Index(_name("ix", resource.table, name), table.c[name])
+            elif field.index and not field.unique:
+                sa.Index(_name("ix", resource.table, name), table.c[name])
+        for names in resource.unique:
+            columns = tuple(resource.fields[name].column_name for name in names)
+            table.append_constraint(sa.UniqueConstraint(*columns, name=self._guard(resource, "uq", columns, "unique")))
+        for names in resource.indexes:
+            parts: list[str] = []
+            terms: list[sa.ColumnElement[Any]] = []
+            for name in names:
+                column = table.c[resource.fields[name.removeprefix("-")].column_name]
+                parts.append(f"{column.name}__desc" if name.startswith("-") else column.name)
+                terms.append(column.desc() if name.startswith("-") else column)
+            sa.Index(_name("ix", resource.table, *parts), *terms)
+        return table
+
+    def _column(self, field: Field, name: str) -> sa.Column[Any]:
+        values = self.resources.key_of(field)
+        identity = values.facts.kind is Kind.NUMBER and field.primary_key and field.default is MISSING and not field.to
+        return sa.Column(
+            name,
+            values.facts.column(values),
+            *([sa.Identity(always=False)] if identity else []),
+            nullable=field.null,
+            autoincrement=identity,
+            server_default=_server_default(field, values),
+            comment=field.help_text,
+        )
+
+    def _link(self, resource: Resource, field: Field) -> sa.Table:
+        assert field.to is not None
+        target = self.resources[field.to]
+        name = resources.link_table(resource, field)
+        near, far = resources.link_columns(resource, target)
+        table = sa.Table(name, self.metadata)
+        for column, side in ((near, resource), (far, target)):
+            key = self.resources.key_of(side.key)
+            table.append_column(sa.Column(column, key.facts.column(key), nullable=False, autoincrement=False))
+        table.append_constraint(sa.PrimaryKeyConstraint(near, far, name=_name("pk", name)))
+        for column, side, told in ((near, resource, near), (far, target, field.name)):
+            guard = _name("fk", name, column)
+            self.guards[guard] = Guard(resource.name, (told,), "foreign_key")
+            table.append_constraint(
+                sa.ForeignKeyConstraint(
+                    [column], [f"{side.table}.{side.key.column_name}"], name=guard, ondelete="CASCADE"
+                )
+            )
+        sa.Index(_name("ix", name, far), table.c[far])
+        return table
+
+    def _guard(self, resource: Resource, prefix: str, columns: tuple[str, ...], rule: str, suffix: str = "") -> str:
+        parts = columns if prefix != "pk" else ()
+        name = _name(prefix, resource.table, *parts, *([suffix] if suffix else []))
+        self.guards[name] = Guard(resource.name, columns, rule)
+        return name
+
+
+def rules(field: Field, column: sa.ColumnElement[Any]) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:
+    """The check constraints of a field: a name for each and its condition."""
+    kind = field.facts.kind
+    array = kind is Kind.ARRAY
+    literal = _literal(field.element if array else field)
+    if field.choices:
+        options = [literal(choice) for choice in field.choices]
+        chosen = column.contained_by(sa.cast(postgresql.array(options), column.type)) if array else column.in_(options)
+        yield "choices", chosen
+    for name, limit in (("min", field.min), ("max", field.max)):
+        if limit is not None:
+            subject: Any = sa.all_(column) if array else column
+            if array:  # ALL stands on the right of its operator
+                yield name, literal(limit) <= subject if name == "min" else literal(limit) >= subject
+            else:
+                yield name, subject >= literal(limit) if name == "min" else subject <= literal(limit)
+    length = sa.func.cardinality(column) if array else sa.func.char_length(column)
+    if field.min_length is not None:
+        long_enough = length >= sa.literal_column(str(field.min_length))
+        yield "min_length", sa.or_(column == sa.literal_column("''"), long_enough) if field.blank else long_enough
+    if field.max_length is not None and array:
+        yield "max_length", length <= sa.literal_column(str(field.max_length))
+    if array:
+        yield "items", sa.func.array_position(column, sa.null()).is_(None)
+    if kind is Kind.TEXT:
+        if not field.blank:
+            yield "blank", column != sa.literal_column("''")
+        for name, pattern in (("pattern", field.pattern), ("format", _TYPE_RULES.get(field.type))):
+            if pattern is not None:
+                matches = column.regexp_match(sa.literal_column(quote(pattern)))
+                yield name, sa.or_(column == sa.literal_column("''"), matches) if field.blank else matches
+
+
+def quote(text: str) -> str:
+    """The text as an SQL string literal (``standard_conforming_strings`` is on)."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _literal(field: Field) -> Any:
+    """A function from a JSON form to an SQL literal of the field's type."""
+    type_ = field.facts.column(field)
+    return lambda value: sa.cast(sa.literal_column(quote(_text(field, value))), type_)
+
+
+def _text(field: Field, value: Any) -> str:
+    """A JSON form as the text that PostgreSQL reads a value of the field's type from."""
+    if field.facts.kind is Kind.JSON:
+        return orjson.dumps(value).decode()
+    if field.facts.kind is Kind.ARRAY:
+        items = (_text(field.element, item).replace("\\", "\\\\").replace('"', '\\"') for item in value)
+        return "{" + ",".join(f'"{item}"' for item in items) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
+
+
+def _server_default(field: Field, values: Field) -> sa.TextClause | None:
+    """The default as the database knows it, so that rows written by direct SQL have it too."""
+    if field.default is not MISSING:
+        if field.default is None:
+            return None
+        return sa.text(quote(_text(values, field.default)).replace(":", r"\:"))
+    if field.auto_now or field.auto_now_add:
+        return sa.text("now()" if field.type == "datetime" else f"(now() AT TIME ZONE 'UTC')\\:\\:{field.type}")
+    if field.primary_key and field.type == "uuid":
+        return sa.text(f"{SCHEMA}.uuid7()")
+    return None
+
+
+def _name(*parts: str) -> str:
+    """A constraint's or index's name, cut to PostgreSQL's 63 bytes with a digest when it is longer."""
+    name = "_".join(parts)
+    if len(name.encode()) <= 63:
+        return name
+    digest = hashlib.blake2s(name.encode(), digest_size=4).hexdigest()
+    return name.encode()[:54].decode(errors="ignore") + "_" + digest

@@ -1,0 +1,87 @@
+"""Several processes for one address: gunicorn forks, watches and restarts them; each is a whole service by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from threading import Thread
+from typing import Any
+
+import click
+from aiohttp import web
+from gunicorn.app.base import BaseApplication
+
+from rowcast.app import STARTED, settle
+from rowcast.listening import Runner
+from rowcast.settings import Server
+
+READY = b"+"
+
+
+def run(server: Server, make_app: Callable[[], web.Application]) -> None:
+    """Serve with ``server.workers`` processes until a signal; exits the process.
+
+    ``make_app`` runs in each of them. The line that says the service is ready is printed once, when all are.
+    """
+    _Workers(server, make_app).run()
+
+
+class _Workers(BaseApplication):  # type: ignore[misc]
+    """gunicorn, configured by our settings instead of its own."""
+
+    def __init__(self, server: Server, make_app: Callable[[], web.Application]) -> None:
+        self._server = server
+        self._make_app = make_app
+        self._heard, self._told = os.pipe()
+        super().__init__()
+
+    def load_config(self) -> None:
+        host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
+        options = {
+            "bind": f"{host}:{self._server.port}",
+            "workers": self._server.workers,
+            "worker_class": "aiohttp.GunicornUVLoopWebWorker",
+            "graceful_timeout": max(1, round(self._server.shutdown_grace)),
+            "loglevel": "warning",
+            "when_ready": self._announce,
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Callable[[], Any]:
+        return self._runner
+
+    async def _runner(self) -> Runner:
+        """In a worker: its application, which tells the parent when it is ready and ends the worker if it cannot be."""
+        app = self._make_app()
+
+        def tell(starting: asyncio.Task[None]) -> None:
+            if starting.cancelled():
+                return
+            if error := starting.exception():
+                click.echo(str(error), err=True)
+                os._exit(4)  # gunicorn's code for a worker that cannot be started, at which it stops everything
+            settle()
+            os.write(self._told, READY)
+
+        async def watch(app: web.Application) -> None:
+            app[STARTED].add_done_callback(tell)
+
+        app.on_startup.append(watch)
+        return Runner(app, self._server)
+
+    def _announce(self, arbiter: Any) -> None:
+        """In the parent: print the address once every worker is ready."""
+        port = arbiter.LISTENERS[0].sock.getsockname()[1]
+        host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
+
+        def wait() -> None:
+            for _ in range(self._server.workers):
+                if os.read(self._heard, 1) != READY:
+                    return
+            click.echo(f"Rowcast is ready on http://{host}:{port}")
+            sys.stdout.flush()
+
+        Thread(target=wait, name="ready", daemon=True).start()
