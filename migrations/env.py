@@ -13,7 +13,7 @@ from alembic import context
 from rowcast import schema
 from rowcast.configuration import load
 from rowcast.database.connections import Database
-from rowcast.tables import Tables
+from rowcast.resources.tables import Tables
 
 configuration = load(Path(os.environ.get("ROWCAST_CONFIG", "config")), environ=os.environ)
 if configuration.settings.database.url is None:

@@ -35,11 +35,11 @@ from rowcast.models import STORE
 from rowcast.observability import Readiness
 from rowcast.permissions import check_columns
 from rowcast.query import Queries
+from rowcast.resources.tables import Tables
 from rowcast.schema import Step
 from rowcast.settings import Settings
 from rowcast.store import Store
 from rowcast.streams import Hub
-from rowcast.tables import Tables
 from rowcast.throttling import THROTTLES, Throttles
 from rowcast.viewsets import SITE, Site, ViewSet, bound_in, site_url
 

@@ -28,8 +28,8 @@ from rowcast.configuration import Configuration, load
 from rowcast.database.connections import Database
 from rowcast.errors import ConfigurationError
 from rowcast.listening import Runner
+from rowcast.resources.tables import Tables
 from rowcast.settings import Server
-from rowcast.tables import Tables
 from rowcast.viewsets import SITE
 from rowcast.workers import run as run_workers
 

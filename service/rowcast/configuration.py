@@ -19,8 +19,8 @@ from rowcast import declarations, documents, forms, options, settings
 from rowcast.declarations import NAME_BYTES, Declaration, names_of
 from rowcast.documents import AboutKey, Document, Place, Problems, Steps
 from rowcast.errors import choices
-from rowcast.fields import FIELD_TYPES, MISSING, Field, Kind
-from rowcast.resources import Resource, Resources, link_columns, link_table
+from rowcast.resources.fields import FIELD_TYPES, MISSING, Field, Kind
+from rowcast.resources.resource import Resource, Resources, link_columns, link_table
 from rowcast.settings import Settings
 
 RESERVED_TABLES: Final = ("alembic_version",)

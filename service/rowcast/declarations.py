@@ -14,11 +14,12 @@ from typing import Any, Final, TypeVar
 
 from marshmallow import ValidationError
 
-from rowcast import forms, options, serializers
+from rowcast import forms, options
 from rowcast.documents import AboutKey, Document, External, Problems, Steps
 from rowcast.errors import choices
-from rowcast.fields import FIELD_TYPES, KEY_TYPES, MISSING, SCALAR_TYPES, Field, Kind
-from rowcast.resources import Resource
+from rowcast.resources import validators
+from rowcast.resources.fields import FIELD_TYPES, KEY_TYPES, MISSING, SCALAR_TYPES, Field, Kind
+from rowcast.resources.resource import Resource
 
 _Loaded = TypeVar("_Loaded")
 
@@ -257,7 +258,7 @@ def _obeying(field: Field, given: Any) -> Any:
         if field.choices and item not in field.choices:
             raise ValueError(f"{item!r} is none of the choices; {choices(str(item), map(str, field.choices))}")
     loaded = field.facts.load(field, value)
-    for rule in serializers.validators(field, replace(field, choices=())):
+    for rule in validators.validators(field, replace(field, choices=())):
         try:
             rule(loaded)
         except ValidationError as error:

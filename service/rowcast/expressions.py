@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rowcast.errors import ValidationError
-from rowcast.fields import Field, Kind
-from rowcast.lookups import LOOKUP_NAMES, LOOKUPS, Takes, lookups_of
 from rowcast.query import Comparison, Condition, Expression, Junction, Negation
-from rowcast.resources import Path, Resources
+from rowcast.resources.fields import Field, Kind
+from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS, Takes, lookups_of
+from rowcast.resources.resource import Path, Resources
 
 _PARTS: Final = frozenset(LOOKUP_NAMES)
 

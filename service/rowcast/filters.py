@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from rowcast.errors import ParseError, choices
-from rowcast.fields import Field, Kind
-from rowcast.lookups import LOOKUPS, PATTERNS, Lookup, Takes
 from rowcast.query import Comparison, Condition, Junction, Query
-from rowcast.resources import Resource, Resources
+from rowcast.resources.fields import Field, Kind
+from rowcast.resources.lookups import LOOKUPS, PATTERNS, Lookup, Takes
+from rowcast.resources.resource import Resource, Resources
 
 MAX_WORDS: Final = 16  # of one search
 CHOSEN: Final = ("exact", "ne", "in", "contains")  # the lookups that ask for a value as it is

@@ -20,11 +20,11 @@ import orjson
 
 from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Snapshot
-from rowcast.fields import Field, Kind
 from rowcast.matching import Pin, Test
 from rowcast.query import Page, Query
-from rowcast.resources import Resource
-from rowcast.rows import Raw, encode, parse
+from rowcast.resources.fields import Field, Kind
+from rowcast.resources.lossless_json import Raw, encode, parse
+from rowcast.resources.resource import Resource
 from rowcast.serializers import Projection
 from rowcast.store import Store
 

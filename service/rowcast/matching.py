@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from rowcast.fields import Field, Kind
-from rowcast.lookups import PATTERNS
 from rowcast.query import After, Comparison, Condition, Expression, Junction, Negation, Unchanged
-from rowcast.resources import Resources
+from rowcast.resources.fields import Field, Kind
+from rowcast.resources.lookups import PATTERNS
+from rowcast.resources.resource import Resources
 
 Logged: TypeAlias = Mapping[str, Any]
 Test: TypeAlias = Callable[[Logged], bool]

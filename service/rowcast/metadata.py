@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from rowcast.fields import MISSING
+from rowcast.resources.fields import MISSING
 from rowcast.serializers import Keys, Serializer, Value
 
 if TYPE_CHECKING:

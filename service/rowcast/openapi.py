@@ -24,9 +24,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 
 from rowcast import errors
 from rowcast.authentication import JWTAuthentication, TokenAuthentication
-from rowcast.fields import MISSING, NUMERIC_DIGITS, Field, Kind
 from rowcast.filters import CHOSEN, MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
-from rowcast.lookups import Lookup, Takes
 from rowcast.metadata import WRITING
 from rowcast.models import model
 from rowcast.pagination import (
@@ -38,7 +36,9 @@ from rowcast.pagination import (
     PageNumberPagination,
 )
 from rowcast.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
-from rowcast.resources import Relation, Resource, Resources
+from rowcast.resources.fields import MISSING, NUMERIC_DIGITS, Field, Kind
+from rowcast.resources.lookups import Lookup, Takes
+from rowcast.resources.resource import Relation, Resource, Resources
 from rowcast.routers import Route
 from rowcast.serializers import Keys, Serializer, Value, serializer_for
 from rowcast.viewsets import PART, GenericViewSet, ViewSet, parts_of

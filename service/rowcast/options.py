@@ -16,9 +16,9 @@ from marshmallow import ValidationError, fields
 from rowcast import forms
 from rowcast.documents import AboutKey, Steps
 from rowcast.errors import choices
-from rowcast.fields import Kind
-from rowcast.lookups import LOOKUP_NAMES, lookups_of
-from rowcast.resources import Path, Relation, Resources
+from rowcast.resources.fields import Kind
+from rowcast.resources.lookups import LOOKUP_NAMES, lookups_of
+from rowcast.resources.resource import Path, Relation, Resources
 
 ACTIONS: Final = ("list", "create", "retrieve", "update", "partial_update", "destroy", "stream")
 SEARCH_PREFIXES: Final = "^=$@"

@@ -15,7 +15,7 @@ import orjson
 
 from rowcast.errors import NotFound, ParseError
 from rowcast.query import KEYS_FIRST, After, Page, Query
-from rowcast.resources import Resources
+from rowcast.resources.resource import Resources
 from rowcast.serializers import Projection
 from rowcast.store import Rows
 

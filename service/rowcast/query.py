@@ -19,11 +19,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import asyncpg
 
-from rowcast.fields import Field, Kind
-from rowcast.lookups import LOOKUPS, Lookup, Takes
-from rowcast.resources import Link, Path, Relation, Resource, Resources
+from rowcast.resources.fields import Field, Kind
+from rowcast.resources.lookups import LOOKUPS, Lookup, Takes
+from rowcast.resources.resource import Link, Path, Relation, Resource, Resources
+from rowcast.resources.tables import Tables, quote
 from rowcast.serializers import Projection
-from rowcast.tables import Tables, quote
 
 Shape: TypeAlias = tuple[Any, ...]
 BETWEEN: Final = b",\n"  # the documents of a page; inside of one there is no line break

@@ -12,8 +12,8 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from rowcast.fields import Field
-from rowcast.rows import Raw
+from rowcast.resources.fields import Field
+from rowcast.resources.lossless_json import Raw
 
 JSON: Final = "application/json"
 _TIMES: Final[Mapping[type, Field]] = {

@@ -45,7 +45,7 @@ from sqlalchemy.schema import CreateTable
 
 from rowcast import __version__
 from rowcast.errors import ConfigurationError
-from rowcast.tables import SCHEMA, Tables
+from rowcast.resources.tables import SCHEMA, Tables
 
 Connection: TypeAlias = "asyncpg.Connection"
 Connect: TypeAlias = Callable[[], Awaitable[Connection]]

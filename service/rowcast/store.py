@@ -10,7 +10,7 @@ import orjson
 
 from rowcast.database.connections import Database
 from rowcast.query import BETWEEN, Comparison, Page, Queries, Query
-from rowcast.resources import Link, Resource
+from rowcast.resources.resource import Link, Resource
 from rowcast.serializers import Projection
 
 

@@ -44,13 +44,13 @@ from rowcast.errors import (
     PermissionDenied,
     Unavailable,
 )
-from rowcast.fields import FIELD_TYPES, Field
 from rowcast.lenses import BLOCK, Judgement, Lens, Lenses, Undecided, passed, remaining
 from rowcast.matching import matcher, patterns, pin
 from rowcast.models import STORE, Model, QuerySet
 from rowcast.permissions import IsOwner
 from rowcast.query import Comparison, Query
 from rowcast.requests import Request
+from rowcast.resources.fields import FIELD_TYPES, Field
 from rowcast.serializers import Projection, Serializer
 
 if TYPE_CHECKING:

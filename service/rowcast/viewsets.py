@@ -43,7 +43,6 @@ from rowcast.errors import (
     ValidationError,
     choices,
 )
-from rowcast.fields import Field
 from rowcast.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.handlers import KEY_NAMES, Call, call_of
 from rowcast.metadata import describe
@@ -62,7 +61,8 @@ from rowcast.preconditions import expected, known, tag_of_row
 from rowcast.query import BETWEEN, Comparison, Query
 from rowcast.query import Page as PageShape
 from rowcast.requests import Request
-from rowcast.resources import Resource, Resources
+from rowcast.resources.fields import Field
+from rowcast.resources.resource import Resource, Resources
 from rowcast.responses import Response, encode, json_response
 from rowcast.serializers import CONTEXT, Projection, Serializer, expanded, has_hooks, serializer_for, whole
 from rowcast.settings import Settings

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from rowcast.changes import log, triggers
 from rowcast.database.embedded import EmbeddedPostgres
-from rowcast.tables import Tables
+from rowcast.resources.tables import Tables
 
 from .watching import SESSION, Database, create, resources
 

@@ -13,7 +13,7 @@ import pytest
 from rowcast.changes import log, triggers
 from rowcast.changes.feed import Feed
 from rowcast.changes.ticker import SAFETY, Connect, Ticker
-from rowcast.tables import Tables
+from rowcast.resources.tables import Tables
 
 from .watching import Database, Watch, resources, told, within
 

@@ -11,9 +11,9 @@ from rowcast.changes import log, retention, triggers
 from rowcast.changes.feed import Feed
 from rowcast.changes.ticker import Ticker
 from rowcast.errors import ConfigurationError
-from rowcast.fields import Field
-from rowcast.resources import Resource, Resources
-from rowcast.tables import Tables
+from rowcast.resources.fields import Field
+from rowcast.resources.resource import Resource, Resources
+from rowcast.resources.tables import Tables
 
 from .watching import SESSION, Database, Watch, create, resources, within
 

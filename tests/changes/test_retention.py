@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from rowcast.changes import log, retention, triggers
 from rowcast.changes.feed import Reason, Reset
-from rowcast.tables import Tables
+from rowcast.resources.tables import Tables
 
 from .watching import Database, Watch, resources, told
 

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from rowcast.changes import triggers
-from rowcast.fields import Field
-from rowcast.resources import Resource, Resources
-from rowcast.tables import Tables
+from rowcast.resources.fields import Field
+from rowcast.resources.resource import Resource, Resources
+from rowcast.resources.tables import Tables
 
 from .watching import Database, blocked, create, resources, told
 

@@ -13,9 +13,9 @@ from rowcast.changes.feed import Feed
 from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Position
 from rowcast.changes.ticker import Ticker
-from rowcast.fields import Field
-from rowcast.resources import Resource, Resources
-from rowcast.tables import Tables
+from rowcast.resources.fields import Field
+from rowcast.resources.resource import Resource, Resources
+from rowcast.resources.tables import Tables
 from sqlalchemy.dialects.postgresql import asyncpg as dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 

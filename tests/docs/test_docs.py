@@ -26,8 +26,8 @@ from rowcast import declarations, errors, options
 from rowcast.changes.feed import Reason
 from rowcast.classes import PERMISSIONS
 from rowcast.configuration import load
-from rowcast.fields import FIELD_TYPES
-from rowcast.lookups import LOOKUP_NAMES, LOOKUPS
+from rowcast.resources.fields import FIELD_TYPES
+from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS
 from rowcast.settings import VARIABLES, Settings
 
 from tests.conftest import DEMO, ROOT, Serve

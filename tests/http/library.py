@@ -10,9 +10,9 @@ from typing import Any
 import asyncpg
 from aiohttp import ClientResponse
 from rowcast.database.connections import Database
-from rowcast.fields import FIELD_TYPES
-from rowcast.lookups import lookups_of
 from rowcast.query import Queries
+from rowcast.resources.fields import FIELD_TYPES
+from rowcast.resources.lookups import lookups_of
 from rowcast.viewsets import Site
 
 from ..conftest import Client

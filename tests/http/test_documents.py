@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from rowcast.fields import FIELD_TYPES
+from rowcast.resources.fields import FIELD_TYPES
 from rowcast.serializers import projection_of
 from rowcast.store import by_key
 

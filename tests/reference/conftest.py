@@ -14,7 +14,7 @@ from rowcast.app import SITE, prepare
 from rowcast.database.connections import Database
 from rowcast.errors import ConfigurationError
 from rowcast.models import STORE
-from rowcast.tables import Tables
+from rowcast.resources.tables import Tables
 from rowcast.viewsets import Site
 
 from ..conftest import Client, Serve, at_database, configure

@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 
 import asyncpg
 from rowcast import schema
-from rowcast.fields import Field
-from rowcast.resources import Resource, Resources
+from rowcast.resources.fields import Field
+from rowcast.resources.resource import Resource, Resources
+from rowcast.resources.tables import Tables
 from rowcast.schema import Migration, Plan
-from rowcast.tables import Tables
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 

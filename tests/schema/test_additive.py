@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from rowcast.fields import Field
-from rowcast.resources import Resource
+from rowcast.resources.fields import Field
+from rowcast.resources.resource import Resource
 from rowcast.schema import SchemaError, widens
 
 from .declarations import Database, declare, field, key, resource

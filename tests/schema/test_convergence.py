@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from rowcast.fields import Field
-from rowcast.resources import Resource
-from rowcast.tables import Tables
+from rowcast.resources.fields import Field
+from rowcast.resources.resource import Resource
+from rowcast.resources.tables import Tables
 
 from .declarations import Database, declare, field, key, resource
 

@@ -6,7 +6,7 @@ import asyncio
 
 import asyncpg
 import pytest
-from rowcast.resources import Resource
+from rowcast.resources.resource import Resource
 from rowcast.schema import SchemaError
 
 from .declarations import Database, declare, field, install, key, resource

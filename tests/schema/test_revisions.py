@@ -12,8 +12,8 @@ from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from rowcast import schema
+from rowcast.resources.tables import Tables
 from rowcast.schema import SchemaError
-from rowcast.tables import Tables
 
 from .declarations import OWN, Database, declare, field, key, resource
 

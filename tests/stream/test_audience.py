@@ -13,11 +13,11 @@ import pytest
 from rowcast.audience import Audience
 from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Snapshot
-from rowcast.fields import Field, Kind
 from rowcast.lenses import Lens, Lenses, Undecided
 from rowcast.matching import matcher, pin
 from rowcast.query import Comparison, Condition, Junction, Negation, Query
-from rowcast.resources import Resource, Resources
+from rowcast.resources.fields import Field, Kind
+from rowcast.resources.resource import Resource, Resources
 from rowcast.serializers import projection_of
 
 SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))

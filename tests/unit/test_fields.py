@@ -13,7 +13,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rowcast.fields import FIELD_TYPES, JSON_DEPTH, SCALAR_TYPES, Field, split
+from rowcast.resources.fields import FIELD_TYPES, JSON_DEPTH, SCALAR_TYPES, Field, split
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "uuid": st.uuids(),

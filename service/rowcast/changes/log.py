@@ -31,8 +31,8 @@ import asyncpg
 
 from rowcast.changes.position import Position, Snapshot
 from rowcast.errors import ConfigurationError
-from rowcast.rows import parse
-from rowcast.tables import SCHEMA
+from rowcast.resources.lossless_json import parse
+from rowcast.resources.tables import SCHEMA
 
 Connection: TypeAlias = asyncpg.Connection
 

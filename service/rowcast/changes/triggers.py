@@ -33,13 +33,12 @@ import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg as dialect
 
-from rowcast import resources
 from rowcast.changes import log
 from rowcast.changes.log import GATE, INSTALLING, LOCKS, WAKE, Connection
 from rowcast.errors import ConfigurationError
-from rowcast.fields import Field, Kind
-from rowcast.resources import Resource
-from rowcast.tables import SCHEMA, Tables, quote
+from rowcast.resources.fields import Field, Kind
+from rowcast.resources.resource import Resource, link_columns, link_table
+from rowcast.resources.tables import SCHEMA, Tables, quote
 
 OPERATIONS: Final = ("insert", "update", "delete", "truncate")
 MARK: Final = "Rowcast: logs changes"  # begins the comment of what is ours; its digest follows
@@ -103,7 +102,7 @@ def triggers(tables: Tables, schemas: Mapping[str, str], *, wakeup: str = "notif
         for field in row.lists:
             for operation, body in row.link_bodies(field):
                 name = _function(f"{resource.name}.{field.name}", operation)
-                yield Trigger(resources.link_table(resource, field), operation, name, body)
+                yield Trigger(link_table(resource, field), operation, name, body)
 
 
 def trigger_statements(tables: Tables, schemas: Mapping[str, str] | None = None) -> list[str]:
@@ -333,8 +332,8 @@ END"""
     def _link(self, field: Field) -> _Link:
         assert field.to is not None
         target = self._resources[field.to]
-        near, far = resources.link_columns(self._resource, target)
-        relation = _relation(resources.link_table(self._resource, field), self._schemas)
+        near, far = link_columns(self._resource, target)
+        relation = _relation(link_table(self._resource, field), self._schemas)
         return _Link(relation, near, far, self._resources.key_of(target.key))
 
 

@@ -20,9 +20,9 @@ import orjson
 
 from rowcast.database.violations import CONNECTION_LOST, DRIVER_ERRORS, RETRIED, translate
 from rowcast.errors import ApiError, Unavailable
-from rowcast.fields import span_of
-from rowcast.rows import Raw, nearest
-from rowcast.tables import Guard
+from rowcast.resources.fields import span_of
+from rowcast.resources.lossless_json import Raw, nearest
+from rowcast.resources.tables import Guard
 
 Connection: TypeAlias = asyncpg.Connection
 Result = TypeVar("Result")

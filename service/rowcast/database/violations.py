@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import asyncpg
 
 from rowcast.errors import ApiError, Conflict, DoesNotFit, InvalidPattern, Unavailable, ValidationError
-from rowcast.tables import Guard
+from rowcast.resources.tables import Guard
 
 CONNECTION_LOST = (
     OSError,

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rowcast.configuration import Configuration, load
 from rowcast.errors import ConfigurationError
-from rowcast.tables import Tables
+from rowcast.resources.tables import Tables
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 

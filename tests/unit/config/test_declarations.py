@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rowcast import declarations
 from rowcast.declarations import FIELD_OPTIONS, model_name, options_of
-from rowcast.fields import FIELD_TYPES, MISSING, Field
+from rowcast.resources.fields import FIELD_TYPES, MISSING, Field
 
 from .conftest import Load, Problems
 

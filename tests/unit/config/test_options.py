@@ -10,7 +10,7 @@ import pytest
 from rowcast import options
 from rowcast.forms import permission_tree
 from rowcast.options import ACTIONS, OPTIONS, RESERVED_PARAMETERS, check
-from rowcast.resources import Resources
+from rowcast.resources.resource import Resources
 
 from .conftest import Load, Problems
 

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from rowcast import declarations, settings
 from rowcast.configuration import json_schemas, write_schemas
 from rowcast.documents import Problems, read
-from rowcast.fields import FIELD_TYPES
+from rowcast.resources.fields import FIELD_TYPES
 
 from tests.conftest import DEMO, ROOT
 

@@ -9,7 +9,7 @@ from rowcast.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.openapi import document
 from rowcast.pagination import CursorPagination, LimitOffsetPagination, NoPagination
 from rowcast.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
-from rowcast.resources import Resource, Resources
+from rowcast.resources.resource import Resource, Resources
 from rowcast.settings import Settings
 from rowcast.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Site
 

@@ -9,8 +9,8 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 from rowcast import errors
-from rowcast.lookups import LOOKUP_NAMES
 from rowcast.openapi import document
+from rowcast.resources.lookups import LOOKUP_NAMES
 from rowcast.viewsets import ReadOnlyModelViewSet
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from rowcast.fields import FIELD_TYPES, Column, Field, Kind, split
+from rowcast.resources.fields import FIELD_TYPES, Column, Field, Kind, split
 
 
 class Takes(StrEnum):

@@ -15,9 +15,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from rowcast import resources
-from rowcast.fields import MISSING, Field, Kind
-from rowcast.resources import Resource, Resources
+from rowcast.resources.fields import MISSING, Field, Kind
+from rowcast.resources.resource import Resource, Resources, link_columns, link_table
 
 SCHEMA: Final = "rowcast"  # what the service itself keeps in a database
 
@@ -117,8 +116,8 @@ class Tables:
     def _link(self, resource: Resource, field: Field) -> sa.Table:
         assert field.to is not None
         target = self.resources[field.to]
-        name = resources.link_table(resource, field)
-        near, far = resources.link_columns(resource, target)
+        name = link_table(resource, field)
+        near, far = link_columns(resource, target)
         table = sa.Table(name, self.metadata)
         for column, side in ((near, resource), (far, target)):
             key = self.resources.key_of(side.key)

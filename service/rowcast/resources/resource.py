@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rowcast.errors import choices
-from rowcast.fields import Field, Kind
+from rowcast.resources.fields import Field, Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from asyncpg.pgproto.pgproto import UUID
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeEngine
 
-from rowcast.rows import Raw, nearest
+from rowcast.resources.lossless_json import Raw, nearest
 
 Column: TypeAlias = sa.ColumnElement[Any]
 
@@ -146,9 +146,6 @@ def recall(field: Field, stored: Any) -> tuple[Any, bool]:
         return field.facts.nearest(field, given), False
 
 
-# --- text -------------------------------------------------------------------------------------------------------------
-
-
 NUL: Final = "The character U+0000 is not allowed."  # PostgreSQL's text and jsonb cannot store it
 
 
@@ -184,8 +181,6 @@ def _load_uuid(_field: Field, value: Any) -> uuid.UUID:
     made: uuid.UUID = UUID(value)
     return made
 
-
-# --- numbers ----------------------------------------------------------------------------------------------------------
 
 INTEGER_TEXT = re.compile(r"[+-]?[0-9]{1,30}")
 NUMBER_TEXT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
@@ -283,8 +278,6 @@ def _parse_boolean(_field: Field, text: str) -> bool:
             return False
     raise ValueError("Not a valid boolean: use true or false.")
 
-
-# --- moments ----------------------------------------------------------------------------------------------------------
 
 DATE_TEXT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 TIME_TEXT = re.compile(r"(?:[01][0-9]|2[0-3]):[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?")
@@ -400,9 +393,6 @@ def _dump_duration(_field: Field, value: dt.timedelta) -> str:
         + (f"{sign}{exact}S" if exact != "0" else "")
     )
     return f"P{date}T{time}" if time else f"P{date}" if date else "PT0S"
-
-
-# --- compound ---------------------------------------------------------------------------------------------------------
 
 
 JSON_DEPTH: Final = 200  # levels of nesting that every encoder on a value's way can follow

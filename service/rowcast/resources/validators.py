@@ -1,0 +1,87 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import marshmallow as ma
+from marshmallow import validate
+
+from rowcast.resources.fields import Field, Kind
+
+REQUIRED: Final = "This field is required."
+NULL: Final = "May not be null."
+BLANK: Final = "May not be blank."
+
+
+def validators(declared: Field, values: Field) -> list[Any]:
+    """The rules of a field beyond its type, as marshmallow validators of Python values."""
+    rules: list[Any] = []
+    array = values.facts.kind is Kind.ARRAY
+    element = values.element if array else values
+    each = (lambda rule: _Each(rule)) if array else (lambda rule: rule)
+    if values.facts.kind is Kind.TEXT and declared.to is None:
+        if not values.blank:
+            rules.append(validate.Length(min=1, error=BLANK))
+        if values.pattern is not None:
+            rules.append(_Matches(values.pattern))
+        if values.type in TYPE_VALIDATORS:
+            rules.append(TYPE_VALIDATORS[values.type])
+    if values.min_length is not None or values.longest is not None:
+        rules.append(validate.Length(min=values.min_length, max=values.longest))
+    if element.min is not None or element.max is not None:
+        low, high = (None if x is None else element.facts.load(element, x) for x in (element.min, element.max))
+        rules.append(each(validate.Range(min=low, max=high)))
+    if element.choices:
+        loaded = [element.facts.load(element, choice) for choice in element.choices]
+        rules.append(
+            each(validate.OneOf(loaded, error=_literally(f"Must be one of: {', '.join(map(str, element.choices))}.")))
+        )
+    if values.blank:
+        rules = [_UnlessBlank(rule) for rule in rules]
+    return rules
+
+
+def _literally(message: str) -> str:
+    """A message without the marks that marshmallow would fill in."""
+    return message.replace("{", "{{").replace("}", "}}")
+
+
+class _Each(validate.Validator):
+    """A rule for every item of a list."""
+
+    def __init__(self, rule: Any) -> None:
+        self.rule = rule
+
+    def __call__(self, value: list[Any]) -> list[Any]:
+        for item in value:
+            self.rule(item)
+        return value
+
+
+class _UnlessBlank(_Each):
+    """A rule from which the empty text is free, since the field may be blank."""
+
+    def __call__(self, value: Any) -> Any:
+        return value if value == "" else self.rule(value)
+
+
+class _Matches(validate.Validator):
+    """A pattern found anywhere in the text, as in JSON Schema and as PostgreSQL's ``~`` has it."""
+
+    def __init__(self, pattern: str) -> None:
+        self.regex = re.compile(pattern)
+
+    def __call__(self, value: str) -> str:
+        if not self.regex.search(value):
+            raise ma.ValidationError(f"Must match the pattern {self.regex.pattern}.")
+        return value
+
+
+TYPE_VALIDATORS: Final[Mapping[str, Any]] = {
+    "email": validate.Email(),
+    "url": validate.URL(require_tld=False),
+    "slug": validate.Regexp(r"[-a-zA-Z0-9_]+\Z", error="Use letters, digits, hyphens and underscores only."),
+}
