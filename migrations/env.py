@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alembic import context
 from rowcast import schema
-from rowcast.configuration import load
+from rowcast.configuration.load import load
 from rowcast.database.connections import Database
 from rowcast.resources.tables import Tables
 

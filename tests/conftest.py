@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from rowcast.app import STARTED, create_app
-from rowcast.configuration import Configuration, load
+from rowcast.configuration.load import Configuration, load
 from rowcast.database.embedded import EmbeddedPostgres
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ import orjson
 import structlog
 from aiohttp import web
 
-from rowcast import __version__, combined, observability, openapi, options, routers, schema
+from rowcast import __version__, combined, observability, openapi, routers, schema
 from rowcast.authentication import IDENTITY, Identity
 from rowcast.changes import log as changelog
 from rowcast.changes import triggers
@@ -24,11 +24,13 @@ from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
 from rowcast.changes.ticker import Ticker
 from rowcast.classes import Importer
-from rowcast.configuration import Configuration
+from rowcast.configuration import viewset_options
+from rowcast.configuration.declarations import RESERVED_RESOURCES
+from rowcast.configuration.load import Configuration
+from rowcast.configuration.settings import Settings
+from rowcast.configuration.yaml import Document, Place, Problems, Steps
 from rowcast.database.connections import Database
 from rowcast.database.violations import CONNECTION_LOST
-from rowcast.declarations import RESERVED_RESOURCES
-from rowcast.documents import Document, Place, Problems, Steps
 from rowcast.errors import ConfigurationError, Unavailable
 from rowcast.middleware import Handler, cors, errors, label
 from rowcast.models import STORE
@@ -37,7 +39,6 @@ from rowcast.permissions import check_columns
 from rowcast.query import Queries
 from rowcast.resources.tables import Tables
 from rowcast.schema import Step
-from rowcast.settings import Settings
 from rowcast.store import Store
 from rowcast.streams import Hub
 from rowcast.throttling import THROTTLES, Throttles
@@ -286,7 +287,7 @@ def _viewsets(
         if not own:
             view = given.pop("class")
             extra = [function.__name__ for function in view.get_extra_actions()]
-            for path, told in options.check(site.resources, resource.name, resource.options, extra):
+            for path, told in viewset_options.check(site.resources, resource.name, resource.options, extra):
                 if path[0] in ("allowed_actions", "excluded_actions"):  # the rest was checked without the class
                     own.at(file, ("viewset", *path), told)
             for position, permission in enumerate(given.get("permission_classes", ())):

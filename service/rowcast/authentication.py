@@ -39,6 +39,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from rowcast.configuration.settings import Auth, Jwt
 from rowcast.database.connections import Database
 from rowcast.errors import (
     ApiError,
@@ -48,7 +49,6 @@ from rowcast.errors import (
     PermissionDenied,
     Unavailable,
 )
-from rowcast.settings import Auth, Jwt
 
 PREFIX: Final = "rc_"  # of every token, so that scanners for leaked secrets know one
 TOKEN: Final = re.compile(r"rc_[A-Za-z0-9_-]{43}")

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from rowcast import authentication, filters, pagination, permissions, throttling, viewsets
-from rowcast.documents import Steps
+from rowcast.configuration.yaml import Steps
 from rowcast.errors import ConfigurationError, choices
 from rowcast.permissions import BasePermission
 from rowcast.serializers import Serializer

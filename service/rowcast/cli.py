@@ -21,15 +21,16 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from rowcast import __version__, authentication, doctor, forms, schema
+from rowcast import __version__, authentication, doctor, schema
 from rowcast.app import STARTED, create_app, migration_steps, overridden, prepare, settle
 from rowcast.changes import log as changelog
-from rowcast.configuration import Configuration, load
+from rowcast.configuration import value_types
+from rowcast.configuration.load import Configuration, load
+from rowcast.configuration.settings import Server
 from rowcast.database.connections import Database
 from rowcast.errors import ConfigurationError
 from rowcast.listening import Runner
 from rowcast.resources.tables import Tables
-from rowcast.settings import Server
 from rowcast.viewsets import SITE
 from rowcast.workers import run as run_workers
 
@@ -54,7 +55,7 @@ class _Lifetime(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            seconds = forms.seconds(value)
+            seconds = value_types.seconds(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if not 0 < seconds <= LONGEST:

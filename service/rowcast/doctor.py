@@ -15,9 +15,9 @@ from rowcast import schema
 from rowcast.changes import log, retention, triggers
 from rowcast.changes.log import Connection, State
 from rowcast.changes.ticker import LOST, Connect
+from rowcast.configuration.settings import Stream
 from rowcast.database.violations import CONNECTION_LOST
 from rowcast.resources.tables import Tables
-from rowcast.settings import Stream
 
 PATIENCE: Final = 2.0  # s for a notification to arrive, and for somebody to tell what is untold
 LATE: Final = 1.0  # s that a change may wait for its tick

@@ -9,8 +9,8 @@ import structlog
 from aiohttp import web
 
 from rowcast import middleware
+from rowcast.configuration.settings import Server
 from rowcast.errors import InternalError, ParseError
-from rowcast.settings import Server
 
 LONGEST: Final = 64 * 1024  # bytes of an address or a header; longer than any credentials, which are judged as such
 log = structlog.get_logger(__name__)

@@ -28,8 +28,8 @@ import structlog
 from aiohttp import web
 from limits.storage import storage_from_string
 
+from rowcast.configuration.settings import Rate, Throttle, rate
 from rowcast.errors import ConfigurationError, Throttled
-from rowcast.settings import Rate, Throttle, rate
 
 SLOTS: Final = 64  # in which the requests of a window are counted together, so that a window is small at any rate
 WINDOWS: Final = 100_000  # in this process; beyond them the longest unused is forgotten

@@ -22,11 +22,13 @@ from uuid import UUID
 import orjson
 from aiohttp import web
 
-from rowcast import mixins, options, streams, throttling
+from rowcast import mixins, streams, throttling
 from rowcast.authentication import BUILT_IN, identify, refusal
 from rowcast.bridge import spawn, wait
 from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
+from rowcast.configuration import viewset_options
+from rowcast.configuration.settings import Settings
 from rowcast.decorators import VERBS, collect, is_action
 from rowcast.errors import (
     ApiError,
@@ -65,7 +67,6 @@ from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.responses import Response, encode, json_response
 from rowcast.serializers import CONTEXT, Projection, Serializer, expanded, has_hooks, serializer_for, whole
-from rowcast.settings import Settings
 from rowcast.store import Rows, Store
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -191,7 +192,7 @@ class ViewSet:
                 raise TypeError(f"{cls.__name__} has no action {action!r}; {choices(action, actions_in(cls))}")
         for name in initkwargs:
             if name in VERBS or not hasattr(cls, name):
-                hint = choices(name, (*options.OPTIONS, "name", "suffix", "description", "basename", "detail"))
+                hint = choices(name, (*viewset_options.OPTIONS, "name", "suffix", "description", "basename", "detail"))
                 raise TypeError(f"{cls.__name__} has no attribute {name!r} to set; {hint}")
         if initkwargs.get("name") and initkwargs.get("suffix"):
             raise TypeError("a view has a name or a suffix, not both")
@@ -525,7 +526,7 @@ class GenericViewSet(ViewSet):
     @classmethod
     def varied(cls, given: Mapping[str, Any]) -> type[Self]:
         """The viewset with other options, for one action: ``@action(…, filter_backends=[…])``."""
-        found = {name: value for name, value in given.items() if name in options.OPTIONS}
+        found = {name: value for name, value in given.items() if name in viewset_options.OPTIONS}
         if not found:
             return cls
         plain = {name: value for name, value in found.items() if name not in _CLASSES}
@@ -1134,7 +1135,7 @@ def class_options(
     resources: Resources,
     resource: Resource,
     given: Mapping[str, Any],
-    only: Iterable[str] = options.OPTIONS,
+    only: Iterable[str] = viewset_options.OPTIONS,
 ) -> dict[str, Any]:
     """The options, or ``only`` some, that a class sets as attributes, checked as the config's and in the same form.
 
@@ -1147,20 +1148,20 @@ def class_options(
         if name in given or value is getattr(GenericViewSet, name, None) or name in _CLASSES:
             continue
         try:
-            found[name] = options.read(name, value)
+            found[name] = viewset_options.read(name, value)
         except ValueError as error:
             problems.append(f"{name}: {error}")
     extra = [function.__name__ for function in cls.get_extra_actions()]
-    for path, message in options.check(resources, resource.name, {**found, **given}, extra):
+    for path, message in viewset_options.check(resources, resource.name, {**found, **given}, extra):
         problems.append(f"{'.'.join(map(str, path))}: {message}")
     if problems:
         raise ConfigurationError("\n".join(f"{cls.__module__}.{cls.__name__}.{problem}" for problem in problems))
-    return options.normal(resources, resource.name, found)
+    return viewset_options.normal(resources, resource.name, found)
 
 
 def _near_misses(cls: type[GenericViewSet]) -> Iterator[str]:
     """Attributes of a user's class that are almost options, or are set when it is bound."""
-    names = [*options.OPTIONS, "model", "queryset", "lookup_url_kwarg", "lookup_value_regex"]
+    names = [*viewset_options.OPTIONS, "model", "queryset", "lookup_url_kwarg", "lookup_value_regex"]
     for owner in cls.__mro__:
         if _is_ours(owner) or "_calls" in vars(owner):
             continue

@@ -14,8 +14,8 @@ from aiohttp import web
 from gunicorn.app.base import BaseApplication
 
 from rowcast.app import STARTED, settle
+from rowcast.configuration.settings import Server
 from rowcast.listening import Runner
-from rowcast.settings import Server
 
 READY = b"+"
 

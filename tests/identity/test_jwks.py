@@ -16,8 +16,8 @@ from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from rowcast import authentication
 from rowcast.authentication import KEYS_BYTES, KEYS_FRESH, KEYS_PAUSE, KEYS_STALE, KeySet, Verifier
+from rowcast.configuration.settings import Jwt
 from rowcast.errors import AuthenticationFailed, ConfigurationError, Unavailable
-from rowcast.settings import Jwt
 
 from .conftest import Clock
 

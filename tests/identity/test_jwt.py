@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rowcast.authentication import IDENTITY, LEEWAY, JWTAuthentication, Verifier
+from rowcast.configuration.settings import Jwt
 from rowcast.errors import ApiError, AuthenticationFailed, ConfigurationError
-from rowcast.settings import Jwt
 
 from .conftest import SECRET, Clock, Site, bearer
 

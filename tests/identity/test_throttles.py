@@ -14,10 +14,10 @@ from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from multidict import CIMultiDict
 from rowcast import throttling
 from rowcast.authentication import ANONYMOUS, User
+from rowcast.configuration.settings import Rate, Throttle
 from rowcast.errors import ConfigurationError
 from rowcast.middleware import errors, label
 from rowcast.requests import Request
-from rowcast.settings import Rate, Throttle
 from rowcast.throttling import (
     PAUSE,
     THROTTLES,

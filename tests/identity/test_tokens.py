@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 from rowcast.authentication import IDENTITY, Credentials, create_token, list_tokens, revoke_token
 from rowcast.changes import log as changelog
+from rowcast.configuration.settings import Jwt
 from rowcast.database.connections import Database
 from rowcast.database.embedded import EmbeddedPostgres
 from rowcast.errors import AuthenticationFailed
-from rowcast.settings import Jwt
 
 from ..conftest import rowcast
 from .conftest import SECRET, Clock, Site, bearer

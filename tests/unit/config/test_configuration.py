@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rowcast.configuration import Configuration, load
+from rowcast.configuration.load import Configuration, load
 from rowcast.errors import ConfigurationError
 from rowcast.resources.tables import Tables
 from sqlalchemy.dialects import postgresql

@@ -7,8 +7,8 @@ from textwrap import indent
 from typing import Any
 
 import pytest
-from rowcast import declarations
-from rowcast.declarations import FIELD_OPTIONS, model_name, options_of
+from rowcast.configuration import declarations
+from rowcast.configuration.declarations import FIELD_OPTIONS, model_name, options_of
 from rowcast.resources.fields import FIELD_TYPES, MISSING, Field
 
 from .conftest import Load, Problems

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rowcast.documents import Document, External, Place, Problems, parse, read
+from rowcast.configuration.yaml import Document, External, Place, Problems, parse, read
 
 
 def parsed(text: str, file: str = "f.yaml", **environ: str) -> Any:

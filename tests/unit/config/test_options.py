@@ -7,9 +7,9 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from rowcast import options
-from rowcast.forms import permission_tree
-from rowcast.options import ACTIONS, OPTIONS, RESERVED_PARAMETERS, check
+from rowcast.configuration import viewset_options
+from rowcast.configuration.value_types import permission_tree
+from rowcast.configuration.viewset_options import ACTIONS, OPTIONS, RESERVED_PARAMETERS, check
 from rowcast.resources.resource import Resources
 
 from .conftest import Load, Problems
@@ -84,9 +84,9 @@ def test_every_attribute_of_the_reference_is_an_option() -> None:
 )  # fmt: skip
 def test_an_option_ends_in_its_normal_form(resources: Resources, given: Mapping[str, Any], normal: object) -> None:
     """The one that the rest of the service reads."""
-    loaded = options.STRUCTURE.load(given)
+    loaded = viewset_options.STRUCTURE.load(given)
     assert list(check(resources, "tasks", loaded, ["archive"])) == []
-    [found] = options.normal(resources, "tasks", loaded).values()
+    [found] = viewset_options.normal(resources, "tasks", loaded).values()
     assert found == normal
 
 
@@ -208,7 +208,7 @@ def test_class_attributes_are_checked_by_the_same_table(resources: Resources) ->
         pass
 
     given = {"permission_classes": (Mine,), "pagination_class": Mine, "search_fields": ("title",)}
-    assert options.STRUCTURE.load(given) == given
+    assert viewset_options.STRUCTURE.load(given) == given
     assert list(check(resources, "tasks", {"search_fields": ("titel",)})) == [
         (("search_fields", 0), "tasks has no field 'titel'; did you mean title?")
     ]

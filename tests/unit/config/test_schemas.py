@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-from rowcast import declarations, settings
-from rowcast.configuration import json_schemas, write_schemas
-from rowcast.documents import Problems, read
+from rowcast.configuration import declarations, settings
+from rowcast.configuration.json_schema import json_schemas, write_schemas
+from rowcast.configuration.yaml import Problems, read
 from rowcast.resources.fields import FIELD_TYPES
 
 from tests.conftest import DEMO, ROOT

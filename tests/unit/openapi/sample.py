@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from rowcast import declarations, documents, routers
+from rowcast import routers
 from rowcast.authentication import JWTAuthentication, TokenAuthentication
+from rowcast.configuration import declarations, yaml
+from rowcast.configuration.settings import Settings
 from rowcast.openapi import document
 from rowcast.pagination import CursorPagination, LimitOffsetPagination, NoPagination
 from rowcast.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.resources.resource import Resource, Resources
-from rowcast.settings import Settings
 from rowcast.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Site
 
 FILES = {
@@ -135,10 +136,10 @@ VIEWS: dict[str, tuple[type[GenericViewSet], dict[str, Any]]] = {
 
 def resources_of(files: dict[str, str]) -> Resources:
     """The resources that these texts declare."""
-    problems = documents.Problems()
+    problems = yaml.Problems()
     found: dict[str, Resource] = {}
     for name, text in files.items():
-        file = documents.parse(text, f"{name}.yaml", {}, problems)
+        file = yaml.parse(text, f"{name}.yaml", {}, problems)
         assert file is not None
         declaration = declarations.read(file, name, problems)
         assert declaration is not None

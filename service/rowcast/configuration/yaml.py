@@ -172,9 +172,6 @@ def parse(
     return Document(file, data, builder.keys, builder.values, builder.unread)
 
 
-# --- from text to nodes -----------------------------------------------------------------------------------------------
-
-
 class _Resolver(VersionedResolver):
     """Marks what has no tag of its own, so that a written one is told apart; ``_Builder`` gives plain texts a type."""
 
@@ -216,9 +213,6 @@ def _mark(error: MarkedYAMLError) -> tuple[int, int]:
     """Line and column, from 1, of what ruamel.yaml stumbled over."""
     mark = error.problem_mark or error.context_mark
     return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-
-
-# --- from nodes to values ---------------------------------------------------------------------------------------------
 
 
 @dataclass

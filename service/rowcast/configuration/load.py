@@ -7,21 +7,20 @@ and a reference to a lost name is not held against whoever makes it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from rowcast import declarations, documents, forms, options, settings
-from rowcast.declarations import NAME_BYTES, Declaration, names_of
-from rowcast.documents import AboutKey, Document, Place, Problems, Steps
+from rowcast.configuration import declarations, settings, viewset_options, yaml
+from rowcast.configuration.declarations import NAME_BYTES, Declaration, names_of
+from rowcast.configuration.settings import Settings
+from rowcast.configuration.yaml import AboutKey, Document, Place, Problems, Steps
 from rowcast.errors import choices
-from rowcast.resources.fields import FIELD_TYPES, MISSING, Field, Kind
+from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
-from rowcast.settings import Settings
 
 RESERVED_TABLES: Final = ("alembic_version",)
 
@@ -60,14 +59,14 @@ def _files(directory: Path) -> list[Path]:
     """The files that are config, by name; anything else in the directory is not looked at."""
     if not directory.is_dir():
         return []
-    return sorted(path for path in directory.iterdir() if path.suffix in documents.SUFFIXES and path.name[0] != ".")
+    return sorted(path for path in directory.iterdir() if path.suffix in yaml.SUFFIXES and path.name[0] != ".")
 
 
 def _service(directory: Path, environ: Mapping[str, str], problems: Problems) -> Document | None:
     files = [path for path in _files(directory) if path.stem == "service"]
     for path in files[1:]:
         problems.add(Place(str(path), 1, 1), f"{files[0].name} is there as well; keep one of them")
-    return documents.read(files[0], environ, problems, optional=settings.OPTIONAL) if files else None
+    return yaml.read(files[0], environ, problems, optional=settings.OPTIONAL) if files else None
 
 
 def _declarations(
@@ -80,7 +79,7 @@ def _declarations(
     declared: list[Declaration] = []
     lost: set[str] = set()
     for path in files:
-        document = documents.read(path, environ, problems)
+        document = yaml.read(path, environ, problems)
         declaration = declarations.read(document, path.stem, problems) if document is not None else None
         if declaration is not None:
             declared.append(declaration)
@@ -96,9 +95,6 @@ def _words(path: Path) -> list[str]:
         return re.findall(r"[\w-]+", path.read_text("utf-8", errors="ignore"))
     except OSError:
         return []
-
-
-# --- the files together -----------------------------------------------------------------------------------------------
 
 
 def _together(
@@ -125,7 +121,7 @@ def _together(
     finished: dict[str, Resource] = {}
     for name, one in by_name.items():
         if _options_fit(one, draft, lost, rates, problems):
-            one = replace(one, options=options.normal(draft, name, one.options))
+            one = replace(one, options=viewset_options.normal(draft, name, one.options))
         finished[name] = replace(one.resource, options=MappingProxyType(dict(one.options)))
     return Resources(finished)
 
@@ -199,9 +195,9 @@ def _options_fit(
     one: Declaration, draft: Resources, lost: set[str], rates: Collection[str] | None, problems: Problems
 ) -> bool:
     """Check the viewset's options; False when something is wrong with them, or may be."""
-    actions = () if ":" not in one.options.get(options.CLASS, "") else None
+    actions = () if ":" not in one.options.get(viewset_options.CLASS, "") else None
     fit = True
-    for path, message in options.check(draft, one.resource.name, one.options, actions):
+    for path, message in viewset_options.check(draft, one.resource.name, one.options, actions):
         fit = False
         if not lost.intersection(_parts(one.options, path)):
             problems.at(one.document, ("viewset", *path), message)
@@ -217,43 +213,4 @@ def _parts(given: Mapping[str, Any], path: Steps) -> list[str]:
     name, *steps = path
     value = given[str(name)]
     subject = value if not steps else steps[0] if isinstance(value, Mapping) else value[steps[0]]
-    return subject.lstrip("-" + options.SEARCH_PREFIXES).split("__") if isinstance(subject, str) else []
-
-
-# --- JSON Schema ------------------------------------------------------------------------------------------------------
-
-DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-
-
-def json_schemas() -> dict[str, dict[str, Any]]:
-    """The JSON Schema of each kind of config file, by file name: what ``load`` checks of a file's structure."""
-    service = forms.describe_structure(settings.STRUCTURE)
-    for section in fields(Settings):
-        for setting in fields(section.metadata["section"]):
-            if setting.metadata.get("default") is not None:
-                described = service["properties"][section.name]["properties"][setting.name]
-                described["default"] = setting.metadata["default"]
-    resource = forms.describe_structure(declarations.STRUCTURE)
-    field = resource["properties"]["fields"]["additionalProperties"]
-    field["allOf"] = [
-        {
-            "if": {"properties": {"type": {"const": type_}}, "required": ["type"]},
-            "then": {
-                "propertyNames": {"enum": [name for name in declarations.FIELD_OPTIONS if name in valid]},
-                "required": [name for name in declarations.NEEDED if name in valid],
-            },
-        }
-        for type_ in FIELD_TYPES
-        for valid in [declarations.options_of(type_)]
-    ]
-    return {
-        "service.schema.json": {"$schema": DIALECT, "title": "Settings of a Rowcast service", **service},
-        "resource.schema.json": {"$schema": DIALECT, "title": "A resource of a Rowcast service", **resource},
-    }
-
-
-def write_schemas(directory: Path) -> None:
-    """Write every JSON Schema into a directory, such as ``config/schema``."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, schema in json_schemas().items():
-        (directory / name).write_text(json.dumps(schema, indent=2) + "\n", "utf-8")
+    return subject.lstrip("-" + viewset_options.SEARCH_PREFIXES).split("__") if isinstance(subject, str) else []

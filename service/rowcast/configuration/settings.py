@@ -16,8 +16,8 @@ from typing import Any, Final
 from marshmallow import ValidationError
 from marshmallow import fields as ma
 
-from rowcast import forms
-from rowcast.documents import Document, External, Place, Problems, Steps
+from rowcast.configuration import value_types
+from rowcast.configuration.yaml import Document, External, Place, Problems, Steps
 
 SECRET_LENGTH: Final = 32
 
@@ -30,11 +30,11 @@ def _setting(form: ma.Field[Any], default: Any = None, *, secret: bool = False) 
 
 def _section(cls: type[Any]) -> dict[str, Any]:
     """The metadata of a section; null, or nothing behind its name, stands for its default."""
-    return {"form": forms.Section(_structure(cls), null=True), "section": cls}
+    return {"form": value_types.Section(_structure(cls), null=True), "section": cls}
 
 
-def _structure(cls: type[Any]) -> forms.Structure:
-    return forms.structure(cls.__name__, {each.name: each.metadata["form"] for each in fields(cls)}, cls)
+def _structure(cls: type[Any]) -> value_types.Structure:
+    return value_types.structure(cls.__name__, {each.name: each.metadata["form"] for each in fields(cls)}, cls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +54,21 @@ _PERIODS: Final[Mapping[str, int]] = {
 _RATE: Final = rf"[0-9]{{1,9}}/(?:{'|'.join(sorted(_PERIODS))})"
 
 
-def rate() -> forms.Form:
+def rate() -> value_types.Form:
     """A rate such as ``60/min``."""
-    written = forms.text(_RATE, "a rate such as 60/min, 10/second, 600/hour or 5000/day")
+    written = value_types.text(_RATE, "a rate such as 60/min, 10/second, 600/hour or 5000/day")
 
     def take(value: Any) -> Rate:
         count, _, period = written.take(value).partition("/")
         return Rate(int(count), _PERIODS[period])
 
-    return forms.Form(take, written.written)
+    return value_types.Form(take, written.written)
 
 
 def _path(written: str) -> dict[str, Any]:
     """The metadata of a setting that is a path; its default is as it would be written in the file."""
-    text = forms.text(least=1)
-    return {"form": forms.Form(lambda value: Path(text.take(value)), text.written), "default": written}
+    text = value_types.text(least=1)
+    return {"form": value_types.Form(lambda value: Path(text.take(value)), text.written), "default": written}
 
 
 _ORIGIN: Final = r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+"
@@ -82,16 +82,17 @@ _ASYMMETRIC: Final = (
 class Server:
     """The HTTP server."""
 
-    host: str = _setting(forms.text(least=1), "127.0.0.1")
-    port: int = _setting(forms.integer(0, 65535), 8000)
-    workers: int = _setting(forms.integer(1, 1024), 1)
+    host: str = _setting(value_types.text(least=1), "127.0.0.1")
+    port: int = _setting(value_types.integer(0, 65535), 8000)
+    workers: int = _setting(value_types.integer(1, 1024), 1)
     cors_origins: tuple[str, ...] = _setting(
-        forms.Many(forms.text(_ORIGIN, "* or an origin such as https://app.example.com, without a path")), []
+        value_types.Many(value_types.text(_ORIGIN, "* or an origin such as https://app.example.com, without a path")),
+        [],
     )
-    trusted_proxies: int = _setting(forms.integer(0, 100), 0)
-    body_limit: int = _setting(forms.size(), "1MiB")
-    shutdown_grace: float = _setting(forms.duration(), "10s")
-    secret_key: str | None = _setting(forms.text(least=SECRET_LENGTH, null=True), secret=True)
+    trusted_proxies: int = _setting(value_types.integer(0, 100), 0)
+    body_limit: int = _setting(value_types.size(), "1MiB")
+    shutdown_grace: float = _setting(value_types.duration(), "10s")
+    secret_key: str | None = _setting(value_types.text(least=SECRET_LENGTH, null=True), secret=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +100,11 @@ class Database:
     """PostgreSQL; without ``url`` it is the embedded one, which keeps its files in ``data``."""
 
     url: str | None = _setting(
-        forms.text(r"postgres(?:ql)?://.*", "a URL such as postgresql://user:password@host/name", null=True),
+        value_types.text(r"postgres(?:ql)?://.*", "a URL such as postgresql://user:password@host/name", null=True),
         secret=True,
     )
-    pool_size: int = _setting(forms.integer(1, 10_000), 10)
-    statement_timeout: float = _setting(forms.duration(), "5s")
+    pool_size: int = _setting(value_types.integer(1, 10_000), 10)
+    statement_timeout: float = _setting(value_types.duration(), "5s")
     migrations: Path = field(
         default=Path("../migrations"), metadata=_path("../migrations")
     )  # from the config directory
@@ -114,12 +115,14 @@ class Database:
 class Jwt:
     """How JSON Web Tokens are verified: with a shared ``secret``, or with the public keys of ``secret`` or ``jwks``."""
 
-    secret: str | None = _setting(forms.text(null=True), secret=True)
-    algorithms: tuple[str, ...] = _setting(forms.Many(forms.one_of((*_SYMMETRIC, *_ASYMMETRIC)), least=1), ["HS256"])
-    audience: str = _setting(forms.text(least=1), "rowcast")
-    issuer: str | None = _setting(forms.text(null=True))
-    jwks: str | None = _setting(forms.text(null=True))
-    staff_claim: str = _setting(forms.text(least=1), "is_staff")
+    secret: str | None = _setting(value_types.text(null=True), secret=True)
+    algorithms: tuple[str, ...] = _setting(
+        value_types.Many(value_types.one_of((*_SYMMETRIC, *_ASYMMETRIC)), least=1), ["HS256"]
+    )
+    audience: str = _setting(value_types.text(least=1), "rowcast")
+    issuer: str | None = _setting(value_types.text(null=True))
+    jwks: str | None = _setting(value_types.text(null=True))
+    staff_claim: str = _setting(value_types.text(least=1), "is_staff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +130,10 @@ class Auth:
     """Who a caller is and, where a viewset does not say it, what callers may do."""
 
     default_authentication_classes: tuple[str, ...] = _setting(
-        forms.Many(forms.class_name()), ["TokenAuthentication", "JWTAuthentication"]
+        value_types.Many(value_types.class_name()), ["TokenAuthentication", "JWTAuthentication"]
     )
-    default_permission_classes: tuple[forms.PermissionTree, ...] = _setting(
-        forms.Many(forms.permission()), ["IsAuthenticatedOrReadOnly"]
+    default_permission_classes: tuple[value_types.PermissionTree, ...] = _setting(
+        value_types.Many(value_types.permission()), ["IsAuthenticatedOrReadOnly"]
     )
     jwt: Jwt | None = field(default=None, metadata=_section(Jwt))
 
@@ -139,20 +142,22 @@ class Auth:
 class Stream:
     """The change log and what is streamed from it."""
 
-    retention: float = _setting(forms.duration(), "24h")
-    max_log_size: int = _setting(forms.size(), "4GiB")
-    heartbeat: float = _setting(forms.duration(), "15s")
-    buffer: int = _setting(forms.size(), "256KiB")
-    wakeup: str = _setting(forms.one_of(("notify", "poll")), "notify")
+    retention: float = _setting(value_types.duration(), "24h")
+    max_log_size: int = _setting(value_types.size(), "4GiB")
+    heartbeat: float = _setting(value_types.duration(), "15s")
+    buffer: int = _setting(value_types.size(), "256KiB")
+    wakeup: str = _setting(value_types.one_of(("notify", "poll")), "notify")
 
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
     """Rates by name, the throttles of every viewset that names none, and where requests are counted."""
 
-    classes: tuple[str, ...] = _setting(forms.Many(forms.class_name()), [])
-    rates: Mapping[str, Rate] = field(default_factory=dict, metadata={"form": forms.Table(rate()), "default": {}})
-    storage: str = _setting(forms.text(r"memory|rediss?://.+", "memory or a URL such as redis://host:6379/0"), "memory")
+    classes: tuple[str, ...] = _setting(value_types.Many(value_types.class_name()), [])
+    rates: Mapping[str, Rate] = field(default_factory=dict, metadata={"form": value_types.Table(rate()), "default": {}})
+    storage: str = _setting(
+        value_types.text(r"memory|rediss?://.+", "memory or a URL such as redis://host:6379/0"), "memory"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load
 from marshmallow.utils import is_collection
 
-from rowcast.documents import AboutKey, External
+from rowcast.configuration.yaml import AboutKey, External
 from rowcast.errors import choices
 
 JsonSchema: TypeAlias = dict[str, Any]
@@ -181,9 +181,6 @@ def describe_structure(inner: Structure) -> JsonSchema:
     return schema
 
 
-# --- scalars ----------------------------------------------------------------------------------------------------------
-
-
 def _int(text: str) -> int:
     if not re.fullmatch(r"[-+]?[0-9]{1,30}", text):
         raise ValueError("must be an integer")
@@ -293,8 +290,6 @@ def size() -> Form:
     """A size such as ``1MiB``, in bytes."""
     return Form(octets, {"type": "string", "pattern": f"^{_SIZE}$|{REFERENCE_PATTERN}"})
 
-
-# --- names of classes -------------------------------------------------------------------------------------------------
 
 CLASS_NAME: Final = r"(?:[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*:)?[A-Za-z_][A-Za-z0-9_]*"
 

@@ -13,8 +13,8 @@ from typing import Any, Final, TypeAlias
 
 from marshmallow import ValidationError, fields
 
-from rowcast import forms
-from rowcast.documents import AboutKey, Steps
+from rowcast.configuration import value_types
+from rowcast.configuration.yaml import AboutKey, Steps
 from rowcast.errors import choices
 from rowcast.resources.fields import Kind
 from rowcast.resources.lookups import LOOKUP_NAMES, lookups_of
@@ -71,15 +71,12 @@ class Option:
     normal: Callable[[Scope, Any], Any] = lambda _scope, value: value
 
 
-# --- what values refer to ---------------------------------------------------------------------------------------------
-
-
-class _Filterset(forms.Table):
+class _Filterset(value_types.Table):
     """A list of paths, or a mapping from paths to lookups."""
 
     def __init__(self) -> None:
-        super().__init__(forms.Many(forms.one_of(LOOKUP_NAMES), least=1))
-        self.paths = forms.Many(forms.text(least=1))
+        super().__init__(value_types.Many(value_types.one_of(LOOKUP_NAMES), least=1))
+        self.paths = value_types.Many(value_types.text(least=1))
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, Mapping):
@@ -88,9 +85,9 @@ class _Filterset(forms.Table):
             raise ValidationError("must be a list of fields, or a mapping from fields to lookups")
         return self.paths.deserialize(value)
 
-    def json_schema(self) -> forms.JsonSchema:
+    def json_schema(self) -> value_types.JsonSchema:
         """Either form."""
-        return {"anyOf": [forms.describe(self.paths), super().json_schema()]}
+        return {"anyOf": [value_types.describe(self.paths), super().json_schema()]}
 
 
 def _filters(scope: Scope, value: Any) -> Messages:
@@ -196,49 +193,46 @@ def _unique_column(scope: Scope, value: str) -> Messages:
         yield (), f"{value!r} does not tell rows apart; {choices(value, sorted(unique))}"
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+def _names() -> value_types.Many:
+    return value_types.Many(value_types.text(least=1))
 
 
-def _names() -> forms.Many:
-    return forms.Many(forms.text(least=1))
-
-
-def _classes() -> forms.Many:
-    return forms.Many(forms.class_name())
+def _classes() -> value_types.Many:
+    return value_types.Many(value_types.class_name())
 
 
 OPTIONS: Final[Mapping[str, Option]] = {
-    "serializer_class": Option(forms.class_name(null=True)),
-    "list_serializer_class": Option(forms.class_name(null=True)),
-    "permission_classes": Option(forms.Many(forms.permission())),
+    "serializer_class": Option(value_types.class_name(null=True)),
+    "list_serializer_class": Option(value_types.class_name(null=True)),
+    "permission_classes": Option(value_types.Many(value_types.permission())),
     "authentication_classes": Option(_classes()),
     "throttle_classes": Option(_classes()),
-    "throttle_scope": Option(forms.text(least=1, null=True)),
+    "throttle_scope": Option(value_types.text(least=1, null=True)),
     "filter_backends": Option(_classes()),
     "filterset_fields": Option(_Filterset(), {}, _filters, _lookups),
     "search_fields": Option(_names(), (), _searches),
     "ordering_fields": Option(_names(), (), _order_fields),
     "ordering": Option(_names(), (), _orders),
-    "pagination_class": Option(forms.class_name(null=True), "PageNumberPagination"),
-    "page_size": Option(forms.integer(1, 1_000_000), 20),
-    "max_page_size": Option(forms.integer(1, 1_000_000), 100),
-    "cache": Option(forms.one_of(("off", "counts", "responses")), "counts"),
-    "count": Option(forms.one_of(("exact", "estimated", "none")), "exact"),
+    "pagination_class": Option(value_types.class_name(null=True), "PageNumberPagination"),
+    "page_size": Option(value_types.integer(1, 1_000_000), 20),
+    "max_page_size": Option(value_types.integer(1, 1_000_000), 100),
+    "cache": Option(value_types.one_of(("off", "counts", "responses")), "counts"),
+    "count": Option(value_types.one_of(("exact", "estimated", "none")), "exact"),
     "select_related": Option(_names(), (), _to_one),
     "prefetch_related": Option(_names(), (), _to_many),
     "allowed_actions": Option(_names(), None, _action_names),
     "excluded_actions": Option(_names(), (), _action_names),
-    "lookup_field": Option(forms.text(least=1, null=True), None, _unique_column),
-    "stream_enabled": Option(forms.flag(), True),
-    "strict_query": Option(forms.flag(), True),
-    "require_if_match": Option(forms.flag(), False),
+    "lookup_field": Option(value_types.text(least=1, null=True), None, _unique_column),
+    "stream_enabled": Option(value_types.flag(), True),
+    "strict_query": Option(value_types.flag(), True),
+    "require_if_match": Option(value_types.flag(), False),
 }
 """Option → facts. A default of ``None`` is the service's own: all actions, the key, the settings' classes."""
 
 CLASS: Final = "class"  # in YAML, besides the options: the viewset class that they configure
 
-STRUCTURE: Final = forms.structure(
-    "Viewset", {CLASS: forms.class_name(), **{name: option.form for name, option in OPTIONS.items()}}
+STRUCTURE: Final = value_types.structure(
+    "Viewset", {CLASS: value_types.class_name(), **{name: option.form for name, option in OPTIONS.items()}}
 )
 
 

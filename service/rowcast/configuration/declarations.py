@@ -14,8 +14,8 @@ from typing import Any, Final, TypeVar
 
 from marshmallow import ValidationError
 
-from rowcast import forms, options
-from rowcast.documents import AboutKey, Document, External, Problems, Steps
+from rowcast.configuration import value_types, viewset_options
+from rowcast.configuration.yaml import AboutKey, Document, External, Problems, Steps
 from rowcast.errors import choices
 from rowcast.resources import validators
 from rowcast.resources.fields import FIELD_TYPES, KEY_TYPES, MISSING, SCALAR_TYPES, Field, Kind
@@ -31,35 +31,34 @@ MODEL_NAME: Final = r"[A-Z][A-Za-z0-9]*"
 RESERVED_RESOURCES: Final = ("health", "openapi.json", "docs", "metrics", "console", "stream")
 RESERVED_COLUMNS: Final = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")  # of every PostgreSQL table
 
-# --- which options there are, and where they apply --------------------------------------------------------------------
 
 FIELD_OPTIONS: Final[Mapping[str, Any]] = {
-    "type": forms.one_of(FIELD_TYPES, required=True),
-    "primary_key": forms.flag(),
-    "required": forms.flag(),
-    "null": forms.flag(),
-    "blank": forms.flag(),
-    "default": forms.anything(),
-    "unique": forms.flag(),
-    "index": forms.flag(),
-    "choices": forms.Many(forms.anything(), least=1),
-    "min": forms.anything(),
-    "max": forms.anything(),
-    "min_length": forms.integer(0, 10_485_760),
-    "max_length": forms.integer(1, 10_485_760),
-    "pattern": forms.text(),
-    "max_digits": forms.integer(1, 1000),
-    "decimal_places": forms.integer(0, 1000),
-    "of": forms.one_of(sorted(SCALAR_TYPES)),
-    "to": forms.text(least=1),
-    "on_delete": forms.one_of(("cascade", "restrict", "set_null")),
-    "related_name": forms.text(FIELD_NAME, "a lower-case name such as open_tasks", null=True),
-    "read_only": forms.flag(),
-    "write_only": forms.flag(),
-    "auto_now": forms.flag(),
-    "auto_now_add": forms.flag(),
-    "label": forms.text(null=True),
-    "help_text": forms.text(null=True),
+    "type": value_types.one_of(FIELD_TYPES, required=True),
+    "primary_key": value_types.flag(),
+    "required": value_types.flag(),
+    "null": value_types.flag(),
+    "blank": value_types.flag(),
+    "default": value_types.anything(),
+    "unique": value_types.flag(),
+    "index": value_types.flag(),
+    "choices": value_types.Many(value_types.anything(), least=1),
+    "min": value_types.anything(),
+    "max": value_types.anything(),
+    "min_length": value_types.integer(0, 10_485_760),
+    "max_length": value_types.integer(1, 10_485_760),
+    "pattern": value_types.text(),
+    "max_digits": value_types.integer(1, 1000),
+    "decimal_places": value_types.integer(0, 1000),
+    "of": value_types.one_of(sorted(SCALAR_TYPES)),
+    "to": value_types.text(least=1),
+    "on_delete": value_types.one_of(("cascade", "restrict", "set_null")),
+    "related_name": value_types.text(FIELD_NAME, "a lower-case name such as open_tasks", null=True),
+    "read_only": value_types.flag(),
+    "write_only": value_types.flag(),
+    "auto_now": value_types.flag(),
+    "auto_now_add": value_types.flag(),
+    "label": value_types.text(null=True),
+    "help_text": value_types.text(null=True),
 }
 
 _OF_ALL = frozenset({"type", "required", "read_only", "write_only", "label", "help_text"})
@@ -75,24 +74,22 @@ def options_of(type_: str) -> frozenset[str]:
     return _OF_KIND.get(facts.kind, _OF_VALUES) | facts.options | key
 
 
-FIELD: Final = forms.structure("Field", FIELD_OPTIONS)
-STRUCTURE: Final = forms.structure(
+FIELD: Final = value_types.structure("Field", FIELD_OPTIONS)
+STRUCTURE: Final = value_types.structure(
     "Resource",
     {
-        "name": forms.text(RESOURCE_NAME, "a lower-case name such as tasks or blog-posts"),
-        "table": forms.text(TABLE_NAME, "a lower-case name such as tasks"),
-        "model": forms.text(MODEL_NAME, "a name such as Task"),
-        "label": forms.text(null=True),
-        "description": forms.text(null=True),
-        "fields": forms.Table(forms.Section(FIELD), names=FIELD_NAME, required=True),
-        "unique": forms.Many(forms.Many(forms.text(), least=1), null=True),
-        "indexes": forms.Many(forms.Many(forms.text(), least=1), null=True),
-        "viewset": forms.Section(options.STRUCTURE, null=True),
+        "name": value_types.text(RESOURCE_NAME, "a lower-case name such as tasks or blog-posts"),
+        "table": value_types.text(TABLE_NAME, "a lower-case name such as tasks"),
+        "model": value_types.text(MODEL_NAME, "a name such as Task"),
+        "label": value_types.text(null=True),
+        "description": value_types.text(null=True),
+        "fields": value_types.Table(value_types.Section(FIELD), names=FIELD_NAME, required=True),
+        "unique": value_types.Many(value_types.Many(value_types.text(), least=1), null=True),
+        "indexes": value_types.Many(value_types.Many(value_types.text(), least=1), null=True),
+        "viewset": value_types.Section(viewset_options.STRUCTURE, null=True),
     },
 )
 
-
-# --- rules between the options of a field -----------------------------------------------------------------------------
 
 _CONTRADICTIONS: Final = (
     ("null", "primary_key", "a primary key is never null"),
@@ -277,9 +274,6 @@ def _inverted(field: Field, low: Any, high: Any) -> bool:
     return bool(field.facts.load(field, low) > field.facts.load(field, high))
 
 
-# --- a file -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Declaration:
     """A resource as its file has it, before it is seen beside the others.
@@ -416,8 +410,6 @@ def _bad_name(field: Field) -> Iterator[str]:
     elif len(field.column_name) > NAME_BYTES:
         yield f"{field.name!r} is too long: a column's name has at most {NAME_BYTES} characters"
 
-
-# --- the name of the model --------------------------------------------------------------------------------------------
 
 _IRREGULAR: Final[Mapping[str, str]] = {
     "people": "person", "children": "child", "movies": "movie", "caches": "cache", "indices": "index",
