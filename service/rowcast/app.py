@@ -29,8 +29,8 @@ from rowcast.configuration.declarations import RESERVED_RESOURCES
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Settings
 from rowcast.configuration.yaml import Document, Place, Problems, Steps
-from rowcast.database.connections import Database
-from rowcast.database.violations import CONNECTION_LOST
+from rowcast.database.errors import CONNECTION_LOST
+from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError, Unavailable
 from rowcast.middleware import Handler, cors, errors, label
 from rowcast.models import STORE

@@ -40,7 +40,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from rowcast.configuration.settings import Auth, Jwt
-from rowcast.database.connections import Database
+from rowcast.database.pool import Database
 from rowcast.errors import (
     ApiError,
     AuthenticationFailed,

@@ -27,7 +27,7 @@ from rowcast.changes import log as changelog
 from rowcast.configuration import value_types
 from rowcast.configuration.load import Configuration, load
 from rowcast.configuration.settings import Server
-from rowcast.database.connections import Database
+from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
 from rowcast.listening import Runner
 from rowcast.resources.tables import Tables

@@ -16,7 +16,7 @@ from rowcast.changes import log, retention, triggers
 from rowcast.changes.log import Connection, State
 from rowcast.changes.ticker import LOST, Connect
 from rowcast.configuration.settings import Stream
-from rowcast.database.violations import CONNECTION_LOST
+from rowcast.database.errors import CONNECTION_LOST
 from rowcast.resources.tables import Tables
 
 PATIENCE: Final = 2.0  # s for a notification to arrive, and for somebody to tell what is untold

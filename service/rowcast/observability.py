@@ -10,7 +10,7 @@ from aiohttp import web
 
 from rowcast.changes.feed import Feed
 from rowcast.changes.log import State
-from rowcast.database.violations import CONNECTION_LOST
+from rowcast.database.errors import CONNECTION_LOST
 
 GRACE: Final = 5.0  # s that streams may be behind, or the feed without a connection
 PATIENCE: Final = 2.0  # s that a probe waits for the database

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from rowcast.database.connections import Database
+from rowcast.database.pool import Database
 from rowcast.query import BETWEEN, Comparison, Page, Queries, Query
 from rowcast.resources.resource import Link, Resource
 from rowcast.serializers import Projection

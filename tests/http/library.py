@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 from aiohttp import ClientResponse
-from rowcast.database.connections import Database
+from rowcast.database.pool import Database
 from rowcast.query import Queries
 from rowcast.resources.fields import FIELD_TYPES
 from rowcast.resources.lookups import lookups_of

@@ -14,7 +14,7 @@ import pytest
 from rowcast.app import SITE
 from rowcast.changes.cache import FRESH, Cache
 from rowcast.changes.log import Event
-from rowcast.database.connections import Database
+from rowcast.database.pool import Database
 
 from ..conftest import Client, Serve
 

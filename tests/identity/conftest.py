@@ -21,7 +21,7 @@ from rowcast.authentication import (
 )
 from rowcast.changes import log as changelog
 from rowcast.configuration.settings import Auth, Jwt
-from rowcast.database.connections import Database
+from rowcast.database.pool import Database
 from rowcast.middleware import errors
 from rowcast.requests import Request
 

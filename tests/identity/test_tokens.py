@@ -11,8 +11,8 @@ import pytest
 from rowcast.authentication import IDENTITY, Credentials, create_token, list_tokens, revoke_token
 from rowcast.changes import log as changelog
 from rowcast.configuration.settings import Jwt
-from rowcast.database.connections import Database
 from rowcast.database.embedded import EmbeddedPostgres
+from rowcast.database.pool import Database
 from rowcast.errors import AuthenticationFailed
 
 from ..conftest import rowcast

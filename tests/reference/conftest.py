@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from rowcast.app import SITE, prepare
-from rowcast.database.connections import Database
+from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
 from rowcast.models import STORE
 from rowcast.resources.tables import Tables

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import asyncpg
 import orjson
 
-from rowcast.database.violations import CONNECTION_LOST, DRIVER_ERRORS, RETRIED, translate
+from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, RETRIED, translate
 from rowcast.errors import ApiError, Unavailable
 from rowcast.resources.fields import span_of
 from rowcast.resources.lossless_json import Raw, nearest
