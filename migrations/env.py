@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 from alembic import context
-from rowcast import schema
 from rowcast.configuration.load import load
 from rowcast.database.pool import Database
+from rowcast.migrations import schema
 from rowcast.resources.tables import Tables
 
 configuration = load(Path(os.environ.get("ROWCAST_CONFIG", "config")), environ=os.environ)

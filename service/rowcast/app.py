@@ -16,7 +16,7 @@ import orjson
 import structlog
 from aiohttp import web
 
-from rowcast import __version__, combined, observability, openapi, routers, schema
+from rowcast import __version__, combined, observability, openapi, routers
 from rowcast.authentication import IDENTITY, Identity
 from rowcast.changes import log as changelog
 from rowcast.changes import triggers
@@ -33,12 +33,13 @@ from rowcast.database.errors import CONNECTION_LOST
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError, Unavailable
 from rowcast.middleware import Handler, cors, errors, label
+from rowcast.migrations import schema
+from rowcast.migrations.schema import Step
 from rowcast.models import STORE
 from rowcast.observability import Readiness
 from rowcast.permissions import check_columns
 from rowcast.query import Queries
 from rowcast.resources.tables import Tables
-from rowcast.schema import Step
 from rowcast.store import Store
 from rowcast.streams import Hub
 from rowcast.throttling import THROTTLES, Throttles

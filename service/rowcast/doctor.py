@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rowcast import schema
 from rowcast.changes import log, retention, triggers
 from rowcast.changes.log import Connection, State
 from rowcast.changes.ticker import LOST, Connect
 from rowcast.configuration.settings import Stream
 from rowcast.database.errors import CONNECTION_LOST
+from rowcast.migrations import schema
 from rowcast.resources.tables import Tables
 
 PATIENCE: Final = 2.0  # s for a notification to arrive, and for somebody to tell what is untold

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import asyncpg
-from rowcast import schema
+from rowcast.migrations import schema
+from rowcast.migrations.schema import Migration, Plan
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.tables import Tables
-from rowcast.schema import Migration, Plan
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 

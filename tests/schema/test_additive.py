@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from rowcast.migrations.schema import SchemaError, widens
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource
-from rowcast.schema import SchemaError, widens
 
 from .declarations import Database, declare, field, key, resource
 

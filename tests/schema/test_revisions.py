@@ -11,9 +11,9 @@ import pytest
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
-from rowcast import schema
+from rowcast.migrations import schema
+from rowcast.migrations.schema import SchemaError
 from rowcast.resources.tables import Tables
-from rowcast.schema import SchemaError
 
 from .declarations import OWN, Database, declare, field, key, resource
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientConnectionError
 from aiohttp.test_utils import TestClient, TestServer
 from rowcast.app import create_app
-from rowcast.schema import LOCK
+from rowcast.migrations.schema import LOCK
 
 from tests.conftest import Serve, configure
 from tests.sse import EventSource, listen

@@ -121,9 +121,6 @@ class Migration:
         return [str(statement) for statement in self.left if statement.needed]
 
 
-# --- what there is to do ----------------------------------------------------------------------------------------------
-
-
 async def plan(connect: Connect, tables: Tables, directory: Path | None = None) -> Plan:
     """The DDL between database and config, and with a directory the unapplied revisions. Nothing is changed."""
     async with _session(connect) as connection:
@@ -192,9 +189,6 @@ async def run_alembic(connect: Connect, environment: EnvironmentContext) -> None
     async with _session(connect) as connection:
         await _take_lock(connection, PATIENCE)
         await _run(connection, lambda _context: environment.run_migrations(), environment)
-
-
-# --- the run ----------------------------------------------------------------------------------------------------------
 
 
 class _Unfounded(Exception):
@@ -331,9 +325,6 @@ def _wait(context: MigrationContext, step: Callable[[Connection], Awaitable[Resu
     return result
 
 
-# --- revisions --------------------------------------------------------------------------------------------------------
-
-
 def _scripts(directory: Path) -> ScriptDirectory:
     """The revisions of ``directory/versions``; all else that alembic wants there is its own."""
     return ScriptDirectory(
@@ -436,8 +427,6 @@ def _render_cast(context: AutogenContext, operation: Cast) -> str:
     )
     return f"{rendered[:-1]},\n{' ' * 11}postgresql_using={operation.kw['postgresql_using']!r})"
 
-
-# --- what the catalog says --------------------------------------------------------------------------------------------
 
 CATALOG: Final = """
 WITH relation AS (
@@ -576,9 +565,6 @@ DO $$ BEGIN
     END IF;
 END $$
 """
-
-
-# --- the comparison ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -919,8 +905,6 @@ def _sql(context: MigrationContext, operation: ops.MigrateOperation) -> str:
     Operations(offline).invoke(operation)
     return buffer.getvalue().strip()
 
-
-# --- failures ---------------------------------------------------------------------------------------------------------
 
 ADVICE: Final = {
     "23502": "Rows exist that have no value for it: give the field a default or `null: true`, or write a revision that "
