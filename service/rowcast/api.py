@@ -25,13 +25,7 @@ from rowcast.errors import (
 )
 from rowcast.expressions import F, Q
 from rowcast.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
-from rowcast.mixins import (
-    CreateModelMixin,
-    DestroyModelMixin,
-    ListModelMixin,
-    RetrieveModelMixin,
-    UpdateModelMixin,
-)
+from rowcast.mixins import CreateModelMixin, DestroyModelMixin, ListModelMixin, RetrieveModelMixin, UpdateModelMixin
 from rowcast.models import (
     DoesNotExist,
     MultipleObjectsReturned,

@@ -38,9 +38,9 @@ from rowcast.migrations.schema import Step
 from rowcast.models import STORE
 from rowcast.observability import Readiness
 from rowcast.permissions import check_columns
-from rowcast.query import Queries
+from rowcast.query.statements import Queries
+from rowcast.query.store import Store
 from rowcast.resources.tables import Tables
-from rowcast.store import Store
 from rowcast.streams import Hub
 from rowcast.throttling import THROTTLES, Throttles
 from rowcast.viewsets import SITE, Site, ViewSet, bound_in, site_url

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from rowcast.changes.log import Batch, Event
 from rowcast.lenses import Lenses
-from rowcast.matching import Pin
+from rowcast.query.matching import Pin
 
 Member = TypeVar("Member")
 

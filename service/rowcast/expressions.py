@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rowcast.errors import ValidationError
-from rowcast.query import Comparison, Condition, Expression, Junction, Negation
+from rowcast.query.conditions import Comparison, Condition, Expression, Junction, Negation
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS, Takes, lookups_of
 from rowcast.resources.resource import Path, Resources

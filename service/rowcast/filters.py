@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from rowcast.errors import ParseError, choices
-from rowcast.query import Comparison, Condition, Junction, Query
+from rowcast.query.conditions import Comparison, Condition, Junction, Query
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, PATTERNS, Lookup, Takes
 from rowcast.resources.resource import Resource, Resources

@@ -20,13 +20,14 @@ import orjson
 
 from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Snapshot
-from rowcast.matching import Pin, Test
-from rowcast.query import Page, Query
+from rowcast.query.conditions import Query
+from rowcast.query.matching import Pin, Test
+from rowcast.query.projection import Projection
+from rowcast.query.statements import Page
+from rowcast.query.store import Store
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lossless_json import Raw, encode, parse
 from rowcast.resources.resource import Resource
-from rowcast.serializers import Projection
-from rowcast.store import Store
 
 BLOCK: Final = 100  # rows of a snapshot that are told at once
 

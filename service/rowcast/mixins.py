@@ -16,7 +16,8 @@ from aiohttp import web
 from rowcast.bridge import spawn
 from rowcast.errors import InvalidPattern, NotFound
 from rowcast.preconditions import tag_of_list, tag_of_row
-from rowcast.query import BETWEEN, Query, Unchanged
+from rowcast.query.conditions import unchanged
+from rowcast.query.statements import BETWEEN
 from rowcast.responses import encode, json_response
 from rowcast.serializers import Serializer
 
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     from rowcast.viewsets import GenericViewSet as _Base
 else:
     _Base = object
-
-
-def unchanged(query: Query, versions: tuple[str, ...] | None) -> Query:
-    """The rows of a query that still have one of these versions; ``None`` is any."""
-    return query if versions is None else query.restrict(Unchanged(versions))
 
 
 class ListModelMixin(_Base):

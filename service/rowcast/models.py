@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from rowcast.bridge import wait
 from rowcast.errors import ConfigurationError, Conflict, DoesNotFit, NotFound, ValidationError, choices
 from rowcast.expressions import F, Q, fitting, storable
-from rowcast.query import Comparison, Condition, Query, Shape
+from rowcast.query.conditions import Comparison, Condition, Query, Shape
+from rowcast.query.projection import Projection, projection_of
+from rowcast.query.store import Store
 from rowcast.resources.fields import Field, recall
 from rowcast.resources.lossless_json import nested, parse
 from rowcast.resources.resource import Relation, Resource, Resources
-from rowcast.serializers import Projection, projection_of
-from rowcast.store import Store
 
 M = TypeVar("M", bound="Model")
 

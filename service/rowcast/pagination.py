@@ -14,10 +14,11 @@ from urllib.parse import urlencode
 import orjson
 
 from rowcast.errors import NotFound, ParseError
-from rowcast.query import KEYS_FIRST, After, Page, Query
+from rowcast.query.conditions import KEYS_FIRST, After, Query
+from rowcast.query.projection import Projection
+from rowcast.query.statements import Page
+from rowcast.query.store import Rows
 from rowcast.resources.resource import Resources
-from rowcast.serializers import Projection
-from rowcast.store import Rows
 
 MAX_DIGITS: Final = 1000  # of a number in the query string
 MAX_OFFSET: Final = 2**63 - 1  # what PostgreSQL's OFFSET can hold

@@ -12,7 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
-from rowcast.serializers import Projection
+from rowcast.query.projection import Projection
 
 _TAGS: Final = re.compile(r'(W/)?"([^"]*)"')
 

@@ -7,11 +7,8 @@ serializer dumps Python values. Both give the same document.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import cached_property
-from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 from weakref import WeakKeyDictionary
@@ -19,7 +16,8 @@ from weakref import WeakKeyDictionary
 import marshmallow as ma
 
 from rowcast.bridge import wait
-from rowcast.errors import ConfigurationError, Messages, ParseError, ValidationError, choices
+from rowcast.errors import ConfigurationError, Messages, ValidationError, choices
+from rowcast.query.projection import Projection, projection_of
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Relation, Resource, Resources
 from rowcast.resources.validators import (
@@ -30,45 +28,6 @@ from rowcast.resources.validators import (
 
 CONTEXT: ContextVar[Callable[[], dict[str, Any]]] = ContextVar("context", default=dict)  # of the request at hand
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Projection:
-    """What of a row is shown, in order: columns by name, then related rows by relation, each with its own projection."""
-
-    resource: str
-    columns: tuple[str, ...]
-    related: tuple[tuple[str, Projection], ...] = ()
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash((self.resource, self.columns, self.related))
-
-    def __hash__(self) -> int:  # of a key that every request looks up
-        return self._hash
-
-    @cached_property
-    def resources(self) -> frozenset[str]:
-        """Every resource that rows are shown of."""
-        return frozenset({self.resource}.union(*(inner.resources for _, inner in self.related)))
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The same for the same projection in every process, and hardly for another."""
-        return blake2b(repr(self).encode(), digest_size=4).hexdigest()
-
-    def only(self, names: Sequence[str]) -> Projection:
-        """The part of this projection that has the names given; ``ParseError`` for one that it does not have."""
-        shown = {*self.columns, *(name for name, _ in self.related)}
-        for name in names:
-            if name not in shown:
-                hint = choices(name, sorted(shown))
-                raise ParseError(f"fields: there is no field {name!r} here; {hint}", code="invalid_parameter")
-        return Projection(
-            self.resource,
-            tuple(name for name in self.columns if name in names),
-            tuple((name, inner) for name, inner in self.related if name in names),
-        )
 
 
 class Value(ma.fields.Field[Any]):
@@ -418,44 +377,3 @@ def has_hooks(cls: type[Serializer]) -> bool:
         any(cls._hooks.get(hook) for hook in ("pre_dump", "post_dump"))
         or cls.get_attribute is not ma.Schema.get_attribute
     )
-
-
-def projection_of(resource: Resource) -> Projection:
-    """All that is shown of a row of a resource without expansions."""
-    return Projection(resource.name, tuple(name for name, field in resource.columns.items() if not field.write_only))
-
-
-def whole(resources: Resources, shown: Projection) -> Projection:
-    """The same relations with every column, those that no client sees too: what Python code may look at."""
-    columns = tuple(resources[shown.resource].columns)
-    return Projection(shown.resource, columns, tuple((name, whole(resources, inner)) for name, inner in shown.related))
-
-
-def expanded(
-    resources: Resources,
-    shown: Projection,
-    paths: tuple[str, ...],
-    rows: Mapping[str, Projection] = MappingProxyType({}),
-) -> Projection:
-    """A projection with related rows added: ``("category", "tags", "category__parent")``.
-
-    ``rows`` is what is shown of a row by resource, where that is not all of it.
-    ``ParseError`` names a path that leads nowhere, and what would; a ``write_only`` relation leads nowhere.
-    """
-    nested: dict[str, list[str]] = {}
-    for path in paths:
-        name, more, rest = path.partition("__")
-        relations = resources.relations(shown.resource)
-        if name not in relations or relations[name].field.write_only:
-            valid = sorted(name for name, relation in relations.items() if not relation.field.write_only)
-            hint = choices(name, valid)
-            raise ParseError(f"expand: {shown.resource} has no relation {name!r}; {hint}", code="invalid_parameter")
-        nested.setdefault(name, [])
-        if more:
-            nested[name].append(rest)
-    related = dict(shown.related)
-    for name, deeper in nested.items():
-        target = resources[resources.relations(shown.resource)[name].target]
-        inner = related.get(name) or rows.get(target.name) or projection_of(target)
-        related[name] = expanded(resources, inner, tuple(deeper), rows)
-    return Projection(shown.resource, shown.columns, tuple(related.items()))

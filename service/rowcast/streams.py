@@ -45,13 +45,14 @@ from rowcast.errors import (
     Unavailable,
 )
 from rowcast.lenses import BLOCK, Judgement, Lens, Lenses, Undecided, passed, remaining
-from rowcast.matching import matcher, patterns, pin
 from rowcast.models import STORE, Model, QuerySet
 from rowcast.permissions import IsOwner
-from rowcast.query import Comparison, Query
+from rowcast.query.conditions import Comparison, Query
+from rowcast.query.matching import matcher, patterns, pin
+from rowcast.query.projection import Projection
 from rowcast.requests import Request
 from rowcast.resources.fields import FIELD_TYPES, Field
-from rowcast.serializers import Projection, Serializer
+from rowcast.serializers import Serializer
 
 if TYPE_CHECKING:
     from rowcast.viewsets import GenericViewSet as _Base

@@ -60,14 +60,17 @@ from rowcast.permissions import (
     refusing,
 )
 from rowcast.preconditions import expected, known, tag_of_row
-from rowcast.query import BETWEEN, Comparison, Query
-from rowcast.query import Page as PageShape
+from rowcast.query import conditions
+from rowcast.query.conditions import Comparison, Query
+from rowcast.query.projection import Projection, expanded, whole
+from rowcast.query.statements import BETWEEN
+from rowcast.query.statements import Page as PageShape
+from rowcast.query.store import Rows, Store
 from rowcast.requests import Request
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.responses import Response, encode, json_response
-from rowcast.serializers import CONTEXT, Projection, Serializer, expanded, has_hooks, serializer_for, whole
-from rowcast.store import Rows, Store
+from rowcast.serializers import CONTEXT, Serializer, has_hooks, serializer_for
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_PATHS: Final = 32  # of one ?expand=
@@ -1061,7 +1064,7 @@ class GenericViewSet(ViewSet):
         """Keep the row as it is for the transaction; ``PreconditionFailed`` unless it is as the client knows it."""
         if (versions := self.expected_versions()) is not None:
             query = await self.get_object_query()
-            if not await self.site.store.lock(mixins.unchanged(query, versions)):
+            if not await self.site.store.lock(conditions.unchanged(query, versions)):
                 raise await self._refused(query, versions)
 
     async def _refused(self, query: Query, versions: tuple[str, ...] | None) -> ApiError:

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 from aiohttp import ClientResponse
 from rowcast.database.pool import Database
-from rowcast.query import Queries
+from rowcast.query.statements import Queries
 from rowcast.resources.fields import FIELD_TYPES
 from rowcast.resources.lookups import lookups_of
 from rowcast.viewsets import Site

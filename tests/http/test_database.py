@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from rowcast.errors import ValidationError
-from rowcast.serializers import projection_of
+from rowcast.query.projection import projection_of
 
 from ..conftest import at_database
 from .conftest import Run

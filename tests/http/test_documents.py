@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from rowcast.query.projection import projection_of
+from rowcast.query.store import by_key
 from rowcast.resources.fields import FIELD_TYPES
-from rowcast.serializers import projection_of
-from rowcast.store import by_key
 
 from .conftest import running
 from .library import Service

@@ -14,11 +14,11 @@ from rowcast.audience import Audience
 from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Snapshot
 from rowcast.lenses import Lens, Lenses, Undecided
-from rowcast.matching import matcher, pin
-from rowcast.query import Comparison, Condition, Junction, Negation, Query
+from rowcast.query.conditions import Comparison, Condition, Junction, Negation, Query
+from rowcast.query.matching import matcher, pin
+from rowcast.query.projection import projection_of
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.resource import Resource, Resources
-from rowcast.serializers import projection_of
 
 SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))
 USERS = Resource("users", "users", "User", {"id": Field("id", "uuid", primary_key=True)})

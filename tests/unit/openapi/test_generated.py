@@ -15,7 +15,7 @@ from hypothesis.strategies import SearchStrategy
 from jsonschema import Draft202012Validator, FormatChecker
 from requests import Request
 from rowcast.errors import ApiError
-from rowcast.query import Query
+from rowcast.query.conditions import Query
 from schemathesis import Case, GenerationMode
 
 from .sample import BOUND, DOCUMENT, operation

@@ -13,172 +13,23 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import asyncpg
 
+from rowcast.query.conditions import (
+    Shape,
+)
+from rowcast.query.projection import Projection
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, Lookup, Takes
-from rowcast.resources.resource import Link, Path, Relation, Resource, Resources
+from rowcast.resources.resource import Link, Path, Relation, Resource
 from rowcast.resources.tables import Tables, quote
-from rowcast.serializers import Projection
 
-Shape: TypeAlias = tuple[Any, ...]
 BETWEEN: Final = b",\n"  # the documents of a page; inside of one there is no line break
-KEYS_FIRST: Final = 1000  # offset from which a page looks up its keys before it joins the rows
 _DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]
-
-
-# --- conditions -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Expression:
-    """Arithmetic on columns: its shape, a tree of ``("column", path)``, ``("value",)`` and ``(sign, left, right)``."""
-
-    shape: Shape
-    values: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One lookup on one path: ``Comparison("category__name", "icontains", "work")``. ``given`` may be an Expression."""
-
-    path: str
-    lookup: str
-    given: Any
-    kind: Kind
-
-    @property
-    def facts(self) -> Lookup:
-        return LOOKUPS[self.kind, self.lookup]
-
-    @property
-    def shape(self) -> Shape:
-        if isinstance(self.given, Expression):
-            return ("is", self.path, self.lookup, self.given.shape)
-        flag = self.given if self.facts.takes is Takes.FLAG else None
-        return ("is", self.path, self.lookup, flag)
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        if isinstance(self.given, Expression):
-            return self.given.values
-        match self.facts.takes:
-            case Takes.FLAG:
-                return ()
-            case Takes.PAIR:
-                return tuple(self.given)
-        return (self.facts.prepare(self.given),)
-
-
-@dataclass(frozen=True, slots=True)
-class Junction:
-    """Several conditions of which all (``and``) or any (``or``) must hold."""
-
-    word: str
-    parts: tuple[Condition, ...]
-
-    @property
-    def shape(self) -> Shape:
-        return (self.word, *(part.shape for part in self.parts))
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        return tuple(value for part in self.parts for value in part.values)
-
-
-@dataclass(frozen=True, slots=True)
-class Negation:
-    """What does not hold; a comparison with null, which is neither, counts as not holding."""
-
-    part: Condition
-
-    @property
-    def shape(self) -> Shape:
-        return ("not", self.part.shape)
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        return self.part.values
-
-
-@dataclass(frozen=True, slots=True)
-class After:
-    """The rows behind a given one in an order: each of ``steps`` is (path, descending), ``row`` its values there."""
-
-    steps: tuple[tuple[str, bool], ...]
-    row: tuple[Any, ...]
-
-    @property
-    def shape(self) -> Shape:
-        return (
-            "after",
-            *((path, down, value is None) for (path, down), value in zip(self.steps, self.row, strict=True)),
-        )
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        return tuple(value for value in self.row if value is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Unchanged:
-    """The rows that still have one of these versions, as ``Queries.one`` tells them."""
-
-    versions: tuple[str, ...]
-
-    @property
-    def shape(self) -> Shape:
-        return ("unchanged",)
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        return (list(self.versions),)
-
-
-Condition: TypeAlias = Comparison | Junction | Negation | After | Unchanged
-
-
-def compare(resources: Resources, resource: str, path: str, lookup: str, given: Any) -> Comparison:
-    """A comparison on a path of a resource; ``exact`` with ``None`` asks for null."""
-    kind = resources.resolve(resource, path).values.facts.kind
-    if given is None and lookup == "exact":
-        lookup, given = "isnull", True
-    return Comparison(path, lookup, given, kind)
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Which rows of a resource, in which order, with which related rows. Every method gives a new one."""
-
-    resource: str
-    where: tuple[Condition, ...] = ()
-    order: tuple[str, ...] = ()
-    expand: tuple[str, ...] = ()
-
-    def restrict(self, *conditions: Condition) -> Query:
-        """The rows that also meet these conditions."""
-        return Query(self.resource, self.where + conditions, self.order, self.expand)
-
-    def sort(self, order: tuple[str, ...]) -> Query:
-        """The rows in this order: paths, each with ``-`` in front to descend."""
-        return Query(self.resource, self.where, order, self.expand)
-
-    @property
-    def shape(self) -> Shape:
-        """The shape of all conditions together; empty without any."""
-        return ("and", *[condition.shape for condition in self.where]) if self.where else ()
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        """What the conditions bind, in the order of ``shape``."""
-        return tuple([value for condition in self.where for value in condition.values])
-
-
-# --- statements -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from typing import Any
 import orjson
 
 from rowcast.database.pool import Database
-from rowcast.query import BETWEEN, Comparison, Page, Queries, Query
+from rowcast.query.conditions import Comparison, Query
+from rowcast.query.projection import Projection
+from rowcast.query.statements import BETWEEN, Page, Queries
 from rowcast.resources.resource import Link, Resource
-from rowcast.serializers import Projection
 
 
 @dataclass(frozen=True, slots=True)

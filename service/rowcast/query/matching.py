@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from rowcast.query import After, Comparison, Condition, Expression, Junction, Negation, Unchanged
+from rowcast.query.conditions import After, Comparison, Condition, Expression, Junction, Negation, Unchanged
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import PATTERNS
 from rowcast.resources.resource import Resources
