@@ -3,7 +3,6 @@
 ``from rowcast import ModelViewSet, action, model``
 """
 
-from rowcast.authentication import BaseAuthentication, JWTAuthentication, TokenAuthentication, User, authorization
 from rowcast.bridge import wait
 from rowcast.decorators import action
 from rowcast.errors import (
@@ -25,6 +24,28 @@ from rowcast.errors import (
 )
 from rowcast.expressions import F, Q
 from rowcast.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.identity.authentication import (
+    BaseAuthentication,
+    JWTAuthentication,
+    TokenAuthentication,
+    User,
+    authorization,
+)
+from rowcast.identity.permissions import (
+    AllowAny,
+    BasePermission,
+    IsAdminUser,
+    IsAuthenticated,
+    IsAuthenticatedOrReadOnly,
+    IsOwner,
+)
+from rowcast.identity.throttling import (
+    AnonRateThrottle,
+    BaseThrottle,
+    ScopedRateThrottle,
+    SimpleRateThrottle,
+    UserRateThrottle,
+)
 from rowcast.mixins import CreateModelMixin, DestroyModelMixin, ListModelMixin, RetrieveModelMixin, UpdateModelMixin
 from rowcast.models import (
     DoesNotExist,
@@ -35,24 +56,9 @@ from rowcast.models import (
     transaction,
 )
 from rowcast.pagination import BasePagination, CursorPagination, LimitOffsetPagination, PageNumberPagination
-from rowcast.permissions import (
-    AllowAny,
-    BasePermission,
-    IsAdminUser,
-    IsAuthenticated,
-    IsAuthenticatedOrReadOnly,
-    IsOwner,
-)
 from rowcast.responses import Response, status
 from rowcast.routers import DefaultRouter, SimpleRouter
 from rowcast.serializers import Serializer
-from rowcast.throttling import (
-    AnonRateThrottle,
-    BaseThrottle,
-    ScopedRateThrottle,
-    SimpleRateThrottle,
-    UserRateThrottle,
-)
 from rowcast.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, ViewSet, ViewSetMixin
 
 __all__ = [

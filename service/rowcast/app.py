@@ -17,7 +17,6 @@ import structlog
 from aiohttp import web
 
 from rowcast import __version__, combined, observability, openapi, routers
-from rowcast.authentication import IDENTITY, Identity
 from rowcast.changes import log as changelog
 from rowcast.changes import triggers
 from rowcast.changes.cache import Cache
@@ -32,17 +31,18 @@ from rowcast.configuration.yaml import Document, Place, Problems, Steps
 from rowcast.database.errors import CONNECTION_LOST
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError, Unavailable
+from rowcast.identity.authentication import IDENTITY, Identity
+from rowcast.identity.permissions import check_columns
+from rowcast.identity.throttling import THROTTLES, Throttles
 from rowcast.middleware import Handler, cors, errors, label
 from rowcast.migrations import schema
 from rowcast.migrations.schema import Step
 from rowcast.models import STORE
 from rowcast.observability import Readiness
-from rowcast.permissions import check_columns
 from rowcast.query.statements import Queries
 from rowcast.query.store import Store
 from rowcast.resources.tables import Tables
 from rowcast.streams import Hub
-from rowcast.throttling import THROTTLES, Throttles
 from rowcast.viewsets import SITE, Site, ViewSet, bound_in, site_url
 
 READINESS: Final = web.AppKey("readiness", Readiness)

@@ -10,10 +10,11 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any, Final
 
-from rowcast import authentication, filters, pagination, permissions, throttling, viewsets
+from rowcast import filters, pagination, viewsets
 from rowcast.configuration.yaml import Steps
 from rowcast.errors import ConfigurationError, choices
-from rowcast.permissions import BasePermission
+from rowcast.identity import authentication, permissions, throttling
+from rowcast.identity.permissions import BasePermission
 from rowcast.serializers import Serializer
 from rowcast.viewsets import GenericViewSet
 

@@ -21,7 +21,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from rowcast import __version__, authentication, doctor
+from rowcast import __version__, doctor
 from rowcast.app import STARTED, create_app, migration_steps, overridden, prepare, settle
 from rowcast.changes import log as changelog
 from rowcast.configuration import value_types
@@ -29,6 +29,7 @@ from rowcast.configuration.load import Configuration, load
 from rowcast.configuration.settings import Server
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
+from rowcast.identity import authentication
 from rowcast.listening import Runner
 from rowcast.migrations import schema
 from rowcast.resources.tables import Tables

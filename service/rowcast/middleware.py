@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from rowcast.errors import ApiError, InternalError, MethodNotAllowed, NotFound, ParseError, PayloadTooLarge
-from rowcast.throttling import announce
+from rowcast.identity.throttling import announce
 
 PROBLEM: Final = "application/problem+json"
 REQUEST_ID: Final = web.RequestKey("request_id", str)

@@ -23,8 +23,9 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
 from rowcast import errors
-from rowcast.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.filters import CHOSEN, MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
+from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.metadata import WRITING
 from rowcast.models import model
 from rowcast.pagination import (
@@ -35,7 +36,6 @@ from rowcast.pagination import (
     NoPagination,
     PageNumberPagination,
 )
-from rowcast.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.resources.fields import MISSING, NUMERIC_DIGITS, Field, Kind
 from rowcast.resources.lookups import Lookup, Takes
 from rowcast.resources.resource import Relation, Resource, Resources

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from rowcast.authentication import ANONYMOUS, User
 from rowcast.errors import ParseError, PayloadTooLarge, UnsupportedMediaType
+from rowcast.identity.authentication import ANONYMOUS, User
 
 
 class Request:

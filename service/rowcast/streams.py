@@ -29,7 +29,6 @@ from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
 
 from rowcast.audience import Audience
-from rowcast.authentication import User
 from rowcast.bridge import spawn
 from rowcast.changes.feed import Feed, Reason, Reset
 from rowcast.changes.log import Batch
@@ -44,9 +43,10 @@ from rowcast.errors import (
     PermissionDenied,
     Unavailable,
 )
+from rowcast.identity.authentication import User
+from rowcast.identity.permissions import IsOwner
 from rowcast.lenses import BLOCK, Judgement, Lens, Lenses, Undecided, passed, remaining
 from rowcast.models import STORE, Model, QuerySet
-from rowcast.permissions import IsOwner
 from rowcast.query.conditions import Comparison, Query
 from rowcast.query.matching import matcher, patterns, pin
 from rowcast.query.projection import Projection

@@ -22,8 +22,7 @@ from uuid import UUID
 import orjson
 from aiohttp import web
 
-from rowcast import mixins, streams, throttling
-from rowcast.authentication import BUILT_IN, identify, refusal
+from rowcast import mixins, streams
 from rowcast.bridge import spawn, wait
 from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
@@ -47,10 +46,9 @@ from rowcast.errors import (
 )
 from rowcast.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.handlers import KEY_NAMES, Call, call_of
-from rowcast.metadata import describe
-from rowcast.models import STORE, Model, QuerySet, document, loaded, model, query_for
-from rowcast.pagination import Address, BasePagination, NoPagination, PageNumberPagination, Slice
-from rowcast.permissions import (
+from rowcast.identity import throttling
+from rowcast.identity.authentication import BUILT_IN, identify, refusal
+from rowcast.identity.permissions import (
     OPEN_TO_READERS,
     SAFE_METHODS,
     BasePermission,
@@ -59,6 +57,9 @@ from rowcast.permissions import (
     check_columns,
     refusing,
 )
+from rowcast.metadata import describe
+from rowcast.models import STORE, Model, QuerySet, document, loaded, model, query_for
+from rowcast.pagination import Address, BasePagination, NoPagination, PageNumberPagination, Slice
 from rowcast.preconditions import expected, known, tag_of_row
 from rowcast.query import conditions
 from rowcast.query.conditions import Comparison, Query

@@ -10,7 +10,10 @@ import asyncpg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from rowcast.authentication import (
+from rowcast.changes import log as changelog
+from rowcast.configuration.settings import Auth, Jwt
+from rowcast.database.pool import Database
+from rowcast.identity.authentication import (
     IDENTITY,
     BaseAuthentication,
     Identity,
@@ -19,9 +22,6 @@ from rowcast.authentication import (
     identify,
     refusal,
 )
-from rowcast.changes import log as changelog
-from rowcast.configuration.settings import Auth, Jwt
-from rowcast.database.pool import Database
 from rowcast.middleware import errors
 from rowcast.requests import Request
 

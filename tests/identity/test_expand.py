@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from rowcast.authentication import create_token
+from rowcast.identity.authentication import create_token
 
 from ..conftest import Client, Serve
 from .conftest import bearer

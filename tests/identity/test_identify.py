@@ -7,7 +7,8 @@ import socket
 from typing import Any
 
 import pytest
-from rowcast.authentication import (
+from rowcast.errors import AuthenticationFailed
+from rowcast.identity.authentication import (
     ANONYMOUS,
     BaseAuthentication,
     JWTAuthentication,
@@ -15,7 +16,6 @@ from rowcast.authentication import (
     User,
     authorization,
 )
-from rowcast.errors import AuthenticationFailed
 
 from .conftest import Client, Site, bearer
 

@@ -14,10 +14,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from rowcast import authentication
-from rowcast.authentication import KEYS_BYTES, KEYS_FRESH, KEYS_PAUSE, KEYS_STALE, KeySet, Verifier
 from rowcast.configuration.settings import Jwt
 from rowcast.errors import AuthenticationFailed, ConfigurationError, Unavailable
+from rowcast.identity import authentication
+from rowcast.identity.authentication import KEYS_BYTES, KEYS_FRESH, KEYS_PAUSE, KEYS_STALE, KeySet, Verifier
 
 from .conftest import Clock
 

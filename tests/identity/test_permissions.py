@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rowcast.authentication import ANONYMOUS, User
-from rowcast.permissions import (
+from rowcast.identity.authentication import ANONYMOUS, User
+from rowcast.identity.permissions import (
     AllowAny,
     BasePermission,
     IsAdminUser,

@@ -11,7 +11,7 @@ import asyncpg
 import jwt
 import pytest
 import structlog
-from rowcast.authentication import create_token
+from rowcast.identity.authentication import create_token
 
 from ..conftest import Client, Serve, rowcast
 from ..sse import listen

@@ -12,13 +12,11 @@ import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from multidict import CIMultiDict
-from rowcast import throttling
-from rowcast.authentication import ANONYMOUS, User
 from rowcast.configuration.settings import Rate, Throttle
 from rowcast.errors import ConfigurationError
-from rowcast.middleware import errors, label
-from rowcast.requests import Request
-from rowcast.throttling import (
+from rowcast.identity import throttling
+from rowcast.identity.authentication import ANONYMOUS, User
+from rowcast.identity.throttling import (
     PAUSE,
     THROTTLES,
     AnonRateThrottle,
@@ -32,6 +30,8 @@ from rowcast.throttling import (
     check_rates,
     client_address,
 )
+from rowcast.middleware import errors, label
+from rowcast.requests import Request
 
 from .conftest import Clock
 

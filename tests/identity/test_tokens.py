@@ -8,12 +8,12 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from rowcast.authentication import IDENTITY, Credentials, create_token, list_tokens, revoke_token
 from rowcast.changes import log as changelog
 from rowcast.configuration.settings import Jwt
 from rowcast.database.embedded import EmbeddedPostgres
 from rowcast.database.pool import Database
 from rowcast.errors import AuthenticationFailed
+from rowcast.identity.authentication import IDENTITY, Credentials, create_token, list_tokens, revoke_token
 
 from ..conftest import rowcast
 from .conftest import SECRET, Clock, Site, bearer

@@ -10,7 +10,7 @@ import asyncpg
 import jwt
 import pytest
 from rowcast.app import SITE
-from rowcast.authentication import create_token, list_tokens, revoke_token
+from rowcast.identity.authentication import create_token, list_tokens, revoke_token
 
 from tests.conftest import Client, Serve
 from tests.sse import EventSource, listen

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 from rowcast import routers
-from rowcast.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.configuration import declarations, yaml
 from rowcast.configuration.settings import Settings
+from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
+from rowcast.identity.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.openapi import document
 from rowcast.pagination import CursorPagination, LimitOffsetPagination, NoPagination
-from rowcast.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.resources.resource import Resource, Resources
 from rowcast.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Site
 

@@ -51,9 +51,6 @@ class Window:
     reset: float
 
 
-# --- throttles --------------------------------------------------------------------------------------------------------
-
-
 class BaseThrottle:
     """One limit. There is an instance for each request."""
 
@@ -156,8 +153,6 @@ def _lacking(scope: str, throttle: type[BaseThrottle], rates: Mapping[str, Rate]
     )
 
 
-# --- a request --------------------------------------------------------------------------------------------------------
-
 _HEADERS: Final = web.RequestKey("throttle_headers", dict)
 
 
@@ -220,9 +215,6 @@ def _network(text: str) -> str | None:
 
 def _address(request: Any) -> str:
     return client_address(request.http, request.app[THROTTLES].trusted_proxies)
-
-
-# --- counting ---------------------------------------------------------------------------------------------------------
 
 
 class Storage(Protocol):

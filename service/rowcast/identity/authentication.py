@@ -86,9 +86,6 @@ class Credentials:
     token: int | None = None
 
 
-# --- a request --------------------------------------------------------------------------------------------------------
-
-
 class BaseAuthentication:
     """One way to recognise a caller; subclasses override ``authenticate``, and ``authenticate_header`` for a 401."""
 
@@ -179,9 +176,6 @@ def _read(http: web.Request, stream: bool) -> tuple[str, str] | None:
     if len(tokens) > 1:
         raise AuthenticationFailed("Send one access_token.")
     return ("bearer", tokens[0]) if tokens else None
-
-
-# --- our tokens -------------------------------------------------------------------------------------------------------
 
 
 class TokenAuthentication(BaseAuthentication):
@@ -299,9 +293,6 @@ async def revoke_token(connection: asyncpg.Connection, token: int) -> bool:
         "UPDATE rowcast.token SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE id = $1", token
     )
     return bool(done == "UPDATE 1")
-
-
-# --- JSON Web Tokens --------------------------------------------------------------------------------------------------
 
 
 class JWTAuthentication(BaseAuthentication):
@@ -426,8 +417,6 @@ def _fits(algorithm: str, key: Any) -> bool:
             return algorithm == "EdDSA"
     return False
 
-
-# --- public keys from elsewhere ---------------------------------------------------------------------------------------
 
 KEYS_FRESH: Final = 600.0  # s after which keys are read again, behind the scenes
 KEYS_STALE: Final = 3600.0  # s for which they are used when they cannot be read
@@ -556,9 +545,6 @@ async def _download(url: str) -> bytes:
             if len(document) > KEYS_BYTES:
                 raise aiohttp.ClientError(f"the answer has more than {KEYS_BYTES} bytes")
         return bytes(document)
-
-
-# --- the site ---------------------------------------------------------------------------------------------------------
 
 
 class Identity:
