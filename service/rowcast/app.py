@@ -42,7 +42,7 @@ from rowcast.observability import Readiness
 from rowcast.query.statements import Queries
 from rowcast.query.store import Store
 from rowcast.resources.tables import Tables
-from rowcast.streams import Hub
+from rowcast.streams.hub import Hub
 from rowcast.viewsets import SITE, Site, ViewSet, bound_in, site_url
 
 READINESS: Final = web.AppKey("readiness", Readiness)

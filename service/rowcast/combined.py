@@ -12,11 +12,11 @@ from typing import Any, Final
 from aiohttp import web
 
 from rowcast.errors import ParseError, choices
-from rowcast.lenses import Lens, Lenses
 from rowcast.models import STORE
 from rowcast.requests import Request
+from rowcast.rest.stream_action import PAGES, last_position, wants_snapshot
 from rowcast.routers import has_stream
-from rowcast.streams import PAGES, last_position, wants_snapshot
+from rowcast.streams.subscription import Lens, Lenses
 from rowcast.viewsets import SITE, GenericViewSet, Site
 
 PARAMETERS: Final = ("resources", "snapshot", "last_event_id", "access_token")

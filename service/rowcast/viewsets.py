@@ -22,7 +22,7 @@ from uuid import UUID
 import orjson
 from aiohttp import web
 
-from rowcast import mixins, streams
+from rowcast import mixins
 from rowcast.bridge import spawn, wait
 from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
@@ -71,7 +71,9 @@ from rowcast.requests import Request
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.responses import Response, encode, json_response
+from rowcast.rest import stream_action
 from rowcast.serializers import CONTEXT, Serializer, has_hooks, serializer_for
+from rowcast.streams import hub
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_PATHS: Final = 32  # of one ?expand=
@@ -108,7 +110,7 @@ class Site:
     store: Store
     feed: Feed
     cache: Cache
-    hub: streams.Hub
+    hub: hub.Hub
     permissions: tuple[type[BasePermission], ...]
     authenticators: tuple[type[Any], ...] = ()
     throttles: tuple[type[Any], ...] = ()
@@ -1108,7 +1110,7 @@ class GenericViewSet(ViewSet):
         return json_response(orjson.dumps(describe(self)), headers={"Allow": ", ".join(sorted(self.action_map))})
 
 
-class ReadOnlyModelViewSet(mixins.RetrieveModelMixin, mixins.ListModelMixin, streams.StreamMixin, GenericViewSet):
+class ReadOnlyModelViewSet(mixins.RetrieveModelMixin, mixins.ListModelMixin, stream_action.StreamMixin, GenericViewSet):
     """``list``, ``retrieve`` and the stream."""
 
 
@@ -1118,7 +1120,7 @@ class ModelViewSet(
     mixins.UpdateModelMixin,
     mixins.DestroyModelMixin,
     mixins.ListModelMixin,
-    streams.StreamMixin,
+    stream_action.StreamMixin,
     GenericViewSet,
 ):
     """All six actions, and the stream of what they and everybody else change."""

@@ -10,15 +10,15 @@ from typing import Any
 
 import orjson
 import pytest
-from rowcast.audience import Audience
 from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Snapshot
-from rowcast.lenses import Lens, Lenses, Undecided
 from rowcast.query.conditions import Comparison, Condition, Junction, Negation, Query
 from rowcast.query.matching import matcher, pin
 from rowcast.query.projection import projection_of
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.resource import Resource, Resources
+from rowcast.streams.routing import Audience
+from rowcast.streams.subscription import Lens, Lenses, Undecided
 
 SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))
 USERS = Resource("users", "users", "User", {"id": Field("id", "uuid", primary_key=True)})

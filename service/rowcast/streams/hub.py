@@ -16,11 +16,10 @@ Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 from weakref import WeakValueDictionary
 
 import orjson
@@ -28,36 +27,17 @@ import structlog
 from aiohttp import HttpVersion11, web
 from aiohttp_sse import EventSourceResponse
 
-from rowcast.audience import Audience
-from rowcast.bridge import spawn
 from rowcast.changes.feed import Feed, Reason, Reset
 from rowcast.changes.log import Batch
 from rowcast.changes.position import Position, Snapshot
 from rowcast.changes.ticker import LOST
 from rowcast.errors import (
     ApiError,
-    InvalidPattern,
-    NotAuthenticated,
-    NotFound,
     ParseError,
-    PermissionDenied,
     Unavailable,
 )
-from rowcast.identity.authentication import User
-from rowcast.identity.permissions import IsOwner
-from rowcast.lenses import BLOCK, Judgement, Lens, Lenses, Undecided, passed, remaining
-from rowcast.models import STORE, Model, QuerySet
-from rowcast.query.conditions import Comparison, Query
-from rowcast.query.matching import matcher, patterns, pin
-from rowcast.query.projection import Projection
-from rowcast.requests import Request
-from rowcast.resources.fields import FIELD_TYPES, Field
-from rowcast.serializers import Serializer
-
-if TYPE_CHECKING:
-    from rowcast.viewsets import GenericViewSet as _Base
-else:
-    _Base = object
+from rowcast.streams.routing import Audience
+from rowcast.streams.subscription import BLOCK, Judgement, Lens, Lenses, Undecided, passed, remaining
 
 RETRY: Final = 2000  # ms that a browser waits before it connects again
 OPENING: Final = b"retry: %d\n" % RETRY
@@ -65,9 +45,6 @@ STALLED: Final = 30.0  # s without progress after which a connection is cut
 JUDGEMENTS: Final = 256  # answers of the database that are kept for others who ask the same
 CHECKED: Final = 5.0  # s between two looks at who may still listen
 PATIENCE: Final = 30.0  # s for which a database that does not answer is asked again, before streams end over it
-OF_TOKENS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # claims that say nothing of the user
-PAGES: Final = 100  # of the largest size, that a snapshot may have rows for
-SNAPSHOT: Final = Field("snapshot", "boolean")
 FAILED: Final = "failed"  # the reason of a reset behind events that could not be shown
 
 _logger = structlog.get_logger(__name__)
@@ -707,156 +684,3 @@ class _Response(EventSourceResponse):
 
     async def _ping(self) -> None:
         return
-
-
-# --- viewsets ---------------------------------------------------------------------------------------------------------
-
-
-class _Caller:
-    """What the Python of a viewset says about rows to one caller, who has opened a stream with ``view``.
-
-    Callers are shown the same if they are the same user, and have asked for the same.
-    """
-
-    def __init__(self, view: _Base) -> None:
-        serializer = view._own(view.get_serializer_class())(context=view.get_serializer_context())
-        request = view.request
-        asked = [
-            (name, text) for name, text in request.query_params.items() if name not in ("access_token", "last_event_id")
-        ]
-        self.name = repr((id(type(view)), _who(request.user), request.http.host, request.http.path, sorted(asked)))
-        self.plain = serializer.plain
-        self._view = view
-        self._serializer = serializer
-        self._related = view._paths_of(view.shown_by(serializer))
-        self._seen = Projection(view.resource.name, tuple(view.resource.columns))
-
-    async def sees(self, rows: Sequence[bytes]) -> list[bool]:
-        """For each row whether the object permissions let the caller see it."""
-        if not self._view.asks_about_objects:
-            return [True] * len(rows)
-        return [await self._may(row) for row in await self._instances(rows)]
-
-    async def shows(self, rows: Sequence[bytes]) -> list[bytes]:
-        """Each row as the serializer shows it, as JSON."""
-        shown = Projection(self._seen.resource, ())  # and no related rows besides
-        given = self._view.request.query_params
-        return [
-            await spawn(self._view._json, self._serializer, row, shown, given) for row in await self._instances(rows)
-        ]
-
-    async def _may(self, row: Model) -> bool:
-        try:
-            await self._view.check_object_permissions(self._view.request, row)
-        except (PermissionDenied, NotAuthenticated, NotFound):
-            return False
-        return True
-
-    async def _instances(self, rows: Sequence[bytes]) -> list[Model]:
-        """Logged rows as a viewset's Python has them, with their related rows as they are now."""
-        STORE.set(self._view.site.store)
-        made = [self._view._instance(row, self._seen) for row in rows]
-        if made and self._related:
-            await QuerySet(type(made[0])).prefetch_related(*self._related).attach(made)
-        return made
-
-
-def _who(user: object) -> tuple[object, ...]:
-    """What makes a user the same in another request: of ours what is said of him, of other classes the very object."""
-    if type(user) is not User:
-        return type(user).__qualname__, id(user)
-    claims = sorted((name, claim) for name, claim in user.claims.items() if name not in OF_TOKENS)
-    return user.id, user.is_staff, claims
-
-
-def wants_snapshot(given: Mapping[str, str]) -> bool:
-    """Whether ``?snapshot=`` asks for all rows to begin with."""
-    try:
-        return bool(FIELD_TYPES["boolean"].parse(SNAPSHOT, given.get("snapshot", "false")))
-    except ValueError as error:
-        raise ParseError(f"snapshot: {error}", code="invalid_parameter") from None
-
-
-def last_position(http: web.Request, given: Mapping[str, str]) -> str | None:
-    """Where a client wants to go on from: what browsers send beats what the address says."""
-    return http.headers.get("Last-Event-ID") or given.get("last_event_id")
-
-
-class StreamMixin(_Base):
-    """``GET /tasks/stream/`` and ``GET /tasks/{id}/stream/``"""
-
-    async def stream(self, request: Request, **kwargs: str) -> web.StreamResponse:
-        """Every committed change of the rows that ``list`` shows with the same filters, or of one of them."""
-        given = request.query_params
-        lens = await self.get_lens()
-        return await self.site.hub.stream(
-            request.http,
-            Lenses([lens]),
-            last_position(request.http, given),
-            auths=[request.auth],
-            limit=self.max_page_size * PAGES if wants_snapshot(given) else None,
-        )
-
-    async def get_lens(self) -> Lens:
-        """What the caller sees with the parameters of the request; what is wrong with it is raised."""
-        given = self.request.query_params
-        self.check_parameters(given)
-        query = await self.get_list_query()
-        serializer = self.current_serializer()
-        shown = self.get_projection(serializer, {"fields": given["fields"]} if "fields" in given else {})
-        query = Query(query.resource, query.where)
-        try:
-            await self.site.store.check_patterns(patterns(query.where))
-        except InvalidPattern as error:
-            raise error.naming(name for name in self._patterns if name in given) from None
-        if self.kwargs:
-            query = await self._one_row(query)
-        python = not serializer.plain or self.asks_about_objects
-        return Lens(
-            query=query,
-            projection=shown,
-            watched=self._watched(serializer),
-            resource=self.resource,
-            test=matcher(self.site.resources, query.resource, query.where),
-            pin=pin(self.site.resources, query.resource, (*query.where, *self._owned())),
-            store=self.site.store,
-            viewer=_Caller(self) if python else None,
-        )
-
-    def _owned(self) -> Iterator[Comparison]:
-        """What is known of every row that the object permissions let the caller see."""
-        if any(map(self.hooked, ("get_permissions", "check_object_permissions", "permission_denied"))):
-            return
-        for permission in self.get_permissions():
-            own_rule = type(permission).has_object_permission is not IsOwner.has_object_permission
-            if isinstance(permission, IsOwner) and not own_rule:
-                values = self.site.resources.resolve(self.resource.name, permission.owner_field).values
-                with contextlib.suppress(ValueError):
-                    owner = values.facts.parse(values, str(self.request.user.id))
-                    yield Comparison(permission.owner_field, "exact", owner, values.facts.kind)
-
-    async def _one_row(self, query: Query) -> Query:
-        """The query for the row that the address names; ``NotFound`` or a refusal if the caller may not see it."""
-        if self.hooked("get_object"):
-            await spawn(self.get_object)
-        query = self.get_row_query(query)
-        seen = self._seeing(self.shown_by(self.current_serializer()), ())
-        found = await self.site.store.one(query, seen)
-        if found is None:
-            raise NotFound()
-        if self.asks_about_objects:
-            await self.check_object_permissions(self.request, self._instance(found.body, seen))
-        return query
-
-    def _watched(self, serializer: Serializer) -> tuple[str, ...]:
-        """The names that a change is told of: of columns that the serializer may show, and of links."""
-        projection = self.shown_by(serializer)
-        shown = {*projection.columns, *dict(projection.related)}
-        fields = serializer.fields
-        declared = {**self.resource.columns, **self.resource.links}
-        return tuple(
-            name
-            for name, field in declared.items()
-            if not field.write_only
-            and (name in shown or (name in fields and (name in self.resource.links or not fields[name].load_only)))
-        )

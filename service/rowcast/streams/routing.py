@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 from rowcast.changes.log import Batch, Event
-from rowcast.lenses import Lenses
 from rowcast.query.matching import Pin
+from rowcast.streams.subscription import Lenses
 
 Member = TypeVar("Member")
 
