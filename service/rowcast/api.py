@@ -3,7 +3,6 @@
 ``from rowcast import ModelViewSet, action, model``
 """
 
-from rowcast.bridge import wait
 from rowcast.decorators import action
 from rowcast.errors import (
     ApiError,
@@ -22,7 +21,6 @@ from rowcast.errors import (
     UnsupportedMediaType,
     ValidationError,
 )
-from rowcast.expressions import F, Q
 from rowcast.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.identity.authentication import (
     BaseAuthentication,
@@ -47,7 +45,9 @@ from rowcast.identity.throttling import (
     UserRateThrottle,
 )
 from rowcast.mixins import CreateModelMixin, DestroyModelMixin, ListModelMixin, RetrieveModelMixin, UpdateModelMixin
-from rowcast.models import (
+from rowcast.orm.bridge import wait
+from rowcast.orm.expressions import F, Q
+from rowcast.orm.model import (
     DoesNotExist,
     MultipleObjectsReturned,
     RelationNotLoaded,

@@ -37,8 +37,8 @@ from rowcast.identity.throttling import THROTTLES, Throttles
 from rowcast.middleware import Handler, cors, errors, label
 from rowcast.migrations import schema
 from rowcast.migrations.schema import Step
-from rowcast.models import STORE
 from rowcast.observability import Readiness
+from rowcast.orm.model import STORE
 from rowcast.query.statements import Queries
 from rowcast.query.store import Store
 from rowcast.resources.tables import Tables

@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from rowcast.errors import ParseError, choices
-from rowcast.models import STORE
+from rowcast.orm.model import STORE
 from rowcast.requests import Request
 from rowcast.rest.stream_action import PAGES, last_position, wants_snapshot
 from rowcast.routers import has_stream

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
-from rowcast.bridge import spawn
 from rowcast.errors import InvalidPattern, NotFound
+from rowcast.orm.bridge import spawn
 from rowcast.preconditions import tag_of_list, tag_of_row
 from rowcast.query.conditions import unchanged
 from rowcast.query.statements import BETWEEN

@@ -27,7 +27,7 @@ from rowcast.filters import CHOSEN, MAX_WORDS, FieldFilter, OrderingFilter, Sear
 from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.metadata import WRITING
-from rowcast.models import model
+from rowcast.orm.model import model
 from rowcast.pagination import (
     MAX_OFFSET,
     UNPAGED,

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 
 import marshmallow as ma
 
-from rowcast.bridge import wait
 from rowcast.errors import ConfigurationError, Messages, ValidationError, choices
+from rowcast.orm.bridge import wait
 from rowcast.query.projection import Projection, projection_of
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Relation, Resource, Resources

@@ -23,7 +23,6 @@ import orjson
 from aiohttp import web
 
 from rowcast import mixins
-from rowcast.bridge import spawn, wait
 from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
 from rowcast.configuration import viewset_options
@@ -58,7 +57,8 @@ from rowcast.identity.permissions import (
     refusing,
 )
 from rowcast.metadata import describe
-from rowcast.models import STORE, Model, QuerySet, document, loaded, model, query_for
+from rowcast.orm.bridge import spawn, wait
+from rowcast.orm.model import STORE, Model, QuerySet, document, loaded, model, query_for
 from rowcast.pagination import Address, BasePagination, NoPagination, PageNumberPagination, Slice
 from rowcast.preconditions import expected, known, tag_of_row
 from rowcast.query import conditions

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rowcast import api
 from rowcast.app import SITE
-from rowcast.models import STORE
+from rowcast.orm.model import STORE
 
 from ..conftest import DEMO, ROOT, Serve
 from .test_docs import blocks

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from rowcast.app import SITE
 from rowcast.errors import Conflict, ValidationError
-from rowcast.expressions import F, Q
-from rowcast.models import STORE, RelationNotLoaded, model, transaction
+from rowcast.orm.expressions import F, Q
+from rowcast.orm.model import STORE, RelationNotLoaded, model, transaction
 
 from tests.conftest import Serve
 

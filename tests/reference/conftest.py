@@ -13,7 +13,7 @@ import pytest
 from rowcast.app import SITE, prepare
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
-from rowcast.models import STORE
+from rowcast.orm.model import STORE
 from rowcast.resources.tables import Tables
 from rowcast.viewsets import Site
 

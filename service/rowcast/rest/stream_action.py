@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from rowcast.bridge import spawn
 from rowcast.errors import (
     InvalidPattern,
     NotAuthenticated,
@@ -18,7 +17,8 @@ from rowcast.errors import (
 )
 from rowcast.identity.authentication import User
 from rowcast.identity.permissions import IsOwner
-from rowcast.models import STORE, Model, QuerySet
+from rowcast.orm.bridge import spawn
+from rowcast.orm.model import STORE, Model, QuerySet
 from rowcast.query.conditions import Comparison, Query
 from rowcast.query.matching import matcher, patterns, pin
 from rowcast.query.projection import Projection

@@ -13,9 +13,9 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from rowcast.bridge import wait
 from rowcast.errors import ConfigurationError, Conflict, DoesNotFit, NotFound, ValidationError, choices
-from rowcast.expressions import F, Q, fitting, storable
+from rowcast.orm.bridge import wait
+from rowcast.orm.expressions import F, Q, fitting, storable
 from rowcast.query.conditions import Comparison, Condition, Query, Shape
 from rowcast.query.projection import Projection, projection_of
 from rowcast.query.store import Store
