@@ -3,7 +3,6 @@
 ``from rowcast import ModelViewSet, action, model``
 """
 
-from rowcast.decorators import action
 from rowcast.errors import (
     ApiError,
     AuthenticationFailed,
@@ -21,7 +20,6 @@ from rowcast.errors import (
     UnsupportedMediaType,
     ValidationError,
 )
-from rowcast.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.identity.authentication import (
     BaseAuthentication,
     JWTAuthentication,
@@ -44,7 +42,6 @@ from rowcast.identity.throttling import (
     SimpleRateThrottle,
     UserRateThrottle,
 )
-from rowcast.mixins import CreateModelMixin, DestroyModelMixin, ListModelMixin, RetrieveModelMixin, UpdateModelMixin
 from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q
 from rowcast.orm.model import (
@@ -55,11 +52,20 @@ from rowcast.orm.model import (
     model,
     transaction,
 )
-from rowcast.pagination import BasePagination, CursorPagination, LimitOffsetPagination, PageNumberPagination
-from rowcast.responses import Response, status
-from rowcast.routers import DefaultRouter, SimpleRouter
-from rowcast.serializers import Serializer
-from rowcast.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, ViewSet, ViewSetMixin
+from rowcast.rest.actions import (
+    CreateModelMixin,
+    DestroyModelMixin,
+    ListModelMixin,
+    RetrieveModelMixin,
+    UpdateModelMixin,
+)
+from rowcast.rest.decorators import action
+from rowcast.rest.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.rest.pagination import BasePagination, CursorPagination, LimitOffsetPagination, PageNumberPagination
+from rowcast.rest.response import Response, status
+from rowcast.rest.routers import DefaultRouter, SimpleRouter
+from rowcast.rest.serializers import Serializer
+from rowcast.rest.viewset import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, ViewSet, ViewSetMixin
 
 __all__ = [
     "AllowAny",

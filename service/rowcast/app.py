@@ -16,7 +16,7 @@ import orjson
 import structlog
 from aiohttp import web
 
-from rowcast import __version__, combined, observability, openapi, routers
+from rowcast import __version__, observability, openapi
 from rowcast.changes import log as changelog
 from rowcast.changes import triggers
 from rowcast.changes.cache import Cache
@@ -42,8 +42,9 @@ from rowcast.orm.model import STORE
 from rowcast.query.statements import Queries
 from rowcast.query.store import Store
 from rowcast.resources.tables import Tables
+from rowcast.rest import combined_stream, routers
+from rowcast.rest.viewset import SITE, Site, ViewSet, bound_in, site_url
 from rowcast.streams.hub import Hub
-from rowcast.viewsets import SITE, Site, ViewSet, bound_in, site_url
 
 READINESS: Final = web.AppKey("readiness", Readiness)
 STARTED: Final = web.AppKey("started", asyncio.Task)
@@ -147,7 +148,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     app[READINESS] = readiness
     _register(app, site, routes, readiness)
     for path in ("/stream", "/stream/"):
-        app.router.add_get(path, waiting(combined.stream))
+        app.router.add_get(path, waiting(combined_stream.stream))
     stream = settings.stream
     ticker = Ticker(database.connect, wakeup=stream.wakeup, retention=stream.retention, size=stream.max_log_size)
 

@@ -10,13 +10,13 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any, Final
 
-from rowcast import filters, pagination, viewsets
 from rowcast.configuration.yaml import Steps
 from rowcast.errors import ConfigurationError, choices
 from rowcast.identity import authentication, permissions, throttling
 from rowcast.identity.permissions import BasePermission
-from rowcast.serializers import Serializer
-from rowcast.viewsets import GenericViewSet
+from rowcast.rest import filters, pagination, viewset
+from rowcast.rest.serializers import Serializer
+from rowcast.rest.viewset import GenericViewSet
 
 
 def _named(*classes: type[Any]) -> Mapping[str, type[Any]]:
@@ -36,7 +36,7 @@ PAGINATIONS: Final = _named(
     pagination.PageNumberPagination, pagination.LimitOffsetPagination, pagination.CursorPagination
 )
 FILTERS: Final = _named(filters.FieldFilter, filters.SearchFilter, filters.OrderingFilter)
-VIEWSETS: Final = _named(viewsets.ModelViewSet, viewsets.ReadOnlyModelViewSet, viewsets.GenericViewSet)
+VIEWSETS: Final = _named(viewset.ModelViewSet, viewset.ReadOnlyModelViewSet, viewset.GenericViewSet)
 
 
 _MANY: Final = ("permission_classes", "authentication_classes", "throttle_classes", "filter_backends")

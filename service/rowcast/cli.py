@@ -33,7 +33,7 @@ from rowcast.identity import authentication
 from rowcast.listening import Runner
 from rowcast.migrations import schema
 from rowcast.resources.tables import Tables
-from rowcast.viewsets import SITE
+from rowcast.rest.viewset import SITE
 from rowcast.workers import run as run_workers
 
 T = TypeVar("T")

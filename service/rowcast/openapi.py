@@ -23,12 +23,15 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
 from rowcast import errors
-from rowcast.filters import CHOSEN, MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
-from rowcast.metadata import WRITING
 from rowcast.orm.model import model
-from rowcast.pagination import (
+from rowcast.resources.fields import MISSING, NUMERIC_DIGITS, Field, Kind
+from rowcast.resources.lookups import Lookup, Takes
+from rowcast.resources.resource import Relation, Resource, Resources
+from rowcast.rest.filters import CHOSEN, MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.rest.options_method import WRITING
+from rowcast.rest.pagination import (
     MAX_OFFSET,
     UNPAGED,
     CursorPagination,
@@ -36,12 +39,9 @@ from rowcast.pagination import (
     NoPagination,
     PageNumberPagination,
 )
-from rowcast.resources.fields import MISSING, NUMERIC_DIGITS, Field, Kind
-from rowcast.resources.lookups import Lookup, Takes
-from rowcast.resources.resource import Relation, Resource, Resources
-from rowcast.routers import Route
-from rowcast.serializers import Keys, Serializer, Value, serializer_for
-from rowcast.viewsets import PART, GenericViewSet, ViewSet, parts_of
+from rowcast.rest.routers import Route
+from rowcast.rest.serializers import Keys, Serializer, Value, serializer_for
+from rowcast.rest.viewset import PART, GenericViewSet, ViewSet, parts_of
 
 Schema: TypeAlias = dict[str, Any]
 

@@ -13,7 +13,7 @@ from rowcast.database.pool import Database
 from rowcast.query.statements import Queries
 from rowcast.resources.fields import FIELD_TYPES
 from rowcast.resources.lookups import lookups_of
-from rowcast.viewsets import Site
+from rowcast.rest.viewset import Site
 
 from ..conftest import Client
 

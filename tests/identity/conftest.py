@@ -23,7 +23,7 @@ from rowcast.identity.authentication import (
     refusal,
 )
 from rowcast.middleware import errors
-from rowcast.requests import Request
+from rowcast.rest.request import Request
 
 Client = TestClient[web.Request, web.Application]
 Site = Callable[..., Awaitable[Client]]

@@ -31,7 +31,7 @@ from rowcast.identity.throttling import (
     client_address,
 )
 from rowcast.middleware import errors, label
-from rowcast.requests import Request
+from rowcast.rest.request import Request
 
 from .conftest import Clock
 

@@ -15,7 +15,7 @@ from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
 from rowcast.orm.model import STORE
 from rowcast.resources.tables import Tables
-from rowcast.viewsets import Site
+from rowcast.rest.viewset import Site
 
 from ..conftest import Client, Serve, at_database, configure
 

@@ -22,13 +22,13 @@ from rowcast.orm.model import STORE, Model, QuerySet
 from rowcast.query.conditions import Comparison, Query
 from rowcast.query.matching import matcher, patterns, pin
 from rowcast.query.projection import Projection
-from rowcast.requests import Request
 from rowcast.resources.fields import FIELD_TYPES, Field
-from rowcast.serializers import Serializer
+from rowcast.rest.request import Request
+from rowcast.rest.serializers import Serializer
 from rowcast.streams.subscription import Lens, Lenses
 
 if TYPE_CHECKING:
-    from rowcast.viewsets import GenericViewSet as _Base
+    from rowcast.rest.viewset import GenericViewSet as _Base
 else:
     _Base = object
 OF_TOKENS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # claims that say nothing of the user

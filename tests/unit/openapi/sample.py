@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from rowcast import routers
 from rowcast.configuration import declarations, yaml
 from rowcast.configuration.settings import Settings
 from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.identity.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.openapi import document
-from rowcast.pagination import CursorPagination, LimitOffsetPagination, NoPagination
 from rowcast.resources.resource import Resource, Resources
-from rowcast.viewsets import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Site
+from rowcast.rest import routers
+from rowcast.rest.pagination import CursorPagination, LimitOffsetPagination, NoPagination
+from rowcast.rest.viewset import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Site
 
 FILES = {
     "things": """

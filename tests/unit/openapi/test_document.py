@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from rowcast import errors
 from rowcast.openapi import document
 from rowcast.resources.lookups import LOOKUP_NAMES
-from rowcast.viewsets import ReadOnlyModelViewSet
+from rowcast.rest.viewset import ReadOnlyModelViewSet
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from .sample import (

@@ -6,10 +6,10 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from rowcast.resources.fields import MISSING
-from rowcast.serializers import Keys, Serializer, Value
+from rowcast.rest.serializers import Keys, Serializer, Value
 
 if TYPE_CHECKING:
-    from rowcast.viewsets import GenericViewSet
+    from rowcast.rest.viewset import GenericViewSet
 
 WRITING = {"POST": "create", "PUT": "update", "PATCH": "partial_update"}
 

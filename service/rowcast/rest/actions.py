@@ -15,15 +15,15 @@ from aiohttp import web
 
 from rowcast.errors import InvalidPattern, NotFound
 from rowcast.orm.bridge import spawn
-from rowcast.preconditions import tag_of_list, tag_of_row
 from rowcast.query.conditions import unchanged
 from rowcast.query.statements import BETWEEN
-from rowcast.responses import encode, json_response
-from rowcast.serializers import Serializer
+from rowcast.rest.etags import tag_of_list, tag_of_row
+from rowcast.rest.response import encode, json_response
+from rowcast.rest.serializers import Serializer
 
 if TYPE_CHECKING:
-    from rowcast.requests import Request
-    from rowcast.viewsets import GenericViewSet as _Base
+    from rowcast.rest.request import Request
+    from rowcast.rest.viewset import GenericViewSet as _Base
 else:
     _Base = object
 

@@ -22,12 +22,10 @@ from uuid import UUID
 import orjson
 from aiohttp import web
 
-from rowcast import mixins
 from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
 from rowcast.configuration import viewset_options
 from rowcast.configuration.settings import Settings
-from rowcast.decorators import VERBS, collect, is_action
 from rowcast.errors import (
     ApiError,
     AuthenticationFailed,
@@ -43,8 +41,6 @@ from rowcast.errors import (
     ValidationError,
     choices,
 )
-from rowcast.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
-from rowcast.handlers import KEY_NAMES, Call, call_of
 from rowcast.identity import throttling
 from rowcast.identity.authentication import BUILT_IN, identify, refusal
 from rowcast.identity.permissions import (
@@ -56,23 +52,26 @@ from rowcast.identity.permissions import (
     check_columns,
     refusing,
 )
-from rowcast.metadata import describe
 from rowcast.orm.bridge import spawn, wait
 from rowcast.orm.model import STORE, Model, QuerySet, document, loaded, model, query_for
-from rowcast.pagination import Address, BasePagination, NoPagination, PageNumberPagination, Slice
-from rowcast.preconditions import expected, known, tag_of_row
 from rowcast.query import conditions
 from rowcast.query.conditions import Comparison, Query
 from rowcast.query.projection import Projection, expanded, whole
 from rowcast.query.statements import BETWEEN
 from rowcast.query.statements import Page as PageShape
 from rowcast.query.store import Rows, Store
-from rowcast.requests import Request
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
-from rowcast.responses import Response, encode, json_response
-from rowcast.rest import stream_action
-from rowcast.serializers import CONTEXT, Serializer, has_hooks, serializer_for
+from rowcast.rest import actions, stream_action
+from rowcast.rest.decorators import VERBS, collect, is_action
+from rowcast.rest.etags import expected, known, tag_of_row
+from rowcast.rest.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.rest.options_method import describe
+from rowcast.rest.pagination import Address, BasePagination, NoPagination, PageNumberPagination, Slice
+from rowcast.rest.request import Request
+from rowcast.rest.response import Response, encode, json_response
+from rowcast.rest.serializers import CONTEXT, Serializer, has_hooks, serializer_for
+from rowcast.rest.signatures import KEY_NAMES, Call, call_of
 from rowcast.streams import hub
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -583,7 +582,8 @@ class GenericViewSet(ViewSet):
         cls._targeted = staticmethod(lru_cache(maxsize=256)(cls._targets))  # type: ignore[assignment]
         hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
         own_saving = any(
-            getattr(cls.serializer, name).__module__ != "rowcast.serializers" for name in ("create", "update", "save")
+            getattr(type(cls.serializer), name) is not getattr(Serializer, name)
+            for name in ("create", "update", "save")
         )
         cls.simple_writes = (
             cls.serializer.plain
@@ -1110,23 +1110,23 @@ class GenericViewSet(ViewSet):
         return json_response(orjson.dumps(describe(self)), headers={"Allow": ", ".join(sorted(self.action_map))})
 
 
-class ReadOnlyModelViewSet(mixins.RetrieveModelMixin, mixins.ListModelMixin, stream_action.StreamMixin, GenericViewSet):
+class ReadOnlyModelViewSet(
+    actions.RetrieveModelMixin, actions.ListModelMixin, stream_action.StreamMixin, GenericViewSet
+):
     """``list``, ``retrieve`` and the stream."""
 
 
 class ModelViewSet(
-    mixins.CreateModelMixin,
-    mixins.RetrieveModelMixin,
-    mixins.UpdateModelMixin,
-    mixins.DestroyModelMixin,
-    mixins.ListModelMixin,
+    actions.CreateModelMixin,
+    actions.RetrieveModelMixin,
+    actions.UpdateModelMixin,
+    actions.DestroyModelMixin,
+    actions.ListModelMixin,
     stream_action.StreamMixin,
     GenericViewSet,
 ):
     """All six actions, and the stream of what they and everybody else change."""
 
-
-# --- what a class says of itself --------------------------------------------------------------------------------------
 
 _CLASSES: Final = frozenset(
     {

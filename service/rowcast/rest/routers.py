@@ -10,8 +10,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from rowcast.errors import ConfigurationError, choices
-from rowcast.handlers import call_of
-from rowcast.viewsets import STANDARD_ACTIONS, GenericViewSet, Handler, ViewSet, actions_in, allows, parts_of
+from rowcast.rest.signatures import call_of
+from rowcast.rest.viewset import STANDARD_ACTIONS, GenericViewSet, Handler, ViewSet, actions_in, allows, parts_of
 
 
 @dataclass(frozen=True, slots=True)

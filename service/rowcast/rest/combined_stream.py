@@ -13,11 +13,11 @@ from aiohttp import web
 
 from rowcast.errors import ParseError, choices
 from rowcast.orm.model import STORE
-from rowcast.requests import Request
+from rowcast.rest.request import Request
+from rowcast.rest.routers import has_stream
 from rowcast.rest.stream_action import PAGES, last_position, wants_snapshot
-from rowcast.routers import has_stream
+from rowcast.rest.viewset import SITE, GenericViewSet, Site
 from rowcast.streams.subscription import Lens, Lenses
-from rowcast.viewsets import SITE, GenericViewSet, Site
 
 PARAMETERS: Final = ("resources", "snapshot", "last_event_id", "access_token")
 
