@@ -16,7 +16,7 @@ import orjson
 import structlog
 from aiohttp import web
 
-from rowcast import __version__, observability, openapi
+from rowcast import __version__, observability
 from rowcast.changes import log as changelog
 from rowcast.changes import triggers
 from rowcast.changes.cache import Cache
@@ -38,6 +38,7 @@ from rowcast.middleware import Handler, cors, errors, label
 from rowcast.migrations import schema
 from rowcast.migrations.schema import Step
 from rowcast.observability import Readiness
+from rowcast.openapi.document import document as openapi_document
 from rowcast.orm.model import STORE
 from rowcast.query.statements import Queries
 from rowcast.query.store import Store
@@ -350,7 +351,7 @@ def _register(app: web.Application, site: Site, routes: Sequence[Served], readin
         site.routes[route.name] = route.path
     observability.register(app, readiness)
     lists = [route.path for _, route in routes if route.name.endswith("-list")]
-    document = orjson.dumps(openapi.document(site.resources, routes, version=__version__))
+    document = orjson.dumps(openapi_document(site.resources, routes, version=__version__))
 
     async def root(request: web.Request) -> web.Response:
         """The resources and where they are."""

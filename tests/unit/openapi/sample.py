@@ -8,7 +8,7 @@ from rowcast.configuration import declarations, yaml
 from rowcast.configuration.settings import Settings
 from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.identity.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
-from rowcast.openapi import document
+from rowcast.openapi.document import document
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import routers
 from rowcast.rest.pagination import CursorPagination, LimitOffsetPagination, NoPagination

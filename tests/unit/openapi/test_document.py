@@ -9,7 +9,7 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 from rowcast import errors
-from rowcast.openapi import document
+from rowcast.openapi.document import document
 from rowcast.resources.lookups import LOOKUP_NAMES
 from rowcast.rest.viewset import ReadOnlyModelViewSet
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR

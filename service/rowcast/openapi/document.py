@@ -62,8 +62,6 @@ def document(
     return _Writer(resources, list(routes), version, title).write()
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
-
 NO_NUL: Final = r"^[^\u0000]*$"  # the one character that PostgreSQL's text cannot hold
 _DATE: Final = r"(?!0000)[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
 _TIME: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,6})?)?"
@@ -205,8 +203,6 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-# --- parameters -------------------------------------------------------------------------------------------------------
-
 _LIST: Final[Schema] = {"style": "form", "explode": False}
 _PHRASES: Final[Mapping[str, str]] = {
     "exact": "is the value given", "ne": "is not the value given", "gt": "is greater than the value given",
@@ -266,9 +262,6 @@ def _paging(view: type[GenericViewSet]) -> Iterator[Schema]:
     yield _query("offset", "How many rows come before the page.", _integer(64) | {"minimum": 0, "maximum": MAX_OFFSET})
     told = "Where the page starts: as in `next` and `previous` of another page of this list in this order."
     yield _query("cursor", told, {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"})
-
-
-# --- actions ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,9 +452,6 @@ def _security(view: type[ViewSet], route: Route, method: str) -> Schema:
     allowed = [_ANONYMOUS[permission] for permission in classes]
     anonymous = all(methods is None or method in methods for methods in allowed)
     return {"security": [*([{}] if anonymous else []), *({name: []} for name in _SECURITY)]}
-
-
-# --- the document -----------------------------------------------------------------------------------------------------
 
 
 class _Writer:
