@@ -17,9 +17,9 @@ import asyncpg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from rowcast.app import STARTED, create_app
 from rowcast.configuration.load import Configuration, load
 from rowcast.database.embedded import EmbeddedPostgres
+from rowcast.server.app import STARTED, create_app
 
 ROOT = Path(__file__).parent.parent
 DEMO = ("categories", "comments", "tags", "tasks")  # whoever follows the README has others beside them

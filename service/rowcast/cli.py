@@ -21,8 +21,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from rowcast import __version__, doctor
-from rowcast.app import STARTED, create_app, migration_steps, overridden, prepare, settle
+from rowcast import __version__
 from rowcast.changes import log as changelog
 from rowcast.configuration import value_types
 from rowcast.configuration.load import Configuration, load
@@ -30,11 +29,13 @@ from rowcast.configuration.settings import Server
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
 from rowcast.identity import authentication
-from rowcast.listening import Runner
 from rowcast.migrations import schema
 from rowcast.resources.tables import Tables
 from rowcast.rest.viewset import SITE
-from rowcast.workers import run as run_workers
+from rowcast.server import doctor
+from rowcast.server.app import STARTED, create_app, migration_steps, overridden, prepare, settle
+from rowcast.server.http import Runner
+from rowcast.server.workers import run as run_workers
 
 T = TypeVar("T")
 UNREACHABLE = (

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from rowcast import api
-from rowcast.app import SITE
 from rowcast.orm.model import STORE
+from rowcast.server.app import SITE
 
 from ..conftest import DEMO, ROOT, Serve
 from .test_docs import blocks

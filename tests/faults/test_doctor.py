@@ -10,11 +10,11 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 import pytest
-from rowcast import doctor
 from rowcast.changes import triggers
 from rowcast.changes.log import LEADING, LOCKS
 from rowcast.configuration.settings import Stream
 from rowcast.resources.tables import Tables
+from rowcast.server import doctor
 
 from tests.conftest import ROOT, Serve, configure
 from tests.conftest import Client as Service
@@ -131,7 +131,7 @@ async def test_nobody_ticks(
     serve: Serve, sql: asyncpg.Connection, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where somebody else holds the lead, the doctor says who, and doctor and health say that changes wait."""
-    monkeypatch.setattr("rowcast.observability.GRACE", 1.0)
+    monkeypatch.setattr("rowcast.server.health.GRACE", 1.0)
     service = await serve(RESOURCES, service="stream: {wakeup: poll}")
     async with asyncio.timeout(20):  # take the lead from the ticker
         while not await sql.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCKS, LEADING):
@@ -164,7 +164,7 @@ async def test_a_short_reconnect_is_no_outage(
     serve: Serve, sql: asyncpg.Connection, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Losing the feed's connection leaves the service ready; being without one for longer does not, until it is back."""
-    monkeypatch.setattr("rowcast.observability.GRACE", 1.5)
+    monkeypatch.setattr("rowcast.server.health.GRACE", 1.5)
     service = await serve(RESOURCES)
     name = await sql.fetchval("SELECT current_database()")
     kill = (

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
-from rowcast.app import SITE, STARTED, create_app
+from rowcast.server.app import SITE, STARTED, create_app
 
 from ..conftest import at_database, configure
 from .library import OPEN, RESOURCES, Service

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 from rowcast.configuration.settings import Server
-from rowcast.listening import LONGEST, Runner
+from rowcast.server.http import LONGEST, Runner
 
 
 async def _length(request: web.Request) -> web.Response:

@@ -11,10 +11,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-from rowcast.app import SITE
 from rowcast.changes.cache import FRESH, Cache
 from rowcast.changes.log import Event
 from rowcast.database.pool import Database
+from rowcast.server.app import SITE
 
 from ..conftest import Client, Serve
 

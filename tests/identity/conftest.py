@@ -22,8 +22,8 @@ from rowcast.identity.authentication import (
     identify,
     refusal,
 )
-from rowcast.middleware import errors
 from rowcast.rest.request import Request
+from rowcast.server.middleware import errors
 
 Client = TestClient[web.Request, web.Application]
 Site = Callable[..., Awaitable[Client]]

@@ -30,8 +30,8 @@ from rowcast.identity.throttling import (
     check_rates,
     client_address,
 )
-from rowcast.middleware import errors, label
 from rowcast.rest.request import Request
+from rowcast.server.middleware import errors, label
 
 from .conftest import Clock
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
-from rowcast.app import SITE
 from rowcast.errors import Conflict, ValidationError
 from rowcast.orm.expressions import F, Q
 from rowcast.orm.model import STORE, RelationNotLoaded, model, transaction
+from rowcast.server.app import SITE
 
 from tests.conftest import Serve
 

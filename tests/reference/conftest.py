@@ -10,12 +10,12 @@ from typing import Any
 
 import asyncpg
 import pytest
-from rowcast.app import SITE, prepare
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
 from rowcast.orm.model import STORE
 from rowcast.resources.tables import Tables
 from rowcast.rest.viewset import Site
+from rowcast.server.app import SITE, prepare
 
 from ..conftest import Client, Serve, at_database, configure
 

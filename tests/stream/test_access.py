@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack
 import asyncpg
 import jwt
 import pytest
-from rowcast.app import SITE
 from rowcast.identity.authentication import create_token, list_tokens, revoke_token
+from rowcast.server.app import SITE
 
 from tests.conftest import Client, Serve
 from tests.sse import EventSource, listen

@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from rowcast.app import SITE
+from rowcast.server.app import SITE
 
 from tests.conftest import Serve
 from tests.sse import Event, EventSource, listen

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 from aiohttp import ClientConnectionError
 from aiohttp.test_utils import TestClient, TestServer
-from rowcast.app import create_app
 from rowcast.migrations.schema import LOCK
+from rowcast.server.app import create_app
 
 from tests.conftest import Serve, configure
 from tests.sse import EventSource, listen

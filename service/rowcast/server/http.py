@@ -8,9 +8,9 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from rowcast import middleware
 from rowcast.configuration.settings import Server
 from rowcast.errors import InternalError, ParseError
+from rowcast.server import middleware
 
 LONGEST: Final = 64 * 1024  # bytes of an address or a header; longer than any credentials, which are judged as such
 log = structlog.get_logger(__name__)

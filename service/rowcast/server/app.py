@@ -16,13 +16,12 @@ import orjson
 import structlog
 from aiohttp import web
 
-from rowcast import __version__, observability
+from rowcast import __version__
 from rowcast.changes import log as changelog
 from rowcast.changes import triggers
 from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
 from rowcast.changes.ticker import Ticker
-from rowcast.classes import Importer
 from rowcast.configuration import viewset_options
 from rowcast.configuration.declarations import RESERVED_RESOURCES
 from rowcast.configuration.load import Configuration
@@ -34,10 +33,8 @@ from rowcast.errors import ConfigurationError, Unavailable
 from rowcast.identity.authentication import IDENTITY, Identity
 from rowcast.identity.permissions import check_columns
 from rowcast.identity.throttling import THROTTLES, Throttles
-from rowcast.middleware import Handler, cors, errors, label
 from rowcast.migrations import schema
 from rowcast.migrations.schema import Step
-from rowcast.observability import Readiness
 from rowcast.openapi.document import document as openapi_document
 from rowcast.orm.model import STORE
 from rowcast.query.statements import Queries
@@ -45,6 +42,10 @@ from rowcast.query.store import Store
 from rowcast.resources.tables import Tables
 from rowcast.rest import combined_stream, routers
 from rowcast.rest.viewset import SITE, Site, ViewSet, bound_in, site_url
+from rowcast.server import health
+from rowcast.server.health import Readiness
+from rowcast.server.importer import Importer
+from rowcast.server.middleware import Handler, cors, errors, label
 from rowcast.streams.hub import Hub
 
 READINESS: Final = web.AppKey("readiness", Readiness)
@@ -349,7 +350,7 @@ def _register(app: web.Application, site: Site, routes: Sequence[Served], readin
     for _, route in routes:
         routers.register(app, route)
         site.routes[route.name] = route.path
-    observability.register(app, readiness)
+    health.register(app, readiness)
     lists = [route.path for _, route in routes if route.name.endswith("-list")]
     document = orjson.dumps(openapi_document(site.resources, routes, version=__version__))
 

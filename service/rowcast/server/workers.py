@@ -13,9 +13,9 @@ import click
 from aiohttp import web
 from gunicorn.app.base import BaseApplication
 
-from rowcast.app import STARTED, settle
 from rowcast.configuration.settings import Server
-from rowcast.listening import Runner
+from rowcast.server.app import STARTED, settle
+from rowcast.server.http import Runner
 
 READY = b"+"
 
