@@ -15,13 +15,13 @@ from typing import Final
 
 import click
 import orjson
-from rowcast.database.embedded import EmbeddedPostgres
 
 from bench import database, load, page, peers, report
 from bench.cases import CASES, TASKS, Case
 from bench.environments import Unavailable
 from bench.peers import FLOORS, PEERS, Peer, Server
 from bench.report import Mode, Round
+from rowcast.database.embedded import EmbeddedPostgres
 
 PATIENCE: Final = 10  # s, for the first answer under load
 NAMES: Final = tuple(dict.fromkeys(peer.name for peer in PEERS))

@@ -23,12 +23,12 @@ from typing import Final
 
 import asyncpg
 import click
-from rowcast.database.embedded import EmbeddedPostgres
 
 from bench import database, load, page, peers, plot, report
 from bench.cases import CASES, TASKS, Case
 from bench.environments import BENCH
 from bench.peers import PEERS, ROWCAST_NAME, Server
+from rowcast.database.embedded import EmbeddedPostgres
 
 ROWS: Final = (1_000, 100_000)
 MANY_ROWS: Final = 10_000_000

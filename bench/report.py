@@ -15,12 +15,12 @@ from statistics import median
 from typing import Any, Final
 
 import orjson
-from rowcast import __version__
 
 from bench import load, plot
 from bench.cases import AUTHORS, TASKS, Case
 from bench.environments import ROOT
 from bench.peers import BARE_NAME, CONNECTIONS, FLOORS, KEPT_NAME, ROWCAST_NAME, Peer
+from rowcast import __version__
 
 COLUMNS: Final = (
     "case", "server", "req/s", "of the better floor", "Rowcast has", "median ms", "p99 ms", "CPU µs", "PostgreSQL CPU µs", "RSS MiB",

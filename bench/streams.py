@@ -30,13 +30,13 @@ from urllib.parse import urlsplit
 import asyncpg
 import click
 import orjson
-from rowcast import __version__
-from rowcast.database.embedded import EmbeddedPostgres
 
 from bench import database, load, peers
 from bench.cases import CASES, KEY
 from bench.database import PLAIN
 from bench.peers import Server
+from rowcast import __version__
+from rowcast.database.embedded import EmbeddedPostgres
 
 GET: Final = CASES[0]
 FILTERS: Final[Mapping[str, Callable[[int], int]]] = {  # how many different ones subscribers have; a row fits one

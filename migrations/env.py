@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from alembic import context
+
 from rowcast.configuration.load import load
 from rowcast.database.pool import Database
 from rowcast.migrations import schema

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+
 from rowcast.configuration.load import Configuration, load
 from rowcast.database.embedded import EmbeddedPostgres
 from rowcast.server.app import STARTED, create_app

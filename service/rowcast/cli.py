@@ -31,9 +31,9 @@ from rowcast.errors import ConfigurationError
 from rowcast.identity import authentication
 from rowcast.migrations import schema
 from rowcast.resources.tables import Tables
-from rowcast.rest.viewset import SITE
+from rowcast.rest.viewset import SERVICE
 from rowcast.server import doctor
-from rowcast.server.app import STARTED, create_app, migration_steps, overridden, prepare, settle
+from rowcast.server.app import STARTED, create_app, migration_steps, overridden, prepare, tune_garbage_collector
 from rowcast.server.http import Runner
 from rowcast.server.workers import run as run_workers
 
@@ -143,7 +143,7 @@ def check(config: Path) -> None:
     """Validate a config directory, with the Python that it names, without a database."""
     found = _load(config, None)
     app = create_app(found, "postgresql://")  # which is asked once it runs
-    for line in overridden(found, app[SITE]):
+    for line in overridden(found, app[SERVICE]):
         click.echo(line)
     click.echo(f"{config}: {len(found.resources)} resources, no problems.")
 
@@ -369,7 +369,7 @@ async def _serve(configuration: Configuration, url: str, *, migrate: bool) -> No
         await asyncio.wait([app[STARTED], stopping], return_when=asyncio.FIRST_COMPLETED)
         if app[STARTED].done():
             app[STARTED].result()
-            settle()
+            tune_garbage_collector()
             host, port = runner.addresses[0][:2]
             click.echo(f"Rowcast is ready on http://{f'[{host}]' if ':' in host else host}:{port}")
         await stopping

@@ -18,10 +18,10 @@ class ConfigurationError(Exception):
     """What the operator wrote cannot be run: the message says where, what, and what is valid."""
 
 
-def choices(given: str, valid: Iterable[str]) -> str:
+def did_you_mean(given: str, valid: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest valid one, or all of them.
 
-    >>> choices("titel", ["title", "id"])
+    >>> did_you_mean("titel", ["title", "id"])
     'did you mean title?'
     """
     names = list(valid)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
 from rowcast.changes import log, triggers
 from rowcast.database.embedded import EmbeddedPostgres
 from rowcast.resources.tables import Tables

@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from rowcast.changes import log, triggers
 from rowcast.changes.feed import Feed
 from rowcast.changes.ticker import SAFETY, Connect, Ticker

@@ -7,6 +7,7 @@ import uuid
 
 import asyncpg
 import pytest
+
 from rowcast.changes import log, retention, triggers
 from rowcast.changes.feed import Feed
 from rowcast.changes.ticker import Ticker

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import asyncpg
+
 from rowcast.changes import log
 from rowcast.changes.position import Position, Snapshot
 
@@ -33,7 +34,7 @@ def replayed(watch: Watch) -> dict[str, dict[str, Any]]:
 
 def assert_rising(positions: list[Position]) -> None:
     """Positions rise and never repeat."""
-    places = [position.place for position in positions]
+    places = [position.sort_key for position in positions]
     assert all(low < high for low, high in pairwise(places))
 
 
@@ -193,7 +194,7 @@ async def test_two_replicas_tell_the_same(database: Database) -> None:
     start = two.feed.head
     await asyncio.gather(*(writer(c, random.Random(seed), 60) for seed, c in enumerate(connections)))
     await one.fence(connections[0])
-    await two.until(lambda: two.feed.head.place >= one.feed.head.place)
+    await two.until(lambda: two.feed.head.sort_key >= one.feed.head.sort_key)
     assert list(zip(one.positions, one.events, strict=True)) == list(zip(two.positions, two.events, strict=True))
     again = [(b.position(e), e) async for b in two.feed.read(start) for e in b.events]
     assert again == list(zip(two.positions, two.events, strict=True))

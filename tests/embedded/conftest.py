@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from rowcast.database.embedded import EmbeddedPostgres
 
 from .processes import Own, Owner, is_alive, wait_until

@@ -7,6 +7,7 @@ from importlib import util
 from pathlib import Path
 
 import pytest
+
 from rowcast.database.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
 from .processes import Own, query

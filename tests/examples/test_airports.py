@@ -9,9 +9,9 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 import pytest
-from rowcast.changes.position import Position
-
 from examples.airports import load
+
+from rowcast.changes.position import Position
 from tests.conftest import ROOT, Client, Serve
 from tests.sse import Event, EventSource, listen
 

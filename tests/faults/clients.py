@@ -14,8 +14,8 @@ from typing import Any
 
 import aiohttp
 import asyncpg
-from rowcast.changes.position import Position
 
+from rowcast.changes.position import Position
 from tests.sse import Event, EventSource
 
 PATIENCE = 30.0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from rowcast.database.embedded import EmbeddedPostgres
 
+from rowcast.database.embedded import EmbeddedPostgres
 from tests.conftest import at_database, configure
 
 from .clients import RESOURCES, Client

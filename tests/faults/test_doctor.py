@@ -10,12 +10,12 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 import pytest
+
 from rowcast.changes import triggers
 from rowcast.changes.log import LEADING, LOCKS
 from rowcast.configuration.settings import Stream
 from rowcast.resources.tables import Tables
 from rowcast.server import doctor
-
 from tests.conftest import ROOT, Serve, configure
 from tests.conftest import Client as Service
 

@@ -13,10 +13,10 @@ from itertools import permutations
 
 import asyncpg
 import pytest
+
 from rowcast.changes import log
 from rowcast.changes.log import LEADING, LOCKS
 from rowcast.database.embedded import EmbeddedPostgres
-
 from tests.conftest import Serve
 
 from .clients import QUERIES, RESOURCES, Client, assert_equal, writing

@@ -11,6 +11,7 @@ import random
 import signal
 
 import asyncpg
+
 from rowcast.database.embedded import EmbeddedPostgres
 
 from .clients import LOST, QUERIES, Client, assert_equal

@@ -10,9 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
+
 from rowcast.database import embedded
 from rowcast.database.embedded import EmbeddedPostgres
-
 from tests.conftest import Serve
 
 from .clients import RESOURCES, assert_equal

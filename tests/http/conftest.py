@@ -14,7 +14,8 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
-from rowcast.server.app import SITE, STARTED, create_app
+
+from rowcast.server.app import SERVICE, STARTED, create_app
 
 from ..conftest import at_database, configure
 from .library import OPEN, RESOURCES, Service
@@ -42,7 +43,7 @@ async def running(
         async with asyncio.timeout(30):
             await asyncio.shield(app[STARTED])
         sql = await asyncpg.connect(url)
-        yield Service(client, sql, app[SITE])
+        yield Service(client, sql, app[SERVICE])
         await sql.close()
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()

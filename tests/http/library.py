@@ -9,11 +9,12 @@ from typing import Any
 
 import asyncpg
 from aiohttp import ClientResponse
+
 from rowcast.database.pool import Database
 from rowcast.query.statements import Queries
 from rowcast.resources.fields import FIELD_TYPES
 from rowcast.resources.lookups import lookups_of
-from rowcast.rest.viewset import Site
+from rowcast.rest.viewset import Service as SharedService
 
 from ..conftest import Client
 
@@ -155,15 +156,15 @@ class Service:
 
     client: Client
     sql: asyncpg.Connection
-    site: Site
+    service: SharedService
 
     @property
     def database(self) -> Database:
-        return self.site.store.database
+        return self.service.store.database
 
     @property
     def queries(self) -> Queries:
-        return self.site.store.queries
+        return self.service.store.queries
 
     async def ask(
         self, method: str, path: str, body: Any = None, *, status: int | None = None, **options: Any

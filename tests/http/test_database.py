@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from rowcast.errors import ValidationError
 from rowcast.query.projection import projection_of
 
@@ -240,7 +241,7 @@ async def test_request_that_is_given_up_leaves_its_connection_usable(run: Run) -
 async def test_values_that_do_not_fit_are_refused_by_the_store_too(run: Run) -> None:
     """What a handler supplies is checked by the database, and told as a 400."""
     service = await run({"parents": PARENT, "children": CHILD})
-    store, shown = service.site.store, projection_of(service.queries.resources["children"])
+    store, shown = service.service.store, projection_of(service.queries.resources["children"])
     parent = uuid.UUID((await service.post("/parents/", {"name": "p"}))["id"])
     for values in ({"n": 2**40}, {"n": "text"}, {"n": None}, {"parent_id": "x"}, {"parent_id": 7}):
         with pytest.raises(ValidationError):

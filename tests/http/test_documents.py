@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
 from rowcast.query.projection import projection_of
 from rowcast.query.store import by_key
 from rowcast.resources.fields import FIELD_TYPES
@@ -95,14 +96,14 @@ async def test_both_makers_of_json_give_the_same_document(table: Service) -> Non
         written = await database.fetch(insert.sql, insert.arguments([values[name] for name in columns]))
         assert written is not None
         query = by_key(queries, "things", str(key))
-        one = queries.one(shown, query.shape)
+        one = queries.select_row(shown, query.shape)
         made = await database.read(one.sql, one.arguments(query.values))
         assert made is not None
         assert made["result"] == written["result"]
         stored = await database.fetch(f"SELECT {', '.join(columns)} FROM things WHERE id = $1", [key])
         assert stored is not None
         dumped = {
-            name: None if stored[name] is None else field.facts.dump(field, stored[name])
+            name: None if stored[name] is None else field.field_type.dump(field, stored[name])
             for name, field in resource.columns.items()
         }
         document = orjson.loads(made["result"])
@@ -111,7 +112,7 @@ async def test_both_makers_of_json_give_the_same_document(table: Service) -> Non
         for name, field in resource.columns.items():
             value = document[name]
             if value is not None and "json" not in (field.type, field.of):
-                loaded = field.facts.load(field, value)
+                loaded = field.field_type.load(field, value)
                 assert loaded == values[name] == stored[name], name
 
     def checked(row: dict[str, Any]) -> None:

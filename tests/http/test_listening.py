@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
+
 from rowcast.configuration.settings import Server
 from rowcast.server.http import LONGEST, Runner
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from rowcast.changes.cache import FRESH, Cache
 from rowcast.changes.log import Event
 from rowcast.database.pool import Database
-from rowcast.server.app import SITE
+from rowcast.server.app import SERVICE
 
 from ..conftest import Client, Serve
 
@@ -75,12 +76,12 @@ SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))
 
 def cache_of(client: Client) -> Cache:
     assert client.app is not None
-    return client.app[SITE].cache
+    return client.app[SERVICE].cache
 
 
 def database_of(client: Client) -> Database:
     assert client.app is not None
-    return client.app[SITE].store.database
+    return client.app[SERVICE].store.database
 
 
 async def read(client: Client, path: str, **headers: str) -> Any:
@@ -98,7 +99,7 @@ async def fill(client: Client, rows: int = 5) -> None:
     """A group and rows, of which the feed has heard."""
     assert client.app is not None
     heard: list[Event] = []
-    stop = client.app[SITE].feed.subscribe(lambda batch: heard.extend(batch.events), lambda _: None)
+    stop = client.app[SERVICE].feed.subscribe(lambda batch: heard.extend(batch.events), lambda _: None)
     await client.post("/groups/", json={"name": "a"})
     for n in range(rows):
         await client.post("/items/", json={"n": n % 2, "group_id": 1})
@@ -232,7 +233,7 @@ async def test_nothing_is_told_from_memory_while_the_feed_is_cut_off(serve: Serv
     await fill(client)
     await kept(client, "/items/")
     assert client.app is not None
-    await client.app[SITE].feed.stop()
+    await client.app[SERVICE].feed.stop()
     await until(lambda: _stale(client))
     await sql.execute("INSERT INTO items (n) VALUES (7)")
     assert (await read(client, "/items/"))["count"] == 6
@@ -300,16 +301,16 @@ async def test_memory_is_bounded(serve: Serve) -> None:
     cache = Cache(cache_of(client)._feed, size=20_000)
     await until(lambda: _fresh(cache))
     for n in range(20):
-        cache.keep(n, b"x", since=0, resources=["items"], size=1000)
-        cache.find(0)
-    assert cache.find(0) == b"x"
-    assert cache.find(1) is None
-    assert cache.find(19) == b"x"
+        cache.put(n, b"x", since=0, resources=["items"], size=1000)
+        cache.get(0)
+    assert cache.get(0) == b"x"
+    assert cache.get(1) is None
+    assert cache.get(19) == b"x"
     assert len(cache) <= 12
-    cache.keep("large", b"x", since=0, resources=["items"], size=10_000)
-    assert cache.find("large") is None
-    cache.keep(("search", "x" * 10_000), b"x", since=0, resources=["items"])
-    assert cache.find(("search", "x" * 10_000)) is None, "a client's text counts as well"
+    cache.put("large", b"x", since=0, resources=["items"], size=10_000)
+    assert cache.get("large") is None
+    cache.put(("search", "x" * 10_000), b"x", since=0, resources=["items"])
+    assert cache.get(("search", "x" * 10_000)) is None, "a client's text counts as well"
 
 
 async def _fresh(cache: Cache) -> bool:

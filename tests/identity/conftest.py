@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+
 from rowcast.changes import log as changelog
 from rowcast.configuration.settings import Auth, Jwt
 from rowcast.database.pool import Database

@@ -6,6 +6,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from rowcast.identity.authentication import create_token
 
 from ..conftest import Client, Serve

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 import pytest
+
 from rowcast.errors import AuthenticationFailed
 from rowcast.identity.authentication import (
     ANONYMOUS,

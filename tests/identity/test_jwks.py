@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
 from rowcast.configuration.settings import Jwt
 from rowcast.errors import AuthenticationFailed, ConfigurationError, Unavailable
 from rowcast.identity import authentication

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rowcast.configuration.settings import Jwt
 from rowcast.errors import ApiError, AuthenticationFailed, ConfigurationError
 from rowcast.identity.authentication import IDENTITY, LEEWAY, JWTAuthentication, Verifier

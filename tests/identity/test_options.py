@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from rowcast.errors import ConfigurationError
 
+from rowcast.errors import ConfigurationError
 from tests.conftest import Serve
 
 NOTES = (

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from rowcast.identity.authentication import ANONYMOUS, User
 from rowcast.identity.permissions import (
     AllowAny,

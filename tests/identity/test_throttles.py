@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from multidict import CIMultiDict
+
 from rowcast.configuration.settings import Rate, Throttle
 from rowcast.errors import ConfigurationError
 from rowcast.identity import throttling

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
 from rowcast.changes import log as changelog
 from rowcast.configuration.settings import Jwt
 from rowcast.database.embedded import EmbeddedPostgres

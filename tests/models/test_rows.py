@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+
 from rowcast.errors import Conflict, ValidationError
 from rowcast.orm.expressions import F, Q
 from rowcast.orm.model import STORE, RelationNotLoaded, model, transaction
-from rowcast.server.app import SITE
-
+from rowcast.server.app import SERVICE
 from tests.conftest import Serve
 
 Task, Category, Tag, Comment = model("tasks"), model("categories"), model("tags"), model("comments")
@@ -19,7 +19,7 @@ Task, Category, Tag, Comment = model("tasks"), model("categories"), model("tags"
 async def store(serve: Serve) -> AsyncIterator[None]:
     """The models of the demo, on an empty database."""
     client = await serve()
-    STORE.set(client.app[SITE].store)
+    STORE.set(client.app[SERVICE].store)
     return
 
 

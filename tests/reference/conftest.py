@@ -10,12 +10,13 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
 from rowcast.orm.model import STORE
 from rowcast.resources.tables import Tables
-from rowcast.rest.viewset import Site
-from rowcast.server.app import SITE, prepare
+from rowcast.rest.viewset import Service as SharedService
+from rowcast.server.app import SERVICE, prepare
 
 from ..conftest import Client, Serve, at_database, configure
 
@@ -87,7 +88,7 @@ from marshmallow import ValidationError as Invalid, fields, post_dump, pre_load,
 
 from rowcast import api
 from rowcast import *
-from rowcast.authentication import User as Caller
+from rowcast.identity.authentication import User as Caller
 
 Task, Category, Tag, Comment = model("tasks"), model("categories"), model("tags"), model("comments")
 User, Account = model("users"), model("accounts")
@@ -116,8 +117,8 @@ class Service:
     sql: asyncpg.Connection
 
     @property
-    def site(self) -> Site:
-        return self.client.app[SITE]
+    def service(self) -> SharedService:
+        return self.client.app[SERVICE]
 
     async def ask(self, method: str, path: str, data: Any = None, user: str | None = None) -> tuple[int, Any]:
         body = {} if data is None else {"json": data}
@@ -141,7 +142,7 @@ class Service:
 
     async def statements(self, method: str, path: str, data: Any = None, user: str | None = None) -> tuple[int, Any]:
         """How many statements a request takes, and the body of its answer."""
-        database = self.site.store.database
+        database = self.service.store.database
         before = database.statements
         status, body = await self.ask(method, path, data, user)
         assert status < 300, body
@@ -194,7 +195,7 @@ async def start(serve: Serve, sql: asyncpg.Connection) -> Start:
         if urls:
             modules["urls"] = "from rowcast import *\nfrom viewsets import *\n" + dedent(urls)
         client = await serve(texts, service, modules=modules)
-        STORE.set(client.app[SITE].store)
+        STORE.set(client.app[SERVICE].store)
         return Service(client, sql)
 
     return start

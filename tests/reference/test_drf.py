@@ -499,7 +499,7 @@ async def test_action__url_name(start: Start) -> None:
     @action(detail=False, url_name="other")
     async def others(self, request): ...
 """)  # fmt: skip
-    known = set(service.site.routes)
+    known = set(service.service.routes)
     assert {"user-list", "user-detail", "user-recent-users", "user-other", "user-stream"} <= known
 
 
@@ -664,7 +664,7 @@ class IsAdminOrIsSelf(BasePermission):
     async def set_password(self, request, pk=None):
         return self.reverse_action("change_password", args=[pk])
 """)  # fmt: skip
-    assert "user-change_password" in service.site.routes
+    assert "user-change_password" in service.service.routes
     path = "/users/1/change-password/"
     assert (await service.post(path, user="1")).endswith(path)
     assert (await service.ask("POST", path, user="2"))[0] == 403

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from rowcast.rest.serializers import Serializer
 
 from .conftest import Service, Start

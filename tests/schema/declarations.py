@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import asyncpg
+
 from rowcast.migrations import schema
 from rowcast.migrations.schema import Migration, Plan
 from rowcast.resources.fields import Field

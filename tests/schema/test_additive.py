@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from rowcast.migrations.schema import SchemaError, widens
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource

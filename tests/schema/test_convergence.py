@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource
 from rowcast.resources.tables import Tables

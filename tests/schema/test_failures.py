@@ -6,6 +6,7 @@ import asyncio
 
 import asyncpg
 import pytest
+
 from rowcast.migrations.schema import SchemaError
 from rowcast.resources.resource import Resource
 

@@ -11,6 +11,7 @@ import pytest
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
+
 from rowcast.migrations import schema
 from rowcast.migrations.schema import SchemaError
 from rowcast.resources.tables import Tables

@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 import asyncpg
 import jwt
 import pytest
-from rowcast.identity.authentication import create_token, list_tokens, revoke_token
-from rowcast.server.app import SITE
 
+from rowcast.identity.authentication import create_token, list_tokens, revoke_token
+from rowcast.server.app import SERVICE
 from tests.conftest import Client, Serve
 from tests.sse import EventSource, listen
 from tests.stream.test_events import ready, told
@@ -177,7 +177,7 @@ async def test_object_permissions_decide_on_the_row_before_and_after(serve: Serv
 async def test_a_row_is_the_business_of_its_owners(serve: Serve, sql: asyncpg.Connection, viewsets: str) -> None:
     """Of all users' streams a change asks that of the user it was of, and that of the user it is of."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": viewsets})
-    site = client.app[SITE]
+    site = client.app[SERVICE]
     asked: list[int] = []
     site.feed.subscribe(lambda batch: asked.append(len(site.hub._audience.concerned(batch))), lambda _: None)
     async with AsyncExitStack() as stack:
@@ -222,7 +222,7 @@ async def test_serializer_with_python_shows_the_data(serve: Serve, sql: asyncpg.
 async def test_many_streams_cost_one_look(serve: Serve, sql: asyncpg.Connection) -> None:
     """A serializer runs once an event for all streams of a user, and the database is asked once for all streams."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": COUNTING})
-    asked = client.app[SITE].store.database
+    asked = client.app[SERVICE].store.database
     async with AsyncExitStack() as stack:
 
         async def open_many(path: str, user: str) -> list[EventSource]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+
 from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Snapshot
 from rowcast.query.conditions import Comparison, Condition, Junction, Negation, Query
@@ -17,8 +18,8 @@ from rowcast.query.matching import matcher, pin
 from rowcast.query.projection import projection_of
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.resource import Resource, Resources
-from rowcast.streams.routing import Audience
-from rowcast.streams.subscription import Lens, Lenses, Undecided
+from rowcast.streams.routing import SubscriptionIndex
+from rowcast.streams.subscription import NeedsAwait, Subscription, Subscriptions
 
 SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))
 USERS = Resource("users", "users", "User", {"id": Field("id", "uuid", primary_key=True)})
@@ -40,11 +41,11 @@ ACCOUNTS = [2**53 + 1, 2**62 + 1]  # more than a float holds
 OWNERS = [uuid.UUID(int=n) for n in range(5)]
 
 
-def lenses(*conditions: Condition) -> Lenses:
+def subscriptions(*conditions: Condition) -> Subscriptions:
     query = Query("tasks", conditions)
     test, pinned = matcher(RESOURCES, "tasks", conditions), pin(RESOURCES, "tasks", conditions)
     store: Any = None  # which nothing here asks
-    return Lenses([Lens(query, projection_of(TASKS), ("title",), TASKS, test, pinned, store)])
+    return Subscriptions([Subscription(query, projection_of(TASKS), ("title",), TASKS, test, pinned, store)])
 
 
 def batch(*rows: tuple[dict[str, Any] | None, dict[str, Any] | None]) -> Batch:
@@ -75,7 +76,7 @@ def test_nobody_is_left_out() -> None:
             parts = tuple(condition(depth - 1) for _ in range(chance.randint(1, 3)))
             return chance.choice([Junction("and", parts), Junction("or", parts), Negation(parts[0])])
         path = chance.choice(list(values))
-        kind = RESOURCES.resolve("tasks", path).values.facts.kind
+        kind = RESOURCES.resolve("tasks", path).values.field_type.kind
         lookup = chance.choice(["exact", "exact", "in", "ne", "isnull"])
         given = {"in": chance.sample(values[path], k=2), "isnull": chance.random() < 0.5}.get(lookup)
         return Comparison(path, lookup, chance.choice(values[path]) if given is None else given, kind)
@@ -83,8 +84,8 @@ def test_nobody_is_left_out() -> None:
     def row() -> dict[str, Any]:
         return {name: chance.choice([*some, *([] if name == "id" else [None])]) for name, some in values.items()}
 
-    audience: Audience[Lenses] = Audience()
-    everybody = [lenses(*(condition(2) for _ in range(chance.randint(0, 3)))) for _ in range(300)]
+    audience: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
+    everybody = [subscriptions(*(condition(2) for _ in range(chance.randint(0, 3)))) for _ in range(300)]
     for one in everybody:
         audience.add(one, one)
     spared = 0
@@ -103,13 +104,13 @@ def test_nobody_is_left_out() -> None:
 
 def test_a_change_concerns_those_it_was_and_is_of() -> None:
     """Of many owners' streams a transfer concerns two, and one of all rows; TRUNCATE concerns everybody."""
-    audience: Audience[Lenses] = Audience()
+    audience: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
     owned = [
-        lenses(Comparison("done", "exact", False, Kind.BOOLEAN), Comparison("owner", "exact", owner, Kind.UUID))
+        subscriptions(Comparison("done", "exact", False, Kind.BOOLEAN), Comparison("owner", "exact", owner, Kind.UUID))
         for owner in OWNERS
     ]
-    accounts = [lenses(Comparison("account", "exact", account, Kind.NUMBER)) for account in ACCOUNTS]
-    every = lenses()
+    accounts = [subscriptions(Comparison("account", "exact", account, Kind.NUMBER)) for account in ACCOUNTS]
+    every = subscriptions()
     for one in (*owned, *accounts, every):
         audience.add(one, one)
     before = {"id": 1, "title": "a", "size": 1, "done": False, "owner_id": str(OWNERS[0])}
@@ -122,13 +123,13 @@ def test_a_change_concerns_those_it_was_and_is_of() -> None:
 
 def test_a_value_that_python_has_not_concerns_everybody_pinned_to_the_column() -> None:
     """What memory cannot compare is left to each of them, who asks the database."""
-    audience: Audience[Lenses] = Audience()
-    small, large = (lenses(Comparison("size", "exact", size, Kind.NUMBER)) for size in (1.0, 2.0))
+    audience: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
+    small, large = (subscriptions(Comparison("size", "exact", size, Kind.NUMBER)) for size in (1.0, 2.0))
     for one in (small, large):
         audience.add(one, one)
     row = {"id": 1, "title": "a", "size": 1, "done": False, "owner_id": None}
     assert audience.concerned(batch((None, row))) == {small}
     endless = batch((row, {**row, "size": "Infinity"}))
     assert audience.concerned(endless) == {small, large}
-    with pytest.raises(Undecided):
+    with pytest.raises(NeedsAwait):
         large.frame(endless, None)

@@ -7,8 +7,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from rowcast.server.app import SITE
 
+from rowcast.server.app import SERVICE
 from tests.conftest import Serve
 from tests.sse import Event, EventSource, listen
 
@@ -246,7 +246,7 @@ async def test_disabled_stream_is_absent(serve: Serve) -> None:
 async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
     """A comment with the newest position comes at the interval of the settings; of who has gone nothing is left."""
     client = await serve(RESOURCES, service="stream: {heartbeat: 100ms}")
-    hub = client.app[SITE].hub
+    hub = client.app[SERVICE].hub
     for path in ("/notes/stream/", "/notes/stream/?owner__name=ann"):
         async with listen(client, path) as source:
             await ready(source)

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 from aiohttp import ClientConnectionError
 from aiohttp.test_utils import TestClient, TestServer
+
 from rowcast.migrations.schema import LOCK
 from rowcast.server.app import create_app
-
 from tests.conftest import Serve, configure
 from tests.sse import EventSource, listen
 from tests.stream.test_events import RESOURCES, ready, told

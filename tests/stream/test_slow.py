@@ -26,13 +26,13 @@ class PageViewSet(ModelViewSet):
 PYTHON = """
 from marshmallow import fields
 from rowcast import AllowAny, ModelViewSet, Serializer, model
-Page = model("pages")
+PageShape = model("pages")
 
 class PageSerializer(Serializer):
     length = fields.Function(lambda page: len(page.text))
 
     class Meta:
-        model = Page
+        model = PageShape
 
 class PageViewSet(ModelViewSet):
     permission_classes = [AllowAny]

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rowcast.resources.fields import FIELD_TYPES, JSON_DEPTH, SCALAR_TYPES, Field, split
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -45,9 +46,9 @@ def suppress_sentence() -> Iterator[None]:
 def test_load_and_parse_take_back_what_dump_gives(name: str, data: st.DataObject) -> None:
     """The JSON form of a value, in a body or in a URL, is that value again."""
     field, value = Field("x", name), data.draw(VALUES[name])
-    shown = field.facts.dump(field, value)
-    assert field.facts.load(field, orjson.loads(orjson.dumps(shown))) == value
-    assert field.facts.parse(field, str(shown).lower() if name == "boolean" else str(shown)) == value
+    shown = field.field_type.dump(field, value)
+    assert field.field_type.load(field, orjson.loads(orjson.dumps(shown))) == value
+    assert field.field_type.parse(field, str(shown).lower() if name == "boolean" else str(shown)) == value
 
 
 @pytest.mark.parametrize("name", sorted(SCALAR_TYPES | {"array"}))
@@ -61,7 +62,7 @@ def test_load_refuses_in_a_sentence(name: str, value: Any) -> None:
     """Whatever JSON is given, ``load`` gives a value or a ``ValueError`` that reads as a sentence."""
     field = Field("x", name, of="integer" if name == "array" else None)
     with suppress_sentence():
-        field.facts.load(field, value)
+        field.field_type.load(field, value)
 
 
 @pytest.mark.parametrize("name", sorted(SCALAR_TYPES | {"array"}))
@@ -70,7 +71,7 @@ def test_parse_refuses_in_a_sentence(name: str, text: str) -> None:
     """Whatever text is given, ``parse`` gives a value or a ``ValueError`` that reads as a sentence."""
     field = Field("x", name, of="duration" if name == "array" else None)
     with suppress_sentence():
-        field.facts.parse(field, text)
+        field.field_type.parse(field, text)
 
 
 @given(st.lists(st.text(), max_size=5))
@@ -93,9 +94,9 @@ def test_json_may_be_nested_to_its_depth_and_no_deeper() -> None:
     value: Any = 1
     for _ in range(JSON_DEPTH - 1):
         value = [value] if isinstance(value, dict) else {"a": value}
-    assert field.facts.load(field, value) == value
+    assert field.field_type.load(field, value) == value
     with pytest.raises(ValueError, match="levels"):
-        field.facts.load(field, [value])
+        field.field_type.load(field, [value])
 
 
 @pytest.mark.parametrize(

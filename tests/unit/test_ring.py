@@ -7,6 +7,7 @@ import tracemalloc
 
 import orjson
 import pytest
+
 from rowcast.changes.log import Event
 
 

@@ -52,7 +52,7 @@ class Cache:
         self._changed: dict[str, int] = {}  # resource → the moment of its newest change
         self._written: dict[str, int] = {}  # the same of changes of which the rows are not known
         self._readings: dict[Hashable, _Reading] = {}  # what is just being read
-        self.now = 0  # the moment
+        self.generation = 0  # the moment
 
     def start(self) -> None:
         """Follow the feed, for as long as that runs."""
@@ -66,22 +66,22 @@ class Cache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def find(self, key: Hashable) -> Any:
+    def get(self, key: Hashable) -> Any:
         """What was kept and is still so, or ``None``."""
         entry = self._entries.get(key)
         if entry is None or not self.fresh:
             return None
-        if self._stands(entry):
+        if self.is_current(entry):
             self._entries.move_to_end(key)
             return entry.value
         self._drop(key)
         return None
 
-    async def expect(self, key: Hashable) -> Any:
+    async def wait_for(self, key: Hashable) -> Any:
         """``find``, once whoever is just reading it has done so, if that is soon: of many who want to know one asks."""
         end = monotonic() + PATIENCE
         while True:
-            found, reading = self.find(key), self._readings.get(key)
+            found, reading = self.get(key), self._readings.get(key)
             left = end - monotonic()
             if found is not None or reading is None or left < 0:
                 return found
@@ -90,9 +90,9 @@ class Cache:
             await asyncio.wait([reading.done], timeout=left)
 
     @contextmanager
-    def reading(self, key: Hashable, resources: Collection[str]) -> Iterator[int]:
+    def loading(self, key: Hashable, resources: Collection[str]) -> Iterator[int]:
         """What is done inside reads a value from these resources, to keep it; gives the moment before."""
-        own = _Reading(self.now, resources, asyncio.get_running_loop().create_future())
+        own = _Reading(self.generation, resources, asyncio.get_running_loop().create_future())
         other = self._readings.get(key)
         if other is None or not self._unchanged(other.resources, other.since):
             self._readings[key] = own
@@ -103,7 +103,7 @@ class Cache:
                 del self._readings[key]
             own.done.set_result(None)
 
-    def keep(
+    def put(
         self,
         key: Hashable,
         value: Any,
@@ -120,7 +120,7 @@ class Cache:
         entry = _Entry(value, since, frozenset(resources), row, size + OVERHEAD + _length(key))
         if row is not None and self._changed.get(row[0], 0) > since:
             return  # perhaps that very row
-        if not self._stands(entry) or entry.size > self._bound // 8:
+        if not self.is_current(entry) or entry.size > self._bound // 8:
             return
         self._drop(key)
         self._entries[key] = entry
@@ -130,21 +130,21 @@ class Cache:
         while self._held > self._bound:
             self._drop(next(iter(self._entries)))
 
-    def fall(self, resources: Collection[str]) -> None:
+    def invalidate(self, resources: Collection[str]) -> None:
         """Any row of these resources may have changed."""
         if resources:
-            self.now += 1
+            self.generation += 1
         for resource in resources:
-            self._changed[resource] = self._written[resource] = self.now
+            self._changed[resource] = self._written[resource] = self.generation
 
     def clear(self) -> None:
         """Forget everything."""
-        self.now += 1
+        self.generation += 1
         self._entries.clear()
         self._rows.clear()
         self._held = 0
 
-    def _stands(self, entry: _Entry) -> bool:
+    def is_current(self, entry: _Entry) -> bool:
         if entry.row is not None and self._written.get(entry.row[0], 0) > entry.since:
             return False
         return self._unchanged(entry.resources, entry.since)
@@ -163,11 +163,11 @@ class Cache:
                 del self._rows[entry.row]
 
     def _apply(self, batch: Batch) -> None:
-        self.now += 1
+        self.generation += 1
         for event in batch.events:
-            self._changed[event.resource] = self.now
+            self._changed[event.resource] = self.generation
             if event.pk is None:
-                self._written[event.resource] = self.now
+                self._written[event.resource] = self.generation
             elif self._rows and (keys := self._rows.get((event.resource, event.pk))):
                 for key in tuple(keys):
                     self._drop(key)

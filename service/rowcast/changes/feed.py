@@ -162,7 +162,7 @@ class Feed:
                 position = Position.parse(position)
             except ValueError:
                 return Reason.MALFORMED
-        if position.epoch == self.head.epoch and self._start.place <= position.place <= self.head.place:
+        if position.epoch == self.head.epoch and self._start.sort_key <= position.sort_key <= self.head.sort_key:
             return None
         async with self._log() as connection:
             epochs = await log.epochs(connection)
@@ -170,9 +170,9 @@ class Feed:
             oldest = await log.oldest_tick(connection)
         if all(epoch.epoch != position.epoch for epoch in epochs):
             return Reason.FORKED
-        if any(epoch.epoch > position.epoch and position.place > (epoch.base, 0) for epoch in epochs):
+        if any(epoch.epoch > position.epoch and position.sort_key > (epoch.base, 0) for epoch in epochs):
             return Reason.FORKED
-        if position.place > (newest.tick, 0):
+        if position.sort_key > (newest.tick, 0):
             return Reason.AHEAD
         return Reason.EXPIRED if position.tick < oldest else None
 
@@ -184,9 +184,9 @@ class Feed:
         waits. Raises ``Reset`` if what is to be read goes away.
         """
         history = self._history
-        while after.place < self.head.place:
-            if after.place >= self._start.place:
-                first = bisect_right(self._ring, after.place, key=lambda batch: batch.end.place)
+        while after.sort_key < self.head.sort_key:
+            if after.sort_key >= self._start.sort_key:
+                first = bisect_right(self._ring, after.sort_key, key=lambda batch: batch.end.sort_key)
                 for batch in tuple(islice(self._ring, first, None)):
                     yield batch.after(after)
                     after = batch.end
@@ -320,7 +320,7 @@ class Feed:
             async with self._log() as connection:
                 known = await log.ticks(connection, after.tick)
             limit = self.head
-            known = [tick for tick in known if (tick.tick - 1, 0) < limit.place]
+            known = [tick for tick in known if (tick.tick - 1, 0) < limit.sort_key]
             if not known or known[0].tick != after.tick:
                 raise Reset(Reason.EXPIRED)
             batches = log.batches(connection, after, known)
@@ -329,10 +329,10 @@ class Feed:
                     batch = await anext(batches, None)
                 if batch is None:
                     return
-                if batch.end.place > limit.place:
+                if batch.end.sort_key > limit.sort_key:
                     batch = batch.until(limit)
                 yield batch
-                if batch.end.place >= limit.place:
+                if batch.end.sort_key >= limit.sort_key:
                     return
         except Pruned:
             raise Reset(Reason.EXPIRED) from None

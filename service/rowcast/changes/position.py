@@ -98,12 +98,12 @@ class Position:
             raise ValueError("not a position")
         return cls(numbers[0], numbers[1], numbers[2], Snapshot.parse(match[4]) if match[4] else None)
 
-    def beyond(self, snapshot: Snapshot | None) -> Position:
+    def with_snapshot(self, snapshot: Snapshot | None) -> Position:
         """The same place, behind what a snapshot sees as well."""
         return Position(self.epoch, self.tick, self.n, snapshot)
 
     @property
-    def place(self) -> tuple[int, int]:
+    def sort_key(self) -> tuple[int, int]:
         """What positions of one history are compared by."""
         return self.tick, self.n
 

@@ -128,8 +128,8 @@ def _relation(table: str, schemas: Mapping[str, str]) -> str:
 
 def _sql(field: Field, relation: str, column: str) -> str:
     """The JSON form of a column of a relation, which is named as it stands."""
-    source = sa.table(relation, sa.column(column, field.facts.column(field))).c[column]
-    return str(field.facts.json(field, source).compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
+    source = sa.table(relation, sa.column(column, field.field_type.column(field))).c[column]
+    return str(field.field_type.json(field, source).compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
 
 
 _INTO: Final = "INSERT INTO rowcast.change (resource, op, pk, old, new)"
@@ -163,7 +163,7 @@ class _Row:
         self._table = _relation(resource.table, schemas)
         self._key = ident(resource.key.column_name)
         self._name = quote(resource.name)
-        references = [field for field in resource.fields.values() if field.facts.kind is Kind.RELATION]
+        references = [field for field in resource.fields.values() if field.field_type.kind is Kind.RELATION]
         self._cascades = len(references) > 1 and any(field.on_delete == "set_null" for field in references)
         self.lists = [field for field in resource.links.values() if not field.write_only]
 
@@ -217,7 +217,7 @@ class _Row:
     def _linked(self, field: Field, *, old: bool = False, new: bool = False) -> str:
         """Log the owners of links that came or went, with their lists before and after."""
         link = self._link(field)
-        near, far, key, name = ident(link.near), ident(link.far), self._key, quote(field.name)
+        near, far, key, name = ident(link.source_column), ident(link.target_column), self._key, quote(field.name)
         changed = [relation for relation, has in (("rowcast_new", new), ("rowcast_old", old)) if has]
         owners = " UNION ".join(f"SELECT {relation}.{near} FROM {relation}" for relation in changed)
         was = "SELECT rowcast_is.near, rowcast_is.far FROM rowcast_is"
@@ -257,8 +257,8 @@ class _Row:
 
     def _tell_owners(self, link: _Link, name: str) -> str:
         """Put links into the event of an owner that is gone: a cascade takes them along before that event is logged."""
-        near, far = ident(link.near), ident(link.far)
-        shown = _sql(link.element, "rowcast_old", link.far)
+        near, far = ident(link.source_column), ident(link.target_column)
+        shown = _sql(link.element, "rowcast_old", link.target_column)
         statement = f"""UPDATE rowcast.change c SET old = c.old || jsonb_build_object({name}, l.items) FROM (
             SELECT rowcast_old.{near}::text AS pk, jsonb_agg({shown} ORDER BY rowcast_old.{far}) AS items
             FROM rowcast_old
@@ -323,10 +323,10 @@ END"""
 
     def _list(self, field: Field, relation: str) -> str:
         link = self._link(field)
-        shown = _sql(link.element, "rowcast_link", link.far)
+        shown = _sql(link.element, "rowcast_link", link.target_column)
         return (
-            f"(SELECT coalesce(jsonb_agg({shown} ORDER BY rowcast_link.{ident(link.far)}), '[]')"
-            f" FROM {link.table} rowcast_link WHERE rowcast_link.{ident(link.near)} = {relation}.{self._key})"
+            f"(SELECT coalesce(jsonb_agg({shown} ORDER BY rowcast_link.{ident(link.target_column)}), '[]')"
+            f" FROM {link.table} rowcast_link WHERE rowcast_link.{ident(link.source_column)} = {relation}.{self._key})"
         )
 
     def _link(self, field: Field) -> _Link:
@@ -342,8 +342,8 @@ class _Link:
     """A many_to_many field's relation (quoted), its columns, and the field that the far one's values are of."""
 
     table: str
-    near: str
-    far: str
+    source_column: str
+    target_column: str
     element: Field
 
 

@@ -16,7 +16,7 @@ from marshmallow import ValidationError
 
 from rowcast.configuration import value_types, viewset_options
 from rowcast.configuration.yaml import AboutKey, Document, External, Problems, Steps
-from rowcast.errors import choices
+from rowcast.errors import did_you_mean
 from rowcast.resources import validators
 from rowcast.resources.fields import FIELD_TYPES, KEY_TYPES, MISSING, SCALAR_TYPES, Field, Kind
 from rowcast.resources.resource import Resource
@@ -69,9 +69,9 @@ _OF_KIND: Final[Mapping[Kind, frozenset[str]]] = {Kind.RELATIONS: _OF_ALL, Kind.
 
 def options_of(type_: str) -> frozenset[str]:
     """The options that a field of this type takes."""
-    facts = FIELD_TYPES[type_]
+    field_type = FIELD_TYPES[type_]
     key = {"primary_key"} if type_ in KEY_TYPES else set()
-    return _OF_KIND.get(facts.kind, _OF_VALUES) | facts.options | key
+    return _OF_KIND.get(field_type.kind, _OF_VALUES) | field_type.options | key
 
 
 FIELD: Final = value_types.structure("Field", FIELD_OPTIONS)
@@ -118,7 +118,7 @@ class _FieldReader:
     def __init__(self, name: str, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         self.name = name
         self.type: str = values["type"]
-        self.facts = FIELD_TYPES[self.type]
+        self.field_type = FIELD_TYPES[self.type]
         self.valid = options_of(self.type)
         self.raw = raw
         self.written = raw.keys() & self.valid
@@ -129,7 +129,9 @@ class _FieldReader:
         """The field, without what is wrong."""
         self._applicable()
         self._pattern()
-        if self.facts.kind not in _OF_KIND and not (self.facts.kind is Kind.ARRAY and "of" not in self.values):
+        if self.field_type.kind not in _OF_KIND and not (
+            self.field_type.kind is Kind.ARRAY and "of" not in self.values
+        ):
             self._typed_values()
         field = self._field()
         self._together(field)
@@ -151,9 +153,9 @@ class _FieldReader:
 
     def _filled(self, field: Field) -> bool:
         """Whether rows get a value of this field without any client's doing."""
-        generated = field.primary_key and field.facts.kind in (Kind.UUID, Kind.NUMBER)
+        generated = field.primary_key and field.field_type.kind in (Kind.UUID, Kind.NUMBER)
         auto = field.auto_now or field.auto_now_add
-        return "default" in self.written or auto or generated or field.facts.kind is Kind.RELATIONS
+        return "default" in self.written or auto or generated or field.field_type.kind is Kind.RELATIONS
 
     def _applicable(self) -> None:
         for option in self.raw.keys() & FIELD_OPTIONS.keys() - self.valid:
@@ -239,22 +241,24 @@ class _FieldReader:
 
 def _element(field: Field) -> Field:
     """What choices, min and max speak of: the elements of an array, or the field itself."""
-    return field.element if field.facts.kind is Kind.ARRAY else field
+    return field.element if field.field_type.kind is Kind.ARRAY else field
 
 
 def _canonical(field: Field, given: Any) -> Any:
     """A value as the service itself writes it in JSON; ``ValueError`` says why it is none of this field's type."""
-    loaded = field.facts.parse(field, given) if isinstance(given, External) else field.facts.load(field, given)
-    return field.facts.dump(field, loaded)
+    loaded = (
+        field.field_type.parse(field, given) if isinstance(given, External) else field.field_type.load(field, given)
+    )
+    return field.field_type.dump(field, loaded)
 
 
 def _obeying(field: Field, given: Any) -> Any:
     """A value as ``_canonical``, which also obeys the rules that request bodies are checked with."""
     value = _canonical(field, given)
-    for item in value if field.facts.kind is Kind.ARRAY else [value]:
+    for item in value if field.field_type.kind is Kind.ARRAY else [value]:
         if field.choices and item not in field.choices:
-            raise ValueError(f"{item!r} is none of the choices; {choices(str(item), map(str, field.choices))}")
-    loaded = field.facts.load(field, value)
+            raise ValueError(f"{item!r} is none of the choices; {did_you_mean(str(item), map(str, field.choices))}")
+    loaded = field.field_type.load(field, value)
     for rule in validators.validators(field, replace(field, choices=())):
         try:
             rule(loaded)
@@ -271,7 +275,7 @@ def _choice(field: Field, given: Any, others: Mapping[int, Any]) -> Any:
 
 
 def _inverted(field: Field, low: Any, high: Any) -> bool:
-    return bool(field.facts.load(field, low) > field.facts.load(field, high))
+    return bool(field.field_type.load(field, low) > field.field_type.load(field, high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +380,7 @@ class _ResourceReader:
 
     def _column_sets(self, resource: Resource, lost: set[str]) -> None:
         """Check ``unique`` and ``indexes``: lists of fields that have columns, none of them there twice."""
-        known = [name for name, field in resource.fields.items() if field.facts.kind is not Kind.RELATIONS]
+        known = [name for name, field in resource.fields.items() if field.field_type.kind is not Kind.RELATIONS]
         alone: dict[str, set[tuple[str, ...]]] = {
             "unique": {(name,) for name in known if resource.fields[name].unique or resource.fields[name].primary_key},
             "indexes": {(name,) for name in known if resource.fields[name].index or resource.fields[name].to},
@@ -391,7 +395,7 @@ class _ResourceReader:
                     elif name in resource.links:
                         self._tell((key, position, index), f"{name!r} has no column: it is a many_to_many")
                     elif name not in known and name not in lost:
-                        self._tell((key, position, index), f"there is no field {name!r}; {choices(name, known)}")
+                        self._tell((key, position, index), f"there is no field {name!r}; {did_you_mean(name, known)}")
                 if names in seen:
                     self._tell((key, position), f"[{', '.join(names)}] is there already")
                 seen.add(names)

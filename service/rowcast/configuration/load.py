@@ -17,8 +17,8 @@ from typing import Any, Final
 from rowcast.configuration import declarations, settings, viewset_options, yaml
 from rowcast.configuration.declarations import NAME_BYTES, Declaration, names_of
 from rowcast.configuration.settings import Settings
-from rowcast.configuration.yaml import AboutKey, Document, Place, Problems, Steps
-from rowcast.errors import choices
+from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
+from rowcast.errors import did_you_mean
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
 
@@ -44,7 +44,9 @@ def load(
     """
     problems = Problems()
     if not directory.is_dir():
-        problems.add(Place(str(directory)), "there is no such directory; --config or ROWCAST_CONFIG names another one")
+        problems.add(
+            SourceLocation(str(directory)), "there is no such directory; --config or ROWCAST_CONFIG names another one"
+        )
     service = _service(directory, environ, problems)
     chosen = settings.read(service, directory, environ, overrides, problems)
     rates = None if problems else chosen.throttle.rates
@@ -65,7 +67,7 @@ def _files(directory: Path) -> list[Path]:
 def _service(directory: Path, environ: Mapping[str, str], problems: Problems) -> Document | None:
     files = [path for path in _files(directory) if path.stem == "service"]
     for path in files[1:]:
-        problems.add(Place(str(path), 1, 1), f"{files[0].name} is there as well; keep one of them")
+        problems.add(SourceLocation(str(path), 1, 1), f"{files[0].name} is there as well; keep one of them")
     return yaml.read(files[0], environ, problems, optional=settings.OPTIONAL) if files else None
 
 
@@ -75,7 +77,7 @@ def _declarations(
     """What the resource files declare, and the names that are lost with what could not be read."""
     files = _files(directory / "resources")
     if directory.is_dir() and not files:
-        problems.add(Place(str(directory / "resources")), "there is no resource; add one such as tasks.yaml")
+        problems.add(SourceLocation(str(directory / "resources")), "there is no resource; add one such as tasks.yaml")
     declared: list[Declaration] = []
     lost: set[str] = set()
     for path in files:
@@ -132,11 +134,11 @@ def _with_targets(
     """The declaration without the relations to resources that are not there."""
     fields: dict[str, Field] = {}
     for name, field in one.resource.fields.items():
-        if field.facts.kind not in (Kind.RELATION, Kind.RELATIONS) or field.to in by_name:
+        if field.field_type.kind not in (Kind.RELATION, Kind.RELATIONS) or field.to in by_name:
             fields[name] = field
             continue
         if field.to is not None and field.to not in lost:
-            message = f"there is no resource {field.to!r}; {choices(field.to, by_name)}"
+            message = f"there is no resource {field.to!r}; {did_you_mean(field.to, by_name)}"
             problems.at(one.document, ("fields", name, "to"), message)
         lost |= names_of(name, field.related_name)
     return replace(one, resource=replace(one.resource, fields=fields))
@@ -150,7 +152,7 @@ def _relations(resource: Resource, draft: Resources) -> Iterator[tuple[Steps, st
         if field.default not in (MISSING, None):
             key = draft.key_of(field)
             try:
-                key.facts.load(key, field.default)
+                key.field_type.load(key, field.default)
             except ValueError as error:
                 yield ("fields", name, "default"), str(error)
         if field.related_name is None:
@@ -203,7 +205,7 @@ def _options_fit(
             problems.at(one.document, ("viewset", *path), message)
     scope = one.options.get("throttle_scope")
     if scope is not None and rates is not None and scope not in rates:
-        told = f"throttle.rates has no rate {scope!r}; {choices(scope, rates)}"
+        told = f"throttle.rates has no rate {scope!r}; {did_you_mean(scope, rates)}"
         problems.at(one.document, ("viewset", "throttle_scope"), told)
     return fit
 

@@ -17,7 +17,7 @@ from marshmallow import ValidationError
 from marshmallow import fields as ma
 
 from rowcast.configuration import value_types
-from rowcast.configuration.yaml import Document, External, Place, Problems, Steps
+from rowcast.configuration.yaml import Document, External, Problems, SourceLocation, Steps
 
 SECRET_LENGTH: Final = 32
 
@@ -220,12 +220,14 @@ def read(
 
 def _merge(document: Document, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Document:
     """The document with what comes from outside in its place."""
-    outside = [(Place(name), path, environ[name]) for name, path in VARIABLES.items() if environ.get(name)]
+    outside = [(SourceLocation(name), path, environ[name]) for name, path in VARIABLES.items() if environ.get(name)]
     for name, value in overrides.items():
         if value is not None:
             path = tuple(name.split("."))
             assert path in VARIABLES.values(), name
-            outside.append((Place(f"--{path[-1] if path[0] == 'server' else '-'.join(path)}"), path, str(value)))
+            outside.append(
+                (SourceLocation(f"--{path[-1] if path[0] == 'server' else '-'.join(path)}"), path, str(value))
+            )
     data, values = copy.deepcopy(document.data), dict(document.values)
     unread = set(document.unread)
     data = {} if data is None else data

@@ -14,7 +14,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load
 from marshmallow.utils import is_collection
 
 from rowcast.configuration.yaml import AboutKey, External
-from rowcast.errors import choices
+from rowcast.errors import did_you_mean
 
 JsonSchema: TypeAlias = dict[str, Any]
 
@@ -136,7 +136,7 @@ class Structure(Schema):
         """Tell unknown keys with the nearest known one."""
         if isinstance(data, Mapping) and isinstance(error.messages, dict):
             for key in data.keys() - self.fields.keys():
-                error.messages[key] = [AboutKey(f"unknown key {key!r}; {choices(key, self.fields)}")]
+                error.messages[key] = [AboutKey(f"unknown key {key!r}; {did_you_mean(key, self.fields)}")]
 
 
 def structure(name: str, forms: Mapping[str, fields.Field[Any]], builds: Callable[..., Any] | None = None) -> Structure:
@@ -252,7 +252,7 @@ def one_of(names: Iterable[str], *, required: bool = False) -> Form:
         if not isinstance(value, str):
             raise ValueError(f"must be one of {', '.join(valid)}")
         if value not in valid:
-            raise ValueError(f"{value!r} is unknown; {choices(value, valid)}")
+            raise ValueError(f"{value!r} is unknown; {did_you_mean(value, valid)}")
         return value
 
     return Form(take, {"anyOf": [{"enum": list(valid)}, {"type": "string", "pattern": REFERENCE_PATTERN}]},

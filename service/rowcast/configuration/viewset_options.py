@@ -15,7 +15,7 @@ from marshmallow import ValidationError, fields
 
 from rowcast.configuration import value_types
 from rowcast.configuration.yaml import AboutKey, Steps
-from rowcast.errors import choices
+from rowcast.errors import did_you_mean
 from rowcast.resources.fields import Kind
 from rowcast.resources.lookups import LOOKUP_NAMES, lookups_of
 from rowcast.resources.resource import Path, Relation, Resources
@@ -53,7 +53,7 @@ class Scope:
             known = self.resources.relations(here)
             if part not in known:
                 shown = [name for name, relation in known.items() if not relation.field.write_only]
-                raise ValueError(f"{here} has no relation {part!r}; {choices(part, shown)}")
+                raise ValueError(f"{here} has no relation {part!r}; {did_you_mean(part, shown)}")
             if known[part].field.write_only:
                 raise ValueError(f"{part!r} is write_only, so it cannot be shown")
             steps.append(known[part])
@@ -96,13 +96,13 @@ def _filters(scope: Scope, value: Any) -> Messages:
         steps: Steps = (path,) if isinstance(value, Mapping) else (position,)
         told = AboutKey if isinstance(value, Mapping) else str
         try:
-            valid = lookups_of(scope.path(path).values.facts.kind)
+            valid = lookups_of(scope.path(path).values.field_type.kind)
         except ValueError as error:
             yield steps, told(error)
             continue
         for index, lookup in enumerate(value[path] if isinstance(value, Mapping) else ("exact",)):
             if lookup not in valid:
-                yield (*steps, index), f"{lookup!r} does not suit {path!r}; {choices(lookup, valid)}"
+                yield (*steps, index), f"{lookup!r} does not suit {path!r}; {did_you_mean(lookup, valid)}"
             parameter = path if lookup == "exact" else f"{path}__{lookup}"
             if parameter in RESERVED_PARAMETERS:
                 yield steps, told(f"{path!r} cannot be filtered by: the parameter ?{parameter}= has its own meaning")
@@ -114,7 +114,7 @@ def _filters(scope: Scope, value: Any) -> Messages:
 def _lookups(scope: Scope, value: Any) -> dict[str, tuple[str, ...]]:
     if isinstance(value, Mapping):
         return dict(value)
-    valid = {path: lookups_of(scope.path(path).values.facts.kind) for path in value}
+    valid = {path: lookups_of(scope.path(path).values.field_type.kind) for path in value}
     return {path: tuple(name for name in ("exact", "in") if name in valid[path]) for path in value}
 
 
@@ -123,7 +123,7 @@ def _searches(scope: Scope, value: tuple[str, ...]) -> Messages:
     for position, written in enumerate(value):
         path = written[1:] if written[:1] in SEARCH_PREFIXES else written
         try:
-            if scope.path(path).values.facts.kind is not Kind.TEXT:
+            if scope.path(path).values.field_type.kind is not Kind.TEXT:
                 yield (position,), f"{path!r} cannot be searched: only text can"
         except ValueError as error:
             yield (position,), str(error)
@@ -177,7 +177,7 @@ def _action_names(scope: Scope, value: tuple[str, ...]) -> Messages:
     valid = [*ACTIONS, *scope.actions]
     for position, name in enumerate(value):
         if name not in valid:
-            yield (position,), f"unknown action {name!r}; {choices(name, valid)}"
+            yield (position,), f"unknown action {name!r}; {did_you_mean(name, valid)}"
 
 
 def _unique_column(scope: Scope, value: str) -> Messages:
@@ -190,7 +190,7 @@ def _unique_column(scope: Scope, value: str) -> Messages:
         yield (), str(error)
         return
     if found.steps or found.field.name not in unique:
-        yield (), f"{value!r} does not tell rows apart; {choices(value, sorted(unique))}"
+        yield (), f"{value!r} does not tell rows apart; {did_you_mean(value, sorted(unique))}"
 
 
 def _names() -> value_types.Many:

@@ -5,7 +5,7 @@ values only: mappings with texts as keys, lists, texts, numbers, booleans, null.
 refused; aliases are followed, to a bound. ``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:/path}`` inside any
 text are replaced by what they name; an environment variable that is empty counts as not set.
 
-Every key and value has a ``Place``, and what is wrong is collected in ``Problems`` rather than raised, so that one run
+Every key and value has a ``SourceLocation``, and what is wrong is collected in ``Problems`` rather than raised, so that one run
 tells all of it.
 """
 
@@ -51,7 +51,7 @@ class AboutKey(str):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class SourceLocation:
     """Where something was written: a file with line and column, from 1; or, with no line, the variable or option."""
 
     source: str
@@ -68,11 +68,11 @@ class Document:
 
     file: str
     data: Any
-    keys: Mapping[Steps, Place] = field(default_factory=dict)
-    values: Mapping[Steps, Place] = field(default_factory=dict)
+    keys: Mapping[Steps, SourceLocation] = field(default_factory=dict)
+    values: Mapping[Steps, SourceLocation] = field(default_factory=dict)
     unread: Collection[Steps] = frozenset()
 
-    def place(self, path: Steps, *, key: bool = False) -> Place:
+    def location(self, path: Steps, *, key: bool = False) -> SourceLocation:
         """The place of a value or of its key. Of something that is not there: of the key that it is missing under."""
         exact = (self.keys if key else self.values).get(path)
         if exact is not None:
@@ -81,19 +81,19 @@ class Document:
             path = path[:-1]
             if found := self.keys.get(path) or self.values.get(path):
                 return found
-        return Place(self.file, 1, 1)
+        return SourceLocation(self.file, 1, 1)
 
 
 class Problems:
     """What is wrong in a run, a line each: what comes from outside, then the files by name, line and column."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Place, str], None] = {}
+        self._found: dict[tuple[SourceLocation, str], None] = {}
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
-    def add(self, place: Place, message: str) -> None:
+    def add(self, place: SourceLocation, message: str) -> None:
         """Note one problem; the same one twice is one."""
         self._found[place, " ".join(message.split())] = None
 
@@ -110,7 +110,7 @@ class Problems:
             return
         about_key = isinstance(message, AboutKey)
         name = "" if about_key else _name(path)
-        self.add(document.place(path, key=about_key), f"{name}: {message}" if name else message)
+        self.add(document.location(path, key=about_key), f"{name}: {message}" if name else message)
 
     def tree(self, document: Document, messages: Any, path: Steps = ()) -> None:
         """Note the messages of a marshmallow error: mappings by key and position, with lists of messages inside."""
@@ -144,10 +144,10 @@ def read(
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        problems.add(Place(file, 1, 1), f"cannot be read: {error.strerror}")
+        problems.add(SourceLocation(file, 1, 1), f"cannot be read: {error.strerror}")
         return None
     except UnicodeDecodeError:
-        problems.add(Place(file, 1, 1), "cannot be read: it is not UTF-8")
+        problems.add(SourceLocation(file, 1, 1), "cannot be read: it is not UTF-8")
         return None
     return parse(text, file, environ, problems, optional=optional)
 
@@ -161,7 +161,7 @@ def parse(
     try:
         node = _compose(text)
     except _Unreadable as error:
-        problems.add(Place(file, error.line, error.column), error.message)
+        problems.add(SourceLocation(file, error.line, error.column), error.message)
         return None
     builder = _Builder(file, environ, problems, frozenset(optional))
     try:
@@ -217,7 +217,7 @@ def _mark(error: MarkedYAMLError) -> tuple[int, int]:
 
 @dataclass
 class _TooMuch(Exception):
-    place: Place
+    place: SourceLocation
     message: str
 
 
@@ -260,8 +260,8 @@ class _Builder:
         self.environ = environ
         self.problems = problems
         self.optional = optional
-        self.keys: dict[Steps, Place] = {}
-        self.values: dict[Steps, Place] = {}
+        self.keys: dict[Steps, SourceLocation] = {}
+        self.values: dict[Steps, SourceLocation] = {}
         self.unread: set[Steps] = set()
 
     def build(self, node: Node, path: Steps, depth: int) -> Any:
@@ -280,7 +280,7 @@ class _Builder:
         return self._scalar(node, path)
 
     def _items(self, node: MappingNode, path: Steps, depth: int) -> Iterator[tuple[str, Any]]:
-        seen: dict[str, Place] = {}
+        seen: dict[str, SourceLocation] = {}
         for key_node, value_node in node.value:
             place = self._place(key_node)
             if not isinstance(key_node, ScalarNode):
@@ -338,8 +338,8 @@ class _Builder:
             return None
         return None if "\x00" in text else text
 
-    def _place(self, node: Node) -> Place:
-        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+    def _place(self, node: Node) -> SourceLocation:
+        return SourceLocation(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 def _look_up(match: re.Match[str], environ: Mapping[str, str]) -> str:

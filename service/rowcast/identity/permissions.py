@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Collection, Mapping
 from inspect import isawaitable
 from typing import Any, ClassVar, Final
 
-from rowcast.errors import ConfigurationError, choices
+from rowcast.errors import ConfigurationError, did_you_mean
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 Answer = bool | Awaitable[bool]
@@ -163,7 +163,7 @@ def check_columns(permission: BasePermission, columns: Collection[str]) -> None:
         return
     theirs = type(permission).has_object_permission is not IsOwner.has_object_permission
     if isinstance(permission, IsOwner) and not theirs and permission.owner_field not in columns:
-        told = choices(permission.owner_field, columns)
+        told = did_you_mean(permission.owner_field, columns)
         raise ConfigurationError(f"IsOwner({permission.owner_field!r}): rows have no such column; {told}")
 
 

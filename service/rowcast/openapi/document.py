@@ -122,7 +122,7 @@ _TEXT_RULES: Final[Mapping[str, Schema]] = {  # what validation adds for types o
 
 def _form(field: Field) -> Schema:
     """Every value of a field's type in JSON, without the rules of the field."""
-    made = _FORMS.get(field.type, field.facts.schema)
+    made = _FORMS.get(field.type, field.field_type.schema)
     return made(field)
 
 
@@ -138,7 +138,7 @@ def _limited(field: Field, form: Schema) -> Schema:
 
 def _ruled(declared: Field, values: Field) -> Schema:
     """A form with every rule of a field. A foreign key's values are those of the key that it refers to."""
-    kind = values.facts.kind
+    kind = values.field_type.kind
     if kind is Kind.ARRAY:
         return _form(values) | _present(minItems=values.min_length, maxItems=values.max_length)
     form = _limited(values, _form(values))
@@ -186,9 +186,9 @@ def _number(field: Field) -> Schema:
 
 def _told(field: Field, *more: str) -> Schema:
     """Title and description of a field."""
-    limited = field.element if field.facts.kind is Kind.ARRAY else field
+    limited = field.element if field.field_type.kind is Kind.ARRAY else field
     limits = []
-    if limited.type == "decimal" or limited.facts.kind is Kind.MOMENT:
+    if limited.type == "decimal" or limited.field_type.kind is Kind.MOMENT:
         limits += [f"Not less than {limited.min}."] if limited.min is not None else []
         limits += [f"Not more than {limited.max}."] if limited.max is not None else []
     sentences = [field.help_text, *limits, *more]
@@ -228,7 +228,7 @@ def _filter(name: str, lookup: Lookup, values: Field, json: Callable[[], Schema]
     """The parameter of a filter; ``json`` refers to the schema of JSON without U+0000."""
     path = name.removesuffix(f"__{lookup.name}")
     told = f"Only rows whose `{path}` {_PHRASES[lookup.name]}."
-    chosen = values.choices and lookup.name in CHOSEN and values.facts.kind is not Kind.ARRAY
+    chosen = values.choices and lookup.name in CHOSEN and values.field_type.kind is not Kind.ARRAY
     item: Schema = {"enum": list(values.choices)} if chosen else _form(values)
     match lookup.takes:
         case Takes.FLAG:
@@ -242,9 +242,9 @@ def _filter(name: str, lookup: Lookup, values: Field, json: Callable[[], Schema]
             if item == _TEXT:  # a comma would make a third item
                 item = {"type": "string", "pattern": r'^(?:[^\u0000,"][^\u0000,]*)?$'}
             return _query(name, told, {"type": "array", "items": item, "minItems": 2, "maxItems": 2}, **_LIST)
-        case Takes.ONE if values.facts.kind is Kind.ARRAY:
+        case Takes.ONE if values.field_type.kind is Kind.ARRAY:
             return _query(name, f"{told} {_QUOTING}", {"type": "array", "items": _form(values.element)}, **_LIST)
-        case Takes.ONE if values.facts.kind is Kind.JSON:
+        case Takes.ONE if values.field_type.kind is Kind.JSON:
             return {"name": name, "in": "query", "description": told, "content": {JSON: {"schema": json()}}}
     return _query(name, told, item)
 
@@ -583,11 +583,11 @@ class _Writer:
         return self._shown(field)
 
     def _value(self, declared: Field, values: Field) -> Schema:
-        if values.facts.kind is Kind.JSON and not values.choices:
+        if values.field_type.kind is Kind.JSON and not values.choices:
             some = ["boolean", "number", "string", "array", "object"]
             return self._json() if declared.null else {"allOf": [self._json()], "type": some}
         form = _ruled(declared, values)
-        if values.facts.kind is Kind.ARRAY and values.of == "json" and not values.choices:
+        if values.field_type.kind is Kind.ARRAY and values.of == "json" and not values.choices:
             form["items"] = self._value(values.element, values.element)
         return _nullable(form) if declared.null else form
 
@@ -742,7 +742,7 @@ class _Writer:
         if relations := [
             name
             for name, relation in self._relations(view.resource).items()
-            if name in always or view.site.may_expand(relation.target)
+            if name in always or view.service.may_expand(relation.target)
         ]:
             told = "Show the rows that these lead to; `__` leads on, as in `category__parent`."
             yield _query("expand", told, {"type": "array", "items": {"enum": relations}}, **_LIST)

@@ -107,17 +107,17 @@ class F:
 def lookup(resources: Resources, resource: str, name: str, given: Any) -> Condition:
     """One keyword of ``filter``: ``category__name__icontains="work"``; ``pk`` is the key."""
     path, found = _split(resources, resource, name)
-    kind = path.values.facts.kind
+    kind = path.values.field_type.kind
     where, word = found
     if (kind, word) not in LOOKUPS:
         raise ValueError(f"{name}: {word} does not suit a {path.values.type} field; use {', '.join(lookups_of(kind))}")
-    facts = LOOKUPS[kind, word]
+    lookup_spec = LOOKUPS[kind, word]
     if given is None and word == "exact":
         word, given = "isnull", True
     elif isinstance(given, F):
         return Comparison(where, word, given.resolve(resources, resource, path.values), kind)
     else:
-        given = _argument(path, facts.takes, name, given)
+        given = _argument(path, lookup_spec.takes, name, given)
     return Comparison(where, word, given, kind)
 
 
@@ -149,10 +149,10 @@ def _argument(path: Path, takes: Takes, name: str, given: Any) -> Any:
 
 def _sought(field: Field, value: Any, name: str) -> Any:
     """A value to look for: as ``fitting``, and for a number or a truth value the text that stands in a URL as well."""
-    if not isinstance(value, str) or field.facts.kind not in (Kind.NUMBER, Kind.BOOLEAN):
+    if not isinstance(value, str) or field.field_type.kind not in (Kind.NUMBER, Kind.BOOLEAN):
         return fitting(field, value, name)
     try:
-        return field.facts.parse(field, value)
+        return field.field_type.parse(field, value)
     except ValueError as error:
         raise ValidationError({name: [str(error)]}) from None
 
@@ -176,8 +176,8 @@ def storable(field: Field, value: Any, name: str | None = None) -> Any:
     """A value for a column, as ``fitting``, which also has to have room in it."""
     value = fitting(field, value, name)
     try:
-        if isinstance(value, int) and field.facts.kind is Kind.NUMBER:
-            field.facts.load(field, value)
+        if isinstance(value, int) and field.field_type.kind is Kind.NUMBER:
+            field.field_type.load(field, value)
     except ValueError as error:
         raise ValidationError({name or field.name: [str(error)]}) from None
     if isinstance(value, str) and field.longest is not None and len(value) > field.longest:
@@ -186,10 +186,10 @@ def storable(field: Field, value: Any, name: str | None = None) -> Any:
 
 
 def _fitting(field: Field, value: Any) -> Any:
-    if field.facts.kind is Kind.ARRAY and isinstance(value, list | tuple):
+    if field.field_type.kind is Kind.ARRAY and isinstance(value, list | tuple):
         return [_fitting(field.element, item) for item in value]
-    if field.facts.native is None or not isinstance(value, field.facts.native):
-        return field.facts.load(field, value)
+    if field.field_type.native is None or not isinstance(value, field.field_type.native):
+        return field.field_type.load(field, value)
     if isinstance(value, dt.datetime):
         return value.astimezone(dt.UTC) if field.type == "datetime" else value.date()  # a naive one is local time
     return value

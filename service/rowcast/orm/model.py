@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from functools import cache
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from rowcast.errors import ConfigurationError, Conflict, DoesNotFit, NotFound, ValidationError, choices
+from rowcast.errors import ConfigurationError, Conflict, DoesNotFit, NotFound, ValidationError, did_you_mean
 from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q, fitting, storable
 from rowcast.query.conditions import Comparison, Condition, Query, Shape
@@ -154,7 +154,7 @@ class Model:
         relation = current_store().queries.resources.relations(self._resource.name).get(name)
         if relation is None:
             names = [*self._resource.columns, *current_store().queries.resources.relations(self._resource.name)]
-            raise AttributeError(f"{self._resource.model} has no attribute {name!r}; {choices(name, names)}")
+            raise AttributeError(f"{self._resource.model} has no attribute {name!r}; {did_you_mean(name, names)}")
         if relation.many:
             return RelatedRows(self, relation)
         if name in self._related:
@@ -189,7 +189,7 @@ class Model:
                 self._related[name] = value
         else:
             names = [*resource.columns, *resource.links]
-            raise AttributeError(f"{resource.model} has no field {name!r}; {choices(name, names)}")
+            raise AttributeError(f"{resource.model} has no field {name!r}; {did_you_mean(name, names)}")
 
     async def save(self) -> Self:
         """Insert the row, or write what has changed since it was read, and nothing else.
@@ -255,7 +255,7 @@ class Model:
 
     def _key_condition(self) -> Condition:
         key = self._resource.key
-        kind = current_store().queries.resources.key_of(key).facts.kind
+        kind = current_store().queries.resources.key_of(key).field_type.kind
         return Comparison(key.name, "exact", self.pk, kind)
 
     def __eq__(self, other: object) -> bool:
@@ -478,7 +478,7 @@ class QuerySet(Generic[M]):
 
     async def count(self) -> int:
         """How many rows there are."""
-        found = await self._tally((("count", ""),))
+        found = await self._aggregate((("count", ""),))
         first, last = self._bounds
         total = max(0, int(found[0]) - first)
         return total if last is None else min(total, last - first)
@@ -490,12 +490,12 @@ class QuerySet(Generic[M]):
     async def aggregate(self, **functions: tuple[str, str]) -> dict[str, Any]:
         """Figures over the rows: ``aggregate(total=("sum", "price"))``, with count, sum, avg, min or max."""
         self.unsliced("aggregate")
-        found = await self._tally(tuple(functions.values()))
+        found = await self._aggregate(tuple(functions.values()))
         return dict(zip(functions, found, strict=True))
 
-    async def _tally(self, what: tuple[tuple[str, str], ...]) -> Sequence[Any]:
+    async def _aggregate(self, what: tuple[tuple[str, str], ...]) -> Sequence[Any]:
         store, query = current_store(), self.query
-        statement = store.queries.tally(query.resource, what, query.shape)
+        statement = store.queries.aggregate(query.resource, what, query.shape)
         row = await store.database.read(statement.sql, statement.arguments(query.values))
         assert row is not None
         return tuple(row)
@@ -561,7 +561,7 @@ class QuerySet(Generic[M]):
         for name, value in values.items():
             column = resource.fields[name].column_name if name in resource.fields else name
             if column not in resource.columns:
-                raise AttributeError(f"{resource.model} has no column {name!r}; {choices(name, resource.columns)}")
+                raise AttributeError(f"{resource.model} has no column {name!r}; {did_you_mean(name, resource.columns)}")
             field = key_of(resource.columns[column])
             fitted[column] = value if isinstance(value, F) else storable(field, value, column)
         return len(await change_rows(store, resource.name, fitted, *query.where, back=True))
@@ -608,7 +608,7 @@ def document(resources: Resources, row: Model, shown: Projection | None = None) 
     for name in shown.columns:
         field, value = resources.key_of(resource.columns[name]), row._values.get(name)
         made[name] = (
-            row._stored[name] if name in row._stored else None if value is None else field.facts.dump(field, value)
+            row._stored[name] if name in row._stored else None if value is None else field.field_type.dump(field, value)
         )
     for name, inner in shown.related:
         if loaded(row, name):
@@ -626,7 +626,7 @@ def resource_of(resources: Resources, name: str) -> Resource:
     for resource in resources.values():
         if name in (resource.name, resource.model):
             return resource
-    raise ConfigurationError(f"model({name!r}): there is no such resource; {choices(name, resources)}")
+    raise ConfigurationError(f"model({name!r}): there is no such resource; {did_you_mean(name, resources)}")
 
 
 async def read(of: type[M], query: Query, bounds: tuple[int, int | None], names: tuple[str, ...]) -> list[Any]:
@@ -637,7 +637,9 @@ async def read(of: type[M], query: Query, bounds: tuple[int, int | None], names:
     first, last = bounds
     joined = tuple(path for path in _prefixes(query.expand) if _to_one(resources, resource.name, path))
     limits = [*([] if last is None else [last - first]), *([first] if first else [])]
-    statement = store.queries.rows(resource.name, joined, query.shape, query.order, last is not None, bool(first))
+    statement = store.queries.select_instances(
+        resource.name, joined, query.shape, query.order, last is not None, bool(first)
+    )
     found = await store.database.fetch_all(statement.sql, statement.arguments([*query.values, *limits]))
     rows = []
     for record in found:
@@ -705,7 +707,7 @@ async def _prefetch(resources: Resources, resource: str, rows: Sequence[Model], 
         for row in await target.objects.filter(**{f"{relation.field.name}__in": keys}).order_by("pk"):
             grouped[row._values[relation.column]].append(row)
     elif keys:
-        pairs = await current_store().pairs(relation.link, keys)
+        pairs = await current_store().through_rows(relation.link, keys)
         by_key = {row.pk: row for row in await target.objects.filter(pk__in={far for _, far in pairs})}
         for near, far in pairs:
             grouped[near].append(by_key[far])
@@ -717,8 +719,11 @@ def _linked(resources: Resources, resource: str, relation: Relation, key: Any) -
     """The condition that a row is linked to the row with a key on the other side of a many_to_many relation."""
     assert relation.link is not None
     for back in resources.relations(resource).values():
-        if back.link is not None and (back.link.table, back.link.near) == (relation.link.table, relation.link.far):
-            kind = resources.key_of(resources[back.target].key).facts.kind
+        if back.link is not None and (back.link.table, back.link.source_column) == (
+            relation.link.table,
+            relation.link.target_column,
+        ):
+            kind = resources.key_of(resources[back.target].key).field_type.kind
             return Comparison(back.name, "exact", key, kind)
     raise ValueError(f"{resource} has no name for its way back over {relation.name!r}: give the field a related_name")
 
@@ -739,7 +744,7 @@ async def change_rows(
         else:
             sets.append((name, None))
             given.append(value)
-    statement = store.queries.change(resource, tuple(sets), query.shape, back)
+    statement = store.queries.bulk_update(resource, tuple(sets), query.shape, back)
     try:
         return await store.database.fetch_all(statement.sql, statement.arguments(given), changes=statement.changes)
     except DoesNotFit:
@@ -756,4 +761,4 @@ def _columns(lookups: Mapping[str, Any]) -> dict[str, Any]:
 
 def _document(field: Field, value: Any) -> Any:
     """A Python value as JSON."""
-    return None if value is None else field.facts.dump(field, value)
+    return None if value is None else field.field_type.dump(field, value)

@@ -31,26 +31,26 @@ class Comparison:
     kind: Kind
 
     @property
-    def facts(self) -> Lookup:
+    def lookup_spec(self) -> Lookup:
         return LOOKUPS[self.kind, self.lookup]
 
     @property
     def shape(self) -> Shape:
         if isinstance(self.given, Expression):
             return ("is", self.path, self.lookup, self.given.shape)
-        flag = self.given if self.facts.takes is Takes.FLAG else None
+        flag = self.given if self.lookup_spec.takes is Takes.FLAG else None
         return ("is", self.path, self.lookup, flag)
 
     @property
     def values(self) -> tuple[Any, ...]:
         if isinstance(self.given, Expression):
             return self.given.values
-        match self.facts.takes:
+        match self.lookup_spec.takes:
             case Takes.FLAG:
                 return ()
             case Takes.PAIR:
                 return tuple(self.given)
-        return (self.facts.prepare(self.given),)
+        return (self.lookup_spec.prepare(self.given),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ Condition: TypeAlias = Comparison | Junction | Negation | After | Unchanged
 
 def compare(resources: Resources, resource: str, path: str, lookup: str, given: Any) -> Comparison:
     """A comparison on a path of a resource; ``exact`` with ``None`` asks for null."""
-    kind = resources.resolve(resource, path).values.facts.kind
+    kind = resources.resolve(resource, path).values.field_type.kind
     if given is None and lookup == "exact":
         lookup, given = "isnull", True
     return Comparison(path, lookup, given, kind)

@@ -32,7 +32,7 @@ def matcher(resources: Resources, resource: str, conditions: Sequence[Condition]
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
+class RoutingKey:
     """A column that has one of some values in every row that is meant. ``values`` are what it is loaded as."""
 
     column: str
@@ -40,7 +40,7 @@ class Pin:
     given: frozenset[Any]
 
 
-def pin(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Pin | None:
+def pin(resources: Resources, resource: str, conditions: Sequence[Condition]) -> RoutingKey | None:
     """A column that conditions fix, so that rows with other values need not be looked at; ``None`` if there is none.
 
     Of several it is the one that tells rows apart best: the key, then a relation, and last what has few values.
@@ -48,7 +48,9 @@ def pin(resources: Resources, resource: str, conditions: Sequence[Condition]) ->
     return max(_pins(resources, resource, conditions), key=lambda found: found[0], default=(0, None))[1]
 
 
-def _pins(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Iterator[tuple[int, Pin | None]]:
+def _pins(
+    resources: Resources, resource: str, conditions: Sequence[Condition]
+) -> Iterator[tuple[int, RoutingKey | None]]:
     for condition in conditions:
         match condition:
             case Junction("and", parts):
@@ -57,7 +59,7 @@ def _pins(resources: Resources, resource: str, conditions: Sequence[Condition]) 
                 values = frozenset(given if lookup == "in" else [given])
                 if values and _comparison(resources, resource, condition) is not None:
                     path = resources.resolve(resource, condition.path)
-                    yield _telling(path.field), Pin(path.column, path.values, values)
+                    yield _telling(path.field), RoutingKey(path.column, path.values, values)
 
 
 def _telling(field: Field) -> int:
@@ -104,13 +106,13 @@ def _test(resources: Resources, resource: str, condition: Condition) -> Test | N
 
 def _comparison(resources: Resources, resource: str, condition: Comparison) -> Test | None:
     path = resources.resolve(resource, condition.path)
-    matches, given = condition.facts.matches, condition.given
+    matches, given = condition.lookup_spec.matches, condition.given
     if path.steps or path.field.write_only or matches is None or isinstance(given, Expression):
         return None
-    column, values, of_null = path.column, path.values, condition.facts.of_null
+    column, values, of_null = path.column, path.values, condition.lookup_spec.of_null
 
     def test(row: Logged) -> bool:
         value = row.get(column)  # a row logged before the column was added has none
-        return of_null(given) if value is None else matches(values.facts.load(values, value), given)
+        return of_null(given) if value is None else matches(values.field_type.load(values, value), given)
 
     return test

@@ -8,7 +8,7 @@ from functools import cached_property
 from hashlib import blake2b
 from types import MappingProxyType
 
-from rowcast.errors import ParseError, choices
+from rowcast.errors import ParseError, did_you_mean
 from rowcast.resources.resource import Resource, Resources
 
 
@@ -42,7 +42,7 @@ class Projection:
         shown = {*self.columns, *(name for name, _ in self.related)}
         for name in names:
             if name not in shown:
-                hint = choices(name, sorted(shown))
+                hint = did_you_mean(name, sorted(shown))
                 raise ParseError(f"fields: there is no field {name!r} here; {hint}", code="invalid_parameter")
         return Projection(
             self.resource,
@@ -79,7 +79,7 @@ def expanded(
         relations = resources.relations(shown.resource)
         if name not in relations or relations[name].field.write_only:
             valid = sorted(name for name, relation in relations.items() if not relation.field.write_only)
-            hint = choices(name, valid)
+            hint = did_you_mean(name, valid)
             raise ParseError(f"expand: {shown.resource} has no relation {name!r}; {hint}", code="invalid_parameter")
         nested.setdefault(name, [])
         if more:

@@ -25,7 +25,7 @@ from rowcast.query.conditions import (
 from rowcast.query.projection import Projection
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, Lookup, Takes
-from rowcast.resources.resource import Link, Path, Relation, Resource
+from rowcast.resources.resource import Path, Relation, Resource, Through
 from rowcast.resources.tables import Tables, quote
 
 BETWEEN: Final = b",\n"  # the documents of a page; inside of one there is no line break
@@ -46,7 +46,7 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class PageShape:
     """The shape of a page, all but its condition.
 
     ``count`` is ``exact``, ``estimated`` or ``none``. ``limit`` is the number of rows, where it is always the same:
@@ -94,7 +94,7 @@ class _Step:
 
     def shown(self, rows: sa.FromClause) -> sa.ColumnElement[Any]:
         """The JSON form of its copy."""
-        return self.values.facts.json(self.values, rows.c[self.name])
+        return self.values.field_type.json(self.values, rows.c[self.name])
 
     def by(self, rows: sa.FromClause | None = None, *, reverse: bool = False) -> sa.UnaryExpression[Any]:
         """The term on the column itself or, given a page's rows, on its copy there."""
@@ -143,17 +143,17 @@ class Queries:
         self.resources = tables.resources
         self.compilations = 0
         self.page = lru_cache(bound)(self._page)
-        self.one = lru_cache(bound)(self._one)
+        self.select_row = lru_cache(bound)(self._select_row)
         self.insert = lru_cache(bound)(self._insert)
         self.update = lru_cache(bound)(self._update)
         self.delete = lru_cache(bound)(self._delete)
-        self.match = lru_cache(bound)(self._match)
-        self.rows = lru_cache(bound)(self._select_rows)
-        self.tally = lru_cache(bound)(self._tally)
-        self.change = lru_cache(bound)(self._change)
-        self.add = lru_cache(bound)(self._add)
+        self.match_logged = lru_cache(bound)(self._match_logged)
+        self.select_instances = lru_cache(bound)(self._select_rows)
+        self.aggregate = lru_cache(bound)(self._aggregate)
+        self.bulk_update = lru_cache(bound)(self._bulk_update)
+        self.bulk_insert = lru_cache(bound)(self._bulk_insert)
         self.insert_row = lru_cache(bound)(self._insert_row)
-        self.pairs = lru_cache(bound)(self._pairs)
+        self.through_rows = lru_cache(bound)(self._through_rows)
         self.reads = lru_cache(bound)(self._reads)
 
     def table(self, resource: str) -> sa.Table:
@@ -166,7 +166,7 @@ class Queries:
 
     # --- reading
 
-    def _page(self, page: Page, where: Shape) -> Statement:
+    def _page(self, page: PageShape, where: Shape) -> Statement:
         """A page as one row: ``results`` (JSON objects with ``BETWEEN`` them), ``size``, ``count`` and ``snapshot``.
 
         One row beyond the page is read, to know whether others follow or, for a backward page, precede: ``size`` counts
@@ -182,13 +182,13 @@ class Queries:
             path = self.resources.resolve(resource, step.removeprefix("-"))
             steps.append(_Step(source.column(path), path.values, f"_{n}", step.startswith("-")))
         limit: Any = binds(sa.BigInteger) if page.limit is None else _sql(page.limit)
-        beyond = limit + _sql(1) if page.limit is None else _sql(page.limit + 1)
+        with_snapshot = limit + _sql(1) if page.limit is None else _sql(page.limit + 1)
         offset = binds(sa.BigInteger) if page.offset else None
         number = sa.func.row_number().over().label("n")  # in the order in which the rows are read
         order: list[Any] = []
         sorted_by = []
         if page.keyset or page.deep or page.projection.related:
-            rows = self._rows(page, source, conditions, steps, beyond, offset)
+            rows = self._select_instances(page, source, conditions, steps, with_snapshot, offset)
             document = sa.select(*self._document(page.projection, rows)).correlate(rows).lateral("_d")
             if page.keyset:
                 sorted_by = [sa.func.json_build_array(*(step.shown(rows) for step in steps)).label("key")]
@@ -198,7 +198,9 @@ class Queries:
             order = [step.by(each) for step in steps] if page.backward else []
         else:
             plain = sa.select(*self._document(page.projection, source.at(()))).select_from(source.clause)
-            plain = plain.where(*conditions).order_by(*(step.by() for step in steps)).limit(beyond).offset(offset)
+            plain = (
+                plain.where(*conditions).order_by(*(step.by() for step in steps)).limit(with_snapshot).offset(offset)
+            )
             each = sa.select(_json_text(plain.subquery("_p").table_valued()), number).subquery("_q")
         kept = each.c.n <= limit
         columns = [_joined(each.c.document, order, kept).label("results"), sa.func.count().label("size")]
@@ -212,8 +214,8 @@ class Queries:
             count = sa.case((elsewhere, count), else_=before + size)
         return self._statement(sa.select(*columns, count.label("count"), _SNAPSHOT))
 
-    def _rows(
-        self, page: Page, source: _Source, conditions: list[Any], steps: list[_Step], limit: Any, offset: Any
+    def _select_instances(
+        self, page: PageShape, source: _Source, conditions: list[Any], steps: list[_Step], limit: Any, offset: Any
     ) -> sa.Subquery:
         """The rows of a page with all their columns and, by name, what the order sorts by."""
         base = source.at(())
@@ -244,7 +246,7 @@ class Queries:
         estimate = estimate.where(sa.literal_column(f"oid = {quote(quoted(self.table(resource)))}::regclass"))
         return sa.func.coalesce(estimate.scalar_subquery(), rows.scalar_subquery())
 
-    def _one(self, projection: Projection, where: Shape) -> Statement:
+    def _select_row(self, projection: Projection, where: Shape) -> Statement:
         """One row as ``result`` (a JSON object) with its ``version`` and ``snapshot``; no row where none matches.
 
         Every change of the row, and of its links, gives it another version. Values: the condition's.
@@ -267,11 +269,11 @@ class Queries:
             link = self.tables.links[relation.link.table].alias(f"_links_{name}")
             newest = sa.func.coalesce(sa.func.max(sa.cast(_xmin(f"_links_{name}"), sa.BigInteger)), _sql(0))
             told = sa.func.concat(_sql("'.'"), sa.func.count(), _sql("'.'"), newest)
-            own = link.c[relation.link.near] == base.c[self.key(resource)]
+            own = link.c[relation.link.source_column] == base.c[self.key(resource)]
             parts.append(sa.select(told).where(own).correlate(base).scalar_subquery())
         return sa.func.concat(*parts) if len(parts) > 1 else xmin
 
-    def _match(self, resource: str, where: Shape) -> Statement:
+    def _match_logged(self, resource: str, where: Shape) -> Statement:
         """Which logged rows meet a condition: their ``position``, from 1. Values: the condition's, a list of rows."""
         binds = _Binds()
         table = self.table(resource)
@@ -349,7 +351,11 @@ class Queries:
         """Statements that link the new row to a list of keys, and with ``replace`` to no others."""
         relation = self.resources.relations(resource)[field]
         assert relation.link is not None
-        link, near, far = self.tables.links[relation.link.table], relation.link.near, relation.link.far
+        link, near, far = (
+            self.tables.links[relation.link.table],
+            relation.link.source_column,
+            relation.link.target_column,
+        )
         keys = binds(postgresql.ARRAY(link.c[far].type))
         owner = new.c[self.key(resource)]
         if replace:
@@ -388,7 +394,7 @@ class Queries:
             query = query.offset(binds(sa.BigInteger))
         return self._statement(query)
 
-    def _tally(self, resource: str, what: tuple[tuple[str, str], ...], where: Shape) -> Statement:
+    def _aggregate(self, resource: str, what: tuple[tuple[str, str], ...], where: Shape) -> Statement:
         """Aggregates over rows: each of ``what`` is a function and a path; that of ``count`` may be empty."""
         binds = _Binds()
         source = _Source(self, resource, self.table(resource))
@@ -399,7 +405,9 @@ class Queries:
             columns.append(AGGREGATES[name](column))
         return self._statement(sa.select(*columns).select_from(source.clause).where(*condition))
 
-    def _change(self, resource: str, sets: tuple[tuple[str, Shape | None], ...], where: Shape, back: bool) -> Statement:
+    def _bulk_update(
+        self, resource: str, sets: tuple[tuple[str, Shape | None], ...], where: Shape, back: bool
+    ) -> Statement:
         """Change every row that matches: each of ``sets`` is a column and, for arithmetic, its shape.
 
         Values: the condition's, then those of ``sets``. With ``back`` it gives the rows as Python values.
@@ -417,7 +425,7 @@ class Queries:
         query = sa.update(table).where(condition).values(values)
         return self._statement(query.returning(*table.c) if back else query, changes=self.dependents[resource])
 
-    def _add(self, resource: str, columns: tuple[str, ...]) -> Statement:
+    def _bulk_insert(self, resource: str, columns: tuple[str, ...]) -> Statement:
         """Insert rows given as one JSON array of objects, and give them back as Python values."""
         table = self.table(resource)
         given = sa.func.jsonb_to_recordset(_Binds()(postgresql.JSONB)).table_valued(
@@ -435,10 +443,10 @@ class Queries:
         given = {name: binds(table.c[name].type) for name in columns}
         return self._statement(sa.insert(table).values(given).returning(*table.c), changes={resource})
 
-    def _pairs(self, link: Link) -> Statement:
+    def _through_rows(self, link: Through) -> Statement:
         """The links of some rows, both keys of each. Values: the keys on the near side."""
         table = self.tables.links[link.table]
-        near, far = table.c[link.near], table.c[link.far]
+        near, far = table.c[link.source_column], table.c[link.target_column]
         keys = _Binds()(postgresql.ARRAY(near.type))
         return self._statement(sa.select(near, far).where(near == sa.any_(keys)).order_by(near, far))
 
@@ -450,7 +458,7 @@ class Queries:
         columns: list[sa.ColumnElement[Any]] = []
         for name in projection.columns:
             values = self.resources.key_of(resource.columns[name])
-            columns.append(values.facts.json(values, base.c[name]).label(name))
+            columns.append(values.field_type.json(values, base.c[name]).label(name))
         for name, inner in projection.related:
             columns.append(
                 self._related(self.resources.relations(resource.name)[name], inner, resource, base).label(name)
@@ -472,8 +480,8 @@ class Queries:
             rows = rows.where(far.c[relation.column] == own_key)
         else:
             link = self.tables.links[relation.link.table].alias()
-            rows = rows.select_from(far.join(link, link.c[relation.link.far] == far_key))
-            rows = rows.where(link.c[relation.link.near] == own_key)
+            rows = rows.select_from(far.join(link, link.c[relation.link.target_column] == far_key))
+            rows = rows.where(link.c[relation.link.source_column] == own_key)
         items = sa.func.json_agg(rows.order_by(far_key).subquery().table_valued())
         return sa.select(sa.func.coalesce(items, sa.literal_column("'[]'::json"))).scalar_subquery()
 
@@ -511,16 +519,16 @@ class Queries:
         raise AssertionError(f"no condition has the shape {shape!r}")
 
     def _comparison(self, path: Path, lookup: str, flag: Any, source: _Source, binds: _Binds) -> sa.ColumnElement[bool]:
-        facts = LOOKUPS[path.values.facts.kind, lookup]
+        lookup_spec = LOOKUPS[path.values.field_type.kind, lookup]
         if isinstance(flag, tuple):
             given = self._expression(flag, path.values, source, binds)
         else:
-            given = _argument(facts, flag, path.values, binds)
+            given = _argument(lookup_spec, flag, path.values, binds)
         if not path.many:
-            return facts.compare(source.column(path), given)
+            return lookup_spec.compare(source.column(path), given)
         if lookup == "isnull" and flag and path.field.primary_key:
             return ~self._exists(path, source, lambda column: column.is_not(None))
-        return self._exists(path, source, lambda column: facts.compare(column, given))
+        return self._exists(path, source, lambda column: lookup_spec.compare(column, given))
 
     def _expression(self, shape: Shape, values: Field, source: _Source, binds: _Binds) -> Any:
         """The SQL of arithmetic whose constants are values of a field."""
@@ -554,11 +562,11 @@ class Queries:
                     listed = _sql(f"{source.logged} -> {quote(step.name)}")
                     keys = sa.func.jsonb_array_elements_text(listed).table_valued("_key").render_derived(name="_keys")
                     tables.append(keys)
-                    column = sa.cast(keys.c._key, link.c[step.link.far].type)
+                    column = sa.cast(keys.c._key, link.c[step.link.target_column].type)
                 else:
                     tables.append(link)
-                    joins.append(link.c[step.link.near] == near_key)
-                    column = link.c[step.link.far]
+                    joins.append(link.c[step.link.source_column] == near_key)
+                    column = link.c[step.link.target_column]
                 if step is path.steps[-1] and path.field.primary_key:
                     break  # the link has the key; the row behind it is not needed
                 joins.append(far_key == column)
@@ -673,10 +681,10 @@ def _xmin(table: str) -> sa.ColumnElement[str]:
     return column.label(_XMIN)
 
 
-def _argument(facts: Lookup, flag: Any, values: Field, binds: _Binds) -> Any:
+def _argument(lookup_spec: Lookup, flag: Any, values: Field, binds: _Binds) -> Any:
     """What a lookup compares with: bound parameters, or the flag itself."""
     type_ = _bound(values)
-    match facts.takes:
+    match lookup_spec.takes:
         case Takes.FLAG:
             return flag
         case Takes.TEXT:
@@ -691,9 +699,9 @@ def _argument(facts: Lookup, flag: Any, values: Field, binds: _Binds) -> Any:
 
 def _bound(values: Field) -> Any:
     """The type of a bound value: the field's without its limits, since a cast to those would cut the value."""
-    if values.facts.kind is Kind.TEXT:
+    if values.field_type.kind is Kind.TEXT:
         return sa.Text()
-    return values.facts.column(replace(values, max_digits=None, decimal_places=None))
+    return values.field_type.column(replace(values, max_digits=None, decimal_places=None))
 
 
 def _mentioned(shape: Shape) -> Iterator[str]:

@@ -11,12 +11,12 @@ import orjson
 from rowcast.database.pool import Database
 from rowcast.query.conditions import Comparison, Query
 from rowcast.query.projection import Projection
-from rowcast.query.statements import BETWEEN, Page, Queries
-from rowcast.resources.resource import Link, Resource
+from rowcast.query.statements import BETWEEN, PageShape, Queries
+from rowcast.resources.resource import Resource, Through
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class FetchedPage:
     """The rows of a page: their JSON with ``BETWEEN`` them, how many were read, and what each is sorted by.
 
     One row beyond the page is read to know whether there is one. ``snapshot`` is what the statement saw
@@ -52,17 +52,17 @@ class Store:
     queries: Queries
     database: Database
 
-    async def page(self, query: Query, page: Page, values: Sequence[Any]) -> Rows:
+    async def page(self, query: Query, page: PageShape, values: Sequence[Any]) -> FetchedPage:
         """One page of a query; ``values`` are the page's own, behind the condition's."""
         statement = self.queries.page(page, query.shape)
         row = await self.database.read(statement.sql, statement.arguments([*query.values, *values]))
         assert row is not None
         keys = row["keys"] if page.keyset else []
-        return Rows(row["results"], row["size"], row["count"], keys, row["snapshot"])
+        return FetchedPage(row["results"], row["size"], row["count"], keys, row["snapshot"])
 
     async def one(self, query: Query, projection: Projection) -> Row | None:
         """The only row of a query; ``None`` when there is none."""
-        statement = self.queries.one(projection, query.shape)
+        statement = self.queries.select_row(projection, query.shape)
         row = await self.database.read(statement.sql, statement.arguments(query.values))
         return None if row is None else Row(row[0], row[1], snapshot=row[2])
 
@@ -128,7 +128,7 @@ class Store:
 
     async def add(self, resource: str, columns: tuple[str, ...], documents: list[dict[str, Any]]) -> list[Any]:
         """Insert rows given as JSON in one statement, and give them back as Python values."""
-        statement = self.queries.add(resource, columns)
+        statement = self.queries.bulk_insert(resource, columns)
         return await self.database.retrying(
             lambda: self.database.fetch_all(statement.sql, statement.arguments([documents]), changes=statement.changes)
         )
@@ -151,9 +151,9 @@ class Store:
         statement = self.queries.update(Projection(query.resource, ()), (), (), query.shape)
         return await self.database.fetch(statement.sql, statement.arguments(query.values)) is not None
 
-    async def pairs(self, link: Link, near: Collection[Any]) -> list[tuple[Any, Any]]:
+    async def through_rows(self, link: Through, near: Collection[Any]) -> list[tuple[Any, Any]]:
         """The links of some rows: the key on this side and on the other, in order."""
-        statement = self.queries.pairs(link)
+        statement = self.queries.through_rows(link)
         rows = await self.database.fetch_all(statement.sql, statement.arguments([list(near)]))
         return [(row[0], row[1]) for row in rows]
 
@@ -172,7 +172,7 @@ class Store:
         """Which of some logged rows a query has, by their place in the list, from 1."""
         if not logged:
             return set()
-        statement = self.queries.match(query.resource, query.shape)
+        statement = self.queries.match_logged(query.resource, query.shape)
         rows = await self.database.fetch_all(
             statement.sql, statement.arguments([*query.values, [orjson.Fragment(row) for row in logged]])
         )
@@ -199,4 +199,6 @@ def by_key(queries: Queries, resource: str, text: str) -> Query:
     """The query for the row with a key, given as the text that stands in a URL; ``ValueError`` if it cannot be one."""
     key = queries.resources[resource].key
     values = queries.resources.key_of(key)
-    return Query(resource, (Comparison(key.name, "exact", values.facts.parse(values, text), values.facts.kind),))
+    return Query(
+        resource, (Comparison(key.name, "exact", values.field_type.parse(values, text), values.field_type.kind),)
+    )

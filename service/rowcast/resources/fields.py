@@ -85,14 +85,14 @@ class Field:
     help_text: str | None = None
 
     @property
-    def facts(self) -> FieldType:
+    def field_type(self) -> FieldType:
         """The row of ``FIELD_TYPES`` of this field's type."""
         return FIELD_TYPES[self.type]
 
     @property
     def column_name(self) -> str:
         """The name of the column, and of the key in JSON: a foreign key has ``_id`` behind its name."""
-        return f"{self.name}_id" if self.facts.kind is Kind.RELATION else self.name
+        return f"{self.name}_id" if self.field_type.kind is Kind.RELATION else self.name
 
     @property
     def longest(self) -> int | None:
@@ -141,9 +141,9 @@ def recall(field: Field, stored: Any) -> tuple[Any, bool]:
     if not exact and "json" in (field.type, field.of):
         return given, False
     try:
-        return field.facts.load(field, given), True
+        return field.field_type.load(field, given), True
     except ValueError:
-        return field.facts.nearest(field, given), False
+        return field.field_type.nearest(field, given), False
 
 
 NUL: Final = "The character U+0000 is not allowed."  # PostgreSQL's text and jsonb cannot store it
@@ -432,7 +432,7 @@ def _load_array(field: Field, value: Any) -> list[Any]:
         try:
             if item is None:
                 raise ValueError("May not be null.")
-            values.append(element.facts.load(element, item))
+            values.append(element.field_type.load(element, item))
         except ValueError as error:
             raise ValueError(f"Item {position}: {error}") from None
     return values
@@ -445,17 +445,17 @@ def _nearest_array(field: Field, value: list[Any]) -> list[Any]:
 
 def _parse_array(field: Field, text: str) -> list[Any]:
     element = field.element
-    return [element.facts.parse(element, item) for item in split(text)]
+    return [element.field_type.parse(element, item) for item in split(text)]
 
 
 def _array_json(field: Field, column: Column) -> Column:
     element = field.element
-    item: Column = sa.column("item", element.facts.column(element))
-    shown = element.facts.json(element, item)
+    item: Column = sa.column("item", element.field_type.column(element))
+    shown = element.field_type.json(element, item)
     if shown is item:
         return column
     source = sa.func.unnest(column).table_valued(sa.column("item", item.type), name="item").render_derived()
-    rows = sa.select(element.facts.json(element, source.c.item)).scalar_subquery()
+    rows = sa.select(element.field_type.json(element, source.c.item)).scalar_subquery()
     return sa.case((column.is_not(None), sa.func.array(rows)), else_=None)
 
 
@@ -596,13 +596,13 @@ FIELD_TYPES: Final[Mapping[str, FieldType]] = {
     ),
     "array": FieldType(
         kind=Kind.ARRAY,
-        column=lambda field: postgresql.ARRAY(field.element.facts.column(field.element)),
+        column=lambda field: postgresql.ARRAY(field.element.field_type.column(field.element)),
         load=_load_array,
         parse=_parse_array,
-        dump=lambda field, value: [field.element.facts.dump(field.element, item) for item in value],
+        dump=lambda field, value: [field.element.field_type.dump(field.element, item) for item in value],
         nearest=_nearest_array,
         json=_array_json,
-        schema=lambda field: {"type": "array", "items": field.element.facts.schema(field.element)},
+        schema=lambda field: {"type": "array", "items": field.element.field_type.schema(field.element)},
         options=frozenset({"of", "min_length", "max_length", "max_digits", "decimal_places"}) | _LIMITS,
     ),
     "foreign_key": _relation(Kind.RELATION, {}, frozenset({"to", "on_delete", "related_name"})),

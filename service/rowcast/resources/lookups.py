@@ -49,18 +49,18 @@ class Lookup:
         """The argument from the text of a URL; ``ValueError`` is a sentence about what is wrong with it."""
         match self.takes:
             case Takes.MANY:
-                return [field.facts.parse(field, item) for item in split(text)]
+                return [field.field_type.parse(field, item) for item in split(text)]
             case Takes.PAIR:
                 items = split(text)
                 if len(items) != 2:
                     raise ValueError("Give two values with a comma between them.")
-                return tuple(field.facts.parse(field, item) for item in items)
+                return tuple(field.field_type.parse(field, item) for item in items)
             case Takes.FLAG:
                 return FIELD_TYPES["boolean"].parse(field, text)
             case Takes.TEXT:
                 return FIELD_TYPES["text"].parse(field, text)
             case Takes.ONE:
-                return field.facts.parse(field, text)
+                return field.field_type.parse(field, text)
 
 
 def escape(text: str) -> str:

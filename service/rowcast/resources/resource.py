@@ -8,7 +8,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from rowcast.errors import choices
+from rowcast.errors import did_you_mean
 from rowcast.resources.fields import Field, Kind
 
 
@@ -25,16 +25,16 @@ class Relation:
     target: str  # resource
     many: bool
     column: str = ""
-    link: Link | None = None
+    link: Through | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Through:
     """The table of a many_to_many field, seen from one side."""
 
     table: str
-    near: str  # column with this side's key
-    far: str  # column with the target's key
+    source_column: str  # column with this side's key
+    target_column: str  # column with the target's key
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,12 @@ class Resource:
     @cached_property
     def columns(self) -> Mapping[str, Field]:
         """The fields that are columns of the table, by column name, in the order of declaration."""
-        return {f.column_name: f for f in self.fields.values() if f.facts.kind is not Kind.RELATIONS}
+        return {f.column_name: f for f in self.fields.values() if f.field_type.kind is not Kind.RELATIONS}
 
     @cached_property
     def links(self) -> Mapping[str, Field]:
         """The many_to_many fields by name."""
-        return {f.name: f for f in self.fields.values() if f.facts.kind is Kind.RELATIONS}
+        return {f.name: f for f in self.fields.values() if f.field_type.kind is Kind.RELATIONS}
 
 
 class Resources(Mapping[str, Resource]):
@@ -136,7 +136,7 @@ class Resources(Mapping[str, Resource]):
                 continue
             if part not in here.fields:
                 names = [*here.fields, *(name for name in self._relations[here.name] if name not in here.fields)]
-                raise ValueError(f"{here.name} has no field {part!r}; {choices(part, names)}")
+                raise ValueError(f"{here.name} has no field {part!r}; {did_you_mean(part, names)}")
             if not last:
                 raise ValueError(f"{part!r} of {here.name} is no relation, so {parts[position + 1]!r} cannot follow it")
             found = here.fields[part]
@@ -149,7 +149,7 @@ class Resources(Mapping[str, Resource]):
         for part in path.split("__"):
             known = self._relations[resource]
             if part not in known:
-                raise ValueError(f"{resource} has no relation {part!r}; {choices(part, known)}")
+                raise ValueError(f"{resource} has no relation {part!r}; {did_you_mean(part, known)}")
             steps.append(known[part])
             resource = known[part].target
         return tuple(steps)
@@ -163,16 +163,16 @@ class Resources(Mapping[str, Resource]):
     def _relate(self, resource: Resource, declared: Field, target: Resource) -> None:
         own, back = self._relations[resource.name], self._relations[target.name]
         name = declared.related_name or reverse_name(self._resources, resource, declared)
-        if declared.facts.kind is Kind.RELATION:
+        if declared.field_type.kind is Kind.RELATION:
             own[declared.name] = Relation(declared.name, declared, target.name, many=False, column=declared.column_name)
             if name:
                 back[name] = Relation(name, declared, resource.name, many=True, column=declared.column_name)
             return
         near, far = link_columns(resource, target)
         table = link_table(resource, declared)
-        own[declared.name] = Relation(declared.name, declared, target.name, many=True, link=Link(table, near, far))
+        own[declared.name] = Relation(declared.name, declared, target.name, many=True, link=Through(table, near, far))
         if name:
-            back[name] = Relation(name, declared, resource.name, many=True, link=Link(table, far, near))
+            back[name] = Relation(name, declared, resource.name, many=True, link=Through(table, far, near))
 
 
 def link_table(resource: Resource, declared: Field) -> str:

@@ -102,10 +102,12 @@ class Tables:
 
     def _column(self, field: Field, name: str) -> sa.Column[Any]:
         values = self.resources.key_of(field)
-        identity = values.facts.kind is Kind.NUMBER and field.primary_key and field.default is MISSING and not field.to
+        identity = (
+            values.field_type.kind is Kind.NUMBER and field.primary_key and field.default is MISSING and not field.to
+        )
         return sa.Column(
             name,
-            values.facts.column(values),
+            values.field_type.column(values),
             *([sa.Identity(always=False)] if identity else []),
             nullable=field.null,
             autoincrement=identity,
@@ -121,7 +123,7 @@ class Tables:
         table = sa.Table(name, self.metadata)
         for column, side in ((near, resource), (far, target)):
             key = self.resources.key_of(side.key)
-            table.append_column(sa.Column(column, key.facts.column(key), nullable=False, autoincrement=False))
+            table.append_column(sa.Column(column, key.field_type.column(key), nullable=False, autoincrement=False))
         table.append_constraint(sa.PrimaryKeyConstraint(near, far, name=_name("pk", name)))
         for column, side, told in ((near, resource, near), (far, target, field.name)):
             guard = _name("fk", name, column)
@@ -143,7 +145,7 @@ class Tables:
 
 def rules(field: Field, column: sa.ColumnElement[Any]) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:
     """The check constraints of a field: a name for each and its condition."""
-    kind = field.facts.kind
+    kind = field.field_type.kind
     array = kind is Kind.ARRAY
     literal = _literal(field.element if array else field)
     if field.choices:
@@ -181,15 +183,15 @@ def quote(text: str) -> str:
 
 def _literal(field: Field) -> Any:
     """A function from a JSON form to an SQL literal of the field's type."""
-    type_ = field.facts.column(field)
+    type_ = field.field_type.column(field)
     return lambda value: sa.cast(sa.literal_column(quote(_text(field, value))), type_)
 
 
 def _text(field: Field, value: Any) -> str:
     """A JSON form as the text that PostgreSQL reads a value of the field's type from."""
-    if field.facts.kind is Kind.JSON:
+    if field.field_type.kind is Kind.JSON:
         return orjson.dumps(value).decode()
-    if field.facts.kind is Kind.ARRAY:
+    if field.field_type.kind is Kind.ARRAY:
         items = (_text(field.element, item).replace("\\", "\\\\").replace('"', '\\"') for item in value)
         return "{" + ",".join(f'"{item}"' for item in items) + "}"
     if isinstance(value, bool):

@@ -19,10 +19,10 @@ BLANK: Final = "May not be blank."
 def validators(declared: Field, values: Field) -> list[Any]:
     """The rules of a field beyond its type, as marshmallow validators of Python values."""
     rules: list[Any] = []
-    array = values.facts.kind is Kind.ARRAY
+    array = values.field_type.kind is Kind.ARRAY
     element = values.element if array else values
     each = (lambda rule: _Each(rule)) if array else (lambda rule: rule)
-    if values.facts.kind is Kind.TEXT and declared.to is None:
+    if values.field_type.kind is Kind.TEXT and declared.to is None:
         if not values.blank:
             rules.append(validate.Length(min=1, error=BLANK))
         if values.pattern is not None:
@@ -32,10 +32,10 @@ def validators(declared: Field, values: Field) -> list[Any]:
     if values.min_length is not None or values.longest is not None:
         rules.append(validate.Length(min=values.min_length, max=values.longest))
     if element.min is not None or element.max is not None:
-        low, high = (None if x is None else element.facts.load(element, x) for x in (element.min, element.max))
+        low, high = (None if x is None else element.field_type.load(element, x) for x in (element.min, element.max))
         rules.append(each(validate.Range(min=low, max=high)))
     if element.choices:
-        loaded = [element.facts.load(element, choice) for choice in element.choices]
+        loaded = [element.field_type.load(element, choice) for choice in element.choices]
         rules.append(
             each(validate.OneOf(loaded, error=_literally(f"Must be one of: {', '.join(map(str, element.choices))}.")))
         )

@@ -42,9 +42,9 @@ class ListModelMixin(_Base):
         part = self.paginator.slice(query, seen, self.count, given)
         address = self.get_address()
         place = self._place(serializer, query)
-        if place and (answer := self.site.cache.find(place)) is not None:
+        if place and (answer := self.service.cache.get(place)) is not None:
             return self._answer(request.http, *answer, stands=True)
-        since = self.site.cache.now
+        since = self.service.cache.generation
         try:
             rows = await self.read_page(query, part)
         except InvalidPattern as error:
@@ -54,9 +54,9 @@ class ListModelMixin(_Base):
             rows = replace(rows, results=BETWEEN.join(made))
         body = self.paginator.body(part, query, rows, address)
         answer = body, tag_of_list(body), rows.snapshot
-        reads = self.site.store.queries.reads(query.resource, query.shape, query.order, seen) if place else None
+        reads = self.service.store.queries.reads(query.resource, query.shape, query.order, seen) if place else None
         if reads is not None:
-            self.site.cache.keep(place, answer, since=since, resources=reads, size=len(body))
+            self.service.cache.put(place, answer, since=since, resources=reads, size=len(body))
         return self._answer(request.http, *answer)
 
 
@@ -69,7 +69,7 @@ class CreateModelMixin(_Base):
         if not self.simple_writes:
             return await self._write(self.perform_create, self.get_serializer(data=body), HTTPStatus.CREATED)
         values = self.serializer.validate_body(body)
-        row = await self.site.store.insert(self._shown, values)
+        row = await self.service.store.insert(self._shown, values)
         key = row.key if self.lookup_field is None else str(orjson.loads(row.body)[self.lookup_field])
         headers = {"Location": self.get_location(key), **self.get_tag(row.version, row.body)}
         return json_response(row.body, HTTPStatus.CREATED, headers)
@@ -89,7 +89,7 @@ class RetrieveModelMixin(_Base):
         serializer = self.current_serializer()
         shown = self.get_projection(serializer, given)
         if self.finds_objects:
-            snapshot = await self.site.store.snapshot()
+            snapshot = await self.service.store.snapshot()
             row = await spawn(self.get_object)
             body = await spawn(self._shown_row, row)
             return self._answer(request.http, body, tag_of_row(await self.get_version(row), shown, body), snapshot)
@@ -97,10 +97,10 @@ class RetrieveModelMixin(_Base):
         query = await self.get_object_query()
         seen = shown if plain else self.get_seen(serializer, query, given)
         place = self._place(serializer, query) if plain else None
-        if place and (answer := self.site.cache.find(place)) is not None:
+        if place and (answer := self.service.cache.get(place)) is not None:
             return self._answer(request.http, *answer, stands=True)
-        since = self.site.cache.now
-        found = await self.site.store.one(query, seen)
+        since = self.service.cache.generation
+        found = await self.service.store.one(query, seen)
         if found is None:
             raise NotFound()
         body = found.body
@@ -110,10 +110,10 @@ class RetrieveModelMixin(_Base):
             body = await spawn(self._json, serializer, row, shown, given)
         follows = serializer.plain and not shown.related
         answer = body, tag_of_row(found.version, shown, None if follows else body), found.snapshot
-        reads = self.site.store.queries.reads(query.resource, query.shape, (), seen) if place else None
+        reads = self.service.store.queries.reads(query.resource, query.shape, (), seen) if place else None
         if reads is not None:
             depends = self.get_dependencies(query, seen, reads)
-            self.site.cache.keep(place, answer, since=since, size=len(body), **depends)
+            self.service.cache.put(place, answer, since=since, size=len(body), **depends)
         return self._answer(request.http, *answer)
 
     def _shown_row(self, row: Any) -> bytes:
@@ -136,11 +136,11 @@ class UpdateModelMixin(_Base):
             query = await self.get_object_query()
             values = self.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
             versions = self.expected_versions()
-            row = await self.site.store.update(unchanged(query, versions), self._shown, values)
+            row = await self.service.store.update(unchanged(query, versions), self._shown, values)
             if row is None:
                 raise await self._refused(query, versions)
             return json_response(row.body, headers=self.get_tag(row.version, row.body))
-        async with self.site.store.database.transaction():
+        async with self.service.store.database.transaction():
             await self.check_version()
             instance = await spawn(self.get_object)
             serializer = self.get_serializer(instance, data=await request.read_json(), partial=partial)
@@ -158,10 +158,10 @@ class DestroyModelMixin(_Base):
         """Delete a row; ``Conflict`` while others refer to it."""
         if not self.hooked("perform_destroy") and not self.asks_about_objects:
             query, versions = await self.get_object_query(), self.expected_versions()
-            if not await self.site.store.delete(unchanged(query, versions)):
+            if not await self.service.store.delete(unchanged(query, versions)):
                 raise await self._refused(query, versions)
             return web.Response(status=HTTPStatus.NO_CONTENT)
-        async with self.site.store.database.transaction():
+        async with self.service.store.database.transaction():
             await self.check_version()
             await spawn(self.perform_destroy, await spawn(self.get_object))
         return web.Response(status=HTTPStatus.NO_CONTENT)

@@ -11,7 +11,7 @@ from http import HTTPMethod
 from types import FunctionType
 from typing import Any, Final, TypeVar
 
-from rowcast.errors import ConfigurationError, choices
+from rowcast.errors import ConfigurationError, did_you_mean
 
 VERBS: Final = ("get", "post", "put", "patch", "delete", "head", "options", "trace")
 Function = Callable[..., Any]
@@ -31,7 +31,7 @@ class MethodMapper(dict[str, str]):
 
     def __getattr__(self, verb: str) -> Callable[[F], F]:
         if verb not in VERBS:
-            raise AttributeError(f"{verb!r} is no HTTP method; {choices(verb, VERBS)}")
+            raise AttributeError(f"{verb!r} is no HTTP method; {did_you_mean(verb, VERBS)}")
 
         def mark(function: F) -> F:
             if function.__name__ == self.name:
@@ -107,7 +107,7 @@ def action(
     verbs = ["get"] if methods is None else [str(method).lower() for method in methods]
     for verb in verbs:
         if verb not in VERBS:
-            raise ConfigurationError(f"{verb!r} is no HTTP method; {choices(verb, VERBS)}")
+            raise ConfigurationError(f"{verb!r} is no HTTP method; {did_you_mean(verb, VERBS)}")
     if not verbs or len(set(verbs)) < len(verbs):
         raise ConfigurationError("methods must name at least one verb, and none of them twice")
     if detail is None:

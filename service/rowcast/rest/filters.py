@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from rowcast.errors import ParseError, choices
+from rowcast.errors import ParseError, did_you_mean
 from rowcast.query.conditions import Comparison, Condition, Junction, Query
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, PATTERNS, Lookup, Takes
@@ -71,14 +71,14 @@ class FieldFilter(BaseFilterBackend):
 
     @classmethod
     def for_view(cls, view: Any) -> FieldFilter:
-        return cls(view.site.resources, view.resource.name, view.filterset_fields)
+        return cls(view.service.resources, view.resource.name, view.filterset_fields)
 
     def __init__(self, resources: Resources, resource: str, filterset: Mapping[str, tuple[str, ...]]) -> None:
         self._parameters: dict[str, _Parameter] = {}
         for path, lookups in filterset.items():
             values = resources.resolve(resource, path).values
             for name in lookups:
-                lookup = LOOKUPS[values.facts.kind, name]
+                lookup = LOOKUPS[values.field_type.kind, name]
                 self._parameters[path if name == "exact" else f"{path}__{name}"] = _Parameter(path, lookup, values)
 
     def parameters(self) -> tuple[str, ...]:
@@ -106,14 +106,14 @@ class FieldFilter(BaseFilterBackend):
             values = parameter.values
             if values.choices and parameter.lookup.takes is not Takes.TEXT and parameter.lookup.name in CHOSEN:
                 _check_choices(name, values, argument if isinstance(argument, list) else [argument])
-            conditions.append(Comparison(parameter.path, parameter.lookup.name, argument, values.facts.kind))
+            conditions.append(Comparison(parameter.path, parameter.lookup.name, argument, values.field_type.kind))
         return query.restrict(*conditions) if conditions else query
 
 
 def _check_choices(name: str, values: Field, given: list[object]) -> None:
     """A filter by what a field, or an item of an array, cannot be is a mistake, and no row would say so."""
-    one = values.element if values.facts.kind is Kind.ARRAY else values
-    valid = [one.facts.load(one, choice) for choice in one.choices]
+    one = values.element if values.field_type.kind is Kind.ARRAY else values
+    valid = [one.field_type.load(one, choice) for choice in one.choices]
     for value in given:
         if value not in valid:
             raise ParseError(f"{name}: must be one of {', '.join(map(str, values.choices))}.", code="invalid_parameter")
@@ -128,12 +128,12 @@ class SearchFilter(BaseFilterBackend):
 
     @classmethod
     def for_view(cls, view: Any) -> SearchFilter:
-        return cls(view.site.resources, view.resource.name, tuple(view.search_fields))
+        return cls(view.service.resources, view.resource.name, tuple(view.search_fields))
 
     def __init__(self, resources: Resources, resource: str, fields: tuple[str, ...]) -> None:
         self._fields = [
             (path := field.lstrip("^=$@"), _PREFIXES.get(field[0], "icontains"),
-             resources.resolve(resource, path).values.facts.kind)
+             resources.resolve(resource, path).values.field_type.kind)
             for field in fields
         ]  # fmt: skip
 
@@ -189,7 +189,7 @@ class OrderingFilter(BaseFilterBackend):
         for step in steps:
             name = step.removeprefix("-")
             if name not in self.fields:
-                hint = choices(name, self.fields)
+                hint = did_you_mean(name, self.fields)
                 raise ParseError(f"ordering: {name!r} is not allowed; {hint}", code="invalid_parameter")
         return query.sort(self.total(self._resource, steps))
 

@@ -16,8 +16,8 @@ import orjson
 from rowcast.errors import NotFound, ParseError
 from rowcast.query.conditions import KEYS_FIRST, After, Query
 from rowcast.query.projection import Projection
-from rowcast.query.statements import Page
-from rowcast.query.store import Rows
+from rowcast.query.statements import PageShape
+from rowcast.query.store import FetchedPage
 from rowcast.resources.resource import Resources
 
 MAX_DIGITS: Final = 1000  # of a number in the query string
@@ -29,7 +29,7 @@ UNPAGED: Final = 100  # times max_page_size: the most rows of a list without pag
 class Slice:
     """The page that a request asks for: its shape, the values behind the condition's, and where it stands."""
 
-    page: Page
+    page: PageShape
     values: tuple[Any, ...]
     limit: int
     offset: int = 0
@@ -77,14 +77,14 @@ class BasePagination:
         """The page asked for; ``ParseError`` names the parameter that is wrong."""
         raise NotImplementedError
 
-    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+    def body(self, part: Slice, query: Query, found: FetchedPage, address: Address) -> bytes:
         """The response; ``NotFound`` for a page behind the last."""
         raise NotImplementedError
 
     def _at(self, query: Query, projection: Projection, count: str, size: int, offset: int, number: int = 1) -> Slice:
         """A page at an offset."""
         usual = size == self.page_size
-        page = Page(
+        page = PageShape(
             projection, query.order, count, limit=size if usual else None, offset=offset > 0, deep=offset >= KEYS_FIRST
         )
         values = (*(() if usual else (size,)), *((offset,) if offset else ()))
@@ -109,7 +109,7 @@ class PageNumberPagination(BasePagination):
             raise NotFound("There is no such page.", code="invalid_page")
         return self._at(query, projection, count, size, offset, number)
 
-    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+    def body(self, part: Slice, query: Query, found: FetchedPage, address: Address) -> bytes:
         if part.number > 1 and not found.results:
             raise NotFound("There is no such page.", code="invalid_page")
         following, before = b"null", b"null"
@@ -131,7 +131,7 @@ class LimitOffsetPagination(BasePagination):
             raise ParseError("offset: too large.", code="invalid_parameter")
         return self._at(query, projection, count, self._size(given, "limit"), offset)
 
-    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+    def body(self, part: Slice, query: Query, found: FetchedPage, address: Address) -> bytes:
         following, before = b"null", b"null"
         if found.size > part.limit:
             following = address.having(limit=str(part.limit), offset=str(part.offset + part.limit))
@@ -154,14 +154,14 @@ class CursorPagination(BasePagination):
         size = self._size(given, "page_size")
         text = given.get("cursor")
         if text is None:
-            return Slice(Page(projection, query.order, count, keyset=True), (size,), size)
+            return Slice(PageShape(projection, query.order, count, keyset=True), (size,), size)
         backward, row = self._read(text, query)
         steps = tuple((step.removeprefix("-"), step.startswith("-") != backward) for step in query.order)
         after = After(steps, row)
-        page = Page(projection, query.order, count, keyset=True, after=after.shape, backward=backward)
+        page = PageShape(projection, query.order, count, keyset=True, after=after.shape, backward=backward)
         return Slice(page, (*after.values, size), size, cursor=True)
 
-    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+    def body(self, part: Slice, query: Query, found: FetchedPage, address: Address) -> bytes:
         backward, keys, more = part.page.backward, found.keys, found.size > part.limit
         following, before = b"null", b"null"
         if keys and (more or backward):
@@ -196,7 +196,7 @@ class CursorPagination(BasePagination):
 
     def _load(self, resource: str, path: str, value: Any) -> Any:
         field = self.resources.resolve(resource, path).values
-        return field.facts.load(field, value)
+        return field.field_type.load(field, value)
 
     def _sign(self, content: bytes, query: Query) -> bytes:
         order = ",".join((query.resource, *query.order)).encode()
@@ -208,9 +208,9 @@ class NoPagination(BasePagination):
 
     def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
         size = self.max_page_size * UNPAGED
-        return Slice(Page(projection, query.order, "none", limit=size), (), size)
+        return Slice(PageShape(projection, query.order, "none", limit=size), (), size)
 
-    def body(self, part: Slice, query: Query, found: Rows, address: Address) -> bytes:
+    def body(self, part: Slice, query: Query, found: FetchedPage, address: Address) -> bytes:
         return b"[%b]" % found.results
 
 
@@ -227,6 +227,6 @@ def _number(name: str, text: str, *, least: int | None = None) -> int:
     return number
 
 
-def _envelope(found: Rows, following: bytes, before: bytes) -> bytes:
+def _envelope(found: FetchedPage, following: bytes, before: bytes) -> bytes:
     total = b"null" if found.count is None else b"%d" % found.count
     return b'{"count":%b,"next":%b,"previous":%b,"results":[%b]}' % (total, following, before, found.results)

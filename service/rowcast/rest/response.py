@@ -58,7 +58,7 @@ def encode(data: Any, show: Callable[[Any], Any]) -> bytes:
                 return format(value, "f")
             case dt.datetime() | dt.date() | dt.time() | dt.timedelta():  # a naive datetime is local time
                 kind = _TIMES[type(value)]
-                return kind.facts.dump(kind, value)
+                return kind.field_type.dump(kind, value)
             case Set():
                 return sorted(value, key=str)
             case Raw():

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from rowcast.errors import ConfigurationError, choices
+from rowcast.errors import ConfigurationError, did_you_mean
 from rowcast.rest.signatures import call_of
 from rowcast.rest.viewset import STANDARD_ACTIONS, GenericViewSet, Handler, ViewSet, actions_in, allows, parts_of
 
@@ -104,7 +104,9 @@ def _path(text: str) -> str:
     def convert(match: re.Match[str]) -> str:
         kind = match[1] or "str"
         if kind not in CONVERTERS:
-            raise ConfigurationError(f"url_path {text!r}: there is no converter {kind!r}; {choices(kind, CONVERTERS)}")
+            raise ConfigurationError(
+                f"url_path {text!r}: there is no converter {kind!r}; {did_you_mean(kind, CONVERTERS)}"
+            )
         return f"{{{match[2]}:{CONVERTERS[kind]}}}"
 
     path = re.sub(r"(?<!\?P)<(?:(\w+):)?(\w+)>", convert, text)

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import marshmallow as ma
 
-from rowcast.errors import ConfigurationError, Messages, ValidationError, choices
+from rowcast.errors import ConfigurationError, Messages, ValidationError, did_you_mean
 from rowcast.orm.bridge import wait
 from rowcast.query.projection import Projection, projection_of
 from rowcast.resources.fields import MISSING, Field, Kind
@@ -56,11 +56,11 @@ class Value(ma.fields.Field[Any]):
         stored, name = getattr(obj, "_stored", _NOTHING), self.attribute or self.declared.column_name
         if name in stored and value is getattr(obj, name):
             return stored[name]  # which Python has no value for, but the nearest
-        return self.values.facts.dump(self.values, value)
+        return self.values.field_type.dump(self.values, value)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         try:
-            return self.values.facts.load(self.values, value)
+            return self.values.field_type.load(self.values, value)
         except ValueError as error:
             raise ma.ValidationError(str(error)) from None
 
@@ -89,7 +89,7 @@ class Keys(ma.fields.Field[Any]):
             if isinstance(item, dict):
                 item = item.get(self.key.column_name)
             try:
-                keys[self.values.facts.load(self.values, item)] = None
+                keys[self.values.field_type.load(self.values, item)] = None
             except ValueError as error:
                 problems.append(f"Item {position}: {error}")
         if problems:
@@ -202,7 +202,7 @@ class Serializer(ma.Schema):
         wanted = [*generated, *cls._declared_fields, *relations]
         for name in (*options.named, *options.hidden, *options.read_only_fields, *options.extra):
             if name not in wanted:
-                hint = "set Meta.model to have a model's" if options.model is None else choices(name, wanted)
+                hint = "set Meta.model to have a model's" if options.model is None else did_you_mean(name, wanted)
                 raise ConfigurationError(f"{cls.__name__}: there is no field {name!r}; {hint}")
         members: dict[str, Any] = {}
         for name, field in generated.items():
@@ -257,7 +257,7 @@ class Serializer(ma.Schema):
             names = [name for name, field in self.fields.items() if not field.dump_only]
             for name, told in messages.items():
                 if name not in self.fields and told == ["Unknown field."]:
-                    messages[name] = [f"Unknown field; {choices(name, names)}"]
+                    messages[name] = [f"Unknown field; {did_you_mean(name, names)}"]
             raise ValidationError(messages) from None
 
     def _is_expansion(self, name: str, value: Any) -> bool:
@@ -343,7 +343,7 @@ def generated_fields(resources: Resources, resource: Resource) -> tuple[dict[str
     ignored: set[str] = set()
     for name, declared in resource.columns.items():
         values = resources.key_of(declared)
-        identity = declared.primary_key and values.facts.kind is Kind.NUMBER and declared.default is MISSING
+        identity = declared.primary_key and values.field_type.kind is Kind.NUMBER and declared.default is MISSING
         if declared.read_only or declared.auto_now or declared.auto_now_add or identity:
             ignored.add(name)
         made[name] = Value(

@@ -25,7 +25,7 @@ from rowcast.query.projection import Projection
 from rowcast.resources.fields import FIELD_TYPES, Field
 from rowcast.rest.request import Request
 from rowcast.rest.serializers import Serializer
-from rowcast.streams.subscription import Lens, Lenses
+from rowcast.streams.subscription import Subscription, Subscriptions
 
 if TYPE_CHECKING:
     from rowcast.rest.viewset import GenericViewSet as _Base
@@ -36,7 +36,7 @@ PAGES: Final = 100  # of the largest size, that a snapshot may have rows for
 SNAPSHOT: Final = Field("snapshot", "boolean")
 
 
-class _Caller:
+class ViewsetRowAccess:
     """What the Python of a viewset says about rows to one caller, who has opened a stream with ``view``.
 
     Callers are shown the same if they are the same user, and have asked for the same.
@@ -78,7 +78,7 @@ class _Caller:
 
     async def _instances(self, rows: Sequence[bytes]) -> list[Model]:
         """Logged rows as a viewset's Python has them, with their related rows as they are now."""
-        STORE.set(self._view.site.store)
+        STORE.set(self._view.service.store)
         made = [self._view._instance(row, self._seen) for row in rows]
         if made and self._related:
             await QuerySet(type(made[0])).prefetch_related(*self._related).attach(made)
@@ -112,16 +112,16 @@ class StreamMixin(_Base):
     async def stream(self, request: Request, **kwargs: str) -> web.StreamResponse:
         """Every committed change of the rows that ``list`` shows with the same filters, or of one of them."""
         given = request.query_params
-        lens = await self.get_lens()
-        return await self.site.hub.stream(
+        subscription = await self.get_subscription()
+        return await self.service.hub.stream(
             request.http,
-            Lenses([lens]),
+            Subscriptions([subscription]),
             last_position(request.http, given),
             auths=[request.auth],
             limit=self.max_page_size * PAGES if wants_snapshot(given) else None,
         )
 
-    async def get_lens(self) -> Lens:
+    async def get_subscription(self) -> Subscription:
         """What the caller sees with the parameters of the request; what is wrong with it is raised."""
         given = self.request.query_params
         self.check_parameters(given)
@@ -130,21 +130,21 @@ class StreamMixin(_Base):
         shown = self.get_projection(serializer, {"fields": given["fields"]} if "fields" in given else {})
         query = Query(query.resource, query.where)
         try:
-            await self.site.store.check_patterns(patterns(query.where))
+            await self.service.store.check_patterns(patterns(query.where))
         except InvalidPattern as error:
             raise error.naming(name for name in self._patterns if name in given) from None
         if self.kwargs:
             query = await self._one_row(query)
         python = not serializer.plain or self.asks_about_objects
-        return Lens(
+        return Subscription(
             query=query,
             projection=shown,
             watched=self._watched(serializer),
             resource=self.resource,
-            test=matcher(self.site.resources, query.resource, query.where),
-            pin=pin(self.site.resources, query.resource, (*query.where, *self._owned())),
-            store=self.site.store,
-            viewer=_Caller(self) if python else None,
+            test=matcher(self.service.resources, query.resource, query.where),
+            pin=pin(self.service.resources, query.resource, (*query.where, *self._owned())),
+            store=self.service.store,
+            viewer=ViewsetRowAccess(self) if python else None,
         )
 
     def _owned(self) -> Iterator[Comparison]:
@@ -154,10 +154,10 @@ class StreamMixin(_Base):
         for permission in self.get_permissions():
             own_rule = type(permission).has_object_permission is not IsOwner.has_object_permission
             if isinstance(permission, IsOwner) and not own_rule:
-                values = self.site.resources.resolve(self.resource.name, permission.owner_field).values
+                values = self.service.resources.resolve(self.resource.name, permission.owner_field).values
                 with contextlib.suppress(ValueError):
-                    owner = values.facts.parse(values, str(self.request.user.id))
-                    yield Comparison(permission.owner_field, "exact", owner, values.facts.kind)
+                    owner = values.field_type.parse(values, str(self.request.user.id))
+                    yield Comparison(permission.owner_field, "exact", owner, values.field_type.kind)
 
     async def _one_row(self, query: Query) -> Query:
         """The query for the row that the address names; ``NotFound`` or a refusal if the caller may not see it."""
@@ -165,7 +165,7 @@ class StreamMixin(_Base):
             await spawn(self.get_object)
         query = self.get_row_query(query)
         seen = self._seeing(self.shown_by(self.current_serializer()), ())
-        found = await self.site.store.one(query, seen)
+        found = await self.service.store.one(query, seen)
         if found is None:
             raise NotFound()
         if self.asks_about_objects:

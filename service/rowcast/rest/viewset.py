@@ -39,7 +39,7 @@ from rowcast.errors import (
     PreconditionFailed,
     PreconditionRequired,
     ValidationError,
-    choices,
+    did_you_mean,
 )
 from rowcast.identity import throttling
 from rowcast.identity.authentication import BUILT_IN, identify, refusal
@@ -57,9 +57,8 @@ from rowcast.orm.model import STORE, Model, QuerySet, document, loaded, model, q
 from rowcast.query import conditions
 from rowcast.query.conditions import Comparison, Query
 from rowcast.query.projection import Projection, expanded, whole
-from rowcast.query.statements import BETWEEN
-from rowcast.query.statements import Page as PageShape
-from rowcast.query.store import Rows, Store
+from rowcast.query.statements import BETWEEN, PageShape
+from rowcast.query.store import FetchedPage, Store
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import actions, stream_action
@@ -97,7 +96,7 @@ Targets: TypeAlias = "tuple[tuple[type[GenericViewSet], str], ...]"
 
 
 @dataclass(slots=True)
-class Site:
+class Service:
     """What the viewsets of one service share.
 
     ``secret`` signs what the service hands out to get back; it is known once the service has started. ``permissions``
@@ -120,11 +119,11 @@ class Site:
         default_factory=dict
     )  # resource → its own viewset, which is bound first
 
-    def rows(self) -> dict[str, Projection]:
+    def projections(self) -> dict[str, Projection]:
         """What each resource's own viewset shows of a row, which is also what others show of it."""
         return {name: view.serializer.shown for name, view in self.views.items()}
 
-    def settle(self) -> None:
+    def resolve_related(self) -> None:
         """Let every viewset show related rows as their own viewsets do, once all of them are bound."""
         for view in self.views.values():
             view._shown = view.shown_by(view.serializer)
@@ -134,7 +133,7 @@ class Site:
         return resource in self.views and self.views[resource].read_by is not None
 
 
-SITE: Final = web.AppKey("site", Site)
+SERVICE: Final = web.AppKey("site", Service)
 
 
 class ViewSet:
@@ -145,7 +144,7 @@ class ViewSet:
     throttle_classes: ClassVar[Sequence[type[Any]] | None] = None
     throttle_scope: ClassVar[str | None] = None
 
-    site: ClassVar[Site]
+    service: ClassVar[Service]
     basename: str | None = None
     detail: bool | None = None
     suffix: str | None = None
@@ -192,12 +191,14 @@ class ViewSet:
             raise TypeError(f"{cls.__name__}.as_view() needs actions, such as as_view({{'get': 'list'}})")
         for verb, action in actions.items():
             if verb.lower() not in VERBS:
-                raise TypeError(f"{verb!r} is no HTTP method; {choices(verb, VERBS)}")
+                raise TypeError(f"{verb!r} is no HTTP method; {did_you_mean(verb, VERBS)}")
             if not callable(getattr(cls, action, None)):
-                raise TypeError(f"{cls.__name__} has no action {action!r}; {choices(action, actions_in(cls))}")
+                raise TypeError(f"{cls.__name__} has no action {action!r}; {did_you_mean(action, actions_in(cls))}")
         for name in initkwargs:
             if name in VERBS or not hasattr(cls, name):
-                hint = choices(name, (*viewset_options.OPTIONS, "name", "suffix", "description", "basename", "detail"))
+                hint = did_you_mean(
+                    name, (*viewset_options.OPTIONS, "name", "suffix", "description", "basename", "detail")
+                )
                 raise TypeError(f"{cls.__name__} has no attribute {name!r} to set; {hint}")
         if initkwargs.get("name") and initkwargs.get("suffix"):
             raise TypeError("a view has a name or a suffix, not both")
@@ -206,11 +207,11 @@ class ViewSet:
             action_map.setdefault("HEAD", action_map["GET"])
         action_map.setdefault("OPTIONS", "metadata")
 
-        served = cls.varied(initkwargs) if hasattr(cls, "site") else None
+        served = cls.varied(initkwargs) if hasattr(cls, "service") else None
         reading = action_map.get("GET") in READING_ACTIONS
 
         async def view(http: web.Request) -> web.StreamResponse:
-            bound = served or bound_in(http.app[SITE], cls).varied(initkwargs)
+            bound = served or bound_in(http.app[SERVICE], cls).varied(initkwargs)
             if reading and http.method == "GET" and (known := bound._recall(http)) is not None:
                 return known
             return await bound(action_map=action_map, **initkwargs).dispatch(http)
@@ -241,14 +242,14 @@ class ViewSet:
         ``LookupError`` names the routes there are, or the parts of the address that are missing.
         """
         args = (*key, *args)
-        path = self.site.routes.get(f"{self.basename}-{url_name}")
+        path = self.service.routes.get(f"{self.basename}-{url_name}")
         if path is None:
             own = [
                 name.removeprefix(f"{self.basename}-")
-                for name in self.site.routes
+                for name in self.service.routes
                 if name.startswith(f"{self.basename}-")
             ]
-            raise LookupError(f"{self.basename} has no route {url_name!r}; {choices(url_name, own)}")
+            raise LookupError(f"{self.basename} has no route {url_name!r}; {did_you_mean(url_name, own)}")
         names = parts_of(path)
         given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
         for other in KEY_NAMES:
@@ -258,7 +259,7 @@ class ViewSet:
             raise LookupError(f"{url_name!r} needs {', '.join(missing)}: pass args=[…] or kwargs={{…}}")
         for name in names:
             path = PART.sub(quote(str(given[name]), safe=""), path, count=1)  # which leaves no backslash
-        return f"{site_url(self.site.settings, self.request.http)}{path}/"
+        return f"{site_url(self.service.settings, self.request.http)}{path}/"
 
     def get_extra_action_url_map(self) -> dict[str, str]:
         """The names and addresses of the extra actions beside the one at hand; none where ``detail`` is not known."""
@@ -275,7 +276,7 @@ class ViewSet:
 
     async def dispatch(self, http: web.Request) -> web.StreamResponse:
         """Answer one request: who is calling, may they, are they too fast; then the body, and the action."""
-        STORE.set(self.site.store)
+        STORE.set(self.service.store)
         self.kwargs = dict(http.match_info)
         request = self.request = self.initialize_request(http, **self.kwargs)
         if not self.action:
@@ -291,7 +292,7 @@ class ViewSet:
         await self._read_body(request)
         if request.method in SAFE_METHODS:
             return await self._run(handler, request, arguments)
-        async with self.site.store.database.transaction():
+        async with self.service.store.database.transaction():
             if self.action in CHANGING_ACTIONS:
                 await self.check_version()
             return await self._run(handler, request, arguments)
@@ -352,7 +353,7 @@ class ViewSet:
     def serialize(self, row: Any) -> Any:
         """A row as a dictionary of its JSON."""
         if isinstance(row, Model):
-            return document(self.site.resources, row)
+            return document(self.service.resources, row)
         raise TypeError(f"{type(row).__name__} has no JSON form: return data, a Response or an aiohttp response")
 
     # --- policies
@@ -420,15 +421,20 @@ class ViewSet:
         return not getattr(cls, name).__module__.startswith("rowcast.")
 
     @classmethod
-    def bind(cls, site: Site) -> type[Self]:
+    def bind(cls, service: Service) -> type[Self]:
         """The subclass that serves a site."""
-        bound = cls._served_by(site)
+        bound = cls._served_by(service)
         bound._set_policies()
         return bound
 
     @classmethod
-    def _served_by(cls, site: Site) -> type[Self]:
-        members: dict[str, Any] = {"__doc__": cls.__doc__, "__module__": cls.__module__, "site": site, "_calls": {}}
+    def _served_by(cls, service: Service) -> type[Self]:
+        members: dict[str, Any] = {
+            "__doc__": cls.__doc__,
+            "__module__": cls.__module__,
+            "service": service,
+            "_calls": {},
+        }
         served: type[Self] = type(cls.__name__, (cls,), members)
         return served
 
@@ -436,20 +442,20 @@ class ViewSet:
     def _set_policies(cls) -> None:
         """Make the policies and check the throttles, once every option has its value."""
         if cls.permission_classes is None:
-            cls.permission_classes = cls.site.permissions
+            cls.permission_classes = cls.service.permissions
         if cls.authentication_classes is None:
-            cls.authentication_classes = cls.site.authenticators
+            cls.authentication_classes = cls.service.authenticators
         if cls.throttle_classes is None:
-            cls.throttle_classes = cls.site.throttles
+            cls.throttle_classes = cls.service.throttles
         cls._permissions = tuple(permission() for permission in cls.permission_classes)
         cls._authenticators = [authenticator() for authenticator in cls.authentication_classes]
-        throttling.check_rates(cls.throttle_classes, cls, cls.site.settings.throttle.rates)
+        throttling.check_rates(cls.throttle_classes, cls, cls.service.settings.throttle.rates)
 
 
 ViewSetMixin = ViewSet  # its as_view is here the only one
 
 
-class Page(list[Any]):
+class InstancePage(list[Any]):
     """The rows of a page. Awaiting it gives itself, so ``paginate_queryset`` may be called with or without ``await``."""
 
     def __await__(self) -> Generator[Any, Any, Self]:
@@ -507,17 +513,17 @@ class GenericViewSet(ViewSet):
     _serializers: ClassVar[dict[type[Serializer], Serializer]]
 
     @classmethod
-    def bind_to(cls, site: Site, resource: Resource, given: Mapping[str, Any]) -> type[Self]:
+    def bind_to(cls, service: Service, resource: Resource, given: Mapping[str, Any]) -> type[Self]:
         """The subclass that serves a resource: with the config's options, and with all that requests share made.
 
         ``ConfigurationError`` says what is wrong with the class's attributes and handlers.
         """
-        bound = cls._served_by(site)
-        for name, value in {**class_options(cls, site.resources, resource, given), **given}.items():
+        bound = cls._served_by(service)
+        for name, value in {**class_options(cls, service.resources, resource, given), **given}.items():
             setattr(bound, name, value)
         bound.resource = resource
         bound.model = model(resource.name)
-        bound._generated = serializer_for(site.resources, resource, bound.model)
+        bound._generated = serializer_for(service.resources, resource, bound.model)
         bound._serializers = {}
         for name in ("serializer_class", "list_serializer_class"):
             own = getattr(bound, name)
@@ -525,7 +531,7 @@ class GenericViewSet(ViewSet):
                 told = f"{own.__name__} is of {named.resource().name}, not of {resource.name}"
                 raise ConfigurationError(f"{cls.__name__}.{name}: {told}")
         bound._prepare(sized="page_size" in given, limited="max_page_size" in given)
-        site.views.setdefault(resource.name, bound)
+        service.views.setdefault(resource.name, bound)
         return bound
 
     @classmethod
@@ -538,7 +544,7 @@ class GenericViewSet(ViewSet):
         changed: type[Self] = type(
             cls.__name__, (cls,), {**found, "__module__": cls.__module__, "__doc__": cls.__doc__}
         )
-        checked = class_options(changed, cls.site.resources, cls.resource, {}, only=plain)
+        checked = class_options(changed, cls.service.resources, cls.resource, {}, only=plain)
         for name, value in checked.items():
             setattr(changed, name, value)
         changed._calls, changed._serializers = {}, {}
@@ -548,7 +554,7 @@ class GenericViewSet(ViewSet):
     @classmethod
     def _prepare(cls, *, sized: bool, limited: bool) -> None:
         """Make what requests share; ``sized`` and ``limited`` if page sizes are set where they beat the paginator's."""
-        site = cls.site
+        service = cls.service
         cls._set_policies()
         for permission in cls._permissions:
             try:
@@ -558,15 +564,15 @@ class GenericViewSet(ViewSet):
         by_hand = ("get_permissions", "check_object_permissions", "get_object")
         cls.asks_about_objects = any(map(asks_about_objects, cls._permissions)) or any(map(cls.hooked, by_hand))
         cls.finds_objects = cls.hooked("get_object")
-        cls._key = site.resources.resolve(cls.resource.name, cls.lookup_field or cls.resource.key.name).values
+        cls._key = service.resources.resolve(cls.resource.name, cls.lookup_field or cls.resource.key.name).values
         cls.serializer = cls.bound_serializer(cls.serializer_class or cls._generated)
         cls._shown = cls.shown_by(cls.serializer)
         pagination = cls.pagination_class or NoPagination
         cls.paginator = pagination(
-            site.resources,
+            service.resources,
             pagination.page_size if pagination.page_size and not sized else cls.page_size,
             pagination.max_page_size if pagination.max_page_size and not limited else cls.max_page_size,
-            lambda: site.secret,
+            lambda: service.secret,
         )
         cls._filters = tuple(backend.for_view(cls) for backend in cls.filter_backends)
         cls._patterns = tuple(name for backend in cls._filters for name in backend.patterns())
@@ -677,11 +683,11 @@ class GenericViewSet(ViewSet):
         """The row of a query that the URL, or ``key``, names; ``NotFound`` if it names none."""
         text = str(self.kwargs[self.lookup_url_kwarg or "id"] if key is None else key)
         try:
-            value = self._key.facts.parse(self._key, text)
+            value = self._key.field_type.parse(self._key, text)
         except ValueError:
             raise NotFound() from None
         path = self.lookup_field or self.resource.key.name
-        return scope.restrict(Comparison(path, "exact", value, self._key.facts.kind))
+        return scope.restrict(Comparison(path, "exact", value, self._key.field_type.kind))
 
     async def get_object(self, id: Any = None) -> Any:
         """The row that the URL, or ``id``, names, within the scope and with its related rows; ``NotFound`` if none.
@@ -690,7 +696,7 @@ class GenericViewSet(ViewSet):
         """
         query = await self.get_object_query(id)
         seen = self._seeing(self._shown, query.expand)
-        found = await self.site.store.one(query, seen)
+        found = await self.service.store.one(query, seen)
         if found is None:
             raise NotFound()
         row = self._instance(found.body, seen)
@@ -700,7 +706,7 @@ class GenericViewSet(ViewSet):
     def _instance(self, document: bytes, seen: Projection) -> Model:
         """The row of a JSON document that has all columns."""
         assert self.model is not None
-        return self.model.from_document(self.site.resources, seen, document)
+        return self.model.from_document(self.service.resources, seen, document)
 
     # --- what is shown
 
@@ -744,7 +750,7 @@ class GenericViewSet(ViewSet):
         if serializer.resource is not None:
             return serializer
         named = serializer.opts.model
-        return serializer.bound_to(cls.site.resources, named.resource() if named else cls.resource)
+        return serializer.bound_to(cls.service.resources, named.resource() if named else cls.resource)
 
     @classmethod
     def shown_by(cls, serializer: Serializer) -> Projection:
@@ -752,12 +758,12 @@ class GenericViewSet(ViewSet):
         related = serializer.related
         if related is None:
             related = (*cls.select_related, *cls.prefetch_related)
-        return expanded(cls.site.resources, serializer.shown, tuple(related), cls.site.rows())
+        return expanded(cls.service.resources, serializer.shown, tuple(related), cls.service.projections())
 
     @classmethod
     def _project(cls, shown: Projection, fields: str, expand: str) -> Projection:
         if expand:
-            shown = expanded(cls.site.resources, shown, _paths(expand), cls.site.rows())
+            shown = expanded(cls.service.resources, shown, _paths(expand), cls.service.projections())
         return shown.only(_names(fields)) if fields else shown
 
     @classmethod
@@ -770,12 +776,12 @@ class GenericViewSet(ViewSet):
         for path in _paths(expand):
             here, seen = shown.resource, dict(shown.related)
             for step in path.split("__"):
-                relation = cls.site.resources.relations(here).get(step)
+                relation = cls.service.resources.relations(here).get(step)
                 if relation is None:
                     break  # ``project`` says so
                 here = relation.target
                 if step not in seen:
-                    found.setdefault(cls.site.views[here], path)
+                    found.setdefault(cls.service.views[here], path)
                 seen = dict(seen[step].related) if step in seen else {}
         for view, path in found.items():
             if view.read_by is None:
@@ -820,7 +826,7 @@ class GenericViewSet(ViewSet):
     @classmethod
     def _see(cls, shown: Projection, relations: tuple[str, ...]) -> Projection:
         related = (*cls.select_related, *cls.prefetch_related, *relations)
-        return whole(cls.site.resources, expanded(cls.site.resources, shown, related))
+        return whole(cls.service.resources, expanded(cls.service.resources, shown, related))
 
     def get_seen(self, serializer: Serializer, query: Query, given: Mapping[str, str]) -> Projection:
         """What of a row is read for Python to look at, whatever part of it ``?fields=`` shows."""
@@ -846,14 +852,14 @@ class GenericViewSet(ViewSet):
         """A row as a serializer with Python in it shows it, and related rows besides."""
         data: dict[str, Any] = serializer.dump(row)
         related = {name: inner for name, inner in shown.related if name not in data}
-        return {**data, **document(self.site.resources, row, Projection(shown.resource, (), tuple(related.items())))}
+        return {**data, **document(self.service.resources, row, Projection(shown.resource, (), tuple(related.items())))}
 
     def serialize(self, row: Any) -> Any:
         """A row as ``retrieve`` shows it, as a dictionary. Related rows that are not loaded are, inside a handler."""
         if not isinstance(row, Model):
             return super().serialize(row)
         if row.resource().name != self.resource.name:
-            return document(self.site.resources, row)
+            return document(self.service.resources, row)
         serializer = self.current_serializer()
         shown = self.get_projection(serializer, self._asked())
         self._complete([row], shown)
@@ -880,7 +886,9 @@ class GenericViewSet(ViewSet):
 
     def _show(self, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
         """A row as a serializer shows it."""
-        return document(self.site.resources, row, shown) if serializer.plain else self._present(serializer, row, shown)
+        return (
+            document(self.service.resources, row, shown) if serializer.plain else self._present(serializer, row, shown)
+        )
 
     def _only(self, data: dict[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
         """The part of what is shown that ``?fields=`` asks for."""
@@ -904,7 +912,7 @@ class GenericViewSet(ViewSet):
     ) -> web.Response:
         """Save a body by way of a ``perform_…`` hook, in a transaction; the row as ``retrieve`` shows it."""
         serializer.is_valid(raise_exception=True)
-        async with self.site.store.database.transaction():
+        async with self.service.store.database.transaction():
             await spawn(hook, serializer)
             row = serializer.instance
             shows = self.current_serializer()
@@ -925,7 +933,7 @@ class GenericViewSet(ViewSet):
 
     # --- pages
 
-    async def _page(self, rows: Any) -> Page | None:
+    async def _page(self, rows: Any) -> InstancePage | None:
         if self.pagination_class is None:
             return None
         query = rows if isinstance(rows, Query) else rows.query
@@ -934,25 +942,25 @@ class GenericViewSet(ViewSet):
         seen = self.get_seen(self.current_serializer(), query, self._asked())
         part = self.paginator.slice(query, seen, self.count, self.request.query_params)
         found = await self.read_page(query, part)
-        page = Page(self._instance(document, seen) for document in found.documents)
+        page = InstancePage(self._instance(document, seen) for document in found.documents)
         self._paged = part, query, found
         return page
 
-    async def read_page(self, query: Query, part: Slice) -> Rows:
+    async def read_page(self, query: Query, part: Slice) -> FetchedPage:
         """A page of a query; its count is the one that is known, where the cache has it."""
-        store, cache = self.site.store, self.site.cache
+        store, cache = self.service.store, self.service.cache
         if part.page.count != "exact" or self.cache == "off" or not self.may_be_cached():
             return await store.page(query, part.page, part.values)
         reads = store.queries.reads(query.resource, query.shape)
         if reads is None:
             return await store.page(query, part.page, part.values)
         key = ("count", query.resource, query.shape, repr(query.values))
-        if (known := await cache.expect(key)) is not None:
+        if (known := await cache.wait_for(key)) is not None:
             rows = await store.page(query, _uncounted(part.page), part.values)
             return replace(rows, count=part.count(rows.size, known))
-        with cache.reading(key, reads) as since:
+        with cache.loading(key, reads) as since:
             rows = await store.page(query, part.page, part.values)
-            cache.keep(key, rows.count, since=since, resources=reads)
+            cache.put(key, rows.count, since=since, resources=reads)
         return rows
 
     @classmethod
@@ -960,13 +968,13 @@ class GenericViewSet(ViewSet):
         """What is kept for an address that is open: nobody has to be asked who is calling."""
         if not cls._open or not _is_plain(http):
             return None
-        kept = cls.site.cache.find(cls._place_of(http))
+        kept = cls.service.cache.get(cls._place_of(http))
         return None if kept is None else cls._answer(http, *kept, stands=True)
 
     @classmethod
     def _place_of(cls, http: web.Request) -> tuple[type, str, str]:
         """Where the answer of an address is kept, which has links to others of the same origin."""
-        return cls, http.raw_path, site_url(cls.site.settings, http)
+        return cls, http.raw_path, site_url(cls.service.settings, http)
 
     def _place(self, serializer: Serializer, query: Query) -> Hashable:
         """Where the answer to this request is kept: by its address alone if that is open; ``None`` where it is not.
@@ -984,7 +992,7 @@ class GenericViewSet(ViewSet):
     def may_be_cached(self) -> bool:
         """Whether this request may be answered from memory: not for a client, or a transaction, that wants it newest."""
         asked = self.request.headers.get("Cache-Control")
-        return (asked is None or "no-cache" not in asked.lower()) and not self.site.store.database.in_transaction
+        return (asked is None or "no-cache" not in asked.lower()) and not self.service.store.database.in_transaction
 
     def get_dependencies(self, query: Query, shown: Projection, reads: frozenset[str]) -> dict[str, Any]:
         """What an answer about a row depends on: that row alone, or the resources that were read."""
@@ -1030,7 +1038,7 @@ class GenericViewSet(ViewSet):
         known = self._known[self.action]
         if self.strict_query and not given.keys() <= known:
             name = next(name for name in given if name not in known)
-            hint = choices(name, sorted(known))
+            hint = did_you_mean(name, sorted(known))
             raise ParseError(f"{name[:50]}: unknown parameter; {hint}", code="unknown_parameter")
 
     async def initial(self, request: Request) -> None:
@@ -1046,14 +1054,14 @@ class GenericViewSet(ViewSet):
 
     def get_address(self) -> Address:
         """The absolute address of this list, for the links to its other pages."""
-        origin = site_url(self.site.settings, self.request.http)
+        origin = site_url(self.service.settings, self.request.http)
         kept = tuple(each for each in self.request.query_params.items() if each[0] != "access_token")
         return Address(origin + self.request.http.rel_url.raw_path, kept)
 
     def get_location(self, key: str) -> str:
         """The absolute address of a row, beside the list that it was created in."""
         path = self.request.http.rel_url.raw_path.rstrip("/")
-        return f"{site_url(self.site.settings, self.request.http)}{path}/{quote(key, safe='')}/"
+        return f"{site_url(self.service.settings, self.request.http)}{path}/{quote(key, safe='')}/"
 
     # --- versions
 
@@ -1067,19 +1075,19 @@ class GenericViewSet(ViewSet):
         """Keep the row as it is for the transaction; ``PreconditionFailed`` unless it is as the client knows it."""
         if (versions := self.expected_versions()) is not None:
             query = await self.get_object_query()
-            if not await self.site.store.lock(conditions.unchanged(query, versions)):
+            if not await self.service.store.lock(conditions.unchanged(query, versions)):
                 raise await self._refused(query, versions)
 
     async def _refused(self, query: Query, versions: tuple[str, ...] | None) -> ApiError:
         """Why there is no such row: it has another version, or is not there."""
-        there = versions is not None and await self.site.store.one(query, Projection(self.resource.name, ()))
+        there = versions is not None and await self.service.store.one(query, Projection(self.resource.name, ()))
         return PreconditionFailed() if there else NotFound()
 
     async def get_version(self, row: Any) -> str | None:
         """The version of a row, if it is one of this resource."""
         if not isinstance(row, Model) or row.resource().name != self.resource.name:
             return None
-        found = await self.site.store.one(query_for(row), Projection(self.resource.name, ()))
+        found = await self.service.store.one(query_for(row), Projection(self.resource.name, ()))
         return None if found is None else found.version
 
     def get_tag(self, version: str | None, body: bytes) -> dict[str, str]:
@@ -1095,7 +1103,7 @@ class GenericViewSet(ViewSet):
         """What was read; without the body for a client that has it. ``stands`` if nothing has changed since."""
         headers = {"ETag": tag, **cls.get_position(snapshot)}
         if stands and len(headers) == 1:
-            headers["X-Stream-Position"] = str(cls.site.feed.head)
+            headers["X-Stream-Position"] = str(cls.service.feed.head)
         if known(http, tag):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
         return json_response(body, headers=headers)
@@ -1103,7 +1111,7 @@ class GenericViewSet(ViewSet):
     @classmethod
     def get_position(cls, snapshot: str) -> dict[str, str]:
         """The header that says where a stream goes on from what a statement saw."""
-        position = cls.site.feed.stream_position(snapshot)
+        position = cls.service.feed.stream_position(snapshot)
         return {} if position is None else {"X-Stream-Position": position}
 
     async def metadata(self, request: Request, **kwargs: str) -> web.Response:
@@ -1207,18 +1215,18 @@ def allows(view: type[ViewSet], action: str) -> bool:
     return action not in view.excluded_actions and (view.allowed_actions is None or action in view.allowed_actions)
 
 
-def bound_in(site: Site, cls: type[ViewSet]) -> type[ViewSet]:
+def bound_in(service: Service, cls: type[ViewSet]) -> type[ViewSet]:
     """A class bound to a site, once."""
-    if cls not in site.bound:
+    if cls not in service.bound:
         if issubclass(cls, GenericViewSet):
             named = cls.model or (cls.queryset.model if cls.queryset is not None else None)
             if named is None:
                 raise ConfigurationError(f"{cls.__name__} needs a model or a queryset")
-            STORE.set(site.store)
-            site.bound[cls] = cls.bind_to(site, named.resource(), {})
+            STORE.set(service.store)
+            service.bound[cls] = cls.bind_to(service, named.resource(), {})
         else:
-            site.bound[cls] = cls.bind(site)
-    return site.bound[cls]
+            service.bound[cls] = cls.bind(service)
+    return service.bound[cls]
 
 
 @lru_cache(maxsize=2048)

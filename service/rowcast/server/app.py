@@ -26,7 +26,7 @@ from rowcast.configuration import viewset_options
 from rowcast.configuration.declarations import RESERVED_RESOURCES
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Settings
-from rowcast.configuration.yaml import Document, Place, Problems, Steps
+from rowcast.configuration.yaml import Document, Problems, SourceLocation, Steps
 from rowcast.database.errors import CONNECTION_LOST
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError, Unavailable
@@ -41,7 +41,7 @@ from rowcast.query.statements import Queries
 from rowcast.query.store import Store
 from rowcast.resources.tables import Tables
 from rowcast.rest import combined_stream, routers
-from rowcast.rest.viewset import SITE, Site, ViewSet, bound_in, site_url
+from rowcast.rest.viewset import SERVICE, Service, ViewSet, bound_in, site_url
 from rowcast.server import health
 from rowcast.server.health import Readiness
 from rowcast.server.importer import Importer
@@ -76,14 +76,14 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     )
     problems = Problems()
     cache = Cache(feed)
-    database.changed = cache.fall
+    database.changed = cache.invalidate
     importer = Importer(configuration.directory)
 
     def classes(option: str, value: Any, *path: str) -> Any:
         return _named(importer, problems, configuration.files[""], path, option, value)
 
     auth = settings.auth
-    site = Site(
+    service = Service(
         settings,
         configuration.resources,
         Store(Queries(tables), database),
@@ -96,8 +96,8 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         ),
         classes("throttle_classes", settings.throttle.classes, "throttle", "classes"),
     )
-    STORE.set(site.store)
-    routes = _routes(site, configuration, importer, problems)
+    STORE.set(service.store)
+    routes = _routes(service, configuration, importer, problems)
     problems.check()
     identity = Identity(settings.auth, database)
     readiness = Readiness(feed)
@@ -144,11 +144,11 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         preflight, allow = cors(settings.server.cors_origins)
         app.middlewares.append(preflight)
         app.on_response_prepare.append(allow)
-    app[SITE] = site
+    app[SERVICE] = service
     app[IDENTITY] = identity
     app[THROTTLES] = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
     app[READINESS] = readiness
-    _register(app, site, routes, readiness)
+    _register(app, service, routes, readiness)
     for path in ("/stream", "/stream/"):
         app.router.add_get(path, waiting(combined_stream.stream))
     stream = settings.stream
@@ -159,7 +159,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         attempt = 0
         while True:
             try:
-                site.secret = await prepare(configuration, tables, database, migrate=migrate)
+                service.secret = await prepare(configuration, tables, database, migrate=migrate)
                 break
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
                 readiness.starting = _hindrance(error)
@@ -205,7 +205,7 @@ def _hindrance(error: Exception) -> str:
     return "The database cannot be reached."
 
 
-def settle() -> None:
+def tune_garbage_collector() -> None:
     """Keep the garbage collector's pauses short from now on; for the owner of the process, once the service is ready.
 
     What is there now stays for as long as the process lives and is not looked at any more, and everything is looked at
@@ -253,12 +253,12 @@ def migration_steps(tables: Tables, settings: Settings) -> tuple[Step, Step]:
 Served: TypeAlias = tuple[type[ViewSet], routers.Route]
 
 
-def _routes(site: Site, configuration: Configuration, importer: Importer, problems: Problems) -> list[Served]:
+def _routes(service: Service, configuration: Configuration, importer: Importer, problems: Problems) -> list[Served]:
     """Every address of the resources and of ``urls.py``, with the bound viewset that answers it."""
     routes: list[Served] = []
     names: dict[str, str] = {}
-    viewsets = list(_viewsets(site, configuration, importer, problems))
-    site.settle()
+    viewsets = list(_viewsets(service, configuration, importer, problems))
+    service.resolve_related()
     for place, prefix, view, basename in viewsets:
         if names.setdefault(basename, prefix) != prefix:
             told = (
@@ -268,40 +268,40 @@ def _routes(site: Site, configuration: Configuration, importer: Importer, proble
             continue
         with _noting(problems, place):
             routes += [(view, route) for route in routers.routes(prefix, view, basename)]
-    with _noting(problems, Place(str(configuration.directory))):
+    with _noting(problems, SourceLocation(str(configuration.directory))):
         routers.check_distinct([route for _, route in routes])
     return routes
 
 
 def _viewsets(
-    site: Site, configuration: Configuration, importer: Importer, problems: Problems
-) -> Iterator[tuple[Place, str, type[ViewSet], str]]:
+    service: Service, configuration: Configuration, importer: Importer, problems: Problems
+) -> Iterator[tuple[SourceLocation, str, type[ViewSet], str]]:
     """Every viewset that can be bound: where it was declared, its prefix, the class, and what its routes are called.
 
     Those of the resources come first, then those that ``urls.py`` in the config directory registers.
     """
-    for resource in site.resources.values():
+    for resource in service.resources.values():
         file = configuration.files[resource.name]
         own = Problems()
         given = {
             name: _named(importer, own, file, ("viewset", name), name, value)
             for name, value in {"class": "ModelViewSet", **resource.options}.items()
         }
-        place = file.place(("viewset", "class"), key=True)
+        place = file.location(("viewset", "class"), key=True)
         if not own:
             view = given.pop("class")
             extra = [function.__name__ for function in view.get_extra_actions()]
-            for path, told in viewset_options.check(site.resources, resource.name, resource.options, extra):
+            for path, told in viewset_options.check(service.resources, resource.name, resource.options, extra):
                 if path[0] in ("allowed_actions", "excluded_actions"):  # the rest was checked without the class
                     own.at(file, ("viewset", *path), told)
             for position, permission in enumerate(given.get("permission_classes", ())):
-                with _noting(own, file.place(("viewset", "permission_classes", position))):
+                with _noting(own, file.location(("viewset", "permission_classes", position))):
                     check_columns(permission(), resource.columns)
         if not own:
             with _noting(own, place):
-                yield place, resource.name, view.bind_to(site, resource, given), resource.model.lower()
+                yield place, resource.name, view.bind_to(service, resource, given), resource.model.lower()
         problems.update(own)
-    place = Place(str(configuration.directory / "urls.py"))
+    place = SourceLocation(str(configuration.directory / "urls.py"))
     with _noting(problems, place):
         urls = importer.module("urls")
         router = getattr(urls, "router", None)
@@ -312,7 +312,7 @@ def _viewsets(
                 raise ConfigurationError(
                     f"/{prefix}/ is the service's own address: register {viewset.__name__} elsewhere"
                 )
-            served = bound_in(site, viewset)
+            served = bound_in(service, viewset)
             name = basename or routers.default_basename(served)
             if name is None:
                 raise ConfigurationError(f"{viewset.__name__} has no model, so register it with a basename=")
@@ -325,7 +325,7 @@ def _named(importer: Importer, problems: Problems, file: Document, path: Steps, 
 
 
 @contextmanager
-def _noting(problems: Problems, place: Place) -> Iterator[None]:
+def _noting(problems: Problems, place: SourceLocation) -> Iterator[None]:
     """Note a ``ConfigurationError`` and go on."""
     try:
         yield
@@ -334,29 +334,29 @@ def _noting(problems: Problems, place: Place) -> Iterator[None]:
             problems.add(place, line)
 
 
-def overridden(configuration: Configuration, site: Site) -> Iterator[str]:
+def overridden(configuration: Configuration, service: Service) -> Iterator[str]:
     """A line for each option of YAML that is set in the viewset's class as well, where it has no effect then."""
     for resource in configuration.resources.values():
         for name in resource.options:
-            for owner in site.views[resource.name].__mro__[1:]:
+            for owner in service.views[resource.name].__mro__[1:]:
                 if name in vars(owner) and not owner.__module__.startswith("rowcast."):
-                    place = configuration.files[resource.name].place(("viewset", name), key=True)
+                    place = configuration.files[resource.name].location(("viewset", name), key=True)
                     yield f"{place}: {name} is set here, so that of {owner.__module__}.{owner.__name__} does not count"
                     break
 
 
-def _register(app: web.Application, site: Site, routes: Sequence[Served], readiness: Readiness) -> None:
+def _register(app: web.Application, service: Service, routes: Sequence[Served], readiness: Readiness) -> None:
     """Add every address of the service."""
     for _, route in routes:
         routers.register(app, route)
-        site.routes[route.name] = route.path
+        service.routes[route.name] = route.path
     health.register(app, readiness)
     lists = [route.path for _, route in routes if route.name.endswith("-list")]
-    document = orjson.dumps(openapi_document(site.resources, routes, version=__version__))
+    document = orjson.dumps(openapi_document(service.resources, routes, version=__version__))
 
     async def root(request: web.Request) -> web.Response:
         """The resources and where they are."""
-        origin = site_url(site.settings, request)
+        origin = site_url(service.settings, request)
         body = {path[1:]: f"{origin}{path}/" for path in lists}
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from rowcast.configuration.yaml import Steps
-from rowcast.errors import ConfigurationError, choices
+from rowcast.errors import ConfigurationError, did_you_mean
 from rowcast.identity import authentication, permissions, throttling
 from rowcast.identity.permissions import BasePermission
 from rowcast.rest import filters, pagination, viewset
@@ -81,7 +81,7 @@ class Importer:
         if not colon:
             if name not in own:
                 raise ConfigurationError(
-                    f"{name!r} is no {base.__name__} of Rowcast, {choices(name, own)} (one of your own is module:Class)"
+                    f"{name!r} is no {base.__name__} of Rowcast, {did_you_mean(name, own)} (one of your own is module:Class)"
                 )
             return own[name]
         found = getattr(self._import(module), attribute, None)
@@ -91,7 +91,9 @@ class Importer:
                 for key, value in vars(self._import(module)).items()
                 if isinstance(value, type) and issubclass(value, base) and not value.__module__.startswith("rowcast.")
             ]
-            raise ConfigurationError(f"{name}: there is no {base.__name__} of that name; {choices(attribute, valid)}")
+            raise ConfigurationError(
+                f"{name}: there is no {base.__name__} of that name; {did_you_mean(attribute, valid)}"
+            )
         return found
 
     def _import(self, module: str) -> ModuleType:

@@ -14,7 +14,7 @@ from aiohttp import web
 from gunicorn.app.base import BaseApplication
 
 from rowcast.configuration.settings import Server
-from rowcast.server.app import STARTED, settle
+from rowcast.server.app import STARTED, tune_garbage_collector
 from rowcast.server.http import Runner
 
 READY = b"+"
@@ -63,7 +63,7 @@ class _Workers(BaseApplication):  # type: ignore[misc]
             if error := starting.exception():
                 click.echo(str(error), err=True)
                 os._exit(4)  # gunicorn's code for a worker that cannot be started, at which it stops everything
-            settle()
+            tune_garbage_collector()
             os.write(self._told, READY)
 
         async def watch(app: web.Application) -> None:

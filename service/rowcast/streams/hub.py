@@ -36,13 +36,13 @@ from rowcast.errors import (
     ParseError,
     Unavailable,
 )
-from rowcast.streams.routing import Audience
-from rowcast.streams.subscription import BLOCK, Judgement, Lens, Lenses, Undecided, passed, remaining
+from rowcast.streams.routing import SubscriptionIndex
+from rowcast.streams.subscription import BLOCK, Matches, NeedsAwait, Subscription, Subscriptions, passed, remaining
 
 RETRY: Final = 2000  # ms that a browser waits before it connects again
 OPENING: Final = b"retry: %d\n" % RETRY
 STALLED: Final = 30.0  # s without progress after which a connection is cut
-JUDGEMENTS: Final = 256  # answers of the database that are kept for others who ask the same
+MATCHES_KEPT: Final = 256  # answers of the database that are kept for others who ask the same
 CHECKED: Final = 5.0  # s between two looks at who may still listen
 PATIENCE: Final = 30.0  # s for which a database that does not answer is asked again, before streams end over it
 FAILED: Final = "failed"  # the reason of a reset behind events that could not be shown
@@ -153,8 +153,8 @@ class Group:
     that place, those who are ``waiting`` are further on, at a place that the group will come to.
     """
 
-    def __init__(self, hub: Hub, lenses: Lenses, skip: Snapshot | None) -> None:
-        self.lenses = lenses
+    def __init__(self, hub: Hub, subscriptions: Subscriptions, skip: Snapshot | None) -> None:
+        self.subscriptions = subscriptions
         self.skip = skip
         self.members: set[Subscriber] = set()
         self.waiting: set[Subscriber] = set()
@@ -170,7 +170,7 @@ class Group:
     @property
     def here(self) -> Position:
         """The position of the members, with what they still have to skip."""
-        return self.position.beyond(self.skip)
+        return self.position.with_snapshot(self.skip)
 
     @property
     def behind(self) -> bool:
@@ -179,7 +179,7 @@ class Group:
 
     def admit(self, subscriber: Subscriber) -> None:
         """Take a subscriber in, now or when the group has come to its place."""
-        if subscriber.position.place == self.position.place:
+        if subscriber.position.sort_key == self.position.sort_key:
             self.members.add(subscriber)
         else:
             self.waiting.add(subscriber)
@@ -202,8 +202,8 @@ class Group:
         if self._task is not None:
             return
         try:
-            frame = self.lenses.frame(batch, self.skip)
-        except Undecided:
+            frame = self.subscriptions.frame(batch, self.skip)
+        except NeedsAwait:
             self._behind = batch.start
             self._task = asyncio.create_task(self._follow(), name="stream group")
             return
@@ -214,7 +214,7 @@ class Group:
         try:
             async for batch in self._hub.feed.read(self.position):
                 try:
-                    frame = await self._hub.look(self.lenses, batch, self.skip)
+                    frame = await self._hub.look(self.subscriptions, batch, self.skip)
                 except Unavailable:
                     raise
                 except Exception as error:
@@ -227,9 +227,9 @@ class Group:
             self.restart(reset.reason)
         except Exception as error:
             if isinstance(error, Unavailable):
-                _logger.warning("streams_ended", error=error.detail, **self.lenses.told)
+                _logger.warning("streams_ended", error=error.detail, **self.subscriptions.told)
             else:
-                _logger.exception("streams_ended", **self.lenses.told)
+                _logger.exception("streams_ended", **self.subscriptions.told)
             self._task = None
             for subscriber in [*self.members, *self.waiting]:
                 subscriber.end()
@@ -237,7 +237,7 @@ class Group:
 
     def fail(self, batch: Batch, error: Exception) -> None:
         """Go on behind a batch that cannot be shown; the members have to load anew what they show."""
-        failed(self.lenses, batch, error)
+        failed(self.subscriptions, batch, error)
         self._reset(batch.end, FAILED)
 
     def restart(self, reason: str) -> None:
@@ -255,7 +255,7 @@ class Group:
         for member in [member for member in self.members if member.renews]:
             member.reset = reason
             member.leave()
-        self._tell(position, reset_block(self.lenses, self.here, reason))
+        self._tell(position, reset_block(self.subscriptions, self.here, reason))
 
     def _tell(self, position: Position, frame: bytes) -> None:
         """Come to a position, and give the members what lies before it; who has waited there is one from now on."""
@@ -263,10 +263,10 @@ class Group:
         if frame:
             self.write(frame)
         for subscriber in list(self.waiting):
-            if subscriber.position.place == position.place:
+            if subscriber.position.sort_key == position.sort_key:
                 self.waiting.discard(subscriber)
                 self.members.add(subscriber)
-            elif subscriber.position.place < position.place:
+            elif subscriber.position.sort_key < position.sort_key:
                 subscriber.leave()
 
     def _come_to(self, position: Position) -> None:
@@ -312,10 +312,10 @@ class Hub:
         self._valid = valid
         self._heartbeat = heartbeat
         self._groups: dict[tuple[str, Snapshot | None], Group] = {}
-        self._audience: Audience[Group] = Audience()
+        self._audience: SubscriptionIndex[Group] = SubscriptionIndex()
         self._expecting: set[Group] = set()  # those that a batch may concern whatever is in it
-        self._lenses: WeakValueDictionary[str, Lenses] = WeakValueDictionary()  # equal ones are kept once
-        self._judgements: OrderedDict[tuple[str, Position, int], asyncio.Future[Judgement]] = OrderedDict()
+        self._subscriptions: WeakValueDictionary[str, Subscriptions] = WeakValueDictionary()  # equal ones are kept once
+        self._judgements: OrderedDict[tuple[str, Position, int], asyncio.Future[Matches]] = OrderedDict()
         self._open: set[Subscriber] = set()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -353,7 +353,7 @@ class Hub:
     async def stream(
         self,
         http: web.Request,
-        lenses: Lenses,
+        subscriptions: Subscriptions,
         last: str | None,
         *,
         auths: Sequence[object] = (),
@@ -365,12 +365,12 @@ class Hub:
         """
         if http.method == "HEAD":
             return web.Response(content_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        lenses = self._lenses.setdefault(lenses.name, lenses)
-        rows: Rows | None = None
+        subscriptions = self._subscriptions.setdefault(subscriptions.name, subscriptions)
+        rows: SnapshotRows | None = None
         if limit is not None:
             reason = None if last is None else await self._check(last)
             if last is None or reason is not None:
-                rows = await self._rows(lenses, limit)
+                rows = await self._rows(subscriptions, limit)
         response = _Response()
         await response.prepare(http)
         if self._closing:
@@ -380,28 +380,28 @@ class Hub:
         self._expect(subscriber)
         try:
             if rows is None:
-                await self._begin(subscriber, lenses, last)
+                await self._begin(subscriber, subscriptions, last)
             else:
-                await self._show(subscriber, lenses, rows, reason, OPENING)
-            await self._follow(subscriber, lenses, limit)
+                await self._show(subscriber, subscriptions, rows, reason, OPENING)
+            await self._follow(subscriber, subscriptions, limit)
         except (ConnectionResetError, ApiError):
             pass  # the client has gone, which is how a stream ends; or the client is told why when it connects again
         except Exception:
-            _logger.exception("stream_failed", **lenses.told)
+            _logger.exception("stream_failed", **subscriptions.told)
         finally:
             subscriber.ended = True
             self._open.discard(subscriber)
         return response
 
-    async def _begin(self, subscriber: Subscriber, lenses: Lenses, last: str | None) -> None:
+    async def _begin(self, subscriber: Subscriber, subscriptions: Subscriptions, last: str | None) -> None:
         """Find where a stream starts, and greet its client."""
         reason = None if last is None else await self._check(last, subscriber)
         if last is None or reason is not None:
-            subscriber.position = await self._now(lenses)
+            subscriber.position = await self._now(subscriptions)
         else:
             subscriber.position = Position.parse(last)
-        opening = reset_block(lenses, subscriber.position, reason) if reason else b""
-        await subscriber.send(OPENING + opening + ready_block(lenses, subscriber.position))
+        opening = reset_block(subscriptions, subscriber.position, reason) if reason else b""
+        await subscriber.send(OPENING + opening + ready_block(subscriptions, subscriber.position))
 
     async def _check(self, last: str, subscriber: Subscriber | None = None) -> Reason | None:
         """Why a stream cannot go on from a position; a ``subscriber`` waits for a database that is away."""
@@ -414,11 +414,11 @@ class Hub:
                 await asyncio.sleep(1)
                 await subscriber.send(b": the database is away\n\n")
 
-    async def _now(self, lenses: Lenses) -> Position:
+    async def _now(self, subscriptions: Subscriptions) -> Position:
         """Behind everything that is committed, of which the feed may not have heard yet; else behind what it has."""
         head = self.feed.head
         try:
-            snapshot = await next(iter(lenses)).store.snapshot()
+            snapshot = await next(iter(subscriptions)).store.snapshot()
         except Unavailable:
             return self.feed.head
         return self._behind(head, snapshot)
@@ -426,62 +426,64 @@ class Hub:
     def _behind(self, head: Position, snapshot: str) -> Position:
         """The position behind what a statement saw, which began when the feed was at ``head``."""
         text = self.feed.stream_position(snapshot)
-        return head.beyond(Snapshot.parse(snapshot)) if text is None else Position.parse(text)
+        return head.with_snapshot(Snapshot.parse(snapshot)) if text is None else Position.parse(text)
 
-    async def _follow(self, subscriber: Subscriber, lenses: Lenses, limit: int | None) -> None:
+    async def _follow(self, subscriber: Subscriber, subscriptions: Subscriptions, limit: int | None) -> None:
         """Send what is behind the subscriber's position, then what comes, until the connection or the service ends."""
         while not (self._closing or subscriber.gone):
             if subscriber.reset is not None:
                 assert limit is not None
                 reason, subscriber.reset = subscriber.reset, None
-                await self._show(subscriber, lenses, await self._rows(lenses, limit), reason)
+                await self._show(subscriber, subscriptions, await self._rows(subscriptions, limit), reason)
             try:
-                await self._catch_up(subscriber, lenses)
+                await self._catch_up(subscriber, subscriptions)
             except Reset as reset:
-                await self._reset_one(subscriber, lenses, self.feed.head, reset.reason)
+                await self._reset_one(subscriber, subscriptions, self.feed.head, reset.reason)
                 continue
-            if subscriber.reset is None and subscriber.position.place >= self.feed.head.place:
-                await subscriber.stay(self._group(lenses, subscriber.position.snapshot))
+            if subscriber.reset is None and subscriber.position.sort_key >= self.feed.head.sort_key:
+                await subscriber.stay(self._group(subscriptions, subscriber.position.snapshot))
 
-    async def _catch_up(self, subscriber: Subscriber, lenses: Lenses) -> None:
+    async def _catch_up(self, subscriber: Subscriber, subscriptions: Subscriptions) -> None:
         """Send what lies between the subscriber's position and the feed's head."""
         async for batch in self.feed.read(subscriber.position):
             skip = subscriber.position.snapshot
             rest = remaining(skip, batch)
             try:
-                frame = await self.look(lenses, batch, skip)
+                frame = await self.look(subscriptions, batch, skip)
             except Unavailable:
                 raise
             except Exception as error:
-                failed(lenses, batch, error)
-                await self._reset_one(subscriber, lenses, batch.end.beyond(rest), FAILED)
+                failed(subscriptions, batch, error)
+                await self._reset_one(subscriber, subscriptions, batch.end.with_snapshot(rest), FAILED)
                 if subscriber.reset is not None:
                     return
                 continue
-            subscriber.position = batch.end.beyond(rest)
+            subscriber.position = batch.end.with_snapshot(rest)
             if frame:
                 await subscriber.send(frame)
 
-    async def _reset_one(self, subscriber: Subscriber, lenses: Lenses, position: Position, reason: str) -> None:
+    async def _reset_one(
+        self, subscriber: Subscriber, subscriptions: Subscriptions, position: Position, reason: str
+    ) -> None:
         """Tell one client that something was left out, and go on from a position."""
         subscriber.position = position
         if subscriber.renews:
             subscriber.reset = reason
         else:
-            await subscriber.send(reset_block(lenses, position, reason))
+            await subscriber.send(reset_block(subscriptions, position, reason))
 
     # --- all rows
 
-    async def _rows(self, lenses: Lenses, limit: int) -> Rows:
+    async def _rows(self, subscriptions: Subscriptions, limit: int) -> SnapshotRows:
         """All rows that the lenses show, as of one moment, and the position behind it; ``ParseError`` for too many."""
         head = self.feed.head
-        found: list[tuple[Lens, list[bytes]]] = []
+        found: list[tuple[Subscription, list[bytes]]] = []
         snapshot = ""
-        store = next(iter(lenses)).store
+        store = next(iter(subscriptions)).store
         async with store.database.transaction():
             await store.database.fetch("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", ())
-            for lens in lenses:
-                rows, snapshot = await lens.rows(limit + 1)
+            for subscription in subscriptions:
+                rows, snapshot = await subscription.rows(limit + 1)
                 limit -= len(rows)
                 if limit < 0:
                     raise ParseError(
@@ -489,47 +491,52 @@ class Hub:
                         "and open the stream with the X-Stream-Position of its first page as last_event_id.",
                         code="invalid_parameter",
                     )
-                found.append((lens, rows))
+                found.append((subscription, rows))
         return found, self._behind(head, snapshot)
 
     async def _show(
-        self, subscriber: Subscriber, lenses: Lenses, rows: Rows, reason: str | None, opening: bytes = b""
+        self,
+        subscriber: Subscriber,
+        subscriptions: Subscriptions,
+        rows: SnapshotRows,
+        reason: str | None,
+        opening: bytes = b"",
     ) -> None:
         """Send all rows, and only then a position: whoever comes back without one is sent them again."""
         found, position = rows
         if reason is not None:
-            opening += reset_block(lenses, None, reason)
-        for lens, documents in found:
+            opening += reset_block(subscriptions, None, reason)
+        for subscription, documents in found:
             for first in range(0, len(documents), BLOCK):
-                await subscriber.send(opening + await lens.snapshot(documents[first : first + BLOCK]))
+                await subscriber.send(opening + await subscription.snapshot(documents[first : first + BLOCK]))
                 opening = b""
         subscriber.position = position
-        await subscriber.send(opening + ready_block(lenses, position))
+        await subscriber.send(opening + ready_block(subscriptions, position))
 
     # --- looking
 
-    async def look(self, lenses: Lenses, batch: Batch, skip: Snapshot | None) -> bytes:
+    async def look(self, subscriptions: Subscriptions, batch: Batch, skip: Snapshot | None) -> bytes:
         """The frame of a batch; ``Unavailable`` where the database does not answer for a while."""
         start = time.monotonic()
         while True:
             try:
-                return lenses.frame(batch, skip)
-            except Undecided:
+                return subscriptions.frame(batch, skip)
+            except NeedsAwait:
                 pass
             try:
-                return await lenses.look(batch, skip, self._judge)
+                return await subscriptions.look(batch, skip, self._judge)
             except Unavailable:
                 if time.monotonic() - start > PATIENCE:
                     raise
                 await asyncio.sleep(1)
 
-    async def _judge(self, lens: Lens, batch: Batch) -> Judgement:
+    async def _judge(self, subscription: Subscription, batch: Batch) -> Matches:
         """The database's answer for a batch, asked once for all who ask about the same rows."""
-        key = (lens.condition, batch.start, len(batch.events))
+        key = (subscription.condition, batch.start, len(batch.events))
         judgement = self._judgements.get(key)
         if judgement is None:
-            judgement = self._judgements[key] = asyncio.ensure_future(lens.judge(batch))
-            if len(self._judgements) > JUDGEMENTS:
+            judgement = self._judgements[key] = asyncio.ensure_future(subscription.judge(batch))
+            if len(self._judgements) > MATCHES_KEPT:
                 self._judgements.popitem(last=False)
         try:
             return await asyncio.shield(judgement)
@@ -539,21 +546,21 @@ class Hub:
 
     # --- everybody
 
-    def _group(self, lenses: Lenses, skip: Snapshot | None) -> Group:
+    def _group(self, subscriptions: Subscriptions, skip: Snapshot | None) -> Group:
         """The group of the lenses, a new one if there is none.
 
         Who joins it may be further on: another replica has told him what this one has not heard of yet.
         """
-        group = self._groups.get((lenses.name, skip))
+        group = self._groups.get((subscriptions.name, skip))
         if group is None:
-            group = Group(self, lenses, skip)
+            group = Group(self, subscriptions, skip)
             self._take(group)
         return group
 
     def _take(self, group: Group) -> None:
         """Know a group."""
-        self._groups[group.lenses.name, group.skip] = group
-        self._audience.add(group, group.lenses)
+        self._groups[group.subscriptions.name, group.skip] = group
+        self._audience.add(group, group.subscriptions)
         if group.skip is not None:
             self.expect(group)
 
@@ -590,14 +597,14 @@ class Hub:
         self._forget(group)
 
     def _forget(self, group: Group) -> None:
-        if self._groups.get(key := (group.lenses.name, group.skip)) is group:
+        if self._groups.get(key := (group.subscriptions.name, group.skip)) is group:
             del self._groups[key]
-            self._audience.discard(group, group.lenses)
+            self._audience.discard(group, group.subscriptions)
 
     def _merge(self, group: Group, batch: Batch) -> None:
         """Let the members of a group that has nothing left to skip, from a batch on, be as everybody else."""
         self._forget(group)
-        plain = self._group(group.lenses, None)
+        plain = self._group(group.subscriptions, None)
         if plain.behind:
             group.close(batch.start)
         else:
@@ -605,11 +612,11 @@ class Hub:
 
     def _reset(self, reason: Reason) -> None:
         """Tell everybody that the feed had to leave out something."""
-        groups, self._groups, self._audience = self._groups, {}, Audience()
+        groups, self._groups, self._audience = self._groups, {}, SubscriptionIndex()
         for group in groups.values():
             group.skip = None
             group.restart(reason)
-            if (group.lenses.name, None) in self._groups:
+            if (group.subscriptions.name, None) in self._groups:
                 group.close()
             else:
                 self._take(group)
@@ -656,27 +663,29 @@ class Hub:
                 asyncio.get_running_loop().call_later(max(0.0, left), subscriber.end)
 
 
-Rows = tuple[Sequence[tuple[Lens, Sequence[bytes]]], Position]  # of each lens, and the position behind them
+SnapshotRows = tuple[
+    Sequence[tuple[Subscription, Sequence[bytes]]], Position
+]  # of each lens, and the position behind them
 
 
-def failed(lenses: Lenses, batch: Batch, error: Exception) -> None:
+def failed(subscriptions: Subscriptions, batch: Batch, error: Exception) -> None:
     """Log that events cannot be shown."""
-    _logger.error("stream_failed", tick=batch.tick, exc_info=error, **lenses.told)
+    _logger.error("stream_failed", tick=batch.tick, exc_info=error, **subscriptions.told)
 
 
 def _chunk(subscriber: Subscriber, frame: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(frame), frame) if subscriber.chunked else frame
 
 
-def ready_block(lenses: Lenses, position: Position) -> bytes:
+def ready_block(subscriptions: Subscriptions, position: Position) -> bytes:
     """The block that says that a stream is open, and where it begins."""
-    return b"event: ready\nid: %b\ndata: %b\n\n" % (str(position).encode(), orjson.dumps(lenses.told))
+    return b"event: ready\nid: %b\ndata: %b\n\n" % (str(position).encode(), orjson.dumps(subscriptions.told))
 
 
-def reset_block(lenses: Lenses, position: Position | None, reason: str) -> bytes:
+def reset_block(subscriptions: Subscriptions, position: Position | None, reason: str) -> bytes:
     """The block that tells a client to load anew what it shows, and why; without a position, rows follow."""
     place = b"" if position is None else b"id: %b\n" % str(position).encode()
-    return b"event: reset\n%bdata: %b\n\n" % (place, orjson.dumps({**lenses.told, "reason": reason}))
+    return b"event: reset\n%bdata: %b\n\n" % (place, orjson.dumps({**subscriptions.told, "reason": reason}))
 
 
 class _Response(EventSourceResponse):

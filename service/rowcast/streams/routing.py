@@ -10,35 +10,35 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 from rowcast.changes.log import Batch, Event
-from rowcast.query.matching import Pin
-from rowcast.streams.subscription import Lenses
+from rowcast.query.matching import RoutingKey
+from rowcast.streams.subscription import Subscriptions
 
 Member = TypeVar("Member")
 
 
-class Audience(Generic[Member]):
+class SubscriptionIndex(Generic[Member]):
     """Members with their lenses."""
 
     def __init__(self) -> None:
         self._everything: dict[str, set[Member]] = {}  # resource → who has to look at each of its events
         self._pinned: dict[str, dict[str, _Column[Member]]] = {}  # resource → column → who looks at some of them
 
-    def add(self, member: Member, lenses: Lenses) -> None:
+    def add(self, member: Member, subscriptions: Subscriptions) -> None:
         """Let a member be concerned by what its lenses may see."""
-        for resource, lens in lenses.of.items():
-            if lens.pin is None:
+        for resource, subscription in subscriptions.of.items():
+            if subscription.pin is None:
                 self._everything.setdefault(resource, set()).add(member)
             else:
                 columns = self._pinned.setdefault(resource, {})
-                columns.setdefault(lens.pin.column, _Column(lens.pin)).add(member, lens.pin)
+                columns.setdefault(subscription.pin.column, _Column(subscription.pin)).add(member, subscription.pin)
 
-    def discard(self, member: Member, lenses: Lenses) -> None:
+    def discard(self, member: Member, subscriptions: Subscriptions) -> None:
         """Let a member go."""
-        for resource, lens in lenses.of.items():
-            if lens.pin is None:
+        for resource, subscription in subscriptions.of.items():
+            if subscription.pin is None:
                 self._everything.get(resource, set()).discard(member)
-            elif (column := self._pinned.get(resource, {}).get(lens.pin.column)) is not None:
-                column.discard(member, lens.pin)
+            elif (column := self._pinned.get(resource, {}).get(subscription.pin.column)) is not None:
+                column.discard(member, subscription.pin)
 
     def concerned(self, batch: Batch) -> set[Member]:
         """Everybody who may have to be told of something in a batch."""
@@ -54,16 +54,16 @@ class Audience(Generic[Member]):
 class _Column(Generic[Member]):
     """Members by the values of a column that they are pinned to."""
 
-    def __init__(self, pin: Pin) -> None:
+    def __init__(self, pin: RoutingKey) -> None:
         self._name = pin.column
         self._values = pin.values
         self._members: dict[Any, set[Member]] = {}
 
-    def add(self, member: Member, pin: Pin) -> None:
+    def add(self, member: Member, pin: RoutingKey) -> None:
         for value in pin.given:
             self._members.setdefault(value, set()).add(member)
 
-    def discard(self, member: Member, pin: Pin) -> None:
+    def discard(self, member: Member, pin: RoutingKey) -> None:
         for value in pin.given:
             if (members := self._members.get(value)) is not None:
                 members.discard(member)
@@ -78,7 +78,7 @@ class _Column(Generic[Member]):
             if row is None or (value := row.get(self._name)) is None:
                 continue
             try:
-                yield self._members.get(self._values.facts.load(self._values, value), set())
+                yield self._members.get(self._values.field_type.load(self._values, value), set())
             except (ValueError, TypeError):
                 yield from self._members.values()
         if event.op == "T":

@@ -6,7 +6,7 @@ frame of bytes once for all of them.
 
 Most lenses need nothing but the logged row: ``frame`` answers at once. Where the condition is for the database to judge
 (other tables, collations, what Python has no value for), or Python of a viewset has a say (a serializer with code in
-it, permissions about single rows), it raises ``Undecided``, and ``look`` finds out.
+it, permissions about single rows), it raises ``NeedsAwait``, and ``look`` finds out.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import orjson
 from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Snapshot
 from rowcast.query.conditions import Query
-from rowcast.query.matching import Pin, Test
+from rowcast.query.matching import RoutingKey, Test
 from rowcast.query.projection import Projection
-from rowcast.query.statements import Page
+from rowcast.query.statements import PageShape
 from rowcast.query.store import Store
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lossless_json import Raw, encode, parse
@@ -31,15 +31,15 @@ from rowcast.resources.resource import Resource
 
 BLOCK: Final = 100  # rows of a snapshot that are told at once
 
-Verdict: TypeAlias = tuple[bool, bool]  # whether the old and the new row of an event are seen
-Judgement: TypeAlias = Mapping[int, Verdict]  # by the event's n
+Match: TypeAlias = tuple[bool, bool]  # whether the old and the new row of an event are seen
+Matches: TypeAlias = Mapping[int, Match]  # by the event's n
 
 
-class Undecided(Exception):
+class NeedsAwait(Exception):
     """The logged rows alone do not say what is seen of them."""
 
 
-class Viewer(Protocol):
+class RowAccess(Protocol):
     """What Python of a viewset says about rows, which are given as logged.
 
     ``name`` is the same for callers who are shown the same. A ``plain`` one leaves it to the lens to show them.
@@ -56,7 +56,7 @@ class Viewer(Protocol):
 
 
 @dataclass(frozen=True)
-class Lens:
+class Subscription:
     """The rows of a query, and of a row what the projection shows or, if it has a say, the ``viewer``.
 
     ``test`` answers the query's condition for a logged row in memory; without it the database is asked. ``pin`` is what
@@ -69,9 +69,9 @@ class Lens:
     watched: tuple[str, ...]
     resource: Resource
     test: Test | None
-    pin: Pin | None
+    pin: RoutingKey | None
     store: Store
-    viewer: Viewer | None = None
+    viewer: RowAccess | None = None
 
     @cached_property
     def name(self) -> str:
@@ -89,26 +89,26 @@ class Lens:
 
     # --- deciding
 
-    def verdict(self, event: Event) -> Verdict:
-        """Whether the old and the new row meet the condition; ``Undecided`` where memory cannot tell."""
+    def verdict(self, event: Event) -> Match:
+        """Whether the old and the new row meet the condition; ``NeedsAwait`` where memory cannot tell."""
         before, after = event.before, event.after
         if not self.query.where:
             return before is not None, after is not None
         if self.test is None:
-            raise Undecided
+            raise NeedsAwait
         try:
             return before is not None and self.test(before), after is not None and self.test(after)
         except ValueError as error:  # infinity and the like, which are no values of Python's
-            raise Undecided from error
+            raise NeedsAwait from error
 
-    async def judge(self, batch: Batch) -> Judgement:
+    async def judge(self, batch: Batch) -> Matches:
         """The verdict for each event of the resource, asked of the database in one query."""
         events = [event for event in batch.events if event.resource == self.query.resource and event.op != "T"]
         rows = [(place, row) for event in events for place, row in ((event.n, event.old), (-event.n, event.new)) if row]
         met = {rows[n - 1][0] for n in await self.store.matching(self.query, [row for _, row in rows])}
         return {event.n: (event.n in met, -event.n in met) for event in events}
 
-    async def admit(self, events: Sequence[Event], verdicts: Judgement) -> dict[int, Verdict]:
+    async def admit(self, events: Sequence[Event], verdicts: Matches) -> dict[int, Match]:
         """The verdicts without the rows that the viewer may not see."""
         if self.viewer is None:
             return dict(verdicts)
@@ -131,7 +131,7 @@ class Lens:
 
     # --- telling
 
-    def block(self, event: Event, verdict: Verdict, shown: bytes | None = None) -> bytes | None:
+    def block(self, event: Event, verdict: Match, shown: bytes | None = None) -> bytes | None:
         """What is told of an event, but for its position; ``None`` for nothing."""
         if event.op == "T":
             reason = {"resource": self.query.resource, "reason": "truncated"}
@@ -179,7 +179,7 @@ class Lens:
             if name in self.resource.links
         )
         shown = Projection(self.query.resource, columns, links)
-        page = Page(shown, (self.resource.key.name,), count="none")
+        page = PageShape(shown, (self.resource.key.name,), count="none")
         found = await self.store.page(self.query, page, (limit,))
         return found.documents, found.snapshot
 
@@ -204,21 +204,21 @@ class Lens:
 
 
 def _is_float(field: Field) -> bool:
-    return "float" in (field.type, field.of) and field.facts.kind in (Kind.NUMBER, Kind.ARRAY)
+    return "float" in (field.type, field.of) and field.field_type.kind in (Kind.NUMBER, Kind.ARRAY)
 
 
-Ask: TypeAlias = Callable[[Lens, Batch], Awaitable[Judgement]]
+Ask: TypeAlias = Callable[[Subscription, Batch], Awaitable[Matches]]
 
 
-class Lenses:
+class Subscriptions:
     """What one stream shows: at most one lens for each resource. Equal ones have the same ``name``."""
 
-    def __init__(self, lenses: Iterable[Lens]) -> None:
-        self.of = {lens.query.resource: lens for lens in lenses}
-        self.name = repr([lens.name for lens in self.of.values()])
-        self._viewed = any(lens.viewer is not None for lens in self.of.values())
+    def __init__(self, subscriptions: Iterable[Subscription]) -> None:
+        self.of = {subscription.query.resource: subscription for subscription in subscriptions}
+        self.name = repr([subscription.name for subscription in self.of.values()])
+        self._viewed = any(subscription.viewer is not None for subscription in self.of.values())
 
-    def __iter__(self) -> Iterator[Lens]:
+    def __iter__(self) -> Iterator[Subscription]:
         return iter(self.of.values())
 
     @property
@@ -231,37 +231,37 @@ class Lenses:
         """The blocks of a batch, one for each event that is seen; empty where there is none.
 
         What the snapshot ``skip`` sees is left out, and is said in the positions of the rest for as long as it matters.
-        ``Undecided`` if it takes more than the batch.
+        ``NeedsAwait`` if it takes more than the batch.
         """
         blocks: dict[int, bytes | None] = {}
         for event in self._events(batch, skip):
-            lens = self.of[event.resource]
+            subscription = self.of[event.resource]
             if event.op == "T":
-                blocks[event.n] = lens.block(event, (False, False))
+                blocks[event.n] = subscription.block(event, (False, False))
                 continue
-            verdict = lens.verdict(event)
-            if self._viewed and lens.viewer is not None and (verdict[0] or verdict[1]):
-                raise Undecided
-            blocks[event.n] = lens.block(event, verdict)
+            verdict = subscription.verdict(event)
+            if self._viewed and subscription.viewer is not None and (verdict[0] or verdict[1]):
+                raise NeedsAwait
+            blocks[event.n] = subscription.block(event, verdict)
         return self._frame(batch, skip, blocks)
 
     async def look(self, batch: Batch, skip: Snapshot | None, ask: Ask) -> bytes:
         """``frame``, whatever it takes; ``ask`` is the database's judgement, which others may want as well."""
         events = self._events(batch, skip)
         blocks: dict[int, bytes | None] = {}
-        for lens in self:
-            own = [event for event in events if event.resource == lens.query.resource]
-            blocks |= {event.n: lens.block(event, (False, False)) for event in own if event.op == "T"}
+        for subscription in self:
+            own = [event for event in events if event.resource == subscription.query.resource]
+            blocks |= {event.n: subscription.block(event, (False, False)) for event in own if event.op == "T"}
             changes = [event for event in own if event.op != "T"]
             if not changes:
                 continue
             try:
-                verdicts: Judgement = {event.n: lens.verdict(event) for event in changes}
-            except Undecided:
-                verdicts = await ask(lens, batch)
-            verdicts = await lens.admit(changes, verdicts)
-            shown = await lens.present([event for event in changes if verdicts[event.n][1]])
-            blocks |= {event.n: lens.block(event, verdicts[event.n], shown.get(event.n)) for event in changes}
+                verdicts: Matches = {event.n: subscription.verdict(event) for event in changes}
+            except NeedsAwait:
+                verdicts = await ask(subscription, batch)
+            verdicts = await subscription.admit(changes, verdicts)
+            shown = await subscription.present([event for event in changes if verdicts[event.n][1]])
+            blocks |= {event.n: subscription.block(event, verdicts[event.n], shown.get(event.n)) for event in changes}
         return self._frame(batch, skip, blocks)
 
     def _events(self, batch: Batch, skip: Snapshot | None) -> list[Event]:
@@ -276,7 +276,7 @@ class Lenses:
         told = []
         for event in batch.events:
             if (block := blocks.get(event.n)) is not None:
-                place = str(batch.position(event).beyond(within))
+                place = str(batch.position(event).with_snapshot(within))
                 told.append(b"id: %b\n%b\n" % (place.encode(), block))
         return b"".join(told)
 

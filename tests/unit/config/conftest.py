@@ -5,6 +5,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
 from rowcast.configuration.load import Configuration, load
 from rowcast.errors import ConfigurationError
 

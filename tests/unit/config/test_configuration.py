@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import CreateTable
+from tests.conftest import DEMO, ROOT
+
 from rowcast.configuration.load import Configuration, load
 from rowcast.errors import ConfigurationError
 from rowcast.resources.tables import Tables
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateTable
-
-from tests.conftest import DEMO, ROOT
 
 from .conftest import Load, Problems
 

@@ -7,6 +7,7 @@ from textwrap import indent
 from typing import Any
 
 import pytest
+
 from rowcast.configuration import declarations
 from rowcast.configuration.declarations import FIELD_OPTIONS, model_name, options_of
 from rowcast.resources.fields import FIELD_TYPES, MISSING, Field

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from rowcast.configuration.yaml import Document, External, Place, Problems, parse, read
 
 

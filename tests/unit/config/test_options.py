@@ -7,6 +7,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+
 from rowcast.configuration import viewset_options
 from rowcast.configuration.value_types import permission_tree
 from rowcast.configuration.viewset_options import ACTIONS, OPTIONS, RESERVED_PARAMETERS, check

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from tests.conftest import DEMO, ROOT
+
 from rowcast.configuration import declarations, settings
 from rowcast.configuration.json_schema import json_schemas, write_schemas
 from rowcast.configuration.yaml import Problems, read
 from rowcast.resources.fields import FIELD_TYPES
-
-from tests.conftest import DEMO, ROOT
 
 SCHEMAS = json_schemas()
 STRUCTURES = {"service.schema.json": settings.STRUCTURE, "resource.schema.json": declarations.STRUCTURE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from rowcast.configuration.settings import VARIABLES, Jwt, Rate, Settings
 
 from .conftest import Load, Problems

@@ -12,7 +12,7 @@ from rowcast.openapi.document import document
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import routers
 from rowcast.rest.pagination import CursorPagination, LimitOffsetPagination, NoPagination
-from rowcast.rest.viewset import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Site
+from rowcast.rest.viewset import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Service
 
 FILES = {
     "things": """
@@ -154,7 +154,7 @@ def views_of(
     """The viewsets, bound to a site of which only the resources are there."""
     nothing = cast(Any, None)
     identity = (TokenAuthentication, JWTAuthentication)
-    site = Site(Settings(), resources, nothing, nothing, nothing, nothing, (IsAuthenticatedOrReadOnly,), identity)
+    site = Service(Settings(), resources, nothing, nothing, nothing, nothing, (IsAuthenticatedOrReadOnly,), identity)
     return {name: view.bind_to(site, resources[name], options) for name, (view, options) in views.items()}
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import orjson
 import pytest
 from jsonschema import Draft202012Validator
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
 from rowcast import errors
 from rowcast.openapi.document import document
 from rowcast.resources.lookups import LOOKUP_NAMES
 from rowcast.rest.viewset import ReadOnlyModelViewSet
-from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from .sample import (
     BOUND,

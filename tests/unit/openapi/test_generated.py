@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis.strategies import SearchStrategy
 from jsonschema import Draft202012Validator, FormatChecker
 from requests import Request
+from schemathesis import Case, GenerationMode
+
 from rowcast.errors import ApiError
 from rowcast.query.conditions import Query
-from schemathesis import Case, GenerationMode
 
 from .sample import BOUND, DOCUMENT, operation
 

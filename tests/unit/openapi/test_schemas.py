@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
+
 from rowcast.openapi.document import document
 from rowcast.resources.fields import FIELD_TYPES
 
