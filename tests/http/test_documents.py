@@ -15,8 +15,8 @@ import pytest_asyncio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from rowcast.query.conditions import Query, by_key
 from rowcast.query.projection import projection_of
-from rowcast.query.store import by_key
 from rowcast.resources.fields import FIELD_TYPES
 
 from .conftest import running
@@ -95,7 +95,7 @@ async def test_both_makers_of_json_give_the_same_document(table: Service) -> Non
         values = {"id": key, **row}
         written = await database.fetch(insert.sql, insert.arguments([values[name] for name in columns]))
         assert written is not None
-        query = by_key(queries, "things", str(key))
+        query = Query("things", (by_key(queries.resources, "things", key),))
         one = queries.select_row(shown, query.shape)
         made = await database.read(one.sql, one.arguments(query.values))
         assert made is not None

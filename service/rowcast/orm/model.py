@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from rowcast.errors import ConfigurationError, Conflict, DoesNotFit, NotFound, ValidationError, did_you_mean
 from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q, fitting, storable
-from rowcast.query.conditions import Comparison, Condition, Query, Shape
+from rowcast.query.conditions import Condition, Query, Shape, by_key, equals, total_order
 from rowcast.query.projection import Projection, projection_of
 from rowcast.query.store import Store
 from rowcast.resources.fields import Field, recall
@@ -254,9 +254,7 @@ class Model:
         return self
 
     def _key_condition(self) -> Condition:
-        key = self._resource.key
-        kind = current_store().queries.resources.key_of(key).field_type.kind
-        return Comparison(key.name, "exact", self.pk, kind)
+        return by_key(current_store().queries.resources, self._resource.name, self.pk)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Model) or self._resource.name != other._resource.name:
@@ -422,9 +420,7 @@ class QuerySet(Generic[M]):
         for step in steps:
             if resources.resolve(name, step.removeprefix("-")).many:
                 raise ValueError(f"order_by: {step} leads to many rows; order by a column or a relation to one row")
-        if steps and key not in {step.removeprefix("-") for step in steps}:
-            steps.append(key)
-        return tuple(steps)
+        return total_order(resources[name], steps) if steps else ()
 
     def narrowed(self, query: Query) -> QuerySet[M]:
         """The rows that also meet a query's conditions, in its order: what filter backends make of a query string."""
@@ -698,9 +694,9 @@ async def _prefetch(resources: Resources, resource: str, rows: Sequence[Model], 
     target = model(relation.target)
     if not relation.many:
         wanted = {owner._values[relation.column] for owner in owners} - {None}
-        by_key = {row.pk: row for row in await target.objects.filter(pk__in=wanted)} if wanted else {}
+        by_pk = {row.pk: row for row in await target.objects.filter(pk__in=wanted)} if wanted else {}
         for owner in owners:
-            owner._related[name] = by_key.get(owner._values[relation.column])
+            owner._related[name] = by_pk.get(owner._values[relation.column])
         return
     grouped: dict[Any, list[Any]] = {key: [] for key in keys}
     if relation.link is None:
@@ -708,9 +704,9 @@ async def _prefetch(resources: Resources, resource: str, rows: Sequence[Model], 
             grouped[row._values[relation.column]].append(row)
     elif keys:
         pairs = await current_store().through_rows(relation.link, keys)
-        by_key = {row.pk: row for row in await target.objects.filter(pk__in={far for _, far in pairs})}
+        by_pk = {row.pk: row for row in await target.objects.filter(pk__in={far for _, far in pairs})}
         for near, far in pairs:
-            grouped[near].append(by_key[far])
+            grouped[near].append(by_pk[far])
     for owner in owners:
         owner._related[name] = grouped[owner.pk]
 
@@ -723,8 +719,7 @@ def _linked(resources: Resources, resource: str, relation: Relation, key: Any) -
             relation.link.table,
             relation.link.target_column,
         ):
-            kind = resources.key_of(resources[back.target].key).field_type.kind
-            return Comparison(back.name, "exact", key, kind)
+            return equals(back.name, resources.key_of(resources[back.target].key), key)
     raise ValueError(f"{resource} has no name for its way back over {relation.name!r}: give the field a related_name")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from rowcast.resources.fields import Kind
+from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, Lookup, Takes
-from rowcast.resources.resource import Resources
+from rowcast.resources.resource import Resource, Resources
 
 Shape: TypeAlias = tuple[Any, ...]
 KEYS_FIRST: Final = 1000  # offset from which a page looks up its keys before it joins the rows
@@ -121,12 +122,24 @@ class Unchanged:
 Condition: TypeAlias = Comparison | Junction | Negation | After | Unchanged
 
 
-def compare(resources: Resources, resource: str, path: str, lookup: str, given: Any) -> Comparison:
-    """A comparison on a path of a resource; ``exact`` with ``None`` asks for null."""
-    kind = resources.resolve(resource, path).values.field_type.kind
-    if given is None and lookup == "exact":
-        lookup, given = "isnull", True
-    return Comparison(path, lookup, given, kind)
+def equals(path: str, values: Field, value: Any) -> Comparison:
+    """The rows with this value at the end of a path; ``values`` is the field of the path's values."""
+    return Comparison(path, "exact", value, values.field_type.kind)
+
+
+def by_key(resources: Resources, resource: str, value: Any) -> Comparison:
+    """The row of a resource with this key."""
+    key = resources[resource].key
+    return equals(key.name, resources.key_of(key), value)
+
+
+def total_order(resource: Resource, steps: Sequence[str]) -> tuple[str, ...]:
+    """The steps without repetition, followed by the key unless they contain it: an order without ties."""
+    distinct: dict[str, str] = {}
+    for step in steps:
+        distinct.setdefault(step.removeprefix("-"), step)
+    distinct.setdefault(resource.key.name, resource.key.name)
+    return tuple(distinct.values())
 
 
 @dataclass(frozen=True, slots=True)

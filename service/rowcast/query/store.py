@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from rowcast.database.pool import Database
-from rowcast.query.conditions import Comparison, Query
+from rowcast.query.conditions import Query, by_key
 from rowcast.query.projection import Projection
 from rowcast.query.statements import BETWEEN, PageShape, Queries
 from rowcast.resources.resource import Resource, Through
@@ -190,15 +190,10 @@ class Store:
         return any(name in links or projection.resource in inner.resources for name, inner in projection.related)
 
     async def _again(self, resource: Resource, projection: Projection, key: str) -> Row:
-        found = await self.one(by_key(self.queries, resource.name, key), projection)
+        values = self.queries.resources.key_of(resource.key)
+        value = values.field_type.parse(values, key)
+        found = await self.one(
+            Query(resource.name, (by_key(self.queries.resources, resource.name, value),)), projection
+        )
         assert found is not None
         return replace(found, key=key)
-
-
-def by_key(queries: Queries, resource: str, text: str) -> Query:
-    """The query for the row with a key, given as the text that stands in a URL; ``ValueError`` if it cannot be one."""
-    key = queries.resources[resource].key
-    values = queries.resources.key_of(key)
-    return Query(
-        resource, (Comparison(key.name, "exact", values.field_type.parse(values, text), values.field_type.kind),)
-    )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from rowcast.errors import ParseError, did_you_mean
-from rowcast.query.conditions import Comparison, Condition, Junction, Query
+from rowcast.query.conditions import Comparison, Condition, Junction, Query, total_order
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, PATTERNS, Lookup, Takes
 from rowcast.resources.resource import Resource, Resources
@@ -176,7 +176,7 @@ class OrderingFilter(BaseFilterBackend):
     def __init__(self, resource: Resource, fields: tuple[str, ...], default: tuple[str, ...]) -> None:
         self.fields = fields
         self._resource = resource
-        self._default = self.total(resource, default) if default else ()
+        self._default = total_order(resource, default) if default else ()
 
     def parameters(self) -> tuple[str, ...]:
         return (self.parameter,) if self.fields else ()
@@ -191,13 +191,4 @@ class OrderingFilter(BaseFilterBackend):
             if name not in self.fields:
                 hint = did_you_mean(name, self.fields)
                 raise ParseError(f"ordering: {name!r} is not allowed; {hint}", code="invalid_parameter")
-        return query.sort(self.total(self._resource, steps))
-
-    @staticmethod
-    def total(resource: Resource, steps: tuple[str, ...]) -> tuple[str, ...]:
-        """The steps without repetition, and the key behind them unless they have it: an order without ties."""
-        distinct: dict[str, str] = {}
-        for step in steps:
-            distinct.setdefault(step.removeprefix("-"), step)
-        distinct.setdefault(resource.key.name, resource.key.name)
-        return tuple(distinct.values())
+        return query.sort(total_order(self._resource, steps))

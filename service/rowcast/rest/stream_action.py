@@ -19,7 +19,7 @@ from rowcast.identity.authentication import User
 from rowcast.identity.permissions import IsOwner
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import STORE, Model, QuerySet
-from rowcast.query.conditions import Comparison, Query
+from rowcast.query.conditions import Comparison, Query, equals
 from rowcast.query.matching import matcher, patterns, pin
 from rowcast.query.projection import Projection
 from rowcast.resources.fields import FIELD_TYPES, Field
@@ -157,7 +157,7 @@ class StreamMixin(_Base):
                 values = self.service.resources.resolve(self.resource.name, permission.owner_field).values
                 with contextlib.suppress(ValueError):
                     owner = values.field_type.parse(values, str(self.request.user.id))
-                    yield Comparison(permission.owner_field, "exact", owner, values.field_type.kind)
+                    yield equals(permission.owner_field, values, owner)
 
     async def _one_row(self, query: Query) -> Query:
         """The query for the row that the address names; ``NotFound`` or a refusal if the caller may not see it."""

@@ -55,7 +55,7 @@ from rowcast.identity.permissions import (
 from rowcast.orm.bridge import spawn, wait
 from rowcast.orm.model import STORE, Model, QuerySet, document, loaded, model, query_for
 from rowcast.query import conditions
-from rowcast.query.conditions import Comparison, Query
+from rowcast.query.conditions import Query, equals, total_order
 from rowcast.query.projection import Projection, expanded, whole
 from rowcast.query.statements import BETWEEN, PageShape
 from rowcast.query.store import FetchedPage, Store
@@ -673,7 +673,7 @@ class GenericViewSet(ViewSet):
             query: Query = self.filter_queryset(await self.get_scope())
         else:
             query = (await spawn(self.filter_queryset, await self._scope())).query
-        return query if query.order else query.sort(OrderingFilter.total(self.resource, tuple(self.ordering)))
+        return query if query.order else query.sort(total_order(self.resource, self.ordering))
 
     async def get_object_query(self, key: Any = None) -> Query:
         """The query for the row that the URL, or ``key``, names, within the scope; ``NotFound`` if it names none."""
@@ -687,7 +687,7 @@ class GenericViewSet(ViewSet):
         except ValueError:
             raise NotFound() from None
         path = self.lookup_field or self.resource.key.name
-        return scope.restrict(Comparison(path, "exact", value, self._key.field_type.kind))
+        return scope.restrict(equals(path, self._key, value))
 
     async def get_object(self, id: Any = None) -> Any:
         """The row that the URL, or ``id``, names, within the scope and with its related rows; ``NotFound`` if none.
@@ -938,7 +938,7 @@ class GenericViewSet(ViewSet):
             return None
         query = rows if isinstance(rows, Query) else rows.query
         if not query.order:
-            query = query.sort(OrderingFilter.total(self.resource, tuple(self.ordering)))
+            query = query.sort(total_order(self.resource, self.ordering))
         seen = self.get_seen(self.current_serializer(), query, self._asked())
         part = self.paginator.slice(query, seen, self.count, self.request.query_params)
         found = await self.read_page(query, part)
