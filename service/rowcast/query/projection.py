@@ -1,4 +1,4 @@
-"""TODO."""
+"""Projections: which columns and related rows of a row are read or shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from rowcast.resources.resource import Resource, Resources
 
 @dataclass(frozen=True)
 class Projection:
-    """What of a row is shown, in order: columns by name, then related rows by relation, each with its own projection."""
+    """The parts of a row that are read, in order: columns by name, then related rows by relation.
+
+    Each relation has its own projection. The hash is computed once, since requests look statements up by projection.
+    """
 
     resource: str
     columns: tuple[str, ...]
@@ -24,21 +27,21 @@ class Projection:
     def _hash(self) -> int:
         return hash((self.resource, self.columns, self.related))
 
-    def __hash__(self) -> int:  # of a key that every request looks up
+    def __hash__(self) -> int:
         return self._hash
 
     @cached_property
     def resources(self) -> frozenset[str]:
-        """Every resource that rows are shown of."""
+        """Every resource whose rows are read."""
         return frozenset({self.resource}.union(*(inner.resources for _, inner in self.related)))
 
     @cached_property
     def fingerprint(self) -> str:
-        """The same for the same projection in every process, and hardly for another."""
+        """Eight hexadecimal digits: equal for equal projections in every process, and almost always different otherwise."""
         return blake2b(repr(self).encode(), digest_size=4).hexdigest()
 
     def only(self, names: Sequence[str]) -> Projection:
-        """The part of this projection that has the names given; ``ParseError`` for one that it does not have."""
+        """The part of this projection with these names; ``ParseError`` for a name that it does not have."""
         shown = {*self.columns, *(name for name, _ in self.related)}
         for name in names:
             if name not in shown:
@@ -52,17 +55,18 @@ class Projection:
 
 
 def projection_of(resource: Resource) -> Projection:
-    """All that is shown of a row of a resource without expansions."""
+    """The default projection of a resource: every column that is not ``write_only``, and no related rows."""
     return Projection(resource.name, tuple(name for name, field in resource.columns.items() if not field.write_only))
 
 
-def whole(resources: Resources, shown: Projection) -> Projection:
-    """The same relations with every column, those that no client sees too: what Python code may look at."""
+def with_all_columns(resources: Resources, shown: Projection) -> Projection:
+    """The same relations, each row with all of its columns (``write_only`` ones too), which Python code may read."""
     columns = tuple(resources[shown.resource].columns)
-    return Projection(shown.resource, columns, tuple((name, whole(resources, inner)) for name, inner in shown.related))
+    related = tuple((name, with_all_columns(resources, inner)) for name, inner in shown.related)
+    return Projection(shown.resource, columns, related)
 
 
-def expanded(
+def expand(
     resources: Resources,
     shown: Projection,
     paths: tuple[str, ...],
@@ -70,8 +74,8 @@ def expanded(
 ) -> Projection:
     """A projection with related rows added: ``("category", "tags", "category__parent")``.
 
-    ``rows`` is what is shown of a row by resource, where that is not all of it.
-    ``ParseError`` names a path that leads nowhere, and what would; a ``write_only`` relation leads nowhere.
+    ``rows`` is the projection of a row by resource, where it is not the default one (``projection_of``).
+    ``ParseError`` names a path that does not exist, and the valid ones; a ``write_only`` relation cannot be expanded.
     """
     nested: dict[str, list[str]] = {}
     for path in paths:
@@ -88,5 +92,5 @@ def expanded(
     for name, deeper in nested.items():
         target = resources[resources.relations(shown.resource)[name].target]
         inner = related.get(name) or rows.get(target.name) or projection_of(target)
-        related[name] = expanded(resources, inner, tuple(deeper), rows)
+        related[name] = expand(resources, inner, tuple(deeper), rows)
     return Projection(shown.resource, shown.columns, tuple(related.items()))

@@ -56,7 +56,7 @@ from rowcast.orm.bridge import spawn, wait
 from rowcast.orm.model import STORE, Model, QuerySet, document, loaded, model, query_for
 from rowcast.query import conditions
 from rowcast.query.conditions import Query, equals, total_order
-from rowcast.query.projection import Projection, expanded, whole
+from rowcast.query.projection import Projection, expand, with_all_columns
 from rowcast.query.statements import BETWEEN, PageShape
 from rowcast.query.store import FetchedPage, Store
 from rowcast.resources.fields import Field
@@ -758,12 +758,12 @@ class GenericViewSet(ViewSet):
         related = serializer.related
         if related is None:
             related = (*cls.select_related, *cls.prefetch_related)
-        return expanded(cls.service.resources, serializer.shown, tuple(related), cls.service.projections())
+        return expand(cls.service.resources, serializer.shown, tuple(related), cls.service.projections())
 
     @classmethod
-    def _project(cls, shown: Projection, fields: str, expand: str) -> Projection:
-        if expand:
-            shown = expanded(cls.service.resources, shown, _paths(expand), cls.service.projections())
+    def _project(cls, shown: Projection, fields: str, added: str) -> Projection:
+        if added:
+            shown = expand(cls.service.resources, shown, _paths(added), cls.service.projections())
         return shown.only(_names(fields)) if fields else shown
 
     @classmethod
@@ -826,7 +826,7 @@ class GenericViewSet(ViewSet):
     @classmethod
     def _see(cls, shown: Projection, relations: tuple[str, ...]) -> Projection:
         related = (*cls.select_related, *cls.prefetch_related, *relations)
-        return whole(cls.service.resources, expanded(cls.service.resources, shown, related))
+        return with_all_columns(cls.service.resources, expand(cls.service.resources, shown, related))
 
     def get_seen(self, serializer: Serializer, query: Query, given: Mapping[str, str]) -> Projection:
         """What of a row is read for Python to look at, whatever part of it ``?fields=`` shows."""
