@@ -58,7 +58,7 @@ async def until_fence(source: EventSource) -> list[Event]:
 def replay(events: list[Event], resource: str) -> dict[str, dict[str, Any]]:
     """The rows that a client has which has heard only these inserts, each row once, at rising positions."""
     rows: dict[str, dict[str, Any]] = {}
-    places = [Position.parse(event.id).place for event in events]
+    places = [Position.parse(event.id).sort_key for event in events]
     assert places == sorted(set(places)), "positions rise and never repeat"
     told = [event.json() for event in events]
     assert len({one["seq"] for one in told}) == len(told)

@@ -135,7 +135,7 @@ class Client:
         if self.last is None:
             raise EOFError("no position")
         self.rows = {row["id"]: row for row in rows}
-        self._place = Position.parse(self.last).place
+        self._place = Position.parse(self.last).sort_key
 
     async def _watch(self, server: Any) -> None:
         assert self.last is not None
@@ -153,7 +153,7 @@ class Client:
                     return
 
     def _apply(self, event: Event) -> None:
-        place = Position.parse(event.id).place
+        place = Position.parse(event.id).sort_key
         told = event.json()
         if event.event == "reset":
             self.resets.append(told["reason"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.configuration.yaml import Document, External, Place, Problems, parse, read
+from rowcast.configuration.yaml import Document, External, Problems, SourceLocation, parse, read
 
 
 def parsed(text: str, file: str = "f.yaml", **environ: str) -> Any:
@@ -53,9 +53,9 @@ def test_keys_and_values_know_their_places() -> None:
     """Line and column count from 1, in block and in flow style."""
     document = parse("a:\n  - b: {c: 5}\n", "f.yaml", {}, Problems())
     assert isinstance(document, Document)
-    assert document.place(("a", 0, "b"), key=True) == Place("f.yaml", 2, 5)
-    assert document.place(("a", 0, "b", "c")) == Place("f.yaml", 2, 12)
-    assert document.place(("a", 0, "b", "missing")) == Place("f.yaml", 2, 5)
+    assert document.location(("a", 0, "b"), key=True) == SourceLocation("f.yaml", 2, 5)
+    assert document.location(("a", 0, "b", "c")) == SourceLocation("f.yaml", 2, 12)
+    assert document.location(("a", 0, "b", "missing")) == SourceLocation("f.yaml", 2, 5)
 
 
 def test_anchors_are_followed() -> None:
@@ -151,7 +151,7 @@ def test_problems_are_sorted_by_place() -> None:
     """Lines and columns count as numbers, and the same problem is told once."""
     problems = Problems()
     for line, column in ((10, 1), (2, 30), (2, 4), (2, 4)):
-        problems.add(Place("f", line, column), "x")
+        problems.add(SourceLocation("f", line, column), "x")
     assert problems.lines() == ["f:2:4: x", "f:2:30: x", "f:10:1: x"]
 
 
