@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from sys import getsizeof
 from typing import Any, Final, TypeAlias
 
 from rowcast.resources.fields import Field, Kind
@@ -22,14 +24,29 @@ class Expression:
     values: tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """One lookup on one path: ``Comparison("category__name", "icontains", "work")``. ``given`` may be an Expression."""
+    """One lookup on one path: ``Comparison("category__name", "icontains", "work", Kind.TEXT)``.
+
+    ``argument`` is what the lookup takes: a value, a tuple of values, or an ``Expression``. The values of array and JSON
+    fields may be lists and dictionaries; they are compared by what they hold.
+    """
 
     path: str
     lookup: str
-    given: Any
+    argument: Any
     kind: Kind
+
+    def __eq__(self, other: object) -> bool:
+        return self._identity == other._identity if isinstance(other, Comparison) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[Any, ...]:
+        nested = self.kind is Kind.JSON or self.kind is Kind.ARRAY
+        return self.path, self.lookup, _frozen(self.argument) if nested else self.argument, self.kind
 
     @property
     def lookup_spec(self) -> Lookup:
@@ -37,21 +54,21 @@ class Comparison:
 
     @property
     def shape(self) -> Shape:
-        if isinstance(self.given, Expression):
-            return ("is", self.path, self.lookup, self.given.shape)
-        flag = self.given if self.lookup_spec.takes is Takes.FLAG else None
+        if isinstance(self.argument, Expression):
+            return ("is", self.path, self.lookup, self.argument.shape)
+        flag = self.argument if self.lookup_spec.takes is Takes.FLAG else None
         return ("is", self.path, self.lookup, flag)
 
     @property
     def values(self) -> tuple[Any, ...]:
-        if isinstance(self.given, Expression):
-            return self.given.values
+        if isinstance(self.argument, Expression):
+            return self.argument.values
         match self.lookup_spec.takes:
             case Takes.FLAG:
                 return ()
             case Takes.PAIR:
-                return tuple(self.given)
-        return (self.lookup_spec.prepare(self.given),)
+                return tuple(self.argument)
+        return (self.lookup_spec.prepare(self.argument),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +133,7 @@ class Unchanged:
 
     @property
     def values(self) -> tuple[Any, ...]:
-        return (list(self.versions),)
+        return (self.versions,)
 
 
 Condition: TypeAlias = Comparison | Junction | Negation | After | Unchanged
@@ -142,14 +159,24 @@ def total_order(resource: Resource, steps: Sequence[str]) -> tuple[str, ...]:
     return tuple(distinct.values())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Query:
-    """Which rows of a resource, in which order, with which related rows. Every method gives a new one."""
+    """Which rows of a resource, in which order, with which related rows. Every method returns a new one.
+
+    A query can be the key of a cache: equal ones find the same rows. Shape and hash are computed once.
+    """
 
     resource: str
     where: tuple[Condition, ...] = ()
     order: tuple[str, ...] = ()
     expand: tuple[str, ...] = ()
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.resource, self.where, self.order, self.expand))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def restrict(self, *conditions: Condition) -> Query:
         """The rows that also meet these conditions."""
@@ -159,7 +186,11 @@ class Query:
         """The rows in this order: paths, each with ``-`` in front to descend."""
         return Query(self.resource, self.where, order, self.expand)
 
-    @property
+    def unsorted(self) -> Query:
+        """The same rows in no order and without related rows."""
+        return Query(self.resource, self.where)
+
+    @cached_property
     def shape(self) -> Shape:
         """The shape of all conditions together; empty without any."""
         return ("and", *[condition.shape for condition in self.where]) if self.where else ()
@@ -169,7 +200,27 @@ class Query:
         """What the conditions bind, in the order of ``shape``."""
         return tuple([value for condition in self.where for value in condition.values])
 
+    @property
+    def size(self) -> int:
+        """The memory that the values take, in bytes; most of it is what a client has sent."""
+        return _size(self.values)
+
 
 def unchanged(query: Query, versions: tuple[str, ...] | None) -> Query:
     """The rows of a query that still have one of these versions; ``None`` is any."""
     return query if versions is None else query.restrict(Unchanged(versions))
+
+
+def _frozen(value: Any) -> Hashable:
+    """A JSON value or an array in a hashable form. Its types are part of it: JSON has ``true`` and ``1``, Python's are equal."""
+    if isinstance(value, dict):
+        return frozenset((name, _frozen(item)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    return type(value), value
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, dict):
+        return getsizeof(value) + sum(map(_size, value.keys())) + sum(map(_size, value.values()))
+    return getsizeof(value) + (sum(map(_size, value)) if isinstance(value, list | tuple) else 0)

@@ -106,7 +106,7 @@ def _test(resources: Resources, resource: str, condition: Condition) -> Test | N
 
 def _comparison(resources: Resources, resource: str, condition: Comparison) -> Test | None:
     path = resources.resolve(resource, condition.path)
-    matches, given = condition.lookup_spec.matches, condition.given
+    matches, given = condition.lookup_spec.matches, condition.argument
     if path.steps or path.field.write_only or matches is None or isinstance(given, Expression):
         return None
     column, values, of_null = path.column, path.values, condition.lookup_spec.of_null

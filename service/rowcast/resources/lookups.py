@@ -22,7 +22,7 @@ class Takes(StrEnum):
     """The argument of a lookup."""
 
     ONE = "one"  # a value of the field
-    MANY = "many"  # a list of them, bound as one array
+    MANY = "many"  # a tuple of them, bound as one array
     PAIR = "pair"  # a lower and an upper bound
     TEXT = "text"  # a text, whatever the field
     FLAG = "flag"  # true or false, part of the statement rather than bound
@@ -49,7 +49,7 @@ class Lookup:
         """The argument from the text of a URL; ``ValueError`` is a sentence about what is wrong with it."""
         match self.takes:
             case Takes.MANY:
-                return [field.field_type.parse(field, item) for item in split(text)]
+                return tuple([field.field_type.parse(field, item) for item in split(text)])
             case Takes.PAIR:
                 items = split(text)
                 if len(items) != 2:

@@ -56,7 +56,7 @@ class ListModelMixin(_Base):
         answer = body, tag_of_list(body), rows.snapshot
         reads = self.service.store.queries.reads(query.resource, query.shape, query.order, seen) if place else None
         if reads is not None:
-            self.service.cache.put(place, answer, since=since, resources=reads, size=len(body))
+            self.service.cache.put(place, answer, since=since, resources=reads, size=len(body) + query.size)
         return self._answer(request.http, *answer)
 
 
@@ -113,7 +113,7 @@ class RetrieveModelMixin(_Base):
         reads = self.service.store.queries.reads(query.resource, query.shape, (), seen) if place else None
         if reads is not None:
             depends = self.get_dependencies(query, seen, reads)
-            self.service.cache.put(place, answer, since=since, size=len(body), **depends)
+            self.service.cache.put(place, answer, since=since, size=len(body) + query.size, **depends)
         return self._answer(request.http, *answer)
 
     def _shown_row(self, row: Any) -> bytes:

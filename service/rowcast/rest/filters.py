@@ -6,7 +6,7 @@ Each backend knows its parameters and reads them; a name that no backend knows i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -105,12 +105,12 @@ class FieldFilter(BaseFilterBackend):
                 raise ParseError(f"{name}: {error}", code="invalid_parameter") from None
             values = parameter.values
             if values.choices and parameter.lookup.takes is not Takes.TEXT and parameter.lookup.name in CHOSEN:
-                _check_choices(name, values, argument if isinstance(argument, list) else [argument])
+                _check_choices(name, values, argument if isinstance(argument, list | tuple) else [argument])
             conditions.append(Comparison(parameter.path, parameter.lookup.name, argument, values.field_type.kind))
         return query.restrict(*conditions) if conditions else query
 
 
-def _check_choices(name: str, values: Field, given: list[object]) -> None:
+def _check_choices(name: str, values: Field, given: Sequence[object]) -> None:
     """A filter by what a field, or an item of an array, cannot be is a mistake, and no row would say so."""
     one = values.element if values.field_type.kind is Kind.ARRAY else values
     valid = [one.field_type.load(one, choice) for choice in one.choices]

@@ -128,7 +128,7 @@ class StreamMixin(_Base):
         query = await self.get_list_query()
         serializer = self.current_serializer()
         shown = self.get_projection(serializer, {"fields": given["fields"]} if "fields" in given else {})
-        query = Query(query.resource, query.where)
+        query = query.unsorted()
         try:
             await self.service.store.check_patterns(patterns(query.where))
         except InvalidPattern as error:

@@ -954,13 +954,13 @@ class GenericViewSet(ViewSet):
         reads = store.queries.reads(query.resource, query.shape)
         if reads is None:
             return await store.page(query, part.page, part.values)
-        key = ("count", query.resource, query.shape, repr(query.values))
+        key = ("count", query.unsorted())
         if (known := await cache.wait_for(key)) is not None:
             rows = await store.page(query, _uncounted(part.page), part.values)
             return replace(rows, count=part.count(rows.size, known))
         with cache.loading(key, reads) as since:
             rows = await store.page(query, part.page, part.values)
-            cache.put(key, rows.count, since=since, resources=reads)
+            cache.put(key, rows.count, since=since, resources=reads, size=query.size)
         return rows
 
     @classmethod
@@ -987,7 +987,7 @@ class GenericViewSet(ViewSet):
         place = self._place_of(http)
         if self._open and self.action in READING_ACTIONS and http.method == "GET" and "expand" not in http.query:
             return place
-        return (*place, self.action, serializer, query.shape, repr(query.values))
+        return (*place, self.action, serializer, query)
 
     def may_be_cached(self) -> bool:
         """Whether this request may be answered from memory: not for a client, or a transaction, that wants it newest."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -36,6 +36,7 @@ from rowcast.errors import (
     ParseError,
     Unavailable,
 )
+from rowcast.query.conditions import Query
 from rowcast.streams.routing import SubscriptionIndex
 from rowcast.streams.subscription import BLOCK, Matches, NeedsAwait, Subscription, Subscriptions, passed, remaining
 
@@ -311,11 +312,13 @@ class Hub:
         self.buffer = buffer
         self._valid = valid
         self._heartbeat = heartbeat
-        self._groups: dict[tuple[str, Snapshot | None], Group] = {}
+        self._groups: dict[tuple[Hashable, Snapshot | None], Group] = {}
         self._audience: SubscriptionIndex[Group] = SubscriptionIndex()
         self._expecting: set[Group] = set()  # those that a batch may concern whatever is in it
-        self._subscriptions: WeakValueDictionary[str, Subscriptions] = WeakValueDictionary()  # equal ones are kept once
-        self._judgements: OrderedDict[tuple[str, Position, int], asyncio.Future[Matches]] = OrderedDict()
+        self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = (
+            WeakValueDictionary()
+        )  # equal ones are kept once
+        self._judgements: OrderedDict[tuple[Query, Position, int], asyncio.Future[Matches]] = OrderedDict()
         self._open: set[Subscriber] = set()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -532,7 +535,7 @@ class Hub:
 
     async def _judge(self, subscription: Subscription, batch: Batch) -> Matches:
         """The database's answer for a batch, asked once for all who ask about the same rows."""
-        key = (subscription.condition, batch.start, len(batch.events))
+        key = (subscription.query, batch.start, len(batch.events))
         judgement = self._judgements.get(key)
         if judgement is None:
             judgement = self._judgements[key] = asyncio.ensure_future(subscription.judge(batch))

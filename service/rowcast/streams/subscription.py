@@ -11,7 +11,7 @@ it, permissions about single rows), it raises ``NeedsAwait``, and ``look`` finds
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias
@@ -74,13 +74,8 @@ class Subscription:
     viewer: RowAccess | None = None
 
     @cached_property
-    def name(self) -> str:
-        return repr((self.query, self.projection, self.watched, self.viewer and self.viewer.name))
-
-    @cached_property
-    def condition(self) -> str:
-        """The same for lenses on the same rows, however they show them."""
-        return repr(self.query)
+    def name(self) -> Hashable:
+        return self.query, self.projection, self.watched, self.viewer and self.viewer.name
 
     @cached_property
     def _floats(self) -> frozenset[str]:
@@ -215,7 +210,7 @@ class Subscriptions:
 
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
         self.of = {subscription.query.resource: subscription for subscription in subscriptions}
-        self.name = repr([subscription.name for subscription in self.of.values()])
+        self.name: Hashable = tuple([subscription.name for subscription in self.of.values()])
         self._viewed = any(subscription.viewer is not None for subscription in self.of.values())
 
     def __iter__(self) -> Iterator[Subscription]:
