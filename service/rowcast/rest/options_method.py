@@ -33,7 +33,7 @@ def describe(view: GenericViewSet) -> dict[str, Any]:
 
 def _docstring(viewset: type) -> str:
     """What a class of the config directory says of itself; one of the service's own speaks of no resource."""
-    return "" if viewset.__module__.partition(".")[0] == __package__ else inspect.cleandoc(viewset.__doc__ or "")
+    return "" if viewset.__module__.startswith("rowcast.") else inspect.cleandoc(viewset.__doc__ or "")
 
 
 def fields_of(serializer: Serializer, action: str) -> dict[str, dict[str, Any]]:
