@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from rowcast.changes.cache import FRESH, Cache
+from rowcast.changes.cache import FEED_MAX_LAG_SECONDS, Cache, Dependencies
 from rowcast.changes.log import Event
 from rowcast.database.pool import Database
 from rowcast.server.app import SERVICE
@@ -313,6 +313,72 @@ async def test_memory_is_bounded(serve: Serve) -> None:
     assert cache.get(("search", "x" * 10_000)) is None, "a client's text counts as well"
 
 
+async def test_one_of_many_callers_loads(serve: Serve) -> None:
+    """Callers that wait share one load and its value; without ``wait``, and after an error, each loads for itself."""
+    client = await serve(RESPONSES)
+    cache = cache_of(client)
+    await until(lambda: _fresh(cache))
+    loads = 0
+    release = asyncio.Event()
+
+    async def load() -> str:
+        nonlocal loads
+        loads += 1
+        await release.wait()
+        return "value"
+
+    async def fail() -> str:
+        await release.wait()
+        raise ValueError("cannot be read")
+
+    def items() -> Dependencies:
+        return Dependencies(["items"])
+
+    async def all_of(*calls: Awaitable[Any]) -> list[Any]:
+        tasks = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0)
+        release.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        release.clear()
+        return results
+
+    waiting = [cache.get_or_load("a", items, load, wait=True) for _ in range(3)]
+    assert await all_of(*waiting) == [("value", False), ("value", True), ("value", True)]
+    assert loads == 1
+    assert await all_of(*(cache.get_or_load("b", items, load) for _ in range(3))) == [("value", False)] * 3
+    assert loads == 4
+    failed, loaded = await all_of(
+        cache.get_or_load("c", items, fail, wait=True), cache.get_or_load("c", items, load, wait=True)
+    )
+    assert isinstance(failed, ValueError)
+    assert loaded == ("value", False)
+
+
+async def test_a_value_that_changed_while_it_was_read_is_not_cached(serve: Serve) -> None:
+    """Neither is one without a key, or one of which it is not known what it depends on."""
+    client = await serve(RESPONSES)
+    cache = cache_of(client)
+    await until(lambda: _fresh(cache))
+
+    async def load() -> str:
+        return "value"
+
+    async def load_during_a_change() -> str:
+        cache.invalidate(["items"])
+        return "old"
+
+    def item() -> Dependencies:
+        return Dependencies(["items"], row=("items", "1"))
+
+    assert await cache.get_or_load("a", item, load_during_a_change) == ("old", False)
+    assert await cache.get_or_load("a", lambda: None, load) == ("value", False)
+    assert await cache.get_or_load("a", item, load) == ("value", False)
+    assert await cache.get_or_load("a", item, load) == ("value", True)
+    assert await cache.get_or_load(None, item, load) == ("value", False)
+    cache.invalidate(["items"])
+    assert await cache.get_or_load("a", item, load) == ("value", False)
+
+
 async def _fresh(cache: Cache) -> bool:
     return cache.fresh
 
@@ -327,7 +393,7 @@ async def test_every_answer_was_true_a_moment_ago(serve: Serve, sql: asyncpg.Con
     choose = random.Random(SEED)
     replicas = [await serve(RESPONSES), await serve(RESPONSES)]
     await fill(replicas[0], 3)
-    promised = FRESH + 0.5
+    promised = FEED_MAX_LAG_SECONDS + 0.5
     history: list[tuple[float, int, int]] = []  # when it was known to hold at the latest, count, sum of the first row
     wrong: list[str] = []
     turn = asyncio.Lock()  # of writers, so that each total is known

@@ -1,27 +1,38 @@
-"""What reads keep in memory, for as long as the change feed says that it is still so.
+"""An in-memory cache of read results, invalidated by the change feed.
 
-An entry knows the resources that it was read from, or the one row, and the moment before it was read. It falls when one
-of them changes after that moment: when this process has written, before the writer is answered; when anybody else has,
-as soon as the feed brings it. A moment is a number that rises with every change, so what changed while an entry was
-being read counts as well. Nothing is found while the feed is cut off or behind, or has not looked for ``FRESH`` seconds.
+An entry records what it was read from (resources, or one row) and the generation before the read. It becomes invalid
+when any of that changes after this generation: a write of this process counts before its writer gets a response, and
+anybody else's write counts as soon as the feed delivers it. A generation is a number that rises with every change, so
+a change that commits during the read counts as well. Nothing is returned while the feed is disconnected, behind, or
+older than ``FEED_MAX_LAG_SECONDS``.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from rowcast.changes.feed import Feed, Reason
 from rowcast.changes.log import Batch
 
-FRESH: Final = 1.0  # s
-PATIENCE: Final = 1.0  # s for which somebody else's reading is waited for
-OVERHEAD: Final = 600  # bytes of an entry besides its value and the texts of its key, about
+Value = TypeVar("Value")
+
+FEED_MAX_LAG_SECONDS: Final = 1.0
+LOAD_WAIT_SECONDS: Final = 1.0  # the longest wait for another caller that is loading the same key
+ENTRY_OVERHEAD_BYTES: Final = 600  # the size of an entry without its value and the strings of its key, approximately
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What a value is read from: any row of these resources, or the one row with this resource and key."""
+
+    resources: Collection[str] = ()
+    row: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +45,16 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _Load:
+    """A read in progress, for which other callers may wait."""
+
     since: int
     resources: Collection[str]
     done: asyncio.Future[None]
 
 
 class Cache:
-    """A bounded memory of answers. ``size`` is in bytes; what was not asked for longest goes first."""
+    """A cache of at most ``size`` bytes. The least recently used entries are dropped first."""
 
     def __init__(self, feed: Feed, *, size: int = 64 << 20) -> None:
         self._feed = feed
@@ -49,59 +62,68 @@ class Cache:
         self._held = 0
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._rows: dict[tuple[str, str], set[Hashable]] = {}
-        self._changed: dict[str, int] = {}  # resource → the moment of its newest change
-        self._written: dict[str, int] = {}  # the same of changes of which the rows are not known
-        self._readings: dict[Hashable, _Reading] = {}  # what is just being read
-        self.generation = 0  # the moment
+        self._changed: dict[str, int] = {}  # resource → the generation of its newest change
+        self._written: dict[str, int] = {}  # the same, of changes that do not name their rows
+        self._loads: dict[Hashable, _Load] = {}
+        self.generation = 0
 
     def start(self) -> None:
-        """Follow the feed, for as long as that runs."""
+        """Subscribe to the feed, for as long as the feed runs."""
         self._feed.subscribe(self._apply, self._reset)
 
     @property
     def fresh(self) -> bool:
-        """Whether what is kept may be told."""
-        return self._feed.connected and self._feed.lag < FRESH
+        """Whether the feed is recent enough for entries to be returned."""
+        return self._feed.connected and self._feed.lag < FEED_MAX_LAG_SECONDS
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def get(self, key: Hashable) -> Any:
-        """What was kept and is still so, or ``None``."""
+        """Return the cached value, or ``None`` if it is absent or stale."""
         entry = self._entries.get(key)
         if entry is None or not self.fresh:
             return None
-        if self.is_current(entry):
+        if self._is_current(entry):
             self._entries.move_to_end(key)
             return entry.value
         self._drop(key)
         return None
 
-    async def wait_for(self, key: Hashable) -> Any:
-        """``find``, once whoever is just reading it has done so, if that is soon: of many who want to know one asks."""
-        end = monotonic() + PATIENCE
-        while True:
-            found, reading = self.get(key), self._readings.get(key)
-            left = end - monotonic()
-            if found is not None or reading is None or left < 0:
-                return found
-            if not self.fresh or not self._unchanged(reading.resources, reading.since):
-                return None  # it is not going to be kept
-            await asyncio.wait([reading.done], timeout=left)
+    async def get_or_load(
+        self,
+        key: Hashable | None,
+        depends_on: Callable[[], Dependencies | None],
+        load: Callable[[], Awaitable[Value]],
+        *,
+        size: Callable[[Value], int] = lambda _: 0,
+        wait: bool = False,
+    ) -> tuple[Value, bool]:
+        """Return the cached value, or load it and put it into the cache; and whether it was cached.
 
-    @contextmanager
-    def loading(self, key: Hashable, resources: Collection[str]) -> Iterator[int]:
-        """What is done inside reads a value from these resources, to keep it; gives the moment before."""
-        own = _Reading(self.generation, resources, asyncio.get_running_loop().create_future())
-        other = self._readings.get(key)
-        if other is None or not self._unchanged(other.resources, other.since):
-            self._readings[key] = own
-        try:
-            yield own.since
-        finally:
-            if self._readings.get(key) is own:
-                del self._readings[key]
-            own.done.set_result(None)
+        The generation is taken before ``load`` is called, so a value that changes while it is read is not cached.
+
+        Args:
+            key: Names the value; ``None`` always loads and caches nothing.
+            depends_on: Called on a miss; returns what the value will be read from, or ``None`` if it may not be cached.
+            load: Reads the value. Its errors are raised, and then nothing is cached.
+            size: Returns the bytes that the value takes in memory.
+            wait: Wait up to ``LOAD_WAIT_SECONDS`` for another caller that is loading the same key, instead of loading
+                it at the same time. Costs a future per load.
+        """
+        if key is None:
+            return await load(), False
+        cached = await self.wait_for(key) if wait else self.get(key)
+        if cached is not None:
+            return cached, True
+        dependencies = depends_on()
+        if dependencies is None:
+            return await load(), False
+        since, resources, row = self.generation, dependencies.resources, dependencies.row
+        with self.loading(key, resources) if wait else nullcontext():
+            value = await load()
+            self.put(key, value, since=since, resources=resources, row=row, size=size(value))
+        return value, False
 
     def put(
         self,
@@ -113,14 +135,14 @@ class Cache:
         row: tuple[str, str] | None = None,
         size: int = 0,
     ) -> None:
-        """Keep a value of ``size`` bytes that was read after the moment ``since`` from these resources.
+        """Cache a value of ``size`` bytes that was read from these resources after the generation ``since``.
 
-        ``row`` is a resource and the key, as text, of the one row that was read from it.
+        ``row`` is the resource and the key, as a string, of the only row that was read from that resource.
         """
-        entry = _Entry(value, since, frozenset(resources), row, size + OVERHEAD + _length(key))
+        entry = _Entry(value, since, frozenset(resources), row, size + ENTRY_OVERHEAD_BYTES + _length(key))
         if row is not None and self._changed.get(row[0], 0) > since:
-            return  # perhaps that very row
-        if not self.is_current(entry) or entry.size > self._bound // 8:
+            return  # the change may be of this row
+        if not self._is_current(entry) or entry.size > self._bound // 8:
             return
         self._drop(key)
         self._entries[key] = entry
@@ -138,13 +160,39 @@ class Cache:
             self._changed[resource] = self._written[resource] = self.generation
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop every entry."""
         self.generation += 1
         self._entries.clear()
         self._rows.clear()
         self._held = 0
 
-    def is_current(self, entry: _Entry) -> bool:
+    async def wait_for(self, key: Hashable) -> Any:
+        """Return the cached value, after waiting for a load in progress; ``None`` if there is none to wait for."""
+        end = monotonic() + LOAD_WAIT_SECONDS
+        while True:
+            cached, load = self.get(key), self._loads.get(key)
+            left = end - monotonic()
+            if cached is not None or load is None or left < 0:
+                return cached
+            if not self.fresh or not self._unchanged(load.resources, load.since):
+                return None  # its value will not be cached
+            await asyncio.wait([load.done], timeout=left)
+
+    @contextmanager
+    def loading(self, key: Hashable, resources: Collection[str]) -> Iterator[int]:
+        """Let other callers wait while the value of a key is read; gives the generation before the read."""
+        own = _Load(self.generation, resources, asyncio.get_running_loop().create_future())
+        other = self._loads.get(key)
+        if other is None or not self._unchanged(other.resources, other.since):
+            self._loads[key] = own
+        try:
+            yield own.since
+        finally:
+            if self._loads.get(key) is own:
+                del self._loads[key]
+            own.done.set_result(None)
+
+    def _is_current(self, entry: _Entry) -> bool:
         if entry.row is not None and self._written.get(entry.row[0], 0) > entry.since:
             return False
         return self._unchanged(entry.resources, entry.since)
@@ -177,5 +225,5 @@ class Cache:
 
 
 def _length(key: Hashable) -> int:
-    """The characters of the texts in a key, which come from a client."""
+    """The number of characters in the strings of a key, which come from a client."""
     return sum(len(part) for part in key if isinstance(part, str)) if isinstance(key, tuple) else 0
