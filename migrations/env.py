@@ -13,11 +13,11 @@ from alembic import context
 
 from rowcast.configuration.load import load
 from rowcast.database.pool import Database
-from rowcast.migrations import schema
+from rowcast.migrations import commands
 from rowcast.resources.tables import Tables
 
 configuration = load(Path(os.environ.get("ROWCAST_CONFIG", "config")), environ=os.environ)
 if configuration.settings.database.url is None:
     sys.exit("Name a database with DATABASE_URL: the embedded one is there only while the service runs.")
 database = Database(configuration.settings.database.url, Tables(configuration.resources).guards)
-asyncio.run(schema.run_alembic(database.connect, context))
+asyncio.run(commands.run_alembic(database.connect, context))

@@ -29,7 +29,7 @@ from rowcast.configuration.settings import Server
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
 from rowcast.identity import authentication
-from rowcast.migrations import schema
+from rowcast.migrations import commands
 from rowcast.resources.tables import Tables
 from rowcast.rest.viewset import SERVICE
 from rowcast.server import doctor
@@ -157,7 +157,7 @@ def plan(config: Path, database_url: str | None) -> None:
     configuration = _load(config, database_url)
     with _database(configuration) as (url, _):
         tables, database = _tables(configuration, url)
-        click.echo(asyncio.run(schema.plan(database.connect, tables, configuration.settings.database.migrations)))
+        click.echo(asyncio.run(commands.plan(database.connect, tables, configuration.settings.database.migrations)))
 
 
 @main.command()
@@ -172,7 +172,7 @@ def migrate(config: Path, database_url: str | None, sync: bool) -> None:
         tables, database = _tables(configuration, url)
         before, after = migration_steps(tables, configuration.settings)
         done = asyncio.run(
-            schema.migrate(
+            commands.migrate(
                 database.connect, tables, configuration.settings.database.migrations,
                 sync=sync, before=before, after=after,
             )
@@ -197,7 +197,7 @@ def makemigrations(config: Path, database_url: str | None, message: str, empty: 
     with _database(configuration) as (url, _):
         tables, database = _tables(configuration, url)
         directory = configuration.settings.database.migrations
-        click.echo(asyncio.run(schema.makemigrations(database.connect, tables, directory, message, empty=empty)))
+        click.echo(asyncio.run(commands.makemigrations(database.connect, tables, directory, message, empty=empty)))
 
 
 @main.group()

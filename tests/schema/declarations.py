@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from rowcast.migrations import schema
-from rowcast.migrations.schema import Migration, Plan
+from rowcast.migrations import commands
+from rowcast.migrations.values import Migration, Plan, Step
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.tables import Tables
@@ -66,16 +66,16 @@ class Database:
         tables: Tables,
         *,
         sync: bool = True,
-        before: schema.Step = install,
-        after: schema.Step = nothing,
+        before: Step = install,
+        after: Step = nothing,
         patience: float = 30,
     ) -> Migration:
-        return await schema.migrate(
+        return await commands.migrate(
             self.connect, tables, self.directory, sync=sync, before=before, after=after, patience=patience
         )
 
     async def plan(self, tables: Tables) -> Plan:
-        return await schema.plan(self.connect, tables, self.directory)
+        return await commands.plan(self.connect, tables, self.directory)
 
     async def compare(self, tables: Tables) -> Plan:
         """The plan of a real comparison, whatever is known of an earlier one."""
@@ -83,10 +83,10 @@ class Database:
         return await self.plan(tables)
 
     async def pending(self, tables: Tables) -> list[str]:
-        return await schema.pending(self.connect, tables, self.directory)
+        return await commands.pending(self.connect, tables, self.directory)
 
     async def makemigrations(self, tables: Tables, message: str = "change", *, empty: bool = False) -> Path:
-        return await schema.makemigrations(self.connect, tables, self.directory, message, empty=empty)
+        return await commands.makemigrations(self.connect, tables, self.directory, message, empty=empty)
 
     async def execute(self, sql: str) -> None:
         connection = await self.connect()

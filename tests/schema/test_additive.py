@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rowcast.migrations.schema import SchemaError, widens
+from rowcast.migrations.classify import widens
+from rowcast.migrations.failures import SchemaError
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource
 

@@ -7,7 +7,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from rowcast.migrations.schema import SchemaError
+from rowcast.migrations.failures import SchemaError
 from rowcast.resources.resource import Resource
 
 from .declarations import Database, declare, field, install, key, resource
@@ -175,7 +175,7 @@ async def test_a_table_in_use_does_not_hold_up_a_migration_for_ever(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock that does not come is given up, so that the requests behind it go on."""
-    monkeypatch.setattr("rowcast.migrations.schema.LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr("rowcast.migrations.commands.TABLE_LOCK_TIMEOUT", "50ms")
     await database.migrate(declare(things(NAME)))
     user = await database.connect()
     async with user.transaction():

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
-from alembic.script import ScriptDirectory
 
-from rowcast.migrations import schema
-from rowcast.migrations.schema import SchemaError
+from rowcast.migrations import commands
+from rowcast.migrations.failures import SchemaError
+from rowcast.migrations.revisions import script_directory
 from rowcast.resources.tables import Tables
 
 from .declarations import OWN, Database, declare, field, key, resource
@@ -127,7 +127,7 @@ async def test_stairway(create: Create) -> None:
     for directory in (author.directory, REPOSITORY / "migrations"):
         walker = await create()
         await walker.execute(OWN)
-        revisions = [script.revision for script in reversed(list(scripts(directory).walk_revisions()))]
+        revisions = [script.revision for script in reversed(list(script_directory(directory).walk_revisions()))]
         for earlier, revision in itertools.pairwise(["base", *revisions]):
             for target in (revision, earlier, revision):
                 await walk(walker, directory, target)
@@ -289,13 +289,9 @@ async def test_another_applications_revisions_are_not_ours(database: Database) -
     assert await database.column("SELECT version_num FROM public.alembic_version") == ["x"]
 
 
-def scripts(directory: Path) -> ScriptDirectory:
-    return schema._scripts(directory)
-
-
 async def walk(database: Database, directory: Path, target: str) -> None:
     """Up or down to a revision, as the ``alembic`` command would."""
-    script = scripts(directory)
+    script = script_directory(directory)
 
     def steps(heads: object, context: object) -> object:
         current = list(heads)  # type: ignore[call-overload]
@@ -307,4 +303,4 @@ async def walk(database: Database, directory: Path, target: str) -> None:
         return script._upgrade_revs(wanted, heads) if wanted != here else []  # type: ignore[arg-type]
 
     with EnvironmentContext(Config(), script, fn=steps) as environment:
-        await schema.run_alembic(database.connect, environment)
+        await commands.run_alembic(database.connect, environment)

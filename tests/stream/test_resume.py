@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientConnectionError
 from aiohttp.test_utils import TestClient, TestServer
 
-from rowcast.migrations.schema import LOCK
+from rowcast.migrations.session import MIGRATION_LOCK
 from rowcast.server.app import create_app
 from tests.conftest import Serve, configure
 from tests.sse import EventSource, listen
@@ -44,7 +44,7 @@ async def test_stream_that_is_asked_for_during_the_start_waits_for_it(database_u
     """Not even then is the answer an error, which a browser would not come back from; other requests are told."""
     configuration = configure(tmp_path, RESOURCES)
     holder = await asyncpg.connect(database_url)
-    await holder.execute("SELECT pg_advisory_lock($1)", LOCK)  # as somebody who migrates
+    await holder.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)  # as somebody who migrates
     app = create_app(configuration, database_url, migrate=True)
     async with TestClient(TestServer(app)) as client:
         opening = asyncio.create_task(client.get("/notes/stream/"))
@@ -62,7 +62,7 @@ async def test_stream_that_is_asked_for_during_the_start_waits_for_it(database_u
 async def test_stream_that_waits_for_a_start_ends_with_the_service(database_url: str, tmp_path: Path) -> None:
     """Its connection is cut, and so a browser asks the next one."""
     holder = await asyncpg.connect(database_url)
-    await holder.execute("SELECT pg_advisory_lock($1)", LOCK)
+    await holder.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
     client = TestClient(TestServer(create_app(configure(tmp_path, RESOURCES), database_url, migrate=True)))
     await client.start_server()
     opening = asyncio.create_task(client.get("/notes/stream/"))

@@ -33,8 +33,8 @@ from rowcast.errors import ConfigurationError, Unavailable
 from rowcast.identity.authentication import IDENTITY, Identity
 from rowcast.identity.permissions import check_columns
 from rowcast.identity.throttling import THROTTLES, Throttles
-from rowcast.migrations import schema
-from rowcast.migrations.schema import Step
+from rowcast.migrations import commands
+from rowcast.migrations.values import Step
 from rowcast.openapi.document import document as openapi_document
 from rowcast.orm.model import STORE
 from rowcast.query.statements import Queries
@@ -224,14 +224,14 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
     try:
         if migrate:
             before, after = migration_steps(tables, settings)
-            done = await schema.migrate(
+            done = await commands.migrate(
                 database.connect, tables, settings.database.migrations, sync=True, before=before, after=after
             )
             pending = done.pending
         else:
             if hindrances := await triggers.hindrances(connection):
                 raise Unavailable(f"The database cannot be used: {'; '.join(hindrances)}")
-            pending = await schema.pending(database.connect, tables, settings.database.migrations)
+            pending = await commands.pending(database.connect, tables, settings.database.migrations)
         pending += [] if pending else await triggers.problems(connection, tables, wakeup=settings.stream.wakeup)
         if pending:
             raise Unavailable(f"The database is not in line with the config; pending: {'; '.join(pending)}")

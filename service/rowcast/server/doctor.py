@@ -16,7 +16,7 @@ from rowcast.changes.log import Connection, State
 from rowcast.changes.ticker import LOST, Connect
 from rowcast.configuration.settings import Stream
 from rowcast.database.errors import CONNECTION_LOST
-from rowcast.migrations import schema
+from rowcast.migrations import commands, failures
 from rowcast.resources.tables import Tables
 
 PATIENCE: Final = 2.0  # s for a notification to arrive, and for somebody to tell what is untold
@@ -104,8 +104,8 @@ async def _closing(connect: Connect) -> AsyncIterator[Connection]:
 
 async def _schema(connect: Connect, tables: Tables, migrations: Path) -> list[Finding]:
     try:
-        pending = await schema.pending(connect, tables, migrations)
-    except schema.SchemaError as error:
+        pending = await commands.pending(connect, tables, migrations)
+    except failures.SchemaError as error:
         return [Finding("schema", "cannot be read: " + " ".join(str(error).splitlines()[1:]), wrong=True)]
     if not pending:
         return [Finding("schema", f"{len(tables.resources)} resources, in line with the config")]

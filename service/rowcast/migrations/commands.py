@@ -1,0 +1,164 @@
+"""The commands of the schema engine: plan, pending, migrate and makemigrations.
+
+A difference between database and config is *additive* or *destructive* (``classify``); a sync runs the additive ones,
+and written revisions run the rest. Tables that the config does not name belong to others and are left alone. So are,
+in the service's own tables, the indexes and constraints whose names do not begin like those of ``resources.tables``.
+
+A comparison takes a few hundred milliseconds and usually finds nothing. So a comparison that found no difference
+leaves a digest of the declared and the existing tables, as the comment of the version table, and nothing is compared
+while the digest stays the same. A table that was altered by hand has another digest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.operations import Operations
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+
+from rowcast.migrations.catalog import digest, is_in_line, read_catalog
+from rowcast.migrations.compare import find_differences
+from rowcast.migrations.failures import SchemaError, TableMissingError, sqlstate
+from rowcast.migrations.operations import render
+from rowcast.migrations.revisions import script_directory, unapplied, write_revision
+from rowcast.migrations.session import MIGRATION_WAIT_SECONDS, await_step, run_in_transaction, session, take_lock
+from rowcast.migrations.values import VERSION_TABLE, Connect, DdlStep, Migration, Plan, Step
+from rowcast.resources.tables import SCHEMA, Tables
+
+TABLE_LOCK_TIMEOUT: Final = "10s"  # a lock that waits for a table in use makes all later statements wait for it
+
+
+async def plan(connect: Connect, tables: Tables, directory: Path | None = None) -> Plan:
+    """Return the DDL between database and config and, with a directory, the unapplied revisions. Changes nothing."""
+    async with session(connect) as connection:
+        revisions = await unapplied(connection, directory) if directory else []
+        if await is_in_line(connection, tables):
+            return Plan([], revisions)
+        differences = await run_in_transaction(connection, lambda context: find_differences(context, tables))
+        return Plan([difference.statement for difference in differences], revisions)
+
+
+async def pending(connect: Connect, tables: Tables, directory: Path) -> list[str]:
+    """Return what a service needs before it can run on this database: unapplied revisions, and DDL."""
+    found = await plan(connect, tables, directory)
+    revisions = [f"revision not applied yet: {name}" for name in found.revisions]
+    return revisions + [str(statement) for statement in found.statements if statement.needed]
+
+
+async def migrate(
+    connect: Connect,
+    tables: Tables,
+    directory: Path,
+    *,
+    sync: bool,
+    before: Step,
+    after: Step,
+    patience: float = MIGRATION_WAIT_SECONDS,
+) -> Migration:
+    """Apply the revisions of ``directory/versions``, then with ``sync`` every additive difference that is left.
+
+    ``before`` creates the service's own schema, which defaults of columns call, and ``after`` its triggers. All of it
+    is one transaction under an advisory lock; another caller waits for the lock up to ``patience`` seconds. (A revision
+    with ``autocommit_block`` commits what ran before it.)
+
+    Raises:
+        SchemaError: The migration failed, and nothing was changed.
+    """
+    try:
+        return await _migrate(connect, tables, directory, sync, before, after, patience, create=False)
+    except TableMissingError:
+        return await _migrate(connect, tables, directory, sync, before, after, patience, create=True)
+
+
+async def makemigrations(
+    connect: Connect, tables: Tables, directory: Path, message: str, *, empty: bool = False
+) -> Path:
+    """Write a revision that brings the database in line, destructive steps included, and return its file.
+
+    With ``empty`` it has no steps; they are to be written by hand.
+
+    Raises:
+        SchemaError: There is nothing to do, or the database is not at the last revision, from which a new one starts.
+    """
+    async with session(connect) as connection:
+        if missing := await unapplied(connection, directory):
+            raise SchemaError(
+                f"The database is not at the last revision: {', '.join(missing)} not applied yet. "
+                "Run `rowcast migrate`, then make the revision."
+            )
+        if empty:
+            return write_revision(directory, message, "", "")
+        differences = await run_in_transaction(connection, lambda context: find_differences(context, tables))
+        if not differences:
+            raise SchemaError("The database is in line with the config: there is nothing to write a revision of.")
+        steps = [difference.operation for difference in differences]
+        back = [operation.reverse() for operation in reversed(steps)]
+        return write_revision(directory, message, render(steps), render(back))
+
+
+async def run_alembic(connect: Connect, environment: EnvironmentContext) -> None:
+    """Run a command of alembic itself, such as a downgrade, under the same lock: ``migrations/env.py`` calls this."""
+    async with session(connect) as connection:
+        await take_lock(connection, MIGRATION_WAIT_SECONDS)
+        await run_in_transaction(connection, lambda _context: environment.run_migrations(), environment)
+
+
+async def _migrate(
+    connect: Connect,
+    tables: Tables,
+    directory: Path,
+    sync: bool,
+    before: Step,
+    after: Step,
+    patience: float,
+    create: bool,
+) -> Migration:
+    """One attempt. With ``create`` the tables are created first, in the form that the config declares."""
+    async with session(connect) as connection:
+        await take_lock(connection, patience)
+        revisions = await unapplied(connection, directory)
+        if not revisions and await is_in_line(connection, tables):
+            async with connection.transaction():
+                await before(connection)
+                await after(connection)
+            return Migration()
+
+        def work(context: MigrationContext) -> Migration:
+            bare = sync and not create and not await_step(context, lambda raw: read_catalog(raw, tables))
+            context.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'")
+            await_step(context, before)
+            applied = _apply(context, tables) if create else []
+            try:
+                environment.run_migrations()
+            except sa.exc.DBAPIError as error:
+                if bare and sqlstate(error) in ("42P01", "42703"):  # undefined table, undefined column
+                    raise TableMissingError from error
+                raise
+            if sync:
+                applied += _apply(context, tables)
+            left = [difference.statement for difference in find_differences(context, tables)]
+            await_step(context, after)
+            compared = "" if left else digest(tables, await_step(context, lambda raw: read_catalog(raw, tables)))
+            context.execute(f"COMMENT ON TABLE {SCHEMA}.{VERSION_TABLE} IS '{compared}'")
+            return Migration(revisions, applied, left)
+
+        scripts = script_directory(directory)
+
+        def steps(heads: Any, _context: MigrationContext) -> Any:
+            return scripts._upgrade_revs("heads", heads)
+
+        with EnvironmentContext(Config(), scripts, fn=steps) as environment:
+            return await run_in_transaction(connection, work, environment)
+
+
+def _apply(context: MigrationContext, tables: Tables) -> list[DdlStep]:
+    """Run the additive differences; the first that the rows do not allow ends the migration."""
+    operations = Operations(context)
+    additive = [difference for difference in find_differences(context, tables) if difference.statement.additive]
+    for difference in additive:
+        operations.invoke(difference.operation)
+    return [difference.statement for difference in additive]

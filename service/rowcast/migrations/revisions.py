@@ -1,0 +1,54 @@
+"""Revisions: the files in ``versions``, those that a database has not applied yet, and writing a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import alembic
+from alembic.script import Script, ScriptDirectory
+from alembic.util import rev_id
+
+from rowcast.migrations.failures import SchemaError
+from rowcast.migrations.values import VERSION_TABLE, Connection
+from rowcast.resources.tables import SCHEMA
+
+
+def script_directory(directory: Path) -> ScriptDirectory:
+    """The revisions of ``directory/versions``. Alembic's other files come from its own package."""
+    return ScriptDirectory(
+        Path(alembic.__file__).parent / "templates" / "generic",
+        version_locations=[directory / "versions"],
+        file_template="%(year)d%(month).2d%(day).2d_%(rev)s_%(slug)s",
+        messaging_opts={"quiet": True},
+    )
+
+
+async def unapplied(connection: Connection, directory: Path) -> list[str]:
+    """The revisions that the database has not applied yet, oldest first."""
+    heads: list[str] = []
+    if await connection.fetchval("SELECT to_regclass($1)", f"{SCHEMA}.{VERSION_TABLE}"):
+        heads = [row[0] for row in await connection.fetch(f"SELECT version_num FROM {SCHEMA}.{VERSION_TABLE}")]
+    scripts = script_directory(directory)
+    known = {script.revision for script in scripts.walk_revisions()}
+    if strange := sorted(set(heads) - known):
+        raise SchemaError(
+            f"The database is at revision {', '.join(strange)}, which {directory / 'versions'} does not have: "
+            "use the configuration that it was migrated by, or a newer one."
+        )
+    return [f"{script.revision} ({script.doc})" for script in _revisions_after(scripts, heads)]
+
+
+def _revisions_after(scripts: ScriptDirectory, heads: Sequence[str]) -> list[Script]:
+    found = scripts.iterate_revisions("heads", tuple(heads) or "base", implicit_base=True)
+    return list(found)[::-1]
+
+
+def write_revision(directory: Path, message: str, upgrades: str, downgrades: str) -> Path:
+    (directory / "versions").mkdir(parents=True, exist_ok=True)
+    imports = "from sqlalchemy.dialects import postgresql" if "postgresql." in upgrades + downgrades else ""
+    script = script_directory(directory).generate_revision(
+        rev_id(), message, upgrades=upgrades, downgrades=downgrades, imports=imports
+    )
+    assert script is not None
+    return Path(script.path)

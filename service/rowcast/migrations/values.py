@@ -1,0 +1,75 @@
+"""The values of the schema engine: one step, a plan of steps, and the result of a migration."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import asyncpg
+import sqlalchemy as sa
+
+Connection: TypeAlias = "asyncpg.Connection"
+Connect: TypeAlias = Callable[[], Awaitable[Connection]]
+Step: TypeAlias = Callable[[Connection], Awaitable[None]]
+
+DIALECT: Final = sa.make_url("postgresql+asyncpg://").get_dialect()()
+VERSION_TABLE: Final = "alembic_version"
+
+
+@dataclass(frozen=True, slots=True)
+class DdlStep:
+    """One step from database to config: the DDL as it runs.
+
+    ``needed`` is false for a step that the service can work without, such as a comment, or a limit that the database
+    does not check yet.
+    """
+
+    sql: str
+    additive: bool
+    needed: bool
+
+    def __str__(self) -> str:
+        return self.sql if self.additive else "\n".join(f"-- destructive: {line}" for line in self.sql.splitlines())
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All differences between database and config, in the order in which they run, and the unapplied revisions."""
+
+    statements: list[DdlStep] = field(default_factory=list)
+    revisions: list[str] = field(default_factory=list)
+
+    @property
+    def additive(self) -> list[DdlStep]:
+        """The steps that ``rowcast migrate --sync`` runs."""
+        return [statement for statement in self.statements if statement.additive]
+
+    @property
+    def destructive(self) -> list[DdlStep]:
+        """The steps that only a written revision runs."""
+        return [statement for statement in self.statements if not statement.additive]
+
+    def __str__(self) -> str:
+        """The output of ``rowcast plan``."""
+        lines = [f"-- revision not applied yet: {name}" for name in self.revisions]
+        if not self.statements:
+            lines.append("-- The database is in line with the config.")
+        lines += map(str, self.statements)
+        if self.destructive:
+            lines.append("-- Destructive steps are only run by a revision: rowcast makemigrations -m 'what it does'")
+        return "\n\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """The result of ``migrate``: the revisions and statements that ran, and the statements that are left to run."""
+
+    revisions: list[str] = field(default_factory=list)
+    statements: list[DdlStep] = field(default_factory=list)
+    left: list[DdlStep] = field(default_factory=list)
+
+    @property
+    def pending(self) -> list[str]:
+        """The statements that a service still needs before it can run, as ``pending`` would return them."""
+        return [str(statement) for statement in self.left if statement.needed]
