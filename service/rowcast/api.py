@@ -24,7 +24,6 @@ from rowcast.identity.authentication import (
     BaseAuthentication,
     JWTAuthentication,
     TokenAuthentication,
-    User,
     authorization,
 )
 from rowcast.identity.permissions import (
@@ -42,6 +41,7 @@ from rowcast.identity.throttling import (
     SimpleRateThrottle,
     UserRateThrottle,
 )
+from rowcast.identity.users import User
 from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q
 from rowcast.orm.model import (

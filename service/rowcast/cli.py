@@ -28,7 +28,7 @@ from rowcast.configuration.load import Configuration, load
 from rowcast.configuration.settings import Server
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
-from rowcast.identity import authentication
+from rowcast.identity import tokens
 from rowcast.migrations import commands
 from rowcast.resources.tables import Tables
 from rowcast.rest.viewset import SERVICE
@@ -218,7 +218,7 @@ def create_token(config: Path, database_url: str | None, user: str, staff: bool,
         raise click.BadParameter("must be the id of a user, in printable characters", param_hint="USER")
 
     async def create(connection: asyncpg.Connection) -> str:
-        return await authentication.create_token(connection, user, staff=staff, lifetime=expires)
+        return await tokens.create_token(connection, user, staff=staff, lifetime=expires)
 
     click.echo(_with_tokens(config, database_url, create))
 
@@ -229,7 +229,7 @@ def create_token(config: Path, database_url: str | None, user: str, staff: bool,
 @told
 def list_tokens(config: Path, database_url: str | None) -> None:
     """List the tokens, without what they say."""
-    found = _with_tokens(config, database_url, authentication.list_tokens)
+    found = _with_tokens(config, database_url, tokens.list_tokens)
     rows: list[tuple[str, ...]] = [("ID", "USER", "STAFF", "CREATED", "EXPIRES", "REVOKED")]
     for each in found:
         times = (each.created_at, each.expires_at, each.revoked_at)
@@ -249,7 +249,7 @@ def revoke_token(config: Path, database_url: str | None, id: int) -> None:
     """Make the token with this ID, which `token list` shows, worthless."""
 
     async def revoke(connection: asyncpg.Connection) -> bool:
-        return await authentication.revoke_token(connection, id)
+        return await tokens.revoke_token(connection, id)
 
     if not _with_tokens(config, database_url, revoke):
         raise ConfigurationError(f"there is no token {id}: `rowcast token list` shows which there are")

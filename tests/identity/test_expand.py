@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from rowcast.identity.authentication import create_token
+from rowcast.identity.tokens import create_token
 
 from ..conftest import Client, Serve
 from .conftest import bearer

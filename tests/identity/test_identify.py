@@ -10,13 +10,12 @@ import pytest
 
 from rowcast.errors import AuthenticationFailed
 from rowcast.identity.authentication import (
-    ANONYMOUS,
     BaseAuthentication,
     JWTAuthentication,
     TokenAuthentication,
-    User,
     authorization,
 )
+from rowcast.identity.users import ANONYMOUS, User
 
 from .conftest import Client, Site, bearer
 

@@ -17,8 +17,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from rowcast.configuration.settings import Jwt
 from rowcast.errors import AuthenticationFailed, ConfigurationError, Unavailable
-from rowcast.identity import authentication
-from rowcast.identity.authentication import KEYS_BYTES, KEYS_FRESH, KEYS_PAUSE, KEYS_STALE, KeySet, Verifier
+from rowcast.identity import jwks
+from rowcast.identity.jwks import (
+    KEYS_MAX_AGE_SECONDS,
+    KEYS_MAX_BYTES,
+    KEYS_REFRESH_SECONDS,
+    KEYS_RETRY_SECONDS,
+    KeySet,
+)
+from rowcast.identity.jwt import JwtVerifier
 
 from .conftest import Clock
 
@@ -74,62 +81,61 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 
 @pytest.fixture
-async def verifier(issuer: Issuer, clock: Clock) -> AsyncIterator[Verifier]:
-    verifier = Verifier(Jwt(jwks=issuer.url, algorithms=("RS256", "ES256")), clock)
+async def verifier(issuer: Issuer, clock: Clock) -> AsyncIterator[JwtVerifier]:
+    verifier = JwtVerifier(Jwt(jwks=issuer.url, algorithms=("RS256", "ES256")), clock)
     yield verifier
     assert isinstance(verifier.keys, KeySet)
     await verifier.keys.close()
 
 
-async def accepted(verifier: Verifier, token: str) -> bool:
+async def accepted(verifier: JwtVerifier, token: str) -> bool:
     try:
         return (await verifier.verify(token))[0].id == "alice"
     except AuthenticationFailed:
         return False
 
 
-async def settled(verifier: Verifier) -> None:
+async def settled(verifier: JwtVerifier) -> None:
     """Wait until the keys that are being read behind the scenes are there."""
     assert isinstance(verifier.keys, KeySet)
-    assert verifier.keys._reading is not None
-    await asyncio.wait([verifier.keys._reading])
+    await verifier.keys.settled()
 
 
-async def test_keys_are_read_once_for_many_tokens(verifier: Verifier, issuer: Issuer) -> None:
+async def test_keys_are_read_once_for_many_tokens(verifier: JwtVerifier, issuer: Issuer) -> None:
     """However many arrive at the same time."""
     assert all(await asyncio.gather(*(accepted(verifier, sign(OLD, "old")) for _ in range(20))))
     assert issuer.asked == 1
 
 
-async def test_a_new_key_is_known_as_soon_as_it_is_used(verifier: Verifier, issuer: Issuer, clock: Clock) -> None:
+async def test_a_new_key_is_known_as_soon_as_it_is_used(verifier: JwtVerifier, issuer: Issuer, clock: Clock) -> None:
     """Rotation needs no restart; and a key that was taken back is not used on."""
     assert await accepted(verifier, sign(OLD, "old"))
     issuer.keys = [jwk(NEW, "new")]
-    clock.advance(KEYS_PAUSE)
+    clock.advance(KEYS_RETRY_SECONDS)
     assert await accepted(verifier, sign(NEW, "new"))
     assert not await accepted(verifier, sign(OLD, "old"))
 
 
 async def test_unknown_keys_do_not_make_us_ask_again_and_again(
-    verifier: Verifier, issuer: Issuer, clock: Clock
+    verifier: JwtVerifier, issuer: Issuer, clock: Clock
 ) -> None:
     """Anybody can write any kid into a token; the issuer is asked once in a while."""
     assert await accepted(verifier, sign(OLD, "old"))
     for number in range(50):
         assert not await accepted(verifier, sign(STRANGER, f"kid {number}"))
     assert issuer.asked == 1
-    clock.advance(KEYS_PAUSE)
+    clock.advance(KEYS_RETRY_SECONDS)
     for number in range(50):
         assert not await accepted(verifier, sign(STRANGER, f"kid {number}"))
     assert issuer.asked == 2
 
 
-async def test_old_keys_are_read_anew_behind_the_scenes(verifier: Verifier, issuer: Issuer, clock: Clock) -> None:
+async def test_old_keys_are_read_anew_behind_the_scenes(verifier: JwtVerifier, issuer: Issuer, clock: Clock) -> None:
     """No caller waits for that, not even for an endpoint that hangs."""
     assert await accepted(verifier, sign(OLD, "old"))
     issuer.gate.clear()
     issuer.keys = [jwk(NEW, "old")]
-    clock.advance(KEYS_FRESH)
+    clock.advance(KEYS_REFRESH_SECONDS)
     assert await accepted(verifier, sign(OLD, "old"))
     issuer.gate.set()
     await settled(verifier)
@@ -138,21 +144,21 @@ async def test_old_keys_are_read_anew_behind_the_scenes(verifier: Verifier, issu
 
 
 async def test_keys_outlast_an_endpoint_that_is_away_for_a_while(
-    verifier: Verifier, issuer: Issuer, clock: Clock
+    verifier: JwtVerifier, issuer: Issuer, clock: Clock
 ) -> None:
     """After that a token cannot be judged: a 503, since it may be good. Then all is as before."""
     assert await accepted(verifier, sign(OLD, "old"))
     issuer.status = 500
-    clock.advance(KEYS_STALE - 1)
+    clock.advance(KEYS_MAX_AGE_SECONDS - 1)
     assert await accepted(verifier, sign(OLD, "old"))
     await settled(verifier)
     with pytest.raises(Unavailable):
         await verifier.verify(sign(NEW, "new"))
-    clock.advance(KEYS_PAUSE)
+    clock.advance(KEYS_RETRY_SECONDS)
     with pytest.raises(Unavailable):
         await verifier.verify(sign(OLD, "old"))
     issuer.status = 200
-    clock.advance(KEYS_PAUSE)
+    clock.advance(KEYS_RETRY_SECONDS)
     assert await accepted(verifier, sign(OLD, "old"))
 
 
@@ -164,19 +170,19 @@ async def test_keys_outlast_an_endpoint_that_is_away_for_a_while(
         (200, b'{"keys": 1}'),
         (200, b'{"keys": []}'),
         (200, b'{"keys": [1, null, {"kty": "RSA"}]}'),
-        (200, json.dumps({"keys": [jwk(NEW, "old")]}).encode() + b" " * KEYS_BYTES),
+        (200, json.dumps({"keys": [jwk(NEW, "old")]}).encode() + b" " * KEYS_MAX_BYTES),
         (302, None),
         (404, None),
     ],
     ids=["no JSON", "a list", "no list", "empty", "no keys", "too much", "redirect", "not found"],
 )
 async def test_what_is_no_key_set_changes_nothing(
-    verifier: Verifier, issuer: Issuer, clock: Clock, status: int, body: bytes | None
+    verifier: JwtVerifier, issuer: Issuer, clock: Clock, status: int, body: bytes | None
 ) -> None:
     """Nonsense, an empty set, too much, and a redirect, which could lead anywhere."""
     assert await accepted(verifier, sign(OLD, "old"))
     issuer.status, issuer.body = status, body
-    clock.advance(KEYS_FRESH)
+    clock.advance(KEYS_REFRESH_SECONDS)
     assert await accepted(verifier, sign(OLD, "old"))
     await settled(verifier)
     assert issuer.asked == 2
@@ -184,17 +190,17 @@ async def test_what_is_no_key_set_changes_nothing(
 
 
 async def test_an_endpoint_that_hangs_is_given_up(
-    verifier: Verifier, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    verifier: JwtVerifier, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller does not wait for it longer than that."""
-    monkeypatch.setattr(authentication, "KEYS_TIMEOUT", 0.05)
+    monkeypatch.setattr(jwks, "KEYS_TIMEOUT_SECONDS", 0.05)
     issuer.gate.clear()
     with pytest.raises(Unavailable):
         await verifier.verify(sign(OLD, "old"))
     issuer.gate.set()
 
 
-async def test_only_public_keys_for_signatures_are_used(verifier: Verifier, issuer: Issuer) -> None:
+async def test_only_public_keys_for_signatures_are_used(verifier: JwtVerifier, issuer: Issuer) -> None:
     """Secrets, private keys, keys for encryption, of other algorithms and beyond the bound are passed over."""
     secret = {"kty": "oct", "k": "c2VjcmV0" * 8, "kid": "secret"}
     private = {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(STRANGER)), "kid": "private"}
@@ -210,7 +216,7 @@ async def test_only_public_keys_for_signatures_are_used(verifier: Verifier, issu
     assert not await accepted(verifier, jwt.encode({"sub": "alice"}, "secret" * 8, "HS256", headers={"kid": "secret"}))
 
 
-async def test_a_key_is_used_with_its_own_algorithms(verifier: Verifier, issuer: Issuer) -> None:
+async def test_a_key_is_used_with_its_own_algorithms(verifier: JwtVerifier, issuer: Issuer) -> None:
     """A token that names a key and another algorithm does not get to combine them."""
     issuer.keys = [jwk(OLD, "old", alg="RS256"), jwk(EC, "ec")]
     assert await accepted(verifier, sign(OLD, "old"))
@@ -219,14 +225,16 @@ async def test_a_key_is_used_with_its_own_algorithms(verifier: Verifier, issuer:
     assert not await accepted(verifier, sign(OLD, "old", "RS512"))
 
 
-async def test_a_token_without_kid_needs_a_key_that_can_only_be_meant(verifier: Verifier, issuer: Issuer) -> None:
+async def test_a_token_without_kid_needs_a_key_that_can_only_be_meant(verifier: JwtVerifier, issuer: Issuer) -> None:
     """One key of its algorithm: that one. More: none is tried."""
     issuer.keys = [jwk(OLD, None), jwk(EC, "ec")]
     assert await accepted(verifier, sign(OLD, None))
     assert await accepted(verifier, sign(EC, None, "ES256"))
 
 
-async def test_a_token_without_kid_is_refused_where_there_are_several_keys(verifier: Verifier, issuer: Issuer) -> None:
+async def test_a_token_without_kid_is_refused_where_there_are_several_keys(
+    verifier: JwtVerifier, issuer: Issuer
+) -> None:
     """No caller makes us try every key."""
     issuer.keys = [jwk(OLD, "old"), jwk(NEW, "new")]
     assert not await accepted(verifier, sign(OLD, None))
@@ -236,12 +244,12 @@ async def test_keys_may_be_in_a_file(tmp_path: Path, clock: Clock) -> None:
     """Read at start, and anew when a token needs it."""
     path = tmp_path / "keys.json"
     path.write_text(json.dumps({"keys": [jwk(OLD, "old")]}))
-    verifier = Verifier(Jwt(jwks=str(path), algorithms=("RS256",)), clock)
+    verifier = JwtVerifier(Jwt(jwks=str(path), algorithms=("RS256",)), clock)
     assert await accepted(verifier, sign(OLD, "old"))
     path.write_text(json.dumps({"keys": [jwk(NEW, "new")]}))
     assert await accepted(verifier, sign(NEW, "new"))
     path.unlink()
-    clock.advance(KEYS_FRESH)
+    clock.advance(KEYS_REFRESH_SECONDS)
     assert await accepted(verifier, sign(NEW, "new"))
     await settled(verifier)
     assert await accepted(verifier, sign(NEW, "new"))
@@ -253,4 +261,4 @@ def test_a_file_without_keys_stops_the_start(tmp_path: Path, clock: Clock, text:
     path = tmp_path / "keys.json"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match="jwks"):
-        Verifier(Jwt(jwks=str(path), algorithms=("RS256",)), clock)
+        JwtVerifier(Jwt(jwks=str(path), algorithms=("RS256",)), clock)

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from rowcast.configuration.settings import Jwt
 from rowcast.errors import ApiError, AuthenticationFailed, ConfigurationError
-from rowcast.identity.authentication import IDENTITY, LEEWAY, JWTAuthentication, Verifier
+from rowcast.identity.authentication import IDENTITY, JWTAuthentication
+from rowcast.identity.jwt import LEEWAY_SECONDS, JwtVerifier
 
 from .conftest import SECRET, Clock, Site, bearer
 
@@ -88,7 +89,7 @@ async def test_only_true_makes_staff(site: Site, value: Any, staff: bool) -> Non
 
 NOW = int(time.time())
 BAD_CLAIMS = {
-    "expired": {"exp": NOW - LEEWAY - 60},
+    "expired": {"exp": NOW - LEEWAY_SECONDS - 60},
     "without exp": {"exp": None},
     "exp is no time": {"exp": "soon"},
     "exp is infinite": {"exp": float("inf")},
@@ -213,9 +214,9 @@ async def test_a_token_ends_with_its_exp(site: Site, clock: Clock) -> None:
     identity = (await site(jwt=HS)).app[IDENTITY]
     assert identity.jwt is not None
     user, credentials = await identity.jwt.verify(jwt.encode(claims(), SECRET, "HS256"))
-    assert credentials.expires_at == user.claims["exp"] + LEEWAY
+    assert credentials.expires_at == user.claims["exp"] + LEEWAY_SECONDS
     assert await identity.still_valid(credentials)
-    clock.now = user.claims["exp"] + LEEWAY
+    clock.now = user.claims["exp"] + LEEWAY_SECONDS
     assert not await identity.still_valid(credentials)
 
 
@@ -243,7 +244,7 @@ SMALL = rsa.generate_private_key(65537, 1024)
 def test_keys_that_cannot_be_used_stop_the_start(written: Jwt, says: str) -> None:
     """Not the first caller finds out."""
     with pytest.raises(ConfigurationError, match=says):
-        Verifier(written, time.time)
+        JwtVerifier(written, time.time)
 
 
 _values = st.recursive(
@@ -277,7 +278,7 @@ def test_no_text_is_an_error_of_ours(token: str) -> None:
 
 def _verify(written: Jwt, token: str) -> None:
     try:
-        user, _ = asyncio.run(Verifier(written, time.time).verify(token))
+        user, _ = asyncio.run(JwtVerifier(written, time.time).verify(token))
     except ApiError as error:
         assert isinstance(error, AuthenticationFailed)  # noqa: PT017 - an error that is none of ours shall show
     else:

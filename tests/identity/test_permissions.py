@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from rowcast.identity.authentication import ANONYMOUS, User
 from rowcast.identity.permissions import (
     AllowAny,
     BasePermission,
@@ -18,6 +17,7 @@ from rowcast.identity.permissions import (
     IsOwner,
     allowed,
 )
+from rowcast.identity.users import ANONYMOUS, User
 
 KEY = uuid.UUID("018f0000-0000-7000-8000-000000000001")
 ALICE, BOB, STAFF = User(id="alice"), User(id="bob"), User(id="root", is_staff=True)

@@ -12,7 +12,7 @@ import jwt
 import pytest
 import structlog
 
-from rowcast.identity.authentication import create_token
+from rowcast.identity.tokens import create_token
 
 from ..conftest import Client, Serve, rowcast
 from ..sse import listen

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import limits.errors
 import pytest
 import structlog
 from aiohttp import web
@@ -15,14 +15,13 @@ from multidict import CIMultiDict
 
 from rowcast.configuration.settings import Rate, Throttle
 from rowcast.errors import ConfigurationError
-from rowcast.identity import throttling
-from rowcast.identity.authentication import ANONYMOUS, User
+from rowcast.identity import throttle_storage
+from rowcast.identity.throttle_storage import SLOTS_PER_WINDOW, MemoryStorage, RedisStorage
 from rowcast.identity.throttling import (
-    PAUSE,
+    STORAGE_RETRY_SECONDS,
     THROTTLES,
     AnonRateThrottle,
     BaseThrottle,
-    Memory,
     ScopedRateThrottle,
     SimpleRateThrottle,
     Throttles,
@@ -31,6 +30,7 @@ from rowcast.identity.throttling import (
     check_rates,
     client_address,
 )
+from rowcast.identity.users import ANONYMOUS, User
 from rowcast.rest.request import Request
 from rowcast.server.middleware import errors, label
 
@@ -225,9 +225,12 @@ def test_throttles_with_rates_pass() -> None:
     check_rates([ScopedRateThrottle], object, {})
 
 
-def test_redis_without_its_package_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is missing is told, with what installs it."""
-    monkeypatch.setitem(sys.modules, "redis", None)
+@pytest.mark.parametrize("package", ["redis", "limits"])
+def test_redis_without_its_packages_stops_the_start(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    """The error names the command that installs them."""
+    for module in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigurationError, match=r"pip install 'rowcast\[redis\]'"):
         Throttles(Throttle(storage="redis://127.0.0.1:1"))
 
@@ -241,11 +244,11 @@ def test_wrong_address_of_redis_is_told_without_its_password() -> None:
 
 
 class Away:
-    """A storage that cannot be reached, and says how often it was asked."""
+    """A storage of ``limits`` that cannot be reached, with the number of attempts."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception) -> None:
         self.asked = 0
-        self.error: Exception | None = limits.errors.StorageError(OSError("connection refused"))
+        self.error: Exception | None = error
 
     async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         self.asked += 1
@@ -257,19 +260,19 @@ class Away:
         return 0.0, limit
 
 
-async def test_where_nobody_can_count_nobody_is_refused(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_nobody_can_count_nobody_is_refused(clock: Clock) -> None:
     """It is logged once, the storage has some rest, and is used again when it is back."""
-    away = Away()
-    monkeypatch.setattr(throttling, "_redis", lambda url: away)
-    throttles = Throttles(Throttle(storage="redis://127.0.0.1:1"), clock=clock)
+    errors = pytest.importorskip("limits.errors")
+    away = Away(errors.StorageError(OSError("connection refused")))
+    throttles = Throttles(Throttle(storage="redis://127.0.0.1:1"), clock=clock, storage=RedisStorage(away))
     with structlog.testing.capture_logs() as logs:
         for _ in range(20):
             assert await throttles.count("user", Rate(1, 60), "a") == (True, None)
         assert away.asked == 1
-        clock.advance(PAUSE)
+        clock.advance(STORAGE_RETRY_SECONDS)
         assert await throttles.count("user", Rate(1, 60), "a") == (True, None)
         away.error = None
-        clock.advance(PAUSE)
+        clock.advance(STORAGE_RETRY_SECONDS)
         allowed, window = await throttles.count("user", Rate(1, 60), "a")
     assert (allowed, window is not None, away.asked) == (False, True, 3)
     assert [each["event"] for each in logs] == ["throttle_storage_unavailable", "throttle_storage_available"]
@@ -277,7 +280,7 @@ async def test_where_nobody_can_count_nobody_is_refused(clock: Clock, monkeypatc
 
 async def test_a_window_never_lets_more_through_than_its_rate(clock: Clock) -> None:
     """However the requests are spread, and although those that come close together are counted together."""
-    memory, let_through = Memory(clock), []
+    memory, let_through = MemoryStorage(clock), []
     for step in range(5000):
         clock.advance((step * 7919 % 97) / 500)
         if await memory.acquire_entry("a", 100, 60):
@@ -291,21 +294,21 @@ async def test_a_window_never_lets_more_through_than_its_rate(clock: Clock) -> N
 
 async def test_counting_takes_little_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A window is small at any rate; windows that are over go; and there are never more than the bound."""
-    memory = Memory(clock)
+    memory = MemoryStorage(clock)
     for _ in range(5000):
         clock.advance(0.05)
         await memory.acquire_entry("busy", 10**9, 60)
-    assert len(memory._windows["busy", 60]) <= throttling.SLOTS + 1
+    assert memory.slots("busy", 60) <= SLOTS_PER_WINDOW + 1
     for number in range(1000):
         await memory.acquire_entry(f"once {number}", 10, 60)
     clock.advance(61)
     for number in range(600):
         await memory.acquire_entry(f"later {number}", 10, 60)
-    assert len(memory._windows) == 600
-    monkeypatch.setattr(throttling, "WINDOWS", 500)
+    assert memory.windows == 600
+    monkeypatch.setattr(throttle_storage, "WINDOWS_MAX", 500)
     for number in range(600):
         await memory.acquire_entry(f"more {number}", 10, 60)
-    assert len(memory._windows) == 500
+    assert memory.windows == 500
 
 
 def request_of(peer: object, *forwarded: str) -> web.Request:
@@ -350,3 +353,9 @@ async def test_a_caller_cannot_choose_his_address(throttled: Throttled) -> None:
     assert await statuses(client, 1, **{"X-Forwarded-For": "203.0.113.9"}) == [200]
     for number in range(5):
         assert await statuses(client, 1, **{"X-Forwarded-For": f"10.0.0.{number}, 203.0.113.9"}) == [429]
+
+
+def test_the_package_limits_is_imported_only_for_redis() -> None:
+    """It is in the extra ``redis``: a service that counts in memory runs without it."""
+    script = "import sys, rowcast.identity.throttling, rowcast.server.app; assert 'limits' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)

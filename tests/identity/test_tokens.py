@@ -14,7 +14,9 @@ from rowcast.configuration.settings import Jwt
 from rowcast.database.embedded import EmbeddedPostgres
 from rowcast.database.pool import Database
 from rowcast.errors import AuthenticationFailed
-from rowcast.identity.authentication import IDENTITY, Credentials, create_token, list_tokens, revoke_token
+from rowcast.identity.authentication import IDENTITY
+from rowcast.identity.tokens import create_token, list_tokens, revoke_token
+from rowcast.identity.users import Credentials
 
 from ..conftest import rowcast
 from .conftest import SECRET, Clock, Site, bearer

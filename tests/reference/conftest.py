@@ -88,7 +88,7 @@ from marshmallow import ValidationError as Invalid, fields, post_dump, pre_load,
 
 from rowcast import api
 from rowcast import *
-from rowcast.identity.authentication import User as Caller
+from rowcast.identity.users import User as Caller
 
 Task, Category, Tag, Comment = model("tasks"), model("categories"), model("tags"), model("comments")
 User, Account = model("users"), model("accounts")

@@ -10,7 +10,7 @@ import asyncpg
 import jwt
 import pytest
 
-from rowcast.identity.authentication import create_token, list_tokens, revoke_token
+from rowcast.identity.tokens import create_token, list_tokens, revoke_token
 from rowcast.server.app import SERVICE
 from tests.conftest import Client, Serve
 from tests.sse import EventSource, listen

@@ -1,95 +1,107 @@
-"""Who may do what. A permission is a class; classes combine with ``&``, ``|`` and ``~``.
+"""Permissions: what a caller may do. A permission is a class; classes combine with ``&``, ``|`` and ``~``.
 
-``has_permission(request, view)`` is asked before anything is read, ``has_object_permission(request, view, obj)`` once
-the row is known. Both may be plain functions or coroutines. ``message`` and ``code`` of the class that refused show in
-the answer.
+``has_permission(request, view)`` is called before anything is read, ``has_object_permission(request, view, obj)`` once
+the row is loaded. Both may be plain functions or coroutines. The response shows ``message`` and ``code`` of the class that
+refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from inspect import isawaitable
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 
 from rowcast.errors import ConfigurationError, did_you_mean
+from rowcast.identity.protocols import Request, View
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-Answer = bool | Awaitable[bool]
+Decision: TypeAlias = bool | Awaitable[bool]
 
 
-class _Algebra(type):
+class _Combinable(type):
     """Lets permission classes combine as sets do: ``IsAdminUser | (IsAuthenticated & IsOwner)``."""
 
-    def __and__(cls, other: _Algebra) -> type[BasePermission]:
+    def __and__(cls, other: _Combinable) -> type[BasePermission]:
         return _combined("and", cls, other)
 
-    def __or__(cls, other: _Algebra) -> type[BasePermission]:
+    def __or__(cls, other: _Combinable) -> type[BasePermission]:
         return _combined("or", cls, other)
 
     def __invert__(cls) -> type[BasePermission]:
         return _combined("not", cls)
 
 
-class BasePermission(metaclass=_Algebra):
-    """Allows everything; a subclass says otherwise by overriding one method or both."""
+class BasePermission(metaclass=_Combinable):
+    """Allows everything; a subclass overrides one method or both."""
 
     message: ClassVar[str | None] = None
     code: ClassVar[str | None] = None
 
-    def has_permission(self, request: Any, view: Any) -> Answer:
-        """Whether the caller may run this action at all."""
+    def has_permission(self, request: Any, view: Any) -> Decision:
+        """Whether the caller may run this action at all. May be a coroutine.
+
+        Args:
+            request: The ``rowcast.Request``, with ``user`` and ``auth``.
+            view: The viewset; ``view.action`` is the name of the action.
+        """
         return True
 
-    def has_object_permission(self, request: Any, view: Any, obj: Any) -> Answer:
-        """Whether the caller may run this action on this row."""
+    def has_object_permission(self, request: Any, view: Any, obj: Any) -> Decision:
+        """Whether the caller may run this action on this row. May be a coroutine.
+
+        Args:
+            request: The ``rowcast.Request``, with ``user`` and ``auth``.
+            view: The viewset; ``view.action`` is the name of the action.
+            obj: The row, as an instance of its model.
+        """
         return True
 
 
 class AllowAny(BasePermission):
-    """Everybody, anonymous callers included."""
+    """Every caller, anonymous ones included."""
 
 
 class IsAuthenticated(BasePermission):
     """Callers with valid credentials."""
 
-    def has_permission(self, request: Any, view: Any) -> bool:
+    def has_permission(self, request: Request, view: View) -> bool:
         return bool(request.user.is_authenticated)
 
 
 class IsAdminUser(BasePermission):
-    """Callers whose credentials say that they are staff."""
+    """Callers whose credentials mark them as staff."""
 
-    def has_permission(self, request: Any, view: Any) -> bool:
+    def has_permission(self, request: Request, view: View) -> bool:
         return bool(request.user.is_staff)
 
 
 class IsAuthenticatedOrReadOnly(BasePermission):
-    """Everybody for reading, callers with valid credentials for the rest."""
+    """Every caller may read; only callers with valid credentials may write."""
 
-    def has_permission(self, request: Any, view: Any) -> bool:
+    def has_permission(self, request: Request, view: View) -> bool:
         return request.method in SAFE_METHODS or bool(request.user.is_authenticated)
 
 
 OPEN_TO_READERS: Final = frozenset({AllowAny, IsAuthenticatedOrReadOnly})
-"""Those that let anybody read."""
+"""The permissions that let every caller read."""
 
 
 class IsOwner(BasePermission):
-    """Callers with valid credentials and, of rows, those whose ``owner_field`` is the caller's id.
+    """Callers with valid credentials; for a row, only the caller whose id is in its ``owner_field``.
 
-    ``IsOwner("author_id")`` is the class for another field. A list is not cut by it: ``get_queryset`` does that.
+    ``IsOwner("author_id")`` is the class for another field. It does not restrict a list: use ``get_queryset`` for that.
     """
 
     owner_field: ClassVar[str] = "user_id"
 
     def __new__(cls, owner_field: str | None = None) -> Any:
-        """A permission; given a field, the class of permissions that look at it."""
+        """A permission; with a field, the permission class for that field."""
         return super().__new__(cls) if owner_field is None else cls.of(owner_field)
 
     @classmethod
     def of(cls, owner_field: str) -> type[BasePermission]:
-        """The class of permissions that look at a field."""
-        return _Algebra(cls.__name__, (cls,), {"owner_field": owner_field})  # type: ignore[return-value]
+        """The permission class for a field."""
+        return _Combinable(cls.__name__, (cls,), {"owner_field": owner_field})  # type: ignore[return-value]
 
     def has_permission(self, request: Any, view: Any) -> bool:
         return bool(request.user.is_authenticated)
@@ -100,82 +112,82 @@ class IsOwner(BasePermission):
 
 
 class _Combination(BasePermission):
-    """What ``&``, ``|`` and ``~`` make: ``parts`` joined by ``word``."""
+    """The result of ``&``, ``|`` and ``~``: ``parts`` joined by ``operator`` (``and``, ``or``, ``not``)."""
 
-    word: ClassVar[str]
+    operator: ClassVar[str]
     parts: ClassVar[tuple[type[BasePermission], ...]]
 
     def __init__(self) -> None:
         self.members = [part() for part in self.parts]
 
-    async def has_permission(self, request: Any, view: Any) -> bool:
-        if self.word == "not" and asks_about_objects(self):
-            return True  # to some rows; to which, can be said when one is known
-        return await self._decide(lambda member: member.has_permission(request, view))
+    async def has_permission(self, request: Request, view: View) -> bool:
+        if self.operator == "not" and checks_objects(self):
+            return True  # for some rows; which ones is decided once a row is loaded
+        return await self._combine(lambda member: member.has_permission(request, view))
 
-    async def has_object_permission(self, request: Any, view: Any, obj: Any) -> bool:
-        async def ask(member: BasePermission) -> bool:
+    async def has_object_permission(self, request: Request, view: View, obj: Any) -> bool:
+        async def check(member: BasePermission) -> bool:
             return await allowed(member.has_permission(request, view)) and await allowed(
                 member.has_object_permission(request, view, obj)
             )
 
-        if self.word == "and":  # all have let the caller in to begin with
-            return await self._decide(lambda member: member.has_object_permission(request, view, obj))
-        return await self._decide(ask)
+        if self.operator == "and":  # has_permission of every member has passed already
+            return await self._combine(lambda member: member.has_object_permission(request, view, obj))
+        return await self._combine(check)
 
-    async def _decide(self, ask: Any) -> bool:
+    async def _combine(self, check: Callable[[BasePermission], Decision]) -> bool:
         for member in self.members:
-            answer = await allowed(ask(member))
-            if self.word == "not":
-                return not answer
-            if answer != (self.word == "and"):
-                return answer
-        return self.word == "and"
+            decision = await allowed(check(member))
+            if self.operator == "not":
+                return not decision
+            if decision != (self.operator == "and"):
+                return decision
+        return self.operator == "and"
 
 
-def asks_about_objects(permission: BasePermission) -> bool:
-    """Whether a permission, or a part of it, has something to say about single rows."""
+def checks_objects(permission: BasePermission) -> bool:
+    """Whether a permission, or a part of it, decides about single rows."""
     if isinstance(permission, _Combination):
-        return any(map(asks_about_objects, permission.members))
+        return any(map(checks_objects, permission.members))
     return type(permission).has_object_permission is not BasePermission.has_object_permission
 
 
-async def refusing(permission: BasePermission, request: Any, view: Any, *row: Any) -> BasePermission:
-    """Of a permission that has refused a request, or a row, the part with words of its own for that; or itself."""
-    if not isinstance(permission, _Combination) or permission.word == "not":
+async def refusing_part(permission: BasePermission, request: Request, view: View, *row: Any) -> BasePermission:
+    """The part of a permission that refused a request, or a row, and has its own message; else the permission itself."""
+    if not isinstance(permission, _Combination) or permission.operator == "not":
         return permission
     for member in permission.members:
         let_in = await allowed(member.has_permission(request, view))
         if let_in and row:
             let_in = await allowed(member.has_object_permission(request, view, *row))
         if not let_in:
-            part = await refusing(member, request, view, *row)
+            part = await refusing_part(member, request, view, *row)
             if part.message is not None or part.code is not None:
                 return part
     return permission
 
 
 def check_columns(permission: BasePermission, columns: Collection[str]) -> None:
-    """``ConfigurationError`` for an ``IsOwner``, also as a part, that looks at what rows do not have."""
+    """``ConfigurationError`` if an ``IsOwner``, or one inside a combination, names a column that rows do not have."""
     if isinstance(permission, _Combination):
         for member in permission.members:
             check_columns(member, columns)
         return
-    theirs = type(permission).has_object_permission is not IsOwner.has_object_permission
-    if isinstance(permission, IsOwner) and not theirs and permission.owner_field not in columns:
-        told = did_you_mean(permission.owner_field, columns)
-        raise ConfigurationError(f"IsOwner({permission.owner_field!r}): rows have no such column; {told}")
+    overridden = type(permission).has_object_permission is not IsOwner.has_object_permission
+    if isinstance(permission, IsOwner) and not overridden and permission.owner_field not in columns:
+        hint = did_you_mean(permission.owner_field, columns)
+        raise ConfigurationError(f"IsOwner({permission.owner_field!r}): rows have no such column; {hint}")
 
 
-async def allowed(answer: Answer) -> bool:
-    """The answer of a permission, awaited where it is a coroutine's."""
-    return answer is True or bool(await answer if isawaitable(answer) else answer)
+async def allowed(decision: Decision) -> bool:
+    """The decision of a permission, awaited if its method is a coroutine."""
+    return decision is True or bool(await decision if isawaitable(decision) else decision)
 
 
-def _combined(word: str, *parts: _Algebra) -> type[BasePermission]:
+def _combined(operator: str, *parts: _Combinable) -> type[BasePermission]:
     for part in parts:
         if not (isinstance(part, type) and issubclass(part, BasePermission)):
-            raise ConfigurationError(f"{part!r} is no permission class and cannot be combined with one")
-    name = f" {word} ".join(part.__name__ for part in parts)
-    combination: Any = _Algebra(name, (_Combination,), {"word": word, "parts": parts})
+            raise ConfigurationError(f"{part!r} is not a permission class")
+    name = f" {operator} ".join(part.__name__ for part in parts)
+    combination: Any = _Combinable(name, (_Combination,), {"operator": operator, "parts": parts})
     return combination  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from rowcast.errors import ParseError, PayloadTooLarge, UnsupportedMediaType
-from rowcast.identity.authentication import ANONYMOUS, User
+from rowcast.identity.users import ANONYMOUS, User
 
 
 class Request:

@@ -15,8 +15,8 @@ from rowcast.errors import (
     ParseError,
     PermissionDenied,
 )
-from rowcast.identity.authentication import User
 from rowcast.identity.permissions import IsOwner
+from rowcast.identity.users import User
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import STORE, Model, QuerySet
 from rowcast.query.conditions import Comparison, Query, equals

@@ -48,9 +48,9 @@ from rowcast.identity.permissions import (
     SAFE_METHODS,
     BasePermission,
     allowed,
-    asks_about_objects,
     check_columns,
-    refusing,
+    checks_objects,
+    refusing_part,
 )
 from rowcast.orm.bridge import spawn, wait
 from rowcast.orm.model import STORE, Model, QuerySet, document, loaded, model, query_for
@@ -384,13 +384,13 @@ class ViewSet:
         """Raise ``PermissionDenied``, or ``NotAuthenticated`` for a caller without credentials, unless all agree."""
         for permission in _instances(self.get_permissions()):
             if not await allowed(permission.has_permission(request, self)):
-                self.permission_denied(request, await refusing(permission, request, self))
+                self.permission_denied(request, await refusing_part(permission, request, self))
 
     async def check_object_permissions(self, request: Request, row: Any) -> None:
         """The same for one row."""
         for permission in _instances(self.get_permissions()):
             if not await allowed(permission.has_object_permission(request, self, row)):
-                self.permission_denied(request, await refusing(permission, request, self, row))
+                self.permission_denied(request, await refusing_part(permission, request, self, row))
 
     async def check_throttles(self, request: Request) -> None:
         """Count the request, and raise ``Throttled`` if there were too many."""
@@ -562,7 +562,7 @@ class GenericViewSet(ViewSet):
             except ConfigurationError as error:
                 raise ConfigurationError(f"{cls.__module__}.{cls.__name__}.permission_classes: {error}") from None
         by_hand = ("get_permissions", "check_object_permissions", "get_object")
-        cls.asks_about_objects = any(map(asks_about_objects, cls._permissions)) or any(map(cls.hooked, by_hand))
+        cls.asks_about_objects = any(map(checks_objects, cls._permissions)) or any(map(cls.hooked, by_hand))
         cls.finds_objects = cls.hooked("get_object")
         cls._key = service.resources.resolve(cls.resource.name, cls.lookup_field or cls.resource.key.name).values
         cls.serializer = cls.bound_serializer(cls.serializer_class or cls._generated)
@@ -620,7 +620,7 @@ class GenericViewSet(ViewSet):
             scoped
             or not cls.native_filters
             or has_hooks(type(cls.serializer))
-            or (not cls.hooked("get_permissions") and any(map(asks_about_objects, cls._permissions)))
+            or (not cls.hooked("get_permissions") and any(map(checks_objects, cls._permissions)))
             or any(map(cls.hooked, filter(None, by_hand)))
         )
         return None if told_apart else reading
@@ -807,7 +807,7 @@ class GenericViewSet(ViewSet):
             if not cls._knows_callers_as(type(asking)):
                 view.request = request = Request(request.http)
                 await view.perform_authentication(request)
-            if any(map(asks_about_objects, _instances(view.get_permissions()))):
+            if any(map(checks_objects, _instances(view.get_permissions()))):
                 raise _own_rows(cls, path)
             await view.check_permissions(request)
         except (NotAuthenticated, AuthenticationFailed, PermissionDenied) as error:

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from rowcast.errors import ApiError, InternalError, MethodNotAllowed, NotFound, ParseError, PayloadTooLarge
-from rowcast.identity.throttling import announce
+from rowcast.identity.throttling import add_rate_limit_headers
 
 PROBLEM: Final = "application/problem+json"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
@@ -60,7 +60,7 @@ def errors(gate: Callable[[web.Request], None]) -> Middleware:
 async def label(request: web.Request, response: web.StreamResponse) -> None:
     """Put on a response that is about to be sent, a stream's too, the request's id and where its caller stands."""
     sign(response, request[REQUEST_ID])
-    announce(request, response)
+    add_rate_limit_headers(request, response)
 
 
 def sign(response: web.StreamResponse, request_id: str) -> None:
