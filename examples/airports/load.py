@@ -1,6 +1,6 @@
-"""Load the airports of the `vega-datasets` package, as they are in its file.
+"""Load the airports of the `vega-datasets` package, unchanged.
 
-python examples/airports/load.py http://127.0.0.1:8000     one POST a row, into /airports/
+python examples/airports/load.py http://127.0.0.1:8000     one POST per row, into /airports/
 python examples/airports/load.py postgresql://user@host/name    one COPY, into the table imports
 """
 
@@ -24,12 +24,12 @@ def path() -> Path:
     """The file, found without importing the package, which would load pandas."""
     spec = find_spec("vega_datasets")
     if spec is None or spec.origin is None:
-        sys.exit("There is no data: pip install vega-datasets")
+        sys.exit("vega-datasets is not installed: pip install vega-datasets")
     return Path(spec.origin).parent / "_data" / "airports.csv"
 
 
 def rows() -> list[dict[str, Any]]:
-    """Each row as the body that makes it; texts as they are, ``NA`` too, and coordinates as numbers."""
+    """Each row as a request body: strings unchanged, ``NA`` included, and coordinates as numbers."""
     with path().open(newline="", encoding="utf-8") as file:
         return [
             {**row, "latitude": float(row["latitude"]), "longitude": float(row["longitude"])}
@@ -38,7 +38,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 async def post(session: aiohttp.ClientSession, url: str) -> None:
-    """Make every row by a request of its own, a few at once."""
+    """Create every row with its own request, ``AT_ONCE`` at a time."""
     waiting = iter(rows())
 
     async def work() -> None:
@@ -53,7 +53,7 @@ async def post(session: aiohttp.ClientSession, url: str) -> None:
 
 
 async def copy(connection: asyncpg.Connection) -> None:
-    """Hand the file to PostgreSQL, which reads it in one transaction."""
+    """Send the file to PostgreSQL, which loads it in one transaction."""
     await connection.copy_to_table("imports", source=path(), columns=COLUMNS, format="csv", header=True)
 
 
