@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
-from sqlalchemy.dialects.postgresql import asyncpg as dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from rowcast.changes.feed import Feed
@@ -18,6 +17,7 @@ from rowcast.changes.position import Position
 from rowcast.changes.ticker import Ticker
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
+from rowcast.resources.sql import DIALECT
 from rowcast.resources.tables import Tables
 
 DEADLINE = 20.0
@@ -68,9 +68,9 @@ def resources() -> Resources:
 async def create(connection: asyncpg.Connection, tables: Tables) -> None:
     """The tables of the resources, made by plain DDL."""
     for table in tables.metadata.sorted_tables:
-        await connection.execute(str(CreateTable(table).compile(dialect=dialect.dialect())))
+        await connection.execute(str(CreateTable(table).compile(dialect=DIALECT)))
         for index in table.indexes:
-            await connection.execute(str(CreateIndex(index).compile(dialect=dialect.dialect())))
+            await connection.execute(str(CreateIndex(index).compile(dialect=DIALECT)))
 
 
 class Database:

@@ -32,7 +32,7 @@ import asyncpg
 from rowcast.changes.position import Position, Snapshot
 from rowcast.errors import ConfigurationError
 from rowcast.resources.lossless_json import parse
-from rowcast.resources.tables import SCHEMA
+from rowcast.resources.sql import SCHEMA
 
 Connection: TypeAlias = asyncpg.Connection
 

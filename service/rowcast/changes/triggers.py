@@ -31,14 +31,14 @@ from typing import Final
 
 import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import asyncpg as dialect
 
 from rowcast.changes import log
 from rowcast.changes.log import GATE, INSTALLING, LOCKS, WAKE, Connection
 from rowcast.errors import ConfigurationError
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.resource import Resource, link_columns, link_table
-from rowcast.resources.tables import SCHEMA, Tables, quote
+from rowcast.resources.sql import DIALECT, SCHEMA, cut_identifier, quote_identifier, quote_literal
+from rowcast.resources.tables import Tables
 
 OPERATIONS: Final = ("insert", "update", "delete", "truncate")
 MARK: Final = "Rowcast: logs changes"  # begins the comment of what is ours; its digest follows
@@ -50,7 +50,6 @@ _TRANSITIONS: Final[Mapping[str, str]] = {
     "delete": "REFERENCING OLD TABLE AS rowcast_old",
     "truncate": "",
 }
-_DIALECT: Final = dialect.dialect()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +70,18 @@ class Trigger:
     def create(self) -> str:
         """The statement that makes the function or replaces it."""
         return (
-            f"CREATE OR REPLACE FUNCTION {SCHEMA}.{ident(self.function)}() RETURNS trigger LANGUAGE plpgsql"
+            f"CREATE OR REPLACE FUNCTION {SCHEMA}.{quote_identifier(self.function)}() RETURNS trigger LANGUAGE plpgsql"
             " SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'"
             " SET intervalstyle = 'iso_8601' SET extra_float_digits = 1"
-            f" AS {quote(self.body)}"
+            f" AS {quote_literal(self.body)}"
         )
 
     def attach(self, relation: str) -> str:
         """The statement that makes a relation (quoted) run it."""
         return (
             f"CREATE OR REPLACE TRIGGER {self.name} AFTER {self.operation.upper()} ON {relation}"
-            f" {_TRANSITIONS[self.operation]} FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.{ident(self.function)}()"
+            f" {_TRANSITIONS[self.operation]} FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.{quote_identifier(self.function)}()"
         )
-
-
-def ident(name: str) -> str:
-    """The name as a quoted SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -115,21 +109,17 @@ def trigger_statements(tables: Tables, schemas: Mapping[str, str] | None = None)
 
 
 def _function(of: str, operation: str) -> str:
-    name = f"{of}.{operation}"
-    if len(name.encode()) <= 63:
-        return name
-    digest = hashlib.blake2s(name.encode(), digest_size=6).hexdigest()
-    return f"{name.encode()[:48].decode(errors='ignore')}.{digest}"
+    return cut_identifier(f"{of}.{operation}")
 
 
 def _relation(table: str, schemas: Mapping[str, str]) -> str:
-    return f"{ident(schemas.get(table, 'public'))}.{ident(table)}"
+    return f"{quote_identifier(schemas.get(table, 'public'))}.{quote_identifier(table)}"
 
 
 def _sql(field: Field, relation: str, column: str) -> str:
     """The JSON form of a column of a relation, which is named as it stands."""
     source = sa.table(relation, sa.column(column, field.field_type.column(field))).c[column]
-    return str(field.field_type.json(field, source).compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
+    return str(field.field_type.json(field, source).compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
 
 _INTO: Final = "INSERT INTO rowcast.change (resource, op, pk, old, new)"
@@ -161,8 +151,8 @@ class _Row:
         self._resource = resource
         self._schemas = schemas
         self._table = _relation(resource.table, schemas)
-        self._key = ident(resource.key.column_name)
-        self._name = quote(resource.name)
+        self._key = quote_identifier(resource.key.column_name)
+        self._name = quote_literal(resource.name)
         references = [field for field in resource.fields.values() if field.field_type.kind is Kind.RELATION]
         self._cascades = len(references) > 1 and any(field.on_delete == "set_null" for field in references)
         self.lists = [field for field in resource.links.values() if not field.write_only]
@@ -217,7 +207,8 @@ class _Row:
     def _linked(self, field: Field, *, old: bool = False, new: bool = False) -> str:
         """Log the owners of links that came or went, with their lists before and after."""
         link = self._link(field)
-        near, far, key, name = ident(link.source_column), ident(link.target_column), self._key, quote(field.name)
+        near, far = quote_identifier(link.source_column), quote_identifier(link.target_column)
+        key, name = self._key, quote_literal(field.name)
         changed = [relation for relation, has in (("rowcast_new", new), ("rowcast_old", old)) if has]
         owners = " UNION ".join(f"SELECT {relation}.{near} FROM {relation}" for relation in changed)
         was = "SELECT rowcast_is.near, rowcast_is.far FROM rowcast_is"
@@ -257,7 +248,7 @@ class _Row:
 
     def _tell_owners(self, link: _Link, name: str) -> str:
         """Put links into the event of an owner that is gone: a cascade takes them along before that event is logged."""
-        near, far = ident(link.source_column), ident(link.target_column)
+        near, far = quote_identifier(link.source_column), quote_identifier(link.target_column)
         shown = _sql(link.element, "rowcast_old", link.target_column)
         statement = f"""UPDATE rowcast.change c SET old = c.old || jsonb_build_object({name}, l.items) FROM (
             SELECT rowcast_old.{near}::text AS pk, jsonb_agg({shown} ORDER BY rowcast_old.{far}) AS items
@@ -268,7 +259,7 @@ class _Row:
             AND c.resource = {self._name} AND c.op = 'D' AND c.pk = l.pk"""
         return f"""
     IF current_setting('rowcast.behind', true) <> '' THEN
-        EXECUTE {quote(statement)};
+        EXECUTE {quote_literal(statement)};
     END IF;"""
 
     def _truncated(self) -> str:
@@ -291,7 +282,7 @@ class _Row:
         rows = "        GET DIAGNOSTICS rowcast_rows = ROW_COUNT;\n"
         return (
             f"DECLARE rowcast_rows bigint;\nBEGIN\n    {before}IF {large} THEN\n"
-            + "".join(f"        EXECUTE {quote(statement)};\n" for statement in anew)
+            + "".join(f"        EXECUTE {quote_literal(statement)};\n" for statement in anew)
             + f"{rows}    ELSE\n"
             + "".join(f"        {statement};\n" for statement in kept)
             + f"""{rows}    END IF;{after}
@@ -310,13 +301,13 @@ END"""
         A row that is not ``linked`` yet has empty lists, and they need not be looked up.
         """
         pairs = [
-            f"{quote(name)}, {_sql(self._resources.key_of(field), relation, name)}"
+            f"{quote_literal(name)}, {_sql(self._resources.key_of(field), relation, name)}"
             for name, field in self._resource.columns.items()
             if not field.write_only
         ]
         for field in self.lists:
             if field is not without:
-                pairs.append(f"{quote(field.name)}, {self._list(field, relation) if linked else _EMPTY}")
+                pairs.append(f"{quote_literal(field.name)}, {self._list(field, relation) if linked else _EMPTY}")
         chunks = [", ".join(pairs[start : start + 50]) for start in range(0, len(pairs), 50)]
         made = " || ".join(f"jsonb_build_object({chunk})" for chunk in chunks)  # takes 100 arguments
         return f"({made})"
@@ -325,8 +316,8 @@ END"""
         link = self._link(field)
         shown = _sql(link.element, "rowcast_link", link.target_column)
         return (
-            f"(SELECT coalesce(jsonb_agg({shown} ORDER BY rowcast_link.{ident(link.target_column)}), '[]')"
-            f" FROM {link.table} rowcast_link WHERE rowcast_link.{ident(link.source_column)} = {relation}.{self._key})"
+            f"(SELECT coalesce(jsonb_agg({shown} ORDER BY rowcast_link.{quote_identifier(link.target_column)}), '[]')"
+            f" FROM {link.table} rowcast_link WHERE rowcast_link.{quote_identifier(link.source_column)} = {relation}.{self._key})"
         )
 
     def _link(self, field: Field) -> _Link:
@@ -381,7 +372,7 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
     def function(name: str, create: str) -> None:
         comment = f"{MARK} ({hashlib.blake2s(create.encode(), digest_size=16).hexdigest()})"
         if comments.pop(name, None) != comment:
-            remember = f"COMMENT ON FUNCTION {SCHEMA}.{ident(name)} IS {quote(comment)}"
+            remember = f"COMMENT ON FUNCTION {SCHEMA}.{quote_identifier(name)} IS {quote_literal(comment)}"
             found.append(Pending(f"the function {SCHEMA}.{name} is missing or out of date", f"{create}; {remember}"))
 
     for trigger in triggers(tables, schemas, wakeup=wakeup):
@@ -392,10 +383,10 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
                 found.append(Pending(problem, trigger.attach(relation)))
     for relation, name in placed:
         problem = f"the table {relation} is logged and no resource's any more"
-        found.append(Pending(problem, f"DROP TRIGGER {ident(name)} ON {relation}"))
+        found.append(Pending(problem, f"DROP TRIGGER {quote_identifier(name)} ON {relation}"))
     for name in comments:
         problem = f"the function {SCHEMA}.{name} belongs to no resource any more"
-        found.append(Pending(problem, f"DROP FUNCTION {SCHEMA}.{ident(name)}"))
+        found.append(Pending(problem, f"DROP FUNCTION {SCHEMA}.{quote_identifier(name)}"))
     return found
 
 

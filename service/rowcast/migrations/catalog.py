@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable
 
 from rowcast import __version__
-from rowcast.migrations.operations import quoted
-from rowcast.migrations.values import DIALECT, VERSION_TABLE, Connection
-from rowcast.resources.tables import SCHEMA, Tables
+from rowcast.migrations.values import VERSION_TABLE, Connection
+from rowcast.resources.sql import DIALECT, SCHEMA, quote_identifier
+from rowcast.resources.tables import Tables
 
 CATALOG_SQL: Final = """
 WITH relation AS (
@@ -140,12 +140,12 @@ def _respelled(found: Definitions, declared: Definitions) -> Iterator[str]:
     for (table, name), row in declared.columns.items():
         here = found.columns.get((table, name))
         if here is not None and row["definition"] not in (None, here["definition"]):
-            yield f"ALTER TABLE pg_temp.{quoted(table)} ALTER {quoted(name)} SET DEFAULT {row['definition']}"
+            yield f"ALTER TABLE pg_temp.{quote_identifier(table)} ALTER {quote_identifier(name)} SET DEFAULT {row['definition']}"
     for (table, name), row in declared.checks.items():
         here = found.checks.get((table, name))
         if here is not None and row["definition"] != here["definition"]:
-            rule, definition = quoted(name), row["definition"]
-            yield f"ALTER TABLE pg_temp.{quoted(table)} DROP CONSTRAINT {rule}, ADD CONSTRAINT {rule} {definition}"
+            rule, definition = quote_identifier(name), row["definition"]
+            yield f"ALTER TABLE pg_temp.{quote_identifier(table)} DROP CONSTRAINT {rule}, ADD CONSTRAINT {rule} {definition}"
 
 
 # A default may call this function, and the tables may be older than the service.

@@ -27,7 +27,8 @@ from rowcast.migrations.operations import render
 from rowcast.migrations.revisions import script_directory, unapplied, write_revision
 from rowcast.migrations.session import MIGRATION_WAIT_SECONDS, await_step, run_in_transaction, session, take_lock
 from rowcast.migrations.values import VERSION_TABLE, Connect, DdlStep, Migration, Plan, Step
-from rowcast.resources.tables import SCHEMA, Tables
+from rowcast.resources.sql import SCHEMA
+from rowcast.resources.tables import Tables
 
 TABLE_LOCK_TIMEOUT: Final = "10s"  # a lock that waits for a table in use makes all later statements wait for it
 

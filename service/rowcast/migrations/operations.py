@@ -14,7 +14,7 @@ from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.operations import Operations, ops
 from alembic.runtime.migration import MigrationContext
 
-from rowcast.migrations.values import DIALECT
+from rowcast.resources.sql import DIALECT
 
 _BIND_PARAMETER: Final = re.compile(r"(?<![:\w\\]):\w|\\:")
 
@@ -68,7 +68,7 @@ class Cast(ops.AlterColumnOp):
         super().__init__(table_name, column_name, **options)
         assert self.modify_type is not None
         type_ = self.modify_type.compile(dialect=DIALECT)
-        self.kw["postgresql_using"] = f"{quoted(column_name)}::{type_}"
+        self.kw["postgresql_using"] = f"{DIALECT.identifier_preparer.quote(column_name)}::{type_}"
 
 
 @renderers.dispatch_for(Cast)
@@ -85,7 +85,3 @@ def ddl_of(context: MigrationContext, operation: ops.MigrateOperation) -> str:
     offline = MigrationContext.configure(dialect=context.dialect, opts={"as_sql": True, "output_buffer": buffer})
     Operations(offline).invoke(operation)
     return buffer.getvalue().strip()
-
-
-def quoted(name: str) -> str:
-    return DIALECT.identifier_preparer.quote(name)

@@ -11,7 +11,7 @@ from alembic.util import rev_id
 
 from rowcast.migrations.failures import SchemaError
 from rowcast.migrations.values import VERSION_TABLE, Connection
-from rowcast.resources.tables import SCHEMA
+from rowcast.resources.sql import SCHEMA
 
 
 def script_directory(directory: Path) -> ScriptDirectory:

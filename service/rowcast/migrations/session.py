@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from rowcast.migrations.failures import SchemaError, explain
 from rowcast.migrations.values import VERSION_TABLE, Connect, Connection
-from rowcast.resources.tables import SCHEMA
+from rowcast.resources.sql import SCHEMA
 
 Result = TypeVar("Result")
 MIGRATION_LOCK: Final = 0x726F7763617374  # the advisory lock that a migration holds

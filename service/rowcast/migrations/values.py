@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import asyncpg
-import sqlalchemy as sa
 
 Connection: TypeAlias = "asyncpg.Connection"
 Connect: TypeAlias = Callable[[], Awaitable[Connection]]
 Step: TypeAlias = Callable[[Connection], Awaitable[None]]
 
-DIALECT: Final = sa.make_url("postgresql+asyncpg://").get_dialect()()
 VERSION_TABLE: Final = "alembic_version"
 
 

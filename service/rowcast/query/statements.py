@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql import asyncpg
 
 from rowcast.query.conditions import (
     Shape,
@@ -26,10 +25,10 @@ from rowcast.query.projection import Projection
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, Lookup, Takes
 from rowcast.resources.resource import Path, Relation, Resource, Through
-from rowcast.resources.tables import Tables, quote
+from rowcast.resources.sql import DIALECT, quote_identifier, quote_literal
+from rowcast.resources.tables import Tables
 
 BETWEEN: Final = b",\n"  # the documents of a page; inside of one there is no line break
-_DIALECT = asyncpg.dialect()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +242,9 @@ class Queries:
             return rows.scalar_subquery()
         known: sa.ColumnElement[int] = sa.literal_column("nullif(reltuples, -1)::bigint")
         estimate = sa.select(known).select_from(sa.table("pg_class", schema="pg_catalog"))
-        estimate = estimate.where(sa.literal_column(f"oid = {quote(quoted(self.table(resource)))}::regclass"))
+        estimate = estimate.where(
+            sa.literal_column(f"oid = {quote_literal(quote_identifier(self.table(resource).name))}::regclass")
+        )
         return sa.func.coalesce(estimate.scalar_subquery(), rows.scalar_subquery())
 
     def _select_row(self, projection: Projection, where: Shape) -> Statement:
@@ -256,7 +257,7 @@ class Queries:
         condition = self._condition(where, source, _Binds())
         document = sa.select(*self._document(projection, table)).correlate(table).lateral("_d")
         row = sa.select(sa.func.row_to_json(document.table_valued()).label("result"))
-        version = self._version(resource, _xmin(quoted(table)), table).label("version")
+        version = self._version(resource, _xmin(quote_identifier(table.name)), table).label("version")
         row = row.add_columns(version, _SNAPSHOT).select_from(source.clause.join(document, sa.true()))
         return self._statement(row.where(condition))
 
@@ -279,7 +280,8 @@ class Queries:
         table = self.table(resource)
         base = (
             sa.func.jsonb_populate_record(
-                sa.literal_column(f"NULL::{quoted(table)}"), sa.literal_column("_given.document", postgresql.JSONB)
+                sa.literal_column(f"NULL::{quote_identifier(table.name)}"),
+                sa.literal_column("_given.document", postgresql.JSONB),
             )
             .table_valued(*(sa.column(column.name, column.type) for column in table.c))
             .lateral("_logged")
@@ -302,7 +304,7 @@ class Queries:
         binds = _Binds()
         table = self.table(projection.resource)
         given = {name: binds(table.c[name].type) for name in columns}
-        new = sa.insert(table).values(given).returning(*table.c, _xmin(quoted(table))).cte("_new")
+        new = sa.insert(table).values(given).returning(*table.c, _xmin(quote_identifier(table.name))).cte("_new")
         linked = [cte for name in links for cte in self._relink(projection.resource, name, new, binds, replace=False)]
         return self._statement(self._written(projection, new, links).add_cte(*linked), changes={projection.resource})
 
@@ -322,9 +324,17 @@ class Queries:
             values |= {name: sa.func.now() for name, field in resource.columns.items() if field.auto_now}
         new: sa.CTE
         if values:
-            new = sa.update(table).where(condition).values(values).returning(*table.c, _xmin(quoted(table))).cte("_new")
+            new = (
+                sa.update(table)
+                .where(condition)
+                .values(values)
+                .returning(*table.c, _xmin(quote_identifier(table.name)))
+                .cte("_new")
+            )
         else:
-            new = sa.select(*table.c, _xmin(quoted(table))).where(condition).with_for_update().cte("_new")
+            new = (
+                sa.select(*table.c, _xmin(quote_identifier(table.name))).where(condition).with_for_update().cte("_new")
+            )
         changed = [cte for name in links for cte in self._relink(projection.resource, name, new, binds, replace=True)]
         touched = self.dependents[projection.resource] if values else ()
         return self._statement(self._written(projection, new, links).add_cte(*changed), changes=touched)
@@ -514,7 +524,7 @@ class Queries:
                 return self._after(steps, source, binds)
             case ("unchanged",):
                 base = source.at(())
-                name = quoted(base) if isinstance(base, sa.Table) else str(base.name)  # type: ignore[attr-defined]
+                name = quote_identifier(base.name) if isinstance(base, sa.Table) else str(base.name)  # type: ignore[attr-defined]
                 return self._version(source.resource, _xmin(name), base) == sa.any_(binds(postgresql.ARRAY(sa.Text)))
         raise AssertionError(f"no condition has the shape {shape!r}")
 
@@ -559,7 +569,7 @@ class Queries:
             if step.link is not None:
                 link = self.tables.links[step.link.table].alias()
                 if source.logged and step is path.steps[0] and self._lists(source.resource, step):
-                    listed = _sql(f"{source.logged} -> {quote(step.name)}")
+                    listed = _sql(f"{source.logged} -> {quote_literal(step.name)}")
                     keys = sa.func.jsonb_array_elements_text(listed).table_valued("_key").render_derived(name="_keys")
                     tables.append(keys)
                     column = sa.cast(keys.c._key, link.c[step.link.target_column].type)
@@ -647,7 +657,7 @@ class Queries:
     ) -> Statement:
         """Compile: every bound parameter is one of ours, so each argument is a position among the values."""
         self.compilations += 1
-        compiled = query.compile(dialect=_DIALECT)
+        compiled = query.compile(dialect=DIALECT)
         order = tuple(int(name.removeprefix("v")) for name in compiled.positiontup or ())
         return Statement(str(compiled), order, frozenset(changes))
 
@@ -665,11 +675,6 @@ AGGREGATES: Final[Mapping[str, Callable[[Any], sa.ColumnElement[Any]]]] = {
     "min": sa.func.min,
     "max": sa.func.max,
 }
-
-
-def quoted(table: sa.Table) -> str:
-    """The name of a table in quotes, without which ``time`` or ``values`` would be another thing."""
-    return _DIALECT.identifier_preparer.quote_identifier(table.name)
 
 
 _XMIN: Final = "_xmin"

@@ -6,7 +6,6 @@ field that it guards (``Tables.guards``), so that a violation can be told to the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,8 +16,7 @@ from sqlalchemy.dialects import postgresql
 
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
-
-SCHEMA: Final = "rowcast"  # what the service itself keeps in a database
+from rowcast.resources.sql import SCHEMA, cut_identifier, quote_literal
 
 _TYPE_RULES: Final[Mapping[str, str]] = {
     "email": r"^[^@\s]+@[^@\s]+$",
@@ -172,19 +170,14 @@ def rules(field: Field, column: sa.ColumnElement[Any]) -> Iterator[tuple[str, sa
             yield "blank", column != sa.literal_column("''")
         for name, pattern in (("pattern", field.pattern), ("format", _TYPE_RULES.get(field.type))):
             if pattern is not None:
-                matches = column.regexp_match(sa.literal_column(quote(pattern)))
+                matches = column.regexp_match(sa.literal_column(quote_literal(pattern)))
                 yield name, sa.or_(column == sa.literal_column("''"), matches) if field.blank else matches
-
-
-def quote(text: str) -> str:
-    """The text as an SQL string literal (``standard_conforming_strings`` is on)."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _literal(field: Field) -> Any:
     """A function from a JSON form to an SQL literal of the field's type."""
     type_ = field.field_type.column(field)
-    return lambda value: sa.cast(sa.literal_column(quote(_text(field, value))), type_)
+    return lambda value: sa.cast(sa.literal_column(quote_literal(_text(field, value))), type_)
 
 
 def _text(field: Field, value: Any) -> str:
@@ -204,7 +197,7 @@ def _server_default(field: Field, values: Field) -> sa.TextClause | None:
     if field.default is not MISSING:
         if field.default is None:
             return None
-        return sa.text(quote(_text(values, field.default)).replace(":", r"\:"))
+        return sa.text(quote_literal(_text(values, field.default)).replace(":", r"\:"))
     if field.auto_now or field.auto_now_add:
         return sa.text("now()" if field.type == "datetime" else f"(now() AT TIME ZONE 'UTC')\\:\\:{field.type}")
     if field.primary_key and field.type == "uuid":
@@ -213,9 +206,5 @@ def _server_default(field: Field, values: Field) -> sa.TextClause | None:
 
 
 def _name(*parts: str) -> str:
-    """A constraint's or index's name, cut to PostgreSQL's 63 bytes with a digest when it is longer."""
-    name = "_".join(parts)
-    if len(name.encode()) <= 63:
-        return name
-    digest = hashlib.blake2s(name.encode(), digest_size=4).hexdigest()
-    return name.encode()[:54].decode(errors="ignore") + "_" + digest
+    """The name of a constraint or an index."""
+    return cut_identifier("_".join(parts))

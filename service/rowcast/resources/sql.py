@@ -1,0 +1,32 @@
+"""SQL text: the dialect that statements are compiled for, and how literals and names are quoted and shortened."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import asyncpg
+
+DIALECT: Final[sa.Dialect] = asyncpg.dialect()  # type: ignore[no-untyped-call]
+SCHEMA: Final = "rowcast"  # the database schema with the service's own tables and functions
+IDENTIFIER_MAX_BYTES: Final = 63  # PostgreSQL truncates a longer name (PostgreSQL 4.1.1)
+
+
+def quote_literal(text: str) -> str:
+    """The text as an SQL string literal (``standard_conforming_strings`` is on)."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quote_identifier(name: str) -> str:
+    """The name as a quoted SQL identifier; without quotes a table ``time`` or ``values`` would be something else."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def cut_identifier(name: str) -> str:
+    """The name, or its beginning and a digest if it has more bytes than PostgreSQL keeps."""
+    encoded = name.encode()
+    if len(encoded) <= IDENTIFIER_MAX_BYTES:
+        return name
+    digest = hashlib.blake2s(encoded, digest_size=4).hexdigest()
+    return f"{encoded[: IDENTIFIER_MAX_BYTES - len(digest) - 1].decode(errors='ignore')}_{digest}"
