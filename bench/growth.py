@@ -256,14 +256,14 @@ def markdown(
     first, last = memory[len(memory) // 2][1], memory[-1][1]
     return "\n\n".join([
         "## Growth",
-        f"{datetime.now(UTC).date()}, on {report.machine()}. One process, which shares the machine with PostgreSQL and the "
+        f"{datetime.now(UTC).date()}, on {report.machine()}. One process; it shares the machine with PostgreSQL and the "
         f"load. Medians of {run.rounds} rounds of {run.seconds} s.",
         "![By rows](growth-rows.svg)",
         block([*head("req/s, by rows of the table", sizes), *(row(n, [f"{y:,.0f}" for _, y in line]) for n, line in rows.items())]),
         "![By connections](growth-connections.svg)",
         block([*head("req/s, by connections", widths), *of(lambda done: f"{done.requests / done.seconds:,.0f}")]),
         block([*head("p99 ms, by connections", widths), *of(lambda done: f"{done.p99:.1f}")]),
-        f"{PROCESSES[-1]} processes, on {os.cpu_count()} CPUs that PostgreSQL and the load use as well:",
+        f"{PROCESSES[-1]} processes, on {os.cpu_count()} CPUs that they share with PostgreSQL and the load:",
         block([
             *head("req/s, by processes", (*map(str, PROCESSES), "ratio")),
             *(row(name, (f"{one:,.0f}", f"{two:,.0f}", f"{two / one:.2f}")) for name, one, two in scaled),
@@ -272,13 +272,13 @@ def markdown(
             *head("resources", ("s until ready", "CPU s until ready", "RSS MiB")),
             *(row(str(n), (f"{seconds:.2f}", f"{cpu:.2f}", f"{rss:.0f}")) for n, seconds, cpu, rss in resources),
         ]),
-        f"The most that a client can ask for, {load.CONNECTIONS} at a time, of {TASKS:,} rows:",
+        f"The largest responses that a client can request, {load.CONNECTIONS} at a time, from {TASKS:,} rows:",
         block([
-            *head("list", ("rows in the answer", "peak MiB before", "peak MiB after")),
+            *head("list", ("rows in the response", "peak MiB before", "peak MiB after")),
             *(row(title, (f"{n:,}", f"{before:.0f}", f"{after:.0f}")) for title, n, before, after in lists),
         ]),
         "![Memory](growth-requests.svg)",
-        f"After {memory[-1][0]:,.0f} requests (rows, pages and writes in turn) the service has {last:.0f} MiB; half way it had "
+        f"After {memory[-1][0]:,.0f} requests (rows, pages and writes in turn) the service uses {last:.0f} MiB; half way it used "
         f"{first:.0f} MiB.",
     ])  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""docs/performance.md, which commands write: each its own section, between marks, and the pictures of it."""
+"""docs/performance.md: each command writes its own section, between marks, and the pictures in it.
+
+The section ``cost`` is written by hand, and kept.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ PAGE: Final = ROOT / "docs" / "performance.md"
 HISTORY: Final = ROOT / "bench" / "history.jsonl"
 HEAD: Final = """# Performance
 
-The commands in `bench/` write this page, and nobody edits it. `make bench` measures on your machine. What streams cost
-is on [a page of its own](performance-streams.md).
+`make bench` measures on your machine, and the commands in `bench/` write the figures into this page. The last section is
+written by hand. For streams see [their own page](performance-streams.md).
 """
-SECTIONS: Final = ("rest", "growth")
+SECTIONS: Final = ("rest", "growth", "cost")
 
 
 def write(section: str, text: str, pictures: Mapping[str, str] | None = None) -> None:
-    """Replace a section of the page, and the pictures in it, SVG by name of file."""
+    """Replace a section of the page, and its pictures (SVG, by file name)."""
     page = PAGE.read_text() if PAGE.exists() else HEAD
     parts = dict(re.findall(r"<!-- (\w+) -->\n(.*?)<!-- end -->\n", page, re.DOTALL))
     parts[section] = f"\n{text.strip()}\n\n"

@@ -23,12 +23,12 @@ from bench.peers import BARE_NAME, CONNECTIONS, FLOORS, KEPT_NAME, ROWCAST_NAME,
 from rowcast import __version__
 
 COLUMNS: Final = (
-    "case", "server", "req/s", "of the better floor", "Rowcast has", "median ms", "p99 ms", "CPU µs", "PostgreSQL CPU µs", "RSS MiB",
+    "case", "server", "req/s", "/ better floor", "Rowcast's rate", "median ms", "p99 ms", "CPU µs", "PostgreSQL CPU µs", "RSS MiB",
 )  # fmt: skip
 
 
 class Mode(Enum):
-    """How the machine is shared out."""
+    """How the machine's cores are assigned."""
 
     pinned = ("one process on one core", 1, True)
     free = ("two processes, nothing pinned", 2, False)
@@ -41,7 +41,7 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One load on one peer. CPU is in microseconds a request, RSS in MiB."""
+    """One load on one peer. CPU is in microseconds per request, RSS in MiB."""
 
     mode: str
     case: str
@@ -56,7 +56,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be reached with one process on one core: in these cases this share of the rate of the best of others."""
+    """A target with one process on one core: in these cases, this share of the rate of the best of the others."""
 
     text: str
     against: tuple[str, ...]
@@ -66,11 +66,11 @@ class Target:
 
 
 def _targets(others: str, against: tuple[str, ...], **shares: float) -> Iterator[Target]:
-    """One target for each share of the rate of others, with the cases that have it; ``create`` stands for patch, too."""
+    """One target for each share of the rate of others, with its cases; ``create`` stands for patch, too."""
     for share in sorted(set(shares.values())):
         cases = [case for case, each in shares.items() if each == share]
         cases += ["patch"] if "create" in cases else []
-        yield Target(f"{share:g} of {others}: {', '.join(cases)}", against, share, tuple(cases))
+        yield Target(f"{share:g} times {others}: {', '.join(cases)}", against, share, tuple(cases))
 
 
 PAGES: Final = ("first", "small", "filtered", "embedded", "deep")
@@ -86,14 +86,14 @@ TARGETS: Final = (
         "Django REST framework", ("Django REST framework",),
         get=15, first=25, uncounted=15, embedded=15, deep=5, create=10,
     ),
-    Target("1.2 of the better floor, answers kept: get, of all or of 1,000 rows", FLOORS, 1.2, ("get", "hot"), KEPT_NAME),
-    Target("0.8 of aiohttp with the bytes at hand, answers kept: pages", (BARE_NAME,), 0.8, PAGES, KEPT_NAME),
+    Target("1.2 times the better floor, answers kept: get, of all or of 1,000 rows", FLOORS, 1.2, ("get", "hot"), KEPT_NAME),
+    Target("0.8 times aiohttp with the bytes at hand, answers kept: pages", (BARE_NAME,), 0.8, PAGES, KEPT_NAME),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Every round of a run, and what the reader has to know of it."""
+    """Every round of a run, and the facts about the run that the page states."""
 
     postgres: str
     rounds: int
@@ -105,7 +105,7 @@ class Report:
     found: tuple[Round, ...]
 
     def markdown(self) -> str:
-        """All of it, for people."""
+        """The whole report as Markdown."""
         parts = ["## Requests", self._method()]
         if any(one.mode == Mode.pinned.name for one in self.found):
             parts += [self._targets()]
@@ -117,7 +117,7 @@ class Report:
         return "\n\n".join(parts)
 
     def pictures(self) -> dict[str, str]:
-        """The picture that the Markdown shows, by name of file."""
+        """The picture in the Markdown, by file name."""
         rates = {
             case.title: [(name, self._median(Mode.pinned, case, name, _rate) or 0.0) for name in self._names(Mode.pinned, case)]
             for case in self.cases
@@ -129,7 +129,7 @@ class Report:
         return [asdict(one) for one in self.found]
 
     def summary(self) -> dict[str, Any]:
-        """The medians of the run, to be kept: requests a second and CPU by mode, case and server."""
+        """The medians of the run for the history: requests per second and CPU, by mode, case and server."""
         return {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "commit": _commit(),
@@ -157,23 +157,29 @@ class Report:
         versions = "; ".join(f"{name}: {', '.join(said)}" for name, said in self._versions().items())
         return f"""{datetime.now(UTC).date()}, commit {_commit()}, on {machine()}, {self._others()}. {versions}.
 
-{TASKS:,} tasks of 10 columns and {AUTHORS:,} authors in an embedded PostgreSQL with its own defaults (fsync on). Each
-server has {CONNECTIONS} connections to it a process. The load is {load.CONNECTIONS} connections of {load.generator()}, which asks
-for random rows. Answers are checked to be alike before they are timed: the same rows, fields, order and count; times may
-be written in another way, and what surrounds a page may differ. Figures are medians of {self.rounds} rounds of {self.seconds} s each, in
-which the servers take turns, in the opposite order every other round; ratios are of loads of the same round. CPU is for each
-request, of all processes of the server and of PostgreSQL; RSS is the sum over a server's processes.
+**Data and load.** {TASKS:,} tasks of 10 columns and {AUTHORS:,} authors are in an embedded PostgreSQL with its default settings (fsync
+on). Each process of a server has {CONNECTIONS} connections to it. The load is {load.CONNECTIONS} connections of {load.generator()}, which
+request random rows. Before the timing, the responses are compared: all servers return the same rows, fields, order and count; the format
+of times and the envelope of a page may differ.
 
-*Pinned*, the server has a core for itself, and PostgreSQL and the load share the other one: where that is full first,
-rates come together, and CPU tells servers apart. *Free*, everything shares both cores.
+**Figures** are medians of {self.rounds} rounds of {self.seconds} s each. The servers take turns, in the opposite order every other round; ratios
+compare loads of the same round. CPU is per request, of all processes of the server and of PostgreSQL. RSS is the sum over a server's
+processes.
 
-The floor is the same stack by hand, without features (`bench/floor.py`), in two forms: PostgreSQL makes the JSON, or rows
-become dictionaries and those JSON by orjson. *aiohttp, bytes at hand* makes an answer once and tells it again, without
-features either: what is left is aiohttp, and the most that answers kept in memory could be told with. Everybody but Rowcast works on tables without triggers; *floor, changes
-logged* does what the floor does, on the tables of Rowcast, whose triggers log every change. A page without count is
-`count: none` for Rowcast, cursor pagination for Django REST framework, and a list for others. Aksara is asked in
-one process only: with two it stopped answering under load. Each peer is written as its
-documentation does, in `bench/`.{missing}"""
+**Modes.** *Pinned*, the server has one core, and PostgreSQL and the load share the other one; if that core is the first to be full, the
+rates of all servers are similar, and CPU shows the difference. *Free*, all share both cores.
+
+**Servers.** Each of the other frameworks is used as its documentation does; the code is in `bench/`.
+
+- *floor* is a hand-written service on the same libraries, without features (`bench/floor.py`). It has two forms: PostgreSQL builds the
+  JSON, or rows become dictionaries and orjson builds the JSON.
+- *floor, changes logged* is the floor on Rowcast's tables, whose triggers log every change. All other servers but Rowcast use tables
+  without triggers.
+- *Rowcast, answers kept* is Rowcast with `cache: responses`.
+- *aiohttp, bytes at hand* builds a response once and then always sends the same bytes: the upper bound for cached responses with
+  aiohttp.
+- A page without count is `count: none` in Rowcast, cursor pagination in Django REST framework, and a list in the others.
+- Aksara runs in one process only: with two it stopped responding under load.{missing}"""
 
     def _others(self) -> str:
         return f"which had a load average of {self.busy:.1f} from other programs when the run began"
@@ -204,7 +210,7 @@ documentation does, in `bench/`.{missing}"""
         return "\n".join(lines)
 
     def _overview(self, mode: Mode) -> str:
-        """Requests a second, a line for each case."""
+        """Requests per second, one line per case."""
         names = list(dict.fromkeys(name for case in self.cases for name in self._names(mode, case)))
         lines = [("req/s", *names), ("---", *("---:" for _ in names))]
         for case in self.cases:
@@ -216,7 +222,7 @@ documentation does, in `bench/`.{missing}"""
         return _rows(lines)
 
     def _losses(self, mode: Mode) -> str:
-        """How far behind the floor it is, and which peers are faster, in a line each."""
+        """Rowcast's rates relative to the floor, and the peers that are faster, one per line."""
         lines = []
         for case in self.cases:
             for name in self._names(mode, case):
@@ -227,9 +233,13 @@ documentation does, in `bench/`.{missing}"""
                     and ratio is not None
                     and ratio < 1
                 ):
-                    lines.append(f"- {case.title}: {name}, of whose rate Rowcast has {ratio:.2f}")
+                    lines.append(f"- {case.title}: {name} (Rowcast reaches {ratio:.2f} times its rate)")
         shares = [share for case in self.cases if (share := self._ratio(mode, case, ROWCAST_NAME, FLOORS)) is not None]
-        behind = f"Of the better floor Rowcast has {min(shares):.2f} to {max(shares):.2f}." if shares else ""
+        behind = (
+            f"Rowcast reaches {min(shares):.2f} to {max(shares):.2f} times the rate of the better floor."
+            if shares
+            else ""
+        )
         return f"{behind} Faster than Rowcast:\n\n" + "\n".join(lines) if lines else f"{behind} No peer is faster."
 
     def _table(self, mode: Mode) -> str:
@@ -265,7 +275,7 @@ documentation does, in `bench/`.{missing}"""
         return median(map(value, rounds.values())) if rounds else None
 
     def _ratio(self, mode: Mode, case: Case, name: str, others: Sequence[str]) -> float | None:
-        """The median over the rounds of a rate by that of the best of some others, those which are there."""
+        """The median, over the rounds, of a rate divided by that of the best of the others that were measured."""
         own = self._of(mode, case, name)
         rest = [rounds for other in others if (rounds := self._of(mode, case, other))]
         if not own or not rest:
@@ -283,7 +293,7 @@ def _rows(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _version(home: Path, package: str) -> str:
-    """The version of what an environment has."""
+    """The installed version of a package in an environment."""
     described = home / "node_modules" / package / "package.json"
     if described.exists():
         return str(orjson.loads(described.read_bytes())["version"])
@@ -292,7 +302,7 @@ def _version(home: Path, package: str) -> str:
 
 
 def machine() -> str:
-    """What the figures are from."""
+    """The machine that the figures were measured on."""
     return f"{os.cpu_count()} CPUs ({_processor()}), {platform.system()} {platform.release().partition('-')[0]}"
 
 
