@@ -12,9 +12,9 @@ from rowcast.changes import log, retention, triggers
 from rowcast.changes.feed import Feed
 from rowcast.changes.ticker import Ticker
 from rowcast.errors import ConfigurationError
-from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.tables import Tables
+from rowcast.resources.types import make_field
 
 from .watching import SESSION, Database, Watch, create, resources, within
 
@@ -100,7 +100,7 @@ async def test_drift_is_found_and_mended(database: Database) -> None:
     assert len(await triggers.sync_triggers(connection, tables)) == 1
     assert await triggers.problems(connection, tables) == []
     fewer = Tables(
-        Resources({"tags": Resource("tags", "tags", "Tag", {"id": Field("id", "integer", primary_key=True)})})
+        Resources({"tags": Resource("tags", "tags", "Tag", {"id": make_field("id", "integer", primary_key=True)})})
     )
     assert await triggers.sync_triggers(connection, fewer)
     assert await triggers.sync_triggers(connection, fewer) == []
@@ -132,7 +132,7 @@ async def test_a_table_in_another_schema_is_logged(database: Database) -> None:
     """Tables are found by the search path of the connection that syncs, and logged from wherever they are written."""
     connection = await database.connect()
     await connection.execute("CREATE SCHEMA elsewhere; SET search_path = elsewhere")
-    declared = Resource("things", "things", "Thing", {"id": Field("id", "integer", primary_key=True)})
+    declared = Resource("things", "things", "Thing", {"id": make_field("id", "integer", primary_key=True)})
     tables = Tables(Resources({"things": declared}))
     await create(connection, tables)
     await triggers.sync_triggers(connection, tables)

@@ -12,6 +12,7 @@ from rowcast.changes import triggers
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.tables import Tables
+from rowcast.resources.types import make_field
 
 from .watching import Database, blocked, create, resources, told
 
@@ -333,8 +334,8 @@ async def test_rows_are_logged_in_the_form_that_clients_see(database: Database) 
 async def test_names_that_look_like_ours_are_columns(database: Database) -> None:
     """Quotes, colons, percent signs, and names that the triggers use themselves."""
     names = ["rowcast_old", "rowcast_new", "rowcast_o", "old", "new", "pk", "op", "we'i\"rd:%s $1", "select", "near"]
-    fields = {"rowcast_k": Field("rowcast_k", "text", primary_key=True)} | {
-        name: Field(name, "decimal", null=True) for name in names
+    fields = {"rowcast_k": make_field("rowcast_k", "text", primary_key=True)} | {
+        name: make_field(name, "decimal", null=True) for name in names
     }
     declared = Resource("it's", "ta\"ble's", "Thing", fields)
     weird = Tables(Resources({declared.name: declared}))
@@ -357,7 +358,7 @@ async def test_names_that_look_like_ours_are_columns(database: Database) -> None
 async def test_a_table_of_many_columns_is_told(database: Database) -> None:
     """More than the fifty that one call makes an object of."""
     fields = {f"c{i}": Field(f"c{i}", "integer", null=True) for i in range(230)}
-    declared = Resource("wide", "wide", "Wide", {"id": Field("id", "integer", primary_key=True)} | fields)
+    declared = Resource("wide", "wide", "Wide", {"id": make_field("id", "integer", primary_key=True)} | fields)
     wide = Tables(Resources({"wide": declared}))
     connection = await database.connect()
     await create(connection, wide)

@@ -19,6 +19,7 @@ from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.sql import DIALECT
 from rowcast.resources.tables import Tables
+from rowcast.resources.types import make_field
 
 DEADLINE = 20.0
 SESSION = {"search_path": "public"}  # the role has the name of the log's schema, which "$user" would put first
@@ -34,32 +35,34 @@ def resources() -> Resources:
         resource(
             "categories",
             "Category",
-            Field("id", "integer", primary_key=True),
-            Field("name", "string", max_length=200),
-            Field("parent", "foreign_key", to="categories", null=True, on_delete="cascade"),
+            make_field("id", "integer", primary_key=True),
+            make_field("name", "string", max_length=200),
+            make_field("parent", "foreign_key", to="categories", null=True, on_delete="cascade"),
         ),
         resource(
             "moves",
             "Move",
-            Field("id", "integer", primary_key=True),
-            Field("source", "foreign_key", to="categories", null=True, on_delete="set_null", related_name="left"),
-            Field("target", "foreign_key", to="categories", null=True, on_delete="set_null", related_name="came"),
-            Field("via", "foreign_key", to="categories", null=True, on_delete="cascade", related_name="passed"),
+            make_field("id", "integer", primary_key=True),
+            make_field("source", "foreign_key", to="categories", null=True, on_delete="set_null", related_name="left"),
+            make_field("target", "foreign_key", to="categories", null=True, on_delete="set_null", related_name="came"),
+            make_field("via", "foreign_key", to="categories", null=True, on_delete="cascade", related_name="passed"),
         ),
-        resource("fences", "Fence", Field("id", "uuid", primary_key=True)),
-        resource("tags", "Tag", Field("id", "integer", primary_key=True), Field("name", "string", max_length=200)),
+        resource("fences", "Fence", make_field("id", "uuid", primary_key=True)),
+        resource(
+            "tags", "Tag", make_field("id", "integer", primary_key=True), make_field("name", "string", max_length=200)
+        ),
         resource(
             "tasks",
             "Task",
-            Field("id", "uuid", primary_key=True),
-            Field("title", "string", max_length=200),
-            Field("n", "integer", default=0),
-            Field("price", "decimal", null=True, max_digits=12, decimal_places=2),
-            Field("took", "duration", null=True),
-            Field("due", "datetime", null=True),
-            Field("secret", "string", null=True, write_only=True),
-            Field("category", "foreign_key", to="categories", null=True, on_delete="set_null"),
-            Field("tags", "many_to_many", to="tags"),
+            make_field("id", "uuid", primary_key=True),
+            make_field("title", "string", max_length=200),
+            make_field("n", "integer", default=0),
+            make_field("price", "decimal", null=True, max_digits=12, decimal_places=2),
+            make_field("took", "duration", null=True),
+            make_field("due", "datetime", null=True),
+            make_field("secret", "string", null=True, write_only=True),
+            make_field("category", "foreign_key", to="categories", null=True, on_delete="set_null"),
+            make_field("tags", "many_to_many", to="tags"),
         ),
     ]
     return Resources({resource.name: resource for resource in declared})

@@ -28,8 +28,8 @@ from rowcast.changes.feed import Reason
 from rowcast.configuration import declarations, viewset_options
 from rowcast.configuration.load import load
 from rowcast.configuration.settings import VARIABLES, Settings
-from rowcast.resources.fields import FIELD_TYPES
 from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS
+from rowcast.resources.types import FIELD_TYPES
 from rowcast.server.importer import PERMISSIONS
 from tests.conftest import DEMO, ROOT, Serve
 

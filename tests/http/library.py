@@ -12,8 +12,8 @@ from aiohttp import ClientResponse
 
 from rowcast.database.pool import Database
 from rowcast.query.statements import Queries
-from rowcast.resources.fields import FIELD_TYPES
 from rowcast.resources.lookups import lookups_of
+from rowcast.resources.types import FIELD_TYPES
 from rowcast.rest.viewset import Service as SharedService
 
 from ..conftest import Client

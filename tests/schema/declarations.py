@@ -12,16 +12,17 @@ from rowcast.migrations.values import Migration, Plan, Step
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.tables import Tables
+from rowcast.resources.types import make_field
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 
 
 def field(name: str, type_: str, **options: Any) -> Field:
-    return Field(name, type_, **options)
+    return make_field(name, type_, **options)
 
 
 def key(type_: str = "uuid", name: str = "id", **options: Any) -> Field:
-    return Field(name, type_, primary_key=True, required=False, **options)
+    return make_field(name, type_, primary_key=True, required=False, **options)
 
 
 def resource(name: str, *fields: Field, **options: Any) -> Resource:

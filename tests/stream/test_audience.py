@@ -16,24 +16,25 @@ from rowcast.changes.position import Snapshot
 from rowcast.query.conditions import Comparison, Condition, Junction, Negation, Query
 from rowcast.query.matching import matcher, pin
 from rowcast.query.projection import projection_of
-from rowcast.resources.fields import Field, Kind
+from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource, Resources
+from rowcast.resources.types import make_field
 from rowcast.streams.routing import SubscriptionIndex
 from rowcast.streams.subscription import NeedsAwait, Subscription, Subscriptions
 
 SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))
-USERS = Resource("users", "users", "User", {"id": Field("id", "uuid", primary_key=True)})
+USERS = Resource("users", "users", "User", {"id": make_field("id", "uuid", primary_key=True)})
 TASKS = Resource(
     "tasks",
     "tasks",
     "Task",
     {
-        "id": Field("id", "integer", primary_key=True),
-        "title": Field("title", "string", null=True),
-        "size": Field("size", "float", null=True),
-        "done": Field("done", "boolean"),
-        "owner": Field("owner", "foreign_key", to="users", null=True),
-        "account": Field("account", "big_integer"),
+        "id": make_field("id", "integer", primary_key=True),
+        "title": make_field("title", "string", null=True),
+        "size": make_field("size", "float", null=True),
+        "done": make_field("done", "boolean"),
+        "owner": make_field("owner", "foreign_key", to="users", null=True),
+        "account": make_field("account", "big_integer"),
     },
 )
 RESOURCES = Resources({"users": USERS, "tasks": TASKS})

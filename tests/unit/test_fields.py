@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.resources.fields import FIELD_TYPES, JSON_DEPTH, SCALAR_TYPES, Field, split
+from rowcast.resources.lossless_json import JSON_MAX_DEPTH
+from rowcast.resources.types import FIELD_TYPES, SCALAR_TYPES, make_field
+from rowcast.resources.types.compound import split_list
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "uuid": st.uuids(),
@@ -45,7 +47,7 @@ def suppress_sentence() -> Iterator[None]:
 @given(data=st.data())
 def test_load_and_parse_take_back_what_dump_gives(name: str, data: st.DataObject) -> None:
     """The JSON form of a value, in a body or in a URL, is that value again."""
-    field, value = Field("x", name), data.draw(VALUES[name])
+    field, value = make_field("x", name), data.draw(VALUES[name])
     shown = field.field_type.dump(field, value)
     assert field.field_type.load(field, orjson.loads(orjson.dumps(shown))) == value
     assert field.field_type.parse(field, str(shown).lower() if name == "boolean" else str(shown)) == value
@@ -60,7 +62,7 @@ def test_load_and_parse_take_back_what_dump_gives(name: str, data: st.DataObject
 )
 def test_load_refuses_in_a_sentence(name: str, value: Any) -> None:
     """Whatever JSON is given, ``load`` gives a value or a ``ValueError`` that reads as a sentence."""
-    field = Field("x", name, of="integer" if name == "array" else None)
+    field = make_field("x", name, of="integer" if name == "array" else None)
     with suppress_sentence():
         field.field_type.load(field, value)
 
@@ -69,7 +71,7 @@ def test_load_refuses_in_a_sentence(name: str, value: Any) -> None:
 @given(text=st.text(max_size=40))
 def test_parse_refuses_in_a_sentence(name: str, text: str) -> None:
     """Whatever text is given, ``parse`` gives a value or a ``ValueError`` that reads as a sentence."""
-    field = Field("x", name, of="duration" if name == "array" else None)
+    field = make_field("x", name, of="duration" if name == "array" else None)
     with suppress_sentence():
         field.field_type.parse(field, text)
 
@@ -78,21 +80,21 @@ def test_parse_refuses_in_a_sentence(name: str, text: str) -> None:
 def test_split_takes_back_quoted_items(items: list[str]) -> None:
     """Items in double quotes, with inner ones doubled, come back as they were, commas and all."""
     text = ",".join('"' + item.replace('"', '""') + '"' for item in items)
-    assert split(text) == items
+    assert split_list(text) == items
 
 
 @given(st.text())
 def test_split_never_loses_text_that_has_no_quotes(text: str) -> None:
     """Without quotes the items are what stands between the commas."""
     if '"' not in text:
-        assert ",".join(split(text)) == text
+        assert ",".join(split_list(text)) == text
 
 
 def test_json_may_be_nested_to_its_depth_and_no_deeper() -> None:
     """The depth that encoders follow is the limit, wherever it is reached."""
-    field = Field("x", "json")
+    field = make_field("x", "json")
     value: Any = 1
-    for _ in range(JSON_DEPTH - 1):
+    for _ in range(JSON_MAX_DEPTH - 1):
         value = [value] if isinstance(value, dict) else {"a": value}
     assert field.field_type.load(field, value) == value
     with pytest.raises(ValueError, match="levels"):
@@ -111,12 +113,12 @@ def test_json_may_be_nested_to_its_depth_and_no_deeper() -> None:
 )
 def test_duration_is_iso_8601(text: str, value: dt.timedelta) -> None:
     """Weeks, days and times, each part or the whole with a sign."""
-    assert FIELD_TYPES["duration"].load(Field("x", "duration"), text) == value
+    assert FIELD_TYPES["duration"].load(make_field("x", "duration"), text) == value
 
 
 def test_decimal_keeps_every_digit() -> None:
     """Limits count digits on either side of the point; nothing is rounded."""
-    field = Field("x", "decimal", max_digits=5, decimal_places=2)
+    field = make_field("x", "decimal", max_digits=5, decimal_places=2)
     load = FIELD_TYPES["decimal"].load
     assert load(field, "123.45") == Decimal("123.45")
     for text in ("1234", "0.001", "1e3", "12345.6"):

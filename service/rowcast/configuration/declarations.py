@@ -18,8 +18,9 @@ from rowcast.configuration import value_types, viewset_options
 from rowcast.configuration.yaml import AboutKey, Document, External, Problems, Steps
 from rowcast.errors import did_you_mean
 from rowcast.resources import validators
-from rowcast.resources.fields import FIELD_TYPES, KEY_TYPES, MISSING, SCALAR_TYPES, Field, Kind
+from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Resource
+from rowcast.resources.types import FIELD_TYPES, SCALAR_TYPES, make_field
 
 _Loaded = TypeVar("_Loaded")
 
@@ -70,8 +71,7 @@ _OF_KIND: Final[Mapping[Kind, frozenset[str]]] = {Kind.RELATIONS: _OF_ALL, Kind.
 def options_of(type_: str) -> frozenset[str]:
     """The options that a field of this type takes."""
     field_type = FIELD_TYPES[type_]
-    key = {"primary_key"} if type_ in KEY_TYPES else set()
-    return _OF_KIND.get(field_type.kind, _OF_VALUES) | field_type.options | key
+    return _OF_KIND.get(field_type.kind, _OF_VALUES) | field_type.options
 
 
 FIELD: Final = value_types.structure("Field", FIELD_OPTIONS)
@@ -143,7 +143,7 @@ class _FieldReader:
     def _field(self) -> Field:
         """The field with ``required`` and ``blank`` as they follow from the other options."""
         given = {option: value for option, value in self.values.items() if value is not None or option == "default"}
-        field = Field(self.name, **given)
+        field = make_field(self.name, given.pop("type"), **given)
         optional = field.null or field.read_only or self._filled(field)
         return replace(
             field,
@@ -374,7 +374,7 @@ class _ResourceReader:
         if key is None:
             if "id" in fields:
                 self._tell(("fields", "id"), AboutKey("no field is the primary key; give 'id' primary_key: true"))
-            fields = {"id": Field("id", "uuid", primary_key=True, required=False)} | fields
+            fields = {"id": make_field("id", "uuid", primary_key=True, required=False)} | fields
             fields["id"] = replace(fields["id"], primary_key=True)
         return fields, lost
 

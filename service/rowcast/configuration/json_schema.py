@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from rowcast.configuration import declarations, settings, value_types
 from rowcast.configuration.settings import Settings
-from rowcast.resources.fields import FIELD_TYPES
+from rowcast.resources.types import FIELD_TYPES
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

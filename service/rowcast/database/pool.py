@@ -20,9 +20,9 @@ import orjson
 
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, RETRIED, translate
 from rowcast.errors import ApiError, Unavailable
-from rowcast.resources.fields import span_of
 from rowcast.resources.lossless_json import Raw, nearest
 from rowcast.resources.tables import Guard
+from rowcast.resources.types.temporal import timedelta_of_interval
 
 Connection: TypeAlias = asyncpg.Connection
 Result = TypeVar("Result")
@@ -331,5 +331,9 @@ async def _set_codecs(connection: Connection) -> None:
         "time", schema="pg_catalog", encoder=_encode_time, decoder=_decode_time, format="tuple"
     )
     await connection.set_type_codec(
-        "interval", schema="pg_catalog", encoder=_encode_interval, decoder=lambda raw: span_of(*raw), format="tuple"
+        "interval",
+        schema="pg_catalog",
+        encoder=_encode_interval,
+        decoder=lambda raw: timedelta_of_interval(*raw),
+        format="tuple",
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from http import HTTPStatus
 from inspect import cleandoc, getdoc
 from typing import Any, Final, TypeAlias
@@ -26,9 +25,12 @@ from rowcast import errors
 from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.orm.model import model
-from rowcast.resources.fields import MISSING, NUMERIC_DIGITS, Field, Kind
+from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.lookups import Lookup, Takes
 from rowcast.resources.resource import Relation, Resource, Resources
+from rowcast.resources.types.compound import is_numeric, limit_schema
+from rowcast.resources.types.numbers import integer_schema
+from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
 from rowcast.rest.filters import CHOSEN, MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.options_method import WRITING
 from rowcast.rest.pagination import (
@@ -62,78 +64,12 @@ def document(
     return _Writer(resources, list(routes), version, title).write()
 
 
-NO_NUL: Final = r"^[^\u0000]*$"  # the one character that PostgreSQL's text cannot hold
-_DATE: Final = r"(?!0000)[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
-_TIME: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,6})?)?"
-_OFFSET: Final = r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-_DURATION: Final = (  # as many digits as always fit together
-    r"^[+-]?P(?=[-+0-9T])(?:[+-]?[0-9]{1,8}W)?(?:[+-]?[0-9]{1,8}D)?"
-    r"(?:T(?=[-+0-9])(?:[+-]?[0-9]{1,9}H)?(?:[+-]?[0-9]{1,9}M)?(?:[+-]?[0-9]{1,9}(?:\.[0-9]{1,6})?S)?)?$"
-)
 _SEARCH: Final = rf"^(?!\s*(?:\S+\s+){{{MAX_WORDS}}}\S){NO_NUL[1:]}"
-
-
-def _integer(bits: int) -> Schema:
-    return {
-        "type": "integer",
-        "format": f"int{bits}",
-        "minimum": -(2 ** (bits - 1)),
-        "maximum": 2 ** (bits - 1) - 1,
-    }
-
-
-def _digits(field: Field) -> tuple[int, int]:
-    """How many digits a decimal may have before and behind its point."""
-    if field.max_digits is None:
-        return NUMERIC_DIGITS, NUMERIC_DIGITS
-    places = field.decimal_places or 0
-    return field.max_digits - places, places
-
-
-def _decimal(field: Field) -> Schema:
-    whole, places = _digits(field)
-    sign = r"\+?" if field.min is not None and Decimal(field.min) >= 0 else "[+-]?"
-    fraction = rf"(?:\.[0-9]{{1,{places}}})?" if places else ""
-    return {"type": "string", "format": "decimal", "pattern": f"^{sign}{_repeated(whole)}{fraction}$"}
-
-
-def _repeated(whole: int) -> str:
-    return f"[0-9]{{1,{whole}}}" if whole else "0"
-
-
-_TEXT: Final[Schema] = {"type": "string", "pattern": NO_NUL}
-_FORMS: Final[Mapping[str, Callable[[Field], Schema]]] = {  # where the type's own schema is not the whole truth
-    **dict.fromkeys(("string", "text", "email", "url", "slug"), lambda _field: dict(_TEXT)),
-    "integer": lambda _field: _integer(32),
-    "big_integer": lambda _field: _integer(64),
-    "decimal": _decimal,
-    "date": lambda _field: {"type": "string", "format": "date", "pattern": f"^{_DATE}$"},
-    "time": lambda _field: {"type": "string", "format": "time-local", "pattern": f"^{_TIME}$"},
-    "datetime": lambda _field: {"type": "string", "format": "date-time", "pattern": f"^{_DATE}[Tt ]{_TIME}{_OFFSET}$"},
-    "duration": lambda _field: {"type": "string", "pattern": _DURATION},
-    "array": lambda field: {"type": "array", "items": _limited(field.element, _form(field.element))},
-}
-_TEXT_RULES: Final[Mapping[str, Schema]] = {  # what validation adds for types of text
-    "email": {"format": "email"},
-    "url": {"format": "uri", "pattern": r"^(?:https?|ftps?)://[^\s\u0000]+$"},
-    "slug": {"pattern": "^[-a-zA-Z0-9_]+$"},
-}
 
 
 def _form(field: Field) -> Schema:
     """Every value of a field's type in JSON, without the rules of the field."""
-    made = _FORMS.get(field.type, field.field_type.schema)
-    return made(field)
-
-
-def _limited(field: Field, form: Schema) -> Schema:
-    """A form with the choices and limits of a field; those of moments and decimals have no word in JSON Schema."""
-    if field.choices:
-        return {"enum": list(field.choices)}
-    if "minimum" in form or form.get("type") == "number":
-        limits = {"minimum": field.min, "maximum": field.max}
-        return form | {word: limit for word, limit in limits.items() if limit is not None}
-    return form
+    return field.field_type.schema(field)
 
 
 def _ruled(declared: Field, values: Field) -> Schema:
@@ -141,12 +77,12 @@ def _ruled(declared: Field, values: Field) -> Schema:
     kind = values.field_type.kind
     if kind is Kind.ARRAY:
         return _form(values) | _present(minItems=values.min_length, maxItems=values.max_length)
-    form = _limited(values, _form(values))
+    form = limit_schema(values, _form(values))
     if kind is not Kind.TEXT or "enum" in form:
         return _unless_blank(form) if values.blank and kind is Kind.TEXT else form
     form |= _present(minLength=values.min_length, maxLength=values.longest)
     if declared.to is None:
-        form |= _TEXT_RULES.get(values.type, {})
+        form |= values.field_type.rules
         if values.pattern is not None:  # with the type's own, since a schema has room for one only
             form |= {"allOf": [{"pattern": form["pattern"]}], "pattern": values.pattern}
         if not values.blank:
@@ -173,22 +109,11 @@ def _nullable(form: Schema) -> Schema:
     return {"anyOf": [*form.get("anyOf", [form]), {"type": "null"}]}
 
 
-def _number(field: Field) -> Schema:
-    """A decimal as a body may hold it besides: as a number with so many digits."""
-    whole, places = _digits(field)
-    form: Schema = {"type": "number"} | _present(
-        minimum=None if field.min is None else float(field.min), maximum=None if field.max is None else float(field.max)
-    )
-    if field.max_digits is not None:
-        form |= {"multipleOf": 10**-places, "exclusiveMinimum": -(10**whole), "exclusiveMaximum": 10**whole}
-    return form
-
-
 def _told(field: Field, *more: str) -> Schema:
     """Title and description of a field."""
     limited = field.element if field.field_type.kind is Kind.ARRAY else field
     limits = []
-    if limited.type == "decimal" or limited.field_type.kind is Kind.MOMENT:
+    if not is_numeric(_form(limited)):
         limits += [f"Not less than {limited.min}."] if limited.min is not None else []
         limits += [f"Not more than {limited.max}."] if limited.max is not None else []
     sentences = [field.help_text, *limits, *more]
@@ -235,15 +160,20 @@ def _filter(name: str, lookup: Lookup, values: Field, json: Callable[[], Schema]
             return _query(name, told, {"type": "boolean"})
         case Takes.TEXT:
             pattern = {"format": "regex"} if "regex" in lookup.name else {}
-            return _query(name, told, _TEXT | pattern)
+            return _query(name, told, STRING_SCHEMA | pattern)
         case Takes.MANY:
             return _query(name, f"{told} {_QUOTING}", {"type": "array", "items": item}, **_LIST)
         case Takes.PAIR:
-            if item == _TEXT:  # a comma would make a third item
+            if item == STRING_SCHEMA:  # a comma would make a third item
                 item = {"type": "string", "pattern": r'^(?:[^\u0000,"][^\u0000,]*)?$'}
             return _query(name, told, {"type": "array", "items": item, "minItems": 2, "maxItems": 2}, **_LIST)
         case Takes.ONE if values.field_type.kind is Kind.ARRAY:
-            return _query(name, f"{told} {_QUOTING}", {"type": "array", "items": _form(values.element)}, **_LIST)
+            return _query(
+                name,
+                f"{told} {_QUOTING}",
+                {"type": "array", "items": _form(values.element)},
+                **_LIST,
+            )
         case Takes.ONE if values.field_type.kind is Kind.JSON:
             return {"name": name, "in": "query", "description": told, "content": {JSON: {"schema": json()}}}
     return _query(name, told, item)
@@ -256,10 +186,12 @@ def _size(view: type[GenericViewSet], name: str) -> Schema:
 
 
 def _paging(view: type[GenericViewSet]) -> Iterator[Schema]:
-    yield _query("page", "Which page, from 1.", _integer(64) | {"minimum": 1, "default": 1})
+    yield _query("page", "Which page, from 1.", integer_schema(64) | {"minimum": 1, "default": 1})
     yield _size(view, "page_size")
     yield _size(view, "limit")
-    yield _query("offset", "How many rows come before the page.", _integer(64) | {"minimum": 0, "maximum": MAX_OFFSET})
+    yield _query(
+        "offset", "How many rows come before the page.", integer_schema(64) | {"minimum": 0, "maximum": MAX_OFFSET}
+    )
     told = "Where the page starts: as in `next` and `previous` of another page of this list in this order."
     yield _query("cursor", told, {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"})
 
@@ -518,7 +450,7 @@ class _Writer:
                 "description": "Any JSON without the character U+0000.",
                 "anyOf": [
                     {"type": ["null", "boolean", "number"]},
-                    _TEXT,
+                    STRING_SCHEMA,
                     {"type": "array", "items": inner},
                     {"type": "object", "propertyNames": {"pattern": NO_NUL}, "additionalProperties": inner},
                 ],
@@ -571,9 +503,9 @@ class _Writer:
         match field:
             case Value(declared=declared, values=values):
                 form = self._value(declared, values)
-                if values.type == "decimal" and "enum" not in form:
-                    number = _number(values)
-                    form |= number | {"type": [number["type"], *_types(form)]}
+                if values.field_type.body_schema is not None and "enum" not in form:
+                    other = values.field_type.body_schema(values)
+                    form |= other | {"type": [other["type"], *_types(form)]}
                 return form | _told(declared)
             case Keys(declared=declared, values=values):
                 key, name = _form(values), field.key.column_name
@@ -587,7 +519,7 @@ class _Writer:
             some = ["boolean", "number", "string", "array", "object"]
             return self._json() if declared.null else {"allOf": [self._json()], "type": some}
         form = _ruled(declared, values)
-        if values.field_type.kind is Kind.ARRAY and values.of == "json" and not values.choices:
+        if values.of is not None and values.of.kind is Kind.JSON and not values.choices:
             form["items"] = self._value(values.element, values.element)
         return _nullable(form) if declared.null else form
 
@@ -754,11 +686,11 @@ class _Writer:
 
     def _key(self, view: type[ViewSet], name: str) -> Schema:
         """A parameter of the path: the key of a row, or whatever an action of its own calls by another name."""
-        schema = dict(_TEXT)
+        schema = dict(STRING_SCHEMA)
         if issubclass(view, GenericViewSet) and name in ("id", "pk"):
             path = view.lookup_field or view.resource.key.name
             schema = _form(self.resources.resolve(view.resource.name, path).values)
-        if schema == _TEXT:
+        if schema == STRING_SCHEMA:
             schema["minLength"] = 1
         return {"name": name, "in": "path", "required": True, "schema": schema}
 

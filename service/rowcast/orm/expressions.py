@@ -5,7 +5,6 @@ Both are plain values, usable before the configuration is known; ``resolve`` tur
 
 from __future__ import annotations
 
-import datetime as dt
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -190,6 +189,4 @@ def _fitting(field: Field, value: Any) -> Any:
         return [_fitting(field.element, item) for item in value]
     if field.field_type.native is None or not isinstance(value, field.field_type.native):
         return field.field_type.load(field, value)
-    if isinstance(value, dt.datetime):
-        return value.astimezone(dt.UTC) if field.type == "datetime" else value.date()  # a naive one is local time
-    return value
+    return field.field_type.from_native(value)

@@ -68,7 +68,7 @@ def _telling(field: Field) -> int:
         return 3
     if field.to is not None:
         return 2
-    return 0 if field.type == "boolean" or field.choices else 1
+    return 0 if field.field_type.kind is Kind.BOOLEAN or field.choices else 1
 
 
 def patterns(conditions: Sequence[Condition]) -> list[str]:

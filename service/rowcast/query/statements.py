@@ -27,6 +27,7 @@ from rowcast.resources.lookups import LOOKUPS, Lookup, Takes
 from rowcast.resources.resource import Path, Relation, Resource, Through
 from rowcast.resources.sql import DIALECT, quote_identifier, quote_literal
 from rowcast.resources.tables import Tables
+from rowcast.resources.types import make_field
 
 BETWEEN: Final = b",\n"  # the documents of a page; inside of one there is no line break
 
@@ -748,5 +749,5 @@ def _sql(text: object) -> sa.ColumnElement[Any]:
     return sa.literal_column(str(text))
 
 
-_KEY: Final = Field("key", "uuid")
+_KEY: Final = make_field("key", "uuid")
 _SNAPSHOT: sa.ColumnElement[Any] = sa.literal_column("pg_current_snapshot()::text").label("snapshot")

@@ -15,7 +15,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from rowcast.resources.fields import FIELD_TYPES, Column, Field, Kind, split
+from rowcast.resources.fields import Column, Field, Kind
+from rowcast.resources.types import FIELD_TYPES
+from rowcast.resources.types.compound import split_list
 
 
 class Takes(StrEnum):
@@ -49,9 +51,9 @@ class Lookup:
         """The argument from the text of a URL; ``ValueError`` is a sentence about what is wrong with it."""
         match self.takes:
             case Takes.MANY:
-                return tuple([field.field_type.parse(field, item) for item in split(text)])
+                return tuple([field.field_type.parse(field, item) for item in split_list(text)])
             case Takes.PAIR:
-                items = split(text)
+                items = split_list(text)
                 if len(items) != 2:
                     raise ValueError("Give two values with a comma between them.")
                 return tuple(field.field_type.parse(field, item) for item in items)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-DEPTH: Final = 200  # brackets in a value that every encoder can follow, however they are nested
+JSON_MAX_DEPTH: Final = 200  # brackets in a value that every encoder can follow, however they are nested
 _DIGITS: Final = bytes(b"0"[0] if byte in b"0123456789." else b" "[0] for byte in range(256))
 _LONG: Final = b"0" * 17  # digits and points of a number that a float may not hold exactly; it holds 16 of them
 _INTEGER: Final = re.compile(rb"-?[1-9][0-9]{16,19}")  # which an encoder takes where it has 64 bits
@@ -75,15 +75,15 @@ def _safe(value: bytes) -> bool:
         return True
     if _INTEGER.fullmatch(value):
         return -(2**63) <= int(value) < 2**64
-    return _LONG not in value.translate(_DIGITS) and value.count(b"{") + value.count(b"[") <= DEPTH
+    return _LONG not in value.translate(_DIGITS) and value.count(b"{") + value.count(b"[") <= JSON_MAX_DEPTH
 
 
 def _is_deep(value: bytes) -> bool:
-    """Whether a value is nested in more than ``DEPTH`` levels."""
-    if value.count(b"{") + value.count(b"[") <= DEPTH:
+    """Whether a value is nested in more than ``JSON_MAX_DEPTH`` levels."""
+    if value.count(b"{") + value.count(b"[") <= JSON_MAX_DEPTH:
         return False
     steps = ((token[0] in b"{[") - (token[0] in b"}]") for token in _TOKEN.finditer(value))
-    return max(accumulate(steps)) > DEPTH
+    return max(accumulate(steps)) > JSON_MAX_DEPTH
 
 
 def _members(row: bytes) -> Iterator[tuple[str, bytes]]:

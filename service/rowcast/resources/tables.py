@@ -6,9 +6,9 @@ field that it guards (``Tables.guards``), so that a violation can be told to the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -16,13 +16,7 @@ from sqlalchemy.dialects import postgresql
 
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
-from rowcast.resources.sql import SCHEMA, cut_identifier, quote_literal
-
-_TYPE_RULES: Final[Mapping[str, str]] = {
-    "email": r"^[^@\s]+@[^@\s]+$",
-    "url": r"^[A-Za-z][A-Za-z0-9+.-]*:",
-    "slug": r"^[-a-zA-Z0-9_]+$",
-}
+from rowcast.resources.sql import cut_identifier, quote_literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +162,7 @@ def rules(field: Field, column: sa.ColumnElement[Any]) -> Iterator[tuple[str, sa
     if kind is Kind.TEXT:
         if not field.blank:
             yield "blank", column != sa.literal_column("''")
-        for name, pattern in (("pattern", field.pattern), ("format", _TYPE_RULES.get(field.type))):
+        for name, pattern in (("pattern", field.pattern), ("format", field.field_type.check)):
             if pattern is not None:
                 matches = column.regexp_match(sa.literal_column(quote_literal(pattern)))
                 yield name, sa.or_(column == sa.literal_column("''"), matches) if field.blank else matches
@@ -197,12 +191,19 @@ def _server_default(field: Field, values: Field) -> sa.TextClause | None:
     if field.default is not MISSING:
         if field.default is None:
             return None
-        return sa.text(quote_literal(_text(values, field.default)).replace(":", r"\:"))
+        return _sql_text(quote_literal(_text(values, field.default)))
     if field.auto_now or field.auto_now_add:
-        return sa.text("now()" if field.type == "datetime" else f"(now() AT TIME ZONE 'UTC')\\:\\:{field.type}")
-    if field.primary_key and field.type == "uuid":
-        return sa.text(f"{SCHEMA}.uuid7()")
-    return None
+        expression = field.field_type.now
+    elif field.primary_key:
+        expression = field.field_type.generated_key
+    else:
+        expression = None
+    return None if expression is None else _sql_text(expression)
+
+
+def _sql_text(expression: str) -> sa.TextClause:
+    """The expression, in which SQLAlchemy would otherwise take a colon for the mark of a parameter."""
+    return sa.text(expression.replace(":", r"\:"))
 
 
 def _name(*parts: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 import marshmallow as ma
@@ -27,8 +26,8 @@ def validators(declared: Field, values: Field) -> list[Any]:
             rules.append(validate.Length(min=1, error=BLANK))
         if values.pattern is not None:
             rules.append(_Matches(values.pattern))
-        if values.type in TYPE_VALIDATORS:
-            rules.append(TYPE_VALIDATORS[values.type])
+        if values.field_type.validator is not None:
+            rules.append(values.field_type.validator)
     if values.min_length is not None or values.longest is not None:
         rules.append(validate.Length(min=values.min_length, max=values.longest))
     if element.min is not None or element.max is not None:
@@ -78,10 +77,3 @@ class _Matches(validate.Validator):
         if not self.regex.search(value):
             raise ma.ValidationError(f"Must match the pattern {self.regex.pattern}.")
         return value
-
-
-TYPE_VALIDATORS: Final[Mapping[str, Any]] = {
-    "email": validate.Email(),
-    "url": validate.URL(require_tld=False),
-    "slug": validate.Regexp(r"[-a-zA-Z0-9_]+\Z", error="Use letters, digits, hyphens and underscores only."),
-}

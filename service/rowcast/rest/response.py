@@ -12,15 +12,13 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from rowcast.resources.fields import Field
+from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lossless_json import Raw
+from rowcast.resources.types import FIELD_TYPES
 
 JSON: Final = "application/json"
-_TIMES: Final[Mapping[type, Field]] = {
-    dt.datetime: Field("datetime", "datetime"),
-    dt.date: Field("date", "date"),
-    dt.time: Field("time", "time"),
-    dt.timedelta: Field("duration", "duration"),
+_MOMENTS: Final[Mapping[type | None, Field]] = {
+    each.native: Field(each.name, each) for each in FIELD_TYPES.values() if each.kind is Kind.MOMENT
 }
 
 
@@ -57,7 +55,7 @@ def encode(data: Any, show: Callable[[Any], Any]) -> bytes:
             case Decimal():
                 return format(value, "f")
             case dt.datetime() | dt.date() | dt.time() | dt.timedelta():  # a naive datetime is local time
-                kind = _TIMES[type(value)]
+                kind = _MOMENTS[type(value)]
                 return kind.field_type.dump(kind, value)
             case Set():
                 return sorted(value, key=str)

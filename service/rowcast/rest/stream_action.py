@@ -22,7 +22,7 @@ from rowcast.orm.model import STORE, Model, QuerySet
 from rowcast.query.conditions import Comparison, Query, equals
 from rowcast.query.matching import matcher, patterns, pin
 from rowcast.query.projection import Projection
-from rowcast.resources.fields import FIELD_TYPES, Field
+from rowcast.resources.types import make_field
 from rowcast.rest.request import Request
 from rowcast.rest.serializers import Serializer
 from rowcast.streams.subscription import Subscription, Subscriptions
@@ -33,7 +33,7 @@ else:
     _Base = object
 OF_TOKENS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # claims that say nothing of the user
 PAGES: Final = 100  # of the largest size, that a snapshot may have rows for
-SNAPSHOT: Final = Field("snapshot", "boolean")
+SNAPSHOT: Final = make_field("snapshot", "boolean")
 
 
 class ViewsetRowAccess:
@@ -96,7 +96,7 @@ def _who(user: object) -> tuple[object, ...]:
 def wants_snapshot(given: Mapping[str, str]) -> bool:
     """Whether ``?snapshot=`` asks for all rows to begin with."""
     try:
-        return bool(FIELD_TYPES["boolean"].parse(SNAPSHOT, given.get("snapshot", "false")))
+        return bool(SNAPSHOT.field_type.parse(SNAPSHOT, given.get("snapshot", "false")))
     except ValueError as error:
         raise ParseError(f"snapshot: {error}", code="invalid_parameter") from None
 

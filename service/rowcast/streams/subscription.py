@@ -25,7 +25,6 @@ from rowcast.query.matching import RoutingKey, Test
 from rowcast.query.projection import Projection
 from rowcast.query.statements import PageShape
 from rowcast.query.store import Store
-from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lossless_json import Raw, encode, parse
 from rowcast.resources.resource import Resource
 
@@ -80,7 +79,7 @@ class Subscription:
     @cached_property
     def _floats(self) -> frozenset[str]:
         """The columns whose numbers are floats, so that a long number is no more than one."""
-        return frozenset(name for name, field in self.resource.columns.items() if _is_float(field))
+        return frozenset(name for name, field in self.resource.columns.items() if field.item_type.binary_float)
 
     # --- deciding
 
@@ -196,10 +195,6 @@ class Subscription:
                 key = self.store.queries.key(inner.resource)
                 parsed[name] = [item[key] for item in parsed[name]]
         return parsed
-
-
-def _is_float(field: Field) -> bool:
-    return "float" in (field.type, field.of) and field.field_type.kind in (Kind.NUMBER, Kind.ARRAY)
 
 
 Ask: TypeAlias = Callable[[Subscription, Batch], Awaitable[Matches]]

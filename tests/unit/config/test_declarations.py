@@ -10,7 +10,8 @@ import pytest
 
 from rowcast.configuration import declarations
 from rowcast.configuration.declarations import FIELD_OPTIONS, model_name, options_of
-from rowcast.resources.fields import FIELD_TYPES, MISSING, Field
+from rowcast.resources.fields import MISSING, Field
+from rowcast.resources.types import FIELD_TYPES, make_field
 
 from .conftest import Load, Problems
 
@@ -172,7 +173,7 @@ def test_a_resource_without_a_key_gets_one(read: Load) -> None:
     """``id``, a UUID, before every other field."""
     fields = read(things("a: {type: string}")).resources["things"].fields
     assert list(fields) == ["id", "a"]
-    assert fields["id"] == Field("id", "uuid", primary_key=True, required=False)
+    assert fields["id"] == make_field("id", "uuid", primary_key=True, required=False)
 
 
 def test_a_resource_with_another_key_gets_none(read: Load) -> None:

@@ -13,7 +13,7 @@ from tests.conftest import DEMO, ROOT
 from rowcast.configuration import declarations, settings
 from rowcast.configuration.json_schema import json_schemas, write_schemas
 from rowcast.configuration.yaml import Problems, read
-from rowcast.resources.fields import FIELD_TYPES
+from rowcast.resources.types import FIELD_TYPES
 
 SCHEMAS = json_schemas()
 STRUCTURES = {"service.schema.json": settings.STRUCTURE, "resource.schema.json": declarations.STRUCTURE}

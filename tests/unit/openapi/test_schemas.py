@@ -11,7 +11,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from rowcast.openapi.document import document
-from rowcast.resources.fields import FIELD_TYPES
+from rowcast.resources.types import FIELD_TYPES
 
 from .sample import DOCUMENT, FILES, RESOURCES, SCHEMAS, VIEWS, properties, routes_of, views_of
 

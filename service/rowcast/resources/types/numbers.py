@@ -1,0 +1,190 @@
+"""Integers, floats, decimals, and booleans."""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeEngine
+
+from rowcast.resources.fields import Field, FieldType, Kind, Schema
+
+NUMERIC_MAX_DIGITS: Final = 1000  # on either side of the point of a decimal without limits
+_LIMITS: Final = frozenset({"min", "max"})
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,30}")
+_NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+
+
+def integer_schema(bits: int) -> Schema:
+    """The JSON Schema of an integer with so many bits."""
+    low, high = _integer_range(bits)
+    return {"type": "integer", "format": f"int{bits}", "minimum": low, "maximum": high}
+
+
+def _integer_range(bits: int) -> tuple[int, int]:
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def _integer_type(name: str, bits: int, column: type[TypeEngine[Any]]) -> FieldType:
+    low, high = _integer_range(bits)
+
+    def load(_field: Field, value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError("Not a valid integer.")
+        if not low <= value <= high:
+            raise ValueError(f"Must be between {low} and {high}.")
+        return value
+
+    def parse(field: Field, text: str) -> int:
+        if not _INTEGER.fullmatch(text):
+            raise ValueError("Not a valid integer.")
+        return load(field, int(text))
+
+    return FieldType(
+        name=name,
+        kind=Kind.NUMBER,
+        column=lambda _field: column(),
+        load=load,
+        parse=parse,
+        schema=lambda _field: integer_schema(bits),
+        options=_LIMITS | {"primary_key"},
+    )
+
+
+def _load_float(_field: Field, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError("Not a valid number.")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError("Must be a finite number.")
+    return number
+
+
+def _parse_float(field: Field, text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("Not a valid number.")
+    return _load_float(field, float(text))
+
+
+def _dump_float(_field: Field, value: float) -> float | str:
+    """Finite numbers as numbers; infinity and NaN, which direct SQL can store, as PostgreSQL's ``to_json`` has them."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _load_decimal(field: Field, value: Any) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise ValueError("Not a valid decimal number.")
+    return _parse_decimal(field, str(value))
+
+
+def _parse_decimal(field: Field, text: str) -> Decimal:
+    if len(text) > 2 * NUMERIC_MAX_DIGITS or not _NUMBER.fullmatch(text):
+        raise ValueError("Not a valid decimal number.")
+    number = Decimal(text)
+    exponent = number.as_tuple().exponent
+    assert isinstance(exponent, int)
+    places, whole = max(0, -exponent), max(0, number.adjusted() + 1)
+    if field.decimal_places is not None and places > field.decimal_places:
+        raise ValueError(f"Must have at most {field.decimal_places} decimal places.")
+    limit = NUMERIC_MAX_DIGITS if field.max_digits is None else field.max_digits - (field.decimal_places or 0)
+    if number and whole > limit:
+        raise ValueError(f"Must have at most {limit} digits before the decimal point.")
+    if places > NUMERIC_MAX_DIGITS:
+        raise ValueError(f"Must have at most {NUMERIC_MAX_DIGITS} decimal places.")
+    return number
+
+
+def _dump_decimal(_field: Field, value: Decimal) -> str:
+    return format(value, "f")
+
+
+def _decimal_digits(field: Field) -> tuple[int, int]:
+    """The maximum numbers of digits of a decimal before and after its point."""
+    if field.max_digits is None:
+        return NUMERIC_MAX_DIGITS, NUMERIC_MAX_DIGITS
+    places = field.decimal_places or 0
+    return field.max_digits - places, places
+
+
+def _decimal_schema(field: Field) -> Schema:
+    whole, places = _decimal_digits(field)
+    sign = r"\+?" if field.min is not None and Decimal(field.min) >= 0 else "[+-]?"
+    digits = f"[0-9]{{1,{whole}}}" if whole else "0"
+    fraction = rf"(?:\.[0-9]{{1,{places}}})?" if places else ""
+    return {"type": "string", "format": "decimal", "pattern": f"^{sign}{digits}{fraction}$"}
+
+
+def _decimal_number_schema(field: Field) -> Schema:
+    """A decimal as a JSON number, which a body may contain."""
+    whole, places = _decimal_digits(field)
+    schema: Schema = {"type": "number"}
+    if field.min is not None:
+        schema["minimum"] = float(field.min)
+    if field.max is not None:
+        schema["maximum"] = float(field.max)
+    if field.max_digits is not None:
+        schema |= {"multipleOf": 10**-places, "exclusiveMinimum": -(10**whole), "exclusiveMaximum": 10**whole}
+    return schema
+
+
+def _load_boolean(_field: Field, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("Not a valid boolean: use true or false.")
+    return value
+
+
+def _parse_boolean(_field: Field, text: str) -> bool:
+    match text.lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+    raise ValueError("Not a valid boolean: use true or false.")
+
+
+NUMBER_TYPES: Final = (
+    _integer_type("integer", 32, sa.Integer),
+    _integer_type("big_integer", 64, sa.BigInteger),
+    FieldType(
+        name="float",
+        kind=Kind.NUMBER,
+        column=lambda _field: postgresql.DOUBLE_PRECISION(),
+        load=_load_float,
+        parse=_parse_float,
+        dump=_dump_float,
+        nearest=lambda _field, text: float(text),
+        schema=lambda _field: {"type": "number", "format": "double"},
+        options=_LIMITS,
+        binary_float=True,
+    ),
+    FieldType(
+        name="decimal",
+        kind=Kind.NUMBER,
+        column=lambda field: sa.Numeric(field.max_digits, field.decimal_places),
+        load=_load_decimal,
+        parse=_parse_decimal,
+        dump=_dump_decimal,
+        nearest=lambda _field, text: Decimal(text),
+        json=lambda _field, column: sa.cast(column, sa.Text),
+        schema=_decimal_schema,
+        body_schema=_decimal_number_schema,
+        options=_LIMITS | {"max_digits", "decimal_places"},
+    ),
+    FieldType(
+        name="boolean",
+        kind=Kind.BOOLEAN,
+        column=lambda _field: sa.Boolean(),
+        load=_load_boolean,
+        parse=_parse_boolean,
+        schema=lambda _field: {"type": "boolean"},
+    ),
+)
