@@ -179,7 +179,7 @@ async def test_a_row_is_the_business_of_its_owners(serve: Serve, sql: asyncpg.Co
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": viewsets})
     site = client.app[SERVICE]
     asked: list[int] = []
-    site.feed.subscribe(lambda batch: asked.append(len(site.hub._audience.concerned(batch))), lambda _: None)
+    site.feed.subscribe(lambda batch: asked.append(len(site.hub.candidates(batch))), lambda _: None)
     async with AsyncExitStack() as stack:
         sources = [
             await stack.enter_async_context(listen(client, "/tasks/stream/", headers=bearer(user)))

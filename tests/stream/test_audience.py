@@ -14,7 +14,7 @@ import pytest
 from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Snapshot
 from rowcast.query.conditions import Comparison, Condition, Junction, Negation, Query
-from rowcast.query.matching import matcher, pin
+from rowcast.query.matching import matcher, routing_key
 from rowcast.query.projection import projection_of
 from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource, Resources
@@ -44,9 +44,9 @@ OWNERS = [uuid.UUID(int=n) for n in range(5)]
 
 def subscriptions(*conditions: Condition) -> Subscriptions:
     query = Query("tasks", conditions)
-    test, pinned = matcher(RESOURCES, "tasks", conditions), pin(RESOURCES, "tasks", conditions)
+    test, key = matcher(RESOURCES, "tasks", conditions), routing_key(RESOURCES, "tasks", conditions)
     store: Any = None  # which nothing here asks
-    return Subscriptions([Subscription(query, projection_of(TASKS), ("title",), TASKS, test, pinned, store)])
+    return Subscriptions([Subscription(query, projection_of(TASKS), ("title",), TASKS, test, key, store)])
 
 
 def batch(*rows: tuple[dict[str, Any] | None, dict[str, Any] | None]) -> Batch:
@@ -85,27 +85,27 @@ def test_nobody_is_left_out() -> None:
     def row() -> dict[str, Any]:
         return {name: chance.choice([*some, *([] if name == "id" else [None])]) for name, some in values.items()}
 
-    audience: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
+    index: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
     everybody = [subscriptions(*(condition(2) for _ in range(chance.randint(0, 3)))) for _ in range(300)]
     for one in everybody:
-        audience.add(one, one)
+        index.add(one, one)
     spared = 0
     for _ in range(200):
         events = batch(
             *((chance.choice([row(), None]), chance.choice([row(), None])) for _ in range(chance.choice([1, 3])))
         )
-        concerned = audience.concerned(events)
-        spared += len(everybody) - len(concerned)
-        assert not [one.name for one in everybody if one not in concerned and one.frame(events, None)]
+        candidates = index.candidates(events)
+        spared += len(everybody) - len(candidates)
+        assert not [one.key for one in everybody if one not in candidates and one.render_now(events, None)]
     assert spared > 200 * 10, "so many need not be asked each time"
     for one in everybody:
-        audience.discard(one, one)
-    assert audience.concerned(batch((row(), row()), (None, None))) == set()
+        index.discard(one, one)
+    assert index.candidates(batch((row(), row()), (None, None))) == set()
 
 
 def test_a_change_concerns_those_it_was_and_is_of() -> None:
     """Of many owners' streams a transfer concerns two, and one of all rows; TRUNCATE concerns everybody."""
-    audience: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
+    index: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
     owned = [
         subscriptions(Comparison("done", "exact", False, Kind.BOOLEAN), Comparison("owner", "exact", owner, Kind.UUID))
         for owner in OWNERS
@@ -113,24 +113,24 @@ def test_a_change_concerns_those_it_was_and_is_of() -> None:
     accounts = [subscriptions(Comparison("account", "exact", account, Kind.NUMBER)) for account in ACCOUNTS]
     every = subscriptions()
     for one in (*owned, *accounts, every):
-        audience.add(one, one)
+        index.add(one, one)
     before = {"id": 1, "title": "a", "size": 1, "done": False, "owner_id": str(OWNERS[0])}
     after = {**before, "owner_id": str(OWNERS[1])}
-    assert audience.concerned(batch((before, after))) == {owned[0], owned[1], every}
-    assert audience.concerned(batch((None, {**before, "owner_id": None}))) == {every}
-    assert audience.concerned(batch((None, {**before, "account": ACCOUNTS[1]}))) == {owned[0], accounts[1], every}
-    assert audience.concerned(batch((None, None))) == {*owned, *accounts, every}
+    assert index.candidates(batch((before, after))) == {owned[0], owned[1], every}
+    assert index.candidates(batch((None, {**before, "owner_id": None}))) == {every}
+    assert index.candidates(batch((None, {**before, "account": ACCOUNTS[1]}))) == {owned[0], accounts[1], every}
+    assert index.candidates(batch((None, None))) == {*owned, *accounts, every}
 
 
 def test_a_value_that_python_has_not_concerns_everybody_pinned_to_the_column() -> None:
     """What memory cannot compare is left to each of them, who asks the database."""
-    audience: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
+    index: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
     small, large = (subscriptions(Comparison("size", "exact", size, Kind.NUMBER)) for size in (1.0, 2.0))
     for one in (small, large):
-        audience.add(one, one)
+        index.add(one, one)
     row = {"id": 1, "title": "a", "size": 1, "done": False, "owner_id": None}
-    assert audience.concerned(batch((None, row))) == {small}
+    assert index.candidates(batch((None, row))) == {small}
     endless = batch((row, {**row, "size": "Infinity"}))
-    assert audience.concerned(endless) == {small, large}
+    assert index.candidates(endless) == {small, large}
     with pytest.raises(NeedsAwait):
-        large.frame(endless, None)
+        large.render_now(endless, None)

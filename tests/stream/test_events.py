@@ -254,9 +254,9 @@ async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
             block = await content.readuntil(b"\n\n")
             assert block.startswith(b":")
             assert b"id: " in block
-            assert hub._groups
+            assert hub.groups
     async with asyncio.timeout(20):
-        while hub._groups or hub._expecting:  # noqa: ASYNC110, it is the heartbeat that is waited for
+        while hub.groups or hub.to_revisit:  # noqa: ASYNC110, it is the heartbeat that is waited for
             await asyncio.sleep(0.01)
 
 

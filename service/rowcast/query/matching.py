@@ -33,37 +33,37 @@ def matcher(resources: Resources, resource: str, conditions: Sequence[Condition]
 
 @dataclass(frozen=True, slots=True)
 class RoutingKey:
-    """A column that has one of some values in every row that is meant. ``values`` are what it is loaded as."""
+    """A column that has one of ``values`` in every matching row. ``field`` loads the column's logged values."""
 
     column: str
-    values: Field
-    given: frozenset[Any]
+    field: Field
+    values: frozenset[Any]
 
 
-def pin(resources: Resources, resource: str, conditions: Sequence[Condition]) -> RoutingKey | None:
-    """A column that conditions fix, so that rows with other values need not be looked at; ``None`` if there is none.
+def routing_key(resources: Resources, resource: str, conditions: Sequence[Condition]) -> RoutingKey | None:
+    """A column that the conditions fix, so that rows with other values can be skipped; ``None`` if there is none.
 
-    Of several it is the one that tells rows apart best: the key, then a relation, and last what has few values.
+    Of several columns it is the most selective one: the key, then a relation, and last a column with few values.
     """
-    return max(_pins(resources, resource, conditions), key=lambda found: found[0], default=(0, None))[1]
+    return max(_routing_keys(resources, resource, conditions), key=lambda found: found[0], default=(0, None))[1]
 
 
-def _pins(
+def _routing_keys(
     resources: Resources, resource: str, conditions: Sequence[Condition]
 ) -> Iterator[tuple[int, RoutingKey | None]]:
     for condition in conditions:
         match condition:
             case Junction("and", parts):
-                yield from _pins(resources, resource, parts)
+                yield from _routing_keys(resources, resource, parts)
             case Comparison(_, "exact" | "in" as lookup, given, kind) if kind not in (Kind.ARRAY, Kind.JSON):
                 values = frozenset(given if lookup == "in" else [given])
                 if values and _comparison(resources, resource, condition) is not None:
                     path = resources.resolve(resource, condition.path)
-                    yield _telling(path.field), RoutingKey(path.column, path.values, values)
+                    yield _selectivity(path.field), RoutingKey(path.column, path.values, values)
 
 
-def _telling(field: Field) -> int:
-    """How well a field tells rows apart."""
+def _selectivity(field: Field) -> int:
+    """How well a field distinguishes rows; more is better."""
     if field.primary_key or field.unique:
         return 3
     if field.to is not None:

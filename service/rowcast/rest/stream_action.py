@@ -20,7 +20,7 @@ from rowcast.identity.users import User
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import STORE, Model, QuerySet
 from rowcast.query.conditions import Comparison, Query, equals
-from rowcast.query.matching import matcher, patterns, pin
+from rowcast.query.matching import matcher, patterns, routing_key
 from rowcast.query.projection import Projection
 from rowcast.resources.types import make_field
 from rowcast.rest.request import Request
@@ -48,20 +48,20 @@ class ViewsetRowAccess:
         asked = [
             (name, text) for name, text in request.query_params.items() if name not in ("access_token", "last_event_id")
         ]
-        self.name = repr((id(type(view)), _who(request.user), request.http.host, request.http.path, sorted(asked)))
+        self.key = (type(view), *_who(request.user), request.http.host, request.http.path, tuple(sorted(asked)))
         self.plain = serializer.plain
         self._view = view
         self._serializer = serializer
         self._related = view._paths_of(view.shown_by(serializer))
         self._seen = Projection(view.resource.name, tuple(view.resource.columns))
 
-    async def sees(self, rows: Sequence[bytes]) -> list[bool]:
+    async def may_see(self, rows: Sequence[bytes]) -> list[bool]:
         """For each row whether the object permissions let the caller see it."""
         if not self._view.asks_about_objects:
             return [True] * len(rows)
         return [await self._may(row) for row in await self._instances(rows)]
 
-    async def shows(self, rows: Sequence[bytes]) -> list[bytes]:
+    async def render_rows(self, rows: Sequence[bytes]) -> list[bytes]:
         """Each row as the serializer shows it, as JSON."""
         shown = Projection(self._seen.resource, ())  # and no related rows besides
         given = self._view.request.query_params
@@ -90,7 +90,7 @@ def _who(user: object) -> tuple[object, ...]:
     if type(user) is not User:
         return type(user).__qualname__, id(user)
     claims = sorted((name, claim) for name, claim in user.claims.items() if name not in OF_TOKENS)
-    return user.id, user.is_staff, claims
+    return user.id, user.is_staff, repr(claims)  # which may be lists, and 1 is not True
 
 
 def wants_snapshot(given: Mapping[str, str]) -> bool:
@@ -142,9 +142,9 @@ class StreamMixin(_Base):
             watched=self._watched(serializer),
             resource=self.resource,
             test=matcher(self.service.resources, query.resource, query.where),
-            pin=pin(self.service.resources, query.resource, (*query.where, *self._owned())),
+            routing_key=routing_key(self.service.resources, query.resource, (*query.where, *self._owned())),
             store=self.service.store,
-            viewer=ViewsetRowAccess(self) if python else None,
+            access=ViewsetRowAccess(self) if python else None,
         )
 
     def _owned(self) -> Iterator[Comparison]:

@@ -1,7 +1,7 @@
-"""Whom a batch of changes concerns, found by what its rows have in a column.
+"""Routing: which subscriptions a batch of changes can match, found by a column of its rows.
 
-A stream that is pinned to values of a column, as that of the rows of one user, is concerned by events on rows with such
-values and by no others. So a change costs what those take that it concerns, however many others there are.
+A subscription with a *routing key* matches only rows that have one of some values in a column; the stream of one user's
+rows is an example. So a change costs as much as the subscriptions that it can match, however many others there are.
 """
 
 from __future__ import annotations
@@ -17,68 +17,71 @@ Member = TypeVar("Member")
 
 
 class SubscriptionIndex(Generic[Member]):
-    """Members with their lenses."""
+    """Members, indexed by the resources and routing keys of their subscriptions."""
 
     def __init__(self) -> None:
-        self._everything: dict[str, set[Member]] = {}  # resource → who has to look at each of its events
-        self._pinned: dict[str, dict[str, _Column[Member]]] = {}  # resource → column → who looks at some of them
+        self._unrouted: dict[str, set[Member]] = {}  # resource → members that each of its events can match
+        self._routed: dict[str, dict[str, _Column[Member]]] = {}  # resource → column → members by value
 
     def add(self, member: Member, subscriptions: Subscriptions) -> None:
-        """Let a member be concerned by what its lenses may see."""
+        """Add a member with its subscriptions."""
         for resource, subscription in subscriptions.of.items():
-            if subscription.pin is None:
-                self._everything.setdefault(resource, set()).add(member)
+            if (key := subscription.routing_key) is None:
+                self._unrouted.setdefault(resource, set()).add(member)
             else:
-                columns = self._pinned.setdefault(resource, {})
-                columns.setdefault(subscription.pin.column, _Column(subscription.pin)).add(member, subscription.pin)
+                columns = self._routed.setdefault(resource, {})
+                columns.setdefault(key.column, _Column(key)).add(member, key)
 
     def discard(self, member: Member, subscriptions: Subscriptions) -> None:
-        """Let a member go."""
+        """Remove a member; ``subscriptions`` are those that it was added with."""
         for resource, subscription in subscriptions.of.items():
-            if subscription.pin is None:
-                self._everything.get(resource, set()).discard(member)
-            elif (column := self._pinned.get(resource, {}).get(subscription.pin.column)) is not None:
-                column.discard(member, subscription.pin)
+            if (key := subscription.routing_key) is None:
+                self._unrouted.get(resource, set()).discard(member)
+            elif (column := self._routed.get(resource, {}).get(key.column)) is not None:
+                column.discard(member, key)
 
-    def concerned(self, batch: Batch) -> set[Member]:
-        """Everybody who may have to be told of something in a batch."""
+    def candidates(self, batch: Batch) -> set[Member]:
+        """All members that an event in this batch could match."""
         found: set[Member] = set()
         for resource in {event.resource for event in batch.events}:
-            found |= self._everything.get(resource, set())
+            found |= self._unrouted.get(resource, set())
         for event in batch.events:
-            for column in self._pinned.get(event.resource, {}).values():
-                found.update(*column.concerned(event))
+            for column in self._routed.get(event.resource, {}).values():
+                found.update(*column.candidates(event))
         return found
 
 
 class _Column(Generic[Member]):
-    """Members by the values of a column that they are pinned to."""
+    """Members by the values of one column in their routing keys."""
 
-    def __init__(self, pin: RoutingKey) -> None:
-        self._name = pin.column
-        self._values = pin.values
+    def __init__(self, key: RoutingKey) -> None:
+        self._name = key.column
+        self._field = key.field
         self._members: dict[Any, set[Member]] = {}
 
-    def add(self, member: Member, pin: RoutingKey) -> None:
-        for value in pin.given:
+    def add(self, member: Member, key: RoutingKey) -> None:
+        for value in key.values:
             self._members.setdefault(value, set()).add(member)
 
-    def discard(self, member: Member, pin: RoutingKey) -> None:
-        for value in pin.given:
+    def discard(self, member: Member, key: RoutingKey) -> None:
+        for value in key.values:
             if (members := self._members.get(value)) is not None:
                 members.discard(member)
                 if not members:
                     del self._members[value]
 
-    def concerned(self, event: Event) -> Iterator[set[Member]]:
-        """Who is pinned to what the row had or has: everybody for TRUNCATE, and for what Python has no value for."""
+    def candidates(self, event: Event) -> Iterator[set[Member]]:
+        """Members with the old or the new value of the row.
+
+        These are all members for TRUNCATE, and for a value that Python cannot represent.
+        """
         if not self._members:
             return
         for row in (event.before, event.after):
             if row is None or (value := row.get(self._name)) is None:
                 continue
             try:
-                yield self._members.get(self._values.field_type.load(self._values, value), set())
+                yield self._members.get(self._field.field_type.load(self._field, value), set())
             except (ValueError, TypeError):
                 yield from self._members.values()
         if event.op == "T":

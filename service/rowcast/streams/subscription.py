@@ -1,12 +1,12 @@
-"""Lenses: what a stream shows of the change log, as bytes.
+"""Subscriptions: what a stream sends for the changes in the log, as bytes.
 
-A *lens* is on one resource: a condition, which is asked of the old and the new row of each event, and how a row is
-shown. *Lenses* are those of one stream. Whoever looks through equal ones sees the same, so a batch of events becomes a
-frame of bytes once for all of them.
+A *subscription* is on one resource: a condition, which the old and the new row of each event are matched with, and the
+form of a row. *Subscriptions* are those of one stream. Equal ones render the same bytes, so a batch of events becomes one
+frame for all streams that have them.
 
-Most lenses need nothing but the logged row: ``frame`` answers at once. Where the condition is for the database to judge
-(other tables, collations, what Python has no value for), or Python of a viewset has a say (a serializer with code in
-it, permissions about single rows), it raises ``NeedsAwait``, and ``look`` finds out.
+Most subscriptions need nothing but the logged row: ``render_now`` returns at once. It raises ``NeedsAwait`` where the
+database has to evaluate the condition (other tables, collations, values that Python cannot represent), or where a viewset
+has Python for it (serializers with code, permissions for single rows). Then ``render`` does it.
 """
 
 from __future__ import annotations
@@ -28,39 +28,49 @@ from rowcast.query.store import Store
 from rowcast.resources.lossless_json import Raw, encode, parse
 from rowcast.resources.resource import Resource
 
-BLOCK: Final = 100  # rows of a snapshot that are told at once
+SNAPSHOT_BLOCK_ROWS: Final = 100  # rows in one event of a snapshot
 
-Match: TypeAlias = tuple[bool, bool]  # whether the old and the new row of an event are seen
+Match: TypeAlias = tuple[bool, bool]  # whether the old and the new row of an event are in the subscription
 Matches: TypeAlias = Mapping[int, Match]  # by the event's n
 
 
 class NeedsAwait(Exception):
-    """The logged rows alone do not say what is seen of them."""
+    """Rendering needs the database, or Python that waits."""
 
 
 class RowAccess(Protocol):
-    """What Python of a viewset says about rows, which are given as logged.
+    """The part of a viewset that is written in Python, for one caller. Rows are given as logged.
 
-    ``name`` is the same for callers who are shown the same. A ``plain`` one leaves it to the lens to show them.
+    ``key`` is equal for callers who receive the same. If ``plain`` is set only permissions are in Python, and the
+    subscription renders the rows.
     """
 
-    name: str
-    plain: bool
+    @property
+    def key(self) -> Hashable: ...
 
-    async def sees(self, rows: Sequence[bytes]) -> list[bool]:
-        """For each row whether the caller may see it."""
+    @property
+    def plain(self) -> bool: ...
 
-    async def shows(self, rows: Sequence[bytes]) -> list[bytes]:
-        """Each row as the caller is shown it, as JSON."""
+    async def may_see(self, rows: Sequence[bytes]) -> list[bool]:
+        """For each row, whether the caller may see it."""
+
+    async def render_rows(self, rows: Sequence[bytes]) -> list[bytes]:
+        """Each row as the caller receives it, as JSON."""
 
 
 @dataclass(frozen=True)
 class Subscription:
-    """The rows of a query, and of a row what the projection shows or, if it has a say, the ``viewer``.
+    """The rows of a query, each in the form of a projection or, if it has one, of the viewset's ``access``.
 
-    ``test`` answers the query's condition for a logged row in memory; without it the database is asked. ``pin`` is what
-    every row that is seen has. ``watched`` are the names that a change is told of. Lenses that show the same have the same
-    ``name``.
+    Attributes:
+        query: The filter, without order and page.
+        projection: The columns and relations of a row.
+        watched: The names that ``changed`` of an UPDATE may list.
+        resource: The resource of the query.
+        test: Evaluates the condition in memory; ``None`` if only the database can.
+        routing_key: A column whose values every matching row has; ``None`` if there is none.
+        store: Evaluates the condition in the database, and reads snapshots.
+        access: Permissions for single rows, and Python serializers; ``None`` if the viewset has neither.
     """
 
     query: Query
@@ -68,23 +78,24 @@ class Subscription:
     watched: tuple[str, ...]
     resource: Resource
     test: Test | None
-    pin: RoutingKey | None
+    routing_key: RoutingKey | None
     store: Store
-    viewer: RowAccess | None = None
+    access: RowAccess | None = None
 
     @cached_property
-    def name(self) -> Hashable:
-        return self.query, self.projection, self.watched, self.viewer and self.viewer.name
+    def key(self) -> Hashable:
+        """Subscriptions with equal keys render the same bytes."""
+        return self.query, self.projection, self.watched, self.access and self.access.key
 
     @cached_property
     def _floats(self) -> frozenset[str]:
-        """The columns whose numbers are floats, so that a long number is no more than one."""
+        """Float columns. Their over-long JSON numbers may be rounded to a float."""
         return frozenset(name for name, field in self.resource.columns.items() if field.item_type.binary_float)
 
-    # --- deciding
+    # --- matching
 
-    def verdict(self, event: Event) -> Match:
-        """Whether the old and the new row meet the condition; ``NeedsAwait`` where memory cannot tell."""
+    def match(self, event: Event) -> Match:
+        """Whether the old and the new row meet the condition; ``NeedsAwait`` if only the database can tell."""
         before, after = event.before, event.after
         if not self.query.where:
             return before is not None, after is not None
@@ -92,69 +103,72 @@ class Subscription:
             raise NeedsAwait
         try:
             return before is not None and self.test(before), after is not None and self.test(after)
-        except ValueError as error:  # infinity and the like, which are no values of Python's
+        except ValueError as error:  # infinity and the like, which Python cannot represent
             raise NeedsAwait from error
 
-    async def judge(self, batch: Batch) -> Matches:
-        """The verdict for each event of the resource, asked of the database in one query."""
+    async def match_in_database(self, batch: Batch) -> Matches:
+        """The match of each event of the resource, evaluated by the database in one query."""
         events = [event for event in batch.events if event.resource == self.query.resource and event.op != "T"]
-        rows = [(place, row) for event in events for place, row in ((event.n, event.old), (-event.n, event.new)) if row]
-        met = {rows[n - 1][0] for n in await self.store.matching(self.query, [row for _, row in rows])}
+        rows = [(n, row) for event in events for n, row in ((event.n, event.old), (-event.n, event.new)) if row]
+        met = {rows[place - 1][0] for place in await self.store.matching(self.query, [row for _, row in rows])}
         return {event.n: (event.n in met, -event.n in met) for event in events}
 
-    async def admit(self, events: Sequence[Event], verdicts: Matches) -> dict[int, Match]:
-        """The verdicts without the rows that the viewer may not see."""
-        if self.viewer is None:
-            return dict(verdicts)
-        asked = [
+    async def filter_permitted(self, events: Sequence[Event], matches: Matches) -> dict[int, Match]:
+        """The matches without the rows that the caller may not see."""
+        if self.access is None:
+            return dict(matches)
+        matching = [
             (event.n, side, row)
             for event in events
             for side, row in enumerate((event.old, event.new))
-            if row is not None and verdicts[event.n][side]
+            if row is not None and matches[event.n][side]
         ]
-        answers = await self.viewer.sees([row for _, _, row in asked])
-        seen = {(n, side) for (n, side, _), answer in zip(asked, answers, strict=True) if answer}
-        return {event.n: ((event.n, 0) in seen, (event.n, 1) in seen) for event in events}
+        decisions = await self.access.may_see([row for _, _, row in matching])
+        permitted = {(n, side) for (n, side, _), decision in zip(matching, decisions, strict=True) if decision}
+        return {event.n: ((event.n, 0) in permitted, (event.n, 1) in permitted) for event in events}
 
-    async def present(self, events: Sequence[Event]) -> dict[int, bytes]:
-        """The new row of each event as the viewer has it; none where the lens shows rows itself."""
-        if self.viewer is None or self.viewer.plain:
+    # --- rendering
+
+    async def render_data(self, events: Sequence[Event]) -> dict[int, bytes]:
+        """The new row of each event as the viewset's Python renders it; empty if the subscription renders rows."""
+        if self.access is None or self.access.plain:
             return {}
-        shown = await self.viewer.shows([event.new for event in events if event.new is not None])
-        return {event.n: data for event, data in zip(events, shown, strict=True)}
+        rendered = await self.access.render_rows([event.new for event in events if event.new is not None])
+        return {event.n: data for event, data in zip(events, rendered, strict=True)}
 
-    # --- telling
+    def block(self, event: Event, match: Match, rendered: bytes | None = None) -> bytes | None:
+        """The block of an event without its position; ``None`` if neither row matches.
 
-    def block(self, event: Event, verdict: Match, shown: bytes | None = None) -> bytes | None:
-        """What is told of an event, but for its position; ``None`` for nothing."""
+        ``rendered`` is the new row if the viewset's Python has rendered it.
+        """
         if event.op == "T":
             reason = {"resource": self.query.resource, "reason": "truncated"}
             return b"event: reset\ndata: %b\n" % orjson.dumps(reason)
-        was, now = verdict
-        if not (was or now):
+        old_matches, new_matches = match
+        if not (old_matches or new_matches):
             return None
-        action = "UPDATE" if was and now else "INSERT" if now else "DELETE"
+        action = "UPDATE" if old_matches and new_matches else "INSERT" if new_matches else "DELETE"
         before, after = event.before, event.after
-        row = after if now else before
+        row = after if new_matches else before
         assert row is not None
-        told: dict[str, Any] = {
+        message: dict[str, Any] = {
             "action": action,
             "resource": self.query.resource,
             "id": row[self.resource.key.column_name],
             "data": None,
         }
-        if now:
-            told["data"] = self.data(row) if shown is None else orjson.Fragment(shown)
+        if new_matches:
+            message["data"] = self.data(row) if rendered is None else orjson.Fragment(rendered)
         if action == "UPDATE":
             assert before is not None
-            told["changed"] = [name for name in self.watched if row.get(name) != before.get(name)]
+            message["changed"] = [name for name in self.watched if row.get(name) != before.get(name)]
         elif event.op == "U":
-            told["cause"] = "UPDATE"
-        told |= {"at": event.at, "seq": event.seq}
-        return b"data: %b\n" % encode(told)
+            message["cause"] = "UPDATE"
+        message |= {"at": event.at, "seq": event.seq}
+        return b"data: %b\n" % encode(message)
 
     def data(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A logged row as a plain serializer shows it, with relations as keys."""
+        """A logged row as a serializer without Python renders it, with relations as keys."""
         data = {name: row.get(name) for name in self.projection.columns}
         data.update((name, row[name]) for name, _ in self.projection.related if name in row)
         for name in self._floats & data.keys():
@@ -164,31 +178,31 @@ class Subscription:
 
     # --- all rows at once
 
-    async def rows(self, limit: int) -> tuple[list[bytes], str]:
-        """Up to ``limit`` rows in the form of logged ones, in the order of their keys, and the snapshot of PostgreSQL."""
+    async def read_rows(self, limit: int) -> tuple[list[bytes], str]:
+        """Up to ``limit`` matching rows in the form of logged ones, ordered by key, and PostgreSQL's snapshot."""
         columns = tuple(name for name, field in self.resource.columns.items() if not field.write_only)
         links = tuple(
             (name, Projection(inner.resource, (self.store.queries.key(inner.resource),)))
             for name, inner in self.projection.related
             if name in self.resource.links
         )
-        shown = Projection(self.query.resource, columns, links)
-        page = PageShape(shown, (self.resource.key.name,), count="none")
+        logged = Projection(self.query.resource, columns, links)
+        page = PageShape(logged, (self.resource.key.name,), count="none")
         found = await self.store.page(self.query, page, (limit,))
         return found.documents, found.snapshot
 
-    async def snapshot(self, rows: Sequence[bytes]) -> bytes:
-        """The block that tells some rows of ``rows``."""
-        if self.viewer is not None:
-            rows = [row for row, may in zip(rows, await self.viewer.sees(rows), strict=True) if may]
-        if self.viewer is None or self.viewer.plain:
-            told: list[Any] = [self.data(self._logged(row)) for row in rows]
+    async def snapshot_block(self, rows: Sequence[bytes]) -> bytes:
+        """The block with some rows of ``read_rows``."""
+        if self.access is not None:
+            rows = [row for row, may in zip(rows, await self.access.may_see(rows), strict=True) if may]
+        if self.access is None or self.access.plain:
+            rendered: list[Any] = [self.data(self._logged(row)) for row in rows]
         else:
-            told = [orjson.Fragment(row) for row in await self.viewer.shows(rows)]
-        return b"event: snapshot\ndata: %b\n\n" % encode({"resource": self.query.resource, "rows": told})
+            rendered = [orjson.Fragment(row) for row in await self.access.render_rows(rows)]
+        return b"event: snapshot\ndata: %b\n\n" % encode({"resource": self.query.resource, "rows": rendered})
 
     def _logged(self, row: bytes) -> dict[str, Any]:
-        """A row of ``rows`` with its links as the log has them: keys."""
+        """A row of ``read_rows`` with its links as the log has them: keys."""
         parsed = parse(row)
         for name, inner in self.projection.related:
             if name in parsed and name in self.resource.links:
@@ -197,47 +211,47 @@ class Subscription:
         return parsed
 
 
-Ask: TypeAlias = Callable[[Subscription, Batch], Awaitable[Matches]]
+MatchInDatabase: TypeAlias = Callable[[Subscription, Batch], Awaitable[Matches]]
 
 
 class Subscriptions:
-    """What one stream shows: at most one lens for each resource. Equal ones have the same ``name``."""
+    """The subscriptions of one stream, at most one for each resource. Those with equal keys render the same bytes."""
 
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
         self.of = {subscription.query.resource: subscription for subscription in subscriptions}
-        self.name: Hashable = tuple([subscription.name for subscription in self.of.values()])
-        self._viewed = any(subscription.viewer is not None for subscription in self.of.values())
+        self.key: Hashable = tuple([subscription.key for subscription in self.of.values()])
+        self._with_access = any(subscription.access is not None for subscription in self.of.values())
 
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self.of.values())
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What ``ready`` and ``reset`` say these are about."""
+    def about(self) -> dict[str, Any]:
+        """The resources, as ``ready`` and ``reset`` name them."""
         names = list(self.of)
         return {"resource": names[0]} if len(names) == 1 else {"resources": names}
 
-    def frame(self, batch: Batch, skip: Snapshot | None) -> bytes:
-        """The blocks of a batch, one for each event that is seen; empty where there is none.
+    def render_now(self, batch: Batch, seen_snapshot: Snapshot | None) -> bytes:
+        """Render the events of a batch that match, each as a block; empty if none does.
 
-        What the snapshot ``skip`` sees is left out, and is said in the positions of the rest for as long as it matters.
-        ``NeedsAwait`` if it takes more than the batch.
+        Events that ``seen_snapshot`` already includes are omitted. The snapshot stays in event ids until it no longer
+        matters. ``NeedsAwait`` if the batch alone does not suffice.
         """
         blocks: dict[int, bytes | None] = {}
-        for event in self._events(batch, skip):
+        for event in self._events(batch, seen_snapshot):
             subscription = self.of[event.resource]
             if event.op == "T":
                 blocks[event.n] = subscription.block(event, (False, False))
                 continue
-            verdict = subscription.verdict(event)
-            if self._viewed and subscription.viewer is not None and (verdict[0] or verdict[1]):
+            match = subscription.match(event)
+            if self._with_access and subscription.access is not None and (match[0] or match[1]):
                 raise NeedsAwait
-            blocks[event.n] = subscription.block(event, verdict)
-        return self._frame(batch, skip, blocks)
+            blocks[event.n] = subscription.block(event, match)
+        return self._frame(batch, seen_snapshot, blocks)
 
-    async def look(self, batch: Batch, skip: Snapshot | None, ask: Ask) -> bytes:
-        """``frame``, whatever it takes; ``ask`` is the database's judgement, which others may want as well."""
-        events = self._events(batch, skip)
+    async def render(self, batch: Batch, seen_snapshot: Snapshot | None, match_in_database: MatchInDatabase) -> bytes:
+        """As ``render_now``, with whatever it needs. ``match_in_database`` may share one query among several streams."""
+        events = self._events(batch, seen_snapshot)
         blocks: dict[int, bytes | None] = {}
         for subscription in self:
             own = [event for event in events if event.resource == subscription.query.resource]
@@ -246,36 +260,38 @@ class Subscriptions:
             if not changes:
                 continue
             try:
-                verdicts: Matches = {event.n: subscription.verdict(event) for event in changes}
+                matches: Matches = {event.n: subscription.match(event) for event in changes}
             except NeedsAwait:
-                verdicts = await ask(subscription, batch)
-            verdicts = await subscription.admit(changes, verdicts)
-            shown = await subscription.present([event for event in changes if verdicts[event.n][1]])
-            blocks |= {event.n: subscription.block(event, verdicts[event.n], shown.get(event.n)) for event in changes}
-        return self._frame(batch, skip, blocks)
+                matches = await match_in_database(subscription, batch)
+            matches = await subscription.filter_permitted(changes, matches)
+            data = await subscription.render_data([event for event in changes if matches[event.n][1]])
+            blocks |= {event.n: subscription.block(event, matches[event.n], data.get(event.n)) for event in changes}
+        return self._frame(batch, seen_snapshot, blocks)
 
-    def _events(self, batch: Batch, skip: Snapshot | None) -> list[Event]:
+    def _events(self, batch: Batch, seen_snapshot: Snapshot | None) -> list[Event]:
         return [
             event
             for event in batch.events
-            if event.resource in self.of and not (skip is not None and skip.sees(event.xid))
+            if event.resource in self.of and not (seen_snapshot is not None and seen_snapshot.sees(event.xid))
         ]
 
-    def _frame(self, batch: Batch, skip: Snapshot | None, blocks: Mapping[int, bytes | None]) -> bytes:
-        within = None if passed(skip, batch) else skip
-        told = []
+    def _frame(self, batch: Batch, seen_snapshot: Snapshot | None, blocks: Mapping[int, bytes | None]) -> bytes:
+        within = None if is_past(seen_snapshot, batch) else seen_snapshot
+        lines = []
         for event in batch.events:
             if (block := blocks.get(event.n)) is not None:
-                place = str(batch.position(event).with_snapshot(within))
-                told.append(b"id: %b\n%b\n" % (place.encode(), block))
-        return b"".join(told)
+                position = str(batch.position(event).with_snapshot(within))
+                lines.append(b"id: %b\n%b\n" % (position.encode(), block))
+        return b"".join(lines)
 
 
-def remaining(skip: Snapshot | None, batch: Batch) -> Snapshot | None:
-    """What there is still to skip behind a batch: nothing once the tick that it ends has gone past the snapshot."""
-    return None if passed(skip, batch) or (batch.last and skip is not None and skip <= batch.snap) else skip
+def remaining(seen_snapshot: Snapshot | None, batch: Batch) -> Snapshot | None:
+    """The snapshot that later batches still have to be compared with; ``None`` once the log has gone past it."""
+    if is_past(seen_snapshot, batch) or (batch.last and seen_snapshot is not None and seen_snapshot <= batch.snap):
+        return None
+    return seen_snapshot
 
 
-def passed(skip: Snapshot | None, batch: Batch) -> bool:
-    """Whether there is nothing to skip in the tick of a batch, nor behind it."""
-    return skip is None or (skip <= batch.snap and not any(map(skip.sees, batch.xids)))
+def is_past(seen_snapshot: Snapshot | None, batch: Batch) -> bool:
+    """Whether the tick of a batch, and all later ones, have no event that the snapshot already includes."""
+    return seen_snapshot is None or (seen_snapshot <= batch.snap and not any(map(seen_snapshot.sees, batch.xids)))

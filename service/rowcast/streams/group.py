@@ -1,0 +1,233 @@
+"""A group: the subscribers with equal subscriptions that have kept up.
+
+Each batch is evaluated once per group and rendered into one frame, whose bytes every member gets in one write. A group is
+at the head of the feed, whether a batch concerned it or not. When a batch cannot be rendered at once, because it needs the
+database or Python that waits, the group falls back to a task that reads the feed until it is at the head again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final, Protocol
+
+import structlog
+
+from rowcast.changes.feed import Feed, Reset
+from rowcast.changes.log import Batch
+from rowcast.changes.position import Position, Snapshot
+from rowcast.errors import Unavailable
+from rowcast.streams.sse import KEEP_ALIVE, http_chunk, keep_alive_block, reset_block
+from rowcast.streams.subscriber import Subscriber
+from rowcast.streams.subscription import NeedsAwait, Subscriptions
+
+FAILED: Final = "failed"  # the reason of a reset after events that could not be rendered
+
+_logger = structlog.get_logger(__name__)
+
+
+class Phase(Enum):
+    """What a group is doing."""
+
+    LIVE = "is at the head of the feed"
+    CATCHING_UP = "has a task that reads on to the head of the feed"
+    CLOSED = "has no subscribers, and gets none"
+
+
+TRANSITIONS: Final[Mapping[Phase, frozenset[Phase]]] = {
+    Phase.LIVE: frozenset({Phase.CATCHING_UP, Phase.CLOSED}),
+    Phase.CATCHING_UP: frozenset({Phase.LIVE, Phase.CLOSED}),
+    Phase.CLOSED: frozenset(),
+}
+
+
+class Owner(Protocol):
+    """What a group uses of its hub."""
+
+    feed: Feed
+    buffer: int
+
+    async def render(self, subscriptions: Subscriptions, batch: Batch, seen_snapshot: Snapshot | None) -> bytes:
+        """The frame of a batch, whatever it takes."""
+
+    def revisit_on_next_batch(self, group: Group) -> None:
+        """Deliver the next batch to a group whatever the batch is about."""
+
+    def drop(self, group: Group) -> None:
+        """Close a group and forget it."""
+
+
+class Group:
+    """Subscribers at one position of the log.
+
+    ``members`` are at ``position``. Subscribers that are ``waiting`` are further on, at a position that the group will
+    reach. ``seen_snapshot`` is the snapshot whose transactions the clients have already received, in their list of rows.
+    """
+
+    def __init__(self, hub: Owner, subscriptions: Subscriptions, seen_snapshot: Snapshot | None) -> None:
+        self.phase = Phase.LIVE
+        self.subscriptions = subscriptions
+        self.seen_snapshot = seen_snapshot
+        self.members: set[Subscriber] = set()
+        self.waiting: set[Subscriber] = set()
+        self._hub = hub
+        self._position = hub.feed.head  # of a group that is not live
+        self._task: asyncio.Task[None] | None = None  # of a group that catches up
+
+    def _enter(self, phase: Phase) -> None:
+        assert phase in TRANSITIONS[self.phase], f"a group cannot go from {self.phase.name} to {phase.name}"
+        self.phase = phase
+
+    @property
+    def position(self) -> Position:
+        """The position of the group in the feed."""
+        return self._hub.feed.head if self.phase is Phase.LIVE else self._position
+
+    @property
+    def client_position(self) -> Position:
+        """The position that a member resumes from: with the snapshot that it has already received."""
+        return self.position.with_snapshot(self.seen_snapshot)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no subscriber is left."""
+        return not (self.members or self.waiting)
+
+    # --- subscribers
+
+    def admit(self, subscriber: Subscriber) -> None:
+        """Add a subscriber, at once or when the group reaches its position."""
+        if subscriber.position.sort_key == self.position.sort_key:
+            self.members.add(subscriber)
+        else:
+            self.waiting.add(subscriber)
+            self._hub.revisit_on_next_batch(self)
+
+    def dismiss(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber; a member's ``position`` becomes that of the group."""
+        if subscriber in self.members:
+            subscriber.position = self.client_position
+        self.members.discard(subscriber)
+        self.waiting.discard(subscriber)
+        if self.empty and self.phase is not Phase.CLOSED:
+            self._hub.revisit_on_next_batch(self)
+
+    def absorb(self, other: Group) -> None:
+        """Take over all subscribers of a group at the same position, which is closed."""
+        for subscriber in [*other.members, *other.waiting]:
+            subscriber.group = self
+        self.members |= other.members
+        self.waiting |= other.waiting
+        if self.waiting:
+            self._hub.revisit_on_next_batch(self)
+        other.members, other.waiting = set(), set()
+        other.close()
+
+    # --- batches
+
+    def deliver(self, batch: Batch) -> None:
+        """Send every member its frame of a batch, at once if that needs nothing but the batch."""
+        if self.phase is not Phase.LIVE:
+            return
+        try:
+            frame = self.subscriptions.render_now(batch, self.seen_snapshot)
+        except NeedsAwait:
+            self._enter(Phase.CATCHING_UP)
+            self._position = batch.start
+            self._task = asyncio.create_task(self._catch_up(), name="stream group")
+            return
+        self._advance(batch.end, frame)
+
+    async def _catch_up(self) -> None:
+        """Read on to the head of the feed, batch by batch."""
+        try:
+            async for batch in self._hub.feed.read(self.position):
+                try:
+                    frame = await self._hub.render(self.subscriptions, batch, self.seen_snapshot)
+                except Unavailable:
+                    raise
+                except Exception as error:
+                    self.skip(batch, error)
+                else:
+                    self._advance(batch.end, frame)
+            self._task = None
+            self._enter(Phase.LIVE)
+        except Reset as reset:
+            self._task = None
+            self.restart(reset.reason)
+        except Exception as error:
+            if isinstance(error, Unavailable):
+                _logger.warning("streams_ended", error=error.detail, **self.subscriptions.about)
+            else:
+                _logger.exception("streams_ended", **self.subscriptions.about)
+            self._task = None
+            for subscriber in [*self.members, *self.waiting]:
+                subscriber.end()
+            self._hub.drop(self)
+
+    def skip(self, batch: Batch, error: Exception) -> None:
+        """Go on after a batch that cannot be rendered; the members have to reload."""
+        log_failure(self.subscriptions, batch, error)
+        self._reset(batch.end, FAILED)
+
+    def restart(self, reason: str) -> None:
+        """Tell the clients that events are missing, and go on at the head of the feed."""
+        self._cancel()
+        if self.phase is Phase.CATCHING_UP:
+            self._enter(Phase.LIVE)
+        self.members |= self.waiting
+        self.waiting.clear()
+        self._reset(self.position, reason)
+
+    def _reset(self, position: Position, reason: str) -> None:
+        self._position = position
+        for member in [member for member in self.members if member.renews]:
+            member.require_resync(reason)
+        self._advance(position, reset_block(self.subscriptions.about, self.client_position, reason))
+
+    def _advance(self, position: Position, frame: bytes) -> None:
+        """Send the members the events up to a position. Subscribers that have waited there become members."""
+        self._position = position
+        if frame:
+            self.write(frame)
+        for subscriber in list(self.waiting):
+            if subscriber.position.sort_key == position.sort_key:
+                self.waiting.discard(subscriber)
+                self.members.add(subscriber)
+            elif subscriber.position.sort_key < position.sort_key:
+                subscriber.leave()
+
+    def write(self, frame: bytes) -> None:
+        """One write for each member, of the same bytes."""
+        chunk = http_chunk(frame)
+        for member in list(self.members):
+            member.write(chunk if member.chunked else frame, self._hub.buffer)
+
+    def keep_alive(self) -> None:
+        """Send a comment to everybody, and to members the newest position."""
+        self.write(keep_alive_block(self.client_position))
+        for subscriber in list(self.waiting):
+            subscriber.write(http_chunk(KEEP_ALIVE) if subscriber.chunked else KEEP_ALIVE, self._hub.buffer)
+
+    # --- the end
+
+    def close(self, position: Position | None = None) -> None:
+        """Stop; the subscribers go on alone, members from ``position`` or from that of the group."""
+        if self.phase is Phase.CLOSED:
+            return
+        self._position = position or self.position
+        self._cancel()
+        self._enter(Phase.CLOSED)
+        for subscriber in [*self.members, *self.waiting]:
+            subscriber.leave()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+
+def log_failure(subscriptions: Subscriptions, batch: Batch, error: Exception) -> None:
+    """Log that events could not be rendered."""
+    _logger.error("stream_failed", tick=batch.tick, exc_info=error, **subscriptions.about)

@@ -1,0 +1,66 @@
+"""The wire format of a stream: the response, the blocks that open and reset it, and the framing of its bytes.
+
+Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from aiohttp_sse import EventSourceResponse
+
+from rowcast.changes.position import Position
+
+CONTENT_TYPE: Final = "text/event-stream"
+RETRY_MILLISECONDS: Final = 2000  # that a browser waits before it connects again
+OPENING: Final = b"retry: %d\n" % RETRY_MILLISECONDS
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+DATABASE_AWAY: Final = b": the database is away\n\n"
+UNACKNOWLEDGED_SECONDS: Final = 120.0  # after which the kernel closes a connection whose client acknowledges nothing
+
+
+class StreamResponse(EventSourceResponse):
+    """The response of aiohttp-sse: its headers, its chunked coding without compression, its ``TCP_USER_TIMEOUT``.
+
+    It has no ping of its own, because one heartbeat of the hub keeps every connection alive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(send_timeout=UNACKNOWLEDGED_SECONDS)
+
+    async def _ping(self) -> None:
+        return
+
+
+def http_chunk(frame: bytes) -> bytes:
+    """Bytes of a stream as a chunk of HTTP/1.1, ready for the transport.
+
+    A frame for a whole group is written to each member's transport directly: aiohttp's ``write`` is a coroutine with a
+    check for compression, a length and a drain, several times the work of the write itself. That is correct as long as
+    aiohttp writes a ``StreamResponse`` as it does now:
+
+    - the body has the chunked coding (only for HTTP/1.0 it has none), and no ``Content-Encoding``;
+    - after the first ``await response.write(…)`` the headers have been written, and aiohttp keeps nothing back, so both
+      ways of writing may alternate.
+
+    ``tests/stream/test_wire.py`` fails when one of these changes.
+    """
+    return b"%x\r\n%b\r\n" % (len(frame), frame)
+
+
+def ready_block(about: Mapping[str, Any], position: Position) -> bytes:
+    """The block that opens a stream: its resources, and the position where it begins."""
+    return b"event: ready\nid: %b\ndata: %b\n\n" % (str(position).encode(), orjson.dumps(about))
+
+
+def reset_block(about: Mapping[str, Any], position: Position | None, reason: str) -> bytes:
+    """The block that tells a client to reload, with the reason. ``None`` for the position if all rows follow."""
+    id_line = b"" if position is None else b"id: %b\n" % str(position).encode()
+    return b"event: reset\n%bdata: %b\n\n" % (id_line, orjson.dumps({**about, "reason": reason}))
+
+
+def keep_alive_block(position: Position) -> bytes:
+    """A comment, with the newest position, so that a client that reconnects resumes from there."""
+    return b": keep-alive\nid: %b\n\n" % str(position).encode()

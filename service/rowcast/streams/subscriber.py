@@ -1,0 +1,180 @@
+"""One connection of a stream, and the phases that it goes through.
+
+A subscriber has no queue and no task of its own. While it keeps up it is a member of a group, and its position is the
+group's. Otherwise the coroutine of its request (``Hub.stream``) reads the log for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Final, Protocol
+
+from aiohttp import HttpVersion11, web
+
+from rowcast.changes.position import Position
+from rowcast.streams.sse import StreamResponse
+
+SEND_TIMEOUT_SECONDS: Final = 30.0  # without progress, after which a connection is aborted
+
+
+class Phase(Enum):
+    """What a subscriber is doing."""
+
+    CATCHING_UP = "reads the log from its own position"
+    LIVE = "is in a group, which writes to it"
+    RESYNC = "has to be sent all rows again"
+    CLOSED = "the stream is over"
+
+
+TRANSITIONS: Final[Mapping[Phase, frozenset[Phase]]] = {
+    Phase.CATCHING_UP: frozenset({Phase.LIVE, Phase.RESYNC, Phase.CLOSED}),
+    Phase.LIVE: frozenset({Phase.CATCHING_UP, Phase.RESYNC, Phase.CLOSED}),
+    Phase.RESYNC: frozenset({Phase.CATCHING_UP, Phase.CLOSED}),
+    Phase.CLOSED: frozenset(),
+}
+
+
+class Membership(Protocol):
+    """The group that a live subscriber is in."""
+
+    def admit(self, subscriber: Subscriber) -> None:
+        """Add a subscriber, at once or when the group reaches its position."""
+
+    def dismiss(self, subscriber: Subscriber) -> None:
+        """Remove a subscriber; a member's ``position`` becomes that of the group."""
+
+
+class Subscriber:
+    """One connection. ``position`` is its place in the log, for a member that of its group.
+
+    ``auths`` are the ``request.auth`` that its caller was identified by. ``renews`` is set for a stream with
+    ``?snapshot=true``: a reset sends it all rows again. ``chunked`` is false for HTTP/1.0.
+    """
+
+    __slots__ = (
+        "_left",
+        "_reset_reason",
+        "_response",
+        "_transport",
+        "auths",
+        "chunked",
+        "group",
+        "phase",
+        "position",
+        "renews",
+    )
+
+    def __init__(
+        self,
+        http: web.Request,
+        response: StreamResponse,
+        position: Position,
+        auths: Sequence[object],
+        *,
+        renews: bool,
+    ) -> None:
+        assert http.transport is not None
+        self.phase = Phase.CATCHING_UP
+        self.position = position
+        self.auths = tuple(auth for auth in auths if auth is not None)
+        self.renews = renews
+        self.group: Membership | None = None
+        self.chunked = http.version >= HttpVersion11
+        self._reset_reason = ""
+        self._response = response
+        self._transport: asyncio.Transport = http.transport
+        self._left: asyncio.Future[None] | None = None
+
+    def _enter(self, phase: Phase) -> None:
+        assert phase in TRANSITIONS[self.phase], f"a subscriber cannot go from {self.phase.name} to {phase.name}"
+        self.phase = phase
+
+    # --- in a group
+
+    async def stay(self, group: Membership) -> None:
+        """Be in a group until the buffer is full or the stream ends; afterwards ``position`` is where that was."""
+        self._enter(Phase.LIVE)
+        self._left = asyncio.get_running_loop().create_future()
+        self.group = group
+        group.admit(self)
+        try:
+            await self._left
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Leave the group, and go on alone from its position; nothing if the subscriber is in no group."""
+        if self.phase is Phase.LIVE:
+            self._part(Phase.CATCHING_UP)
+
+    def _part(self, phase: Phase) -> None:
+        """Leave the group for another phase."""
+        assert self.group is not None
+        assert self._left is not None
+        self._enter(phase)
+        self.group.dismiss(self)
+        self.group = None
+        if not self._left.done():
+            self._left.set_result(None)
+
+    def write(self, frame: bytes, buffer: int) -> None:
+        """Write bytes of a group; leave it if the client has gone, or has more than ``buffer`` bytes to take.
+
+        ``frame`` is written past aiohttp: see ``http_chunk``.
+        """
+        if self._transport.is_closing():
+            self.leave()
+            return
+        self._transport.write(frame)
+        if self._transport.get_write_buffer_size() > buffer:
+            self.leave()
+
+    # --- alone
+
+    async def send(self, frame: bytes) -> None:
+        """Write, and wait until the client has taken most of it; ``ConnectionResetError`` if it takes nothing."""
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                await self._response.write(frame)
+        except TimeoutError:
+            self._transport.abort()
+            raise ConnectionResetError("the client reads nothing") from None
+
+    def require_resync(self, reason: str) -> None:
+        """Leave the group if there is one; an open stream has to be sent all rows again."""
+        if self.phase is Phase.CLOSED:
+            return
+        self._reset_reason = reason
+        if self.phase is Phase.LIVE:
+            self._part(Phase.RESYNC)
+        else:
+            self._enter(Phase.RESYNC)
+
+    def begin_resync(self) -> str:
+        """The reason why all rows are sent again. From here on the subscriber catches up."""
+        self._enter(Phase.CATCHING_UP)
+        return self._reset_reason
+
+    # --- the end
+
+    def end(self) -> None:
+        """End the stream. The connection of a client that is catching up is aborted; it resumes with a new one."""
+        if self.phase is Phase.CLOSED:
+            return
+        if self.phase is Phase.LIVE:
+            self._part(Phase.CLOSED)
+        else:
+            self._transport.abort()
+            self._enter(Phase.CLOSED)
+
+    def close(self) -> None:
+        """The request is over, whatever the phase was."""
+        if self.phase is not Phase.CLOSED:
+            self._enter(Phase.CLOSED)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the stream is over, or its connection is."""
+        return self.phase is Phase.CLOSED or self._transport.is_closing()
