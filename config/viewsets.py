@@ -1,4 +1,4 @@
-"""The demo's own Python: what tasks can do beyond being created, read, changed and deleted."""
+"""The demo's own Python: two more actions of tasks."""
 
 import datetime as dt
 
@@ -10,7 +10,7 @@ Task = model("tasks")
 class TaskViewSet(ModelViewSet):
     """Things to do.
 
-    Everybody may use the demo, so nothing here depends on the caller. A service with callers would show each their own:
+    Everybody may use the demo, so nothing here depends on the caller. To show users only their own tasks, write
     ``def get_queryset(self): return Task.objects.filter(user_id=self.request.user.id)``.
     """
 
@@ -27,7 +27,7 @@ class TaskViewSet(ModelViewSet):
 
     @action(detail=False, methods=["GET"])
     async def stats(self, request):
-        """How many tasks there are, and how many are done: GET /tasks/stats/"""
+        """Count all, completed and remaining tasks: GET /tasks/stats/"""
         rows = self.get_queryset()
         total = await rows.count()
         completed = await rows.filter(completed=True).count()

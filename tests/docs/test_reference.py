@@ -1,4 +1,4 @@
-"""The pages on Python: every public name is told, and every example runs."""
+"""The pages on Python: every public name is documented, and every example runs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MODULE = re.compile(r"# config/(\w+)\.py\n")
 
 
 def test_every_public_name_is_documented() -> None:
-    """Each name of ``rowcast.api`` has its row, and nothing else has one."""
-    told = re.findall(r"^\| `(\w+)` \|", (DOCS / "reference" / "index.md").read_text(), re.MULTILINE)
-    assert sorted(told) == sorted(api.__all__)
-    assert all(hasattr(api, name) for name in told)
+    """Each name of ``rowcast.api`` has a row, and each row is such a name."""
+    documented = re.findall(r"^\| `(\w+)` \|", (DOCS / "reference" / "index.md").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(api.__all__)
+    assert all(hasattr(api, name) for name in documented)
 
 
 def modules() -> list[Any]:
-    """The Python files that the pages show; one for ``urls.py`` belongs to the block before it."""
+    """The Python files on the pages; a ``urls.py`` belongs to the block before it."""
     found: list[Any] = []
     numbers = count(1)
     for page in (DOCS / "viewsets.md", DOCS / "serializers.md"):
@@ -47,7 +47,7 @@ def modules() -> list[Any]:
 
 @pytest.mark.parametrize("files", modules())
 async def test_python_files_on_a_page_are_served(files: dict[str, str], serve: Serve) -> None:
-    """With the demo's resources each of them starts, and creates, lists, shows and deletes tasks."""
+    """With each of them, the demo starts, and creates, lists, shows and deletes tasks."""
     texts = {name: (ROOT / "config" / "resources" / f"{name}.yaml").read_text() for name in DEMO}
     client = await serve(texts, modules=files)
     async with client.post("/tasks/", json={"title": "one", "description": "d"}) as response:
@@ -61,7 +61,7 @@ async def test_python_files_on_a_page_are_served(files: dict[str, str], serve: S
 
 
 async def test_examples_with_models_run(serve: Serve) -> None:
-    """The blocks of the page, one after the other, as one handler would run them."""
+    """The blocks of the page run in order, as one handler would run them."""
     client = await serve()
     STORE.set(client.app[SERVICE].store)
     text = "\n".join(block.text for block in blocks(DOCS / "models.md") if block.language == "python")

@@ -35,12 +35,12 @@ async def fill(client: Client, sql: asyncpg.Connection, resource: str) -> None:
 
 
 async def stored(sql: asyncpg.Connection, resource: str) -> dict[str, dict[str, Any]]:
-    """What SELECT finds, by key."""
+    """The rows that SELECT returns, by key."""
     return {row["iata"]: dict(row) for row in await sql.fetch(f"SELECT * FROM {resource}")}
 
 
 async def insert_fence(sql: asyncpg.Connection, resource: str) -> None:
-    """One more row, in Texas: what a stream tells before it is all that there was."""
+    """Insert one more row, in Texas: every earlier event of a stream arrives before it."""
     names, marks = ", ".join(FENCE), ", ".join(f"${place}" for place in range(1, len(FENCE) + 1))
     await sql.execute(f"INSERT INTO {resource} ({names}) VALUES ({marks})", *FENCE.values())
 
@@ -56,22 +56,22 @@ async def until_fence(source: EventSource) -> list[Event]:
 
 
 def replay(events: list[Event], resource: str) -> dict[str, dict[str, Any]]:
-    """The rows that a client has which has heard only these inserts, each row once, at rising positions."""
+    """The rows that a client has after these events: inserts only, each row once, at rising positions."""
     rows: dict[str, dict[str, Any]] = {}
     places = [Position.parse(event.id).sort_key for event in events]
     assert places == sorted(set(places)), "positions rise and never repeat"
-    told = [event.json() for event in events]
-    assert len({one["seq"] for one in told}) == len(told)
-    for event, one in zip(events, told, strict=True):
+    changes = [event.json() for event in events]
+    assert len({one["seq"] for one in changes}) == len(changes)
+    for event, one in zip(events, changes, strict=True):
         assert (event.event, one["action"], one["resource"]) == ("message", "INSERT", resource)
         assert one["id"] == one["data"]["iata"]
-        assert one["id"] not in rows, "a row is told once"
+        assert one["id"] not in rows, "a row is sent once"
         rows[one["id"]] = one["data"]
     return rows
 
 
 async def pages(client: Client, address: str | None, towards: str = "next") -> AsyncIterator[list[dict[str, Any]]]:
-    """The results of a list and of the pages behind it, as the responses link them."""
+    """The results of a list's pages, following their links."""
     while address is not None:
         async with client.get(address) as response:
             assert response.status == 200, await response.text()
@@ -87,8 +87,8 @@ async def walk(client: Client, address: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("resource", ["airports", "imports"])
-async def test_load_is_told_row_by_row(serve: Serve, sql: asyncpg.Connection, resource: str) -> None:
-    """A stream tells every loaded row once, as the file has it; a filtered one those; a resumed one the rest."""
+async def test_load_is_sent_row_by_row(serve: Serve, sql: asyncpg.Connection, resource: str) -> None:
+    """A stream sends every loaded row once and unchanged; with a filter, the matching rows; resumed, the remaining ones."""
     client = await start(serve)
     async with (
         listen(client, f"/{resource}/stream/") as everything,
@@ -116,7 +116,7 @@ async def test_load_is_told_row_by_row(serve: Serve, sql: asyncpg.Connection, re
 
 
 async def test_pages_by_number_have_every_row_once(serve: Serve, sql: asyncpg.Connection) -> None:
-    """Page by page the airports are those of the file, in the order asked for, also where thousands are alike."""
+    """The pages contain the airports of the file in the requested order, even if thousands have equal values."""
     client = await start(serve)
     await sql.copy_records_to_table("airports", records=[tuple(row.values()) for row in FILE.values()])
     by_key = sorted(FILE.values(), key=lambda row: row["iata"].encode())
@@ -136,7 +136,7 @@ async def test_pages_by_number_have_every_row_once(serve: Serve, sql: asyncpg.Co
 
 
 async def test_pages_by_cursor_have_every_row_once(serve: Serve, sql: asyncpg.Connection) -> None:
-    """Cursors lead through every import and back, in the order asked for."""
+    """Cursors lead through all imports and back, in the requested order."""
     client = await start(serve)
     await load.copy(sql)
     by_key = sorted(FILE.values(), key=lambda row: row["iata"].encode())
@@ -179,7 +179,7 @@ QUERIES: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 async def test_filters_find_what_the_file_has(serve: Serve, sql: asyncpg.Connection) -> None:
-    """The rows for which a filter holds are those that its list has, and those that its stream tells."""
+    """The list and the stream of a filter contain exactly the rows that match it."""
     client = await start(serve)
     addresses = {query: f"?{quote(query, safe='=&,')}" for query in QUERIES}
     async with AsyncExitStack() as open_streams:
@@ -194,10 +194,10 @@ async def test_filters_find_what_the_file_has(serve: Serve, sql: asyncpg.Connect
         for query, address in addresses.items():
             listed = await walk(client, f"/airports/{address}")
             assert listed == sorted(expected[query], key=lambda row: row["iata"]), query
-        await sql.execute("TRUNCATE airports")  # which is told to everybody
+        await sql.execute("TRUNCATE airports")
         for query, source in sources.items():
-            told = [event async for event in until_reset(source)]
-            assert list(replay(told, "airports").values()) == expected[query], query
+            changes = [event async for event in until_reset(source)]
+            assert list(replay(changes, "airports").values()) == expected[query], query
 
 
 async def until_reset(source: EventSource) -> AsyncIterator[Event]:
@@ -208,7 +208,7 @@ async def until_reset(source: EventSource) -> AsyncIterator[Event]:
 
 
 async def test_wrong_row_changes_nothing(serve: Serve, sql: asyncpg.Connection) -> None:
-    """What the configuration forbids is refused over HTTP with the field, and by COPY with the whole file."""
+    """An invalid row is refused over HTTP, with its field, and fails a whole COPY."""
     client = await start(serve)
     row = FILE["AUS"]
     for field, value in {"iata": "aus", "latitude": 90.5, "longitude": None, "state": "TEX", "name": ""}.items():

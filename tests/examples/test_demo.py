@@ -6,7 +6,7 @@ from ..conftest import Serve
 
 
 async def test_demo_completes_and_counts_tasks(serve: Serve) -> None:
-    """Anybody may complete a task and ask how many are done; the built-in actions are as fast as without a class."""
+    """Anybody may complete a task and read how many are done."""
     client = await serve()
     made = [await (await client.post("/tasks/", json={"title": title})).json() for title in ("a", "b")]
     async with client.post(f"/tasks/{made[0]['id']}/complete/") as response:

@@ -1,4 +1,4 @@
-"""The page about the airports example says what is so: its commands run, and print what it shows."""
+"""The page about the airports example is correct: its commands run and print the output on the page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lines(text: str) -> list[str]:
 
 
 def test_page_shows_the_configuration_as_it_is() -> None:
-    """What the page shows of the YAML files is in them, word for word."""
+    """The YAML on the page is in the files, word for word."""
     whole, part = blocks("yaml")
     assert whole == RESOURCES["airports"]
     assert part in RESOURCES["imports"]
@@ -39,7 +39,7 @@ def test_page_shows_the_configuration_as_it_is() -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page's commands use curl")
 async def test_commands_print_what_the_page_shows(serve: Serve, database_url: str) -> None:
-    """Each block's commands, run from the top of the page to its end, print the lines below them; … is anything."""
+    """The commands of each block, run from the top of the page, print the lines after them; … matches anything."""
     client = await serve(RESOURCES)
     address = str(client.make_url("")).rstrip("/")
     bin_directory = Path(sys.executable).parent
@@ -54,7 +54,7 @@ async def test_commands_print_what_the_page_shows(serve: Serve, database_url: st
         )  # fmt: skip
         async with asyncio.timeout(60):
             printed, _ = await process.communicate()
-        told = lines(printed.decode().replace(address, ADDRESS))
-        assert len(told) == len(shown), (block, told)
-        for line, pattern in zip(told, shown, strict=True):
+        output = lines(printed.decode().replace(address, ADDRESS))
+        assert len(output) == len(shown), (block, output)
+        for line, pattern in zip(output, shown, strict=True):
             assert re.fullmatch(".*".join(map(re.escape, pattern.split("…"))), line), (pattern, line)
