@@ -20,7 +20,7 @@ from rowcast.errors import did_you_mean
 from rowcast.resources import validators
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Resource
-from rowcast.resources.types import FIELD_TYPES, SCALAR_TYPES, make_field
+from rowcast.resources.types import FIELD_TYPES, make_field, scalar_types
 
 _Loaded = TypeVar("_Loaded")
 
@@ -50,7 +50,7 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "pattern": value_types.text(),
     "max_digits": value_types.integer(1, 1000),
     "decimal_places": value_types.integer(0, 1000),
-    "of": value_types.one_of(sorted(SCALAR_TYPES)),
+    "of": value_types.one_of(sorted(scalar_types())),
     "to": value_types.text(least=1),
     "on_delete": value_types.one_of(("cascade", "restrict", "set_null")),
     "related_name": value_types.text(FIELD_NAME, "a lower-case name such as open_tasks", null=True),

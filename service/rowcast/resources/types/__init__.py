@@ -18,9 +18,12 @@ from rowcast.resources.types.text import TEXT_TYPES
 FIELD_TYPES: Final[Mapping[str, FieldType]] = {
     each.name: each for each in (*TEXT_TYPES, *NUMBER_TYPES, *TEMPORAL_TYPES, *COMPOUND_TYPES)
 }
-SCALAR_TYPES: Final = frozenset(
-    name for name, each in FIELD_TYPES.items() if each.kind not in (Kind.ARRAY, Kind.RELATION, Kind.RELATIONS)
-)
+
+
+def scalar_types() -> frozenset[str]:
+    """The names of the types that an array can have items of."""
+    many = (Kind.ARRAY, Kind.RELATION, Kind.RELATIONS)
+    return frozenset(name for name, each in FIELD_TYPES.items() if each.kind not in many)
 
 
 def make_field(name: str, type_: str, /, *, of: str | None = None, **options: Any) -> Field:
