@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
+from rowcast.migrations.catalog import is_in_line
+from rowcast.resources.tables import Tables
+
 from .declarations import Database, declare, field, key, resource
 
 NAME = field("name", "string", max_length=20)
@@ -178,3 +181,17 @@ async def test_a_database_in_line_is_known_without_comparing(database: Database)
     await spied.migrate(tables)
     assert not any("TEMP" in statement or "pg_temp" in statement for statement in statements)
     assert len(statements) < 12
+
+
+async def test_a_database_in_line_is_known_to_the_next_process(database: Database) -> None:
+    """The digest of the declared tables does not depend on the order in which a process holds them."""
+
+    def declared() -> Tables:
+        indexed = [field(f"n{number}", "integer", index=True) for number in range(8)]
+        return declare(resource("things", *indexed), resource("parts", *indexed, key()))
+
+    processes = [declared() for _ in range(8)]
+    await database.migrate(processes[0])
+    connection = await database.connect()
+    assert all([await is_in_line(connection, tables) for tables in processes])
+    await connection.close()

@@ -92,12 +92,14 @@ async def read_catalog(connection: Connection, tables: Tables, schema: str = "")
 
 def digest(tables: Tables, catalog: Catalog) -> str:
     """A digest of the declared tables and the existing ones."""
-    lines: list[str] = [__version__, *(repr(tuple(row)) for row in catalog)]
+    declared: list[str] = []
 
     def record(ddl: sa.schema.ExecutableDDLElement, *_: object) -> None:
-        lines.append(str(ddl.compile(dialect=DIALECT)))
+        declared.append(str(ddl.compile(dialect=DIALECT)))
 
     tables.metadata.create_all(sa.create_mock_engine("postgresql+asyncpg://", record), checkfirst=False)
+    declared.sort()  # SQLAlchemy keeps the indexes of a table in a set, so their order differs between two starts
+    lines = [__version__, *(repr(tuple(row)) for row in catalog), *declared]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
