@@ -1,69 +1,104 @@
-"""What tests stand on: one PostgreSQL for the run, a fresh database for each test, and the service on it."""
+"""The base of all tests: a PostgreSQL server for the run, a new database for each test, and the service on it."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from rowcast.changes import log as changelog
 from rowcast.configuration.load import Configuration, load
-from rowcast.database.embedded import EmbeddedPostgres
-from rowcast.server.app import STARTED, create_app
+from rowcast.database.pool import Database
+from rowcast.resources.tables import Tables
+from rowcast.server.app import STARTED, create_app, prepare
+
+from .databases import EMPTY, EXTERNAL_URL, Databases, temporary_server
 
 ROOT = Path(__file__).parent.parent
-DEMO = ("categories", "comments", "tags", "tasks")  # whoever follows the README has others beside them
+DEMO = ("categories", "comments", "tags", "tasks")  # a reader who follows the README has more files beside these
 Client = TestClient[web.Request, web.Application]
 Serve = Callable[..., Awaitable[Client]]
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
     """The URL of an empty database on the run's own server."""
-    directory = Path(tempfile.mkdtemp(prefix="rowcast-tests-"))
-    settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
-    try:
-        with EmbeddedPostgres(directory / "data", settings=settings) as server:
-            yield server.url
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def at_database(url: str, name: str) -> str:
-    """The URL of another database on the same server."""
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+    if EXTERNAL_URL:
+        yield EXTERNAL_URL
+        return
+    with temporary_server({}) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
-def template() -> str:
-    """The name of the database that the tests' databases are copies of: an empty one, unless a directory has its own."""
-    return "template1"
+def databases(postgres_url: str) -> Iterator[Databases]:
+    """The databases of the run's server."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    databases = Databases(postgres_url, f"rowcast_test_{worker}")
+    yield databases
+    asyncio.run(databases.drop_templates())
+
+
+async def with_change_log(databases: Databases) -> str:
+    """The template that has the change log and no tables."""
+    return await databases.template("change log", install)
+
+
+async def install(url: str) -> None:
+    """Install the change log."""
+    connection = await asyncpg.connect(url)
+    try:
+        await changelog.install(connection)
+    finally:
+        await connection.close()
+
+
+async def with_tables(databases: Databases, resources: Mapping[str, str] | None, directory: Path) -> str:
+    """The template that a service with these resources has migrated; without resources it is the demo configuration."""
+
+    async def migrate(url: str) -> None:
+        configuration = load(ROOT / "config", environ={}) if resources is None else configure(directory, resources)
+        tables = Tables(configuration.resources)
+        database = Database(url, tables.guards)
+        await prepare(configuration, tables, database, migrate=True)
+        await database.close()
+
+    return await databases.template(json.dumps(resources), migrate)
 
 
 @pytest.fixture
-async def database_url(postgres_url: str, template: str) -> AsyncIterator[str]:
-    """The URL of a new database, gone after the test."""
-    name = f"test_{next(_numbers)}"
-    connection = await asyncpg.connect(postgres_url)
-    try:
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        yield at_database(postgres_url, name)
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await connection.close()
+async def template(
+    databases: Databases, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """The name of the database that the test's database is a copy of.
+
+    It has the change log. The marker ``tables(resources)`` adds the tables of these resources, so that the service
+    starts without DDL. With the marker ``empty_database`` it is empty.
+    """
+    for marker in request.node.iter_markers():
+        if marker.name == "empty_database":
+            return EMPTY
+        if marker.name == "tables":
+            return await with_tables(databases, *marker.args, tmp_path_factory.mktemp("template"))
+    return await with_change_log(databases)
+
+
+@pytest.fixture
+async def database_url(databases: Databases, template: str) -> AsyncIterator[str]:
+    """The URL of a new database, which is dropped after the test."""
+    async with databases.copy(template) as url:
+        yield url
 
 
 @pytest.fixture
@@ -81,7 +116,7 @@ def configure(
     modules: Mapping[str, str] | None = None,
     **overrides: object,
 ) -> Configuration:
-    """The configuration of some YAML texts by resource name and Python modules by name, written to a directory."""
+    """Write YAML by resource name and Python by module name to a directory, and load it as a configuration."""
     (directory / "resources").mkdir(parents=True, exist_ok=True)
     (directory / "service.yaml").write_text(service)
     for name, text in (modules or {}).items():
@@ -102,32 +137,35 @@ def rowcast(directory: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout.strip()
 
 
+@asynccontextmanager
+async def running(configuration: Configuration, url: str) -> AsyncIterator[Client]:
+    """A client of the service for a configuration on a database, once the service is ready."""
+    app = create_app(configuration, url, migrate=True)
+    async with TestClient(TestServer(app)) as client:
+        async with asyncio.timeout(30):
+            await asyncio.shield(app[STARTED])
+        yield client
+
+
 @pytest.fixture
 async def serve(database_url: str, tmp_path: Path) -> AsyncIterator[Serve]:
     """Start the service on the test's database: ``client = await serve({"tasks": "fields: …"})``.
 
     Without resources it is the demo configuration. Several services may share the database, as replicas do.
     """
-    clients: list[Client] = []
+    numbers = itertools.count()
+    async with AsyncExitStack() as stack:
 
-    async def start(
-        resources: dict[str, str] | None = None,
-        service: str = "{}",
-        url: str | None = None,
-        modules: Mapping[str, str] | None = None,
-    ) -> Client:
-        if resources is None:
-            configuration = load(ROOT / "config", environ={})
-        else:
-            configuration = configure(tmp_path / f"config{len(clients)}", resources, service, modules)
-        app = create_app(configuration, url or database_url, migrate=True)
-        client = TestClient(TestServer(app))
-        await client.start_server()
-        clients.append(client)
-        async with asyncio.timeout(30):
-            await asyncio.shield(app[STARTED])
-        return client
+        async def start(
+            resources: dict[str, str] | None = None,
+            service: str = "{}",
+            url: str | None = None,
+            modules: Mapping[str, str] | None = None,
+        ) -> Client:
+            if resources is None:
+                configuration = load(ROOT / "config", environ={})
+            else:
+                configuration = configure(tmp_path / f"config{next(numbers)}", resources, service, modules)
+            return await stack.enter_async_context(running(configuration, url or database_url))
 
-    yield start
-    for client in clients:
-        await client.close()
+        yield start

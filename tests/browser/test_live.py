@@ -33,7 +33,7 @@ class Service:
         self._command = [sys.executable, "-m", "rowcast", "serve", "--migrate", "--config", str(ROOT / "config")]
         self._environment = {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(ROOT / "service"),
             "DATABASE_URL": database_url,
             "ROWCAST_SERVER_CORS_ORIGINS": origin,
         }

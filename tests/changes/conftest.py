@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import uuid
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -15,23 +13,22 @@ from rowcast.changes import log, triggers
 from rowcast.database.embedded import EmbeddedPostgres
 from rowcast.resources.tables import Tables
 
+from ..databases import EXTERNAL_URL, Databases, needs_embedded_server, temporary_server
 from .watching import SESSION, Database, create, resources
 
-SETTINGS = {"fsync": "off", "max_connections": "200", "max_prepared_transactions": "10"}
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A server of these tests' own, which they may restart."""
+    needs_embedded_server()
+    with temporary_server({"max_prepared_transactions": "10"}) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A server of this session's own."""
-    server = EmbeddedPostgres(Path(tmp_path_factory.mktemp("postgres")) / "data", settings=SETTINGS)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def postgres_url(postgres: EmbeddedPostgres) -> str:
-    return postgres.url
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    server: EmbeddedPostgres | None = None if EXTERNAL_URL else request.getfixturevalue("postgres")
+    return server.url if server else EXTERNAL_URL
 
 
 @pytest.fixture(scope="session")
@@ -39,35 +36,26 @@ def tables() -> Tables:
     return Tables(resources())
 
 
-@pytest.fixture(scope="session")
-def template(postgres_url: str, tables: Tables) -> str:
+@pytest.fixture
+async def template(databases: Databases, tables: Tables) -> str:
     """The name of a database with the log installed and the resources' tables logged."""
 
-    async def make() -> None:
-        connection = await asyncpg.connect(postgres_url)
-        await connection.execute("CREATE DATABASE changes_template")
-        await connection.close()
-        connection = await asyncpg.connect(postgres_url, database="changes_template", server_settings=SESSION)
+    async def fill(url: str) -> None:
+        connection = await asyncpg.connect(url, server_settings=SESSION)
         await log.install(connection)
         await create(connection, tables)
         await triggers.sync_triggers(connection, tables)
         await connection.close()
 
-    asyncio.run(make())
-    return "changes_template"
+    return await databases.template("changes", fill)
 
 
 @pytest.fixture
-async def database(postgres_url: str, template: str) -> AsyncIterator[Database]:
-    """A fresh database from the template, without a ticker."""
-    name = f"t_{uuid.uuid4().hex}"
-    admin = await asyncpg.connect(postgres_url)
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    database = Database(postgres_url, name)
+async def database(databases: Databases, template: str) -> AsyncIterator[Database]:
+    """A new database from the template, without a ticker."""
+    url = await databases.create(template)
+    database = Database(url, urlsplit(url).path[1:])
     yield database
     await database.close()
     with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        if admin.is_closed():
-            admin = await asyncpg.connect(postgres_url)
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-        await admin.close()
+        await databases.drop(url)

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ..conftest import at_database, configure, rowcast
+from ..conftest import configure, rowcast
+from ..databases import at_database
 
 TASKS = {"tasks": "fields: {title: {type: string}}"}
 

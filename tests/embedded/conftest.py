@@ -31,7 +31,7 @@ def own(place: Path) -> Iterator[Own]:
                 os.chown(path, UIDS[account], UIDS[account], follow_symlinks=False)
         if account != "this":
             command = [sys.executable, str(HERE / "account.py"), account, *command]
-        environment = {**os.environ, "PYTHONPATH": f"{place / 'packages'}:{HERE.parent.parent}"}
+        environment = {**os.environ, "PYTHONPATH": f"{place / 'packages'}:{HERE.parents[1] / 'service'}"}
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
         )

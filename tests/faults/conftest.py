@@ -3,49 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from rowcast.database.embedded import EmbeddedPostgres
-from tests.conftest import at_database, configure
+from tests.conftest import configure
+from tests.databases import needs_embedded_server, temporary_server
 
 from .clients import RESOURCES, Client
 from .processes import Server
 
-SETTINGS = {"fsync": "off", "max_connections": "200", "log_min_messages": "fatal"}
 Open = Callable[..., Awaitable[Client]]
 Run = Callable[..., Awaitable[Server]]
 
-_numbers = itertools.count(1)
-
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def postgres() -> Iterator[EmbeddedPostgres]:
     """The server of these tests."""
-    with EmbeddedPostgres(Path(tmp_path_factory.mktemp("postgres")) / "data", settings=SETTINGS) as server:
+    needs_embedded_server()
+    with temporary_server({"log_min_messages": "fatal"}) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgres_url(postgres: EmbeddedPostgres) -> str:
     return postgres.url
-
-
-@pytest.fixture
-async def database_url(postgres_url: str) -> AsyncIterator[str]:
-    """The URL of a new, empty database, gone after the test, which may have restarted the server."""
-    name = f"faults_{next(_numbers)}"
-    admin = await asyncpg.connect(postgres_url)
-    await admin.execute(f"CREATE DATABASE {name}")
-    await admin.close()
-    yield at_database(postgres_url, name)
-    admin = await asyncpg.connect(postgres_url)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ class Server:
         """Start a process and do not wait until it is ready."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "rowcast", "serve", *self._arguments,
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "service")}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
     async def start(self) -> None:

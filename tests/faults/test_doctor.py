@@ -69,7 +69,7 @@ async def until_ready(service: Service | Server) -> None:
 async def command(*arguments: str) -> tuple[int, str]:
     """Exit code and output of a command."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "rowcast", *arguments, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        sys.executable, "-m", "rowcast", *arguments, env={**os.environ, "PYTHONPATH": str(ROOT / "service")},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await asyncio.wait_for(process.communicate(), 60)
@@ -91,6 +91,7 @@ async def test_all_is_well_on_one_screen(serve: Serve, database_url: str, tmp_pa
     assert "of 4 GiB" in lines[6]
 
 
+@pytest.mark.empty_database
 async def test_an_empty_and_an_unreachable_database_are_told(database_url: str, tmp_path: Path) -> None:
     """Each with one thing to do, and exit code 1."""
     configure(tmp_path / "examined", RESOURCES)
@@ -196,6 +197,7 @@ async def test_a_database_that_becomes_read_only_is_told(serve: Serve, sql: asyn
     await sql.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
 
+@pytest.mark.empty_database
 @pytest.mark.parametrize("migrate", [False, True])
 async def test_a_read_only_database_is_a_message_at_the_start(
     serve: Serve, sql: asyncpg.Connection, run: Run, database_url: str, tmp_path: Path, migrate: bool

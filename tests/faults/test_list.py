@@ -223,6 +223,7 @@ async def test_every_way_to_write(serve: Serve, open_client: Open, sql: asyncpg.
     await assert_equal(sql, *clients)
 
 
+@pytest.mark.empty_database  # a copy of another database has two epochs
 async def test_positions_that_are_no_use(serve: Serve, open_client: Open, sql: asyncpg.Connection) -> None:
     """Malformed, ahead, pruned or of another database: the client is told why, loads anew, and is right again."""
     client = await open_client(await serve(RESOURCES))

@@ -14,9 +14,10 @@ import pytest
 from rowcast.database import embedded
 from rowcast.database.embedded import EmbeddedPostgres
 from tests.conftest import Serve
+from tests.databases import SETTINGS, needs_embedded_server
 
 from .clients import RESOURCES, assert_equal
-from .conftest import SETTINGS, Open
+from .conftest import Open
 
 PATIENCE = 30.0
 
@@ -57,6 +58,7 @@ class Standby:
 
 @pytest.fixture
 async def primary(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
+    needs_embedded_server()
     server = EmbeddedPostgres(tmp_path / "primary", settings=SETTINGS)
     await asyncio.to_thread(server.start)
     yield server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -13,11 +12,12 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
-from aiohttp.test_utils import TestClient, TestServer
 
-from rowcast.server.app import SERVICE, STARTED, create_app
+from rowcast.server.app import SERVICE
 
-from ..conftest import at_database, configure
+from .. import conftest
+from ..conftest import configure, with_tables
+from ..databases import EMPTY, Databases
 from .library import OPEN, RESOURCES, Service
 
 _numbers = itertools.count(1)
@@ -26,32 +26,28 @@ Run = Callable[..., Awaitable[Service]]
 
 @asynccontextmanager
 async def running(
-    postgres_url: str,
+    databases: Databases,
     directory: Path,
     resources: Mapping[str, Mapping[str, Any]],
     service: str = OPEN,
     modules: Mapping[str, str] | None = None,
+    template: str = EMPTY,
 ) -> AsyncIterator[Service]:
     """A service for resources and Python modules, on a new database."""
-    name = f"http_{next(_numbers)}"
-    url = at_database(postgres_url, name)
-    admin = await asyncpg.connect(postgres_url)
-    await admin.execute(f"CREATE DATABASE {name}")
     texts = {name: json.dumps(resource) for name, resource in resources.items()}
-    app = create_app(configure(directory / name, texts, service, modules), url, migrate=True)
-    async with TestClient(TestServer(app)) as client:
-        async with asyncio.timeout(30):
-            await asyncio.shield(app[STARTED])
+    configuration = configure(directory / f"config{next(_numbers)}", texts, service, modules)
+    async with databases.copy(template) as url, conftest.running(configuration, url) as client:
         sql = await asyncpg.connect(url)
-        yield Service(client, sql, app[SERVICE])
+        yield Service(client, sql, client.app[SERVICE])
         await sql.close()
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def _library(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    async with running(postgres_url, tmp_path_factory.mktemp("library"), RESOURCES) as service:
+async def _library(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    directory = tmp_path_factory.mktemp("library")
+    texts = {name: json.dumps(resource) for name, resource in RESOURCES.items()}
+    template = await with_tables(databases, texts, directory)
+    async with running(databases, directory, RESOURCES, template=template) as service:
         yield service
 
 
@@ -64,13 +60,13 @@ async def library(_library: Service) -> Service:
 
 
 @pytest.fixture
-async def run(postgres_url: str, tmp_path: Path) -> AsyncIterator[Run]:
+async def run(databases: Databases, tmp_path: Path) -> AsyncIterator[Run]:
     """Start a service for some resources of the test's own: ``service = await run({"tasks": {"fields": …}})``."""
     async with AsyncExitStack() as stack:
 
         async def start(
             resources: Mapping[str, Mapping[str, Any]], service: str = OPEN, modules: Mapping[str, str] | None = None
         ) -> Service:
-            return await stack.enter_async_context(running(postgres_url, tmp_path, resources, service, modules))
+            return await stack.enter_async_context(running(databases, tmp_path, resources, service, modules))
 
         yield start

@@ -14,7 +14,7 @@ import pytest
 from rowcast.errors import ValidationError
 from rowcast.query.projection import projection_of
 
-from ..conftest import at_database
+from ..databases import at_database
 from .conftest import Run
 from .library import OPEN
 

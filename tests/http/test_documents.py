@@ -20,6 +20,7 @@ from rowcast.query.projection import projection_of
 from rowcast.resources.fields import Kind
 from rowcast.resources.types import FIELD_TYPES
 
+from ..databases import Databases
 from .conftest import running
 from .library import Service
 
@@ -72,9 +73,9 @@ ROWS = st.fixed_dictionaries(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def table(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+async def table(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """One resource of every type and of an array of every type, without the rules that a body must obey."""
-    async with running(postgres_url, tmp_path_factory.mktemp("table"), {"things": {"fields": FIELDS}}) as service:
+    async with running(databases, tmp_path_factory.mktemp("table"), {"things": {"fields": FIELDS}}) as service:
         rules = "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = 'things'::regclass"
         for (name,) in await service.sql.fetch(rules):
             await service.sql.execute(f'ALTER TABLE things DROP CONSTRAINT "{name}"')

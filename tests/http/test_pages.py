@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import pytest_asyncio
 
+from ..databases import Databases
 from .conftest import running
 from .library import Service
 
@@ -54,7 +55,7 @@ ROWS = 137
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pages(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+async def pages(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """Each pagination with the same rows, full of ties and nulls."""
     chance = random.Random(7)
     boxes = [(uuid.UUID(int=n + 1), name) for n, name in enumerate(["x", "y", "y", None])]
@@ -77,7 +78,7 @@ async def pages(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
         )
         for _ in range(ROWS)
     ]
-    async with running(postgres_url, tmp_path_factory.mktemp("pages"), RESOURCES) as service:
+    async with running(databases, tmp_path_factory.mktemp("pages"), RESOURCES) as service:
         await service.sql.executemany("INSERT INTO boxes (id, name) VALUES ($1, $2)", boxes)
         for resource in RESOURCES:
             if resource != "boxes":

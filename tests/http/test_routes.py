@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import pytest_asyncio
 
+from ..databases import Databases
 from .conftest import running
 from .library import RESOURCES, Service, check_problem
 
@@ -274,7 +275,7 @@ async def test_every_read_tells_where_a_stream_goes_on(library: Service) -> None
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def closed(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+async def closed(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """Resources with some of their actions, behind the default permissions."""
     fields: dict[str, Any] = {"name": {"type": "string", "max_length": 9}}
     resources: dict[str, Any] = {
@@ -285,7 +286,7 @@ async def closed(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) ->
     }
     for name in ("few", "fewer", "quiet"):
         resources[name]["viewset"]["permission_classes"] = ["AllowAny"]
-    async with running(postgres_url, tmp_path_factory.mktemp("closed"), resources, "{}") as service:
+    async with running(databases, tmp_path_factory.mktemp("closed"), resources, "{}") as service:
         yield service
 
 

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from ..databases import Databases
 from .conftest import running
 from .library import KINDS, OPEN, Service
 
@@ -286,7 +287,7 @@ BEYOND: dict[str, list[Any]] = {
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def limits(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+async def limits(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """A resource of required fields, each with a limit of its own, and one whose limits only the database keeps."""
     resources = {
         "limits": {"fields": LIMITS},
@@ -306,7 +307,7 @@ async def limits(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) ->
         "guarded": {"fields": {"a": {"type": "integer"}, "b": {"type": "integer", "null": True}}},
     }
     service = json.dumps({**json.loads(OPEN), "server": {"body_limit": "10KiB"}})
-    async with running(postgres_url, tmp_path_factory.mktemp("limits"), resources, service) as limited:
+    async with running(databases, tmp_path_factory.mktemp("limits"), resources, service) as limited:
         yield limited
 
 

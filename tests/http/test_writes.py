@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 import pytest_asyncio
 
+from ..databases import Databases
 from .conftest import running
 from .library import Service
 
@@ -383,7 +384,7 @@ async def test_update_shows_related_rows_as_they_are_now(library: Service) -> No
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def trees(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+async def trees(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """Relations of a resource to itself."""
     resources: dict[str, Any] = {
         "nodes": {
@@ -411,7 +412,7 @@ async def trees(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
             },
         }
     }
-    async with running(postgres_url, tmp_path_factory.mktemp("trees"), resources) as service:
+    async with running(databases, tmp_path_factory.mktemp("trees"), resources) as service:
         yield service
 
 

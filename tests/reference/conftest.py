@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from textwrap import dedent
@@ -11,14 +10,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
 from rowcast.orm.model import STORE
-from rowcast.resources.tables import Tables
 from rowcast.rest.viewset import Service as SharedService
-from rowcast.server.app import SERVICE, prepare
+from rowcast.server.app import SERVICE
 
-from ..conftest import Client, Serve, at_database, configure
+from ..conftest import Client, Serve, with_tables
+from ..databases import Databases
 
 RESOURCES = {
     "tasks": """
@@ -152,22 +150,10 @@ class Service:
 Start = Callable[..., Awaitable[Service]]
 
 
-@pytest.fixture(scope="session")
-def template(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture
+async def template(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A database that has the tables already: to make them is most of a start, and these tests start often."""
-    configuration = configure(tmp_path_factory.mktemp("template"), RESOURCES)
-
-    async def make() -> None:
-        connection = await asyncpg.connect(postgres_url)
-        await connection.execute("CREATE DATABASE reference_template")
-        await connection.close()
-        tables = Tables(configuration.resources)
-        database = Database(at_database(postgres_url, "reference_template"), tables.guards)
-        await prepare(configuration, tables, database, migrate=True)
-        await database.close()
-
-    asyncio.run(make())
-    return "reference_template"
+    return await with_tables(databases, RESOURCES, tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture

@@ -1,0 +1,104 @@
+"""The run's PostgreSQL server, and the tests' databases on it, which are copies of templates."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from rowcast.database.embedded import EmbeddedPostgres
+
+EMPTY = "template1"
+EXTERNAL_URL = os.environ.get("ROWCAST_TEST_DATABASE_URL", "")
+"""A server to use instead of the embedded one. Its role must be a superuser."""
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 4 << 30
+"""How much memory must be free for the files of a run's servers."""
+SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "max_wal_size": "128MB",
+}
+
+
+def at_database(url: str, name: str) -> str:
+    """The URL of another database on the same server."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+@contextlib.contextmanager
+def temporary_server(settings: Mapping[str, str]) -> Iterator[EmbeddedPostgres]:
+    """An embedded server, with its files in memory where there is enough: most of a test's database is writing files."""
+    in_memory = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
+    directory = Path(tempfile.mkdtemp(prefix="rowcast-tests-", dir=MEMORY if in_memory else None))
+    try:
+        with EmbeddedPostgres(directory / "data", settings={**SETTINGS, **settings}) as server:
+            yield server
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class Databases:
+    """Databases on one server. The methods connect anew, so that any event loop may call them."""
+
+    def __init__(self, url: str, prefix: str = "test") -> None:
+        self.url = url
+        self._names = (f"{prefix}_{number}" for number in itertools.count(1))
+        self._templates: dict[Hashable, str] = {}
+
+    async def create(self, template: str = EMPTY) -> str:
+        """Make a copy of a template, which nobody may be connected to, and return its URL."""
+        name = next(self._names)
+        # Copying files is the faster strategy where nothing is synchronised with a disk.
+        strategy = "" if EXTERNAL_URL else "STRATEGY FILE_COPY"
+        await self._execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
+        return at_database(self.url, name)
+
+    async def drop(self, url: str) -> None:
+        """Drop a database, whoever is connected to it."""
+        await self._execute(f"DROP DATABASE IF EXISTS {urlsplit(url).path[1:]} WITH (FORCE)")
+
+    @contextlib.asynccontextmanager
+    async def copy(self, template: str = EMPTY) -> AsyncIterator[str]:
+        """The URL of a copy of a template, which lives as long as the block."""
+        url = await self.create(template)
+        try:
+            yield url
+        finally:
+            await self.drop(url)
+
+    async def template(self, key: Hashable, fill: Callable[[str], Awaitable[None]], base: str = EMPTY) -> str:
+        """The name of the template that ``fill`` made of a copy of ``base`` when the key was used first."""
+        if key not in self._templates:
+            url = await self.create(base)
+            await fill(url)
+            self._templates[key] = urlsplit(url).path[1:]
+        return self._templates[key]
+
+    async def drop_templates(self) -> None:
+        """Drop the templates: an external server outlives the run."""
+        for name in self._templates.values():
+            await self.drop(at_database(self.url, name))
+
+    async def _execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self.url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+def needs_embedded_server() -> None:
+    """Skip what restarts the server or changes its settings if the server is not the run's own."""
+    if EXTERNAL_URL:
+        pytest.skip("needs the embedded PostgreSQL")
