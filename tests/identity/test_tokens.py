@@ -179,6 +179,7 @@ async def test_a_stream_may_be_given_its_token_in_the_query(
         assert (await client.get(f"/stream?{query}")).status == 401
 
 
+@pytest.mark.empty_database
 async def test_an_older_database_gets_its_table_by_migrating(sql: asyncpg.Connection) -> None:
     """The step to version 2 runs on a change log of version 1."""
     await changelog._create(sql)
@@ -232,6 +233,7 @@ async def test_the_command_line_says_what_is_wrong(
     assert (found, says in output) == (code, True), output
 
 
+@pytest.mark.empty_database
 async def test_a_database_without_the_table_is_told_to_migrate(directory: Path, database_url: str) -> None:
     """A database that was given to us is not changed by the way."""
     code, output = rowcast(directory, "token", "list", "--database-url", database_url)
