@@ -44,14 +44,9 @@ from rowcast.identity.throttling import (
 from rowcast.identity.users import User
 from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q
-from rowcast.orm.model import (
-    DoesNotExist,
-    MultipleObjectsReturned,
-    RelationNotLoaded,
-    get_object_or_404,
-    model,
-    transaction,
-)
+from rowcast.orm.model import DoesNotExist, MultipleObjectsReturned, RelationNotLoaded, model
+from rowcast.orm.queryset import get_object_or_404
+from rowcast.orm.writing import transaction
 from rowcast.rest.actions import (
     CreateModelMixin,
     DestroyModelMixin,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rowcast import api
-from rowcast.orm.model import STORE
+from rowcast.query.store import STORE
 from rowcast.server.app import SERVICE
 
 from ..conftest import DEMO, ROOT, Serve

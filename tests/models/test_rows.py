@@ -8,7 +8,9 @@ import pytest
 
 from rowcast.errors import Conflict, ValidationError
 from rowcast.orm.expressions import F, Q
-from rowcast.orm.model import STORE, RelationNotLoaded, model, transaction
+from rowcast.orm.model import RelationNotLoaded, model
+from rowcast.orm.writing import transaction
+from rowcast.query.store import STORE
 from rowcast.server.app import SERVICE
 from tests.conftest import Serve
 

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from rowcast.errors import ConfigurationError
-from rowcast.orm.model import STORE
+from rowcast.query.store import STORE
 from rowcast.rest.viewset import Service as SharedService
 from rowcast.server.app import SERVICE
 

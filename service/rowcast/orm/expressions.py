@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rowcast.errors import ValidationError
+from rowcast.orm.state import Row, state_of
 from rowcast.query.conditions import Comparison, Condition, Expression, Junction, Negation
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS, Takes, lookups_of
@@ -162,7 +163,7 @@ def fitting(field: Field, value: Any, name: str | None = None) -> Any:
     A row stands for its key. ``ValidationError`` says what does not fit, by ``name``: that of the field, or of the
     relation whose key it is.
     """
-    value = getattr(value, "pk", value) if hasattr(value, "_resource") else value
+    value = state_of(value).key if isinstance(value, Row) else value
     if value is None:
         return None
     try:

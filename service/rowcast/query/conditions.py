@@ -6,14 +6,13 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from sys import getsizeof
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, Lookup, Takes
 from rowcast.resources.resource import Resource, Resources
 
 Shape: TypeAlias = tuple[Any, ...]
-KEYS_FIRST: Final = 1000  # offset from which a page looks up its keys before it joins the rows
 
 
 @dataclass(frozen=True, slots=True)

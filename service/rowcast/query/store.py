@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,29 +11,10 @@ import orjson
 
 from rowcast.database.pool import Database
 from rowcast.query.conditions import Query, by_key
+from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
-from rowcast.query.statements import BETWEEN, PageShape, Queries
-from rowcast.resources.resource import Resource, Through
-
-
-@dataclass(frozen=True, slots=True)
-class FetchedPage:
-    """The rows of a page: their JSON with ``BETWEEN`` them, how many were read, and what each is sorted by.
-
-    One row beyond the page is read to know whether there is one. ``snapshot`` is what the statement saw
-    (``pg_current_snapshot``).
-    """
-
-    results: bytes
-    size: int
-    count: int | None
-    keys: list[bytes]
-    snapshot: str
-
-    @property
-    def documents(self) -> list[bytes]:
-        """The JSON of each row."""
-        return self.results.split(BETWEEN) if self.results else []
+from rowcast.query.statements import Queries
+from rowcast.resources.resource import Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +25,17 @@ class Row:
     version: str | None
     key: str = ""  # as text, of a row that was written
     snapshot: str = ""  # what the statement saw, of a row that was read
+
+
+STORE: ContextVar[Store] = ContextVar("store")  # of the service that handles the current request
+
+
+def current_store() -> Store:
+    """The store of the current service; ``RuntimeError`` if none is running."""
+    try:
+        return STORE.get()
+    except LookupError:
+        raise RuntimeError("models can be used while the service runs: in handlers, hooks and permissions") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +112,6 @@ class Store:
         rows = await self.database.fetch_all(statement.sql, arguments, deleting=True, changes=statement.changes)
         return len(rows)
 
-    async def insert_row(self, resource: str, values: Mapping[str, Any]) -> list[Any]:
-        """Insert a row and give it back as Python values, alone in a list."""
-        columns = tuple(values)
-        statement = self.queries.insert_row(resource, columns)
-        arguments = statement.arguments([values[name] for name in columns])
-        return await self.database.fetch_all(statement.sql, arguments, changes=statement.changes)
-
-    async def add(self, resource: str, columns: tuple[str, ...], documents: list[dict[str, Any]]) -> list[Any]:
-        """Insert rows given as JSON in one statement, and give them back as Python values."""
-        statement = self.queries.bulk_insert(resource, columns)
-        return await self.database.retrying(
-            lambda: self.database.fetch_all(statement.sql, statement.arguments([documents]), changes=statement.changes)
-        )
-
     async def relink(self, query: Query, keys: Mapping[str, Sequence[Any]]) -> None:
         """Link the row of a query to these keys, by many_to_many field, and to no others."""
         links = tuple(keys)
@@ -150,12 +129,6 @@ class Store:
         """
         statement = self.queries.update(Projection(query.resource, ()), (), (), query.shape)
         return await self.database.fetch(statement.sql, statement.arguments(query.values)) is not None
-
-    async def through_rows(self, link: Through, near: Collection[Any]) -> list[tuple[Any, Any]]:
-        """The links of some rows: the key on this side and on the other, in order."""
-        statement = self.queries.through_rows(link)
-        rows = await self.database.fetch_all(statement.sql, statement.arguments([list(near)]))
-        return [(row[0], row[1]) for row in rows]
 
     async def snapshot(self) -> str:
         """What is committed now, as ``pg_current_snapshot``."""

@@ -16,7 +16,7 @@ from aiohttp import web
 from rowcast.errors import InvalidPattern, NotFound
 from rowcast.orm.bridge import spawn
 from rowcast.query.conditions import unchanged
-from rowcast.query.statements import BETWEEN
+from rowcast.query.pages import BETWEEN
 from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.response import encode, json_response
 from rowcast.rest.serializers import Serializer

@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from rowcast.errors import ParseError, did_you_mean
-from rowcast.orm.model import STORE
+from rowcast.query.store import STORE
 from rowcast.rest.request import Request
 from rowcast.rest.routers import has_stream
 from rowcast.rest.stream_action import PAGES, last_position, wants_snapshot

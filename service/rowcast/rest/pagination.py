@@ -14,10 +14,9 @@ from urllib.parse import urlencode
 import orjson
 
 from rowcast.errors import NotFound, ParseError
-from rowcast.query.conditions import KEYS_FIRST, After, Query
+from rowcast.query.conditions import After, Query
+from rowcast.query.pages import DEEP_OFFSET_ROWS, FetchedPage, PageShape
 from rowcast.query.projection import Projection
-from rowcast.query.statements import PageShape
-from rowcast.query.store import FetchedPage
 from rowcast.resources.resource import Resources
 
 MAX_DIGITS: Final = 1000  # of a number in the query string
@@ -85,8 +84,9 @@ class BasePagination:
         """A page at an offset."""
         usual = size == self.page_size
         page = PageShape(
-            projection, query.order, count, limit=size if usual else None, offset=offset > 0, deep=offset >= KEYS_FIRST
-        )
+            projection, query.order, count, limit=size if usual else None,
+            has_offset=offset > 0, keys_first=offset >= DEEP_OFFSET_ROWS,
+        )  # fmt: skip
         values = (*(() if usual else (size,)), *((offset,) if offset else ()))
         return Slice(page, values, size, offset, number)
 

@@ -17,6 +17,7 @@ import marshmallow as ma
 
 from rowcast.errors import ConfigurationError, Messages, ValidationError, did_you_mean
 from rowcast.orm.bridge import wait
+from rowcast.orm.state import Row, state_of
 from rowcast.query.projection import Projection, projection_of
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Relation, Resource, Resources
@@ -53,9 +54,9 @@ class Value(ma.fields.Field[Any]):
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
         if value is None:
             return None
-        stored, name = getattr(obj, "_stored", _NOTHING), self.attribute or self.declared.column_name
-        if name in stored and value is getattr(obj, name):
-            return stored[name]  # which Python has no value for, but the nearest
+        exact = state_of(obj).exact if isinstance(obj, Row) else _NOTHING
+        if exact and (name := self.attribute or self.declared.column_name) in exact and value is getattr(obj, name):
+            return exact[name]  # Python has only the nearest value
         return self.values.field_type.dump(self.values, value)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:

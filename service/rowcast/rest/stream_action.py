@@ -18,10 +18,12 @@ from rowcast.errors import (
 from rowcast.identity.permissions import IsOwner
 from rowcast.identity.users import User
 from rowcast.orm.bridge import spawn
-from rowcast.orm.model import STORE, Model, QuerySet
+from rowcast.orm.model import Model
+from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import Comparison, Query, equals
 from rowcast.query.matching import matcher, patterns, routing_key
 from rowcast.query.projection import Projection
+from rowcast.query.store import STORE
 from rowcast.resources.types import make_field
 from rowcast.rest.request import Request
 from rowcast.rest.serializers import Serializer

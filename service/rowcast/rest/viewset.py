@@ -53,12 +53,13 @@ from rowcast.identity.permissions import (
     refusing_part,
 )
 from rowcast.orm.bridge import spawn, wait
-from rowcast.orm.model import STORE, Model, QuerySet, document, loaded, model, query_for
+from rowcast.orm.model import Model, document, loaded, model, query_for
+from rowcast.orm.queryset import QuerySet
 from rowcast.query import conditions
 from rowcast.query.conditions import Query, equals, total_order
+from rowcast.query.pages import BETWEEN, FetchedPage, PageShape
 from rowcast.query.projection import Projection, expand, with_all_columns
-from rowcast.query.statements import BETWEEN, PageShape
-from rowcast.query.store import FetchedPage, Store
+from rowcast.query.store import STORE, Store
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import actions, stream_action

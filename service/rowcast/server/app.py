@@ -36,9 +36,8 @@ from rowcast.identity.throttling import THROTTLES, Throttles
 from rowcast.migrations import commands
 from rowcast.migrations.values import Step
 from rowcast.openapi.document import document as openapi_document
-from rowcast.orm.model import STORE
 from rowcast.query.statements import Queries
-from rowcast.query.store import Store
+from rowcast.query.store import STORE, Store
 from rowcast.resources.tables import Tables
 from rowcast.rest import combined_stream, routers
 from rowcast.rest.viewset import SERVICE, Service, ViewSet, bound_in, site_url

@@ -22,8 +22,8 @@ from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Snapshot
 from rowcast.query.conditions import Query
 from rowcast.query.matching import RoutingKey, Test
+from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
-from rowcast.query.statements import PageShape
 from rowcast.query.store import Store
 from rowcast.resources.lossless_json import Raw, encode, parse
 from rowcast.resources.resource import Resource

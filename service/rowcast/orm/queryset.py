@@ -1,0 +1,311 @@
+"""Query sets: the rows of a model that meet conditions, in an order, with related rows.
+
+A query set is a value: its methods return new ones, and nothing is read until it is awaited, iterated or counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from rowcast.errors import Conflict, NotFound, ValidationError, did_you_mean
+from rowcast.orm import statements
+from rowcast.orm.bridge import wait
+from rowcast.orm.expressions import F, Q, storable
+from rowcast.orm.loading import load, load_related
+from rowcast.orm.model import DoesNotExist, Model
+from rowcast.orm.state import state_of
+from rowcast.orm.writing import insert_instances, update_rows
+from rowcast.query.conditions import Condition, Query, equals, total_order
+from rowcast.query.store import current_store
+from rowcast.resources.resource import Relation, Resources
+
+M = TypeVar("M", bound=Model)
+
+
+class QuerySet(Generic[M]):
+    """The rows of a model that meet conditions, in an order, with related rows. Awaited, it is a list of instances."""
+
+    def __init__(
+        self,
+        of: type[M],
+        *,
+        conditions: tuple[Q | Condition, ...] = (),
+        order: tuple[str, ...] = (),
+        joined: tuple[str, ...] = (),
+        fetched: tuple[str, ...] = (),
+        names: tuple[str, ...] = (),
+        bounds: tuple[int, int | None] = (0, None),
+        linked: tuple[Relation, Any] | None = None,
+    ) -> None:
+        self.model = of
+        self._conditions = conditions
+        self._order = order
+        self._joined = joined  # select_related
+        self._fetched = fetched  # prefetch_related
+        self._names = names  # values
+        self._bounds = bounds  # slice
+        self._linked = linked  # a many_to_many relation, and the key of the row that it starts from
+
+    def _with(self, **changes: Any) -> QuerySet[M]:
+        """A copy with other arguments."""
+        copy = QuerySet(self.model)
+        vars(copy).update({**vars(self), **{f"_{name}": value for name, value in changes.items()}})
+        return copy
+
+    # --- building
+
+    def all(self) -> QuerySet[M]:
+        """The same rows, as a query set of its own."""
+        return self._with()
+
+    def filter(self, *conditions: Q, **lookups: Any) -> QuerySet[M]:
+        """The rows that also meet these conditions; ``x=None`` means null."""
+        self.unsliced("filter")
+        added = (*conditions, *((Q(**lookups),) if lookups else ()))
+        return self._with(conditions=self._conditions + added)
+
+    def exclude(self, *conditions: Q, **lookups: Any) -> QuerySet[M]:
+        """The rows that do not meet all of these conditions together."""
+        self.unsliced("exclude")
+        return self._with(conditions=(*self._conditions, ~Q(*conditions, **lookups)))
+
+    def order_by(self, *steps: str) -> QuerySet[M]:
+        """The rows sorted by paths, with ``-`` in front for descending order; the key is appended."""
+        self.unsliced("order_by")
+        return self._with(order=steps)
+
+    def select_related(self, *relations: str) -> QuerySet[M]:
+        """Load these relations to one row in the same statement."""
+        return self._with(joined=tuple(dict.fromkeys(self._joined + relations)))
+
+    def prefetch_related(self, *relations: str) -> QuerySet[M]:
+        """Load these relations, to one row or to many, with further statements: one or two per relation."""
+        return self._with(fetched=tuple(dict.fromkeys(self._fetched + relations)))
+
+    def values(self, *names: str) -> QuerySet[M]:
+        """Dictionaries of these columns, or of all columns, instead of instances."""
+        return self._with(names=names or ("*",))
+
+    def __getitem__(self, part: int | slice) -> Any:
+        """A slice of the rows as a query set, or an awaitable of the row at an index (``IndexError`` if there is none)."""
+        if isinstance(part, int):
+            if part < 0:
+                raise ValueError("rows are counted from the start: use order_by and first() for the last ones")
+            return self._nth(part)
+        if part.step is not None or (part.start or 0) < 0 or (part.stop is not None and part.stop < 0):
+            raise ValueError("a slice of rows has no step and counts from the start")
+        first, last = self._bounds
+        start = first + (part.start or 0)
+        stop = last if part.stop is None else min(first + part.stop, last if last is not None else first + part.stop)
+        return self._with(bounds=(start, stop if stop is None else max(start, stop)))
+
+    async def _nth(self, place: int) -> Any:
+        rows = await self[place : place + 1]
+        if not rows:
+            raise IndexError(f"there is no row {place}")
+        return rows[0]
+
+    def unsliced(self, what: str) -> None:
+        """Raise ``ValueError`` if this is a slice; ``what`` names the operation that needs all rows."""
+        if self._bounds != (0, None):
+            raise ValueError(f"{what} comes before the slice")
+
+    def linked_to(self, relation: Relation, key: Any) -> QuerySet[M]:
+        """The rows that a many_to_many relation of another resource links to its row with this key."""
+        return self._with(linked=(relation, key))
+
+    # --- as a value of ``query``
+
+    @property
+    def query(self) -> Query:
+        """The query of everything but the slice. ``ValueError`` for a path or lookup that does not exist."""
+        resources = current_store().queries.resources
+        name = self.model.resource().name
+        conditions = [
+            condition.resolve(resources, name) if isinstance(condition, Q) else condition
+            for condition in self._conditions
+        ]
+        if self._linked is not None:
+            conditions.append(_is_linked(resources, name, *self._linked))
+        return Query(name, tuple(conditions), self._total_order(resources, name), (*self._joined, *self._fetched))
+
+    def _total_order(self, resources: Resources, name: str) -> tuple[str, ...]:
+        key = resources[name].key.name
+        steps = [step.replace("pk", key) if step.removeprefix("-") == "pk" else step for step in self._order]
+        for step in steps:
+            if resources.resolve(name, step.removeprefix("-")).many:
+                raise ValueError(f"order_by: {step} leads to many rows; order by a column or a relation to one row")
+        return total_order(resources[name], steps) if steps else ()
+
+    def narrowed(self, query: Query) -> QuerySet[M]:
+        """The rows that also meet the conditions of a query, in its order; filter backends make such a query."""
+        self.unsliced("filter_queryset")
+        return self._with(conditions=self._conditions + query.where, order=query.order or self._order)
+
+    # --- reading
+
+    def __await__(self) -> Generator[Any, Any, list[Any]]:
+        return self._read().__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for row in await self._read():
+            yield row
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rows, waited for without ``await``; inside a handler only."""
+        return iter(wait(self._read()))
+
+    async def _read(self) -> list[Any]:
+        return await load(self.model, self.query, self._bounds, self._names)
+
+    async def attach(self, rows: Sequence[M]) -> None:
+        """Load the related rows of this query set for rows that have been read already."""
+        await load_related(rows, self.model.resource().name, (*self._joined, *self._fetched))
+
+    async def get(self, *conditions: Q, **lookups: Any) -> M:
+        """The only row that meets these conditions.
+
+        Raises:
+            DoesNotExist: There is no such row. Uncaught, the response is a 404.
+            MultipleObjectsReturned: There are several.
+        """
+        rows = await self.filter(*conditions, **lookups)[:2]
+        if not rows:
+            raise self.model.DoesNotExist()
+        if len(rows) > 1:
+            raise self.model.MultipleObjectsReturned(f"get() found several rows of {self.model.resource().name}")
+        row: M = rows[0]
+        return row
+
+    async def first(self) -> M | None:
+        """The first row (in the order of the keys if there is no other order); ``None`` if there are no rows."""
+        rows = await (self if self._order else self.order_by("pk"))[:1]
+        return rows[0] if rows else None
+
+    async def last(self) -> M | None:
+        """The last row (in the order of the keys if there is no other order); ``None`` if there are no rows."""
+        steps = self._order or ("pk",)
+        reverse = tuple(step[1:] if step.startswith("-") else f"-{step}" for step in steps)
+        total = reverse if {"pk", "-pk"} & set(reverse) else (*reverse, "-pk")
+        rows = await self.order_by(*total)[:1]
+        return rows[0] if rows else None
+
+    async def count(self) -> int:
+        """The number of rows."""
+        (found,) = await self._aggregate((("count", ""),))
+        first, last = self._bounds
+        total = max(0, int(found) - first)
+        return total if last is None else min(total, last - first)
+
+    async def exists(self) -> bool:
+        """Whether there is at least one row."""
+        return bool(await self[:1].values(self.model.resource().key.column_name))
+
+    async def aggregate(self, **functions: tuple[str, str]) -> dict[str, Any]:
+        """Aggregates over all rows: ``aggregate(total=("sum", "price"))``, with count, sum, avg, min or max."""
+        self.unsliced("aggregate")
+        found = await self._aggregate(tuple(functions.values()))
+        return dict(zip(functions, found, strict=True))
+
+    async def _aggregate(self, functions: tuple[tuple[str, str], ...]) -> Sequence[Any]:
+        store, query = current_store(), self.query
+        statement = store.queries.compiled(statements.aggregate)(query.resource, functions, query.shape)
+        row = await store.database.read(statement.sql, statement.arguments(query.values))
+        assert row is not None
+        return tuple(row)
+
+    # --- writing
+
+    async def create(self, **values: Any) -> M:
+        """Insert one row; values may be Python's or their JSON form, and a many_to_many field takes keys or rows."""
+        made = self.model(**values)
+        await made.save()
+        return made
+
+    async def bulk_create(self, rows: Iterable[M | Mapping[str, Any]]) -> list[M]:
+        """Insert rows, in one statement if all have values for the same columns.
+
+        Args:
+            rows: Instances, or mappings with their values. Links of many_to_many fields cannot be inserted here.
+
+        Returns:
+            The instances in their order, with the values that the database has stored.
+        """
+        made = [self.model(**row) if isinstance(row, Mapping) else row for row in rows]
+        if not made:
+            return []
+        store, resource = current_store(), self.model.resource()
+        if any(name in resource.links for row in made for name in state_of(row).changed):
+            raise ValueError("bulk_create writes columns; save the links of each row afterwards")
+        await insert_instances(store, resource, made)
+        return made
+
+    async def get_or_create(self, defaults: Mapping[str, Any] | None = None, **lookups: Any) -> tuple[M, bool]:
+        """The row that meets the lookups, or a new one with ``defaults``, and whether it is new. Safe in a race."""
+        try:
+            return await self.get(**lookups), False
+        except DoesNotExist:
+            pass
+        try:
+            async with current_store().database.transaction():
+                return await self.create(**_columns(lookups), **dict(defaults or {})), True
+        except Conflict:
+            return await self.get(**lookups), False
+
+    async def update_or_create(self, defaults: Mapping[str, Any] | None = None, **lookups: Any) -> tuple[M, bool]:
+        """The row that meets the lookups, with ``defaults`` saved, or a new one with them, and whether it is new."""
+        row, new = await self.get_or_create(defaults, **lookups)
+        if not new:
+            for name, value in (defaults or {}).items():
+                setattr(row, name, value)
+            await row.save()
+        return row, new
+
+    async def update(self, **values: Any) -> int:
+        """Change all these rows, and return their number. Values may be arithmetic: ``view_count=F("view_count") + 1``."""
+        self.unsliced("update")
+        store, query = current_store(), self.query
+        resource = self.model.resource()
+        key_of = store.queries.resources.key_of
+        columns = {}
+        for name, value in values.items():
+            column = resource.fields[name].column_name if name in resource.fields else name
+            if column not in resource.columns:
+                raise AttributeError(f"{resource.model} has no column {name!r}; {did_you_mean(name, resource.columns)}")
+            field = key_of(resource.columns[column])
+            columns[column] = value if isinstance(value, F) else storable(field, value, column)
+        return len(await update_rows(store, resource.name, columns, *query.where))
+
+    async def delete(self) -> int:
+        """Delete all these rows, and return their number."""
+        self.unsliced("delete")
+        return await current_store().delete_all(self.query)
+
+
+async def get_object_or_404(rows: QuerySet[M] | type[M], *conditions: Q, **lookups: Any) -> M:
+    """The only row that meets these conditions.
+
+    Raises:
+        NotFound: There is no such row, or a value cannot be one of its column (such as a key that is not a UUID).
+        MultipleObjectsReturned: There are several.
+    """
+    try:
+        return await (rows.objects.all() if isinstance(rows, type) else rows).get(*conditions, **lookups)
+    except ValidationError:
+        raise NotFound() from None
+
+
+def _is_linked(resources: Resources, resource: str, relation: Relation, key: Any) -> Condition:
+    """The condition that a many_to_many relation of another resource links its row with this key to a row here."""
+    assert relation.link is not None
+    link_back = (relation.link.table, relation.link.target_column)
+    for back in resources.relations(resource).values():
+        if back.link is not None and (back.link.table, back.link.source_column) == link_back:
+            return equals(back.name, resources.key_of(resources[back.target].key), key)
+    raise ValueError(f"{resource} has no name for its way back over {relation.name!r}: give the field a related_name")
+
+
+def _columns(lookups: Mapping[str, Any]) -> dict[str, Any]:
+    """The lookups that are values of columns, for a new row."""
+    return {name: value for name, value in lookups.items() if "__" not in name}

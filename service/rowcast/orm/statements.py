@@ -1,0 +1,112 @@
+"""Statements that read and write rows as Python values, for query sets and instances.
+
+Each function builds one statement from a shape, for ``Queries.compiled``; its docstring names the values that the
+statement needs, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from rowcast.query.compilation import Binds, Statement, compiled
+from rowcast.query.condition_sql import Source
+from rowcast.query.conditions import Shape
+from rowcast.query.dependencies import dependents
+from rowcast.query.select import sort_steps
+from rowcast.query.write import restriction, touched
+from rowcast.resources.resource import Through
+from rowcast.resources.tables import Tables
+
+AGGREGATES: Final[Mapping[str, Callable[[Any], sa.ColumnElement[Any]]]] = {
+    "count": sa.func.count,
+    "sum": sa.func.sum,
+    "avg": sa.func.avg,
+    "min": sa.func.min,
+    "max": sa.func.max,
+}
+
+
+def select_instances(
+    tables: Tables,
+    resource: str,
+    related: tuple[str, ...],
+    where: Shape,
+    order: tuple[str, ...],
+    has_limit: bool,
+    has_offset: bool,
+) -> Statement:
+    """All columns of rows, followed by those of each related row in turn.
+
+    Values: the condition's, then the limit and the offset, as far as there are any.
+    """
+    binds = Binds()
+    source = Source(tables, resource, binds)
+    conditions = source.conditions(where)
+    joined = [source.at(()), *(source.at(tables.resources.steps(resource, path)) for path in related)]
+    columns = [column for table in joined for column in table.c]
+    steps = sort_steps(source, order)
+    query = sa.select(*(column.label(f"c{n}") for n, column in enumerate(columns))).select_from(source.clause)
+    query = query.where(*conditions).order_by(*(step.term() for step in steps))
+    if has_limit:
+        query = query.limit(binds(sa.BigInteger))
+    if has_offset:
+        query = query.offset(binds(sa.BigInteger))
+    return compiled(query)
+
+
+def aggregate(tables: Tables, resource: str, functions: tuple[tuple[str, str], ...], where: Shape) -> Statement:
+    """Aggregates over rows: a function and a path for each; ``count`` takes an empty path. Values: the condition's."""
+    source = Source(tables, resource, Binds())
+    conditions = source.conditions(where)
+    columns = [
+        AGGREGATES[name](source.column(source.path(path)) if path else sa.literal_column("*"))
+        for name, path in functions
+    ]
+    return compiled(sa.select(*columns).select_from(source.clause).where(*conditions))
+
+
+def update_rows(tables: Tables, resource: str, sets: tuple[tuple[str, Shape | None], ...], where: Shape) -> Statement:
+    """Change every row that meets a condition, and return them; ``sets`` has columns, each with its arithmetic's shape.
+
+    Values: the condition's, then those of ``sets``.
+    """
+    binds = Binds()
+    table = tables.of[resource]
+    condition = restriction(tables, resource, where, binds) if where else sa.true()
+    source = Source(tables, resource, binds)
+    values = touched(tables.resources[resource])
+    for name, shape in sets:
+        field = tables.resources.key_of(tables.resources[resource].columns[name])
+        values[name] = binds(table.c[name].type) if shape is None else source.expression(shape, field)
+    query = sa.update(table).where(condition).values(values).returning(*table.c)
+    return compiled(query, changes=dependents(tables.resources, resource))
+
+
+def insert_row(tables: Tables, resource: str, columns: tuple[str, ...]) -> Statement:
+    """Insert one row, and return it. Values: the columns'."""
+    binds = Binds()
+    table = tables.of[resource]
+    values = {name: binds(table.c[name].type) for name in columns}
+    return compiled(sa.insert(table).values(values).returning(*table.c), changes={resource})
+
+
+def insert_rows(tables: Tables, resource: str, columns: tuple[str, ...]) -> Statement:
+    """Insert rows, and return them. The one value is a JSON array of objects with these columns."""
+    table = tables.of[resource]
+    rows = sa.func.jsonb_to_recordset(Binds()(postgresql.JSONB)).table_valued(
+        *(sa.column(name, table.c[name].type) for name in columns)
+    )
+    rows_of_values = sa.select(*rows.render_derived(name="_given", with_types=True).c)
+    return compiled(sa.insert(table).from_select(list(columns), rows_of_values).returning(*table.c), changes={resource})
+
+
+def through_rows(tables: Tables, through: Through) -> Statement:
+    """The links of some rows, both keys of each, in order. The one value is a list of keys of the source."""
+    table = tables.links[through.table]
+    source, target = table.c[through.source_column], table.c[through.target_column]
+    keys = Binds()(postgresql.ARRAY(source.type))
+    return compiled(sa.select(source, target).where(source == sa.any_(keys)).order_by(source, target))

@@ -1,0 +1,90 @@
+"""Writing rows from Python values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from rowcast.errors import DoesNotFit, ValidationError
+from rowcast.orm import statements
+from rowcast.orm.expressions import F
+from rowcast.orm.state import Row, RowState, set_state, state_of
+from rowcast.query.conditions import Condition, Query, Shape
+from rowcast.query.store import Store, current_store
+from rowcast.resources.resource import Resource
+
+
+class transaction:
+    """``async with transaction.atomic():`` is one transaction; inside another one, as a request is, a savepoint."""
+
+    @staticmethod
+    def atomic() -> AbstractAsyncContextManager[None]:
+        """Commit the writes inside, or roll them back if an error is raised."""
+        return current_store().database.transaction()
+
+
+async def insert_row(store: Store, resource: str, values: Mapping[str, Any]) -> list[Any]:
+    """Insert a row, and return it alone in a list."""
+    columns = tuple(values)
+    statement = store.queries.compiled(statements.insert_row)(resource, columns)
+    arguments = statement.arguments([values[name] for name in columns])
+    return await store.database.fetch_all(statement.sql, arguments, changes=statement.changes)
+
+
+async def insert_instances(store: Store, resource: Resource, rows: Sequence[Row]) -> None:
+    """Insert rows, one statement for those with values for the same columns, and give them the state that was written."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(name for name in resource.columns if name in state_of(row).values), []).append(row)
+    for columns, group in groups.items():
+        fields = {name: store.queries.resources.key_of(resource.columns[name]) for name in columns}
+        documents = []
+        for row in group:
+            values = state_of(row).values
+            documents.append(
+                {
+                    name: None if values[name] is None else field.field_type.dump(field, values[name])
+                    for name, field in fields.items()
+                }
+            )
+        for row, record in zip(group, await _insert_documents(store, resource.name, columns, documents), strict=True):
+            set_state(row, RowState(resource, dict(zip(resource.columns, record, strict=True)), saved=True))
+
+
+async def _insert_documents(
+    store: Store, resource: str, columns: tuple[str, ...], documents: list[dict[str, Any]]
+) -> list[Any]:
+    """Insert rows that are given as JSON in one statement, and return them."""
+    statement = store.queries.compiled(statements.insert_rows)(resource, columns)
+    arguments = statement.arguments([documents])
+    return await store.database.retrying(
+        lambda: store.database.fetch_all(statement.sql, arguments, changes=statement.changes)
+    )
+
+
+async def update_rows(store: Store, resource: str, values: Mapping[str, Any], *where: Condition) -> list[Any]:
+    """Set columns of the rows that meet all conditions, and return these rows as they are afterwards.
+
+    A value may be an ``F``. ``ValidationError`` names the columns whose computed value does not fit.
+    """
+    query = Query(resource, where)
+    arguments: list[Any] = list(query.values)
+    sets: list[tuple[str, Shape | None]] = []
+    for name, value in values.items():
+        if isinstance(value, F):
+            field = store.queries.resources.key_of(store.queries.resources[resource].columns[name])
+            expression = value.resolve(store.queries.resources, resource, field)
+            sets.append((name, expression.shape))
+            arguments += expression.values
+        else:
+            sets.append((name, None))
+            arguments.append(value)
+    statement = store.queries.compiled(statements.update_rows)(resource, tuple(sets), query.shape)
+    try:
+        return await store.database.fetch_all(statement.sql, statement.arguments(arguments), changes=statement.changes)
+    except DoesNotFit:
+        computed = [name for name, shape in sets if shape is not None]  # the other values have been checked
+        if not computed:
+            raise
+        raise ValidationError({name: ["The result does not fit."] for name in computed}) from None

@@ -1,0 +1,64 @@
+"""SQL text from SQLAlchemy expressions, in which every value is a parameter with a position."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+
+from rowcast.resources.fields import Field, Kind
+from rowcast.resources.sql import DIALECT
+
+Expression: TypeAlias = sa.Select[Any] | sa.Insert | sa.Update | sa.Delete | sa.UpdateBase
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Compiled SQL, the position of each of its arguments among the values, and the resources that it may change."""
+
+    sql: str
+    order: tuple[int, ...]
+    changes: frozenset[str] = frozenset()
+
+    def arguments(self, values: Sequence[Any]) -> list[Any]:
+        """The values in the order of ``$1, $2, …``."""
+        return [values[position] for position in self.order]
+
+
+class Binds:
+    """Makes bound parameters, whose order is the order of a statement's values."""
+
+    def __init__(self) -> None:
+        self._made: list[sa.BindParameter[Any]] = []
+        self._next = 0
+
+    def __call__(self, type_: Any) -> sa.BindParameter[Any]:
+        if self._next == len(self._made):
+            self._made.append(sa.bindparam(f"v{self._next}", type_=type_))
+        self._next += 1
+        return self._made[self._next - 1]
+
+    def rewind(self) -> None:
+        """Return the parameters that exist once more, from the first."""
+        self._next = 0
+
+
+def compiled(expression: Expression, *, changes: Collection[str] = ()) -> Statement:
+    """The statement of an expression whose parameters are all made by ``Binds``."""
+    made = expression.compile(dialect=DIALECT)
+    order = tuple(int(name.removeprefix("v")) for name in made.positiontup or ())
+    return Statement(str(made), order, frozenset(changes))
+
+
+def bound_type(field: Field) -> Any:
+    """The type of a parameter: the field's without its limits, since a cast to those would cut the value."""
+    if field.field_type.kind is Kind.TEXT:
+        return sa.Text()
+    return field.field_type.column(replace(field, max_digits=None, decimal_places=None))
+
+
+def sql(text: object) -> sa.ColumnElement[Any]:
+    """SQL text that is part of this program, as an expression."""
+    return sa.literal_column(str(text))

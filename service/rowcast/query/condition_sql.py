@@ -1,0 +1,202 @@
+"""The SQL of conditions: a FROM clause with the joins that they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from rowcast.query.compilation import Binds, bound_type, sql
+from rowcast.query.conditions import Shape
+from rowcast.query.documents import version, xmin
+from rowcast.resources.fields import Field
+from rowcast.resources.lookups import LOOKUPS, Lookup, Takes
+from rowcast.resources.resource import Path, Relation
+from rowcast.resources.sql import quote_identifier, quote_literal
+from rowcast.resources.tables import Tables
+
+_ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    "+": lambda left, right: left + right,
+    "-": lambda left, right: left - right,
+    "*": lambda left, right: left * right,
+    "/": lambda left, right: left / right,
+}
+
+
+class Source:
+    """The rows of a resource as a FROM clause, and conditions on them.
+
+    A path over relations to one row is an outer join, made once; the clause grows by it. A path over a relation to many
+    rows is an EXISTS. Each condition binds its values in the order of its shape. ``logged`` is the JSON of ``base`` if
+    that is a row of the change log; its links are those that it had then.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        resource: str,
+        binds: Binds,
+        base: sa.FromClause | None = None,
+        *,
+        logged: str | None = None,
+    ) -> None:
+        base = tables.of[resource] if base is None else base
+        self.tables = tables
+        self.resource = resource
+        self.binds = binds
+        self.clause: sa.FromClause = base
+        self._logged = logged
+        self._joined: dict[tuple[str, ...], sa.FromClause] = {(): base}
+
+    def path(self, text: str) -> Path:
+        """The path of a text such as ``category__name``."""
+        return self.tables.resources.resolve(self.resource, text)
+
+    def column(self, path: Path) -> sa.ColumnElement[Any]:
+        """The column at the end of a path over relations to one row."""
+        if path.steps and path.field.primary_key:
+            return self.at(path.steps[:-1]).c[path.steps[-1].column]  # this side has the key, too
+        return self.at(path.steps).c[path.column]
+
+    def at(self, steps: tuple[Relation, ...]) -> sa.FromClause:
+        """The table at the end of some relations, joined once; the base for none."""
+        names = tuple(step.name for step in steps)
+        if names not in self._joined:
+            source, step = self.at(steps[:-1]), steps[-1]
+            target = self.tables.of[step.target].alias("_" + "__".join(names))
+            target_key = target.c[self._key(step.target)]
+            self.clause = self.clause.outerjoin(target, source.c[step.column] == target_key)
+            self._joined[names] = target
+        return self._joined[names]
+
+    def conditions(self, *shapes: Shape) -> list[sa.ColumnElement[bool]]:
+        """The SQL of the shapes that are not empty."""
+        return [self.condition(shape) for shape in shapes if shape]
+
+    def condition(self, shape: Shape) -> sa.ColumnElement[bool]:
+        """The SQL of a condition's shape."""
+        match shape:
+            case ("and", *parts):
+                return sa.and_(sa.true(), *map(self.condition, parts))
+            case ("or", *parts):
+                return sa.or_(sa.false(), *map(self.condition, parts))
+            case ("not", part):
+                return sa.func.coalesce(self.condition(part), sa.false()).is_(sa.false())
+            case ("is", path, lookup, flag):
+                return self._comparison(self.path(path), lookup, flag)
+            case ("after", *steps):
+                return self._after(steps)
+            case ("unchanged",):
+                base = self.at(())
+                name = quote_identifier(base.name) if isinstance(base, sa.Table) else str(base.name)  # type: ignore[attr-defined]
+                current = version(self.tables, self.resource, xmin(name), base)
+                return current == sa.any_(self.binds(postgresql.ARRAY(sa.Text)))
+        raise AssertionError(f"no condition has the shape {shape!r}")
+
+    def expression(self, shape: Shape, field: Field) -> Any:
+        """The SQL of arithmetic whose constants are values of a field."""
+        match shape:
+            case ("column", path):
+                return self.column(self.path(path))
+            case ("value",):
+                return self.binds(bound_type(field))
+            case (sign, left, right):
+                return _ARITHMETIC[sign](self.expression(left, field), self.expression(right, field))
+        raise AssertionError(f"no expression has the shape {shape!r}")
+
+    def _key(self, resource: str) -> str:
+        return self.tables.resources[resource].key.column_name
+
+    def _comparison(self, path: Path, lookup: str, flag: Any) -> sa.ColumnElement[bool]:
+        spec = LOOKUPS[path.values.field_type.kind, lookup]
+        if isinstance(flag, tuple):
+            argument = self.expression(flag, path.values)
+        else:
+            argument = self._argument(spec, flag, path.values)
+        if not path.many:
+            return spec.compare(self.column(path), argument)
+        if lookup == "isnull" and flag and path.field.primary_key:
+            return ~self._exists(path, lambda column: column.is_not(None))
+        return self._exists(path, lambda column: spec.compare(column, argument))
+
+    def _argument(self, spec: Lookup, flag: Any, field: Field) -> Any:
+        """The argument of a lookup: bound parameters, or the flag itself."""
+        match spec.takes:
+            case Takes.FLAG:
+                return flag
+            case Takes.TEXT:
+                return self.binds(sa.Text())
+            case Takes.MANY:
+                return self.binds(postgresql.ARRAY(bound_type(field)))
+            case Takes.PAIR:
+                return self.binds(bound_type(field)), self.binds(bound_type(field))
+            case Takes.ONE:
+                return self.binds(bound_type(field))
+
+    def _exists(
+        self, path: Path, test: Callable[[sa.ColumnElement[Any]], sa.ColumnElement[bool]]
+    ) -> sa.ColumnElement[bool]:
+        """Whether some row at the end of a path over relations to many rows passes the test."""
+        first = next(n for n, step in enumerate(path.steps) if step.many)
+        source = self.at(path.steps[:first])
+        here = path.steps[first - 1].target if first else self.resource
+        tables: list[sa.FromClause] = []
+        joins: list[sa.ColumnElement[bool]] = []
+        column: sa.ColumnElement[Any] | None = None
+        for step in path.steps[first:]:
+            target = self.tables.of[step.target].alias()
+            target_key, source_key = target.c[self._key(step.target)], source.c[self._key(here)]
+            column = None
+            if step.link is not None:
+                link = self.tables.links[step.link.table].alias()
+                if self._logged and step is path.steps[0] and self._has_logged_links(step):
+                    listed = sql(f"{self._logged} -> {quote_literal(step.name)}")
+                    keys = sa.func.jsonb_array_elements_text(listed).table_valued("_key").render_derived(name="_keys")
+                    tables.append(keys)
+                    column = sa.cast(keys.c._key, link.c[step.link.target_column].type)
+                else:
+                    tables.append(link)
+                    joins.append(link.c[step.link.source_column] == source_key)
+                    column = link.c[step.link.target_column]
+                if step is path.steps[-1] and path.field.primary_key:
+                    break  # the link has the key; its row is not needed
+                joins.append(target_key == column)
+            else:
+                joins.append(target.c[step.column] == source_key if step.many else source.c[step.column] == target_key)
+            tables.append(target)
+            source, here, column = target, step.target, target.c[path.column] if step is path.steps[-1] else None
+        assert column is not None
+        return sa.select(sa.literal_column("1")).select_from(*tables).where(*joins, test(column)).exists()
+
+    def _has_logged_links(self, step: Relation) -> bool:
+        """Whether the change log has the keys that a relation links the resource's rows to."""
+        field = self.tables.resources[self.resource].links.get(step.name)
+        return field is not None and not field.write_only
+
+    def _after(self, steps: Sequence[tuple[str, bool, bool]]) -> sa.ColumnElement[bool]:
+        """The rows after a row in an order; a step is (path, descending, whether that row has null there).
+
+        Those are the rows whose first different column sorts later. Null is the largest.
+        """
+        later: list[sa.ColumnElement[bool]] = []
+        same: list[sa.ColumnElement[bool]] = []
+        start: list[sa.ColumnElement[bool]] = []
+        for position, (name, descending, null) in enumerate(steps):
+            path = self.path(name)
+            column = self.column(path)
+            may_be_null = path.field.null or bool(path.steps)
+            if null:
+                if descending:
+                    later.append(sa.and_(*same, column.is_not(None)))
+                same.append(column.is_(None))
+                continue
+            value = self.binds(bound_type(path.values))
+            differs = column < value if descending else column > value
+            with_null = sa.or_(differs, column.is_(None)) if may_be_null and not descending else differs
+            later.append(sa.and_(*same, with_null))
+            same.append(column == value)
+            if position == 0 and not may_be_null:  # implied by the rest; an index scan can start there
+                start.append(column <= value if descending else column >= value)
+        return sa.and_(*start, sa.or_(sa.false(), *later))

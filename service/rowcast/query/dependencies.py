@@ -1,0 +1,57 @@
+"""The resources that a statement reads, and those that it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rowcast.query.conditions import Shape
+from rowcast.query.projection import Projection
+from rowcast.resources.resource import Resources
+
+
+def reads(
+    resources: Resources, resource: str, where: Shape, order: tuple[str, ...] = (), shown: Projection | None = None
+) -> frozenset[str] | None:
+    """The resources on which the result of a query depends: its condition, its order and the rows of its projection.
+
+    Links of a many_to_many field belong to one of the two resources that they connect; both are among the result.
+    ``None`` if the result depends on a ``write_only`` field, whose changes are not in the change log.
+    """
+    found = {resource} if shown is None else {resource, *shown.resources}
+    for mentioned in (*_paths(where), *(step.removeprefix("-") for step in order)):
+        path = resources.resolve(resource, mentioned)
+        if any(field.write_only for field in (path.field, *(step.field for step in path.steps))):
+            return None
+        found.update(step.target for step in path.steps)
+    return frozenset(found)
+
+
+def dependents(resources: Resources, resource: str) -> frozenset[str]:
+    """The resources whose rows change with those of this one: itself, and those that refer to it with a cascade or links."""
+    found: set[str] = set()
+    pending = [resource]
+    while pending:
+        if (here := pending.pop()) not in found:
+            found.add(here)
+            pending += [
+                other.name
+                for other in resources.values()
+                for field in other.fields.values()
+                if field.to == here and field.on_delete != "restrict"
+            ]
+    return frozenset(found)
+
+
+def _paths(shape: Shape) -> Iterator[str]:
+    """The paths in a condition's shape."""
+    match shape:
+        case ("is", path, _, flag):
+            yield path
+            if isinstance(flag, tuple):
+                yield from _paths(flag)
+        case ("column", path):
+            yield path
+        case ("after", *steps):
+            yield from (path for path, *_ in steps)
+        case (_, *parts):
+            yield from (path for part in parts if isinstance(part, tuple) for path in _paths(part))

@@ -1,0 +1,193 @@
+"""Statements that read: pages and single rows as JSON, and the rows of the change log that meet a condition.
+
+Each function builds one statement from a shape, and its docstring names the values that the statement needs, in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from rowcast.query.compilation import Binds, Statement, compiled, sql
+from rowcast.query.condition_sql import Source
+from rowcast.query.conditions import Shape
+from rowcast.query.documents import document, version, xmin
+from rowcast.query.pages import PageShape
+from rowcast.query.projection import Projection
+from rowcast.resources.fields import Field
+from rowcast.resources.sql import quote_identifier, quote_literal
+from rowcast.resources.tables import Tables
+
+_SNAPSHOT: Final[sa.ColumnElement[Any]] = sa.literal_column("pg_current_snapshot()::text").label("snapshot")
+
+
+@dataclass(frozen=True, slots=True)
+class SortStep:
+    """One part of an ORDER BY: its column, the label of that among a page's rows, and the direction."""
+
+    column: sa.ColumnElement[Any]
+    field: Field
+    label: str
+    descending: bool
+
+    def json(self, rows: sa.FromClause) -> sa.ColumnElement[Any]:
+        """The JSON form of the copy among a page's rows."""
+        return self.field.field_type.json(self.field, rows.c[self.label])
+
+    def term(self, rows: sa.FromClause | None = None, *, reverse: bool = False) -> sa.UnaryExpression[Any]:
+        """The term on the column itself or, with a page's rows, on its copy there."""
+        column = self.column if rows is None else rows.c[self.label]
+        return column.desc() if self.descending != reverse else column.asc()
+
+
+def sort_steps(source: Source, order: tuple[str, ...]) -> list[SortStep]:
+    """The parts of an order; the joins that they need are added to the source."""
+    steps = []
+    for n, step in enumerate(order):
+        path = source.path(step.removeprefix("-"))
+        steps.append(SortStep(source.column(path), path.values, f"_{n}", step.startswith("-")))
+    return steps
+
+
+def page(tables: Tables, shape: PageShape, where: Shape) -> Statement:
+    """A page as one row: ``results`` (JSON objects with ``BETWEEN`` between them), ``size``, ``count``, ``snapshot``.
+
+    One row beyond the page is read, to find out whether others follow (or precede, for a backward page); ``size``
+    includes it. An exact count is only made if the page is not the last one, which gives the count itself. A keyset also
+    returns ``keys``, for each row a JSON array with the values of its order.
+    Values: the condition's, the cursor's, the limit and the offset, as far as the page has them.
+    """
+    binds = Binds()
+    source = Source(tables, shape.projection.resource, binds)
+    conditions = source.conditions(where, shape.after)
+    steps = sort_steps(source, shape.order)
+    limit: Any = binds(sa.BigInteger) if shape.limit is None else sql(shape.limit)
+    one_more = limit + sql(1) if shape.limit is None else sql(shape.limit + 1)
+    offset = binds(sa.BigInteger) if shape.has_offset else None
+    number = sa.func.row_number().over().label("n")  # in the order in which the rows are read
+    order: list[Any] = []
+    keys = []
+    if shape.keyset or shape.keys_first or shape.projection.related:
+        rows = _page_rows(shape, source, conditions, steps, one_more, offset)
+        item = sa.select(*document(tables, shape.projection, rows)).correlate(rows).lateral("_d")
+        if shape.keyset:
+            keys = [sa.func.json_build_array(*(step.json(rows) for step in steps)).label("key")]
+        copies = [rows.c[step.label] for step in steps] if shape.backward else []
+        numbered = sa.select(_json_text(item.table_valued()), number, *keys, *copies)
+        items = numbered.select_from(rows.join(item, sa.true())).subquery("_q")
+        order = [step.term(items) for step in steps] if shape.backward else []
+    else:
+        plain = sa.select(*document(tables, shape.projection, source.at(()))).select_from(source.clause)
+        plain = plain.where(*conditions).order_by(*(step.term() for step in steps)).limit(one_more).offset(offset)
+        items = sa.select(_json_text(plain.subquery("_p").table_valued()), number).subquery("_q")
+    on_page = items.c.n <= limit
+    columns = [_joined(items.c.document, order, on_page).label("results"), sa.func.count().label("size")]
+    if keys:
+        columns.append(_array(items.c.key, order, on_page).label("keys"))
+    binds.rewind()
+    count = _count(tables, shape, where, binds)
+    if shape.count == "exact" and not shape.keyset:
+        size, before = sa.func.count(), sql(0) if offset is None else offset
+        is_unknown = sa.or_(size > limit, sa.and_(size == sql(0), before > sql(0)))
+        count = sa.case((is_unknown, count), else_=before + size)
+    return compiled(sa.select(*columns, count.label("count"), _SNAPSHOT))
+
+
+def row(tables: Tables, projection: Projection, where: Shape) -> Statement:
+    """One row as ``result`` (a JSON object), ``version`` and ``snapshot``; no row if none matches.
+
+    Values: the condition's.
+    """
+    resource, table = projection.resource, tables.of[projection.resource]
+    source = Source(tables, resource, Binds())
+    condition = source.condition(where)
+    item = sa.select(*document(tables, projection, table)).correlate(table).lateral("_d")
+    columns = sa.select(
+        sa.func.row_to_json(item.table_valued()).label("result"),
+        version(tables, resource, xmin(quote_identifier(table.name)), table).label("version"),
+        _SNAPSHOT,
+    )
+    return compiled(columns.select_from(source.clause.join(item, sa.true())).where(condition))
+
+
+def match_logged(tables: Tables, resource: str, where: Shape) -> Statement:
+    """The rows of the change log that meet a condition: their ``position`` in the list, from 1.
+
+    Values: the condition's, a list of rows.
+    """
+    binds = Binds()
+    table = tables.of[resource]
+    base = (
+        sa.func.jsonb_populate_record(
+            sa.literal_column(f"NULL::{quote_identifier(table.name)}"),
+            sa.literal_column("_given.document", postgresql.JSONB),
+        )
+        .table_valued(*(sa.column(column.name, column.type) for column in table.c))
+        .lateral("_logged")
+    )
+    source = Source(tables, resource, binds, base, logged="_given.document")
+    condition = source.condition(where)
+    rows = sa.func.unnest(binds(postgresql.ARRAY(postgresql.JSONB))).table_valued(
+        sa.column("document", postgresql.JSONB), with_ordinality="position"
+    ).render_derived(name="_given")  # fmt: skip
+    return compiled(sa.select(rows.c.position).select_from(rows).join(source.clause, sa.true()).where(condition))
+
+
+def _page_rows(
+    shape: PageShape, source: Source, conditions: list[Any], steps: list[SortStep], limit: Any, offset: Any
+) -> sa.Subquery:
+    """The rows of a page with all their columns and, by label, the columns of its order."""
+    table = source.at(())
+    key = table.c[source.tables.resources[source.resource].key.column_name]
+    columns = [step.column.label(step.label) for step in steps]
+    rows = sa.select(*([key] if shape.keys_first else table.c), *columns).select_from(source.clause).where(*conditions)
+    rows = rows.order_by(*(step.term(reverse=shape.backward) for step in steps)).limit(limit).offset(offset)
+    if not shape.keys_first:
+        return rows.subquery("_t")
+    keys = rows.subquery("_k")
+    joined = source.tables.of[source.resource].alias("_w")
+    found = sa.select(*joined.c, *(keys.c[step.label] for step in steps))
+    found = found.select_from(keys.join(joined, joined.c[key.name] == keys.c[key.name]))
+    return found.order_by(*(step.term(keys) for step in steps)).subquery("_t")
+
+
+def _count(tables: Tables, shape: PageShape, where: Shape, binds: Binds) -> Any:
+    """The number of rows that meet the condition: exact, PostgreSQL's estimate if there is no condition, or null."""
+    if shape.count == "none":
+        return sa.cast(sa.null(), sa.BigInteger)
+    source = Source(tables, shape.projection.resource, binds)
+    conditions = source.conditions(where)
+    rows = sa.select(sa.func.count()).select_from(source.clause)
+    if conditions:
+        return rows.where(*conditions).scalar_subquery()
+    if shape.count == "exact":
+        return rows.scalar_subquery()
+    analyzed: sa.ColumnElement[int] = sa.literal_column("nullif(reltuples, -1)::bigint")
+    table = quote_literal(quote_identifier(tables.of[shape.projection.resource].name))
+    estimate = sa.select(analyzed).select_from(sa.table("pg_class", schema="pg_catalog"))
+    estimate = estimate.where(sa.literal_column(f"oid = {table}::regclass"))
+    return sa.func.coalesce(estimate.scalar_subquery(), rows.scalar_subquery())
+
+
+def _array(items: sa.ColumnElement[Any], order: list[Any], chosen: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:
+    """The chosen items as an array of PostgreSQL, in an order or as they come."""
+    listed = sa.func.array_agg(postgresql.aggregate_order_by(items, *order) if order else items).filter(chosen)
+    return sa.func.coalesce(listed, sql("'{}'"))
+
+
+def _joined(
+    documents: sa.ColumnElement[Any], order: list[Any], chosen: sa.ColumnElement[bool]
+) -> sa.ColumnElement[Any]:
+    """The chosen documents as bytes, with ``BETWEEN`` between them, in an order or as they come."""
+    between: Any = sql("E',\\n'")
+    last = postgresql.aggregate_order_by(between, *order) if order else between
+    text = sa.func.string_agg(documents, last).filter(chosen)
+    return sa.func.convert_to(sa.func.coalesce(text, sql("''")), sql("'UTF8'"))
+
+
+def _json_text(row: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    """The JSON of a row, as text."""
+    return sa.cast(sa.func.row_to_json(row), sa.Text).label("document")

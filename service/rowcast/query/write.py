@@ -1,0 +1,119 @@
+"""Statements that write one row and return it as JSON, or delete rows.
+
+Each function builds one statement from a shape, and its docstring names the values that the statement needs, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from rowcast.query.compilation import Binds, Statement, compiled, sql
+from rowcast.query.condition_sql import Source
+from rowcast.query.conditions import Shape
+from rowcast.query.dependencies import dependents
+from rowcast.query.documents import XMIN, document, version, xmin
+from rowcast.query.projection import Projection
+from rowcast.resources.resource import Resource
+from rowcast.resources.sql import quote_identifier
+from rowcast.resources.tables import Tables
+
+
+def insert(tables: Tables, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...]) -> Statement:
+    """Insert a row and its links. Returns ``result`` (a JSON object), ``key`` (text) and ``version``.
+
+    ``version`` is null if there are links, because the statement cannot see what it links.
+    Values: the columns', the links'.
+    """
+    binds = Binds()
+    table = tables.of[projection.resource]
+    values = {name: binds(table.c[name].type) for name in columns}
+    new = sa.insert(table).values(values).returning(*table.c, xmin(quote_identifier(table.name))).cte("_new")
+    linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=False)]
+    return compiled(_written(tables, projection, new, links).add_cte(*linked), changes={projection.resource})
+
+
+def update(
+    tables: Tables, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...], where: Shape
+) -> Statement:
+    """Change a row and replace its links, and return it as ``insert`` does; no row if none matches.
+
+    With neither columns nor links the row is locked and nothing else. Values: the condition's, the columns', the links'.
+    """
+    binds = Binds()
+    table = tables.of[projection.resource]
+    condition = restriction(tables, projection.resource, where, binds)
+    values: dict[str, Any] = {name: binds(table.c[name].type) for name in columns}
+    if values or links:
+        values |= touched(tables.resources[projection.resource])
+    new: sa.CTE
+    if values:
+        new = (
+            sa.update(table)
+            .where(condition)
+            .values(values)
+            .returning(*table.c, xmin(quote_identifier(table.name)))
+            .cte("_new")
+        )
+    else:
+        new = sa.select(*table.c, xmin(quote_identifier(table.name))).where(condition).with_for_update().cte("_new")
+    linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=True)]
+    changes = dependents(tables.resources, projection.resource) if values else ()
+    return compiled(_written(tables, projection, new, links).add_cte(*linked), changes=changes)
+
+
+def delete(tables: Tables, resource: str, where: Shape) -> Statement:
+    """Delete the rows that meet a condition, and return their keys as ``key`` (text). Values: the condition's."""
+    table = tables.of[resource]
+    key = sa.cast(table.c[tables.resources[resource].key.column_name], sa.Text).label("key")
+    deleted = sa.delete(table).where(restriction(tables, resource, where, Binds())).returning(key)
+    return compiled(deleted, changes=dependents(tables.resources, resource))
+
+
+def touched(resource: Resource) -> dict[str, Any]:
+    """The columns that every update of a row sets to the present: those with ``auto_now``."""
+    return {name: sa.func.now() for name, field in resource.columns.items() if field.auto_now}
+
+
+def restriction(tables: Tables, resource: str, where: Shape, binds: Binds) -> sa.ColumnElement[bool]:
+    """A condition for UPDATE and DELETE, which have one table; if it needs joins, a subquery selects the keys."""
+    table = tables.of[resource]
+    source = Source(tables, resource, binds)
+    condition = source.condition(where)
+    if source.clause is table:
+        return condition
+    binds.rewind()
+    scope = table.alias("_scope")
+    source = Source(tables, resource, binds, scope)
+    condition = source.condition(where)
+    key = tables.resources[resource].key.column_name
+    return table.c[key].in_(sa.select(scope.c[key]).select_from(source.clause).where(condition))
+
+
+def _written(tables: Tables, projection: Projection, new: sa.CTE, links: tuple[str, ...]) -> sa.Select[Any]:
+    """The row that a statement has written; its version is null if the statement also changes links."""
+    resource = projection.resource
+    row = sa.select(*document(tables, projection, new)).subquery("_p")
+    key = sa.cast(new.c[tables.resources[resource].key.column_name], sa.Text).label("key")
+    current = sql("NULL") if links else version(tables, resource, new.c[XMIN], new)
+    columns = sa.select(sa.func.row_to_json(row.table_valued()).label("result"), key, current.label("version"))
+    return columns.select_from(row.join(new, sa.true()))
+
+
+def _relink(tables: Tables, resource: str, field: str, new: sa.CTE, binds: Binds, *, replace: bool) -> Iterator[sa.CTE]:
+    """Statements that link the written row to a list of keys and, with ``replace``, to no others."""
+    through = tables.resources.relations(resource)[field].link
+    assert through is not None
+    link, source_column, target_column = tables.links[through.table], through.source_column, through.target_column
+    keys = binds(postgresql.ARRAY(link.c[target_column].type))
+    owner = new.c[tables.resources[resource].key.column_name]
+    if replace:
+        gone = sa.delete(link).where(
+            link.c[source_column] == sa.select(owner).scalar_subquery(), link.c[target_column] != sa.all_(keys)
+        )
+        yield gone.cte(f"_gone_{field}")
+    rows = postgresql.insert(link).from_select([source_column, target_column], sa.select(owner, sa.func.unnest(keys)))
+    yield rows.on_conflict_do_nothing().cte(f"_came_{field}")
