@@ -45,7 +45,7 @@ def fields_of(serializer: Serializer, action: str) -> dict[str, dict[str, Any]]:
         declared = field.declared
         limits = {
             key: getattr(declared, key)
-            for key in ("min", "max", "min_length", "max_length", "pattern", "max_digits", "decimal_places", "of", "to")
+            for key in ("min", "max", "min_length", "max_length", "pattern", "max_digits", "decimal_places", "to")
             if getattr(declared, key) is not None
         }
         described[name] = {
@@ -60,6 +60,7 @@ def fields_of(serializer: Serializer, action: str) -> dict[str, dict[str, Any]]:
             **({"help_text": declared.help_text} if declared.help_text else {}),
             **({"choices": list(declared.choices)} if declared.choices else {}),
             **({"default": declared.default} if declared.default is not MISSING else {}),
+            **({"of": declared.of.name} if declared.of else {}),
             **limits,
         }
     return described
