@@ -1,4 +1,4 @@
-"""A site that only says who is calling, with a clock that tests set."""
+"""A service that only returns its caller, with a clock that tests set."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SECRET = "a shared secret of 32 bytes, or more"
 
 
 class Clock:
-    """The time, which passes when a test says so."""
+    """A clock that only tests advance."""
 
     def __init__(self) -> None:
         self.now = time.time()
@@ -60,15 +60,15 @@ async def database(database_url: str, sql: asyncpg.Connection) -> AsyncIterator[
 
 @pytest.fixture
 def nowhere() -> Database:
-    """A database that nobody may ask: nothing listens there."""
+    """The address of a database that does not exist."""
     return Database("postgresql://nobody@127.0.0.1:1/nothing", {})
 
 
 @pytest.fixture
 async def site(clock: Clock, nowhere: Database) -> AsyncIterator[Site]:
-    """Start a site: ``client = await site(jwt=Jwt(…), database=database, authenticators=[…])``.
+    """Start a service: ``client = await site(jwt=Jwt(…), database=database, authenticators=[…])``.
 
-    ``/`` tells who is calling, ``/stream`` does too and is a stream's route, ``/members`` refuses everybody.
+    ``/`` returns the caller, ``/stream`` does too and is a stream's route, ``/members`` refuses everybody.
     """
     clients: list[Client] = []
     identities: list[Identity] = []
@@ -83,10 +83,10 @@ async def site(clock: Clock, nowhere: Database) -> AsyncIterator[Site]:
 
         async def whoami(http: web.Request) -> web.Response:
             request = Request(http)
-            asked = [each() for each in authenticators]
-            await identify(request, asked, stream=http.path == "/stream")
+            instances = [each() for each in authenticators]
+            await identify(request, instances, stream=http.path == "/stream")
             if http.path == "/members":
-                raise refusal(request, asked, "members only", "no_member")
+                raise refusal(request, instances, "members only", "no_member")
             user = request.user
             return web.json_response({"id": user.id, "staff": user.is_staff, "claims": dict(user.claims)})
 

@@ -1,4 +1,4 @@
-"""``?expand=`` shows nobody what the target's own address would not."""
+"""``?expand=`` shows no row that the target's own address would refuse."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ KEPT = "viewset: {permission_classes: [AllowAny], cache: responses}"
 
 
 async def served(serve: Serve, sql: asyncpg.Connection, viewset: str = OPEN) -> Client:
-    """A service whose task 1 leads to a row called ``x`` of each target."""
+    """A service whose task 1 refers to a row called ``x`` of each target."""
     client = await serve({**TEXTS, "tasks": TASKS + viewset}, modules={"viewsets": VIEWSETS})
     for name in TARGETS:
         await sql.execute(f"INSERT INTO {name} (name) VALUES ('x')")
@@ -118,13 +118,12 @@ async def get(client: Client, path: str, token: str = "", **headers: str) -> tup
 
 
 @pytest.mark.parametrize("viewset", [OPEN, KEPT], ids=["read", "kept"])
-async def test_expand_asks_the_target_whether_the_caller_may_read_it(
+async def test_expand_needs_the_permission_to_read_the_target(
     serve: Serve, sql: asyncpg.Connection, viewset: str
 ) -> None:
-    """401 or 403 name the path, in the words of the target's permission; who may retrieve the target may expand it.
+    """401 or 403 name the path, with the message of the target's permission; retrieve of the target includes expansion.
 
-    What one caller was told is kept for no other.
-    """
+    A response for one caller is not cached for another."""
     client = await served(serve, sql, viewset)
     user, staff = await create_token(sql, "u"), await create_token(sql, "s", staff=True)
     for address in ("/tasks/", "/tasks/1/"):
@@ -148,10 +147,10 @@ async def test_expand_asks_the_target_whether_the_caller_may_read_it(
 
 
 @pytest.mark.parametrize("name", ["owned", "scoped", "filtered", "queried", "by_hand", "masked", "unread"])
-async def test_rows_that_are_told_apart_are_shown_at_their_own_address_only(
+async def test_rows_whose_visibility_differs_cannot_be_expanded(
     serve: Serve, sql: asyncpg.Connection, name: str
 ) -> None:
-    """Neither staff nor the owner expand them, however deep; unless the viewset's author does, for everybody."""
+    """Neither staff nor the owner expand them, however deep, unless the viewset's author allows it for everybody."""
     client = await served(serve, sql)
     staff = await create_token(sql, "x", staff=True)
     for address in (f"/tasks/?expand={name}", f"/tasks/1/?expand={name}", f"/open/?expand=tasks__{name}"):
@@ -171,7 +170,7 @@ async def test_rows_that_are_told_apart_are_shown_at_their_own_address_only(
 
 
 async def test_expanded_row_has_the_fields_that_its_own_viewset_shows(serve: Serve, sql: asyncpg.Connection) -> None:
-    """What the target's serializer leaves out is not shown by way of another resource."""
+    """A field that the target's serializer leaves out is not shown through another resource."""
     client = await served(serve, sql)
     assert (await get(client, "/tasks/1/?expand=brief"))[1]["brief"] == {"id": 1}
     assert (await get(client, "/brief/1/"))[1] == {"id": 1}
@@ -180,16 +179,16 @@ async def test_expanded_row_has_the_fields_that_its_own_viewset_shows(serve: Ser
     assert (await get(client, "/tasks/?page_size=1"))[1]["results"][0]["brief"] == {"id": 1}
 
 
-async def test_expand_is_asked_of_the_target_s_own_authentication(serve: Serve, sql: asyncpg.Connection) -> None:
-    """A caller whom only the asking viewset knows is nobody to the target."""
+async def test_expand_uses_the_authentication_of_the_target(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A caller that only the requested viewset recognises is anonymous for the target."""
     client = await served(serve, sql)
     user = await create_token(sql, "u")
     assert (await get(client, "/tasks/1/?expand=keyed", user))[0] == 401
     assert (await get(client, "/tasks/1/?expand=keyed", user, **{"X-Key": "k"}))[0] == 200
 
 
-async def test_expand_back_and_forth_asks_of_every_step(serve: Serve, sql: asyncpg.Connection) -> None:
-    """A relation to many rows asks its target too, and so does each step on the way."""
+async def test_expand_back_and_forth_needs_the_permission_of_every_step(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A relation to many rows needs the permission of its target too, and so does each step on the way."""
     client = await served(serve, sql, "viewset: {permission_classes: [IsAuthenticated]}")
     user = await create_token(sql, "u")
     assert (await get(client, "/open/?expand=tasks"))[0] == 401

@@ -1,4 +1,4 @@
-"""Who is asked about credentials, and what a caller is told whose credentials nobody accepts."""
+"""Which class identifies a caller, and the response to credentials that no class accepts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSED = 'Bearer realm="rowcast", error="invalid_token"'
 
 
 class ApiKey(BaseAuthentication):
-    """A user of ``X-Api-Key``, asked in a plain function."""
+    """A user of ``X-Api-Key``, in a plain function."""
 
     def authenticate(self, request: Any) -> Any:
         key = request.headers.get("X-Api-Key")
@@ -37,11 +37,11 @@ class ApiKey(BaseAuthentication):
 
 
 class Basic(BaseAuthentication):
-    """Anybody with the scheme ``Basic``, asked in a coroutine, and without a challenge."""
+    """Anybody with the scheme ``Basic``, in a coroutine, and without a challenge."""
 
     async def authenticate(self, request: Any) -> Any:
-        given = authorization(request)
-        return (User(id=given[1]), None) if given is not None and given[0] == "basic" else None
+        sent = authorization(request)
+        return (User(id=sent[1]), None) if sent is not None and sent[0] == "basic" else None
 
 
 class Guest(BaseAuthentication):
@@ -52,7 +52,7 @@ class Guest(BaseAuthentication):
 
 
 async def test_without_credentials_a_caller_is_anonymous(site: Site) -> None:
-    """No credentials are no error, and no challenge."""
+    """Missing credentials are not an error, and get no challenge."""
     client = await site()
     response = await client.get("/")
     assert await response.json() == {"id": None, "staff": False, "claims": {}}
@@ -73,7 +73,7 @@ async def test_without_credentials_a_caller_is_anonymous(site: Site) -> None:
         "Bearer \xff\xfe",
     ],
 )
-async def test_credentials_that_nobody_accepts_are_a_401(site: Site, header: str) -> None:
+async def test_credentials_that_no_class_accepts_are_a_401(site: Site, header: str) -> None:
     """Bad or unknown credentials never make a caller anonymous."""
     response = await (await site()).get("/", headers={"Authorization": header})
     assert response.status == 401
@@ -81,7 +81,7 @@ async def test_credentials_that_nobody_accepts_are_a_401(site: Site, header: str
     assert (await response.json())["code"] == "authentication_failed"
 
 
-async def test_bytes_that_are_no_text_are_a_401(site: Site) -> None:
+async def test_bytes_that_are_not_text_are_a_401(site: Site) -> None:
     """A header that is neither ASCII nor UTF-8 is refused like any other."""
     client = await site()
     status = await _raw(client, b"Authorization: Bearer rc_\xff\xfe\x80")
@@ -89,14 +89,14 @@ async def test_bytes_that_are_no_text_are_a_401(site: Site) -> None:
 
 
 async def test_two_authorization_headers_are_refused(site: Site) -> None:
-    """Nobody can have two parts of a system look at two different credentials."""
+    """Otherwise two parts of a system could look at two different credentials."""
     client = await site(authenticators=[Basic])
     status = await _raw(client, b"Authorization: Basic a\r\nAuthorization: Basic b")
     assert status in (400, 401, 403)
 
 
-async def test_the_first_class_that_knows_the_credentials_decides(site: Site) -> None:
-    """Classes are asked in their order, plain functions and coroutines alike."""
+async def test_the_first_class_that_recognises_the_credentials_decides(site: Site) -> None:
+    """Classes are tried in their order, plain functions and coroutines alike."""
     client = await site(authenticators=[ApiKey, Basic, Guest])
     assert (await (await client.get("/", headers={"X-Api-Key": "1"})).json())["id"] == "key 1"
     assert (await (await client.get("/", headers={"Authorization": "bAsIc me"})).json())["id"] == "me"
@@ -111,14 +111,14 @@ async def test_a_401_has_the_challenges_of_all_classes(site: Site) -> None:
     assert (await response.json())["detail"] == "No such key."
 
 
-async def test_without_authenticators_credentials_are_nobodys_business(site: Site) -> None:
-    """A viewset that identifies nobody leaves the header to whoever it is for."""
+async def test_without_authenticators_credentials_are_ignored(site: Site) -> None:
+    """A viewset without authentication leaves the header to its own code or a proxy."""
     response = await (await site(authenticators=[])).get("/", headers=bearer("x"))
     assert (response.status, (await response.json())["id"]) == (200, None)
 
 
 async def test_refused_without_credentials_is_a_401_with_them_a_403(site: Site) -> None:
-    """Who could still identify himself is asked to; who has is told that he may not, and why."""
+    """An anonymous caller is asked to log in; a known caller gets the reason of the refusal."""
     client = await site(authenticators=[ApiKey, TokenAuthentication])
     response = await client.get("/members")
     assert (response.status, response.headers["WWW-Authenticate"]) == (401, f"ApiKey, {CHALLENGE}")
@@ -130,8 +130,8 @@ async def test_refused_without_credentials_is_a_401_with_them_a_403(site: Site) 
 
 
 @pytest.mark.parametrize("authenticators", [[], [Basic]])
-async def test_where_nobody_can_identify_himself_a_refusal_is_a_403(site: Site, authenticators: list[Any]) -> None:
-    """A 401 would have to say how (RFC 9110, section 15.5.2)."""
+async def test_without_a_challenge_a_refusal_is_a_403(site: Site, authenticators: list[Any]) -> None:
+    """A 401 must have a challenge (RFC 9110, section 15.5.2)."""
     response = await (await site(authenticators=authenticators)).get("/members")
     assert response.status == 403
 

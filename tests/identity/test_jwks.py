@@ -1,4 +1,4 @@
-"""Public keys from a JWK Set: rotated, away, or not what they should be."""
+"""Public keys from a JWK Set: rotated, unreachable, or malformed."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def sign(private: Any, kid: str | None, algorithm: str = "RS256") -> str:
 
 
 class Issuer:
-    """An endpoint with keys, which counts who asks."""
+    """An endpoint with keys, which counts its requests."""
 
     def __init__(self) -> None:
         self.keys: list[Any] = [jwk(OLD, "old")]
-        self.asked = 0
+        self.requests = 0
         self.status = 200
         self.body: bytes | None = None
         self.gate = asyncio.Event()
@@ -58,7 +58,7 @@ class Issuer:
         self.url = ""
 
     async def answer(self, request: web.Request) -> web.Response:
-        self.asked += 1
+        self.requests += 1
         await self.gate.wait()
         if self.status in (301, 302):
             raise web.HTTPFound("/elsewhere")
@@ -96,19 +96,19 @@ async def accepted(verifier: JwtVerifier, token: str) -> bool:
 
 
 async def settled(verifier: JwtVerifier) -> None:
-    """Wait until the keys that are being read behind the scenes are there."""
+    """Wait until the keys have been read in the background."""
     assert isinstance(verifier.keys, KeySet)
     await verifier.keys.settled()
 
 
 async def test_keys_are_read_once_for_many_tokens(verifier: JwtVerifier, issuer: Issuer) -> None:
-    """However many arrive at the same time."""
+    """One request serves all tokens that arrive at the same time."""
     assert all(await asyncio.gather(*(accepted(verifier, sign(OLD, "old")) for _ in range(20))))
-    assert issuer.asked == 1
+    assert issuer.requests == 1
 
 
-async def test_a_new_key_is_known_as_soon_as_it_is_used(verifier: JwtVerifier, issuer: Issuer, clock: Clock) -> None:
-    """Rotation needs no restart; and a key that was taken back is not used on."""
+async def test_a_new_key_works_as_soon_as_it_is_used(verifier: JwtVerifier, issuer: Issuer, clock: Clock) -> None:
+    """Rotation needs no restart, and a withdrawn key is no longer accepted."""
     assert await accepted(verifier, sign(OLD, "old"))
     issuer.keys = [jwk(NEW, "new")]
     clock.advance(KEYS_RETRY_SECONDS)
@@ -116,21 +116,19 @@ async def test_a_new_key_is_known_as_soon_as_it_is_used(verifier: JwtVerifier, i
     assert not await accepted(verifier, sign(OLD, "old"))
 
 
-async def test_unknown_keys_do_not_make_us_ask_again_and_again(
-    verifier: JwtVerifier, issuer: Issuer, clock: Clock
-) -> None:
-    """Anybody can write any kid into a token; the issuer is asked once in a while."""
+async def test_unknown_keys_do_not_cause_many_requests(verifier: JwtVerifier, issuer: Issuer, clock: Clock) -> None:
+    """Anybody can write any kid into a token; the issuer gets a request once in a while."""
     assert await accepted(verifier, sign(OLD, "old"))
     for number in range(50):
         assert not await accepted(verifier, sign(STRANGER, f"kid {number}"))
-    assert issuer.asked == 1
+    assert issuer.requests == 1
     clock.advance(KEYS_RETRY_SECONDS)
     for number in range(50):
         assert not await accepted(verifier, sign(STRANGER, f"kid {number}"))
-    assert issuer.asked == 2
+    assert issuer.requests == 2
 
 
-async def test_old_keys_are_read_anew_behind_the_scenes(verifier: JwtVerifier, issuer: Issuer, clock: Clock) -> None:
+async def test_old_keys_are_read_again_in_the_background(verifier: JwtVerifier, issuer: Issuer, clock: Clock) -> None:
     """No caller waits for that, not even for an endpoint that hangs."""
     assert await accepted(verifier, sign(OLD, "old"))
     issuer.gate.clear()
@@ -146,7 +144,7 @@ async def test_old_keys_are_read_anew_behind_the_scenes(verifier: JwtVerifier, i
 async def test_keys_outlast_an_endpoint_that_is_away_for_a_while(
     verifier: JwtVerifier, issuer: Issuer, clock: Clock
 ) -> None:
-    """After that a token cannot be judged: a 503, since it may be good. Then all is as before."""
+    """After that a token cannot be verified: a 503, since it may be valid. When the endpoint is back, so are the keys."""
     assert await accepted(verifier, sign(OLD, "old"))
     issuer.status = 500
     clock.advance(KEYS_MAX_AGE_SECONDS - 1)
@@ -176,23 +174,23 @@ async def test_keys_outlast_an_endpoint_that_is_away_for_a_while(
     ],
     ids=["no JSON", "a list", "no list", "empty", "no keys", "too much", "redirect", "not found"],
 )
-async def test_what_is_no_key_set_changes_nothing(
+async def test_a_malformed_key_set_changes_nothing(
     verifier: JwtVerifier, issuer: Issuer, clock: Clock, status: int, body: bytes | None
 ) -> None:
-    """Nonsense, an empty set, too much, and a redirect, which could lead anywhere."""
+    """Not JSON, an empty set, too much, and a redirect, which could lead anywhere."""
     assert await accepted(verifier, sign(OLD, "old"))
     issuer.status, issuer.body = status, body
     clock.advance(KEYS_REFRESH_SECONDS)
     assert await accepted(verifier, sign(OLD, "old"))
     await settled(verifier)
-    assert issuer.asked == 2
+    assert issuer.requests == 2
     assert await accepted(verifier, sign(OLD, "old"))
 
 
-async def test_an_endpoint_that_hangs_is_given_up(
+async def test_an_endpoint_that_hangs_times_out(
     verifier: JwtVerifier, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caller does not wait for it longer than that."""
+    """A caller waits for it no longer than the timeout."""
     monkeypatch.setattr(jwks, "KEYS_TIMEOUT_SECONDS", 0.05)
     issuer.gate.clear()
     with pytest.raises(Unavailable):
@@ -201,7 +199,7 @@ async def test_an_endpoint_that_hangs_is_given_up(
 
 
 async def test_only_public_keys_for_signatures_are_used(verifier: JwtVerifier, issuer: Issuer) -> None:
-    """Secrets, private keys, keys for encryption, of other algorithms and beyond the bound are passed over."""
+    """Secrets, private keys, keys for encryption, for other algorithms and beyond the bound are skipped."""
     secret = {"kty": "oct", "k": "c2VjcmV0" * 8, "kid": "secret"}
     private = {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(STRANGER)), "kid": "private"}
     small = rsa.generate_private_key(65537, 1024)
@@ -217,7 +215,7 @@ async def test_only_public_keys_for_signatures_are_used(verifier: JwtVerifier, i
 
 
 async def test_a_key_is_used_with_its_own_algorithms(verifier: JwtVerifier, issuer: Issuer) -> None:
-    """A token that names a key and another algorithm does not get to combine them."""
+    """A token cannot combine a key with another algorithm."""
     issuer.keys = [jwk(OLD, "old", alg="RS256"), jwk(EC, "ec")]
     assert await accepted(verifier, sign(OLD, "old"))
     assert not await accepted(verifier, sign(OLD, "ec"))
@@ -225,8 +223,8 @@ async def test_a_key_is_used_with_its_own_algorithms(verifier: JwtVerifier, issu
     assert not await accepted(verifier, sign(OLD, "old", "RS512"))
 
 
-async def test_a_token_without_kid_needs_a_key_that_can_only_be_meant(verifier: JwtVerifier, issuer: Issuer) -> None:
-    """One key of its algorithm: that one. More: none is tried."""
+async def test_a_token_without_kid_needs_the_only_key_of_its_algorithm(verifier: JwtVerifier, issuer: Issuer) -> None:
+    """It is verified with that key."""
     issuer.keys = [jwk(OLD, None), jwk(EC, "ec")]
     assert await accepted(verifier, sign(OLD, None))
     assert await accepted(verifier, sign(EC, None, "ES256"))
@@ -235,13 +233,13 @@ async def test_a_token_without_kid_needs_a_key_that_can_only_be_meant(verifier: 
 async def test_a_token_without_kid_is_refused_where_there_are_several_keys(
     verifier: JwtVerifier, issuer: Issuer
 ) -> None:
-    """No caller makes us try every key."""
+    """A caller cannot make the service try every key."""
     issuer.keys = [jwk(OLD, "old"), jwk(NEW, "new")]
     assert not await accepted(verifier, sign(OLD, None))
 
 
 async def test_keys_may_be_in_a_file(tmp_path: Path, clock: Clock) -> None:
-    """Read at start, and anew when a token needs it."""
+    """It is read at start, and again when a token needs it."""
     path = tmp_path / "keys.json"
     path.write_text(json.dumps({"keys": [jwk(OLD, "old")]}))
     verifier = JwtVerifier(Jwt(jwks=str(path), algorithms=("RS256",)), clock)
@@ -257,7 +255,7 @@ async def test_keys_may_be_in_a_file(tmp_path: Path, clock: Clock) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"keys": [{"kty": "oct", "k": "AAAA"}]}'])
 def test_a_file_without_keys_stops_the_start(tmp_path: Path, clock: Clock, text: str) -> None:
-    """A file is ours to write, so its faults are found at once."""
+    """The file belongs to the configuration, so its faults are found at once."""
     path = tmp_path / "keys.json"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match="jwks"):

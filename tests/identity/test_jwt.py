@@ -1,4 +1,4 @@
-"""JSON Web Tokens: what is accepted, and every way to be refused that has been tried on others (RFC 8725)."""
+"""JSON Web Tokens: which are accepted, and known attacks that are refused (RFC 8725)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RS = Jwt(secret=pem(RSA), algorithms=("RS256",), issuer="https://issuer.example"
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Good claims, changed; ``None`` leaves one out."""
+    """Valid claims with changes; ``None`` leaves one out."""
     good = {"sub": "alice", "aud": "rowcast", "iss": "https://issuer.example", "exp": int(time.time()) + 600, **changes}
     return {name: value for name, value in good.items() if value is not None}
 
@@ -81,7 +81,7 @@ async def test_a_shared_secret_verifies(site: Site) -> None:
 
 @pytest.mark.parametrize(("value", "staff"), [(True, True), (False, False), ("true", False), (1, False), ([1], False)])
 async def test_only_true_makes_staff(site: Site, value: Any, staff: bool) -> None:
-    """The claim of ``staff_claim`` must be true, not something that looks like it."""
+    """The claim of ``staff_claim`` must be ``true``, and not a value that looks like it."""
     client = await site(jwt=Jwt(secret=SECRET, staff_claim="admin"))
     token = jwt.encode(claims(admin=value, is_staff=True), SECRET, "HS256")
     assert (await (await client.get("/", headers=bearer(token))).json())["staff"] is staff
@@ -124,8 +124,8 @@ async def test_a_signed_token_with_bad_claims_is_a_401(site: Site, name: str) ->
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="rowcast", error="invalid_token"'
 
 
-async def test_an_expired_token_says_so(site: Site) -> None:
-    """A program sees from the code that it is time for a new one."""
+async def test_an_expired_token_has_its_own_code(site: Site) -> None:
+    """A program sees from the code that it needs a new token."""
     token = jwt.encode(claims(exp=NOW - 3600), SECRET, "HS256")
     response = await (await site(jwt=HS)).get("/", headers=bearer(token))
     assert (await response.json())["code"] == "token_expired"
@@ -175,7 +175,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", list(ATTACKS))
 async def test_attacks_are_a_401(site: Site, attack: str) -> None:
-    """Whatever a client writes into a token, the key says how it is verified."""
+    """Whatever a client writes into a token, the key determines how it is verified."""
     response = await (await site(jwt=RS)).get("/", headers=bearer(ATTACKS[attack]))
     assert (response.status, (await response.json())["code"]) == (401, "authentication_failed")
 
@@ -188,7 +188,7 @@ async def test_a_secret_verifies_nothing_but_its_own_algorithms(site: Site) -> N
 
 
 async def test_a_huge_token_is_refused_unread(site: Site) -> None:
-    """8 KiB are enough for everybody, also where the server takes longer headers."""
+    """The limit is 8 KiB, even if the server accepts longer headers."""
     client = await site(jwt=HS, max_field_size=65536)
     good = jwt.encode(claims(), SECRET, "HS256")
     huge = jwt.encode(claims(more="x" * 9000), SECRET, "HS256")
@@ -197,20 +197,20 @@ async def test_a_huge_token_is_refused_unread(site: Site) -> None:
     assert (response.status, (await response.json())["detail"]) == (401, "The token is too long.")
 
 
-async def test_without_configuration_no_such_token_is_known(site: Site) -> None:
-    """Nothing verifies it, so it is refused."""
+async def test_without_configuration_every_token_is_refused(site: Site) -> None:
+    """Nothing could verify it."""
     response = await (await site()).get("/", headers=bearer(jwt.encode(claims(), SECRET, "HS256")))
     assert response.status == 401
 
 
-async def test_a_token_of_ours_is_not_a_json_web_token(site: Site) -> None:
-    """Where only those are known it is refused, and looked up nowhere."""
+async def test_an_access_token_is_not_a_json_web_token(site: Site) -> None:
+    """A viewset with JSON Web Tokens alone refuses it, and does not look it up."""
     client = await site(jwt=HS, authenticators=[JWTAuthentication])
     assert (await client.get("/", headers=bearer("rc_" + "A" * 43))).status == 401
 
 
 async def test_a_token_ends_with_its_exp(site: Site, clock: Clock) -> None:
-    """What it opened, a stream, ends when it could not open another: the leeway included."""
+    """A stream ends at the time after which the token could not open another one, with the leeway."""
     identity = (await site(jwt=HS)).app[IDENTITY]
     assert identity.jwt is not None
     user, credentials = await identity.jwt.verify(jwt.encode(claims(), SECRET, "HS256"))
@@ -242,7 +242,7 @@ SMALL = rsa.generate_private_key(65537, 1024)
     ],
 )
 def test_keys_that_cannot_be_used_stop_the_start(written: Jwt, says: str) -> None:
-    """Not the first caller finds out."""
+    """They are found before the first request."""
     with pytest.raises(ConfigurationError, match=says):
         JwtVerifier(written, time.time)
 
@@ -258,7 +258,7 @@ _objects = st.dictionaries(_names, _values | st.sampled_from(["HS256", "RS256", 
 
 @settings(max_examples=300, deadline=None)
 @given(header=_objects | _values, payload=_objects | _values | st.binary(max_size=50), signed=st.booleans())
-def test_no_token_is_an_error_of_ours(header: Any, payload: Any, signed: bool) -> None:
+def test_no_token_is_a_server_error(header: Any, payload: Any, signed: bool) -> None:
     """Signed or not, a token is accepted or refused, never a 500."""
     if signed and isinstance(header, dict):
         header = {**header, "alg": "HS256"}
@@ -271,8 +271,8 @@ def test_no_token_is_an_error_of_ours(header: Any, payload: Any, signed: bool) -
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="abcdefeyJ0_-=.", max_size=60))
-def test_no_text_is_an_error_of_ours(token: str) -> None:
-    """Nor is anything that only looks like a token."""
+def test_no_string_is_a_server_error(token: str) -> None:
+    """A string that only looks like a token is refused too."""
     _verify(RS, token)
 
 

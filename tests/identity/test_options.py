@@ -1,4 +1,4 @@
-"""Throttles that the config names are those that are checked when the service starts."""
+"""Throttles in YAML are checked when the service starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def test_throttle_of_a_resource_without_a_rate_is_an_error_at_start(serve:
 
 
 async def test_throttle_of_a_resource_counts(serve: Serve) -> None:
-    """With a rate, the request beyond it is a 429 that says when to come back."""
+    """With a rate, the request beyond it is a 429 with ``Retry-After``."""
     client = await serve({"notes": NOTES}, "throttle: {rates: {anon: 2/hour}}")
     answers = [await client.get("/notes/") for _ in range(3)]
     assert [answer.status for answer in answers] == [200, 200, 429]

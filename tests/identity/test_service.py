@@ -1,4 +1,4 @@
-"""Identity over HTTP, on the whole service: who is let in, who is not, and what each is told."""
+"""Identity over HTTP, on the whole service: which callers are accepted, and the responses to the others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Notes(ModelViewSet):
 """
 
 
-async def told(client: Client, path: str, method: str = "GET", **options: Any) -> tuple[int, str, str | None]:
+async def outcome(client: Client, path: str, method: str = "GET", **options: Any) -> tuple[int, str, str | None]:
     """The status, the code of the problem, and the challenge."""
     async with client.request(method, path, **options) as response:
         body = await response.json() if response.content_type.endswith("json") else {}
@@ -59,21 +59,21 @@ async def test_without_a_setting_everybody_reads_and_callers_with_credentials_wr
     client = await serve({"notes": NOTES, "rules": NOTES + "viewset: {permission_classes: [IsAdminUser]}"})
     user, staff = bearer(await create_token(sql, "u")), bearer(await create_token(sql, "s", staff=True))
     body = {"json": {"text": "a"}}
-    assert await told(client, "/notes/") == (200, "", None)
-    assert await told(client, "/notes/", "OPTIONS") == (200, "", None)
-    assert await told(client, "/notes/", "POST", **body) == (401, "not_authenticated", CHALLENGE)
-    assert await told(client, "/notes/", "POST", headers=user, **body) == (201, "", None)
+    assert await outcome(client, "/notes/") == (200, "", None)
+    assert await outcome(client, "/notes/", "OPTIONS") == (200, "", None)
+    assert await outcome(client, "/notes/", "POST", **body) == (401, "not_authenticated", CHALLENGE)
+    assert await outcome(client, "/notes/", "POST", headers=user, **body) == (201, "", None)
     for method, path in (("PUT", "/notes/1/"), ("PATCH", "/notes/1/"), ("DELETE", "/notes/1/")):
-        assert await told(client, path, method, **body) == (401, "not_authenticated", CHALLENGE)
+        assert await outcome(client, path, method, **body) == (401, "not_authenticated", CHALLENGE)
     for method, path in (
         ("GET", "/rules/"),
         ("GET", "/rules/stream/"),
         ("OPTIONS", "/rules/"),
         ("DELETE", "/rules/1/"),
     ):
-        assert await told(client, path, method) == (401, "not_authenticated", CHALLENGE)
-        assert await told(client, path, method, headers=user) == (403, "permission_denied", None)
-    assert await told(client, "/rules/", headers=staff) == (200, "", None)
+        assert await outcome(client, path, method) == (401, "not_authenticated", CHALLENGE)
+        assert await outcome(client, path, method, headers=user) == (403, "permission_denied", None)
+    assert await outcome(client, "/rules/", headers=staff) == (200, "", None)
 
 
 @pytest.mark.parametrize("header", ["Bearer rc_no", f"Token rc_{'x' * 43}", "Bearer a.b.c", "Basic YTpi", "nonsense"])
@@ -82,13 +82,13 @@ async def test_bad_credentials_are_a_401_where_none_are_needed(serve: Serve, hea
     client = await serve({"notes": OPEN}, f"auth: {{jwt: {{secret: {SECRET!r}}}}}")
     headers = {"Authorization": header}
     for method, path in (("GET", "/notes/"), ("GET", "/notes/stream/"), ("POST", "/notes/"), ("OPTIONS", "/notes/")):
-        assert await told(client, path, method, headers=headers) == (401, "authentication_failed", REFUSED)
+        assert await outcome(client, path, method, headers=headers) == (401, "authentication_failed", REFUSED)
 
 
-async def test_tokens_of_the_command_line_open_the_service(
+async def test_tokens_of_the_command_line_are_accepted(
     serve: Serve, sql: asyncpg.Connection, database_url: str, tmp_path: Path
 ) -> None:
-    """Made, listed and revoked while the service runs; an expired one is told apart."""
+    """Made, listed and revoked while the service runs; an expired one has its own code."""
     yaml = NOTES + "viewset: {class: 'viewsets:Notes'}"
     client = await serve({"notes": yaml}, modules={"viewsets": VIEWSETS})
     (tmp_path / "config0").rename(tmp_path / "config")
@@ -107,14 +107,14 @@ async def test_tokens_of_the_command_line_open_the_service(
     await sql.execute("UPDATE rowcast.token SET expires_at = now() - interval '1 s' WHERE id = 3")
     async with client.get("/notes/whoami/", headers={"Authorization": f"Token {staff}"}) as response:
         assert await response.json() == {"id": "ann", "staff": True}
-    assert await told(client, "/notes/whoami/", headers=bearer(gone)) == (401, "authentication_failed", REFUSED)
-    assert await told(client, "/notes/whoami/", headers=bearer(old)) == (401, "token_expired", REFUSED)
+    assert await outcome(client, "/notes/whoami/", headers=bearer(gone)) == (401, "authentication_failed", REFUSED)
+    assert await outcome(client, "/notes/whoami/", headers=bearer(old)) == (401, "token_expired", REFUSED)
     listed = await run("list")
     assert [line.split()[1] for line in listed.splitlines()] == ["USER", "ann", "bob", "cy"]
 
 
-async def test_json_web_tokens_open_the_service(serve: Serve) -> None:
-    """HS256 with the secret of the settings; another secret, audience or algorithm, and one that is over, do not."""
+async def test_json_web_tokens_are_accepted(serve: Serve) -> None:
+    """HS256 with the configured secret; not with another secret, audience or algorithm, and not after expiry."""
     yaml = NOTES + "viewset: {class: 'viewsets:Notes'}"
     service = f"auth: {{jwt: {{secret: {SECRET!r}, audience: notes}}}}"
     client = await serve({"notes": yaml}, service, modules={"viewsets": VIEWSETS})
@@ -129,12 +129,10 @@ async def test_json_web_tokens_open_the_service(serve: Serve) -> None:
         (claims | {"exp": time.time() - 60}, SECRET, "HS256", "token_expired"),
     ):
         headers = bearer(jwt.encode(wrong, key, algorithm))  # type: ignore[arg-type]
-        assert await told(client, "/notes/", headers=headers) == (401, code, REFUSED)
+        assert await outcome(client, "/notes/", headers=headers) == (401, code, REFUSED)
 
 
-async def test_token_in_the_query_opens_streams_alone_and_is_never_repeated(
-    serve: Serve, sql: asyncpg.Connection
-) -> None:
+async def test_token_in_the_query_is_for_streams_and_is_never_repeated(serve: Serve, sql: asyncpg.Connection) -> None:
     """Elsewhere it is an unknown parameter, or ignored; it is in no link and in no log."""
     members = NOTES + "viewset: {permission_classes: [IsAuthenticated]}"
     lax = (
@@ -145,9 +143,9 @@ async def test_token_in_the_query_opens_streams_alone_and_is_never_repeated(
         token = await create_token(sql, "u")
         async with listen(client, f"/notes/stream/?access_token={token}") as stream:
             assert (await stream.next()).event == "ready"
-        assert await told(client, "/notes/stream/") == (401, "not_authenticated", CHALLENGE)
-        assert await told(client, "/notes/stream/?access_token=rc_no") == (401, "authentication_failed", REFUSED)
-        assert await told(client, f"/notes/?access_token={token}") == (401, "not_authenticated", CHALLENGE)
+        assert await outcome(client, "/notes/stream/") == (401, "not_authenticated", CHALLENGE)
+        assert await outcome(client, "/notes/stream/?access_token=rc_no") == (401, "authentication_failed", REFUSED)
+        assert await outcome(client, f"/notes/?access_token={token}") == (401, "not_authenticated", CHALLENGE)
         async with client.get(f"/notes/?access_token={token}", headers=bearer(token)) as response:
             assert (response.status, token in await response.text()) == (400, False)
         for text in "ab":
@@ -155,7 +153,7 @@ async def test_token_in_the_query_opens_streams_alone_and_is_never_repeated(
         async with client.get(f"/lax/?access_token={token}&x=1") as response:
             page = await response.json()
             assert ("x=1" in page["next"], token in await response.text()) == (True, False)
-        assert await told(client, f"/lax/whoami/?access_token={token}") == (401, "not_authenticated", CHALLENGE)
+        assert await outcome(client, f"/lax/whoami/?access_token={token}") == (401, "not_authenticated", CHALLENGE)
         async with client.get(f"/lax/broken/?access_token={token}") as response:
             assert (response.status, token in await response.text()) == (500, False)
     assert any(each["event"] == "request_failed" for each in logs)
@@ -170,34 +168,34 @@ async def test_token_in_the_query_opens_streams_alone_and_is_never_repeated(
         "{permission_classes: ['IsAdminUser & ~IsAdminUser | (IsAuthenticated & IsOwner(\"owner\"))']}",
     ],
 )
-async def test_a_row_is_its_owners(serve: Serve, sql: asyncpg.Connection, viewset: str) -> None:
-    """Whether a class, YAML or an expression says so, for reading and for writing."""
+async def test_a_row_belongs_to_its_owner(serve: Serve, sql: asyncpg.Connection, viewset: str) -> None:
+    """By a class, YAML or an expression, for reading and for writing."""
     client = await serve({"notes": NOTES + f"viewset: {viewset}"}, modules={"viewsets": VIEWSETS})
     ann, bob = bearer(await create_token(sql, "ann")), bearer(await create_token(sql, "bob"))
     await sql.execute("INSERT INTO notes (text, owner) VALUES ('a', 'ann'), ('nobody''s', NULL)")
     for method, body in (("GET", None), ("PATCH", {"text": "b"}), ("PUT", {"text": "b"}), ("DELETE", None)):
         for path in ("/notes/1/", "/notes/2/"):
-            assert (await told(client, path, method, json=body))[0] == 401
-            assert (await told(client, path, method, json=body, headers=bob))[0] == 403
-        assert (await told(client, "/notes/1/", method, json=body, headers=ann))[0] in (200, 204)
+            assert (await outcome(client, path, method, json=body))[0] == 401
+            assert (await outcome(client, path, method, json=body, headers=bob))[0] == 403
+        assert (await outcome(client, "/notes/1/", method, json=body, headers=ann))[0] in (200, 204)
 
 
-async def test_permission_says_why_in_its_own_words(serve: Serve, sql: asyncpg.Connection) -> None:
+async def test_permission_has_its_own_message(serve: Serve, sql: asyncpg.Connection) -> None:
     """``message`` and ``code`` of the class that refused, a coroutine's too; a caller without credentials gets a 401."""
     yaml = NOTES + "viewset: {permission_classes: ['viewsets:Weekdays']}"
     client = await serve({"notes": yaml}, modules={"viewsets": VIEWSETS})
     ann = bearer(await create_token(sql, "ann"))
-    assert (await told(client, "/notes/"))[0] == 200
+    assert (await outcome(client, "/notes/"))[0] == 200
     async with client.get("/notes/", headers={**ann, "X-Day": "Sunday"}) as response:
         problem = await response.json()
         assert (response.status, problem["code"], problem["detail"]) == (403, "closed", "Come back on Monday.")
-    assert (await told(client, "/notes/", headers={"X-Day": "Sunday"}))[0] == 401
+    assert (await outcome(client, "/notes/", headers={"X-Day": "Sunday"}))[0] == 401
 
 
-async def test_combined_permission_speaks_in_the_words_of_the_part_that_refused(
+async def test_combined_permission_has_the_message_of_the_part_that_refused(
     serve: Serve, sql: asyncpg.Connection
 ) -> None:
-    """Where that part has none the others do, and the words of the service if nobody has any."""
+    """If that part has none, another part's message is used, and otherwise the default one."""
     yaml = (
         NOTES
         + "viewset: {permission_classes: ['IsAuthenticated & (viewsets:Author | viewsets:Weekdays & IsAdminUser)']}"
@@ -210,26 +208,26 @@ class Author(IsOwner):
     client = await serve({"notes": yaml}, modules={"viewsets": VIEWSETS + words})
     ann, bob = bearer(await create_token(sql, "ann")), bearer(await create_token(sql, "bob"))
     await sql.execute("INSERT INTO notes (text, owner) VALUES ('a', 'ann')")
-    assert await told(client, "/notes/1/") == (401, "not_authenticated", CHALLENGE)
-    assert await told(client, "/notes/1/", headers=ann) == (200, "", None)
-    assert await told(client, "/notes/1/", headers=bob) == (403, "not_author", None)
+    assert await outcome(client, "/notes/1/") == (401, "not_authenticated", CHALLENGE)
+    assert await outcome(client, "/notes/1/", headers=ann) == (200, "", None)
+    assert await outcome(client, "/notes/1/", headers=bob) == (403, "not_author", None)
     client = await serve(
         {"notes": NOTES + "viewset: {permission_classes: ['IsAdminUser & viewsets:Weekdays']}"},
         modules={"viewsets": VIEWSETS},
     )
-    assert await told(client, "/notes/", headers=bob) == (403, "permission_denied", None)
+    assert await outcome(client, "/notes/", headers=bob) == (403, "permission_denied", None)
     client = await serve(
         {"notes": NOTES + "viewset: {permission_classes: ['IsAuthenticated & viewsets:Weekdays']}"},
         modules={"viewsets": VIEWSETS},
     )
-    assert await told(client, "/notes/", headers={**bob, "X-Day": "Sunday"}) == (403, "closed", None)
+    assert await outcome(client, "/notes/", headers={**bob, "X-Day": "Sunday"}) == (403, "closed", None)
 
 
 @pytest.mark.parametrize("proxies", [0, 1])
-async def test_too_many_requests_are_a_429_that_says_when_to_come_back(
+async def test_too_many_requests_are_a_429_with_retry_after(
     serve: Serve, sql: asyncpg.Connection, proxies: int
 ) -> None:
-    """Callers are told where they stand; only behind trusted proxies is ``X-Forwarded-For`` who they are."""
+    """Responses have the caller's limits; ``X-Forwarded-For`` identifies a caller only behind trusted proxies."""
     service = f"""
         server: {{trusted_proxies: {proxies}}}
         throttle: {{classes: [AnonRateThrottle, UserRateThrottle], rates: {{anon: 1/hour, user: 2/hour}}}}
@@ -246,20 +244,20 @@ async def test_too_many_requests_are_a_429_that_says_when_to_come_back(
     assert with_snapshot.headers["RateLimit"].startswith('"anon";r=0;')
     other = await client.get("/notes/", headers={"X-Forwarded-For": "192.0.2.2"})
     assert other.status == (200 if proxies else 429)
-    assert [(await told(client, "/notes/", headers=user))[0] for _ in range(3)] == [200, 200, 429]
+    assert [(await outcome(client, "/notes/", headers=user))[0] for _ in range(3)] == [200, 200, 429]
 
 
-async def test_pages_of_other_origins_read_what_responses_say_of_the_caller(serve: Serve) -> None:
+async def test_pages_of_other_origins_can_read_the_headers_about_the_caller(serve: Serve) -> None:
     """Challenges, limits and positions are among the headers that CORS exposes."""
     service = (
         "server: {cors_origins: ['https://a.example']}\nthrottle: {classes: [AnonRateThrottle], rates: {anon: 1/hour}}"
     )
     client = await serve({"notes": NOTES}, service)
-    seen: set[str] = set()
+    sent: set[str] = set()
     for method in ("GET", "GET", "POST"):
         response = await client.request(method, "/notes/", headers={"Origin": "https://a.example"})
         exposed = {name.strip().lower() for name in response.headers["Access-Control-Expose-Headers"].split(",")}
-        told_here = {
+        expected = {
             "x-stream-position",
             "x-request-id",
             "retry-after",
@@ -267,7 +265,7 @@ async def test_pages_of_other_origins_read_what_responses_say_of_the_caller(serv
             "ratelimit-policy",
             "www-authenticate",
         }
-        mine = told_here & {name.lower() for name in response.headers}
+        mine = expected & {name.lower() for name in response.headers}
         assert mine <= exposed
-        seen |= mine
-    assert seen == told_here
+        sent |= mine
+    assert sent == expected

@@ -1,4 +1,4 @@
-"""Throttles: who is counted with whom, what happens beyond the rate, and when counting fails."""
+"""Throttles: which requests are counted together, refusals beyond the rate, and a storage that fails."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Throttled = Callable[..., Awaitable[Client]]
 
 @pytest.fixture
 async def throttled(clock: Clock) -> AsyncIterator[Throttled]:
-    """Start a site of one view with throttles; ``?user=`` and ``?scope=`` say whose request it is, and in which scope.
+    """Start a service of one view with throttles; ``?user=`` and ``?scope=`` are the user and the scope of a request.
 
     ``client = await throttled([UserRateThrottle], user=Rate(2, 60))``
     """
@@ -78,7 +78,7 @@ async def statuses(client: Client, count: int, path: str = "/", **headers: str) 
 
 
 async def test_beyond_the_rate_is_a_429_until_the_window_has_moved_on(throttled: Throttled, clock: Clock) -> None:
-    """Retry-After is when a request will be let through, and not a second later."""
+    """Retry-After is the time until a request is accepted, to the second."""
     client = await throttled([AnonRateThrottle], anon=Rate(2, 60))
     assert (await client.get("/")).status == 200
     clock.advance(20)
@@ -96,16 +96,16 @@ async def test_beyond_the_rate_is_a_429_until_the_window_has_moved_on(throttled:
     assert await statuses(client, 2) == [200, 429]
 
 
-async def test_what_was_refused_does_not_count(throttled: Throttled, clock: Clock) -> None:
-    """Who keeps trying is let in again as early as who waits."""
+async def test_refused_requests_do_not_count(throttled: Throttled, clock: Clock) -> None:
+    """A caller that keeps trying is accepted again as early as one that waits."""
     client = await throttled([AnonRateThrottle], anon=Rate(1, 10))
     assert await statuses(client, 50) == [200] + [429] * 49
     clock.advance(10)
     assert (await client.get("/")).status == 200
 
 
-async def test_responses_say_where_the_caller_stands(throttled: Throttled, clock: Clock) -> None:
-    """``RateLimit`` and ``RateLimit-Policy``, on what was let through and on what was not."""
+async def test_responses_have_the_rate_limit_headers(throttled: Throttled, clock: Clock) -> None:
+    """``RateLimit`` and ``RateLimit-Policy``, on accepted and on refused requests."""
     client = await throttled([AnonRateThrottle], anon=Rate(2, 60))
     response = await client.get("/")
     assert response.headers["RateLimit-Policy"] == '"anon";q=2;w=60'
@@ -117,14 +117,14 @@ async def test_responses_say_where_the_caller_stands(throttled: Throttled, clock
 
 
 async def test_users_are_counted_by_themselves_and_others_by_address(throttled: Throttled) -> None:
-    """One user's requests are no other's, and a user cannot pass for an address."""
+    """Users do not share a count, and a user's id cannot be taken for an address."""
     client = await throttled([UserRateThrottle], user=Rate(1, 60))
     for path in ("/?user=a", "/?user=b", "/?user=127.0.0.1", "/?user=address:127.0.0.1", "/"):
         assert await statuses(client, 2, path) == [200, 429]
 
 
 async def test_a_user_is_not_counted_as_anonymous(throttled: Throttled) -> None:
-    """``AnonRateThrottle`` leaves callers with credentials alone, and tells them nothing."""
+    """``AnonRateThrottle`` ignores callers with credentials, and sends them no headers."""
     client = await throttled([AnonRateThrottle], anon=Rate(1, 60))
     assert await statuses(client, 3, "/?user=a") == [200] * 3
     assert "RateLimit" not in (await client.get("/?user=a")).headers
@@ -143,7 +143,7 @@ class Burst(UserRateThrottle):
 
 
 async def test_all_throttles_count_and_the_longest_wait_wins(throttled: Throttled, clock: Clock) -> None:
-    """A caller who waits as long as he is told is let through by all."""
+    """A caller that waits for ``Retry-After`` is accepted by all of them."""
     client = await throttled([Burst, UserRateThrottle], burst=Rate(2, 10), user=Rate(3, 3600))
     assert await statuses(client, 2) == [200, 200]
     response = await client.get("/")  # the burst refuses, and the other throttle counts it
@@ -163,7 +163,7 @@ class Own(SimpleRateThrottle):
 
 
 async def test_a_throttle_may_have_its_own_key_and_rate(throttled: Throttled) -> None:
-    """``get_cache_key`` says who is counted, and ``None`` that nobody is."""
+    """``get_cache_key`` is the key of the count; ``None`` counts nothing."""
     client = await throttled([Own])
     assert await statuses(client, 2, "/?key=a") == [200, 429]
     assert await statuses(client, 2, "/?key=b") == [200, 429]
@@ -180,8 +180,8 @@ class ClosedForAnHour(Closed):
         return 3599.5
 
 
-async def test_a_throttle_may_be_anything(throttled: Throttled) -> None:
-    """A plain function that answers, with or without the time to wait."""
+async def test_a_throttle_may_be_a_plain_function(throttled: Throttled) -> None:
+    """With or without a time to wait."""
     client = await throttled([Closed])
     response = await client.get("/")
     assert (response.status, response.headers["Retry-After"]) == (429, "1")
@@ -190,8 +190,8 @@ async def test_a_throttle_may_be_anything(throttled: Throttled) -> None:
     assert (await client.get("/")).headers["Retry-After"] == "3600"
 
 
-async def test_a_rate_of_zero_lets_nobody_through(throttled: Throttled) -> None:
-    """0/min is a way to close something."""
+async def test_a_rate_of_zero_refuses_every_request(throttled: Throttled) -> None:
+    """0/min closes a viewset."""
     client = await throttled([AnonRateThrottle], anon=Rate(0, 60))
     response = await client.get("/")
     assert (response.status, response.headers["Retry-After"]) == (429, "60")
@@ -214,13 +214,13 @@ class NamedView:
     ],
 )
 def test_a_throttle_without_a_rate_stops_the_start(throttle: type[BaseThrottle], says: str) -> None:
-    """And the message has what to write."""
+    """The error shows the missing setting."""
     with pytest.raises(ConfigurationError, match=says):
         check_rates([throttle], NamedView, {"anon": Rate(1, 60)})
 
 
 def test_throttles_with_rates_pass() -> None:
-    """As do those that need none."""
+    """So do throttles that need none."""
     check_rates([UserRateThrottle, ScopedRateThrottle, Own, Closed], NamedView, dict.fromkeys(("user", "uploads"), 1))  # type: ignore[arg-type]
     check_rates([ScopedRateThrottle], object, {})
 
@@ -235,23 +235,23 @@ def test_redis_without_its_packages_stops_the_start(monkeypatch: pytest.MonkeyPa
         Throttles(Throttle(storage="redis://127.0.0.1:1"))
 
 
-def test_wrong_address_of_redis_is_told_without_its_password() -> None:
-    """Where the package is installed; the address is a secret."""
+def test_wrong_address_of_redis_is_reported_without_its_password() -> None:
+    """The address is a secret."""
     pytest.importorskip("redis")
-    with pytest.raises(ConfigurationError, match="redis://:password@host:6379/0") as told:
+    with pytest.raises(ConfigurationError, match="redis://:password@host:6379/0") as raised:
         Throttles(Throttle(storage="redis://:hunter2@host:port"))
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(raised.value)
 
 
 class Away:
     """A storage of ``limits`` that cannot be reached, with the number of attempts."""
 
     def __init__(self, error: Exception) -> None:
-        self.asked = 0
+        self.attempts = 0
         self.error: Exception | None = error
 
     async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        self.asked += 1
+        self.attempts += 1
         if self.error is not None:
             raise self.error
         return False
@@ -260,26 +260,26 @@ class Away:
         return 0.0, limit
 
 
-async def test_where_nobody_can_count_nobody_is_refused(clock: Clock) -> None:
-    """It is logged once, the storage has some rest, and is used again when it is back."""
+async def test_without_its_storage_a_throttle_accepts_every_request(clock: Clock) -> None:
+    """It is logged once, the storage is left alone for a while, and is used again when it is back."""
     errors = pytest.importorskip("limits.errors")
     away = Away(errors.StorageError(OSError("connection refused")))
     throttles = Throttles(Throttle(storage="redis://127.0.0.1:1"), clock=clock, storage=RedisStorage(away))
     with structlog.testing.capture_logs() as logs:
         for _ in range(20):
             assert await throttles.count("user", Rate(1, 60), "a") == (True, None)
-        assert away.asked == 1
+        assert away.attempts == 1
         clock.advance(STORAGE_RETRY_SECONDS)
         assert await throttles.count("user", Rate(1, 60), "a") == (True, None)
         away.error = None
         clock.advance(STORAGE_RETRY_SECONDS)
         allowed, window = await throttles.count("user", Rate(1, 60), "a")
-    assert (allowed, window is not None, away.asked) == (False, True, 3)
+    assert (allowed, window is not None, away.attempts) == (False, True, 3)
     assert [each["event"] for each in logs] == ["throttle_storage_unavailable", "throttle_storage_available"]
 
 
-async def test_a_window_never_lets_more_through_than_its_rate(clock: Clock) -> None:
-    """However the requests are spread, and although those that come close together are counted together."""
+async def test_a_window_never_accepts_more_than_its_rate(clock: Clock) -> None:
+    """However the requests are spread, although requests close together share a slot."""
     memory, let_through = MemoryStorage(clock), []
     for step in range(5000):
         clock.advance((step * 7919 % 97) / 500)
@@ -293,7 +293,7 @@ async def test_a_window_never_lets_more_through_than_its_rate(clock: Clock) -> N
 
 
 async def test_counting_takes_little_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A window is small at any rate; windows that are over go; and there are never more than the bound."""
+    """A window is small at any rate, windows that are over are dropped, and their number is bounded."""
     memory = MemoryStorage(clock)
     for _ in range(5000):
         clock.advance(0.05)
@@ -341,13 +341,13 @@ def request_of(peer: object, *forwarded: str) -> web.Request:
         ("", [], 0, "local"),
     ],
 )
-def test_where_a_request_comes_from(peer: str, forwarded: list[str], proxies: int, address: str) -> None:
-    """Only our own proxies are believed; an IPv6 caller has a whole /64."""
+def test_address_of_a_client(peer: str, forwarded: list[str], proxies: int, address: str) -> None:
+    """Only trusted proxies are believed; an IPv6 caller has a whole /64."""
     peername: object = (peer, 4711, 0, 0) if ":" in peer else (peer, 4711) if peer else ""
     assert client_address(request_of(peername, *forwarded), proxies) == address
 
 
-async def test_a_caller_cannot_choose_his_address(throttled: Throttled) -> None:
+async def test_a_caller_cannot_choose_an_address(throttled: Throttled) -> None:
     """Neither directly nor through the proxy."""
     client = await throttled([AnonRateThrottle], proxies=1, anon=Rate(1, 60))
     assert await statuses(client, 1, **{"X-Forwarded-For": "203.0.113.9"}) == [200]

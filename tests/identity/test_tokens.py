@@ -1,4 +1,4 @@
-"""Tokens of ours: made, shown once, found by their digest, expired, revoked."""
+"""Access tokens: made, shown once, found by their digest, expired, revoked."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("scheme", ["Token", "Bearer", "bearer", "TOKEN"])
-async def test_a_token_names_its_user(site: Site, database: Database, sql: asyncpg.Connection, scheme: str) -> None:
-    """Both schemes are known, in any case."""
+async def test_a_token_identifies_its_user(
+    site: Site, database: Database, sql: asyncpg.Connection, scheme: str
+) -> None:
+    """With both schemes, in upper or lower case."""
     client = await site(database=database)
     token = await create_token(sql, "alice")
     response = await client.get("/", headers={"Authorization": f"{scheme} {token}"})
@@ -42,7 +44,7 @@ async def test_a_staff_token_makes_staff(site: Site, database: Database, sql: as
 
 
 async def test_only_a_digest_is_stored(database: Database, sql: asyncpg.Connection) -> None:
-    """Who reads the database, or its backup, cannot call with what he finds; 256 bits cannot be guessed."""
+    """A reader of the database, or of its backup, cannot use it to call; 256 bits cannot be guessed."""
     token = await create_token(sql, "alice")
     assert re.fullmatch(r"rc_[A-Za-z0-9_-]{43}", token)
     stored = await sql.fetchrow("SELECT * FROM rowcast.token")
@@ -54,7 +56,7 @@ async def test_only_a_digest_is_stored(database: Database, sql: asyncpg.Connecti
 @pytest.mark.parametrize(
     "token", [UNKNOWN, "rc_", "rc_short", UNKNOWN + "A", "rc_" + "é" * 43, "rc_" + "A" * 42 + "=", "rc_" + "A" * 6000]
 )
-async def test_a_token_that_is_not_one_is_a_401(site: Site, database: Database, token: str) -> None:
+async def test_an_invalid_token_is_a_401(site: Site, database: Database, token: str) -> None:
     """Unknown, malformed, too long: all the same."""
     client = await site(database=database, jwt=Jwt(secret=SECRET))
     response = await client.get("/", headers=bearer(token))
@@ -63,13 +65,13 @@ async def test_a_token_that_is_not_one_is_a_401(site: Site, database: Database, 
 
 
 @pytest.mark.parametrize("token", ["rc_short", "rc_" + "é" * 43])
-async def test_what_cannot_be_a_token_does_not_reach_the_database(site: Site, token: str) -> None:
-    """Here there is none: a look-up would be a 503."""
+async def test_a_malformed_token_does_not_reach_the_database(site: Site, token: str) -> None:
+    """Here there is no database: a query would be a 503."""
     assert (await (await site()).get("/", headers=bearer(token))).status == 401
 
 
 async def test_without_a_database_a_token_is_a_503(site: Site) -> None:
-    """Nobody is told that a token is bad because we cannot look."""
+    """A token that cannot be looked up is not called invalid."""
     response = await (await site()).get("/", headers=bearer(UNKNOWN))
     assert (response.status, "Retry-After" in response.headers) == (503, True)
 
@@ -77,7 +79,7 @@ async def test_without_a_database_a_token_is_a_503(site: Site) -> None:
 async def test_an_expired_token_is_refused_to_the_second(
     site: Site, database: Database, sql: asyncpg.Connection, clock: Clock
 ) -> None:
-    """What is remembered of a token does not outlive it."""
+    """The cache does not extend the life of a token."""
     client = await site(database=database)
     token = await create_token(sql, "alice", lifetime=3600)
     expires_at = await sql.fetchval("SELECT extract(epoch FROM expires_at)::float8 FROM rowcast.token")
@@ -91,12 +93,12 @@ async def test_an_expired_token_is_refused_to_the_second(
 async def test_a_revoked_token_is_refused_within_five_seconds(
     site: Site, database: Database, sql: asyncpg.Connection, clock: Clock
 ) -> None:
-    """What is remembered of a token is believed no longer than that."""
+    """The cache is used for no longer than that."""
     client = await site(database=database)
     token = await create_token(sql, "alice")
     assert (await client.get("/", headers=bearer(token))).status == 200
-    (known,) = await list_tokens(sql)
-    assert await revoke_token(sql, known.id)
+    (token_info,) = await list_tokens(sql)
+    assert await revoke_token(sql, token_info.id)
     clock.advance(5)
     assert (await client.get("/", headers=bearer(token))).status == 401
 
@@ -104,7 +106,7 @@ async def test_a_revoked_token_is_refused_within_five_seconds(
 async def test_a_token_in_use_is_looked_up_once_in_five_seconds(
     site: Site, database: Database, sql: asyncpg.Connection, clock: Clock
 ) -> None:
-    """A busy caller costs no query a request; an unknown token is never remembered."""
+    """A busy caller costs no query per request; an unknown token is never cached."""
     client = await site(database=database)
     token = await create_token(sql, "alice")
     for _ in range(10):
@@ -118,10 +120,10 @@ async def test_a_token_in_use_is_looked_up_once_in_five_seconds(
     assert database.statements == 4
 
 
-async def test_open_streams_learn_of_revocation(
+async def test_revocation_reaches_open_streams(
     site: Site, database: Database, sql: asyncpg.Connection, clock: Clock
 ) -> None:
-    """One query tells it of all of them, at most each five seconds."""
+    """One query checks all of them, at most every five seconds."""
     identity = (await site(database=database)).app[IDENTITY]
     tokens = [await create_token(sql, name) for name in "abc"]
     held = [(await identity.tokens.find(token))[1] for token in tokens]
@@ -144,7 +146,7 @@ async def test_open_streams_learn_of_revocation(
 
 
 async def test_a_stream_outlives_a_database_that_is_away(clock: Clock, site: Site) -> None:
-    """That nobody can be asked is no revocation; expiry counts all the same."""
+    """A failed check is not a revocation; expiry counts all the same."""
     identity = (await site()).app[IDENTITY]
     assert await identity.still_valid(Credentials(token=1))
     assert await identity.still_valid(Credentials(expires_at=clock() + 1, token=1))
@@ -152,7 +154,7 @@ async def test_a_stream_outlives_a_database_that_is_away(clock: Clock, site: Sit
 
 
 async def test_credentials_of_other_classes_end_with_their_expiry(clock: Clock, site: Site) -> None:
-    """``expires_at`` of any ``request.auth`` counts, and what has none lasts."""
+    """``expires_at`` of any ``request.auth`` counts, and an object without it does not expire."""
 
     class Session:
         expires_at = clock() + 60
@@ -164,10 +166,10 @@ async def test_credentials_of_other_classes_end_with_their_expiry(clock: Clock, 
     assert not await identity.still_valid(Session())
 
 
-async def test_a_stream_may_be_given_its_token_in_the_query(
+async def test_a_stream_may_have_its_token_in_the_query(
     site: Site, database: Database, sql: asyncpg.Connection
 ) -> None:
-    """``EventSource`` cannot send headers; other routes do not look there, and a header goes before it."""
+    """``EventSource`` cannot send headers; other routes ignore the parameter, and a header takes precedence."""
     client = await site(database=database)
     token = await create_token(sql, "alice")
     other = await create_token(sql, "bob")
@@ -201,7 +203,7 @@ def directory(tmp_path: Path) -> Path:
 async def test_the_command_line_makes_lists_and_revokes(
     directory: Path, database_url: str, database: Database, site: Site
 ) -> None:
-    """A token is shown once; the list says everything but the token."""
+    """A token is shown once; the list has everything but the token."""
     at = ("--database-url", database_url)
     client = await site(database=database)
     code, token = rowcast(directory, "token", "create", "alice", "--staff", "--expires", "30d", *at)
@@ -225,23 +227,23 @@ async def test_the_command_line_makes_lists_and_revokes(
         (("create", "\n"), 2, "printable"),
     ],
 )
-async def test_the_command_line_says_what_is_wrong(
+async def test_the_command_line_reports_errors(
     directory: Path, database_url: str, database: Database, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
-    """What cannot be done is said, and nothing is done."""
+    """An impossible command is reported, and changes nothing."""
     found, output = rowcast(directory, "token", *arguments, "--database-url", database_url)
     assert (found, says in output) == (code, True), output
 
 
 @pytest.mark.empty_database
-async def test_a_database_without_the_table_is_told_to_migrate(directory: Path, database_url: str) -> None:
-    """A database that was given to us is not changed by the way."""
+async def test_without_the_table_the_command_asks_for_a_migration(directory: Path, database_url: str) -> None:
+    """The command does not change a database that it did not create."""
     code, output = rowcast(directory, "token", "list", "--database-url", database_url)
     assert (code, "rowcast migrate" in output) == (1, True)
 
 
-def test_tokens_are_made_beside_a_service_that_runs_the_embedded_database(directory: Path) -> None:
-    """And without one: then the command runs the database itself."""
+def test_tokens_are_made_while_a_service_runs_the_embedded_database(directory: Path) -> None:
+    """Without a running service the command starts the database itself."""
     with EmbeddedPostgres(directory / "data"):
         code, token = rowcast(directory, "token", "create", "alice")
         assert (code, token[:3]) == (0, "rc_"), token

@@ -1,4 +1,4 @@
-"""Who sees what of a stream, for how long, and as what."""
+"""What each caller receives of a stream, in which form, and for how long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rowcast.identity.tokens import create_token, list_tokens, revoke_token
 from rowcast.server.app import SERVICE
 from tests.conftest import Client, Serve
 from tests.sse import EventSource, listen
-from tests.stream.test_events import ready, told
+from tests.stream.test_events import next_change, ready
 
 SECRET = "a shared secret of 32 bytes or more"
 JWT = f"auth: {{jwt: {{secret: {SECRET}, audience: rowcast}}}}"
@@ -112,19 +112,19 @@ class TaskViewSet(ModelViewSet):
 
 def bearer(user: str, lifetime: float = 3600, **claims: object) -> dict[str, str]:
     """The header of a caller."""
-    given = {"sub": user, "aud": "rowcast", "exp": time.time() + lifetime, **claims}
-    return {"Authorization": f"Bearer {jwt.encode(given, SECRET, 'HS256')}"}
+    payload = {"sub": user, "aud": "rowcast", "exp": time.time() + lifetime, **claims}
+    return {"Authorization": f"Bearer {jwt.encode(payload, SECRET, 'HS256')}"}
 
 
 async def ended(source: EventSource) -> float:
-    """When a stream has ended."""
+    """Read a stream to its end; return the time of the end."""
     async for _ in source:
         pass
     return time.time()
 
 
 async def test_scope_decides_on_the_row_before_and_after(serve: Serve, sql: asyncpg.Connection) -> None:
-    """A row that is handed over leaves one caller's stream by its id alone, and enters the other's."""
+    """A row that changes hands leaves one caller's stream with its id alone, and enters the other's."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": SCOPED})
     async with (
         listen(client, "/tasks/stream/", headers=bearer("ann")) as ann,
@@ -133,24 +133,24 @@ async def test_scope_decides_on_the_row_before_and_after(serve: Serve, sql: asyn
         for source in (ann, bob):
             await ready(source)
         await sql.execute("INSERT INTO tasks (id, title, user_id) VALUES (1, 'plan', 'ann')")
-        assert (await told(ann))["action"] == "INSERT"
+        assert (await next_change(ann))["action"] == "INSERT"
         await sql.execute("UPDATE tasks SET user_id = 'bob', title = 'secret of bob'")
         event = await ann.next()
         assert "bob" not in event.data
         body = event.json()
         assert (body["action"], body["id"], body["data"], body["cause"]) == ("DELETE", 1, None, "UPDATE")
         assert "changed" not in body
-        body = await told(bob)
+        body = await next_change(bob)
         assert (body["action"], body["cause"], body["data"]["title"]) == ("INSERT", "UPDATE", "secret of bob")
         await sql.execute("DELETE FROM tasks; INSERT INTO tasks (id, title, user_id) VALUES (2, 'fence', 'ann')")
-        body = await told(ann)
-        assert body["id"] == 2, "a row of somebody else's was deleted, and not told"
-        assert (await told(bob))["action"] == "DELETE"
+        body = await next_change(ann)
+        assert body["id"] == 2, "the deletion of another user's row is not sent"
+        assert (await next_change(bob))["action"] == "DELETE"
     assert (await client.get("/tasks/stream/")).status == 401
 
 
 async def test_object_permissions_decide_on_the_row_before_and_after(serve: Serve, sql: asyncpg.Connection) -> None:
-    """What retrieve would refuse is not told, although the list is not cut by it."""
+    """A stream sends no row that retrieve would refuse, although the list includes it."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": OWNED})
     async with (
         listen(client, "/tasks/stream/", headers=bearer("ann")) as ann,
@@ -162,24 +162,24 @@ async def test_object_permissions_decide_on_the_row_before_and_after(serve: Serv
         await sql.execute(
             "INSERT INTO tasks (id, title, user_id, project_id) VALUES (1, 'x', 'bob', 1), (2, 'y', 'ann', 1)"
         )
-        assert (await told(ann))["id"] == 2
-        assert (await told(bob))["id"] == 1
+        assert (await next_change(ann))["id"] == 2
+        assert (await next_change(bob))["id"] == 1
         await sql.execute("UPDATE tasks SET user_id = 'bob', title = 'z' WHERE id = 2")
-        event = await told(ann)
+        event = await next_change(ann)
         assert (event["action"], event["id"], event["data"]) == ("DELETE", 2, None)
-        event = await told(bob)
+        event = await next_change(bob)
         assert (event["action"], event["id"], event["data"]["title"]) == ("INSERT", 2, "z")
         await sql.execute("DELETE FROM tasks; INSERT INTO tasks (id, title, user_id) VALUES (3, 'fence', 'ann')")
-        assert (await told(ann))["id"] == 3
+        assert (await next_change(ann))["id"] == 3
 
 
 @pytest.mark.parametrize("viewsets", [SCOPED, OWNED], ids=["scope", "permission"])
-async def test_a_row_is_the_business_of_its_owners(serve: Serve, sql: asyncpg.Connection, viewsets: str) -> None:
-    """Of all users' streams a change asks that of the user it was of, and that of the user it is of."""
+async def test_a_change_is_tested_for_its_owners_only(serve: Serve, sql: asyncpg.Connection, viewsets: str) -> None:
+    """Of all users' streams a change is tested for that of the old owner and that of the new one."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": viewsets})
     site = client.app[SERVICE]
-    asked: list[int] = []
-    site.feed.subscribe(lambda batch: asked.append(len(site.hub.candidates(batch))), lambda _: None)
+    tested: list[int] = []
+    site.feed.subscribe(lambda batch: tested.append(len(site.hub.candidates(batch))), lambda _: None)
     async with AsyncExitStack() as stack:
         sources = [
             await stack.enter_async_context(listen(client, "/tasks/stream/", headers=bearer(user)))
@@ -188,14 +188,14 @@ async def test_a_row_is_the_business_of_its_owners(serve: Serve, sql: asyncpg.Co
         for source in sources:
             await ready(source)
         await sql.execute("INSERT INTO tasks (id, title, user_id) VALUES (1, 'x', 'ann')")
-        assert (await told(sources[0]))["action"] == "INSERT"
+        assert (await next_change(sources[0]))["action"] == "INSERT"
         await sql.execute("UPDATE tasks SET user_id = 'bob'")
-        assert [(await told(source))["action"] for source in sources[:2]] == ["DELETE", "INSERT"]
-    assert asked == [1, 2]
+        assert [(await next_change(source))["action"] for source in sources[:2]] == ["DELETE", "INSERT"]
+    assert tested == [1, 2]
 
 
-async def test_serializer_with_python_shows_the_data(serve: Serve, sql: asyncpg.Connection) -> None:
-    """``data`` is what retrieve shows, to each caller, with related rows as they are; hidden columns stay hidden."""
+async def test_serializer_with_python_renders_the_data(serve: Serve, sql: asyncpg.Connection) -> None:
+    """``data`` equals the response of retrieve, for each caller, with related rows as they are; hidden columns stay hidden."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": PYTHON})
     async with (
         listen(client, "/tasks/stream/", headers=bearer("ann")) as ann,
@@ -209,9 +209,9 @@ async def test_serializer_with_python_shows_the_data(serve: Serve, sql: asyncpg.
         for source, headers in ((ann, bearer("ann")), (anonymous, {})):
             shown = await (await client.get("/tasks/1/", headers=headers)).json()
             shown.pop("project")  # an expansion
-            assert (await told(source))["data"] == shown
+            assert (await next_change(source))["data"] == shown
             assert shown["shout"] == "PLAN"
-        assert (await told(bob))["data"] == {"id": 1, "shout": "PLAN"}
+        assert (await next_change(bob))["data"] == {"id": 1, "shout": "PLAN"}
         await sql.execute("UPDATE tasks SET salary = 8, title = 'plans'")
         event = await ann.next()
         assert "salary" not in event.data
@@ -219,10 +219,10 @@ async def test_serializer_with_python_shows_the_data(serve: Serve, sql: asyncpg.
         assert event.json()["data"]["caller"] == "ann"
 
 
-async def test_many_streams_cost_one_look(serve: Serve, sql: asyncpg.Connection) -> None:
-    """A serializer runs once an event for all streams of a user, and the database is asked once for all streams."""
+async def test_many_streams_are_evaluated_once(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A serializer runs once per event for all streams of a user, and one query serves all streams with a condition."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": COUNTING})
-    asked = client.app[SERVICE].store.database
+    database = client.app[SERVICE].store.database
     async with AsyncExitStack() as stack:
 
         async def open_many(path: str, user: str) -> list[EventSource]:
@@ -233,34 +233,36 @@ async def test_many_streams_cost_one_look(serve: Serve, sql: asyncpg.Connection)
 
         anns = await open_many("/tasks/stream/", "ann")
         bobs = await open_many("/tasks/stream/", "bob")
-        judged = await open_many("/projects/stream/?search=p", "ann")
+        filtered = await open_many("/projects/stream/?search=p", "ann")
         for n in range(3):
             await sql.execute("INSERT INTO tasks (id, title) VALUES ($1, 'x')", n)
-            numbers = [{(await told(source))["data"]["count"] for source in sources} for sources in (anns, bobs)]
+            numbers = [{(await next_change(source))["data"]["count"] for source in sources} for sources in (anns, bobs)]
             assert sorted(number for (number,) in numbers) == [2 * n + 1, 2 * n + 2]
         for n in range(3):
-            before = asked.statements
+            before = database.statements
             await sql.execute("INSERT INTO projects (id, name) VALUES ($1, 'P')", n)
-            assert [(await told(source))["id"] for source in judged] == [n] * 10
-            assert asked.statements == before + 1
+            assert [(await next_change(source))["id"] for source in filtered] == [n] * 10
+            assert database.statements == before + 1
 
 
-async def test_reset_of_a_stream_with_snapshot_brings_the_rows(serve: Serve, sql: asyncpg.Connection) -> None:
-    """The rows follow the reset without a position, then ``ready`` with one, and then what comes."""
+async def test_reset_of_a_stream_with_snapshot_sends_the_rows(serve: Serve, sql: asyncpg.Connection) -> None:
+    """The rows follow the reset without a position, then ``ready`` with one, and then new changes."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": PYTHON})
     async with listen(client, "/tasks/stream/?snapshot=true") as source:
         start = (await ready(source)).id
         await sql.execute("INSERT INTO tasks (id, title) VALUES (1, 'boom'); UPDATE tasks SET title = 'fine'")
         blocks = await source.take(3)
         assert [block.event for block in blocks] == ["reset", "snapshot", "ready"]
-        assert [block.id for block in blocks[:2]] == [start, start], "a client that leaves now is given the rows again"
+        assert [block.id for block in blocks[:2]] == [start, start], "a client that leaves now gets the rows again"
         assert blocks[1].json()["rows"][0]["title"] == "fine"
         await sql.execute("INSERT INTO tasks (id, title) VALUES (2, 'fence')")
-        assert (await told(source))["id"] == 2
+        assert (await next_change(source))["id"] == 2
 
 
-async def test_row_that_cannot_be_shown_resets_only_those_who_see_it(serve: Serve, sql: asyncpg.Connection) -> None:
-    """A serializer that fails costs its own streams a reset; others, and what comes later, are told."""
+async def test_row_that_cannot_be_rendered_resets_only_streams_that_match_it(
+    serve: Serve, sql: asyncpg.Connection
+) -> None:
+    """A serializer that fails resets its own streams; others, and later events, are sent."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": PYTHON})
     async with (
         listen(client, "/tasks/stream/") as broken,
@@ -273,14 +275,14 @@ async def test_row_that_cannot_be_shown_resets_only_those_who_see_it(serve: Serv
         await sql.execute("INSERT INTO tasks (id, title) VALUES (1, 'boom'); INSERT INTO projects VALUES (1, 'p')")
         event = await broken.next()
         assert (event.event, event.json()) == ("reset", {"resource": "tasks", "reason": "failed"})
-        assert (await told(projects))["id"] == 1
+        assert (await next_change(projects))["id"] == 1
         await sql.execute("INSERT INTO tasks (id, title) VALUES (2, 'fence')")
-        assert (await told(broken))["id"] == 2
-        assert (await told(filtered))["id"] == 2
+        assert (await next_change(broken))["id"] == 2
+        assert (await next_change(filtered))["id"] == 2
     async with listen(client, "/tasks/stream/", last_id=start) as again:
         await ready(again)
         assert (await again.next()).json()["reason"] == "failed"
-        assert (await told(again))["id"] == 2
+        assert (await next_change(again))["id"] == 2
 
 
 async def test_revoked_token_ends_its_streams(serve: Serve, sql: asyncpg.Connection) -> None:
@@ -299,13 +301,13 @@ async def test_revoked_token_ends_its_streams(serve: Serve, sql: asyncpg.Connect
         revoked = time.time()
         assert max(await asyncio.gather(ended(ann), ended(narrow))) - revoked < 15
         await sql.execute("INSERT INTO tasks (id, title, user_id) VALUES (1, 'plan', 'bob')")
-        assert (await told(bob))["id"] == 1
+        assert (await next_change(bob))["id"] == 1
     assert (await client.get(f"/tasks/stream/?access_token={tokens['ann']}")).status == 401
 
 
 @pytest.mark.parametrize("path", ["/tasks/stream/", "/tasks/stream/?project__name=p"])
 async def test_expired_token_ends_its_stream(serve: Serve, sql: asyncpg.Connection, path: str) -> None:
-    """At the time that the token names; until then it is told."""
+    """The stream ends at the expiry of the token, and not before."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": SCOPED})
     token = await create_token(sql, "ann", lifetime=3)
     (expires_at,) = [each.expires_at.timestamp() for each in await list_tokens(sql) if each.expires_at is not None]
@@ -331,20 +333,20 @@ async def test_streams_are_open_to_pages_of_allowed_origins(serve: Serve) -> Non
 
 async def allowed(client: Client, origin: dict[str, str]) -> str:
     """The headers that a preflight for a stream allows."""
-    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "Last-Event-ID"}
-    response = await client.options("/tasks/stream/", headers={**origin, **asked})
+    preflight = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "Last-Event-ID"}
+    response = await client.options("/tasks/stream/", headers={**origin, **preflight})
     return response.headers["Access-Control-Allow-Headers"]
 
 
 async def test_scope_may_compare_columns(serve: Serve, sql: asyncpg.Connection) -> None:
-    """A scope with an F expression tells what the list would show."""
+    """A scope with an F expression sends the rows that the list shows."""
     client = await serve(RESOURCES, modules={"viewsets": COMPARED})
     await sql.execute("INSERT INTO projects (id, name) VALUES (1, 'a'), (5, 'b')")
     async with listen(client, "/tasks/stream/") as source:
         await ready(source)
         await sql.execute("INSERT INTO tasks (id, title, salary, project_id) VALUES (1, 'no', 6, 5), (2, 'yes', 7, 5)")
-        assert (await told(source))["id"] == 2
+        assert (await next_change(source))["id"] == 2
         await sql.execute("UPDATE tasks SET project_id = 1 WHERE id = 1")
-        event = await told(source)
+        event = await next_change(source)
         assert (event["action"], event["id"], event["cause"]) == ("INSERT", 1, "UPDATE")
         assert [row["id"] for row in (await (await client.get("/tasks/")).json())["results"]] == [1, 2]

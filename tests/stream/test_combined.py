@@ -9,29 +9,29 @@ from tests.conftest import Serve
 from tests.sse import listen
 from tests.stream.test_access import JWT, SCOPED, bearer
 from tests.stream.test_access import RESOURCES as GUARDED
-from tests.stream.test_events import RESOURCES, ready, told
+from tests.stream.test_events import RESOURCES, next_change, ready
 
 HIDDEN = "fields: {name: {type: string}}\nviewset: {permission_classes: [AllowAny], stream_enabled: false}"
 
 
 async def test_stream_of_one_row(serve: Serve, sql: asyncpg.Connection) -> None:
-    """It tells one row's changes, its end, and that it is there again; a row that is not there has none."""
+    """It sends one row's changes, its deletion, and its return; a missing row has no stream."""
     client = await serve(RESOURCES)
     await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a'), (2, 'b')")
     async with listen(client, "/notes/2/stream/") as source:
         assert (await ready(source)).json() == {"resource": "notes"}
         await sql.execute("UPDATE notes SET done = true")
-        event = await told(source)
+        event = await next_change(source)
         assert (event["action"], event["id"], event["changed"]) == ("UPDATE", 2, ["done"])
         await sql.execute("DELETE FROM notes")
-        assert (await told(source))["action"] == "DELETE"
+        assert (await next_change(source))["action"] == "DELETE"
         await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a'), (2, 'again')")
-        event = await told(source)
+        event = await next_change(source)
         assert (event["action"], event["data"]["text"]) == ("INSERT", "again")
     async with listen(client, "/notes/2/stream?fields=text&done=false", last_id=source.last_id) as source:
         await ready(source)
         await sql.execute("UPDATE notes SET text = 'b'")
-        assert (await told(source))["data"] == {"text": "b"}
+        assert (await next_change(source))["data"] == {"text": "b"}
     for path in ("/notes/3/stream/", "/notes/x/stream/", "/notes/2/stream/?done=true"):
         response = await client.get(path)
         assert (response.status, response.content_type) == (404, "application/problem+json"), path
@@ -40,7 +40,7 @@ async def test_stream_of_one_row(serve: Serve, sql: asyncpg.Connection) -> None:
 
 
 async def test_stream_of_one_row_is_within_the_scope(serve: Serve, sql: asyncpg.Connection) -> None:
-    """Somebody else's row is a 404, and one that is handed over leaves by its id alone."""
+    """A row outside the scope is a 404, and one that leaves the scope leaves the stream with its id alone."""
     client = await serve(GUARDED, service=JWT, modules={"viewsets": SCOPED})
     await sql.execute("INSERT INTO tasks (id, title, user_id) VALUES (1, 'plan', 'ann')")
     assert (await client.get("/tasks/1/stream/", headers=bearer("bob"))).status == 404
@@ -54,14 +54,14 @@ async def test_stream_of_one_row_is_within_the_scope(serve: Serve, sql: asyncpg.
 
 
 async def test_several_resources_come_in_one_order(serve: Serve, sql: asyncpg.Connection) -> None:
-    """The changes of one transaction on two tables are told as they were made, and can be resumed in between."""
+    """The changes of one transaction on two tables are sent in the order of writing, and can be resumed in between."""
     client = await serve(RESOURCES)
     async with (
         listen(client, "/stream/?resources=notes,owners&notes.done=true&owners.fields=name") as source,
-        listen(client, "/stream?resources=notes,owners&notes.owner__name=ann") as judged,
+        listen(client, "/stream?resources=notes,owners&notes.owner__name=ann") as filtered,
     ):
         assert (await ready(source)).json() == {"resources": ["notes", "owners"]}
-        await ready(judged)
+        await ready(filtered)
         await sql.execute(
             """INSERT INTO owners (id, name) VALUES (1, 'ann'); INSERT INTO notes (id, text, done) VALUES (1, 'a', true);
             INSERT INTO notes (id, text) VALUES (2, 'b'); INSERT INTO labels (id, name) VALUES (1, 'unseen');
@@ -73,7 +73,7 @@ async def test_several_resources_come_in_one_order(serve: Serve, sql: asyncpg.Co
         ]  # fmt: skip
         assert events[0].json()["data"] == {"name": "ann"}
         assert len({event.id for event in events}) == 4
-        assert [(await told(judged))["resource"] for _ in range(2)] == ["owners", "owners"]
+        assert [(await next_change(filtered))["resource"] for _ in range(2)] == ["owners", "owners"]
         await sql.execute("TRUNCATE labels CASCADE; TRUNCATE owners CASCADE")
         resets = [await source.next() for _ in range(2)]
         assert {reset.json()["resource"] for reset in resets} == {"notes", "owners"}
@@ -87,7 +87,7 @@ async def test_several_resources_come_in_one_order(serve: Serve, sql: asyncpg.Co
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "message"),
     [
         ("", "labels, notes, owners"),
         ("?resources=", "labels, notes, owners"),
@@ -101,18 +101,18 @@ async def test_several_resources_come_in_one_order(serve: Serve, sql: asyncpg.Co
         ("?resources=notes&snapshot=perhaps", "snapshot: Not a valid boolean"),
     ],
 )
-async def test_several_resources_need_good_parameters(serve: Serve, query: str, told: str) -> None:
-    """What is wrong, and what is valid, is told by a 400 before a stream begins."""
+async def test_several_resources_need_good_parameters(serve: Serve, query: str, message: str) -> None:
+    """A wrong parameter is a 400 before a stream begins, with what is wrong and what is valid."""
     notes = RESOURCES["notes"].replace("text: [exact, icontains]", "text: [exact, regex]")
     client = await serve({**RESOURCES, "notes": notes, "hidden": HIDDEN})
     response = await client.get(f"/stream/{query}")
     assert (response.status, response.content_type) == (400, "application/problem+json")
-    assert told in (await response.json())["detail"]
+    assert message in (await response.json())["detail"]
     assert (await client.head("/stream/?resources=notes")).status == 200
 
 
 async def test_each_of_several_resources_has_its_own_access(serve: Serve, sql: asyncpg.Connection) -> None:
-    """Who may not open one of the streams may not open them together, and each is cut by its own scope."""
+    """A caller needs the permissions of all streams to open them together, and each has its own scope."""
     client = await serve(GUARDED, service=JWT, modules={"viewsets": SCOPED})
     assert (await client.get("/stream/?resources=projects,tasks")).status == 401
     token = bearer("ann")["Authorization"].removeprefix("Bearer ")
@@ -124,8 +124,8 @@ async def test_each_of_several_resources_has_its_own_access(serve: Serve, sql: a
         await ready(both)
         await sql.execute("INSERT INTO tasks (id, title, user_id) VALUES (1, 'x', 'bob'), (2, 'y', 'ann')")
         await sql.execute("INSERT INTO projects (id, name) VALUES (1, 'p')")
-        assert (await told(projects))["resource"] == "projects"
-        assert [((event := await told(both))["resource"], event["id"]) for _ in range(2)] == [
+        assert (await next_change(projects))["resource"] == "projects"
+        assert [((event := await next_change(both))["resource"], event["id"]) for _ in range(2)] == [
             ("tasks", 2),
             ("projects", 1),
         ]

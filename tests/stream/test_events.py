@@ -1,4 +1,4 @@
-"""What a subscriber is told of each kind of change, and in which form."""
+"""The event of each kind of change, and its form."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OWNERS = (
 RESOURCES = {"notes": NOTES, "owners": OWNERS, "labels": OWNERS}
 
 
-async def told(source: EventSource) -> dict[str, Any]:
+async def next_change(source: EventSource) -> dict[str, Any]:
     """The next lifecycle event's data."""
     event = await source.next()
     assert event.event == "message", event
@@ -48,7 +48,7 @@ async def told(source: EventSource) -> dict[str, Any]:
 
 
 async def ready(source: EventSource) -> Event:
-    """The greeting of a stream."""
+    """The block that opens a stream."""
     event = await source.next()
     assert event.event == "ready", event
     return event
@@ -66,45 +66,45 @@ async def test_stream_begins_with_ready(serve: Serve) -> None:
         assert "no-cache" in source.response.headers["Cache-Control"]
 
 
-async def test_rest_changes_are_told(serve: Serve) -> None:
-    """Creating, changing and deleting through REST is an INSERT, an UPDATE and a DELETE with the row as shown."""
+async def test_rest_changes_are_sent(serve: Serve) -> None:
+    """Creating, changing and deleting through REST is an INSERT, an UPDATE and a DELETE with the row as in the response."""
     client = await serve(RESOURCES)
     async with listen(client, "/notes/stream") as source:
         await ready(source)
         created = await (await client.post("/notes/", json={"text": "a", "price": "1.50", "secret": "s"})).json()
-        event = await told(source)
+        event = await next_change(source)
         assert event["data"] == created
         assert (event["action"], event["resource"], event["id"]) == ("INSERT", "notes", created["id"])
         assert {"at", "seq"} <= event.keys()
         changed = await (await client.patch(f"/notes/{created['id']}/", json={"done": True})).json()
-        event = await told(source)
+        event = await next_change(source)
         assert (event["action"], event["data"], event["changed"]) == ("UPDATE", changed, ["done"])
         await client.delete(f"/notes/{created['id']}/")
-        event = await told(source)
+        event = await next_change(source)
         assert (event["action"], event["id"], event["data"]) == ("DELETE", created["id"], None)
 
 
-async def test_direct_sql_is_told(serve: Serve, sql: asyncpg.Connection) -> None:
-    """INSERT, COPY, upsert, a cascade and a bulk UPDATE of psql are told, statement by statement."""
+async def test_direct_sql_is_sent(serve: Serve, sql: asyncpg.Connection) -> None:
+    """INSERT, COPY, upsert, a cascade and a bulk UPDATE of psql are sent, statement by statement."""
     client = await serve(RESOURCES)
     async with listen(client, "/notes/stream/") as source:
         await ready(source)
         await sql.execute("INSERT INTO owners (id, name) VALUES (1, 'o')")
         await sql.execute("INSERT INTO notes (id, text, owner_id) VALUES (1, 'a', 1), (2, 'b', 1)")
-        assert [(await told(source))["id"] for _ in range(2)] == [1, 2]
+        assert [(await next_change(source))["id"] for _ in range(2)] == [1, 2]
         await sql.copy_records_to_table("notes", records=[(3, "c"), (4, "d")], columns=["id", "text"])
-        assert [(await told(source))["data"]["text"] for _ in range(2)] == ["c", "d"]
+        assert [(await next_change(source))["data"]["text"] for _ in range(2)] == ["c", "d"]
         await sql.execute("INSERT INTO notes (id, text) VALUES (3, 'x') ON CONFLICT (id) DO UPDATE SET text = 'up'")
-        event = await told(source)
+        event = await next_change(source)
         assert (event["action"], event["id"], event["changed"]) == ("UPDATE", 3, ["text"])
         await sql.execute("UPDATE notes SET done = true WHERE id > 2")
-        assert {(await told(source))["id"] for _ in range(2)} == {3, 4}
+        assert {(await next_change(source))["id"] for _ in range(2)} == {3, 4}
         await sql.execute("DELETE FROM owners")
-        events = [await told(source) for _ in range(2)]
+        events = [await next_change(source) for _ in range(2)]
         assert {(event["action"], event["id"]) for event in events} == {("DELETE", 1), ("DELETE", 2)}
 
 
-async def test_rolled_back_changes_are_never_told(serve: Serve, sql: asyncpg.Connection) -> None:
+async def test_rolled_back_changes_are_never_sent(serve: Serve, sql: asyncpg.Connection) -> None:
     """A rollback and a rolled back savepoint leave no event; what commits after them is the next one."""
     client = await serve(RESOURCES)
     async with listen(client, "/notes/stream/") as source:
@@ -116,7 +116,7 @@ async def test_rolled_back_changes_are_never_told(serve: Serve, sql: asyncpg.Con
         async with sql.transaction():
             await sql.execute("SAVEPOINT s; INSERT INTO notes (id, text) VALUES (2, 'gone'); ROLLBACK TO s")
             await sql.execute("INSERT INTO notes (id, text) VALUES (3, 'kept')")
-        assert (await told(source))["id"] == 3
+        assert (await next_change(source))["id"] == 3
 
 
 async def test_write_only_fields_never_appear(serve: Serve, sql: asyncpg.Connection) -> None:
@@ -140,10 +140,10 @@ async def test_change_of_links_is_an_update_of_the_owner(serve: Serve, sql: asyn
     async with listen(client, "/notes/stream/") as source:
         await ready(source)
         await client.patch("/notes/1/", json={"labels": [1, 2]})
-        event = await told(source)
+        event = await next_change(source)
         assert (event["action"], event["id"], event["changed"]) == ("UPDATE", 1, ["labels"])
         await sql.execute("DELETE FROM labels WHERE id = 2")
-        event = await told(source)
+        event = await next_change(source)
         assert (event["action"], event["id"], event["changed"]) == ("UPDATE", 1, ["labels"])
 
 
@@ -154,7 +154,7 @@ async def test_change_of_key_is_a_delete_and_an_insert(serve: Serve, sql: asyncp
     async with listen(client, "/notes/stream/") as source:
         await ready(source)
         await sql.execute("UPDATE notes SET id = 7")
-        events = [await told(source) for _ in range(2)]
+        events = [await next_change(source) for _ in range(2)]
         assert [(event["action"], event["id"]) for event in events] == [("DELETE", 1), ("INSERT", 7)]
 
 
@@ -181,20 +181,20 @@ async def test_filters_decide_by_old_and_new_row(serve: Serve, sql: asyncpg.Conn
         await ready(source)
         await sql.execute("UPDATE notes SET text = 'unseen'")
         await sql.execute("UPDATE notes SET done = true")
-        event = await told(source)
+        event = await next_change(source)
         assert (event["action"], event["cause"], event["data"]["done"]) == ("INSERT", "UPDATE", True)
         await sql.execute("UPDATE notes SET text = 'b'")
-        assert (await told(source))["action"] == "UPDATE"
+        assert (await next_change(source))["action"] == "UPDATE"
         await sql.execute("UPDATE notes SET done = false, text = 'hidden'")
-        event = await told(source)
+        event = await next_change(source)
         assert (event["action"], event["cause"], event["data"]) == ("DELETE", "UPDATE", None)
         assert "hidden" not in str(event)
         await sql.execute("DELETE FROM notes; INSERT INTO notes (id, text, done) VALUES (2, 'fence', true)")
-        assert (await told(source))["id"] == 2
+        assert (await next_change(source))["id"] == 2
 
 
-async def test_filters_that_only_the_database_can_judge(serve: Serve, sql: asyncpg.Connection) -> None:
-    """A filter over a relation, and one without regard to case, decide as ``list`` does."""
+async def test_filters_that_only_the_database_can_evaluate(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A filter over a relation, and one that ignores case, match as in ``list``."""
     client = await serve(RESOURCES)
     await sql.execute("INSERT INTO owners (id, name) VALUES (1, 'ann'), (2, 'bob')")
     async with (
@@ -205,25 +205,25 @@ async def test_filters_that_only_the_database_can_judge(serve: Serve, sql: async
         for source in (of_ann, like, found):
             await ready(source)
         await sql.execute("INSERT INTO notes (id, text, owner_id) VALUES (1, 'x', 2), (2, 'äbc', 2), (3, 'x', 1)")
-        assert (await told(of_ann))["id"] == 3
-        assert (await told(like))["id"] == 2
-        assert (await told(found))["id"] == 2
+        assert (await next_change(of_ann))["id"] == 3
+        assert (await next_change(like))["id"] == 2
+        assert (await next_change(found))["id"] == 2
         await sql.execute("UPDATE notes SET owner_id = 1 WHERE id = 1; UPDATE notes SET owner_id = 2 WHERE id = 3")
-        event = await told(of_ann)
+        event = await next_change(of_ann)
         assert (event["action"], event["id"], event["cause"]) == ("INSERT", 1, "UPDATE")
-        event = await told(of_ann)
+        event = await next_change(of_ann)
         assert (event["action"], event["id"], event["cause"]) == ("DELETE", 3, "UPDATE")
 
 
 async def test_fields_narrow_the_data(serve: Serve, sql: asyncpg.Connection) -> None:
-    """``?fields=`` cuts the data and nothing else."""
+    """``?fields=`` narrows the data and nothing else."""
     client = await serve(RESOURCES)
     async with listen(client, "/notes/stream/?fields=id,text") as source:
         await ready(source)
         await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
-        assert (await told(source))["data"] == {"id": 1, "text": "a"}
+        assert (await next_change(source))["data"] == {"id": 1, "text": "a"}
         await sql.execute("UPDATE notes SET done = true")
-        assert (await told(source))["changed"] == ["done"]
+        assert (await next_change(source))["changed"] == ["done"]
 
 
 async def test_parameters_are_checked_as_for_a_list(serve: Serve) -> None:
@@ -244,7 +244,7 @@ async def test_disabled_stream_is_absent(serve: Serve) -> None:
 
 
 async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
-    """A comment with the newest position comes at the interval of the settings; of who has gone nothing is left."""
+    """A comment with the newest position is sent at the configured interval; groups without clients are dropped."""
     client = await serve(RESOURCES, service="stream: {heartbeat: 100ms}")
     hub = client.app[SERVICE].hub
     for path in ("/notes/stream/", "/notes/stream/?owner__name=ann"):
@@ -262,7 +262,7 @@ async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
 
 @pytest.mark.parametrize("query", ["labels=1", "labels__in=1,7", "labels__name=red", "labels=1&text__icontains=A"])
 async def test_links_of_a_row_decide_as_they_were(serve: Serve, sql: asyncpg.Connection, query: str) -> None:
-    """A row enters and leaves a filter by its links with the event that says so, though they have changed since."""
+    """A row enters and leaves a filter with the event that changed its links, although they have changed since."""
     client = await serve(RESOURCES)
     await sql.execute("INSERT INTO labels (id, name) OVERRIDING SYSTEM VALUE VALUES (1, 'red'), (2, 'blue')")
     async with (
@@ -280,7 +280,7 @@ async def test_links_of_a_row_decide_as_they_were(serve: Serve, sql: asyncpg.Con
         assert (await client.patch(f"/notes/{note['id']}/", json={"labels": [2, 1]})).status == 200
         assert (await client.patch(f"/notes/{note['id']}/", json={"labels": [2]})).status == 200
         assert (await client.post("/notes/", json={"text": "fence A", "labels": [1]})).status == 201
-        events = [await told(source) for _ in range(6)]
+        events = [await next_change(source) for _ in range(6)]
         assert [(event["action"], event.get("cause")) for event in events] == [
             ("INSERT", "UPDATE"),
             ("UPDATE", None),
@@ -291,7 +291,7 @@ async def test_links_of_a_row_decide_as_they_were(serve: Serve, sql: asyncpg.Con
         ]
         assert [event["id"] for event in events[:5]] == [note["id"]] * 5
         assert events[1]["changed"] == ["done"]
-        unlinked = [await told(bare) for _ in range(4)]
+        unlinked = [await next_change(bare) for _ in range(4)]
         assert [(event["action"], event.get("cause"), event["id"]) for event in unlinked] == [
             ("INSERT", None, note["id"]),
             ("DELETE", "UPDATE", note["id"]),

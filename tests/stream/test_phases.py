@@ -15,7 +15,7 @@ from rowcast.streams.subscriber import Phase, Subscriber
 
 
 class Connection(asyncio.Transport):
-    """A transport that takes everything, until its buffer is said to be full."""
+    """A transport that accepts everything, with a buffer of a given size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ async def test_the_end_of_a_member_lets_its_bytes_out(stream: Subscriber, connec
 
 
 async def test_a_stream_that_has_ended_joins_no_group(stream: Subscriber, connection: Connection) -> None:
-    """A client that was behind is cut off, and neither a reset nor a group can bring it back."""
+    """The connection of a client that is catching up is cut, and neither a reset nor a group can bring it back."""
     stream.end()
     assert connection.aborted
     stream.require_resync("failed")

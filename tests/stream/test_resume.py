@@ -1,4 +1,4 @@
-"""Positions: a client that comes back, anywhere, misses nothing and gets nothing twice."""
+"""Positions: a client that resumes, anywhere, misses nothing and gets nothing twice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rowcast.migrations.session import MIGRATION_LOCK
 from rowcast.server.app import create_app
 from tests.conftest import Serve, configure
 from tests.sse import EventSource, listen
-from tests.stream.test_events import RESOURCES, ready, told
+from tests.stream.test_events import RESOURCES, next_change, ready
 
 UPSERT = "INSERT INTO notes (id, text) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
 
 
 async def test_last_event_id_resumes_without_a_gap(serve: Serve, sql: asyncpg.Connection) -> None:
-    """What happened while the client was away comes first, by header and by parameter, on another replica too."""
+    """Events from the client's absence come first, by header and by parameter, on another replica too."""
     client, replica = await serve(RESOURCES), await serve(RESOURCES)
     async with listen(client, "/notes/stream/") as source:
         start = (await ready(source)).id
@@ -31,17 +31,17 @@ async def test_last_event_id_resumes_without_a_gap(serve: Serve, sql: asyncpg.Co
     for where in (client, replica):
         async with listen(where, "/notes/stream/", last_id=first.id) as source:
             assert (await ready(source)).id == first.id
-            assert (await told(source))["id"] == 2
+            assert (await next_change(source))["id"] == 2
         async with listen(where, f"/notes/stream/?last_event_id={start}") as source:
             await ready(source)
-            assert [(await told(source))["id"] for _ in range(2)] == [1, 2]
+            assert [(await next_change(source))["id"] for _ in range(2)] == [1, 2]
         async with listen(where, f"/notes/stream/?last_event_id={start}", last_id=first.id) as source:
             await ready(source)
-            assert (await told(source))["id"] == 2, "the header beats the parameter"
+            assert (await next_change(source))["id"] == 2, "the header beats the parameter"
 
 
-async def test_stream_that_is_asked_for_during_the_start_waits_for_it(database_url: str, tmp_path: Path) -> None:
-    """Not even then is the answer an error, which a browser would not come back from; other requests are told."""
+async def test_stream_requested_during_the_start_waits_for_it(database_url: str, tmp_path: Path) -> None:
+    """It is not an error, after which a browser would not reconnect; other requests get a 503."""
     configuration = configure(tmp_path, RESOURCES)
     holder = await asyncpg.connect(database_url)
     await holder.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)  # as somebody who migrates
@@ -56,11 +56,11 @@ async def test_stream_that_is_asked_for_during_the_start_waits_for_it(database_u
         await ready(source)
         async with client.post("/notes/", json={"text": "a"}) as response:
             assert response.status == 201
-        assert (await told(source))["action"] == "INSERT"
+        assert (await next_change(source))["action"] == "INSERT"
 
 
 async def test_stream_that_waits_for_a_start_ends_with_the_service(database_url: str, tmp_path: Path) -> None:
-    """Its connection is cut, and so a browser asks the next one."""
+    """Its connection is cut, so a browser connects to the next process."""
     holder = await asyncpg.connect(database_url)
     await holder.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
     client = TestClient(TestServer(create_app(configure(tmp_path, RESOURCES), database_url, migrate=True)))
@@ -75,8 +75,8 @@ async def test_stream_that_waits_for_a_start_ends_with_the_service(database_url:
     await holder.close()
 
 
-async def test_every_position_of_a_transaction_is_a_place_to_resume_from(serve: Serve, sql: asyncpg.Connection) -> None:
-    """Resuming behind each event of one transaction gives exactly the rest of it."""
+async def test_every_position_of_a_transaction_can_be_resumed(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Resuming after each event of one transaction gives exactly the rest of it."""
     client = await serve(RESOURCES)
     async with listen(client, "/notes/stream/") as source:
         await ready(source)
@@ -95,7 +95,7 @@ async def test_every_position_of_a_transaction_is_a_place_to_resume_from(serve: 
     [("nonsense", "malformed"), ("1-1-0", "forked"), ("{epoch}-999999-0", "ahead"), ("-" * 5000, "malformed")],
 )
 async def test_position_that_cannot_be_resumed_is_a_reset(serve: Serve, position: str, reason: str) -> None:
-    """A bad position is told with status 200, the reason and a fresh position, and the stream goes on from now."""
+    """A bad position gets status 200 and a reset with the reason and a fresh position; the stream goes on from now."""
     client = await serve(RESOURCES)
     async with listen(client, "/notes/stream/") as source:
         epoch = (await ready(source)).id.partition("-")[0]
@@ -104,13 +104,13 @@ async def test_position_that_cannot_be_resumed_is_a_reset(serve: Serve, position
         assert (event.event, event.json()["reason"]) == ("reset", reason)
         await ready(source)
         created = await (await client.post("/notes/", json={"text": "a"})).json()
-        assert (await told(source))["id"] == created["id"]
+        assert (await next_change(source))["id"] == created["id"]
     async with listen(client, "/notes/stream/", last_id=event.id) as source:
         assert (await source.next()).event == "ready"
 
 
 async def test_list_then_watch_has_no_gap(serve: Serve, sql: asyncpg.Connection, database_url: str) -> None:
-    """Under concurrent writers, a list and the stream from its position replay to exactly what the table holds."""
+    """Under concurrent writers, a list and the stream from its position replay to exactly the rows of the table."""
     client = await serve(RESOURCES)
     done = asyncio.Event()
 
@@ -144,9 +144,9 @@ async def test_list_then_watch_has_no_gap(serve: Serve, sql: asyncpg.Connection,
 
 
 async def replay(source: EventSource, rows: dict[int, dict[str, object]], until: int) -> None:
-    """Apply events to rows, strictly: what is inserted was not there, what is changed or deleted was."""
+    """Apply events to rows, strictly: an inserted row is new, a changed or deleted row exists."""
     while until not in rows:
-        event = await told(source)
+        event = await next_change(source)
         match event["action"]:
             case "INSERT":
                 assert event["id"] not in rows, event
@@ -158,10 +158,10 @@ async def replay(source: EventSource, rows: dict[int, dict[str, object]], until:
             rows[event["id"]] = event["data"]
 
 
-async def test_what_a_snapshot_saw_of_a_large_tick_is_skipped_to_its_end(
+async def test_transactions_of_a_snapshot_are_skipped_to_the_end_of_a_large_tick(
     serve: Serve, sql: asyncpg.Connection, database_url: str
 ) -> None:
-    """Of two transactions of hundreds of rows a handover lies between: one is told, the other never, from any place."""
+    """A list is read between two transactions of hundreds of rows: one is sent, the other never, from any position."""
     client = await serve(RESOURCES)
     async with listen(client, "/notes/stream/") as source:
         before = (await ready(source)).id.partition("~")[0]

@@ -1,4 +1,4 @@
-"""Clients that stop reading: they lose nothing, and nobody waits for them."""
+"""Clients that stop reading: they lose nothing, and no other client waits for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import Serve
 from tests.sse import listen
-from tests.stream.test_events import ready, told
+from tests.stream.test_events import next_change, ready
 
 PAGES = """
 fields:
@@ -43,23 +43,23 @@ class PageViewSet(ModelViewSet):
 @pytest.mark.parametrize(
     ("path", "module"),
     [("/pages/stream/", PLAIN), ("/pages/stream/?search=AB", PLAIN), ("/pages/stream/", PYTHON)],
-    ids=["plain", "asked of the database", "python"],
+    ids=["plain", "by the database", "python"],
 )
-async def test_client_that_does_not_read_is_told_everything_later(
+async def test_client_that_does_not_read_gets_everything_later(
     serve: Serve, sql: asyncpg.Connection, path: str, module: str
 ) -> None:
-    """20 MB wait for a client that has stopped; another one is told at once; it goes on in order, without a gap."""
+    """20 MB wait for a client that has stopped; another gets them at once; the first goes on in order, without a gap."""
     client = await serve({"pages": PAGES}, service="stream: {buffer: 64KiB}", modules={"viewsets": module})
     async with listen(client, path, deadline=30) as slow, listen(client, path, deadline=30) as other:
         await ready(slow)
         await ready(other)
         for n in range(100):
             await sql.execute("INSERT INTO pages (id, text) VALUES ($1, repeat('ab', 100000))", n)
-            assert (await told(other))["id"] == n
+            assert (await next_change(other))["id"] == n
         await sql.execute("DELETE FROM pages WHERE id < 50")
-        assert [(await told(other))["id"] for _ in range(50)] == list(range(50))
+        assert [(await next_change(other))["id"] for _ in range(50)] == list(range(50))
         events = await slow.take(150)
         assert [event.json()["id"] for event in events] == [*range(100), *range(50)]
         assert len({event.id for event in events}) == 150
         await sql.execute("INSERT INTO pages (id, text) VALUES (200, 'abfence')")
-        assert (await told(slow))["id"] == (await told(other))["id"] == 200
+        assert (await next_change(slow))["id"] == (await next_change(other))["id"] == 200

@@ -14,19 +14,19 @@ from tests.conftest import Client, Serve
 from tests.sse import EventSource, listen
 from tests.stream.test_access import JWT, OWNED, PYTHON, bearer
 from tests.stream.test_access import RESOURCES as GUARDED
-from tests.stream.test_events import RESOURCES, ready, told
+from tests.stream.test_events import RESOURCES, next_change, ready
 from tests.stream.test_values import ODD, VALUES, exactly
 
 
 async def begin(source: EventSource, reason: str | None = None) -> tuple[list[dict[str, Any]], str]:
-    """The rows of a snapshot, and the position behind it; before it a reset, if there is a reason."""
+    """The rows of a snapshot, and the position after it; before them a reset, if there is a reason."""
     rows: list[dict[str, Any]] = []
     event = await source.next()
     if reason is not None:
         assert (event.event, event.json()["reason"], event.id) == ("reset", reason, "")
         event = await source.next()
     while event.event == "snapshot":
-        assert event.id == "", "who comes back now has to be given all rows again"
+        assert event.id == "", "a client that comes back now needs all rows again"
         rows += event.json()["rows"]
         event = await source.next()
     assert event.event == "ready"
@@ -35,7 +35,7 @@ async def begin(source: EventSource, reason: str | None = None) -> tuple[list[di
 
 
 async def test_snapshot_comes_before_ready(serve: Serve, sql: asyncpg.Connection) -> None:
-    """The rows under the filter in blocks without a position, then ``ready`` with one, then what changes."""
+    """The rows under the filter in blocks without a position, then ``ready`` with one, then changes."""
     client = await serve(RESOURCES)
     await sql.execute("INSERT INTO notes (id, text, done) SELECT i, 'x', i % 2 = 0 FROM generate_series(1, 500) i")
     async with listen(client, "/notes/stream/?snapshot=true&done=true&fields=id,text") as source:
@@ -43,10 +43,10 @@ async def test_snapshot_comes_before_ready(serve: Serve, sql: asyncpg.Connection
         assert rows == [{"id": i, "text": "x"} for i in range(2, 501, 2)]
         assert source.retry == 2000
         await sql.execute("UPDATE notes SET done = true WHERE id = 1")
-        assert (await told(source))["data"] == {"id": 1, "text": "x"}
+        assert (await next_change(source))["data"] == {"id": 1, "text": "x"}
     async with listen(client, "/notes/stream/?snapshot=true&done=true", last_id=position) as source:
         assert (await ready(source)).id == position, "who has all rows goes on from there"
-        assert (await told(source))["id"] == 1
+        assert (await next_change(source))["id"] == 1
     async with listen(client, "/notes/stream/?snapshot=true&done=true", last_id="nonsense") as source:
         rows, _ = await begin(source, "malformed")
         assert len(rows) == 251
@@ -57,14 +57,14 @@ async def test_snapshot_comes_before_ready(serve: Serve, sql: asyncpg.Connection
 
 
 async def test_snapshot_has_a_bound(serve: Serve, sql: asyncpg.Connection) -> None:
-    """More rows than ``max_page_size`` times 100 are a 400 that says what to do; the stream itself has no bound."""
+    """More rows than ``max_page_size`` times 100 are a 400 with the remedy; the stream itself has no bound."""
     notes = RESOURCES["notes"].replace("viewset:", "viewset:\n  page_size: 2\n  max_page_size: 2")
     client = await serve({**RESOURCES, "notes": notes})
     await sql.execute("INSERT INTO notes (id, text) SELECT i, 'x' FROM generate_series(1, 200) i")
     async with listen(client, "/notes/stream/?snapshot=true") as source:
         assert len((await begin(source))[0]) == 200
         await sql.execute("INSERT INTO notes (id, text) VALUES (201, 'y')")
-        assert (await told(source))["id"] == 201
+        assert (await next_change(source))["id"] == 201
     response = await client.get("/notes/stream/?snapshot=true")
     assert (response.status, response.content_type) == (400, "application/problem+json")
     assert "X-Stream-Position" in (await response.json())["detail"]
@@ -84,8 +84,8 @@ async def test_snapshot_shows_rows_as_retrieve_does(serve: Serve, sql: asyncpg.C
             assert exactly(row) == shown, (column, value)
 
 
-async def test_snapshot_asks_whom_events_ask(serve: Serve, sql: asyncpg.Connection) -> None:
-    """Object permissions and a serializer's Python have their say about the rows of a snapshot."""
+async def test_snapshot_has_the_rows_and_the_form_of_events(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Object permissions and a serializer's Python apply to the rows of a snapshot too."""
     owned = await serve(GUARDED, service=JWT, modules={"viewsets": OWNED})
     python = await serve(GUARDED, service=JWT, modules={"viewsets": PYTHON})
     await sql.execute("INSERT INTO tasks (id, title, user_id) VALUES (1, 'x', 'ann'), (2, 'y', 'bob'), (3, 'z', 'ann')")
@@ -97,7 +97,7 @@ async def test_snapshot_asks_whom_events_ask(serve: Serve, sql: asyncpg.Connecti
 
 
 async def write(url: str, seed: int, done: asyncio.Event) -> None:
-    """Change notes and owners at random until it is done."""
+    """Change notes and owners at random until the event is set."""
     chance = random.Random(seed)
     connection = await asyncpg.connect(url)
     while not done.is_set():
@@ -140,12 +140,12 @@ Held = dict[tuple[str, int], dict[str, Any]]
 
 
 def place(position: str) -> tuple[int, ...]:
-    """What positions of one history are compared by."""
+    """The sort key of a position."""
     return tuple(map(int, position.partition("~")[0].split("-")))
 
 
 async def follow(client: Client, path: str, chance: random.Random) -> Held:
-    """What a client holds that comes and goes: each time it resumes, or begins again if it has no position."""
+    """The rows of a client that disconnects at random: it resumes, or begins again if it has no position."""
     held: Held = {}
     last_id: str | None = None
     while True:
@@ -191,7 +191,7 @@ async def follow(client: Client, path: str, chance: random.Random) -> Held:
         ("/stream/?resources=notes,owners&snapshot=true", ["notes", "owners"], "true", ""),
     ],
 )
-async def test_clients_hold_what_the_table_holds(
+async def test_clients_end_with_the_rows_of_the_table(
     serve: Serve,
     sql: asyncpg.Connection,
     database_url: str,
@@ -200,10 +200,9 @@ async def test_clients_hold_what_the_table_holds(
     condition: str,
     module: str,
 ) -> None:
-    """Under writers, clients that come and go on two replicas hold in the end what SELECT finds, to the row.
+    """Under writers, clients that come and go on two replicas end with the rows that SELECT finds.
 
-    No position repeats, none falls, and what is inserted was not there.
-    """
+    No position repeats, none falls, and each inserted row is new to its client."""
     config = dict(RESOURCES)
     if module:
         config["notes"] = config["notes"].replace("permission_classes: [AllowAny]", "class: viewsets:NoteViewSet")
@@ -229,10 +228,10 @@ async def test_clients_hold_what_the_table_holds(
         assert shown == expected
 
 
-async def test_stream_asked_for_while_the_database_is_away_begins_when_it_is_back(
+async def test_stream_requested_while_the_database_is_away_begins_when_it_is_back(
     serve: Serve, sql: asyncpg.Connection, postgres_url: str
 ) -> None:
-    """A list is told 503; a stream waits for a while, since a browser does not come back after an error."""
+    """A list is a 503; a stream waits for a while, since a browser does not reconnect after an error."""
     client = await serve(RESOURCES)
     await sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
     name = await sql.fetchval("SELECT current_database()")

@@ -1,4 +1,4 @@
-"""Values that Python has none for: they are told as the row shows them, and judged as the list judges them."""
+"""Values that Python cannot represent: sent as the row shows them, and matched as in the list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Client, Serve
 from tests.sse import listen
-from tests.stream.test_events import RESOURCES, ready, told
+from tests.stream.test_events import RESOURCES, next_change, ready
 
 VALUES = """
 fields:
@@ -53,15 +53,15 @@ ODD = [
 
 
 def exactly(text: str) -> dict[str, Any]:
-    """A row with every number as it is written, and those of float columns as the floats that they are."""
+    """A row with every number as it is written, and those of float columns as floats."""
     row: dict[str, Any] = json.loads(text, parse_float=Decimal, parse_int=Decimal)
     row = row.get("data", row)
     floats = row["number"], *(row["numbers"] or ())
     return {**row, "number": None, "numbers": [x if isinstance(x, str | None) else float(x) for x in floats]}
 
 
-async def test_odd_values_are_told_as_the_row_shows_them(serve: Serve, sql: asyncpg.Connection) -> None:
-    """NaN, infinities, numbers without bounds, years BC, deep JSON: ``data`` is what retrieve shows."""
+async def test_odd_values_are_sent_as_the_row_shows_them(serve: Serve, sql: asyncpg.Connection) -> None:
+    """NaN, infinities, numbers without bounds, years BC, deep JSON: ``data`` equals the response of retrieve."""
     client = await serve({"values": VALUES})
     async with listen(client, "/values/stream/") as every, listen(client, "/values/stream/?day__isnull=true") as some:
         await ready(every)
@@ -85,8 +85,8 @@ async def test_odd_values_are_told_as_the_row_shows_them(serve: Serve, sql: asyn
      "day__lt=2026-01-01", "moment__gt=2026-01-01", "moment__lt=2026-01-01", "hour__gt=23:00", "span__gt=P1D",
      "numbers=1,2", "document__isnull=false"],
 )  # fmt: skip
-async def test_odd_values_are_judged_as_the_list_does(serve: Serve, sql: asyncpg.Connection, query: str) -> None:
-    """What a filter compares with a value that memory has none for comes out as in the list."""
+async def test_odd_values_match_as_in_the_list(serve: Serve, sql: asyncpg.Connection, query: str) -> None:
+    """A filter on a value that memory cannot compare gives the result of the list."""
     client = await serve({"values": VALUES})
     async with listen(client, f"/values/stream/?{query}") as source:
         await ready(source)
@@ -97,11 +97,11 @@ async def test_odd_values_are_judged_as_the_list_does(serve: Serve, sql: asyncpg
             )
         )
         expected = await listed(client, query)
-        assert [(await told(source))["id"] for _ in expected] == expected
+        assert [(await next_change(source))["id"] for _ in expected] == expected
         await sql.execute("UPDATE \"values\" SET word = 'x'")
-        assert sorted([(await told(source))["id"] for _ in expected]) == expected
+        assert sorted([(await next_change(source))["id"] for _ in expected]) == expected
         await sql.execute('DELETE FROM "values"')
-        assert sorted([(await told(source))["id"] for _ in expected]) == expected
+        assert sorted([(await next_change(source))["id"] for _ in expected]) == expected
 
 
 async def listed(client: Client, query: str) -> list[int]:
@@ -129,4 +129,4 @@ async def test_patterns_are_checked_when_a_stream_opens(serve: Serve) -> None:
         await ready(source)
         await client.post("/notes/", json={"text": "abx"})
         await client.post("/notes/", json={"text": "abc"})
-        assert (await told(source))["data"]["text"] == "abc"
+        assert (await next_change(source))["data"]["text"] == "abc"

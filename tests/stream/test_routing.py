@@ -1,4 +1,4 @@
-"""Whom a change concerns: nobody who would be told of it is left out, and few others are asked."""
+"""Routing: no group that a change matches is left out, and few others are tested."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def subscriptions(*conditions: Condition) -> Subscriptions:
 
 
 def batch(*rows: tuple[dict[str, Any] | None, dict[str, Any] | None]) -> Batch:
-    """Events with these rows before and after; of TRUNCATE where there is neither."""
+    """Events with these rows before and after; TRUNCATE where both are ``None``."""
     events = []
     for n, (before, after) in enumerate(rows, start=1):
         op = "T" if before is after is None else "U" if before and after else "D" if before else "I"
@@ -59,8 +59,8 @@ def batch(*rows: tuple[dict[str, Any] | None, dict[str, Any] | None]) -> Batch:
     return Batch(1, 2, Snapshot.parse("200:200:"), 1, tuple(events), last=True)
 
 
-def test_nobody_is_left_out() -> None:
-    """Whoever would be told of an event is found, whatever the conditions and the rows are."""
+def test_no_match_is_left_out() -> None:
+    """Every subscription that an event matches is a candidate, for any conditions and rows."""
     print(f"ROWCAST_TEST_SEED={SEED}")
     chance = random.Random(SEED)
     values: dict[str, list[Any]] = {
@@ -97,14 +97,14 @@ def test_nobody_is_left_out() -> None:
         candidates = index.candidates(events)
         spared += len(everybody) - len(candidates)
         assert not [one.key for one in everybody if one not in candidates and one.render_now(events, None)]
-    assert spared > 200 * 10, "so many need not be asked each time"
+    assert spared > 200 * 10, "so many are skipped each time"
     for one in everybody:
         index.discard(one, one)
     assert index.candidates(batch((row(), row()), (None, None))) == set()
 
 
-def test_a_change_concerns_those_it_was_and_is_of() -> None:
-    """Of many owners' streams a transfer concerns two, and one of all rows; TRUNCATE concerns everybody."""
+def test_candidates_of_a_change_are_its_old_and_its_new_owner() -> None:
+    """Of many owners' streams two are candidates for a transfer, with that of all rows; TRUNCATE has every stream."""
     index: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
     owned = [
         subscriptions(Comparison("done", "exact", False, Kind.BOOLEAN), Comparison("owner", "exact", owner, Kind.UUID))
@@ -122,8 +122,8 @@ def test_a_change_concerns_those_it_was_and_is_of() -> None:
     assert index.candidates(batch((None, None))) == {*owned, *accounts, every}
 
 
-def test_a_value_that_python_has_not_concerns_everybody_pinned_to_the_column() -> None:
-    """What memory cannot compare is left to each of them, who asks the database."""
+def test_a_value_that_python_cannot_represent_has_every_key_of_its_column() -> None:
+    """Memory cannot compare the value, so each of them asks the database."""
     index: SubscriptionIndex[Subscriptions] = SubscriptionIndex()
     small, large = (subscriptions(Comparison("size", "exact", size, Kind.NUMBER)) for size in (1.0, 2.0))
     for one in (small, large):
