@@ -58,7 +58,7 @@ class _Lifetime(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            seconds = value_types.seconds(value)
+            seconds = value_types.duration_in_seconds(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
         if not 0 < seconds <= LONGEST:

@@ -153,7 +153,7 @@ class NotAcceptable(ApiError):
 
     status = HTTPStatus.NOT_ACCEPTABLE
     code = "not_acceptable"
-    default_detail = "This route answers in application/json."
+    default_detail = "This route returns application/json."
 
 
 class Conflict(ApiError):
@@ -169,7 +169,7 @@ class PreconditionFailed(ApiError):
 
     status = HTTPStatus.PRECONDITION_FAILED
     code = "precondition_failed"
-    default_detail = "The row has changed since; read it again, and change that."
+    default_detail = "The row has changed since you read it; read it again and repeat the change."
 
 
 class PreconditionRequired(ApiError):
@@ -177,7 +177,7 @@ class PreconditionRequired(ApiError):
 
     status = HTTPStatus.PRECONDITION_REQUIRED
     code = "precondition_required"
-    default_detail = "Send If-Match with the ETag of the row as you know it."
+    default_detail = "Send If-Match with the ETag of the row as you last read it."
 
 
 class PayloadTooLarge(ApiError):
@@ -223,4 +223,4 @@ class InternalError(ApiError):
     """A defect of the service; the log has the traceback under the request id."""
 
     code = "internal_error"
-    default_detail = "Something went wrong on the server; its log knows this request_id."
+    default_detail = "Something went wrong on the server; its log has the details under this request_id."

@@ -144,7 +144,7 @@ def test_addresses_must_be_told_apart(tmp_path: Path) -> None:
 def test_settings_that_cannot_be_used_are_told_beside_the_rest(tmp_path: Path) -> None:
     """Keys that are none, and a throttle without its rate."""
     lines = check(tmp_path, service="auth: {jwt: {secret: '-----BEGIN PUBLIC KEY-----', algorithms: [RS256]}}")
-    assert "auth.jwt.secret: is no public key" in lines[0]
+    assert "auth.jwt.secret: is not a public key" in lines[0]
     assert lines[-1] == "1"
     lines = check(tmp_path, service="throttle: {classes: [AnonRateThrottle]}")
     assert all("AnonRateThrottle has no rate" in line for line in lines[:-1])

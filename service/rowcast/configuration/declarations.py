@@ -1,8 +1,8 @@
-"""One resource file as a ``Resource``: the structure of the file, and the rules of fields that need no other file.
+"""One resource file as a ``Resource``: its keys, and the rules of fields that need no other file.
 
-What the rules are is in tables: which options a type takes, which options contradict each other, which need another.
-A field with a wrong option keeps its other options, so that one mistake does not hide or cause another; a field of
-which not even the type is known is left out, and its name is in ``Declaration.lost``.
+The rules are in tables: the options of each type, those that contradict each other, and those that need another. A
+field with a wrong option keeps its other options, so that one mistake neither hides nor causes another. A field whose
+type cannot be read is left out, and its name is in ``Declaration.lost``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from rowcast.errors import did_you_mean
 from rowcast.resources import validators
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Resource
+from rowcast.resources.sql import IDENTIFIER_MAX_BYTES
 from rowcast.resources.types import FIELD_TYPES, make_field, scalar_types
 
 _Loaded = TypeVar("_Loaded")
 
-NAME_BYTES: Final = 63  # of a PostgreSQL identifier
 FIELD_NAME: Final = r"[a-z](?:_?[a-z0-9])*"
 RESOURCE_NAME: Final = r"[a-z](?:[-_]?[a-z0-9])*"
 TABLE_NAME: Final = r"[a-z_][a-z0-9_]*"
@@ -35,31 +35,31 @@ RESERVED_COLUMNS: Final = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")  
 
 FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "type": value_types.one_of(FIELD_TYPES, required=True),
-    "primary_key": value_types.flag(),
-    "required": value_types.flag(),
-    "null": value_types.flag(),
-    "blank": value_types.flag(),
-    "default": value_types.anything(),
-    "unique": value_types.flag(),
-    "index": value_types.flag(),
-    "choices": value_types.Many(value_types.anything(), least=1),
-    "min": value_types.anything(),
-    "max": value_types.anything(),
+    "primary_key": value_types.boolean(),
+    "required": value_types.boolean(),
+    "null": value_types.boolean(),
+    "blank": value_types.boolean(),
+    "default": value_types.any_value(),
+    "unique": value_types.boolean(),
+    "index": value_types.boolean(),
+    "choices": value_types.ListOf(value_types.any_value(), least=1),
+    "min": value_types.any_value(),
+    "max": value_types.any_value(),
     "min_length": value_types.integer(0, 10_485_760),
     "max_length": value_types.integer(1, 10_485_760),
-    "pattern": value_types.text(),
+    "pattern": value_types.string(),
     "max_digits": value_types.integer(1, 1000),
     "decimal_places": value_types.integer(0, 1000),
     "of": value_types.one_of(sorted(scalar_types())),
-    "to": value_types.text(least=1),
+    "to": value_types.string(least=1),
     "on_delete": value_types.one_of(("cascade", "restrict", "set_null")),
-    "related_name": value_types.text(FIELD_NAME, "a lower-case name such as open_tasks", null=True),
-    "read_only": value_types.flag(),
-    "write_only": value_types.flag(),
-    "auto_now": value_types.flag(),
-    "auto_now_add": value_types.flag(),
-    "label": value_types.text(null=True),
-    "help_text": value_types.text(null=True),
+    "related_name": value_types.string(FIELD_NAME, "a lower-case name such as open_tasks", null=True),
+    "read_only": value_types.boolean(),
+    "write_only": value_types.boolean(),
+    "auto_now": value_types.boolean(),
+    "auto_now_add": value_types.boolean(),
+    "label": value_types.string(null=True),
+    "help_text": value_types.string(null=True),
 }
 
 _OF_ALL = frozenset({"type", "required", "read_only", "write_only", "label", "help_text"})
@@ -69,32 +69,33 @@ _OF_KIND: Final[Mapping[Kind, frozenset[str]]] = {Kind.RELATIONS: _OF_ALL, Kind.
 
 
 def options_of(type_: str) -> frozenset[str]:
-    """The options that a field of this type takes."""
+    """The names of the options that a field of this type takes."""
     field_type = FIELD_TYPES[type_]
     return _OF_KIND.get(field_type.kind, _OF_VALUES) | field_type.options
 
 
-FIELD: Final = value_types.structure("Field", FIELD_OPTIONS)
-STRUCTURE: Final = value_types.structure(
+RESOURCE_SECTION: Final = value_types.section(
     "Resource",
     {
-        "name": value_types.text(RESOURCE_NAME, "a lower-case name such as tasks or blog-posts"),
-        "table": value_types.text(TABLE_NAME, "a lower-case name such as tasks"),
-        "model": value_types.text(MODEL_NAME, "a name such as Task"),
-        "label": value_types.text(null=True),
-        "description": value_types.text(null=True),
-        "fields": value_types.Table(value_types.Section(FIELD), names=FIELD_NAME, required=True),
-        "unique": value_types.Many(value_types.Many(value_types.text(), least=1), null=True),
-        "indexes": value_types.Many(value_types.Many(value_types.text(), least=1), null=True),
-        "viewset": value_types.Section(viewset_options.STRUCTURE, null=True),
+        "name": value_types.string(RESOURCE_NAME, "a lower-case name such as tasks or blog-posts"),
+        "table": value_types.string(TABLE_NAME, "a lower-case name such as tasks"),
+        "model": value_types.string(MODEL_NAME, "a name such as Task"),
+        "label": value_types.string(null=True),
+        "description": value_types.string(null=True),
+        "fields": value_types.MappingOf(
+            value_types.Nested(value_types.section("Field", FIELD_OPTIONS)), names=FIELD_NAME, required=True
+        ),
+        "unique": value_types.ListOf(value_types.ListOf(value_types.string(), least=1), null=True),
+        "indexes": value_types.ListOf(value_types.ListOf(value_types.string(), least=1), null=True),
+        "viewset": value_types.Nested(viewset_options.VIEWSET_SECTION, null=True),
     },
 )
 
 
 _CONTRADICTIONS: Final = (
     ("null", "primary_key", "a primary key is never null"),
-    ("write_only", "primary_key", "the key of every row is shown, in its URL at least"),
-    ("write_only", "read_only", "nobody could use the field"),
+    ("write_only", "primary_key", "the key of a row is always visible, at least in its URL"),
+    ("write_only", "read_only", "no client could use the field"),
     ("required", "read_only", "clients cannot send the field"),
     ("auto_now", "default", "the service sets the field"),
     ("auto_now_add", "default", "the service sets the field"),
@@ -103,16 +104,16 @@ _CONTRADICTIONS: Final = (
     ("auto_now_add", "auto_now", "auto_now also sets the field when a row is added"),
 )
 _ORDERED: Final = (("min_length", "max_length"), ("decimal_places", "max_digits"))
-NEEDED: Final = ("to", "of")  # wherever they apply
+NEEDED: Final = ("to", "of")  # required for every type that takes them
 _TOGETHER: Final = (("max_digits", "decimal_places"), ("decimal_places", "max_digits"))
-_OF_ELEMENTS: Final = ("min", "max", "max_digits", "decimal_places")  # options of an array that speak of its elements
+_OF_ELEMENTS: Final = ("min", "max", "max_digits", "decimal_places")  # options of an array that apply to its items
 _UNPORTABLE: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\[bB]|\(\?(?![:=!]|<[=!])|\{,[0-9])")
 
 
 class _FieldReader:
-    """Makes a ``Field`` of its options as written; ``wrong`` collects the option and the message of each mistake.
+    """Makes a ``Field`` from its options. ``wrong`` collects the path and the message of each problem.
 
-    ``written`` are the options that are there and apply; ``values`` those of them that have their form so far.
+    ``written`` are the options in the file that apply to the type, ``values`` those of them that are valid so far.
     """
 
     def __init__(self, name: str, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -126,66 +127,66 @@ class _FieldReader:
         self.wrong: list[tuple[Steps, str]] = []
 
     def read(self) -> Field:
-        """The field, without what is wrong."""
-        self._applicable()
-        self._pattern()
+        """The field, without its wrong options."""
+        self._check_options()
+        self._check_pattern()
         if self.field_type.kind not in _OF_KIND and not (
             self.field_type.kind is Kind.ARRAY and "of" not in self.values
         ):
-            self._typed_values()
+            self._read_values()
         field = self._field()
-        self._together(field)
+        self._check_together(field)
         return field
 
-    def _tell(self, option: str, message: str) -> None:
+    def _report(self, option: str, message: str) -> None:
         self.wrong.append(((option,), message))
 
     def _field(self) -> Field:
-        """The field with ``required`` and ``blank`` as they follow from the other options."""
-        given = {option: value for option, value in self.values.items() if value is not None or option == "default"}
-        field = make_field(self.name, given.pop("type"), **given)
+        """The field, with ``required`` and ``blank`` derived from the other options."""
+        options = {option: value for option, value in self.values.items() if value is not None or option == "default"}
+        field = make_field(self.name, options.pop("type"), **options)
         optional = field.null or field.read_only or self._filled(field)
         return replace(
             field,
-            required=given.get("required", not optional),
-            blank=given.get("blank", given.get("default") == ""),
+            required=options.get("required", not optional),
+            blank=options.get("blank", options.get("default") == ""),
         )
 
     def _filled(self, field: Field) -> bool:
-        """Whether rows get a value of this field without any client's doing."""
+        """Whether a new row has a value of this field although no client sends one."""
         generated = field.primary_key and field.field_type.kind in (Kind.UUID, Kind.NUMBER)
         auto = field.auto_now or field.auto_now_add
         return "default" in self.written or auto or generated or field.field_type.kind is Kind.RELATIONS
 
-    def _applicable(self) -> None:
+    def _check_options(self) -> None:
         for option in self.raw.keys() & FIELD_OPTIONS.keys() - self.valid:
             takes = ", ".join(name for name in FIELD_OPTIONS if name in self.valid and name != "type")
-            self._tell(option, AboutKey(f"{option!r} does not apply to {self.type}, which takes {takes}"))
+            self._report(option, AboutKey(f"{option!r} does not apply to {self.type}, which takes {takes}"))
         for option in NEEDED:
             if option in self.valid and option not in self.written:
                 self.wrong.append(((), AboutKey(f"a field of type {self.type} needs {option!r}")))
         if "of" in self.values:
             of = self.values["of"]
             for option in self.written & set(_OF_ELEMENTS) - FIELD_TYPES[of].options:
-                self._tell(option, AboutKey(f"{option!r} does not apply to an array of {of}"))
+                self._report(option, AboutKey(f"{option!r} does not apply to an array of {of}"))
                 self.values.pop(option, None)
 
-    def _pattern(self) -> None:
+    def _check_pattern(self) -> None:
         pattern = self.values.get("pattern")
         if pattern is None:
             return
         try:
             re.compile(pattern)
         except (re.error, OverflowError, RecursionError) as error:
-            self._tell("pattern", f"is no regular expression: {error}")
+            self._report("pattern", f"is not a regular expression: {error}")
             del self.values["pattern"]
             return
         if found := _UNPORTABLE.search(pattern):
-            told = f"{found[1]!r} means something else to PostgreSQL, which checks it too; write it another way"
-            self._tell("pattern", told)
+            message = f"{found[1]!r} has another meaning in PostgreSQL, which also checks the pattern; write it in another way"
+            self._report("pattern", message)
 
-    def _typed_values(self) -> None:
-        """Bring min, max, choices and default into the JSON form of their type, each checked by the ones before."""
+    def _read_values(self) -> None:
+        """Convert min, max, choices and default to the JSON form of their type, and check each by those before it."""
         typed = {name: self.values.pop(name) for name in ("min", "max", "choices", "default") if name in self.values}
         element = _element(self._field())
         limits: dict[str, Any] = {}
@@ -193,7 +194,7 @@ class _FieldReader:
             if typed.get(option) is not None:
                 self._load((option,), lambda given: _canonical(element, given), typed[option], limits, option)
         if len(limits) == 2 and _inverted(element, limits["min"], limits["max"]):
-            self._tell("min", f"may not be larger than max ({limits['max']})")
+            self._report("min", f"may not be larger than max ({limits['max']})")
             limits = {}
         self.values |= limits
         if "choices" in typed:
@@ -204,7 +205,7 @@ class _FieldReader:
                 self.values["choices"] = tuple(chosen.values())
         if typed.get("default") is not None:
             whole = replace(self._field(), blank=self.values.get("blank", typed["default"] == ""))
-            self._load(("default",), lambda given: _obeying(whole, given), typed["default"], self.values, "default")
+            self._load(("default",), lambda given: _valid_value(whole, given), typed["default"], self.values, "default")
         elif "default" in typed:
             self.values["default"] = None
 
@@ -216,48 +217,48 @@ class _FieldReader:
         except ValueError as error:
             self.wrong.append((path, str(error)))
 
-    def _together(self, field: Field) -> None:
+    def _check_together(self, field: Field) -> None:
         for first, second, reason in _CONTRADICTIONS:
-            if self._says(first) and self._says(second):
-                self._tell(first, AboutKey(f"{first!r} contradicts {second!r}: {reason}"))
+            if self._is_set(first) and self._is_set(second):
+                self._report(first, AboutKey(f"{first!r} contradicts {second!r}: {reason}"))
         for low, high in _ORDERED:
             lower, upper = getattr(field, low), getattr(field, high)
             if lower is not None and upper is not None and lower > upper:
-                self._tell(low, f"may not be larger than {high} ({upper})")
+                self._report(low, f"may not be larger than {high} ({upper})")
         for first, second in _TOGETHER:
             if first in self.written and second not in self.written:
-                self._tell(first, AboutKey(f"{first!r} needs {second!r} beside it"))
+                self._report(first, AboutKey(f"{first!r} also needs {second!r}"))
         if self.values.get("required") is False and not (field.null or field.read_only or self._filled(field)):
-            self._tell("required", "false needs a default, or null: true")
+            self._report("required", "false needs a default, or null: true")
         if self.values.get("on_delete") == "set_null" and not field.null:
-            self._tell("on_delete", "set_null needs null: true")
+            self._report("on_delete", "set_null needs null: true")
         if self.values.get("default", MISSING) is None and not field.null:
-            self._tell("default", "null needs null: true")
+            self._report("default", "null needs null: true")
 
-    def _says(self, option: str) -> bool:
-        """Whether an option is there and says yes; a default always does."""
+    def _is_set(self, option: str) -> bool:
+        """Whether an option is true; for ``default``, whether it is there."""
         return option in self.written if option == "default" else self.values.get(option) is True
 
 
 def _element(field: Field) -> Field:
-    """What choices, min and max speak of: the elements of an array, or the field itself."""
+    """The field that choices, min and max apply to: that of an array's items, or the field itself."""
     return field.element if field.field_type.kind is Kind.ARRAY else field
 
 
 def _canonical(field: Field, given: Any) -> Any:
-    """A value as the service itself writes it in JSON; ``ValueError`` says why it is none of this field's type."""
+    """A value as the service writes it in JSON. ``ValueError`` says why it is not of the field's type."""
     loaded = (
         field.field_type.parse(field, given) if isinstance(given, External) else field.field_type.load(field, given)
     )
     return field.field_type.dump(field, loaded)
 
 
-def _obeying(field: Field, given: Any) -> Any:
-    """A value as ``_canonical``, which also obeys the rules that request bodies are checked with."""
+def _valid_value(field: Field, given: Any) -> Any:
+    """A value as from ``_canonical``, which also passes the validators of request bodies."""
     value = _canonical(field, given)
     for item in value if field.field_type.kind is Kind.ARRAY else [value]:
         if field.choices and item not in field.choices:
-            raise ValueError(f"{item!r} is none of the choices; {did_you_mean(str(item), map(str, field.choices))}")
+            raise ValueError(f"{item!r} is not one of the choices; {did_you_mean(str(item), map(str, field.choices))}")
     loaded = field.field_type.load(field, value)
     for rule in validators.validators(field, replace(field, choices=())):
         try:
@@ -268,7 +269,7 @@ def _obeying(field: Field, given: Any) -> Any:
 
 
 def _choice(field: Field, given: Any, others: Mapping[int, Any]) -> Any:
-    value = _obeying(field, given)
+    value = _valid_value(field, given)
     if any(type(other) is type(value) and other == value for other in others.values()):
         raise ValueError(f"{value!r} is listed twice")
     return value
@@ -280,10 +281,10 @@ def _inverted(field: Field, low: Any, high: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A resource as its file has it, before it is seen beside the others.
+    """A resource as its own file declares it, before it is checked against the others.
 
-    ``options`` have their form but are not checked. ``lost`` are names that other files may use rightly and that are
-    not in ``resource``, because what declares them is wrong.
+    ``options`` of the viewset are read but not checked. ``lost`` are names whose declaration is wrong: they are not in
+    ``resource``, but another file that refers to them is not wrong for it.
     """
 
     document: Document
@@ -293,12 +294,12 @@ class Declaration:
 
 
 def read(document: Document, stem: str, problems: Problems) -> Declaration | None:
-    """The resource that a document declares; ``stem`` is its file's name, for when it does not name itself."""
+    """The resource that a document declares. ``stem``, its file's name, is the default of its ``name``."""
     if document.data is None:
         problems.at(document, (), "the file is empty; a resource needs at least 'fields'")
         return None
     try:
-        loaded = STRUCTURE.load(document.data)
+        loaded = RESOURCE_SECTION.load(document.data)
     except ValidationError as error:
         problems.tree(document, error.messages)
         loaded = error.valid_data
@@ -316,16 +317,18 @@ class _ResourceReader:
         self.raw: Mapping[str, Any] = written if isinstance(written, dict) else {}
 
     def read(self, loaded: Mapping[str, Any], stem: str) -> Declaration:
-        """The declaration, with every problem that it has in itself."""
+        """The declaration; its problems are noted."""
         name = loaded.get("name") or stem
         if "name" not in self.document.data and not re.fullmatch(RESOURCE_NAME, stem):
-            self._tell((), f"the file's name {stem!r} is no lower-case name of a resource; rename it, or set 'name'")
+            self._report(
+                (), f"the file's name {stem!r} is not a lower-case name of a resource; rename it, or set 'name'"
+            )
         if name in RESERVED_RESOURCES:
-            self._tell(("name",), f"{name!r} is a route of the service itself; choose another name")
+            self._report(("name",), f"{name!r} is a route of the service itself; choose another name")
         table, model = loaded.get("table") or name.replace("-", "_"), loaded.get("model") or model_name(name)
         for key, value in (("name", name), ("table", table), ("model", model)):
-            if len(value) > NAME_BYTES:
-                self._tell((key,), f"may have at most {NAME_BYTES} characters")
+            if len(value) > IDENTIFIER_MAX_BYTES:
+                self._report((key,), f"may have at most {IDENTIFIER_MAX_BYTES} characters")
         fields, lost = self._fields(loaded.get("fields") or {})
         resource = Resource(
             name=name,
@@ -342,7 +345,7 @@ class _ResourceReader:
             lost |= {stem}
         return Declaration(self.document, resource, loaded.get("viewset") or {}, frozenset(lost))
 
-    def _tell(self, path: Steps, message: str) -> None:
+    def _report(self, path: Steps, message: str) -> None:
         self.problems.at(self.document, path, message)
 
     def _fields(self, loaded: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Field], set[str]]:
@@ -358,32 +361,40 @@ class _ResourceReader:
             reader = _FieldReader(name, raw, values)
             field = reader.read()
             for path, message in reader.wrong:
-                self._tell(("fields", name, *path), message)
+                self._report(("fields", name, *path), message)
             for message in _bad_name(field):
-                self._tell(("fields", name), AboutKey(message))
+                self._report(("fields", name), AboutKey(message))
             for used in {name, field.column_name}:
                 if used in taken:
-                    told = f"{name!r} needs the name {used!r}, which field {taken[used]!r} has already"
-                    self._tell(("fields", name), AboutKey(told))
+                    message = f"{name!r} needs the name {used!r}, which field {taken[used]!r} already has"
+                    self._report(("fields", name), AboutKey(message))
                 taken[used] = name
             if field.primary_key and key is not None:
-                self._tell(("fields", name, "primary_key"), AboutKey(f"the primary key is {key!r} already"))
+                self._report(("fields", name, "primary_key"), AboutKey(f"the primary key is already {key!r}"))
                 field = replace(field, primary_key=False)
             key = name if field.primary_key else key
             fields[name] = field
         if key is None:
             if "id" in fields:
-                self._tell(("fields", "id"), AboutKey("no field is the primary key; give 'id' primary_key: true"))
+                self._report(("fields", "id"), AboutKey("no field is the primary key; give 'id' primary_key: true"))
             fields = {"id": make_field("id", "uuid", primary_key=True, required=False)} | fields
             fields["id"] = replace(fields["id"], primary_key=True)
         return fields, lost
 
     def _column_sets(self, resource: Resource, lost: set[str]) -> None:
-        """Check ``unique`` and ``indexes``: lists of fields that have columns, none of them there twice."""
-        known = [name for name, field in resource.fields.items() if field.field_type.kind is not Kind.RELATIONS]
+        """Check ``unique`` and ``indexes``: lists of fields that have columns, without repetition."""
+        names_with_column = [
+            name for name, field in resource.fields.items() if field.field_type.kind is not Kind.RELATIONS
+        ]
         alone: dict[str, set[tuple[str, ...]]] = {
-            "unique": {(name,) for name in known if resource.fields[name].unique or resource.fields[name].primary_key},
-            "indexes": {(name,) for name in known if resource.fields[name].index or resource.fields[name].to},
+            "unique": {
+                (name,)
+                for name in names_with_column
+                if resource.fields[name].unique or resource.fields[name].primary_key
+            },
+            "indexes": {
+                (name,) for name in names_with_column if resource.fields[name].index or resource.fields[name].to
+            },
         }
         for key, sets in (("unique", resource.unique), ("indexes", resource.indexes)):
             seen = alone[key]
@@ -391,28 +402,31 @@ class _ResourceReader:
                 plain = [name.removeprefix("-") if key == "indexes" else name for name in names]
                 for index, name in enumerate(plain):
                     if name in plain[:index]:
-                        self._tell((key, position, index), f"{name!r} is listed twice")
+                        self._report((key, position, index), f"{name!r} is listed twice")
                     elif name in resource.links:
-                        self._tell((key, position, index), f"{name!r} has no column: it is a many_to_many")
-                    elif name not in known and name not in lost:
-                        self._tell((key, position, index), f"there is no field {name!r}; {did_you_mean(name, known)}")
+                        self._report((key, position, index), f"{name!r} has no column: it is a many_to_many")
+                    elif name not in names_with_column and name not in lost:
+                        self._report(
+                            (key, position, index),
+                            f"there is no field {name!r}; {did_you_mean(name, names_with_column)}",
+                        )
                 if names in seen:
-                    self._tell((key, position), f"[{', '.join(names)}] is there already")
+                    self._report((key, position), f"[{', '.join(names)}] is declared already")
                 seen.add(names)
 
 
 def names_of(name: str, related_name: object) -> set[str]:
-    """The names by which paths may use a field."""
+    """The names that paths can use for a field."""
     return {name, f"{name}_id"} | ({related_name} if isinstance(related_name, str) else set())
 
 
 def _bad_name(field: Field) -> Iterator[str]:
     if not re.fullmatch(FIELD_NAME, field.name):
-        yield f"{field.name!r} is no name of a field: use lower-case letters, digits and single underscores within"
+        yield f"{field.name!r} is not a name of a field: use lower-case letters, digits and single underscores within"
     elif field.name in RESERVED_COLUMNS:
         yield f"{field.name!r} is a column that every PostgreSQL table has; choose another name"
-    elif len(field.column_name) > NAME_BYTES:
-        yield f"{field.name!r} is too long: a column's name has at most {NAME_BYTES} characters"
+    elif len(field.column_name) > IDENTIFIER_MAX_BYTES:
+        yield f"{field.name!r} is too long: a column's name has at most {IDENTIFIER_MAX_BYTES} characters"
 
 
 _IRREGULAR: Final[Mapping[str, str]] = {

@@ -11,18 +11,18 @@ from rowcast.configuration import declarations, settings, value_types
 from rowcast.configuration.settings import Settings
 from rowcast.resources.types import FIELD_TYPES
 
-DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+META_SCHEMA: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """The JSON Schema of each kind of config file, by file name: what ``load`` checks of a file's structure."""
-    service = value_types.describe_structure(settings.STRUCTURE)
+    """The JSON Schema of each kind of config file, by file name. ``load`` checks the same rules."""
+    service = value_types.describe_section(settings.SETTINGS_SECTION)
     for section in fields(Settings):
         for setting in fields(section.metadata["section"]):
             if setting.metadata.get("default") is not None:
                 described = service["properties"][section.name]["properties"][setting.name]
                 described["default"] = setting.metadata["default"]
-    resource = value_types.describe_structure(declarations.STRUCTURE)
+    resource = value_types.describe_section(declarations.RESOURCE_SECTION)
     field = resource["properties"]["fields"]["additionalProperties"]
     field["allOf"] = [
         {
@@ -36,8 +36,8 @@ def json_schemas() -> dict[str, dict[str, Any]]:
         for valid in [declarations.options_of(type_)]
     ]
     return {
-        "service.schema.json": {"$schema": DIALECT, "title": "Settings of a Rowcast service", **service},
-        "resource.schema.json": {"$schema": DIALECT, "title": "A resource of a Rowcast service", **resource},
+        "service.schema.json": {"$schema": META_SCHEMA, "title": "Settings of a Rowcast service", **service},
+        "resource.schema.json": {"$schema": META_SCHEMA, "title": "A resource of a Rowcast service", **resource},
     }
 
 

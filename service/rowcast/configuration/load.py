@@ -1,8 +1,8 @@
-"""A config directory as one value: ``load`` reads every file, checks each by itself and all of them together.
+"""A config directory as one value: ``load`` reads every file, checks each by itself and then all of them together.
 
-Nothing stops at the first mistake: every problem of every file is told in one run, with its place, and what only
-follows from another problem is not. So a part that cannot be read is left out and its names are remembered as lost,
-and a reference to a lost name is not held against whoever makes it.
+One run reports every problem of every file, with its place, and no problem that only follows from another one. For
+this, a part that cannot be read is left out and its names are remembered as lost; a reference to a lost name is not
+reported.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from rowcast.configuration import declarations, settings, viewset_options, yaml
-from rowcast.configuration.declarations import NAME_BYTES, Declaration, names_of
+from rowcast.configuration.declarations import Declaration, names_of
 from rowcast.configuration.settings import Settings
 from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
 from rowcast.errors import did_you_mean
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
+from rowcast.resources.sql import IDENTIFIER_MAX_BYTES
 
 RESERVED_TABLES: Final = ("alembic_version",)
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Everything that a config directory says. ``files`` are those of the settings, by ``""``, and of each resource."""
+    """The content of a config directory. ``files`` has the file of each resource by name, and the settings' by ``""``."""
 
     settings: Settings
     resources: Resources
@@ -38,27 +39,25 @@ class Configuration:
 def load(
     directory: Path, *, environ: Mapping[str, str], overrides: Mapping[str, object] = MappingProxyType({})
 ) -> Configuration:
-    """The configuration in a directory, under the environment, under the overrides (see ``settings.read``).
+    """The configuration in a directory. Environment and overrides take precedence (see ``settings.read``).
 
-    Raises ``ConfigurationError``, whose message is every problem of the run, a ``file:line:column: message`` line each.
+    Raises ``ConfigurationError``, whose message has a line ``file:line:column: message`` for every problem.
     """
     problems = Problems()
     if not directory.is_dir():
-        problems.add(
-            SourceLocation(str(directory)), "there is no such directory; --config or ROWCAST_CONFIG names another one"
-        )
+        problems.add(SourceLocation(str(directory)), "directory does not exist; pass --config or set ROWCAST_CONFIG")
     service = _service(directory, environ, problems)
     chosen = settings.read(service, directory, environ, overrides, problems)
     rates = None if problems else chosen.throttle.rates
     declared, lost = _declarations(directory, environ, problems)
-    resources = _together(declared, lost, rates, problems)
+    resources = _combine(declared, lost, rates, problems)
     problems.check()
     files = {one.resource.name: one.document for one in declared}
     return Configuration(chosen, resources, directory, {"": service or Document("service.yaml", None), **files})
 
 
 def _files(directory: Path) -> list[Path]:
-    """The files that are config, by name; anything else in the directory is not looked at."""
+    """The config files, by name. Other files in the directory are ignored."""
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.iterdir() if path.suffix in yaml.SUFFIXES and path.name[0] != ".")
@@ -67,14 +66,14 @@ def _files(directory: Path) -> list[Path]:
 def _service(directory: Path, environ: Mapping[str, str], problems: Problems) -> Document | None:
     files = [path for path in _files(directory) if path.stem == "service"]
     for path in files[1:]:
-        problems.add(SourceLocation(str(path), 1, 1), f"{files[0].name} is there as well; keep one of them")
+        problems.add(SourceLocation(str(path), 1, 1), f"{files[0].name} exists as well; keep one of them")
     return yaml.read(files[0], environ, problems, optional=settings.OPTIONAL) if files else None
 
 
 def _declarations(
     directory: Path, environ: Mapping[str, str], problems: Problems
 ) -> tuple[list[Declaration], set[str]]:
-    """What the resource files declare, and the names that are lost with what could not be read."""
+    """The declarations of the resource files, and the names that are lost with unreadable parts."""
     files = _files(directory / "resources")
     if directory.is_dir() and not files:
         problems.add(SourceLocation(str(directory / "resources")), "there is no resource; add one such as tasks.yaml")
@@ -92,38 +91,38 @@ def _declarations(
 
 
 def _words(path: Path) -> list[str]:
-    """The words of a file that cannot be read as a document: any of them might be a name."""
+    """The words of a file that cannot be parsed. Any of them might be a name."""
     try:
         return re.findall(r"[\w-]+", path.read_text("utf-8", errors="ignore"))
     except OSError:
         return []
 
 
-def _together(
+def _combine(
     declared: list[Declaration], lost: set[str], rates: Collection[str] | None, problems: Problems
 ) -> Resources:
-    """The resources as one value, with every problem that only shows when they are seen together.
+    """The resources as one value, after the checks that need all of them.
 
-    ``rates`` are the names of the throttle rates, if they are known.
+    ``rates`` are the names of the throttle rates, or ``None`` if the settings could not be read.
     """
     by_name: dict[str, Declaration] = {}
     for one in declared:
         if one.resource.name in by_name:
             other = by_name[one.resource.name].document.file
-            problems.at(one.document, ("name",), f"{one.resource.name!r} is declared in {other} already")
+            problems.at(one.document, ("name",), f"{one.resource.name!r} is already declared in {other}")
         else:
             by_name[one.resource.name] = one
     by_name = {name: _with_targets(one, by_name, lost, problems) for name, one in by_name.items()}
     draft = Resources({name: one.resource for name, one in by_name.items()})
     for one in by_name.values():
-        for path, message in _relations(one.resource, draft):
+        for path, message in _relation_problems(one.resource, draft):
             problems.at(one.document, path, message)
-    for one, path, message in _storage(by_name, draft):
+    for one, path, message in _storage_problems(by_name, draft):
         problems.at(one.document, path, message)
     finished: dict[str, Resource] = {}
     for name, one in by_name.items():
         if _options_fit(one, draft, lost, rates, problems):
-            one = replace(one, options=viewset_options.normal(draft, name, one.options))
+            one = replace(one, options=viewset_options.normalize(draft, name, one.options))
         finished[name] = replace(one.resource, options=MappingProxyType(dict(one.options)))
     return Resources(finished)
 
@@ -131,7 +130,7 @@ def _together(
 def _with_targets(
     one: Declaration, by_name: Mapping[str, Declaration], lost: set[str], problems: Problems
 ) -> Declaration:
-    """The declaration without the relations to resources that are not there."""
+    """The declaration without its relations to resources that do not exist."""
     fields: dict[str, Field] = {}
     for name, field in one.resource.fields.items():
         if field.field_type.kind not in (Kind.RELATION, Kind.RELATIONS) or field.to in by_name:
@@ -144,8 +143,8 @@ def _with_targets(
     return replace(one, resource=replace(one.resource, fields=fields))
 
 
-def _relations(resource: Resource, draft: Resources) -> Iterator[tuple[Steps, str]]:
-    """What is wrong with the names of relations and with the defaults of foreign keys."""
+def _relation_problems(resource: Resource, draft: Resources) -> Iterator[tuple[Steps, str]]:
+    """Problems with the names of relations and the defaults of foreign keys."""
     for name, field in resource.fields.items():
         if field.to is None:
             continue
@@ -165,12 +164,12 @@ def _relations(resource: Resource, draft: Resources) -> Iterator[tuple[Steps, st
                 if each.to == field.to and each.related_name is not None and each is not field:
                     taken.setdefault(each.related_name, f"the related_name of {other.name}.{each.name}")
         if field.related_name in taken:
-            told = f"{field.related_name!r} is taken in {target.name} by {taken[field.related_name]}"
-            yield path, told
+            message = f"{field.related_name!r} is taken in {target.name} by {taken[field.related_name]}"
+            yield path, message
 
 
-def _storage(by_name: Mapping[str, Declaration], draft: Resources) -> Iterator[tuple[Declaration, Steps, str]]:
-    """What collides among tables and models."""
+def _storage_problems(by_name: Mapping[str, Declaration], draft: Resources) -> Iterator[tuple[Declaration, Steps, str]]:
+    """Collisions among tables and among models."""
     models: dict[str, str] = {}
     tables: dict[str, str] = dict.fromkeys(RESERVED_TABLES, "the service itself")
     for name, one in by_name.items():
@@ -178,41 +177,41 @@ def _storage(by_name: Mapping[str, Declaration], draft: Resources) -> Iterator[t
             value = getattr(one.resource, key)
             if value in taken:
                 path: Steps = (key,) if key in one.document.data else ()
-                yield one, path, f"the {key} {value} belongs to {taken[value]} already; set 'name' or {key!r}"
+                yield one, path, f"the {key} {value} already belongs to {taken[value]}; set 'name' or {key!r}"
             taken.setdefault(value, name)
     for name, one in by_name.items():
         for field in one.resource.links.values():
             assert field.to is not None
             table, columns = link_table(one.resource, field), link_columns(one.resource, draft[field.to])
             if table in tables:
-                told = f"its table {table} belongs to {tables[table]} already; rename the field"
-                yield one, ("fields", field.name), AboutKey(f"{field.name!r}: {told}")
+                message = f"its table {table} already belongs to {tables[table]}; rename the field"
+                yield one, ("fields", field.name), AboutKey(f"{field.name!r}: {message}")
             tables[table] = f"{name}.{field.name}"
-            for long in (each for each in (table, *columns) if len(each) > NAME_BYTES):
-                told = f"{long} would be too long for PostgreSQL, which allows {NAME_BYTES} characters"
-                yield one, ("fields", field.name), AboutKey(f"{field.name!r}: {told}")
+            for long in (each for each in (table, *columns) if len(each) > IDENTIFIER_MAX_BYTES):
+                message = f"{long} would be too long for PostgreSQL, which allows {IDENTIFIER_MAX_BYTES} characters"
+                yield one, ("fields", field.name), AboutKey(f"{field.name!r}: {message}")
 
 
 def _options_fit(
     one: Declaration, draft: Resources, lost: set[str], rates: Collection[str] | None, problems: Problems
 ) -> bool:
-    """Check the viewset's options; False when something is wrong with them, or may be."""
+    """Check the viewset's options. False if any of them is wrong, or refers to a lost name."""
     actions = () if ":" not in one.options.get(viewset_options.CLASS, "") else None
     fit = True
     for path, message in viewset_options.check(draft, one.resource.name, one.options, actions):
         fit = False
-        if not lost.intersection(_parts(one.options, path)):
+        if not lost.intersection(_names_in(one.options, path)):
             problems.at(one.document, ("viewset", *path), message)
     scope = one.options.get("throttle_scope")
     if scope is not None and rates is not None and scope not in rates:
-        told = f"throttle.rates has no rate {scope!r}; {did_you_mean(scope, rates)}"
-        problems.at(one.document, ("viewset", "throttle_scope"), told)
+        message = f"throttle.rates has no rate {scope!r}; {did_you_mean(scope, rates)}"
+        problems.at(one.document, ("viewset", "throttle_scope"), message)
     return fit
 
 
-def _parts(given: Mapping[str, Any], path: Steps) -> list[str]:
-    """The names in what a message about an option speaks of, such as ``-category__name``."""
+def _names_in(options: Mapping[str, Any], path: Steps) -> list[str]:
+    """The names in the value at a path, such as those of ``-category__name``."""
     name, *steps = path
-    value = given[str(name)]
+    value = options[str(name)]
     subject = value if not steps else steps[0] if isinstance(value, Mapping) else value[steps[0]]
     return subject.lstrip("-" + viewset_options.SEARCH_PREFIXES).split("__") if isinstance(subject, str) else []

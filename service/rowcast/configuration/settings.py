@@ -1,7 +1,7 @@
 """``service.yaml``, environment and command line as one frozen ``Settings``; durations in seconds, sizes in bytes.
 
-The dataclasses are the only list of settings: the structure of the file, its JSON Schema, the defaults and the
-environment variables (``ROWCAST_<SECTION>_<KEY>`` each) follow from them.
+The dataclasses are the only list of settings. The keys of the file, its JSON Schema, the defaults and the environment
+variables (``ROWCAST_<SECTION>_<KEY>``) follow from them.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ from marshmallow import ValidationError
 from marshmallow import fields as ma
 
 from rowcast.configuration import value_types
+from rowcast.configuration.permission_expression import PermissionTree
 from rowcast.configuration.yaml import Document, External, Problems, SourceLocation, Steps
 
-SECRET_LENGTH: Final = 32
+SECRET_MIN_BYTES: Final = 32
 
 
-def _setting(form: ma.Field[Any], default: Any = None, *, secret: bool = False) -> Any:
-    """A setting of this form; its default is as it would be written in the file."""
-    value = None if default is None else form.deserialize(default)
-    return field(default=value, repr=not secret, metadata={"form": form, "default": default})
+def _setting(value_type: ma.Field[Any], default: Any = None, *, secret: bool = False) -> Any:
+    """A setting of this type; its default is written as in the file."""
+    value = None if default is None else value_type.deserialize(default)
+    return field(default=value, repr=not secret, metadata={"value_type": value_type, "default": default})
 
 
 def _section(cls: type[Any]) -> dict[str, Any]:
-    """The metadata of a section; null, or nothing behind its name, stands for its default."""
-    return {"form": value_types.Section(_structure(cls), null=True), "section": cls}
+    """The metadata of a section. Null, or nothing after its name, stands for its default."""
+    return {"value_type": value_types.Nested(_section_type(cls), null=True), "section": cls}
 
 
-def _structure(cls: type[Any]) -> value_types.Structure:
-    return value_types.structure(cls.__name__, {each.name: each.metadata["form"] for each in fields(cls)}, cls)
+def _section_type(cls: type[Any]) -> value_types.Section:
+    return value_types.section(cls.__name__, {each.name: each.metadata["value_type"] for each in fields(cls)}, cls)
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many requests in so many seconds."""
+    """A number of requests in a number of seconds."""
 
     count: int
     seconds: int
@@ -54,21 +55,22 @@ _PERIODS: Final[Mapping[str, int]] = {
 _RATE: Final = rf"[0-9]{{1,9}}/(?:{'|'.join(sorted(_PERIODS))})"
 
 
-def rate() -> value_types.Form:
+def rate() -> value_types.ValueType:
     """A rate such as ``60/min``."""
-    written = value_types.text(_RATE, "a rate such as 60/min, 10/second, 600/hour or 5000/day")
+    written = value_types.string(_RATE, "a rate such as 60/min, 10/second, 600/hour or 5000/day")
 
     def take(value: Any) -> Rate:
         count, _, period = written.take(value).partition("/")
         return Rate(int(count), _PERIODS[period])
 
-    return value_types.Form(take, written.written)
+    return value_types.ValueType(take, written.written)
 
 
 def _path(written: str) -> dict[str, Any]:
-    """The metadata of a setting that is a path; its default is as it would be written in the file."""
-    text = value_types.text(least=1)
-    return {"form": value_types.Form(lambda value: Path(text.take(value)), text.written), "default": written}
+    """The metadata of a setting that is a path; its default is written as in the file."""
+    string = value_types.string(least=1)
+    path = value_types.ValueType(lambda value: Path(string.take(value)), string.written)
+    return {"value_type": path, "default": written}
 
 
 _ORIGIN: Final = r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+"
@@ -82,25 +84,27 @@ _ASYMMETRIC: Final = (
 class Server:
     """The HTTP server."""
 
-    host: str = _setting(value_types.text(least=1), "127.0.0.1")
+    host: str = _setting(value_types.string(least=1), "127.0.0.1")
     port: int = _setting(value_types.integer(0, 65535), 8000)
     workers: int = _setting(value_types.integer(1, 1024), 1)
     cors_origins: tuple[str, ...] = _setting(
-        value_types.Many(value_types.text(_ORIGIN, "* or an origin such as https://app.example.com, without a path")),
+        value_types.ListOf(
+            value_types.string(_ORIGIN, "* or an origin such as https://app.example.com, without a path")
+        ),
         [],
     )
     trusted_proxies: int = _setting(value_types.integer(0, 100), 0)
     body_limit: int = _setting(value_types.size(), "1MiB")
     shutdown_grace: float = _setting(value_types.duration(), "10s")
-    secret_key: str | None = _setting(value_types.text(least=SECRET_LENGTH, null=True), secret=True)
+    secret_key: str | None = _setting(value_types.string(least=SECRET_MIN_BYTES, null=True), secret=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """PostgreSQL; without ``url`` it is the embedded one, which keeps its files in ``data``."""
+    """PostgreSQL. Without ``url`` it is the embedded server, which keeps its files in ``data``."""
 
     url: str | None = _setting(
-        value_types.text(r"postgres(?:ql)?://.*", "a URL such as postgresql://user:password@host/name", null=True),
+        value_types.string(r"postgres(?:ql)?://.*", "a URL such as postgresql://user:password@host/name", null=True),
         secret=True,
     )
     pool_size: int = _setting(value_types.integer(1, 10_000), 10)
@@ -115,25 +119,25 @@ class Database:
 class Jwt:
     """How JSON Web Tokens are verified: with a shared ``secret``, or with the public keys of ``secret`` or ``jwks``."""
 
-    secret: str | None = _setting(value_types.text(null=True), secret=True)
+    secret: str | None = _setting(value_types.string(null=True), secret=True)
     algorithms: tuple[str, ...] = _setting(
-        value_types.Many(value_types.one_of((*_SYMMETRIC, *_ASYMMETRIC)), least=1), ["HS256"]
+        value_types.ListOf(value_types.one_of((*_SYMMETRIC, *_ASYMMETRIC)), least=1), ["HS256"]
     )
-    audience: str = _setting(value_types.text(least=1), "rowcast")
-    issuer: str | None = _setting(value_types.text(null=True))
-    jwks: str | None = _setting(value_types.text(null=True))
-    staff_claim: str = _setting(value_types.text(least=1), "is_staff")
+    audience: str = _setting(value_types.string(least=1), "rowcast")
+    issuer: str | None = _setting(value_types.string(null=True))
+    jwks: str | None = _setting(value_types.string(null=True))
+    staff_claim: str = _setting(value_types.string(least=1), "is_staff")
 
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """Who a caller is and, where a viewset does not say it, what callers may do."""
+    """How callers are authenticated, and the permissions of viewsets that name none."""
 
     default_authentication_classes: tuple[str, ...] = _setting(
-        value_types.Many(value_types.class_name()), ["TokenAuthentication", "JWTAuthentication"]
+        value_types.ListOf(value_types.class_name()), ["TokenAuthentication", "JWTAuthentication"]
     )
-    default_permission_classes: tuple[value_types.PermissionTree, ...] = _setting(
-        value_types.Many(value_types.permission()), ["IsAuthenticatedOrReadOnly"]
+    default_permission_classes: tuple[PermissionTree, ...] = _setting(
+        value_types.ListOf(value_types.permission()), ["IsAuthenticatedOrReadOnly"]
     )
     jwt: Jwt | None = field(default=None, metadata=_section(Jwt))
 
@@ -153,10 +157,12 @@ class Stream:
 class Throttle:
     """Rates by name, the throttles of every viewset that names none, and where requests are counted."""
 
-    classes: tuple[str, ...] = _setting(value_types.Many(value_types.class_name()), [])
-    rates: Mapping[str, Rate] = field(default_factory=dict, metadata={"form": value_types.Table(rate()), "default": {}})
+    classes: tuple[str, ...] = _setting(value_types.ListOf(value_types.class_name()), [])
+    rates: Mapping[str, Rate] = field(
+        default_factory=dict, metadata={"value_type": value_types.MappingOf(rate()), "default": {}}
+    )
     storage: str = _setting(
-        value_types.text(r"memory|rediss?://.+", "memory or a URL such as redis://host:6379/0"), "memory"
+        value_types.string(r"memory|rediss?://.+", "memory or a URL such as redis://host:6379/0"), "memory"
     )
 
 
@@ -171,8 +177,8 @@ class Settings:
     throttle: Throttle = field(default_factory=Throttle, metadata=_section(Throttle))
 
 
-STRUCTURE: Final = _structure(Settings)
-OPTIONAL: Final[frozenset[Steps]] = frozenset({("database", "url")})  # what a reference that is not set leaves null
+SETTINGS_SECTION: Final = _section_type(Settings)
+OPTIONAL: Final[frozenset[Steps]] = frozenset({("database", "url")})  # null if its reference is not set
 
 
 def _leaves(cls: type[Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -190,7 +196,7 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "ROWCAST_SECRET_KEY": ("server", "secret_key"),
     **{f"ROWCAST_{'_'.join(path).upper()}": path for path in _leaves(Settings)},
 }
-"""Environment variable → setting. Of two for the same setting the later, longer one wins; an empty one is not set."""
+"""Environment variable → setting. Of two for one setting the later, longer one wins. An empty one counts as not set."""
 
 
 def read(
@@ -200,26 +206,26 @@ def read(
     overrides: Mapping[str, object],
     problems: Problems,
 ) -> Settings:
-    """The settings of a file (if any) under the environment, under the overrides of the command line.
+    """The settings: those of the command line, else of the environment, else of the file, else the defaults.
 
-    ``overrides`` maps a setting's dotted name, as ``server.port``, to its value; ``None`` overrides nothing. What is
-    wrong is noted under the variable or option that set it, and leaves the default settings.
+    ``overrides`` maps a setting's dotted name, such as ``server.port``, to its value; ``None`` overrides nothing. A
+    problem is noted under the variable or option that caused it, and the result is then the default settings.
     """
     merged = _merge(document or Document("service.yaml", None), environ, overrides)
     try:
-        settings: Settings = STRUCTURE.load({} if merged.data is None else merged.data)
+        settings: Settings = SETTINGS_SECTION.load({} if merged.data is None else merged.data)
     except ValidationError as error:
         problems.tree(merged, error.messages)
         return Settings()
     if settings.auth.jwt is not None:
-        for key, message in _unfit(settings.auth.jwt):
+        for key, message in _jwt_problems(settings.auth.jwt):
             problems.at(merged, ("auth", "jwt", key), message)
     migrations = Path(os.path.normpath(directory / settings.database.migrations))
     return replace(settings, database=replace(settings.database, migrations=migrations))
 
 
 def _merge(document: Document, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Document:
-    """The document with what comes from outside in its place."""
+    """The document with the values from outside in their places."""
     outside = [(SourceLocation(name), path, environ[name]) for name, path in VARIABLES.items() if environ.get(name)]
     for name, value in overrides.items():
         if value is not None:
@@ -244,18 +250,18 @@ def _merge(document: Document, environ: Mapping[str, str], overrides: Mapping[st
     return replace(document, data=data, values=values, unread=unread)
 
 
-def _unfit(jwt: Jwt) -> Iterator[tuple[str, str]]:
-    """What is wrong with how the keys and the algorithms go together: the key, and a message."""
+def _jwt_problems(jwt: Jwt) -> Iterator[tuple[str, str]]:
+    """The setting and the message of each problem with the combination of keys and algorithms."""
     shared = [name in _SYMMETRIC for name in jwt.algorithms]
     public = jwt.secret is not None and jwt.secret.lstrip().startswith("-----BEGIN")
     if any(shared) and not all(shared):
-        yield "algorithms", "HS algorithms take a secret and the others public keys; use one sort"
+        yield "algorithms", "HS algorithms take a secret and the others take public keys; use one kind"
     elif any(shared):
         if public or jwt.jwks is not None:
-            yield "algorithms", f"public keys do not go with HS algorithms; use some of {', '.join(_ASYMMETRIC)}"
+            yield "algorithms", f"HS algorithms do not take public keys; use some of {', '.join(_ASYMMETRIC)}"
         elif jwt.secret is None:
             yield "secret", f"is required for {', '.join(jwt.algorithms)}"
-        elif len(jwt.secret.encode()) < SECRET_LENGTH:
-            yield "secret", f"must have at least {SECRET_LENGTH} bytes"
+        elif len(jwt.secret.encode()) < SECRET_MIN_BYTES:
+            yield "secret", f"must have at least {SECRET_MIN_BYTES} bytes"
     elif not public and jwt.jwks is None:
-        yield "secret", f"must be a public key in PEM, or jwks be given, for {', '.join(jwt.algorithms)}"
+        yield "secret", f"must be a public key in PEM (or set jwks) for {', '.join(jwt.algorithms)}"

@@ -1,8 +1,8 @@
-"""The options of a viewset, as a table of facts: form, default, and what the value must refer to.
+"""The options of a viewset, as a table: type, default, and the checks against the resources.
 
-The same table serves YAML, class attributes and the JSON Schema, so an option means the same and fails with the same
-words wherever it is set. ``STRUCTURE`` checks forms; ``check`` checks meaning against the resources; ``normal`` gives
-the form that the rest of the service reads.
+The table serves YAML, class attributes and the JSON Schema, so an option means the same and fails with the same message
+wherever it is set. ``VIEWSET_SECTION`` checks types; ``check`` checks names against the resources; ``normalize``
+converts options to the form that the rest of the service reads.
 """
 
 from __future__ import annotations
@@ -31,52 +31,42 @@ Messages: TypeAlias = Iterator[tuple[Steps, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
-    """What an option's value may refer to: the resources, the viewset's own, and the actions that its class adds."""
+class Context:
+    """The names that options may refer to: all resources, the viewset's own, and the actions that its class adds."""
 
     resources: Resources
     resource: str
     actions: Collection[str] | None
 
     def path(self, path: str) -> Path:
-        """Where a path leads; ``ValueError`` also for one that would tell a ``write_only`` field."""
+        """Resolve a path. Raises ``ValueError`` if it is unknown or exposes a ``write_only`` field."""
         found = self.resources.resolve(self.resource, path)
         for declared in (*(step.field for step in found.steps), found.field):
             if declared.write_only:
-                raise ValueError(f"{declared.name!r} is write_only, so it cannot be asked for")
+                raise ValueError(f"{declared.name!r} is write_only, so it cannot be used here")
         return found
 
-    def relations(self, path: str) -> list[Relation]:
-        """The relations that a path names; ``ValueError`` where a part is none."""
-        here, steps = self.resource, []
-        for part in path.split("__"):
-            known = self.resources.relations(here)
-            if part not in known:
-                shown = [name for name, relation in known.items() if not relation.field.write_only]
-                raise ValueError(f"{here} has no relation {part!r}; {did_you_mean(part, shown)}")
-            if known[part].field.write_only:
-                raise ValueError(f"{part!r} is write_only, so it cannot be shown")
-            steps.append(known[part])
-            here = known[part].target
-        return steps
+    def relations(self, path: str) -> tuple[Relation, ...]:
+        """The relations that a path follows. Raises ``ValueError`` if one is unknown or ``write_only``."""
+        return self.resources.steps(self.resource, path, readable=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. ``check`` tells what is wrong with a value of its form, ``normal`` gives the form that is used."""
+    """One option. ``check`` reports the problems of a value of its type, ``normalize`` converts it to the form in use."""
 
-    form: fields.Field[Any]
+    value_type: fields.Field[Any]
     default: Any = None
-    check: Callable[[Scope, Any], Messages] = lambda _scope, _value: iter(())
-    normal: Callable[[Scope, Any], Any] = lambda _scope, value: value
+    check: Callable[[Context, Any], Messages] = lambda _context, _value: iter(())
+    normalize: Callable[[Context, Any], Any] = lambda _context, value: value
 
 
-class _Filterset(value_types.Table):
+class _Filterset(value_types.MappingOf):
     """A list of paths, or a mapping from paths to lookups."""
 
     def __init__(self) -> None:
-        super().__init__(value_types.Many(value_types.one_of(LOOKUP_NAMES), least=1))
-        self.paths = value_types.Many(value_types.text(least=1))
+        super().__init__(value_types.ListOf(value_types.one_of(LOOKUP_NAMES), least=1))
+        self.paths = value_types.ListOf(value_types.string(least=1))
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, Mapping):
@@ -86,45 +76,45 @@ class _Filterset(value_types.Table):
         return self.paths.deserialize(value)
 
     def json_schema(self) -> value_types.JsonSchema:
-        """Either form."""
+        """A list or a mapping."""
         return {"anyOf": [value_types.describe(self.paths), super().json_schema()]}
 
 
-def _filters(scope: Scope, value: Any) -> Messages:
+def _check_filters(context: Context, value: Any) -> Messages:
     parameters: dict[str, str] = {}
     for position, path in enumerate(value):
         steps: Steps = (path,) if isinstance(value, Mapping) else (position,)
-        told = AboutKey if isinstance(value, Mapping) else str
+        message = AboutKey if isinstance(value, Mapping) else str
         try:
-            valid = lookups_of(scope.path(path).values.field_type.kind)
+            valid = lookups_of(context.path(path).values.field_type.kind)
         except ValueError as error:
-            yield steps, told(error)
+            yield steps, message(error)
             continue
         for index, lookup in enumerate(value[path] if isinstance(value, Mapping) else ("exact",)):
             if lookup not in valid:
                 yield (*steps, index), f"{lookup!r} does not suit {path!r}; {did_you_mean(lookup, valid)}"
             parameter = path if lookup == "exact" else f"{path}__{lookup}"
             if parameter in RESERVED_PARAMETERS:
-                yield steps, told(f"{path!r} cannot be filtered by: the parameter ?{parameter}= has its own meaning")
+                yield steps, message(f"{path!r} cannot be filtered by: the parameter ?{parameter}= has its own meaning")
             elif parameter in parameters:
-                yield steps, told(f"{path!r} gives the parameter ?{parameter}= a second time")
+                yield steps, message(f"{path!r} defines the parameter ?{parameter}= a second time")
             parameters[parameter] = path
 
 
-def _lookups(scope: Scope, value: Any) -> dict[str, tuple[str, ...]]:
+def _default_lookups(context: Context, value: Any) -> dict[str, tuple[str, ...]]:
     if isinstance(value, Mapping):
         return dict(value)
-    valid = {path: lookups_of(scope.path(path).values.field_type.kind) for path in value}
+    valid = {path: lookups_of(context.path(path).values.field_type.kind) for path in value}
     return {path: tuple(name for name in ("exact", "in") if name in valid[path]) for path in value}
 
 
-def _searches(scope: Scope, value: tuple[str, ...]) -> Messages:
+def _check_search(context: Context, value: tuple[str, ...]) -> Messages:
     seen: set[str] = set()
     for position, written in enumerate(value):
         path = written[1:] if written[:1] in SEARCH_PREFIXES else written
         try:
-            if scope.path(path).values.field_type.kind is not Kind.TEXT:
-                yield (position,), f"{path!r} cannot be searched: only text can"
+            if context.path(path).values.field_type.kind is not Kind.TEXT:
+                yield (position,), f"{path!r} cannot be searched: only string fields can"
         except ValueError as error:
             yield (position,), str(error)
         if path in seen:
@@ -132,12 +122,12 @@ def _searches(scope: Scope, value: tuple[str, ...]) -> Messages:
         seen.add(path)
 
 
-def _orders(scope: Scope, value: tuple[str, ...]) -> Messages:
+def _check_ordering(context: Context, value: tuple[str, ...]) -> Messages:
     seen: set[str] = set()
     for position, written in enumerate(value):
         path = written.removeprefix("-")
         try:
-            if scope.path(path).many:
+            if context.path(path).many:
                 yield (position,), f"{path!r} leads to many values, so rows cannot be ordered by it"
         except ValueError as error:
             yield (position,), str(error)
@@ -146,102 +136,103 @@ def _orders(scope: Scope, value: tuple[str, ...]) -> Messages:
         seen.add(path)
 
 
-def _order_fields(scope: Scope, value: tuple[str, ...]) -> Messages:
+def _check_ordering_fields(context: Context, value: tuple[str, ...]) -> Messages:
     for position, path in enumerate(value):
         if path.startswith("-"):
-            yield (position,), f"{path!r} stands without the hyphen here: clients choose the direction"
-    yield from _orders(scope, value)
+            yield (position,), f"{path!r} must be without the hyphen: clients choose the direction"
+    yield from _check_ordering(context, value)
 
 
-def _to_one(scope: Scope, value: tuple[str, ...]) -> Messages:
+def _check_select_related(context: Context, value: tuple[str, ...]) -> Messages:
     for position, path in enumerate(value):
         try:
-            if many := [step.name for step in scope.relations(path) if step.many]:
+            if many := [step.name for step in context.relations(path) if step.many]:
                 yield (position,), f"{many[0]!r} leads to many rows; use prefetch_related for {path!r}"
         except ValueError as error:
             yield (position,), str(error)
 
 
-def _to_many(scope: Scope, value: tuple[str, ...]) -> Messages:
+def _check_prefetch_related(context: Context, value: tuple[str, ...]) -> Messages:
     for position, path in enumerate(value):
         try:
-            if not any(step.many for step in scope.relations(path)):
+            if not any(step.many for step in context.relations(path)):
                 yield (position,), f"{path!r} leads to one row; use select_related for it"
         except ValueError as error:
             yield (position,), str(error)
 
 
-def _action_names(scope: Scope, value: tuple[str, ...]) -> Messages:
-    if scope.actions is None:
+def _check_actions(context: Context, value: tuple[str, ...]) -> Messages:
+    if context.actions is None:
         return
-    valid = [*ACTIONS, *scope.actions]
+    valid = [*ACTIONS, *context.actions]
     for position, name in enumerate(value):
         if name not in valid:
             yield (position,), f"unknown action {name!r}; {did_you_mean(name, valid)}"
 
 
-def _unique_column(scope: Scope, value: str) -> Messages:
-    resource = scope.resources[scope.resource]
+def _check_lookup_field(context: Context, value: str) -> Messages:
+    resource = context.resources[context.resource]
     unique = {name for name, each in resource.fields.items() if each.unique or each.primary_key}
     unique |= {names[0] for names in resource.unique if len(names) == 1}
     try:
-        found = scope.path(value)
+        found = context.path(value)
     except ValueError as error:
         yield (), str(error)
         return
     if found.steps or found.field.name not in unique:
-        yield (), f"{value!r} does not tell rows apart; {did_you_mean(value, sorted(unique))}"
+        yield (), f"{value!r} is not unique; {did_you_mean(value, sorted(unique))}"
 
 
-def _names() -> value_types.Many:
-    return value_types.Many(value_types.text(least=1))
+def _names() -> value_types.ListOf:
+    return value_types.ListOf(value_types.string(least=1))
 
 
-def _classes() -> value_types.Many:
-    return value_types.Many(value_types.class_name())
+def _classes() -> value_types.ListOf:
+    return value_types.ListOf(value_types.class_name())
 
 
-OPTIONS: Final[Mapping[str, Option]] = {
+VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "serializer_class": Option(value_types.class_name(null=True)),
     "list_serializer_class": Option(value_types.class_name(null=True)),
-    "permission_classes": Option(value_types.Many(value_types.permission())),
+    "permission_classes": Option(value_types.ListOf(value_types.permission())),
     "authentication_classes": Option(_classes()),
     "throttle_classes": Option(_classes()),
-    "throttle_scope": Option(value_types.text(least=1, null=True)),
+    "throttle_scope": Option(value_types.string(least=1, null=True)),
     "filter_backends": Option(_classes()),
-    "filterset_fields": Option(_Filterset(), {}, _filters, _lookups),
-    "search_fields": Option(_names(), (), _searches),
-    "ordering_fields": Option(_names(), (), _order_fields),
-    "ordering": Option(_names(), (), _orders),
+    "filterset_fields": Option(_Filterset(), {}, _check_filters, _default_lookups),
+    "search_fields": Option(_names(), (), _check_search),
+    "ordering_fields": Option(_names(), (), _check_ordering_fields),
+    "ordering": Option(_names(), (), _check_ordering),
     "pagination_class": Option(value_types.class_name(null=True), "PageNumberPagination"),
     "page_size": Option(value_types.integer(1, 1_000_000), 20),
     "max_page_size": Option(value_types.integer(1, 1_000_000), 100),
     "cache": Option(value_types.one_of(("off", "counts", "responses")), "counts"),
     "count": Option(value_types.one_of(("exact", "estimated", "none")), "exact"),
-    "select_related": Option(_names(), (), _to_one),
-    "prefetch_related": Option(_names(), (), _to_many),
-    "allowed_actions": Option(_names(), None, _action_names),
-    "excluded_actions": Option(_names(), (), _action_names),
-    "lookup_field": Option(value_types.text(least=1, null=True), None, _unique_column),
-    "stream_enabled": Option(value_types.flag(), True),
-    "strict_query": Option(value_types.flag(), True),
-    "require_if_match": Option(value_types.flag(), False),
+    "select_related": Option(_names(), (), _check_select_related),
+    "prefetch_related": Option(_names(), (), _check_prefetch_related),
+    "allowed_actions": Option(_names(), None, _check_actions),
+    "excluded_actions": Option(_names(), (), _check_actions),
+    "lookup_field": Option(value_types.string(least=1, null=True), None, _check_lookup_field),
+    "stream_enabled": Option(value_types.boolean(), True),
+    "strict_query": Option(value_types.boolean(), True),
+    "require_if_match": Option(value_types.boolean(), False),
 }
-"""Option → facts. A default of ``None`` is the service's own: all actions, the key, the settings' classes."""
+"""By name. A default of ``None`` stands for the service's own: all actions, the key, the classes of the settings."""
 
-CLASS: Final = "class"  # in YAML, besides the options: the viewset class that they configure
+CLASS: Final = "class"  # a key in YAML that is not an option: the viewset class that the options configure
 
-STRUCTURE: Final = value_types.structure(
-    "Viewset", {CLASS: value_types.class_name(), **{name: option.form for name, option in OPTIONS.items()}}
+VIEWSET_SECTION: Final = value_types.section(
+    "Viewset",
+    {CLASS: value_types.class_name(), **{name: option.value_type for name, option in VIEWSET_OPTIONS.items()}},
 )
 
 
 def read(name: str, value: Any) -> Any:
-    """The value of an option that a class sets, in the form that ``check`` takes; ``ValueError`` says what is wrong."""
+    """The value of an option that a class sets, converted by its type. ``ValueError`` says what is wrong."""
     if value is None:
         return None
     try:
-        return OPTIONS[name].form.deserialize(list(value) if isinstance(value, tuple | set) else value)
+        return VIEWSET_OPTIONS[name].value_type.deserialize(list(value) if isinstance(value, tuple | set) else value)
     except ValidationError as error:
         raise ValueError("; ".join(_sentences(error.messages))) from None
 
@@ -260,19 +251,22 @@ def _sentences(messages: Any) -> Iterator[str]:
 def check(
     resources: Resources, resource: str, options: Mapping[str, Any], actions: Collection[str] | None = ()
 ) -> Messages:
-    """What is wrong with options that have their forms: the path to each wrong value, and a sentence about it.
+    """The problems of options that were read: the path to each wrong value, and a message.
 
-    ``actions`` are those that the viewset's class adds to the standard ones; ``None`` means that the class, and so
-    what it sets beside these options, is not known yet.
+    ``actions`` are those that the viewset's class adds to the standard ones. ``None`` means that the class is not
+    loaded yet, so that it may add actions and set other options.
     """
-    scope = Scope(resources, resource, actions)
+    context = Context(resources, resource, actions)
     for name, value in options.items():
-        if name in OPTIONS and value is not None:
-            for path, message in OPTIONS[name].check(scope, value):
+        if name in VIEWSET_OPTIONS and value is not None:
+            for path, message in VIEWSET_OPTIONS[name].check(context, value):
                 yield (name, *path), message
     if options.get("allowed_actions") is not None and options.get("excluded_actions"):
-        yield ("excluded_actions",), AboutKey("excluded_actions cannot be set beside allowed_actions; use one of them")
-    sizes = [options.get(name, None if actions is None else OPTIONS[name].default) for name in _SIZES]
+        yield (
+            ("excluded_actions",),
+            AboutKey("excluded_actions and allowed_actions cannot both be set; use one of them"),
+        )
+    sizes = [options.get(name, None if actions is None else VIEWSET_OPTIONS[name].default) for name in _SIZES]
     if None not in sizes and sizes[0] > sizes[1]:
         wrong = next(name for name in _SIZES if name in options)
         yield (wrong,), f"page_size ({sizes[0]}) is larger than max_page_size ({sizes[1]})"
@@ -281,7 +275,10 @@ def check(
 _SIZES: Final = ("page_size", "max_page_size")
 
 
-def normal(resources: Resources, resource: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked options in the form that the service reads: ``filterset_fields`` maps each path to its lookups."""
-    scope = Scope(resources, resource, None)
-    return {name: OPTIONS[name].normal(scope, value) if name in OPTIONS else value for name, value in options.items()}
+def normalize(resources: Resources, resource: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked options in the form that the service reads. ``filterset_fields`` then maps each path to its lookups."""
+    context = Context(resources, resource, None)
+    return {
+        name: VIEWSET_OPTIONS[name].normalize(context, value) if name in VIEWSET_OPTIONS else value
+        for name, value in options.items()
+    }

@@ -1,12 +1,12 @@
-"""Config files as plain values that remember where they stand.
+"""Config files as plain values with their places in the file.
 
-YAML 1.2 with its core schema (so ``no`` is a text), and JSON, which is nearly a subset of it. A document becomes JSON
-values only: mappings with texts as keys, lists, texts, numbers, booleans, null. A key is its text as written. Tags are
-refused; aliases are followed, to a bound. ``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:/path}`` inside any
-text are replaced by what they name; an environment variable that is empty counts as not set.
+YAML 1.2 with its core schema (so ``no`` is a string), and JSON, which is almost a subset of it. A document consists of
+JSON values only: mappings with strings as keys, lists, strings, numbers, booleans, null. A key is a string as written.
+Tags are refused; aliases are followed, up to a limit. ``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:/path}``
+inside a string are replaced by the value that they name; an empty environment variable counts as not set.
 
-Every key and value has a ``SourceLocation``, and what is wrong is collected in ``Problems`` rather than raised, so that one run
-tells all of it.
+Every key and value has a ``SourceLocation``. Problems are collected in ``Problems`` instead of raised, so that one run
+reports all of them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from rowcast.errors import ConfigurationError
 Steps: TypeAlias = tuple[str | int, ...]  # keys and positions that lead from the top of a document to a value
 
 MAX_DEPTH: Final = 64
-MAX_VALUES: Final = 20_000  # with every alias followed
-MAX_DIGITS: Final = 1_000  # of an integer
+MAX_VALUES: Final = 20_000  # in a document, where an alias counts as all of its values
+INTEGER_MAX_DIGITS: Final = 1_000
 YAML_SUFFIXES: Final = (".yaml", ".yml")
 SUFFIXES: Final = (*YAML_SUFFIXES, ".json")
 
@@ -39,20 +39,20 @@ REFERENCE: Final = re.compile(r"\$\{(?P<source>[a-z]+):(?P<name>[^}]*?)(?::-(?P<
 
 
 class External(str):
-    """A text from outside the file (a variable, a secret, the command line): read as whatever type belongs there."""
+    """A string from outside the file (variable, secret, command line). It is converted to the type of its setting."""
 
     __slots__ = ()
 
 
 class AboutKey(str):
-    """A message about a key rather than its value: it stands where the key does, and names the key itself."""
+    """A message about a key, not its value. It is reported at the place of the key, and contains the key's name."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class SourceLocation:
-    """Where something was written: a file with line and column, from 1; or, with no line, the variable or option."""
+    """The place of a key or value: a file with line and column, from 1; or, without a line, a variable or option."""
 
     source: str
     line: int = 0
@@ -64,7 +64,7 @@ class SourceLocation:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file's values and where each key and value stands; ``unread`` are the values that could not be filled in."""
+    """The values of a file and their places. ``unread`` are the paths of values that could not be read."""
 
     file: str
     data: Any
@@ -73,7 +73,7 @@ class Document:
     unread: Collection[Steps] = frozenset()
 
     def location(self, path: Steps, *, key: bool = False) -> SourceLocation:
-        """The place of a value or of its key. Of something that is not there: of the key that it is missing under."""
+        """The place of a value or of its key. For a missing one it is the place of the key that should contain it."""
         exact = (self.keys if key else self.values).get(path)
         if exact is not None:
             return exact
@@ -85,7 +85,7 @@ class Document:
 
 
 class Problems:
-    """What is wrong in a run, a line each: what comes from outside, then the files by name, line and column."""
+    """The problems of a run, a line each: those from outside first, then the files by name, line and column."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[SourceLocation, str], None] = {}
@@ -94,22 +94,22 @@ class Problems:
         return bool(self._found)
 
     def add(self, place: SourceLocation, message: str) -> None:
-        """Note one problem; the same one twice is one."""
+        """Note one problem. The same problem is noted once."""
         self._found[place, " ".join(message.split())] = None
 
     def update(self, others: Problems) -> None:
-        """Note the problems of others too."""
+        """Note the problems of another collection."""
         self._found.update(others._found)
 
     def at(self, document: Document, path: Steps, message: str) -> None:
-        """Note a problem of the value at a path, which is named, or, for a message ``AboutKey``, of its key.
+        """Note a problem of the value at a path; the message begins with its name. ``AboutKey`` is about its key.
 
-        What follows from a value that could not be filled in is not told.
+        Problems that follow from an unread value are left out.
         """
         if any(path[:length] in document.unread for length in range(len(path) + 1)):
             return
         about_key = isinstance(message, AboutKey)
-        name = "" if about_key else _name(path)
+        name = "" if about_key else _value_name(path)
         self.add(document.location(path, key=about_key), f"{name}: {message}" if name else message)
 
     def tree(self, document: Document, messages: Any, path: Steps = ()) -> None:
@@ -136,9 +136,9 @@ class Problems:
 def read(
     path: Path, environ: Mapping[str, str], problems: Problems, *, optional: Collection[Steps] = ()
 ) -> Document | None:
-    """The document in a file; ``None`` when it cannot be read at all, which is then among the problems.
+    """The document in a file, or ``None`` if it cannot be read; the reason is noted in ``problems``.
 
-    A reference that is not set makes the whole value null at an ``optional`` path, and is a problem anywhere else.
+    A reference to a variable that is not set makes the value at an ``optional`` path null. Elsewhere it is a problem.
     """
     file = str(path)
     try:
@@ -155,8 +155,8 @@ def read(
 def parse(
     text: str, file: str, environ: Mapping[str, str], problems: Problems, *, optional: Collection[Steps] = ()
 ) -> Document | None:
-    """As ``read``, for a text that was read already."""
-    if file.endswith(".json"):  # JSON may be indented by tabs, YAML not; no text of JSON's spans lines
+    """``read`` for the text of a file."""
+    if file.endswith(".json"):  # tabs may indent JSON but not YAML; no JSON string spans lines
         text = re.sub(r"^[ \t]+", lambda blank: " " * len(blank[0]), text, flags=re.MULTILINE)
     try:
         node = _compose(text)
@@ -166,14 +166,14 @@ def parse(
     builder = _Builder(file, environ, problems, frozenset(optional))
     try:
         data = None if node is None else builder.build(node, (), 0)
-    except _TooMuch as error:
+    except _LimitExceeded as error:
         problems.add(error.place, error.message)
         return None
     return Document(file, data, builder.keys, builder.values, builder.unread)
 
 
 class _Resolver(VersionedResolver):
-    """Marks what has no tag of its own, so that a written one is told apart; ``_Builder`` gives plain texts a type."""
+    """Marks nodes without a tag, to distinguish written tags. ``_Builder`` converts plain scalars."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         return Tag(suffix="plain" if kind is ScalarNode and implicit[0] else "untagged")
@@ -194,7 +194,7 @@ def _compose(text: str) -> Node | None:
     try:
         node: Node | None = yaml.compose(text)
     except MaxDepthExceededError as error:
-        raise _Unreadable(*_mark(error), "cannot be read: too much is nested here") from None
+        raise _Unreadable(*_mark(error), "cannot be read: nested too deeply") from None
     except MarkedYAMLError as error:
         raise _Unreadable(*_mark(error), f"cannot be read: {error.problem or error.context}") from None
     except ReaderError as error:
@@ -210,13 +210,13 @@ def _compose(text: str) -> Node | None:
 
 
 def _mark(error: MarkedYAMLError) -> tuple[int, int]:
-    """Line and column, from 1, of what ruamel.yaml stumbled over."""
+    """The line and column, from 1, of an error of ruamel.yaml."""
     mark = error.problem_mark or error.context_mark
     return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
 
 
 @dataclass
-class _TooMuch(Exception):
+class _LimitExceeded(Exception):
     place: SourceLocation
     message: str
 
@@ -232,15 +232,15 @@ _WORDS: Final[Mapping[str, Any]] = {
 _NOT_JSON = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 
-def _plain(text: str) -> Any:
-    """The value of an unquoted scalar (YAML 1.2.2, section 10.3.2); ``ValueError`` for a number that JSON has not."""
+def _plain_value(text: str) -> Any:
+    """The value of an unquoted scalar (YAML 1.2.2, section 10.3.2). ``ValueError`` for a number that JSON lacks."""
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):
-        if len(text) > MAX_DIGITS:
+        if len(text) > INTEGER_MAX_DIGITS:
             raise ValueError("the number is too long")
         return int(text)
-    if _BASED.fullmatch(text) and len(text) <= MAX_DIGITS:
+    if _BASED.fullmatch(text) and len(text) <= INTEGER_MAX_DIGITS:
         return int(text, 0)
     if _FLOAT.fullmatch(text):
         number = float(text)
@@ -248,12 +248,12 @@ def _plain(text: str) -> Any:
             raise ValueError("the number is too large")
         return number
     if _NOT_JSON.fullmatch(text):
-        raise ValueError(f"{text} is no number here; in quotes it is a text")
+        raise ValueError(f"{text} is not a valid number here; quote it to make it a string")
     return text
 
 
 class _Builder:
-    """Turns the nodes of one file into values and their places."""
+    """Converts the nodes of one file to values with places."""
 
     def __init__(self, file: str, environ: Mapping[str, str], problems: Problems, optional: Collection[Steps]) -> None:
         self.file = file
@@ -267,11 +267,11 @@ class _Builder:
     def build(self, node: Node, path: Steps, depth: int) -> Any:
         place = self.values[path] = self._place(node)
         if isinstance(node, ScalarNode) and node.start_mark.index == node.end_mark.index and path in self.keys:
-            self.values[path] = self.keys[path]  # nothing is written: the mark is wherever the next thing is
+            self.values[path] = self.keys[path]  # an empty value, whose mark is that of the next token
         if depth > MAX_DEPTH or len(self.values) > MAX_VALUES:
-            raise _TooMuch(place, "cannot be read: too much is nested or repeated here")
+            raise _LimitExceeded(place, "cannot be read: too many nested or repeated values")
         if str(node.tag).startswith(("!", "tag:")):
-            self._unread(path, f"the tag {_short_tag(node)} is not read here; leave it out")
+            self._unread(path, f"the tag {_short_tag(node)} is not supported; remove it")
             return None
         if isinstance(node, MappingNode):
             return dict(self._items(node, path, depth))
@@ -284,14 +284,14 @@ class _Builder:
         for key_node, value_node in node.value:
             place = self._place(key_node)
             if not isinstance(key_node, ScalarNode):
-                self.problems.add(place, "a key must be a text")
+                self.problems.add(place, "a key must be a string")
                 continue
             key = self._text(key_node.value)
             if key is None:
-                self.problems.add(place, "a key cannot have this character: U+0000 or half of a surrogate pair")
+                self.problems.add(place, "a key cannot contain this character: U+0000 or half of a surrogate pair")
                 continue
             if key in seen:
-                self.problems.add(place, f"duplicate key {key!r}; it is set in line {seen[key].line} already")
+                self.problems.add(place, f"duplicate key {key!r}; it is already set in line {seen[key].line}")
                 continue
             seen[key] = self.keys[*path, key] = place
             yield key, self.build(value_node, (*path, key), depth + 1)
@@ -299,16 +299,16 @@ class _Builder:
     def _scalar(self, node: Node, path: Steps) -> Any:
         text = self._text(node.value)
         if text is None:
-            return self._unread(path, "a text cannot have this character: U+0000 or half of a surrogate pair")
+            return self._unread(path, "a string cannot contain this character: U+0000 or half of a surrogate pair")
         if "${" in text:
-            return self._filled(text, path)
+            return self._replace_references(text, path)
         try:
-            return _plain(text) if str(node.tag) == "plain" else text
+            return _plain_value(text) if str(node.tag) == "plain" else text
         except ValueError as error:
             return self._unread(path, str(error))
 
-    def _filled(self, text: str, path: Steps) -> Any:
-        """The text with its references replaced by what they name."""
+    def _replace_references(self, text: str, path: Steps) -> Any:
+        """The string with its references replaced by the values that they name."""
         found = list(REFERENCE.finditer(text))
         if not found:
             return text
@@ -331,7 +331,7 @@ class _Builder:
 
     @staticmethod
     def _text(text: str) -> str | None:
-        """The text with JSON's surrogate pairs joined; ``None`` for one that PostgreSQL cannot hold."""
+        """The string with JSON's surrogate pairs joined, or ``None`` if PostgreSQL cannot store it."""
         try:
             text = text.encode("utf-16", "surrogatepass").decode("utf-16")
         except UnicodeDecodeError:
@@ -343,7 +343,7 @@ class _Builder:
 
 
 def _look_up(match: re.Match[str], environ: Mapping[str, str]) -> str:
-    """What a reference names; ``LookupError`` says why there is nothing."""
+    """The value that a reference names. ``LookupError`` says why there is none."""
     name = match["name"]
     match match["source"]:
         case "env":
@@ -364,8 +364,8 @@ def _short_tag(node: Node) -> str:
     return str(node.tag).replace("tag:yaml.org,2002:", "!!")
 
 
-def _name(path: Sequence[str | int]) -> str:
-    """What a message calls a value: its key, with positions, as ``choices[1]``."""
+def _value_name(path: Sequence[str | int]) -> str:
+    """The name of a value in messages: its key, with positions, such as ``choices[1]``."""
     name = ""
     for step in path:
         name = f"{name}[{step}]" if isinstance(step, int) else step

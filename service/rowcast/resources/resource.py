@@ -138,20 +138,28 @@ class Resources(Mapping[str, Resource]):
                 names = [*here.fields, *(name for name in self._relations[here.name] if name not in here.fields)]
                 raise ValueError(f"{here.name} has no field {part!r}; {did_you_mean(part, names)}")
             if not last:
-                raise ValueError(f"{part!r} of {here.name} is no relation, so {parts[position + 1]!r} cannot follow it")
+                raise ValueError(
+                    f"{part!r} of {here.name} is not a relation, so {parts[position + 1]!r} cannot follow it"
+                )
             found = here.fields[part]
             return Path(tuple(steps), found.column_name, found, found)
         raise AssertionError("a path has at least one part")
 
-    def steps(self, resource: str, path: str) -> tuple[Relation, ...]:
-        """The relations that a path such as ``category__parent`` follows; ``ValueError`` where a part is none."""
+    def steps(self, resource: str, path: str, *, readable: bool = False) -> tuple[Relation, ...]:
+        """The relations that a path such as ``category__parent`` follows.
+
+        Raises ``ValueError`` if a part is not a relation or, with ``readable``, if the relation is ``write_only``.
+        """
         steps: list[Relation] = []
         for part in path.split("__"):
-            known = self._relations[resource]
-            if part not in known:
-                raise ValueError(f"{resource} has no relation {part!r}; {did_you_mean(part, known)}")
-            steps.append(known[part])
-            resource = known[part].target
+            relations = self._relations[resource]
+            if part not in relations:
+                names = [name for name, each in relations.items() if not (readable and each.field.write_only)]
+                raise ValueError(f"{resource} has no relation {part!r}; {did_you_mean(part, names)}")
+            if readable and relations[part].field.write_only:
+                raise ValueError(f"{part!r} is write_only, so it cannot be shown")
+            steps.append(relations[part])
+            resource = relations[part].target
         return tuple(steps)
 
     def key_of(self, declared: Field) -> Field:

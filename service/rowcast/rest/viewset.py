@@ -198,7 +198,7 @@ class ViewSet:
         for name in initkwargs:
             if name in VERBS or not hasattr(cls, name):
                 hint = did_you_mean(
-                    name, (*viewset_options.OPTIONS, "name", "suffix", "description", "basename", "detail")
+                    name, (*viewset_options.VIEWSET_OPTIONS, "name", "suffix", "description", "basename", "detail")
                 )
                 raise TypeError(f"{cls.__name__} has no attribute {name!r} to set; {hint}")
         if initkwargs.get("name") and initkwargs.get("suffix"):
@@ -538,7 +538,7 @@ class GenericViewSet(ViewSet):
     @classmethod
     def varied(cls, given: Mapping[str, Any]) -> type[Self]:
         """The viewset with other options, for one action: ``@action(…, filter_backends=[…])``."""
-        found = {name: value for name, value in given.items() if name in viewset_options.OPTIONS}
+        found = {name: value for name, value in given.items() if name in viewset_options.VIEWSET_OPTIONS}
         if not found:
             return cls
         plain = {name: value for name, value in found.items() if name not in _CLASSES}
@@ -1150,7 +1150,7 @@ def class_options(
     resources: Resources,
     resource: Resource,
     given: Mapping[str, Any],
-    only: Iterable[str] = viewset_options.OPTIONS,
+    only: Iterable[str] = viewset_options.VIEWSET_OPTIONS,
 ) -> dict[str, Any]:
     """The options, or ``only`` some, that a class sets as attributes, checked as the config's and in the same form.
 
@@ -1171,12 +1171,12 @@ def class_options(
         problems.append(f"{'.'.join(map(str, path))}: {message}")
     if problems:
         raise ConfigurationError("\n".join(f"{cls.__module__}.{cls.__name__}.{problem}" for problem in problems))
-    return viewset_options.normal(resources, resource.name, found)
+    return viewset_options.normalize(resources, resource.name, found)
 
 
 def _near_misses(cls: type[GenericViewSet]) -> Iterator[str]:
     """Attributes of a user's class that are almost options, or are set when it is bound."""
-    names = [*viewset_options.OPTIONS, "model", "queryset", "lookup_url_kwarg", "lookup_value_regex"]
+    names = [*viewset_options.VIEWSET_OPTIONS, "model", "queryset", "lookup_url_kwarg", "lookup_value_regex"]
     for owner in cls.__mro__:
         if _is_ours(owner) or "_calls" in vars(owner):
             continue

@@ -86,7 +86,9 @@ def test_other_files_are_not_config(read: Load) -> None:
 
 def test_a_missing_directory_says_what_to_do(tmp_path: Path) -> None:
     """As does one without resources."""
-    with pytest.raises(ConfigurationError, match=r"none: there is no such directory; --config or ROWCAST_CONFIG names"):
+    with pytest.raises(
+        ConfigurationError, match=r"none: directory does not exist; pass --config or set ROWCAST_CONFIG"
+    ):
         load(tmp_path / "none", environ={})
     for there in (tmp_path, tmp_path / "resources"):
         there.mkdir(exist_ok=True)
@@ -160,20 +162,20 @@ def test_a_broken_file_causes_no_false_problems_in_others(problems: Problems, br
     ("files", "problem"),
     [
         ({"a.yaml": "fields: {}", "b.yaml": "name: a\nfields: {}"},
-         "b.yaml:2:7: name: 'a' is declared in {}a.yaml already"),
+         "b.yaml:2:7: name: 'a' is already declared in {}a.yaml"),
         ({"a.yaml": "table: t\nfields: {}", "b.yaml": "table: t\nfields: {}"},
-         "b.yaml:2:8: table: the table t belongs to a already; set 'name' or 'table'"),
+         "b.yaml:2:8: table: the table t already belongs to a; set 'name' or 'table'"),
         ({"task.yaml": "table: t\nfields: {}", "tasks.yaml": "fields: {}"},
-         "tasks.yaml:1:1: the model Task belongs to task already; set 'name' or 'model'"),
+         "tasks.yaml:1:1: the model Task already belongs to task; set 'name' or 'model'"),
         ({"a.yaml": "fields: {}\nmodel: X", "b.yaml": "fields: {}\nmodel: X"},
-         "b.yaml:3:8: model: the model X belongs to a already; set 'name' or 'model'"),
+         "b.yaml:3:8: model: the model X already belongs to a; set 'name' or 'model'"),
         ({"a.yaml": "table: alembic_version\nfields: {}"},
-         "a.yaml:2:8: table: the table alembic_version belongs to the service itself already; set 'name' or 'table'"),
+         "a.yaml:2:8: table: the table alembic_version already belongs to the service itself; set 'name' or 'table'"),
         ({"a.yaml": "fields: {b: {type: many_to_many, to: a}}", "c.yaml": "table: a_b\nfields: {}"},
-         "a.yaml:2:10: 'b': its table a_b belongs to c already; rename the field"),
+         "a.yaml:2:10: 'b': its table a_b already belongs to c; rename the field"),
         ({"a.yaml": "fields: {b_c: {type: many_to_many, to: a}}",
           "d.yaml": "table: a_b\nfields: {c: {type: many_to_many, to: a}}"},
-         "d.yaml:3:10: 'c': its table a_b_c belongs to a.b_c already; rename the field"),
+         "d.yaml:3:10: 'c': its table a_b_c already belongs to a.b_c; rename the field"),
         ({"a.yaml": "fields: {x: {type: foreign_key, to: b, related_name: y}}",
           "b.yaml": "fields: {y: {type: string}}"},
          "a.yaml:2:54: related_name: 'y' is taken in b by field 'y'"),

@@ -219,7 +219,7 @@ def test_the_examples_of_the_docstrings_hold() -> None:
         ("type: integer, default: '1'", "2:31: default: Not a valid integer."),
         ("type: integer, default: 3000000000", "2:31: default: Must be between -2147483648 and 2147483647."),
         ("type: integer, max: 3, default: 4", "2:39: default: Must be less than or equal to 3."),
-        ("type: integer, choices: [1], default: 4", "2:45: default: 4 is none of the choices; valid here: 1"),
+        ("type: integer, choices: [1], default: 4", "2:45: default: 4 is not one of the choices; valid here: 1"),
         ("type: integer, choices: [1, a]", "2:35: choices[1]: Not a valid integer."),
         ("type: integer, choices: [1, 1]", "2:35: choices[1]: 1 is listed twice"),
         ("type: integer, choices: []", "2:31: choices: may not be empty"),
@@ -233,16 +233,16 @@ def test_the_examples_of_the_docstrings_hold() -> None:
         ("type: string, blank: false, default: ''", "2:44: default: May not be blank."),
         ("type: email, default: nobody", "2:29: default: Not a valid email address."),
         ("type: string, pattern: '^a', default: b", "2:45: default: Must match the pattern ^a."),
-        ("type: string, pattern: '('", "2:30: pattern: is no regular expression: missing ), unterminated subpattern at "
+        ("type: string, pattern: '('", "2:30: pattern: is not a regular expression: missing ), unterminated subpattern at "
          "position 0"),
-        ("type: string, pattern: '\\bx'", "2:30: pattern: '\\\\b' means something else to PostgreSQL, which checks it "
-         "too; write it another way"),
-        ("type: string, pattern: '(?P<a>x)'", "2:30: pattern: '(?' means something else to PostgreSQL, which checks it "
-         "too; write it another way"),
+        ("type: string, pattern: '\\bx'", "2:30: pattern: '\\\\b' has another meaning in PostgreSQL, which "
+         "also checks the pattern; write it in another way"),
+        ("type: string, pattern: '(?P<a>x)'", "2:30: pattern: '(?' has another meaning in PostgreSQL, which "
+         "also checks the pattern; write it in another way"),
         ("type: string, min_length: 3, max_length: 2", "2:33: min_length: may not be larger than max_length (2)"),
         ("type: decimal, max_digits: 2, decimal_places: 3",
          "2:53: decimal_places: may not be larger than max_digits (2)"),
-        ("type: decimal, max_digits: 2", "2:22: 'max_digits' needs 'decimal_places' beside it"),
+        ("type: decimal, max_digits: 2", "2:22: 'max_digits' also needs 'decimal_places'"),
         ("type: decimal, max_digits: 3, decimal_places: 1, default: '1.55'",
          "2:65: default: Must have at most 1 decimal places."),
         ("type: array", "2:3: a field of type array needs 'of'"),
@@ -251,7 +251,7 @@ def test_the_examples_of_the_docstrings_hold() -> None:
         ("type: array, of: string, min: 5", "2:32: 'min' does not apply to an array of string"),
         ("type: array, of: integer, default: [1, x]", "2:42: default: Item 1: Not a valid integer."),
         ("type: array, of: integer, choices: [1], default: [2]",
-         "2:56: default: 2 is none of the choices; valid here: 1"),
+         "2:56: default: 2 is not one of the choices; valid here: 1"),
         ("type: foreign_key", "2:3: a field of type foreign_key needs 'to'"),
         ("type: foreign_key, to: thing", "2:30: to: there is no resource 'thing'; did you mean things?"),
         ("type: many_to_many, to: thing", "2:31: to: there is no resource 'thing'; did you mean things?"),
@@ -264,10 +264,10 @@ def test_the_examples_of_the_docstrings_hold() -> None:
         ("type: string, default: null", "2:30: default: null needs null: true"),
         ("type: uuid, primary_key: true, null: true", "2:38: 'null' contradicts 'primary_key': a primary key is never "
          "null"),
-        ("type: uuid, primary_key: true, write_only: true", "2:38: 'write_only' contradicts 'primary_key': the key of "
-         "every row is shown, in its URL at least"),
+        ("type: uuid, primary_key: true, write_only: true", "2:38: 'write_only' contradicts 'primary_key': the key of a "
+         "row is always visible, at least in its URL"),
         ("type: string, read_only: true, write_only: true",
-         "2:38: 'write_only' contradicts 'read_only': nobody could use the field"),
+         "2:38: 'write_only' contradicts 'read_only': no client could use the field"),
         ("type: string, read_only: true, required: true",
          "2:38: 'required' contradicts 'read_only': clients cannot send the field"),
         ("type: date, auto_now: true, default: 2026-01-01", "2:19: 'auto_now' contradicts 'default': the service sets "
@@ -276,7 +276,7 @@ def test_the_examples_of_the_docstrings_hold() -> None:
          "sets the field"),
         ("type: date, auto_now_add: true, auto_now: true", "2:19: 'auto_now_add' contradicts 'auto_now': auto_now also "
          "sets the field when a row is added"),
-        ("type: string, label: 5", "2:28: label: must be a text; put it in quotes"),
+        ("type: string, label: 5", "2:28: label: must be a string; quote it"),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_told_with_its_place(problems: Problems, declared: str, problem: str) -> None:
@@ -287,11 +287,11 @@ def test_a_wrong_field_is_told_with_its_place(problems: Problems, declared: str,
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        (["Title: {type: string}"], "2:3: 'Title' is no name of a field: use lower-case letters, digits and single "
+        (["Title: {type: string}"], "2:3: 'Title' is not a name of a field: use lower-case letters, digits and single "
          "underscores within"),
-        (["a__b: {type: string}"], "2:3: 'a__b' is no name of a field: use lower-case letters, digits and single "
+        (["a__b: {type: string}"], "2:3: 'a__b' is not a name of a field: use lower-case letters, digits and single "
          "underscores within"),
-        (["a_: {type: string}"], "2:3: 'a_' is no name of a field: use lower-case letters, digits and single "
+        (["a_: {type: string}"], "2:3: 'a_' is not a name of a field: use lower-case letters, digits and single "
          "underscores within"),
         (["xmin: {type: string}"], "2:3: 'xmin' is a column that every PostgreSQL table has; choose another name"),
         ([f"{'a' * 64}: {{type: string}}"],
@@ -299,11 +299,11 @@ def test_a_wrong_field_is_told_with_its_place(problems: Problems, declared: str,
         ([f"{'a' * 61}: {{type: foreign_key, to: things}}"],
          f"2:3: '{'a' * 61}' is too long: a column's name has at most 63 characters"),
         (["a: {type: foreign_key, to: things}", "a_id: {type: uuid}"],
-         "3:3: 'a_id' needs the name 'a_id', which field 'a' has already"),
+         "3:3: 'a_id' needs the name 'a_id', which field 'a' already has"),
         (["a_id: {type: uuid}", "a: {type: foreign_key, to: things}"],
-         "3:3: 'a' needs the name 'a_id', which field 'a_id' has already"),
+         "3:3: 'a' needs the name 'a_id', which field 'a_id' already has"),
         (["a: {type: uuid, primary_key: true}", "b: {type: uuid, primary_key: true}"],
-         "3:19: the primary key is 'a' already"),
+         "3:19: the primary key is already 'a'"),
         (["id: {type: integer}"], "2:3: no field is the primary key; give 'id' primary_key: true"),
         (["a:"], "2:3: a: must be a mapping"),
         (["a: string"], "2:6: a: must be a mapping"),
@@ -318,11 +318,11 @@ def test_wrong_fields_are_told_with_their_place(problems: Problems, fields: list
     ("rest", "problem"),
     [
         ("unique: [[a, x]]", "5:14: unique[0][1]: there is no field 'x'; valid here: id, a, b"),
-        ("unique: [[a, b], [a, b]]", "5:18: unique[1]: [a, b] is there already"),
+        ("unique: [[a, b], [a, b]]", "5:18: unique[1]: [a, b] is declared already"),
         ("unique: [[a, a]]", "5:14: unique[0][1]: 'a' is listed twice"),
         ("unique: [[m]]", "5:11: unique[0][0]: 'm' has no column: it is a many_to_many"),
-        ("unique: [[b]]", "5:10: unique[0]: [b] is there already"),
-        ("unique: [[id]]", "5:10: unique[0]: [id] is there already"),
+        ("unique: [[b]]", "5:10: unique[0]: [b] is declared already"),
+        ("unique: [[id]]", "5:10: unique[0]: [id] is declared already"),
         ("unique: [a]", "5:10: unique[0]: must be a list"),
         ("unique: [[]]", "5:10: unique[0]: may not be empty"),
         ("indexes: [[m, a]]", "5:12: indexes[0][0]: 'm' has no column: it is a many_to_many"),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rowcast.configuration import viewset_options
-from rowcast.configuration.value_types import permission_tree
-from rowcast.configuration.viewset_options import ACTIONS, OPTIONS, RESERVED_PARAMETERS, check
+from rowcast.configuration.permission_expression import permission_tree
+from rowcast.configuration.viewset_options import ACTIONS, RESERVED_PARAMETERS, VIEWSET_OPTIONS, check
 from rowcast.resources.resource import Resources
 
 from .conftest import Load, Problems
@@ -52,7 +52,7 @@ strict_query"""
 
 def test_every_attribute_of_the_reference_is_an_option() -> None:
     """Those that name the model are the resource's own, and the file's place says them."""
-    assert OPTIONS.keys() >= set(REFERENCE.split())
+    assert VIEWSET_OPTIONS.keys() >= set(REFERENCE.split())
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_every_attribute_of_the_reference_is_an_option() -> None:
 )  # fmt: skip
 def test_an_option_ends_in_its_normal_form(resources: Resources, given: Mapping[str, Any], normal: object) -> None:
     """The one that the rest of the service reads."""
-    loaded = viewset_options.STRUCTURE.load(given)
+    loaded = viewset_options.VIEWSET_SECTION.load(given)
     assert list(check(resources, "tasks", loaded, ["archive"])) == []
-    [found] = viewset_options.normal(resources, "tasks", loaded).values()
+    [found] = viewset_options.normalize(resources, "tasks", loaded).values()
     assert found == normal
 
 
@@ -101,20 +101,20 @@ def test_an_option_ends_in_its_normal_form(resources: Resources, given: Mapping[
         ("filterset_fields: {title: exact}", "27: title: must be a list"),
         ("filterset_fields: 5", "19: filterset_fields: must be a list of fields, or a mapping from fields to lookups"),
         ("filterset_fields: {category__nam: [exact]}", "20: categories has no field 'nam'; did you mean name?"),
-        ("filterset_fields: {title__x: [exact]}", "20: 'title' of tasks is no relation, so 'x' cannot follow it"),
+        ("filterset_fields: {title__x: [exact]}", "20: 'title' of tasks is not a relation, so 'x' cannot follow it"),
         (
             "filterset_fields: {count: [icontains]}",
             "28: count[0]: 'icontains' does not suit 'count'; "
             "valid here: exact, ne, gt, gte, lt, lte, range, in, isnull",
         ),
-        ("filterset_fields: {token: [exact]}", "20: 'token' is write_only, so it cannot be asked for"),
+        ("filterset_fields: {token: [exact]}", "20: 'token' is write_only, so it cannot be used here"),
         (
             "filterset_fields: [category__secret]",
-            "20: filterset_fields[0]: 'secret' is write_only, so it cannot be asked for",
+            "20: filterset_fields[0]: 'secret' is write_only, so it cannot be used here",
         ),
         (
             "filterset_fields: [vault__name]",
-            "20: filterset_fields[0]: 'vault' is write_only, so it cannot be asked for",
+            "20: filterset_fields[0]: 'vault' is write_only, so it cannot be used here",
         ),
         (
             "filterset_fields: [page]",
@@ -126,12 +126,12 @@ def test_an_option_ends_in_its_normal_form(resources: Resources, given: Mapping[
         ),
         (
             "filterset_fields: [title, title]",
-            "27: filterset_fields[1]: 'title' gives the parameter ?title= a second time",
+            "27: filterset_fields[1]: 'title' defines the parameter ?title= a second time",
         ),
-        ("filterset_fields: {title: [in, in]}", "20: 'title' gives the parameter ?title__in= a second time"),
-        ("search_fields: [count]", "17: search_fields[0]: 'count' cannot be searched: only text can"),
+        ("filterset_fields: {title: [in, in]}", "20: 'title' defines the parameter ?title__in= a second time"),
+        ("search_fields: [count]", "17: search_fields[0]: 'count' cannot be searched: only string fields can"),
         ("search_fields: [^titel]", "17: search_fields[0]: tasks has no field 'titel'; did you mean title?"),
-        ("search_fields: [token]", "17: search_fields[0]: 'token' is write_only, so it cannot be asked for"),
+        ("search_fields: [token]", "17: search_fields[0]: 'token' is write_only, so it cannot be used here"),
         ("search_fields: [title, ^title]", "24: search_fields[1]: 'title' is listed twice"),
         ("search_fields: title", "16: search_fields: must be a list"),
         ("ordering: [-titel]", "12: ordering[0]: tasks has no field 'titel'; did you mean title?"),
@@ -139,11 +139,11 @@ def test_an_option_ends_in_its_normal_form(resources: Resources, given: Mapping[
             "ordering: [tags__name]",
             "12: ordering[0]: 'tags__name' leads to many values, so rows cannot be ordered by it",
         ),
-        ("ordering: [token]", "12: ordering[0]: 'token' is write_only, so it cannot be asked for"),
+        ("ordering: [token]", "12: ordering[0]: 'token' is write_only, so it cannot be used here"),
         ("ordering: [title, -title]", "19: ordering[1]: 'title' is listed twice"),
         (
             "ordering_fields: [-title]",
-            "19: ordering_fields[0]: '-title' stands without the hyphen here: clients choose the direction",
+            "19: ordering_fields[0]: '-title' must be without the hyphen: clients choose the direction",
         ),
         ("select_related: [categry]", "18: select_related[0]: tasks has no relation 'categry'; did you mean category?"),
         ("select_related: [title]", "18: select_related[0]: tasks has no relation 'title'; valid here: category, tags"),
@@ -160,13 +160,13 @@ def test_an_option_ends_in_its_normal_form(resources: Resources, given: Mapping[
         ("allowed_actions: [lst]", "19: allowed_actions[0]: unknown action 'lst'; did you mean list?"),
         (
             "{allowed_actions: [list], excluded_actions: [list]}",
-            "27: excluded_actions cannot be set beside allowed_actions; use one of them",
+            "27: excluded_actions and allowed_actions cannot both be set; use one of them",
         ),
-        ("lookup_field: title", "15: lookup_field: 'title' does not tell rows apart; valid here: id, slug"),
+        ("lookup_field: title", "15: lookup_field: 'title' is not unique; valid here: id, slug"),
         ("lookup_field: slugg", "15: lookup_field: tasks has no field 'slugg'; did you mean slug?"),
         (
             "lookup_field: category__name",
-            "15: lookup_field: 'category__name' does not tell rows apart; valid here: id, slug",
+            "15: lookup_field: 'category__name' is not unique; valid here: id, slug",
         ),
         ("count: no", "8: count: 'no' is unknown; did you mean none?"),
         ("stream_enabled: no", "17: stream_enabled: must be true or false"),
@@ -209,7 +209,7 @@ def test_class_attributes_are_checked_by_the_same_table(resources: Resources) ->
         pass
 
     given = {"permission_classes": (Mine,), "pagination_class": Mine, "search_fields": ("title",)}
-    assert viewset_options.STRUCTURE.load(given) == given
+    assert viewset_options.VIEWSET_SECTION.load(given) == given
     assert list(check(resources, "tasks", {"search_fields": ("titel",)})) == [
         (("search_fields", 0), "tasks has no field 'titel'; did you mean title?")
     ]

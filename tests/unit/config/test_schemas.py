@@ -16,7 +16,7 @@ from rowcast.configuration.yaml import Problems, read
 from rowcast.resources.types import FIELD_TYPES
 
 SCHEMAS = json_schemas()
-STRUCTURES = {"service.schema.json": settings.STRUCTURE, "resource.schema.json": declarations.STRUCTURE}
+SECTIONS = {"service.schema.json": settings.SETTINGS_SECTION, "resource.schema.json": declarations.RESOURCE_SECTION}
 
 
 def valid(name: str, document: object) -> bool:
@@ -92,7 +92,7 @@ def test_the_demo_is_valid() -> None:
 def test_schema_and_loader_agree_on_the_structure(name: str, document: dict[str, Any]) -> None:
     """What one refuses the other does."""
     references = "${env" in json.dumps(document)
-    assert valid(name, document) is (references or not STRUCTURES[name].validate(document))
+    assert valid(name, document) is (references or not SECTIONS[name].validate(document))
 
 
 @pytest.mark.parametrize("type_", FIELD_TYPES)

@@ -132,7 +132,7 @@ def test_secrets_are_not_shown_when_settings_are_printed(read: Load) -> None:
         ("server:\n  port:", "2:3: port: may not be empty"),
         ("server: {port: 70000}", "1:16: port: must be at most 65535"),
         ("server: {workers: 0}", "1:19: workers: must be at least 1"),
-        ("server: {host: 5}", "1:16: host: must be a text; put it in quotes"),
+        ("server: {host: 5}", "1:16: host: must be a string; quote it"),
         ("server: {body_limit: 1}", "1:22: body_limit: must be a size such as 512B, 256KiB, 1MiB or 2GB"),
         ("server: {shutdown_grace: 10}", "1:26: shutdown_grace: must be a duration such as 250ms, 10s, 5m, 24h or 30d"),
         ("server: {cors_origins: '*'}", "1:24: cors_origins: must be a list"),
@@ -141,7 +141,7 @@ def test_secrets_are_not_shown_when_settings_are_printed(read: Load) -> None:
         ("server: {secret_key: abc}", "1:22: secret_key: must have at least 32 characters"),
         ("database: {url: 'mysql://x'}", "1:17: url: must be a URL such as postgresql://user:password@host/name"),
         ("stream: {wakeup: notfy}", "1:18: wakeup: 'notfy' is unknown; did you mean notify?"),
-        ("throttle: {rates: {anon: 60}}", "1:26: anon: must be a text; put it in quotes"),
+        ("throttle: {rates: {anon: 60}}", "1:26: anon: must be a string; quote it"),
         ("throttle: {rates: {anon: 60/year}}",
          "1:26: anon: must be a rate such as 60/min, 10/second, 600/hour or 5000/day"),
         ("throttle: {storage: disk}", "1:21: storage: must be memory or a URL such as redis://host:6379/0"),
@@ -155,11 +155,11 @@ def test_secrets_are_not_shown_when_settings_are_printed(read: Load) -> None:
          "RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA"),
         ("auth: {jwt: {algorithms: []}}", "1:26: algorithms: may not be empty"),
         ("auth: {jwt: {algorithms: [HS256, RS256]}}",
-         "1:26: algorithms: HS algorithms take a secret and the others public keys; use one sort"),
+         "1:26: algorithms: HS algorithms take a secret and the others take public keys; use one kind"),
         ("auth: {jwt: {algorithms: [RS256], secret: abc}}",
-         "1:43: secret: must be a public key in PEM, or jwks be given, for RS256"),
-        ("auth: {jwt: {secret: '-----BEGIN PUBLIC KEY-----'}}", "1:8: algorithms: public keys do not go with HS "
-         "algorithms; use some of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA"),
+         "1:43: secret: must be a public key in PEM (or set jwks) for RS256"),
+        ("auth: {jwt: {secret: '-----BEGIN PUBLIC KEY-----'}}", "1:8: algorithms: HS algorithms do not take "
+         "public keys; use some of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_told_with_its_place(problems: Problems, text: str, problem: str) -> None:
@@ -201,5 +201,5 @@ def test_no_message_shows_a_secret(problems: Problems) -> None:
 def test_two_service_files_are_a_problem(problems: Problems) -> None:
     """Neither is silently the one that counts."""
     assert problems({"service.yaml": "", "service.json": "{}", **TASKS}) == [
-        "service.yaml:1:1: service.json is there as well; keep one of them"
+        "service.yaml:1:1: service.json exists as well; keep one of them"
     ]
