@@ -1,9 +1,9 @@
-"""Waiting without ``await``: how code written in blocking style runs on the event loop without blocking it.
+"""Waiting without ``await``: code in blocking style runs on the event loop without blocking it.
 
-A handler runs in a greenlet of its own. When code inside it calls ``wait(x)``, the greenlet is left, the loop awaits
-``x``, and the greenlet goes on with the result; everything else on the loop runs meanwhile. This is SQLAlchemy's
-asyncio bridge (``sqlalchemy.util.greenlet_spawn`` and ``await_only``); here it also carries coroutine handlers, so that
-a helper may be called with or without ``await`` in either kind.
+Each handler runs in its own greenlet. When code in it calls ``wait(x)``, control leaves the greenlet, the event loop
+awaits ``x``, and the greenlet continues with the result. Other tasks run in the meantime. This is SQLAlchemy's bridge
+(``sqlalchemy.util.greenlet_spawn`` and ``await_only``). Here it also runs coroutine handlers, so that a helper may be
+called with or without ``await`` in both kinds of handler. Decision 13 has the reasons.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ Result = TypeVar("Result")
 
 
 async def spawn(handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a handler, plain or coroutine, so that ``wait`` works inside it; what it returns."""
+    """Call a plain or coroutine function in a greenlet, where ``wait`` works, and return its result."""
     return await greenlet_spawn(_call, handler, args, kwargs)
 
 
 def wait(awaitable: Awaitable[Result]) -> Result:
-    """The result of an awaitable, waited for here: the way to ``await`` in a plain ``def`` handler.
+    """Wait for an awaitable without ``await``, as in a plain ``def`` handler.
 
-    Raises ``RuntimeError`` outside of a handler.
+    Args:
+        awaitable: A coroutine, a query set, or anything else that can be awaited.
+
+    Returns:
+        The awaitable's result.
+
+    Raises:
+        RuntimeError: This is not inside a viewset's handler or hook.
     """
     if not in_greenlet():
         if iscoroutine(awaitable):
@@ -42,22 +49,22 @@ def _call(handler: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
 
 def _drive(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine inside the greenlet: what it awaits is awaited by the loop."""
-    answer: Any = None
+    result: Any = None
     error: BaseException | None = None
     while True:
         try:
-            pending = coroutine.send(answer) if error is None else coroutine.throw(error)
+            pending = coroutine.send(result) if error is None else coroutine.throw(error)
         except StopIteration as stop:
             return stop.value
-        answer, error = None, None
+        result, error = None, None
         try:
-            answer = await_only(_Pending(pending))
-        except BaseException as raised:  # handed into the coroutine, where it belongs
+            result = await_only(_Pending(pending))
+        except BaseException as raised:  # raised again inside the coroutine
             error = raised
 
 
 class _Pending:
-    """A future that a coroutine has yielded, on its way to the loop."""
+    """A future that a coroutine has yielded, as an awaitable for the event loop."""
 
     def __init__(self, future: Any) -> None:
         self._future = future

@@ -1,12 +1,12 @@
-"""What Python code asks of rows: ``Q`` for conditions and ``F`` for columns in arithmetic.
+"""Conditions and arithmetic in Python code: ``Q`` and ``F``.
 
-Both are plain values, usable before the configuration is known; ``resolve`` turns them into what ``query`` compiles.
+Both are plain values, usable before the configuration is known; ``resolve`` turns them into the values of ``query``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from rowcast.errors import ValidationError
 from rowcast.orm.state import Row, state_of
@@ -15,16 +15,19 @@ from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS, Takes, lookups_of
 from rowcast.resources.resource import Path, Resources
 
-_PARTS: Final = frozenset(LOOKUP_NAMES)
-
 
 class Q:
-    """A condition: ``Q(completed=False) & (Q(priority="high") | ~Q(category__name__icontains="later"))``."""
+    """A condition: ``Q(completed=False) & (Q(priority="high") | ~Q(category__name__icontains="later"))``.
 
-    __slots__ = ("lookups", "parts", "word")
+    Args:
+        parts: Conditions that must all hold.
+        lookups: Lookups that must all hold, as in ``filter``: a path, optionally followed by ``__`` and a lookup.
+    """
+
+    __slots__ = ("lookups", "operator", "parts")
 
     def __init__(self, *parts: Q, **lookups: Any) -> None:
-        self.word = "and"
+        self.operator = "and"
         self.parts = parts
         self.lookups = lookups
 
@@ -33,32 +36,36 @@ class Q:
 
     def __or__(self, other: Q) -> Q:
         either = Q(self, other)
-        either.word = "or"
+        either.operator = "or"
         return either
 
     def __invert__(self) -> Q:
         negated = Q(self)
-        negated.word = "not"
+        negated.operator = "not"
         return negated
 
     def __repr__(self) -> str:
         inside = [*map(repr, self.parts), *(f"{name}={value!r}" for name, value in self.lookups.items())]
-        return f"{'~' if self.word == 'not' else ''}Q({(' | ' if self.word == 'or' else ', ').join(inside)})"
+        return f"{'~' if self.operator == 'not' else ''}Q({(' | ' if self.operator == 'or' else ', ').join(inside)})"
 
     def resolve(self, resources: Resources, resource: str) -> Condition:
-        """The condition on a resource. Raises ``ValueError`` for a path or lookup that is none.
+        """The condition on a resource. ``ValueError`` for a path or lookup that does not exist.
 
-        A value that does not fit its field raises ``ValidationError``, since it may be a client's.
+        ``ValidationError`` for a value that does not fit its field, since a client may have sent it.
         """
         parts = [part.resolve(resources, resource) for part in self.parts]
         parts += [lookup(resources, resource, name, value) for name, value in self.lookups.items()]
-        joined = parts[0] if len(parts) == 1 else Junction("or" if self.word == "or" else "and", tuple(parts))
-        return Negation(joined) if self.word == "not" else joined
+        joined = parts[0] if len(parts) == 1 else Junction("or" if self.operator == "or" else "and", tuple(parts))
+        return Negation(joined) if self.operator == "not" else joined
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class F:
-    """A column of the row at hand: ``update(view_count=F("view_count") + 1)``, ``filter(due_date__lt=F("end"))``."""
+    """A column of the same row: ``update(view_count=F("view_count") + 1)``, ``filter(due_date__lt=F("end"))``.
+
+    Args:
+        name: The column, or a path such as ``category__name`` in a filter. Arithmetic with ``+ - * /`` gives another F.
+    """
 
     name: str | None
     sign: str = ""
@@ -90,7 +97,7 @@ class F:
         return F(None, "/", other, self)
 
     def resolve(self, resources: Resources, resource: str, field: Field) -> Expression:
-        """The expression on a resource, its constants being values of ``field``."""
+        """The expression on a resource; its constants are values of ``field``."""
         return Expression(*self._parts(resources, resource, field))
 
     def _parts(self, resources: Resources, resource: str, field: Field) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -104,51 +111,47 @@ class F:
         return (self.sign, sides[0][0], sides[1][0]), (*sides[0][1], *sides[1][1])
 
 
-def lookup(resources: Resources, resource: str, name: str, given: Any) -> Condition:
+def lookup(resources: Resources, resource: str, name: str, value: Any) -> Condition:
     """One keyword of ``filter``: ``category__name__icontains="work"``; ``pk`` is the key."""
-    path, found = _split(resources, resource, name)
+    path, text, found = _split(resources, resource, name)
     kind = path.values.field_type.kind
-    where, word = found
-    if (kind, word) not in LOOKUPS:
-        raise ValueError(f"{name}: {word} does not suit a {path.values.type} field; use {', '.join(lookups_of(kind))}")
-    lookup_spec = LOOKUPS[kind, word]
-    if given is None and word == "exact":
-        word, given = "isnull", True
-    elif isinstance(given, F):
-        return Comparison(where, word, given.resolve(resources, resource, path.values), kind)
-    else:
-        given = _argument(path, lookup_spec.takes, name, given)
-    return Comparison(where, word, given, kind)
+    if (kind, found) not in LOOKUPS:
+        raise ValueError(f"{name}: {found} does not suit a {path.values.type} field; use {', '.join(lookups_of(kind))}")
+    if value is None and found == "exact":
+        return Comparison(text, "isnull", True, kind)
+    if isinstance(value, F):
+        return Comparison(text, found, value.resolve(resources, resource, path.values), kind)
+    return Comparison(text, found, _argument(path, LOOKUPS[kind, found].takes, name, value), kind)
 
 
-def _split(resources: Resources, resource: str, name: str) -> tuple[Path, tuple[str, str]]:
-    """The path of a keyword, its text, and the lookup behind it; a field may be named as a lookup is."""
+def _split(resources: Resources, resource: str, name: str) -> tuple[Path, str, str]:
+    """The path of a keyword, its text, and the lookup after it; a field may have the name of a lookup."""
     text = "__".join(resources[resource].key.name if part == "pk" else part for part in name.split("__"))
     try:
-        return resources.resolve(resource, text), (text, "exact")
+        return resources.resolve(resource, text), text, "exact"
     except ValueError:
-        head, _, word = text.rpartition("__")
-        if not head or word not in _PARTS:
+        head, _, last = text.rpartition("__")
+        if not head or last not in LOOKUP_NAMES:
             raise
-    return resources.resolve(resource, head), (head, word)
+    return resources.resolve(resource, head), head, last
 
 
-def _argument(path: Path, takes: Takes, name: str, given: Any) -> Any:
+def _argument(path: Path, takes: Takes, name: str, value: Any) -> Any:
     match takes:
         case Takes.FLAG:
-            return bool(given)
+            return bool(value)
         case Takes.TEXT:
-            return str(given)
+            return str(value)
         case Takes.MANY | Takes.PAIR:
-            if isinstance(given, str) or not hasattr(given, "__iter__"):
+            if isinstance(value, str) or not hasattr(value, "__iter__"):
                 raise ValueError(f"{name}: needs several values, such as a list")
-            return tuple(_sought(path.values, item, path.column) for item in given)
+            return tuple(_filter_value(path.values, item, path.column) for item in value)
         case Takes.ONE:
-            return _sought(path.values, given, path.column)
+            return _filter_value(path.values, value, path.column)
 
 
-def _sought(field: Field, value: Any, name: str) -> Any:
-    """A value to look for: as ``fitting``, and for a number or a truth value the text that stands in a URL as well."""
+def _filter_value(field: Field, value: Any, name: str) -> Any:
+    """A value to filter by: as ``fitting``, and for a number or boolean also its form in a URL."""
     if not isinstance(value, str) or field.field_type.kind not in (Kind.NUMBER, Kind.BOOLEAN):
         return fitting(field, value, name)
     try:
@@ -158,10 +161,9 @@ def _sought(field: Field, value: Any, name: str) -> Any:
 
 
 def fitting(field: Field, value: Any, name: str | None = None) -> Any:
-    """A value for a field: as it is if it is of the field's Python type, from its JSON form otherwise.
+    """A value for a field: unchanged if it has the field's Python type, otherwise from its JSON form.
 
-    A row stands for its key. ``ValidationError`` says what does not fit, by ``name``: that of the field, or of the
-    relation whose key it is.
+    A row means its key. ``ValidationError`` if it does not fit, under ``name``: by default the field's.
     """
     value = state_of(value).key if isinstance(value, Row) else value
     if value is None:
@@ -173,7 +175,7 @@ def fitting(field: Field, value: Any, name: str | None = None) -> Any:
 
 
 def storable(field: Field, value: Any, name: str | None = None) -> Any:
-    """A value for a column, as ``fitting``, which also has to have room in it."""
+    """A value for a column: as ``fitting``, and within the limits of the column's type."""
     value = fitting(field, value, name)
     try:
         if isinstance(value, int) and field.field_type.kind is Kind.NUMBER:

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Queries as values: conditions, an order, and the relations to load with the rows.
+
+Each condition has a shape and values. ``shape`` is hashable and contains everything on which the SQL depends; a statement
+is compiled once for it. ``values`` are the parameters of that SQL, in the order of the shape.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ Shape: TypeAlias = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """Arithmetic on columns: its shape, a tree of ``("column", path)``, ``("value",)`` and ``(sign, left, right)``."""
+    """Arithmetic on columns. The shape is a tree of ``("column", path)``, ``("value",)`` and ``(sign, left, right)``."""
 
     shape: Shape
     values: tuple[Any, ...]
@@ -27,8 +31,8 @@ class Expression:
 class Comparison:
     """One lookup on one path: ``Comparison("category__name", "icontains", "work", Kind.TEXT)``.
 
-    ``argument`` is what the lookup takes: a value, a tuple of values, or an ``Expression``. The values of array and JSON
-    fields may be lists and dictionaries; they are compared by what they hold.
+    ``argument`` is a value, a tuple of values, or an ``Expression``. Values of array and JSON fields may be lists and
+    dictionaries; comparisons with equal contents are equal.
     """
 
     path: str
@@ -49,6 +53,7 @@ class Comparison:
 
     @property
     def lookup_spec(self) -> Lookup:
+        """The row of ``LOOKUPS``."""
         return LOOKUPS[self.kind, self.lookup]
 
     @property
@@ -72,14 +77,14 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Junction:
-    """Several conditions of which all (``and``) or any (``or``) must hold."""
+    """All of several conditions (``and``), or any of them (``or``)."""
 
-    word: str
+    operator: str
     parts: tuple[Condition, ...]
 
     @property
     def shape(self) -> Shape:
-        return (self.word, *(part.shape for part in self.parts))
+        return (self.operator, *(part.shape for part in self.parts))
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -88,7 +93,7 @@ class Junction:
 
 @dataclass(frozen=True, slots=True)
 class Negation:
-    """What does not hold; a comparison with null, which is neither, counts as not holding."""
+    """The rows that a condition does not match. A comparison with null is unknown in SQL, and does not match."""
 
     part: Condition
 
@@ -103,7 +108,7 @@ class Negation:
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """The rows behind a given one in an order: each of ``steps`` is (path, descending), ``row`` its values there."""
+    """The rows after another one in an order: each of ``steps`` is (path, descending), ``row`` has that row's values."""
 
     steps: tuple[tuple[str, bool], ...]
     row: tuple[Any, ...]
@@ -112,7 +117,10 @@ class After:
     def shape(self) -> Shape:
         return (
             "after",
-            *((path, down, value is None) for (path, down), value in zip(self.steps, self.row, strict=True)),
+            *(
+                (path, descending, value is None)
+                for (path, descending), value in zip(self.steps, self.row, strict=True)
+            ),
         )
 
     @property
@@ -122,7 +130,7 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The rows that still have one of these versions, as ``Queries.one`` tells them."""
+    """The rows that have one of these versions (see ``documents.version``)."""
 
     versions: tuple[str, ...]
 
@@ -139,7 +147,7 @@ Condition: TypeAlias = Comparison | Junction | Negation | After | Unchanged
 
 
 def equals(path: str, values: Field, value: Any) -> Comparison:
-    """The rows with this value at the end of a path; ``values`` is the field of the path's values."""
+    """The rows with this value at the end of a path; ``values`` is the field whose values the path has."""
     return Comparison(path, "exact", value, values.field_type.kind)
 
 
@@ -160,9 +168,9 @@ def total_order(resource: Resource, steps: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Query:
-    """Which rows of a resource, in which order, with which related rows. Every method returns a new one.
+    """The rows of a resource that meet conditions, in an order, with related rows. Every method returns a new query.
 
-    A query can be the key of a cache: equal ones find the same rows. Shape and hash are computed once.
+    A query can be the key of a cache, because equal queries find the same rows. Shape and hash are computed once.
     """
 
     resource: str
@@ -182,7 +190,7 @@ class Query:
         return Query(self.resource, self.where + conditions, self.order, self.expand)
 
     def sort(self, order: tuple[str, ...]) -> Query:
-        """The rows in this order: paths, each with ``-`` in front to descend."""
+        """The rows in this order: paths, with ``-`` in front for descending order."""
         return Query(self.resource, self.where, order, self.expand)
 
     def unsorted(self) -> Query:
@@ -191,27 +199,30 @@ class Query:
 
     @cached_property
     def shape(self) -> Shape:
-        """The shape of all conditions together; empty without any."""
+        """The shape of all conditions together; empty if there are none."""
         return ("and", *[condition.shape for condition in self.where]) if self.where else ()
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """What the conditions bind, in the order of ``shape``."""
+        """The parameters of all conditions, in the order of ``shape``."""
         return tuple([value for condition in self.where for value in condition.values])
 
     @property
     def size(self) -> int:
-        """The memory that the values take, in bytes; most of it is what a client has sent."""
+        """The memory that the values take, in bytes. A client decides how much that is."""
         return _size(self.values)
 
 
 def unchanged(query: Query, versions: tuple[str, ...] | None) -> Query:
-    """The rows of a query that still have one of these versions; ``None`` is any."""
+    """The rows of a query that have one of these versions; ``None`` means any version."""
     return query if versions is None else query.restrict(Unchanged(versions))
 
 
 def _frozen(value: Any) -> Hashable:
-    """A JSON value or an array in a hashable form. Its types are part of it: JSON has ``true`` and ``1``, Python's are equal."""
+    """A JSON value or an array in a hashable form.
+
+    The form contains the types of numbers and booleans: ``True == 1`` in Python, but not in JSON.
+    """
     if isinstance(value, dict):
         return frozenset((name, _frozen(item)) for name, item in value.items())
     if isinstance(value, list | tuple):
@@ -220,6 +231,7 @@ def _frozen(value: Any) -> Hashable:
 
 
 def _size(value: Any) -> int:
+    """The memory of a value with everything in it, in bytes."""
     if isinstance(value, dict):
         return getsizeof(value) + sum(map(_size, value.keys())) + sum(map(_size, value.values()))
     return getsizeof(value) + (sum(map(_size, value)) if isinstance(value, list | tuple) else 0)

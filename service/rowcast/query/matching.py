@@ -1,7 +1,7 @@
-"""Conditions on logged rows, in memory: what SQL would answer for the row that the change log holds.
+"""Conditions on rows of the change log, in memory: the same result as the SQL of the condition.
 
-A logged row is a JSON object by column. A condition on the row's own columns whose lookups are exact in Python becomes
-a function; any other one is for the database to answer.
+A row of the log is a JSON object by column. A condition on the row's own columns becomes a function if its lookups are
+exact in Python. PostgreSQL evaluates any other condition.
 """
 
 from __future__ import annotations
@@ -20,15 +20,12 @@ Test: TypeAlias = Callable[[Logged], bool]
 
 
 def matcher(resources: Resources, resource: str, conditions: Sequence[Condition]) -> Test | None:
-    """Whether a logged row meets all conditions, or ``None`` where only the database can tell.
+    """A function that tests whether a logged row meets all conditions; ``None`` if only PostgreSQL can evaluate them.
 
-    The test raises ``ValueError`` for a row with a value that Python has none for, such as infinity for a date.
+    The function raises ``ValueError`` for a value that Python does not have, such as infinity as a date.
     """
-    tests = [_test(resources, resource, condition) for condition in conditions]
-    known = [test for test in tests if test is not None]
-    if len(known) < len(tests):
-        return None
-    return lambda row: all(test(row) for test in known)
+    tests = _tests(resources, resource, conditions)
+    return None if tests is None else lambda row: all(test(row) for test in tests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +52,8 @@ def _routing_keys(
         match condition:
             case Junction("and", parts):
                 yield from _routing_keys(resources, resource, parts)
-            case Comparison(_, "exact" | "in" as lookup, given, kind) if kind not in (Kind.ARRAY, Kind.JSON):
-                values = frozenset(given if lookup == "in" else [given])
+            case Comparison(_, "exact" | "in" as lookup, argument, kind) if kind not in (Kind.ARRAY, Kind.JSON):
+                values = frozenset(argument if lookup == "in" else [argument])
                 if values and _comparison(resources, resource, condition) is not None:
                     path = resources.resolve(resource, condition.path)
                     yield _selectivity(path.field), RoutingKey(path.column, path.values, values)
@@ -72,12 +69,12 @@ def _selectivity(field: Field) -> int:
 
 
 def patterns(conditions: Sequence[Condition]) -> list[str]:
-    """The regular expressions in conditions, which only PostgreSQL can judge."""
+    """The regular expressions in conditions. Only PostgreSQL can check whether they are valid."""
     found: list[str] = []
     for condition in conditions:
         match condition:
-            case Comparison(_, lookup, given, _) if lookup in PATTERNS:
-                found.append(given)
+            case Comparison(_, lookup, argument, _) if lookup in PATTERNS:
+                found.append(argument)
             case Junction(_, parts):
                 found += patterns(parts)
             case Negation(part):
@@ -85,18 +82,24 @@ def patterns(conditions: Sequence[Condition]) -> list[str]:
     return found
 
 
+def _tests(resources: Resources, resource: str, conditions: Sequence[Condition]) -> list[Test] | None:
+    """A test for each condition; ``None`` if one of them cannot be evaluated in memory."""
+    tests = [_test(resources, resource, condition) for condition in conditions]
+    exact = [test for test in tests if test is not None]
+    return exact if len(exact) == len(tests) else None
+
+
 def _test(resources: Resources, resource: str, condition: Condition) -> Test | None:
     match condition:
         case Comparison():
             return _comparison(resources, resource, condition)
-        case Junction(word, parts):
-            tests = [_test(resources, resource, part) for part in parts]
-            known = [test for test in tests if test is not None]
-            if len(known) < len(tests):
+        case Junction(operator, parts):
+            tests = _tests(resources, resource, parts)
+            if tests is None:
                 return None
-            if word == "and":
-                return lambda row: all(test(row) for test in known)
-            return lambda row: any(test(row) for test in known)
+            if operator == "and":
+                return lambda row: all(test(row) for test in tests)
+            return lambda row: any(test(row) for test in tests)
         case Negation(part):
             inner = _test(resources, resource, part)
             return None if inner is None else lambda row: not inner(row)
@@ -106,13 +109,14 @@ def _test(resources: Resources, resource: str, condition: Condition) -> Test | N
 
 def _comparison(resources: Resources, resource: str, condition: Comparison) -> Test | None:
     path = resources.resolve(resource, condition.path)
-    matches, given = condition.lookup_spec.matches, condition.argument
-    if path.steps or path.field.write_only or matches is None or isinstance(given, Expression):
+    lookup, argument = condition.lookup_spec, condition.argument
+    matches, of_null = lookup.matches, lookup.of_null
+    if path.steps or path.field.write_only or matches is None or isinstance(argument, Expression):
         return None
-    column, values, of_null = path.column, path.values, condition.lookup_spec.of_null
+    column, field = path.column, path.values
 
     def test(row: Logged) -> bool:
-        value = row.get(column)  # a row logged before the column was added has none
-        return of_null(given) if value is None else matches(values.field_type.load(values, value), given)
+        value = row.get(column)  # a row that was logged before the column was added has none
+        return of_null(argument) if value is None else matches(field.field_type.load(field, value), argument)
 
     return test
