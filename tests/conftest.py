@@ -9,15 +9,19 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from unittest import mock
 
 import asyncpg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from click.testing import CliRunner
 
 from rowcast.changes import log as changelog
+from rowcast.cli import main
 from rowcast.configuration.load import Configuration, load
 from rowcast.database.pool import Database
 from rowcast.resources.tables import Tables
@@ -90,7 +94,7 @@ async def template(
         if marker.name == "empty_database":
             return EMPTY
         if marker.name == "tables":
-            return await with_tables(databases, *marker.args, tmp_path_factory.mktemp("template"))
+            return await with_tables(databases, marker.args[0], tmp_path_factory.mktemp("template"))
     return await with_change_log(databases)
 
 
@@ -126,9 +130,29 @@ def configure(
     return load(directory, environ={}, overrides=overrides)
 
 
+def _without_settings() -> dict[str, None]:
+    """The variables of the environment that a command must not see."""
+    return {name: None for name in os.environ if name.startswith(("ROWCAST", "DATABASE"))}
+
+
 def rowcast(directory: Path, *arguments: str) -> tuple[int, str]:
-    """The exit code and the output of a command, errors included."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ROWCAST", "DATABASE"))}
+    """The exit code and the output of a command, errors included, run by this process: a new one takes a second.
+
+    It blocks the caller's event loop, so that nothing else is printed in the meantime.
+    """
+    environment = {**_without_settings(), "ROWCAST_DATA": str(directory / "data")}
+    command = [*arguments, "--config", str(directory / "config")]
+    with mock.patch("structlog.configure"), ThreadPoolExecutor() as thread:  # whose event loops are its own
+        result = thread.submit(CliRunner().invoke, main, command, env=environment).result()
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output.strip()
+
+
+def rowcast_process(directory: Path, *arguments: str) -> tuple[int, str]:
+    """The same, run by a process of its own."""
+    hidden = _without_settings()
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
     command = [sys.executable, "-m", "rowcast", *arguments, "--config", str(directory / "config")]
     done = subprocess.run(
         command, cwd=ROOT, env={**environment, "ROWCAST_DATA": str(directory / "data")}, stdout=subprocess.PIPE,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from ..conftest import configure, rowcast
+from ..conftest import configure, rowcast, rowcast_process
 from ..databases import at_database
 
 TASKS = {"tasks": "fields: {title: {type: string}}"}
@@ -20,7 +20,7 @@ def test_taken_port_is_told_as_such(tmp_path: Path, workers: str) -> None:
     configure(tmp_path / "config", TASKS)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        told = rowcast(tmp_path, "serve", "--port", port, "--workers", workers)
+        told = rowcast_process(tmp_path, "serve", "--port", port, "--workers", workers)
     assert told == (1, f"port {port} of 127.0.0.1 is taken; --port names another one")
     assert not (tmp_path / "data").exists()
 

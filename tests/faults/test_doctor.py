@@ -24,6 +24,8 @@ from .conftest import Run
 from .pooler import Pooler
 from .processes import Server
 
+pytestmark = pytest.mark.tables(RESOURCES)
+
 
 async def examine(url: str, directory: Path, *, wakeup: str = "notify") -> list[doctor.Finding]:
     """What the doctor finds."""

@@ -29,6 +29,9 @@ KILL = (
 )
 
 
+pytestmark = pytest.mark.tables(RESOURCES)
+
+
 async def each_kind(open_client: Open, *servers: object) -> list[Client]:
     """A client for each kind of filter: none, some that are asked in memory, of which two are pinned, and one of the database."""
     return [await open_client(*servers, query=query) for query in QUERIES]

@@ -68,6 +68,9 @@ router.register("others", Others, basename="other")
 """
 
 
+pytestmark = pytest.mark.tables({"notes": NOTES})
+
+
 async def test_actions_of_a_viewset_s_own_are_described(serve: Serve) -> None:
     """Body, parameters, failures, words and credentials of each, and no name twice."""
     client = await serve({"notes": NOTES}, modules={"viewsets": VIEWSETS, "urls": URLS})

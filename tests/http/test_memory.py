@@ -74,6 +74,9 @@ class Wary(BaseAuthentication):
 SEED = int(os.environ.get("ROWCAST_TEST_SEED", random.randrange(2**32)))
 
 
+pytestmark = pytest.mark.tables(RESPONSES)
+
+
 def cache_of(client: Client) -> Cache:
     assert client.app is not None
     return client.app[SERVICE].cache

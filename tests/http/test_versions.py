@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from ..conftest import Serve
 
 TAGS = (
@@ -33,6 +35,9 @@ class Own(ModelViewSet):
         await note.save()
         return {"text": note.text}
 """
+
+
+pytestmark = pytest.mark.tables(RESOURCES)
 
 
 async def test_a_row_that_the_client_has_is_not_sent_again(serve: Serve) -> None:

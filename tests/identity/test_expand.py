@@ -100,6 +100,9 @@ OPEN = "viewset: {permission_classes: [AllowAny]}"
 KEPT = "viewset: {permission_classes: [AllowAny], cache: responses}"
 
 
+pytestmark = pytest.mark.tables({**TEXTS, "tasks": TASKS + OPEN})
+
+
 async def served(serve: Serve, sql: asyncpg.Connection, viewset: str = OPEN) -> Client:
     """A service whose task 1 refers to a row called ``x`` of each target."""
     client = await serve({**TEXTS, "tasks": TASKS + viewset}, modules={"viewsets": VIEWSETS})

@@ -12,6 +12,9 @@ NOTES = (
 )
 
 
+pytestmark = pytest.mark.tables({"notes": NOTES})
+
+
 async def test_throttle_of_a_resource_without_a_rate_is_an_error_at_start(serve: Serve) -> None:
     """A throttle named in YAML needs its rate, as one named in a class does."""
     with pytest.raises(ConfigurationError, match="anon"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,9 @@ class Notes(ModelViewSet):
     def broken(self, request):
         raise RuntimeError("broken")
 """
+
+
+pytestmark = pytest.mark.tables({"notes": OPEN})
 
 
 async def outcome(client: Client, path: str, method: str = "GET", **options: Any) -> tuple[int, str, str | None]:
@@ -93,23 +95,23 @@ async def test_tokens_of_the_command_line_are_accepted(
     client = await serve({"notes": yaml}, modules={"viewsets": VIEWSETS})
     (tmp_path / "config0").rename(tmp_path / "config")
 
-    async def run(*arguments: str) -> str:
-        code, output = await asyncio.to_thread(rowcast, tmp_path, "token", *arguments, "--database-url", database_url)
+    def run(*arguments: str) -> str:
+        code, output = rowcast(tmp_path, "token", *arguments, "--database-url", database_url)
         assert code == 0, output
         return output
 
     staff, gone, old = (
-        await run("create", "ann", "--staff"),
-        await run("create", "bob"),
-        await run("create", "cy", "--expires", "1h"),
+        run("create", "ann", "--staff"),
+        run("create", "bob"),
+        run("create", "cy", "--expires", "1h"),
     )
-    await run("revoke", "2")
+    run("revoke", "2")
     await sql.execute("UPDATE rowcast.token SET expires_at = now() - interval '1 s' WHERE id = 3")
     async with client.get("/notes/whoami/", headers={"Authorization": f"Token {staff}"}) as response:
         assert await response.json() == {"id": "ann", "staff": True}
     assert await outcome(client, "/notes/whoami/", headers=bearer(gone)) == (401, "authentication_failed", REFUSED)
     assert await outcome(client, "/notes/whoami/", headers=bearer(old)) == (401, "token_expired", REFUSED)
-    listed = await run("list")
+    listed = run("list")
     assert [line.split()[1] for line in listed.splitlines()] == ["USER", "ann", "bob", "cy"]
 
 

@@ -18,7 +18,7 @@ from rowcast.identity.authentication import IDENTITY
 from rowcast.identity.tokens import create_token, list_tokens, revoke_token
 from rowcast.identity.users import Credentials
 
-from ..conftest import rowcast
+from ..conftest import rowcast, rowcast_process
 from .conftest import SECRET, Clock, Site, bearer
 
 UNKNOWN = "rc_" + "A" * 43
@@ -245,7 +245,7 @@ async def test_without_the_table_the_command_asks_for_a_migration(directory: Pat
 def test_tokens_are_made_while_a_service_runs_the_embedded_database(directory: Path) -> None:
     """Without a running service the command starts the database itself."""
     with EmbeddedPostgres(directory / "data"):
-        code, token = rowcast(directory, "token", "create", "alice")
+        code, token = rowcast_process(directory, "token", "create", "alice")
         assert (code, token[:3]) == (0, "rc_"), token
-    code, listed = rowcast(directory, "token", "list")
+    code, listed = rowcast_process(directory, "token", "list")
     assert (code, "alice" in listed) == (0, True), listed

@@ -17,6 +17,9 @@ from tests.conftest import Serve
 Task, Category, Tag, Comment = model("tasks"), model("categories"), model("tags"), model("comments")
 
 
+pytestmark = pytest.mark.tables(None)
+
+
 @pytest.fixture
 async def store(serve: Serve) -> AsyncIterator[None]:
     """The models of the demo, on an empty database."""

@@ -110,6 +110,9 @@ class TaskViewSet(ModelViewSet):
 """
 
 
+pytestmark = pytest.mark.tables(RESOURCES)
+
+
 def bearer(user: str, lifetime: float = 3600, **claims: object) -> dict[str, str]:
     """The header of a caller."""
     payload = {"sub": user, "aud": "rowcast", "exp": time.time() + lifetime, **claims}

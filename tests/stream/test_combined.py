@@ -14,6 +14,9 @@ from tests.stream.test_events import RESOURCES, next_change, ready
 HIDDEN = "fields: {name: {type: string}}\nviewset: {permission_classes: [AllowAny], stream_enabled: false}"
 
 
+pytestmark = pytest.mark.tables(RESOURCES)
+
+
 async def test_stream_of_one_row(serve: Serve, sql: asyncpg.Connection) -> None:
     """It sends one row's changes, its deletion, and its return; a missing row has no stream."""
     client = await serve(RESOURCES)

@@ -39,6 +39,9 @@ OWNERS = (
 RESOURCES = {"notes": NOTES, "owners": OWNERS, "labels": OWNERS}
 
 
+pytestmark = pytest.mark.tables(RESOURCES)
+
+
 async def next_change(source: EventSource) -> dict[str, Any]:
     """The next lifecycle event's data."""
     event = await source.next()

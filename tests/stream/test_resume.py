@@ -20,6 +20,9 @@ from tests.stream.test_events import RESOURCES, next_change, ready
 UPSERT = "INSERT INTO notes (id, text) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET text = excluded.text"
 
 
+pytestmark = pytest.mark.tables(RESOURCES)
+
+
 async def test_last_event_id_resumes_without_a_gap(serve: Serve, sql: asyncpg.Connection) -> None:
     """Events from the client's absence come first, by header and by parameter, on another replica too."""
     client, replica = await serve(RESOURCES), await serve(RESOURCES)

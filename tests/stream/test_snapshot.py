@@ -17,6 +17,8 @@ from tests.stream.test_access import RESOURCES as GUARDED
 from tests.stream.test_events import RESOURCES, next_change, ready
 from tests.stream.test_values import ODD, VALUES, exactly
 
+pytestmark = pytest.mark.tables(RESOURCES)
+
 
 async def begin(source: EventSource, reason: str | None = None) -> tuple[list[dict[str, Any]], str]:
     """The rows of a snapshot, and the position after it; before them a reset, if there is a reason."""

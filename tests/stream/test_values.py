@@ -52,6 +52,9 @@ ODD = [
 ]  # fmt: skip
 
 
+pytestmark = pytest.mark.tables({"values": VALUES})
+
+
 def exactly(text: str) -> dict[str, Any]:
     """A row with every number as it is written, and those of float columns as floats."""
     row: dict[str, Any] = json.loads(text, parse_float=Decimal, parse_int=Decimal)

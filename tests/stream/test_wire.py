@@ -21,6 +21,9 @@ viewset: {permission_classes: [AllowAny]}
 SECONDS = 10.0
 
 
+pytestmark = pytest.mark.tables({"tasks": TASKS})
+
+
 class Wire:
     """A connection to a stream that interprets nothing but the chunked coding, and that strictly."""
 
