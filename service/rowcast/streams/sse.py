@@ -37,9 +37,8 @@ class StreamResponse(EventSourceResponse):
 def http_chunk(frame: bytes) -> bytes:
     """Bytes of a stream as a chunk of HTTP/1.1, ready for the transport.
 
-    A frame for a whole group is written to each member's transport directly: aiohttp's ``write`` is a coroutine with a
-    check for compression, a length and a drain, several times the work of the write itself. That is correct as long as
-    aiohttp writes a ``StreamResponse`` as it does now:
+    A frame for a whole group is written to each member's transport directly, because aiohttp's ``write`` is a coroutine that
+    waits for a slow client. That is correct as long as aiohttp writes a ``StreamResponse`` as it does now:
 
     - the body has the chunked coding (only for HTTP/1.0 it has none), and no ``Content-Encoding``;
     - after the first ``await response.write(…)`` the headers have been written, and aiohttp keeps nothing back, so both
