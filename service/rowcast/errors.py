@@ -1,6 +1,6 @@
-"""Every failure a client can get, and its problem document (RFC 9457).
+"""The errors of the API and their problem documents (RFC 9457).
 
-An error is raised where it is known and becomes a response in one place, the error middleware.
+An error is raised where its cause is found. The error middleware alone turns it into a response.
 """
 
 from __future__ import annotations
@@ -15,25 +15,31 @@ Messages = Mapping[str, Any]  # field → list of messages, or → nested Messag
 
 
 class ConfigurationError(Exception):
-    """What the operator wrote cannot be run: the message says where, what, and what is valid."""
+    """A mistake in config, command line or environment. The message says where it is, what it is, and what is valid."""
 
 
-def did_you_mean(given: str, valid: Iterable[str]) -> str:
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest valid one, or all of them.
 
     >>> did_you_mean("titel", ["title", "id"])
     'did you mean title?'
     """
     names = list(valid)
-    if near := get_close_matches(given, names, n=1, cutoff=0.6):
+    if near := get_close_matches(name, names, n=1, cutoff=0.6):
         return f"did you mean {near[0]}?"
     return f"valid here: {', '.join(names)}" if names else "none is valid here"
 
 
 class ApiError(Exception):
-    """A failure told to the client as a problem document.
+    """A failure that is reported to the client as a problem document.
 
-    ``detail`` is a sentence for people, ``code`` a stable word for programs, ``errors`` the messages of each field.
+    Subclasses set ``status``, ``code`` and ``default_detail``.
+
+    Args:
+        detail: A sentence for people; ``default_detail`` if it is missing.
+        code: A stable word for programs; that of the class if it is missing.
+        errors: The messages by field.
+        headers: Headers of the response.
     """
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -55,7 +61,7 @@ class ApiError(Exception):
         super().__init__(self.detail)
 
     def problem(self, request_id: str) -> dict[str, Any]:
-        """The problem document: type, title, status, detail, code, request_id, and errors when there are any."""
+        """The problem document: type, title, status, detail, code, request_id, and errors if there are any."""
         document: dict[str, Any] = {
             "type": "about:blank",
             "title": self.status.phrase,
@@ -78,18 +84,24 @@ class ParseError(ApiError):
 
 
 class InvalidPattern(ParseError):
-    """A regular expression that PostgreSQL cannot read, and that only it can tell."""
+    """An invalid regular expression, as reported by PostgreSQL."""
 
     code = "invalid_parameter"
     default_detail = "Not a valid regular expression."
 
     def naming(self, parameters: Iterable[str]) -> InvalidPattern:
-        """The same, told with the names of the parameters."""
+        """The same error with the names of the parameters in its message."""
         return InvalidPattern(f"{', '.join(parameters)}: not a valid regular expression.")
 
 
 class ValidationError(ApiError):
-    """Values that break a rule; ``errors`` holds every field that does."""
+    """Values that break a rule.
+
+    Args:
+        errors: The messages of every field with a wrong value, or one message about the whole body.
+        detail: A sentence for people.
+        code: A stable word for programs.
+    """
 
     status = HTTPStatus.BAD_REQUEST
     code = "invalid"
@@ -102,11 +114,11 @@ class ValidationError(ApiError):
 
 
 class DoesNotFit(ValidationError):
-    """A value that its column has no room for; the database does not say which."""
+    """A value that is too large for its column. The database does not say which one."""
 
 
 class NotAuthenticated(ApiError):
-    """No credentials where some are needed."""
+    """Credentials are required and missing."""
 
     status = HTTPStatus.UNAUTHORIZED
     code = "not_authenticated"
@@ -114,7 +126,7 @@ class NotAuthenticated(ApiError):
 
 
 class AuthenticationFailed(ApiError):
-    """Credentials that are wrong, unknown, expired or revoked."""
+    """The credentials are wrong, unknown, expired or revoked."""
 
     status = HTTPStatus.UNAUTHORIZED
     code = "authentication_failed"
@@ -122,7 +134,7 @@ class AuthenticationFailed(ApiError):
 
 
 class PermissionDenied(ApiError):
-    """The caller is known, and may not."""
+    """The caller is authenticated but has no permission."""
 
     status = HTTPStatus.FORBIDDEN
     code = "permission_denied"
@@ -130,7 +142,7 @@ class PermissionDenied(ApiError):
 
 
 class NotFound(ApiError):
-    """No such resource, row or page."""
+    """The resource, row or page does not exist."""
 
     status = HTTPStatus.NOT_FOUND
     code = "not_found"
@@ -138,7 +150,7 @@ class NotFound(ApiError):
 
 
 class MethodNotAllowed(ApiError):
-    """The path exists and this method does not; ``Allow`` says which do."""
+    """The path does not support this method. ``Allow`` lists those that it supports."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
     code = "method_not_allowed"
@@ -149,7 +161,7 @@ class MethodNotAllowed(ApiError):
 
 
 class NotAcceptable(ApiError):
-    """The ``Accept`` header excludes every form this route can answer in."""
+    """The ``Accept`` header excludes every media type of the route."""
 
     status = HTTPStatus.NOT_ACCEPTABLE
     code = "not_acceptable"
@@ -157,7 +169,7 @@ class NotAcceptable(ApiError):
 
 
 class Conflict(ApiError):
-    """The request collides with the state of the data."""
+    """The request conflicts with the state of the data."""
 
     status = HTTPStatus.CONFLICT
     code = "conflict"
@@ -165,7 +177,7 @@ class Conflict(ApiError):
 
 
 class PreconditionFailed(ApiError):
-    """``If-Match`` names a version that the row no longer has."""
+    """``If-Match`` names another version than the row has now."""
 
     status = HTTPStatus.PRECONDITION_FAILED
     code = "precondition_failed"
@@ -173,7 +185,7 @@ class PreconditionFailed(ApiError):
 
 
 class PreconditionRequired(ApiError):
-    """A change without the ``If-Match`` that the resource asks for (RFC 6585, 3)."""
+    """A change without the ``If-Match`` that the resource requires (RFC 6585, 3)."""
 
     status = HTTPStatus.PRECONDITION_REQUIRED
     code = "precondition_required"
@@ -197,7 +209,11 @@ class UnsupportedMediaType(ApiError):
 
 
 class Throttled(ApiError):
-    """Too many requests; ``wait`` is in seconds, ``None`` where it is not known."""
+    """Too many requests.
+
+    Args:
+        wait: The seconds until another attempt may succeed, or ``None`` if they are not known.
+    """
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "throttled"
@@ -209,7 +225,7 @@ class Throttled(ApiError):
 
 
 class Unavailable(ApiError):
-    """The database cannot answer now; trying again later may work."""
+    """The database is not available now. A later attempt may succeed."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "unavailable"
@@ -220,7 +236,7 @@ class Unavailable(ApiError):
 
 
 class InternalError(ApiError):
-    """A defect of the service; the log has the traceback under the request id."""
+    """A defect of the service. The log has the traceback under the request id."""
 
     code = "internal_error"
     default_detail = "Something went wrong on the server; its log has the details under this request_id."

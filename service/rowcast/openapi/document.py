@@ -26,7 +26,7 @@ from rowcast.identity.authentication import JWTAuthentication, TokenAuthenticati
 from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.orm.model import model
 from rowcast.resources.fields import MISSING, Field, Kind
-from rowcast.resources.lookups import Lookup, Takes
+from rowcast.resources.lookups import Argument, Lookup
 from rowcast.resources.resource import Relation, Resource, Resources
 from rowcast.resources.types.compound import is_numeric, limit_schema
 from rowcast.resources.types.numbers import integer_schema
@@ -156,25 +156,25 @@ def _filter(name: str, lookup: Lookup, values: Field, json: Callable[[], Schema]
     chosen = values.choices and lookup.name in CHOSEN and values.field_type.kind is not Kind.ARRAY
     item: Schema = {"enum": list(values.choices)} if chosen else _form(values)
     match lookup.takes:
-        case Takes.FLAG:
+        case Argument.FLAG:
             return _query(name, told, {"type": "boolean"})
-        case Takes.TEXT:
+        case Argument.TEXT:
             pattern = {"format": "regex"} if "regex" in lookup.name else {}
             return _query(name, told, STRING_SCHEMA | pattern)
-        case Takes.MANY:
+        case Argument.MANY:
             return _query(name, f"{told} {_QUOTING}", {"type": "array", "items": item}, **_LIST)
-        case Takes.PAIR:
+        case Argument.PAIR:
             if item == STRING_SCHEMA:  # a comma would make a third item
                 item = {"type": "string", "pattern": r'^(?:[^\u0000,"][^\u0000,]*)?$'}
             return _query(name, told, {"type": "array", "items": item, "minItems": 2, "maxItems": 2}, **_LIST)
-        case Takes.ONE if values.field_type.kind is Kind.ARRAY:
+        case Argument.ONE if values.field_type.kind is Kind.ARRAY:
             return _query(
                 name,
                 f"{told} {_QUOTING}",
                 {"type": "array", "items": _form(values.element)},
                 **_LIST,
             )
-        case Takes.ONE if values.field_type.kind is Kind.JSON:
+        case Argument.ONE if values.field_type.kind is Kind.JSON:
             return {"name": name, "in": "query", "description": told, "content": {JSON: {"schema": json()}}}
     return _query(name, told, item)
 

@@ -12,7 +12,7 @@ from rowcast.errors import ValidationError
 from rowcast.orm.state import Row, state_of
 from rowcast.query.conditions import Comparison, Condition, Expression, Junction, Negation
 from rowcast.resources.fields import Field, Kind
-from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS, Takes, lookups_of
+from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS, Argument, lookups_of
 from rowcast.resources.resource import Path, Resources
 
 
@@ -136,17 +136,17 @@ def _split(resources: Resources, resource: str, name: str) -> tuple[Path, str, s
     return resources.resolve(resource, head), head, last
 
 
-def _argument(path: Path, takes: Takes, name: str, value: Any) -> Any:
+def _argument(path: Path, takes: Argument, name: str, value: Any) -> Any:
     match takes:
-        case Takes.FLAG:
+        case Argument.FLAG:
             return bool(value)
-        case Takes.TEXT:
+        case Argument.TEXT:
             return str(value)
-        case Takes.MANY | Takes.PAIR:
+        case Argument.MANY | Argument.PAIR:
             if isinstance(value, str) or not hasattr(value, "__iter__"):
                 raise ValueError(f"{name}: needs several values, such as a list")
             return tuple(_filter_value(path.values, item, path.column) for item in value)
-        case Takes.ONE:
+        case Argument.ONE:
             return _filter_value(path.values, value, path.column)
 
 

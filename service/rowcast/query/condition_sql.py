@@ -12,7 +12,7 @@ from rowcast.query.compilation import Binds, bound_type, sql
 from rowcast.query.conditions import Shape
 from rowcast.query.documents import version, xmin
 from rowcast.resources.fields import Field
-from rowcast.resources.lookups import LOOKUPS, Lookup, Takes
+from rowcast.resources.lookups import LOOKUPS, Argument, Lookup
 from rowcast.resources.resource import Path, Relation
 from rowcast.resources.sql import quote_identifier, quote_literal
 from rowcast.resources.tables import Tables
@@ -124,15 +124,15 @@ class Source:
     def _argument(self, spec: Lookup, flag: Any, field: Field) -> Any:
         """The argument of a lookup: bound parameters, or the flag itself."""
         match spec.takes:
-            case Takes.FLAG:
+            case Argument.FLAG:
                 return flag
-            case Takes.TEXT:
+            case Argument.TEXT:
                 return self.binds(sa.Text())
-            case Takes.MANY:
+            case Argument.MANY:
                 return self.binds(postgresql.ARRAY(bound_type(field)))
-            case Takes.PAIR:
+            case Argument.PAIR:
                 return self.binds(bound_type(field)), self.binds(bound_type(field))
-            case Takes.ONE:
+            case Argument.ONE:
                 return self.binds(bound_type(field))
 
     def _exists(

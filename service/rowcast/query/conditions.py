@@ -13,7 +13,7 @@ from sys import getsizeof
 from typing import Any, TypeAlias
 
 from rowcast.resources.fields import Field, Kind
-from rowcast.resources.lookups import LOOKUPS, Lookup, Takes
+from rowcast.resources.lookups import LOOKUPS, Argument, Lookup
 from rowcast.resources.resource import Resource, Resources
 
 Shape: TypeAlias = tuple[Any, ...]
@@ -60,7 +60,7 @@ class Comparison:
     def shape(self) -> Shape:
         if isinstance(self.argument, Expression):
             return ("is", self.path, self.lookup, self.argument.shape)
-        flag = self.argument if self.lookup_spec.takes is Takes.FLAG else None
+        flag = self.argument if self.lookup_spec.takes is Argument.FLAG else None
         return ("is", self.path, self.lookup, flag)
 
     @property
@@ -68,9 +68,9 @@ class Comparison:
         if isinstance(self.argument, Expression):
             return self.argument.values
         match self.lookup_spec.takes:
-            case Takes.FLAG:
+            case Argument.FLAG:
                 return ()
-            case Takes.PAIR:
+            case Argument.PAIR:
                 return tuple(self.argument)
         return (self.lookup_spec.prepare(self.argument),)
 

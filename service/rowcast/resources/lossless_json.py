@@ -1,7 +1,7 @@
-"""Rows as JSON objects that PostgreSQL has written, parsed so that nothing of them is lost.
+"""Rows as JSON objects written by PostgreSQL, parsed without loss.
 
-JSON knows numbers of any size and values of any depth, and ``jsonb`` stores them; a parser gives floats, and gives up.
-What would not come back as it is, a row keeps as the bytes that it was.
+JSON has numbers of any size and values of any depth, and ``jsonb`` stores them. Python's parsers round such numbers to
+floats and fail at great depth. A value that would not come back unchanged stays in a row as its bytes (``Raw``).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, Final
 
 import orjson
 
-JSON_MAX_DEPTH: Final = 200  # brackets in a value that every encoder can follow, however they are nested
+JSON_MAX_DEPTH: Final = 200  # levels of nesting that every encoder on the way of a value supports
 _DIGITS: Final = bytes(b"0"[0] if byte in b"0123456789." else b" "[0] for byte in range(256))
-_LONG: Final = b"0" * 17  # digits and points of a number that a float may not hold exactly; it holds 16 of them
-_INTEGER: Final = re.compile(rb"-?[1-9][0-9]{16,19}")  # which an encoder takes where it has 64 bits
+_LONG: Final = b"0" * 17  # the digits of a number that a float may not hold exactly, which has 16 of them
+_INTEGER: Final = re.compile(rb"-?[1-9][0-9]{16,19}")  # encoders take it if it fits into 64 bits
 _TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]', re.DOTALL)
 
 
 class Raw(bytes):
-    """A value as the JSON that it was. Two are equal if their text is."""
+    """A value as its original JSON. Two values are equal if their JSON is the same string."""
 
 
 def parse(row: bytes) -> dict[str, Any]:
-    """A row by column; a value that Python would not give back as it was is ``Raw``."""
+    """A row by column. A value that Python would not give back unchanged is ``Raw``."""
     if _safe(row):
         parsed: dict[str, Any] = orjson.loads(row)
         return parsed
@@ -34,16 +34,17 @@ def parse(row: bytes) -> dict[str, Any]:
 
 
 def nested(value: Any) -> list[dict[str, Any]]:
-    """The rows of a member that is one, none or a list of them, each as ``parse`` has it."""
+    """The rows in a member that is a row, null or a list of rows, each as from ``parse``."""
     if isinstance(value, Raw):
         return [parse(row) for _, row in _members(value)] if value.startswith(b"[") else [parse(value)]
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def nearest(raw: Raw) -> tuple[Any, bool]:
-    """The value in Python, and whether it is exactly that.
+    """The value in Python, and whether it is exact.
 
-    A number may be the nearest float, or infinity. What is nested too deep to be encoded again is the text.
+    A number may become the nearest float, or infinity. JSON that is nested too deeply to be encoded again is returned
+    as a string.
     """
     if _is_deep(raw):
         return raw.decode(), False
@@ -54,23 +55,23 @@ def nearest(raw: Raw) -> tuple[Any, bool]:
 
 
 def _number(digits: str) -> int | float:
-    """An integer of the 64 bits that an encoder takes, or the nearest float."""
+    """An integer if it fits into the 64 bits of the encoders, or else the nearest float."""
     return number if len(digits) < 21 and -(2**63) <= (number := int(digits)) < 2**64 else float(digits)
 
 
 def encode(value: Any) -> bytes:
-    """The JSON of a value, whose ``Raw`` parts come out as they came in."""
-    return orjson.dumps(value, default=_as_it_was)
+    """The JSON of a value, with its ``Raw`` parts unchanged."""
+    return orjson.dumps(value, default=_fragment)
 
 
-def _as_it_was(value: Any) -> orjson.Fragment:
+def _fragment(value: Any) -> orjson.Fragment:
     if isinstance(value, Raw):
         return orjson.Fragment(bytes(value))
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def _safe(value: bytes) -> bool:
-    """Whether parsing and encoding gives the same value; a text always does."""
+    """Whether parsing and encoding gives the same value. For a string it always does."""
     if value.startswith(b'"'):
         return True
     if _INTEGER.fullmatch(value):
@@ -87,7 +88,7 @@ def _is_deep(value: bytes) -> bool:
 
 
 def _members(row: bytes) -> Iterator[tuple[str, bytes]]:
-    """The members of an object, or those of an array without a name, each with the text of its value."""
+    """The names and values of an object's members, as JSON. The items of an array have empty names."""
     depth, start, name = 0, 0, ""
     for token in _TOKEN.finditer(row):
         mark = token[0]

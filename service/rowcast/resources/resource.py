@@ -1,4 +1,4 @@
-"""What a resource is: its fields, constraints, relations and viewset options, frozen once the config is read."""
+"""A resource: its fields, constraints, relations and viewset options. All values are immutable."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rowcast.resources.fields import Field, Kind
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """How rows of one resource lead to rows of another: ``?expand=``, ``select_related`` and ``__`` follow it by name.
+    """A named way from rows of one resource to rows of another, for ``?expand=``, ``select_related`` and ``__``.
 
-    A relation to one row is a foreign key of this resource (``column`` here). A relation to many rows is a foreign
-    key that points here (``column`` in the target's table), or a many_to_many from either side (``link``).
+    A relation to one row is a foreign key of this resource; ``column`` is in its own table. A relation to many rows is
+    a foreign key of the target, whose table has ``column``, or a many_to_many of either side, which has a ``link``.
     """
 
     name: str
@@ -39,9 +39,9 @@ class Through:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A field reached from a resource: the relations on the way, the column there, its field and its values' field.
+    """A field that can be reached from a resource: the relations on the way, its column, and the field of its values.
 
-    ``values`` differs from ``field`` for a foreign key, whose values are those of the key that it refers to.
+    For a foreign key ``values`` is the key that it refers to, for any other field the same as ``field``.
     """
 
     steps: tuple[Relation, ...]
@@ -57,7 +57,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Resource:
-    """One resource as declared. ``fields`` keeps the order of the file; ``options`` are the viewset's, checked."""
+    """One declared resource. ``fields`` has the order of the file; ``options`` are the checked options of the viewset."""
 
     name: str
     table: str
@@ -108,14 +108,14 @@ class Resources(Mapping[str, Resource]):
     __hash__ = object.__hash__
 
     def relations(self, resource: str) -> Mapping[str, Relation]:
-        """The relations of a resource by name: its own fields, and what other resources call it back by."""
+        """The relations of a resource by name: those of its own fields, and the reverse ones of other resources."""
         return self._relations[resource]
 
     def resolve(self, resource: str, path: str) -> Path:
         """The field at the end of a path such as ``category__name``, and the relations that lead to it.
 
-        A path that ends in a relation means the key at its far end. ``ValueError`` names the part that does not
-        resolve and what would.
+        A path that ends in a relation means the key of the related rows. ``ValueError`` names the part that is wrong
+        and what is valid.
         """
         steps: list[Relation] = []
         parts = path.split("__")
@@ -163,7 +163,7 @@ class Resources(Mapping[str, Resource]):
         return tuple(steps)
 
     def key_of(self, declared: Field) -> Field:
-        """The field whose values a column holds: itself, or for a relation the key it refers to, however far."""
+        """The field of a column's values: itself or, for a foreign key, the key that it finally refers to."""
         while declared.to is not None:
             declared = self._resources[declared.to].key
         return declared
@@ -189,15 +189,15 @@ def link_table(resource: Resource, declared: Field) -> str:
 
 
 def link_columns(resource: Resource, target: Resource) -> tuple[str, str]:
-    """Its two columns, the declaring side's first: ``task_id, tag_id``; towards itself ``from_…`` and ``to_…``."""
+    """The columns of that table, the declaring side's first: ``task_id, tag_id``, or ``from_…, to_…`` within a resource."""
     near, far = (f"{_snake(side.model)}_id" for side in (resource, target))
     return (f"from_{near}", f"to_{far}") if near == far else (near, far)
 
 
 def reverse_name(resources: Mapping[str, Resource], resource: Resource, declared: Field) -> str | None:
-    """The name of a relation seen from its target when the config gives none: the declaring resource's name.
+    """The default name of a relation at its target: the name of the declaring resource.
 
-    There is none where that name is taken by a field of the target, or two fields would have it.
+    It is ``None`` if a field of the target has that name, or if two relations would have it.
     """
     assert declared.to is not None
     rivals = [f for f in resource.fields.values() if f.to == declared.to and f.related_name is None]

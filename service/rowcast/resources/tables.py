@@ -1,7 +1,7 @@
-"""Resources as SQLAlchemy tables in one MetaData: what queries are built from and what alembic compares with.
+"""Resources as SQLAlchemy tables in one MetaData, from which queries are built and which alembic compares.
 
-Every rule of a field that a database can hold is a constraint here, and every constraint's name leads back to the
-field that it guards (``Tables.guards``), so that a violation can be told to the client in the config's words.
+Every rule of a field that a database can check is a constraint here. Each constraint's name leads back to the field that
+it guards (``Tables.guards``), so that a violation can be reported to the client in the words of the config.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rowcast.resources.sql import cut_identifier, quote_literal
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What a constraint protects: the keys of a body that it speaks of, and what a violation means."""
+    """The meaning of a constraint: the keys of a body that it is about, and the rule that a violation breaks."""
 
     resource: str
     fields: tuple[str, ...]
@@ -31,8 +31,8 @@ class Guard:
 class Tables:
     """The tables of every resource and every link between them.
 
-    ``metadata`` holds all of them; ``of[resource]`` is a resource's table; ``links[table]`` a many_to_many's;
-    ``guards[constraint]`` says what each constraint is for.
+    ``metadata`` holds all of them. ``of[resource]`` is the table of a resource, ``links[table]`` the table of a
+    many_to_many field, and ``guards[constraint]`` the meaning of a constraint.
     """
 
     def __init__(self, declared: Resources) -> None:
@@ -117,9 +117,9 @@ class Tables:
             key = self.resources.key_of(side.key)
             table.append_column(sa.Column(column, key.field_type.column(key), nullable=False, autoincrement=False))
         table.append_constraint(sa.PrimaryKeyConstraint(near, far, name=_name("pk", name)))
-        for column, side, told in ((near, resource, near), (far, target, field.name)):
+        for column, side, key_name in ((near, resource, near), (far, target, field.name)):
             guard = _name("fk", name, column)
-            self.guards[guard] = Guard(resource.name, (told,), "foreign_key")
+            self.guards[guard] = Guard(resource.name, (key_name,), "foreign_key")
             table.append_constraint(
                 sa.ForeignKeyConstraint(
                     [column], [f"{side.table}.{side.key.column_name}"], name=guard, ondelete="CASCADE"
@@ -136,7 +136,7 @@ class Tables:
 
 
 def rules(field: Field, column: sa.ColumnElement[Any]) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:
-    """The check constraints of a field: a name for each and its condition."""
+    """The name and the condition of each check constraint of a field."""
     kind = field.field_type.kind
     array = kind is Kind.ARRAY
     literal = _literal(field.element if array else field)
@@ -175,7 +175,7 @@ def _literal(field: Field) -> Any:
 
 
 def _text(field: Field, value: Any) -> str:
-    """A JSON form as the text that PostgreSQL reads a value of the field's type from."""
+    """A JSON form as the string from which PostgreSQL reads a value of the field's type."""
     if field.field_type.kind is Kind.JSON:
         return orjson.dumps(value).decode()
     if field.field_type.kind is Kind.ARRAY:
@@ -187,7 +187,7 @@ def _text(field: Field, value: Any) -> str:
 
 
 def _server_default(field: Field, values: Field) -> sa.TextClause | None:
-    """The default as the database knows it, so that rows written by direct SQL have it too."""
+    """The default in the database, for rows written by direct SQL."""
     if field.default is not MISSING:
         if field.default is None:
             return None
@@ -202,7 +202,7 @@ def _server_default(field: Field, values: Field) -> sa.TextClause | None:
 
 
 def _sql_text(expression: str) -> sa.TextClause:
-    """The expression, in which SQLAlchemy would otherwise take a colon for the mark of a parameter."""
+    """The expression with its colons escaped, because SQLAlchemy reads them as the beginning of a parameter."""
     return sa.text(expression.replace(":", r"\:"))
 
 

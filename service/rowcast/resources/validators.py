@@ -1,4 +1,4 @@
-"""TODO."""
+"""The rules of a field beyond its type, as validators of request bodies. The database checks them as constraints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLANK: Final = "May not be blank."
 
 
 def validators(declared: Field, values: Field) -> list[Any]:
-    """The rules of a field beyond its type, as marshmallow validators of Python values."""
+    """The rules of a field as marshmallow validators of Python values; ``values`` is the field of its values."""
     rules: list[Any] = []
     array = values.field_type.kind is Kind.ARRAY
     element = values.element if array else values
@@ -44,7 +44,7 @@ def validators(declared: Field, values: Field) -> list[Any]:
 
 
 def _literally(message: str) -> str:
-    """A message without the marks that marshmallow would fill in."""
+    """A message with its braces escaped, because marshmallow formats messages."""
     return message.replace("{", "{{").replace("}", "}}")
 
 
@@ -61,14 +61,14 @@ class _Each(validate.Validator):
 
 
 class _UnlessBlank(_Each):
-    """A rule from which the empty text is free, since the field may be blank."""
+    """A rule that does not apply to the empty string, for fields that may be blank."""
 
     def __call__(self, value: Any) -> Any:
         return value if value == "" else self.rule(value)
 
 
 class _Matches(validate.Validator):
-    """A pattern found anywhere in the text, as in JSON Schema and as PostgreSQL's ``~`` has it."""
+    """A pattern that matches anywhere in the string, as in JSON Schema and PostgreSQL's ``~``."""
 
     def __init__(self, pattern: str) -> None:
         self.regex = re.compile(pattern)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 from rowcast.errors import ParseError, did_you_mean
 from rowcast.query.conditions import Comparison, Condition, Junction, Query, total_order
 from rowcast.resources.fields import Field, Kind
-from rowcast.resources.lookups import LOOKUPS, PATTERNS, Lookup, Takes
+from rowcast.resources.lookups import LOOKUPS, PATTERNS, Argument, Lookup
 from rowcast.resources.resource import Resource, Resources
 
 MAX_WORDS: Final = 16  # of one search
@@ -104,7 +104,7 @@ class FieldFilter(BaseFilterBackend):
             except ValueError as error:
                 raise ParseError(f"{name}: {error}", code="invalid_parameter") from None
             values = parameter.values
-            if values.choices and parameter.lookup.takes is not Takes.TEXT and parameter.lookup.name in CHOSEN:
+            if values.choices and parameter.lookup.takes is not Argument.TEXT and parameter.lookup.name in CHOSEN:
                 _check_choices(name, values, argument if isinstance(argument, list | tuple) else [argument])
             conditions.append(Comparison(parameter.path, parameter.lookup.name, argument, values.field_type.kind))
         return query.restrict(*conditions) if conditions else query
