@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from click.testing import CliRunner
 
-from rowcast.changes import log as changelog
+from rowcast.changes import install
 from rowcast.cli import main
 from rowcast.configuration.load import Configuration, load
 from rowcast.database.pool import Database
@@ -56,14 +56,14 @@ def databases(postgres_url: str) -> Iterator[Databases]:
 
 async def with_change_log(databases: Databases) -> str:
     """The template that has the change log and no tables."""
-    return await databases.template("change log", install)
+    return await databases.template("change log", install_change_log)
 
 
-async def install(url: str) -> None:
+async def install_change_log(url: str) -> None:
     """Install the change log."""
     connection = await asyncpg.connect(url)
     try:
-        await changelog.install(connection)
+        await install.install(connection)
     finally:
         await connection.close()
 

@@ -22,10 +22,11 @@ import uvloop
 from aiohttp import web
 
 from rowcast import __version__
-from rowcast.changes import log as changelog
+from rowcast.changes.install import install
 from rowcast.configuration import value_types
 from rowcast.configuration.load import Configuration, load
 from rowcast.configuration.settings import Server
+from rowcast.database.errors import UNREACHABLE
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
 from rowcast.identity import tokens
@@ -38,16 +39,6 @@ from rowcast.server.http import Runner
 from rowcast.server.workers import run as run_workers
 
 T = TypeVar("T")
-UNREACHABLE = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InvalidAuthorizationSpecificationError,  # no such role, or not its password
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.ClientConfigurationError,
-)
 LONGEST = 36_500 * 86_400  # s that a token may live
 
 
@@ -325,7 +316,7 @@ def _with_tokens(config: Path, database_url: str | None, work: Callable[[asyncpg
             connection = await asyncpg.connect(url, timeout=10)
             try:
                 if embedded:
-                    await changelog.install(connection)
+                    await install(connection)
                 return await work(connection)
             finally:
                 await connection.close()

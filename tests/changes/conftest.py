@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from rowcast.changes import log, triggers
+from rowcast.changes.install import install
+from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.database.embedded import EmbeddedPostgres
 from rowcast.resources.tables import Tables
 
@@ -42,9 +43,9 @@ async def template(databases: Databases, tables: Tables) -> str:
 
     async def fill(url: str) -> None:
         connection = await asyncpg.connect(url, server_settings=SESSION)
-        await log.install(connection)
+        await install(connection)
         await create(connection, tables)
-        await triggers.sync_triggers(connection, tables)
+        await sync_triggers(connection, tables)
         await connection.close()
 
     return await databases.template("changes", fill)

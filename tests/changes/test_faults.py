@@ -11,9 +11,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from rowcast.changes import log, triggers
+from rowcast.changes import ticks
+from rowcast.changes.coordination import GATE_LOCK, LEADER_LOCK, LOCK_NAMESPACE, WAKE_CHANNEL
 from rowcast.changes.feed import Feed
-from rowcast.changes.ticker import SAFETY, Connect, Ticker
+from rowcast.changes.ticker import SAFETY_POLL_SECONDS, Connect, Ticker
+from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.resources.tables import Tables
 
 from .watching import Database, Watch, resources, told, within
@@ -36,17 +38,17 @@ async def test_a_ticker_that_is_stopped_hands_over(database: Database) -> None:
 
 async def test_a_frozen_ticker_is_ended_by_the_server(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leader that says nothing for a while loses its session, and with it the lead."""
-    monkeypatch.setattr("rowcast.changes.ticker.SILENCE", 1)
+    monkeypatch.setattr("rowcast.changes.ticker.LEADER_SILENCE_SECONDS", 1)
     frozen = await database.ticker()
     await within(frozen.leading.wait())
-    monkeypatch.setattr(log, "make_tick", _never)  # as when the process does not run
-    frozen._ring(False)
+    monkeypatch.setattr(ticks, "make_tick", _never)  # as when the process does not run
+    frozen.ring()
     admin = await database.connect()
     async with asyncio.timeout(20):
         while await admin.fetchval(
             "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $1::int AND database ="
             " (SELECT oid FROM pg_database WHERE datname = current_database()))",
-            log.LEADING,
+            LEADER_LOCK,
         ):
             pass
 
@@ -62,7 +64,7 @@ async def test_a_commit_as_the_ticker_falls_asleep_is_not_late(
 
     Such a writer does not notify. It is told because the ticker stays up for it, never because of the safety poll.
     """
-    monkeypatch.setattr("rowcast.changes.ticker.DROWSY", 0.004)
+    monkeypatch.setattr("rowcast.changes.ticker.DOZE_AFTER_SECONDS", 0.004)
     watch = await database.watch()
     ticker = Drowsy(database.direct)
     connection = await database.connect()
@@ -72,7 +74,7 @@ async def test_a_commit_as_the_ticker_falls_asleep_is_not_late(
         for i in range(COMMITS):
             while not ticker.about_to_open.is_set():  # it may have dozed off without ever having shut the gate
                 with contextlib.suppress(TimeoutError):
-                    await within(ticker.about_to_open.wait(), 1.4 * SAFETY)
+                    await within(ticker.about_to_open.wait(), 1.4 * SAFETY_POLL_SECONDS)
                     break
                 await connection.execute("INSERT INTO tags (name) VALUES ('wake up')")
             await connection.execute(f"BEGIN; INSERT INTO tags (name) VALUES ('{i}')")
@@ -84,10 +86,12 @@ async def test_a_commit_as_the_ticker_falls_asleep_is_not_late(
             ticker.hold()
             await watch.until(lambda name=str(i): watch.events != [] and watch.events[-1].after["name"] == name)
             late.append(monotonic() - committed)
-            if ticker.overslept > before and late[-1] > SAFETY / 5:  # sooner, it was a poll that came just then
+            if (
+                ticker.overslept > before and late[-1] > SAFETY_POLL_SECONDS / 5
+            ):  # sooner, it was a poll that came just then
                 overslept.append(i)
     assert overslept == []
-    assert sorted(late)[len(late) * 9 // 10] < SAFETY / 2
+    assert sorted(late)[len(late) * 9 // 10] < SAFETY_POLL_SECONDS / 2
 
 
 class Drowsy(Ticker):
@@ -106,12 +110,12 @@ class Drowsy(Ticker):
         self.about_to_open.clear()
         self.held = True
 
-    async def _release_gate(self, connection: asyncpg.Connection) -> None:
+    async def _open_gate(self, connection: asyncpg.Connection) -> None:
         if self.held:
             self.held = False
             self.about_to_open.set()
             await self.go.wait()
-        await super()._release_gate(connection)
+        await super()._open_gate(connection)
 
     async def _wait(self, seconds: float) -> None:
         if self._slept_through is not None and self._slept_through < self.ticks:
@@ -127,14 +131,14 @@ async def test_writers_notify_only_while_the_ticker_sleeps(database: Database) -
     watch = await database.watch()
     connection, listener = await database.connect(), await database.connect()
     heard: list[Any] = []
-    await listener.add_listener(log.WAKE, lambda *_: heard.append(1))
+    await listener.add_listener(WAKE_CHANNEL, lambda *_: heard.append(1))
     await watch.fence(connection)
 
     async def keep_awake(writes: int) -> int:
         """How many notifications come of some writes in a row, once the gate is shut."""
         while not await connection.fetchval(
             "SELECT NOT pg_try_advisory_lock_shared($1, $2) OR NOT pg_advisory_unlock_shared($1, $2)",
-            log.LOCKS, log.GATE,
+            LOCK_NAMESPACE, GATE_LOCK,
         ):  # fmt: skip
             await connection.execute("INSERT INTO tags (name) VALUES ('keeps it awake')")
         await listener.execute("SELECT")
@@ -158,7 +162,7 @@ async def test_writers_notify_only_while_the_ticker_sleeps(database: Database) -
 async def test_without_notifications_the_poll_takes_over(database: Database) -> None:
     """Neither writer nor ticker can be heard, and still everything is told."""
     connection = await database.connect()
-    await triggers.sync_triggers(connection, Tables(resources()), wakeup="poll")
+    await sync_triggers(connection, Tables(resources()), wakeup="poll")
     ticker = await database.ticker()
     watch = await database.watch(wakeup="poll")
     for _ in range(3):
@@ -241,7 +245,7 @@ async def test_a_feed_knows_that_nobody_makes_ticks(database: Database) -> None:
 
     async def lagging(yes: bool) -> None:
         """Until the feed has looked, and found nothing, or has been without an answer for longer than it waits."""
-        while (feed.lag > 2 * SAFETY) is not yes or not feed.connected:  # noqa: ASYNC110
+        while (feed.lag > 2 * SAFETY_POLL_SECONDS) is not yes or not feed.connected:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
     await within(lagging(False))

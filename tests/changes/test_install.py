@@ -8,9 +8,12 @@ import uuid
 import asyncpg
 import pytest
 
-from rowcast.changes import log, retention, triggers
+from rowcast.changes import retention, sql
+from rowcast.changes.checks import find_problems
 from rowcast.changes.feed import Feed
+from rowcast.changes.install import install, read_secret
 from rowcast.changes.ticker import Ticker
+from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.errors import ConfigurationError
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.tables import Tables
@@ -23,19 +26,19 @@ async def test_many_may_install_at_once(database: Database) -> None:
     """Replicas that start together install one schema, and sync one set of triggers."""
     connections = [await database.connect() for _ in range(8)]
     await connections[0].execute("DROP SCHEMA rowcast CASCADE")
-    await asyncio.gather(*(log.install(connection) for connection in connections))
-    ran = await asyncio.gather(*(triggers.sync_triggers(c, Tables(resources())) for c in connections))
+    await asyncio.gather(*(install(connection) for connection in connections))
+    ran = await asyncio.gather(*(sync_triggers(c, Tables(resources())) for c in connections))
     assert sum(bool(statements) for statements in ran) == 1
-    assert len(await log.secret(connections[0])) == 32
+    assert len(await read_secret(connections[0])) == 32
 
 
 async def test_an_unchanged_start_changes_nothing(database: Database) -> None:
     """Neither installing nor syncing runs DDL, and both work without the right to."""
     connection = await database.connect()
     await connection.execute("SET default_transaction_read_only = on")
-    await log.install(connection)
-    assert await triggers.sync_triggers(connection, Tables(resources())) == []
-    (problem,) = await triggers.problems(connection, Tables(resources()))
+    await install(connection)
+    assert await sync_triggers(connection, Tables(resources())) == []
+    (problem,) = await find_problems(connection, Tables(resources()))
     assert "read-only" in problem
 
 
@@ -44,8 +47,8 @@ async def test_a_newer_schema_is_refused(database: Database) -> None:
     connection = await database.connect()
     await connection.execute("UPDATE rowcast.version SET version = 1000")
     with pytest.raises(ConfigurationError, match="newer"):
-        await log.install(connection)
-    assert "newer" in (await triggers.problems(connection, Tables(resources())))[0]
+        await install(connection)
+    assert "newer" in (await find_problems(connection, Tables(resources())))[0]
 
 
 async def test_a_read_only_database_is_named(database: Database) -> None:
@@ -53,7 +56,7 @@ async def test_a_read_only_database_is_named(database: Database) -> None:
     connection = await database.connect()
     await connection.execute("DROP SCHEMA rowcast CASCADE; SET default_transaction_read_only = on")
     with pytest.raises(ConfigurationError, match="read-only"):
-        await log.install(connection)
+        await install(connection)
 
 
 async def test_missing_rights_are_named(database: Database) -> None:
@@ -62,23 +65,23 @@ async def test_missing_rights_are_named(database: Database) -> None:
     role = f"poor_{uuid.uuid4().hex}"
     tables = Tables(resources())
     await connection.execute(f"CREATE ROLE {role}; SET ROLE {role}")
-    (problem,) = await triggers.problems(connection, tables)
+    (problem,) = await find_problems(connection, tables)
     assert "lacks USAGE on the schema rowcast" in problem
-    with pytest.raises(ConfigurationError, match="must be its own"):
-        await log.install(connection)
+    with pytest.raises(ConfigurationError, match="must own the schema"):
+        await install(connection)
     await connection.execute(f"RESET ROLE; GRANT USAGE ON SCHEMA rowcast TO {role}; SET ROLE {role}")
-    (problem,) = await triggers.problems(connection, tables)
+    (problem,) = await find_problems(connection, tables)
     assert "lacks SELECT on rowcast.version" in problem
     await connection.execute(f"RESET ROLE; GRANT SELECT ON rowcast.version, rowcast.tick TO {role}; SET ROLE {role}")
-    (problem,) = await triggers.problems(connection, tables, wakeup="notify")
+    (problem,) = await find_problems(connection, tables, wakeup="notify")
     assert "DELETE on rowcast.tick" in problem or "INSERT, DELETE on rowcast.tick" in problem
     assert "SELECT, TRUNCATE on rowcast.change_0" in problem
     with pytest.raises(ConfigurationError, match="must own"):
-        await triggers.sync_triggers(connection, Tables(resources()), wakeup="poll")
+        await sync_triggers(connection, Tables(resources()), wakeup="poll")
     await connection.execute("RESET ROLE; DROP SCHEMA rowcast CASCADE")
     await connection.execute(f"SET ROLE {role}")
     with pytest.raises(ConfigurationError, match="CREATE on the database"):
-        await log.install(connection)
+        await install(connection)
     await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
@@ -87,8 +90,8 @@ async def test_tables_that_do_not_exist_are_named(database: Database) -> None:
     connection = await database.connect()
     await connection.execute("DROP TABLE tasks CASCADE")
     with pytest.raises(ConfigurationError, match="no table tasks"):
-        await triggers.sync_triggers(connection, Tables(resources()))
-    assert "tasks" in (await triggers.problems(connection, Tables(resources())))[0]
+        await sync_triggers(connection, Tables(resources()))
+    assert "tasks" in (await find_problems(connection, Tables(resources())))[0]
 
 
 async def test_drift_is_found_and_mended(database: Database) -> None:
@@ -96,20 +99,20 @@ async def test_drift_is_found_and_mended(database: Database) -> None:
     connection = await database.connect()
     tables = Tables(resources())
     await connection.execute("DROP TRIGGER rowcast_update ON tasks")
-    assert [problem for problem in await triggers.problems(connection, tables) if "UPDATE" in problem]
-    assert len(await triggers.sync_triggers(connection, tables)) == 1
-    assert await triggers.problems(connection, tables) == []
+    assert [problem for problem in await find_problems(connection, tables) if "UPDATE" in problem]
+    assert len(await sync_triggers(connection, tables)) == 1
+    assert await find_problems(connection, tables) == []
     fewer = Tables(
         Resources({"tags": Resource("tags", "tags", "Tag", {"id": make_field("id", "integer", primary_key=True)})})
     )
-    assert await triggers.sync_triggers(connection, fewer)
-    assert await triggers.sync_triggers(connection, fewer) == []
+    assert await sync_triggers(connection, fewer)
+    assert await sync_triggers(connection, fewer) == []
     left = await connection.fetch(
         "SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger WHERE tgname LIKE 'rowcast%' AND NOT tgisinternal"
     )
     assert [name for (name,) in left] == ["tags"]
-    await triggers.sync_triggers(connection, tables)
-    assert await triggers.problems(connection, tables) == []
+    await sync_triggers(connection, tables)
+    assert await find_problems(connection, tables) == []
 
 
 async def test_disabled_triggers_are_found(database: Database) -> None:
@@ -120,7 +123,7 @@ async def test_disabled_triggers_are_found(database: Database) -> None:
     await connection.execute("SET session_replication_role = replica")
     await connection.execute(f"ALTER DATABASE {database.name} SET session_replication_role = replica")
     await connection.execute("ALTER SEQUENCE rowcast.change_seq CACHE 10")
-    found = await triggers.problems(connection, tables)
+    found = await find_problems(connection, tables)
     assert len(found) == 4
     assert "tasks" in found[0]
     assert "session_replication_role" in found[1]
@@ -135,7 +138,7 @@ async def test_a_table_in_another_schema_is_logged(database: Database) -> None:
     declared = Resource("things", "things", "Thing", {"id": make_field("id", "integer", primary_key=True)})
     tables = Tables(Resources({"things": declared}))
     await create(connection, tables)
-    await triggers.sync_triggers(connection, tables)
+    await sync_triggers(connection, tables)
     await database.ticker()
     watch = await database.watch()
     other = await database.connect()
@@ -150,23 +153,13 @@ async def test_keys_made_by_the_database_rise_with_time(database: Database) -> N
     before = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp()) * 1000")
     keys = [row[0] for row in await connection.fetch("SELECT rowcast.uuid7() FROM generate_series(1, 1000)")]
     after = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp()) * 1000")
-    for form in (keys, [(await connection.fetchval(f"SELECT {log._UUID7_BEFORE_18.removeprefix('RETURN ')}"))] * 2):
+    await connection.execute(sql.load("uuid7_before_18").replace("rowcast.uuid7", "public.uuid7_before_18"))
+    for form in (keys, [await connection.fetchval("SELECT public.uuid7_before_18()")] * 2):
         for key in form:
             assert key.version == 7
             assert key.variant == uuid.RFC_4122
     assert all(before - 1 <= key.int >> 80 <= after + 1 for key in keys)
     assert len(set(keys)) == 1000
-
-
-async def test_the_statements_can_be_read(database: Database) -> None:
-    """``trigger_statements`` is what a database by itself would take."""
-    connection = await database.connect()
-    await connection.execute("DROP SCHEMA rowcast CASCADE")
-    await log.install(connection)
-    for statement in triggers.trigger_statements(Tables(resources())):
-        await connection.execute(statement)
-    await connection.execute("INSERT INTO tags (name) VALUES ('t')")
-    assert await connection.fetchval("SELECT count(*) FROM rowcast.change") == 1
 
 
 async def test_an_ordinary_role_is_enough(database: Database) -> None:
@@ -183,10 +176,10 @@ async def test_an_ordinary_role_is_enough(database: Database) -> None:
 
     owner = await connect()
     tables = Tables(resources())
-    await log.install(owner)
+    await install(owner)
     await create(owner, tables)
-    await triggers.sync_triggers(owner, tables)
-    assert await triggers.problems(owner, tables) == []
+    await sync_triggers(owner, tables)
+    assert await find_problems(owner, tables) == []
     assert await retention.maintain(owner, 3600, 1 << 30)
     async with Ticker(connect), Feed(connect) as feed:
         await within(feed.ready.wait())

@@ -10,8 +10,9 @@ from typing import Any
 
 import asyncpg
 
-from rowcast.changes import log
+from rowcast.changes import sql, ticks
 from rowcast.changes.position import Position, Snapshot
+from rowcast.changes.reader import prepare_session
 
 from .watching import Database, Watch, blocked, told
 
@@ -264,8 +265,8 @@ async def test_an_open_transaction_with_many_rows_makes_no_poll_slow(database: D
     await writing.execute("BEGIN")
     await writing.execute("INSERT INTO tasks (title) SELECT i::text FROM generate_series(1, 20000) i", timeout=60)
     await other.execute("SELECT pg_current_xact_id()")  # others go on, so the open one is in the midst of numbers
-    await log.prepare(reading)
-    poll = log._NEW_TICK.replace("$1", "0").replace("$2", "false")
+    await prepare_session(reading)
+    poll = sql.load("make_tick").replace("$1", "0").replace("$2", "false")
     for _ in range(2):
         (plan,) = json.loads(await reading.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {poll}"))
         assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 200
@@ -278,11 +279,11 @@ async def test_an_open_transaction_with_many_rows_makes_no_poll_slow(database: D
 async def test_what_a_tick_costs_does_not_grow_with_the_log(database: Database) -> None:
     """The plans of a feed are those of a small log, and still read a large one by index alone."""
     connection, late, reading = await database.connect(), await database.connect(), await database.direct()
-    await log.prepare(reading)
+    await prepare_session(reading)
     await connection.execute("VACUUM ANALYZE rowcast.change")
     await connection.execute("INSERT INTO tasks (title) SELECT i::text FROM generate_series(1, 40) i")
-    await reading.execute(f"PREPARE transactions AS {log._TRANSACTIONS}")
-    await reading.execute(f"PREPARE whole AS {log._WHOLE}")
+    await reading.execute(f"PREPARE transactions AS {sql.load('transactions_between_ticks')}")
+    await reading.execute(f"PREPARE whole AS {sql.load('changes_of_transactions')}")
     await reading.execute("EXECUTE transactions('3:3:', '3:3:', 1)")  # the plan is made when it is first used
     await reading.execute("EXECUTE whole('{3}')")
     await connection.execute("INSERT INTO tasks (title) SELECT i::text FROM generate_series(1, 20000) i", timeout=60)
@@ -293,7 +294,7 @@ async def test_what_a_tick_costs_does_not_grow_with_the_log(database: Database) 
     await late.execute("COMMIT")
     await connection.execute("INSERT INTO tasks (title) VALUES ('one more')")
     second = await connection.fetchval("SELECT pg_current_snapshot()::text")
-    tick = (await log.newest_tick(reading)).tick
+    tick = (await ticks.newest_tick(reading)).tick
     for statement, rows in ((f"transactions('{first}', '{second}', {tick})", 2), (f"whole('{{{number}}}')", 1)):
         (plan,) = json.loads(await reading.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {statement}"))
         assert plan["Plan"]["Actual Rows"] == rows

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowcast.changes import log, retention
+from rowcast.changes import retention, ticks
 from rowcast.changes.feed import Reason
 from rowcast.changes.position import MAX_TEXT, Position, Snapshot
 
@@ -77,7 +77,7 @@ async def test_a_position_of_another_database_is_told(database: Database) -> Non
 async def test_a_copy_of_a_database_goes_its_own_way(database: Database) -> None:
     """Its ticks are of a new epoch; positions from before the copy go on in it, later ones of the original do not."""
     connection = await database.connect()
-    before = await log.newest_tick(connection)
+    before = await ticks.newest_tick(connection)
     await database.ticker()
     watch = await database.watch()
     await watch.fence(connection)

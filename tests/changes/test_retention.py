@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from rowcast.changes import log, retention, triggers
+from rowcast.changes import retention, ticks
 from rowcast.changes.feed import Reason, Reset
-from rowcast.resources.tables import Tables
+from rowcast.changes.install import PARTITIONS
+from rowcast.changes.reader import Pruned, prepare_session, read_batches
 
-from .watching import Database, Watch, resources, told
+from .watching import Database, Watch, told
 
 DAY = 24 * 3600.0
 LARGE = 1 << 40
@@ -75,15 +76,15 @@ async def test_what_a_kept_tick_needs_is_not_dropped(database: Database) -> None
     await slow.execute("INSERT INTO tasks (title) VALUES ('slow')")
     await connection.execute("INSERT INTO tags (name) VALUES ('other')")
     (part,) = await retention.partitions(connection)
-    assert not await retention._empty(connection, part)  # the writer holds a lock
+    assert not await retention.empty(connection, part)  # the writer holds a lock
     await slow.execute("COMMIT")
-    assert not await retention._empty(connection, part)  # no tick has told it
+    assert not await retention.empty(connection, part)  # no tick has told it
     await database.ticker(retention=DAY)
     watch = await database.watch()
     await watch.until(lambda: told(watch.events) == [("I", "slow")]) if watch.feed.head.tick < 2 else None
     await watch.fence(connection)
     await connection.execute("DELETE FROM rowcast.tick WHERE tick < (SELECT max(tick) FROM rowcast.tick)")
-    assert await retention._empty(connection, part)
+    assert await retention.empty(connection, part)
 
 
 async def test_an_open_transaction_holds_its_own_partition_alone(database: Database) -> None:
@@ -94,13 +95,13 @@ async def test_an_open_transaction_holds_its_own_partition_alone(database: Datab
     await open_.execute("BEGIN")
     await open_.execute("INSERT INTO tasks (title) VALUES ('open')")
     bound = 2_000_000
-    for _ in range(3 * log.PARTS):
+    for _ in range(3 * PARTITIONS):
         await connection.execute("INSERT INTO tags (name) SELECT repeat('x', 150) FROM generate_series(1, 700)")
         await watch.fence(connection)
         await retention.maintain(connection, DAY, bound)
         assert sum(part.size for part in await retention.partitions(connection)) < 1.5 * bound
     assert ticker.leading.is_set()
-    assert len(watch.events) > 3 * log.PARTS * 700
+    assert len(watch.events) > 3 * PARTITIONS * 700
     await open_.execute("COMMIT")
     assert told(await watch.fence(connection)) == [("I", "open")]
 
@@ -116,7 +117,7 @@ async def test_the_log_is_kept_to_its_size_and_what_is_left_can_be_read(database
         await watch.fence(connection)
         await retention.maintain(connection, DAY, 1_000_000)
     assert await watch.feed.check(start) == Reason.EXPIRED
-    oldest = await log.oldest_tick(connection)
+    oldest = await ticks.oldest_tick(connection)
     first = next(place for place, position in enumerate(watch.positions) if position.sort_key >= (oldest, 0))
     assert 0 < first < len(watch.events) - 1000
     read = [event async for batch in watch.feed.read(watch.positions[first]) for event in batch.events]
@@ -128,44 +129,17 @@ async def test_reading_what_was_pruned_before_it_was_counted_is_told(database: D
     ticker = await database.ticker()
     watch = await database.watch()
     connection, reading = await database.connect(), await database.direct()
-    await log.prepare(reading)
+    await prepare_session(reading)
     start = watch.feed.head
     await watch.fence(connection)
-    known = await log.ticks(reading, start.tick)
+    known = await ticks.read_ticks(reading, start.tick)
     await ticker.stop()
     for _ in range(2):
         assert await retention.maintain(connection, 0, 0)
     assert await filled(connection) == []
-    with pytest.raises(log.Pruned):
-        await anext(log.batches(reading, start, known))
+    with pytest.raises(Pruned):
+        await anext(read_batches(reading, start, known))
     await reading.close()
-
-
-async def test_a_log_of_an_older_version_is_taken_over(database: Database) -> None:
-    """Its changes can be read on, and writers go on in the new one."""
-    connection = await database.connect()
-    await connection.execute("DROP SCHEMA rowcast CASCADE")
-    async with connection.transaction():
-        await log._create(connection)
-        for statements in log._VERSIONS[:2]:
-            await connection.execute(statements)
-        await log._begin(connection)
-        await connection.execute("UPDATE rowcast.version SET version = 2")
-    assert "is of version 2" in (await triggers.problems(connection, Tables(resources())))[0]
-    await triggers.sync_triggers(connection, Tables(resources()))
-    await connection.execute("INSERT INTO tags (name) VALUES ('before')")
-    await log.install(connection)
-    assert await triggers.problems(connection, Tables(resources())) == []
-    await connection.execute("INSERT INTO tags (name) VALUES ('after')")
-    feed = await database.feed()
-    start = feed.head
-    await database.ticker()
-    watch = await database.watch()
-    await watch.fence(connection)
-    while feed.head.sort_key < watch.feed.head.sort_key:
-        await connection.execute("SELECT")
-    read = [event async for batch in feed.read(start) for event in batch.events]
-    assert told(read, "tags") == [("I", "before"), ("I", "after")]
 
 
 async def test_a_feed_that_was_away_too_long_says_so(database: Database) -> None:

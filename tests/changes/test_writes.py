@@ -8,8 +8,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from rowcast.changes import triggers
-from rowcast.resources.fields import Field
+from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.tables import Tables
 from rowcast.resources.types import make_field
@@ -114,7 +113,7 @@ async def test_rollbacks_are_not_told(database: Database) -> None:
 async def test_a_prepared_transaction_is_told_when_it_commits(database: Database) -> None:
     """With ``wakeup: poll`` triggers do not notify, so PREPARE TRANSACTION works; it is told at COMMIT PREPARED."""
     connection = await database.connect()
-    await triggers.sync_triggers(connection, Tables(resources()), wakeup="poll")
+    await sync_triggers(connection, Tables(resources()), wakeup="poll")
     await database.ticker(wakeup="poll")
     watch = await database.watch(wakeup="poll")
     await connection.execute("BEGIN")
@@ -284,7 +283,7 @@ async def test_partitioned_tables_are_told_whichever_way_they_are_written(databa
         CREATE TABLE high PARTITION OF categories FOR VALUES FROM (10) TO (100) PARTITION BY RANGE (id);
         CREATE TABLE highest PARTITION OF high FOR VALUES FROM (10) TO (100)"""
     )
-    await triggers.sync_triggers(connection, Tables(resources()))
+    await sync_triggers(connection, Tables(resources()))
     await connection.execute("INSERT INTO categories VALUES (1, 'parent'), (11, 'parent')")
     await connection.execute("INSERT INTO highest VALUES (12, 'leaf')")
     await connection.execute("UPDATE low SET name = 'leaf'")
@@ -341,9 +340,9 @@ async def test_names_that_look_like_ours_are_columns(database: Database) -> None
     weird = Tables(Resources({declared.name: declared}))
     connection = await database.connect()
     await create(connection, weird)
-    await triggers.sync_triggers(connection, weird)
-    await triggers.sync_triggers(connection, Tables(resources()))
-    await triggers.sync_triggers(connection, weird)
+    await sync_triggers(connection, weird)
+    await sync_triggers(connection, Tables(resources()))
+    await sync_triggers(connection, weird)
     await database.ticker()
     watch = await database.watch()
     table = '"ta""ble\'s"'
@@ -357,12 +356,12 @@ async def test_names_that_look_like_ours_are_columns(database: Database) -> None
 
 async def test_a_table_of_many_columns_is_told(database: Database) -> None:
     """More than the fifty that one call makes an object of."""
-    fields = {f"c{i}": Field(f"c{i}", "integer", null=True) for i in range(230)}
+    fields = {f"c{i}": make_field(f"c{i}", "integer", null=True) for i in range(230)}
     declared = Resource("wide", "wide", "Wide", {"id": make_field("id", "integer", primary_key=True)} | fields)
     wide = Tables(Resources({"wide": declared}))
     connection = await database.connect()
     await create(connection, wide)
-    await triggers.sync_triggers(connection, wide)
+    await sync_triggers(connection, wide)
     await database.ticker()
     watch = await database.watch()
     await connection.execute("INSERT INTO wide (c0, c229) VALUES (1, 2)")

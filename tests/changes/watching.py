@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from rowcast.changes.events import Batch, Event
 from rowcast.changes.feed import Feed
-from rowcast.changes.log import Batch, Event
 from rowcast.changes.position import Position
 from rowcast.changes.ticker import Ticker
 from rowcast.resources.fields import Field

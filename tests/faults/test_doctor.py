@@ -11,8 +11,8 @@ import aiohttp
 import asyncpg
 import pytest
 
-from rowcast.changes import triggers
-from rowcast.changes.log import LEADING, LOCKS
+from rowcast.changes.coordination import LEADER_LOCK, LOCK_NAMESPACE
+from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.configuration.settings import Stream
 from rowcast.resources.tables import Tables
 from rowcast.server import doctor
@@ -106,7 +106,7 @@ async def test_an_empty_and_an_unreachable_database_are_told(database_url: str, 
 
 
 async def test_what_is_wrong_is_told(serve: Serve, sql: asyncpg.Connection, database_url: str, tmp_path: Path) -> None:
-    """A missing trigger, a disabled one, one of a new partition, a dropped column, an older log; each by its name."""
+    """A missing trigger, a disabled one, one of a new partition, a dropped column, a newer log; each by its name."""
     await serve(RESOURCES)
     assert wrong(await examine(database_url, tmp_path)) == {}
     for mischief, repair, about, words in (
@@ -114,7 +114,12 @@ async def test_what_is_wrong_is_told(serve: Serve, sql: asyncpg.Connection, data
         ("ALTER TABLE notes DISABLE TRIGGER USER", "ALTER TABLE notes ENABLE TRIGGER USER", "changes", "are disabled"),
         ("CREATE TABLE leaf () INHERITS (notes)", "DROP TABLE leaf", "changes", "public.leaf has no trigger that logs"),
         ("ALTER TABLE notes DROP text", "ALTER TABLE notes ADD text text NOT NULL", "schema", "text"),
-        ("UPDATE rowcast.version SET version = 1", "UPDATE rowcast.version SET version = 3", "changes", "of version 1"),
+        (
+            "UPDATE rowcast.version SET version = 2",
+            "UPDATE rowcast.version SET version = 1",
+            "changes",
+            "has version 2",
+        ),
         (
             "ALTER SEQUENCE rowcast.change_seq CACHE 5",
             "ALTER SEQUENCE rowcast.change_seq CACHE 1",
@@ -126,7 +131,7 @@ async def test_what_is_wrong_is_told(serve: Serve, sql: asyncpg.Connection, data
         found = await examine(database_url, tmp_path)
         assert any(each.wrong and each.about == about and words in each.told for each in found), (mischief, found)
         await sql.execute(repair)
-        await triggers.sync_triggers(sql, Tables(configure(tmp_path / "examined", RESOURCES).resources))
+        await sync_triggers(sql, Tables(configure(tmp_path / "examined", RESOURCES).resources))
     assert wrong(await examine(database_url, tmp_path)) == {}
 
 
@@ -137,7 +142,7 @@ async def test_nobody_ticks(
     monkeypatch.setattr("rowcast.server.health.GRACE", 1.0)
     service = await serve(RESOURCES, service="stream: {wakeup: poll}")
     async with asyncio.timeout(20):  # take the lead from the ticker
-        while not await sql.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCKS, LEADING):
+        while not await sql.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_NAMESPACE, LEADER_LOCK):
             await sql.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE application_name = 'rowcast ticker' AND datname = current_database()"

@@ -14,8 +14,8 @@ from itertools import permutations
 import asyncpg
 import pytest
 
-from rowcast.changes import log
-from rowcast.changes.log import LEADING, LOCKS
+from rowcast.changes.coordination import LEADER_LOCK, LOCK_NAMESPACE
+from rowcast.changes.state import read_state
 from rowcast.database.embedded import EmbeddedPostgres
 from tests.conftest import Serve
 
@@ -268,11 +268,11 @@ async def test_a_log_at_its_size(serve: Serve, open_client: Open, sql: asyncpg.C
                 str(written),
             )
             written += 50 * 2000
-            peak = max(peak, (await log.state(sql)).size)
+            peak = max(peak, (await read_state(sql)).size)
             await clients[0].until(lambda told=written: clients[0].events * 2000 >= told - (1 << 20))  # type: ignore[misc]
         await assert_equal(sql, *clients)
         assert peak < written  # by how much is a matter of the time between two looks of the ticker, half a second here
-        while (await log.state(sql)).size > 2 << 20:
+        while (await read_state(sql)).size > 2 << 20:
             pass
     await assert_equal(sql, *clients)
     assert [client.resets for client in clients] == [[]] * len(QUERIES)
@@ -290,7 +290,7 @@ async def test_a_ticker_that_is_killed(
                 "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::bigint::oid AND objid ="
                 " $2::bigint::oid AND granted AND database ="
                 " (SELECT oid FROM pg_database WHERE datname = current_database())",
-                LOCKS, LEADING,
+                LOCK_NAMESPACE, LEADER_LOCK,
             )  # fmt: skip
             await sql.execute("SELECT pg_terminate_backend($1)", leader)
     await assert_equal(sql, *clients)

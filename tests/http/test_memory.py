@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from rowcast.changes.cache import FEED_MAX_LAG_SECONDS, Cache, Dependencies
-from rowcast.changes.log import Event
+from rowcast.changes.events import Event
 from rowcast.database.pool import Database
 from rowcast.server.app import SERVICE
 

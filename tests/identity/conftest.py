@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from rowcast.changes import log as changelog
+from rowcast.changes.install import install
 from rowcast.configuration.settings import Auth, Jwt
 from rowcast.database.pool import Database
 from rowcast.identity.authentication import (
@@ -52,7 +52,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def database(database_url: str, sql: asyncpg.Connection) -> AsyncIterator[Database]:
     """A database with a change log, and so with tokens."""
-    await changelog.install(sql)
+    await install(sql)
     database = Database(database_url, {})
     yield database
     await database.close()

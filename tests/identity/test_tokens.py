@@ -9,7 +9,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from rowcast.changes import log as changelog
 from rowcast.configuration.settings import Jwt
 from rowcast.database.embedded import EmbeddedPostgres
 from rowcast.database.pool import Database
@@ -179,17 +178,6 @@ async def test_a_stream_may_have_its_token_in_the_query(
     assert (await both.json())["id"] == "bob"
     for query in (f"access_token={UNKNOWN}", "access_token=", "access_token=x", f"access_token={token}&access_token=x"):
         assert (await client.get(f"/stream?{query}")).status == 401
-
-
-@pytest.mark.empty_database
-async def test_an_older_database_gets_its_table_by_migrating(sql: asyncpg.Connection) -> None:
-    """The step to version 2 runs on a change log of version 1."""
-    await changelog._create(sql)
-    await sql.execute(changelog._VERSIONS[0])
-    await changelog._begin(sql)
-    await sql.execute("UPDATE rowcast.version SET version = 1")
-    await changelog.install(sql)
-    assert await list_tokens(sql) == []
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from rowcast.changes.log import Batch, Event
+from rowcast.changes.events import Batch, Event
 from rowcast.changes.position import Snapshot
 from rowcast.query.conditions import Comparison, Condition, Junction, Negation, Query
 from rowcast.query.matching import matcher, routing_key

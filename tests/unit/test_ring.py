@@ -8,7 +8,7 @@ import tracemalloc
 import orjson
 import pytest
 
-from rowcast.changes.log import Event
+from rowcast.changes.events import Event
 
 
 @pytest.mark.parametrize(("fields", "length"), [(2, 5), (4, 10), (10, 20), (20, 30), (60, 10), (5, 1000), (1, 50_000)])

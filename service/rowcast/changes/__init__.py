@@ -1,5 +1,8 @@
-"""One durable log of every committed change, and the feed that tells it to this process in the one order there is.
+"""The change log of a database, and the feed that delivers it to this process.
 
-``log`` is the schema ``rowcast`` and what is read from it; ``triggers`` fill it; ``ticker`` cuts it into ticks;
-``feed`` follows the ticks; ``position`` names a place among them.
+One walk, in the order of a change: ``triggers`` log it (``trigger_sync`` and ``install`` bring them and the log to a
+database, ``checks`` finds what is wrong there), ``ticker`` divides the log into ``ticks``, ``feed`` follows the ticks
+with ``reader`` and delivers ``events``, and ``cache`` drops what has changed. A ``position`` names a place in the log,
+``epochs`` are its histories, ``retention`` keeps it small, and ``connection`` reconnects. The SQL is in ``sql/``. It
+reads from ``resources`` and ``database``; ``streams``, ``rest`` and ``server`` use it.
 """

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, TypeVar
 
+from rowcast.changes.events import Batch
 from rowcast.changes.feed import Feed, Reason
-from rowcast.changes.log import Batch
 
 Value = TypeVar("Value")
 

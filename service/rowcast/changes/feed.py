@@ -1,11 +1,11 @@
-"""The feed: what has been committed, told to this process in the one order there is, from memory where possible.
+"""The feed: every committed change, delivered to this process in the one order of the log.
 
-It follows the ticks with one connection, however many listen here. On every connect it listens first, then looks for
-the newest tick, and then reads on from its own head, so nothing falls between. What it has read stays in a ring that is
-bounded in events and bytes; whoever is behind the ring's start reads the log over a second connection, one page at a
-time, shared by all of them.
+It follows the ticks over one connection, however many subscribers there are. After each connect it listens first, then
+reads the newest tick, and then goes on from its own head, so no change is lost in between. The batches stay in a ring
+that is bounded in events and bytes. A reader whose position is older than the ring reads the log, one page at a time,
+over a second connection that all such readers share.
 
-``head`` moves and subscribers are called in one step of the event loop. So code that looks at ``head`` and subscribes
+``head`` moves and subscribers are called in one step of the event loop. So code that reads ``head`` and subscribes
 without an ``await`` in between misses nothing and gets nothing twice.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -24,13 +23,23 @@ from typing import Any, Final
 
 import structlog
 
-from rowcast.changes import log
-from rowcast.changes.log import TICKED, Batch, Connection, Pruned, State, Tick
+from rowcast.changes import ticks
+from rowcast.changes.connection import RECONNECT_SECONDS, Reconnecting
+from rowcast.changes.coordination import TICK_CHANNEL
+from rowcast.changes.epochs import read_epochs
+from rowcast.changes.events import Batch
 from rowcast.changes.position import MAX_TEXT, Position, Snapshot
-from rowcast.changes.ticker import BACKOFF, LOST, SAFETY, SHORTEST, Connect, cancel, session
+from rowcast.changes.reader import Pruned, prepare_session, read_batches
+from rowcast.changes.state import LogState, read_state
+from rowcast.changes.ticks import Tick
+from rowcast.database.connection import Connect, Connection
+from rowcast.database.errors import DRIVER_ERRORS
 
-FRESH: Final = 1.0  # seconds for which what is known of the log's state will do
-KEPT: Final = 60.0  # seconds for which a statement may run and still get a position from its snapshot
+POLL_MIN_SECONDS: Final = 0.002  # between polls, without notifications
+POLL_MAX_SECONDS: Final = 0.250
+STATE_MAX_AGE_SECONDS: Final = 1.0  # of the state of the log that is returned again
+LOOK_MAX_AGE_SECONDS: Final = 1.0  # since the last look, within which new ticks show that a ticker works
+SNAPSHOT_MAX_AGE_SECONDS: Final = 60.0  # of a statement whose snapshot can still be turned into a position
 
 _logger = structlog.get_logger(__name__)
 
@@ -38,24 +47,24 @@ Subscriber = Callable[[Batch], None]
 
 
 class Reason(StrEnum):
-    """Why a reader cannot go on from where it was, and must load its data anew."""
+    """Why a reader cannot go on from its position, and must load its data again."""
 
-    MALFORMED = "malformed"  # no position at all
-    AHEAD = "ahead"  # of everything that there is
-    FORKED = "forked"  # in a history that is not this database's
-    EXPIRED = "expired"  # what came after it is not kept any more
+    MALFORMED = "malformed"  # not a position
+    AHEAD = "ahead"  # later than the newest change
+    FORKED = "forked"  # in another history than this database's
+    EXPIRED = "expired"  # the changes after it are not kept any more
 
 
 class Reset(Exception):
-    """The reader cannot go on; ``reason`` says why."""
+    """The reader cannot go on, for this ``reason``."""
 
     def __init__(self, reason: Reason) -> None:
         self.reason = reason
         super().__init__(reason.value)
 
 
-class Feed:
-    """Follows the log. ``connect`` gives a direct connection to the primary.
+class Feed(Reconnecting):
+    """Follows the log. ``connect`` opens a direct connection to the primary server.
 
     The ring holds at most ``events`` events and about ``size`` bytes, and at least the newest batch. Use as
     ``async with Feed(connect) as feed: …``, which waits for nothing; ``await feed.ready.wait()`` does.
@@ -64,71 +73,53 @@ class Feed:
     def __init__(
         self, connect: Connect, *, wakeup: str = "notify", events: int = 100_000, size: int = 64 << 20
     ) -> None:
-        self._connect = connect
+        super().__init__(connect, "feed")
         self._notify = wakeup == "notify"
         self._bounds = events, size
         self._ring: deque[Batch] = deque()
         self._held = [0, 0]  # events and bytes in the ring
         self._ticks: deque[tuple[float, Tick]] = deque()  # the newest ones and when they were applied
-        self._told: tuple[Any, str | None] = None, None  # the last answer of stream_position, and what was asked
+        self._continued: tuple[Any, str | None] = None, None  # the last arguments and result of stream_position
         self._tick: Tick  # the newest that is complete
         self._head: Position | None = None
-        self._history = 0  # how often the head has jumped
+        self._jumps = 0  # how often the head has jumped to another history
         self._subscribers: dict[Subscriber, Callable[[Reason], None]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._bell = asyncio.Event()
-        self._lost = False
-        self._current = monotonic()  # when the feed last knew of nothing newer
+        self._current_at = monotonic()  # when the head was the newest change, as far as the feed could see
         self._reader: Connection | None = None
         self._reading = asyncio.Lock()
-        self._state: tuple[float, State] | None = None  # and when it was asked for
+        self._state: tuple[float, LogState] | None = None  # and when it was read
         self.ready = asyncio.Event()  # set once the head is known; from then on it always is
         self.connected = False
 
-    # --- life ---------------------------------------------------------------------------------------------------------
-
-    async def start(self) -> None:
-        """Begin to follow; returns at once."""
-        self._tasks = [asyncio.create_task(self._run(), name="feed")]
-
     async def stop(self) -> None:
-        """End; nobody is called any more."""
-        await cancel(self._tasks)
+        """Stop following; no subscriber is called any more."""
+        await super().stop()
         if self._reader is not None:
             self._reader.terminate()
 
-    async def __aenter__(self) -> Feed:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
-
-    # --- what there is ------------------------------------------------------------------------------------------------
-
     @property
     def head(self) -> Position:
-        """The position behind the newest event that subscribers were called with. Known once ``ready`` is set."""
+        """The position after the newest event that subscribers were called with. Known once ``ready`` is set."""
         assert self._head is not None, "the feed has not been ready yet"
         return self._head
 
     @property
     def lag(self) -> float:
-        """Seconds since the feed last knew of nothing newer than its head."""
-        return monotonic() - self._current
+        """Seconds since the head was the newest change, as far as the feed could see."""
+        return monotonic() - self._current_at
 
-    async def state(self) -> State:
-        """How the log is, as it was a moment ago at most. Raises what the driver does when the database cannot be asked."""
+    async def state(self) -> LogState:
+        """The state of the log, a second old at most. Raises the driver's error if the database cannot be read."""
         async with self._log() as connection:
-            if self._state is None or monotonic() - self._state[0] > FRESH:
-                self._state = monotonic(), await log.state(connection)
+            if self._state is None or monotonic() - self._state[0] > STATE_MAX_AGE_SECONDS:
+                self._state = monotonic(), await read_state(connection)
             return self._state[1]
 
     def subscribe(self, apply: Subscriber, reset: Callable[[Reason], None]) -> Callable[[], None]:
-        """Call ``apply`` with each new batch, in order, from the one after ``head`` on; returns how to stop.
+        """Call ``apply`` with each new batch, in order, from ``head`` on; return a function that unsubscribes.
 
-        ``reset`` is called instead when the feed cannot go on from its head: what was between is lost to everybody
-        here, and the head has moved. Both are called from the event loop and must not wait or raise.
+        ``reset`` is called instead when the feed cannot go on from its head: the head has jumped, and the changes in
+        between are lost to this process. Both are called from the event loop and must not block or raise.
         """
         self._subscribers[apply] = reset
 
@@ -138,15 +129,15 @@ class Feed:
         return unsubscribe
 
     def stream_position(self, snapshot: str) -> str | None:
-        """The position that continues a response, whose statement ran under ``snapshot``.
+        """The position that continues a response whose statement had this ``snapshot``.
 
-        It is behind the newest tick that the snapshot includes, so it does not matter when this is asked. ``None`` if
-        the feed was not ready then, or the statement took longer than ``KEPT``.
+        It follows the newest tick that the snapshot includes, so the time of the call does not matter. ``None`` if the
+        feed was not ready when the statement ran, or the statement took longer than ``SNAPSHOT_MAX_AGE_SECONDS``.
         """
-        asked = (snapshot, self._ticks[-1] if self._ticks else None)
-        if asked != self._told[0]:  # while nothing is written, everybody sees the same
-            self._told = (asked, self._continuing(Snapshot.parse(snapshot)))
-        return self._told[1]
+        arguments = (snapshot, self._ticks[-1] if self._ticks else None)
+        if arguments != self._continued[0]:  # while nothing is written, all statements have the same snapshot
+            self._continued = (arguments, self._continuing(Snapshot.parse(snapshot)))
+        return self._continued[1]
 
     def _continuing(self, seen: Snapshot) -> str | None:
         for _, tick in reversed(self._ticks):
@@ -156,7 +147,7 @@ class Feed:
         return None
 
     async def check(self, position: Position | str) -> Reason | None:
-        """Why one cannot go on from a position, or ``None`` if one can."""
+        """The reason why a reader cannot go on from a position, or ``None`` if it can."""
         if isinstance(position, str):
             try:
                 position = Position.parse(position)
@@ -165,9 +156,9 @@ class Feed:
         if position.epoch == self.head.epoch and self._start.sort_key <= position.sort_key <= self.head.sort_key:
             return None
         async with self._log() as connection:
-            epochs = await log.epochs(connection)
-            newest = await log.newest_tick(connection)
-            oldest = await log.oldest_tick(connection)
+            epochs = await read_epochs(connection)
+            newest = await ticks.newest_tick(connection)
+            oldest = await ticks.oldest_tick(connection)
         if all(epoch.epoch != position.epoch for epoch in epochs):
             return Reason.FORKED
         if any(epoch.epoch > position.epoch and position.sort_key > (epoch.base, 0) for epoch in epochs):
@@ -179,11 +170,10 @@ class Feed:
     async def read(self, after: Position) -> AsyncGenerator[Batch, None]:
         """Every batch from a position up to ``head``, from memory or the log; check the position first.
 
-        The iteration ends when the reader is at ``head``, and without giving the event loop a chance to move that: what
-        the caller does next, up to its next ``await``, it does at ``head``. While PostgreSQL cannot be reached this
-        waits. Raises ``Reset`` if what is to be read goes away.
+        When the iteration ends the reader is at ``head``, and it stays there up to the caller's next ``await``. While
+        PostgreSQL cannot be reached, the iteration waits. Raises ``Reset`` if the batches are not kept any more.
         """
-        history = self._history
+        jumps = self._jumps
         while after.sort_key < self.head.sort_key:
             if after.sort_key >= self._start.sort_key:
                 first = bisect_right(self._ring, after.sort_key, key=lambda batch: batch.end.sort_key)
@@ -195,72 +185,53 @@ class Feed:
                     async for batch in batches:
                         yield batch
                         after = batch.end
-            if history != self._history:
+            if jumps != self._jumps:
                 raise Reset(Reason.FORKED)
 
-    # --- following ----------------------------------------------------------------------------------------------------
-
-    async def _run(self) -> None:
-        delay, longest = BACKOFF
-        while True:
-            try:
-                async with session(self._connect, self._ring_bell) as connection:
-                    await self._prepare(connection)
-                    _logger.info("feed_connected", head=str(self._head))
-                    delay = BACKOFF[0]
-                    await self._follow(connection)
-            except LOST as error:
-                _logger.warning("feed_connection_lost", error=str(error) or type(error).__name__)
-            except Exception:
-                _logger.exception("feed_failed")
-            finally:
-                self.connected = False
-            await asyncio.sleep(delay * random.uniform(0.5, 1))
-            delay = min(2 * delay, longest)
-
-    def _ring_bell(self, lost: bool) -> None:
-        self._lost = self._lost or lost
-        self._bell.set()
-
     async def _prepare(self, connection: Connection) -> None:
-        """Listen first, and only then look where the log is."""
-        self._lost = False
-        await log.prepare(connection)
+        """Listen first, and only then look for the newest tick."""
+        await prepare_session(connection)
         await connection.execute("SET application_name = 'rowcast feed'")
         if self._notify:
-            await connection.add_listener(TICKED, lambda *_: self._ring_bell(False))
+            await connection.add_listener(TICK_CHANNEL, self.ring)
         if self._head is None:
-            self._move(await log.newest_tick(connection))
+            self._move(await ticks.newest_tick(connection))
             self.ready.set()
 
+    async def _work(self, connection: Connection) -> None:
+        _logger.info("feed_connected", head=str(self._head))
+        try:
+            await self._follow(connection)
+        finally:
+            self.connected = False
+
     async def _follow(self, connection: Connection) -> None:
-        pause = SHORTEST
+        """Apply the changes of new ticks, for ever."""
+        pause = POLL_MIN_SECONDS
         looked = float("-inf")
         while True:
             self._bell.clear()
             asked = monotonic()
-            known = await log.ticks(connection, self._tick.tick)
-            if not known or known[0] != self._tick:
+            read = await ticks.read_ticks(connection, self._tick.tick)
+            if not read or read[0] != self._tick:
                 await self._reset(connection)
-            elif len(known) > 1:
+            elif len(read) > 1:
                 try:
-                    async for batch in log.batches(connection, self.head, known):
+                    async for batch in read_batches(connection, self.head, read):
                         self._apply(batch)
                 except Pruned:
                     await self._reset(connection)
-                pause = SHORTEST
-            if len(known) < log.CHUNK:
-                made = len(known) > 1 and asked - looked < FRESH  # since the last look, if that was just now
-                if made or not await log.untold(connection):  # else nobody has made a tick of it yet
-                    self._current = asked
+                pause = POLL_MIN_SECONDS
+            if len(read) < ticks.TICKS_PER_READ:
+                ticking = len(read) > 1 and asked - looked < LOOK_MAX_AGE_SECONDS
+                if ticking or not await ticks.changes_are_waiting(connection):
+                    self._current_at = asked
                 looked = asked
                 self.connected = True
-                pause = SAFETY if self._notify else min(1.25 * pause, SAFETY)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._bell.wait()
-            if self._lost:
-                raise ConnectionError("the connection to PostgreSQL has ended")
+                pause = POLL_MAX_SECONDS if self._notify else min(1.25 * pause, POLL_MAX_SECONDS)
+                await self._wait(pause)
+            else:
+                self._check_connection()
 
     def _apply(self, batch: Batch) -> None:
         self._ring.append(batch)
@@ -283,11 +254,11 @@ class Feed:
         self._tick = tick
         now = monotonic()
         self._ticks.append((now, tick))
-        while len(self._ticks) > 1 and self._ticks[0][0] < now - KEPT:
+        while len(self._ticks) > 1 and self._ticks[0][0] < now - SNAPSHOT_MAX_AGE_SECONDS:
             self._ticks.popleft()
 
     def _move(self, tick: Tick) -> None:
-        """Be behind this tick, whatever was before."""
+        """Go to the end of this tick, from wherever the head was."""
         self._ring.clear()
         self._held = [0, 0]
         self._ticks.clear()
@@ -295,11 +266,11 @@ class Feed:
         self._pass(tick)
 
     async def _reset(self, connection: Connection) -> None:
-        """Go on from the newest tick, since there is no way from the head."""
-        newest, oldest = await log.newest_tick(connection), await log.oldest_tick(connection)
+        """Go on from the newest tick, because the changes after the head cannot be read."""
+        newest, oldest = await ticks.newest_tick(connection), await ticks.oldest_tick(connection)
         reason = Reason.EXPIRED if self._tick.tick < oldest else Reason.FORKED
         _logger.warning("feed_reset", reason=reason.value, head=str(self._head), newest=newest.tick)
-        self._history += 1
+        self._jumps += 1
         self._move(newest)
         for reset in tuple(self._subscribers.values()):
             try:
@@ -307,23 +278,21 @@ class Feed:
             except Exception:
                 _logger.exception("feed_subscriber_failed")
 
-    # --- reading behind the ring --------------------------------------------------------------------------------------
-
     @property
     def _start(self) -> Position:
-        """The position that the ring goes back to."""
+        """The oldest position that can be read from the ring."""
         return self._ring[0].start if self._ring else self.head
 
     async def _read_log(self, after: Position) -> AsyncGenerator[Batch, None]:
-        """A few ticks from the log, up to ``head`` at most."""
+        """The batches of the next ticks from the log, up to ``head`` at most."""
         try:
             async with self._log() as connection:
-                known = await log.ticks(connection, after.tick)
+                read = await ticks.read_ticks(connection, after.tick)
             limit = self.head
-            known = [tick for tick in known if (tick.tick - 1, 0) < limit.sort_key]
-            if not known or known[0].tick != after.tick:
+            read = [tick for tick in read if (tick.tick - 1, 0) < limit.sort_key]
+            if not read or read[0].tick != after.tick:
                 raise Reset(Reason.EXPIRED)
-            batches = log.batches(connection, after, known)
+            batches = read_batches(connection, after, read)
             while True:
                 async with self._log(connection):
                     batch = await anext(batches, None)
@@ -336,18 +305,18 @@ class Feed:
                     return
         except Pruned:
             raise Reset(Reason.EXPIRED) from None
-        except LOST as error:
+        except DRIVER_ERRORS as error:
             _logger.warning("feed_reader_lost", error=str(error) or type(error).__name__)
-            await asyncio.sleep(BACKOFF[0])
+            await asyncio.sleep(RECONNECT_SECONDS[0])
 
     @contextlib.asynccontextmanager
     async def _log(self, connection: Connection | None = None) -> AsyncIterator[Connection]:
-        """The connection that reads the log, for one at a time: any, or the very one that was had before."""
+        """The connection that reads the log, for one caller at a time: any, or the one that it had before."""
         async with self._reading:
             if connection is None:
                 connection = self._reader
             if connection is None or connection.is_closed():
                 connection = await self._connect()
-                await log.prepare(connection)
+                await prepare_session(connection)
                 self._reader = connection
             yield connection

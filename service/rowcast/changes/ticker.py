@@ -1,63 +1,80 @@
-"""The ticker: one replica at a time cuts the log into ticks.
+"""The ticker: one replica at a time divides the log into ticks.
 
-Whoever holds the lock ``LEADING`` makes ticks; the others try to get it four times a second. The lock belongs to a
-session, so that it is free when the session ends, however that comes; a server that hears nothing from the holder for a
-while ends the session itself. Each tick is one statement in that session, so there are never two tickers.
+The replica that holds ``LEADER_LOCK`` makes ticks; the others try to get the lock four times a second. The lock belongs
+to a session, so it is free when the session ends, for whatever reason. If the leader is silent for a while, the server
+ends its session. Each tick is one statement in this session, so there are never two tickers.
 
-**Awake**, it polls every 2 to 20 ms, faster after a change and slower where the server is busy. That is cheap for it
-and free for writers: NOTIFY in each writing transaction would line them all up at their commits. **Asleep**, it is
-woken by NOTIFY. A writer must know which, and learns it from the *gate*, a second lock that the ticker holds while it
-is awake: a writer that can get it notifies.
+**Awake**, the ticker polls every 2 to 20 ms: faster after a change, and slower where the server is busy. This is cheap
+for the ticker and free for writers; a NOTIFY in each writing transaction would serialize their commits. **Asleep**, it
+is woken by NOTIFY. A writer has to know which of the two it is. It finds out from the *gate*, a second lock that the
+ticker holds while it is awake: a writer that can get this lock notifies.
 
-A writer may have found the gate shut just before the ticker opens it, and commit later without a word. Such a writer
-has a transaction number when it looks. So the ticker opens the gate, takes a number of its own, and stays up until
-every transaction with a smaller one has ended; whoever looks later finds the gate open. A poll every 250 ms is there
-for the case that all this is wrong, or that NOTIFY does not come through.
+A writer may find the gate shut just before the ticker opens it, and commit later without a notification. Such a writer
+already has a transaction number when it tries the lock. So the ticker, which is **dozing** now, opens the gate, takes a
+transaction number of its own, and polls on until every transaction with a smaller number has ended. Every writer that
+tries the lock later finds the gate open. A poll every 250 ms is the safety net if any of this fails, or if
+notifications do not arrive.
 
-With ``wakeup="poll"`` the triggers never notify, and neither does the ticker; it polls more slowly the longer nothing
+With ``wakeup="poll"`` the triggers never notify, and neither does the ticker. It polls more slowly the longer nothing
 changes.
 
-A tick commits synchronously whatever the server's settings, and its commit cannot be on disk before those that it sees.
-So nothing is told that a crash could take back.
+A tick commits synchronously, whatever the server's settings, and its commit reaches the disk after those that the tick
+sees. So nothing is delivered that a crash could take back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Mapping
+from enum import Enum, auto
 from time import monotonic
 from typing import Final
 
-import asyncpg
 import structlog
 
-from rowcast.changes import log, retention
-from rowcast.changes.log import GATE, LEADING, LOCKS, WAKE, Connection
-from rowcast.changes.triggers import orderly
+from rowcast.changes import retention, ticks
+from rowcast.changes.checks import sequence_is_ordered
+from rowcast.changes.connection import Reconnecting, session
+from rowcast.changes.coordination import GATE_LOCK, LEADER_LOCK, WAKE_CHANNEL, try_lock, unlock
+from rowcast.changes.epochs import current_epoch
+from rowcast.changes.reader import prepare_session
+from rowcast.database.connection import Connect, Connection
+from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import ConfigurationError
 
-Connect = Callable[[], Awaitable[Connection]]
-
-SHORTEST: Final = 0.002  # seconds between polls
-LONGEST: Final = 0.020
-DROWSY: Final = 0.020  # without a change, before it goes to sleep
-SAFETY: Final = 0.250  # between polls while asleep, and between attempts to lead
-SILENCE: Final = 10  # seconds after which the server takes a ticker for dead
-BACKOFF: Final = (0.1, 5.0)
-LOST: Final = (  # the last is what asyncpg raises for a server that says goodbye amid a statement
-    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
-)  # fmt: skip
+POLL_MIN_SECONDS: Final = 0.002
+POLL_MAX_SECONDS: Final = 0.020
+DOZE_AFTER_SECONDS: Final = 0.020  # without a change
+SAFETY_POLL_SECONDS: Final = 0.250  # between polls while asleep, and between attempts to lead
+LEADER_SILENCE_SECONDS: Final = 10  # after which the server ends the leader's session
 
 _logger = structlog.get_logger(__name__)
 
 
-class Ticker:
-    """Makes ticks while it leads, and keeps the log to ``retention`` seconds and ``size`` bytes.
+class Phase(Enum):
+    """What a ticker is doing."""
 
-    ``connect`` gives a direct connection to the primary. Use as ``async with Ticker(connect): …``.
-    """
+    STANDBY = auto()  # another replica leads, or there is no connection
+    POLLING = auto()  # leads, with wakeup="poll"
+    WAKING = auto()  # leads, and tries to shut the gate
+    AWAKE = auto()  # leads, and the gate is shut
+    DOZING = auto()  # has opened the gate, and waits for the transactions that may have found it shut
+    ASLEEP = auto()  # waits for a notification
+
+
+_TRANSITIONS: Final[Mapping[Phase, frozenset[Phase]]] = {
+    Phase.STANDBY: frozenset({Phase.STANDBY, Phase.POLLING, Phase.WAKING}),
+    Phase.POLLING: frozenset({Phase.STANDBY}),
+    Phase.WAKING: frozenset({Phase.STANDBY, Phase.AWAKE, Phase.DOZING}),
+    Phase.AWAKE: frozenset({Phase.STANDBY, Phase.DOZING}),
+    Phase.DOZING: frozenset({Phase.STANDBY, Phase.WAKING, Phase.ASLEEP}),
+    Phase.ASLEEP: frozenset({Phase.STANDBY, Phase.WAKING}),
+}
+
+
+class Ticker(Reconnecting):
+    """Makes ticks while it leads, and keeps the log to ``retention`` seconds and ``size`` bytes."""
 
     def __init__(
         self,
@@ -67,168 +84,105 @@ class Ticker:
         retention: float = 24 * 3600,
         size: int = 4 << 30,
     ) -> None:
-        self._connect = connect
+        super().__init__(connect, "ticker")
         self._notify = wakeup == "notify"
         self._retention = retention
         self._size = size
-        self._tasks: list[asyncio.Task[None]] = []
-        self._bell = asyncio.Event()
-        self._lost = False
+        self._phase = Phase.STANDBY
         self.leading = asyncio.Event()  # set while this replica makes ticks
         self.asleep = asyncio.Event()  # set while it waits to be woken
-        self.polls = 0  # statements run, for tests and metrics
-        self.ticks = 0  # of them those that made a tick
+        self.ticks = 0  # the number of ticks made
 
     async def start(self) -> None:
-        """Begin; returns at once."""
-        self._tasks = [
-            asyncio.create_task(self._run(), name="ticker"),
-            asyncio.create_task(self._keep(), name="log retention"),
-        ]
-
-    async def stop(self) -> None:
-        """End; another replica takes over."""
-        await cancel(self._tasks)
-
-    async def __aenter__(self) -> Ticker:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
-
-    async def _run(self) -> None:
-        delay, longest = BACKOFF
-        while True:
-            try:
-                async with session(self._connect, self._ring) as connection:
-                    await self._prepare(connection)
-                    delay = BACKOFF[0]
-                    await self._get_to_lead(connection)
-                    await self._lead(connection)
-            except LOST as error:
-                _logger.warning("ticker_connection_lost", error=str(error) or type(error).__name__)
-            except Exception:
-                _logger.exception("ticker_failed")
-            finally:
-                self.leading.clear()
-                self.asleep.clear()
-            await asyncio.sleep(delay * random.uniform(0.5, 1))
-            delay = min(2 * delay, longest)
-
-    def _ring(self, lost: bool) -> None:
-        self._lost = self._lost or lost
-        self._bell.set()
+        """Start to lead, or to wait for it; returns at once."""
+        await super().start()
+        self._tasks.append(asyncio.create_task(self._maintain(), name="log maintenance"))
 
     async def _prepare(self, connection: Connection) -> None:
-        self._lost = False
         if await connection.fetchval("SELECT pg_is_in_recovery()", timeout=10):
             raise ConfigurationError("the database is a standby: ticks are made on the primary server")
-        await log.prepare(connection)
+        await prepare_session(connection)
         await connection.execute(
             "SET application_name = 'rowcast ticker'; SET synchronous_commit = on;"
-            f" SET idle_session_timeout = '{SILENCE}s'; SET tcp_keepalives_idle = 5;"
+            f" SET idle_session_timeout = '{LEADER_SILENCE_SECONDS}s'; SET tcp_keepalives_idle = 5;"
             " SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
         )
         if self._notify:
-            await connection.add_listener(WAKE, lambda *_: self._ring(False))
+            await connection.add_listener(WAKE_CHANNEL, self.ring)
 
-    async def _get_to_lead(self, connection: Connection) -> None:
-        while not await _try(connection, LEADING):
-            await self._wait(SAFETY * random.uniform(0.8, 1.2))
-        if not await orderly(connection):
+    async def _work(self, connection: Connection) -> None:
+        while not await try_lock(connection, LEADER_LOCK):
+            await self._wait(SAFETY_POLL_SECONDS * random.uniform(0.8, 1.2))
+        if not await sequence_is_ordered(connection):
             raise ConfigurationError("the sequence rowcast.change_seq must have CACHE 1, INCREMENT 1 and NO CYCLE")
-
-    async def _lead(self, connection: Connection) -> None:
-        epoch = await log.keep_epoch(connection)
+        epoch = await current_epoch(connection)
         _logger.info("ticker_leads", epoch=epoch)
-        self.leading.set()
-        await self._tick(connection, epoch)
+        try:
+            await self._lead(connection, epoch)
+        finally:
+            self._enter(Phase.STANDBY)
 
-    async def _tick(self, connection: Connection, epoch: int) -> None:
-        """Poll for ever: the states are awake, going to sleep (until ``bound`` is reached), and asleep."""
-        interval = SHORTEST
+    def _enter(self, phase: Phase) -> None:
+        assert phase in _TRANSITIONS[self._phase], f"a ticker does not go from {self._phase} to {phase}"
+        self._phase = phase
+        for event, on in ((self.leading, phase is not Phase.STANDBY), (self.asleep, phase is Phase.ASLEEP)):
+            if on:
+                event.set()
+            else:
+                event.clear()
+
+    async def _lead(self, connection: Connection, epoch: int) -> None:
+        """Poll for ever."""
+        interval = POLL_MIN_SECONDS
+        interval_max = POLL_MAX_SECONDS if self._notify else SAFETY_POLL_SECONDS
         changed = monotonic()
-        gate = False
-        bound: int | None = None
+        doze_until = 0  # the transaction before which all must have ended, while dozing
+        self._enter(Phase.WAKING if self._notify else Phase.POLLING)
         while True:
             self._bell.clear()
             asked = monotonic()
-            tick, oldest = await log.make_tick(connection, epoch, notify=self._notify)
+            tick, oldest = await ticks.make_tick(connection, epoch, notify=self._notify)
             answered = monotonic()
-            self.polls += 1
             if tick is not None:
                 self.ticks += 1
-                interval, changed, bound = min(max(SHORTEST, 4 * (answered - asked)), LONGEST), answered, None
-                self.asleep.clear()
-            elif not self.asleep.is_set():
-                interval = min(1.25 * interval, LONGEST if self._notify else SAFETY)
-            if not self._notify:
-                await self._wait(interval)
-            elif self.asleep.is_set():
-                await self._wait(SAFETY)
-            elif bound is not None and oldest > bound:
-                self.asleep.set()
-                await self._wait(SAFETY)
-            elif bound is None and answered - changed > DROWSY:
-                if gate:
-                    await self._release_gate(connection)
-                    gate = False
-                bound = await connection.fetchval("SELECT pg_current_xact_id()::text::bigint", timeout=10)
-            else:
-                if bound is None and not gate:
-                    gate = await _try(connection, GATE)
-                await self._wait(interval)
+                changed = answered
+                interval = min(max(POLL_MIN_SECONDS, 4 * (answered - asked)), POLL_MAX_SECONDS)
+                if self._phase in (Phase.DOZING, Phase.ASLEEP):
+                    self._enter(Phase.WAKING)
+            elif self._phase is not Phase.ASLEEP:
+                interval = min(1.25 * interval, interval_max)
+            match self._phase:
+                case Phase.ASLEEP:
+                    await self._wait(SAFETY_POLL_SECONDS)
+                case Phase.DOZING if oldest > doze_until:
+                    self._enter(Phase.ASLEEP)
+                    await self._wait(SAFETY_POLL_SECONDS)
+                case Phase.WAKING | Phase.AWAKE if answered - changed > DOZE_AFTER_SECONDS:
+                    if self._phase is Phase.AWAKE:
+                        await self._open_gate(connection)
+                    doze_until = await connection.fetchval("SELECT pg_current_xact_id()::text::bigint", timeout=10)
+                    self._enter(Phase.DOZING)
+                case Phase.WAKING:
+                    if await try_lock(connection, GATE_LOCK):
+                        self._enter(Phase.AWAKE)
+                    await self._wait(interval)
+                case _:
+                    await self._wait(interval)
 
-    async def _release_gate(self, connection: Connection) -> None:
-        await connection.fetchval("SELECT pg_advisory_unlock($1, $2)", LOCKS, GATE, timeout=10)
+    async def _open_gate(self, connection: Connection) -> None:
+        await unlock(connection, GATE_LOCK)
 
-    async def _keep(self) -> None:
-        """Let go of what is too old or too much now and then while leading, on a connection of its own."""
-        period = max(0.5, min(10.0, self._retention / retention.SHARES / 4))
+    async def _maintain(self) -> None:
+        """Remove what is too old or too large, now and then while leading, over a connection of its own."""
+        period = max(0.5, min(10.0, self._retention / retention.PARTITIONS_KEPT / 4))
         while True:
             await self.leading.wait()
             try:
-                async with session(self._connect, lambda _lost: None) as connection:
-                    done = await retention.maintain(connection, self._retention, self._size)
-                    if not done:
+                async with session(self._connect) as connection:
+                    if not await retention.maintain(connection, self._retention, self._size):
                         _logger.info("log_maintenance_postponed")
-            except LOST as error:
+            except DRIVER_ERRORS as error:
                 _logger.warning("log_maintenance_failed", error=str(error) or type(error).__name__)
             except Exception:
                 _logger.exception("log_maintenance_failed")
             await asyncio.sleep(period)
-
-    async def _wait(self, seconds: float) -> None:
-        """Until the bell rings, or ``seconds`` have passed; an error if the connection is lost."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._bell.wait()
-        if self._lost:
-            raise ConnectionError("the connection to PostgreSQL has ended")
-
-
-async def cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait until they have ended."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-
-
-async def _try(connection: Connection, lock: int) -> bool:
-    return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCKS, lock, timeout=10))
-
-
-@contextlib.asynccontextmanager
-async def session(connect: Connect, ring: Callable[[bool], None]) -> AsyncIterator[Connection]:
-    """A connection that rings with ``True`` when it ends by itself; dropped without ceremony at the end."""
-    connection = await connect()
-    connection.add_termination_listener(lambda *_: ring(True))
-    try:
-        yield connection
-    finally:
-        with contextlib.suppress(*LOST):
-            if not connection.is_closed():
-                await asyncio.shield(connection.close(timeout=1))
-        connection.terminate()

@@ -19,6 +19,15 @@ CONNECTION_LOST = (
     asyncpg.InternalClientError,  # a connection that was lost in the middle of an exchange
 )
 DRIVER_ERRORS = (asyncpg.PostgresError, *CONNECTION_LOST)
+UNREACHABLE = (
+    *CONNECTION_LOST,
+    asyncpg.InvalidAuthorizationSpecificationError,  # no such role, or a wrong password
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.TooManyConnectionsError,
+)
+"""What an attempt to connect may raise: the database is away, or does not let this role in."""
+
 RETRIED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 _CHECKS: Mapping[str, str] = {

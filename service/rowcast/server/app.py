@@ -17,11 +17,12 @@ import structlog
 from aiohttp import web
 
 from rowcast import __version__
-from rowcast.changes import log as changelog
-from rowcast.changes import triggers
+from rowcast.changes import checks
 from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
+from rowcast.changes.install import install, read_secret
 from rowcast.changes.ticker import Ticker
+from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.configuration import viewset_options
 from rowcast.configuration.declarations import RESERVED_RESOURCES
 from rowcast.configuration.load import Configuration
@@ -228,14 +229,14 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
             )
             pending = done.pending
         else:
-            if hindrances := await triggers.hindrances(connection):
+            if hindrances := await checks.blocking_problems(connection):
                 raise Unavailable(f"The database cannot be used: {'; '.join(hindrances)}")
             pending = await commands.pending(database.connect, tables, settings.database.migrations)
-        pending += [] if pending else await triggers.problems(connection, tables, wakeup=settings.stream.wakeup)
+        pending += [] if pending else await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup)
         if pending:
             raise Unavailable(f"The database is not in line with the config; pending: {'; '.join(pending)}")
         key = settings.server.secret_key
-        return hashlib.sha256(key.encode()).digest() if key else await changelog.secret(connection)
+        return hashlib.sha256(key.encode()).digest() if key else await read_secret(connection)
     finally:
         await connection.close()
 
@@ -244,9 +245,9 @@ def migration_steps(tables: Tables, settings: Settings) -> tuple[Step, Step]:
     """What a migration does before and after its own steps: the change log, and the triggers that fill it."""
 
     async def log_changes(connection: asyncpg.Connection) -> None:
-        await triggers.sync_triggers(connection, tables, wakeup=settings.stream.wakeup)
+        await sync_triggers(connection, tables, wakeup=settings.stream.wakeup)
 
-    return changelog.install, log_changes
+    return install, log_changes
 
 
 Served: TypeAlias = tuple[type[ViewSet], routers.Route]

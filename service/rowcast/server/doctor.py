@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rowcast.changes import log, retention, triggers
-from rowcast.changes.log import Connection, State
-from rowcast.changes.ticker import LOST, Connect
+from rowcast.changes import checks, retention
+from rowcast.changes.coordination import LEADER_LOCK, LOCK_NAMESPACE
+from rowcast.changes.install import PARTITIONS
+from rowcast.changes.reader import prepare_session
+from rowcast.changes.state import LogState, read_state
 from rowcast.configuration.settings import Stream
-from rowcast.database.errors import CONNECTION_LOST
+from rowcast.database.connection import Connect, Connection
+from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS
 from rowcast.migrations import commands, failures
 from rowcast.resources.tables import Tables
 
@@ -36,17 +39,17 @@ async def examine(connect: Connect, tables: Tables, migrations: Path, stream: St
     """Everything that is known about how changes of this database are told, what rests on nothing else first."""
     try:
         connection = await connect()
-    except LOST as error:
+    except DRIVER_ERRORS as error:
         return [Finding("database", f"cannot be reached: {error or type(error).__name__}", wrong=True)]
     try:
         found = [await _database(connection), await _session(connect, stream.wakeup)]
         if not any(finding.wrong for finding in found):
             found += await _schema(connect, tables, migrations)
-        problems = await triggers.problems(connection, tables, wakeup=stream.wakeup)
+        problems = await checks.find_problems(connection, tables, wakeup=stream.wakeup)
         found += [Finding("changes", problem, wrong=True) for problem in problems]
         if not problems:
             found.append(await _triggers(connection))
-        if await triggers.usable(connection):
+        if await checks.log_is_usable(connection):
             found += [await _ticker(connection), *await _log(connection, stream)]
         return found
     except (*CONNECTION_LOST, TimeoutError) as error:
@@ -83,7 +86,7 @@ async def _session(connect: Connect, wakeup: str) -> Finding:
             await two.execute(f"NOTIFY rowcast_{mark}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(heard.wait(), PATIENCE)
-    except LOST as error:
+    except DRIVER_ERRORS as error:
         return Finding("session", f"cannot be kept ({error or type(error).__name__}). {_POOLER}", wrong=True)
     if not heard.is_set() and wakeup == "notify":
         return Finding("session", f"NOTIFY does not arrive. {_POOLER}, or set stream.wakeup to poll", wrong=True)
@@ -126,7 +129,7 @@ async def _ticker(connection: Connection) -> Finding:
         FROM pg_locks l JOIN pg_stat_activity a USING (pid)
         WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::bigint::oid AND l.objid = $2::bigint::oid
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
-        log.LOCKS, log.LEADING,
+        LOCK_NAMESPACE, LEADER_LOCK,
     )  # fmt: skip
     if leader is None:
         return Finding("ticker", "there is none: no service runs on this database, or none can get to lead", wrong=True)
@@ -135,28 +138,28 @@ async def _ticker(connection: Connection) -> Finding:
 
 
 async def _log(connection: Connection, stream: Stream) -> list[Finding]:
-    await log.prepare(connection)
+    await prepare_session(connection)
     state = await _settled(connection)
     parts = await retention.partitions(connection)
-    size = f"{_size(state.size)} of {_size(stream.max_log_size)}, in {len(parts)} of {log.PARTS} partitions"
+    size = f"{_size(state.size)} of {_size(stream.max_log_size)}, in {len(parts)} of {PARTITIONS} partitions"
     kept = (state.newest_at - state.oldest_at).total_seconds()
     told = "every change has been told"
-    if state.untold > LATE:
-        told = f"changes of {state.untold:.0f} s have not been told: the ticker stands still"
+    if state.waiting > LATE:
+        told = f"changes of {state.waiting:.0f} s have not been told: the ticker stands still"
     return [
-        Finding("lag", told, wrong=state.untold > LATE),
+        Finding("lag", told, wrong=state.waiting > LATE),
         Finding("log", size, wrong=state.size > 2 * stream.max_log_size + (64 << 20)),
         Finding("positions", f"{state.oldest} of {_time(state.oldest_at)} to {state.newest}, {_span(kept)}"),
     ]
 
 
-async def _settled(connection: Connection) -> State:
+async def _settled(connection: Connection) -> LogState:
     """The state, looked at again if something is untold: it may have been committed just now."""
-    state = await log.state(connection)
+    state = await read_state(connection)
     deadline = asyncio.get_running_loop().time() + PATIENCE
-    while state.untold > LATE and asyncio.get_running_loop().time() < deadline:
+    while state.waiting > LATE and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(PATIENCE / 10)
-        again = await log.state(connection)
+        again = await read_state(connection)
         if again.newest != state.newest:
             return again
         state = again

@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from rowcast.changes.feed import Feed
-from rowcast.changes.log import State
+from rowcast.changes.state import LogState
 from rowcast.database.errors import CONNECTION_LOST
 
 GRACE: Final = 5.0  # s that streams may be behind, or the feed without a connection
@@ -25,7 +25,7 @@ class Readiness:
     def __init__(self, feed: Feed) -> None:
         self.starting: str | None = "The service is starting."
         self._feed = feed
-        self._before: State | None = None
+        self._before: LogState | None = None
 
     async def reason(self) -> str | None:
         """Why the service is not ready, in a sentence; ``None`` when it is."""
@@ -43,8 +43,8 @@ class Readiness:
         before, self._before = self._before, state
         if state.read_only:
             return "The database is read-only: streams need the primary, with default_transaction_read_only off."
-        if before is not None and state.newest == before.newest and min(state.untold, before.untold) > GRACE:
-            return f"No replica has told the changes of the last {state.untold:.0f} s: the ticker stands still."
+        if before is not None and state.newest == before.newest and min(state.waiting, before.waiting) > GRACE:
+            return f"No replica has told the changes of the last {state.waiting:.0f} s: the ticker stands still."
         return behind
 
 

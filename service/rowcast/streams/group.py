@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 import structlog
 
+from rowcast.changes.events import Batch
 from rowcast.changes.feed import Feed, Reset
-from rowcast.changes.log import Batch
 from rowcast.changes.position import Position, Snapshot
 from rowcast.errors import Unavailable
 from rowcast.streams.sse import KEEP_ALIVE, http_chunk, keep_alive_block, reset_block

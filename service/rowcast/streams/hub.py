@@ -22,10 +22,10 @@ from weakref import WeakValueDictionary
 import structlog
 from aiohttp import web
 
+from rowcast.changes.events import Batch
 from rowcast.changes.feed import Feed, Reason, Reset
-from rowcast.changes.log import Batch
 from rowcast.changes.position import Position, Snapshot
-from rowcast.changes.ticker import LOST
+from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import ApiError, ParseError, Unavailable
 from rowcast.query.conditions import Query
 from rowcast.streams.group import FAILED, Group, log_failure
@@ -195,7 +195,7 @@ class Hub:
         while True:
             try:
                 return await self.feed.check(last)
-            except LOST:
+            except DRIVER_ERRORS:
                 if subscriber is None:
                     raise Unavailable from None
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
-from rowcast.changes.log import Batch, Event
+from rowcast.changes.events import Batch, Event
 from rowcast.query.matching import RoutingKey
 from rowcast.streams.subscription import Subscriptions
 

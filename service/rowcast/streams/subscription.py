@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
 
-from rowcast.changes.log import Batch, Event
+from rowcast.changes.events import Batch, Event
 from rowcast.changes.position import Snapshot
 from rowcast.query.conditions import Query
 from rowcast.query.matching import RoutingKey, Test

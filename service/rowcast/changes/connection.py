@@ -1,0 +1,115 @@
+"""Work that needs one connection all the time: it is opened, lost, and opened again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, Self
+
+import structlog
+
+from rowcast.database.connection import Connect, Connection
+from rowcast.database.errors import DRIVER_ERRORS
+
+RECONNECT_SECONDS: Final = 0.1, 5.0  # the pause before connecting again: at first, and at most
+
+_logger = structlog.get_logger(__name__)
+
+
+class Reconnecting(ABC):
+    """A background task with a connection of its own; if that is lost, the task goes on with a new one.
+
+    A subclass defines two hooks: ``_prepare`` makes a connection ready, and ``_work`` uses it and does not return. Use
+    as ``async with …``; entering it waits for nothing. ``connect`` opens a direct connection to the primary server.
+    """
+
+    def __init__(self, connect: Connect, name: str) -> None:
+        self._connect = connect
+        self._name = name
+        self._tasks: list[asyncio.Task[None]] = []
+        self._bell = asyncio.Event()
+        self._lost = False
+
+    async def start(self) -> None:
+        """Start the task; returns at once."""
+        self._tasks = [asyncio.create_task(self._run(), name=self._name)]
+
+    async def stop(self) -> None:
+        """End the task, and wait until it has ended."""
+        await cancel(self._tasks)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def ring(self, *_: Any) -> None:
+        """Wake the task if it waits; a callback for notifications."""
+        self._bell.set()
+
+    @abstractmethod
+    async def _prepare(self, connection: Connection) -> None:
+        """Make a new connection ready for work."""
+
+    @abstractmethod
+    async def _work(self, connection: Connection) -> None:
+        """Work until the connection is lost, which is an error of the driver or of ``_wait``."""
+
+    async def _run(self) -> None:
+        shortest, longest = RECONNECT_SECONDS
+        delay = shortest
+        while True:
+            try:
+                async with session(self._connect, self._lose) as connection:
+                    self._lost = False
+                    await self._prepare(connection)
+                    delay = shortest
+                    await self._work(connection)
+            except DRIVER_ERRORS as error:
+                _logger.warning(f"{self._name}_connection_lost", error=str(error) or type(error).__name__)
+            except Exception:
+                _logger.exception(f"{self._name}_failed")
+            await asyncio.sleep(delay * random.uniform(0.5, 1))
+            delay = min(2 * delay, longest)
+
+    def _lose(self) -> None:
+        self._lost = True
+        self._bell.set()
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until the bell rings, at most ``seconds``; ``ConnectionError`` if the connection is lost."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._bell.wait()
+        self._check_connection()
+
+    def _check_connection(self) -> None:
+        if self._lost:
+            raise ConnectionError("the connection to PostgreSQL has ended")
+
+
+@contextlib.asynccontextmanager
+async def session(connect: Connect, lost: Callable[[], None] = lambda: None) -> AsyncIterator[Connection]:
+    """Open a connection and drop it at the end, without a long goodbye; ``lost`` is called if it ends by itself."""
+    connection = await connect()
+    connection.add_termination_listener(lambda *_: lost())
+    try:
+        yield connection
+    finally:
+        with contextlib.suppress(*DRIVER_ERRORS):
+            if not connection.is_closed():
+                await asyncio.shield(connection.close(timeout=1))
+        connection.terminate()
+
+
+async def cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

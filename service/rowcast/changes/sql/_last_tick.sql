@@ -1,0 +1,1 @@
+SELECT tick, epoch, snap, at FROM rowcast.tick ORDER BY tick DESC LIMIT 1

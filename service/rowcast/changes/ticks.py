@@ -1,0 +1,64 @@
+"""Ticks: stored snapshots, which divide the log.
+
+Nothing in a row of the log says when it was committed: numbers and times are assigned before the commit, and
+transaction numbers are assigned in another order than rows are written. So the log is not read by number. The ticker
+(``rowcast.changes.ticker``) stores a snapshot now and then, a *tick*, and a reader asks for the changes that one tick
+sees and the tick before does not see. Nothing can be skipped, because every snapshot from its commit on sees a change.
+Nothing waits for a long transaction, which simply is in a later tick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rowcast.changes import sql
+from rowcast.changes.position import Snapshot
+from rowcast.database.connection import Connection
+
+TICKS_PER_READ: Final = 512
+
+_MAKE_TICK: Final = sql.load("make_tick")
+_CHANGES_ARE_WAITING: Final = sql.load("changes_are_waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A boundary in the log: the number of the tick that ends here, and which transactions had committed."""
+
+    tick: int
+    epoch: int
+    snap: Snapshot
+
+
+async def make_tick(connection: Connection, epoch: int, *, notify: bool) -> tuple[int | None, int]:
+    """Make a tick, and return its number and the oldest running transaction; ``None`` if nothing has changed."""
+    row = await connection.fetchrow(_MAKE_TICK, epoch, notify, timeout=10)
+    return row["tick"], row["oldest"]
+
+
+async def changes_are_waiting(connection: Connection) -> bool:
+    """Whether there are changes after the newest tick, which are not delivered before the next tick."""
+    return bool(await connection.fetchval(_CHANGES_ARE_WAITING, timeout=10))
+
+
+async def newest_tick(connection: Connection) -> Tick:
+    """The newest tick."""
+    tick, epoch, snap = await connection.fetchrow(
+        "SELECT tick, epoch, snap FROM rowcast.tick ORDER BY tick DESC LIMIT 1", timeout=10
+    )
+    return Tick(tick, epoch, Snapshot.of(snap))
+
+
+async def oldest_tick(connection: Connection) -> int:
+    """The number of the oldest tick that is kept. The changes after it can be read."""
+    oldest: int = await connection.fetchval("SELECT tick FROM rowcast.tick ORDER BY tick LIMIT 1", timeout=10)
+    return oldest
+
+
+async def read_ticks(connection: Connection, first: int, count: int = TICKS_PER_READ) -> list[Tick]:
+    """Up to ``count`` ticks from ``first`` on, in order."""
+    rows = await connection.fetch(
+        "SELECT tick, epoch, snap FROM rowcast.tick WHERE tick >= $1 ORDER BY tick LIMIT $2", first, count, timeout=10
+    )
+    return [Tick(tick, epoch, Snapshot.of(snap)) for tick, epoch, snap in rows]

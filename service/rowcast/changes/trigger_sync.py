@@ -1,0 +1,99 @@
+"""Bringing the triggers to a database: which are missing or out of date, and the statements that fix it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from rowcast.changes import sql
+from rowcast.changes.coordination import lock_installation
+from rowcast.changes.triggers import qualified, triggers
+from rowcast.database.connection import Connection
+from rowcast.errors import ConfigurationError
+from rowcast.resources.sql import SCHEMA, quote_identifier, quote_literal
+from rowcast.resources.tables import Tables
+
+_COMMENT: Final = "Rowcast: logs changes"  # begins the comment of the service's functions; a digest follows
+_TRIGGER_FUNCTIONS: Final = sql.load("trigger_functions")
+_INSTALLED_TRIGGERS: Final = sql.load("installed_triggers")
+_TABLE_SCHEMAS: Final = sql.load("table_schemas")
+_RELATIONS_OF_TABLE: Final = sql.load("relations_of_table")
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Something that a database lacks: the problem in a sentence, and the statement that fixes it."""
+
+    problem: str
+    statement: str
+
+
+async def pending(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[Pending]:
+    """What is missing, in order, until every change of every resource is logged; empty if nothing is."""
+    schemas = await _schemas(connection, {*(r.table for r in tables.resources.values()), *tables.links})
+    found: list[Pending] = []
+    comments: dict[str, str] = dict(await connection.fetch(_TRIGGER_FUNCTIONS, f"{_COMMENT}%"))
+    installed: dict[tuple[str, str], str] = {
+        (row["relation"], row["name"]): row["function"] for row in await connection.fetch(_INSTALLED_TRIGGERS)
+    }
+
+    def check_function(name: str, create: str) -> None:
+        comment = f"{_COMMENT} ({hashlib.blake2s(create.encode(), digest_size=16).hexdigest()})"
+        if comments.pop(name, None) != comment:
+            remember = f"COMMENT ON FUNCTION {SCHEMA}.{quote_identifier(name)} IS {quote_literal(comment)}"
+            found.append(Pending(f"the function {SCHEMA}.{name} is missing or out of date", f"{create}; {remember}"))
+
+    for trigger in triggers(tables, schemas, wakeup=wakeup):
+        check_function(trigger.function, trigger.create)
+        for relation in await _relations(connection, qualified(trigger.table, schemas)):
+            if installed.pop((relation, trigger.name), None) != trigger.function:
+                problem = f"the table {relation} has no trigger that logs {trigger.operation.upper()}"
+                found.append(Pending(problem, trigger.attach(relation)))
+    for relation, name in installed:
+        problem = f"the table {relation} is logged, but no longer belongs to a resource"
+        found.append(Pending(problem, f"DROP TRIGGER {quote_identifier(name)} ON {relation}"))
+    for name in comments:
+        problem = f"the function {SCHEMA}.{name} no longer belongs to a resource"
+        found.append(Pending(problem, f"DROP FUNCTION {SCHEMA}.{quote_identifier(name)}"))
+    return found
+
+
+async def sync_triggers(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[str]:
+    """Create what is missing, in one transaction; return the statements that ran, none if nothing was missing.
+
+    The tables must exist. ``wakeup`` is the setting ``stream.wakeup``.
+    """
+    try:
+        async with connection.transaction():
+            await lock_installation(connection)
+            statements = [change.statement for change in await pending(connection, tables, wakeup=wakeup)]
+            for statement in statements:
+                await connection.execute(statement)
+            return statements
+    except asyncpg.ReadOnlySQLTransactionError:
+        raise ConfigurationError("this database is read-only: triggers are created on the primary server") from None
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise ConfigurationError(
+            f"the triggers cannot be created ({error}): the role must own the schema {SCHEMA} and the resources'"
+            " tables, or have TRIGGER, SELECT and UPDATE on them"
+        ) from None
+
+
+async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
+    """The schema in which each table is found."""
+    rows = await connection.fetch(_TABLE_SCHEMAS, sorted(tables))
+    if missing := [name for name, schema in rows if schema is None]:
+        names = ", ".join(missing)
+        raise ConfigurationError(
+            f"there is no table {names}, and no revision creates it: run `rowcast migrate --sync`, or write a revision "
+            "with `rowcast makemigrations`"
+        )
+    return dict(rows)
+
+
+async def _relations(connection: Connection, table: str) -> list[str]:
+    """The table and its partitions or children."""
+    return [relation for (relation,) in await connection.fetch(_RELATIONS_OF_TABLE, table)]
