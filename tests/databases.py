@@ -36,11 +36,16 @@ def at_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
+def fast_directory() -> Path | None:
+    """Where to put the files of servers: in memory if there is enough, else ``None`` for the usual place."""
+    in_memory = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
+    return MEMORY if in_memory else None
+
+
 @contextlib.contextmanager
 def temporary_server(settings: Mapping[str, str]) -> Iterator[EmbeddedPostgres]:
-    """An embedded server, with its files in memory where there is enough: most of a test's database is writing files."""
-    in_memory = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
-    directory = Path(tempfile.mkdtemp(prefix="rowcast-tests-", dir=MEMORY if in_memory else None))
+    """An embedded server with its files in memory if possible: most of the work of creating a database is to write files."""
+    directory = Path(tempfile.mkdtemp(prefix="rowcast-tests-", dir=fast_directory()))
     try:
         with EmbeddedPostgres(directory / "data", settings={**SETTINGS, **settings}) as server:
             yield server

@@ -12,6 +12,7 @@ import pytest
 
 from rowcast.database.embedded import EmbeddedPostgres
 
+from ..databases import fast_directory
 from .processes import Own, Owner, is_alive, wait_until
 
 HERE = Path(__file__).parent
@@ -58,7 +59,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A closed directory with a space in its name, below one that is open to all accounts (as `tmp_path` is not)."""
-    with tempfile.TemporaryDirectory(prefix="a place ") as place:
+    with tempfile.TemporaryDirectory(prefix="a place ", dir=fast_directory()) as place:
         yield Path(place)
 
 
