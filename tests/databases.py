@@ -45,12 +45,21 @@ def fast_directory() -> Path | None:
 @contextlib.contextmanager
 def temporary_server(settings: Mapping[str, str]) -> Iterator[EmbeddedPostgres]:
     """An embedded server with its files in memory if possible: most of the work of creating a database is to write files."""
-    directory = Path(tempfile.mkdtemp(prefix="rowcast-tests-", dir=fast_directory()))
+    _remove_abandoned()
+    directory = Path(tempfile.mkdtemp(prefix=f"rowcast-tests-{os.getpid()}-", dir=fast_directory()))
     try:
         with EmbeddedPostgres(directory / "data", settings={**SETTINGS, **settings}) as server:
             yield server
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    """Free the memory of runs that were killed."""
+    for path in MEMORY.glob("rowcast-tests-*"):
+        owner = path.name.split("-")[2]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class Databases:
