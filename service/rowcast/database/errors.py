@@ -1,4 +1,4 @@
-"""What the driver's errors mean to a client: the one place where PostgreSQL's words become ours."""
+"""What the driver's errors mean: the only place where an error of PostgreSQL becomes one of the API."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ _CHECKS: Mapping[str, str] = {
 
 
 def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool = False) -> ApiError | None:
-    """The error to tell the client for a driver's error, or ``None`` where it is a defect of ours.
+    """The API's error for an error of the driver, or ``None`` if that is a defect of the service.
 
-    ``deleting`` tells the two meanings of a foreign key violation apart: a row that is still referenced, and a
+    ``deleting`` distinguishes the two meanings of a foreign key violation: a row that is still referenced, and a
     reference to a row that does not exist.
     """
     if isinstance(error, CONNECTION_LOST) and not isinstance(error, asyncpg.DataError):
