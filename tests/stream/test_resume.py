@@ -101,7 +101,9 @@ async def test_position_that_cannot_be_resumed_is_a_reset(serve: Serve, position
     """A bad position gets status 200 and a reset with the reason and a fresh position; the stream goes on from now."""
     client = await serve(RESOURCES)
     async with listen(client, "/notes/stream/") as source:
-        epoch = (await ready(source)).id.partition("-")[0]
+        await ready(source)
+        await client.post("/notes/", json={"text": "by now the ticker has begun its epoch"})
+        epoch = (await source.next()).id.partition("-")[0]
     async with listen(client, "/notes/stream/", last_id=position.format(epoch=epoch)) as source:
         event = await source.next()
         assert (event.event, event.json()["reason"]) == ("reset", reason)
