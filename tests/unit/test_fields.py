@@ -1,4 +1,4 @@
-"""The facts of field types: bodies, parameters and JSON forms turn into one another."""
+"""Field types: bodies, parameters and JSON forms are converted into one another."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 @contextmanager
 def suppress_sentence() -> Iterator[None]:
-    """Let a refusal pass that reads as a sentence."""
+    """Suppress a ``ValueError``, whose message must be a sentence."""
     refused = None
     try:
         yield
@@ -45,8 +45,8 @@ def suppress_sentence() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", VALUES)
 @given(data=st.data())
-def test_load_and_parse_take_back_what_dump_gives(name: str, data: st.DataObject) -> None:
-    """The JSON form of a value, in a body or in a URL, is that value again."""
+def test_load_and_parse_reverse_dump(name: str, data: st.DataObject) -> None:
+    """The JSON form of a value, in a body or in a URL, is converted back to the value."""
     field, value = make_field("x", name), data.draw(VALUES[name])
     shown = field.field_type.dump(field, value)
     assert field.field_type.load(field, orjson.loads(orjson.dumps(shown))) == value
@@ -61,7 +61,7 @@ def test_load_and_parse_take_back_what_dump_gives(name: str, data: st.DataObject
     )
 )
 def test_load_refuses_in_a_sentence(name: str, value: Any) -> None:
-    """Whatever JSON is given, ``load`` gives a value or a ``ValueError`` that reads as a sentence."""
+    """For any JSON, ``load`` returns a value or raises a ``ValueError`` with a sentence."""
     field = make_field("x", name, of="integer" if name == "array" else None)
     with suppress_sentence():
         field.field_type.load(field, value)
@@ -70,28 +70,28 @@ def test_load_refuses_in_a_sentence(name: str, value: Any) -> None:
 @pytest.mark.parametrize("name", sorted(scalar_types() | {"array"}))
 @given(text=st.text(max_size=40))
 def test_parse_refuses_in_a_sentence(name: str, text: str) -> None:
-    """Whatever text is given, ``parse`` gives a value or a ``ValueError`` that reads as a sentence."""
+    """For any string, ``parse`` returns a value or raises a ``ValueError`` with a sentence."""
     field = make_field("x", name, of="duration" if name == "array" else None)
     with suppress_sentence():
         field.field_type.parse(field, text)
 
 
 @given(st.lists(st.text(), max_size=5))
-def test_split_takes_back_quoted_items(items: list[str]) -> None:
-    """Items in double quotes, with inner ones doubled, come back as they were, commas and all."""
+def test_split_list_reads_quoted_items_back(items: list[str]) -> None:
+    """Items in double quotes, with inner quotes doubled, are read back unchanged, commas included."""
     text = ",".join('"' + item.replace('"', '""') + '"' for item in items)
     assert split_list(text) == items
 
 
 @given(st.text())
-def test_split_never_loses_text_that_has_no_quotes(text: str) -> None:
-    """Without quotes the items are what stands between the commas."""
+def test_split_list_never_loses_text_without_quotes(text: str) -> None:
+    """Without quotes the items are the strings between the commas."""
     if '"' not in text:
         assert ",".join(split_list(text)) == text
 
 
 def test_json_may_be_nested_to_its_depth_and_no_deeper() -> None:
-    """The depth that encoders follow is the limit, wherever it is reached."""
+    """The limit is the depth that encoders support, in lists and objects."""
     field = make_field("x", "json")
     value: Any = 1
     for _ in range(JSON_MAX_DEPTH - 1):
@@ -117,7 +117,7 @@ def test_duration_is_iso_8601(text: str, value: dt.timedelta) -> None:
 
 
 def test_decimal_keeps_every_digit() -> None:
-    """Limits count digits on either side of the point; nothing is rounded."""
+    """Limits count the digits on either side of the point. Nothing is rounded."""
     field = make_field("x", "decimal", max_digits=5, decimal_places=2)
     load = FIELD_TYPES["decimal"].load
     assert load(field, "123.45") == Decimal("123.45")

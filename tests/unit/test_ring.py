@@ -1,4 +1,4 @@
-"""What the feed's memory is bounded by."""
+"""The limit of the feed's memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rowcast.changes.events import Event
 
 @pytest.mark.parametrize(("fields", "length"), [(2, 5), (4, 10), (10, 20), (20, 30), (60, 10), (5, 1000), (1, 50_000)])
 def test_an_event_takes_no_more_memory_than_it_counts_for(fields: int, length: int) -> None:
-    """Its rows as text and as the objects that delivering it makes of them."""
+    """Its rows count as text and as the objects that delivery makes of them."""
 
     def row(number: int) -> bytes:
         return bytes(

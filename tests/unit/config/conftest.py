@@ -16,7 +16,7 @@ Problems = Callable[..., list[str]]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Load:
-    """Load a config directory of these files, given as texts; a name without a folder is a resource."""
+    """Load a config directory with these files. A name without a folder is that of a resource file."""
 
     def _read(files: Files, environ: Files | None = None, **overrides: object) -> Configuration:
         directory = tmp_path / "config"
@@ -31,7 +31,7 @@ def read(tmp_path: Path) -> Load:
 
 @pytest.fixture
 def problems(read: Load, tmp_path: Path) -> Problems:
-    """The lines that loading these files fails with, without the directory in front; none when it succeeds."""
+    """The problems of these files, without the directory at the beginning of each line; none if they load."""
 
     def _problems(files: Files, environ: Files | None = None, **overrides: object) -> list[str]:
         try:

@@ -1,4 +1,4 @@
-"""A whole config directory: its files together, every problem in one run, and nothing but problems."""
+"""A whole config directory: its files together, and every problem reported in one run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ OTHERS = {"categories.yaml": "fields: {name: {type: string}}", "tags.json": '{"f
 
 
 def test_the_documented_sample_loads(read: Load) -> None:
-    """Beside the resources that it refers to, one of them in JSON."""
+    """Together with the resources that it refers to, one of them in JSON."""
     configuration = read({"tasks.yaml": SAMPLE, **OTHERS})
     tasks = configuration.resources["tasks"]
     assert (tasks.name, tasks.table, tasks.model) == ("tasks", "tasks", "Task")
@@ -64,7 +64,7 @@ def test_the_documented_sample_loads(read: Load) -> None:
 
 
 def test_the_demo_loads_and_is_open_on_purpose() -> None:
-    """Anybody may write to it, and every file says that this is meant."""
+    """Everybody may write to it, and every file says that this is intended."""
     configuration = load(ROOT / "config", environ={})
     Tables(configuration.resources)
     for name in DEMO:
@@ -73,19 +73,19 @@ def test_the_demo_loads_and_is_open_on_purpose() -> None:
 
 
 def test_names_follow_from_the_file(read: Load) -> None:
-    """URL prefix, table and model."""
+    """The defaults of URL prefix, table and model."""
     resource = read({"blog-posts.yml": "fields: {}"}).resources["blog-posts"]
     assert (resource.name, resource.table, resource.model) == ("blog-posts", "blog_posts", "BlogPost")
 
 
 def test_other_files_are_not_config(read: Load) -> None:
-    """What editors and people leave behind is not read."""
+    """Other files in the directory, such as backups of editors, are not read."""
     files = {"a.yaml": "fields: {}", "b.yml~": "[", "c.txt": "[", ".d.yaml": "[", "e.yaml.bak": "["}
     assert list(read(files).resources) == ["a"]
 
 
 def test_a_missing_directory_says_what_to_do(tmp_path: Path) -> None:
-    """As does one without resources."""
+    """The same for a directory without resources."""
     with pytest.raises(
         ConfigurationError, match=r"none: directory does not exist; pass --config or set ROWCAST_CONFIG"
     ):
@@ -96,8 +96,8 @@ def test_a_missing_directory_says_what_to_do(tmp_path: Path) -> None:
             load(tmp_path, environ={})
 
 
-def test_a_typo_is_told_where_it_stands(problems: Problems) -> None:
-    """File, line, column, and the nearest valid name."""
+def test_a_typo_is_reported_at_its_place(problems: Problems) -> None:
+    """The message has file, line, column, and the nearest valid name."""
     text = """
         name: tasks
         fields:
@@ -112,8 +112,8 @@ def test_a_typo_is_told_where_it_stands(problems: Problems) -> None:
     ]
 
 
-def test_all_files_are_told_of_in_one_run(problems: Problems) -> None:
-    """Also when one of them cannot be read at all."""
+def test_problems_of_all_files_are_reported_in_one_run(problems: Problems) -> None:
+    """Even if one of the files cannot be read."""
     files = {
         "service.yaml": "srver: {}",
         "a.yaml": "fields: [",
@@ -142,7 +142,7 @@ def test_all_files_are_told_of_in_one_run(problems: Problems) -> None:
     ],
 )
 def test_a_broken_file_causes_no_false_problems_in_others(problems: Problems, broken: str) -> None:
-    """What refers to it, to its fields or to its relations may well be right."""
+    """References to it, to its fields or to its relations may be right and are not reported."""
     tasks = """
         fields: {title: {type: string}, category: {type: foreign_key, to: categories}}
         unique: [[title, category]]
@@ -186,14 +186,14 @@ def test_a_broken_file_causes_no_false_problems_in_others(problems: Problems, br
          "a.yaml:2:54: related_name: must be a lower-case name such as open_tasks"),
     ],
 )  # fmt: skip
-def test_resources_that_collide_are_told(problems: Problems, tmp_path: Path, files: Any, problem: str) -> None:
-    """Names, tables, models and relations belong to one."""
+def test_collisions_of_resources_are_reported(problems: Problems, tmp_path: Path, files: Any, problem: str) -> None:
+    """Names, tables, models and relations belong to one resource only."""
     files = {name: f"# {name}\n{text}" if "1:1: the model" not in problem else text for name, text in files.items()}
     assert problems(files) == [problem.replace("{}", f"{tmp_path}/config/resources/")]
 
 
-def test_two_relations_with_one_related_name_are_told_at_both(problems: Problems) -> None:
-    """Neither is more right than the other."""
+def test_two_relations_with_one_related_name_are_both_reported(problems: Problems) -> None:
+    """Either of them may be the wrong one."""
     text = (
         "fields:\n  x: {type: foreign_key, to: a, related_name: y}\n  z: {type: many_to_many, to: a, related_name: y}"
     )
@@ -204,7 +204,7 @@ def test_two_relations_with_one_related_name_are_told_at_both(problems: Problems
 
 
 def test_a_throttle_scope_names_a_rate(read: Load) -> None:
-    """Of ``throttle.rates``."""
+    """It must be a key of ``throttle.rates``."""
     files = {
         "service.yaml": "throttle: {rates: {uploads: 5/min}}",
         "a.yaml": "fields: {}\nviewset: {throttle_scope: uploads}",
@@ -248,10 +248,10 @@ environs = st.dictionaries(st.sampled_from(["ROWCAST_PORT", "DATABASE_URL", "A",
 
 @given(files, environs)
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_input_gives_anything_but_a_configuration_or_its_problems(
+def test_any_input_gives_a_configuration_or_its_problems(
     tmp_path_factory: pytest.TempPathFactory, files: dict[str, Any], environ: dict[str, str]
 ) -> None:
-    """Every line of those has its place, and what a configuration declares can be made into tables."""
+    """Every problem has its place, and tables can be made of every configuration."""
     directory = tmp_path_factory.mktemp("config")
     (directory / "resources").mkdir()
     for name, document in files.items():
@@ -267,7 +267,7 @@ def test_no_input_gives_anything_but_a_configuration_or_its_problems(
 
 
 def _flow(value: object) -> str:
-    """A value in YAML's flow style, which JSON nearly is."""
+    """A value in YAML's flow style, which is almost JSON."""
     match value:
         case dict():
             return "{" + ", ".join(f"{_flow(str(key))}: {_flow(item)}" for key, item in value.items()) + "}"

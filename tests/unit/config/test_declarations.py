@@ -1,4 +1,4 @@
-"""One resource file: which options each type takes, what follows from them, and what is wrong with them."""
+"""One resource file: the options of each type, their effects, and their mistakes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def field(read: Load, declared: str) -> Field:
 
 
 def test_the_types_and_options_are_those_of_the_documentation() -> None:
-    """No more and no fewer."""
+    """The code has the same types and options as the lists above."""
     assert list(FIELD_TYPES) == TYPES.split()
     assert [name for name in FIELD_OPTIONS if name != "type"] == OPTIONS.split()
 
@@ -64,7 +64,7 @@ def test_the_types_and_options_are_those_of_the_documentation() -> None:
     [(type_, option) for type_ in FIELD_TYPES for option in sorted(options_of(type_)) if option != "type"],
 )
 def test_every_option_is_accepted_by_every_type_that_it_applies_to(read: Load, type_: str, option: str) -> None:
-    """With the other options that it needs beside it."""
+    """Together with the other options that it needs."""
     written = {"type": type_, option: "false" if option in FLAGS else "L"}
     values: dict[str, Any] = {**OTHERS, **VALUES["text"], **VALUES.get(SAME.get(type_, type_), {})}
     written |= {name: values[name] for name in ("to", "of") if name in options_of(type_)}
@@ -81,8 +81,8 @@ def test_every_option_is_accepted_by_every_type_that_it_applies_to(read: Load, t
 
 
 @pytest.mark.parametrize("type_", sorted(FIELD_TYPES))
-def test_an_option_that_does_not_apply_is_told_with_those_that_do(problems: Problems, type_: str) -> None:
-    """Every type refuses every option that is not its own, at the place of its key."""
+def test_an_option_that_does_not_apply_is_reported_with_those_that_do(problems: Problems, type_: str) -> None:
+    """Every type refuses all other options, at the place of their keys."""
     needs = {"array": ", of: integer", "foreign_key": ", to: things", "many_to_many": ", to: things"}.get(type_, "")
     for option in FIELD_OPTIONS.keys() - options_of(type_):
         start = f"a: {{type: {type_}{needs}, "
@@ -119,7 +119,7 @@ def test_an_option_that_does_not_apply_is_told_with_those_that_do(problems: Prob
     ],
 )
 def test_what_is_required_on_create(read: Load, declared: str, required: bool) -> None:
-    """What has no default, may not be null, and is set by nobody else."""
+    """A field without default that may not be null and is not set by the service."""
     assert field(read, declared).required is required
 
 
@@ -128,7 +128,7 @@ def test_what_is_required_on_create(read: Load, declared: str, required: bool) -
     [("", False), (", default: x", False), (', default: ""', True), (", blank: true", True), (", blank: false", False)],
 )
 def test_blank_is_allowed_only_by_itself_or_an_empty_default(read: Load, declared: str, blank: bool) -> None:
-    """A text without either must have a character."""
+    """Otherwise a string must have a character."""
     assert field(read, f"type: text{declared}").blank is blank
 
 
@@ -151,18 +151,18 @@ def test_blank_is_allowed_only_by_itself_or_an_empty_default(read: Load, declare
     ],
 )
 def test_defaults_are_kept_in_their_json_form(read: Load, declared: str, default: object) -> None:
-    """As a response would show them, whatever way they were written."""
+    """As in a response, regardless of how they are written in the file."""
     assert field(read, declared).default == default
 
 
 @pytest.mark.parametrize("pattern", [r"^\\\\b$", r"^\(?x", "^(?:a|b)(?=c)$", r"^[a-z]{2,3}\d+$", r"(?<!a)b"])
 def test_patterns_that_mean_the_same_to_both_are_accepted(read: Load, pattern: str) -> None:
-    """To Python and to PostgreSQL."""
+    """They mean the same to Python and to PostgreSQL."""
     assert field(read, f"type: string, pattern: '{pattern}'").pattern == pattern
 
 
 def test_choices_and_limits_are_kept_in_their_json_form(read: Load) -> None:
-    """Those of an array are its elements'."""
+    """Those of an array apply to its items."""
     found = field(
         read, "type: array, of: decimal, max_digits: 5, decimal_places: 2, choices: [1, '2.50'], min: 0, max: 9"
     )
@@ -176,7 +176,7 @@ def test_a_resource_without_a_key_gets_one(read: Load) -> None:
     assert fields["id"] == make_field("id", "uuid", primary_key=True, required=False)
 
 
-def test_a_resource_with_another_key_gets_none(read: Load) -> None:
+def test_a_resource_with_a_key_gets_no_other(read: Load) -> None:
     """A natural key is enough."""
     resource = read(things("code: {type: string, primary_key: true}")).resources["things"]
     assert (list(resource.fields), resource.key.name) == (["code"], "code")
@@ -193,12 +193,12 @@ def test_a_resource_with_another_key_gets_none(read: Load) -> None:
     ],
 )  # fmt: skip
 def test_a_model_is_named_in_the_singular(name: str, model: str) -> None:
-    """By a few endings; the config gives what they do not."""
+    """A few endings are known. ``model`` in the config overrides the result."""
     assert model_name(name) == model
 
 
 def test_the_examples_of_the_docstrings_hold() -> None:
-    """They are run."""
+    """The examples are run as doctests."""
     assert doctest.testmod(declarations).failed == 0
 
 
@@ -279,8 +279,8 @@ def test_the_examples_of_the_docstrings_hold() -> None:
         ("type: string, label: 5", "2:28: label: must be a string; quote it"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_told_with_its_place(problems: Problems, declared: str, problem: str) -> None:
-    """The option's value, or its key where the option should not be there."""
+def test_a_wrong_field_is_reported_with_its_place(problems: Problems, declared: str, problem: str) -> None:
+    """The place is that of the option's value, or of its key if the option does not belong there."""
     assert problems(things(f"a: {{{declared}}}")) == [f"things.yaml:{problem}"]
 
 
@@ -309,8 +309,8 @@ def test_a_wrong_field_is_told_with_its_place(problems: Problems, declared: str,
         (["a: string"], "2:6: a: must be a mapping"),
     ],
 )  # fmt: skip
-def test_wrong_fields_are_told_with_their_place(problems: Problems, fields: list[str], problem: str) -> None:
-    """Names that cannot be columns or parameters, and fields that get in each other's way."""
+def test_wrong_fields_are_reported_with_their_places(problems: Problems, fields: list[str], problem: str) -> None:
+    """Names that cannot be columns or parameters, and fields that conflict with each other."""
     assert problems(things(*fields)) == [f"things.yaml:{problem}"]
 
 
@@ -341,13 +341,13 @@ def test_wrong_fields_are_told_with_their_place(problems: Problems, fields: list
          "viewsets:TaskViewSet"),
     ],
 )  # fmt: skip
-def test_a_wrong_resource_is_told_with_its_place(problems: Problems, rest: str, problem: str) -> None:
-    """Names, constraints and indexes."""
+def test_a_wrong_resource_is_reported_with_its_place(problems: Problems, rest: str, problem: str) -> None:
+    """Its name, constraints and indexes."""
     fields = ("a: {type: string}", "b: {type: string, unique: true}", "m: {type: many_to_many, to: things}")
     assert f"things.yaml:{problem}" in problems(things(*fields, rest=rest))
 
 
-def test_every_mistake_of_a_file_is_told_in_one_run(problems: Problems) -> None:
+def test_every_mistake_of_a_file_is_reported_in_one_run(problems: Problems) -> None:
     """One does not hide another, not even in the same field."""
     files = things(
         "a: {type: string, requierd: true, max_length: x, default: 5}",

@@ -28,28 +28,28 @@ def lines(text: str, **environ: str) -> list[str]:
 
 
 @pytest.mark.parametrize("word", ["no", "yes", "on", "off", "y", "2026-01-31", "1:30", "0b1", "1_000", "=", "."])
-def test_what_yaml_1_1_would_convert_is_a_text(word: str) -> None:
-    """YAML 1.2: only its core schema gives a plain scalar a type."""
+def test_words_that_yaml_1_1_converts_are_strings(word: str) -> None:
+    """Only the core schema of YAML 1.2 gives a plain scalar a type."""
     assert parsed(f"a: {word}") == {"a": word}
 
 
 def test_the_core_schema_gives_plain_scalars_a_type() -> None:
-    """Numbers, booleans and null are read as such, and not in quotes."""
+    """Numbers, booleans and null have their types, unless they are quoted."""
     text = "[1, -2, 0x10, 0o10, 1.5, 1e3, .5, true, False, null, ~, , '1', \"true\"]".replace(", ,", ",")
     assert parsed(text) == [1, -2, 16, 8, 1.5, 1000.0, 0.5, True, False, None, None, "1", "true"]
 
 
 def test_a_directive_does_not_bring_yaml_1_1_back() -> None:
-    """``no`` stays a text under ``%YAML 1.1``."""
+    """``no`` stays a string under ``%YAML 1.1``."""
     assert parsed("%YAML 1.1\n---\na: no") == {"a": "no"}
 
 
-def test_a_key_is_its_text_as_written() -> None:
-    """So ``null: true`` sets the option null."""
+def test_a_key_is_a_string_as_written() -> None:
+    """For example, ``null: true`` sets the option ``null``."""
     assert parsed("null: true\n1: a\ntrue: b") == {"null": True, "1": "a", "true": "b"}
 
 
-def test_keys_and_values_know_their_places() -> None:
+def test_keys_and_values_have_places() -> None:
     """Line and column count from 1, in block and in flow style."""
     document = parse("a:\n  - b: {c: 5}\n", "f.yaml", {}, Problems())
     assert isinstance(document, Document)
@@ -59,7 +59,7 @@ def test_keys_and_values_know_their_places() -> None:
 
 
 def test_anchors_are_followed() -> None:
-    """An alias stands for the value of its anchor."""
+    """An alias has the value of its anchor."""
     assert parsed("a: &x {k: [1]}\nb: *x") == {"a": {"k": [1]}, "b": {"k": [1]}}
 
 
@@ -88,13 +88,13 @@ def test_anchors_are_followed() -> None:
         ('a: "\\ud800"', "f.yaml:1:4: a string cannot contain this character: U+0000 or half of a surrogate pair"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_its_place(text: str, problem: str) -> None:
-    """Syntax, duplicates, tags, runaway aliases and values that JSON has not."""
+def test_unreadable_parts_are_reported_with_their_places(text: str, problem: str) -> None:
+    """Syntax errors, duplicates, tags, endless aliases, and values that JSON does not have."""
     assert lines(text) == [problem]
 
 
 def test_a_billion_laughs_are_refused() -> None:
-    """Aliases of aliases end at a bound rather than in memory."""
+    """Aliases of aliases are followed up to a limit, before memory runs out."""
     text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
     text += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
     assert [line.partition(": ")[2] for line in lines(text)] == ["cannot be read: too many nested or repeated values"]
@@ -110,12 +110,12 @@ values = st.recursive(
 
 @given(values, st.sampled_from([None, 2, "\t"]))
 def test_json_is_read_as_json_reads_it(value: object, indent: int | str | None) -> None:
-    """However it is indented and escaped."""
+    """With any indentation and escapes."""
     assert parsed(json.dumps(value, indent=indent), "f.json") == value
 
 
-def test_references_are_filled_in_within_any_text(tmp_path: Path) -> None:
-    """Environment variables, their defaults, and files without their last line end."""
+def test_references_are_replaced_within_strings(tmp_path: Path) -> None:
+    """By environment variables, their defaults, and files without the last line break."""
     secret = tmp_path / "secret"
     secret.write_text("s3cret\n")
     text = f'a: "x-${{env:A}}-${{env:B:-b}}"\nb: ${{file:{secret}}}\nc: ${{env:B:-}}\nd: "$5 {{}} ${{x}}"'
@@ -133,12 +133,12 @@ def test_references_are_filled_in_within_any_text(tmp_path: Path) -> None:
     ],
 )
 def test_a_reference_that_is_not_set_is_a_problem(text: str, problem: str) -> None:
-    """Empty counts as not set."""
+    """An empty variable counts as not set."""
     assert lines(text, EMPTY="") == [problem]
 
 
 def test_an_optional_reference_may_be_unset_but_only_as_a_whole() -> None:
-    """A URL of which only the password is missing is a mistake, not the absence of a URL."""
+    """A URL with a missing password is a mistake, and does not count as a missing URL."""
     problems = Problems()
     optional = [("a",), ("b",)]
     document = parse("a: ${env:A}\nb: x${env:A}", "f.yaml", {}, problems, optional=optional)
@@ -148,7 +148,7 @@ def test_an_optional_reference_may_be_unset_but_only_as_a_whole() -> None:
 
 
 def test_problems_are_sorted_by_place() -> None:
-    """Lines and columns count as numbers, and the same problem is told once."""
+    """Lines and columns are sorted as numbers, and the same problem is reported once."""
     problems = Problems()
     for line, column in ((10, 1), (2, 30), (2, 4), (2, 4)):
         problems.add(SourceLocation("f", line, column), "x")
@@ -156,7 +156,7 @@ def test_problems_are_sorted_by_place() -> None:
 
 
 def test_a_file_that_cannot_be_opened_or_decoded_is_a_problem(tmp_path: Path) -> None:
-    """Rather than an exception of the file system."""
+    """It does not raise an exception of the file system."""
     (tmp_path / "latin.yaml").write_bytes(b"\xe9")
     for name, reason in (("latin.yaml", "it is not UTF-8"), ("none.yaml", "No such file or directory")):
         problems = Problems()
@@ -165,14 +165,14 @@ def test_a_file_that_cannot_be_opened_or_decoded_is_a_problem(tmp_path: Path) ->
 
 
 @given(st.text())
-def test_any_text_is_a_document_or_a_problem(text: str) -> None:
-    """No text makes the reader fail in another way."""
+def test_any_string_is_a_document_or_a_problem(text: str) -> None:
+    """No string makes the reader fail in another way."""
     problems = Problems()
     assert parse(text, "f.yaml", {}, problems) is not None or problems
 
 
 @given(st.text("[]{}:,-?&*!|>'\"%@`#\\ \n\tab01xuU$~.<", max_size=40))
 def test_any_punctuation_is_a_document_or_a_problem(text: str) -> None:
-    """Nor does any text of the characters that mean something."""
+    """The same for strings of characters with a meaning in YAML."""
     problems = Problems()
     assert parse(text, "f.yaml", {}, problems) is not None or problems

@@ -1,4 +1,4 @@
-"""The options of a viewset: what they accept, what they must refer to, and the form they end in."""
+"""The options of a viewset: valid values, the names that they refer to, and their final form."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ strict_query"""
 
 
 def test_every_attribute_of_the_reference_is_an_option() -> None:
-    """Those that name the model are the resource's own, and the file's place says them."""
+    """Except for those that name the model: in a config file the resource itself is meant."""
     assert VIEWSET_OPTIONS.keys() >= set(REFERENCE.split())
 
 
@@ -83,8 +83,8 @@ def test_every_attribute_of_the_reference_is_an_option() -> None:
         ({"throttle_classes": ["viewsets:Slow"]}, ("viewsets:Slow",)),
     ],
 )  # fmt: skip
-def test_an_option_ends_in_its_normal_form(resources: Resources, given: Mapping[str, Any], normal: object) -> None:
-    """The one that the rest of the service reads."""
+def test_an_option_is_normalized(resources: Resources, given: Mapping[str, Any], normal: object) -> None:
+    """To the form that the rest of the service reads."""
     loaded = viewset_options.VIEWSET_SECTION.load(given)
     assert list(check(resources, "tasks", loaded, ["archive"])) == []
     [found] = viewset_options.normalize(resources, "tasks", loaded).values()
@@ -179,8 +179,8 @@ def test_an_option_ends_in_its_normal_form(resources: Resources, given: Mapping[
         ("serch_fields: []", "1: unknown key 'serch_fields'; did you mean search_fields?"),
     ],
 )
-def test_a_wrong_option_is_told_with_its_place(problems: Problems, text: str, problem: str) -> None:
-    """What it refers to is not there, does not suit it, or may not be told."""
+def test_a_wrong_option_is_reported_with_its_place(problems: Problems, text: str, problem: str) -> None:
+    """It refers to a name that does not exist, is of the wrong kind, or is write_only."""
     column, _, message = problem.partition(": ")
     tasks = dedent(FILES["tasks.yaml"]).strip() + f"\nviewset:\n  {text}"
     assert problems({**FILES, "tasks.yaml": tasks}) == [f"tasks.yaml:15:{int(column) + 2}: {message}"]
@@ -188,7 +188,7 @@ def test_a_wrong_option_is_told_with_its_place(problems: Problems, text: str, pr
 
 @pytest.mark.parametrize("name", RESERVED_PARAMETERS)
 def test_reserved_parameters_cannot_be_filters(problems: Problems, name: str) -> None:
-    """A field of that name may be, and be filtered by other lookups."""
+    """A field may have such a name, and be filtered by other lookups."""
     text = f"fields: {{{name}: {{type: string}}}}\nviewset: {{filterset_fields: {{{name}: [%s]}}}}"
     assert problems({"a.yaml": text % "in"}) == []
     assert problems({"a.yaml": text % "exact"}) == [
@@ -196,14 +196,14 @@ def test_reserved_parameters_cannot_be_filters(problems: Problems, name: str) ->
     ]
 
 
-def test_what_depends_on_the_class_waits_for_it(read: Load) -> None:
-    """Its actions and its page size are not known from the config alone."""
+def test_checks_that_depend_on_the_class_wait_for_it(read: Load) -> None:
+    """Its actions and its page size are not in the config."""
     text = "fields: {}\nviewset: {class: 'viewsets:X', page_size: 500, allowed_actions: [list, complete]}"
     assert read({"a.yaml": text}).resources["a"].options["allowed_actions"] == ("list", "complete")
 
 
 def test_class_attributes_are_checked_by_the_same_table(resources: Resources) -> None:
-    """Classes and tuples are as good as names and lists, and wrong ones fail with the same words."""
+    """They may be classes and tuples where YAML has names and lists, and fail with the same messages."""
 
     class Mine:
         pass
@@ -240,6 +240,6 @@ def test_a_permission_expression_is_read_as_python_reads_it(text: str, tree: obj
      ("A or B", 3), ("A ^ B", 3), ("'A'", 1), ("~" * 99 + "A", 51), ("(" * 9999, 51), ("a:", 2), ("A('b',)", 7)],
 )  # fmt: skip
 def test_a_wrong_permission_expression_says_where(text: str, character: int) -> None:
-    """At which character it stops making sense."""
+    """It names the character where reading stopped."""
     with pytest.raises(ValueError, match=rf"^no permission can be read at character {character} "):
         permission_tree(text)

@@ -1,4 +1,4 @@
-"""The JSON Schemas: current, valid, and of one mind with the loader."""
+"""The JSON Schemas are current, valid, and agree with the loader."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def valid(name: str, document: object) -> bool:
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_the_schemas_in_the_repository_are_current(name: str, tmp_path: Path) -> None:
-    """``make schema`` writes them."""
+    """``make schemas`` writes them."""
     write_schemas(tmp_path)
     assert (ROOT / "config/schema" / name).read_text("utf-8") == (tmp_path / name).read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_the_schemas_are_valid_themselves(name: str) -> None:
-    """As JSON Schema 2020-12."""
+    """According to JSON Schema 2020-12."""
     Draft202012Validator.check_schema(SCHEMAS[name])
 
 
 def test_the_demo_is_valid() -> None:
-    """Each file by the schema that its first line names."""
+    """Each file follows the schema that its first line names."""
     for path in [ROOT / "config/service.yaml", *(ROOT / f"config/resources/{name}.yaml" for name in DEMO)]:
         document = read(path, {}, Problems(), optional=settings.OPTIONAL)
         assert document is not None
@@ -90,14 +90,14 @@ def test_the_demo_is_valid() -> None:
     ],
 )
 def test_schema_and_loader_agree_on_the_structure(name: str, document: dict[str, Any]) -> None:
-    """What one refuses the other does."""
+    """Both refuse the same documents."""
     references = "${env" in json.dumps(document)
     assert valid(name, document) is (references or not SECTIONS[name].validate(document))
 
 
 @pytest.mark.parametrize("type_", FIELD_TYPES)
-def test_the_schema_knows_the_options_of_each_type(type_: str) -> None:
-    """So that an editor offers those that apply."""
+def test_the_schema_has_the_options_of_each_type(type_: str) -> None:
+    """An editor can therefore offer those that apply."""
     needs = {name: value for name, value in (("to", "x"), ("of", "integer")) if name in declarations.options_of(type_)}
     examples = {"max_length": 1, "min_length": 1, "pattern": "a", "choices": ["a"], "of": "integer", "to": "x",
                 "on_delete": "cascade", "related_name": "a", "label": "a", "help_text": "a", "max_digits": 1,

@@ -25,7 +25,7 @@ throttle: {classes: [], rates: {}, storage: memory}
 
 
 def test_the_documented_sample_is_the_defaults(read: Load, tmp_path: Path) -> None:
-    """Except for the one key that the sample says has none."""
+    """Except for the one key that has no default according to the sample."""
     (tmp_path / "jwt").write_text("s" * 32 + "\n")
     sample = read({"service.yaml": SAMPLE % (tmp_path / "jwt"), **TASKS}).settings
     assert sample.auth.jwt == Jwt(secret="s" * 32)
@@ -38,7 +38,7 @@ def test_the_documented_sample_is_the_defaults(read: Load, tmp_path: Path) -> No
 
 
 def test_sizes_are_bytes_and_durations_seconds(read: Load) -> None:
-    """Whatever the unit they were written in."""
+    """In whatever unit they are written."""
     text = "server: {body_limit: 2MB, shutdown_grace: 250ms}\nstream: {retention: 30d, heartbeat: 1.5m, buffer: 64KiB}"
     settings = read({"service.yaml": text, **TASKS}).settings
     assert (settings.server.body_limit, settings.server.shutdown_grace) == (2_000_000, 0.25)
@@ -47,17 +47,17 @@ def test_sizes_are_bytes_and_durations_seconds(read: Load) -> None:
 
 
 def test_a_section_without_keys_is_its_defaults(read: Load) -> None:
-    """As when all of its lines are commented out."""
+    """This happens if all of its lines are commented out."""
     assert read({"service.yaml": "server:\nthrottle:\n", **TASKS}).settings.server == Settings().server
 
 
 def test_an_empty_service_file_is_the_defaults(read: Load) -> None:
-    """It need not be deleted."""
+    """An empty file does not have to be deleted."""
     assert read({"service.yaml": "# nothing\n", **TASKS}).settings.stream == Settings().stream
 
 
 def test_command_line_beats_environment_beats_file(read: Load) -> None:
-    """Each for itself, so the others stay as they are."""
+    """For each setting separately."""
     files = {"service.yaml": "server: {host: a, port: 1, workers: 1}", **TASKS}
     environ = {"ROWCAST_SERVER_PORT": "2", "ROWCAST_WORKERS": "2"}
     server = read(files, environ, server__workers=3, server__host=None).settings.server
@@ -65,7 +65,7 @@ def test_command_line_beats_environment_beats_file(read: Load) -> None:
 
 
 def test_every_setting_has_an_environment_variable() -> None:
-    """The short names besides those that follow from section and key."""
+    """Some have a short name in addition to the one made of section and key."""
     assert VARIABLES["ROWCAST_STREAM_RETENTION"] == ("stream", "retention")
     assert VARIABLES["ROWCAST_AUTH_JWT_SECRET"] == ("auth", "jwt", "secret")
     for name in ("HOST", "PORT", "WORKERS", "SECRET_KEY"):
@@ -75,7 +75,7 @@ def test_every_setting_has_an_environment_variable() -> None:
 
 
 def test_variables_are_read_as_the_type_of_their_setting(read: Load) -> None:
-    """Texts that look like numbers stay texts; lists and mappings have commas."""
+    """Strings that look like numbers stay strings; lists and mappings are written with commas."""
     settings = read(
         TASKS,
         {
@@ -104,15 +104,15 @@ def test_a_reference_is_read_as_the_type_of_its_setting(read: Load) -> None:
     assert (server.port, server.workers) == (81, 4)
 
 
-def test_migrations_stand_beside_the_config_directory(read: Load, tmp_path: Path) -> None:
-    """Another relative place starts at the config directory."""
+def test_migrations_are_beside_the_config_directory(read: Load, tmp_path: Path) -> None:
+    """Any relative path starts at the config directory."""
     assert read(TASKS).settings.database.migrations == tmp_path / "migrations"
     files = {"service.yaml": "database: {migrations: revisions}", **TASKS}
     assert read(files).settings.database.migrations == tmp_path / "config/revisions"
 
 
 def test_secrets_are_not_shown_when_settings_are_printed(read: Load) -> None:
-    """So they do not end up in a log."""
+    """Otherwise they would get into logs."""
     environ = {"DATABASE_URL": "postgresql://u:hidden@h/d", "ROWCAST_SECRET_KEY": "hidden" * 6}
     environ["ROWCAST_AUTH_JWT_SECRET"] = "hidden" * 6
     assert "hidden" not in repr(read(TASKS, environ).settings)
@@ -162,19 +162,19 @@ def test_secrets_are_not_shown_when_settings_are_printed(read: Load) -> None:
          "public keys; use some of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA"),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_told_with_its_place(problems: Problems, text: str, problem: str) -> None:
-    """File, line, column, and what is valid."""
+def test_a_wrong_setting_is_reported_with_its_place(problems: Problems, text: str, problem: str) -> None:
+    """The message has file, line, column, and the valid values."""
     assert problems({"service.yaml": text, **TASKS}) == [f"service.yaml:{problem}"]
 
 
 def test_public_keys_need_no_secret(read: Load) -> None:
-    """A JWKS or a PEM does for the asymmetric algorithms."""
+    """A JWKS or a PEM is enough for the asymmetric algorithms."""
     for jwt in ("{algorithms: [ES256], jwks: 'https://a/jwks'}", "{algorithms: [EdDSA], secret: '-----BEGIN X-----'}"):
         assert read({"service.yaml": f"auth: {{jwt: {jwt}}}", **TASKS}).settings.auth.jwt is not None
 
 
-def test_problems_from_outside_are_told_under_their_name(problems: Problems) -> None:
-    """In the same run as those of files."""
+def test_problems_from_outside_are_reported_under_their_names(problems: Problems) -> None:
+    """In the same run as the problems of files."""
     environ = {"ROWCAST_WORKERS": "0", "ROWCAST_STREAM_BUFFER": "big", "ROWCAST_SECRET_KEY": "abc"}
     assert problems({"service.yaml": "server: {hots: a}", **TASKS}, environ, server__port="x") == [
         "--port: port: must be an integer",
@@ -185,21 +185,21 @@ def test_problems_from_outside_are_told_under_their_name(problems: Problems) -> 
     ]
 
 
-def test_a_secret_that_is_not_set_is_told_once(problems: Problems) -> None:
-    """Not also as a secret that is too short."""
+def test_a_secret_that_is_not_set_is_reported_once(problems: Problems) -> None:
+    """It is not also reported as too short."""
     assert problems({"service.yaml": "auth: {jwt: {secret: '${env:JWT}'}}", **TASKS}) == [
         "service.yaml:1:22: the environment variable JWT is not set"
     ]
 
 
-def test_no_message_shows_a_secret(problems: Problems) -> None:
-    """Only where it stands and what it should be."""
+def test_no_message_contains_a_secret(problems: Problems) -> None:
+    """It contains only the place and the valid form."""
     environ = {"DATABASE_URL": "hunter2", "ROWCAST_SECRET_KEY": "hunter2", "ROWCAST_AUTH_JWT_SECRET": "hunter2"}
     assert "hunter2" not in "".join(problems(TASKS, environ))
 
 
 def test_two_service_files_are_a_problem(problems: Problems) -> None:
-    """Neither is silently the one that counts."""
+    """None of them takes precedence silently."""
     assert problems({"service.yaml": "", "service.json": "{}", **TASKS}) == [
         "service.yaml:1:1: service.json exists as well; keep one of them"
     ]
