@@ -1,4 +1,4 @@
-"""A configuration that has every type of field and every form of relation, and a service on it to talk to."""
+"""A configuration with every type of field and every kind of relation, and a client for its service."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ RESOURCES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Service:
-    """A running service, and a connection to its database as psql would have."""
+    """A running service, and a plain connection to its database."""
 
     client: Client
     sql: asyncpg.Connection
@@ -169,7 +169,7 @@ class Service:
     async def ask(
         self, method: str, path: str, body: Any = None, *, status: int | None = None, **options: Any
     ) -> tuple[ClientResponse, Any]:
-        """A response and its JSON; an error must be a problem document that tells nothing internal."""
+        """A response and its JSON; an error must be a problem document without internal details."""
         if body is not None:
             options["json"] = body
         response = await self.client.request(method, path, **options)
@@ -214,7 +214,7 @@ INTERNAL = (
 
 
 def check_problem(response: ClientResponse, document: Any) -> None:
-    """An error is a problem document (RFC 9457) with the members that the contract names, and says nothing internal."""
+    """Assert that an error is a problem document (RFC 9457) with all its members and no internal details."""
     assert response.content_type == "application/problem+json"
     assert {"type", "title", "status", "detail", "code", "request_id"} <= document.keys()
     assert document["status"] == response.status

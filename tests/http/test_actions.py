@@ -1,4 +1,4 @@
-"""Actions of a viewset's own in the OpenAPI document, which is valid with them."""
+"""Custom actions of a viewset in the OpenAPI document, which stays valid."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ pytestmark = pytest.mark.tables({"notes": NOTES})
 
 
 async def test_actions_of_a_viewset_s_own_are_described(serve: Serve) -> None:
-    """Body, parameters, failures, words and credentials of each, and no name twice."""
+    """Each has its body, parameters, failures, descriptions and credentials, and no name occurs twice."""
     client = await serve({"notes": NOTES}, modules={"viewsets": VIEWSETS, "urls": URLS})
     document = await (await client.get("/openapi.json")).json()
     paths = document["paths"]
@@ -109,7 +109,7 @@ async def test_actions_of_a_viewset_s_own_are_described(serve: Serve) -> None:
 
 
 async def test_helpers_are_called_as_their_author_likes(serve: Serve) -> None:
-    """What a viewset is served with has names of its own, and one that is taken is an error at the start."""
+    """A helper method may have any name that the viewset does not use itself; one that it uses is an error at start-up."""
     client = await serve({"notes": NOTES.replace("IsAuthenticated", "AllowAny")}, modules={"viewsets": HELPERS})
     await client.post("/notes/", json={"text": "x"})
     assert await (await client.get("/notes/1/open/")).json() == ["x", 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""The database as others see and use it: races, violations, waits, and a server that goes away."""
+"""The database under concurrent use: races, violations, waits, and a server that goes away."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_one_of_many_racing_inserts_wins(run: Run) -> None:
 
 
 async def test_reference_to_a_row_that_is_being_deleted_is_never_left(run: Run) -> None:
-    """When a row is deleted while others come to refer to it, either the delete or the reference is refused."""
+    """When a row is deleted while other rows begin to refer to it, either the delete or the reference is refused."""
     service = await run({"parents": PARENT, "children": CHILD})
     for n in range(8):
         parent = await service.post("/parents/", {"name": f"p{n}"})
@@ -67,7 +67,7 @@ async def test_reference_to_a_row_that_is_being_deleted_is_never_left(run: Run) 
 
 
 async def test_deadlock_is_run_again(run: Run) -> None:
-    """A statement that PostgreSQL picks to end a deadlock is repeated, and succeeds once the other is through."""
+    """A statement that PostgreSQL cancels to end a deadlock is repeated, and succeeds after the other one."""
     service = await run({"parents": PARENT})
     await service.sql.execute("ALTER SYSTEM SET deadlock_timeout = '50ms'")
     await service.sql.execute("SELECT pg_reload_conf()")
@@ -102,7 +102,7 @@ async def test_deadlock_is_run_again(run: Run) -> None:
 
 
 async def test_colliding_link_changes_leave_one_of_the_lists(run: Run) -> None:
-    """Many updates of the same links at once all answer, none with a 500, and the row has one request's list."""
+    """Many updates of the same links at once all get a response, none a 500, and the row has one request's list."""
     service = await run({"parents": PARENT, "children": CHILD})
     keys = [(await service.post("/parents/", {"name": str(n)}))["id"] for n in range(6)]
     child = await service.post("/children/", {"parent_id": keys[0]})
@@ -115,7 +115,7 @@ async def test_colliding_link_changes_leave_one_of_the_lists(run: Run) -> None:
 
 
 async def test_statement_that_takes_too_long_is_503(run: Run) -> None:
-    """A row that somebody else holds locked is waited for as long as ``statement_timeout`` says."""
+    """A request waits for a row that is locked elsewhere for ``statement_timeout``, and then fails."""
     service = await run({"parents": PARENT}, QUICK)
     row = await service.post("/parents/", {"name": "held"})
     async with service.sql.transaction():
@@ -128,7 +128,7 @@ async def test_statement_that_takes_too_long_is_503(run: Run) -> None:
 
 
 async def test_busy_connections_are_waited_for_and_then_503(run: Run) -> None:
-    """More requests than connections queue; when none comes free in time the answer is a 503, and all is well after."""
+    """Requests beyond the number of connections wait; if none becomes free in time they get a 503, and later ones succeed."""
     service = await run({"parents": PARENT}, QUICK)
     answers = await asyncio.gather(*(service.get("/parents/") for _ in range(50)))
     assert len(answers) == 50
@@ -143,7 +143,7 @@ async def test_busy_connections_are_waited_for_and_then_503(run: Run) -> None:
 
 
 async def test_lost_connections_are_replaced(run: Run) -> None:
-    """Connections that PostgreSQL ends are replaced: reading goes on unnoticed, a write fails with 503 at most once."""
+    """Connections that PostgreSQL closes are replaced: reads succeed, and a write fails with 503 at most once."""
     service = await run({"parents": PARENT})
     row = await service.post("/parents/", {"name": "a"})
     await asyncio.gather(*(service.get("/parents/") for _ in range(10)))
@@ -162,7 +162,7 @@ async def test_lost_connections_are_replaced(run: Run) -> None:
 
 
 async def test_database_that_is_gone_is_503_until_it_is_back(run: Run) -> None:
-    """While no connection can be made every request is a 503 with a reason; then service goes on by itself."""
+    """While no connection can be made every request gets a 503 with a reason; afterwards they succeed again."""
     service = await run({"parents": PARENT})
     row = await service.post("/parents/", {"name": "a"})
     (name,) = await service.sql.fetchrow("SELECT current_database()")
@@ -192,8 +192,8 @@ async def test_database_that_is_gone_is_503_until_it_is_back(run: Run) -> None:
     await service.post("/parents/", {"name": "b"})
 
 
-async def test_schema_that_is_not_the_config_s_is_told_as_503(run: Run) -> None:
-    """A table that somebody dropped is no defect of the client and no 500."""
+async def test_schema_that_differs_from_the_config_is_503(run: Run) -> None:
+    """A table that has been dropped is not the client's mistake, and not a 500."""
     service = await run({"parents": PARENT})
     await service.get("/parents/")
     await service.sql.execute("DROP TABLE parents")
@@ -201,8 +201,8 @@ async def test_schema_that_is_not_the_config_s_is_told_as_503(run: Run) -> None:
     assert problem["code"] == "schema_mismatch"
 
 
-async def test_right_that_the_service_lacks_is_told_as_503(run: Run) -> None:
-    """What the service's role may not do is no defect of the request, and says nothing of roles and tables."""
+async def test_right_that_the_service_lacks_is_503(run: Run) -> None:
+    """A missing right of the service's role is not the client's mistake; the response names no roles or tables."""
     service = await run({"parents": PARENT})
     await service.sql.execute(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
@@ -215,7 +215,7 @@ async def test_right_that_the_service_lacks_is_told_as_503(run: Run) -> None:
 
 
 async def test_column_that_changes_under_the_service_does_not_break_it(run: Run) -> None:
-    """Statements that were prepared before a compatible change of the schema go on."""
+    """Statements that were prepared before a compatible change of the schema continue to work."""
     service = await run({"parents": PARENT})
     row = await service.post("/parents/", {"name": "a"})
     await service.rows("/parents/")
@@ -239,7 +239,7 @@ async def test_request_that_is_given_up_leaves_its_connection_usable(run: Run) -
 
 
 async def test_values_that_do_not_fit_are_refused_by_the_store_too(run: Run) -> None:
-    """What a handler supplies is checked by the database, and told as a 400."""
+    """Values from a handler are checked by the database; one that does not fit is a 400."""
     service = await run({"parents": PARENT, "children": CHILD})
     store, shown = service.service.store, projection_of(service.queries.resources["children"])
     parent = uuid.UUID((await service.post("/parents/", {"name": "p"}))["id"])
@@ -257,8 +257,8 @@ WORDS = [
 
 
 @pytest.mark.parametrize("word", ["t", "new", "item", "given", "user", "scope"])
-async def test_word_of_sql_is_a_name_like_any_other(run: Run, word: str) -> None:
-    """Whatever fields, relations and tables are called, statements and triggers mean nothing else by it."""
+async def test_sql_keyword_is_a_name_like_any_other(run: Run, word: str) -> None:
+    """Fields, relations and tables may have the name of any SQL keyword; statements and triggers work."""
     fields: dict[str, Any] = {name: {"type": "integer", "null": True} for name in WORDS if name != word}
     fields["dates"] = {"type": "array", "of": "datetime", "default": ["2026-01-01T00:00:00+00:00"]}
     fields[word] = {"type": "foreign_key", "to": word, "null": True, "related_name": "later"}

@@ -1,4 +1,4 @@
-"""The two makers of JSON, PostgreSQL and the serializer, give the same document for every value of every type."""
+"""PostgreSQL and the serializer make the same JSON document for every value of every type."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ ROWS = st.fixed_dictionaries(
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def table(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """One resource of every type and of an array of every type, without the rules that a body must obey."""
+    """One resource with a field of every type and an array of every type, without the rules for bodies."""
     async with running(databases, tmp_path_factory.mktemp("table"), {"things": {"fields": FIELDS}}) as service:
         rules = "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = 'things'::regclass"
         for (name,) in await service.sql.fetch(rules):
@@ -83,8 +83,8 @@ async def table(databases: Databases, tmp_path_factory: pytest.TempPathFactory) 
         yield service
 
 
-async def test_both_makers_of_json_give_the_same_document(table: Service) -> None:
-    """What PostgreSQL makes of a row is what ``FieldType.dump`` makes of the row's Python values, and loads as them."""
+async def test_postgresql_and_serializer_make_the_same_json(table: Service) -> None:
+    """PostgreSQL's JSON of a row equals ``FieldType.dump`` of its Python values, and loads as these values."""
     queries, database = table.queries, table.database
     resource = queries.resources["things"]
     columns = tuple(resource.columns)

@@ -1,4 +1,4 @@
-"""Filters, search and ordering: what the query string asks for is what the list has."""
+"""Filters, search and ordering: a list has the rows that its query string describes."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ PARSE: dict[str, Callable[[Any], Any]] = {
     "amounts": lambda value: [Decimal(item) for item in value],
 }
 ORACLE: dict[str, Callable[[Any, Any], bool]] = {
-    "exact": lambda value, given: value == given,
-    "ne": lambda value, given: value != given,
-    "gt": lambda value, given: value > given,
-    "gte": lambda value, given: value >= given,
-    "lt": lambda value, given: value < given,
-    "lte": lambda value, given: value <= given,
-    "in": lambda value, given: value in given,
-    "range": lambda value, given: given[0] <= value <= given[1],
-    "startswith": lambda value, given: value.startswith(given),
-    "istartswith": lambda value, given: value.lower().startswith(given.lower()),
-    "endswith": lambda value, given: value.endswith(given),
-    "iendswith": lambda value, given: value.lower().endswith(given.lower()),
-    "icontains": lambda value, given: given.lower() in value.lower(),
-    "iexact": lambda value, given: value.lower() == given.lower(),
+    "exact": lambda value, argument: value == argument,
+    "ne": lambda value, argument: value != argument,
+    "gt": lambda value, argument: value > argument,
+    "gte": lambda value, argument: value >= argument,
+    "lt": lambda value, argument: value < argument,
+    "lte": lambda value, argument: value <= argument,
+    "in": lambda value, argument: value in argument,
+    "range": lambda value, argument: argument[0] <= value <= argument[1],
+    "startswith": lambda value, argument: value.startswith(argument),
+    "istartswith": lambda value, argument: value.lower().startswith(argument.lower()),
+    "endswith": lambda value, argument: value.endswith(argument),
+    "iendswith": lambda value, argument: value.lower().endswith(argument.lower()),
+    "icontains": lambda value, argument: argument.lower() in value.lower(),
+    "iexact": lambda value, argument: value.lower() == argument.lower(),
 }
 
 
 def text_of(value: Any) -> str:
-    """A JSON value as a parameter has it."""
+    """A JSON value in the form of a query parameter."""
     match value:
         case bool():
             return str(value).lower()
@@ -74,8 +74,8 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
-def contains(value: Any, given: Any) -> bool:
-    return all(item in value for item in given) if isinstance(value, list) else given in value
+def contains(value: Any, argument: Any) -> bool:
+    return all(item in value for item in argument) if isinstance(value, list) else argument in value
 
 
 async def fill(library: Service) -> dict[str, dict[str, Any]]:
@@ -90,7 +90,7 @@ async def fill(library: Service) -> dict[str, dict[str, Any]]:
 
 
 def cases(name: str, lookup: str) -> list[tuple[str, Any]]:
-    """Parameters for a lookup: as text, and the value that they mean."""
+    """Parameters for a lookup: the text and its value."""
     values = VALUES[name]
     match lookup:
         case "isnull":
@@ -120,18 +120,18 @@ async def test_every_lookup_on_every_type_finds_what_python_finds(library: Servi
         for lookup in lookups:
             if lookup in ("regex", "iregex", "search", "contains"):
                 continue  # below
-            for text, given in cases(name, lookup):
+            for text, argument in cases(name, lookup):
                 parameter = name if lookup == "exact" else f"{name}__{lookup}"
                 found = {row["id"] for row in await library.rows("/kinds/", **{parameter: text, "page_size": "1000"})}
                 expected = set()
                 for key, row in rows.items():
                     value = row[name]
                     if lookup == "isnull":
-                        holds = (value is None) == given
+                        holds = (value is None) == argument
                     elif value is None:
                         holds = lookup == "ne"
                     else:
-                        meant = [load(v) for v in given] if lookup in ("in", "range") else load(given)
+                        meant = [load(v) for v in argument] if lookup in ("in", "range") else load(argument)
                         holds = ORACLE[lookup](load(value), meant)
                     if holds:
                         expected.add(key)
@@ -169,7 +169,7 @@ MEANINGS: list[tuple[str, str, list[Any]]] = [
 
 
 async def test_lookup_means_what_it_says(library: Service) -> None:
-    """Patterns are literal but in ``regex``; lists, moments and numbers are understood however they are written."""
+    """Patterns are literal except in ``regex``; lists, moments and numbers are accepted in each of their forms."""
     await fill(library)
     for parameter, text, values in MEANINGS:
         name = parameter.partition("__")[0]
@@ -202,14 +202,14 @@ WRONG = {
 
 
 async def test_value_that_does_not_parse_is_refused_by_name(library: Service) -> None:
-    """A value that cannot be one of the field's is a 400 that names the parameter."""
+    """A value that the field cannot have is a 400 that names the parameter."""
     for parameter, text in [(name, text) for name, texts in WRONG.items() for text in texts]:
         problem = await library.get("/kinds/", 400, **{parameter: text})
         assert problem["detail"].startswith(parameter), problem
 
 
 async def test_choices_are_named(library: Service) -> None:
-    """A filter by what the field cannot be is a 400 with the choices, in a list too; a choice may have a comma."""
+    """A filter by a value outside the choices is a 400 that lists them, in a list too; a choice may contain a comma."""
     for parameter, text in (
         ("state", "lost"),
         ("state__ne", "lost"),
@@ -249,7 +249,7 @@ UNKNOWN = [
 ]
 
 
-async def test_parameter_that_is_unknown_or_given_twice_is_refused(library: Service) -> None:
+async def test_parameter_that_is_unknown_or_repeated_is_refused(library: Service) -> None:
     """No parameter is ever ignored."""
     for query, word in UNKNOWN:
         _, problem = await library.ask("GET", f"/books/?{query}", status=400)
@@ -257,7 +257,7 @@ async def test_parameter_that_is_unknown_or_given_twice_is_refused(library: Serv
 
 
 async def test_strict_query_off_ignores_unknown_parameters_only(library: Service) -> None:
-    """With ``strict_query: false`` an unknown parameter is let pass; a known one is still checked."""
+    """With ``strict_query: false`` unknown parameters are ignored; all others are still checked."""
     await library.post("/loose/", {"name": "a"})
     assert len(await library.rows("/loose/", utm_source="x", nmae="y")) == 1
     assert len(await library.rows("/loose/", name="b", utm_source="x")) == 0
@@ -268,7 +268,7 @@ async def test_strict_query_off_ignores_unknown_parameters_only(library: Service
 
 
 async def shelf(library: Service) -> dict[str, str]:
-    """A few books with everything that they can relate to; titles by id."""
+    """A few books with rows of every relation; titles by id."""
     for code, name in (("fr", "France"), ("jp", "Japan, far")):
         await library.post("/countries/", {"code": code, "name": name})
     authors = {}
@@ -298,11 +298,11 @@ async def shelf(library: Service) -> dict[str, str]:
 
 
 async def test_filters_cross_relations(library: Service) -> None:
-    """A path may go over foreign keys, links and what points here; a row is found once, however many lead to it."""
-    known = await shelf(library)
+    """A path may follow foreign keys, links and reverse relations; a row is found once, even if several rows match."""
+    shelved = await shelf(library)
     for params, titles in (
-        ({"author": known["Anna"]}, "a1 a2"),
-        ({"author__in": known["Anna"]}, "a1 a2"),
+        ({"author": shelved["Anna"]}, "a1 a2"),
+        ({"author__in": shelved["Anna"]}, "a1 a2"),
         ({"author__name": "Bo"}, "b1"),
         ({"author__name__icontains": "N"}, "a1 a2"),
         ({"author__country": "jp"}, "b1"),
@@ -315,8 +315,8 @@ async def test_filters_cross_relations(library: Service) -> None:
         ({"editor__name": "Anna"}, "b1"),
         ({"editor__name__ne": "Anna"}, "a1 a2 c1"),
         ({"editor__name__isnull": "true"}, "a2"),
-        ({"tags": known["red"]}, "a1 c1"),
-        ({"tags__in": f"{known['red']},{known['blue']}"}, "a1 a2 c1"),
+        ({"tags": shelved["red"]}, "a1 c1"),
+        ({"tags__in": f"{shelved['red']},{shelved['blue']}"}, "a1 a2 c1"),
         ({"tags__isnull": "true"}, "b1"),
         ({"tags__isnull": "false"}, "a1 a2 c1"),
         ({"tags__name": "blue"}, "a2 c1"),
@@ -335,8 +335,8 @@ async def test_filters_cross_relations(library: Service) -> None:
     assert {row["name"] for row in await library.rows("/authors/", mentor__name__ne="Anna")} == {"Anna", "Cy"}
 
 
-async def test_search_wants_all_words_in_any_fields(library: Service) -> None:
-    """Words may be anywhere, phrases stand as they are, case and field do not matter, ``% _ \\`` are literal."""
+async def test_search_matches_all_words_in_any_field(library: Service) -> None:
+    """Words may be anywhere, phrases match as a whole, case and field do not matter, ``% _ \\`` are literal."""
     author = (await library.post("/authors/", {"name": "Zoe Quill"}))["id"]
     for title, summary in (("Red house", "on a hill"), ("Blue House", "100% _sure_ a\\b"), ("hill red", "x")):
         await library.post("/books/", {"title": title, "summary": summary, "author_id": author})
@@ -366,7 +366,7 @@ async def test_search_wants_all_words_in_any_fields(library: Service) -> None:
 
 
 async def test_search_prefixes(library: Service) -> None:
-    """``^`` is a beginning, ``=`` the whole, ``$`` a regular expression, ``@`` full text; without one it is a part."""
+    """``^`` matches the beginning, ``=`` the whole, ``$`` a regular expression, ``@`` full text; no prefix matches a part."""
     for name, value in (
         ("plain", "xkey1y"),
         ("start", "Key1x"),
@@ -390,7 +390,7 @@ async def test_search_prefixes(library: Service) -> None:
 
 
 async def test_ordering_follows_every_step(library: Service) -> None:
-    """Rows come in the order asked for, over relations too; null is the largest; without one it is the default."""
+    """Rows are in the requested order, over relations too, or in the default order; null is the largest value."""
     await shelf(library)
     for ordering, titles in (
         ("title", "a1 a2 b1 c1"),
@@ -409,8 +409,8 @@ async def test_ordering_follows_every_step(library: Service) -> None:
     assert [row["title"] for row in await library.rows("/books/")] == ["a1", "a2", "b1", "c1"]
 
 
-async def test_ordering_by_what_is_not_allowed_is_refused(library: Service) -> None:
-    """Only ``ordering_fields`` may be asked for; the answer names them or the nearest."""
+async def test_ordering_by_another_field_is_refused(library: Service) -> None:
+    """Only ``ordering_fields`` are allowed; the response names them or the nearest."""
     for ordering in ("id", "--title", "-", ",", "title,", "title;year", "author", "code", "titel", "?"):
         problem = await library.get("/books/", 400, ordering=ordering)
         assert problem["detail"].startswith("ordering"), ordering
@@ -418,7 +418,7 @@ async def test_ordering_by_what_is_not_allowed_is_refused(library: Service) -> N
 
 
 async def test_every_type_can_be_ordered_by(library: Service) -> None:
-    """Each type has its order, upwards and downwards, with null at the end that is the largest."""
+    """Each type can be sorted in both directions; null is the largest value."""
     rows = await fill(library)
     for name, values in VALUES.items():
         if name in ("json", "words", "string", "text"):

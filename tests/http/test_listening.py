@@ -1,4 +1,4 @@
-"""What aiohttp would answer by itself, on connections as ``serve`` has them."""
+"""Responses that aiohttp would send by itself, on connections of ``serve``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def port() -> AsyncIterator[int]:
 
 
 async def _ask(port: int, request: bytes) -> tuple[bytes, bytes]:
-    """The head and the body of what is answered until the connection is closed."""
+    """The head and the body of the response, read until the connection is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     async with asyncio.timeout(10):
@@ -50,19 +50,19 @@ async def _ask(port: int, request: bytes) -> tuple[bytes, bytes]:
     ],
     ids=["method", "target", "header", "tls", "long address", "long header"],
 )
-async def test_what_is_no_request_gets_a_problem_document(port: int, request_: bytes) -> None:
-    """With all its members, the id in the header as well, and nothing of the server's."""
+async def test_malformed_request_gets_a_problem_document(port: int, request_: bytes) -> None:
+    """With all members, the request id also as a header, and no details of the server."""
     head, body = await _ask(port, request_)
     assert b" 400 " in head.split(b"\r\n")[0]
     assert b"Content-Type: application/problem+json" in head
     assert b"aiohttp" not in head
-    told = json.loads(body)
-    assert told.keys() == {"type", "title", "status", "detail", "code", "request_id"}
-    assert f"X-Request-ID: {told['request_id']}".encode() in head
+    problem = json.loads(body)
+    assert problem.keys() == {"type", "title", "status", "detail", "code", "request_id"}
+    assert f"X-Request-ID: {problem['request_id']}".encode() in head
 
 
-async def test_long_credentials_reach_those_who_judge_them(port: int) -> None:
-    """So that they are a 401 like all that are wrong, and not something else because of their length."""
+async def test_long_credentials_reach_authentication(port: int) -> None:
+    """So that they get a 401 like all invalid credentials, and no other error because of their length."""
     head, body = await _ask(
         port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: " + b"a" * 20_000 + b"\r\n\r\n"
     )

@@ -1,4 +1,4 @@
-"""What is told from memory: nothing that this process has changed, and of others' changes nothing that is old."""
+"""The cache: it never has a value older than this process's writes, and soon none older than others' writes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def until(claim: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def fill(client: Client, rows: int = 5) -> None:
-    """A group and rows, of which the feed has heard."""
+    """A group and rows, which the feed has delivered."""
     assert client.app is not None
     heard: list[Event] = []
     stop = client.app[SERVICE].feed.subscribe(lambda batch: heard.extend(batch.events), lambda _: None)
@@ -115,13 +115,13 @@ async def fill(client: Client, rows: int = 5) -> None:
 
 
 async def kept(client: Client, path: str) -> None:
-    """Read what is now kept, as soon as the feed has looked."""
+    """Read a path that is now cached, as soon as the feed is current."""
     await until(lambda: _fresh(cache_of(client)))
     await client.get(path)
 
 
-async def test_what_is_kept_is_read_once(serve: Serve) -> None:
-    """With ``cache: responses`` a second list and a second row cost no statement; ``no-cache`` reads them anew."""
+async def test_cached_responses_are_read_once(serve: Serve) -> None:
+    """With ``cache: responses`` a second list and a second row cost no statement; ``no-cache`` reads them again."""
     client = await serve(RESPONSES)
     await fill(client)
     for path in ("/items/", "/items/1/", "/items/?n=1&page_size=1", "/items/?group__name=a"):
@@ -137,8 +137,8 @@ async def test_what_is_kept_is_read_once(serve: Serve) -> None:
         assert database_of(client).statements == before + 1
 
 
-async def test_the_rows_of_a_page_are_read_beside_a_known_count(serve: Serve) -> None:
-    """By default the count alone is kept: the same answer, by one statement that does not count."""
+async def test_the_rows_of_a_page_are_read_without_a_cached_count(serve: Serve) -> None:
+    """By default only the count is cached: the response is the same, from one statement that does not count."""
     client = await serve(COUNTS)
     await fill(client)
     first = await read(client, "/items/")
@@ -151,14 +151,14 @@ async def test_the_rows_of_a_page_are_read_beside_a_known_count(serve: Serve) ->
         assert part["next"] is None if page == 3 else part["next"].endswith(f"page={page + 1}")
 
 
-async def test_a_count_that_many_want_is_made_once(serve: Serve, sql: asyncpg.Connection) -> None:
-    """Who comes while it is being counted waits for that; what has changed meanwhile is counted anew."""
+async def test_concurrent_requests_count_once(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A request during the count waits for its result; after a change in the meantime it counts again."""
     client = await serve(COUNTS)
     await fill(client)
     await kept(client, "/groups/")
 
     async def blocked() -> int:
-        """How many statements wait for the table."""
+        """The number of statements that wait for the table."""
         return int(await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
 
     async def has_begun() -> bool:
@@ -177,7 +177,7 @@ async def test_a_count_that_many_want_is_made_once(serve: Serve, sql: asyncpg.Co
 
 @pytest.mark.parametrize("resources", [COUNTS, RESPONSES], ids=["counts", "responses"])
 async def test_a_process_never_misses_its_own_write(serve: Serve, resources: dict[str, str]) -> None:
-    """The answer to a write comes after what was kept has fallen, by way of a cascade, too."""
+    """Cached values are invalidated before the response to a write is sent, those reached by a cascade too."""
     client = await serve(resources)
     await fill(client)
     for path in ("/items/", "/items/?group__name=a"):
@@ -196,8 +196,10 @@ async def test_a_process_never_misses_its_own_write(serve: Serve, resources: dic
     assert (await client.get("/items/1/")).status == 404
 
 
-async def test_what_others_write_is_seen_when_the_feed_brings_it(serve: Serve, sql: asyncpg.Connection) -> None:
-    """Plain SQL: an insert, an update of a kept row, a truncate. A rollback changes nothing."""
+async def test_other_writers_changes_invalidate_when_the_feed_delivers_them(
+    serve: Serve, sql: asyncpg.Connection
+) -> None:
+    """Plain SQL: an insert, an update of a cached row, a truncate. A rollback changes nothing."""
     client = await serve(RESPONSES)
     await fill(client)
     for path in ("/items/", "/items/1/"):
@@ -217,8 +219,8 @@ async def _is(client: Client, path: str, name: str, value: object) -> bool:
     return bool((await read(client, path)).get(name) == value)
 
 
-async def test_rows_that_fall_leave_others_kept(serve: Serve, sql: asyncpg.Connection) -> None:
-    """A change of one row that the feed brings does not touch what is kept of another."""
+async def test_invalidated_row_leaves_others_cached(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A change of one row that the feed delivers does not invalidate a cached response for another row."""
     client = await serve(RESPONSES)
     await fill(client)
     await kept(client, "/items/2/")
@@ -230,8 +232,8 @@ async def test_rows_that_fall_leave_others_kept(serve: Serve, sql: asyncpg.Conne
     assert database_of(client).statements == before
 
 
-async def test_nothing_is_told_from_memory_while_the_feed_is_cut_off(serve: Serve, sql: asyncpg.Connection) -> None:
-    """Without the feed every answer is read."""
+async def test_cache_is_not_used_while_the_feed_is_disconnected(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Without the feed every response is read from the database."""
     client = await serve(RESPONSES)
     await fill(client)
     await kept(client, "/items/")
@@ -246,8 +248,8 @@ async def _stale(client: Client) -> bool:
     return not cache_of(client).fresh
 
 
-async def test_a_scope_by_what_is_not_logged_is_never_kept(serve: Serve, sql: asyncpg.Connection) -> None:
-    """The change log has no ``write_only`` fields, so what depends on one is read each time."""
+async def test_a_scope_by_a_field_that_is_not_logged_is_never_cached(serve: Serve, sql: asyncpg.Connection) -> None:
+    """The change log has no ``write_only`` fields, so a response that depends on one is read each time."""
     resources = {"groups": GROUPS, "items": ITEMS + "  cache: responses\n  class: views:Items\n"}
     client = await serve(resources, modules={"views": SCOPED})
     await fill(client)
@@ -269,8 +271,8 @@ async def test_a_scope_by_what_is_not_logged_is_never_kept(serve: Serve, sql: as
         ("throttle_classes: [AnonRateThrottle]", 429),
     ],
 )
-async def test_who_asks_for_what_is_kept_is_asked_all_the_same(serve: Serve, options: str, status: int) -> None:
-    """Policies of a viewset's own have a say in each request, whatever is in memory."""
+async def test_policies_apply_to_cached_responses(serve: Serve, options: str, status: int) -> None:
+    """A viewset's own policies are applied to each request, also if the response is cached."""
     throttles = "throttle: {rates: {anon: 20/hour}}\n"
     items = ITEMS + f"  cache: responses\n  {options}\n"
     if options.startswith("permission"):
@@ -285,8 +287,8 @@ async def test_who_asks_for_what_is_kept_is_asked_all_the_same(serve: Serve, opt
     assert status == 429 or set(statuses) == {status}
 
 
-async def test_what_is_kept_is_told_in_the_forms_there_are(serve: Serve) -> None:
-    """An answer in memory is JSON, a HEAD has none of it, and its links are of the host that was asked."""
+async def test_cached_response_has_every_form(serve: Serve) -> None:
+    """A cached response is JSON, a HEAD has no body, and links have the host of the request."""
     client = await serve(RESPONSES)
     await fill(client)
     await kept(client, "/items/")
@@ -298,8 +300,8 @@ async def test_what_is_kept_is_told_in_the_forms_there_are(serve: Serve) -> None
             assert (await read(client, "/items/", Host=host))["next"].startswith(f"http://{host}/items/")
 
 
-async def test_memory_is_bounded(serve: Serve) -> None:
-    """What was not asked for longest goes first, and what is too large for its share is not kept."""
+async def test_cache_is_bounded(serve: Serve) -> None:
+    """The entry that was not used for longest is dropped first, and an entry that is too large is not cached."""
     client = await serve(RESPONSES)
     cache = Cache(cache_of(client)._feed, size=20_000)
     await until(lambda: _fresh(cache))
@@ -358,7 +360,7 @@ async def test_one_of_many_callers_loads(serve: Serve) -> None:
 
 
 async def test_a_value_that_changed_while_it_was_read_is_not_cached(serve: Serve) -> None:
-    """Neither is one without a key, or one of which it is not known what it depends on."""
+    """Neither is one without a key, or one whose dependencies are unknown."""
     client = await serve(RESPONSES)
     cache = cache_of(client)
     await until(lambda: _fresh(cache))
@@ -386,7 +388,7 @@ async def _fresh(cache: Cache) -> bool:
     return cache.fresh
 
 
-async def test_every_answer_was_true_a_moment_ago(serve: Serve, sql: asyncpg.Connection, database_url: str) -> None:
+async def test_every_response_was_true_a_moment_ago(serve: Serve, sql: asyncpg.Connection, database_url: str) -> None:
     """Readers and writers on two replicas and plain SQL, with rollbacks and a feed that is cut off and comes back.
 
     The oracle: every committed total with the time at which it was superseded. An answer must be a total that held at
@@ -397,9 +399,9 @@ async def test_every_answer_was_true_a_moment_ago(serve: Serve, sql: asyncpg.Con
     replicas = [await serve(RESPONSES), await serve(RESPONSES)]
     await fill(replicas[0], 3)
     promised = FEED_MAX_LAG_SECONDS + 0.5
-    history: list[tuple[float, int, int]] = []  # when it was known to hold at the latest, count, sum of the first row
+    history: list[tuple[float, int, int]] = []  # the latest time at which it held, count, sum of the first row
     wrong: list[str] = []
-    turn = asyncio.Lock()  # of writers, so that each total is known
+    turn = asyncio.Lock()  # writers take turns, so each total is recorded
     count, value = 3, 0
     ended = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""The service does what its OpenAPI document says, with data that the document allows and with data that it forbids."""
+"""The service conforms to its OpenAPI document, with data that the document allows and with data that it forbids."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ URLS = dedent("""
 
 
 async def test_viewsets_without_rows_are_in_the_document(run: Run) -> None:
-    """Their addresses have names, docstrings, parameters, bodies, answers and credentials, as those of rows have."""
+    """Their addresses have names, descriptions, parameters, bodies, responses and credentials, like those of resources."""
     service = await run(RESOURCES, modules={"viewsets": PYTHON, "urls": URLS})
     document = await service.get("/openapi.json")
     paths = document["paths"]
@@ -83,24 +83,24 @@ async def test_viewsets_without_rows_are_in_the_document(run: Run) -> None:
 
 
 async def test_expanded_row_is_described_as_it_is(run: Run) -> None:
-    """A row beside another has its columns, without the method fields that its own address adds."""
+    """A row in another row has its columns, without the method fields that its own address adds."""
     authors = {**RESOURCES["authors"], "viewset": {"class": "viewsets:AuthorViewSet"}}
     service = await run({**RESOURCES, "authors": authors}, modules={"viewsets": PYTHON})
     schemas = (await service.get("/openapi.json"))["components"]["schemas"]
     author = await service.post("/authors/", {"name": "Anna"})
     book = await service.post("/books/", {"title": "One", "author_id": author["id"]})
     shown = (await service.get(f"/books/{book['id']}/", expand="author"))["author"]
-    told = schemas["AuthorExpanded"]
-    assert set(shown) == set(told["required"]) <= set(told["properties"])
-    assert set(author) - set(shown) == {"initial"} == set(schemas["Author"]["required"]) - set(told["required"])
+    described = schemas["AuthorExpanded"]
+    assert set(shown) == set(described["required"]) <= set(described["properties"])
+    assert set(author) - set(shown) == {"initial"} == set(schemas["Author"]["required"]) - set(described["required"])
     assert schemas["BookPart"]["properties"]["author"]["anyOf"] == [{"$ref": "#/components/schemas/AuthorExpanded"}]
 
 
 EXAMPLES = {GenerationMode.POSITIVE: 6, GenerationMode.NEGATIVE: 4}  # of each operation
 
 
-async def test_service_does_what_its_document_says(serve: Serve) -> None:
-    """For every operation but the endless streams: no answer is a 5xx, and each is one that the document describes."""
+async def test_service_conforms_to_its_document(serve: Serve) -> None:
+    """For every operation except the endless streams: no response is a 5xx, and the document describes each."""
     client = await serve()
     url = str(client.make_url("/")).rstrip("/")
     for n in range(3):

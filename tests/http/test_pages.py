@@ -1,4 +1,4 @@
-"""Pagination: all pages together are the list, each row once, whichever way they are walked."""
+"""Pagination: all pages together are the list, each row once, in both directions."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def walk(pages: Service, url: str, direction: str = "next") -> list[list[s
             url = url.removeprefix(str(pages.client.make_url("/")).rstrip("/"))
             kept = dict(parse_qsl(urlsplit(here).query))
             for name in ("ordering", "fields", "page_size", "n__isnull"):
-                assert dict(parse_qsl(urlsplit(url).query)).get(name) == kept.get(name), "links keep what was asked for"
+                assert dict(parse_qsl(urlsplit(url).query)).get(name) == kept.get(name), "links keep the parameters"
             last = url
     else:
         found.append([last] if len(found) > 1 else [here])
@@ -208,8 +208,8 @@ async def test_sizes_are_clamped_or_refused(pages: Service) -> None:
             assert problem["detail"].startswith(name), size
 
 
-async def test_page_out_of_range_is_404_and_no_number_400(pages: Service) -> None:
-    """Pages before the first and behind the last do not exist; what is no number is a mistake."""
+async def test_page_out_of_range_is_404_and_not_a_number_400(pages: Service) -> None:
+    """Pages before the first and after the last do not exist; a value that is not a number is invalid."""
     for page in ("15", "0", "-1", "9" * 1000, "-" + "9" * 29, "922337203685477581", str(2**63)):
         await pages.get("/numbers/", 404, page=page)
         await pages.get("/numbers-none/", 404, page=page)
@@ -225,7 +225,7 @@ async def test_page_out_of_range_is_404_and_no_number_400(pages: Service) -> Non
 
 
 async def test_offsets_reach_from_zero_to_anywhere(pages: Service) -> None:
-    """An offset behind the end is an empty page; a negative one, too large a one and no number are a 400."""
+    """An offset after the end gives an empty page; one that is negative, too large or not a number is a 400."""
     for offset in ("137", "1000", "5000000", str(2**63 - 1)):
         page = await pages.get("/offsets/", offset=offset)
         assert page["results"] == []
@@ -268,7 +268,7 @@ async def test_cursor_not_issued_here_is_refused(pages: Service) -> None:
 
 
 async def test_cursor_is_stable_while_rows_come_and_go(pages: Service) -> None:
-    """Rows added or removed before a cursor's place shift nothing behind it."""
+    """Rows added or removed before a cursor's position do not shift the rows after it."""
     table = "cursors_none"
     first = await pages.get("/cursors-none/", ordering="word", page_size="20")
     gone = [uuid.UUID(row["id"]) for row in first["results"]]
@@ -300,7 +300,7 @@ async def test_without_pagination_a_list_is_a_capped_array(pages: Service) -> No
 
 
 async def test_deep_pages_are_the_same_list(pages: Service) -> None:
-    """Behind the thousandth row, where keys are looked up first, pages go on as they began."""
+    """After the thousandth row, where keys are looked up first, pages continue in the same order."""
     add = "INSERT INTO {} (n, word, box_id) SELECT 9, (g / 7)::text, $1 FROM generate_series(1, 1100) g"
     for table in ("numbers", "offsets"):
         await pages.sql.execute(add.format(table), uuid.UUID(int=2))
@@ -323,7 +323,7 @@ async def test_deep_pages_are_the_same_list(pages: Service) -> None:
 
 
 async def test_links_name_the_address_that_the_client_used(pages: Service) -> None:
-    """``next`` has the host, the path and every parameter of the request, encoded as they must be."""
+    """``next`` has the host, the path and every parameter of the request, correctly encoded."""
     response, page = await pages.ask(
         "GET",
         "/numbers",

@@ -1,4 +1,4 @@
-"""What Python of a viewset sees and shows: the same rows as where PostgreSQL alone makes the answer."""
+"""Viewsets with Python code show the same rows as those whose JSON PostgreSQL makes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ URLS = dedent("""
 
 
 async def test_python_shows_what_it_cannot_hold_as_postgresql_does(run: Run) -> None:
-    """A value without its like in Python is the nearest in an attribute, and in an answer what PostgreSQL says."""
+    """A value that Python does not have is the nearest one as an attribute, and unchanged in a response."""
     service = await run({"kinds": {"fields": KINDS}}, modules={"viewsets": VIEWSETS, "urls": URLS})
     sought = {}
     for column, values in FOREIGN.items():
@@ -109,7 +109,7 @@ async def test_python_shows_what_it_cannot_hold_as_postgresql_does(run: Run) -> 
 
 
 async def test_json_of_any_depth_is_shown(run: Run) -> None:
-    """JSON that is nested deeper than Python follows comes as the bytes that it is."""
+    """JSON that is nested too deep for Python is sent unchanged, as bytes."""
     service = await run({"kinds": {"fields": KINDS}}, modules={"viewsets": VIEWSETS, "urls": URLS})
     deep = "[" * 3000 + "]" * 3000
     key = await service.sql.fetchval("INSERT INTO kinds (json) VALUES ($1) RETURNING id", deep)
@@ -180,7 +180,7 @@ READING = {
 
 
 async def test_relations_of_the_options_are_there_for_python(run: Run) -> None:
-    """Method fields and permissions read them, whatever is shown, and a list of any length takes one statement."""
+    """Method fields and permissions can read them, shown or not, and a list of any length takes one statement."""
     service = await run(READING, modules={"viewsets": READERS})
     await service.post("/countries/", {"code": "fr", "name": "France"})
     author = await service.post("/authors/", {"name": "Anna", "country_id": "fr"})
@@ -223,7 +223,7 @@ async def test_context_is_that_of_the_request(run: Run) -> None:
     assert (one["caller"], rows["results"][0]["caller"]) == ("ann", "bob")
 
 
-async def test_result_that_has_no_room_is_told_of_its_field(run: Run) -> None:
+async def test_computed_value_that_does_not_fit_names_its_field(run: Run) -> None:
     """Arithmetic in the database whose result its column cannot hold is a 400 that names the column."""
     service = await run(READING, modules={"viewsets": READERS})
     key = await service.sql.fetchval("INSERT INTO kinds (decimal) VALUES (999999) RETURNING id")
@@ -231,8 +231,8 @@ async def test_result_that_has_no_room_is_told_of_its_field(run: Run) -> None:
     assert problem["errors"] == {"decimal": ["The result does not fit."]}
 
 
-async def test_names_of_fields_that_are_not_there_are_invalid_parameters(run: Run) -> None:
-    """``?fields=`` and ``?expand=`` fail alike, with the code of every other bad parameter."""
+async def test_names_of_missing_fields_are_invalid_parameters(run: Run) -> None:
+    """``?fields=`` and ``?expand=`` fail in the same way, with the code of every other bad parameter."""
     service = await run(READING, modules={"viewsets": READERS})
     for path in ("/authors/?fields=zzz", "/authors/?expand=zzz", "/books/?fields=zzz", "/books/stream/?fields=zzz"):
         _, problem = await service.ask("GET", path, status=400)
@@ -240,7 +240,7 @@ async def test_names_of_fields_that_are_not_there_are_invalid_parameters(run: Ru
 
 
 async def test_field_that_a_serializer_only_loads_is_not_shown(run: Run) -> None:
-    """``load_only`` in ``Meta.extra`` keeps a column from every answer, as ``write_only`` in YAML does."""
+    """``load_only`` in ``Meta.extra`` keeps a column out of every response, as ``write_only`` in YAML does."""
     text = """
     from rowcast import ModelViewSet, Serializer, model
 
@@ -268,7 +268,7 @@ async def test_field_that_a_serializer_only_loads_is_not_shown(run: Run) -> None
 
 
 async def test_field_with_the_name_of_a_method_is_shown(run: Run) -> None:
-    """Columns called as what rows can do are columns to serializers with Python, and rows still can."""
+    """A column may have the name of a method of rows: serializers show the column, and the method still works."""
     names = ("save", "delete", "refresh")
     text = """
     from marshmallow import fields

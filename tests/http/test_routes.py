@@ -1,4 +1,4 @@
-"""Addresses and methods: what is where, what each answers, and what may be asked of the answer."""
+"""Addresses and methods: routes, their responses, and the parameters that shape a response."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def a_book(library: Service) -> dict[str, Any]:
 
 
 async def test_root_lists_every_resource_with_its_address(library: Service) -> None:
-    """``GET /`` is the way in: each resource by name, with an absolute URL that answers."""
+    """``GET /`` lists each resource by name, with an absolute URL that works."""
     root = await library.get("/")
     assert root.keys() == RESOURCES.keys()
     for url in root.values():
@@ -113,7 +113,7 @@ async def test_options_describes_the_fields_of_each_writing_action(library: Serv
     book = await a_book(library)
     _, document = await library.ask("OPTIONS", "/books/", status=200)
     assert document["name"]
-    assert document["description"] == "", "the service has nothing to say of books"
+    assert document["description"] == "", "books have no description"
     assert document["actions"].keys() == {"POST"}
     fields = document["actions"]["POST"]
     assert fields.keys() == {
@@ -150,7 +150,7 @@ async def test_options_describes_the_fields_of_each_writing_action(library: Serv
 
 
 async def test_fields_and_expand_shape_the_answer(library: Service) -> None:
-    """``fields`` picks, ``expand`` adds related rows, however deep, in lists and in single rows, in declared order."""
+    """``fields`` selects, ``expand`` adds related rows at any depth, in lists and single rows, in declared order."""
     book = await a_book(library)
     path = f"/books/{book['id']}/"
     assert list(await library.get(path, fields="year,id, title")) == ["id", "title", "year"]
@@ -183,8 +183,8 @@ async def test_fields_and_expand_shape_the_answer(library: Service) -> None:
     assert ([each["id"] for each in tag["books"]], tag["shelves"]) == ([book["id"]], [])
 
 
-async def test_fields_and_expand_refuse_what_is_not_there(library: Service) -> None:
-    """An unknown or hidden name is a 400 that names the parameter and the nearest; so is an expansion without end."""
+async def test_fields_and_expand_refuse_unknown_names(library: Service) -> None:
+    """An unknown or hidden name is a 400 that names the parameter and the nearest; so is an endless expansion."""
     book = await a_book(library)
     deep = "__".join(["author", "books"] * 400)
     many = ",".join("__".join(("author", *path)) for path in itertools.product(("mentor", "pupils"), repeat=6))
@@ -216,7 +216,7 @@ async def test_fields_and_expand_refuse_what_is_not_there(library: Service) -> N
 
 
 async def test_accept_that_leaves_json_out_is_406(library: Service) -> None:
-    """Any header that JSON satisfies is fine; one that it does not is a 406, and every error is a problem document."""
+    """A header that allows JSON is accepted; any other is a 406, and every error is a problem document."""
     for accept in (
         "",
         "*/*",
@@ -260,23 +260,23 @@ async def test_request_id_is_the_client_s_or_made(library: Service) -> None:
     assert len(seen) == 6
 
 
-async def test_every_read_tells_where_a_stream_goes_on(library: Service) -> None:
+async def test_every_read_has_a_stream_position(library: Service) -> None:
     """List and retrieve carry ``X-Stream-Position``, errors do not."""
     book = await a_book(library)
-    for path, told in (
+    for path, expected in (
         ("/books/", True),
         (f"/books/{book['id']}/", True),
         ("/books/?nope=1", False),
         ("/books/x/", False),
     ):
         response, _ = await library.ask("GET", path)
-        assert ("X-Stream-Position" in response.headers) == told, path
+        assert ("X-Stream-Position" in response.headers) == expected, path
     response, _ = await library.ask("GET", "/books/stream/?last_event_id=x&nope=1", status=400)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def closed(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """Resources with some of their actions, behind the default permissions."""
+    """Resources with some of their actions, under the default permissions."""
     fields: dict[str, Any] = {"name": {"type": "string", "max_length": 9}}
     resources: dict[str, Any] = {
         "few": {"fields": fields, "viewset": {"allowed_actions": ["list", "create"]}},
@@ -291,7 +291,7 @@ async def closed(databases: Databases, tmp_path_factory: pytest.TempPathFactory)
 
 
 async def test_actions_that_are_left_out_have_no_method(closed: Service) -> None:
-    """``allowed_actions`` and ``excluded_actions`` decide what a resource answers."""
+    """``allowed_actions`` and ``excluded_actions`` decide which methods a resource has."""
     await closed.post("/few/", {"name": "a"})
     assert len(await closed.rows("/few/")) == 1
     key = (await closed.rows("/few/"))[0]["id"]

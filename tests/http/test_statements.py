@@ -1,4 +1,4 @@
-"""What a request costs the database: statements, and shapes that are compiled once."""
+"""The cost of a request in the database: the number of statements, and shapes that are compiled once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_request_is_one_statement(library: Service) -> None:
 
 
 async def test_shape_is_compiled_once(library: Service) -> None:
-    """A request of a known shape, whatever its values, compiles nothing."""
+    """A request of a shape that has occurred before compiles nothing, for any values."""
     author = await library.post("/authors/", {"name": "Anna"})
     tags = [(await library.post("/tags/", {"name": name}))["id"] for name in ("red", "blue")]
     books = [
@@ -62,8 +62,8 @@ async def test_shape_is_compiled_once(library: Service) -> None:
     assert library.queries.compilations == compiled
 
 
-async def test_refused_request_asks_the_database_nothing(library: Service) -> None:
-    """What is wrong in itself is told without a statement."""
+async def test_refused_request_costs_no_statement(library: Service) -> None:
+    """An invalid request is refused without a statement."""
     before = library.database.statements
     for path in ("/books/?nope=1", "/books/?year=x", "/books/?page_size=0", "/books/?ordering=x", "/authors/x/"):
         await library.ask("GET", path)

@@ -1,4 +1,4 @@
-"""Bodies: what each type of field takes, what it gives back, and what it refuses."""
+"""Bodies: the values that each type of field accepts, returns and refuses."""
 
 from __future__ import annotations
 
@@ -177,8 +177,8 @@ BAD: dict[str, list[Any]] = {
 }
 
 
-async def test_every_type_shows_what_it_was_given(library: Service) -> None:
-    """A value of a field, extreme ones too, comes back in its one form from POST, GET, PUT, PATCH and the list."""
+async def test_every_type_returns_the_value_it_was_sent(library: Service) -> None:
+    """A value, extreme ones too, is returned in its one form by POST, GET, PUT, PATCH and the list."""
     for name, pairs in GOOD.items():
         for given, shown in pairs:
             row = await library.post("/kinds/", {name: given})
@@ -200,7 +200,7 @@ async def test_every_type_shows_what_it_was_given(library: Service) -> None:
         assert cleared == {**row, name: None}
 
 
-async def test_every_type_refuses_what_it_cannot_be(library: Service) -> None:
+async def test_every_type_refuses_invalid_values(library: Service) -> None:
     """A value that breaks a rule is a 400 that names the field, on create and on update, and nothing is written."""
     row = await library.post("/kinds/", {})
     for name, values in BAD.items():
@@ -216,8 +216,8 @@ async def test_every_type_refuses_what_it_cannot_be(library: Service) -> None:
     assert await library.rows("/kinds/") == [row]
 
 
-async def test_all_wrong_fields_are_told_at_once(library: Service) -> None:
-    """One answer has the messages of every field, unknown ones included."""
+async def test_all_invalid_fields_are_reported_at_once(library: Service) -> None:
+    """One response has the messages of every field, unknown ones included."""
     body = {name: values[-1] for name, values in BAD.items()} | {"strnig": 1, "zzz": 2}
     problem = await library.post("/kinds/", body, 400)
     assert problem["errors"].keys() == body.keys()
@@ -225,7 +225,7 @@ async def test_all_wrong_fields_are_told_at_once(library: Service) -> None:
 
 
 async def test_more_than_64_bits_in_json_are_the_nearest_double(library: Service) -> None:
-    """A number in a ``json`` field that fits neither 64 bits nor a double keeps what a double can say (RFC 8259, 6)."""
+    """A number in a ``json`` field that fits neither 64 bits nor a double becomes the nearest double (RFC 8259, 6)."""
     _response, row = await library.ask(
         "POST",
         "/kinds/",
@@ -288,7 +288,7 @@ BEYOND: dict[str, list[Any]] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def limits(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """A resource of required fields, each with a limit of its own, and one whose limits only the database keeps."""
+    """A resource of required fields, each with its own limit, and one whose limits only the database enforces."""
     resources = {
         "limits": {"fields": LIMITS},
         "defaults": {
@@ -312,7 +312,7 @@ async def limits(databases: Databases, tmp_path_factory: pytest.TempPathFactory)
 
 
 async def test_limits_hold_at_their_boundary(limits: Service) -> None:
-    """What is on a limit is valid, what is beyond it a 400 on its field; a whole wrong body names them all."""
+    """A value on a limit is valid, one beyond it a 400 on its field; an invalid body gets all messages at once."""
     whole = {name: values[0] for name, values in WITHIN.items()}
     assert (await limits.post("/limits/", whole)).items() >= whole.items()
     for name, values in WITHIN.items():
@@ -340,13 +340,13 @@ async def test_required_fields_are_named_when_they_are_missing(limits: Service) 
     assert problem["errors"] == {name: ["May not be null."] for name in LIMITS}
 
 
-async def test_database_keeps_the_same_limits(limits: Service) -> None:
-    """Direct SQL cannot store what a body may not hold."""
+async def test_database_enforces_the_same_limits(limits: Service) -> None:
+    """Direct SQL cannot store values that a body may not contain."""
     await limits.post("/limits/", {name: values[0] for name, values in WITHIN.items()})
     for name, values in BEYOND.items():
         for value in values:
             if value in ("1", 1.0, True) or value is None:
-                continue  # another type in JSON is no other value in SQL
+                continue  # another type in JSON is the same value in SQL
             with pytest.raises(asyncpg.PostgresError):
                 await limits.sql.execute(
                     f"UPDATE limits SET {name} = (jsonb_populate_record(NULL::limits, $1::text::jsonb)).{name}",
@@ -354,8 +354,8 @@ async def test_database_keeps_the_same_limits(limits: Service) -> None:
                 )
 
 
-async def test_defaults_fill_what_a_body_leaves_out(limits: Service) -> None:
-    """A field with a default has it when a body, or direct SQL, does not name it; null is not left out."""
+async def test_defaults_fill_missing_fields(limits: Service) -> None:
+    """A field that a body or direct SQL leaves out gets its default; null is not the same as left out."""
     defaults = {
         "name": "it's: \\%",
         "size": "1.5",
@@ -379,8 +379,8 @@ async def test_defaults_fill_what_a_body_leaves_out(limits: Service) -> None:
     assert again == changed, "PUT leaves optional fields as they are"
 
 
-async def test_rule_that_only_the_database_knows_is_a_400(limits: Service) -> None:
-    """A check constraint or a trigger that somebody added by SQL refuses with 400, and tells nothing of itself."""
+async def test_rule_of_the_database_alone_is_a_400(limits: Service) -> None:
+    """A violation of a check constraint or trigger that was added by SQL is a 400 without any details of it."""
     await limits.sql.execute("ALTER TABLE guarded ADD CONSTRAINT ck_secret CHECK (a < 10)")
     problem = await limits.post("/guarded/", {"a": 10}, 400)
     assert "secret" not in json.dumps(problem)
@@ -396,7 +396,7 @@ async def test_rule_that_only_the_database_knows_is_a_400(limits: Service) -> No
 
 
 async def test_body_must_be_one_json_object_of_bounded_size(limits: Service) -> None:
-    """Anything else is told apart: 400 for what is no JSON object, 413 for too much, 415 for another media type."""
+    """Each other case has its status: 400 for anything but a JSON object, 413 for too many bytes, 415 for the media type."""
     json_type = {"Content-Type": "application/json"}
     path = f"/guarded/{(await limits.post('/guarded/', {'a': 1}))['id']}/"
     for data in (

@@ -1,4 +1,4 @@
-"""Entity tags: what a client has is not sent again, and no change is lost to another (RFC 9110, 13.1)."""
+"""Entity tags: a representation that the client has is not sent again, and no update is lost (RFC 9110, 13.1)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.tables(RESOURCES)
 
 
 async def test_a_row_that_the_client_has_is_not_sent_again(serve: Serve) -> None:
-    """``If-None-Match`` with the row's tag is a 304 without a body, until somebody changes the row."""
+    """``If-None-Match`` with the row's tag is a 304 without a body, until the row changes."""
     client = await serve(RESOURCES)
     created = await client.post("/notes/", json={"text": "one"})
     assert created.status == 201
@@ -84,7 +84,7 @@ async def test_a_page_that_the_client_has_is_not_sent_again(serve: Serve) -> Non
 
 
 async def test_a_change_to_a_row_that_others_have_changed_is_refused(serve: Serve) -> None:
-    """``If-Match`` with an old tag is a 412 and changes nothing; with the newest, of whatever was shown, it goes on."""
+    """``If-Match`` with an old tag is a 412 and changes nothing; with the current one, of any representation, it succeeds."""
     client = await serve(RESOURCES)
     old = (await client.post("/notes/", json={"text": "one"})).headers["ETag"]
     new = (await client.patch("/notes/1/", json={"stars": 1}, headers={"If-Match": old})).headers["ETag"]
@@ -110,7 +110,7 @@ async def test_a_change_to_a_row_that_others_have_changed_is_refused(serve: Serv
 
 
 async def test_of_racing_changes_to_one_version_one_wins(serve: Serve) -> None:
-    """Twelve clients that know the same version: one changes it, and the others are told."""
+    """Twelve clients with the same version: one changes the row, and the others get a 412."""
     client = await serve(RESOURCES)
     tag = (await client.post("/notes/", json={"text": "one"})).headers["ETag"]
     answers = await asyncio.gather(
@@ -120,7 +120,7 @@ async def test_of_racing_changes_to_one_version_one_wins(serve: Serve) -> None:
 
 
 async def test_links_are_part_of_a_version(serve: Serve) -> None:
-    """A client that does not know of a new or a removed link does not overwrite it."""
+    """A client that has not read a new or removed link cannot overwrite it."""
     client = await serve(RESOURCES)
     for name in ("red", "blue"):
         await client.post("/tags/", json={"name": name})
@@ -138,7 +138,7 @@ async def test_links_are_part_of_a_version(serve: Serve) -> None:
 
 
 async def test_a_resource_may_ask_for_if_match(serve: Serve) -> None:
-    """With ``require_if_match`` a change without it is a 428 that says what to send."""
+    """With ``require_if_match`` a change without the header is a 428 that names it."""
     client = await serve({"tags": TAGS, "notes": NOTES + "  require_if_match: true\n"})
     tag = (await client.post("/notes/", json={"text": "one"})).headers["ETag"]
     for answer in (await client.patch("/notes/1/", json={"stars": 1}), await client.delete("/notes/1/")):
@@ -149,7 +149,7 @@ async def test_a_resource_may_ask_for_if_match(serve: Serve) -> None:
 
 
 async def test_changes_by_python_are_guarded_as_well(serve: Serve) -> None:
-    """A viewset with hooks, or with a handler of its own, keeps a version as the default one does."""
+    """A viewset with hooks or with its own handler checks the version as the default one does."""
     for name in ("Notes", "Own"):
         resources = {"tags": TAGS, "notes": NOTES + f"  class: views:{name}\n"}
         client = await serve(resources, modules={"views": HOOKED})

@@ -1,4 +1,4 @@
-"""Bytes that no well-behaved client sends: an answer that blames the client, or none, and never a defect of ours."""
+"""Bytes that no well-behaved client sends: the response is a client error, or there is none, and never a 5xx."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ END = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 async def answers(library: Service, data: bytes) -> list[tuple[int, bytes]]:
-    """The status and the body of each response to some bytes, until the server closes or has answered ``close``."""
+    """The status and the body of each response to some bytes, until the server closes or has sent ``close``."""
     reader, writer = await asyncio.open_connection(library.client.host, library.client.port)
     writer.write(data)
     if b"connection: close" not in data.lower():
@@ -41,7 +41,7 @@ async def answers(library: Service, data: bytes) -> list[tuple[int, bytes]]:
 
 
 async def test_odd_targets_are_the_client_s_mistake(library: Service) -> None:
-    """Malformed encodings, other characters than ASCII and odd forms of the target are answered below 500."""
+    """Malformed encodings, non-ASCII characters and odd forms of the target get a status below 500."""
     targets = [
         b"/%",
         b"/%zz/",
@@ -116,7 +116,7 @@ async def test_odd_targets_are_the_client_s_mistake(library: Service) -> None:
 
 
 async def test_odd_messages_are_the_client_s_mistake(library: Service) -> None:
-    """Old versions, odd methods, broken framing and long headers are answered below 500, or not at all."""
+    """Old versions, odd methods, broken framing and long headers get a status below 500, or no response."""
     post = b"POST /authors/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     for data in (
         b"GET /books/ HTTP/1.0\r\n\r\n",
@@ -161,7 +161,7 @@ async def test_odd_messages_are_the_client_s_mistake(library: Service) -> None:
 
 
 async def test_pipelined_requests_are_answered_in_their_order(library: Service) -> None:
-    """Several requests in one packet get their answers one after the other, errors among them."""
+    """Several requests in one packet get their responses one after the other, errors included."""
     body = b'{"name": "x"}'
     post = b"POST /authors/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (
         len(body),
@@ -173,7 +173,7 @@ async def test_pipelined_requests_are_answered_in_their_order(library: Service) 
 
 
 async def test_random_bytes_do_no_harm(library: Service) -> None:
-    """After a thousand mangled requests the service answers as before, and none of them was a 500."""
+    """After a thousand damaged requests the service works as before, and none of them was a 500."""
     chance = random.Random(5)
     whole = (
         b"PATCH /books/?a=b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

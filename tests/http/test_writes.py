@@ -1,4 +1,4 @@
-"""Writing rows: what a body sets, what it leaves, how rows are linked, and what deleting one does to others."""
+"""Writing rows: the fields that a body changes, links between rows, and the effect of deleting one on others."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_created_row_is_shown_whole_at_its_location(library: Service) -> N
 
 
 async def test_write_only_is_never_shown_and_read_only_never_set(library: Service) -> None:
-    """A ``write_only`` field is stored and told nowhere; read-only and automatic ones in a body are ignored."""
+    """A ``write_only`` field is stored and never returned; read-only and automatic ones in a body are ignored."""
     author, book, _ = await some(library)
     assert await library.sql.fetchval("SELECT code FROM books") == "secret"
     path = f"/books/{book['id']}/"
@@ -78,7 +78,7 @@ async def test_write_only_is_never_shown_and_read_only_never_set(library: Servic
 
 
 async def test_automatic_times_are_set_by_the_database(library: Service) -> None:
-    """``auto_now_add`` is the time of creation, ``auto_now`` of the last change; a PATCH of nothing is none."""
+    """``auto_now_add`` is the time of creation, ``auto_now`` of the last change; an empty PATCH is not a change."""
     _, book, tags = await some(library)
     path = f"/books/{book['id']}/"
     assert book["created_at"] == book["updated_at"]
@@ -92,7 +92,7 @@ async def test_automatic_times_are_set_by_the_database(library: Service) -> None
 
 
 async def test_unknown_keys_are_refused_with_the_nearest(library: Service) -> None:
-    """No key of a body is ignored but those that responses have; the message has the nearest valid one."""
+    """Only keys that responses have may be ignored; any other is an error with the nearest valid one."""
     author, book, _ = await some(library)
     body = {"title": "x", "author_id": author["id"]}
     for key, word in (
@@ -110,7 +110,7 @@ async def test_unknown_keys_are_refused_with_the_nearest(library: Service) -> No
 
 
 async def test_object_that_was_read_can_be_put_back(library: Service) -> None:
-    """What GET gave, with expansions and prefetched relations, PUT takes back; only ``auto_now`` changes."""
+    """PUT accepts the response of GET, with expansions and prefetched relations; only ``auto_now`` changes."""
     author, book, tags = await some(library)
     await library.patch(f"/books/{book['id']}/", {"editor_id": author["id"], "moods": ["calm"], "state": "gone, long"})
     review = await library.post("/reviews/", {"book_id": book["id"], "stars": 3})
@@ -141,8 +141,8 @@ async def test_object_that_was_read_can_be_put_back(library: Service) -> None:
         assert (await library.patch(path, {name: listed}))["id"] == book["id"]
 
 
-async def test_patch_touches_only_what_it_names(library: Service) -> None:
-    """A PATCH writes its own fields, so that two of different fields do not undo each other."""
+async def test_patch_changes_only_the_fields_it_names(library: Service) -> None:
+    """A PATCH writes only its own fields, so two with different fields do not undo each other."""
     _, book, tags = await some(library)
     path = f"/books/{book['id']}/"
     await asyncio.gather(*(library.patch(path, body) for body in ({"year": 5}, {"summary": "s"}, {"state": "out"})))
@@ -163,7 +163,7 @@ async def test_patch_touches_only_what_it_names(library: Service) -> None:
 
 
 async def test_links_are_written_as_keys_and_replaced_whole(library: Service) -> None:
-    """A many_to_many field is a list of keys or of objects that have them; a repeated key is one link."""
+    """A many_to_many field is a list of keys or of objects with keys; a repeated key is one link."""
     author, book, (red, green, blue) = await some(library)
     path = f"/books/{book['id']}/"
     for given, keys in (
@@ -185,8 +185,8 @@ async def test_links_are_written_as_keys_and_replaced_whole(library: Service) ->
     assert await library.sql.fetchval("SELECT count(*) FROM books_tags WHERE book_id = $1::text::uuid", book["id"]) == 3
 
 
-async def test_wrong_links_are_told_at_their_field(library: Service) -> None:
-    """Keys that lead nowhere, or are no keys, are a 400 on the field, and nothing of the body is written."""
+async def test_invalid_links_are_reported_at_their_field(library: Service) -> None:
+    """Keys of no row, or of the wrong type, are a 400 on the field, and nothing of the body is written."""
     author, book, (red, *_) = await some(library)
     path = f"/books/{book['id']}/"
     for given in (
@@ -215,7 +215,7 @@ async def test_wrong_links_are_told_at_their_field(library: Service) -> None:
     assert [row["title"] for row in await library.rows("/books/")] == ["One"]
 
 
-async def test_foreign_key_that_leads_nowhere_is_told_at_its_key(library: Service) -> None:
+async def test_foreign_key_of_no_row_is_reported_at_its_key(library: Service) -> None:
     """The error of a foreign key is under the name that the client sent, ``author_id``."""
     author, book, _ = await some(library)
     for key in ("author_id", "editor_id"):
@@ -251,7 +251,7 @@ async def test_unique_violation_is_409_on_its_fields(library: Service) -> None:
 
 
 async def test_keys_come_from_client_or_database(library: Service) -> None:
-    """A uuid may be the client's or is made (version 7); an integer key is the database's; a text key the client's."""
+    """A UUID is the client's or generated (version 7), an integer key the database's, a string key the client's."""
     key = str(uuid.uuid4())
     assert (await library.post("/authors/", {"id": key.upper(), "name": "a"}))["id"] == key
     made = await library.post("/authors/", {"name": "b"})
@@ -319,7 +319,7 @@ async def test_text_keys_may_have_any_character(library: Service) -> None:
 
 
 async def test_id_of_the_wrong_shape_is_404(library: Service) -> None:
-    """An address that cannot be a row's is nobody's, for every method."""
+    """An address with an impossible key is a 404, for every method."""
     for prefix, keys in (
         ("/authors/", ["x", "1", "0" * 32, "%00", "%FF", "null", f"{NOWHERE}x", NOWHERE, "%7B%7D", "x" * 3000]),
         ("/tags/", ["x", "1.0", "9" * 40, "-1", "2147483648", "%00", "0", "true", "%D9%A1"]),
@@ -335,7 +335,7 @@ async def test_id_of_the_wrong_shape_is_404(library: Service) -> None:
 
 
 async def test_deleted_row_is_gone(library: Service) -> None:
-    """DELETE answers 204 without a body, once."""
+    """DELETE returns 204 without a body, once."""
     _, book, _ = await some(library)
     path = f"/books/{book['id']}/"
     response, _ = await library.ask("DELETE", path, status=204)
@@ -349,7 +349,7 @@ async def test_deleted_row_is_gone(library: Service) -> None:
 
 
 async def test_deleting_follows_on_delete(library: Service) -> None:
-    """``restrict`` is a 409, ``cascade`` takes the referring rows along, ``set_null`` leaves them without; links go."""
+    """``restrict`` is a 409, ``cascade`` deletes the referring rows, ``set_null`` clears their key; links are deleted."""
     author, book, (red, *_) = await some(library)
     other = await library.post("/authors/", {"name": "Bo", "mentor_id": author["id"], "country_id": "fr"})
     await library.patch(f"/books/{book['id']}/", {"editor_id": other["id"]})
@@ -369,7 +369,7 @@ async def test_deleting_follows_on_delete(library: Service) -> None:
 
 
 async def test_update_shows_related_rows_as_they_are_now(library: Service) -> None:
-    """The answer to a write has the relations of the row as written, not those of before."""
+    """The response to a write has the relations of the row as written, not the previous ones."""
     _, _, (red, green, blue) = await some(library)
     await library.post("/countries/", {"code": "jp", "name": "Japan"})
     shelf = await library.post("/shelves/", {"name": "s", "place_id": "fr", "topics": [red]})
@@ -417,7 +417,7 @@ async def trees(databases: Databases, tmp_path_factory: pytest.TempPathFactory) 
 
 
 async def test_resource_may_relate_to_itself(trees: Service) -> None:
-    """A row may be its own parent, child and friend; answers show it as it is, also right after a write."""
+    """A row may be its own parent, child and friend; responses show its current state, also right after a write."""
     await trees.post("/nodes/", {"id": "a", "name": "top"})
     await trees.post("/nodes/", {"id": "b", "parent_id": "a", "friends": ["a"]})
     found = await trees.get("/nodes/a/", expand="admirers")
@@ -439,7 +439,7 @@ async def test_resource_may_relate_to_itself(trees: Service) -> None:
 
 
 async def test_write_only_relation_is_never_expanded(trees: Service) -> None:
-    """A ``write_only`` foreign key is told neither from its side nor from the other one."""
+    """A ``write_only`` foreign key is visible neither from its side nor from the other one."""
     await trees.post("/nodes/", {"id": "x"})
     await trees.post("/nodes/", {"id": "y", "secret_id": "x"})
     for expand in ("secret", "secrets", "children__secret"):

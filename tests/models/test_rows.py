@@ -28,8 +28,8 @@ async def store(serve: Serve) -> AsyncIterator[None]:
     return
 
 
-async def test_created_row_has_what_the_database_made_of_it(store: None) -> None:
-    """Defaults of the database are in the instance, and JSON forms of values are taken as well as Python's."""
+async def test_created_row_has_the_stored_values(store: None) -> None:
+    """The instance has the database's defaults; values may be Python's or their JSON form."""
     task = await Task.objects.create(title="one", due_date="2026-01-31T12:00:00Z")
     assert task.priority == "normal"
     assert task.pk == task.id
@@ -64,7 +64,7 @@ async def test_save_writes_only_what_changed(store: None) -> None:
 
 
 async def test_arithmetic_happens_in_the_database(store: None) -> None:
-    """``F`` in an update adds to what the row holds then, and an update tells how many rows it changed."""
+    """``F`` in an update adds to the current value of each row, and an update returns the number of rows."""
     task = await Task.objects.create(title="one")
     assert await Task.objects.filter(pk=task.pk).update(view_count=F("view_count") + 2) == 1
     assert await Task.objects.filter(view_count__gt=F("view_count")).count() == 0
@@ -78,7 +78,7 @@ async def test_arithmetic_happens_in_the_database(store: None) -> None:
 
 
 async def test_related_rows_are_there_when_loaded(store: None) -> None:
-    """``select_related`` and ``prefetch_related`` bring related rows along; otherwise the error names the remedy."""
+    """``select_related`` and ``prefetch_related`` load related rows; without them the error names the remedy."""
     work = await Category.objects.create(name="work")
     tags = [await Tag.objects.create(name=name) for name in ("a", "b")]
     task = await Task.objects.create(title="one", category=work, tags=tags)
@@ -98,7 +98,7 @@ async def test_related_rows_are_there_when_loaded(store: None) -> None:
 
 
 async def test_get_or_create_and_update_or_create(store: None) -> None:
-    """The row that is there is taken; one that is not is made."""
+    """An existing row is returned; a missing one is created."""
     tag, new = await Tag.objects.get_or_create(name="a")
     assert new
     assert await Tag.objects.get_or_create(name="a") == (tag, False)
@@ -111,7 +111,7 @@ async def test_get_or_create_and_update_or_create(store: None) -> None:
 
 
 async def test_atomic_rolls_back_and_savepoints_nest(store: None) -> None:
-    """An error inside takes everything back; one inside a nested block takes back that block."""
+    """An error inside rolls everything back; one inside a nested block rolls that block back."""
     with pytest.raises(ZeroDivisionError):  # noqa: PT012
         async with transaction.atomic():
             await Tag.objects.create(name="gone")
@@ -124,11 +124,11 @@ async def test_atomic_rolls_back_and_savepoints_nest(store: None) -> None:
     assert [row.name for row in await Tag.objects.all()] == ["kept"]
 
 
-async def test_values_and_names_that_do_not_fit_are_told(store: None) -> None:
-    """A value that does not fit its column is a client's error, a name that is none the programmer's."""
-    with pytest.raises(ValidationError) as told:
+async def test_values_and_names_that_do_not_fit_are_errors(store: None) -> None:
+    """A value that does not fit its column is the client's error, an unknown name the programmer's."""
+    with pytest.raises(ValidationError) as raised:
         await Task.objects.create(title=5)
-    assert "title" in told.value.errors
+    assert "title" in raised.value.errors
     with pytest.raises(AttributeError, match="did you mean title"):
         Task(titel="x")
     with pytest.raises(ValueError, match="did you mean title"):
