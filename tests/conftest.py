@@ -25,7 +25,9 @@ from rowcast.cli import main
 from rowcast.configuration.load import Configuration, load
 from rowcast.database.pool import Database
 from rowcast.resources.tables import Tables
-from rowcast.server.app import STARTED, create_app, prepare
+from rowcast.server.app import create_app
+from rowcast.server.lifecycle import STARTED
+from rowcast.server.prepare import prepare
 
 from .databases import EMPTY, EXTERNAL_URL, Databases, temporary_server
 

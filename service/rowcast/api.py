@@ -47,20 +47,22 @@ from rowcast.orm.expressions import F, Q
 from rowcast.orm.model import DoesNotExist, MultipleObjectsReturned, RelationNotLoaded, model
 from rowcast.orm.queryset import get_object_or_404
 from rowcast.orm.writing import transaction
-from rowcast.rest.actions import (
+from rowcast.rest.decorators import action
+from rowcast.rest.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.rest.generic import GenericViewSet
+from rowcast.rest.mixins import (
     CreateModelMixin,
     DestroyModelMixin,
     ListModelMixin,
     RetrieveModelMixin,
     UpdateModelMixin,
 )
-from rowcast.rest.decorators import action
-from rowcast.rest.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.pagination import BasePagination, CursorPagination, LimitOffsetPagination, PageNumberPagination
 from rowcast.rest.response import Response, status
 from rowcast.rest.routers import DefaultRouter, SimpleRouter
 from rowcast.rest.serializers import Serializer
-from rowcast.rest.viewset import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, ViewSet, ViewSetMixin
+from rowcast.rest.viewset import ViewSet, ViewSetMixin
+from rowcast.rest.viewsets import ModelViewSet, ReadOnlyModelViewSet
 
 __all__ = [
     "AllowAny",

@@ -32,10 +32,13 @@ from rowcast.errors import ConfigurationError
 from rowcast.identity import tokens
 from rowcast.migrations import commands
 from rowcast.resources.tables import Tables
-from rowcast.rest.viewset import SERVICE
+from rowcast.rest.plan import SERVICE
 from rowcast.server import doctor
-from rowcast.server.app import STARTED, create_app, migration_steps, overridden, prepare, tune_garbage_collector
-from rowcast.server.http import Runner
+from rowcast.server.app import create_app
+from rowcast.server.http import Runner, tune_garbage_collector
+from rowcast.server.lifecycle import STARTED
+from rowcast.server.prepare import migration_steps, prepare
+from rowcast.server.routes import overridden_by_config
 from rowcast.server.workers import run as run_workers
 
 T = TypeVar("T")
@@ -134,7 +137,7 @@ def check(config: Path) -> None:
     """Validate a config directory, with the Python that it names, without a database."""
     found = _load(config, None)
     app = create_app(found, "postgresql://")  # which is asked once it runs
-    for line in overridden(found, app[SERVICE]):
+    for line in overridden_by_config(found, app[SERVICE]):
         click.echo(line)
     click.echo(f"{config}: {len(found.resources)} resources, no problems.")
 

@@ -47,7 +47,7 @@ def check(
 def test_valid_config_is_told_with_what_yaml_overrides(tmp_path: Path) -> None:
     """What a class sets and YAML sets too is said, and is no mistake."""
     assert check(tmp_path) == [
-        "config/resources/tasks.yaml:4:3: page_size is set here, so that of viewsets.TaskViewSet does not count",
+        "config/resources/tasks.yaml:4:3: page_size is set here, so viewsets.TaskViewSet's has no effect",
         "config: 2 resources, no problems.",
         "0",
     ]
@@ -71,15 +71,15 @@ def test_every_wrong_class_of_every_file_is_told_at_its_place(tmp_path: Path) ->
         ),
         (
             "resources/notes.yaml:4:34",
-            "permission_classes[1]: 'IsAdmin' is no BasePermission of Rowcast, did you mean IsAdminUser?",
+            "permission_classes[1]: 'IsAdmin' is not a BasePermission of Rowcast, did you mean IsAdminUser?",
         ),
-        ("resources/notes.yaml:5:21", "pagination_class: 'PagePagination' is no BasePagination"),
+        ("resources/notes.yaml:5:21", "pagination_class: 'PagePagination' is not a BasePagination"),
         ("resources/tags.yaml:2:18", "class: nowhere cannot be imported"),
-        ("service.yaml:2:42", "default_permission_classes[1]: 'IsAuthentic' is no BasePermission"),
+        ("service.yaml:2:42", "default_permission_classes[1]: 'IsAuthentic' is not a BasePermission"),
         ("service.yaml:3:36", "default_authentication_classes[0]: viewsets:Keys: there is no BaseAuthentication"),
         (
             "service.yaml:4:22",
-            "classes[0]: 'AnonThrottle' is no BaseThrottle of Rowcast, did you mean AnonRateThrottle?",
+            "classes[0]: 'AnonThrottle' is not a BaseThrottle of Rowcast, did you mean AnonRateThrottle?",
         ),
     ):
         assert any(line.startswith(f"config/{place}: {told}") for line in lines), (place, lines)
@@ -93,7 +93,7 @@ def test_wrong_python_is_told_where_yaml_names_it(tmp_path: Path) -> None:
     lines = check(tmp_path, wrong)
     assert lines[:2] == [
         "config/resources/tasks.yaml:3:3: viewsets.TaskViewSet.ordering.0: tasks has no field 'titel'; did you mean title?",
-        "config/resources/tasks.yaml:3:3: viewsets.TaskViewSet.search_field is no option; did you mean search_fields?",
+        "config/resources/tasks.yaml:3:3: viewsets.TaskViewSet.search_field is not an option; did you mean search_fields?",
     ]
     assert lines[2:] == ["1"]
     lines = check(tmp_path, VIEWSETS.replace("(self, request, id)", "(self, request)"))

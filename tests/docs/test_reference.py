@@ -12,7 +12,7 @@ import pytest
 
 from rowcast import api
 from rowcast.query.store import STORE
-from rowcast.server.app import SERVICE
+from rowcast.rest.plan import SERVICE
 
 from ..conftest import DEMO, ROOT, Serve
 from .test_docs import blocks

@@ -139,7 +139,7 @@ async def test_nobody_ticks(
     serve: Serve, sql: asyncpg.Connection, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where somebody else holds the lead, the doctor says who, and doctor and health say that changes wait."""
-    monkeypatch.setattr("rowcast.server.health.GRACE", 1.0)
+    monkeypatch.setattr("rowcast.server.health.FEED_GRACE_SECONDS", 1.0)
     service = await serve(RESOURCES, service="stream: {wakeup: poll}")
     async with asyncio.timeout(20):  # take the lead from the ticker
         while not await sql.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_NAMESPACE, LEADER_LOCK):
@@ -148,9 +148,9 @@ async def test_nobody_ticks(
                 " WHERE application_name = 'rowcast ticker' AND datname = current_database()"
             )
     await sql.execute("SET application_name = 'thief'; INSERT INTO notes (id, text) VALUES (1, 'untold')")
-    await until_health(service, "the ticker stands still")
+    await until_health(service, "the ticker has stopped")
     found = await examine(database_url, tmp_path, wakeup="poll")
-    assert "the ticker stands still" in wrong(found)["lag"]
+    assert "the ticker has stopped" in wrong(found)["lag"]
     assert any("thief" in finding.told for finding in found if finding.about == "ticker")
     await sql.execute("SELECT pg_advisory_unlock_all()")
     await until_ready(service)
@@ -172,7 +172,7 @@ async def test_a_short_reconnect_is_no_outage(
     serve: Serve, sql: asyncpg.Connection, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Losing the feed's connection leaves the service ready; being without one for longer does not, until it is back."""
-    monkeypatch.setattr("rowcast.server.health.GRACE", 1.5)
+    monkeypatch.setattr("rowcast.server.health.FEED_GRACE_SECONDS", 1.5)
     service = await serve(RESOURCES)
     name = await sql.fetchval("SELECT current_database()")
     kill = (

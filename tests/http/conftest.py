@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from rowcast.server.app import SERVICE
+from rowcast.rest.plan import SERVICE
 
 from .. import conftest
 from ..conftest import configure, with_tables

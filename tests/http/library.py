@@ -14,7 +14,7 @@ from rowcast.database.pool import Database
 from rowcast.query.statements import Queries
 from rowcast.resources.lookups import lookups_of
 from rowcast.resources.types import FIELD_TYPES
-from rowcast.rest.viewset import Service as SharedService
+from rowcast.rest.plan import Service as SharedService
 
 from ..conftest import Client
 

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from rowcast.configuration.settings import Server
-from rowcast.server.http import LONGEST, Runner
+from rowcast.server.http import HEADER_MAX_BYTES, Runner
 
 
 async def _length(request: web.Request) -> web.Response:
@@ -45,8 +45,8 @@ async def _ask(port: int, request: bytes) -> tuple[bytes, bytes]:
         b"GET / with spaces HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
-        b"GET /?" + b"a" * (LONGEST + 1) + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + b"a" * (LONGEST + 1) + b"\r\n\r\n",
+        b"GET /?" + b"a" * (HEADER_MAX_BYTES + 1) + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + b"a" * (HEADER_MAX_BYTES + 1) + b"\r\n\r\n",
     ],
     ids=["method", "target", "header", "tls", "long address", "long header"],
 )

@@ -15,7 +15,7 @@ import pytest
 from rowcast.changes.cache import FEED_MAX_LAG_SECONDS, Cache, Dependencies
 from rowcast.changes.events import Event
 from rowcast.database.pool import Database
-from rowcast.server.app import SERVICE
+from rowcast.rest.plan import SERVICE
 
 from ..conftest import Client, Serve
 

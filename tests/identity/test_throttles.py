@@ -32,7 +32,7 @@ from rowcast.identity.throttling import (
 )
 from rowcast.identity.users import ANONYMOUS, User
 from rowcast.rest.request import Request
-from rowcast.server.middleware import errors, label
+from rowcast.server.middleware import add_headers, errors
 
 from .conftest import Clock
 
@@ -61,7 +61,7 @@ async def throttled(clock: Clock) -> AsyncIterator[Throttled]:
 
         app = web.Application(middlewares=[errors(lambda _: None)])
         app[THROTTLES] = Throttles(Throttle(rates=rates), trusted_proxies=proxies, clock=clock)
-        app.on_response_prepare.append(label)
+        app.on_response_prepare.append(add_headers)
         app.router.add_get("/", view)
         client = TestClient(TestServer(app))
         await client.start_server()

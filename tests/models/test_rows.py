@@ -11,7 +11,7 @@ from rowcast.orm.expressions import F, Q
 from rowcast.orm.model import RelationNotLoaded, model
 from rowcast.orm.writing import transaction
 from rowcast.query.store import STORE
-from rowcast.server.app import SERVICE
+from rowcast.rest.plan import SERVICE
 from tests.conftest import Serve
 
 Task, Category, Tag, Comment = model("tasks"), model("categories"), model("tags"), model("comments")

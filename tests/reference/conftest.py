@@ -12,8 +12,8 @@ import pytest
 
 from rowcast.errors import ConfigurationError
 from rowcast.query.store import STORE
-from rowcast.rest.viewset import Service as SharedService
-from rowcast.server.app import SERVICE
+from rowcast.rest.plan import SERVICE
+from rowcast.rest.plan import Service as SharedService
 
 from ..conftest import Client, Serve, with_tables
 from ..databases import Databases

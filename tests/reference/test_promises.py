@@ -71,7 +71,7 @@ WRONG = {
     "excluded_actions": ("excluded_actions = ['delete']", "unknown action 'delete'"),
     "both": ("allowed_actions = ['list']\nexcluded_actions = ['create']", "use one of them"),
     "filterset": ("filterset_fields = ['titel']", "did you mean title"),
-    "search": ("search_fields = ['completed']", "only text can"),
+    "search": ("search_fields = ['completed']", "only string fields can"),
     "ordering": ("ordering = ['-made_at']", "did you mean"),
     "page sizes": ("page_size = 50\nmax_page_size = 10", "larger than max_page_size"),
     "page size text": ("page_size = 'many'", "page_size"),
@@ -88,7 +88,7 @@ WRONG = {
         "another url_name",
     ),
     "the stream's address": ("@action(detail=False, url_path='stream')\nasync def a(self, request): ...", "same address"),
-    "wrong pattern": ("@action(detail=False, url_path='(?P<x>[)')\nasync def a(self, request, x): ...", "no address"),
+    "wrong pattern": ("@action(detail=False, url_path='(?P<x>[)')\nasync def a(self, request, x): ...", "not an address"),
     "wrong converter": ("@action(detail=False, url_path='<itn:x>')\nasync def a(self, request, x): ...", "did you mean int"),
 }  # fmt: skip
 

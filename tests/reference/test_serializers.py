@@ -43,18 +43,7 @@ EXAMPLES = {
 
 def serializer_of(service: Service, resource: str = "tasks") -> Serializer:
     """The serializer that a resource's viewset shares among its requests."""
-    (bound,) = [each for each in bound_viewsets(service) if each.resource.name == resource]
-    return bound.serializer
-
-
-def bound_viewsets(service: Service) -> list[Any]:
-    """The viewset classes behind the routes."""
-    found = {}
-    for route in service.client.app.router.routes():
-        view = getattr(route.handler, "cls", None)
-        if view is not None and hasattr(view, "resource"):
-            found[view.resource.name] = view
-    return list(found.values())
+    return service.service.plans[resource].serializer
 
 
 async def some_task(service: Service) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jwt
 import pytest
 
 from rowcast.identity.tokens import create_token, list_tokens, revoke_token
-from rowcast.server.app import SERVICE
+from rowcast.rest.plan import SERVICE
 from tests.conftest import Client, Serve
 from tests.sse import EventSource, listen
 from tests.stream.test_events import next_change, ready

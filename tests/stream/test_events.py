@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from rowcast.server.app import SERVICE
+from rowcast.rest.plan import SERVICE
 from tests.conftest import Serve
 from tests.sse import Event, EventSource, listen
 

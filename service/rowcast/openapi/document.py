@@ -25,14 +25,15 @@ from rowcast import errors
 from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.orm.model import model
+from rowcast.resources.actions import BODY_ACTIONS
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.lookups import Argument, Lookup
-from rowcast.resources.resource import Relation, Resource, Resources
+from rowcast.resources.resource import Relation, Resource
 from rowcast.resources.types.compound import is_numeric, limit_schema
 from rowcast.resources.types.numbers import integer_schema
 from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
+from rowcast.rest.addresses import VARIABLE_PART, variable_parts
 from rowcast.rest.filters import CHOSEN, MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
-from rowcast.rest.options_method import WRITING
 from rowcast.rest.pagination import (
     MAX_OFFSET,
     UNPAGED,
@@ -41,9 +42,9 @@ from rowcast.rest.pagination import (
     NoPagination,
     PageNumberPagination,
 )
+from rowcast.rest.plan import ModelPlan, Service, ViewPlan
 from rowcast.rest.routers import Route
-from rowcast.rest.serializers import Keys, Serializer, Value, serializer_for
-from rowcast.rest.viewset import PART, GenericViewSet, ViewSet, parts_of
+from rowcast.rest.serializers import RelatedKeysField, Serializer, Value, serializer_for
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -53,15 +54,9 @@ PROBLEM: Final = "application/problem+json"
 EVENTS: Final = "text/event-stream"
 
 
-def document(
-    resources: Resources,
-    routes: Iterable[tuple[type[ViewSet], Route]],
-    *,
-    version: str,
-    title: str = "Rowcast",
-) -> dict[str, Any]:
-    """The OpenAPI document of a service that has these routes, each with the bound viewset that answers it."""
-    return _Writer(resources, list(routes), version, title).write()
+def document(service: Service, routes: Sequence[Route], *, version: str, title: str = "Rowcast") -> dict[str, Any]:
+    """The OpenAPI document of a service with these routes."""
+    return _Writer(service, routes, version, title).write()
 
 
 _SEARCH: Final = rf"^(?!\s*(?:\S+\s+){{{MAX_WORDS}}}\S){NO_NUL[1:]}"
@@ -179,16 +174,16 @@ def _filter(name: str, lookup: Lookup, values: Field, json: Callable[[], Schema]
     return _query(name, told, item)
 
 
-def _size(view: type[GenericViewSet], name: str) -> Schema:
-    most = view.paginator.max_page_size
+def _size(plan: ModelPlan, name: str) -> Schema:
+    most = plan.paginator.max_page_size
     told = f"How many rows a page has; more than {most} is taken as {most}."
-    return _query(name, told, {"type": "integer", "minimum": 1, "default": view.paginator.page_size})
+    return _query(name, told, {"type": "integer", "minimum": 1, "default": plan.paginator.page_size})
 
 
-def _paging(view: type[GenericViewSet]) -> Iterator[Schema]:
+def _paging(plan: ModelPlan) -> Iterator[Schema]:
     yield _query("page", "Which page, from 1.", integer_schema(64) | {"minimum": 1, "default": 1})
-    yield _size(view, "page_size")
-    yield _size(view, "limit")
+    yield _size(plan, "page_size")
+    yield _size(plan, "limit")
     yield _query(
         "offset", "How many rows come before the page.", integer_schema(64) | {"minimum": 0, "maximum": MAX_OFFSET}
     )
@@ -369,37 +364,31 @@ _ANONYMOUS: Final[Mapping[type, frozenset[str] | None]] = {  # methods for calle
 _PLUGIN: Final = MarshmallowPlugin()
 
 
-def _security(view: type[ViewSet], route: Route, method: str) -> Schema:
-    """Which credentials a method takes, and whether none will do; empty where Python of the user's decides."""
-    given = getattr(route.handler, "initkwargs", {})
-    classes = given.get("permission_classes", view.permission_classes) or ()
-    known = given.get("authentication_classes", view.authentication_classes) or ()
+def _security(route: Route, method: str) -> Schema:
+    """Which credentials a method takes, and whether it needs any; empty where the user's Python decides."""
+    plan = route.plan
     by_hand = ("get_permissions", "check_permissions", "get_authenticators", "perform_authentication")
-    if not all(permission in _ANONYMOUS for permission in classes) or any(map(view.hooked, by_hand)):
+    if not all(permission in _ANONYMOUS for permission in plan.permission_classes) or plan.overrides(*by_hand):
         return {}
-    if not all(each in (TokenAuthentication, JWTAuthentication) for each in known):
+    if not all(each in (TokenAuthentication, JWTAuthentication) for each in plan.authentication_classes):
         return {}
-    if not known:
+    if not plan.authentication_classes:
         return {"security": []}
-    allowed = [_ANONYMOUS[permission] for permission in classes]
-    anonymous = all(methods is None or method in methods for methods in allowed)
+    methods_allowed = [_ANONYMOUS[permission] for permission in plan.permission_classes]
+    anonymous = all(methods is None or method in methods for methods in methods_allowed)
     return {"security": [*([{}] if anonymous else []), *({name: []} for name in _SECURITY)]}
 
 
 class _Writer:
     """Writes one document. The schema of a row is made when something first refers to it."""
 
-    def __init__(
-        self, resources: Resources, routes: list[tuple[type[ViewSet], Route]], version: str, title: str
-    ) -> None:
-        self.resources = resources
+    def __init__(self, service: Service, routes: Sequence[Route], version: str, title: str) -> None:
+        self.resources = service.resources
         self.routes = routes
         self.title = title
-        self.serializers = {
-            view.resource.name: view.serializer for view, _ in routes if issubclass(view, GenericViewSet)
-        }
+        self.serializers = {name: plan.serializer for name, plan in service.plans.items()}
         self.ids: set[str] = set()
-        self.models = {resource.model for resource in resources.values()}
+        self.models = {resource.model for resource in self.resources.values()}
         description = "Every address works with and without the slash at its end. `HEAD` mirrors `GET`."
         self.spec = APISpec(title, version, OPENAPI, plugins=[_PLUGIN], info={"description": description})
 
@@ -412,14 +401,14 @@ class _Writer:
         for failure in _FAILURES.values():
             self.spec.components.response(type(failure).__name__, self._problem(failure))
         self._own()
-        for view, tag in {view: _tag(view, route) for view, route in reversed(self.routes)}.items():
-            told = cleandoc(view.__doc__ or "")
-            if issubclass(view, GenericViewSet):
-                label = view.resource.label and f"{view.resource.label}."
-                told = " ".join(filter(None, (label, view.resource.description)))
-            self.spec.tag({"name": tag} | _present(description=told or None))
-        for view, route in self.routes:
-            self._route(view, route)
+        for tag, plan in {_tag(route): route.plan for route in reversed(self.routes)}.items():
+            description = cleandoc(plan.viewset.__doc__ or "")
+            if isinstance(plan, ModelPlan):
+                label = plan.resource.label and f"{plan.resource.label}."
+                description = " ".join(filter(None, (label, plan.resource.description)))
+            self.spec.tag({"name": tag} | _present(description=description or None))
+        for route in self.routes:
+            self._route(route)
         return self.spec.to_dict()
 
     # --- components
@@ -507,7 +496,7 @@ class _Writer:
                     other = values.field_type.body_schema(values)
                     form |= other | {"type": [other["type"], *_types(form)]}
                 return form | _told(declared)
-            case Keys(declared=declared, values=values):
+            case RelatedKeysField(declared=declared, values=values):
                 key, name = _form(values), field.key.column_name
                 row = {"type": "object", "properties": {name: key}, "required": [name]}
                 told = f"The keys of {declared.to}, each alone or in its row."
@@ -560,9 +549,9 @@ class _Writer:
             self.serializers[resource.name] = serializer_for(self.resources, resource, model(resource.name))()
         return self.serializers[resource.name]
 
-    def _body(self, view: type[GenericViewSet], action: str) -> Schema:
+    def _body(self, plan: ModelPlan, action: str) -> Schema:
         """The body of a writing action. What responses show and bodies cannot set may be there, and is ignored."""
-        serializer, resource = view.serializer, view.resource
+        serializer, resource = plan.serializer, plan.resource
         key = resource.key.column_name
         ignored = serializer.ignored if action == "create" else serializer.ignored | {key}
         fields = {name: field for name, field in serializer.load_fields.items() if name not in ignored}
@@ -591,14 +580,14 @@ class _Writer:
         update = {"allOf": [patch]} | ({"required": required} if required else {})
         return self._component(self._name(resource.model, "Update"), lambda: update)
 
-    def _page(self, view: type[GenericViewSet]) -> Schema:
+    def _page(self, plan: ModelPlan) -> Schema:
         """The envelope of a list."""
-        rows = {"type": "array", "items": self._part(view.resource)}
-        match view.paginator:
+        rows = {"type": "array", "items": self._part(plan.resource)}
+        match plan.paginator:
             case NoPagination():
-                return rows | {"maxItems": view.paginator.max_page_size * UNPAGED}
+                return rows | {"maxItems": plan.paginator.max_page_size * UNPAGED}
             case PageNumberPagination() | LimitOffsetPagination() | CursorPagination():
-                counted = {"type": "null"} if view.count == "none" else {"type": "integer", "minimum": 0}
+                counted = {"type": "null"} if plan.count == "none" else {"type": "integer", "minimum": 0}
             case _:
                 return {}
         address = {"type": ["string", "null"], "format": "uri"}
@@ -609,19 +598,19 @@ class _Writer:
             "required": list(properties),
             "additionalProperties": False,
         }
-        return self._component(self._name(view.resource.model, "Page"), lambda: page)
+        return self._component(self._name(plan.resource.model, "Page"), lambda: page)
 
-    def _event(self, view: type[GenericViewSet]) -> Schema:
+    def _event(self, plan: ModelPlan) -> Schema:
         """The data of an event: the row as retrieve shows it, with relations as keys."""
 
         def make() -> Schema:
-            resource = view.resource
+            resource = plan.resource
             shown = self._columns(resource)
-            for name, field in view.serializer.fields.items():
-                if isinstance(field, Keys) and not field.declared.write_only:
+            for name, field in plan.serializer.fields.items():
+                if isinstance(field, RelatedKeysField) and not field.declared.write_only:
                     shown[name] = {"type": "array", "items": _form(field.values)}
             changed = {"type": "array", "items": {"enum": list(shown)}}
-            row = {"type": ["object", "null"], "properties": shown, "additionalProperties": not view.serializer.plain}
+            row = {"type": ["object", "null"], "properties": shown, "additionalProperties": not plan.serializer.plain}
             properties = {
                 "action": {"enum": ["INSERT", "UPDATE", "DELETE"]},
                 "resource": {"const": resource.name},
@@ -635,22 +624,22 @@ class _Writer:
             required = [name for name in properties if name not in ("changed", "cause")]
             return {"type": "object", "properties": properties, "required": required}
 
-        return self._component(self._name(view.resource.model, "Event"), make)
+        return self._component(self._name(plan.resource.model, "Event"), make)
 
     # --- parameters
 
-    def _parameters(self, view: type[GenericViewSet], action: str) -> list[Schema]:
+    def _parameters(self, plan: ModelPlan, action: str) -> list[Schema]:
         """Every query parameter that an action knows."""
-        known = view._known.get("stream" if action == "stream_row" else action, frozenset())
-        described = {parameter["name"]: parameter for parameter in self._described(view)}
-        own = [name for name in view.paginator.parameters if name not in described and action == "list"]
+        known = plan.allowed_parameters.get("stream" if action == "stream_row" else action, frozenset())
+        described = {parameter["name"]: parameter for parameter in self._described(plan)}
+        own = [name for name in plan.paginator.parameters if name not in described and action == "list"]
         return [
             *(parameter for name, parameter in described.items() if name in known),
             *(_query(name, "A parameter of this list's way to page.", {"type": "string"}) for name in own),
         ]
 
-    def _described(self, view: type[GenericViewSet]) -> Iterator[Schema]:
-        for backend in view._filters:
+    def _described(self, plan: ModelPlan) -> Iterator[Schema]:
+        for backend in plan.filters:
             match backend:
                 case FieldFilter():
                     for name, lookup, values in backend.describe():
@@ -658,23 +647,25 @@ class _Writer:
                 case SearchFilter():
                     told = (
                         'Only rows in which every word, or "phrase in quotes", is in one of '
-                        f"{', '.join(f'`{name}`' for name in view.search_fields)}; at most {MAX_WORDS} of them."
+                        f"{', '.join(f'`{name}`' for name in plan.attribute('search_fields'))}; at most {MAX_WORDS} of them."
                     )
                     yield _query("search", told, {"type": "string", "pattern": _SEARCH})
                 case OrderingFilter():
                     steps = [sign + name for name in backend.fields for sign in ("", "-")]
-                    default = f" Otherwise by {', '.join(view.ordering)}." if view.ordering else ""
+                    ordering = plan.attribute("ordering")
+                    default = f" Otherwise by {', '.join(ordering)}." if ordering else ""
                     told = f"The order of the rows; a minus turns it round.{default}"
                     yield _query("ordering", told, {"type": "array", "items": {"enum": steps}}, **_LIST)
-        yield from _paging(view)
-        shown = [*view._shown.columns, *(name for name, _ in view._shown.related)]
+        yield from _paging(plan)
+        projection = plan.default_projection(plan.serializer)
+        shown = [*projection.columns, *(name for name, _ in projection.related)]
         told = "Only these of what is shown, which what is expanded belongs to."
         yield _query("fields", told, {"type": "array", "items": {"enum": shown}}, **_LIST)
-        always = dict(view._shown.related)
+        always = dict(projection.related)
         if relations := [
             name
-            for name, relation in self._relations(view.resource).items()
-            if name in always or view.service.may_expand(relation.target)
+            for name, relation in self._relations(plan.resource).items()
+            if name in always or plan.service.may_expand(relation.target)
         ]:
             told = "Show the rows that these lead to; `__` leads on, as in `category__parent`."
             yield _query("expand", told, {"type": "array", "items": {"enum": relations}}, **_LIST)
@@ -684,12 +675,12 @@ class _Writer:
         yield _query("snapshot", _SNAPSHOT, {"type": "boolean"})
         yield _query("access_token", "The credentials of a client that cannot send headers.", {"type": "string"})
 
-    def _key(self, view: type[ViewSet], name: str) -> Schema:
+    def _key(self, plan: ViewPlan, name: str) -> Schema:
         """A parameter of the path: the key of a row, or whatever an action of its own calls by another name."""
         schema = dict(STRING_SCHEMA)
-        if issubclass(view, GenericViewSet) and name in ("id", "pk"):
-            path = view.lookup_field or view.resource.key.name
-            schema = _form(self.resources.resolve(view.resource.name, path).values)
+        if isinstance(plan, ModelPlan) and name in ("id", "pk"):
+            path = plan.lookup_field or plan.resource.key.name
+            schema = _form(self.resources.resolve(plan.resource.name, path).values)
         if schema == STRING_SCHEMA:
             schema["minLength"] = 1
         return {"name": name, "in": "path", "required": True, "schema": schema}
@@ -709,29 +700,29 @@ class _Writer:
         schema = self._shared("Problem", _PROBLEM)
         return self._response(failure.detail, PROBLEM, schema, *headers, example=failure.problem("0f6c1e2ab34d5978"))
 
-    def _success(self, view: type[GenericViewSet], action: str) -> tuple[HTTPStatus, Schema]:
+    def _success(self, plan: ModelPlan, action: str) -> tuple[HTTPStatus, Schema]:
         """The status and the response of a standard action that goes well."""
         match action:
             case "list":
-                return HTTPStatus.OK, self._response("The rows.", JSON, self._page(view), "X-Stream-Position", "ETag")
+                return HTTPStatus.OK, self._response("The rows.", JSON, self._page(plan), "X-Stream-Position", "ETag")
             case "retrieve":
-                part = self._part(view.resource)
+                part = self._part(plan.resource)
                 return HTTPStatus.OK, self._response("The row.", JSON, part, "X-Stream-Position", "ETag")
             case "create":
-                return HTTPStatus.CREATED, self._response("The new row.", JSON, self._whole(view), "Location", "ETag")
+                return HTTPStatus.CREATED, self._response("The new row.", JSON, self._whole(plan), "Location", "ETag")
             case "destroy":
                 return HTTPStatus.NO_CONTENT, {
                     "description": "The row is gone.",
                     "headers": {"X-Request-ID": "X-Request-ID"},
                 }
             case "stream" | "stream_row":
-                return HTTPStatus.OK, self._events([self._event(view)])
-        return HTTPStatus.OK, self._response("The row as it is now.", JSON, self._whole(view), "ETag")
+                return HTTPStatus.OK, self._events([self._event(plan)])
+        return HTTPStatus.OK, self._response("The row as it is now.", JSON, self._whole(plan), "ETag")
 
-    def _whole(self, view: type[GenericViewSet]) -> Schema:
+    def _whole(self, plan: ModelPlan) -> Schema:
         """A row with the relations that this viewset always shows."""
-        row = self._row(view.resource)
-        always = [name for name, _ in view._shown.related]
+        row = self._row(plan.resource)
+        always = [name for name, _ in plan.default_projection(plan.serializer).related]
         return {"allOf": [row], "required": always} if always else row
 
     def _events(self, changes: Sequence[Schema]) -> Schema:
@@ -756,51 +747,48 @@ class _Writer:
 
     # --- paths
 
-    def _route(self, view: type[ViewSet], route: Route) -> None:
+    def _route(self, route: Route) -> None:
         """The operations of an address, ``OPTIONS`` included."""
-        given = getattr(route.handler, "initkwargs", {})
-        view = view.varied(given)
-        keys = [self._key(view, name) for name in parts_of(route.path)]
+        keys = [self._key(route.plan, name) for name in variable_parts(route.path)]
         of_row = {"stream": "stream_row"} if keys else {}
         actions = {method: of_row.get(action, action) for method, action in route.actions.items()}
         operations = {
-            method.lower(): self._operation(view, route, method, action)
-            | {"operationId": self._id(view, route, method, action)}
+            method.lower(): self._operation(route, method, action) | {"operationId": self._id(route, method, action)}
             for method, action in actions.items()
         }
         operations["options"] = {
             "operationId": f"{route.name}_metadata",
-            "tags": [_tag(view, route)],
+            "tags": [_tag(route)],
             "summary": "What this address is and takes",
             "responses": {
                 "200": self._response("The description.", JSON, self._shared("Metadata", _METADATA), "Allow"),
                 **_failures((*_COMMON, HTTPStatus.NOT_ACCEPTABLE)),
             },
-            **_security(view, route, "OPTIONS"),
+            **_security(route, "OPTIONS"),
         }
-        path = PART.sub(r"{\1}", route.path) + "/"
+        path = VARIABLE_PART.sub(r"{\1}", route.path) + "/"
         self.spec.path(path, operations=operations, parameters=keys)
 
-    def _id(self, view: type[ViewSet], route: Route, method: str, action: str) -> str:
+    def _id(self, route: Route, method: str, action: str) -> str:
         """A name of an operation that no other has."""
-        tag = _tag(view, route)
+        tag = _tag(route)
         names = (f"{tag}_{action}", f"{tag}_{action}_{method.lower()}")
         name = next((name for name in names if name not in self.ids), f"{route.name}_{action}_{method.lower()}")
         self.ids.add(name)
         return name
 
-    def _operation(self, view: type[ViewSet], route: Route, method: str, action: str) -> Schema:
-        standard = _ACTIONS.get(action)
-        common = {"tags": [_tag(view, route)]}
-        if standard is None or not issubclass(view, GenericViewSet):
-            return common | self._custom(view, route, method, action)
-        status, response = self._success(view, action)
+    def _operation(self, route: Route, method: str, action: str) -> Schema:
+        standard, plan = _ACTIONS.get(action), route.plan
+        common = {"tags": [_tag(route)]}
+        if standard is None or not isinstance(plan, ModelPlan):
+            return common | self._custom(route, method, action)
+        status, response = self._success(plan, action)
         failures = standard.failures
-        if action == "list" and isinstance(view.paginator, PageNumberPagination):
+        if action == "list" and isinstance(plan.paginator, PageNumberPagination):
             failures = (*failures, HTTPStatus.NOT_FOUND)
-        parameters = self._parameters(view, action)
+        parameters = self._parameters(plan, action)
         if (header := _CONDITIONS.get(action)) is not None:
-            required = {"required": True} if header[0] == "If-Match" and view.require_if_match else {}
+            required = {"required": True} if header[0] == "If-Match" and plan.require_if_match else {}
             schema = {"type": "string"}
             parameters.append(
                 {"name": header[0], "in": "header", "description": header[1], "schema": schema, **required}
@@ -812,25 +800,25 @@ class _Writer:
             headers = {name: name for name in ("X-Request-ID", "X-Stream-Position", "ETag")}
             responses["304"] = {"description": "What the client has is the newest.", "headers": headers}
         operation = common | {
-            "summary": standard.summary.format(view.resource.label or view.resource.model),
+            "summary": standard.summary.format(plan.resource.label or plan.resource.model),
             "description": standard.description,
             "parameters": parameters,
             "responses": responses,
-            **_security(view, route, method),
+            **_security(route, method),
         }
-        if action in WRITING.values():
-            operation["requestBody"] = {"required": True, "content": {JSON: {"schema": self._body(view, action)}}}
+        if action in BODY_ACTIONS.values():
+            operation["requestBody"] = {"required": True, "content": {JSON: {"schema": self._body(plan, action)}}}
         return operation
 
-    def _custom(self, view: type[ViewSet], route: Route, method: str, action: str) -> Schema:
+    def _custom(self, route: Route, method: str, action: str) -> Schema:
         """An action of the viewset's own, which answers what it likes; its ``serializer_class`` says what it takes."""
-        given = getattr(route.handler, "initkwargs", {})
-        main = getattr(getattr(view, action), "mapping", None) is not None
-        failures = _BODY if method in WRITING else _READING
-        if parts_of(route.path):
+        plan, initkwargs = route.plan, route.initkwargs
+        main = getattr(getattr(plan.viewset, action), "mapping", None) is not None
+        failures = _BODY if method in BODY_ACTIONS else _READING
+        if variable_parts(route.path):
             failures = (*failures, HTTPStatus.NOT_FOUND)
         described: Schema = {
-            "summary": (main and given.get("name")) or action.replace("_", " ").capitalize(),
+            "summary": (main and initkwargs.get("name")) or action.replace("_", " ").capitalize(),
             "responses": {
                 "default": {
                     "description": "What the action answers.",
@@ -840,15 +828,18 @@ class _Writer:
                 **_failures(failures),
             },
             **_present(
-                description=cleandoc((main and given.get("description")) or getdoc(getattr(view, action)) or "") or None
+                description=cleandoc(
+                    (main and initkwargs.get("description")) or getdoc(getattr(plan.viewset, action)) or ""
+                )
+                or None
             ),
-            **_security(view, route, method),
+            **_security(route, method),
         }
-        if method in WRITING:
-            own = given.get("serializer_class")
+        if method in BODY_ACTIONS:
+            own = initkwargs.get("serializer_class")
             schema = {"type": "object"}
-            if own is not None and issubclass(view, GenericViewSet):
-                schema = self._taken(view.serializer)
+            if own is not None and isinstance(plan, ModelPlan):
+                schema = self._taken(plan.serializer)
             described["requestBody"] = {"content": {JSON: {"schema": schema}}, "required": "required" in schema}
         return described
 
@@ -865,7 +856,7 @@ class _Writer:
         """The addresses that every service has."""
         unavailable = _failures((HTTPStatus.SERVICE_UNAVAILABLE,))
         health = self._shared("Health", _HEALTH)
-        resources = [route.path.strip("/") for _, route in self.routes if route.name.endswith("-list")]
+        resources = [route.path.strip("/") for route in self.routes if route.name.endswith("-list")]
         root = {
             "type": "object",
             "properties": {name: {"type": "string", "format": "uri"} for name in resources},
@@ -885,15 +876,15 @@ class _Writer:
             operation = {"operationId": name, "tags": [self.title], "summary": summary, "responses": responses}
             self.spec.path(path, operations={"get": operation})
         if streamed := {
-            view.resource.name: view
-            for view, route in self.routes
-            if issubclass(view, GenericViewSet) and route.name.endswith("-stream")
+            route.plan.resource.name: route.plan
+            for route in self.routes
+            if isinstance(route.plan, ModelPlan) and route.name.endswith("-stream")
         }:
             self._combined(streamed)
 
-    def _combined(self, views: Mapping[str, type[GenericViewSet]]) -> None:
+    def _combined(self, plans: Mapping[str, ModelPlan]) -> None:
         """The stream of several resources."""
-        named = {"type": "array", "items": {"enum": list(views)}, "minItems": 1}
+        named = {"type": "array", "items": {"enum": list(plans)}, "minItems": 1}
         text, flag = {"type": "string"}, {"type": "boolean"}
         told = "Which to watch, with commas between them. `<resource>.<parameter>` is a parameter of its own stream."
         header = "The position to go on from, as browsers send it."
@@ -911,16 +902,16 @@ class _Writer:
             "description": "What the streams of these resources tell, on one connection and in one order.",
             "parameters": parameters,
             "responses": {
-                "200": self._events([self._event(view) for view in views.values()]),
+                "200": self._events([self._event(plan) for plan in plans.values()]),
                 **_failures((*_COMMON, HTTPStatus.BAD_REQUEST)),
             },
         }
         self.spec.path("/stream/", operations={"get": operation})
 
 
-def _tag(view: type[ViewSet], route: Route) -> str:
+def _tag(route: Route) -> str:
     """What the operations of a viewset are grouped by: its resource, or the name that its routes begin with."""
-    return view.resource.name if issubclass(view, GenericViewSet) else str(route.handler.initkwargs["basename"])  # type: ignore[attr-defined]
+    return route.plan.resource.name if isinstance(route.plan, ModelPlan) else str(route.initkwargs["basename"])
 
 
 def _failures(statuses: Iterable[HTTPStatus]) -> dict[str, str]:

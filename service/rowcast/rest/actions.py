@@ -1,171 +1,192 @@
-"""The five actions' default implementations, one mixin each; a viewset is composed of those it wants.
+"""The standard actions, as functions over a viewset's plan; ``mixins`` gives them their names.
 
-Where nothing of a viewset's own has a say (a plain serializer, no hook overridden, no permission about single rows), an
-action is one statement, and its JSON goes from PostgreSQL to the socket as it is.
+Where Python of the user's has no say (a plain serializer, no hook overridden, no permission about single rows), an action
+is one statement, and its JSON goes from PostgreSQL to the socket as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import quote
 
 import orjson
 from aiohttp import web
 
 from rowcast.errors import InvalidPattern, NotFound
 from rowcast.orm.bridge import spawn
+from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import unchanged
 from rowcast.query.pages import BETWEEN
+from rowcast.rest.conditional import check_version, etag_header, missing_or_changed, required_versions, version_of
 from rowcast.rest.etags import tag_of_list, tag_of_row
+from rowcast.rest.paging import list_address
+from rowcast.rest.protocols import ModelView, WritableView
+from rowcast.rest.rendering import (
+    current_serializer,
+    instance_of,
+    read_projection,
+    related_paths,
+    render,
+    render_rows,
+    requested_projection,
+)
+from rowcast.rest.request import Request, base_url
 from rowcast.rest.response import encode, json_response
+from rowcast.rest.response_cache import cache_key, list_dependencies, read_page, respond, row_dependencies
+from rowcast.rest.scope import list_query, object_query
 from rowcast.rest.serializers import Serializer
 
-if TYPE_CHECKING:
-    from rowcast.rest.request import Request
-    from rowcast.rest.viewset import GenericViewSet as _Base
-else:
-    _Base = object
+Answer = tuple[bytes, str, str]  # body, tag, snapshot
 
 
-class ListModelMixin(_Base):
-    """``GET /tasks/``"""
+async def read_list(view: ModelView, request: Request) -> web.Response:
+    """One page of the rows that match, in one statement."""
+    plan, params = view.view_plan, request.query_params
+    plan.check_parameters(view.action, params)
+    query = await list_query(view)
+    serializer = current_serializer(view)
+    shown = requested_projection(plan, serializer, params)
+    read = shown if serializer.plain else read_projection(plan, serializer, query, params)
+    page = plan.paginator.page_request(query, read, plan.count, params)
+    address = list_address(view)
 
-    async def list(self, request: Request) -> web.Response:
-        """One page of the rows that match, in one statement."""
-        given = request.query_params
-        self.check_parameters(given)
-        query = await self.get_list_query()
-        serializer = self.current_serializer()
-        shown = self.get_projection(serializer, given)
-        seen = shown if serializer.plain else self.get_seen(serializer, query, given)
-        part = self.paginator.slice(query, seen, self.count, given)
-        address = self.get_address()
-        place = self._place(serializer, query)
-        if place and (answer := self.service.cache.get(place)) is not None:
-            return self._answer(request.http, *answer, stands=True)
-        since = self.service.cache.generation
+    async def load() -> Answer:
         try:
-            rows = await self.read_page(query, part)
+            rows = await read_page(view, query, page)
         except InvalidPattern as error:
-            raise error.naming(name for name in self._patterns if name in given) from None
+            raise error.naming(name for name in plan.pattern_parameters if name in params) from None
         if not serializer.plain:
-            made = await spawn(self._pieces, serializer, rows.documents, seen, shown, given)
-            rows = replace(rows, results=BETWEEN.join(made))
-        body = self.paginator.body(part, query, rows, address)
-        answer = body, tag_of_list(body), rows.snapshot
-        reads = self.service.store.queries.reads(query.resource, query.shape, query.order, seen) if place else None
-        if reads is not None:
-            self.service.cache.put(place, answer, since=since, resources=reads, size=len(body) + query.size)
-        return self._answer(request.http, *answer)
+            rendered = await spawn(render_rows, view, serializer, rows.documents, read, shown)
+            rows = replace(rows, results=BETWEEN.join(rendered))
+        body = plan.paginator.body(page, query, rows, address)
+        return body, tag_of_list(body), rows.snapshot
+
+    answer, cached = await plan.service.cache.get_or_load(
+        cache_key(view, serializer, query),
+        lambda: list_dependencies(plan, query, read),
+        load,
+        size=lambda answer: len(answer[0]) + query.size,
+    )
+    return respond(plan, request.http, *answer, from_cache=cached)
 
 
-class CreateModelMixin(_Base):
-    """``POST /tasks/``"""
+async def read_row(view: ModelView, request: Request) -> web.Response:
+    """The row that the address names."""
+    plan, params = view.view_plan, request.query_params
+    plan.check_parameters(view.action, params)
+    serializer = current_serializer(view)
+    shown = requested_projection(plan, serializer, params)
+    if plan.finds_objects:
+        return await _found_row(view, request, serializer)
+    plain = serializer.plain and not plan.asks_about_objects
+    query = await object_query(view)
+    read = shown if plain else read_projection(plan, serializer, query, params)
 
-    async def create(self, request: Request) -> web.Response:
-        """Insert one row, with its links, in one transaction; the row as ``retrieve`` shows it."""
-        body = await request.read_json()
-        if not self.simple_writes:
-            return await self._write(self.perform_create, self.get_serializer(data=body), HTTPStatus.CREATED)
-        values = self.serializer.validate_body(body)
-        row = await self.service.store.insert(self._shown, values)
-        key = row.key if self.lookup_field is None else str(orjson.loads(row.body)[self.lookup_field])
-        headers = {"Location": self.get_location(key), **self.get_tag(row.version, row.body)}
-        return json_response(row.body, HTTPStatus.CREATED, headers)
-
-    async def perform_create(self, serializer: Serializer) -> None:
-        """Save a valid body as a new row; to be overridden: ``await serializer.save(user_id=…)``."""
-        await serializer.save()
-
-
-class RetrieveModelMixin(_Base):
-    """``GET /tasks/{id}/``"""
-
-    async def retrieve(self, request: Request, **kwargs: str) -> web.Response:
-        """One row."""
-        given = request.query_params
-        self.check_parameters(given)
-        serializer = self.current_serializer()
-        shown = self.get_projection(serializer, given)
-        if self.finds_objects:
-            snapshot = await self.service.store.snapshot()
-            row = await spawn(self.get_object)
-            body = await spawn(self._shown_row, row)
-            return self._answer(request.http, body, tag_of_row(await self.get_version(row), shown, body), snapshot)
-        plain = serializer.plain and not self.asks_about_objects
-        query = await self.get_object_query()
-        seen = shown if plain else self.get_seen(serializer, query, given)
-        place = self._place(serializer, query) if plain else None
-        if place and (answer := self.service.cache.get(place)) is not None:
-            return self._answer(request.http, *answer, stands=True)
-        since = self.service.cache.generation
-        found = await self.service.store.one(query, seen)
+    async def load() -> Answer:
+        found = await plan.service.store.one(query, read)
         if found is None:
             raise NotFound()
         body = found.body
         if not plain:
-            row = self._instance(body, seen)
-            await self.check_object_permissions(request, row)
-            body = await spawn(self._json, serializer, row, shown, given)
-        follows = serializer.plain and not shown.related
-        answer = body, tag_of_row(found.version, shown, None if follows else body), found.snapshot
-        reads = self.service.store.queries.reads(query.resource, query.shape, (), seen) if place else None
-        if reads is not None:
-            depends = self.get_dependencies(query, seen, reads)
-            self.service.cache.put(place, answer, since=since, size=len(body) + query.size, **depends)
-        return self._answer(request.http, *answer)
+            row = instance_of(plan, body, read)
+            await view.check_object_permissions(request, row)
+            body = await spawn(render, view, serializer, row, shown, params)
+        by_version = serializer.plain and not shown.related  # the version and the projection determine the body
+        return body, tag_of_row(found.version, shown, None if by_version else body), found.snapshot
 
-    def _shown_row(self, row: Any) -> bytes:
-        return encode(self.serialize(row), self.serialize)
-
-
-class UpdateModelMixin(_Base):
-    """``PUT`` and ``PATCH /tasks/{id}/``"""
-
-    async def update(self, request: Request, **kwargs: str) -> web.Response:
-        """Change a row to a whole body: required fields must be there, optional ones left out stay as they are."""
-        return await self._change(request, partial=False)
-
-    async def partial_update(self, request: Request, **kwargs: str) -> web.Response:
-        """Change what the body names, and nothing else."""
-        return await self._change(request, partial=True)
-
-    async def _change(self, request: Request, *, partial: bool) -> web.Response:
-        if self.simple_writes and not self.asks_about_objects:
-            query = await self.get_object_query()
-            values = self.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
-            versions = self.expected_versions()
-            row = await self.service.store.update(unchanged(query, versions), self._shown, values)
-            if row is None:
-                raise await self._refused(query, versions)
-            return json_response(row.body, headers=self.get_tag(row.version, row.body))
-        async with self.service.store.database.transaction():
-            await self.check_version()
-            instance = await spawn(self.get_object)
-            serializer = self.get_serializer(instance, data=await request.read_json(), partial=partial)
-            return await self._write(self.perform_update, serializer, HTTPStatus.OK)
-
-    async def perform_update(self, serializer: Serializer) -> None:
-        """Save a valid body to its row; to be overridden."""
-        await serializer.save()
+    answer, cached = await plan.service.cache.get_or_load(
+        cache_key(view, serializer, query) if plain else None,
+        lambda: row_dependencies(plan, query, read),
+        load,
+        size=lambda answer: len(answer[0]) + query.size,
+    )
+    return respond(plan, request.http, *answer, from_cache=cached)
 
 
-class DestroyModelMixin(_Base):
-    """``DELETE /tasks/{id}/``"""
+async def _found_row(view: ModelView, request: Request, serializer: Serializer) -> web.Response:
+    """The row that the user's own ``get_object`` finds."""
+    plan = view.view_plan
+    snapshot = await plan.service.store.snapshot()
+    row = await spawn(view.get_object)
+    body = await spawn(lambda: encode(view.serialize(row), view.serialize))
+    shown = requested_projection(plan, serializer, request.query_params)
+    return respond(plan, request.http, body, tag_of_row(await version_of(plan, row), shown, body), snapshot)
 
-    async def destroy(self, request: Request, **kwargs: Any) -> web.Response:
-        """Delete a row; ``Conflict`` while others refer to it."""
-        if not self.hooked("perform_destroy") and not self.asks_about_objects:
-            query, versions = await self.get_object_query(), self.expected_versions()
-            if not await self.service.store.delete(unchanged(query, versions)):
-                raise await self._refused(query, versions)
-            return web.Response(status=HTTPStatus.NO_CONTENT)
-        async with self.service.store.database.transaction():
-            await self.check_version()
-            await spawn(self.perform_destroy, await spawn(self.get_object))
+
+async def create_row(view: WritableView, request: Request) -> web.Response:
+    """Insert one row, with its links, in one transaction; the response is the row as ``retrieve`` shows it."""
+    plan = view.view_plan
+    body = await request.read_json()
+    if not plan.simple_writes:
+        serializer = view.get_serializer(data=body)
+        serializer.is_valid(raise_exception=True)
+        async with plan.service.store.database.transaction():
+            return await _save(view, view.perform_create, serializer, HTTPStatus.CREATED)
+    values = plan.serializer.validate_body(body)
+    row = await plan.service.store.insert(plan.default_projection(plan.serializer), values)
+    key = row.key if plan.lookup_field is None else str(orjson.loads(row.body)[plan.lookup_field])
+    headers = {"Location": _location(view, key), **etag_header(view, row.version, row.body)}
+    return json_response(row.body, HTTPStatus.CREATED, headers)
+
+
+async def change_row(view: WritableView, request: Request, *, partial: bool) -> web.Response:
+    """Change the row that the address names; without ``partial`` the body must have every required field."""
+    plan = view.view_plan
+    store = plan.service.store
+    if plan.simple_writes and not plan.asks_about_objects:
+        query = await object_query(view)
+        values = plan.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
+        versions = required_versions(view)
+        row = await store.update(unchanged(query, versions), plan.default_projection(plan.serializer), values)
+        if row is None:
+            raise await missing_or_changed(plan, query, versions)
+        return json_response(row.body, headers=etag_header(view, row.version, row.body))
+    async with store.database.transaction():
+        await check_version(view)
+        instance = await spawn(view.get_object)
+        serializer = view.get_serializer(instance, data=await request.read_json(), partial=partial)
+        serializer.is_valid(raise_exception=True)
+        return await _save(view, view.perform_update, serializer, HTTPStatus.OK)
+
+
+async def delete_row(view: WritableView) -> web.Response:
+    """Delete the row that the address names; ``Conflict`` while others refer to it."""
+    plan = view.view_plan
+    store = plan.service.store
+    if not plan.overrides("perform_destroy") and not plan.asks_about_objects:
+        query, versions = await object_query(view), required_versions(view)
+        if not await store.delete(unchanged(query, versions)):
+            raise await missing_or_changed(plan, query, versions)
         return web.Response(status=HTTPStatus.NO_CONTENT)
+    async with store.database.transaction():
+        await check_version(view)
+        await spawn(view.perform_destroy, await spawn(view.get_object))
+    return web.Response(status=HTTPStatus.NO_CONTENT)
 
-    async def perform_destroy(self, instance: Any) -> None:
-        """Delete a row; to be overridden, for example to mark it instead."""
-        await instance.delete()
+
+async def _save(
+    view: ModelView, hook: Callable[[Serializer], Any], serializer: Serializer, status: HTTPStatus
+) -> web.Response:
+    """Save a valid body through a ``perform_…`` hook, inside the caller's transaction."""
+    plan = view.view_plan
+    await spawn(hook, serializer)
+    row = serializer.instance
+    response_serializer = current_serializer(view)
+    shown = plan.default_projection(response_serializer)
+    await QuerySet(type(row)).prefetch_related(*related_paths(plan, shown)).attach([row])
+    body = await spawn(render, view, response_serializer, row, shown, {})
+    headers = etag_header(view, await version_of(plan, row), body)
+    if status == HTTPStatus.CREATED:
+        key = row.pk if plan.lookup_field is None else getattr(row, plan.lookup_field)
+        headers = {"Location": _location(view, str(key)), **headers}
+    return json_response(body, status, headers)
+
+
+def _location(view: ModelView, key: str) -> str:
+    """The absolute address of a row, below the list that it was created in."""
+    http = view.request.http
+    path = http.rel_url.raw_path.rstrip("/")
+    return f"{base_url(view.view_plan.service.settings.server, http)}{path}/{quote(key, safe='')}/"

@@ -1,24 +1,21 @@
 """Entity tags: what a response is a version of, and what a request says about versions (RFC 9110, 8.8.3 and 13.1).
 
-The tag of a row is ``"<version>-<shown>"``. The version is the row's own, so that ``If-Match`` keeps a change from being
-lost whatever was shown; ``shown`` tells the representations of one version apart. The tag of a list is of its bytes.
+The tag of a row is ``"<version>-<representation>"``. The version is the row's own, so ``If-Match`` prevents lost updates
+whatever was shown; the second part distinguishes representations of one version. The tag of a list is a digest of its
+bytes.
 """
 
 from __future__ import annotations
 
-import re
 from hashlib import blake2b
-from typing import Final
 
 from aiohttp import web
 
 from rowcast.query.projection import Projection
 
-_TAGS: Final = re.compile(r'(W/)?"([^"]*)"')
-
 
 def tag_of_row(version: str | None, shown: Projection, body: bytes | None) -> str:
-    """The tag of a row whose representation follows from the version and what is shown, or else of its ``body``."""
+    """The tag of a row: by its version and projection, or by ``body`` where the projection does not determine it."""
     return f'"{version or ""}-{shown.fingerprint if body is None else _digest(body)}"'
 
 
@@ -27,23 +24,24 @@ def tag_of_list(body: bytes) -> str:
     return f'"{_digest(body)}"'
 
 
-def known(request: web.Request, tag: str) -> bool:
-    """Whether the client says with ``If-None-Match`` that it has this representation."""
-    given = request.headers.get("If-None-Match")
-    if given is None:
+def client_has(request: web.Request, tag: str) -> bool:
+    """Whether ``If-None-Match`` says that the client has this representation (weak comparison, RFC 9110, 8.8.3.2)."""
+    if "If-None-Match" not in request.headers:
         return False
-    return given.strip() == "*" or tag.strip('"') in (found for _, found in _TAGS.findall(given))
+    return any(each.value in ("*", tag[1:-1]) for each in request.if_none_match or ())
 
 
-def expected(request: web.Request) -> tuple[str, ...] | None:
-    """The versions of a row that ``If-Match`` allows to be changed; ``None`` where it allows any.
+def expected_versions(request: web.Request) -> tuple[str, ...] | None:
+    """The row versions that ``If-Match`` accepts; ``None`` if it accepts any.
 
-    A weak tag matches nothing.
+    Weak and malformed tags match nothing, since a lost update cannot be taken back.
     """
-    given = request.headers.get("If-Match")
-    if given is None or given.strip() == "*":
+    if "If-Match" not in request.headers:
         return None
-    return tuple(found.partition("-")[0] for weak, found in _TAGS.findall(given) if not weak)
+    tags = request.if_match or ()
+    if any(tag.value == "*" for tag in tags):
+        return None
+    return tuple(tag.value.partition("-")[0] for tag in tags if not tag.is_weak)
 
 
 def _digest(body: bytes) -> str:

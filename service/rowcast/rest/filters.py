@@ -34,8 +34,8 @@ class BaseFilterBackend:
     sorts: ClassVar[bool] = False  # rather than narrows
 
     @classmethod
-    def for_view(cls, view: Any) -> BaseFilterBackend:
-        """The backend with the options of a viewset class."""
+    def for_view(cls, resources: Resources, resource: Resource, options: Mapping[str, Any]) -> BaseFilterBackend:
+        """The backend for a viewset over a resource, with the viewset's options in their checked form."""
         return cls()
 
     def filter_queryset(self, request: Any, queryset: Any, view: Any) -> Any:
@@ -70,8 +70,8 @@ class FieldFilter(BaseFilterBackend):
     native = True
 
     @classmethod
-    def for_view(cls, view: Any) -> FieldFilter:
-        return cls(view.service.resources, view.resource.name, view.filterset_fields)
+    def for_view(cls, resources: Resources, resource: Resource, options: Mapping[str, Any]) -> FieldFilter:
+        return cls(resources, resource.name, options["filterset_fields"])
 
     def __init__(self, resources: Resources, resource: str, filterset: Mapping[str, tuple[str, ...]]) -> None:
         self._parameters: dict[str, _Parameter] = {}
@@ -127,8 +127,8 @@ class SearchFilter(BaseFilterBackend):
     parameter: Final = "search"
 
     @classmethod
-    def for_view(cls, view: Any) -> SearchFilter:
-        return cls(view.service.resources, view.resource.name, tuple(view.search_fields))
+    def for_view(cls, resources: Resources, resource: Resource, options: Mapping[str, Any]) -> SearchFilter:
+        return cls(resources, resource.name, tuple(options["search_fields"]))
 
     def __init__(self, resources: Resources, resource: str, fields: tuple[str, ...]) -> None:
         self._fields = [
@@ -170,8 +170,8 @@ class OrderingFilter(BaseFilterBackend):
     parameter: Final = "ordering"
 
     @classmethod
-    def for_view(cls, view: Any) -> OrderingFilter:
-        return cls(view.resource, tuple(view.ordering_fields), tuple(view.ordering))
+    def for_view(cls, resources: Resources, resource: Resource, options: Mapping[str, Any]) -> OrderingFilter:
+        return cls(resource, tuple(options["ordering_fields"]), tuple(options["ordering"]))
 
     def __init__(self, resource: Resource, fields: tuple[str, ...], default: tuple[str, ...]) -> None:
         self.fields = fields

@@ -1,22 +1,20 @@
-"""What ``OPTIONS`` tells of an address: its name, its methods, and the fields that its writing actions take."""
+"""The body of ``OPTIONS``: name and methods of an address, and the fields that its writing actions take."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rowcast.resources.actions import BODY_ACTIONS
 from rowcast.resources.fields import MISSING
-from rowcast.rest.serializers import Keys, Serializer, Value
-
-if TYPE_CHECKING:
-    from rowcast.rest.viewset import GenericViewSet
-
-WRITING = {"POST": "create", "PUT": "update", "PATCH": "partial_update"}
+from rowcast.rest.introspection import is_ours
+from rowcast.rest.protocols import ModelView
+from rowcast.rest.serializers import RelatedKeysField, Serializer, Value
 
 
-def describe(view: GenericViewSet) -> dict[str, Any]:
+def describe(view: ModelView) -> dict[str, Any]:
     """Name, description, methods, media types, and the fields of each writing action at this address."""
-    resource = view.resource
+    resource = view.view_plan.resource
     return {
         "name": view.name or resource.label or resource.model,
         "description": view.description or resource.description or _docstring(type(view)),
@@ -24,23 +22,23 @@ def describe(view: GenericViewSet) -> dict[str, Any]:
         "renders": ["application/json"],
         "parses": ["application/json"],
         "actions": {
-            method: fields_of(view.serializer, action)
-            for method, action in WRITING.items()
+            method: fields_of(view.view_plan.serializer, action)
+            for method, action in BODY_ACTIONS.items()
             if view.action_map.get(method) == action
         },
     }
 
 
 def _docstring(viewset: type) -> str:
-    """What a class of the config directory says of itself; one of the service's own speaks of no resource."""
-    return "" if viewset.__module__.startswith("rowcast.") else inspect.cleandoc(viewset.__doc__ or "")
+    """The docstring of a user's class; one of Rowcast's own does not describe the resource."""
+    return "" if is_ours(viewset) else inspect.cleandoc(viewset.__doc__ or "")
 
 
 def fields_of(serializer: Serializer, action: str) -> dict[str, dict[str, Any]]:
     """Every field of a body: type, label, whether it is required or read-only here, and its limits."""
     described = {}
     for name, field in serializer.fields.items():
-        if not isinstance(field, Value | Keys):
+        if not isinstance(field, Value | RelatedKeysField):
             continue
         declared = field.declared
         limits = {

@@ -1,4 +1,4 @@
-"""Which part of a list a response has, and the envelope around it."""
+"""Which page of a list a response has, and the envelope around it."""
 
 from __future__ import annotations
 
@@ -25,45 +25,48 @@ UNPAGED: Final = 100  # times max_page_size: the most rows of a list without pag
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
-    """The page that a request asks for: its shape, the values behind the condition's, and where it stands."""
+class PageRequest:
+    """The page that a request asks for: its shape, the values that follow the condition's, and its place in the list."""
 
-    page: PageShape
+    shape: PageShape
     values: tuple[Any, ...]
     limit: int
     offset: int = 0
     number: int = 1
-    cursor: bool = False  # whether it starts behind a row
+    cursor: bool = False  # whether it starts after a row
 
     def count(self, size: int, known: int) -> int:
-        """How many rows there are, where ``size`` were read: what the page says itself, or else what is known."""
-        if self.page.keyset or (size == 0 and self.offset):
+        """How many rows there are, after ``size`` rows were read: the page itself shows it, or it is the ``known`` count."""
+        if self.shape.keyset or (size == 0 and self.offset):
             return known
         return max(known, self.offset + size) if size > self.limit else self.offset + size
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where a list was asked for, from which the addresses of its other pages follow."""
+class ListAddress:
+    """The address of a list, from which the addresses of its other pages follow."""
 
     url: str  # without the query
-    given: Sequence[tuple[str, str]]
+    params: Sequence[tuple[str, str]]
 
     def having(self, **changed: str | None) -> bytes:
         """The address with parameters set, or with ``None`` left out, as a JSON string."""
-        kept = [(name, value) for name, value in self.given if name not in changed]
+        kept = [(name, value) for name, value in self.params if name not in changed]
         kept += [(name, value) for name, value in changed.items() if value is not None]
         return orjson.dumps(f"{self.url}?{urlencode(kept)}" if kept else self.url)
 
 
 class BasePagination:
-    """A way to page. ``page_size`` is the size when none is asked for and ``max_page_size`` the largest.
+    """A way to divide a list into pages.
 
-    ``secret()`` is the key that signs cursors.
+    Args:
+        page_size: Rows of a page if the client does not ask for a size.
+        max_page_size: The largest size that a client may ask for; larger ones are reduced to it.
+        secret: Returns the key that signs cursors.
     """
 
     parameters: ClassVar[tuple[str, ...]] = ()
-    page_size: int = 0  # of a subclass: what viewsets have whose config sets none; 0 for the viewset's own
+    page_size: int = 0  # in a subclass: the size for viewsets whose config sets none; 0 means the viewset's own
     max_page_size: int = 0
 
     def __init__(self, resources: Resources, page_size: int, max_page_size: int, secret: Callable[[], bytes]) -> None:
@@ -72,15 +75,17 @@ class BasePagination:
         self.max_page_size = max_page_size
         self._secret = secret
 
-    def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
-        """The page asked for; ``ParseError`` names the parameter that is wrong."""
+    def page_request(self, query: Query, projection: Projection, count: str, params: Mapping[str, str]) -> PageRequest:
+        """The page that the query string asks for; ``ParseError`` names a wrong parameter."""
         raise NotImplementedError
 
-    def body(self, part: Slice, query: Query, found: FetchedPage, address: Address) -> bytes:
-        """The response; ``NotFound`` for a page behind the last."""
+    def body(self, page: PageRequest, query: Query, found: FetchedPage, address: ListAddress) -> bytes:
+        """The response; ``NotFound`` for a page after the last."""
         raise NotImplementedError
 
-    def _at(self, query: Query, projection: Projection, count: str, size: int, offset: int, number: int = 1) -> Slice:
+    def _at(
+        self, query: Query, projection: Projection, count: str, size: int, offset: int, number: int = 1
+    ) -> PageRequest:
         """A page at an offset."""
         usual = size == self.page_size
         page = PageShape(
@@ -88,10 +93,10 @@ class BasePagination:
             has_offset=offset > 0, keys_first=offset >= DEEP_OFFSET_ROWS,
         )  # fmt: skip
         values = (*(() if usual else (size,)), *((offset,) if offset else ()))
-        return Slice(page, values, size, offset, number)
+        return PageRequest(page, values, size, offset, number)
 
-    def _size(self, given: Mapping[str, str], name: str) -> int:
-        text = given.get(name)
+    def _size(self, params: Mapping[str, str], name: str) -> int:
+        text = params.get(name)
         return self.page_size if text is None else min(_number(name, text, least=1), self.max_page_size)
 
 
@@ -100,23 +105,23 @@ class PageNumberPagination(BasePagination):
 
     parameters = ("page", "page_size")
 
-    def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
-        size = self._size(given, "page_size")
-        text = given.get("page")
+    def page_request(self, query: Query, projection: Projection, count: str, params: Mapping[str, str]) -> PageRequest:
+        size = self._size(params, "page_size")
+        text = params.get("page")
         number = 1 if text is None else _number("page", text)
         offset = (number - 1) * size
         if not 0 <= offset <= MAX_OFFSET:
             raise NotFound("There is no such page.", code="invalid_page")
         return self._at(query, projection, count, size, offset, number)
 
-    def body(self, part: Slice, query: Query, found: FetchedPage, address: Address) -> bytes:
-        if part.number > 1 and not found.results:
+    def body(self, page: PageRequest, query: Query, found: FetchedPage, address: ListAddress) -> bytes:
+        if page.number > 1 and not found.results:
             raise NotFound("There is no such page.", code="invalid_page")
         following, before = b"null", b"null"
-        if found.size > part.limit:
-            following = address.having(page=str(part.number + 1))
-        if part.number > 1:
-            before = address.having(page=str(part.number - 1) if part.number > 2 else None)
+        if found.size > page.limit:
+            following = address.having(page=str(page.number + 1))
+        if page.number > 1:
+            before = address.having(page=str(page.number - 1) if page.number > 2 else None)
         return _envelope(found, following, before)
 
 
@@ -125,48 +130,48 @@ class LimitOffsetPagination(BasePagination):
 
     parameters = ("limit", "offset")
 
-    def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
-        offset = _number("offset", given.get("offset", "0"), least=0)
+    def page_request(self, query: Query, projection: Projection, count: str, params: Mapping[str, str]) -> PageRequest:
+        offset = _number("offset", params.get("offset", "0"), least=0)
         if offset > MAX_OFFSET:
             raise ParseError("offset: too large.", code="invalid_parameter")
-        return self._at(query, projection, count, self._size(given, "limit"), offset)
+        return self._at(query, projection, count, self._size(params, "limit"), offset)
 
-    def body(self, part: Slice, query: Query, found: FetchedPage, address: Address) -> bytes:
+    def body(self, page: PageRequest, query: Query, found: FetchedPage, address: ListAddress) -> bytes:
         following, before = b"null", b"null"
-        if found.size > part.limit:
-            following = address.having(limit=str(part.limit), offset=str(part.offset + part.limit))
-        if part.offset > 0:
-            earlier = max(0, part.offset - part.limit)
-            before = address.having(limit=str(part.limit), offset=str(earlier) if earlier else None)
+        if found.size > page.limit:
+            following = address.having(limit=str(page.limit), offset=str(page.offset + page.limit))
+        if page.offset > 0:
+            earlier = max(0, page.offset - page.limit)
+            before = address.having(limit=str(page.limit), offset=str(earlier) if earlier else None)
         return _envelope(found, following, before)
 
 
 class CursorPagination(BasePagination):
-    """``?cursor=…``: pages that start behind a row, stable while rows come and go, and as fast at any depth.
+    """``?cursor=…``: pages that start after a row, stable while rows come and go, and equally fast at any depth.
 
-    A cursor holds the values by which that row is sorted and the order they belong to, signed, so that one which was
-    not issued here is told from one that was.
+    A cursor holds the values by which that row is sorted. Its signature covers them, the resource and the order, so a cursor
+    that was not issued here is refused.
     """
 
     parameters = ("cursor", "page_size")
 
-    def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
-        size = self._size(given, "page_size")
-        text = given.get("cursor")
+    def page_request(self, query: Query, projection: Projection, count: str, params: Mapping[str, str]) -> PageRequest:
+        size = self._size(params, "page_size")
+        text = params.get("cursor")
         if text is None:
-            return Slice(PageShape(projection, query.order, count, keyset=True), (size,), size)
+            return PageRequest(PageShape(projection, query.order, count, keyset=True), (size,), size)
         backward, row = self._read(text, query)
         steps = tuple((step.removeprefix("-"), step.startswith("-") != backward) for step in query.order)
         after = After(steps, row)
         page = PageShape(projection, query.order, count, keyset=True, after=after.shape, backward=backward)
-        return Slice(page, (*after.values, size), size, cursor=True)
+        return PageRequest(page, (*after.values, size), size, cursor=True)
 
-    def body(self, part: Slice, query: Query, found: FetchedPage, address: Address) -> bytes:
-        backward, keys, more = part.page.backward, found.keys, found.size > part.limit
+    def body(self, page: PageRequest, query: Query, found: FetchedPage, address: ListAddress) -> bytes:
+        backward, keys, more = page.shape.backward, found.keys, found.size > page.limit
         following, before = b"null", b"null"
         if keys and (more or backward):
             following = address.having(cursor=self._write(keys[-1], query, backward=False))
-        if keys and (more if backward else part.cursor):
+        if keys and (more if backward else page.cursor):
             before = address.having(cursor=self._write(keys[0], query, backward=True))
         return _envelope(found, following, before)
 
@@ -206,11 +211,11 @@ class CursorPagination(BasePagination):
 class NoPagination(BasePagination):
     """The rows alone, as an array of at most a hundred times ``max_page_size``."""
 
-    def slice(self, query: Query, projection: Projection, count: str, given: Mapping[str, str]) -> Slice:
+    def page_request(self, query: Query, projection: Projection, count: str, params: Mapping[str, str]) -> PageRequest:
         size = self.max_page_size * UNPAGED
-        return Slice(PageShape(projection, query.order, "none", limit=size), (), size)
+        return PageRequest(PageShape(projection, query.order, "none", limit=size), (), size)
 
-    def body(self, part: Slice, query: Query, found: FetchedPage, address: Address) -> bytes:
+    def body(self, page: PageRequest, query: Query, found: FetchedPage, address: ListAddress) -> bytes:
         return b"[%b]" % found.results
 
 

@@ -1,4 +1,4 @@
-"""The request as a viewset sees it: aiohttp's, and what the service knows besides."""
+"""The request as a viewset sees it: aiohttp's, with the caller, the query parameters and the body."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from rowcast.configuration.settings import Server
 from rowcast.errors import ParseError, PayloadTooLarge, UnsupportedMediaType
 from rowcast.identity.users import ANONYMOUS, User
 
 
 class Request:
-    """An aiohttp request with ``user``, ``auth``, ``query_params`` and ``data``; all else is aiohttp's.
+    """An aiohttp request with ``user``, ``auth``, ``query_params`` and ``data``; every other attribute is aiohttp's.
 
-    ``query_params`` maps each parameter to its text; ``ParseError`` when one is given twice. ``data`` is the body once
-    ``read_json`` has run. It takes attributes (``request.tenant = …``) and, as aiohttp's does, items.
+    ``query_params`` maps each parameter to its string; ``ParseError`` when one is given twice. ``data`` is the body once
+    ``read_json`` has run. Attributes (``request.tenant = …``) and items can be set.
     """
 
     def __init__(self, http: web.Request) -> None:
@@ -56,16 +57,16 @@ class Request:
         return self._params
 
     async def read_json(self) -> Any:
-        """The body, which must be JSON: ``ParseError``, ``UnsupportedMediaType`` or ``PayloadTooLarge`` otherwise."""
-        kind = self.http.content_type
-        if kind != "application/json" and not kind.endswith("+json"):
+        """The body as JSON; ``ParseError``, ``UnsupportedMediaType`` or ``PayloadTooLarge`` if it cannot be read."""
+        media_type = self.http.content_type
+        if media_type != "application/json" and not media_type.endswith("+json"):
             raise UnsupportedMediaType()
         try:
             raw = await self.http.read()
         except web.HTTPRequestEntityTooLarge:
             raise PayloadTooLarge() from None
-        except (web.RequestPayloadError, ConnectionResetError):  # a wrong Content-Encoding; a client that has left
-            raise ParseError("The body is not what its headers say, or not all of it came.") from None
+        except (web.RequestPayloadError, ConnectionResetError):  # a wrong Content-Encoding, or the client has left
+            raise ParseError("The body does not match its headers, or it is incomplete.") from None
         if not raw:
             raise ParseError("The body is empty; send a JSON object.")
         try:
@@ -73,3 +74,17 @@ class Request:
         except orjson.JSONDecodeError as error:
             raise ParseError(f"The body is not valid JSON: {error}.") from None
         return self.data
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The names in a parameter such as ``?fields=id,title``."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def base_url(settings: Server, http: web.Request) -> str:
+    """Scheme and host as the client sees them; ``X-Forwarded-…`` counts where ``trusted_proxies`` allows it."""
+    scheme, host = http.scheme, http.host
+    if settings.trusted_proxies:
+        scheme = http.headers.get("X-Forwarded-Proto", scheme).split(",")[-1].strip()
+        host = http.headers.get("X-Forwarded-Host", host).split(",")[-1].strip()
+    return f"{scheme}://{host}"

@@ -1,4 +1,4 @@
-"""What a handler may return, and the JSON that becomes of it."""
+"""What a handler may return, and the JSON made of it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ status: Final = SimpleNamespace(**{f"HTTP_{each.value}_{name}": each for name, e
 
 
 class Response:
-    """Data with a status and headers: ``Response({"status": "done"}, status=202)``."""
+    """Data with a status, headers and a content type: ``Response({"status": "done"}, status=202)``.
+
+    Args:
+        data: What is sent as JSON, or a string or bytes, sent as they are, if ``content_type`` is not JSON.
+        status: The HTTP status.
+        headers: Headers on top of the service's own.
+        content_type: The media type; ``Response(csv, content_type="text/csv")`` sends the string ``csv``.
+    """
 
     __slots__ = ("content_type", "data", "headers", "status")
 
@@ -47,7 +54,7 @@ class Response:
 def encode(data: Any, show: Callable[[Any], Any]) -> bytes:
     """JSON in the forms of the field types: decimals as strings, times in UTC as RFC 3339, durations as ISO 8601.
 
-    ``show`` turns a row into a dictionary. ``TypeError`` names what has no JSON form.
+    ``show`` turns a row into a dictionary. ``TypeError`` names a value that has no JSON form.
     """
 
     def default(value: Any) -> Any:
@@ -71,3 +78,19 @@ def encode(data: Any, show: Callable[[Any], Any]) -> bytes:
 def json_response(body: bytes, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> web.Response:
     """A response of JSON that is already made."""
     return web.Response(body=body, status=status, headers=headers, content_type=JSON)
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a media type is JSON, or based on it (RFC 6839)."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == JSON or media_type.endswith("+json")
+
+
+def verbatim_response(data: Any, status: int, headers: Mapping[str, str] | None, content_type: str) -> web.Response:
+    """A response whose content type is not JSON: a string, in UTF-8, or bytes, as they are; ``TypeError`` for others."""
+    if not isinstance(data, str | bytes):
+        raise TypeError(f"Response(content_type={content_type!r}) needs a string or bytes, not {type(data).__name__}")
+    body = data.encode() if isinstance(data, str) else data
+    response = web.Response(body=body, status=status, headers=headers)
+    response.headers["Content-Type"] = content_type
+    return response

@@ -10,8 +10,11 @@ from typing import Any, Final
 from aiohttp import web
 
 from rowcast.errors import ConfigurationError, did_you_mean
-from rowcast.rest.signatures import call_of
-from rowcast.rest.viewset import STANDARD_ACTIONS, GenericViewSet, Handler, ViewSet, actions_in, allows, parts_of
+from rowcast.resources.actions import STANDARD_ACTIONS, STREAM
+from rowcast.rest.addresses import variable_parts
+from rowcast.rest.binding import at_address
+from rowcast.rest.plan import ModelPlan, ViewPlan
+from rowcast.rest.viewset import Handler, ViewSet, action_map_of, serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,10 @@ class Route:
 
     path: str
     name: str
-    actions: dict[str, str]  # method → action
-    handler: Handler
+    actions: Mapping[str, str]  # method → action, as declared
+    action_map: Mapping[str, str]  # the same with HEAD and OPTIONS
+    plan: ViewPlan
+    initkwargs: Mapping[str, Any]  # of the action, as ``@action`` has them
 
 
 class SimpleRouter:
@@ -35,61 +40,64 @@ class SimpleRouter:
         self.registry.append((prefix.strip("/"), viewset, basename))
 
 
-DefaultRouter = SimpleRouter  # the root with all addresses is always there
+DefaultRouter = SimpleRouter  # the root with all addresses always exists
 
 
-def default_basename(view: type[ViewSet]) -> str | None:
+def default_basename(plan: ViewPlan) -> str | None:
     """The name that a viewset's routes begin with: its model's."""
-    return view.resource.model.lower() if issubclass(view, GenericViewSet) else None
+    return plan.resource.model.lower() if isinstance(plan, ModelPlan) else None
 
 
-def routes(prefix: str, view: type[ViewSet], basename: str) -> Iterator[Route]:
-    """The addresses of a bound viewset under a prefix; fixed ones come before those that hold a key.
+def routes(prefix: str, plan: ViewPlan, basename: str) -> Iterator[Route]:
+    """The addresses of a viewset under a prefix; fixed ones come before those that contain a key.
 
     ``ConfigurationError`` for a handler that cannot be called at its address.
     """
-    base = f"/{prefix}"
-    key = view.lookup_url_kwarg or "id"
-    one = f"{base}/{{{key}:{view.lookup_value_regex or '[^/]+'}}}" if view.lookup_value_regex else f"{base}/{{{key}}}"
-    extra = sorted(view.get_extra_actions(), key=lambda function: function.__name__)
-    found = [_standard(view, base, f"{basename}-list", basename, detail=False, suffix="List")]
-    if has_stream(view):
-        found.append(_route(view, f"{base}/stream", f"{basename}-stream", {"GET": "stream"}, basename, suffix="Stream"))
-    found += [_extra(view, base, function, basename) for function in extra if not function.detail]
-    found += [_standard(view, one, f"{basename}-detail", basename, detail=True, suffix="Instance")]
-    if has_stream(view):
+    base, viewset = f"/{prefix}", plan.viewset
+    key = plan.attribute("lookup_url_kwarg") or "id"
+    pattern = plan.attribute("lookup_value_regex")
+    one = f"{base}/{{{key}:{pattern}}}" if pattern else f"{base}/{{{key}}}"
+    extra = sorted(viewset.get_extra_actions(), key=lambda function: function.__name__)
+    streams = has_stream(plan)
+    found = [_standard(plan, base, f"{basename}-list", basename, detail=False, suffix="List")]
+    if streams:
+        found.append(_route(plan, f"{base}/stream", f"{basename}-stream", {"GET": STREAM}, basename, suffix="Stream"))
+    found += [_extra(plan, base, function, basename) for function in extra if not function.detail]
+    found += [_standard(plan, one, f"{basename}-detail", basename, detail=True, suffix="Instance")]
+    if streams:
         label = f"{basename}-detail-stream"
         found.append(
-            _route(view, f"{one}/stream", label, {"GET": "stream"}, basename, detail=True, suffix="Instance Stream")
+            _route(plan, f"{one}/stream", label, {"GET": STREAM}, basename, detail=True, suffix="Instance Stream")
         )
-    found += [_extra(view, one, function, basename) for function in extra if function.detail]
+    found += [_extra(plan, one, function, basename) for function in extra if function.detail]
     for route in found:
         if route is not None:
-            parts = parts_of(route.path)
+            parts = tuple(variable_parts(route.path))
             for action in route.actions.values():
-                call_of(view, action, parts, key if key in parts else None)
+                route.plan.call(action, parts)  # raises what is wrong with the handler
             yield route
 
 
-def _standard(view: type[ViewSet], path: str, label: str, basename: str, *, detail: bool, suffix: str) -> Route | None:
+def _standard(plan: ViewPlan, path: str, label: str, basename: str, *, detail: bool, suffix: str) -> Route | None:
     actions = {
-        method: action
-        for action, (method, about_one) in STANDARD_ACTIONS.items()
-        if about_one == detail and hasattr(view, action) and allows(view, action)
+        action.method: name
+        for name, action in STANDARD_ACTIONS.items()
+        if action.detail == detail and hasattr(plan.viewset, name) and allows(plan, name)
     }
-    return _route(view, path, label, actions, basename, detail=detail, suffix=suffix) if actions else None
+    return _route(plan, path, label, actions, basename, detail=detail, suffix=suffix) if actions else None
 
 
-def _extra(view: type[ViewSet], base: str, function: Any, basename: str) -> Route | None:
-    if not allows(view, function.__name__):
+def _extra(plan: ViewPlan, base: str, function: Any, basename: str) -> Route | None:
+    if not allows(plan, function.__name__):
         return None
     actions = {verb.upper(): name for verb, name in function.mapping.items()}
     try:
         path = _path(function.url_path)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{view.__module__}.{view.__name__}.{function.__name__}: {error}") from None
+        viewset = plan.viewset
+        raise ConfigurationError(f"{viewset.__module__}.{viewset.__name__}.{function.__name__}: {error}") from None
     label = f"{basename}-{function.url_name}"
-    return _route(view, f"{base}/{path}", label, actions, basename, detail=function.detail, **function.kwargs)
+    return _route(plan, f"{base}/{path}", label, actions, basename, detail=function.detail, **function.kwargs)
 
 
 CONVERTERS: Final[Mapping[str, str]] = {
@@ -113,12 +121,23 @@ def _path(text: str) -> str:
     return re.sub(r"\(\?P<(\w+)>((?:[^()]|\([^()]*\))*)\)", r"{\1:\2}", path).strip("^$/")
 
 
-def _route(view: type[ViewSet], path: str, label: str, actions: dict[str, str], basename: str, **kwargs: Any) -> Route:
+def _route(plan: ViewPlan, path: str, label: str, actions: dict[str, str], basename: str, **kwargs: Any) -> Route:
+    viewset = plan.viewset
+    initkwargs = {"basename": basename, **kwargs}
     try:
-        handler = view.as_view(actions, basename=basename, **kwargs)
+        action_map = action_map_of(viewset, actions, initkwargs)
     except TypeError as error:
-        raise ConfigurationError(f"{view.__module__}.{view.__name__}: {error}") from None
-    return Route(path, label, actions, handler)
+        raise ConfigurationError(f"{viewset.__module__}.{viewset.__name__}: {error}") from None
+    return Route(path, label, actions, action_map, at_address(plan, initkwargs), initkwargs)
+
+
+def handler_of(route: Route) -> Handler:
+    """The aiohttp handler of a route."""
+
+    async def handler(http: web.Request) -> web.StreamResponse:
+        return await serve(http, route.plan, route.action_map)
+
+    return handler
 
 
 def check_distinct(routes: Iterable[Route]) -> None:
@@ -140,28 +159,29 @@ def check_distinct(routes: Iterable[Route]) -> None:
             )
 
 
-def has_stream(view: type[ViewSet]) -> bool:
-    """Whether a viewset has a stream: unless it is switched off, left out, or lists are not allowed."""
-    return (
-        issubclass(view, GenericViewSet)
-        and view.stream_enabled
-        and hasattr(view, "stream")
-        and "stream" not in view.excluded_actions
-        and (view.allowed_actions is None or bool({"stream", "list"} & set(view.allowed_actions)))
+def allows(plan: ViewPlan, action: str) -> bool:
+    """Whether the options ``allowed_actions`` and ``excluded_actions`` leave an action."""
+    if not isinstance(plan, ModelPlan):
+        return True
+    allowed = plan.attribute("allowed_actions")
+    return action not in plan.attribute("excluded_actions") and (allowed is None or action in allowed)
+
+
+def has_stream(plan: ViewPlan) -> bool:
+    """Whether a viewset has a stream: not if it is switched off or left out, or if lists are not allowed."""
+    if not isinstance(plan, ModelPlan) or not plan.attribute("stream_enabled") or not hasattr(plan.viewset, STREAM):
+        return False
+    allowed = plan.attribute("allowed_actions")
+    return STREAM not in plan.attribute("excluded_actions") and (
+        allowed is None or bool({STREAM, "list"} & set(allowed))
     )
 
 
-def register(app: web.Application, route: Route) -> None:
+def register(app: web.Application, route: Route, handler: Handler) -> None:
     """Add a route to an application, with and without the slash at its end."""
-    path = re.sub(r"\{([^\W\d]\w*)\}", r"{\1:[^/]+}", route.path)  # braces, too, may stand in a key
+    path = re.sub(r"\{([^\W\d]\w*)\}", r"{\1:[^/]+}", route.path)  # a key may contain braces
     try:
-        app.router.add_route("*", path + "/", route.handler)
-        app.router.add_route("*", path, route.handler)
+        app.router.add_route("*", path + "/", handler)
+        app.router.add_route("*", path, handler)
     except ValueError as error:
-        raise ConfigurationError(f"{route.name}: {route.path} is no address: {error}") from None
-
-
-__all__ = [
-    "DefaultRouter", "Route", "SimpleRouter", "actions_in", "check_distinct", "default_basename", "has_stream",
-    "register", "routes",
-]  # fmt: skip
+        raise ConfigurationError(f"{route.name}: {route.path} is not an address: {error}") from None

@@ -66,7 +66,7 @@ class Value(ma.fields.Field[Any]):
             raise ma.ValidationError(str(error)) from None
 
 
-class Keys(ma.fields.Field[Any]):
+class RelatedKeysField(ma.fields.Field[Any]):
     """A many_to_many field in a body: the keys of the rows to link, each alone or within its row's object."""
 
     default_error_messages = {"null": NULL, "list": "Not a valid list of keys."}  # noqa: RUF012
@@ -77,9 +77,9 @@ class Keys(ma.fields.Field[Any]):
         self.values = values
         super().__init__(**kwargs)
 
-    def changed(self, options: Mapping[str, Any]) -> Keys:
+    def changed(self, options: Mapping[str, Any]) -> RelatedKeysField:
         """The same field with other marshmallow arguments."""
-        return Keys(self.declared, self.key, self.values, **{"load_only": True, **options})
+        return RelatedKeysField(self.declared, self.key, self.values, **{"load_only": True, **options})
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         if not isinstance(value, list):
@@ -338,9 +338,9 @@ class Serializer(ma.Schema):
         return model
 
 
-def generated_fields(resources: Resources, resource: Resource) -> tuple[dict[str, Value | Keys], set[str]]:
+def generated_fields(resources: Resources, resource: Resource) -> tuple[dict[str, Value | RelatedKeysField], set[str]]:
     """The schema fields of a resource by name, in the order of declaration, and which of them a body cannot set."""
-    made: dict[str, Value | Keys] = {}
+    made: dict[str, Value | RelatedKeysField] = {}
     ignored: set[str] = set()
     for name, declared in resource.columns.items():
         values = resources.key_of(declared)
@@ -361,7 +361,7 @@ def generated_fields(resources: Resources, resource: Resource) -> tuple[dict[str
         if declared.read_only:
             ignored.add(name)
         else:
-            made[name] = Keys(declared, key, resources.key_of(key), load_only=True)
+            made[name] = RelatedKeysField(declared, key, resources.key_of(key), load_only=True)
     return made, ignored
 
 

@@ -1,10 +1,10 @@
-"""TODO."""
+"""The stream of a viewset: what its caller may see, as a subscription of the hub."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -25,50 +25,53 @@ from rowcast.query.matching import matcher, patterns, routing_key
 from rowcast.query.projection import Projection
 from rowcast.query.store import STORE
 from rowcast.resources.types import make_field
+from rowcast.rest.plan import ModelPlan
+from rowcast.rest.protocols import ModelView
+from rowcast.rest.rendering import current_serializer, instance_of, related_paths, render, requested_projection
 from rowcast.rest.request import Request
+from rowcast.rest.scope import list_query, row_query
 from rowcast.rest.serializers import Serializer
 from rowcast.streams.subscription import Subscription, Subscriptions
 
-if TYPE_CHECKING:
-    from rowcast.rest.viewset import GenericViewSet as _Base
-else:
-    _Base = object
-OF_TOKENS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # claims that say nothing of the user
-PAGES: Final = 100  # of the largest size, that a snapshot may have rows for
+TOKEN_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # of the token rather than of its user
+SNAPSHOT_MAX_PAGES: Final = 100  # times max_page_size: the most rows of a snapshot
 SNAPSHOT: Final = make_field("snapshot", "boolean")
 
 
 class ViewsetRowAccess:
-    """What the Python of a viewset says about rows to one caller, who has opened a stream with ``view``.
+    """The object permissions and the serializer of a viewset, for the caller who has opened a stream with ``view``.
 
-    Callers are shown the same if they are the same user, and have asked for the same.
+    Callers share a stream if they are the same user, and have sent the same parameters to the same address.
     """
 
-    def __init__(self, view: _Base) -> None:
-        serializer = view._own(view.get_serializer_class())(context=view.get_serializer_context())
-        request = view.request
-        asked = [
+    def __init__(self, view: ModelView) -> None:
+        plan, request = view.view_plan, view.request
+        serializer = plan.bind_serializer(view.get_serializer_class())(context=view.get_serializer_context())
+        params = [
             (name, text) for name, text in request.query_params.items() if name not in ("access_token", "last_event_id")
         ]
-        self.key = (type(view), *_who(request.user), request.http.host, request.http.path, tuple(sorted(asked)))
+        self.key = (plan, *_identity(request.user), request.http.host, request.http.path, tuple(sorted(params)))
         self.plain = serializer.plain
         self._view = view
+        self._plan = plan
         self._serializer = serializer
-        self._related = view._paths_of(view.shown_by(serializer))
-        self._seen = Projection(view.resource.name, tuple(view.resource.columns))
+        self._related = related_paths(
+            plan, plan.default_projection(plan.shared_serializer(view.get_serializer_class()))
+        )
+        self._columns = Projection(plan.resource.name, tuple(plan.resource.columns))
 
     async def may_see(self, rows: Sequence[bytes]) -> list[bool]:
         """For each row whether the object permissions let the caller see it."""
-        if not self._view.asks_about_objects:
+        if not self._plan.asks_about_objects:
             return [True] * len(rows)
         return [await self._may(row) for row in await self._instances(rows)]
 
     async def render_rows(self, rows: Sequence[bytes]) -> list[bytes]:
         """Each row as the serializer shows it, as JSON."""
-        shown = Projection(self._seen.resource, ())  # and no related rows besides
-        given = self._view.request.query_params
+        shown = Projection(self._columns.resource, ())  # the serializer's fields alone, without related rows
+        params = self._view.request.query_params
         return [
-            await spawn(self._view._json, self._serializer, row, shown, given) for row in await self._instances(rows)
+            await spawn(render, self._view, self._serializer, row, shown, params) for row in await self._instances(rows)
         ]
 
     async def _may(self, row: Model) -> bool:
@@ -79,110 +82,120 @@ class ViewsetRowAccess:
         return True
 
     async def _instances(self, rows: Sequence[bytes]) -> list[Model]:
-        """Logged rows as a viewset's Python has them, with their related rows as they are now."""
-        STORE.set(self._view.service.store)
-        made = [self._view._instance(row, self._seen) for row in rows]
+        """Logged rows as instances, with their related rows as they are now."""
+        STORE.set(self._plan.service.store)
+        made = [instance_of(self._plan, row, self._columns) for row in rows]
         if made and self._related:
             await QuerySet(type(made[0])).prefetch_related(*self._related).attach(made)
         return made
 
 
-def _who(user: object) -> tuple[object, ...]:
-    """What makes a user the same in another request: of ours what is said of him, of other classes the very object."""
+def _identity(user: object) -> tuple[object, ...]:
+    """What identifies a user across requests: id and claims of a ``User``; the object itself of any other class."""
     if type(user) is not User:
         return type(user).__qualname__, id(user)
-    claims = sorted((name, claim) for name, claim in user.claims.items() if name not in OF_TOKENS)
-    return user.id, user.is_staff, repr(claims)  # which may be lists, and 1 is not True
+    claims = sorted((name, claim) for name, claim in user.claims.items() if name not in TOKEN_CLAIMS)
+    return user.id, user.is_staff, repr(claims)  # claims may be lists, and 1 is not True
 
 
-def wants_snapshot(given: Mapping[str, str]) -> bool:
-    """Whether ``?snapshot=`` asks for all rows to begin with."""
+def wants_snapshot(params: Mapping[str, str]) -> bool:
+    """Whether the stream is to begin with all rows (``?snapshot=true``)."""
     try:
-        return bool(SNAPSHOT.field_type.parse(SNAPSHOT, given.get("snapshot", "false")))
+        return bool(SNAPSHOT.field_type.parse(SNAPSHOT, params.get("snapshot", "false")))
     except ValueError as error:
         raise ParseError(f"snapshot: {error}", code="invalid_parameter") from None
 
 
-def last_position(http: web.Request, given: Mapping[str, str]) -> str | None:
-    """Where a client wants to go on from: what browsers send beats what the address says."""
-    return http.headers.get("Last-Event-ID") or given.get("last_event_id")
+def last_position(http: web.Request, params: Mapping[str, str]) -> str | None:
+    """The position that a client resumes from; the header that browsers send takes precedence over the parameter."""
+    return http.headers.get("Last-Event-ID") or params.get("last_event_id")
 
 
-class StreamMixin(_Base):
+class StreamMixin:
     """``GET /tasks/stream/`` and ``GET /tasks/{id}/stream/``"""
 
-    async def stream(self, request: Request, **kwargs: str) -> web.StreamResponse:
+    async def stream(self: ModelView, request: Request, **kwargs: str) -> web.StreamResponse:
         """Every committed change of the rows that ``list`` shows with the same filters, or of one of them."""
-        given = request.query_params
-        subscription = await self.get_subscription()
-        return await self.service.hub.stream(
-            request.http,
-            Subscriptions([subscription]),
-            last_position(request.http, given),
-            auths=[request.auth],
-            limit=self.max_page_size * PAGES if wants_snapshot(given) else None,
-        )
+        return await open_stream(self, request)
 
-    async def get_subscription(self) -> Subscription:
-        """What the caller sees with the parameters of the request; what is wrong with it is raised."""
-        given = self.request.query_params
-        self.check_parameters(given)
-        query = await self.get_list_query()
-        serializer = self.current_serializer()
-        shown = self.get_projection(serializer, {"fields": given["fields"]} if "fields" in given else {})
-        query = query.unsorted()
-        try:
-            await self.service.store.check_patterns(patterns(query.where))
-        except InvalidPattern as error:
-            raise error.naming(name for name in self._patterns if name in given) from None
-        if self.kwargs:
-            query = await self._one_row(query)
-        python = not serializer.plain or self.asks_about_objects
-        return Subscription(
-            query=query,
-            projection=shown,
-            watched=self._watched(serializer),
-            resource=self.resource,
-            test=matcher(self.service.resources, query.resource, query.where),
-            routing_key=routing_key(self.service.resources, query.resource, (*query.where, *self._owned())),
-            store=self.service.store,
-            access=ViewsetRowAccess(self) if python else None,
-        )
 
-    def _owned(self) -> Iterator[Comparison]:
-        """What is known of every row that the object permissions let the caller see."""
-        if any(map(self.hooked, ("get_permissions", "check_object_permissions", "permission_denied"))):
-            return
-        for permission in self.get_permissions():
-            own_rule = type(permission).has_object_permission is not IsOwner.has_object_permission
-            if isinstance(permission, IsOwner) and not own_rule:
-                values = self.service.resources.resolve(self.resource.name, permission.owner_field).values
-                with contextlib.suppress(ValueError):
-                    owner = values.field_type.parse(values, str(self.request.user.id))
-                    yield equals(permission.owner_field, values, owner)
+async def open_stream(view: ModelView, request: Request) -> web.StreamResponse:
+    """Send a viewset's stream; returns when it has ended."""
+    plan, params = view.view_plan, request.query_params
+    subscription = await subscription_of(view)
+    return await plan.service.hub.stream(
+        request.http,
+        Subscriptions([subscription]),
+        last_position(request.http, params),
+        auths=[request.auth],
+        limit=plan.max_page_size * SNAPSHOT_MAX_PAGES if wants_snapshot(params) else None,
+    )
 
-    async def _one_row(self, query: Query) -> Query:
-        """The query for the row that the address names; ``NotFound`` or a refusal if the caller may not see it."""
-        if self.hooked("get_object"):
-            await spawn(self.get_object)
-        query = self.get_row_query(query)
-        seen = self._seeing(self.shown_by(self.current_serializer()), ())
-        found = await self.service.store.one(query, seen)
-        if found is None:
-            raise NotFound()
-        if self.asks_about_objects:
-            await self.check_object_permissions(self.request, self._instance(found.body, seen))
-        return query
 
-    def _watched(self, serializer: Serializer) -> tuple[str, ...]:
-        """The names that a change is told of: of columns that the serializer may show, and of links."""
-        projection = self.shown_by(serializer)
-        shown = {*projection.columns, *dict(projection.related)}
-        fields = serializer.fields
-        declared = {**self.resource.columns, **self.resource.links}
-        return tuple(
-            name
-            for name, field in declared.items()
-            if not field.write_only
-            and (name in shown or (name in fields and (name in self.resource.links or not fields[name].load_only)))
-        )
+async def subscription_of(view: ModelView) -> Subscription:
+    """What the caller may see with the parameters of the request; raises what ``list`` would raise."""
+    plan, params = view.view_plan, view.request.query_params
+    plan.check_parameters(view.action, params)
+    query = (await list_query(view)).unsorted()
+    serializer = current_serializer(view)
+    shown = requested_projection(plan, serializer, {"fields": params["fields"]} if "fields" in params else {})
+    try:
+        await plan.service.store.check_patterns(patterns(query.where))
+    except InvalidPattern as error:
+        raise error.naming(name for name in plan.pattern_parameters if name in params) from None
+    if view.kwargs:
+        query = await _one_row(view, query)
+    python = not serializer.plain or plan.asks_about_objects
+    resources = plan.service.resources
+    return Subscription(
+        query=query,
+        projection=shown,
+        watched=_watched(plan, serializer),
+        resource=plan.resource,
+        test=matcher(resources, query.resource, query.where),
+        routing_key=routing_key(resources, query.resource, (*query.where, *_owned(view))),
+        store=plan.service.store,
+        access=ViewsetRowAccess(view) if python else None,
+    )
+
+
+def _owned(view: ModelView) -> Iterator[Comparison]:
+    """Conditions that every row meets which the object permissions let the caller see."""
+    plan = view.view_plan
+    if plan.overrides("get_permissions", "check_object_permissions", "permission_denied"):
+        return
+    for permission in view.get_permissions():
+        own_rule = type(permission).has_object_permission is not IsOwner.has_object_permission
+        if isinstance(permission, IsOwner) and not own_rule:
+            values = plan.service.resources.resolve(plan.resource.name, permission.owner_field).values
+            with contextlib.suppress(ValueError):
+                owner = values.field_type.parse(values, str(view.request.user.id))
+                yield equals(permission.owner_field, values, owner)
+
+
+async def _one_row(view: ModelView, query: Query) -> Query:
+    """The query for the row that the address names; ``NotFound`` or a refusal if the caller may not see it."""
+    plan = view.view_plan
+    if plan.finds_objects:
+        await spawn(view.get_object)
+    query = row_query(view, query)
+    read = plan.python_projection(plan.default_projection(current_serializer(view)), ())
+    found = await plan.service.store.one(query, read)
+    if found is None:
+        raise NotFound()
+    if plan.asks_about_objects:
+        await view.check_object_permissions(view.request, instance_of(plan, found.body, read))
+    return query
+
+
+def _watched(plan: ModelPlan, serializer: Serializer) -> tuple[str, ...]:
+    """The names that ``changed`` may have: the columns that the serializer may show, and the links."""
+    projection = plan.default_projection(serializer)
+    shown = {*projection.columns, *dict(projection.related)}
+    fields, links = serializer.fields, plan.resource.links
+    return tuple(
+        name
+        for name, field in {**plan.resource.columns, **links}.items()
+        if not field.write_only
+        and (name in shown or (name in fields and (name in links or not fields[name].load_only)))
+    )

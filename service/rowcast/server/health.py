@@ -1,4 +1,4 @@
-"""How the service is: alive, and ready or why not."""
+"""Health: whether the service is alive, and whether it is ready or why not."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rowcast.changes.feed import Feed
 from rowcast.changes.state import LogState
 from rowcast.database.errors import CONNECTION_LOST
 
-GRACE: Final = 5.0  # s that streams may be behind, or the feed without a connection
-PATIENCE: Final = 2.0  # s that a probe waits for the database
+FEED_GRACE_SECONDS: Final = 5.0  # that streams may be behind, or the feed without a connection
+PROBE_TIMEOUT_SECONDS: Final = 2.0
 
 
 class Readiness:
-    """Whether requests can be answered and changes are told.
+    """Whether requests can be answered and changes are delivered.
 
-    ``starting`` is what holds the service back before it runs; from then on it is the feed and its log that tell.
+    ``starting`` is the reason why the service has not started yet; afterwards the feed and its log decide.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -28,23 +28,27 @@ class Readiness:
         self._before: LogState | None = None
 
     async def reason(self) -> str | None:
-        """Why the service is not ready, in a sentence; ``None`` when it is."""
+        """Why the service is not ready, as a sentence; ``None`` if it is."""
         if self.starting is not None:
             return self.starting
         lag = self._feed.lag
-        if lag > GRACE and not self._feed.connected:
+        if lag > FEED_GRACE_SECONDS and not self._feed.connected:
             return f"The change feed has been without a connection to the database for {lag:.0f} s."
-        behind = f"The change feed is {lag:.0f} s behind the database." if lag > GRACE else None
+        behind = f"The change feed is {lag:.0f} s behind the database." if lag > FEED_GRACE_SECONDS else None
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 state = await self._feed.state()
         except (*CONNECTION_LOST, TimeoutError):
             return behind
         before, self._before = self._before, state
         if state.read_only:
             return "The database is read-only: streams need the primary, with default_transaction_read_only off."
-        if before is not None and state.newest == before.newest and min(state.waiting, before.waiting) > GRACE:
-            return f"No replica has told the changes of the last {state.waiting:.0f} s: the ticker stands still."
+        if (
+            before is not None
+            and state.newest == before.newest
+            and min(state.waiting, before.waiting) > FEED_GRACE_SECONDS
+        ):
+            return f"No replica has delivered changes for {state.waiting:.0f} s; the ticker has stopped."
         return behind
 
 

@@ -1,8 +1,14 @@
-"""The classes that config names: the service's own by name, others as ``module:Class`` of the config directory."""
+"""The classes that the config names: Rowcast's own by name, a user's as ``module:Class`` of the config directory.
+
+A file of the config directory never replaces a module that Python or the environment has: the directory comes last on the
+import path, and a file with the name of such a module is loaded under the package ``rowcast_config``. So
+``logging:MyPermission`` is a class in ``config/logging.py``, and ``import logging`` is Python's module everywhere.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,9 +20,9 @@ from rowcast.configuration.yaml import Steps
 from rowcast.errors import ConfigurationError, did_you_mean
 from rowcast.identity import authentication, permissions, throttling
 from rowcast.identity.permissions import BasePermission
-from rowcast.rest import filters, pagination, viewset
+from rowcast.rest import filters, pagination, viewsets
+from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.serializers import Serializer
-from rowcast.rest.viewset import GenericViewSet
 
 
 def _named(*classes: type[Any]) -> Mapping[str, type[Any]]:
@@ -36,17 +42,60 @@ PAGINATIONS: Final = _named(
     pagination.PageNumberPagination, pagination.LimitOffsetPagination, pagination.CursorPagination
 )
 FILTERS: Final = _named(filters.FieldFilter, filters.SearchFilter, filters.OrderingFilter)
-VIEWSETS: Final = _named(viewset.ModelViewSet, viewset.ReadOnlyModelViewSet, viewset.GenericViewSet)
+VIEWSETS: Final = _named(viewsets.ModelViewSet, viewsets.ReadOnlyModelViewSet, GenericViewSet)
 
 
 _MANY: Final = ("permission_classes", "authentication_classes", "throttle_classes", "filter_backends")
 
 
-class Importer:
-    """Imports from one config directory, which is on the import path as long as the process lives.
+PACKAGE: Final = "rowcast_config"  # of modules whose own name another module has
+_directories: list[Path] = []  # every config directory of this process, the newest first
 
-    A module that another config directory gave the same name is imported anew.
+
+def _enter(directory: Path) -> None:
+    """Put a directory on the import path, after everything else but other config directories.
+
+    Modules that another config directory has given the same names are imported again.
     """
+    path = str(directory)
+    while path in sys.path:
+        sys.path.remove(path)
+    others = [sys.path.index(str(other)) for other in _directories if str(other) in sys.path]
+    sys.path.insert(min(others, default=len(sys.path)), path)
+    for file in directory.glob("*.py"):
+        for name in (file.stem, f"{PACKAGE}.{file.stem}"):
+            known = getattr(sys.modules.get(name), "__file__", None)
+            if known is not None and Path(known).parent in _directories and Path(known) != file:
+                del sys.modules[name]
+    if directory not in _directories:
+        _directories.insert(0, directory)
+
+
+def _load(directory: Path, name: str) -> ModuleType:
+    """A module of the directory, under its own name unless another module has that."""
+    file = directory / f"{name}.py"
+    if not file.is_file():
+        return importlib.import_module(name)
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.origin == str(file):
+        return importlib.import_module(name)
+    name = f"{PACKAGE}.{name}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+class Importer:
+    """Imports from one config directory, which stays on the import path as long as the process lives."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory.resolve()
@@ -60,28 +109,21 @@ class Importer:
             "pagination_class": lambda name: self.find(name, PAGINATIONS, pagination.BasePagination),
             "class": self.viewset,
         }
-        path = str(self._directory)
-        if path in sys.path:
-            sys.path.remove(path)
-        sys.path.insert(0, path)
-        for file in self._directory.glob("*.py"):
-            known = sys.modules.get(file.stem)
-            if known is not None and Path(getattr(known, "__file__", None) or "/") != file:
-                del sys.modules[file.stem]
+        _enter(self._directory)
 
     def module(self, name: str) -> ModuleType | None:
-        """A module of the directory, if it has one of that name; ``ConfigurationError`` for one that does not import."""
+        """A module of the directory, or ``None``; ``ConfigurationError`` for one that cannot be imported."""
         if not (self._directory / f"{name}.py").is_file():
             return None
         return self._import(name)
 
     def find(self, name: str, own: Mapping[str, type[Any]], base: type[Any]) -> type[Any]:
-        """The class of a name, a subclass of ``base``; ``ConfigurationError`` says what is wrong with it."""
+        """The class of a name, a subclass of ``base``; ``ConfigurationError`` if there is no such class."""
         module, colon, attribute = name.partition(":")
         if not colon:
             if name not in own:
                 raise ConfigurationError(
-                    f"{name!r} is no {base.__name__} of Rowcast, {did_you_mean(name, own)} (one of your own is module:Class)"
+                    f"{name!r} is not a {base.__name__} of Rowcast, {did_you_mean(name, own)} (your own is module:Class)"
                 )
             return own[name]
         found = getattr(self._import(module), attribute, None)
@@ -98,7 +140,7 @@ class Importer:
 
     def _import(self, module: str) -> ModuleType:
         try:
-            return importlib.import_module(module)
+            return _load(self._directory, module)
         except ConfigurationError as error:
             raise ConfigurationError(f"{module}.py: {error}") from error
         except Exception as error:
@@ -106,9 +148,9 @@ class Importer:
             raise ConfigurationError(f"{module} cannot be imported: {where}{type(error).__name__}: {error}") from error
 
     def _line(self, error: Exception) -> str:
-        """The last line of the directory's own that an error came through."""
+        """The last line in the directory's own files that an error passed through."""
         if isinstance(error, SyntaxError):
-            return ""  # which says it itself
+            return ""  # its message has the line
         frames = [frame for frame in extract_tb(error.__traceback__) if Path(frame.filename).parent == self._directory]
         return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: " if frames else ""
 
@@ -129,12 +171,12 @@ class Importer:
                 if maker is None:
                     raise ConfigurationError(f"{name} takes no arguments")
                 return maker(*arguments)
-        raise AssertionError(f"{tree!r} is no permission")
+        raise AssertionError(f"{tree!r} is not a permission")
 
-    def option(self, name: str, value: Any, told: Callable[[Steps, str], None]) -> Any:
-        """The value of an option of the config with the classes that it names.
+    def option(self, name: str, value: Any, report: Callable[[Steps, str], None]) -> Any:
+        """The value of an option of the config, with the classes that it names.
 
-        ``told`` hears what is wrong with one, and at which place of the list if it is one.
+        ``report`` is called for each that is wrong, with its position in the list, if it is one, and a message.
         """
         make = self._makers.get(name)
         if make is None or value is None:
@@ -145,7 +187,7 @@ class Importer:
             try:
                 found.append(make(part))
             except ConfigurationError as error:
-                told(() if position is None else (position,), str(error))
+                report(() if position is None else (position,), str(error))
         return tuple(found) if name in _MANY else found[0] if found else None
 
     def viewset(self, name: str | None) -> type[GenericViewSet]:

@@ -14,8 +14,8 @@ from aiohttp import web
 from gunicorn.app.base import BaseApplication
 
 from rowcast.configuration.settings import Server
-from rowcast.server.app import STARTED, tune_garbage_collector
-from rowcast.server.http import Runner
+from rowcast.server.http import Runner, tune_garbage_collector
+from rowcast.server.lifecycle import STARTED
 
 READY = b"+"
 
@@ -23,7 +23,7 @@ READY = b"+"
 def run(server: Server, make_app: Callable[[], web.Application]) -> None:
     """Serve with ``server.workers`` processes until a signal; exits the process.
 
-    ``make_app`` runs in each of them. The line that says the service is ready is printed once, when all are.
+    ``make_app`` runs in each of them. The line that reports the service as ready is printed once, when all of them are.
     """
     _Workers(server, make_app).run()
 
@@ -34,7 +34,7 @@ class _Workers(BaseApplication):  # type: ignore[misc]
     def __init__(self, server: Server, make_app: Callable[[], web.Application]) -> None:
         self._server = server
         self._make_app = make_app
-        self._heard, self._told = os.pipe()
+        self._ready_in, self._ready_out = os.pipe()
         super().__init__()
 
     def load_config(self) -> None:
@@ -54,20 +54,20 @@ class _Workers(BaseApplication):  # type: ignore[misc]
         return self._runner
 
     async def _runner(self) -> Runner:
-        """In a worker: its application, which tells the parent when it is ready and ends the worker if it cannot be."""
+        """In a worker: its application, which reports to the parent when it is ready, and ends the worker if it cannot start."""
         app = self._make_app()
 
-        def tell(starting: asyncio.Task[None]) -> None:
+        def report(starting: asyncio.Task[None]) -> None:
             if starting.cancelled():
                 return
             if error := starting.exception():
                 click.echo(str(error), err=True)
-                os._exit(4)  # gunicorn's code for a worker that cannot be started, at which it stops everything
+                os._exit(4)  # gunicorn's code for a worker that cannot start, which ends them all
             tune_garbage_collector()
-            os.write(self._told, READY)
+            os.write(self._ready_out, READY)
 
         async def watch(app: web.Application) -> None:
-            app[STARTED].add_done_callback(tell)
+            app[STARTED].add_done_callback(report)
 
         app.on_startup.append(watch)
         return Runner(app, self._server)
@@ -79,7 +79,7 @@ class _Workers(BaseApplication):  # type: ignore[misc]
 
         def wait() -> None:
             for _ in range(self._server.workers):
-                if os.read(self._heard, 1) != READY:
+                if os.read(self._ready_in, 1) != READY:
                     return
             click.echo(f"Rowcast is ready on http://{host}:{port}")
             sys.stdout.flush()

@@ -11,8 +11,12 @@ from rowcast.identity.permissions import AllowAny, BasePermission, IsAuthenticat
 from rowcast.openapi.document import document
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import routers
+from rowcast.rest.binding import plan_resource
+from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.pagination import CursorPagination, LimitOffsetPagination, NoPagination
-from rowcast.rest.viewset import GenericViewSet, ModelViewSet, ReadOnlyModelViewSet, Service
+from rowcast.rest.plan import ModelPlan, Service
+from rowcast.rest.viewset import action_map_of
+from rowcast.rest.viewsets import ModelViewSet, ReadOnlyModelViewSet
 
 FILES = {
     "things": """
@@ -148,30 +152,43 @@ def resources_of(files: dict[str, str]) -> Resources:
     return Resources(found)
 
 
-def views_of(
-    resources: Resources, views: dict[str, tuple[type[GenericViewSet], dict[str, Any]]]
-) -> dict[str, type[GenericViewSet]]:
-    """The viewsets, bound to a site of which only the resources are there."""
+def service_of(resources: Resources) -> Service:
+    """A service of which only the resources exist."""
     nothing = cast(Any, None)
-    identity = (TokenAuthentication, JWTAuthentication)
-    site = Service(Settings(), resources, nothing, nothing, nothing, nothing, (IsAuthenticatedOrReadOnly,), identity)
-    return {name: view.bind_to(site, resources[name], options) for name, (view, options) in views.items()}
+    return Service(
+        settings=Settings(),
+        resources=resources,
+        store=nothing,
+        feed=nothing,
+        cache=nothing,
+        hub=nothing,
+        permission_classes=(IsAuthenticatedOrReadOnly,),
+        authentication_classes=(TokenAuthentication, JWTAuthentication),
+    )
 
 
-def routes_of(views: dict[str, type[GenericViewSet]]) -> list[tuple[type[GenericViewSet], routers.Route]]:
+def plans_of(service: Service, views: dict[str, tuple[type[GenericViewSet], dict[str, Any]]]) -> dict[str, ModelPlan]:
+    """The viewsets' plans."""
+    return {
+        name: plan_resource(service, view, service.resources[name], options) for name, (view, options) in views.items()
+    }
+
+
+def routes_of(plans: dict[str, ModelPlan]) -> list[routers.Route]:
     """Their routes, with one of an action that a viewset adds."""
-    routes = [(view, route) for name, view in views.items() for route in routers.routes(name, view, name)]
-    if "boxes" in views:
-        actions = {"POST": "empty"}
-        route = routers.Route("/boxes/{id}/empty", "boxes-empty", actions, views["boxes"].as_view(actions))
-        routes.append((views["boxes"], route))
+    routes = [route for name, plan in plans.items() for route in routers.routes(name, plan, name)]
+    if "boxes" in plans:
+        actions, plan = {"POST": "empty"}, plans["boxes"]
+        action_map = action_map_of(plan.viewset, actions, {})
+        routes.append(routers.Route("/boxes/{id}/empty", "boxes-empty", actions, action_map, plan, {}))
     return routes
 
 
 RESOURCES = resources_of(FILES)
-BOUND = views_of(RESOURCES, VIEWS)
+SERVICE = service_of(RESOURCES)
+BOUND = plans_of(SERVICE, VIEWS)
 ROUTES = routes_of(BOUND)
-DOCUMENT = document(RESOURCES, ROUTES, version="1.2.3")
+DOCUMENT = document(SERVICE, ROUTES, version="1.2.3")
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
 
 

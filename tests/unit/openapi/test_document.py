@@ -13,19 +13,20 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 from rowcast import errors
 from rowcast.openapi.document import document
 from rowcast.resources.lookups import LOOKUP_NAMES
-from rowcast.rest.viewset import ReadOnlyModelViewSet
+from rowcast.rest.viewsets import ReadOnlyModelViewSet
 
 from .sample import (
     BOUND,
     DOCUMENT,
-    RESOURCES,
     ROUTES,
     SCHEMAS,
+    SERVICE,
     operation,
     parameters,
+    plans_of,
     resources_of,
     routes_of,
-    views_of,
+    service_of,
 )
 
 
@@ -64,7 +65,7 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_every_route_is_there() -> None:
     """Each route has its path, with its methods and OPTIONS, and nothing else has one."""
-    expected = {f"{route.path}/": {*map(str.lower, route.actions), "options"} for _, route in ROUTES}
+    expected = {f"{route.path}/": {*map(str.lower, route.actions), "options"} for route in ROUTES}
     own = {path: {"get"} for path in ("/", "/openapi.json", "/stream/", "/health/live", "/health/ready")}
     found = {path: set(item) - {"parameters"} for path, item in DOCUMENT["paths"].items()}
     assert found == expected | own
@@ -95,7 +96,7 @@ def test_parameters_are_those_that_are_read(name: str, action: str) -> None:
     """Each parameter that an action knows is described, and no other."""
     path = f"/{name}/" + {"list": "", "retrieve": "{id}/", "stream": "stream/"}[action]
     found = {name for name, told in parameters(path).items() if told["in"] == "query"}
-    assert found == BOUND[name]._known[action]
+    assert found == BOUND[name].allowed_parameters[action]
 
 
 def test_every_lookup_is_described() -> None:
@@ -246,12 +247,13 @@ def test_resources_that_are_not_served_are_not_told() -> None:
             "c": "fields: {y: {type: text}}",
         }
     )
-    routes = routes_of(views_of(resources, {"a": (ReadOnlyModelViewSet, {})}))
-    schemas = document(resources, routes, version="1")["components"]["schemas"]
+    service = service_of(resources)
+    routes = routes_of(plans_of(service, {"a": (ReadOnlyModelViewSet, {})}))
+    schemas = document(service, routes, version="1")["components"]["schemas"]
     assert "B" in schemas
     assert not {"C", "CPart"} & schemas.keys()
 
 
 def test_document_is_the_same_every_time() -> None:
     """It depends on nothing but the configuration."""
-    assert document(RESOURCES, ROUTES, version="1.2.3") == DOCUMENT
+    assert document(SERVICE, ROUTES, version="1.2.3") == DOCUMENT

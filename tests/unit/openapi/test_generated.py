@@ -18,6 +18,7 @@ from schemathesis import Case, GenerationMode
 
 from rowcast.errors import ApiError
 from rowcast.query.conditions import Query
+from rowcast.rest.rendering import requested_projection
 
 from .sample import BOUND, DOCUMENT, operation
 
@@ -90,14 +91,13 @@ def test_bodies_that_break_their_schema_are_refused(resource: str, path: str, me
 
 def read(query: list[tuple[str, str]]) -> None:
     """Read a query string as the list does."""
-    view = BOUND["things"]()
-    view.action = "list"
-    given_ = dict(query)
-    view.check_parameters(given_)
+    plan = BOUND["things"]
+    params = dict(query)
+    plan.check_parameters("list", params)
     rows = Query("things")
-    for backend in view._filters:
-        rows = backend.apply(rows, given_)
-    view.paginator.slice(rows, view.get_projection(view.serializer, given_), view.count, given_)
+    for backend in plan.filters:
+        rows = backend.apply(rows, params)
+    plan.paginator.page_request(rows, requested_projection(plan, plan.serializer, params), plan.count, params)
 
 
 def queries(mode: GenerationMode) -> SearchStrategy[Case]:

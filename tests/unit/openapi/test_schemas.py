@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import marshmallow as ma
@@ -13,7 +14,7 @@ from referencing.jsonschema import DRAFT202012
 from rowcast.openapi.document import document
 from rowcast.resources.types import FIELD_TYPES
 
-from .sample import DOCUMENT, FILES, RESOURCES, SCHEMAS, VIEWS, properties, routes_of, views_of
+from .sample import DOCUMENT, FILES, RESOURCES, SCHEMAS, VIEWS, plans_of, properties, routes_of, service_of
 
 REGISTRY = Registry().with_resource("urn:api", Resource(DOCUMENT, DRAFT202012))  # type: ignore[var-annotated]
 
@@ -98,8 +99,9 @@ def test_defaults_are_of_new_rows() -> None:
 
 def test_keys_of_text_are_given_with_a_new_row() -> None:
     """A key that nothing makes is part of the body of a new row, and of no other."""
-    views = views_of(RESOURCES, {"marks": (VIEWS["boxes"][0], {})})
-    schemas = document(RESOURCES, routes_of(views), version="1")["components"]["schemas"]
+    service = service_of(RESOURCES)
+    plans = plans_of(service, {"marks": (VIEWS["boxes"][0], {})})
+    schemas = document(service, routes_of(plans), version="1")["components"]["schemas"]
     assert schemas["MarkCreate"]["required"] == ["code"]
     assert "required" not in schemas["MarkUpdate"]
     assert "type" not in schemas["MarkPatch"]["properties"]["code"]
@@ -156,10 +158,12 @@ def test_events_have_rows_with_relations_as_keys() -> None:
 
 def test_fields_of_a_serializers_own_are_described() -> None:
     """A plain marshmallow field that a serializer adds is shown as marshmallow describes it."""
-    views = views_of(RESOURCES, {"log-lines": VIEWS["log-lines"]})
-    serializer = views["log-lines"].serializer
+    service = service_of(RESOURCES)
+    plan = plans_of(service, {"log-lines": VIEWS["log-lines"]})["log-lines"]
+    serializer = plan.serializer
     added = ma.Schema.from_dict({"length": ma.fields.Integer(dump_only=True, allow_none=True)})
-    views["log-lines"].serializer = type("Longer", (type(serializer), added), {})()
-    schemas = document(RESOURCES, routes_of(views), version="1")["components"]["schemas"]
+    longer = type("Longer", (type(serializer), added), {})()
+    service.plans["log-lines"] = replace(plan, serializer=longer)
+    schemas = document(service, routes_of(service.plans), version="1")["components"]["schemas"]
     assert schemas["LogLinePart"]["properties"]["length"] == {"type": ["integer", "null"], "readOnly": True}
     assert "length" not in schemas["LogLineCreate"]["properties"]

@@ -1,0 +1,374 @@
+"""Binding: from a viewset's class, its resource and the config's options to its ``ViewPlan``, once, at start.
+
+What is wrong with a class is a ``ConfigurationError`` that names the class, the attribute, and what is valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache, lru_cache, partial
+from typing import Any, Final
+
+from rowcast.configuration import viewset_options
+from rowcast.configuration.viewset_options import VIEWSET_OPTIONS
+from rowcast.errors import ConfigurationError
+from rowcast.identity import throttling
+from rowcast.identity.authentication import BUILT_IN
+from rowcast.identity.permissions import OPEN_TO_READERS, BasePermission, check_columns, checks_objects
+from rowcast.orm.model import model
+from rowcast.query.conditions import Query, total_order
+from rowcast.query.projection import Projection, expand, with_all_columns
+from rowcast.query.store import STORE
+from rowcast.resources.actions import STREAM
+from rowcast.resources.resource import Resource, Resources
+from rowcast.rest import expansion
+from rowcast.rest.generic import GenericViewSet
+from rowcast.rest.introspection import is_ours, near_misses, overridden_methods, owner_of
+from rowcast.rest.pagination import BasePagination, NoPagination
+from rowcast.rest.plan import ModelPlan, Service, ViewPlan
+from rowcast.rest.rendering import READ_PARAMETERS
+from rowcast.rest.request import names_in
+from rowcast.rest.serializers import Serializer, has_hooks, serializer_for
+from rowcast.rest.signatures import Call, call_of
+from rowcast.rest.viewset import ViewSet
+
+CACHED_PROJECTIONS: Final = 256  # of each kind and viewset; clients choose ?fields= and ?expand=
+CACHED_SERIALIZERS: Final = 64  # of each viewset; get_serializer_class may return any class
+STREAM_PARAMETERS: Final = ("fields", "snapshot", "last_event_id", "access_token")
+LOOKUP_URL_KWARG: Final = "lookup_url_kwarg"  # of classes and actions only, not of the config
+CLASS_OPTIONS: Final = frozenset(
+    {
+        "serializer_class", "list_serializer_class", "permission_classes", "authentication_classes", "throttle_classes",
+        "filter_backends", "pagination_class",
+    }
+)  # fmt: skip
+_SAVING_METHODS: Final = ("create", "update", "save")
+
+
+def plan_view(service: Service, cls: type[ViewSet], initkwargs: Mapping[str, Any] | None = None) -> ViewPlan:
+    """The plan of a class that no resource names: of its own model, or of none."""
+    STORE.set(service.store)
+    if issubclass(cls, GenericViewSet):
+        named = cls.model or (cls.queryset.model if cls.queryset is not None else None)
+        if named is None:
+            raise ConfigurationError(f"{cls.__name__} needs a model or a queryset")
+        plan: ViewPlan = plan_resource(service, cls, named.resource(), {})
+    else:
+        plan = _plan_plain(service, cls, {})
+    return at_address(plan, initkwargs or {})
+
+
+def at_address(plan: ViewPlan, initkwargs: Mapping[str, Any]) -> ViewPlan:
+    """The plan of a viewset for one address: with the options and attributes of its action (``@action(…)``)."""
+    if not isinstance(plan, ModelPlan):
+        return _plan_plain(plan.service, plan.viewset, initkwargs)
+    overrides = {name: value for name, value in initkwargs.items() if name in (*VIEWSET_OPTIONS, LOOKUP_URL_KWARG)}
+    if overrides:
+        plan = _plan_model(plan.service, plan.viewset, plan.resource, plan.config, overrides)
+    checked = {name: plan.attribute(name) for name in overrides}
+    return replace(plan, attributes={**plan.attributes, **initkwargs, **checked})
+
+
+# --- plain viewsets
+
+
+def _plan_plain(service: Service, cls: type[ViewSet], initkwargs: Mapping[str, Any]) -> ViewPlan:
+    policies = _policies(service, cls, initkwargs)
+    return ViewPlan(
+        service=service,
+        viewset=cls,
+        attributes={**initkwargs, **_policy_attributes(policies)},
+        overridden=overridden_methods(cls),
+        call=_calls(cls, _key_part(cls, initkwargs)),
+        allowed_parameters={},
+        **policies,
+    )
+
+
+def _policies(service: Service, cls: type[ViewSet], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The policies of a viewset, by default the settings', and their instances; their rates are checked."""
+    classes = {
+        name: tuple(default if (own := options.get(name, getattr(cls, name))) is None else own)
+        for name, default in (
+            ("permission_classes", service.permission_classes),
+            ("authentication_classes", service.authentication_classes),
+            ("throttle_classes", service.throttle_classes),
+        )
+    }
+    view = cls(throttle_scope=options.get("throttle_scope", cls.throttle_scope))
+    throttling.check_rates(classes["throttle_classes"], view, service.settings.throttle.rates)
+    return {
+        **classes,
+        "permissions": tuple(permission() for permission in classes["permission_classes"]),
+        "authenticators": tuple(authenticator() for authenticator in classes["authentication_classes"]),
+    }
+
+
+def _policy_attributes(policies: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: policies[name] for name in ("permission_classes", "authentication_classes", "throttle_classes")}
+
+
+def _key_part(cls: type[ViewSet], options: Mapping[str, Any]) -> str:
+    """The name of the address's part that is a row's key."""
+    return options.get(LOOKUP_URL_KWARG, cls.lookup_url_kwarg) or "id"
+
+
+def _calls(cls: type[ViewSet], key: str) -> Any:
+    @cache
+    def call(action: str, parts: tuple[str, ...]) -> Call:
+        return call_of(cls, action, parts, key if key in parts else None)
+
+    return call
+
+
+# --- viewsets over a resource
+
+
+def plan_resource(
+    service: Service, cls: type[GenericViewSet], resource: Resource, config: Mapping[str, Any]
+) -> ModelPlan:
+    """The plan of a viewset over a resource, with the options of the config, which precede those of the class."""
+    plan = _plan_model(service, cls, resource, config, {})
+    service.plans.setdefault(resource.name, plan)
+    return plan
+
+
+def _plan_model(
+    service: Service,
+    cls: type[GenericViewSet],
+    resource: Resource,
+    config: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+) -> ModelPlan:
+    """The plan, with an action's ``overrides`` on top of config and class.
+
+    Long because it is one table: each line says what one field of the plan follows from.
+    """
+    resources = service.resources
+    options = effective_options(cls, resources, resource, config, overrides)
+    overridden = overridden_methods(cls)
+    policies = _policies(service, cls, options)
+    for permission in policies["permissions"]:
+        try:
+            check_columns(permission, resource.columns)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{cls.__module__}.{cls.__name__}.permission_classes: {error}") from None
+    row_model = model(resource.name)
+    generated = serializer_for(resources, resource, row_model)
+    bind_serializer = lru_cache(maxsize=CACHED_SERIALIZERS)(partial(_bind_serializer, resources, resource))
+    shared_serializer = lru_cache(maxsize=CACHED_SERIALIZERS)(lambda of: bind_serializer(of).shared())
+    for name in ("serializer_class", "list_serializer_class"):
+        _check_serializer(cls, resource, name, options[name])
+    serializer = shared_serializer(options["serializer_class"] or generated)
+    related = (*options["select_related"], *options["prefetch_related"])
+    filters = tuple(backend.for_view(resources, resource, options) for backend in options["filter_backends"])
+    paginator = _paginator(service, options, {*config, *overrides})
+    lookup_field = options["lookup_field"]
+    native_filters = all(backend.native for backend in filters) and "filter_queryset" not in overridden
+    all_rows = "get_queryset" not in overridden and cls.queryset is None
+    objects = any(map(checks_objects, policies["permissions"])) or not overridden.isdisjoint(
+        ("get_permissions", "check_object_permissions", "get_object")
+    )
+    return ModelPlan(
+        service=service,
+        viewset=cls,
+        config=config,
+        attributes={
+            **{name: value for name, value in options.items() if value is not getattr(cls, name)},
+            **_policy_attributes(policies),
+            "model": row_model,
+        },
+        overridden=overridden,
+        call=_calls(cls, _key_part(cls, options)),
+        allowed_parameters=_allowed_parameters(filters, paginator),
+        strict_query=options["strict_query"],
+        resource=resource,
+        model=row_model,
+        key=resources.resolve(resource.name, lookup_field or resource.key.name).values,
+        generated_serializer=generated,
+        serializer=serializer,
+        filters=filters,
+        pattern_parameters=tuple(name for backend in filters for name in backend.patterns()),
+        paginator=paginator,
+        cache=options["cache"],
+        count=options["count"],
+        lookup_field=lookup_field,
+        lookup_url_kwarg=_key_part(cls, options),
+        max_page_size=options["max_page_size"],
+        ordering=total_order(resource, tuple(options["ordering"])),
+        related_paths=related,
+        require_if_match=options["require_if_match"],
+        unscoped_query=Query(resource.name) if all_rows else None,
+        expandable_via=_expandable_via(cls, options, policies["permissions"], overridden, native_filters, serializer),
+        asks_about_objects=objects,
+        finds_objects="get_object" in overridden,
+        native_filters=native_filters,
+        simple_writes=_has_simple_writes(serializer, overridden),
+        public_and_cacheable=all_rows and native_filters and _is_public(options, policies, overridden),
+        bind_serializer=bind_serializer,
+        shared_serializer=shared_serializer,
+        **_projections(service, related),
+        **policies,
+    )
+
+
+def _projections(service: Service, related: tuple[str, ...]) -> dict[str, Any]:
+    """The cached functions of a plan. They are first called after every viewset is planned, since rows of other resources
+    are shown as their own viewsets show them.
+    """
+    resources = service.resources
+
+    @lru_cache(maxsize=CACHED_PROJECTIONS)
+    def default_projection(serializer: Serializer) -> Projection:
+        own = serializer.related
+        paths = related if own is None else tuple(own)
+        return expand(resources, serializer.shown, paths, service.projections())
+
+    @lru_cache(maxsize=CACHED_PROJECTIONS)
+    def projection(shown: Projection, fields: str, paths: str) -> Projection:
+        if paths:
+            shown = expand(resources, shown, expansion.expand_paths(paths), service.projections())
+        return shown.only(names_in(fields)) if fields else shown
+
+    @lru_cache(maxsize=CACHED_PROJECTIONS)
+    def python_projection(shown: Projection, relations: tuple[str, ...]) -> Projection:
+        return with_all_columns(resources, expand(resources, shown, (*related, *relations)))
+
+    return {
+        "default_projection": default_projection,
+        "projection": projection,
+        "python_projection": python_projection,
+        "expansion_targets": lru_cache(maxsize=CACHED_PROJECTIONS)(partial(expansion.targets, service)),
+    }
+
+
+def _bind_serializer(resources: Resources, resource: Resource, cls: type[Serializer]) -> type[Serializer]:
+    """A serializer for this service: of its model's resource, or of the viewset's if it has no model."""
+    if cls.resource is not None:
+        return cls
+    named = cls.opts.model
+    return cls.bound_to(resources, named.resource() if named else resource)
+
+
+def _check_serializer(cls: type[ViewSet], resource: Resource, name: str, own: type[Serializer] | None) -> None:
+    if own is not None and (named := own.opts.model) is not None and named.resource() is not resource:
+        message = f"{own.__name__} is of {named.resource().name}, not of {resource.name}"
+        raise ConfigurationError(f"{cls.__name__}.{name}: {message}")
+
+
+def _paginator(service: Service, options: Mapping[str, Any], explicit: Iterable[str]) -> BasePagination:
+    """The paginator. A size in config or action precedes the pagination class's own, which precedes the viewset's."""
+    pagination: type[BasePagination] = options["pagination_class"] or NoPagination
+    page_size, max_page_size = (
+        own if own and name not in explicit else options[name]
+        for name, own in (("page_size", pagination.page_size), ("max_page_size", pagination.max_page_size))
+    )
+    return pagination(service.resources, page_size, max_page_size, lambda: service.secret)
+
+
+def _allowed_parameters(filters: Iterable[Any], paginator: BasePagination) -> dict[str, frozenset[str]]:
+    narrowing = {name for backend in filters for name in backend.parameters() if not backend.sorts}
+    sorting = {name for backend in filters for name in backend.parameters() if backend.sorts}
+    return {
+        "list": frozenset({*narrowing, *sorting, *READ_PARAMETERS, *paginator.parameters}),
+        "retrieve": frozenset(READ_PARAMETERS),
+        STREAM: frozenset({*narrowing, *STREAM_PARAMETERS}),
+    }
+
+
+def _expandable_via(
+    cls: type[GenericViewSet],
+    options: Mapping[str, Any],
+    permissions: Iterable[BasePermission],
+    overridden: frozenset[str],
+    native_filters: bool,
+    serializer: Serializer,
+) -> str | None:
+    """The reading action whose permission also covers expansion; ``None`` if some rows may be hidden from a caller."""
+    reading = next((name for name in ("retrieve", "list") if hasattr(cls, name) and _allows(options, name)), None)
+    by_hand = {"get_queryset", "get_object", "check_object_permissions", "get_serializer_class", reading}
+    differs = (
+        (cls.queryset is not None and bool(cls.queryset.query.where))
+        or not native_filters
+        or has_hooks(type(serializer))
+        or ("get_permissions" not in overridden and any(map(checks_objects, permissions)))
+        or not overridden.isdisjoint(by_hand)
+    )
+    return None if differs else reading
+
+
+def _has_simple_writes(serializer: Serializer, overridden: frozenset[str]) -> bool:
+    hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
+    own_saving = any(getattr(type(serializer), name) is not getattr(Serializer, name) for name in _SAVING_METHODS)
+    return serializer.plain and not own_saving and overridden.isdisjoint(hooks)
+
+
+def _is_public(options: Mapping[str, Any], policies: Mapping[str, Any], overridden: frozenset[str]) -> bool:
+    """Whether an address has the same answer for everybody, without credentials, and answers are cached."""
+    return (
+        options["cache"] == "responses"
+        and all(type(permission) in OPEN_TO_READERS for permission in policies["permissions"])
+        and all(type(authenticator) in BUILT_IN for authenticator in policies["authenticators"])
+        and not policies["throttle_classes"]
+        and not overridden
+    )
+
+
+# --- options
+
+
+def effective_options(
+    cls: type[GenericViewSet],
+    resources: Resources,
+    resource: Resource,
+    config: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Every option of a viewset in its checked form: an action's, else the config's, else the class's.
+
+    ``config`` is checked already; what classes and actions set is checked here, by the same table.
+    """
+    declared = {
+        name: getattr(cls, name)
+        for name in VIEWSET_OPTIONS
+        if name not in config and hasattr(cls, name) and not is_ours(owner_of(cls, name))
+    }
+    own = _checked(cls, resources, resource, declared, config)
+    overrides = overrides or {}
+    action = _checked(
+        cls, resources, resource, {name: overrides[name] for name in overrides if name in VIEWSET_OPTIONS}, {}
+    )
+    defaults = {name: getattr(cls, name) for name in (*VIEWSET_OPTIONS, LOOKUP_URL_KWARG)}
+    return {**defaults, **own, **config, **overrides, **action}
+
+
+def _checked(
+    cls: type[GenericViewSet],
+    resources: Resources,
+    resource: Resource,
+    values: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> dict[str, Any]:
+    problems = list(near_misses(cls, VIEWSET_OPTIONS))
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if name in CLASS_OPTIONS:
+            continue
+        try:
+            found[name] = viewset_options.read(name, value)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    extra = [function.__name__ for function in cls.get_extra_actions()]
+    for path, message in viewset_options.check(resources, resource.name, {**found, **config}, extra):
+        problems.append(f"{'.'.join(map(str, path))}: {message}")
+    if problems:
+        raise ConfigurationError("\n".join(f"{cls.__module__}.{cls.__name__}.{problem}" for problem in problems))
+    classes = {name: value for name, value in values.items() if name in CLASS_OPTIONS}
+    return {**viewset_options.normalize(resources, resource.name, found), **classes}
+
+
+def _allows(options: Mapping[str, Any], action: str) -> bool:
+    """Whether ``allowed_actions`` and ``excluded_actions`` leave an action."""
+    allowed = options["allowed_actions"]
+    return action not in options["excluded_actions"] and (allowed is None or action in allowed)

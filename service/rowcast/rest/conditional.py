@@ -1,0 +1,53 @@
+"""Conditional requests: ``If-Match`` against the version of the row, and the ``ETag`` of responses (RFC 9110, 13)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rowcast.errors import ApiError, NotFound, PreconditionFailed, PreconditionRequired
+from rowcast.orm.model import Model, query_for
+from rowcast.query.conditions import Query, unchanged
+from rowcast.query.projection import Projection
+from rowcast.rest import etags
+from rowcast.rest.plan import ModelPlan
+from rowcast.rest.protocols import ModelView
+from rowcast.rest.rendering import current_serializer
+from rowcast.rest.scope import object_query
+
+
+def required_versions(view: ModelView) -> tuple[str, ...] | None:
+    """The versions that ``If-Match`` accepts, ``None`` for any; ``PreconditionRequired`` if the viewset requires one."""
+    if view.view_plan.require_if_match and "If-Match" not in view.request.headers:
+        raise PreconditionRequired()
+    return etags.expected_versions(view.request.http)
+
+
+async def check_version(view: ModelView) -> None:
+    """Lock the row for the rest of the transaction; ``PreconditionFailed`` unless ``If-Match`` accepts its version."""
+    if (versions := required_versions(view)) is not None:
+        query = await object_query(view)
+        if not await view.view_plan.service.store.lock(unchanged(query, versions)):
+            raise await missing_or_changed(view.view_plan, query, versions)
+
+
+async def missing_or_changed(plan: ModelPlan, query: Query, versions: tuple[str, ...] | None) -> ApiError:
+    """The error for a row that a write did not find: it has another version, or does not exist."""
+    exists = versions is not None and await plan.service.store.one(query, Projection(plan.resource.name, ()))
+    return PreconditionFailed() if exists else NotFound()
+
+
+async def version_of(plan: ModelPlan, row: Any) -> str | None:
+    """The version of a row; ``None`` if it is not a row of this resource."""
+    if not isinstance(row, Model) or row.resource().name != plan.resource.name:
+        return None
+    found = await plan.service.store.one(query_for(row), Projection(plan.resource.name, ()))
+    return None if found is None else found.version
+
+
+def etag_header(view: ModelView, version: str | None, body: bytes) -> dict[str, str]:
+    """The ``ETag`` of what ``retrieve`` shows of a row by default; empty if the version is not known."""
+    if version is None:
+        return {}
+    serializer = current_serializer(view)
+    shown = view.view_plan.default_projection(serializer)
+    return {"ETag": etags.tag_of_row(version, shown, None if serializer.plain and not shown.related else body)}

@@ -1,0 +1,55 @@
+"""What a user's viewset class adds to Rowcast's: the methods it overrides, and attributes that look like mistakes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+
+from rowcast.rest.decorators import is_action
+
+
+def is_ours(owner: type) -> bool:
+    """Whether a class is Rowcast's or Python's, rather than a user's."""
+    return owner.__module__.startswith("rowcast.") or owner is object
+
+
+def overridden_methods(cls: type) -> frozenset[str]:
+    """The names of Rowcast's methods that a user's class, or one of its parents, replaces."""
+    ours = [owner for owner in cls.__mro__ if owner.__module__.startswith("rowcast.")]
+    names = {
+        name
+        for owner in ours
+        for name, member in vars(owner).items()
+        if inspect.isroutine(member) or isinstance(member, property)
+    }
+    return frozenset(name for name in names if not is_ours(owner_of(cls, name)))
+
+
+def owner_of(cls: type, name: str) -> type:
+    """The class that an attribute comes from."""
+    return next(owner for owner in cls.__mro__ if name in vars(owner))
+
+
+def near_misses(cls: type, options: Iterable[str]) -> Iterator[str]:
+    """A message for each attribute of a user's class that is almost an option, or has a name that instances need."""
+    names = [*options, "model", "queryset", "lookup_url_kwarg", "lookup_value_regex"]
+    ours = [owner for owner in cls.__mro__ if is_ours(owner)]
+    instance_names = {name for owner in ours for name in inspect.get_annotations(owner)}
+    class_names = {name for owner in ours for name in vars(owner)}
+    for owner in cls.__mro__:
+        if is_ours(owner):
+            continue
+        for name, value in vars(owner).items():
+            if name in instance_names - class_names:
+                yield f"{name}: viewsets have an attribute of this name; choose another one"
+            if name.startswith("_") or callable(value) or name in class_names:
+                continue
+            if near := get_close_matches(name, names, n=1, cutoff=0.75):
+                yield f"{name} is not an option; did you mean {near[0]}?"
+
+
+def actions_of(cls: type, standard: Iterable[str]) -> list[str]:
+    """The names of the actions that a class has."""
+    extra = [name for name, _ in inspect.getmembers(cls, is_action)]
+    return [*(name for name in standard if hasattr(cls, name)), *extra]

@@ -1,0 +1,68 @@
+"""The five mixins of a viewset, under Django REST framework's names; ``actions`` has what they do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from rowcast.rest import actions
+from rowcast.rest.protocols import ModelView, WritableView
+from rowcast.rest.request import Request
+from rowcast.rest.serializers import Serializer
+
+
+class ListModelMixin:
+    """``GET /tasks/``"""
+
+    async def list(self: ModelView, request: Request) -> web.Response:
+        """One page of the rows that match."""
+        return await actions.read_list(self, request)
+
+
+class CreateModelMixin:
+    """``POST /tasks/``"""
+
+    async def create(self: WritableView, request: Request) -> web.Response:
+        """Insert one row; the response is the row as ``retrieve`` shows it."""
+        return await actions.create_row(self, request)
+
+    async def perform_create(self, serializer: Serializer) -> None:
+        """Save a valid body as a new row. Override it to add values: ``await serializer.save(user_id=…)``."""
+        await serializer.save()
+
+
+class RetrieveModelMixin:
+    """``GET /tasks/{id}/``"""
+
+    async def retrieve(self: ModelView, request: Request, **kwargs: str) -> web.Response:
+        """One row."""
+        return await actions.read_row(self, request)
+
+
+class UpdateModelMixin:
+    """``PUT`` and ``PATCH /tasks/{id}/``"""
+
+    async def update(self: WritableView, request: Request, **kwargs: str) -> web.Response:
+        """Change a row to a whole body: required fields must be there, optional ones left out stay as they are."""
+        return await actions.change_row(self, request, partial=False)
+
+    async def partial_update(self: WritableView, request: Request, **kwargs: str) -> web.Response:
+        """Change the fields that the body names, and no others."""
+        return await actions.change_row(self, request, partial=True)
+
+    async def perform_update(self, serializer: Serializer) -> None:
+        """Save a valid body to its row. Override it to add values."""
+        await serializer.save()
+
+
+class DestroyModelMixin:
+    """``DELETE /tasks/{id}/``"""
+
+    async def destroy(self: WritableView, request: Request, **kwargs: str) -> web.Response:
+        """Delete a row; ``Conflict`` while others refer to it."""
+        return await actions.delete_row(self)
+
+    async def perform_destroy(self, instance: Any) -> None:
+        """Delete a row. Override it to mark the row as deleted instead, for example."""
+        await instance.delete()

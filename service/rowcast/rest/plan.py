@@ -1,0 +1,171 @@
+"""What a request reads and never changes: the service that viewsets share, and the plan of each viewset.
+
+``binding`` computes a plan once, when the service starts: the options of class and config in their checked form, the
+policies' instances, and what follows from both. A request makes one instance of the viewset, which has the plan as
+``view_plan``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiohttp import web
+
+from rowcast.changes.cache import Cache
+from rowcast.changes.feed import Feed
+from rowcast.configuration.settings import Settings
+from rowcast.errors import ParseError, did_you_mean
+from rowcast.identity.authentication import BaseAuthentication
+from rowcast.identity.permissions import BasePermission
+from rowcast.identity.throttling import BaseThrottle
+from rowcast.orm.model import Model
+from rowcast.query.conditions import Query
+from rowcast.query.projection import Projection
+from rowcast.query.store import Store
+from rowcast.resources.fields import Field
+from rowcast.resources.resource import Resource, Resources
+from rowcast.rest.filters import BaseFilterBackend
+from rowcast.rest.pagination import BasePagination
+from rowcast.rest.serializers import Serializer
+from rowcast.rest.signatures import Call
+from rowcast.streams.hub import Hub
+
+
+@dataclass(slots=True, eq=False)
+class Service:
+    """What the viewsets of one service share.
+
+    ``permission_classes``, ``authentication_classes`` and ``throttle_classes`` are the settings' own, for viewsets that
+    name none. ``make_plan`` plans a class that the user has put into an aiohttp route with ``as_view``.
+    ``secret`` signs cursors; it is read from the database when the service starts.
+    """
+
+    settings: Settings
+    resources: Resources
+    store: Store
+    feed: Feed
+    cache: Cache
+    hub: Hub
+    permission_classes: Sequence[type[BasePermission]]
+    authentication_classes: Sequence[type[BaseAuthentication]] = ()
+    throttle_classes: Sequence[type[BaseThrottle]] = ()
+    make_plan: Callable[[Service, type[Any], Mapping[str, Any]], ViewPlan] | None = None
+    secret: bytes = b""
+    routes: dict[str, str] = field(default_factory=dict)  # name → path
+    plans: dict[str, ModelPlan] = field(default_factory=dict)  # resource → the plan of its own viewset
+    handler_plans: dict[object, ViewPlan] = field(default_factory=dict)  # of the user's own aiohttp handlers
+
+    def plan_of(self, handler: object, viewset: type[Any], initkwargs: Mapping[str, Any]) -> ViewPlan:
+        """The plan of a handler that ``as_view`` made of a class, planned at its first request."""
+        if handler not in self.handler_plans:
+            assert self.make_plan is not None
+            self.handler_plans[handler] = self.make_plan(self, viewset, initkwargs)
+        return self.handler_plans[handler]
+
+    def projections(self) -> dict[str, Projection]:
+        """What the viewset of each resource shows of a row by default, which expansions show as well."""
+        return {name: plan.serializer.shown for name, plan in self.plans.items()}
+
+    def may_expand(self, resource: str) -> bool:
+        """Whether clients may request a resource's rows with ``?expand=``."""
+        return resource in self.plans and self.plans[resource].expandable_via is not None
+
+
+SERVICE: Final = web.AppKey("service", Service)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ViewPlan:
+    """Everything about a viewset, at one address, that does not depend on a request.
+
+    ``attributes`` are what each instance gets: the options of config and action, in their checked form. ``overridden`` are
+    the names of Rowcast's methods that the user's class replaces. ``call(action, parts)`` says how an action's method is
+    called at an address with these variable parts; ``ConfigurationError`` if it cannot be.
+    """
+
+    service: Service
+    viewset: type[Any]
+    attributes: Mapping[str, Any]
+    permission_classes: Sequence[type[BasePermission]]
+    permissions: Sequence[BasePermission]
+    authentication_classes: Sequence[type[BaseAuthentication]]
+    authenticators: Sequence[BaseAuthentication]
+    throttle_classes: Sequence[type[BaseThrottle]]
+    overridden: frozenset[str]
+    call: Callable[[str, tuple[str, ...]], Call]
+    allowed_parameters: Mapping[str, frozenset[str]]  # action → the query parameters that it reads
+    strict_query: bool = True
+    public_and_cacheable: bool = False  # an address has the same answer for everybody, without credentials
+
+    def overrides(self, *names: str) -> bool:
+        """Whether the user's class replaces one of these methods."""
+        return not self.overridden.isdisjoint(names)
+
+    def check_parameters(self, action: str, params: Mapping[str, str]) -> None:
+        """Refuse a query parameter that an action does not read, unless ``strict_query`` is off."""
+        if (
+            self.strict_query
+            and (valid := self.allowed_parameters.get(action)) is not None
+            and not params.keys() <= valid
+        ):
+            name = next(name for name in params if name not in valid)
+            hint = did_you_mean(name, sorted(valid))
+            raise ParseError(f"{name[:50]}: unknown parameter; {hint}", code="unknown_parameter")
+
+    def attribute(self, name: str) -> Any:
+        """An attribute as instances have it."""
+        return self.attributes[name] if name in self.attributes else getattr(self.viewset, name)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ModelPlan(ViewPlan):
+    """The plan of a viewset over a resource.
+
+    ``serializer`` is the shared instance for all actions but those that ``get_serializer_class`` gives another.
+    The functions are cached: requests of the same form share their results.
+    """
+
+    config: Mapping[str, Any]  # the options of the config
+    resource: Resource
+    model: type[Model]
+    key: Field  # whose value the address names a row by
+    generated_serializer: type[Serializer]
+    serializer: Serializer
+    filters: Sequence[BaseFilterBackend]
+    pattern_parameters: Sequence[str]  # the parameters that are regular expressions
+    paginator: BasePagination
+    # options that requests read
+    cache: str
+    count: str
+    lookup_field: str | None
+    lookup_url_kwarg: str
+    max_page_size: int
+    ordering: Sequence[str]
+    related_paths: Sequence[str]  # select_related and prefetch_related
+    require_if_match: bool
+    # what follows from the class
+    unscoped_query: Query | None  # the scope, where it is all rows
+    expandable_via: str | None  # the action whose permission also covers ?expand=; None if visibility differs by row
+    asks_about_objects: bool  # Python has a say about single rows
+    finds_objects: bool  # the user's ``get_object`` finds the row
+    native_filters: bool  # the query string is read without Python of the user's
+    simple_writes: bool  # a valid body is all that creating and updating take
+    # caches
+    bind_serializer: Callable[[type[Serializer]], type[Serializer]]  # the class for this service
+    shared_serializer: Callable[[type[Serializer]], Serializer]
+    default_projection: Callable[[Serializer], Projection]
+    projection: Callable[[Projection, str, str], Projection]  # (default, fields, expand) → projection of the response
+    python_projection: Callable[[Projection, tuple[str, ...]], Projection]  # (shown, relations) → all that Python reads
+    expansion_targets: Callable[[Projection, str], Sequence[tuple[ModelPlan, str]]]  # (default, expand) → who decides
+
+
+def new_view(plan: ViewPlan, **attributes: Any) -> Any:
+    """An instance of a plan's viewset, with ``attributes`` on top of the plan's own."""
+    return plan.viewset(view_plan=plan, **plan.attributes, **attributes)
+
+
+def policy_instances(policies: Iterable[Any]) -> list[Any]:
+    """The instances of policies, such as permissions, for which an overridden getter may return classes."""
+    return [policy() if isinstance(policy, type) else policy for policy in policies]

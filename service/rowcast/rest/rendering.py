@@ -1,0 +1,129 @@
+"""What a response shows of rows: the projection of a request, and rows as its serializer shows them.
+
+A *plain* serializer is a projection, and PostgreSQL makes the JSON. Any other serializer has Python in it: the rows are
+read with all columns, made into instances, and dumped one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from rowcast.orm.bridge import wait
+from rowcast.orm.model import Model, document, loaded
+from rowcast.orm.queryset import QuerySet
+from rowcast.query.conditions import Query
+from rowcast.query.projection import Projection
+from rowcast.rest.plan import ModelPlan
+from rowcast.rest.protocols import ModelView
+from rowcast.rest.request import names_in
+from rowcast.rest.response import encode
+from rowcast.rest.serializers import Serializer
+
+READ_PARAMETERS: Final = ("fields", "expand")
+
+
+def current_serializer(view: ModelView) -> Serializer:
+    """The shared serializer of the action at hand."""
+    return view.view_plan.shared_serializer(view.get_serializer_class())
+
+
+def requested_projection(plan: ModelPlan, serializer: Serializer, params: Mapping[str, str]) -> Projection:
+    """The default projection, reduced by ``?fields=`` and extended by ``?expand=``."""
+    shown = plan.default_projection(serializer)
+    if not params:
+        return shown
+    fields = params.get("fields", "")
+    if fields and not serializer.plain:
+        computed = {name for name, field in serializer.fields.items() if not field.load_only}
+        computed -= {*shown.columns, *dict(shown.related)}
+        fields = ",".join(name for name in names_in(fields) if name not in computed)
+    return plan.projection(shown, fields, params.get("expand", ""))
+
+
+def read_projection(plan: ModelPlan, serializer: Serializer, query: Query, params: Mapping[str, str]) -> Projection:
+    """What is read of a row for Python code, whatever part of it ``?fields=`` shows."""
+    shown = requested_projection(plan, serializer, {"expand": params.get("expand", "")})
+    return plan.python_projection(shown, query.expand)
+
+
+def read_parameters(view: ModelView) -> dict[str, str]:
+    """``?fields=`` and ``?expand=``, for the actions that read them."""
+    if view.action not in view.view_plan.allowed_parameters:
+        return {}
+    return {name: text for name, text in view.request.query_params.items() if name in READ_PARAMETERS}
+
+
+def instance_of(plan: ModelPlan, document_: bytes, shown: Projection) -> Model:
+    """The row of a JSON document that has all columns."""
+    return plan.model.from_document(plan.service.resources, shown, document_)
+
+
+# --- rows as a serializer shows them
+
+
+def render_rows(
+    view: ModelView, serializer: Serializer, documents: Iterable[bytes], read: Projection, shown: Projection
+) -> list[bytes]:
+    """The JSON of each row of a page, inside a handler."""
+    plan, params = view.view_plan, view.request.query_params
+    return [render(view, serializer, instance_of(plan, each, read), shown, params) for each in documents]
+
+
+def render(view: ModelView, serializer: Serializer, row: Model, shown: Projection, params: Mapping[str, str]) -> bytes:
+    """The JSON of a row, reduced by ``?fields=``."""
+    return encode(_only(_shown_by(view.view_plan, serializer, row, shown), params), view.serialize)
+
+
+def serialize(view: ModelView, row: Model) -> dict[str, Any]:
+    """A row as ``retrieve`` shows it. Related rows that are not loaded are read, inside a handler."""
+    plan = view.view_plan
+    if row.resource().name != plan.resource.name:
+        return document(plan.service.resources, row)
+    serializer, params = current_serializer(view), read_parameters(view)
+    shown = requested_projection(plan, serializer, params)
+    load_missing_relations(plan, [row], shown)
+    return _only(_shown_by(plan, serializer, row, shown), params)
+
+
+def prepare_result(view: ModelView, result: Any) -> None:
+    """Read the related rows that the rows in a handler's list are shown with, all at once, inside a handler."""
+    plan = view.view_plan
+    if isinstance(result, list | tuple):
+        rows = [row for row in result if isinstance(row, Model) and row.resource().name == plan.resource.name]
+        if rows:
+            load_missing_relations(
+                plan, rows, requested_projection(plan, current_serializer(view), read_parameters(view))
+            )
+
+
+def load_missing_relations(plan: ModelPlan, rows: Sequence[Model], shown: Projection) -> None:
+    """Read the related rows that are shown and not loaded yet, for all rows at once, inside a handler."""
+    missing = [
+        path for path in related_paths(plan, shown) if not all(loaded(row, path.partition("__")[0]) for row in rows)
+    ]
+    if missing:
+        wait(QuerySet(type(rows[0])).prefetch_related(*missing).attach(rows))
+
+
+def related_paths(plan: ModelPlan, shown: Projection) -> tuple[str, ...]:
+    """The relations that are shown, and those of the options, which Python code may read."""
+    return (*(name for name, _ in shown.related), *plan.related_paths)
+
+
+def _shown_by(plan: ModelPlan, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
+    """A row as its serializer shows it, with related rows."""
+    resources = plan.service.resources
+    if serializer.plain:
+        return document(resources, row, shown)
+    data: dict[str, Any] = serializer.dump(row)
+    related = tuple((name, inner) for name, inner in shown.related if name not in data)
+    return {**data, **document(resources, row, Projection(shown.resource, (), related))}
+
+
+def _only(data: dict[str, Any], params: Mapping[str, str]) -> dict[str, Any]:
+    """The part of a row that ``?fields=`` names."""
+    if not params.get("fields"):
+        return data
+    names = names_in(params["fields"])
+    return {name: value for name, value in data.items() if name in names}

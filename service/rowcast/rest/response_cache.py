@@ -1,0 +1,146 @@
+"""Answers kept in memory, for ``cache: counts`` and ``cache: responses``, and the response to a read.
+
+An answer is the body, its tag, and the snapshot of the statement that read it. The cache drops it when the change feed
+reports a change of what it depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+from functools import lru_cache
+from http import HTTPStatus
+from uuid import UUID
+
+from aiohttp import web
+
+from rowcast.changes.cache import Dependencies
+from rowcast.query.conditions import Query
+from rowcast.query.pages import FetchedPage, PageShape
+from rowcast.query.projection import Projection
+from rowcast.resources.actions import READING_ACTIONS
+from rowcast.rest.etags import client_has
+from rowcast.rest.negotiation import accepts_json_as_sent
+from rowcast.rest.pagination import PageRequest
+from rowcast.rest.plan import ModelPlan, ViewPlan
+from rowcast.rest.protocols import ModelView
+from rowcast.rest.request import base_url
+from rowcast.rest.response import json_response
+from rowcast.rest.serializers import Serializer
+
+
+def cached_response(plan: ViewPlan, http: web.Request) -> web.Response | None:
+    """The response kept for a public address, for which no caller has to be recognised; ``None`` if there is none."""
+    if not plan.public_and_cacheable or not _is_plain(http):
+        return None
+    answer = plan.service.cache.get(_address_key(plan, http))
+    return None if answer is None else respond(plan, http, *answer, from_cache=True)
+
+
+def cache_key(view: ModelView, serializer: Serializer, query: Query) -> Hashable:
+    """The key of the answer to this request; ``None`` if it is not kept.
+
+    The address alone is the key where that is public; not with ``?expand=``, since other viewsets then decide whether this
+    caller may see their rows.
+    """
+    plan, http = view.view_plan, view.request.http
+    if plan.cache != "responses" or not serializer.plain or not may_be_cached(view):
+        return None
+    key = _address_key(plan, http)
+    if (
+        plan.public_and_cacheable
+        and view.action in READING_ACTIONS
+        and http.method == "GET"
+        and "expand" not in http.query
+    ):
+        return key
+    return (*key, view.action, serializer, query)
+
+
+def _address_key(plan: ViewPlan, http: web.Request) -> tuple[Hashable, ...]:
+    """An address and its origin, to which the links to other pages belong."""
+    return plan, http.raw_path, base_url(plan.service.settings.server, http)
+
+
+def _is_plain(http: web.Request) -> bool:
+    """Whether a request has no credentials, and asks for no other representation and no fresh answer."""
+    headers = http.headers
+    return "Authorization" not in headers and "Cache-Control" not in headers and accepts_json_as_sent(http)
+
+
+def may_be_cached(view: ModelView) -> bool:
+    """Whether memory may answer: not if the client wants a fresh answer, or inside a transaction."""
+    control = view.request.headers.get("Cache-Control")
+    fresh = control is not None and "no-cache" in control.lower()
+    return not fresh and not view.view_plan.service.store.database.in_transaction
+
+
+def row_dependencies(plan: ModelPlan, query: Query, shown: Projection) -> Dependencies | None:
+    """What an answer about one row depends on: that row alone, or every resource that is read."""
+    key = query.where[-1].values[0]
+    alone = plan.unscoped_query is not None and plan.lookup_field is None and not shown.related
+    if alone and isinstance(key, UUID | int | str):
+        return Dependencies(row=(plan.resource.name, str(key)))
+    return list_dependencies(plan, query, shown)
+
+
+def list_dependencies(plan: ModelPlan, query: Query, shown: Projection | None = None) -> Dependencies | None:
+    """What an answer about many rows, or their count without ``shown``, depends on; ``None`` if that is not known."""
+    queries = plan.service.store.queries
+    order = query.order if shown is not None else ()
+    reads = queries.reads(query.resource, query.shape, order, shown)
+    return None if reads is None else Dependencies(reads)
+
+
+async def read_page(view: ModelView, query: Query, page: PageRequest) -> FetchedPage:
+    """A page of a query. Its exact count comes from the cache, where that has it."""
+    plan = view.view_plan
+    store = plan.service.store
+    if page.shape.count != "exact" or plan.cache == "off" or not may_be_cached(view):
+        return await store.page(query, page.shape, page.values)
+    counted: FetchedPage | None = None
+
+    async def count() -> int | None:
+        nonlocal counted
+        counted = await store.page(query, page.shape, page.values)
+        return counted.count
+
+    number, _ = await plan.service.cache.get_or_load(
+        ("count", query.unsorted()),
+        lambda: list_dependencies(plan, query),
+        count,
+        size=lambda _: query.size,
+        wait=True,
+    )
+    if counted is not None:  # the page was read with its count
+        return counted
+    rows = await store.page(query, _uncounted(page.shape), page.values)
+    assert number is not None
+    return replace(rows, count=page.count(rows.size, number))
+
+
+@lru_cache(maxsize=2048)
+def _uncounted(shape: PageShape) -> PageShape:
+    """The shape of the same page without its count."""
+    return replace(shape, count="none")
+
+
+def respond(
+    plan: ViewPlan, http: web.Request, body: bytes, tag: str, snapshot: str, *, from_cache: bool = False
+) -> web.Response:
+    """The response to a read; a 304 for a client that has this representation.
+
+    What comes ``from_cache`` is current, so it stands for the feed's newest position if its own is not known any more.
+    """
+    headers = {"ETag": tag, **position_header(plan, snapshot)}
+    if from_cache and len(headers) == 1:
+        headers["X-Stream-Position"] = str(plan.service.feed.head)
+    if client_has(http, tag):
+        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return json_response(body, headers=headers)
+
+
+def position_header(plan: ViewPlan, snapshot: str) -> dict[str, str]:
+    """``X-Stream-Position``: where a stream continues from what a statement with this snapshot saw."""
+    position = plan.service.feed.stream_position(snapshot)
+    return {} if position is None else {"X-Stream-Position": position}

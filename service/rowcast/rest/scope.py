@@ -1,0 +1,71 @@
+"""The rows that a request is about: the viewset's scope, narrowed by the query string or by the key in the address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rowcast.errors import NotFound
+from rowcast.orm.bridge import spawn
+from rowcast.orm.queryset import QuerySet
+from rowcast.query.conditions import Query, equals
+from rowcast.rest.plan import ModelPlan
+from rowcast.rest.protocols import ModelView
+
+
+async def scope_of(view: ModelView) -> Query:
+    """The viewset's scope as a query."""
+    return view.view_plan.unscoped_query or (await _scoped_rows(view)).query
+
+
+async def _scoped_rows(view: ModelView) -> QuerySet[Any]:
+    """The query set that ``get_queryset`` returns, which may be a coroutine."""
+    rows: Any = await spawn(view.get_queryset)
+    if not isinstance(rows, QuerySet):
+        raise TypeError(f"{type(view).__name__}.get_queryset() must return a query set, not {type(rows).__name__}")
+    rows.unsliced("a viewset's scope")
+    return rows
+
+
+async def list_query(view: ModelView) -> Query:
+    """The scope, filtered and sorted by the query string; the order is total."""
+    plan = view.view_plan
+    if plan.native_filters:
+        query: Query = view.filter_queryset(await scope_of(view))
+    else:
+        query = (await spawn(view.filter_queryset, await _scoped_rows(view))).query
+    return in_default_order(plan, query)
+
+
+def in_default_order(plan: ModelPlan, query: Query) -> Query:
+    """A query in its own order, or in the viewset's if it has none."""
+    return query if query.order else query.sort(tuple(plan.ordering))
+
+
+def apply_filters(view: ModelView, rows: Any) -> Any:
+    """A query, or a query set, with the filters that the query string asks for."""
+    plan, params = view.view_plan, view.request.query_params
+    query = rows if isinstance(rows, Query) else Query(plan.resource.name)
+    for backend in plan.filters:
+        if backend.native:
+            query = backend.apply(query, params)
+        elif isinstance(rows, QuerySet):
+            rows = backend.filter_queryset(view.request, rows, view)
+        else:
+            raise TypeError(f"{type(backend).__name__} needs a query set")
+    return query if isinstance(rows, Query) else rows.narrowed(query)
+
+
+async def object_query(view: ModelView, key: Any = None) -> Query:
+    """The query for the row that the address, or ``key``, names within the scope; ``NotFound`` if it names none."""
+    return row_query(view, await scope_of(view), key)
+
+
+def row_query(view: ModelView, scope: Query, key: Any = None) -> Query:
+    """The query for the row of a scope that the address, or ``key``, names; ``NotFound`` if it names none."""
+    plan = view.view_plan
+    text = str(view.kwargs[plan.lookup_url_kwarg] if key is None else key)
+    try:
+        value = plan.key.field_type.parse(plan.key, text)
+    except ValueError:
+        raise NotFound() from None
+    return scope.restrict(equals(plan.lookup_field or plan.resource.key.name, plan.key, value))

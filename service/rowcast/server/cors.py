@@ -1,0 +1,52 @@
+"""Cross-origin requests: what lets pages of other origins use the service.
+
+Fetch Standard, https://fetch.spec.whatwg.org/#http-cors-protocol
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Final, TypeAlias
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from rowcast.rest.viewset import Handler
+
+EXPOSED_HEADERS: Final = (
+    "Location, X-Stream-Position, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Allow, ETag"
+)
+Signal: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
+
+
+def cors(origins: Sequence[str]) -> tuple[Middleware, Signal]:
+    """A middleware that answers preflight requests, and a signal that adds headers to every response.
+
+    ``*`` among the origins allows all of them. Cookies are not credentials here, so they are not allowed.
+    """
+    allowed = frozenset(origins)
+
+    def origin_of(request: web.Request) -> str | None:
+        origin = request.headers.get("Origin")
+        return origin if origin is not None and (origin in allowed or "*" in allowed) else None
+
+    @web.middleware
+    async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+        method = request.headers.get("Access-Control-Request-Method")
+        if request.method != "OPTIONS" or method is None or origin_of(request) is None:
+            return await handler(request)
+        headers = {
+            "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+            "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", "*"),
+            "Access-Control-Max-Age": "600",
+        }
+        return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
+
+    async def allow(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.add("Vary", "Origin")
+        if (origin := origin_of(request)) is not None:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+
+    return preflight, allow

@@ -1,0 +1,140 @@
+"""How a service starts and stops, and what requests get in between.
+
+It answers at once, and is ready when the database can be reached and matches the config. Until then requests get a 503,
+and streams wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from typing import Final
+
+import asyncpg
+import structlog
+from aiohttp import web
+
+from rowcast.changes.ticker import Ticker
+from rowcast.configuration.load import Configuration
+from rowcast.errors import Unavailable
+from rowcast.identity.authentication import Identity
+from rowcast.identity.throttling import Throttles
+from rowcast.resources.tables import Tables
+from rowcast.rest.plan import Service
+from rowcast.rest.viewset import Handler
+from rowcast.server.health import Readiness
+from rowcast.server.prepare import prepare, startup_error
+
+STARTED: Final = web.AppKey("started", asyncio.Task)
+STREAM_OPEN_ATTEMPTS: Final = 10  # one a second, while the database is away
+START_RETRY_MAX_SECONDS: Final = 5.0
+_logger = structlog.get_logger(__name__)
+
+
+class Lifecycle:
+    """Starts and stops what a service runs beside requests. ``migrate`` makes the database match the config."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        service: Service,
+        tables: Tables,
+        identity: Identity,
+        throttles: Throttles,
+        *,
+        migrate: bool,
+    ) -> None:
+        stream = configuration.settings.stream
+        self.readiness = Readiness(service.feed)
+        self._configuration = configuration
+        self._service = service
+        self._tables = tables
+        self._identity = identity
+        self._throttles = throttles
+        self._migrate = migrate
+        self._database = service.store.database
+        self._ticker = Ticker(
+            self._database.connect, wakeup=stream.wakeup, retention=stream.retention, size=stream.max_log_size
+        )
+        self._settled = asyncio.Event()  # the service has started, or has ended before
+        self._waiting_handlers: set[Handler] = set()
+
+    # --- requests
+
+    def check_ready(self, request: web.Request) -> None:
+        """Raise ``Unavailable`` for a request that cannot be answered before the service has started."""
+        if self.readiness.starting is None:
+            return
+        if request.match_info.handler in self._waiting_handlers or request.path.startswith("/health/"):
+            return
+        raise Unavailable("The service is not ready; /health/ready says why.", code="starting")
+
+    def waits_for_start(self, handler: Handler) -> Handler:
+        """A stream's handler that waits for the start, and for a database that is away.
+
+        Any response but a 200 ends a browser's EventSource for good, whereas it opens a lost connection again.
+        """
+
+        async def wait(request: web.Request) -> web.StreamResponse:
+            await self._settled.wait()
+            for attempt in range(STREAM_OPEN_ATTEMPTS):
+                try:
+                    if self.readiness.starting is not None:
+                        break
+                    return await handler(request)
+                except Unavailable as error:
+                    if error.code == "statement_timeout":
+                        raise  # another attempt would take as long
+                    await asyncio.sleep(min(attempt, 1))
+            if request.transport is not None:
+                request.transport.abort()
+            raise Unavailable("The service has ended, or its database is away.")
+
+        self._waiting_handlers.add(wait)
+        return wait
+
+    # --- the application
+
+    def attach(self, app: web.Application) -> None:
+        """Run with an application: from its start-up to its clean-up."""
+        app.cleanup_ctx.append(self._run)
+        app.on_shutdown.append(self._end_streams)
+
+    async def _run(self, app: web.Application) -> AsyncIterator[None]:
+        app[STARTED] = starting = asyncio.create_task(self._start(), name="start")
+        yield
+        starting.cancel()
+        await asyncio.wait([starting])
+        await self._service.feed.stop()
+        await self._ticker.stop()
+        await self._identity.close()
+        await self._throttles.close()
+        await self._database.close()
+
+    async def _start(self) -> None:
+        """Try until the database is there and matches; then follow its changes."""
+        attempt = 0
+        while True:
+            try:
+                self._service.secret = await prepare(
+                    self._configuration, self._tables, self._database, migrate=self._migrate
+                )
+                break
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
+                self.readiness.starting = startup_error(error)
+                _logger.warning("not_ready", reason=self.readiness.starting, error=str(error))
+            attempt += 1
+            await asyncio.sleep(min(START_RETRY_MAX_SECONDS, 0.1 * 2**attempt) * random.uniform(0.5, 1))
+        feed = self._service.feed
+        await self._ticker.start()
+        await feed.start()
+        await feed.ready.wait()
+        self._service.cache.start()
+        self._service.hub.start()
+        self.readiness.starting = None
+        self._settled.set()
+
+    async def _end_streams(self, _: web.Application) -> None:
+        self._settled.set()
+        await self._service.hub.close()

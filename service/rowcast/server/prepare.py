@@ -1,0 +1,70 @@
+"""Before the service is ready: the database must match the config, or is migrated to match it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import asyncpg
+
+from rowcast.changes import checks
+from rowcast.changes.install import install, read_secret
+from rowcast.changes.trigger_sync import sync_triggers
+from rowcast.configuration.load import Configuration
+from rowcast.configuration.settings import Settings
+from rowcast.database.errors import CONNECTION_LOST
+from rowcast.database.pool import Database
+from rowcast.errors import Unavailable
+from rowcast.migrations import commands
+from rowcast.migrations.values import Step
+from rowcast.resources.tables import Tables
+
+
+async def prepare(configuration: Configuration, tables: Tables, database: Database, *, migrate: bool) -> bytes:
+    """Check that the database matches the config, or with ``migrate`` make it match.
+
+    Returns:
+        The secret that signs cursors: the settings', or the database's own.
+
+    Raises:
+        Unavailable: says what is pending, or why the database cannot be used.
+    """
+    settings = configuration.settings
+    connection = await database.connect()
+    try:
+        if migrate:
+            before, after = migration_steps(tables, settings)
+            done = await commands.migrate(
+                database.connect, tables, settings.database.migrations, sync=True, before=before, after=after
+            )
+            pending = done.pending
+        else:
+            if problems := await checks.blocking_problems(connection):
+                raise Unavailable(f"The database cannot be used: {'; '.join(problems)}")
+            pending = await commands.pending(database.connect, tables, settings.database.migrations)
+        pending += [] if pending else await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup)
+        if pending:
+            raise Unavailable(f"The database is not in line with the config; pending: {'; '.join(pending)}")
+        key = settings.server.secret_key
+        return hashlib.sha256(key.encode()).digest() if key else await read_secret(connection)
+    finally:
+        await connection.close()
+
+
+def migration_steps(tables: Tables, settings: Settings) -> tuple[Step, Step]:
+    """What a migration does before and after its own steps: install the change log, and the triggers that fill it."""
+
+    async def log_changes(connection: asyncpg.Connection) -> None:
+        await sync_triggers(connection, tables, wakeup=settings.stream.wakeup)
+
+    return install, log_changes
+
+
+def startup_error(error: Exception) -> str:
+    """What to report to everybody about an error that keeps the service from starting; the log has its own words."""
+    if isinstance(error, Unavailable):
+        return str(error)
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        return "The database is read-only."
+    if isinstance(error, asyncpg.PostgresError) and not isinstance(error, CONNECTION_LOST):
+        return "The database refuses what the service needs; the service's log has the reason."
+    return "The database cannot be reached."

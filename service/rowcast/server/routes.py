@@ -1,0 +1,149 @@
+"""Every address of a service: its resources' and ``urls.py``'s viewsets, planned, and its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from rowcast import __version__
+from rowcast.configuration import viewset_options
+from rowcast.configuration.declarations import RESERVED_RESOURCES
+from rowcast.configuration.load import Configuration
+from rowcast.configuration.yaml import Document, Problems, SourceLocation, Steps
+from rowcast.errors import ConfigurationError
+from rowcast.identity.permissions import check_columns
+from rowcast.openapi.document import document as openapi_document
+from rowcast.rest import routers
+from rowcast.rest.binding import plan_resource, plan_view
+from rowcast.rest.introspection import is_ours
+from rowcast.rest.plan import Service, ViewPlan
+from rowcast.rest.request import base_url
+from rowcast.rest.routers import Route
+from rowcast.rest.viewset import Handler
+from rowcast.server.importer import Importer
+
+
+def plan_routes(service: Service, configuration: Configuration, importer: Importer, problems: Problems) -> list[Route]:
+    """Every address of the resources and of ``urls.py``; what is wrong with one is added to ``problems``."""
+    routes: list[Route] = []
+    names: dict[str, str] = {}
+    for location, prefix, plan, basename in list(_plans(service, configuration, importer, problems)):
+        if names.setdefault(basename, prefix) != prefix:
+            message = (
+                f"/{prefix}/ and /{names[basename]}/ have the same basename {basename!r}: give one another model name"
+            )
+            problems.add(location, f"{message}, or register it with a basename=")
+            continue
+        with noting(problems, location):
+            routes += routers.routes(prefix, plan, basename)
+    with noting(problems, SourceLocation(str(configuration.directory))):
+        routers.check_distinct(routes)
+    return routes
+
+
+def _plans(
+    service: Service, configuration: Configuration, importer: Importer, problems: Problems
+) -> Iterator[tuple[SourceLocation, str, ViewPlan, str]]:
+    """Every viewset that can be planned: where it is declared, its prefix, its plan, and the basename of its routes.
+
+    Those of the resources come first, then those that ``urls.py`` in the config directory registers.
+    """
+    for resource in service.resources.values():
+        own = Problems()
+        yield from _plan_of_resource(service, configuration.files[resource.name], resource, importer, own)
+        problems.update(own)
+    location = SourceLocation(str(configuration.directory / "urls.py"))
+    with noting(problems, location):
+        urls = importer.module("urls")
+        router = getattr(urls, "router", None)
+        if urls is not None and not isinstance(router, routers.SimpleRouter):
+            raise ConfigurationError("must have a router: router = DefaultRouter(), then router.register(…)")
+        for prefix, viewset, basename in router.registry if router else ():
+            if prefix.partition("/")[0] in RESERVED_RESOURCES:
+                raise ConfigurationError(
+                    f"/{prefix}/ is the service's own address: register {viewset.__name__} elsewhere"
+                )
+            plan = plan_view(service, viewset)
+            name = basename or routers.default_basename(plan)
+            if name is None:
+                raise ConfigurationError(f"{viewset.__name__} has no model, so register it with a basename=")
+            yield location, prefix, plan, name
+
+
+def _plan_of_resource(
+    service: Service, file: Document, resource: Any, importer: Importer, problems: Problems
+) -> Iterator[tuple[SourceLocation, str, ViewPlan, str]]:
+    options = {
+        name: named_classes(importer, problems, file, ("viewset", name), name, value)
+        for name, value in {"class": "ModelViewSet", **resource.options}.items()
+    }
+    location = file.location(("viewset", "class"), key=True)
+    if problems:
+        return
+    viewset = options.pop("class")
+    extra = [function.__name__ for function in viewset.get_extra_actions()]
+    for path, message in viewset_options.check(service.resources, resource.name, resource.options, extra):
+        if path[0] in ("allowed_actions", "excluded_actions"):  # the other options were checked without the class
+            problems.at(file, ("viewset", *path), message)
+    for position, permission in enumerate(options.get("permission_classes", ())):
+        with noting(problems, file.location(("viewset", "permission_classes", position))):
+            check_columns(permission(), resource.columns)
+    if not problems:
+        with noting(problems, location):
+            plan = plan_resource(service, viewset, resource, options)
+            yield location, resource.name, plan, resource.model.lower()
+
+
+def named_classes(importer: Importer, problems: Problems, file: Document, path: Steps, option: str, value: Any) -> Any:
+    """The classes that the value at a path of a file names, for an option of viewsets."""
+    return importer.option(option, value, lambda rest, message: problems.at(file, (*path, *rest), message))
+
+
+@contextmanager
+def noting(problems: Problems, location: SourceLocation) -> Iterator[None]:
+    """Add a ``ConfigurationError`` to the problems, and go on."""
+    try:
+        yield
+    except ConfigurationError as error:
+        for line in str(error).splitlines():
+            problems.add(location, line)
+
+
+def overridden_by_config(configuration: Configuration, service: Service) -> Iterator[str]:
+    """A line for each option that both YAML and the viewset's class set, where the class's has no effect."""
+    for resource in configuration.resources.values():
+        for name in resource.options:
+            for owner in service.plans[resource.name].viewset.__mro__:
+                if name in vars(owner) and not is_ours(owner):
+                    location = configuration.files[resource.name].location(("viewset", name), key=True)
+                    yield f"{location}: {name} is set here, so {owner.__module__}.{owner.__name__}'s has no effect"
+                    break
+
+
+def register(
+    app: web.Application, service: Service, routes: Sequence[Route], wrap: Callable[[Handler], Handler]
+) -> None:
+    """Add every address of the viewsets, the root and ``/openapi.json``; ``wrap`` is for the handlers of streams."""
+    for route in routes:
+        handler = routers.handler_of(route)
+        routers.register(app, route, wrap(handler) if "stream" in route.actions.values() else handler)
+        service.routes[route.name] = route.path
+    lists = [route.path for route in routes if route.name.endswith("-list")]
+    body = orjson.dumps(openapi_document(service, routes, version=__version__))
+
+    async def root(request: web.Request) -> web.Response:
+        """The resources and their addresses."""
+        origin = base_url(service.settings.server, request)
+        addresses = {path[1:]: f"{origin}{path}/" for path in lists}
+        return web.Response(body=orjson.dumps(addresses), content_type="application/json")
+
+    async def describe(request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    app.router.add_get("/", root)
+    app.router.add_get("/openapi.json", describe)
+    app.router.add_get("/openapi.json/", describe)
