@@ -145,7 +145,7 @@ async def _log(connection: Connection, stream: Stream) -> list[Finding]:
     kept = (state.newest_at - state.oldest_at).total_seconds()
     told = "every change has been told"
     if state.waiting > LATE:
-        told = f"changes of {state.waiting:.0f} s have not been told: the ticker stands still"
+        told = f"changes have been waiting for {state.waiting:.0f} s; the ticker has stopped"
     return [
         Finding("lag", told, wrong=state.waiting > LATE),
         Finding("log", size, wrong=state.size > 2 * stream.max_log_size + (64 << 20)),
