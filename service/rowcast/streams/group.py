@@ -172,7 +172,7 @@ class Group:
         self._reset(batch.end, FAILED)
 
     def restart(self, reason: str) -> None:
-        """Tell the clients that events are missing, and go on at the head of the feed."""
+        """Send the clients a reset, because events are missing, and go on at the head of the feed."""
         self._cancel()
         if self.phase is Phase.CATCHING_UP:
             self._enter(Phase.LIVE)

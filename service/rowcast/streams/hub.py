@@ -257,7 +257,7 @@ class Hub:
     async def _reset_subscriber(
         self, subscriber: Subscriber, subscriptions: Subscriptions, position: Position, reason: str
     ) -> None:
-        """Tell one client that events are missing, and go on from a position."""
+        """Send one client a reset, because events are missing, and go on from a position."""
         subscriber.position = position
         if subscriber.renews:
             subscriber.require_resync(reason)
@@ -406,7 +406,7 @@ class Hub:
             group.close(batch.start)
 
     def _on_feed_reset(self, reason: Reason) -> None:
-        """Tell all clients that events are missing, because the feed had to leave some out."""
+        """Send all clients a reset, because the feed had to leave out events."""
         groups, self._groups, self._index = self._groups, {}, SubscriptionIndex()
         for group in groups.values():
             group.seen_snapshot = None

@@ -95,7 +95,7 @@ class Subscription:
     # --- matching
 
     def match(self, event: Event) -> Match:
-        """Whether the old and the new row meet the condition; ``NeedsAwait`` if only the database can tell."""
+        """Whether the old and the new row meet the condition; ``NeedsAwait`` if only the database can evaluate it."""
         before, after = event.before, event.after
         if not self.query.where:
             return before is not None, after is not None
