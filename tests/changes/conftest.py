@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own, and a fresh database a test."""
+"""A PostgreSQL for these tests, and a new database for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ticker and feed survive by themselves; `tests/faults` has what is seen of it by clients."""
+"""Faults that ticker and feed survive by themselves; `tests/faults` has what clients see of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rowcast.changes.ticker import SAFETY_POLL_SECONDS, Connect, Ticker
 from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.resources.tables import Tables
 
-from .watching import Database, Watch, resources, told, within
+from .watching import Database, Watch, resources, summary, within
 
 COMMITS = int(os.environ.get("ROWCAST_TEST_COMMITS", "300"))  # as the ticker falls asleep
 
@@ -37,7 +37,7 @@ async def test_a_ticker_that_is_stopped_hands_over(database: Database) -> None:
 
 
 async def test_a_frozen_ticker_is_ended_by_the_server(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leader that says nothing for a while loses its session, and with it the lead."""
+    """A leader that is silent for a while loses its session, and with it the lead."""
     monkeypatch.setattr("rowcast.changes.ticker.LEADER_SILENCE_SECONDS", 1)
     frozen = await database.ticker()
     await within(frozen.leading.wait())
@@ -60,9 +60,9 @@ async def _never(*_: object, **__: object) -> None:
 async def test_a_commit_as_the_ticker_falls_asleep_is_not_late(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Writers that look at the gate while it is still shut and commit after it was opened, again and again.
+    """Writers that find the gate still shut and commit after it was opened, again and again.
 
-    Such a writer does not notify. It is told because the ticker stays up for it, never because of the safety poll.
+    Such a writer does not notify. Its change is delivered because the ticker dozes, never because of the safety poll.
     """
     monkeypatch.setattr("rowcast.changes.ticker.DOZE_AFTER_SECONDS", 0.004)
     watch = await database.watch()
@@ -126,7 +126,7 @@ class Drowsy(Ticker):
 
 
 async def test_writers_notify_only_while_the_ticker_sleeps(database: Database) -> None:
-    """Awake, the gate is shut, and what commits says nothing; asleep, one notification wakes it."""
+    """While it is awake the gate is shut and no commit notifies; while it sleeps one notification wakes it."""
     ticker = await database.ticker()
     watch = await database.watch()
     connection, listener = await database.connect(), await database.connect()
@@ -160,7 +160,7 @@ async def test_writers_notify_only_while_the_ticker_sleeps(database: Database) -
 
 
 async def test_without_notifications_the_poll_takes_over(database: Database) -> None:
-    """Neither writer nor ticker can be heard, and still everything is told."""
+    """No notification of a writer or the ticker arrives, and still every change is delivered."""
     connection = await database.connect()
     await sync_triggers(connection, Tables(resources()), wakeup="poll")
     ticker = await database.ticker()
@@ -169,7 +169,7 @@ async def test_without_notifications_the_poll_takes_over(database: Database) -> 
         await within(ticker.asleep.wait())
         await connection.execute("INSERT INTO tags (name) VALUES ('t')")
         await watch.fence(connection)
-    assert told(watch.events, "tags") == [("I", "t")] * 3
+    assert summary(watch.events, "tags") == [("I", "t")] * 3
 
 
 async def test_a_feed_starts_before_its_database(database: Database) -> None:
@@ -192,7 +192,7 @@ async def test_a_feed_starts_before_its_database(database: Database) -> None:
 
 
 async def test_a_reader_of_the_log_waits_out_a_lost_connection(database: Database) -> None:
-    """Catching up goes on behind the last batch when its connection is killed."""
+    """Catching up goes on after the last batch when its connection is killed."""
     await database.ticker()
     feed = await database.feed(events=1, size=1)
     watch = Watch(feed)
@@ -238,8 +238,8 @@ async def test_stopping_leaves_nothing_behind(database: Database) -> None:
             pass
 
 
-async def test_a_feed_knows_that_nobody_makes_ticks(database: Database) -> None:
-    """Without a ticker nothing is told, and the feed does not take that for nothing having happened."""
+async def test_a_feed_without_a_ticker_is_not_current(database: Database) -> None:
+    """Without a ticker nothing is delivered, and the feed does not count as current."""
     feed = await database.feed()
     connection = await database.connect()
 

@@ -43,7 +43,7 @@ async def test_an_unchanged_start_changes_nothing(database: Database) -> None:
 
 
 async def test_a_newer_schema_is_refused(database: Database) -> None:
-    """An older service does not touch what a newer one has made."""
+    """An older service does not touch the schema of a newer one."""
     connection = await database.connect()
     await connection.execute("UPDATE rowcast.version SET version = 1000")
     with pytest.raises(ConfigurationError, match="newer"):
@@ -52,7 +52,7 @@ async def test_a_newer_schema_is_refused(database: Database) -> None:
 
 
 async def test_a_read_only_database_is_named(database: Database) -> None:
-    """Installing into one says what is needed."""
+    """The error of an installation has what is needed."""
     connection = await database.connect()
     await connection.execute("DROP SCHEMA rowcast CASCADE; SET default_transaction_read_only = on")
     with pytest.raises(ConfigurationError, match="read-only"):
@@ -60,7 +60,7 @@ async def test_a_read_only_database_is_named(database: Database) -> None:
 
 
 async def test_missing_rights_are_named(database: Database) -> None:
-    """Installing and syncing as a role that may not say so in words."""
+    """Installing and syncing with a role that may not do it raise an error that names the rights."""
     connection = await database.connect()
     role = f"poor_{uuid.uuid4().hex}"
     tables = Tables(resources())
@@ -95,7 +95,7 @@ async def test_tables_that_do_not_exist_are_named(database: Database) -> None:
 
 
 async def test_drift_is_found_and_mended(database: Database) -> None:
-    """A trigger dropped, a function replaced, a resource changed or gone: told, and put right by the next sync."""
+    """A dropped trigger, a replaced function, a changed or removed resource: reported, and fixed by the next sync."""
     connection = await database.connect()
     tables = Tables(resources())
     await connection.execute("DROP TRIGGER rowcast_update ON tasks")
@@ -116,7 +116,7 @@ async def test_drift_is_found_and_mended(database: Database) -> None:
 
 
 async def test_disabled_triggers_are_found(database: Database) -> None:
-    """Disabled triggers, a session that skips triggers, and a sequence that hands out numbers in blocks."""
+    """Disabled triggers, a session that skips triggers, and a sequence that assigns numbers in blocks."""
     connection = await database.connect()
     tables = Tables(resources())
     await connection.execute("ALTER TABLE tasks DISABLE TRIGGER rowcast_insert")
@@ -163,7 +163,7 @@ async def test_keys_made_by_the_database_rise_with_time(database: Database) -> N
 
 
 async def test_an_ordinary_role_is_enough(database: Database) -> None:
-    """Installing, syncing, ticking, keeping and following need no rights beyond owning the database."""
+    """Installing, syncing, ticking, maintaining and following need no rights beyond owning the database."""
     connection = await database.connect()
     role = f"owner_{uuid.uuid4().hex}"
     await connection.execute(

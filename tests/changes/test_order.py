@@ -1,4 +1,4 @@
-"""What order changes are told in, and that nothing is missing and nothing told twice, whoever writes."""
+"""The order of changes, and that none is missing and none delivered twice, whoever writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rowcast.changes import sql, ticks
 from rowcast.changes.position import Position, Snapshot
 from rowcast.changes.reader import prepare_session
 
-from .watching import Database, Watch, blocked, told
+from .watching import Database, Watch, blocked, summary
 
 ROWS = "SELECT id::text, title, n, price::text, category_id FROM tasks"
 
@@ -39,8 +39,8 @@ def assert_rising(positions: list[Position]) -> None:
     assert all(low < high for low, high in pairwise(places))
 
 
-async def test_a_late_committer_is_told_and_delays_nobody(database: Database) -> None:
-    """A transaction that has written long before others began is told after them, when it commits."""
+async def test_a_late_committer_is_delivered_and_delays_nobody(database: Database) -> None:
+    """A transaction that has written long before others began is delivered after them, when it commits."""
     await database.ticker()
     watch = await database.watch()
     early, late = await database.connect(), await database.connect()
@@ -49,13 +49,13 @@ async def test_a_late_committer_is_told_and_delays_nobody(database: Database) ->
     for title in ("a", "b"):
         await early.execute("INSERT INTO tasks (title) VALUES ($1)", title)
         await watch.fence(early)
-    assert told(watch.events) == [("I", "a"), ("I", "b")]
+    assert summary(watch.events) == [("I", "a"), ("I", "b")]
     await late.execute("COMMIT")
-    assert told(await watch.fence(early)) == [("I", "a"), ("I", "b"), ("I", "late")]
+    assert summary(await watch.fence(early)) == [("I", "a"), ("I", "b"), ("I", "late")]
 
 
-async def test_updates_of_one_row_are_told_in_their_order(database: Database) -> None:
-    """The transaction that began first and wrote the row last is told last, in one tick or in two."""
+async def test_updates_of_one_row_are_delivered_in_their_order(database: Database) -> None:
+    """The transaction that began first and wrote the row last is delivered last, in one tick or in two."""
     watch_one = await database.feed()
     watch = Watch(watch_one)
     first, second = await database.connect(), await database.connect()
@@ -70,8 +70,8 @@ async def test_updates_of_one_row_are_told_in_their_order(database: Database) ->
     assert [event.after["n"] for event in events] == [0, 1, 2]
 
 
-async def test_a_transaction_is_told_in_one_piece(database: Database) -> None:
-    """Two transactions that write in turns and are in one tick are told one after the other."""
+async def test_a_transaction_is_delivered_in_one_piece(database: Database) -> None:
+    """Two transactions that write in turns and are in one tick are delivered one after the other."""
     watch = Watch(await database.feed())
     first, second = await database.connect(), await database.connect()
     for connection in (first, second):
@@ -83,12 +83,14 @@ async def test_a_transaction_is_told_in_one_piece(database: Database) -> None:
     await first.execute("COMMIT")
     await database.ticker()
     events = await watch.fence(first)
-    assert [title for _, title in told(events)] == [f"{who} {title}" for who in ("first", "second") for title in "abc"]
+    assert [title for _, title in summary(events)] == [
+        f"{who} {title}" for who in ("first", "second") for title in "abc"
+    ]
     assert len({batch.tick for batch in watch.batches}) < 3
 
 
-async def test_writers_that_wait_for_each_other_are_told_in_commit_order(database: Database) -> None:
-    """An update that waited for another's row lock is told after it."""
+async def test_writers_that_wait_for_each_other_are_delivered_in_commit_order(database: Database) -> None:
+    """An update that waited for another's row lock is delivered after it."""
     await database.ticker()
     watch = await database.watch()
     first, second = await database.connect(), await database.connect()
@@ -147,7 +149,7 @@ async def write(connection: asyncpg.Connection, chance: random.Random) -> None:
             await connection.execute("DELETE FROM tasks_tags WHERE task_id = $1", key)
 
 
-async def test_what_is_replayed_is_what_is_stored(database: Database) -> None:
+async def test_replayed_changes_give_the_stored_rows(database: Database) -> None:
     """Random writers, and readers that join in the middle by a snapshot of theirs: each ends with the table's rows."""
     await database.ticker()
     feed = await database.feed()
@@ -187,7 +189,7 @@ async def test_what_is_replayed_is_what_is_stored(database: Database) -> None:
         assert replayed(joined) == expected
 
 
-async def test_two_replicas_tell_the_same(database: Database) -> None:
+async def test_two_replicas_deliver_the_same(database: Database) -> None:
     """Same events at the same positions, read live or from the log."""
     await database.ticker()
     one, two = await database.watch(), await database.watch(events=10)
@@ -201,7 +203,7 @@ async def test_two_replicas_tell_the_same(database: Database) -> None:
     assert again == list(zip(two.positions, two.events, strict=True))
 
 
-async def test_a_transaction_of_a_hundred_thousand_rows_is_told_in_parts(database: Database) -> None:
+async def test_a_transaction_of_a_hundred_thousand_rows_is_delivered_in_parts(database: Database) -> None:
     """Batches of a bounded size; a reader resumes anywhere inside, from the ring or from the log."""
     await database.ticker()
     watch = await database.watch(events=5000)
@@ -225,8 +227,8 @@ async def test_a_transaction_of_a_hundred_thousand_rows_is_told_in_parts(databas
         assert read or not expected
 
 
-async def test_a_row_of_a_megabyte_is_told(database: Database) -> None:
-    """There is no limit to a row but PostgreSQL's, and pages of such rows are small."""
+async def test_a_row_of_a_megabyte_is_delivered(database: Database) -> None:
+    """PostgreSQL's limit to a row is the only one, and pages of such rows are small."""
     await database.ticker()
     watch = await database.watch()
     connection = await database.connect()
@@ -276,7 +278,7 @@ async def test_an_open_transaction_with_many_rows_makes_no_poll_slow(database: D
     await writing.execute("ROLLBACK")
 
 
-async def test_what_a_tick_costs_does_not_grow_with_the_log(database: Database) -> None:
+async def test_the_cost_of_a_tick_does_not_grow_with_the_log(database: Database) -> None:
     """The plans of a feed are those of a small log, and still read a large one by index alone."""
     connection, late, reading = await database.connect(), await database.connect(), await database.direct()
     await prepare_session(reading)

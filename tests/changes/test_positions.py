@@ -1,4 +1,4 @@
-"""Where a reader may go on from, and what it is told when it may not."""
+"""The positions from which a reader may go on, and the reasons why it may not."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from rowcast.changes import retention, ticks
 from rowcast.changes.feed import Reason
-from rowcast.changes.position import MAX_TEXT, Position, Snapshot
+from rowcast.changes.position import POSITION_MAX_LENGTH, Position, Snapshot
 
-from .watching import Database, told
+from .watching import Database, summary
 
 BOUND = 2**63 - 1
 
@@ -28,7 +28,7 @@ def test_a_position_is_read_as_it_was_written(
         snapshot = Snapshot(xmin, xmin + 501, tuple(sorted(xmin + xid for xid in running)))
     position = Position(epoch, tick, n, snapshot)
     text = str(position)
-    if len(text) <= MAX_TEXT:
+    if len(text) <= POSITION_MAX_LENGTH:
         assert Position.parse(text) == position
 
 
@@ -38,15 +38,15 @@ def test_a_position_is_read_as_it_was_written(
      "1-2-3~5:9:7,7", "1-2-3~5:9:4", " 1-2-3", "1-2-3\n", "1-2-٣", "9223372036854775808-1-1", "1-2-3~1:2:" + "1," * 999,
      "9" * 5000, "\x00", "null"],
 )  # fmt: skip
-async def test_a_malformed_position_is_told(database: Database, text: str) -> None:
-    """Anything but the one form, in bounded time."""
+async def test_a_malformed_position_is_recognized(database: Database, text: str) -> None:
+    """Anything but the one form is malformed, and found so in bounded time."""
     with pytest.raises(ValueError, match="not a"):
         Position.parse(text)
     feed = await database.feed()
     assert await feed.check(text) == Reason.MALFORMED
 
 
-async def test_a_position_ahead_of_the_log_is_told(database: Database) -> None:
+async def test_a_position_ahead_of_the_log_is_recognized(database: Database) -> None:
     """A tick that has not been made, or events after the newest tick."""
     feed = await database.feed()
     head = feed.head
@@ -56,7 +56,7 @@ async def test_a_position_ahead_of_the_log_is_told(database: Database) -> None:
 
 
 async def test_a_position_that_another_replica_has_reached_is_not_ahead(database: Database) -> None:
-    """A feed that lags asks the database before it sends a client away."""
+    """A feed that lags reads the database before it sends a client away."""
     ticker = await database.ticker()
     behind = await database.feed()
     watch = await database.watch()
@@ -68,7 +68,7 @@ async def test_a_position_that_another_replica_has_reached_is_not_ahead(database
     assert await behind.check(watch.feed.head) is None
 
 
-async def test_a_position_of_another_database_is_told(database: Database) -> None:
+async def test_a_position_of_another_database_is_recognized(database: Database) -> None:
     """Epochs are not shared by databases, so neither are positions."""
     feed = await database.feed()
     assert await feed.check(Position(feed.head.epoch + 1, feed.head.tick)) == Reason.FORKED
@@ -89,7 +89,7 @@ async def test_a_copy_of_a_database_goes_its_own_way(database: Database) -> None
 
 
 async def test_a_promotion_forks_what_was_lost(database: Database) -> None:
-    """Another timeline begins an epoch; the feed that had gone further than it tells its subscribers to begin anew."""
+    """Another timeline begins an epoch; a feed that had gone further resets its subscribers."""
     ticker = await database.ticker()
     watch = await database.watch()
     connection = await database.connect()
@@ -109,7 +109,7 @@ async def test_a_promotion_forks_what_was_lost(database: Database) -> None:
     assert await watch.feed.check(lost) == Reason.FORKED
 
 
-async def test_a_log_restored_in_another_cluster_begins_anew(database: Database) -> None:
+async def test_a_log_restored_in_another_cluster_begins_again(database: Database) -> None:
     """Its transaction numbers mean nothing there, so its rows go and every earlier position is forked."""
     ticker = await database.ticker()
     watch = await database.watch()
@@ -127,8 +127,8 @@ async def test_a_log_restored_in_another_cluster_begins_anew(database: Database)
     assert watch.feed.head.tick > earlier.tick
 
 
-async def test_what_is_pruned_is_expired(database: Database) -> None:
-    """A reader behind the oldest tick must begin anew, one at it must not; the newest tick is always kept."""
+async def test_a_pruned_position_is_expired(database: Database) -> None:
+    """A reader before the oldest tick has to begin again, one at it does not; the newest tick is always kept."""
     ticker = await database.ticker()
     watch = await database.watch(events=1)
     connection = await database.connect()
@@ -159,11 +159,11 @@ async def test_a_reader_resumes_in_the_middle_of_a_transaction(database: Databas
             assert await feed.check(position) is None
             rest = [event async for batch in feed.read(position) for event in batch.events]
             assert rest == watch.events[i + 1 :]
-    assert len(told(watch.events)) == 20
+    assert len(summary(watch.events)) == 20
 
 
-async def test_a_write_between_a_list_and_its_stream_is_told_once(database: Database) -> None:
-    """Whatever had committed when the list ran is skipped, even where its tick came after the list's tick."""
+async def test_a_write_between_a_list_and_its_stream_is_delivered_once(database: Database) -> None:
+    """A change that had committed when the list ran is omitted, even if its tick came after the list's tick."""
     feed = await database.feed()
     connection, open_ = await database.connect(), await database.connect()
     await connection.execute("INSERT INTO tasks (title) VALUES ('in the list, not yet in a tick')")
@@ -184,11 +184,11 @@ async def test_a_write_between_a_list_and_its_stream_is_told_once(database: Data
     unseen = [
         event async for batch in feed.read(position) for event in batch.events if not position.snapshot.sees(event.xid)
     ]
-    assert sorted(title for _, title in told(unseen)) == ["after the list", "open while listed"]
+    assert sorted(title for _, title in summary(unseen)) == ["after the list", "open while listed"]
 
 
 async def test_a_position_is_never_of_a_tick_newer_than_the_statement(database: Database) -> None:
-    """A statement that ran while the feed moved on gets the tick that it had seen, however late it asks."""
+    """A statement that ran while the feed moved on gets the tick that its snapshot includes, however late the position is requested."""
     await database.ticker()
     watch = await database.watch()
     connection = await database.connect()

@@ -1,4 +1,4 @@
-"""How long the log is kept, and that keeping it short stops nobody."""
+"""How long the log is kept, and that its maintenance delays nobody."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rowcast.changes.feed import Reason, Reset
 from rowcast.changes.install import PARTITIONS
 from rowcast.changes.reader import Pruned, prepare_session, read_batches
 
-from .watching import Database, Watch, told
+from .watching import Database, Watch, summary
 
 DAY = 24 * 3600.0
 LARGE = 1 << 40
@@ -47,7 +47,7 @@ async def test_writers_go_on_in_an_empty_partition(database: Database) -> None:
 
 
 async def test_old_changes_and_ticks_go(database: Database) -> None:
-    """What is older than the retention time goes; what comes after the oldest tick kept can be read."""
+    """Changes older than the retention time are removed; those after the oldest remaining tick can be read."""
     connection = await database.connect()
     ticker = await database.ticker()
     watch = await database.watch(events=1)
@@ -69,8 +69,8 @@ async def test_old_changes_and_ticks_go(database: Database) -> None:
     assert read == watch.events
 
 
-async def test_what_a_kept_tick_needs_is_not_dropped(database: Database) -> None:
-    """A transaction that wrote long ago and commits now is told, although its partition is older than the retention."""
+async def test_changes_after_a_kept_tick_are_not_removed(database: Database) -> None:
+    """A transaction that wrote long ago and commits now is delivered, although its partition is older than the retention."""
     connection, slow = await database.connect(), await database.connect()
     await slow.execute("BEGIN")
     await slow.execute("INSERT INTO tasks (title) VALUES ('slow')")
@@ -78,17 +78,17 @@ async def test_what_a_kept_tick_needs_is_not_dropped(database: Database) -> None
     (part,) = await retention.partitions(connection)
     assert not await retention.empty(connection, part)  # the writer holds a lock
     await slow.execute("COMMIT")
-    assert not await retention.empty(connection, part)  # no tick has told it
+    assert not await retention.empty(connection, part)  # no tick covers it
     await database.ticker(retention=DAY)
     watch = await database.watch()
-    await watch.until(lambda: told(watch.events) == [("I", "slow")]) if watch.feed.head.tick < 2 else None
+    await watch.until(lambda: summary(watch.events) == [("I", "slow")]) if watch.feed.head.tick < 2 else None
     await watch.fence(connection)
     await connection.execute("DELETE FROM rowcast.tick WHERE tick < (SELECT max(tick) FROM rowcast.tick)")
     assert await retention.empty(connection, part)
 
 
 async def test_an_open_transaction_holds_its_own_partition_alone(database: Database) -> None:
-    """However long it stays open, what others write is kept to the size; when it commits, it is told."""
+    """However long it stays open, the changes of others are kept to the size; when it commits, its own are delivered."""
     ticker = await database.ticker()
     watch = await database.watch()
     connection, open_ = await database.connect(), await database.connect()
@@ -103,7 +103,7 @@ async def test_an_open_transaction_holds_its_own_partition_alone(database: Datab
     assert ticker.leading.is_set()
     assert len(watch.events) > 3 * PARTITIONS * 700
     await open_.execute("COMMIT")
-    assert told(await watch.fence(connection)) == [("I", "open")]
+    assert summary(await watch.fence(connection)) == [("I", "open")]
 
 
 async def test_the_log_is_kept_to_its_size_and_what_is_left_can_be_read(database: Database) -> None:
@@ -124,8 +124,8 @@ async def test_the_log_is_kept_to_its_size_and_what_is_left_can_be_read(database
     assert read == watch.events[first + 1 :]
 
 
-async def test_reading_what_was_pruned_before_it_was_counted_is_told(database: Database) -> None:
-    """A reader that knows its ticks and comes to their changes too late is told, rather than that there were none."""
+async def test_reading_changes_that_were_pruned_before_they_were_counted_is_an_error(database: Database) -> None:
+    """A reader that has its ticks and reads their changes too late gets an error, rather than no changes."""
     ticker = await database.ticker()
     watch = await database.watch()
     connection, reading = await database.connect(), await database.direct()
@@ -142,8 +142,8 @@ async def test_reading_what_was_pruned_before_it_was_counted_is_told(database: D
     await reading.close()
 
 
-async def test_a_feed_that_was_away_too_long_says_so(database: Database) -> None:
-    """Its subscribers are told that what was between is expired, and it goes on from the newest tick."""
+async def test_a_feed_that_was_away_too_long_resets_its_subscribers(database: Database) -> None:
+    """The changes in between are expired, and the feed goes on from the newest tick."""
     ticker = await database.ticker()
     watch = await database.watch()
     connection = await database.connect()
@@ -157,8 +157,8 @@ async def test_a_feed_that_was_away_too_long_says_so(database: Database) -> None
     await watch.fence(connection)
 
 
-async def test_a_reader_of_what_is_dropped_meanwhile_is_told(database: Database) -> None:
-    """Never a part of it as if it were all."""
+async def test_a_reader_of_changes_that_are_removed_meanwhile_gets_an_error(database: Database) -> None:
+    """It never gets a part of the changes as if they were all."""
     ticker = await database.ticker()
     watch = await database.watch(events=1, size=1)
     start = watch.feed.head

@@ -1,4 +1,4 @@
-"""What each way to write is told as."""
+"""The events of each way to write."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.tables import Tables
 from rowcast.resources.types import make_field
 
-from .watching import Database, blocked, create, resources, told
+from .watching import Database, blocked, create, resources, summary
 
 
 @pytest.mark.parametrize("wakeup", ["notify", "poll"])
-async def test_insert_update_delete_are_told_in_order(database: Database, wakeup: str) -> None:
+async def test_insert_update_delete_are_delivered_in_order(database: Database, wakeup: str) -> None:
     """Each committed statement is one event with the row before and after."""
     await database.ticker(wakeup=wakeup)
     watch = await database.watch(wakeup=wakeup)
@@ -26,14 +26,14 @@ async def test_insert_update_delete_are_told_in_order(database: Database, wakeup
     await connection.execute("UPDATE tasks SET title = 'b'")
     await connection.execute("DELETE FROM tasks")
     events = await watch.fence(connection)
-    assert told(events) == [("I", "a"), ("U", "b"), ("D", "b")]
+    assert summary(events) == [("I", "a"), ("U", "b"), ("D", "b")]
     assert [event.pk for event in events] == [str(key)] * 3
     assert events[1].before == events[0].after
     assert events[0].after["price"] == "1.50"
 
 
-async def test_every_way_to_insert_is_told(database: Database) -> None:
-    """COPY, upsert and MERGE are told as what they did to each row; a row that did not change is not told."""
+async def test_every_way_to_insert_is_delivered(database: Database) -> None:
+    """COPY, upsert and MERGE are logged as their effect on each row; a row that did not change is not logged."""
     await database.ticker()
     watch = await database.watch()
     connection = await database.connect()
@@ -49,14 +49,14 @@ async def test_every_way_to_insert_is_told(database: Database) -> None:
         WHEN NOT MATCHED THEN INSERT (id, name) VALUES (given.id, given.name)"""
     )
     await connection.execute("UPDATE tags SET name = name")
-    events = told(await watch.fence(connection), "tags")
+    events = summary(await watch.fence(connection), "tags")
     assert events[:2] == [("I", "one"), ("I", "two")]
     assert sorted(events[2:4]) == [("I", "three"), ("U", "ONE")]
     assert sorted(events[4:]) == [("D", "ONE"), ("I", "four"), ("U", "TWO")]
 
 
-async def test_a_cascade_is_told(database: Database) -> None:
-    """Deleting a category deletes its children and clears it from its tasks, and all of that is told."""
+async def test_a_cascade_is_delivered(database: Database) -> None:
+    """Deleting a category deletes its children and clears it from its tasks, and all of that is delivered."""
     await database.ticker()
     watch = await database.watch()
     connection = await database.connect()
@@ -64,13 +64,13 @@ async def test_a_cascade_is_told(database: Database) -> None:
     await connection.execute("INSERT INTO tasks (title, category_id) VALUES ('t', 2)")
     await connection.execute("DELETE FROM categories WHERE id = 1")
     events = await watch.fence(connection)
-    assert sorted(told(events, "categories")[2:]) == [("D", "a"), ("D", "b")]
-    assert told(events)[1:] == [("U", "t")]
+    assert sorted(summary(events, "categories")[2:]) == [("D", "a"), ("D", "b")]
+    assert summary(events)[1:] == [("U", "t")]
     assert watch.state["categories"] == {}
     assert [row["category_id"] for row in watch.state["tasks"].values()] == [None]
 
 
-async def test_truncate_is_told_once(database: Database) -> None:
+async def test_truncate_is_delivered_once(database: Database) -> None:
     """TRUNCATE … CASCADE, which empties the links too, is one event without a row; of links alone as well."""
     await database.ticker()
     watch = await database.watch()
@@ -95,8 +95,8 @@ async def test_a_change_of_key_is_a_delete_and_an_insert(database: Database) -> 
     assert watch.state["tags"]["11"]["name"] == "a!"
 
 
-async def test_rollbacks_are_not_told(database: Database) -> None:
-    """Neither a transaction's nor a savepoint's; what the same transaction kept is told."""
+async def test_rollbacks_are_not_delivered(database: Database) -> None:
+    """Neither a transaction's nor a savepoint's; the changes that the same transaction kept are delivered."""
     await database.ticker()
     watch = await database.watch()
     connection = await database.connect()
@@ -106,12 +106,12 @@ async def test_rollbacks_are_not_told(database: Database) -> None:
         await connection.execute("SAVEPOINT s; INSERT INTO tasks (title) VALUES ('undone'); ROLLBACK TO s")
         async with connection.transaction():
             await connection.execute("INSERT INTO tasks (title) VALUES ('kept')")
-    assert told(await watch.fence(connection)) == [("I", "before"), ("I", "kept")]
+    assert summary(await watch.fence(connection)) == [("I", "before"), ("I", "kept")]
     assert len({event.xid for event in watch.events[:2]}) == 1
 
 
-async def test_a_prepared_transaction_is_told_when_it_commits(database: Database) -> None:
-    """With ``wakeup: poll`` triggers do not notify, so PREPARE TRANSACTION works; it is told at COMMIT PREPARED."""
+async def test_a_prepared_transaction_is_delivered_when_it_commits(database: Database) -> None:
+    """With ``wakeup: poll`` triggers do not notify, so PREPARE TRANSACTION works; it is delivered at COMMIT PREPARED."""
     connection = await database.connect()
     if await connection.fetchval("SHOW max_prepared_transactions") == "0":
         pytest.skip("needs max_prepared_transactions")
@@ -121,12 +121,12 @@ async def test_a_prepared_transaction_is_told_when_it_commits(database: Database
     await connection.execute("BEGIN")
     await connection.execute("INSERT INTO tasks (title) VALUES ('t')")
     await connection.execute("PREPARE TRANSACTION 'p'")
-    assert told(await watch.fence(connection)) == []
+    assert summary(await watch.fence(connection)) == []
     await connection.execute("COMMIT PREPARED 'p'")
-    assert told(await watch.fence(connection)) == [("I", "t")]
+    assert summary(await watch.fence(connection)) == [("I", "t")]
 
 
-async def test_links_are_told_as_an_update_of_their_owner(database: Database) -> None:
+async def test_links_are_delivered_as_an_update_of_their_owner(database: Database) -> None:
     """One event for each owner and statement, with the lists before and after."""
     await database.ticker()
     watch = await database.watch()
@@ -152,7 +152,7 @@ async def test_links_are_told_as_an_update_of_their_owner(database: Database) ->
     assert watch.state["tasks"][str(one)]["title"] == "ONE"
 
 
-async def test_a_row_that_is_new_with_its_links_is_told_with_them(database: Database) -> None:
+async def test_a_row_that_is_new_with_its_links_is_delivered_with_them(database: Database) -> None:
     """In one statement, whichever comes first, or with the links written before a row that they wait for."""
     await database.ticker()
     watch = await database.watch()
@@ -183,7 +183,7 @@ async def test_a_row_that_is_new_with_its_links_is_told_with_them(database: Data
     assert lists == {"1": [1], "2": [2], "3": [1], "4": [1, 2]}
 
 
-async def test_many_links_at_once_are_told(database: Database) -> None:
+async def test_many_links_at_once_are_delivered(database: Database) -> None:
     """A statement that links thousands of rows is planned for that many."""
     await database.ticker()
     watch = await database.watch()
@@ -198,8 +198,8 @@ async def test_many_links_at_once_are_told(database: Database) -> None:
     assert lists == {str(i): [1, 2] if i > 1 else [1] for i in range(1, 3001)}
 
 
-async def test_deleting_an_owner_tells_its_links_and_no_update(database: Database) -> None:
-    """The cascade that removes the links first is no event; the row that goes is told with the links that it had."""
+async def test_deleting_an_owner_delivers_its_links_and_no_update(database: Database) -> None:
+    """The cascade that removes the links first is not an event; the deleted row is delivered with its links."""
     await database.ticker()
     watch = await database.watch()
     connection = await database.connect()
@@ -215,7 +215,7 @@ async def test_deleting_an_owner_tells_its_links_and_no_update(database: Databas
     ]
 
 
-async def test_a_row_that_a_statement_reaches_twice_is_told_as_it_is_in_the_end(database: Database) -> None:
+async def test_a_row_that_a_statement_reaches_twice_is_delivered_as_it_is_in_the_end(database: Database) -> None:
     """Deleting what a row refers to in several ways clears each reference, or deletes the row after clearing some."""
     await database.ticker()
     watch = await database.watch()
@@ -231,7 +231,7 @@ async def test_a_row_that_a_statement_reaches_twice_is_told_as_it_is_in_the_end(
     assert list(rows) == [1, 2, 3]
 
 
-async def test_links_changed_beside_their_owner_are_not_lost(database: Database) -> None:
+async def test_links_changed_at_the_same_time_as_their_owner_are_not_lost(database: Database) -> None:
     """Two transactions that change a row and its links at once leave the last event with both changes."""
     await database.ticker()
     watch = await database.watch()
@@ -250,7 +250,7 @@ async def test_links_changed_beside_their_owner_are_not_lost(database: Database)
 
 
 async def test_changes_by_triggers_of_the_user_leave_the_row_as_it_is(database: Database) -> None:
-    """A trigger that changes the very rows of its statement is told before it, and still the last event is true."""
+    """A trigger that changes the very rows of its statement is delivered before it, and still the last event is true."""
     await database.ticker()
     watch = await database.watch()
     connection = await database.connect()
@@ -273,7 +273,7 @@ async def test_changes_by_triggers_of_the_user_leave_the_row_as_it_is(database: 
     assert not [row for row in watch.state["tags"].values() if row["name"] == "gone"]
 
 
-async def test_partitioned_tables_are_told_whichever_way_they_are_written(database: Database) -> None:
+async def test_partitioned_tables_are_delivered_whichever_way_they_are_written(database: Database) -> None:
     """Through the parent, into a partition, and moving between partitions."""
     await database.ticker()
     watch = await database.watch()
@@ -308,7 +308,7 @@ async def test_write_only_fields_are_nowhere_in_the_log(database: Database) -> N
     await connection.execute("INSERT INTO tasks (title, secret) VALUES ('t', 'hush')")
     await connection.execute("UPDATE tasks SET secret = 'hush hush'")
     await connection.execute("UPDATE tasks SET secret = 'hush', n = 1")
-    assert told(await watch.fence(connection)) == [("I", "t"), ("U", "t")]
+    assert summary(await watch.fence(connection)) == [("I", "t"), ("U", "t")]
     assert await connection.fetchval("SELECT count(*) FROM rowcast.change c WHERE c::text LIKE '%hush%'") == 0
     assert "secret" not in watch.events[0].after
 
@@ -356,7 +356,7 @@ async def test_names_that_look_like_ours_are_columns(database: Database) -> None
     assert watch.events[2].before == dict.fromkeys(names) | {"rowcast_k": "k", "select": "1.5", "rowcast_old": "2"}
 
 
-async def test_a_table_of_many_columns_is_told(database: Database) -> None:
+async def test_a_table_of_many_columns_is_delivered(database: Database) -> None:
     """More than the fifty that one call makes an object of."""
     fields = {f"c{i}": make_field(f"c{i}", "integer", null=True) for i in range(230)}
     declared = Resource("wide", "wide", "Wide", {"id": make_field("id", "integer", primary_key=True)} | fields)
@@ -383,4 +383,4 @@ async def test_writers_need_no_rights_on_the_log(database: Database) -> None:
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await connection.execute("SELECT FROM rowcast.change")
     await connection.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
-    assert told(await watch.fence(connection)) == [("I", "t")]
+    assert summary(await watch.fence(connection)) == [("I", "t")]

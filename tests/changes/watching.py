@@ -1,4 +1,4 @@
-"""What the tests share: a small world of resources, a test's database, and a reader that replays what it is told."""
+"""Shared by the tests: a small set of resources, a test's database, and a reader that replays its events."""
 
 from __future__ import annotations
 
@@ -160,14 +160,14 @@ class Watch:
         self._news.set()
 
     async def until(self, condition: Callable[[], bool], seconds: float = DEADLINE) -> None:
-        """Wait until a condition holds, looked at whenever there is something new."""
+        """Wait until a condition holds; it is checked after each batch."""
         async with asyncio.timeout(seconds):
             while not condition():
                 self._news.clear()
                 await self._news.wait()
 
     async def fence(self, connection: asyncpg.Connection) -> list[Event]:
-        """Write a row of its own and wait for it: everything committed before has been told. The events before it."""
+        """Write a row and wait for its event: every change committed before has been delivered. Return the events before it."""
         mark = str(uuid.uuid4())
         await connection.execute("INSERT INTO public.fences (id) VALUES ($1)", mark)
         await self.until(lambda: mark in self.state.get("fences", {}))
@@ -175,7 +175,7 @@ class Watch:
         return [event for event in self.events[:place] if event.resource != "fences"]
 
 
-def told(events: list[Event], resource: str = "tasks") -> list[tuple[str, str | None]]:
+def summary(events: list[Event], resource: str = "tasks") -> list[tuple[str, str | None]]:
     """Operation and title or name of each event of a resource."""
     rows = [(event.op, event.after or event.before or {}) for event in events if event.resource == resource]
     return [(op, row.get("title", row.get("name"))) for op, row in rows]

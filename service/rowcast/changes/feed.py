@@ -28,7 +28,7 @@ from rowcast.changes.connection import RECONNECT_SECONDS, Reconnecting
 from rowcast.changes.coordination import TICK_CHANNEL
 from rowcast.changes.epochs import read_epochs
 from rowcast.changes.events import Batch
-from rowcast.changes.position import MAX_TEXT, Position, Snapshot
+from rowcast.changes.position import POSITION_MAX_LENGTH, Position, Snapshot
 from rowcast.changes.reader import Pruned, prepare_session, read_batches
 from rowcast.changes.state import LogState, read_state
 from rowcast.changes.ticks import Tick
@@ -143,7 +143,7 @@ class Feed(Reconnecting):
         for _, tick in reversed(self._ticks):
             if tick.snap <= seen:
                 text = str(Position(tick.epoch, tick.tick, 0, seen))
-                return text if len(text) <= MAX_TEXT else str(Position(tick.epoch, tick.tick))
+                return text if len(text) <= POSITION_MAX_LENGTH else str(Position(tick.epoch, tick.tick))
         return None
 
     async def check(self, position: Position | str) -> Reason | None:
@@ -211,7 +211,7 @@ class Feed(Reconnecting):
         looked = float("-inf")
         while True:
             self._bell.clear()
-            asked = monotonic()
+            started = monotonic()
             read = await ticks.read_ticks(connection, self._tick.tick)
             if not read or read[0] != self._tick:
                 await self._reset(connection)
@@ -223,10 +223,10 @@ class Feed(Reconnecting):
                     await self._reset(connection)
                 pause = POLL_MIN_SECONDS
             if len(read) < ticks.TICKS_PER_READ:
-                ticking = len(read) > 1 and asked - looked < LOOK_MAX_AGE_SECONDS
+                ticking = len(read) > 1 and started - looked < LOOK_MAX_AGE_SECONDS
                 if ticking or not await ticks.changes_are_waiting(connection):
-                    self._current_at = asked
-                looked = asked
+                    self._current_at = started
+                looked = started
                 self.connected = True
                 pause = POLL_MAX_SECONDS if self._notify else min(1.25 * pause, POLL_MAX_SECONDS)
                 await self._wait(pause)

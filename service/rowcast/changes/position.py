@@ -1,15 +1,15 @@
-"""Places in the change log, and the snapshots that they are made of.
+"""Positions in the change log, and the snapshots that they consist of.
 
-A tick is a snapshot of PostgreSQL: the set of transactions that had committed. Tick t's events are those that snapshot
-t sees and snapshot t-1 does not, in one order for everybody. A *position* is therefore two numbers: ``tick``, the
-newest tick that is completely behind it, and ``n``, how many events of the tick after that are behind it as well. The
-n-th event of tick t+1 leaves its reader at ``t-n``; the last one at the end of the tick, ``t+1-0``. Positions rise, and
-name the same place on every replica.
+A tick is a snapshot of PostgreSQL: the set of transactions that had committed. The events of tick t are those that
+snapshot t sees and snapshot t-1 does not see, in one order for all replicas. A *position* is therefore two numbers:
+``tick``, the newest tick of which all events come before it, and ``n``, the number of events of the next tick that do
+so too. After the n-th event of tick t+1 a reader is at ``t-n``; after the last one at the end of the tick, ``t+1-0``.
+Positions rise, and are the same on every replica.
 
-A reader that has seen a database state from elsewhere, such as the response of a list, adds that state's snapshot:
-``t-n~snapshot``. It goes on from ``t-n`` and skips what the snapshot sees. That is exact if snapshot t is part of the
-reader's snapshot: what the snapshot sees was in the response, and what it does not see is in no tick up to t and in
-exactly one later.
+A reader that has read the database otherwise, such as in the response of a list, adds the snapshot of that read:
+``t-n~snapshot``. It goes on from ``t-n`` and omits the changes that the snapshot sees. That is exact if snapshot t is
+part of the reader's snapshot: the changes that it sees were in the response, and every other change is in no tick up
+to t and in exactly one later tick.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, TypeAlias
 
-PgSnapshot: TypeAlias = tuple[int, int, tuple[int, ...]]  # how asyncpg gives and takes a pg_snapshot
+PgSnapshot: TypeAlias = tuple[int, int, tuple[int, ...]]  # a pg_snapshot as asyncpg's value
 
-MAX_TEXT: Final = 4096  # characters of a position; a header or a URL must carry it
+POSITION_MAX_LENGTH: Final = 4096  # characters; it must fit into a header or a URL
 _NUMBER = r"(0|[1-9][0-9]{0,18})"
 _POSITION = re.compile(rf"{_NUMBER}-{_NUMBER}-{_NUMBER}(?:~(.+))?")
 _SNAPSHOT = re.compile(rf"{_NUMBER}:{_NUMBER}:((?:[1-9][0-9]{{0,18}},)*[1-9][0-9]{{0,18}})?")
@@ -38,8 +38,8 @@ class Snapshot:
 
     @classmethod
     def parse(cls, text: str) -> Snapshot:
-        """From the text form of ``pg_current_snapshot()``, ``10:20:10,14``; ``ValueError`` for anything else."""
-        match = _SNAPSHOT.fullmatch(text) if len(text) <= MAX_TEXT else None
+        """From PostgreSQL's text form of a snapshot, such as ``10:20:10,14``; ``ValueError`` for anything else."""
+        match = _SNAPSHOT.fullmatch(text) if len(text) <= POSITION_MAX_LENGTH else None
         if match is None:
             raise ValueError("not a snapshot")
         xmin, xmax = int(match[1]), int(match[2])
@@ -51,22 +51,22 @@ class Snapshot:
 
     @classmethod
     def of(cls, value: PgSnapshot) -> Snapshot:
-        """From what asyncpg gives for a ``pg_snapshot``."""
+        """From asyncpg's value of a ``pg_snapshot``."""
         return cls(*value)
 
     @property
     def value(self) -> PgSnapshot:
-        """What asyncpg takes for a ``pg_snapshot``."""
+        """The snapshot as asyncpg's value of a ``pg_snapshot``."""
         return self.xmin, self.xmax, self.running
 
     def sees(self, xid: int) -> bool:
-        """Whether the transaction had ended; the log holds none that rolled back."""
+        """Whether the transaction had ended. (The log has no transaction that rolled back.)"""
         if xid < self.xmin:
             return True
         if xid >= self.xmax:
             return False
-        place = bisect_left(self.running, xid)
-        return place == len(self.running) or self.running[place] != xid
+        index = bisect_left(self.running, xid)
+        return index == len(self.running) or self.running[index] != xid
 
     def __le__(self, other: Snapshot) -> bool:
         """Whether ``other`` sees every transaction that this one sees."""
@@ -80,7 +80,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the log: behind every event up to ``tick``, behind ``n`` of the next tick, and behind ``snapshot``."""
+    """A place in the log: after all events up to ``tick``, ``n`` of the next tick, and those that ``snapshot`` sees."""
 
     epoch: int
     tick: int
@@ -90,7 +90,7 @@ class Position:
     @classmethod
     def parse(cls, text: str) -> Position:
         """From ``<epoch>-<tick>-<n>`` or ``<epoch>-<tick>-<n>~<snapshot>``; ``ValueError`` for anything else."""
-        match = _POSITION.fullmatch(text) if len(text) <= MAX_TEXT else None
+        match = _POSITION.fullmatch(text) if len(text) <= POSITION_MAX_LENGTH else None
         if match is None:
             raise ValueError("not a position")
         numbers = [int(match[group]) for group in (1, 2, 3)]
@@ -99,14 +99,14 @@ class Position:
         return cls(numbers[0], numbers[1], numbers[2], Snapshot.parse(match[4]) if match[4] else None)
 
     def with_snapshot(self, snapshot: Snapshot | None) -> Position:
-        """The same place, behind what a snapshot sees as well."""
+        """The same place, also after the changes that a snapshot sees."""
         return Position(self.epoch, self.tick, self.n, snapshot)
 
     @property
     def sort_key(self) -> tuple[int, int]:
-        """What positions of one history are compared by."""
+        """Orders the positions of one history."""
         return self.tick, self.n
 
     def __str__(self) -> str:
-        place = f"{self.epoch}-{self.tick}-{self.n}"
-        return place if self.snapshot is None else f"{place}~{self.snapshot}"
+        text = f"{self.epoch}-{self.tick}-{self.n}"
+        return text if self.snapshot is None else f"{text}~{self.snapshot}"

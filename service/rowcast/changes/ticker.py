@@ -6,8 +6,8 @@ ends its session. Each tick is one statement in this session, so there are never
 
 **Awake**, the ticker polls every 2 to 20 ms: faster after a change, and slower where the server is busy. This is cheap
 for the ticker and free for writers; a NOTIFY in each writing transaction would serialize their commits. **Asleep**, it
-is woken by NOTIFY. A writer has to know which of the two it is. It finds out from the *gate*, a second lock that the
-ticker holds while it is awake: a writer that can get this lock notifies.
+is woken by NOTIFY. A writer finds out which of the two it is from the *gate*, a second lock that the ticker holds while
+it is awake: a writer that can get this lock notifies.
 
 A writer may find the gate shut just before the ticker opens it, and commit later without a notification. Such a writer
 already has a transaction number when it tries the lock. So the ticker, which is **dozing** now, opens the gate, takes a
@@ -140,13 +140,13 @@ class Ticker(Reconnecting):
         self._enter(Phase.WAKING if self._notify else Phase.POLLING)
         while True:
             self._bell.clear()
-            asked = monotonic()
+            started = monotonic()
             tick, oldest = await ticks.make_tick(connection, epoch, notify=self._notify)
-            answered = monotonic()
+            finished = monotonic()
             if tick is not None:
                 self.ticks += 1
-                changed = answered
-                interval = min(max(POLL_MIN_SECONDS, 4 * (answered - asked)), POLL_MAX_SECONDS)
+                changed = finished
+                interval = min(max(POLL_MIN_SECONDS, 4 * (finished - started)), POLL_MAX_SECONDS)
                 if self._phase in (Phase.DOZING, Phase.ASLEEP):
                     self._enter(Phase.WAKING)
             elif self._phase is not Phase.ASLEEP:
@@ -157,7 +157,7 @@ class Ticker(Reconnecting):
                 case Phase.DOZING if oldest > doze_until:
                     self._enter(Phase.ASLEEP)
                     await self._wait(SAFETY_POLL_SECONDS)
-                case Phase.WAKING | Phase.AWAKE if answered - changed > DOZE_AFTER_SECONDS:
+                case Phase.WAKING | Phase.AWAKE if finished - changed > DOZE_AFTER_SECONDS:
                     if self._phase is Phase.AWAKE:
                         await self._open_gate(connection)
                     doze_until = await connection.fetchval("SELECT pg_current_xact_id()::text::bigint", timeout=10)

@@ -1,4 +1,4 @@
-"""How values travel between Python and PostgreSQL: JSON as bytes, and all moments that each of them knows."""
+"""How values travel between Python and PostgreSQL: JSON as bytes, and dates and times without their infinities."""
 
 from __future__ import annotations
 

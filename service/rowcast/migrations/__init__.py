@@ -4,5 +4,5 @@
 parts, each reading the ones before it: ``failures`` and ``values``, ``session`` (one locked connection under alembic),
 ``operations`` (alembic's operations as SQL and as Python), ``revisions`` (files), ``catalog`` (what exists),
 ``classify`` (which differences are safe), ``compare`` (the differences). It reads the tables of
-``rowcast.resources.tables`` and knows nothing of requests.
+``rowcast.resources.tables`` and is used by ``cli`` and ``server``.
 """

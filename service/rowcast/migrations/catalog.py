@@ -105,10 +105,10 @@ def digest(tables: Tables, catalog: Catalog) -> str:
 
 async def is_in_line(connection: Connection, tables: Tables) -> bool:
     """Whether an earlier comparison of these tables with this state of the database found no difference."""
-    known: str | None = await connection.fetchval(
+    compared: str | None = await connection.fetchval(
         "SELECT obj_description(to_regclass($1), 'pg_class')", f"{SCHEMA}.{VERSION_TABLE}"
     )
-    return bool(known) and known == digest(tables, await read_catalog(connection, tables))
+    return bool(compared) and compared == digest(tables, await read_catalog(connection, tables))
 
 
 async def read_definitions(connection: Connection, tables: Tables) -> tuple[Definitions, Definitions]:

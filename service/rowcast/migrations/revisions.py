@@ -30,10 +30,10 @@ async def unapplied(connection: Connection, directory: Path) -> list[str]:
     if await connection.fetchval("SELECT to_regclass($1)", f"{SCHEMA}.{VERSION_TABLE}"):
         heads = [row[0] for row in await connection.fetch(f"SELECT version_num FROM {SCHEMA}.{VERSION_TABLE}")]
     scripts = script_directory(directory)
-    known = {script.revision for script in scripts.walk_revisions()}
-    if strange := sorted(set(heads) - known):
+    revisions = {script.revision for script in scripts.walk_revisions()}
+    if unknown := sorted(set(heads) - revisions):
         raise SchemaError(
-            f"The database is at revision {', '.join(strange)}, which {directory / 'versions'} does not have: "
+            f"The database is at revision {', '.join(unknown)}, which {directory / 'versions'} does not have: "
             "use the configuration that it was migrated by, or a newer one."
         )
     return [f"{script.revision} ({script.doc})" for script in _revisions_after(scripts, heads)]
