@@ -383,36 +383,32 @@ class _ResourceReader:
 
     def _column_sets(self, resource: Resource, lost: set[str]) -> None:
         """Check ``unique`` and ``indexes``: lists of fields that have columns, without repetition."""
-        names_with_column = [
-            name for name, field in resource.fields.items() if field.field_type.kind is not Kind.RELATIONS
-        ]
-        alone: dict[str, set[tuple[str, ...]]] = {
-            "unique": {
-                (name,)
-                for name in names_with_column
-                if resource.fields[name].unique or resource.fields[name].primary_key
-            },
-            "indexes": {
-                (name,) for name in names_with_column if resource.fields[name].index or resource.fields[name].to
-            },
+        columns = {
+            name: field for name, field in resource.fields.items() if field.field_type.kind is not Kind.RELATIONS
         }
-        for key, sets in (("unique", resource.unique), ("indexes", resource.indexes)):
-            seen = alone[key]
+        unique: set[tuple[str, ...]] = {(name,) for name, field in columns.items() if field.unique or field.primary_key}
+        indexed: set[tuple[str, ...]] = {(name,) for name, field in columns.items() if field.index or field.to}
+        for key, sets, declared in (("unique", resource.unique, unique), ("indexes", resource.indexes, indexed)):
             for position, names in enumerate(sets):
                 plain = [name.removeprefix("-") if key == "indexes" else name for name in names]
-                for index, name in enumerate(plain):
-                    if name in plain[:index]:
-                        self._report((key, position, index), f"{name!r} is listed twice")
-                    elif name in resource.links:
-                        self._report((key, position, index), f"{name!r} has no column: it is a many_to_many")
-                    elif name not in names_with_column and name not in lost:
-                        self._report(
-                            (key, position, index),
-                            f"there is no field {name!r}; {did_you_mean(name, names_with_column)}",
-                        )
-                if names in seen:
+                for index, message in _column_set_problems(plain, resource, columns, lost):
+                    self._report((key, position, index), message)
+                if names in declared:
                     self._report((key, position), f"[{', '.join(names)}] is declared already")
-                seen.add(names)
+                declared.add(names)
+
+
+def _column_set_problems(
+    names: list[str], resource: Resource, columns: Mapping[str, Field], lost: set[str]
+) -> Iterator[tuple[int, str]]:
+    """The position and the message of each wrong name in a list of fields with columns."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield index, f"{name!r} is listed twice"
+        elif name in resource.links:
+            yield index, f"{name!r} has no column: it is a many_to_many"
+        elif name not in columns and name not in lost:
+            yield index, f"there is no field {name!r}; {did_you_mean(name, columns)}"
 
 
 def names_of(name: str, related_name: object) -> set[str]:
