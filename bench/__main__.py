@@ -111,7 +111,7 @@ def run(bench: Bench, mode: Mode, wanted: Sequence[Peer], cases: Sequence[Case])
     for writes in (False, True):
         some = [case for case in cases if (case.method != "GET") is writes]
         with ExitStack() as stack:
-            own = stack.enter_context(cores(bench.postgres, pinned=mode.pinned))
+            own = stack.enter_context(cores(bench.postgres, pinned=mode.one_core))
             servers = [
                 stack.enter_context(
                     peers.running(

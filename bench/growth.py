@@ -238,7 +238,7 @@ def markdown(
 ) -> str:
     """All of it, for people."""
     sizes = [f"{at:,.0f}" for at, _ in next(iter(rows.values()))]
-    scaled = [(name, *(rate for _, rate in line)) for name, line in processes.items()]
+    scaled = [(name, line[0][1], line[1][1]) for name, line in processes.items()]
     widths = [f"{at:,.0f}" for at, _ in next(iter(connections.values()))]
 
     def row(name: str, values: Sequence[str]) -> str:

@@ -33,10 +33,10 @@ class Mode(Enum):
     pinned = ("one process on one core", 1, True)
     free = ("two processes, nothing pinned", 2, False)
 
-    def __init__(self, title: str, workers: int, pinned: bool) -> None:
+    def __init__(self, title: str, workers: int, one_core: bool) -> None:
         self.title = title
         self.workers = workers
-        self.pinned = pinned
+        self.one_core = one_core
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 def configure(
     directory: Path,
-    resources: dict[str, str],
+    resources: Mapping[str, str],
     service: str = "{}",
     modules: Mapping[str, str] | None = None,
     **overrides: object,
@@ -183,7 +183,7 @@ async def serve(database_url: str, tmp_path: Path) -> AsyncIterator[Serve]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            resources: dict[str, str] | None = None,
+            resources: Mapping[str, str] | None = None,
             service: str = "{}",
             url: str | None = None,
             modules: Mapping[str, str] | None = None,

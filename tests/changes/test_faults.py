@@ -13,9 +13,11 @@ import pytest
 
 from rowcast.changes import ticks
 from rowcast.changes.coordination import GATE_LOCK, LEADER_LOCK, LOCK_NAMESPACE, WAKE_CHANNEL
+from rowcast.changes.events import Event
 from rowcast.changes.feed import Feed
-from rowcast.changes.ticker import SAFETY_POLL_SECONDS, Connect, Ticker
+from rowcast.changes.ticker import SAFETY_POLL_SECONDS, Ticker
 from rowcast.changes.trigger_sync import sync_triggers
+from rowcast.database.connection import Connect
 from rowcast.resources.tables import Tables
 
 from .watching import Database, Watch, resources, summary, within
@@ -84,7 +86,7 @@ async def test_a_commit_as_the_ticker_falls_asleep_is_not_late(
             await connection.execute("COMMIT")
             committed, before = monotonic(), ticker.overslept
             ticker.hold()
-            await watch.until(lambda name=str(i): watch.events != [] and watch.events[-1].after["name"] == name)
+            await watch.until(lambda name=str(i): watch.events != [] and watch.events[-1].after["name"] == name)  # type: ignore[misc]
             late.append(monotonic() - committed)
             if (
                 ticker.overslept > before and late[-1] > SAFETY_POLL_SECONDS / 5
@@ -201,7 +203,7 @@ async def test_a_reader_of_the_log_waits_out_a_lost_connection(database: Databas
     for i in range(300):
         await connection.execute("INSERT INTO tags (name) VALUES ($1)", str(i))
     await watch.fence(connection)
-    events = []
+    events: list[Event] = []
     async for batch in feed.read(start):
         events += batch.events
         if len(events) in range(100, 103):

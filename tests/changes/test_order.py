@@ -166,8 +166,8 @@ async def test_replayed_changes_give_the_stored_rows(database: Database) -> None
         async with setup.transaction(isolation="repeatable_read"):
             rows = await stored(setup)
             snapshot = await setup.fetchval("SELECT pg_current_snapshot()::text")
-        if (position := feed.stream_position(snapshot)) is not None:
-            handed.append((rows, Position.parse(position)))
+        if (text := feed.stream_position(snapshot)) is not None:
+            handed.append((rows, Position.parse(text)))
         await asyncio.wait([writers], timeout=0.01)
     await writers
     await watch.fence(setup)
@@ -217,7 +217,7 @@ async def test_a_transaction_of_a_hundred_thousand_rows_is_delivered_in_parts(da
     assert {row["n"] for row in watch.state["tasks"].values()} == {1}
     assert_rising(watch.positions)
     for place in (50_000, 100_000, 123_456, 199_999):
-        read = []
+        read: list[tuple[Position, int]] = []
         async for batch in watch.feed.read(watch.positions[place]):
             read.extend((batch.position(event), event.seq) for event in batch.events)
             if len(read) > 3000:

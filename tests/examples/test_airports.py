@@ -47,7 +47,7 @@ async def insert_fence(sql: asyncpg.Connection, resource: str) -> None:
 
 async def until_fence(source: EventSource) -> list[Event]:
     """The events before the fence."""
-    events = []
+    events: list[Event] = []
     async for event in source:
         if event.event == "message" and event.json()["id"] == FENCE["iata"]:
             return events

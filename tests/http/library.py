@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -19,6 +20,8 @@ from rowcast.rest.plan import Service as SharedService
 from ..conftest import Client
 
 OPEN = json.dumps({"auth": {"default_permission_classes": ["AllowAny"]}})
+
+NO_QUERY: Mapping[str, str] = MappingProxyType({})
 
 SCALARS: dict[str, dict[str, Any]] = {
     "string": {"max_length": 20},
@@ -181,13 +184,13 @@ class Service:
             check_problem(response, document)
         return response, document
 
-    async def get(self, path: str, status: int = 200, **params: str) -> Any:
-        """The JSON of a GET."""
-        return (await self.ask("GET", path, status=status, params=params))[1]
+    async def get(self, path: str, status: int = 200, query: Mapping[str, str] = NO_QUERY, **params: str) -> Any:
+        """The JSON of a GET; the parameters are in ``query`` if their names are not Python's."""
+        return (await self.ask("GET", path, status=status, params={**query, **params}))[1]
 
     async def rows(self, path: str, **params: str) -> list[Any]:
         """The results of a list."""
-        found: list[Any] = (await self.get(path, **params))["results"]
+        found: list[Any] = (await self.get(path, query=params))["results"]
         return found
 
     async def post(self, path: str, body: Any, status: int = 201) -> Any:

@@ -289,7 +289,7 @@ async def test_sql_keyword_is_a_name_like_any_other(run: Run, word: str) -> None
         assert expanded[word]["dates"] == ["2026-01-01T00:00:00+00:00"]
         for name, value in {**numbers, f"{word}__n": numbers.get("n")}.items():
             if value is not None and not name.endswith("_id"):
-                found = await service.get(f"/{resource}/", **{name: str(value), "ordering": f"-{name}"})
+                found = await service.get(f"/{resource}/", query={name: str(value), "ordering": f"-{name}"})
                 assert [row["id"] for row in found["results"]] == [first["id"]], name
         stored = await service.sql.fetch(
             "SELECT op, new FROM rowcast.change WHERE resource = $1 ORDER BY seq", resource

@@ -204,7 +204,7 @@ WRONG = {
 async def test_value_that_does_not_parse_is_refused_by_name(library: Service) -> None:
     """A value that the field cannot have is a 400 that names the parameter."""
     for parameter, text in [(name, text) for name, texts in WRONG.items() for text in texts]:
-        problem = await library.get("/kinds/", 400, **{parameter: text})
+        problem = await library.get("/kinds/", 400, query={parameter: text})
         assert problem["detail"].startswith(parameter), problem
 
 
@@ -216,7 +216,7 @@ async def test_choices_are_named(library: Service) -> None:
         ("state__in", "draft,lost"),
         ("moods", "calm,angry"),
     ):
-        problem = await library.get("/books/", 400, **{parameter: text})
+        problem = await library.get("/books/", 400, query={parameter: text})
         assert problem["detail"].startswith(parameter), problem
         assert ("calm" if parameter == "moods" else "draft") in problem["detail"]
     author = await library.post("/authors/", {"name": "a"})
@@ -326,7 +326,7 @@ async def test_filters_cross_relations(library: Service) -> None:
         ({"year__isnull": "true", "author__name": "Anna"}, "a2"),
         ({"year__range": "1999,2000"}, "a1"),
     ):
-        body = await library.get("/books/", **params)
+        body = await library.get("/books/", query=params)
         assert " ".join(book["title"] for book in body["results"]) == titles, params
         assert body["count"] == len(titles.split())
     assert [row["name"] for row in await library.rows("/authors/", books__title="b1")] == ["Bo"]

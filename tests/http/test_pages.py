@@ -165,18 +165,18 @@ async def test_ends_of_a_list_have_no_link_beyond(pages: Service) -> None:
     for suffix in ("", "-estimated", "-none"):
         for name in PAGINATIONS:
             path, size = f"/{name}{suffix}/", "limit" if name == "offsets" else "page_size"
-            first = await pages.get(path, **{size: "50"})
+            first = await pages.get(path, query={size: "50"})
             assert first["previous"] is None
             assert first["next"]
-            rows = await pages.get(path, **{size: "50", "n__gte": "2"})
+            rows = await pages.get(path, query={size: "50", "n__gte": "2"})
             assert rows["results"] == []
             assert rows["next"] is None
             assert rows["previous"] is None
-            few = await pages.get(path, **{size: "1", "word": "none such"})
+            few = await pages.get(path, query={size: "1", "word": "none such"})
             assert few["next"] is None
         count = await pages.sql.fetchval("SELECT count(*) FROM numbers WHERE n = 0")
         for path, size in ((f"/numbers{suffix}/", "page_size"), (f"/offsets{suffix}/", "limit")):
-            full = await pages.get(path, **{size: str(count), "n": "0"})
+            full = await pages.get(path, query={size: str(count), "n": "0"})
             assert len(full["results"]) == count < 50
             assert full["next"] is None
 
@@ -186,7 +186,7 @@ async def test_sizes_are_clamped_or_refused(pages: Service) -> None:
     for path, name in (("/numbers/", "page_size"), ("/offsets/", "limit"), ("/cursors/", "page_size")):
         assert len((await pages.get(path))["results"]) == 10
         for size in ("50", "51", "100000", "9" * 1000):
-            assert len((await pages.get(path, **{name: size}))["results"]) == 50
+            assert len((await pages.get(path, query={name: size}))["results"]) == 50
         for size in (
             "0",
             "-1",
@@ -204,7 +204,7 @@ async def test_sizes_are_clamped_or_refused(pages: Service) -> None:
             "null",
             "1,000",
         ):
-            problem = await pages.get(path, 400, **{name: size})
+            problem = await pages.get(path, 400, query={name: size})
             assert problem["detail"].startswith(name), size
 
 
@@ -290,7 +290,7 @@ async def test_without_pagination_a_list_is_a_capped_array(pages: Service) -> No
     values = [row["n"] for row in rows]
     assert values == sorted(values, reverse=True)
     for name in ("page", "page_size", "limit", "offset", "cursor"):
-        await pages.get("/plain/", 400, **{name: "1"})
+        await pages.get("/plain/", 400, query={name: "1"})
     await pages.sql.execute("INSERT INTO plain (n) SELECT 5 FROM generate_series(1, 400)")
     try:
         _, rows = await pages.ask("GET", "/plain/", status=200)

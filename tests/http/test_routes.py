@@ -209,10 +209,10 @@ async def test_fields_and_expand_refuse_unknown_names(library: Service) -> None:
         ({"expand": "\0"}, "expand"),
         ({"page": "1"}, "page"),
     ):
-        problem = await library.get(f"/books/{book['id']}/", 400, **params)
+        problem = await library.get(f"/books/{book['id']}/", 400, query=params)
         assert word in problem["detail"], params
         if "page" not in params:
-            await library.get("/books/", 400, **params)
+            await library.get("/books/", 400, query=params)
 
 
 async def test_accept_that_leaves_json_out_is_406(library: Service) -> None:

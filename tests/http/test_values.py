@@ -17,6 +17,21 @@ from .library import KINDS, OPEN, Service
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEEP = json.loads("[" * 199 + "]" * 199)
+DOCUMENTS: list[Any] = [
+    0,
+    -1,
+    1.5,
+    "",
+    "null",
+    [],
+    {},
+    [None],
+    {"": {"é\U0001f600": [1, 2.5, None, True]}},
+    2**63 - 1,
+    -(2**63),
+    "\u2028\x01",
+    DEEP,
+]
 GOOD: dict[str, list[tuple[Any, Any]]] = {  # what is sent, what is shown
     "string": [
         ("x", "x"),
@@ -74,24 +89,7 @@ GOOD: dict[str, list[tuple[Any, Any]]] = {  # what is sent, what is shown
         ("P1DT-1H", "PT23H"),
         ("PT-23H-59M-59.999999S", "PT-23H-59M-59.999999S"),
     ],
-    "json": [
-        (v, v)
-        for v in (
-            0,
-            -1,
-            1.5,
-            "",
-            "null",
-            [],
-            {},
-            [None],
-            {"": {"é\U0001f600": [1, 2.5, None, True]}},
-            2**63 - 1,
-            -(2**63),
-            "\u2028\x01",
-        )
-    ]
-    + [(DEEP, DEEP)],
+    "json": [(document, document) for document in DOCUMENTS],
     "words": [([], []), (["", 'a"b\\c', "d,e{}", "NULL", "null", " "],) * 2, (["\U0001f600\n"],) * 2],
     "amounts": [([], []), (["1.50", 2, "1e3"], ["1.50", "2", "1000"]), (["0." + "1" * 100] * 3,) * 2],
 }
@@ -289,7 +287,7 @@ BEYOND: dict[str, list[Any]] = {
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def limits(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """A resource of required fields, each with its own limit, and one whose limits only the database enforces."""
-    resources = {
+    resources: dict[str, dict[str, Any]] = {
         "limits": {"fields": LIMITS},
         "defaults": {
             "fields": {

@@ -122,7 +122,7 @@ async def test_object_that_was_read_can_be_put_back(library: Service) -> None:
         "author__country,tags,author__books__tags",
         "tags__books",
     ):
-        body = await library.get(path, **({"expand": expand} if expand else {}))
+        body = await library.get(path, query={"expand": expand} if expand else {})
         again = await library.put(path, body)
         plain = {name: value for name, value in again.items() if name not in ("updated_at", "edited_on")}
         assert plain.items() <= body.items(), expand
@@ -189,6 +189,7 @@ async def test_invalid_links_are_reported_at_their_field(library: Service) -> No
     """Keys of no row, or of the wrong type, are a 400 on the field, and nothing of the body is written."""
     author, book, (red, *_) = await some(library)
     path = f"/books/{book['id']}/"
+    given: Any
     for given in (
         red,
         "x",
@@ -219,6 +220,7 @@ async def test_foreign_key_of_no_row_is_reported_at_its_key(library: Service) ->
     """The error of a foreign key is under the name that the client sent, ``author_id``."""
     author, book, _ = await some(library)
     for key in ("author_id", "editor_id"):
+        value: Any
         for value in (NOWHERE, "x", 1, [], {"id": author["id"]}):
             problem = await library.patch(f"/books/{book['id']}/", {key: value}, 400)
             assert list(problem["errors"]) == [key]

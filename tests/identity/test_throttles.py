@@ -56,7 +56,8 @@ async def throttled(clock: Clock) -> AsyncIterator[Throttled]:
             class View:
                 throttle_scope = http.query.get("scope")
 
-            await check(request, View(), [each() for each in classes])
+            viewset: Any = View()  # all that a throttle reads of one
+            await check(request, viewset, [each() for each in classes])
             return web.Response()
 
         app = web.Application(middlewares=[errors(lambda _: None)])
@@ -159,7 +160,7 @@ class Own(SimpleRateThrottle):
     rate = "1/min"
 
     def get_cache_key(self, request: Any, view: Any) -> str | None:
-        return request.query.get("key")  # type: ignore[no-any-return]
+        return request.query.get("key")
 
 
 async def test_a_throttle_may_have_its_own_key_and_rate(throttled: Throttled) -> None:

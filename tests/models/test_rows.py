@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from rowcast.errors import Conflict, ValidationError
@@ -21,11 +19,10 @@ pytestmark = pytest.mark.tables(None)
 
 
 @pytest.fixture
-async def store(serve: Serve) -> AsyncIterator[None]:
+async def store(serve: Serve) -> None:
     """The models of the demo, on an empty database."""
     client = await serve()
     STORE.set(client.app[SERVICE].store)
-    return
 
 
 async def test_created_row_has_the_stored_values(store: None) -> None:

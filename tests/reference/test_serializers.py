@@ -369,7 +369,7 @@ async def test_serializer_without_a_model_is_a_schema(start: Start) -> None:
             name = fields.String(required=True)
             age = fields.Integer()
         """)
-    import viewsets  # type: ignore[import-not-found]
+    import viewsets
 
     login = viewsets.Login(data={"name": "ada", "age": 3})
     assert login.is_valid()

@@ -75,7 +75,8 @@ def test_no_match_is_left_out() -> None:
     def condition(depth: int) -> Condition:
         if depth and chance.random() < 0.4:
             parts = tuple(condition(depth - 1) for _ in range(chance.randint(1, 3)))
-            return chance.choice([Junction("and", parts), Junction("or", parts), Negation(parts[0])])
+            choices: list[Condition] = [Junction("and", parts), Junction("or", parts), Negation(parts[0])]
+            return chance.choice(choices)
         path = chance.choice(list(values))
         kind = RESOURCES.resolve("tasks", path).values.field_type.kind
         lookup = chance.choice(["exact", "exact", "in", "ne", "isnull"])

@@ -219,7 +219,7 @@ async def test_clients_end_with_the_rows_of_the_table(
     done.set()
     await asyncio.gather(*writers)
     await sql.execute("INSERT INTO notes (id, text, done) VALUES ($1, '5', true)", FENCE)
-    expected = {
+    expected: dict[tuple[str, int], tuple[Any, ...]] = {
         ("notes", row["id"]): (row["text"], row["done"])
         for row in await sql.fetch(f"SELECT id, text, done FROM notes WHERE {condition}")
     }

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from rowcast.server.app import SERVICE
+from rowcast.rest.plan import SERVICE
 from tests.conftest import Client, Serve
 from tests.sse import Event, Parser
 

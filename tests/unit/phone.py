@@ -32,9 +32,9 @@ def main() -> None:
     from rowcast.resources.sql import DIALECT
     from rowcast.resources.tables import Tables
     from rowcast.rest.serializers import generated_fields
-    from rowcast.rest.viewset import ModelViewSet
+    from rowcast.rest.viewsets import ModelViewSet
 
-    from .openapi.sample import resources_of, routes_of, views_of
+    from .openapi.sample import plans_of, resources_of, routes_of, service_of
 
     problems = yaml.Problems()
     wrong = yaml.parse("fields: {number: {type: phone, default: '12'}}", "wrong.yaml", {}, problems)
@@ -43,12 +43,13 @@ def main() -> None:
 
     fields = "{number: {type: phone}, others: {type: array, of: phone, default: []}}"
     resources = resources_of({"contacts": f"fields: {fields}"})
-    bound = views_of(resources, {"contacts": (ModelViewSet, {})})
-    described = document(resources, routes_of(bound), version="1")
+    service = service_of(resources)
+    plans = plans_of(service, {"contacts": (ModelViewSet, {})})
+    described = document(service, routes_of(plans), version="1")
     generated, _ = generated_fields(resources, resources["contacts"])
     try:
         generated["number"].deserialize("12")
-        refused = []
+        refused: object = []
     except ValidationError as error:
         refused = error.messages
     config = json_schema.json_schemas()["resource.schema.json"]

@@ -210,7 +210,8 @@ def test_streams_tell_their_events() -> None:
 
 def test_credentials_are_told_where_they_follow_from_the_permissions() -> None:
     """Known permissions say whether a method needs credentials; of others nothing is said."""
-    everybody, known = [{}, {"bearer": []}, {"token": []}], [{"bearer": []}, {"token": []}]
+    known: list[dict[str, list[str]]] = [{"bearer": []}, {"token": []}]
+    everybody: list[dict[str, list[str]]] = [{}, *known]
     assert operation("/things/", "post")["security"] == everybody
     assert operation("/marks/", "get")["security"] == known
     assert operation("/log-lines/", "get")["security"] == everybody

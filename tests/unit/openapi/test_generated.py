@@ -76,7 +76,7 @@ def test_bodies_that_fit_their_schema_are_accepted(resource: str, path: str, met
 def test_bodies_that_break_their_schema_are_refused(resource: str, path: str, method: str) -> None:
     """A body made to break its schema does not pass validation."""
     told = operation(path, method.lower())
-    names = {"parameters": []}
+    names: dict[str, list[str]] = {"parameters": []}
     alone = {**DOCUMENT, "paths": {"/body": {method.lower(): told | names}}}
 
     @EXAMPLES

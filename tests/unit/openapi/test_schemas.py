@@ -8,7 +8,7 @@ from typing import Any
 import marshmallow as ma
 import pytest
 from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
+from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from rowcast.openapi.document import document
@@ -16,7 +16,7 @@ from rowcast.resources.types import FIELD_TYPES
 
 from .sample import DOCUMENT, FILES, RESOURCES, SCHEMAS, VIEWS, plans_of, properties, routes_of, service_of
 
-REGISTRY = Registry().with_resource("urn:api", Resource(DOCUMENT, DRAFT202012))  # type: ignore[var-annotated]
+REGISTRY = Registry().with_resource("urn:api", DRAFT202012.create_resource(DOCUMENT))
 
 
 def fits(schema: str, value: Any) -> bool:
