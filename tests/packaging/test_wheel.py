@@ -83,7 +83,6 @@ def test_installed_copy_runs(wheel: Path, tmp_path: Path) -> None:
     assert run("-c", "import rowcast; print(rowcast.__file__)") == str(tmp_path / "rowcast" / "__init__.py")
 
 
-@pytest.mark.xfail(reason="the command line imports the modules of all its commands")
 def test_command_line_loads_no_large_library_before_it_needs_one() -> None:
     """``rowcast version`` and ``--help`` answer at once."""
     code = f"from rowcast.cli import main; import sys; print([name for name in {LAZY} if name in sys.modules])"

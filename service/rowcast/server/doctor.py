@@ -1,4 +1,4 @@
-"""What ``rowcast doctor`` looks at: whether changes of this database are told, and what is in their way."""
+"""``rowcast doctor``: checks whether changes of a database are delivered, and what prevents it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS
 from rowcast.migrations import commands, failures
 from rowcast.resources.tables import Tables
 
-PATIENCE: Final = 2.0  # s for a notification to arrive, and for somebody to tell what is untold
-LATE: Final = 1.0  # s that a change may wait for its tick
+PROBE_TIMEOUT_SECONDS: Final = 2.0  # for a notification to arrive, and for waiting changes to be delivered
+TICK_LATE_SECONDS: Final = 1.0  # that a change may wait for its tick
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report: what was looked at, what was seen, and whether something must be done about it."""
+    """One line of the report: what was checked, the result, and whether it needs attention."""
 
     about: str
-    told: str
+    message: str
     wrong: bool = False
 
 
 async def examine(connect: Connect, tables: Tables, migrations: Path, stream: Stream) -> list[Finding]:
-    """Everything that is known about how changes of this database are told, what rests on nothing else first."""
+    """Check everything that changes of this database need to be delivered, in the order of dependence."""
     try:
         connection = await connect()
     except DRIVER_ERRORS as error:
@@ -68,29 +68,29 @@ async def _database(connection: Connection) -> Finding:
 
 
 async def _session(connect: Connect, wakeup: str) -> Finding:
-    """Whether a connection is a session: what is set stays set, locks stay held, and notifications arrive.
+    """Check that a connection is a session of its own: settings stay, locks stay held, and notifications arrive.
 
-    Two connections in turns, the second in a transaction, make a pooler give the first another session. Only simple
-    statements are sent, which poolers that know no prepared ones take as well.
+    Two connections that take turns, the second in a transaction, make a pooler give the first another session. Only simple
+    statements are sent, since some poolers do not support prepared ones.
     """
-    mark, heard = secrets.token_hex(8), asyncio.Event()
+    mark, notified = secrets.token_hex(8), asyncio.Event()
     try:
-        async with asyncio.timeout(5 * PATIENCE), _closing(connect) as one, _closing(connect) as two:
+        async with asyncio.timeout(5 * PROBE_TIMEOUT_SECONDS), _closing(connect) as one, _closing(connect) as two:
             await one.execute(f"SET rowcast.probe = '{mark}'")
             await two.execute("BEGIN; SELECT")
             kept = await one.execute(f"SELECT WHERE current_setting('rowcast.probe', true) = '{mark}'")
             await two.execute("ROLLBACK")
             if kept != "SELECT 1":
                 return Finding("session", f"is shared with others. {_POOLER}", wrong=True)
-            await one.add_listener(f"rowcast_{mark}", lambda *_: heard.set())
+            await one.add_listener(f"rowcast_{mark}", lambda *_: notified.set())
             await two.execute(f"NOTIFY rowcast_{mark}")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(heard.wait(), PATIENCE)
+                await asyncio.wait_for(notified.wait(), PROBE_TIMEOUT_SECONDS)
     except DRIVER_ERRORS as error:
         return Finding("session", f"cannot be kept ({error or type(error).__name__}). {_POOLER}", wrong=True)
-    if not heard.is_set() and wakeup == "notify":
+    if not notified.is_set() and wakeup == "notify":
         return Finding("session", f"NOTIFY does not arrive. {_POOLER}, or set stream.wakeup to poll", wrong=True)
-    return Finding("session", "is the connection's own, and NOTIFY arrives" if heard.is_set() else "is kept")
+    return Finding("session", "is the connection's own, and NOTIFY arrives" if notified.is_set() else "is kept")
 
 
 _POOLER: Final = "Connect to PostgreSQL itself, or to a pooler in session mode"
@@ -132,7 +132,9 @@ async def _ticker(connection: Connection) -> Finding:
         LOCK_NAMESPACE, LEADER_LOCK,
     )  # fmt: skip
     if leader is None:
-        return Finding("ticker", "there is none: no service runs on this database, or none can get to lead", wrong=True)
+        return Finding(
+            "ticker", "there is none: no service runs on this database, or none can become the leader", wrong=True
+        )
     pid, name, address, began = leader
     return Finding("ticker", f"process {pid} of PostgreSQL, {name or 'unnamed'} from {address}, since {_time(began)}")
 
@@ -143,22 +145,22 @@ async def _log(connection: Connection, stream: Stream) -> list[Finding]:
     parts = await retention.partitions(connection)
     size = f"{_size(state.size)} of {_size(stream.max_log_size)}, in {len(parts)} of {PARTITIONS} partitions"
     kept = (state.newest_at - state.oldest_at).total_seconds()
-    told = "every change has been told"
-    if state.waiting > LATE:
-        told = f"changes have been waiting for {state.waiting:.0f} s; the ticker has stopped"
+    lag = "every change has been delivered"
+    if state.waiting > TICK_LATE_SECONDS:
+        lag = f"changes have been waiting for {state.waiting:.0f} s; the ticker has stopped"
     return [
-        Finding("lag", told, wrong=state.waiting > LATE),
+        Finding("lag", lag, wrong=state.waiting > TICK_LATE_SECONDS),
         Finding("log", size, wrong=state.size > 2 * stream.max_log_size + (64 << 20)),
         Finding("positions", f"{state.oldest} of {_time(state.oldest_at)} to {state.newest}, {_span(kept)}"),
     ]
 
 
 async def _settled(connection: Connection) -> LogState:
-    """The state, looked at again if something is untold: it may have been committed just now."""
+    """The state, read again while changes are waiting, since they may have been committed just now."""
     state = await read_state(connection)
-    deadline = asyncio.get_running_loop().time() + PATIENCE
-    while state.waiting > LATE and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(PATIENCE / 10)
+    deadline = asyncio.get_running_loop().time() + PROBE_TIMEOUT_SECONDS
+    while state.waiting > TICK_LATE_SECONDS and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(PROBE_TIMEOUT_SECONDS / 10)
         again = await read_state(connection)
         if again.newest != state.newest:
             return again

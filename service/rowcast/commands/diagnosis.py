@@ -1,0 +1,36 @@
+"""``rowcast doctor``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from rowcast.commands.common import (
+    CONFIG,
+    DATABASE_URL,
+    load_configuration,
+    open_database,
+    reports_errors,
+    tables_and_database,
+)
+from rowcast.server.doctor import examine
+
+
+@click.command()
+@CONFIG
+@DATABASE_URL
+@reports_errors
+def doctor(config: Path, database_url: str | None) -> None:
+    """Check whether changes are delivered, and what prevents it; exits 1 if something is wrong."""
+    configuration = load_configuration(config, database_url)
+    with open_database(configuration, shared=True) as (url, _):
+        tables, database = tables_and_database(configuration, url)
+        settings = configuration.settings
+        found = asyncio.run(examine(database.connect, tables, settings.database.migrations, settings.stream))
+    for finding in found:
+        click.echo(f"{'WRONG' if finding.wrong else 'ok':6}{finding.about:11}{finding.message}")
+    if any(finding.wrong for finding in found):
+        sys.exit(1)

@@ -1,0 +1,71 @@
+"""``rowcast plan``, ``migrate`` and ``makemigrations``."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from rowcast.commands.common import (
+    CONFIG,
+    DATABASE_URL,
+    load_configuration,
+    open_database,
+    reports_errors,
+    tables_and_database,
+)
+from rowcast.migrations import commands
+from rowcast.server.prepare import migration_steps
+
+
+@click.command()
+@CONFIG
+@DATABASE_URL
+@reports_errors
+def plan(config: Path, database_url: str | None) -> None:
+    """Print the DDL between config and database."""
+    configuration = load_configuration(config, database_url)
+    with open_database(configuration) as (url, _):
+        tables, database = tables_and_database(configuration, url)
+        click.echo(asyncio.run(commands.plan(database.connect, tables, configuration.settings.database.migrations)))
+
+
+@click.command()
+@CONFIG
+@DATABASE_URL
+@click.option("--sync", is_flag=True, help="Then do any additive difference that is left.")
+@reports_errors
+def migrate(config: Path, database_url: str | None, sync: bool) -> None:
+    """Apply the revisions of the migrations directory."""
+    configuration = load_configuration(config, database_url)
+    with open_database(configuration) as (url, _):
+        tables, database = tables_and_database(configuration, url)
+        before, after = migration_steps(tables, configuration.settings)
+        done = asyncio.run(
+            commands.migrate(
+                database.connect, tables, configuration.settings.database.migrations,
+                sync=sync, before=before, after=after,
+            )
+        )  # fmt: skip
+        for line in (*(f"-- revision applied: {name}" for name in done.revisions), *map(str, done.statements)):
+            click.echo(line)
+        if done.left:
+            click.echo("-- left to do:\n" + "\n".join(map(str, done.left)))
+        elif not (done.revisions or done.statements):
+            click.echo("-- The database is in line with the config.")
+
+
+@click.command()
+@CONFIG
+@DATABASE_URL
+@click.option("-m", "--message", required=True, help="What the revision does, in a few words.")
+@click.option("--empty", is_flag=True, help="A revision without steps, to be written by hand.")
+@reports_errors
+def makemigrations(config: Path, database_url: str | None, message: str, empty: bool) -> None:
+    """Write a revision with everything between database and config, destructive steps included."""
+    configuration = load_configuration(config, database_url)
+    with open_database(configuration) as (url, _):
+        tables, database = tables_and_database(configuration, url)
+        directory = configuration.settings.database.migrations
+        click.echo(asyncio.run(commands.makemigrations(database.connect, tables, directory, message, empty=empty)))
