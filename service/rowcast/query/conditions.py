@@ -197,10 +197,14 @@ class Query:
         """The same rows in no order and without related rows."""
         return Query(self.resource, self.where)
 
-    @cached_property
+    @property
     def shape(self) -> Shape:
         """The shape of all conditions together; empty if there are none."""
-        return ("and", *[condition.shape for condition in self.where]) if self.where else ()
+        shape: Shape | None = vars(self).get("_shape")
+        if shape is None:  # a cached_property would take a lock (until Python 3.12), in every request
+            shape = ("and", *[condition.shape for condition in self.where]) if self.where else ()
+            vars(self)["_shape"] = shape
+        return shape
 
     @property
     def values(self) -> tuple[Any, ...]:
