@@ -40,7 +40,7 @@ async def examine(url: str, directory: Path, *, wakeup: str = "notify") -> list[
 
 
 def wrong(found: list[doctor.Finding]) -> dict[str, str]:
-    return {finding.about: finding.told for finding in found if finding.wrong}
+    return {finding.about: finding.message for finding in found if finding.wrong}
 
 
 async def health(service: Service | Server) -> tuple[int, str]:
@@ -102,7 +102,7 @@ async def test_an_empty_and_an_unreachable_database_are_told(database_url: str, 
     assert "the change log is not installed: run `rowcast migrate`" in output
     (finding,) = await examine("postgresql://postgres@127.0.0.1:1/none", tmp_path)
     assert finding.wrong
-    assert finding.told.startswith("cannot be reached")
+    assert finding.message.startswith("cannot be reached")
 
 
 async def test_what_is_wrong_is_told(serve: Serve, sql: asyncpg.Connection, database_url: str, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ async def test_what_is_wrong_is_told(serve: Serve, sql: asyncpg.Connection, data
     ):
         await sql.execute(mischief)
         found = await examine(database_url, tmp_path)
-        assert any(each.wrong and each.about == about and words in each.told for each in found), (mischief, found)
+        assert any(each.wrong and each.about == about and words in each.message for each in found), (mischief, found)
         await sql.execute(repair)
         await sync_triggers(sql, Tables(configure(tmp_path / "examined", RESOURCES).resources))
     assert wrong(await examine(database_url, tmp_path)) == {}
@@ -151,7 +151,7 @@ async def test_nobody_ticks(
     await until_health(service, "the ticker has stopped")
     found = await examine(database_url, tmp_path, wakeup="poll")
     assert "the ticker has stopped" in wrong(found)["lag"]
-    assert any("thief" in finding.told for finding in found if finding.about == "ticker")
+    assert any("thief" in finding.message for finding in found if finding.about == "ticker")
     await sql.execute("SELECT pg_advisory_unlock_all()")
     await until_ready(service)
     assert wrong(await examine(database_url, tmp_path, wakeup="poll")) == {}
