@@ -20,6 +20,7 @@ from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.database.connection import Connect
 from rowcast.resources.tables import Tables
 
+from ..waiting import until
 from .watching import Database, Watch, resources, summary, within
 
 COMMITS = int(os.environ.get("ROWCAST_TEST_COMMITS", "300"))  # as the ticker falls asleep
@@ -245,14 +246,13 @@ async def test_a_feed_without_a_ticker_is_not_current(database: Database) -> Non
     feed = await database.feed()
     connection = await database.connect()
 
-    async def lagging(yes: bool) -> None:
-        """Until the feed has looked, and found nothing, or has been without an answer for longer than it waits."""
-        while (feed.lag > 2 * SAFETY_POLL_SECONDS) is not yes or not feed.connected:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    def has_lag(yes: bool) -> bool:
+        """Whether the feed has checked and found nothing, or has been without an answer for longer than it waits."""
+        return (feed.lag > 2 * SAFETY_POLL_SECONDS) is yes and feed.connected
 
-    await within(lagging(False))
+    await until(lambda: has_lag(False))
     await connection.execute("INSERT INTO tags (name) VALUES ('untold')")
-    await within(lagging(True))
+    await until(lambda: has_lag(True))
     ticker = await database.ticker()
     await within(ticker.leading.wait())
-    await within(lagging(False))
+    await until(lambda: has_lag(False))

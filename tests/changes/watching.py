@@ -21,6 +21,8 @@ from rowcast.resources.sql import DIALECT
 from rowcast.resources.tables import Tables
 from rowcast.resources.types import make_field
 
+from ..waiting import until
+
 DEADLINE = 20.0
 SESSION = {"search_path": "public"}  # the role has the name of the log's schema, which "$user" would put first
 
@@ -118,9 +120,8 @@ async def within(awaitable: Awaitable[Any], seconds: float = DEADLINE) -> Any:
 async def blocked(database: Database, connection: asyncpg.Connection) -> None:
     """Wait until a connection's statement waits for a lock that another has."""
     looking = await database.connect()
-    async with asyncio.timeout(DEADLINE):
-        while not await looking.fetchval("SELECT pg_blocking_pids($1) <> '{}'", connection.get_server_pid()):
-            pass
+    query = "SELECT pg_blocking_pids($1) <> '{}'"
+    await until(lambda: looking.fetchval(query, connection.get_server_pid()), DEADLINE)
 
 
 class Watch:

@@ -18,6 +18,7 @@ from rowcast.resources.tables import Tables
 from rowcast.server import doctor
 from tests.conftest import ROOT, Serve, configure
 from tests.conftest import Client as Service
+from tests.waiting import until
 
 from .clients import RESOURCES
 from .conftest import Run
@@ -51,21 +52,21 @@ async def health(service: Service | Server) -> tuple[int, str]:
 
 async def until_health(service: Service | Server, word: str) -> None:
     """Wait until ``/health/ready`` is a 503 with this word in its reason."""
-    async with asyncio.timeout(30):
-        while True:
-            status, reason = await health(service)
-            if status == 503 and word in reason:
-                return
-            await asyncio.sleep(0.05)
+
+    async def has_reason() -> bool:
+        status, reason = await health(service)
+        return status == 503 and word in reason
+
+    await until(has_reason)
 
 
 async def until_ready(service: Service | Server) -> None:
     """Wait until ``/health/ready`` is a 200."""
-    async with asyncio.timeout(30):
-        while True:
-            if (await health(service))[0] == 200:
-                return
-            await asyncio.sleep(0.05)
+
+    async def is_ready() -> bool:
+        return (await health(service))[0] == 200
+
+    await until(is_ready)
 
 
 async def command(*arguments: str) -> tuple[int, str]:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 import asyncpg
@@ -18,6 +18,7 @@ from rowcast.database.pool import Database
 from rowcast.rest.plan import SERVICE
 
 from ..conftest import Client, Serve
+from ..waiting import until
 
 OPEN = "viewset:\n  permission_classes: [AllowAny]\n"
 GROUPS = "fields: {id: {type: integer, primary_key: true}, name: {type: string}}\n" + OPEN
@@ -92,12 +93,6 @@ async def read(client: Client, path: str, **headers: str) -> Any:
     return await answer.json()
 
 
-async def until(claim: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
-        while not await claim():  # noqa: ASYNC110, what is waited for is another's answer
-            await asyncio.sleep(0.002)
-
-
 async def fill(client: Client, rows: int = 5) -> None:
     """A group and rows, which the feed has delivered."""
     assert client.app is not None
@@ -116,7 +111,7 @@ async def fill(client: Client, rows: int = 5) -> None:
 
 async def kept(client: Client, path: str) -> None:
     """Read a path that is now cached, as soon as the feed is current."""
-    await until(lambda: _fresh(cache_of(client)))
+    await until(lambda: cache_of(client).fresh)
     await client.get(path)
 
 
@@ -304,7 +299,7 @@ async def test_cache_is_bounded(serve: Serve) -> None:
     """The entry that was not used for longest is dropped first, and an entry that is too large is not cached."""
     client = await serve(RESPONSES)
     cache = Cache(cache_of(client)._feed, size=20_000)
-    await until(lambda: _fresh(cache))
+    await until(lambda: cache.fresh)
     for n in range(20):
         cache.put(n, b"x", since=0, resources=["items"], size=1000)
         cache.get(0)
@@ -322,7 +317,7 @@ async def test_one_of_many_callers_loads(serve: Serve) -> None:
     """Callers that wait share one load and its value; without ``wait``, and after an error, each loads for itself."""
     client = await serve(RESPONSES)
     cache = cache_of(client)
-    await until(lambda: _fresh(cache))
+    await until(lambda: cache.fresh)
     loads = 0
     release = asyncio.Event()
 
@@ -363,7 +358,7 @@ async def test_a_value_that_changed_while_it_was_read_is_not_cached(serve: Serve
     """Neither is one without a key, or one whose dependencies are unknown."""
     client = await serve(RESPONSES)
     cache = cache_of(client)
-    await until(lambda: _fresh(cache))
+    await until(lambda: cache.fresh)
 
     async def load() -> str:
         return "value"
@@ -382,10 +377,6 @@ async def test_a_value_that_changed_while_it_was_read_is_not_cached(serve: Serve
     assert await cache.get_or_load(None, item, load) == ("value", False)
     cache.invalidate(["items"])
     assert await cache.get_or_load("a", item, load) == ("value", False)
-
-
-async def _fresh(cache: Cache) -> bool:
-    return cache.fresh
 
 
 async def test_every_response_was_true_a_moment_ago(serve: Serve, sql: asyncpg.Connection, database_url: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import asyncpg
@@ -11,6 +10,7 @@ import pytest
 from rowcast.rest.plan import SERVICE
 from tests.conftest import Serve
 from tests.sse import Event, EventSource, listen
+from tests.waiting import until
 
 NOTES = """
 fields:
@@ -258,9 +258,7 @@ async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
             assert block.startswith(b":")
             assert b"id: " in block
             assert hub.groups
-    async with asyncio.timeout(20):
-        while hub.groups or hub.to_revisit:  # noqa: ASYNC110, it is the heartbeat that is waited for
-            await asyncio.sleep(0.01)
+    await until(lambda: not (hub.groups or hub.to_revisit))
 
 
 @pytest.mark.parametrize("query", ["labels=1", "labels__in=1,7", "labels__name=red", "labels=1&text__icontains=A"])
