@@ -1,7 +1,7 @@
 """Run a command as another kind of account would: `account.py KIND COMMAND...`, for root only.
 
 `ordinary` is `nobody` (with the right to read all files, so that the interpreter may be anywhere), and `nameless` an
-account that /etc/passwd does not know. `container` is root as it is in a container by default: few capabilities, and no
+account that is not in /etc/passwd. `container` is root as it is in a container by default: few capabilities, and no
 namespaces of its own; `powerless` is the same without the right to pass closed directories.
 """
 

@@ -38,7 +38,7 @@ def own(place: Path) -> Iterator[Own]:
         )
         owners.append(Owner(process))
         if start:
-            answer = owners[-1].tell("start")
+            answer = owners[-1].send("start")
             assert owners[-1].url, answer
         return owners[-1]
 

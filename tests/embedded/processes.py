@@ -13,7 +13,7 @@ import asyncpg
 
 
 class Owner:
-    """A process that owns an embedded server, and what it said when it was last told to start one."""
+    """A process that owns an embedded server, and its reply to the last order to start one."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -21,7 +21,7 @@ class Owner:
         self.server = 0
         self.url = ""
 
-    def tell(self, order: str) -> str:
+    def send(self, order: str) -> str:
         """Give an order and return the answer."""
         self.order(order)
         return self.answer()

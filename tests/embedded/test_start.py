@@ -107,7 +107,7 @@ def test_long_path_leaves_nothing_behind(own: Own, tmp_path: Path) -> None:
     owner.kill()
     owner = own(data)
     second = (data / "run").readlink()
-    owner.tell("stop")
+    owner.send("stop")
     assert first != second
     assert not first.exists()
     assert not second.exists()
@@ -120,7 +120,7 @@ def test_settings_reach_the_server(data: Path) -> None:
 
 
 def test_refusal_to_start_is_told_with_the_log(data: Path) -> None:
-    """When PostgreSQL does not start, the error carries what PostgreSQL said."""
+    """When PostgreSQL does not start, the error has PostgreSQL's message."""
     with pytest.raises(EmbeddedPostgresError, match='invalid value for parameter "shared_buffers": "plenty"'):
         EmbeddedPostgres(data, settings={**FAST, "shared_buffers": "plenty"}).start()
 
@@ -146,7 +146,7 @@ def test_directory_of_other_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_directory_may_be_moved_between_starts(data: Path) -> None:
-    """Nothing in the directory knows where it is."""
+    """No file in the directory contains its path."""
     with EmbeddedPostgres(data, settings=FAST) as server:
         query(server.url, "CREATE TABLE kept AS SELECT 1 AS one")
     with EmbeddedPostgres(data.rename(data.with_name("moved")), settings=FAST) as server:

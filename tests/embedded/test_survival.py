@@ -95,7 +95,7 @@ def test_owner_restarts_a_killed_postmaster(own: Own, data: Path, account: str, 
     backend = occupy(owner.url)
     killed = owner.server
     kill(killed)
-    wait_until(lambda: owner.tell("start") != "" and owner.server != killed)
+    wait_until(lambda: owner.send("start") != "" and owner.server != killed)
     assert not is_alive(backend)
     assert owner.query("SELECT 1") == 1
 
@@ -127,7 +127,7 @@ def test_second_owner_is_told_of_the_first(own: Own, data: Path) -> None:
     """Two cannot have one directory: the second start fails, names the first, and leaves it alone."""
     first = own(data)
     second = own(data, start=False)
-    assert f"is in use by process {first.pid}: " in second.tell("start")
+    assert f"is in use by process {first.pid}: " in second.send("start")
     assert first.query("SELECT 1") == 1
 
 
@@ -163,7 +163,7 @@ def test_forked_child_does_not_stop_the_server(own: Own, data: Path) -> None:
     """A worker process that unwinds its parent's `with` leaves the parent's server running."""
     owner = own(data)
     server = owner.server
-    owner.tell("fork")
+    owner.send("fork")
     assert owner.server == server
     assert owner.query("SELECT 1") == 1
 
@@ -172,5 +172,5 @@ def test_stop_ends_busy_connections(own: Own, data: Path, occupy: Callable[[str]
     """A client at work does not hold up the shutdown."""
     owner = own(data)
     backend = occupy(owner.url)
-    assert owner.tell("stop") == "stopped"
+    assert owner.send("stop") == "stopped"
     assert not is_alive(backend)

@@ -1,7 +1,7 @@
 """The oracle: clients that list and then watch, and whose rows must be those of the table in the end.
 
 A client is strict. What is inserted must not have been there, and what is changed or deleted must; positions rise, over
-reconnections and replicas. It connects again by itself wherever it can, and loads anew only when it is told to.
+reconnections and replicas. It connects again by itself wherever it can, and loads again only after a reset.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Client:
         self.resets: list[str] = []
         self.connections = 0
         self.events = 0
-        self.last: str | None = None  # the position to go on from, or None to load anew
+        self.last: str | None = None  # the position to go on from, or None to load again
         self.query = query
         self._servers = itertools.cycle(servers)
         self._watching = watch  # from the beginning
@@ -84,7 +84,7 @@ class Client:
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task  # which raises what was wrong with what the client was told
+                await self._task  # which raises the error that the client found in its events
             self._task = None
 
     def start(self) -> None:
@@ -154,27 +154,27 @@ class Client:
 
     def _apply(self, event: Event) -> None:
         place = Position.parse(event.id).sort_key
-        told = event.json()
+        message = event.json()
         if event.event == "reset":
-            self.resets.append(told["reason"])
+            self.resets.append(message["reason"])
             self.last = None
             return
         self.last = event.id
         if event.event == "ready":
             assert place == self._place, (place, self._place)
             return
-        assert place > self._place, f"{place} after {self._place}: {told}"
+        assert place > self._place, f"{place} after {self._place}: {message}"
         self._place = place
         self.events += 1
-        assert (told["id"] in self.rows) == (told["action"] != "INSERT"), told
-        if told["data"] is None:
-            del self.rows[told["id"]]
+        assert (message["id"] in self.rows) == (message["action"] != "INSERT"), message
+        if message["data"] is None:
+            del self.rows[message["id"]]
         else:
-            self.rows[told["id"]] = told["data"]
+            self.rows[message["id"]] = message["data"]
 
 
 async def assert_equal(sql: asyncpg.Connection, *clients: Client, patience: float = PATIENCE) -> None:
-    """Each client's rows are those of the table under its query, once everything committed so far has been told."""
+    """Each client's rows are those of the table under its query, once every change committed so far has been delivered."""
     mark = next(_marks)
     await sql.execute("INSERT INTO owners (id, name) VALUES (1, 'o') ON CONFLICT DO NOTHING")
     await sql.execute("INSERT INTO notes (id, text, done, owner_id) VALUES ($1, 'a fence', true, 1)", mark)

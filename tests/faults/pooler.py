@@ -1,6 +1,6 @@
 """A pooler in transaction mode, as pgbouncer is one, and a connection through which no notification comes.
 
-It knows as much of PostgreSQL's protocol as it needs: which messages begin and end, and when a session is idle.
+It reads only the parts of PostgreSQL's protocol that it needs: where messages begin and end, and when a session is idle.
 Protocol: https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
 
@@ -26,7 +26,7 @@ class Session:
 
 
 class Pooler:
-    """Listens on TCP for the database at ``url`` behind a socket. ``shared`` lends a session for a transaction only."""
+    """Listens on TCP for the database at ``url``, which listens on a socket. ``shared`` lends a session for a transaction only."""
 
     def __init__(self, url: str, *, shared: bool) -> None:
         parts = urlsplit(url)

@@ -58,7 +58,7 @@ class Server:
             await self.log()
 
     async def log(self) -> str:
-        """What the process says on standard error until it ends."""
+        """The process's standard error until it ends."""
         assert self._process is not None
         _, errors = await asyncio.wait_for(self._process.communicate(), PATIENCE)
         return errors.decode()

@@ -1,4 +1,4 @@
-"""What the service says of itself: ``rowcast doctor``, ``/health/ready``, and why it does not start."""
+"""The service's reports about itself: ``rowcast doctor``, ``/health/ready``, and the reasons why it does not start."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def command(*arguments: str) -> tuple[int, str]:
 
 
 async def test_all_is_well_on_one_screen(serve: Serve, database_url: str, tmp_path: Path) -> None:
-    """Beside a service the command says who ticks, what the log holds and that nothing waits, and exits 0."""
+    """While a service runs, the command reports its ticker, the state of the log and that nothing waits, and exits 0."""
     await serve(RESOURCES)
     configure(tmp_path / "examined", RESOURCES)
     code, output = await command("doctor", "--config", str(tmp_path / "examined"), "--database-url", database_url)
@@ -139,7 +139,7 @@ async def test_what_is_wrong_is_told(serve: Serve, sql: asyncpg.Connection, data
 async def test_nobody_ticks(
     serve: Serve, sql: asyncpg.Connection, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where somebody else holds the lead, the doctor says who, and doctor and health say that changes wait."""
+    """If another program holds the lead, the doctor names it, and doctor and health report that changes wait."""
     monkeypatch.setattr("rowcast.server.health.FEED_GRACE_SECONDS", 1.0)
     service = await serve(RESOURCES, service="stream: {wakeup: poll}")
     async with asyncio.timeout(20):  # take the lead from the ticker
@@ -159,7 +159,7 @@ async def test_nobody_ticks(
 
 
 async def test_a_pooler_in_transaction_mode_is_found(serve: Serve, database_url: str, tmp_path: Path) -> None:
-    """Sessions that are shared, and notifications that do not arrive, each told with what to do."""
+    """Shared sessions, and notifications that do not arrive, are reported with a remedy."""
     await serve(RESOURCES)
     async with Pooler(database_url, shared=True).listening() as url:
         assert "shared with others" in wrong(await examine(url, tmp_path))["session"]
@@ -210,7 +210,7 @@ async def test_a_database_that_becomes_read_only_is_told(serve: Serve, sql: asyn
 async def test_a_read_only_database_is_a_message_at_the_start(
     serve: Serve, sql: asyncpg.Connection, run: Run, database_url: str, tmp_path: Path, migrate: bool
 ) -> None:
-    """Not a traceback; the service waits and says why."""
+    """Not a traceback; the service waits and reports the reason."""
     if not migrate:
         await serve(RESOURCES)
     name = await sql.fetchval("SELECT current_database()")
@@ -221,7 +221,7 @@ async def test_a_read_only_database_is_a_message_at_the_start(
 async def test_missing_rights_are_a_message_at_the_start(
     serve: Serve, sql: asyncpg.Connection, database_url: str, tmp_path: Path
 ) -> None:
-    """A role that may read the tables and nothing of the log is told what it lacks."""
+    """The rights are named that a role lacks that may read the tables but not the log."""
     await serve(RESOURCES)
     await sql.execute("CREATE ROLE reader LOGIN; GRANT SELECT ON notes, owners TO reader")
     try:
@@ -235,7 +235,7 @@ async def test_missing_rights_are_a_message_at_the_start(
 
 
 async def said_at_the_start(directory: Path, url: str, *, migrate: bool) -> str:
-    """What a service that cannot start says first; it has no traceback."""
+    """The first message of a service that cannot start; it is not a traceback."""
     configure(directory / "started", RESOURCES)
     server = Server(directory / "started", url, migrate=migrate)
     await server.launch()

@@ -1,6 +1,6 @@
 """Every fault that streams must survive, seen by clients: in the end their rows are those of the table.
 
-Each client is strict about what it is told on the way: see ``clients``. One fault is to be seen by the ticker alone and is
+Each client checks every event strictly: see ``clients``. One fault is to be seen by the ticker alone and is
 in ``tests/changes/test_faults.py``: a commit as it falls asleep.
 """
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.tables(RESOURCES)
 
 
 async def each_kind(open_client: Open, *servers: object) -> list[Client]:
-    """A client for each kind of filter: none, some that are asked in memory, of which two are pinned, and one of the database."""
+    """A client for each kind of filter: none, some that are evaluated in memory, two of them with a routing key, and one in the database."""
     return [await open_client(*servers, query=query) for query in QUERIES]
 
 
@@ -55,7 +55,7 @@ async def test_a_listener_that_is_killed_under_writes(
 async def test_a_restart_of_postgresql(
     serve: Serve, open_client: Open, postgres: EmbeddedPostgres, database_url: str, how: signal.Signals
 ) -> None:
-    """Streams stay open over it; what was told is stored, and what was stored is told."""
+    """Streams stay open; every delivered change is stored, and every stored change is delivered."""
     clients = await each_kind(open_client, await serve(RESOURCES))
     async with writing(database_url) as writers:
         await writers.more(50)
@@ -91,7 +91,7 @@ async def test_a_server_that_is_killed(run: Run, open_client: Open, sql: asyncpg
 async def test_a_transaction_that_stays_open(
     serve: Serve, open_client: Open, sql: asyncpg.Connection, database_url: str
 ) -> None:
-    """Others are told meanwhile; it is told when it commits, behind them."""
+    """Other changes are delivered in the meantime; its own follow when it commits."""
     clients = await each_kind(open_client, await serve(RESOURCES))
     late = await asyncpg.connect(database_url)
     await late.execute("BEGIN; INSERT INTO notes (id, text, done) VALUES (1, 'a', true)")
@@ -121,7 +121,7 @@ async def test_commits_out_of_order(
 
 
 async def test_rollbacks(serve: Serve, open_client: Open, sql: asyncpg.Connection) -> None:
-    """Of a transaction and of a savepoint; a client that were told would find its rows wrong at once."""
+    """Of a transaction and of a savepoint; a client that got them would find its rows wrong at once."""
     clients = await each_kind(open_client, await serve(RESOURCES))
     await sql.execute("INSERT INTO notes (id, text, done) VALUES (1, 'a', true)")
     for _ in range(10):
@@ -137,7 +137,7 @@ async def test_rollbacks(serve: Serve, open_client: Open, sql: asyncpg.Connectio
 async def test_a_transaction_of_a_hundred_thousand_rows(
     serve: Serve, open_client: Open, sql: asyncpg.Connection
 ) -> None:
-    """It is told whole, once, to a client that loses its connection in the midst of it."""
+    """A client that loses its connection in the middle of it gets all of it, once."""
     client = await open_client(await serve(RESOURCES))
     await sql.execute(
         "INSERT INTO notes (id, text, done) SELECT i, i::text, i % 10 = 0 FROM generate_series(1, 100000) i", timeout=60
@@ -150,7 +150,7 @@ async def test_a_transaction_of_a_hundred_thousand_rows(
 
 
 async def test_a_row_of_a_megabyte(serve: Serve, open_client: Open, sql: asyncpg.Connection) -> None:
-    """It is told like any other, above what a notification or a connection's buffer could hold."""
+    """It is delivered like any other, although it is larger than a notification or the buffer of a connection."""
     clients = await each_kind(open_client, await serve(RESOURCES))
     await sql.execute(
         "INSERT INTO notes (id, text, done) SELECT i, repeat('a', 1 << 20), true FROM generate_series(1, 3) i"
@@ -175,9 +175,9 @@ async def test_readers_that_stop_reading(run: Run, open_client: Open, sql: async
     assert resident(server.pid) - before < 150 << 20
     for reader, writer in readers[:5]:
         reader._transport.resume_reading()  # type: ignore[attr-defined]
-        told = b""
-        while told.count(b'"INSERT"') < 20 * 51:
-            told += await asyncio.wait_for(reader.read(1 << 16), 20)
+        received = b""
+        while received.count(b'"INSERT"') < 20 * 51:
+            received += await asyncio.wait_for(reader.read(1 << 16), 20)
         writer.close()
     for _, writer in readers[5:]:
         writer.transport.abort()
@@ -228,7 +228,7 @@ async def test_every_way_to_write(serve: Serve, open_client: Open, sql: asyncpg.
 
 @pytest.mark.empty_database  # a copy of another database has two epochs
 async def test_positions_that_are_no_use(serve: Serve, open_client: Open, sql: asyncpg.Connection) -> None:
-    """Malformed, ahead, pruned or of another database: the client is told why, loads anew, and is right again."""
+    """Malformed, ahead, pruned or of another database: the client gets the reason, loads again, and is right again."""
     client = await open_client(await serve(RESOURCES))
     start = client.last
     assert start is not None
@@ -255,7 +255,7 @@ async def test_positions_that_are_no_use(serve: Serve, open_client: Open, sql: a
 
 
 async def test_a_log_at_its_size(serve: Serve, open_client: Open, sql: asyncpg.Connection) -> None:
-    """`stream.max_log_size` is kept to while writers go on, and whoever keeps up loses nothing by it."""
+    """`stream.max_log_size` is respected while writers go on, and a client that keeps up loses nothing."""
     clients = await each_kind(
         open_client, await serve(RESOURCES, service="stream: {max_log_size: 1MiB, retention: 16s}")
     )
@@ -269,7 +269,7 @@ async def test_a_log_at_its_size(serve: Serve, open_client: Open, sql: asyncpg.C
             )
             written += 50 * 2000
             peak = max(peak, (await read_state(sql)).size)
-            await clients[0].until(lambda told=written: clients[0].events * 2000 >= told - (1 << 20))  # type: ignore[misc]
+            await clients[0].until(lambda rows=written: clients[0].events * 2000 >= rows - (1 << 20))  # type: ignore[misc]
         await assert_equal(sql, *clients)
         assert peak < written  # by how much is a matter of the time between two looks of the ticker, half a second here
         while (await read_state(sql)).size > 2 << 20:

@@ -124,7 +124,7 @@ async def disturb(
 async def test_every_client_ends_with_the_rows_of_the_table(
     run: Run, open_client: Open, postgres: EmbeddedPostgres, database_url: str
 ) -> None:
-    """Whatever happened on the way, and each was told every change once and in order."""
+    """Every client ends with the table's rows, and got every change once and in order."""
     print(f"ROWCAST_TEST_SEED={SEED}")
     chance = random.Random(SEED)
     servers = [await run(), await run(migrate=False)]

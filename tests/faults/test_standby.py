@@ -66,7 +66,7 @@ async def primary(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
 
 
 async def test_a_promotion(primary: EmbeddedPostgres, serve: Serve, open_client: Open, tmp_path: Path) -> None:
-    """The service goes over by itself. A client that had nothing more than the standby goes on; others load anew."""
+    """The service switches by itself. A client that had no more than the standby goes on; others load again."""
     standby = Standby(primary, tmp_path / "standby")
     follower = await standby.start()
     try:

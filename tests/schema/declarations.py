@@ -1,4 +1,4 @@
-"""What the tests of the schema are written in: declarations, and one database with its revisions."""
+"""Shared by the tests of the schema: declarations, and one database with its revisions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CREATE FUNCTION rowcast.uuid7() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_
 
 
 async def install(connection: asyncpg.Connection) -> None:
-    """What the service installs of its own, as far as tables refer to it."""
+    """Install the part of the service's own schema that tables refer to."""
     if not await connection.fetchval("SELECT to_regnamespace('rowcast')"):
         await connection.execute(OWN)
 
@@ -53,7 +53,7 @@ async def nothing(_connection: asyncpg.Connection) -> None:
 
 
 class Database:
-    """One database, and the operations of ``schema`` on it with a directory for revisions."""
+    """One database, and the commands of ``migrations`` on it, with a directory for revisions."""
 
     def __init__(self, url: str, directory: Path) -> None:
         self.url = url
@@ -79,7 +79,7 @@ class Database:
         return await commands.plan(self.connect, tables, self.directory)
 
     async def compare(self, tables: Tables) -> Plan:
-        """The plan of a real comparison, whatever is known of an earlier one."""
+        """The plan of a real comparison, without the digest of an earlier one."""
         await self.execute("COMMENT ON TABLE rowcast.alembic_version IS NULL")
         return await self.plan(tables)
 

@@ -1,4 +1,4 @@
-"""What a sync does by itself, with rows in the tables, and that they all survive it."""
+"""The steps that a sync runs, with rows in the tables, and that all rows survive them."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ STEPS = {
 
 
 @pytest.mark.parametrize("step", STEPS.values(), ids=STEPS.keys())
-async def test_what_is_added_is_added_and_every_row_survives(database: Database, step: list[Resource]) -> None:
-    """A sync adds or widens, the rows are what they were, and nothing is left to do."""
+async def test_a_sync_adds_and_every_row_survives(database: Database, step: list[Resource]) -> None:
+    """A sync adds or widens, the rows stay the same, and nothing is left to do."""
     await database.migrate(declare(things(NAME, SIZE)))
     await database.execute(ROWS)
     before = await database.fetch("SELECT id, name, size FROM things ORDER BY id")
@@ -60,7 +60,7 @@ async def test_what_is_added_is_added_and_every_row_survives(database: Database,
 
 
 async def test_a_plan_changes_nothing(database: Database) -> None:
-    """A plan of a first migration is all of it, and leaves an empty database empty."""
+    """The plan of a first migration is complete, and leaves an empty database empty."""
     tables = declare(things(NAME, SIZE))
     planned = await database.plan(tables)
     assert [statement.sql.split(" (")[0] for statement in planned.statements] == ["CREATE TABLE things"]
@@ -69,7 +69,7 @@ async def test_a_plan_changes_nothing(database: Database) -> None:
 
 
 async def test_choices_grow(database: Database) -> None:
-    """A choice more is a rule that replaces the old one."""
+    """With one more choice, a new rule replaces the old one."""
 
     def priorities(*choices: str) -> Resource:
         return resource("tasks", field("priority", "string", choices=choices, default="low"))
@@ -83,7 +83,7 @@ async def test_choices_grow(database: Database) -> None:
 
 
 async def test_a_rule_may_become_narrower_when_the_rows_fit_it(database: Database) -> None:
-    """A replaced rule is checked against the rows by PostgreSQL, so one that they fit is no danger."""
+    """PostgreSQL checks a replaced rule against the rows, so a rule that they fit is safe."""
     await database.migrate(declare(things(NAME, field("size", "integer", null=True, max=100))))
     await database.execute(ROWS)
     done = await database.migrate(declare(things(NAME, field("size", "integer", null=True, max=2))))
@@ -93,7 +93,7 @@ async def test_a_rule_may_become_narrower_when_the_rows_fit_it(database: Databas
 
 
 async def test_a_check_that_the_config_no_longer_has_is_dropped(database: Database) -> None:
-    """To drop a limit is the end of widening it."""
+    """A rule without a limit is the widest one."""
     await database.migrate(declare(things(NAME, field("size", "integer", null=True, min=1, max=2))))
     done = await database.migrate(declare(things(NAME, SIZE)))
     assert done.left == []
@@ -101,7 +101,7 @@ async def test_a_check_that_the_config_no_longer_has_is_dropped(database: Databa
 
 
 async def test_on_delete_is_changed_in_place(database: Database) -> None:
-    """A foreign key that does something else on delete replaces the one of its name."""
+    """A foreign key with another action on delete replaces the one with its name."""
 
     def child(on_delete: str) -> list[Resource]:
         return [things(NAME, SIZE), resource("children", field("of", "foreign_key", to="things", on_delete=on_delete))]
@@ -114,7 +114,7 @@ async def test_on_delete_is_changed_in_place(database: Database) -> None:
 
 
 async def test_not_null_is_set_when_no_row_is_null(database: Database) -> None:
-    """A field that may no longer be null becomes so if all rows agree."""
+    """A field that may no longer be null becomes NOT NULL if no row is null."""
     nullable = declare(things(field("name", "string", max_length=20, blank=True, null=True), SIZE))
     await database.migrate(nullable)
     await database.execute("INSERT INTO things (name) VALUES ('one')")
@@ -123,7 +123,7 @@ async def test_not_null_is_set_when_no_row_is_null(database: Database) -> None:
 
 
 async def test_a_resource_that_disappears_keeps_its_table(database: Database) -> None:
-    """The table of a resource that the config no longer has is nobody's difference."""
+    """The table of a resource that the config no longer has is not a difference."""
     await database.migrate(declare(things(NAME, SIZE), resource("gone", field("name", "text"))))
     await database.execute("INSERT INTO gone (name) VALUES ('still here')")
     assert (await database.plan(declare(things(NAME, SIZE)))).statements == []
@@ -152,6 +152,6 @@ async def test_a_resource_that_disappears_keeps_its_table(database: Database) ->
         ("integer", "integer[]", False),
     ],
 )
-def test_what_widens(old: str, new: str, expected: bool) -> None:
+def test_widening(old: str, new: str, expected: bool) -> None:
     """A type widens another when each of its values is one of the other's, spelled the same."""
     assert widens(old, new) is expected

@@ -1,4 +1,4 @@
-"""After a migration nothing is left to do, whatever the config says and however PostgreSQL spells it."""
+"""After a migration nothing is left to do, for every config and every spelling of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ async def assert_converges(database: Database, tables: Tables) -> None:
 
 
 async def test_every_field_type_and_option_is_in_line_after_one_migration(database: Database) -> None:
-    """No type, default, constraint or index of any field shows up as different from itself."""
+    """No type, default, constraint or index of any field is reported as different from itself."""
     every = resource("everything", *FIELDS, description=AWKWARD)
     await assert_converges(database, declare(every))
 
 
 async def test_every_field_can_be_added_to_a_table(database: Database) -> None:
-    """Fields that come one by one to a table give the same columns as fields that were there from the start."""
+    """Fields that are added one by one give the same columns as fields that were there from the start."""
     await database.migrate(declare(resource("everything", key("integer"))))
     await assert_converges(database, declare(resource("everything", key("integer"), *FIELDS)))
 
@@ -98,7 +98,7 @@ async def test_every_field_can_be_added_to_a_table(database: Database) -> None:
     ],
     ids=lambda declared: f"{declared.type}-{declared.name}",
 )
-async def test_every_kind_of_key_is_in_line_and_so_is_what_refers_to_it(database: Database, primary: Field) -> None:
+async def test_every_kind_of_key_is_in_line_and_so_are_references_to_it(database: Database, primary: Field) -> None:
     """Keys, foreign keys to them, and the tables of links have the same types on both sides."""
     await assert_converges(
         database,
@@ -115,7 +115,7 @@ async def test_every_kind_of_key_is_in_line_and_so_is_what_refers_to_it(database
 
 
 async def test_foreign_keys_in_a_circle_and_to_oneself_are_made(database: Database) -> None:
-    """Tables that refer to one another, or to themselves, need no order."""
+    """Tables that refer to each other, or to themselves, need no order."""
     tables = declare(
         resource("people", field("boss", "foreign_key", to="people"), field("home", "foreign_key", to="towns")),
         resource("towns", field("mayor", "foreign_key", to="people"), field("twins", "many_to_many", to="towns")),
@@ -147,7 +147,7 @@ async def test_unique_and_index_of_several_fields_are_in_line(database: Database
     )
 
 
-async def test_to_plan_leaves_the_declared_tables_as_they_were(database: Database) -> None:
+async def test_a_plan_leaves_the_declared_tables_as_they_were(database: Database) -> None:
     """Comparing has no effect on the tables that queries are built from."""
     small: Resource = resource("things", field("name", "string"))
     large = declare(resource("things", field("name", "string", choices=("a",)), field("size", "integer", min=1)))
@@ -177,7 +177,7 @@ async def test_a_restored_database_is_in_line(database: Database) -> None:
     assert (await database.compare(tables)).statements == []
 
 
-async def test_an_index_may_fall(database: Database) -> None:
+async def test_an_index_may_descend(database: Database) -> None:
     """An index in the order of a list, with some columns descending, is found again and used."""
     fields = (field("made", "datetime"), field("rank", "integer", null=True))
     orders = (("made",), ("-made", "id"), ("rank", "-made"), ("-rank", "-made"))

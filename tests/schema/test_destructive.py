@@ -1,4 +1,4 @@
-"""What a sync leaves to a written revision, and what belongs to others."""
+"""Steps that a sync leaves to a written revision, and objects that belong to others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = field("name", "string", max_length=20)
 
 
 async def test_dropping_and_narrowing_are_left_to_a_revision(database: Database) -> None:
-    """What could lose something is planned as destructive, is not run by a sync, and has its way out told."""
+    """A step that could lose data is planned as destructive, is not run by a sync, and the plan names the way out."""
     await database.migrate(
         declare(
             resource(
@@ -46,7 +46,7 @@ async def test_dropping_and_narrowing_are_left_to_a_revision(database: Database)
     assert done.pending == await database.pending(smaller) == ["-- destructive: " + done.left[-2].sql]
 
 
-async def test_a_service_waits_for_what_it_needs(database: Database) -> None:
+async def test_a_service_waits_for_steps_that_it_needs(database: Database) -> None:
     """A column that would refuse every insert, and a type that is another, keep a service from being ready."""
     loose = field("name", "string", max_length=20, blank=True)
     await database.migrate(declare(resource("things", loose, field("size", "text", blank=True))))
@@ -58,8 +58,8 @@ async def test_a_service_waits_for_what_it_needs(database: Database) -> None:
     assert (await database.migrate(needed)).pending == await database.pending(needed)
 
 
-async def test_what_depends_on_a_destructive_step_waits_with_it(database: Database) -> None:
-    """A limit on a column whose type is to change is no reason for a sync to fail."""
+async def test_a_step_that_depends_on_a_destructive_step_waits_with_it(database: Database) -> None:
+    """A limit on a column whose type has to change does not make a sync fail."""
     await database.migrate(
         declare(resource("things", key("text"), NAME, field("size", "text", null=True)), resource("others", NAME))
     )
@@ -93,7 +93,7 @@ async def test_the_primary_key_is_compared(database: Database) -> None:
     ]
 
 
-async def test_what_others_made_is_left_alone(database: Database) -> None:
+async def test_objects_of_others_are_left_alone(database: Database) -> None:
     """Other applications' tables, and an operator's own indexes and rules, are in no plan."""
     tables = declare(resource("things", NAME, field("size", "integer")))
     await database.migrate(tables)
@@ -115,7 +115,7 @@ async def test_what_others_made_is_left_alone(database: Database) -> None:
 
 
 async def test_a_table_that_is_older_than_the_service_is_adopted(database: Database) -> None:
-    """A table made by hand is compared before anything of the service is installed, and completed by a sync."""
+    """A table created by hand is compared before the service's schema is installed, and completed by a sync."""
     await database.execute(
         """
         CREATE TABLE places (id serial PRIMARY KEY, name varchar(20) NOT NULL);
@@ -155,8 +155,8 @@ async def test_a_table_that_is_older_than_the_service_is_adopted(database: Datab
         "ALTER TABLE things ADD CONSTRAINT ck_things_size_min CHECK (size >= 1) NOT VALID",
     ],
 )
-async def test_what_was_changed_by_hand_is_found(database: Database, by_hand: str) -> None:
-    """A database that was in line and is altered besides the service does not pass for being in line."""
+async def test_a_change_by_hand_is_found(database: Database, by_hand: str) -> None:
+    """A database that was in line and was altered by hand is not in line."""
     tables = declare(resource("things", NAME, field("size", "integer", min=1, default=1, index=True, help_text="big")))
     await database.migrate(tables)
     assert (await database.plan(tables)).statements == []
@@ -164,7 +164,7 @@ async def test_what_was_changed_by_hand_is_found(database: Database, by_hand: st
     assert (await database.plan(tables)).statements != []
 
 
-async def test_a_database_in_line_is_known_without_comparing(database: Database) -> None:
+async def test_a_database_in_line_is_recognized_without_comparing(database: Database) -> None:
     """The start of a service on a database that is in line runs a handful of small statements."""
     tables = declare(resource("things", NAME))
     await database.migrate(tables)

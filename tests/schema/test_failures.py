@@ -1,4 +1,4 @@
-"""A migration that cannot be done changes nothing, says why, and a concurrent one waits."""
+"""A migration that fails changes nothing and gives the reason, and a concurrent one waits."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("step", IMPOSSIBLE)
-async def test_what_the_rows_do_not_allow_fails_as_a_whole(database: Database, step: str) -> None:
-    """The statement, PostgreSQL's reason and a way out are told, and nothing of the migration is left behind."""
+async def test_a_step_that_the_rows_do_not_allow_fails_as_a_whole(database: Database, step: str) -> None:
+    """The error has the statement, PostgreSQL's reason and a way out, and nothing of the migration is left."""
     wanted, statement, reason, advice = IMPOSSIBLE[step]
     await database.migrate(declare(things(NAME, SIZE), resource("others", field("kind_id", "integer"))))
     await database.execute(
@@ -68,10 +68,10 @@ async def test_what_the_rows_do_not_allow_fails_as_a_whole(database: Database, s
     )
     tables = declare(*wanted, resource("aaa", field("first", "text")), resource("zzz", field("last", "text")))
     before = await catalog(database)
-    with pytest.raises(SchemaError) as told:
+    with pytest.raises(SchemaError) as failure:
         await database.migrate(tables)
     for part in ("Nothing was changed", statement, reason, advice):
-        assert part in str(told.value)
+        assert part in str(failure.value)
     assert await catalog(database) == before
     assert await database.fetch("SELECT name, size FROM things ORDER BY id") == [("same", 1), ("same", None)]
 
@@ -97,7 +97,7 @@ async def test_a_failure_of_the_triggers_takes_the_tables_back(database: Databas
 
 
 async def test_steps_run_around_the_tables(database: Database) -> None:
-    """``before`` runs when there is no table yet, ``after`` when all are there, and both at every start."""
+    """``before`` runs before there is a table, ``after`` when all exist, and both run at every start."""
     seen: list[bool] = []
 
     async def before(connection: asyncpg.Connection) -> None:
@@ -112,8 +112,8 @@ async def test_steps_run_around_the_tables(database: Database) -> None:
     assert seen == [False, True, True, True]
 
 
-async def test_a_role_that_may_only_read_is_told_so(database: Database) -> None:
-    """A role without the right to change the schema gets the statement and who should run it."""
+async def test_a_role_that_may_only_read_gets_an_error(database: Database) -> None:
+    """A role without the right to change the schema gets the statement and the role that should run it."""
     await database.migrate(declare(things(NAME)))
     await database.execute(
         """
@@ -128,14 +128,14 @@ async def test_a_role_that_may_only_read_is_told_so(database: Database) -> None:
     wanted = declare(things(NAME, SIZE))
     assert await reader.pending(declare(things(NAME))) == []
     assert await reader.pending(wanted) == ["ALTER TABLE things ADD COLUMN size INTEGER;"]
-    with pytest.raises(SchemaError, match="must be owner of table things") as told:
+    with pytest.raises(SchemaError, match="must be owner of table things") as failure:
         await reader.migrate(wanted)
-    assert "ADD COLUMN size" in str(told.value)
-    assert "as the role that owns the tables" in str(told.value)
+    assert "ADD COLUMN size" in str(failure.value)
+    assert "as the role that owns the tables" in str(failure.value)
 
 
-async def test_a_read_only_connection_is_told_so(database: Database) -> None:
-    """A standby, or a role whose transactions are read-only, gets an error that says so."""
+async def test_a_read_only_connection_gets_an_error(database: Database) -> None:
+    """A standby, or a role whose transactions are read-only, gets an error with the reason."""
     await database.migrate(declare(things(NAME)))
 
     async def connect() -> asyncpg.Connection:
@@ -149,14 +149,14 @@ async def test_a_read_only_connection_is_told_so(database: Database) -> None:
 
 
 async def test_many_migrations_at_once_are_one(database: Database) -> None:
-    """Replicas that start together wait for one another; one of them does the work."""
+    """Replicas that start together wait for each other; one of them does the work."""
     tables = declare(things(NAME, SIZE), resource("others", field("thing", "foreign_key", to="things")))
     done = await asyncio.gather(*(database.migrate(tables) for _ in range(5)))
     assert sorted(len(migration.statements) for migration in done) == [0, 0, 0, 0, 3]
 
 
 async def test_the_wait_for_another_migration_ends(database: Database) -> None:
-    """Who waits for longer than its patience says so and does nothing."""
+    """A migration that has waited for longer than its patience raises an error and does nothing."""
     busy, free = asyncio.Event(), asyncio.Event()
 
     async def hold(_connection: asyncpg.Connection) -> None:
@@ -174,7 +174,7 @@ async def test_the_wait_for_another_migration_ends(database: Database) -> None:
 async def test_a_table_in_use_does_not_hold_up_a_migration_for_ever(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lock that does not come is given up, so that the requests behind it go on."""
+    """A migration gives up a lock that it does not get, so that later requests go on."""
     monkeypatch.setattr("rowcast.migrations.commands.TABLE_LOCK_TIMEOUT", "50ms")
     await database.migrate(declare(things(NAME)))
     user = await database.connect()
@@ -187,7 +187,7 @@ async def test_a_table_in_use_does_not_hold_up_a_migration_for_ever(
 
 
 async def test_tables_are_not_made_in_the_services_own_schema(database: Database) -> None:
-    """A role called like the service's schema makes its tables where everybody looks for them."""
+    """A role with the name of the service's schema creates its tables in the public schema."""
     await database.execute(
         """
         DO $$ BEGIN

@@ -162,7 +162,7 @@ async def test_a_new_database_gets_all_revisions_and_then_the_rest(create: Creat
 
 
 async def test_revisions_that_start_from_a_synced_database_run_on_a_new_one(create: Create) -> None:
-    """Where a sync had made the tables, a revision alters them; a database without tables is given them first."""
+    """Where a sync had created the tables, a revision alters them; a database without tables gets them first."""
     first = await create()
     await first.migrate(declare(resource("books", field("title", "text"), field("old", "text"))))
     smaller = declare(resource("books", field("title", "text")))
@@ -177,8 +177,8 @@ async def test_revisions_that_start_from_a_synced_database_run_on_a_new_one(crea
     assert await second.pending(smaller) == []
 
 
-async def test_a_revision_runs_where_a_sync_was_faster(create: Create) -> None:
-    """What a revision adds may be there already: a sync of another database has not to be undone."""
+async def test_a_revision_runs_where_a_sync_has_done_its_steps(create: Create) -> None:
+    """The columns that a revision adds may exist already; the sync need not be undone."""
     written, synced = await create(), await create()
     steps = evolution()
     await write(written, steps[:1])
@@ -190,22 +190,22 @@ async def test_a_revision_runs_where_a_sync_was_faster(create: Create) -> None:
 
 
 async def test_pending_names_unapplied_revisions(create: Create) -> None:
-    """A service does not run on a database that lacks a revision, and says which."""
+    """A service does not run on a database that lacks a revision, and names it."""
     first, second = await create(), await create()
     tables = declare(resource("books", field("title", "text")))
     await first.migrate(tables, sync=False)
     path = await first.makemigrations(tables, "first")
-    told = await second.pending(tables)
-    assert told[0].startswith("revision not applied yet: ")
-    assert told[0].endswith("(first)")
-    assert path.name.split("_")[1] in told[0]
-    assert told[1].startswith("CREATE TABLE books")
+    pending = await second.pending(tables)
+    assert pending[0].startswith("revision not applied yet: ")
+    assert pending[0].endswith("(first)")
+    assert path.name.split("_")[1] in pending[0]
+    assert pending[1].startswith("CREATE TABLE books")
     await second.migrate(tables, sync=False)
     assert await second.pending(tables) == []
 
 
 async def test_without_sync_nothing_but_revisions_is_applied(database: Database) -> None:
-    """A migration without sync leaves even what is additive, and says what is left."""
+    """A migration without sync leaves even additive steps, and returns them."""
     tables = declare(resource("books", field("title", "text")))
     done = await database.migrate(tables, sync=False)
     assert done.statements == []
@@ -215,7 +215,7 @@ async def test_without_sync_nothing_but_revisions_is_applied(database: Database)
 
 
 async def test_makemigrations_refuses_without_a_difference(database: Database) -> None:
-    """There is no revision that does nothing, but for one that is asked to be empty."""
+    """A revision without steps is only written with ``empty``."""
     tables = declare(resource("books", field("title", "text")))
     await database.migrate(tables)
     with pytest.raises(SchemaError, match="nothing to write a revision of"):
@@ -225,7 +225,7 @@ async def test_makemigrations_refuses_without_a_difference(database: Database) -
 
 
 async def test_makemigrations_refuses_on_a_database_that_is_behind(database: Database) -> None:
-    """A revision starts from the last one, so the database has to be there."""
+    """A revision starts from the last one, so the database has to be at that one."""
     steps = evolution()
     await database.migrate(steps[0], sync=False)
     await database.makemigrations(steps[0], "first")
@@ -234,7 +234,7 @@ async def test_makemigrations_refuses_on_a_database_that_is_behind(database: Dat
 
 
 async def test_a_database_of_a_newer_configuration_is_refused(database: Database, tmp_path: Path) -> None:
-    """A revision that the directory does not have says that the configuration is older than the database."""
+    """If the directory lacks the database's revision, the configuration is older than the database."""
     steps = evolution()
     await write(database, steps[:1])
     older = Database(database.url, tmp_path / "older")
@@ -244,7 +244,7 @@ async def test_a_database_of_a_newer_configuration_is_refused(database: Database
 
 
 async def test_a_revision_that_fails_leaves_nothing(database: Database) -> None:
-    """Revisions before it, tables, and the schema of the service: all goes back."""
+    """Revisions before it, tables, and the schema of the service are all rolled back."""
     tables = declare(resource("books", field("title", "text")))
     await database.migrate(declare(), sync=False)
     for number, statement in enumerate(["CREATE TABLE one ()", "CREATE TABLE two (); SELECT 1/0"]):
@@ -264,7 +264,7 @@ async def test_a_revision_that_fails_leaves_nothing(database: Database) -> None:
 
 
 async def test_a_revision_may_leave_the_transaction(database: Database) -> None:
-    """An index is made concurrently in an autocommit block, also while others wait for this migration."""
+    """An index is created concurrently in an autocommit block, even while others wait for this migration."""
     tables = declare(resource("books", field("title", "text")))
     await database.migrate(tables)
     path = await database.makemigrations(tables, "index", empty=True)
