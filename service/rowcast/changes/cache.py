@@ -65,7 +65,7 @@ class Cache:
         self._changed: dict[str, int] = {}  # resource → the generation of its newest change
         self._written: dict[str, int] = {}  # the same, of changes that do not name their rows
         self._loads: dict[Hashable, _Load] = {}
-        self.generation = 0
+        self._generation = 0
 
     def start(self) -> None:
         """Subscribe to the feed, for as long as the feed runs."""
@@ -113,14 +113,14 @@ class Cache:
         """
         if key is None:
             return await load(), False
-        cached = await self.wait_for(key) if wait else self.get(key)
+        cached = await self._wait_for(key) if wait else self.get(key)
         if cached is not None:
             return cached, True
         dependencies = depends_on()
         if dependencies is None:
             return await load(), False
-        since, resources, row = self.generation, dependencies.resources, dependencies.row
-        with self.loading(key, resources) if wait else nullcontext():
+        since, resources, row = self._generation, dependencies.resources, dependencies.row
+        with self._loading(key, resources) if wait else nullcontext():
             value = await load()
             self.put(key, value, since=since, resources=resources, row=row, size=size(value))
         return value, False
@@ -155,18 +155,18 @@ class Cache:
     def invalidate(self, resources: Collection[str]) -> None:
         """Any row of these resources may have changed."""
         if resources:
-            self.generation += 1
+            self._generation += 1
         for resource in resources:
-            self._changed[resource] = self._written[resource] = self.generation
+            self._changed[resource] = self._written[resource] = self._generation
 
     def clear(self) -> None:
         """Drop every entry."""
-        self.generation += 1
+        self._generation += 1
         self._entries.clear()
         self._rows.clear()
         self._held = 0
 
-    async def wait_for(self, key: Hashable) -> Any:
+    async def _wait_for(self, key: Hashable) -> Any:
         """Return the cached value, after waiting for a load in progress; ``None`` if there is none to wait for."""
         end = monotonic() + LOAD_WAIT_SECONDS
         while True:
@@ -179,14 +179,14 @@ class Cache:
             await asyncio.wait([load.done], timeout=left)
 
     @contextmanager
-    def loading(self, key: Hashable, resources: Collection[str]) -> Iterator[int]:
-        """Let other callers wait while the value of a key is read; gives the generation before the read."""
-        own = _Load(self.generation, resources, asyncio.get_running_loop().create_future())
+    def _loading(self, key: Hashable, resources: Collection[str]) -> Iterator[None]:
+        """Let other callers wait while the value of a key is read."""
+        own = _Load(self._generation, resources, asyncio.get_running_loop().create_future())
         other = self._loads.get(key)
         if other is None or not self._unchanged(other.resources, other.since):
             self._loads[key] = own
         try:
-            yield own.since
+            yield
         finally:
             if self._loads.get(key) is own:
                 del self._loads[key]
@@ -211,11 +211,11 @@ class Cache:
                 del self._rows[entry.row]
 
     def _apply(self, batch: Batch) -> None:
-        self.generation += 1
+        self._generation += 1
         for event in batch.events:
-            self._changed[event.resource] = self.generation
+            self._changed[event.resource] = self._generation
             if event.pk is None:
-                self._written[event.resource] = self.generation
+                self._written[event.resource] = self._generation
             elif self._rows and (keys := self._rows.get((event.resource, event.pk))):
                 for key in tuple(keys):
                     self._drop(key)
