@@ -1,1 +1,1 @@
-"""What a request costs: the service beside a floor written by hand for the same stack. ``python -m bench --help``."""
+"""The cost of a request: the service compared with a floor written by hand for the same stack. ``python -m bench --help``."""

@@ -103,10 +103,10 @@ def installed(wanted: Sequence[Peer]) -> tuple[list[Peer], list[str]]:
 
 
 def run(bench: Bench, mode: Mode, wanted: Sequence[Peer], cases: Sequence[Case]) -> Iterator[Round]:
-    """Everything in one mode: the servers run beside each other, and get load one at a time.
+    """Everything in one mode: the servers run at the same time, and get load one after the other.
 
-    Only those run that take part in reads, and then only those that take part in writes: whoever follows the changes that
-    others write has a part in what they cost.
+    First only the servers that take part in reads run, then only those that take part in writes: a server that follows
+    changes would add to the cost of the writes of others.
     """
     for writes in (False, True):
         some = [case for case in cases if (case.method != "GET") is writes]

@@ -42,7 +42,7 @@ FILL = f"""
 
 
 async def load(url: str, tasks: int = TASKS, *, plain: bool = True) -> str:
-    """Fill the service's tables, and where they are wanted those of the others, anew; the server's version."""
+    """Fill the service's tables again, and those of the peers if they take part. Returns the server's version."""
     connection = await asyncpg.connect(url, server_settings={"timezone": "UTC"})
     try:
         await connection.execute(ROWS.replace("$tasks", str(tasks)))

@@ -1,4 +1,4 @@
-"""What the peers are installed in: an environment each, beside the service's own data, made once for its versions."""
+"""The environments of the peers: one for each, next to the service's data, made once for each set of versions."""
 
 from __future__ import annotations
 

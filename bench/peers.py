@@ -57,7 +57,7 @@ UVICORN: Final = (
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """The load does not follow them, so that one is no answer."""
+    """The load does not follow redirects, so a redirect is not a valid response."""
 
     def redirect_request(self, *_: object) -> None:
         return None

@@ -235,12 +235,12 @@ rates of all servers are similar, and CPU shows the difference. *Free*, all shar
                 ):
                     lines.append(f"- {case.title}: {name} (Rowcast reaches {ratio:.2f} times its rate)")
         shares = [share for case in self.cases if (share := self._ratio(mode, case, ROWCAST_NAME, FLOORS)) is not None]
-        behind = (
+        floors = (
             f"Rowcast reaches {min(shares):.2f} to {max(shares):.2f} times the rate of the better floor."
             if shares
             else ""
         )
-        return f"{behind} Faster than Rowcast:\n\n" + "\n".join(lines) if lines else f"{behind} No peer is faster."
+        return f"{floors} Faster than Rowcast:\n\n" + "\n".join(lines) if lines else f"{floors} No peer is faster."
 
     def _table(self, mode: Mode) -> str:
         lines = [COLUMNS, tuple("---" if n < 2 else "---:" for n in range(len(COLUMNS)))]

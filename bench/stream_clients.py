@@ -18,7 +18,7 @@ from array import array
 from statistics import quantiles
 from typing import Any, Final
 
-MARK: Final = b"@"  # is in every row once, behind the row's number, and nowhere else in a stream
+MARK: Final = b"@"  # is in every row once, after the row's number, and nowhere else in a stream
 NUMBER: Final = re.compile(rb'"title":"(\d+)@')
 SAMPLE: Final = 1_000  # streams that are read in full to tell latency; rows of the others are counted
 WINDOW: Final = 100  # streams that are opened at the same time
@@ -26,7 +26,7 @@ BUFFER: Final = 1 << 18
 
 
 class Stream:
-    """One connection. ``rest`` is what came behind the last row that was read, and ``None`` where rows are counted."""
+    """One connection. ``rest`` is the bytes after the last row that was read, and ``None`` where rows are only counted."""
 
     __slots__ = ("rest", "socket")
 
@@ -38,7 +38,7 @@ class Stream:
 
 
 class Subscribers:
-    """The streams that are open, and what they have told."""
+    """The open streams, and the rows that they have sent."""
 
     def __init__(self) -> None:
         self._streams: dict[int, Stream] = {}
@@ -72,13 +72,13 @@ class Subscribers:
         return 0
 
     def begin(self) -> int:
-        """Forget what was told."""
+        """Forget the rows received so far."""
         self._rows = 0
         self._numbers, self._times = array("q"), array("d")
         return 0
 
     def wait(self, rows: int, seconds: float) -> int:
-        """Until the streams have told that many rows; how many it were then."""
+        """Wait until the streams have sent that many rows, and return the number of rows sent by then."""
         end = time.monotonic() + seconds
         while self._rows < rows and time.monotonic() < end:
             self.read(0.1)

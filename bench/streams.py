@@ -1,7 +1,7 @@
-"""``make bench-stream``: what a stream costs its subscribers, its writers, and the requests beside it.
+"""``make bench-stream``: the cost of a stream for its subscribers, its writers, and requests at the same time.
 
 The service, PostgreSQL, the subscribers (``bench.stream_clients``) and the writers (here) are processes of their own on
-one machine, so CPU time of the service is what to go by; times of day depend on what else runs. A row's latency is from
+one machine, so compare the CPU time of the service; elapsed times depend on everything else that runs. A row's latency is from
 the moment its writer's COMMIT has returned to the moment its bytes are read, on one clock.
 """
 
@@ -49,7 +49,7 @@ INSERT: Final = f"""INSERT INTO tasks (title, priority, view_count, author_id)
     SELECT n || '@', 'normal', n % $3, '{AUTHOR}' FROM generate_series($1::int, $2) n"""
 WRITERS: Final = 8
 IDLE: Final = 1_000
-SPARE: Final = 200  # descriptors of a process besides its streams
+SPARE: Final = 200  # descriptors of a process for other things than its streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ async def measure(
         for connection in connections:
             stack.push_async_callback(connection.close)
         writers = Writers(connections, filters)
-        await clients.connect(server, 10, min(10, filters))  # what is made once is not a subscriber's
+        await clients.connect(server, 10, min(10, filters))  # costs that occur once are not counted for a subscriber
         await writers.write(PACES[0], 0)
         await clients.ask("disconnect")
         empty, cpu = server.rss, server.cpu
@@ -202,8 +202,8 @@ async def measure(
     return found, subscription
 
 
-def told(filters: int, count: int, number: int) -> int:
-    """How many of the subscribers a row is told to."""
+def receivers(filters: int, count: int, number: int) -> int:
+    """How many of the subscribers receive a row."""
     return len(range(number % filters, count, filters))
 
 
@@ -221,7 +221,7 @@ async def measure_once(
     await clients.ask("begin")
     before, cpu, start = await counters(connection), server.cpu, time.monotonic()
     committed = await writers.write(pace, seconds)
-    expected = sum(told(filters, count, n) for n in range(len(committed)))
+    expected = sum(receivers(filters, count, n) for n in range(len(committed)))
     got = await clients.ask("wait", expected, 120)
     spent, cpu = time.monotonic() - start, server.cpu - cpu
     if got != expected:
@@ -280,7 +280,7 @@ async def request_rates(server: Server, rounds: int, seconds: int) -> dict[str, 
     found: dict[str, list[tuple[float, float]]] = {"0": [], f"{IDLE:,}": []}
     async with subscribers() as clients:
         for number in range(rounds + 1):
-            click.echo(f"requests beside streams: round {number} of {rounds}", err=True)
+            click.echo(f"requests during streams: round {number} of {rounds}", err=True)
             for name in found if number % 2 else reversed(found):
                 if name != "0":
                     await clients.connect(server, IDLE, 1)
@@ -367,7 +367,7 @@ def report(
         f"{', '.join(versions)}; {os.cpu_count()} CPUs, {platform.system()} {platform.release()},",
         f"load average {os.getloadavg()[1]:.1f} at the end.",
         f"Medians of {rounds} rounds of {seconds} s. The service is one process; it shares the machine with PostgreSQL (embedded,",
-        "fsync on), the writers and the subscribers. *Deliveries* are rows told to subscribers, a core is a second of CPU of the",
+        "fsync on), the writers and the subscribers. *Deliveries* are rows sent to subscribers, a core is a second of CPU of the",
         "service, latency is from a commit to the bytes at the client, and statements are all that the service runs, its polls too.",
         "",
     ]  # fmt: skip
