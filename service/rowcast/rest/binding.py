@@ -47,16 +47,20 @@ _SAVING_METHODS: Final = ("create", "update", "save")
 
 
 def plan_view(service: Service, cls: type[ViewSet], initkwargs: Mapping[str, Any] | None = None) -> ViewPlan:
-    """The plan of a class that no resource names: of its own model, or of none."""
+    """The plan of a class that no resource names: of its own model, or of none. The class is planned once."""
+    if cls not in service.class_plans:
+        service.class_plans[cls] = _plan_class(service, cls)
+    return at_address(service.class_plans[cls], initkwargs or {})
+
+
+def _plan_class(service: Service, cls: type[ViewSet]) -> ViewPlan:
+    if not issubclass(cls, GenericViewSet):
+        return _plan_plain(service, cls, {})
     STORE.set(service.store)
-    if issubclass(cls, GenericViewSet):
-        named = cls.model or (cls.queryset.model if cls.queryset is not None else None)
-        if named is None:
-            raise ConfigurationError(f"{cls.__name__} needs a model or a queryset")
-        plan: ViewPlan = plan_resource(service, cls, named.resource(), {})
-    else:
-        plan = _plan_plain(service, cls, {})
-    return at_address(plan, initkwargs or {})
+    named = cls.model or (cls.queryset.model if cls.queryset is not None else None)
+    if named is None:
+        raise ConfigurationError(f"{cls.__name__} needs a model or a queryset")
+    return plan_resource(service, cls, named.resource(), {})
 
 
 def at_address(plan: ViewPlan, initkwargs: Mapping[str, Any]) -> ViewPlan:

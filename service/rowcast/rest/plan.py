@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -55,14 +56,16 @@ class Service:
     secret: bytes = b""
     routes: dict[str, str] = field(default_factory=dict)  # name → path
     plans: dict[str, ModelPlan] = field(default_factory=dict)  # resource → the plan of its own viewset
-    handler_plans: dict[object, ViewPlan] = field(default_factory=dict)  # of the user's own aiohttp handlers
+    class_plans: dict[type[Any], ViewPlan] = field(default_factory=dict)  # of classes that no resource names
+    handler_plans: WeakKeyDictionary[Any, ViewPlan] = field(default_factory=WeakKeyDictionary)
 
-    def plan_of(self, handler: object, viewset: type[Any], initkwargs: Mapping[str, Any]) -> ViewPlan:
+    def plan_of(self, handler: Any, viewset: type[Any], initkwargs: Mapping[str, Any]) -> ViewPlan:
         """The plan of a handler that ``as_view`` made of a class, planned at its first request."""
-        if handler not in self.handler_plans:
+        plan = self.handler_plans.get(handler)
+        if plan is None:
             assert self.make_plan is not None
-            self.handler_plans[handler] = self.make_plan(self, viewset, initkwargs)
-        return self.handler_plans[handler]
+            plan = self.handler_plans[handler] = self.make_plan(self, viewset, initkwargs)
+        return plan
 
     def projections(self) -> dict[str, Projection]:
         """What the viewset of each resource shows of a row by default, which expansions show as well."""
