@@ -16,11 +16,11 @@ from marshmallow import ValidationError, fields
 from rowcast.configuration import value_types
 from rowcast.configuration.yaml import AboutKey, Steps
 from rowcast.errors import did_you_mean
+from rowcast.resources.actions import ALLOWABLE_ACTIONS
 from rowcast.resources.fields import Kind
 from rowcast.resources.lookups import LOOKUP_NAMES, lookups_of
 from rowcast.resources.resource import Path, Relation, Resources
 
-ACTIONS: Final = ("list", "create", "retrieve", "update", "partial_update", "destroy", "stream")
 SEARCH_PREFIXES: Final = "^=$@"
 RESERVED_PARAMETERS: Final = (
     "page", "page_size", "limit", "offset", "cursor", "search", "ordering", "fields", "expand",
@@ -164,7 +164,7 @@ def _check_prefetch_related(context: Context, value: tuple[str, ...]) -> Message
 def _check_actions(context: Context, value: tuple[str, ...]) -> Messages:
     if context.actions is None:
         return
-    valid = [*ACTIONS, *context.actions]
+    valid = [*ALLOWABLE_ACTIONS, *context.actions]
     for position, name in enumerate(value):
         if name not in valid:
             yield (position,), f"unknown action {name!r}; {did_you_mean(name, valid)}"
