@@ -10,7 +10,8 @@ import pytest
 
 from rowcast.configuration import viewset_options
 from rowcast.configuration.permission_expression import permission_tree
-from rowcast.configuration.viewset_options import ACTIONS, RESERVED_PARAMETERS, VIEWSET_OPTIONS, check
+from rowcast.configuration.viewset_options import RESERVED_PARAMETERS, VIEWSET_OPTIONS, check
+from rowcast.resources.actions import ALLOWABLE_ACTIONS
 from rowcast.resources.resource import Resources
 
 from .conftest import Load, Problems
@@ -71,7 +72,7 @@ def test_every_attribute_of_the_reference_is_an_option() -> None:
         ({"select_related": ["category", "category__owner"]}, ("category", "category__owner")),
         ({"prefetch_related": ["tags", "category__tasks", "tags__tasks__category"]},
          ("tags", "category__tasks", "tags__tasks__category")),
-        ({"allowed_actions": list(ACTIONS)}, ACTIONS),
+        ({"allowed_actions": list(ALLOWABLE_ACTIONS)}, ALLOWABLE_ACTIONS),
         ({"excluded_actions": ["destroy", "archive"]}, ("destroy", "archive")),
         ({"lookup_field": "slug"}, "slug"),
         ({"lookup_field": "id"}, "id"),
