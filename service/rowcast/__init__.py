@@ -4,6 +4,7 @@
 are imported on first use (PEP 562), so ``rowcast version`` does not load the whole service.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,11 +13,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _FUNCTIONS = frozenset({"action", "authorization", "get_object_or_404", "model", "status", "transaction", "wait"})
+_MODULES = {  # Django REST framework's modules: ``from rowcast import mixins, viewsets``
+    "authentication": "rowcast.identity.authentication",
+    "decorators": "rowcast.rest.decorators",
+    "filters": "rowcast.rest.filters",
+    "mixins": "rowcast.rest.mixins",
+    "pagination": "rowcast.rest.pagination",
+    "permissions": "rowcast.identity.permissions",
+    "routers": "rowcast.rest.routers",
+    "serializers": "rowcast.rest.serializers",
+    "throttling": "rowcast.identity.throttling",
+    "viewsets": "rowcast.rest.viewsets",
+}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name == "__all__" or name[0].isupper() or name in _FUNCTIONS:
-        from rowcast import api
-
-        return getattr(api, name)
+        return getattr(import_module("rowcast.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -295,7 +295,7 @@ async def test_genericviewset(start: Start) -> None:
     service = await start(
         SERIALIZERS
         + """
-from rowcast.rest import mixins, viewsets
+from rowcast import mixins, viewsets
 
 class UserViewSet(mixins.RetrieveModelMixin,
                   mixins.ListModelMixin,

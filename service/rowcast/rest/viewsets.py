@@ -11,6 +11,9 @@ from rowcast.rest.mixins import (
     UpdateModelMixin,
 )
 from rowcast.rest.stream_action import StreamMixin
+from rowcast.rest.viewset import ViewSet
+
+__all__ = ["GenericViewSet", "ModelViewSet", "ReadOnlyModelViewSet", "ViewSet"]
 
 
 class ReadOnlyModelViewSet(RetrieveModelMixin, ListModelMixin, StreamMixin, GenericViewSet):
