@@ -305,7 +305,7 @@ async def request_rates(server: Server, rounds: int, seconds: int) -> dict[str, 
 @click.option("--only-streams", is_flag=True, help="Leave out insert rates and requests.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="A file that gets every round.")
 def main(seconds: int, rounds: int, counts: tuple[int, ...], only_streams: bool, file: Path | None) -> None:
-    """Measure streams, and print Markdown tables. Needs Linux, whose /proc tells CPU and memory."""
+    """Measure streams, and print Markdown tables. Needs Linux, whose /proc reports CPU and memory."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is ended
     allow_descriptors(max(counts) + SPARE)
     found: list[Round] = []

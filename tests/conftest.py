@@ -29,7 +29,7 @@ from rowcast.server.app import create_app
 from rowcast.server.lifecycle import STARTED
 from rowcast.server.prepare import prepare
 
-from .databases import EMPTY, EXTERNAL_URL, Databases, temporary_server
+from .databases import EMPTY, EXTERNAL_URL, Databases, databases_of, temporary_server
 
 ROOT = Path(__file__).parent.parent
 DEMO = ("categories", "comments", "tags", "tasks")  # a reader who follows the README has more files beside these
@@ -49,11 +49,9 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def databases(postgres_url: str) -> Iterator[Databases]:
-    """The databases of the run's server."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    databases = Databases(postgres_url, f"rowcast_test_{worker}")
-    yield databases
-    asyncio.run(databases.drop_templates())
+    """The databases of the run's server. A directory with a server of its own overrides this together with the URL."""
+    with databases_of(postgres_url) as databases:
+        yield databases
 
 
 async def with_change_log(databases: Databases) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -17,6 +18,7 @@ import pytest
 from rowcast.database.embedded import EmbeddedPostgres
 
 EMPTY = "template1"
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 EXTERNAL_URL = os.environ.get("ROWCAST_TEST_DATABASE_URL", "")
 """A server to use instead of the embedded one. Its role must be a superuser."""
 MEMORY = Path("/dev/shm")
@@ -29,6 +31,9 @@ SETTINGS = {
     "max_connections": "200",
     "max_wal_size": "128MB",
 }
+
+
+_numbers = itertools.count(1)
 
 
 def at_database(url: str, name: str) -> str:
@@ -65,14 +70,13 @@ def _remove_abandoned() -> None:
 class Databases:
     """Databases on one server. The methods connect anew, so that any event loop may call them."""
 
-    def __init__(self, url: str, prefix: str = "test") -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
-        self._names = (f"{prefix}_{number}" for number in itertools.count(1))
         self._templates: dict[Hashable, str] = {}
 
     async def create(self, template: str = EMPTY) -> str:
         """Make a copy of a template, which nobody may be connected to, and return its URL."""
-        name = next(self._names)
+        name = f"rowcast_test_{WORKER}_{next(_numbers)}"
         # Copying files is the faster strategy where nothing is synchronised with a disk.
         strategy = "" if EXTERNAL_URL else "STRATEGY FILE_COPY"
         await self._execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
@@ -110,6 +114,14 @@ class Databases:
             await connection.execute(statement)
         finally:
             await connection.close()
+
+
+@contextlib.contextmanager
+def databases_of(url: str) -> Iterator[Databases]:
+    """The databases of a server; their templates are dropped at the end."""
+    databases = Databases(url)
+    yield databases
+    asyncio.run(databases.drop_templates())
 
 
 def needs_embedded_server() -> None:

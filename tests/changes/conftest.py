@@ -14,7 +14,7 @@ from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.database.embedded import EmbeddedPostgres
 from rowcast.resources.tables import Tables
 
-from ..databases import EXTERNAL_URL, Databases, needs_embedded_server, temporary_server
+from ..databases import EXTERNAL_URL, Databases, databases_of, needs_embedded_server, temporary_server
 from .watching import SESSION, Database, create, resources
 
 
@@ -30,6 +30,13 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 def postgres_url(request: pytest.FixtureRequest) -> str:
     server: EmbeddedPostgres | None = None if EXTERNAL_URL else request.getfixturevalue("postgres")
     return server.url if server else EXTERNAL_URL
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_url: str) -> Iterator[Databases]:
+    """The databases of that server."""
+    with databases_of(postgres_url) as databases:
+        yield databases
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 from rowcast.database.embedded import EmbeddedPostgres
 from tests.conftest import configure
-from tests.databases import needs_embedded_server, temporary_server
+from tests.databases import Databases, databases_of, needs_embedded_server, temporary_server
 
 from .clients import RESOURCES, Client
 from .processes import Server
@@ -30,6 +30,13 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 @pytest.fixture(scope="session")
 def postgres_url(postgres: EmbeddedPostgres) -> str:
     return postgres.url
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_url: str) -> Iterator[Databases]:
+    """The databases of that server."""
+    with databases_of(postgres_url) as databases:
+        yield databases
 
 
 @pytest.fixture
