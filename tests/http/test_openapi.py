@@ -1,4 +1,4 @@
-"""The service conforms to its OpenAPI document, with data that the document allows and with data that it forbids."""
+"""The service conforms to its OpenAPI document, for data that the document allows and for data that it forbids."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ URLS = dedent("""
 
 
 async def test_viewsets_without_rows_are_in_the_document(run: Run) -> None:
-    """Their addresses have names, descriptions, parameters, bodies, responses and credentials, like those of resources."""
+    """A viewset without a resource is described like any other: names, parameters, bodies, responses and credentials."""
     service = await run(RESOURCES, modules={"viewsets": PYTHON, "urls": URLS})
     document = await service.get("/openapi.json")
     paths = document["paths"]
@@ -83,8 +83,8 @@ async def test_viewsets_without_rows_are_in_the_document(run: Run) -> None:
     assert [str(error) for error in OPENAPI_31_VALIDATOR.iter_errors(document)] == []
 
 
-async def test_expanded_row_is_described_as_it_is(run: Run) -> None:
-    """A row in another row has its columns, without the method fields that its own address adds."""
+async def test_expanded_row_is_described_as_it_is_returned(run: Run) -> None:
+    """An expanded row has its columns, without the method fields that its own address adds."""
     authors = {**RESOURCES["authors"], "viewset": {"class": "viewsets:AuthorViewSet"}}
     service = await run({**RESOURCES, "authors": authors}, modules={"viewsets": PYTHON})
     schemas = (await service.get("/openapi.json"))["components"]["schemas"]
@@ -122,7 +122,7 @@ async def test_service_conforms_to_its_document(serve: Serve) -> None:
                 continue
             for mode, examples in EXAMPLES.items():
                 if mode is GenerationMode.NEGATIVE and operation.method.upper() == "OPTIONS":
-                    continue  # describes an address, whether there is a row or not
+                    continue  # describes an address whether or not its row exists
                 strategy = operation.as_strategy(generation_mode=mode)
                 proof: Callable[[], None] = settings(
                     max_examples=examples,
@@ -135,14 +135,14 @@ async def test_service_conforms_to_its_document(serve: Serve) -> None:
                 try:
                     proof()
                 except Unsatisfiable:
-                    pass  # nothing about this operation can be wrong
+                    pass  # no request to this operation can be invalid
                 except (Exception, BaseExceptionGroup) as error:
                     failures.append(f"{operation.label}, {mode.value}: {''.join(format_exception_only(error))[:2000]}")
 
     def check(case: Any) -> None:
         response = case.call(base_url=url, timeout=20)
         assert response.status_code < 500, response.text
-        if '"code":"does_not_exist"' not in response.text:  # a schema cannot say which rows there are
+        if '"code":"does_not_exist"' not in response.text:  # a schema cannot express which rows exist
             case.validate_response(response)
 
     await asyncio.to_thread(prove)

@@ -16,8 +16,8 @@ from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, PATTERNS, Argument, Lookup
 from rowcast.resources.resource import Resource, Resources
 
-MAX_WORDS: Final = 16  # of one search
-CHOSEN: Final = ("exact", "ne", "in", "contains")  # the lookups that ask for a value as it is
+SEARCH_MAX_WORDS: Final = 16  # of one search
+CHOICE_LOOKUPS: Final = ("exact", "ne", "in", "contains")  # the lookups that ask for a value as it is
 _PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
 _WORDS: Final = re.compile(r'"([^"]*)"|(\S+)')
 
@@ -104,7 +104,11 @@ class FieldFilter(BaseFilterBackend):
             except ValueError as error:
                 raise ParseError(f"{name}: {error}", code="invalid_parameter") from None
             values = parameter.values
-            if values.choices and parameter.lookup.takes is not Argument.TEXT and parameter.lookup.name in CHOSEN:
+            if (
+                values.choices
+                and parameter.lookup.takes is not Argument.TEXT
+                and parameter.lookup.name in CHOICE_LOOKUPS
+            ):
                 _check_choices(name, values, argument if isinstance(argument, list | tuple) else [argument])
             conditions.append(Comparison(parameter.path, parameter.lookup.name, argument, values.field_type.kind))
         return query.restrict(*conditions) if conditions else query
@@ -151,8 +155,8 @@ class SearchFilter(BaseFilterBackend):
         if "\x00" in text:
             raise ParseError("search: the character U+0000 is not allowed.", code="invalid_parameter")
         words = [phrase or word for phrase, word in _WORDS.findall(text) if phrase or word]
-        if len(words) > MAX_WORDS:
-            raise ParseError(f"search: at most {MAX_WORDS} words.", code="invalid_parameter")
+        if len(words) > SEARCH_MAX_WORDS:
+            raise ParseError(f"search: at most {SEARCH_MAX_WORDS} words.", code="invalid_parameter")
         return query.restrict(
             *(
                 Junction("or", tuple(Comparison(path, lookup, word, kind) for path, lookup, kind in self._fields))

@@ -1,4 +1,4 @@
-"""A configuration that uses every field type, option, lookup and way to page, bound as the service binds it."""
+"""A configuration that uses every field type, option, lookup and pagination, bound as the service binds it."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ LOOKUPS: dict[str, tuple[str, ...]] = {
 
 
 class Mine(BasePermission):
-    """A permission that the document cannot know."""
+    """A permission of the user's, which the document cannot describe."""
 
 
 class Boxes(ModelViewSet):
@@ -139,7 +139,7 @@ VIEWS: dict[str, tuple[type[GenericViewSet], dict[str, Any]]] = {
 
 
 def resources_of(files: dict[str, str]) -> Resources:
-    """The resources that these texts declare."""
+    """The resources that these YAML files declare."""
     problems = yaml.Problems()
     found: dict[str, Resource] = {}
     for name, text in files.items():
@@ -153,7 +153,7 @@ def resources_of(files: dict[str, str]) -> Resources:
 
 
 def service_of(resources: Resources) -> Service:
-    """A service of which only the resources exist."""
+    """A service with resources and nothing else."""
     nothing = cast(Any, None)
     return Service(
         settings=Settings(),
@@ -175,7 +175,7 @@ def plans_of(service: Service, views: dict[str, tuple[type[GenericViewSet], dict
 
 
 def routes_of(plans: dict[str, ModelPlan]) -> list[routers.Route]:
-    """Their routes, with one of an action that a viewset adds."""
+    """Their routes, with that of an action that a viewset adds."""
     routes = [route for name, plan in plans.items() for route in routers.routes(name, plan, name)]
     if "boxes" in plans:
         actions, plan = {"POST": "empty"}, plans["boxes"]

@@ -1,4 +1,4 @@
-"""The document as a whole: it is OpenAPI 3.1, and has every address, parameter, body and answer of the service."""
+"""The document as a whole: it is OpenAPI 3.1, and has every address, parameter, body and response of the service."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_every_schema_is_json_schema(name: str) -> None:
     Draft202012Validator.check_schema(SCHEMAS[name])
 
 
-def test_every_reference_leads_somewhere() -> None:
-    """What is referred to is in the document."""
+def test_every_reference_resolves() -> None:
+    """Every reference points to a part of the document."""
     for reference in set(references(DOCUMENT)):
         part = DOCUMENT
         for step in reference.removeprefix("#/").split("/"):
@@ -64,19 +64,19 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_every_route_is_there() -> None:
-    """Each route has its path, with its methods and OPTIONS, and nothing else has one."""
+    """The paths are those of the routes, with their methods and OPTIONS, and those of the service itself."""
     expected = {f"{route.path}/": {*map(str.lower, route.actions), "options"} for route in ROUTES}
     own = {path: {"get"} for path in ("/", "/openapi.json", "/stream/", "/health/live", "/health/ready")}
     found = {path: set(item) - {"parameters"} for path, item in DOCUMENT["paths"].items()}
     assert found == expected | own
 
 
-def test_operations_have_names_of_their_own() -> None:
-    """No two operations have one operationId."""
+def test_operation_ids_are_unique() -> None:
+    """No two operations have the same operationId."""
     names = [
-        told["operationId"]
+        operation["operationId"]
         for item in DOCUMENT["paths"].values()
-        for method, told in item.items()
+        for method, operation in item.items()
         if method != "parameters"
     ]
     assert len(names) == len(set(names))
@@ -84,7 +84,7 @@ def test_operations_have_names_of_their_own() -> None:
 
 
 def test_switched_off_actions_are_absent() -> None:
-    """Actions that the options take away, and a stream that is off, are not in the document."""
+    """Excluded actions and a disabled stream are not in the document."""
     assert "/log-lines/stream/" not in DOCUMENT["paths"]
     assert set(DOCUMENT["paths"]["/log-lines/{id}/"]) == {"get", "patch", "options", "parameters"}
     assert set(DOCUMENT["paths"]["/box-parts/"]) == {"post", "options"}
@@ -92,21 +92,22 @@ def test_switched_off_actions_are_absent() -> None:
 
 @pytest.mark.parametrize("action", ["list", "retrieve", "stream"])
 @pytest.mark.parametrize("name", ["things", "marks"])
-def test_parameters_are_those_that_are_read(name: str, action: str) -> None:
-    """Each parameter that an action knows is described, and no other."""
+def test_parameters_are_those_that_the_action_reads(name: str, action: str) -> None:
+    """The document has exactly the query parameters that the action reads."""
     path = f"/{name}/" + {"list": "", "retrieve": "{id}/", "stream": "stream/"}[action]
-    found = {name for name, told in parameters(path).items() if told["in"] == "query"}
+    found = {name for name, parameter in parameters(path).items() if parameter["in"] == "query"}
     assert found == BOUND[name].allowed_parameters[action]
 
 
 def test_every_lookup_is_described() -> None:
-    """A filter's description says what its lookup asks, whichever it is."""
-    told = {name: found["description"] for name, found in parameters("/things/").items() if name.startswith("string")}
-    assert len(told) == len(set(told.values())) == len(LOOKUP_NAMES)
+    """Every lookup has a description of its own."""
+    found = parameters("/things/")
+    descriptions = {name: parameter["description"] for name, parameter in found.items() if name.startswith("string")}
+    assert len(descriptions) == len(set(descriptions.values())) == len(LOOKUP_NAMES)
 
 
 def test_lists_in_parameters_are_separated_by_commas() -> None:
-    """Parameters that take several values are arrays in one text."""
+    """A parameter of several values is an array whose items are separated by commas."""
     found = parameters("/things/")
     for name in ("chosen__in", "string__range", "numbers", "ordering", "fields", "expand"):
         assert (found[name]["schema"]["type"], found[name]["style"], found[name]["explode"]) == ("array", "form", False)
@@ -118,13 +119,13 @@ def test_lists_in_parameters_are_separated_by_commas() -> None:
     assert "secret" not in found["fields"]["schema"]["items"]["enum"]
 
 
-def test_json_parameters_have_json_in_them() -> None:
-    """A filter by a JSON field takes JSON text."""
+def test_filters_by_json_take_json() -> None:
+    """The value of a filter by a JSON field is JSON."""
     assert list(parameters("/things/")["json__contains"]["content"]) == ["application/json"]
 
 
 def test_pages_have_their_parameters() -> None:
-    """Each way to page has its own parameters, with defaults and limits."""
+    """Each pagination has its own parameters, with defaults and limits."""
     found = parameters("/things/")
     assert (found["page"]["schema"]["minimum"], found["page_size"]["schema"]["default"]) == (1, 10)
     assert "50" in found["page_size"]["description"]
@@ -134,7 +135,7 @@ def test_pages_have_their_parameters() -> None:
 
 
 def test_pages_have_their_envelopes() -> None:
-    """A page says how many rows there are where they are counted; a list without pages is an array."""
+    """A page has the number of rows unless counting is off; a list without pagination is an array."""
     assert SCHEMAS["ThingPage"]["required"] == ["count", "next", "previous", "results"]
     assert SCHEMAS["ThingPage"]["properties"]["count"]["type"] == "integer"
     assert SCHEMAS["BoxPage"]["properties"]["count"] == {"type": "null"}
@@ -167,14 +168,14 @@ def test_keys_are_in_paths() -> None:
         ("/health/ready", "get", "200 503"),
     ],
 )
-def test_answers_are_those_that_can_occur(path: str, method: str, statuses: str) -> None:
-    """Each operation has the statuses that it can have."""
+def test_responses_are_those_that_can_occur(path: str, method: str, statuses: str) -> None:
+    """Each operation has the statuses that it can return."""
     assert set(operation(path, method)["responses"]) == set(statuses.split())
 
 
 @pytest.mark.parametrize("name", DOCUMENT["components"]["responses"])
 def test_failures_are_problem_documents(name: str) -> None:
-    """Every failure is a problem document, and its example is one."""
+    """Every failure is a problem document, and so is its example."""
     ((media, content),) = DOCUMENT["components"]["responses"][name]["content"].items()
     assert media == "application/problem+json"
     assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
@@ -182,8 +183,8 @@ def test_failures_are_problem_documents(name: str) -> None:
     assert content["example"]["status"] == getattr(errors, name).status
 
 
-def test_headers_are_told() -> None:
-    """The headers that clients go by are in the responses."""
+def test_headers_are_described() -> None:
+    """The headers that clients rely on are in the responses."""
     answers = {
         ("/things/", "get", "200"): "X-Stream-Position",
         ("/things/{id}/", "get", "200"): "X-Stream-Position",
@@ -196,8 +197,8 @@ def test_headers_are_told() -> None:
     assert "Retry-After" in failures["Unavailable"]["headers"]
 
 
-def test_streams_tell_their_events() -> None:
-    """A stream is an event stream, takes a position to resume from, and names the schema of its events."""
+def test_streams_describe_their_events() -> None:
+    """A stream is an event stream, takes a position to resume from, and refers to the schema of its events."""
     found = parameters("/things/stream/")
     assert found["Last-Event-ID"]["in"] == "header"
     assert {"last_event_id", "access_token", "chosen__in", "search", "fields"} <= found.keys()
@@ -208,39 +209,39 @@ def test_streams_tell_their_events() -> None:
     assert data == [{"$ref": "#/components/schemas/ThingEvent"}, {"$ref": "#/components/schemas/StreamNotice"}]
 
 
-def test_credentials_are_told_where_they_follow_from_the_permissions() -> None:
-    """Known permissions say whether a method needs credentials; of others nothing is said."""
-    known: list[dict[str, list[str]]] = [{"bearer": []}, {"token": []}]
-    everybody: list[dict[str, list[str]]] = [{}, *known]
+def test_credentials_are_described_where_they_follow_from_the_permissions() -> None:
+    """Rowcast's own permissions imply whether a method needs credentials; with a user's own, security is left out."""
+    authenticated: list[dict[str, list[str]]] = [{"bearer": []}, {"token": []}]
+    everybody: list[dict[str, list[str]]] = [{}, *authenticated]
     assert operation("/things/", "post")["security"] == everybody
-    assert operation("/marks/", "get")["security"] == known
+    assert operation("/marks/", "get")["security"] == authenticated
     assert operation("/log-lines/", "get")["security"] == everybody
-    assert operation("/log-lines/", "post")["security"] == known
+    assert operation("/log-lines/", "post")["security"] == authenticated
     assert "security" not in operation("/boxes/", "get")
 
 
 def test_actions_of_a_viewset_are_there() -> None:
     """An action that a viewset adds has its docstring, its key, and a body if it writes."""
-    told = operation("/boxes/{id}/empty/", "post")
-    assert told["description"] == "Take everything out."
-    assert "requestBody" in told
+    empty = operation("/boxes/{id}/empty/", "post")
+    assert empty["description"] == "Take everything out."
+    assert "requestBody" in empty
 
 
-def test_labels_and_descriptions_are_told() -> None:
-    """What the config says of a resource is in its tag and its operations."""
+def test_labels_and_descriptions_are_used() -> None:
+    """The label and description of a resource are in its tag and its operations."""
     assert {"name": "things", "description": "Thing. Whatever there is."} in DOCUMENT["tags"]
     assert operation("/things/", "get")["summary"] == "Thing list"
 
 
 def test_names_of_schemas_do_not_collide_with_models() -> None:
-    """A model that has the name of another's schema keeps it, and the other steps aside."""
+    """If a model and another model's schema would have the same name, the model keeps it and the schema gets another."""
     assert "message" not in SCHEMAS["BoxPart"].get("properties", {})
     assert SCHEMAS["BoxPart"]["allOf"] == [{"$ref": "#/components/schemas/BoxPartPart"}]
     assert SCHEMAS["Box"]["allOf"] == [{"$ref": "#/components/schemas/Box_Part"}]
 
 
-def test_resources_that_are_not_served_are_not_told() -> None:
-    """A resource without routes is described only where rows of another lead to it."""
+def test_resources_that_are_not_served_are_left_out() -> None:
+    """A resource without routes is described only if rows of another resource refer to it."""
     resources = resources_of(
         {
             "a": "fields: {b: {type: foreign_key, to: b}}",

@@ -1,4 +1,4 @@
-"""What the document allows the service accepts, and what it forbids the service refuses: values made from it."""
+"""Values generated from the document: the service accepts those that it allows, and refuses those that it forbids."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rowcast.errors import ApiError
 from rowcast.query.conditions import Query
 from rowcast.rest.rendering import requested_projection
 
-from .sample import BOUND, DOCUMENT, operation
+from .sample import BOUND, DOCUMENT, operation, parameters
 
 API = schemathesis.openapi.from_dict(DOCUMENT)
-FREE = ("string__regex", "string__iregex", "cursor")  # whose rule is no schema's to tell
+FREE = ("string__regex", "string__iregex", "cursor")  # a schema cannot express their rules
 EXAMPLES = settings(
     max_examples=50,
     derandomize=True,
@@ -53,7 +53,7 @@ def whole(value: Any) -> Any:
 
 
 def accept(resource: str, method: str, body: Any) -> None:
-    """Check a body as the service does."""
+    """Validate a body as the service does."""
     serializer = BOUND[resource].serializer
     serializer.validate_body(
         orjson.loads(json.dumps(whole(body))), partial=method == "PATCH", updating=method != "POST"
@@ -62,7 +62,7 @@ def accept(resource: str, method: str, body: Any) -> None:
 
 @pytest.mark.parametrize(("resource", "path", "method"), BODIES)
 def test_bodies_that_fit_their_schema_are_accepted(resource: str, path: str, method: str) -> None:
-    """A body made from its schema passes validation."""
+    """A body generated from its schema is valid."""
 
     @EXAMPLES
     @given(API[path][method].as_strategy(generation_mode=GenerationMode.POSITIVE))
@@ -74,10 +74,10 @@ def test_bodies_that_fit_their_schema_are_accepted(resource: str, path: str, met
 
 @pytest.mark.parametrize(("resource", "path", "method"), BODIES)
 def test_bodies_that_break_their_schema_are_refused(resource: str, path: str, method: str) -> None:
-    """A body made to break its schema does not pass validation."""
-    told = operation(path, method.lower())
+    """A body generated to break its schema is invalid."""
+    described = operation(path, method.lower())
     names: dict[str, list[str]] = {"parameters": []}
-    alone = {**DOCUMENT, "paths": {"/body": {method.lower(): told | names}}}
+    alone = {**DOCUMENT, "paths": {"/body": {method.lower(): described | names}}}
 
     @EXAMPLES
     @given(schemathesis.openapi.from_dict(alone)["/body"][method].as_strategy(generation_mode=GenerationMode.NEGATIVE))
@@ -101,27 +101,27 @@ def read(query: list[tuple[str, str]]) -> None:
 
 
 def queries(mode: GenerationMode) -> SearchStrategy[Case]:
-    """Requests for a list whose parameters fit their schemas, or do not."""
-    told = operation("/things/", "get")
-    kept = [parameter for parameter in told["parameters"] if parameter["name"] not in FREE]
-    alone = {**DOCUMENT, "paths": {"/things/": {"get": told | {"parameters": kept}}}}
+    """Requests for a list with parameters that fit their schemas, or that do not."""
+    described = operation("/things/", "get")
+    kept = [parameter for parameter in described["parameters"] if parameter["name"] not in FREE]
+    alone = {**DOCUMENT, "paths": {"/things/": {"get": described | {"parameters": kept}}}}
     return schemathesis.openapi.from_dict(alone)["/things/"]["GET"].as_strategy(generation_mode=mode)
 
 
 def sent(case: Case) -> list[tuple[str, str]]:
-    """The parameters as they arrive."""
+    """The query parameters as the service receives them."""
     url = Request("GET", "http://localhost", params=case.as_transport_kwargs()["params"]).prepare().url
     return parse_qsl((url or "").partition("?")[2], keep_blank_values=True)
 
 
 def fits(query: list[tuple[str, str]]) -> bool:
-    """Whether a query as it is sent meets the document: ``[28]`` and a bare ``28`` are the same text in a URL."""
-    told = {parameter["name"]: parameter for parameter in operation("/things/", "get")["parameters"]}
-    return all(name in told and _meets(told[name].get("schema", {}), text) for name, text in query)
+    """Whether a query as it is sent fits the document: ``[28]`` and a bare ``28`` are the same string in a URL."""
+    described = parameters("/things/")
+    return all(name in described and _meets(described[name].get("schema", {}), text) for name, text in query)
 
 
 def _meets(schema: dict[str, Any], text: str) -> bool:
-    """Whether a text meets a schema, read as it stands or as JSON; a parameter that is JSON has no schema here."""
+    """Whether a string fits a schema, as it is or parsed as JSON. A parameter with JSON content has no schema here."""
     listed = schema.get("type") == "array"
     readings: list[Any] = [text.split(",") if listed else text] if schema else []
     with contextlib.suppress(ValueError):
@@ -131,7 +131,7 @@ def _meets(schema: dict[str, Any], text: str) -> bool:
 
 
 def test_queries_that_fit_their_schemas_are_read() -> None:
-    """A query made from the parameters' schemas is no error."""
+    """A query generated from the parameters' schemas is not an error."""
 
     @EXAMPLES
     @given(queries(GenerationMode.POSITIVE))
@@ -142,14 +142,14 @@ def test_queries_that_fit_their_schemas_are_read() -> None:
 
 
 def test_queries_that_break_their_schemas_are_refused() -> None:
-    """A query made to break the parameters' schemas is an error of the client's."""
+    """A query generated to break the parameters' schemas is a client error."""
 
     @EXAMPLES
     @given(queries(GenerationMode.NEGATIVE))
     def check(case: Case) -> None:
         query = sent(case)
-        assume(len(query) == len(case.query) and all(text for _, text in query))  # the empty text is the empty list
-        assume(not fits(query))  # what was broken may be whole again on the wire
+        assume(len(query) == len(case.query) and all(text for _, text in query))  # an empty string is an empty list
+        assume(not fits(query))  # a broken value may be valid again in its URL form
         with pytest.raises(ApiError):
             read(query)
 

@@ -20,12 +20,12 @@ REGISTRY = Registry().with_resource("urn:api", DRAFT202012.create_resource(DOCUM
 
 
 def fits(schema: str, value: Any) -> bool:
-    """Whether a value fits a schema of the document, formats aside."""
+    """Whether a value fits a schema of the document; formats are not checked."""
     return Draft202012Validator({"$ref": f"urn:api#/components/schemas/{schema}"}, registry=REGISTRY).is_valid(value)
 
 
 def test_every_field_type_is_in_the_sample() -> None:
-    """The tests of this module leave out no type."""
+    """The tests of this module cover every type."""
     assert {field.type for resource in RESOURCES.values() for field in resource.fields.values()} == set(FIELD_TYPES)
     assert set(FILES) == set(VIEWS)
 
@@ -70,35 +70,35 @@ GOOD_AND_BAD: dict[str, tuple[list[Any], list[Any]]] = {
 
 @pytest.mark.parametrize("name", GOOD_AND_BAD)
 def test_bodies_take_what_fits_the_field(name: str) -> None:
-    """A body may hold what the field can hold, and nothing else."""
+    """A body may contain exactly the values that the field accepts."""
     good, bad = GOOD_AND_BAD[name]
     assert [value for value in good if not fits("ThingPatch", {name: value})] == []
     assert [value for value in bad if fits("ThingPatch", {name: value})] == []
 
 
 def test_bodies_have_no_other_fields() -> None:
-    """An unknown key does not fit; what a response shows does, since it is ignored."""
+    """An unknown key does not fit; the read-only fields of a response do, since they are ignored."""
     assert not fits("ThingPatch", {"colour": "red"})
     assert fits("ThingPatch", {"id": "…", "created": 1, "updated": None, "views": 2, "box": {}})
     assert not fits("ThingPatch", {"box": 1})
 
 
-def test_required_fields_are_those_without_another_value() -> None:
-    """A new row needs the fields that nothing else fills, a whole update needs them too, and a part needs none."""
+def test_required_fields_are_those_without_a_default() -> None:
+    """POST and PUT need the fields that nothing else fills; PATCH needs none."""
     needed = ["string", "email", "slug", "integer", "decimal", "document", "words"]
     assert SCHEMAS["ThingCreate"]["required"] == needed
     assert SCHEMAS["ThingUpdate"] == {"allOf": [{"$ref": "#/components/schemas/ThingPatch"}], "required": needed}
     assert "required" not in SCHEMAS["ThingPatch"]
 
 
-def test_defaults_are_of_new_rows() -> None:
-    """A field that a body leaves out has its default in a new row, and stays as it is in an old one."""
+def test_only_new_rows_have_defaults() -> None:
+    """A field that the body leaves out gets its default in a new row, and keeps its value in an existing one."""
     assert properties("ThingCreate")["chosen"]["default"] == "normal"
     assert "default" not in properties("ThingPatch")["chosen"]
 
 
-def test_keys_of_text_are_given_with_a_new_row() -> None:
-    """A key that nothing makes is part of the body of a new row, and of no other."""
+def test_string_keys_are_sent_with_a_new_row() -> None:
+    """A key that is not generated is part of the body of POST only."""
     service = service_of(RESOURCES)
     plans = plans_of(service, {"marks": (VIEWS["boxes"][0], {})})
     schemas = document(service, routes_of(plans), version="1")["components"]["schemas"]
@@ -107,8 +107,8 @@ def test_keys_of_text_are_given_with_a_new_row() -> None:
     assert "type" not in schemas["MarkPatch"]["properties"]["code"]
 
 
-def test_responses_show_what_can_be_read() -> None:
-    """A row has every column but the write-only ones, all of them in a whole row, and relations where expanded."""
+def test_responses_have_what_can_be_read() -> None:
+    """A row has every column except write-only ones, and its relations where they are expanded."""
     shown = properties("ThingPart")
     assert "secret" not in shown
     assert SCHEMAS["Thing"]["required"] == [name for name in shown if name not in ("box", "marks")]
@@ -119,34 +119,34 @@ def test_responses_show_what_can_be_read() -> None:
 
 
 def test_always_expanded_relations_are_required_in_whole_rows() -> None:
-    """What ``select_related`` names is in the answer to a write."""
+    """The relations in ``select_related`` are in the response to a write."""
     content = DOCUMENT["paths"]["/things/"]["post"]["responses"]["201"]["content"]
     assert content["application/json"]["schema"]["required"] == ["box"]
 
 
-def test_directions_are_told() -> None:
-    """Fields that the service sets are read-only where they are shown, secrets write-only where they are given."""
+def test_read_only_and_write_only_are_marked() -> None:
+    """Fields that the service sets are read-only in responses, and secrets are write-only in bodies."""
     assert {name for name, field in properties("ThingPart").items() if field.get("readOnly")} == {
         "views", "created", "updated",
     }  # fmt: skip
     assert [name for name, field in properties("ThingPatch").items() if field.get("writeOnly")] == ["secret"]
 
 
-def test_labels_help_and_limits_are_told() -> None:
-    """A field's label is its title and its help its description, with the limits that a schema cannot say."""
+def test_labels_help_and_limits_are_described() -> None:
+    """A field's label is its title. Its help text is its description, with the limits that a schema cannot express."""
     assert properties("ThingPart")["string"]["title"] == "A string"
     assert properties("ThingPart")["string"]["description"] == "Short."
     assert properties("LogLinePatch")["since"]["description"] == "Not less than 2020-01-01."
 
 
-def test_decimals_are_shown_as_texts() -> None:
-    """A decimal may be sent as a number too, and is shown as a text."""
+def test_decimals_are_returned_as_strings() -> None:
+    """A decimal may be sent as a string or a number, and is returned as a string."""
     assert properties("ThingPart")["decimal"]["type"] == "string"
     assert set(properties("ThingPatch")["decimal"]["type"]) == {"string", "number"}
 
 
 def test_events_have_rows_with_relations_as_keys() -> None:
-    """An event's data is a row without expansions, or null."""
+    """The data of an event is a row without expansions, or null."""
     event = {"action": "UPDATE", "resource": "things", "id": "0191d7a2-0000-7000-8000-000000000000",
              "data": {"string": "ab", "box_id": 1, "marks": ["a"]}, "changed": ["string"],
              "at": "2026-01-31T12:00:00+00:00", "seq": 1}  # fmt: skip
@@ -156,8 +156,8 @@ def test_events_have_rows_with_relations_as_keys() -> None:
     assert not fits("ThingEvent", event | {"data": {"secret": "s"}})
 
 
-def test_fields_of_a_serializers_own_are_described() -> None:
-    """A plain marshmallow field that a serializer adds is shown as marshmallow describes it."""
+def test_fields_that_a_serializer_adds_are_described() -> None:
+    """apispec describes a plain marshmallow field that a serializer adds."""
     service = service_of(RESOURCES)
     plan = plans_of(service, {"log-lines": VIEWS["log-lines"]})["log-lines"]
     serializer = plan.serializer

@@ -1,0 +1,302 @@
+"""What operations have in common: the texts of the standard actions, failures, headers, security, and fixed schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+from rowcast import errors
+from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
+from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
+from rowcast.openapi.parameters import header_parameter
+from rowcast.openapi.schemas import Schemas
+from rowcast.resources.fields import Schema
+from rowcast.rest.plan import ViewPlan
+from rowcast.rest.response import JSON
+
+PROBLEM: Final = "application/problem+json"
+EVENT_STREAM: Final = "text/event-stream"
+
+# --- failures
+
+COMMON_FAILURES: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
+READ_FAILURES: Final = (*COMMON_FAILURES, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_ACCEPTABLE)
+WRITE_FAILURES: Final = (
+    *READ_FAILURES, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+)  # fmt: skip
+STREAM_FAILURES: Final = (*COMMON_FAILURES, HTTPStatus.BAD_REQUEST)
+_FAILURES: Final[Mapping[HTTPStatus, errors.ApiError]] = {
+    failure.status: failure
+    for failure in (
+        errors.ValidationError({"title": ["This field is required."]}),
+        errors.NotAuthenticated(),
+        errors.PermissionDenied(),
+        errors.NotFound(),
+        errors.NotAcceptable(),
+        errors.Conflict(),
+        errors.PreconditionFailed(),
+        errors.PreconditionRequired(),
+        errors.PayloadTooLarge(),
+        errors.UnsupportedMediaType(),
+        errors.Unavailable(),
+    )
+}
+_FAILURE_HEADERS: Final[Mapping[HTTPStatus, tuple[str, ...]]] = {
+    HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate",),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After",),
+}
+_EXAMPLE_REQUEST_ID: Final = "0f6c1e2ab34d5978"
+
+# --- the standard actions
+
+
+@dataclass(frozen=True, slots=True)
+class StandardOperation:
+    """The same for every resource: ``{}`` in the summary is the resource; ``header`` is the request header it reads."""
+
+    summary: str
+    description: str
+    failures: tuple[HTTPStatus, ...]
+    header: Schema | None = None
+
+
+_IF_NONE_MATCH: Final = header_parameter(
+    "If-None-Match", "ETags of responses that the client has. If one of them is current, the response is a 304."
+)
+_IF_MATCH: Final = header_parameter(
+    "If-Match", "ETags of the row as the client read it. If the row has changed since, the response is a 412."
+)
+LAST_EVENT_ID_HEADER: Final = header_parameter(
+    "Last-Event-ID", "The position to resume from. Browsers send it when they reconnect."
+)
+STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
+    "list": StandardOperation(
+        "{} list",
+        "The rows that match. To continue exactly after this response, open a stream with the response's "
+        "`X-Stream-Position` as `last_event_id`.",
+        READ_FAILURES,
+        _IF_NONE_MATCH,
+    ),
+    "create": StandardOperation("Create {}", "Insert a row.", WRITE_FAILURES),
+    "retrieve": StandardOperation("Retrieve {}", "One row.", (*READ_FAILURES, HTTPStatus.NOT_FOUND), _IF_NONE_MATCH),
+    "update": StandardOperation(
+        "Update {}",
+        "Change a row. The body must contain every required field; optional fields that it leaves out are not changed.",
+        (*WRITE_FAILURES, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED),
+        _IF_MATCH,
+    ),
+    "partial_update": StandardOperation(
+        "Change parts of {}",
+        "Change only the fields that the body contains.",
+        (*WRITE_FAILURES, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED),
+        _IF_MATCH,
+    ),
+    "destroy": StandardOperation(
+        "Delete {}",
+        "Delete a row. If other rows require it, the response is a 409.",
+        (
+            *COMMON_FAILURES,
+            HTTPStatus.NOT_ACCEPTABLE,
+            HTTPStatus.NOT_FOUND,
+            HTTPStatus.CONFLICT,
+            HTTPStatus.PRECONDITION_FAILED,
+        ),
+        _IF_MATCH,
+    ),
+    "stream": StandardOperation(
+        "{} stream",
+        "Every committed change of the rows that a list with the same filters returns, as server-sent events. An event "
+        "without a name is a change. `ready` means that the stream is open. After `reset` the client must load its data "
+        "again. The id of every event is a position to resume from.",
+        STREAM_FAILURES,
+        LAST_EVENT_ID_HEADER,
+    ),
+    "stream_row": StandardOperation(
+        "Stream of one {}",
+        "Every committed change of one row, as server-sent events. The stream stays open when the row is deleted, and "
+        "reports the row if it is inserted again.",
+        (*STREAM_FAILURES, HTTPStatus.NOT_FOUND),
+        LAST_EVENT_ID_HEADER,
+    ),
+}
+
+# --- components
+
+HEADERS: Final[Mapping[str, Schema]] = {
+    "X-Request-ID": {
+        "description": "The id of the request in the service's log. It is the client's own `X-Request-ID` if that fits "
+        "the pattern.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{8,64}$"},
+    },
+    "X-Stream-Position": {
+        "description": "The position from which a stream continues exactly after this response.",
+        "schema": {"type": "string"},
+    },
+    "ETag": {
+        "description": "The version of the content, for `If-None-Match`; that of a row also for `If-Match`.",
+        "schema": {"type": "string"},
+    },
+    "Location": {"description": "The address of the new row.", "schema": {"type": "string", "format": "uri"}},
+    "Allow": {"description": "The methods of this address.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
+    "Retry-After": {
+        "description": "The seconds to wait before trying again.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+}
+SECURITY_SCHEMES: Final[Mapping[str, Schema]] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "`Authorization: Bearer …` with an access token or a JSON Web Token.",
+    },
+    "token": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Authorization",
+        "description": "`Authorization: Token …` with an access token.",
+    },
+}
+PROBLEM_SCHEMA: Final[Schema] = {
+    "type": "object",
+    "description": "A problem document (RFC 9457).",
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string", "description": "A sentence for people."},
+        "code": {"type": "string", "description": "A stable word for programs."},
+        "request_id": {"type": "string"},
+        "errors": {"type": "object", "description": "The messages for each invalid field."},
+    },
+    "required": ["type", "title", "status", "detail", "code", "request_id"],
+}
+METADATA_SCHEMA: Final[Schema] = {
+    "type": "object",
+    "description": "The methods, media types and body fields of an address.",
+    "properties": {
+        "name": {"type": "string"},
+        "description": {"type": "string"},
+        "methods": {"type": "array", "items": {"type": "string"}},
+        "renders": {"type": "array", "items": {"type": "string"}},
+        "parses": {"type": "array", "items": {"type": "string"}},
+        "actions": {
+            "type": "object",
+            "description": "For each method with a body, the fields of that body.",
+            "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}},
+        },
+    },
+    "required": ["name", "description", "methods", "renders", "parses", "actions"],
+}
+NOTICE_SCHEMA: Final[Schema] = {
+    "type": "object",
+    "description": "The data of the events `ready`, `reset` and `snapshot`. `reason` is why the client must load its data "
+    "again, `rows` are current rows, and `resources` are those of a stream of several resources.",
+    "properties": {
+        "resource": {"type": "string"},
+        "resources": {"type": "array", "items": {"type": "string"}},
+        "reason": {"type": "string"},
+        "rows": {"type": "array", "items": {"type": "object"}},
+    },
+}
+HEALTH_SCHEMA: Final[Schema] = {
+    "type": "object",
+    "description": "Whether the service is available, and the reason if it is not.",
+    "properties": {"status": {"enum": ["ok", "unavailable"]}, "reason": {"type": "string"}},
+    "required": ["status"],
+}
+
+# --- responses
+
+
+def header_references(*names: str) -> Schema:
+    """The headers of a response; every response has ``X-Request-ID``."""
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in ("X-Request-ID", *names)}
+
+
+def response(description: str, media_type: str, schema: Schema, *headers: str, **keywords: Any) -> Schema:
+    """A response with a body. ``keywords`` are those of its media type."""
+    return {
+        "description": description,
+        "headers": header_references(*headers),
+        "content": {media_type: {"schema": schema, **keywords}},
+    }
+
+
+def problem(schemas: Schemas) -> Schema:
+    """The reference to the schema of problem documents."""
+    return schemas.shared("Problem", PROBLEM_SCHEMA)
+
+
+def failure_responses(schemas: Schemas) -> dict[str, Schema]:
+    """The ``components.responses``: one for each failure, under the name of its exception."""
+    return {
+        type(failure).__name__: response(
+            failure.detail,
+            PROBLEM,
+            problem(schemas),
+            *_FAILURE_HEADERS.get(status, ()),
+            example=failure.problem(_EXAMPLE_REQUEST_ID),
+        )
+        for status, failure in _FAILURES.items()
+    }
+
+
+def failure_references(statuses: Iterable[HTTPStatus]) -> dict[str, Schema]:
+    """References to the responses of failures, by status."""
+    return {
+        str(int(status)): {"$ref": f"#/components/responses/{type(_FAILURES[status]).__name__}"}
+        for status in sorted(statuses)
+    }
+
+
+def event_stream(schemas: Schemas, events: Sequence[Schema]) -> Schema:
+    """The response of a stream with references to the schemas of its events.
+
+    OpenAPI 3.1 has no keyword for the events of a stream; ``x-itemSchema`` is ``itemSchema`` of OpenAPI 3.2.
+    """
+    notice = schemas.shared("StreamNotice", NOTICE_SCHEMA)
+    names = " or ".join(f"`{_name_of(event)}`" for event in events)
+    schema = {
+        "type": "string",
+        "description": f"Server-sent events. The `data` of each is JSON: `{_name_of(notice)}` in the events `ready`, "
+        f"`reset` and `snapshot`, and {names} in all others.",
+    }
+    data = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": [*events, notice]}}
+    item = {
+        "type": "object",
+        "properties": {"event": {"enum": ["ready", "reset", "snapshot"]}, "id": {"type": "string"}, "data": data},
+    }
+    return response("Every change, once it is committed.", EVENT_STREAM, schema, **{"x-itemSchema": item})
+
+
+def _name_of(reference: Schema) -> str:
+    return str(reference["$ref"].rpartition("/")[2])
+
+
+# --- security
+
+_ANONYMOUS_METHODS: Final[Mapping[type, frozenset[str] | None]] = {  # methods that need no credentials; None is all
+    AllowAny: None,
+    IsAuthenticated: frozenset(),
+    IsAdminUser: frozenset(),
+    IsAuthenticatedOrReadOnly: SAFE_METHODS,
+}
+_POLICY_METHODS: Final = ("get_permissions", "check_permissions", "get_authenticators", "perform_authentication")
+
+
+def security(plan: ViewPlan, method: str) -> Schema:
+    """The credentials that a method accepts, and whether it needs any; empty if Python code of the user's decides."""
+    if not all(permission in _ANONYMOUS_METHODS for permission in plan.permission_classes):
+        return {}
+    if plan.overrides(*_POLICY_METHODS):
+        return {}
+    if not all(each in (TokenAuthentication, JWTAuthentication) for each in plan.authentication_classes):
+        return {}
+    if not plan.authentication_classes:
+        return {"security": []}
+    methods_allowed = [_ANONYMOUS_METHODS[permission] for permission in plan.permission_classes]
+    anonymous = all(methods is None or method in methods for methods in methods_allowed)
+    return {"security": [*([{}] if anonymous else []), *({name: []} for name in SECURITY_SCHEMES)]}

@@ -1,0 +1,179 @@
+"""The parameters of operations: filters, search, ordering, paging, ``?fields=``, ``?expand=``, streams, and keys in paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from rowcast.openapi.schemas import Schemas, value_schema
+from rowcast.resources.fields import Field, Kind, Schema
+from rowcast.resources.lookups import Argument, Lookup
+from rowcast.resources.types.numbers import integer_schema
+from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
+from rowcast.rest.filters import CHOICE_LOOKUPS, SEARCH_MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.rest.pagination import MAX_OFFSET
+from rowcast.rest.plan import ModelPlan, ViewPlan
+
+_COMMA_SEPARATED: Final[Schema] = {"style": "form", "explode": False}
+_SEARCH_PATTERN: Final = rf"^(?!\s*(?:\S+\s+){{{SEARCH_MAX_WORDS}}}\S){NO_NUL[1:]}"
+_NO_COMMA_PATTERN: Final = r'^(?:[^\u0000,"][^\u0000,]*)?$'
+_QUOTING: Final = "Put an item that contains a comma in double quotes."
+_PREDICATES: Final[Mapping[str, str]] = {  # lookup → what it requires of a field's value
+    "exact": "is equal to this value", "ne": "is not equal to this value", "gt": "is greater than this value",
+    "gte": "is greater than or equal to this value", "lt": "is less than this value",
+    "lte": "is less than or equal to this value", "range": "is between these two values, or equal to one of them",
+    "in": "is one of these values", "isnull": "is null (`true`) or not null (`false`)",
+    "contains": "contains this value", "icontains": "contains this string, ignoring case",
+    "startswith": "starts with this string", "istartswith": "starts with this string, ignoring case",
+    "endswith": "ends with this string", "iendswith": "ends with this string, ignoring case",
+    "iexact": "is equal to this string, ignoring case",
+    "regex": "matches this regular expression of PostgreSQL",
+    "iregex": "matches this regular expression of PostgreSQL, ignoring case",
+    "search": "contains the words of this string (full-text search)",
+}  # fmt: skip
+
+
+def query_parameter(name: str, description: str, schema: Schema, **keywords: Any) -> Schema:
+    """A parameter of the query string."""
+    return {"name": name, "in": "query", "description": description, "schema": schema, **keywords}
+
+
+def header_parameter(name: str, description: str) -> Schema:
+    """A request header."""
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string"}}
+
+
+def list_parameter(name: str, description: str, **schema: Any) -> Schema:
+    """A parameter of several values, separated by commas. ``schema`` is that of the array."""
+    return query_parameter(name, description, {"type": "array", **schema}, **_COMMA_SEPARATED)
+
+
+LAST_EVENT_ID_PARAMETER: Final = query_parameter(
+    "last_event_id",
+    "The position to resume the stream from. The header `Last-Event-ID` takes precedence.",
+    {"type": "string"},
+)
+SNAPSHOT_PARAMETER: Final = query_parameter(
+    "snapshot", "Send all current rows first, as `snapshot` events before `ready`.", {"type": "boolean"}
+)
+ACCESS_TOKEN_PARAMETER: Final = query_parameter(
+    "access_token", "The credentials of a client that cannot send headers.", {"type": "string"}
+)
+
+
+def query_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list[Schema]:
+    """Every query parameter that a standard action reads."""
+    allowed = plan.allowed_parameters.get(action, frozenset())
+    described = {parameter["name"]: parameter for parameter in _described_parameters(schemas, plan)}
+    custom = [name for name in plan.paginator.parameters if name not in described and action == "list"]
+    return [
+        *(parameter for name, parameter in described.items() if name in allowed),
+        *(query_parameter(name, "A parameter of this list's pagination.", {"type": "string"}) for name in custom),
+    ]
+
+
+def _described_parameters(schemas: Schemas, plan: ModelPlan) -> Iterator[Schema]:
+    """Every query parameter that some action of the viewset could read."""
+    for backend in plan.filters:
+        match backend:
+            case FieldFilter():
+                for name, lookup, values in backend.describe():
+                    yield _filter(schemas, name, lookup, values)
+            case SearchFilter():
+                yield _search(plan)
+            case OrderingFilter():
+                yield _ordering(plan, backend)
+    yield from _paging(plan)
+    yield from _projection(schemas, plan)
+    yield LAST_EVENT_ID_PARAMETER
+    yield SNAPSHOT_PARAMETER
+    yield ACCESS_TOKEN_PARAMETER
+
+
+def _filter(schemas: Schemas, name: str, lookup: Lookup, values: Field) -> Schema:
+    """The parameter of a filter."""
+    path = name.removesuffix(f"__{lookup.name}")
+    description = f"Only rows whose `{path}` {_PREDICATES[lookup.name]}."
+    kind = values.field_type.kind
+    of_choices = values.choices and lookup.name in CHOICE_LOOKUPS and kind is not Kind.ARRAY
+    item: Schema = {"enum": list(values.choices)} if of_choices else value_schema(values)
+    match lookup.takes:
+        case Argument.FLAG:
+            return query_parameter(name, description, {"type": "boolean"})
+        case Argument.TEXT:
+            pattern = {"format": "regex"} if "regex" in lookup.name else {}
+            return query_parameter(name, description, STRING_SCHEMA | pattern)
+        case Argument.MANY:
+            return list_parameter(name, f"{description} {_QUOTING}", items=item)
+        case Argument.PAIR:
+            if item == STRING_SCHEMA:  # a comma would make a third item
+                item = {"type": "string", "pattern": _NO_COMMA_PATTERN}
+            return list_parameter(name, description, items=item, minItems=2, maxItems=2)
+        case Argument.ONE if kind is Kind.ARRAY:
+            return list_parameter(name, f"{description} {_QUOTING}", items=value_schema(values.element))
+        case Argument.ONE if kind is Kind.JSON:
+            content = {"application/json": {"schema": schemas.json()}}
+            return {"name": name, "in": "query", "description": description, "content": content}
+    return query_parameter(name, description, item)
+
+
+def _search(plan: ModelPlan) -> Schema:
+    fields = ", ".join(f"`{name}`" for name in plan.attribute("search_fields"))
+    description = (
+        f'Only rows in which every word, or "phrase in quotes", occurs in one of {fields}; '
+        f"at most {SEARCH_MAX_WORDS} words and phrases."
+    )
+    return query_parameter("search", description, {"type": "string", "pattern": _SEARCH_PATTERN})
+
+
+def _ordering(plan: ModelPlan, backend: OrderingFilter) -> Schema:
+    steps = [sign + name for name in backend.fields for sign in ("", "-")]
+    default_order = plan.attribute("ordering")
+    default = f" Without it: {', '.join(default_order)}." if default_order else ""
+    description = f"The order of the rows; a minus sign reverses a field's order.{default}"
+    return list_parameter("ordering", description, items={"enum": steps})
+
+
+def _paging(plan: ModelPlan) -> Iterator[Schema]:
+    """The parameters of Rowcast's own paginations."""
+    size = {"type": "integer", "minimum": 1, "default": plan.paginator.page_size}
+    most = plan.paginator.max_page_size
+    size_description = f"The number of rows in a page. A number above {most} is read as {most}."
+    offset = integer_schema(64) | {"minimum": 0, "maximum": MAX_OFFSET}
+    yield query_parameter("page", "The number of the page, from 1.", integer_schema(64) | {"minimum": 1, "default": 1})
+    yield query_parameter("page_size", size_description, size)
+    yield query_parameter("limit", size_description, size)
+    yield query_parameter("offset", "The number of rows before the page.", offset)
+    yield query_parameter(
+        "cursor",
+        "The start of the page. Take it from `next` or `previous` of a page of the same list in the same order.",
+        {"type": "string", "pattern": "^[A-Za-z0-9_-]+$"},
+    )
+
+
+def _projection(schemas: Schemas, plan: ModelPlan) -> Iterator[Schema]:
+    """``fields``, and ``expand`` where clients may read the rows of some relation."""
+    projection = plan.default_projection(plan.serializer)
+    always_expanded = [name for name, _ in projection.related]
+    fields = [*projection.columns, *always_expanded]
+    description = "Only these fields of each row. An expanded relation is included only if it is named here too."
+    yield list_parameter("fields", description, items={"enum": fields})
+    relations = [
+        name
+        for name, relation in schemas.readable_relations(plan.resource).items()
+        if name in always_expanded or plan.service.may_expand(relation.target)
+    ]
+    if relations:
+        description = "Include the rows that these relations lead to; `__` joins steps, as in `category__parent`."
+        yield list_parameter("expand", description, items={"enum": relations})
+
+
+def path_parameter(schemas: Schemas, plan: ViewPlan, name: str) -> Schema:
+    """A variable part of an address: the key of a row, or a part that only a custom action names."""
+    schema = dict(STRING_SCHEMA)
+    if isinstance(plan, ModelPlan) and name in ("id", "pk"):
+        path = plan.lookup_field or plan.resource.key.name
+        schema = value_schema(schemas.resources.resolve(plan.resource.name, path).values)
+    if schema == STRING_SCHEMA:
+        schema["minLength"] = 1
+    return {"name": name, "in": "path", "required": True, "schema": schema}

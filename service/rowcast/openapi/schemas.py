@@ -1,0 +1,378 @@
+"""Schemas: the values of fields, the rows of resources, and the bodies around them, in JSON Schema.
+
+A resource has several schemas, because a request body and a response differ:
+
+- ``Task`` is a whole row; ``TaskPart`` is a row, or the part of it that ``?fields=`` leaves.
+- ``TaskExpanded`` is a row inside another row, where the resource's own address adds fields computed in Python.
+- ``TaskCreate``, ``TaskUpdate`` and ``TaskPatch`` are the request bodies.
+- ``TaskPage`` is a page of a list, and ``TaskEvent`` the data of a stream's event.
+
+A schema is exactly as strict as the service: a value that fits is accepted, and a value that does not is refused. A rule
+that JSON Schema cannot express, such as the earliest date of a field, is in the description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import marshmallow as ma
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+
+from rowcast.orm.model import model
+from rowcast.resources.fields import MISSING, Field, Kind, Schema
+from rowcast.resources.resource import Relation, Resource
+from rowcast.resources.types.compound import is_numeric, limit_schema
+from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
+from rowcast.rest.pagination import (
+    UNPAGED,
+    CursorPagination,
+    LimitOffsetPagination,
+    NoPagination,
+    PageNumberPagination,
+)
+from rowcast.rest.plan import ModelPlan, Service
+from rowcast.rest.serializers import RelatedKeysField, Serializer, Value, serializer_for
+
+OPENAPI_VERSION: Final = "3.1.0"
+
+
+def present(**keywords: Any) -> Schema:
+    """The keywords that have a value."""
+    return {keyword: value for keyword, value in keywords.items() if value is not None}
+
+
+def value_schema(field: Field) -> Schema:
+    """Every value of a field's type, without the field's own rules."""
+    return field.field_type.schema(field)
+
+
+def ruled_schema(declared: Field, values: Field) -> Schema:
+    """Every value of a field but null. ``values`` is the field itself, or the key that a foreign key refers to."""
+    kind = values.field_type.kind
+    if kind is Kind.ARRAY:
+        return value_schema(values) | present(minItems=values.min_length, maxItems=values.max_length)
+    schema = limit_schema(values, value_schema(values))
+    if kind is not Kind.TEXT:
+        return schema
+    if "enum" in schema:
+        return _or_blank(schema) if values.blank else schema
+    schema |= present(minLength=values.min_length, maxLength=values.longest)
+    if declared.to is None:
+        schema |= values.field_type.rules
+        if values.pattern is not None:  # a schema holds one pattern, so the type's own moves into allOf
+            schema |= {"allOf": [{"pattern": schema["pattern"]}], "pattern": values.pattern}
+        if not values.blank:
+            schema["minLength"] = max(1, values.min_length or 0)
+    return _or_blank(schema) if values.blank else schema
+
+
+def _or_blank(schema: Schema) -> Schema:
+    """A schema of strings that allows the empty string as well."""
+    if "enum" in schema:
+        return {"enum": ["", *(choice for choice in schema["enum"] if choice != "")]}
+    refuses_blank = schema.keys() & {"minLength", "format", "allOf"} or schema.get("pattern", NO_NUL) != NO_NUL
+    return {"anyOf": [{"const": ""}, schema]} if refuses_blank else schema
+
+
+def _or_null(schema: Schema) -> Schema:
+    """A schema that allows null as well."""
+    if "enum" in schema:
+        return schema | {"enum": [*schema["enum"], None]}
+    if "type" in schema:
+        return schema | {"type": [*_types(schema), "null"]}
+    return {"anyOf": [*schema.get("anyOf", [schema]), {"type": "null"}]}
+
+
+def _types(schema: Schema) -> list[str]:
+    types = schema["type"]
+    return types if isinstance(types, list) else [types]
+
+
+def _annotations(field: Field, *sentences: str) -> Schema:
+    """The title and description of a field, with the limits that its schema cannot express."""
+    limited = field.element if field.field_type.kind is Kind.ARRAY else field
+    limits = []
+    if not is_numeric(value_schema(limited)):
+        limits += [f"Not less than {limited.min}."] if limited.min is not None else []
+        limits += [f"Not more than {limited.max}."] if limited.max is not None else []
+    description = " ".join(filter(None, [field.help_text, *limits, *sentences]))
+    return present(title=field.label, description=description or None)
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+class Schemas:
+    """The ``components.schemas`` of one document. A schema is made when something first refers to it.
+
+    apispec describes the plain marshmallow fields that a user's serializer adds, and registers the schemas nested in them
+    in the same ``components``.
+    """
+
+    def __init__(self, service: Service) -> None:
+        plugin = MarshmallowPlugin()
+        self.components: dict[str, Schema] = APISpec("", "", OPENAPI_VERSION, plugins=[plugin]).components.schemas
+        assert plugin.converter is not None  # made with the APISpec
+        self._describe_plain_field = plugin.converter.field2property
+        self.resources = service.resources
+        self._serializers = {name: plan.serializer for name, plan in service.plans.items()}
+        self._model_names = {resource.model for resource in self.resources.values()}
+
+    # --- components
+
+    def _component(self, name: str, make: Callable[[], Schema]) -> Schema:
+        """A reference to a schema, which is made unless it exists. A schema may refer to itself."""
+        if name not in self.components:
+            self.components[name] = {}
+            self.components[name] = make()
+        return _reference(name)
+
+    def _name(self, stem: str, part: str = "") -> str:
+        """A schema's name that is not a resource's model: ``TaskPage``, or ``Task_Page`` if that is a model."""
+        name = stem + part
+        return f"{stem}_{part}" if name in self._model_names else name
+
+    def shared(self, name: str, schema: Schema) -> Schema:
+        """A reference to a schema that belongs to no resource."""
+        return self._component(self._name("", name), lambda: schema)
+
+    def json(self) -> Schema:
+        """Any JSON that PostgreSQL can store."""
+        name = self._name("", "Json")
+        inner = _reference(name)
+        return self._component(
+            name,
+            lambda: {
+                "description": "Any JSON without the character U+0000.",
+                "anyOf": [
+                    {"type": ["null", "boolean", "number"]},
+                    STRING_SCHEMA,
+                    {"type": "array", "items": inner},
+                    {"type": "object", "propertyNames": {"pattern": NO_NUL}, "additionalProperties": inner},
+                ],
+            },
+        )
+
+    # --- fields
+
+    def _property(self, declared: Field, values: Field) -> Schema:
+        """Every value of a field, null included where the field allows it."""
+        if values.field_type.kind is Kind.JSON and not values.choices:
+            not_null = ["boolean", "number", "string", "array", "object"]
+            return self.json() if declared.null else {"allOf": [self.json()], "type": not_null}
+        schema = ruled_schema(declared, values)
+        if values.of is not None and values.of.kind is Kind.JSON and not values.choices:
+            schema["items"] = self._property(values.element, values.element)
+        return _or_null(schema) if declared.null else schema
+
+    def _response_property(self, field: ma.fields.Field[Any]) -> Schema:
+        """The value of a serializer's field in a response."""
+        if not isinstance(field, Value):
+            return self._describe_plain_field(field)
+        return self._property(field.declared, field.values) | _annotations(field.declared)
+
+    def _body_property(self, field: ma.fields.Field[Any]) -> Schema:
+        """The value of a serializer's field in a request body."""
+        match field:
+            case Value(declared=declared, values=values):
+                schema = self._property(declared, values)
+                if values.field_type.body_schema is not None and "enum" not in schema:
+                    also = values.field_type.body_schema(values)
+                    schema |= also | {"type": [also["type"], *_types(schema)]}
+                return schema | _annotations(declared)
+            case RelatedKeysField(declared=declared, values=values):
+                key, name = value_schema(values), field.key.column_name
+                row = {"type": "object", "properties": {name: key}, "required": [name]}
+                sentence = f"The keys of rows of {declared.to}: each is the key alone, or an object that contains it."
+                return {"type": "array", "items": {"anyOf": [key, row]}} | _annotations(declared, sentence)
+        return self._response_property(field)
+
+    # --- rows in responses
+
+    def row(self, resource: Resource) -> Schema:
+        """A whole row."""
+
+        def make() -> Schema:
+            return {
+                "allOf": [self.partial_row(resource)],
+                "description": f"A row of {resource.name}.",
+                "required": list(self._serializer(resource).dump_fields),
+            }
+
+        return self._component(resource.model, make)
+
+    def partial_row(self, resource: Resource) -> Schema:
+        """A row with the relations that may be expanded, or the part of it that ``?fields=`` leaves."""
+
+        def make() -> Schema:
+            return {
+                "type": "object",
+                "description": f"A row of {resource.name}, or the part of it that `fields` selects.",
+                "properties": self._columns(resource) | self._expansions(resource),
+                "additionalProperties": False,
+            }
+
+        return self._component(self._name(resource.model, "Part"), make)
+
+    def written_row(self, plan: ModelPlan) -> Schema:
+        """The response to a write: a whole row, with the relations that the viewset always expands."""
+        row = self.row(plan.resource)
+        always = [name for name, _ in plan.default_projection(plan.serializer).related]
+        return {"allOf": [row], "required": always} if always else row
+
+    def _expanded_row(self, resource: Resource) -> Schema:
+        """A row inside another row, which has the columns but no field that a serializer computes in Python."""
+        serializer = self._serializer(resource)
+        columns = [name for name in serializer.dump_fields if name in serializer.shown.columns]
+        if len(columns) == len(serializer.dump_fields):
+            return self.row(resource)
+
+        def make() -> Schema:
+            properties = self._columns(resource)
+            return {
+                "type": "object",
+                "description": f"A row of {resource.name} where it is expanded: its columns.",
+                "properties": {name: properties[name] for name in columns} | self._expansions(resource),
+                "required": columns,
+                "additionalProperties": False,
+            }
+
+        return self._component(self._name(resource.model, "Expanded"), make)
+
+    def _columns(self, resource: Resource) -> dict[str, Schema]:
+        """The properties of a row without expansions."""
+        serializer = self._serializer(resource)
+        return {
+            name: self._response_property(field) | ({"readOnly": True} if name in serializer.ignored else {})
+            for name, field in serializer.dump_fields.items()
+        }
+
+    def _expansions(self, resource: Resource) -> dict[str, Schema]:
+        """The properties of a row that expansions add."""
+        return {name: self._expansion(relation) for name, relation in self.readable_relations(resource).items()}
+
+    def _expansion(self, relation: Relation) -> Schema:
+        row = self._expanded_row(self.resources[relation.target])
+        description = {"description": "Present if it is expanded."}
+        if relation.many:
+            return {"type": "array", "items": row} | description
+        return {"anyOf": [row, {"type": "null"}] if relation.field.null else [row]} | description
+
+    def readable_relations(self, resource: Resource) -> dict[str, Relation]:
+        """The relations that responses may contain, by name."""
+        relations = self.resources.relations(resource.name)
+        return {name: relation for name, relation in relations.items() if not relation.field.write_only}
+
+    def _serializer(self, resource: Resource) -> Serializer:
+        """The serializer of a resource's viewset; the plain one for a resource without a viewset."""
+        if resource.name not in self._serializers:
+            self._serializers[resource.name] = serializer_for(self.resources, resource, model(resource.name))()
+        return self._serializers[resource.name]
+
+    def page(self, plan: ModelPlan) -> Schema:
+        """The response of a list."""
+        rows = {"type": "array", "items": self.partial_row(plan.resource)}
+        match plan.paginator:
+            case NoPagination():
+                return rows | {"maxItems": plan.paginator.max_page_size * UNPAGED}
+            case PageNumberPagination() | LimitOffsetPagination() | CursorPagination():
+                count = {"type": "null"} if plan.count == "none" else {"type": "integer", "minimum": 0}
+            case _:
+                return {}
+        address = {"type": ["string", "null"], "format": "uri"}
+        properties = {"count": count, "next": address, "previous": address, "results": rows}
+        page = {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+        return self._component(self._name(plan.resource.model, "Page"), lambda: page)
+
+    def event(self, plan: ModelPlan) -> Schema:
+        """The data of a stream's event: the row without expansions, with many_to_many fields as lists of keys."""
+
+        def make() -> Schema:
+            resource = plan.resource
+            properties = self._columns(resource)
+            for name, field in plan.serializer.fields.items():
+                if isinstance(field, RelatedKeysField) and not field.declared.write_only:
+                    properties[name] = {"type": "array", "items": value_schema(field.values)}
+            members = {
+                "action": {"enum": ["INSERT", "UPDATE", "DELETE"]},
+                "resource": {"const": resource.name},
+                "id": value_schema(self.resources.key_of(resource.key)),
+                "data": {
+                    "type": ["object", "null"],
+                    "properties": properties,
+                    "additionalProperties": not plan.serializer.plain,
+                    "description": "The row, or the part of it that `fields` selects; null for a DELETE.",
+                },
+                "changed": {
+                    "type": "array",
+                    "items": {"enum": list(properties)},
+                    "description": "Of an UPDATE: the fields whose values differ from before.",
+                },
+                "cause": {
+                    "const": "UPDATE",
+                    "description": "Of an INSERT or a DELETE: an update brought the row into the stream or took it out.",
+                },
+                "at": {"type": "string", "format": "date-time"},
+                "seq": {"type": "integer"},
+            }
+            required = [name for name in members if name not in ("changed", "cause")]
+            return {"type": "object", "properties": members, "required": required}
+
+        return self._component(self._name(plan.resource.model, "Event"), make)
+
+    # --- request bodies
+
+    def body(self, plan: ModelPlan, action: str) -> Schema:
+        """The request body of a standard action.
+
+        The fields of a response that a body cannot set are allowed and ignored.
+        """
+        serializer, resource = plan.serializer, plan.resource
+        creating = action == "create"
+        ignored = serializer.ignored if creating else serializer.ignored | {resource.key.column_name}
+        fields = {name: field for name, field in serializer.load_fields.items() if name not in ignored}
+        required = present(required=[name for name, field in fields.items() if field.required] or None)
+
+        def make() -> Schema:
+            properties = self._ignored_properties(serializer, ignored)
+            for name, field in fields.items():
+                properties[name] = self._body_property(field)
+                if isinstance(field, Value) and field.declared.write_only:
+                    properties[name]["writeOnly"] = True
+                if creating and isinstance(field, Value) and field.declared.default is not MISSING:
+                    properties[name]["default"] = field.declared.default
+            schema = {"type": "object", "properties": properties, "additionalProperties": False}
+            return schema | required if creating else schema
+
+        if creating:
+            return self._component(self._name(resource.model, "Create"), make)
+        patch = self._component(self._name(resource.model, "Patch"), make)
+        if action == "partial_update":
+            return patch
+        return self._component(self._name(resource.model, "Update"), lambda: {"allOf": [patch]} | required)
+
+    def _ignored_properties(self, serializer: Serializer, ignored: frozenset[str]) -> dict[str, Schema]:
+        """The fields and expansions of a response, which a body may repeat."""
+        description = {"description": "Ignored, so that a row can be sent back as it was read."}
+        properties: dict[str, Schema] = {name: dict(description) for name in sorted(ignored)}
+        for name, relation in serializer.relations.items():
+            if name not in serializer.fields:
+                properties[name] = {"type": "array" if relation.many else ["object", "null"]} | description
+        return properties
+
+    def custom_body(self, serializer: Serializer) -> Schema:
+        """The request body of a custom action that has a serializer of its own."""
+        fields = {name: field for name, field in serializer.load_fields.items() if name not in serializer.ignored}
+        return {
+            "type": "object",
+            "properties": {name: self._body_property(field) for name, field in fields.items()},
+            **present(required=[name for name, field in fields.items() if field.required] or None),
+        }
