@@ -15,8 +15,9 @@ from rowcast.rest.protocols import ModelView
 from rowcast.rest.rendering import current_serializer, instance_of, read_parameters, read_projection
 from rowcast.rest.request import base_url
 from rowcast.rest.response import Response, encode
-from rowcast.rest.response_cache import position_header, read_page
+from rowcast.rest.response_cache import read_page
 from rowcast.rest.scope import in_default_order
+from rowcast.rest.stream_position import position_header
 
 
 class InstancePage(list[Any]):

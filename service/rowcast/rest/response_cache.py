@@ -27,6 +27,7 @@ from rowcast.rest.protocols import ModelView
 from rowcast.rest.request import base_url
 from rowcast.rest.response import json_response
 from rowcast.rest.serializers import Serializer
+from rowcast.rest.stream_position import position_header
 
 
 def cached_response(plan: ViewPlan, http: web.Request) -> web.Response | None:
@@ -138,9 +139,3 @@ def respond(
     if client_has(http, tag):
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
     return json_response(body, headers=headers)
-
-
-def position_header(plan: ViewPlan, snapshot: str) -> dict[str, str]:
-    """``X-Stream-Position``: where a stream continues from what a statement with this snapshot saw."""
-    position = plan.service.feed.stream_position(snapshot)
-    return {} if position is None else {"X-Stream-Position": position}
