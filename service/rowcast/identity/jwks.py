@@ -33,7 +33,7 @@ KEYS_MAX_BYTES: Final = 256 * 1024
 KEYS_MAX_COUNT: Final = 100
 RSA_MIN_BITS: Final = 2048
 
-log = structlog.get_logger(__name__)
+_logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class KeySet:
                 keys = self._load(await asyncio.to_thread(_read_file, self._source))
         except (aiohttp.ClientError, OSError, TimeoutError, ConfigurationError) as error:
             if not self._failing:
-                log.warning("jwks_unavailable", host=urlsplit(self._source).hostname, error=str(error) or repr(error))
+                _logger.warning("jwks_unavailable", host=urlsplit(self._source).hostname, error=str(error) or repr(error))
             self._failing = True
             return
         self._keys, self._read_at, self._failing = keys, self._clock(), False

@@ -30,7 +30,7 @@ from rowcast.identity.users import Clock
 
 STORAGE_RETRY_SECONDS: Final = 5.0  # before a storage that failed is used again
 
-log = structlog.get_logger(__name__)
+_logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,13 +242,13 @@ class Throttles:
                 oldest, used = await self._storage.get_moving_window(name, limit.count, limit.seconds)
         except (StorageUnavailable, OSError, TimeoutError) as error:
             if self._failed_at is None:
-                log.warning(
+                _logger.warning(
                     "throttle_storage_unavailable", error=str(error) or repr(error), effect="nobody is throttled"
                 )
             self._failed_at = self._clock()
             return True, None
         if self._failed_at is not None:
-            log.info("throttle_storage_available")
+            _logger.info("throttle_storage_available")
             self._failed_at = None
         reset = min(max(0.0, oldest + limit.seconds - self._clock()), limit.seconds)
         return allowed, Window(scope, limit, max(0, limit.count - used), reset)

@@ -1,0 +1,9 @@
+"""The application: everything put together, started, served and stopped.
+
+``app`` creates it from a configuration and a database: ``routes`` plans every viewset with the classes that ``importer``
+finds, ``lifecycle`` starts and stops what runs beside requests, once ``prepare`` has found that the database matches.
+``middleware``, ``cors`` and ``health`` answer around the viewsets. ``http`` and ``workers`` serve it in one process or
+several, and ``doctor`` examines a database.
+
+It reads from every package below. ``rowcast.commands`` uses it.
+"""
