@@ -33,7 +33,7 @@ from rowcast.rest.pagination import (
     PageNumberPagination,
 )
 from rowcast.rest.plan import ModelPlan, Service
-from rowcast.rest.serializers import RelatedKeysField, Serializer, Value, serializer_for
+from rowcast.rest.serializers import ColumnField, RelatedKeysField, Serializer, serializer_for
 
 OPENAPI_VERSION: Final = "3.1.0"
 
@@ -170,14 +170,14 @@ class Schemas:
 
     def _response_property(self, field: ma.fields.Field[Any]) -> Schema:
         """The value of a serializer's field in a response."""
-        if not isinstance(field, Value):
+        if not isinstance(field, ColumnField):
             return self._describe_plain_field(field)
         return self._property(field.declared, field.values) | _annotations(field.declared)
 
     def _body_property(self, field: ma.fields.Field[Any]) -> Schema:
         """The value of a serializer's field in a request body."""
         match field:
-            case Value(declared=declared, values=values):
+            case ColumnField(declared=declared, values=values):
                 schema = self._property(declared, values)
                 if values.field_type.body_schema is not None and "enum" not in schema:
                     also = values.field_type.body_schema(values)
@@ -345,9 +345,9 @@ class Schemas:
             properties = self._ignored_properties(serializer, ignored)
             for name, field in fields.items():
                 properties[name] = self._body_property(field)
-                if isinstance(field, Value) and field.declared.write_only:
+                if isinstance(field, ColumnField) and field.declared.write_only:
                     properties[name]["writeOnly"] = True
-                if creating and isinstance(field, Value) and field.declared.default is not MISSING:
+                if creating and isinstance(field, ColumnField) and field.declared.default is not MISSING:
                     properties[name]["default"] = field.declared.default
             schema = {"type": "object", "properties": properties, "additionalProperties": False}
             return schema | required if creating else schema

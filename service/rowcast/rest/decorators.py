@@ -1,11 +1,11 @@
 """``@action``: a method of a viewset as a route of its own.
 
-What is wrong with a definition is said when the class is defined, with the way to write it.
+An error in a definition is raised when the class is defined, and shows the correct form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
 from functools import update_wrapper
 from http import HTTPMethod
 from types import FunctionType
@@ -18,25 +18,46 @@ Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
 
-class MethodMapper(dict[str, str]):
-    """Which method's name answers each verb of an action; ``@name.mapping.delete`` adds one."""
+class MethodMapper:
+    """The handler of each HTTP method of an action, by name: ``function.mapping``.
 
-    def __init__(self, name: str, verbs: Iterable[str] = ()) -> None:
+    It reads as a mapping, ``{"put": "done", "delete": "undo"}``, but is not a dictionary, because the attribute ``get`` is
+    the decorator for GET: ``@done.mapping.get``, ``@done.mapping.delete`` and so on add handlers.
+    """
+
+    def __init__(self, name: str, handlers: dict[str, str]) -> None:
         self.name = name
-        super().__init__(dict.fromkeys(verbs, name))
+        self._handlers = handlers
 
-    @property
-    def get(self) -> Callable[[F], F]:  # type: ignore[override]  # the verb, not the dictionary's method
-        return self.__getattr__("get")
+    def __getitem__(self, verb: str) -> str:
+        return self._handlers[verb]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handlers)
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    def keys(self) -> KeysView[str]:
+        """The HTTP methods in lower case."""
+        return self._handlers.keys()
+
+    def values(self) -> ValuesView[str]:
+        """The names of the handlers."""
+        return self._handlers.values()
+
+    def items(self) -> ItemsView[str, str]:
+        """The HTTP methods in lower case, each with the name of its handler."""
+        return self._handlers.items()
 
     def __getattr__(self, verb: str) -> Callable[[F], F]:
         if verb not in VERBS:
-            raise AttributeError(f"{verb!r} is no HTTP method; {did_you_mean(verb, VERBS)}")
+            raise AttributeError(f"{verb!r} is not an HTTP method; {did_you_mean(verb, VERBS)}")
 
         def mark(function: F) -> F:
             if function.__name__ == self.name:
                 raise ConfigurationError(
-                    f"{self.name!r} is the action's own name: give the method for {verb.upper()} another, "
+                    f"{self.name!r} is the name of the action itself: give the method for {verb.upper()} another name, "
                     f"such as {verb}_{self.name}"
                 )
             vars(function)["maps"] = (self.name, verb)  # ``collect`` adds it to the class that it is defined in
@@ -45,17 +66,21 @@ class MethodMapper(dict[str, str]):
         return mark
 
     def add(self, verb: str, name: str) -> None:
-        """Let a method answer a verb; ``ConfigurationError`` if another does."""
-        if verb in self:
+        """Map an HTTP method to a handler; ``ConfigurationError`` if it has one."""
+        if verb in self._handlers:
             raise ConfigurationError(
                 f"{verb.upper()} of action {self.name!r} is mapped to {self[verb]!r} already, and again to {name!r}: "
                 "leave one of them out"
             )
-        self[verb] = name
+        self._handlers[verb] = name
+
+    def copy(self) -> MethodMapper:
+        """The same handlers, to which others can be added."""
+        return MethodMapper(self.name, dict(self._handlers))
 
 
 def collect(cls: type) -> None:
-    """Give the actions of a class the verbs that its own body maps; those of its parents stay as they are."""
+    """Add the handlers that a class maps in its own body to its actions; the actions of its parents are unchanged."""
     for name, member in list(vars(cls).items()):
         if "maps" not in getattr(member, "__dict__", {}):
             continue
@@ -63,24 +88,22 @@ def collect(cls: type) -> None:
         function: Any = getattr(cls, target, None)
         if not is_action(function):
             raise ConfigurationError(
-                f"{name!r} maps {verb.upper()} of {target!r}, which is no action of {cls.__name__}"
+                f"{name!r} maps {verb.upper()} of {target!r}, which is not an action of {cls.__name__}"
             )
         if target not in vars(cls):
-            function = _copied(function)
+            function = _copy_of(function)
             setattr(cls, target, function)
         function.mapping.add(verb, name)
 
 
-def _copied(function: Any) -> Any:
-    """An action function for a subclass, with a mapping of its own."""
+def _copy_of(function: Any) -> Any:
+    """The function of an inherited action, for a subclass to map further methods."""
     copied: Any = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
     update_wrapper(copied, function)
-    mapping = MethodMapper(function.mapping.name)
-    mapping.update(function.mapping)
-    vars(copied)["mapping"] = mapping
     vars(copied).pop("__wrapped__", None)
+    copied.mapping = function.mapping.copy()
     copied.__kwdefaults__ = function.__kwdefaults__
     return copied
 
@@ -92,32 +115,38 @@ def action(
     url_name: str | None = None,
     **kwargs: Any,
 ) -> Callable[[F], F]:
-    """Make a method of a viewset an action with an address of its own.
+    """Make a method of a viewset an action with an address of its own (Django REST framework, "Routing extra actions").
 
-    ``detail`` says whether it is about one row (``/tasks/{id}/<url_path>/``) or all (``/tasks/<url_path>/``).
-    ``methods`` are the verbs it answers (GET). ``url_path`` is the method's name unless given, and may hold aiohttp's
-    ``{name}`` and ``{name:regex}`` or a regular expression's ``(?P<name>…)``; ``url_name`` is the name with hyphens.
-    Every other argument is an attribute of the viewset while the action runs: ``permission_classes``, ``name``, …
-    (Django REST framework, "Routing extra actions".)
+    Args:
+        detail: Whether the action is about one row (``/tasks/{id}/<url_path>/``) or about all of them
+            (``/tasks/<url_path>/``). Required.
+        methods: The HTTP methods of the action; GET by default.
+        url_path: The last part of the address; the method's name by default. It may contain aiohttp's ``{name}`` and
+            ``{name:regex}``, Django's ``<int:name>``, or a regular expression's ``(?P<name>…)``.
+        url_name: The last part of the route's name; by default the method's name with hyphens.
+        **kwargs: Attributes of the viewset while the action runs, such as ``permission_classes`` or ``name``.
+
+    Raises:
+        ConfigurationError: An argument is missing, or two of them contradict each other.
     """
     if callable(detail):
-        raise ConfigurationError("write @action(detail=…) with parentheses, and say whether it is about one row")
+        raise ConfigurationError("write @action(detail=True) or @action(detail=False), with parentheses")
     if isinstance(methods, str):
         raise ConfigurationError(f"methods must be a list: write methods=[{str(methods)!r}]")
     verbs = ["get"] if methods is None else [str(method).lower() for method in methods]
     for verb in verbs:
         if verb not in VERBS:
-            raise ConfigurationError(f"{verb!r} is no HTTP method; {did_you_mean(verb, VERBS)}")
+            raise ConfigurationError(f"{verb!r} is not an HTTP method; {did_you_mean(verb, VERBS)}")
     if not verbs or len(set(verbs)) < len(verbs):
-        raise ConfigurationError("methods must name at least one verb, and none of them twice")
+        raise ConfigurationError("methods must contain at least one HTTP method, and each only once")
     if detail is None:
         raise ConfigurationError("@action needs detail=True (about one row) or detail=False (about all rows)")
     if "name" in kwargs and "suffix" in kwargs:
-        raise ConfigurationError("an action has a name or a suffix, not both: leave one out")
+        raise ConfigurationError("an action has either a name or a suffix, not both: leave one out")
 
     def decorate(function: F) -> F:
         made: Any = function
-        made.mapping = MethodMapper(function.__name__, verbs)
+        made.mapping = MethodMapper(function.__name__, dict.fromkeys(verbs, function.__name__))
         made.detail = detail
         made.url_path = url_path or function.__name__
         made.url_name = url_name or function.__name__.replace("_", "-")

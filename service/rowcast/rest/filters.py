@@ -1,6 +1,6 @@
-"""What the query string asks for, as conditions and an order: field filters, search and ordering.
+"""Filter backends: field filters, search and ordering, from the query string to conditions and an order.
 
-Each backend knows its parameters and reads them; a name that no backend knows is an error of the client.
+Each backend reads its own parameters. ``ViewPlan.check_parameters`` refuses a parameter that no backend reads.
 """
 
 from __future__ import annotations
@@ -16,42 +16,51 @@ from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, PATTERNS, Argument, Lookup
 from rowcast.resources.resource import Resource, Resources
 
-SEARCH_MAX_WORDS: Final = 16  # of one search
-CHOICE_LOOKUPS: Final = ("exact", "ne", "in", "contains")  # the lookups that ask for a value as it is
-_PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
-_WORDS: Final = re.compile(r'"([^"]*)"|(\S+)')
+SEARCH_MAX_WORDS: Final = 16  # words and quoted phrases together
+CHOICE_LOOKUPS: Final = ("exact", "ne", "in", "contains")  # lookups whose argument must be one of the field's choices
+_SEARCH_PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
+_WORD: Final = re.compile(r'"([^"]*)"|(\S+)')
 
 
 class BaseFilterBackend:
-    """One way to narrow or sort a list by its query string.
+    """Filters or sorts a list by its query string.
 
-    A backend of one's own overrides ``filter_queryset(request, queryset, view)``, which gives a query set, and names in
-    ``query_parameters`` what it reads. The built-in ones compile to conditions, which streams can follow as well.
+    Your own backend overrides ``filter_queryset`` and lists the parameters that it reads in ``query_parameters``. The
+    built-in backends make conditions, which streams evaluate as well.
     """
 
     query_parameters: ClassVar[tuple[str, ...]] = ()
-    native: ClassVar[bool] = False
-    sorts: ClassVar[bool] = False  # rather than narrows
+    native: ClassVar[bool] = False  # whether ``apply`` does the work, without a query set
+    sorts: ClassVar[bool] = False  # whether it sorts; it filters otherwise
 
     @classmethod
     def for_view(cls, resources: Resources, resource: Resource, options: Mapping[str, Any]) -> BaseFilterBackend:
-        """The backend for a viewset over a resource, with the viewset's options in their checked form."""
+        """The backend of a viewset. ``options`` are the viewset's, checked."""
         return cls()
 
     def filter_queryset(self, request: Any, queryset: Any, view: Any) -> Any:
-        """The query set with what the request asks for."""
+        """Filter or sort a query set as the request asks; override it in your own backend.
+
+        Args:
+            request: The request; ``request.query_params`` has the parameters.
+            queryset: The query set so far.
+            view: The viewset's instance for this request.
+
+        Returns:
+            The query set for the next backend.
+        """
         raise NotImplementedError(f"{type(self).__name__} must have filter_queryset(self, request, queryset, view)")
 
     def parameters(self) -> tuple[str, ...]:
-        """The names of the parameters it reads."""
+        """The names of the parameters that it reads."""
         return self.query_parameters
 
     def patterns(self) -> tuple[str, ...]:
-        """Those of them that are regular expressions, which only PostgreSQL can judge."""
+        """The parameters that are regular expressions, which only PostgreSQL can check."""
         return ()
 
-    def apply(self, query: Query, given: Mapping[str, str]) -> Query:
-        """The query with what is asked for; ``ParseError`` names the parameter and what is valid."""
+    def apply(self, query: Query, params: Mapping[str, str]) -> Query:
+        """The query with the conditions or the order of ``params``. ``ParseError`` names the parameter and valid values."""
         raise NotImplementedError
 
 
@@ -85,7 +94,7 @@ class FieldFilter(BaseFilterBackend):
         return tuple(self._parameters)
 
     def describe(self) -> Iterator[tuple[str, Lookup, Field]]:
-        """Each parameter with its lookup and the field whose values it takes."""
+        """Each parameter with its lookup and the field that it compares."""
         for name, parameter in self._parameters.items():
             yield name, parameter.lookup, parameter.values
 
@@ -93,9 +102,9 @@ class FieldFilter(BaseFilterBackend):
         """The parameters that are regular expressions."""
         return tuple(name for name, parameter in self._parameters.items() if parameter.lookup.name in PATTERNS)
 
-    def apply(self, query: Query, given: Mapping[str, str]) -> Query:
+    def apply(self, query: Query, params: Mapping[str, str]) -> Query:
         conditions: list[Condition] = []
-        for name, text in given.items():
+        for name, text in params.items():
             parameter = self._parameters.get(name)
             if parameter is None:
                 continue
@@ -114,17 +123,17 @@ class FieldFilter(BaseFilterBackend):
         return query.restrict(*conditions) if conditions else query
 
 
-def _check_choices(name: str, values: Field, given: Sequence[object]) -> None:
-    """A filter by what a field, or an item of an array, cannot be is a mistake, and no row would say so."""
-    one = values.element if values.field_type.kind is Kind.ARRAY else values
-    valid = [one.field_type.load(one, choice) for choice in one.choices]
-    for value in given:
-        if value not in valid:
+def _check_choices(name: str, values: Field, arguments: Sequence[object]) -> None:
+    """Refuse a filter by a value that is not one of the choices: no row could match it, so it is a mistake."""
+    field = values.element if values.field_type.kind is Kind.ARRAY else values
+    valid = [field.field_type.load(field, choice) for choice in field.choices]
+    for argument in arguments:
+        if argument not in valid:
             raise ParseError(f"{name}: must be one of {', '.join(map(str, values.choices))}.", code="invalid_parameter")
 
 
 class SearchFilter(BaseFilterBackend):
-    """``?search=two words "a phrase"``: every word in some field, whatever its case."""
+    """``?search=two words "a phrase"``: each word must occur in one of the fields, in any case."""
 
     native = True
 
@@ -136,7 +145,7 @@ class SearchFilter(BaseFilterBackend):
 
     def __init__(self, resources: Resources, resource: str, fields: tuple[str, ...]) -> None:
         self._fields = [
-            (path := field.lstrip("^=$@"), _PREFIXES.get(field[0], "icontains"),
+            (path := field.lstrip("^=$@"), _SEARCH_PREFIXES.get(field[0], "icontains"),
              resources.resolve(resource, path).values.field_type.kind)
             for field in fields
         ]  # fmt: skip
@@ -145,16 +154,16 @@ class SearchFilter(BaseFilterBackend):
         return (self.parameter,) if self._fields else ()
 
     def patterns(self) -> tuple[str, ...]:
-        """The parameter, where one of the fields is searched by regular expression."""
+        """The parameter, if one of the fields is searched by regular expression."""
         return (self.parameter,) if any(lookup in PATTERNS for _, lookup, _ in self._fields) else ()
 
-    def apply(self, query: Query, given: Mapping[str, str]) -> Query:
-        text = given.get(self.parameter)
+    def apply(self, query: Query, params: Mapping[str, str]) -> Query:
+        text = params.get(self.parameter)
         if text is None or not self._fields:
             return query
         if "\x00" in text:
             raise ParseError("search: the character U+0000 is not allowed.", code="invalid_parameter")
-        words = [phrase or word for phrase, word in _WORDS.findall(text) if phrase or word]
+        words = [phrase or word for phrase, word in _WORD.findall(text) if phrase or word]
         if len(words) > SEARCH_MAX_WORDS:
             raise ParseError(f"search: at most {SEARCH_MAX_WORDS} words.", code="invalid_parameter")
         return query.restrict(
@@ -166,7 +175,7 @@ class SearchFilter(BaseFilterBackend):
 
 
 class OrderingFilter(BaseFilterBackend):
-    """``?ordering=priority,-created_at``; without it the viewset's own order. The key always comes last."""
+    """``?ordering=priority,-created_at``; the viewset's own order by default. The key is always the last step."""
 
     native = True
     sorts = True
@@ -185,8 +194,8 @@ class OrderingFilter(BaseFilterBackend):
     def parameters(self) -> tuple[str, ...]:
         return (self.parameter,) if self.fields else ()
 
-    def apply(self, query: Query, given: Mapping[str, str]) -> Query:
-        text = given.get(self.parameter)
+    def apply(self, query: Query, params: Mapping[str, str]) -> Query:
+        text = params.get(self.parameter)
         if not text or not self.fields:
             return query if query.order else query.sort(self._default)
         steps = tuple(step.strip() for step in text.split(","))

@@ -1,4 +1,4 @@
-"""Viewsets as routes: which addresses a viewset has, and which action answers each method there."""
+"""Routes: the addresses of a viewset, and the action of each method at an address."""
 
 from __future__ import annotations
 
@@ -19,39 +19,45 @@ from rowcast.rest.viewset import Handler, ViewSet, action_map_of, serve
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One address of a viewset. ``path`` ends without a slash; the one with a slash is the same address."""
+    """One address of a viewset. ``path`` has no slash at its end; with a slash it is the same address."""
 
     path: str
     name: str
-    actions: Mapping[str, str]  # method → action, as declared
-    action_map: Mapping[str, str]  # the same with HEAD and OPTIONS
+    actions: Mapping[str, str]  # HTTP method → action
+    action_map: Mapping[str, str]  # the same, with HEAD and OPTIONS
     plan: ViewPlan
-    initkwargs: Mapping[str, Any]  # of the action, as ``@action`` has them
+    initkwargs: Mapping[str, Any]  # the attributes that the action sets
 
 
 class SimpleRouter:
-    """Viewsets under prefixes, as ``config/urls.py`` registers them: ``router.register("users", UserViewSet)``."""
+    """The viewsets that ``config/urls.py`` registers under prefixes: ``router.register("users", UserViewSet)``."""
 
     def __init__(self) -> None:
         self.registry: list[tuple[str, type[ViewSet], str | None]] = []
 
     def register(self, prefix: str, viewset: type[ViewSet], basename: str | None = None) -> None:
-        """Serve a viewset under ``/<prefix>/``. A viewset without a model needs a ``basename`` for its routes' names."""
+        """Serve a viewset under ``/<prefix>/``.
+
+        Args:
+            prefix: The first part of the viewset's addresses.
+            viewset: The viewset's class.
+            basename: The first part of its routes' names; by default the model's name. A viewset without a model needs one.
+        """
         self.registry.append((prefix.strip("/"), viewset, basename))
 
 
-DefaultRouter = SimpleRouter  # the root with all addresses always exists
+DefaultRouter = SimpleRouter  # ``GET /`` lists the addresses with either
 
 
 def default_basename(plan: ViewPlan) -> str | None:
-    """The name that a viewset's routes begin with: its model's."""
+    """The first part of the names of a viewset's routes: its model's name."""
     return plan.resource.model.lower() if isinstance(plan, ModelPlan) else None
 
 
 def routes(prefix: str, plan: ViewPlan, basename: str) -> Iterator[Route]:
-    """The addresses of a viewset under a prefix; fixed ones come before those that contain a key.
+    """The routes of a viewset under a prefix. Fixed addresses come before those that contain a key.
 
-    ``ConfigurationError`` for a handler that cannot be called at its address.
+    ``ConfigurationError`` if a handler cannot be called at its address.
     """
     base, viewset = f"/{prefix}", plan.viewset
     key = plan.attribute("lookup_url_kwarg") or "id"
@@ -74,7 +80,7 @@ def routes(prefix: str, plan: ViewPlan, basename: str) -> Iterator[Route]:
         if route is not None:
             parts = tuple(variable_parts(route.path))
             for action in route.actions.values():
-                route.plan.call(action, parts)  # raises what is wrong with the handler
+                route.plan.call(action, parts)  # raises the ConfigurationError
             yield route
 
 
@@ -100,22 +106,22 @@ def _extra(plan: ViewPlan, base: str, function: Any, basename: str) -> Route | N
     return _route(plan, f"{base}/{path}", label, actions, basename, detail=function.detail, **function.kwargs)
 
 
-CONVERTERS: Final[Mapping[str, str]] = {
+PATH_CONVERTERS: Final[Mapping[str, str]] = {
     "str": "[^/]+", "int": "[0-9]+", "slug": "[-a-zA-Z0-9_]+", "uuid": "[0-9a-fA-F-]{36}", "path": ".+",
 }  # fmt: skip
-"""Django's path converters, for ``url_path="since/<int:year>"``: what each matches. Handlers get the text."""
+"""Django's path converters, for ``url_path="since/<int:year>"``: the pattern of each. Handlers receive strings."""
 
 
 def _path(text: str) -> str:
-    """A ``url_path`` in aiohttp's form."""
+    """A ``url_path`` in aiohttp's syntax."""
 
     def convert(match: re.Match[str]) -> str:
         kind = match[1] or "str"
-        if kind not in CONVERTERS:
+        if kind not in PATH_CONVERTERS:
             raise ConfigurationError(
-                f"url_path {text!r}: there is no converter {kind!r}; {did_you_mean(kind, CONVERTERS)}"
+                f"url_path {text!r}: unknown converter {kind!r}; {did_you_mean(kind, PATH_CONVERTERS)}"
             )
-        return f"{{{match[2]}:{CONVERTERS[kind]}}}"
+        return f"{{{match[2]}:{PATH_CONVERTERS[kind]}}}"
 
     path = re.sub(r"(?<!\?P)<(?:(\w+):)?(\w+)>", convert, text)
     return re.sub(r"\(\?P<(\w+)>((?:[^()]|\([^()]*\))*)\)", r"{\1:\2}", path).strip("^$/")
@@ -141,26 +147,26 @@ def handler_of(route: Route) -> Handler:
 
 
 def check_distinct(routes: Iterable[Route]) -> None:
-    """``ConfigurationError`` if two routes have one name, or one address, where the first would hide the second."""
+    """``ConfigurationError`` if two routes have the same name, or the same address."""
     names: dict[str, Route] = {}
     paths: dict[str, Route] = {}
     for route in routes:
         same = names.setdefault(route.name, route)
         if same is not route:
             raise ConfigurationError(
-                f"{route.path}/ and {same.path}/ have the same route name {route.name!r}: give one another url_name"
+                f"{route.path}/ and {same.path}/ have the same route name {route.name!r}: give one of them another url_name"
             )
         same = paths.setdefault(route.path, route)
         if same is not route:
             first, second = (next(iter(each.actions.values())) for each in (same, route))
             raise ConfigurationError(
                 f"{first!r} and {second!r} have the same address {route.path}/, where the first would hide the second: "
-                f"give one another url_path, or make them methods of one action with @{first}.mapping"
+                f"give one of them another url_path, or make them methods of one action with @{first}.mapping"
             )
 
 
 def allows(plan: ViewPlan, action: str) -> bool:
-    """Whether the options ``allowed_actions`` and ``excluded_actions`` leave an action."""
+    """Whether the options ``allowed_actions`` and ``excluded_actions`` allow an action."""
     if not isinstance(plan, ModelPlan):
         return True
     allowed = plan.attribute("allowed_actions")
@@ -168,7 +174,7 @@ def allows(plan: ViewPlan, action: str) -> bool:
 
 
 def has_stream(plan: ViewPlan) -> bool:
-    """Whether a viewset has a stream: not if it is switched off or left out, or if lists are not allowed."""
+    """Whether a viewset has a stream: it is enabled and not excluded, and the stream or the list is allowed."""
     if not isinstance(plan, ModelPlan) or not plan.attribute("stream_enabled") or not hasattr(plan.viewset, STREAM):
         return False
     allowed = plan.attribute("allowed_actions")
@@ -178,7 +184,7 @@ def has_stream(plan: ViewPlan) -> bool:
 
 
 def register(app: web.Application, route: Route, handler: Handler) -> None:
-    """Add a route to an application, with and without the slash at its end."""
+    """Add a route to an application, with and without a slash at its end."""
     path = re.sub(r"\{([^\W\d]\w*)\}", r"{\1:[^/]+}", route.path)  # a key may contain braces
     try:
         app.router.add_route("*", path + "/", handler)

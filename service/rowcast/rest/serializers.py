@@ -1,13 +1,13 @@
-"""Serializers: marshmallow schemas that know their resource, and the projections that plain ones amount to.
+"""Serializers: marshmallow schemas with the fields of a resource.
 
-A serializer says what a body may hold and what a response shows. When all it shows are columns and relations it is
-*plain*: its output is a ``Projection``, which ``query`` turns into SQL, so that PostgreSQL makes the JSON. Any other
-serializer dumps Python values. Both give the same document.
+A serializer defines the fields of request bodies and of responses. It is *plain* if its responses contain only columns and
+relations: then its output is a ``Projection``, which ``query`` compiles to SQL, and PostgreSQL makes the JSON. Any other
+serializer dumps Python values. Both make the same JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
@@ -21,18 +21,14 @@ from rowcast.orm.state import Row, state_of
 from rowcast.query.projection import Projection, projection_of
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Relation, Resource, Resources
-from rowcast.resources.validators import (
-    NULL,
-    REQUIRED,
-    validators,
-)
+from rowcast.resources.validators import NULL, REQUIRED, validators
 
-CONTEXT: ContextVar[Callable[[], dict[str, Any]]] = ContextVar("context", default=dict)  # of the request at hand
+CONTEXT: ContextVar[Callable[[], dict[str, Any]]] = ContextVar("context", default=dict)  # of the current request
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-class Value(ma.fields.Field[Any]):
-    """A declared field in a schema: types and JSON forms are those of its row in ``FIELD_TYPES``."""
+class ColumnField(ma.fields.Field[Any]):
+    """A column in a schema. Its row in ``FIELD_TYPES`` loads and dumps its values."""
 
     default_error_messages = {"required": REQUIRED, "null": NULL}  # noqa: RUF012, as marshmallow declares it
 
@@ -41,22 +37,21 @@ class Value(ma.fields.Field[Any]):
         self.values = values
         super().__init__(validate=list(validators(declared, values)), **kwargs)
 
-    def changed(self, options: Mapping[str, Any]) -> Value:
-        """The same field with other marshmallow arguments; validators are added to its own."""
-        rules = options.get("validate", ())
-        own = {"required": self.required, "allow_none": self.allow_none}
-        own |= {"load_only": self.load_only, "dump_only": self.dump_only}
-        given = {name: value for name, value in options.items() if name != "validate"}
-        made = Value(self.declared, self.values, **{**own, **given})
-        made.validators += [rules] if callable(rules) else list(rules)
-        return made
+    def with_arguments(self, arguments: Mapping[str, Any]) -> ColumnField:
+        """The same field with other marshmallow arguments; their validators are added to its own."""
+        own = {name: getattr(self, name) for name in ("required", "allow_none", "load_only", "dump_only")}
+        others = {name: value for name, value in arguments.items() if name != "validate"}
+        field = ColumnField(self.declared, self.values, **(own | others))
+        added = arguments.get("validate", ())
+        field.validators += [added] if callable(added) else list(added)
+        return field
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
         if value is None:
             return None
         exact = state_of(obj).exact if isinstance(obj, Row) else _NOTHING
         if exact and (name := self.attribute or self.declared.column_name) in exact and value is getattr(obj, name):
-            return exact[name]  # Python has only the nearest value
+            return exact[name]  # the row's attribute is only the nearest Python value
         return self.values.field_type.dump(self.values, value)
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
@@ -67,7 +62,7 @@ class Value(ma.fields.Field[Any]):
 
 
 class RelatedKeysField(ma.fields.Field[Any]):
-    """A many_to_many field in a body: the keys of the rows to link, each alone or within its row's object."""
+    """A many_to_many field in a body: a list of the keys of the rows to link, or of objects that contain the keys."""
 
     default_error_messages = {"null": NULL, "list": "Not a valid list of keys."}  # noqa: RUF012
 
@@ -77,9 +72,9 @@ class RelatedKeysField(ma.fields.Field[Any]):
         self.values = values
         super().__init__(**kwargs)
 
-    def changed(self, options: Mapping[str, Any]) -> RelatedKeysField:
+    def with_arguments(self, arguments: Mapping[str, Any]) -> RelatedKeysField:
         """The same field with other marshmallow arguments."""
-        return RelatedKeysField(self.declared, self.key, self.values, **{"load_only": True, **options})
+        return RelatedKeysField(self.declared, self.key, self.values, **{"load_only": True, **arguments})
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         if not isinstance(value, list):
@@ -99,7 +94,7 @@ class RelatedKeysField(ma.fields.Field[Any]):
 
 
 class _Options(ma.SchemaOpts):
-    """The ``Meta`` of a serializer: marshmallow's options, and which model's fields it takes in."""
+    """The ``Meta`` of a serializer: marshmallow's options, and the selection of a model's fields."""
 
     def __init__(self, meta: Any, ordered: bool = False) -> None:
         if getattr(meta, "fields", None) == "__all__":
@@ -109,9 +104,9 @@ class _Options(ma.SchemaOpts):
         self.extra: Mapping[str, Mapping[str, Any]] = getattr(meta, "extra", {})
         super().__init__(meta)
         self.unknown = getattr(meta, "unknown", ma.RAISE)
-        self.named = tuple(self.fields or ())
-        self.hidden = tuple(self.exclude or ())
-        self.fields, self.exclude = (), ()  # ``bind`` follows them, since it knows the model's fields
+        self.included = tuple(self.fields or ())
+        self.excluded = tuple(self.exclude or ())
+        self.fields, self.exclude = (), ()  # ``bind`` applies them, since marshmallow does not know the model's fields
 
 
 def _members(meta: type) -> dict[str, Any]:
@@ -128,12 +123,20 @@ class Serializer(ma.Schema):
 
             class Meta:
                 model = Task
-                fields = ("id", "title", "days_left")   # or exclude = (…); all of them without either
+                fields = ("id", "title", "days_left")   # or exclude = (…); all fields by default
                 read_only_fields = ("id",)
-                extra = {"title": {"required": False}}  # arguments of marshmallow's field, by name
+                extra = {"title": {"required": False}}  # arguments of marshmallow's fields
 
-    ``Serializer(rows, many=True).data`` shows rows, ``Serializer(data=body)`` takes a body: ``is_valid()``, then
-    ``validated_data`` or ``errors``, then ``await save()``. Without a model it is a schema of the fields it declares.
+    ``Serializer(rows, many=True).data`` dumps rows. ``Serializer(data=body)`` loads a body: call ``is_valid()``, then read
+    ``validated_data`` or ``errors``, then ``await save()``. Without a model it is a schema of the fields that it declares.
+
+    Args:
+        instance: The row, or the rows, to dump or to change.
+        data: The body to load.
+        many: Whether ``instance`` or ``data`` is a list.
+        partial: Whether a body may leave out required fields.
+        context: Values for the serializer's own code, such as the request and the view.
+        **options: Those of ``marshmallow.Schema``.
     """
 
     OPTIONS_CLASS = _Options
@@ -142,9 +145,9 @@ class Serializer(ma.Schema):
     resources: ClassVar[Resources]
     relations: ClassVar[Mapping[str, Relation]] = {}
     shown: ClassVar[Projection]
-    ignored: ClassVar[frozenset[str]] = frozenset()  # keys of a body that responses have and requests cannot set
-    related: ClassVar[tuple[str, ...] | None] = None  # relations that Meta.fields names; without it the viewset's
-    plain: ClassVar[bool] = False  # whether all that it shows is its projection
+    ignored: ClassVar[frozenset[str]] = frozenset()  # response fields that a body may repeat but cannot set
+    related: ClassVar[tuple[str, ...] | None] = None  # relations of its responses; None for the viewset's
+    plain: ClassVar[bool] = False  # whether its responses are its projection and the relations
     _bindings: ClassVar[WeakKeyDictionary[Resources, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -171,107 +174,137 @@ class Serializer(ma.Schema):
 
     @classmethod
     def shared(cls) -> Self:
-        """An instance for many requests at once, whose context is that of the request at hand."""
-        made = cls()
-        made._context = None
-        return made
+        """An instance that concurrent requests share; its context is that of the current request."""
+        serializer = cls()
+        serializer._context = None
+        return serializer
 
     @property
     def context(self) -> dict[str, Any]:
-        """What the viewset tells the code of the serializer: the request and the view."""
+        """Values for the serializer's own code: ``request`` and ``view`` inside a viewset."""
         return CONTEXT.get()() if self._context is None else self._context
 
     @classmethod
     def bound_to(cls, resources: Resources, resource: Resource) -> type[Self]:
-        """``bind``, once for each configuration."""
+        """The result of ``bind``, made once for each configuration."""
         if "_bindings" not in vars(cls):
             cls._bindings = WeakKeyDictionary()
-        known = cls._bindings.setdefault(resources, {})
-        if resource.name not in known:
-            known[resource.name] = cls.bind(resources, resource)
-        bound: type[Self] = known[resource.name]
-        return bound
+        bindings: dict[str, type[Self]] = cls._bindings.setdefault(resources, {})
+        if resource.name not in bindings:
+            bindings[resource.name] = cls.bind(resources, resource)
+        return bindings[resource.name]
 
     @classmethod
     def bind(cls, resources: Resources, resource: Resource) -> type[Self]:
-        """This serializer with the fields of a resource that ``Meta`` asks for; without a model with none of them."""
-        options: _Options = cls.opts
-        generated, ignored = generated_fields(resources, resource)
-        if options.model is None:
-            generated, ignored = {}, set()
+        """This serializer with the fields of a resource that ``Meta`` selects; without ``Meta.model`` with none of them."""
+        generated, ignored = generated_fields(resources, resource) if cls.opts.model is not None else ({}, set())
         relations = resources.relations(resource.name)
-        wanted = [*generated, *cls._declared_fields, *relations]
-        for name in (*options.named, *options.hidden, *options.read_only_fields, *options.extra):
-            if name not in wanted:
-                hint = "set Meta.model to have a model's" if options.model is None else did_you_mean(name, wanted)
-                raise ConfigurationError(f"{cls.__name__}: there is no field {name!r}; {hint}")
-        members: dict[str, Any] = {}
-        for name, field in generated.items():
-            if name in cls._declared_fields or (options.named and name not in options.named) or name in options.hidden:
-                continue
-            if name in options.read_only_fields:
-                ignored.add(name)
-                field.dump_only, field.load_only = True, False
-            members[name] = field.changed(options.extra[name]) if name in options.extra else field
-        own = projection_of(resource)
-        bound: type[Self] = type(
-            cls.__name__, (cls,), {**members, "__module__": cls.__module__, "__doc__": cls.__doc__}
-        )
-        bound.resource, bound.resources = resource, resources
-        bound.relations = relations
-        nested = [name for name in cls._declared_fields if name in relations]
-        if options.named:
-            bound.related = tuple(name for name in options.named if name in relations)
-        elif nested:
-            bound.related = tuple(nested)
-        bound.ignored = frozenset(ignored - set(cls._declared_fields))
-        names = options.named or (*own.columns, *cls._declared_fields)
-        bound.shown = Projection(
-            resource.name,
-            tuple(name for name in names if name in own.columns and name in members and not members[name].load_only),
-        )
-        bound.plain = not cls._declared_fields and options.model is not None and not has_hooks(cls)
+        cls._check_meta([*generated, *cls._declared_fields, *relations])
+        fields = cls._select(generated)
+        ignored |= fields.keys() & set(cls.opts.read_only_fields)
+        members: dict[str, Any] = {**fields, "__module__": cls.__module__, "__doc__": cls.__doc__}
+        bound: type[Self] = type(cls.__name__, (cls,), members)
+        bound.resource, bound.resources, bound.relations = resource, resources, relations
+        bound.related = cls._related_names(relations)
+        bound.ignored = frozenset(ignored - cls._declared_fields.keys())
+        bound.shown = cls._projection(resource, fields)
+        bound.plain = not cls._declared_fields and cls.opts.model is not None and not has_hooks(cls)
         return bound
+
+    @classmethod
+    def _check_meta(cls, valid: Collection[str]) -> None:
+        """``ConfigurationError`` for a name in ``Meta`` that is not a field."""
+        meta = cls.opts
+        for name in (*meta.included, *meta.excluded, *meta.read_only_fields, *meta.extra):
+            if name not in valid:
+                hint = did_you_mean(name, valid) if meta.model is not None else "set Meta.model to use a model's fields"
+                raise ConfigurationError(f"{cls.__name__}: there is no field {name!r}; {hint}")
+
+    @classmethod
+    def _select(cls, generated: Mapping[str, ColumnField | RelatedKeysField]) -> dict[str, Any]:
+        """The generated fields that ``Meta`` selects, changed as it says. A declared field replaces a generated one."""
+        meta = cls.opts
+        fields = {}
+        for name, field in generated.items():
+            if name in cls._declared_fields or name in meta.excluded or (meta.included and name not in meta.included):
+                continue
+            if name in meta.read_only_fields:
+                field.dump_only, field.load_only = True, False
+            fields[name] = field.with_arguments(meta.extra[name]) if name in meta.extra else field
+        return fields
+
+    @classmethod
+    def _related_names(cls, relations: Collection[str]) -> tuple[str, ...] | None:
+        """The relations among the fields that ``Meta.fields`` lists, or else among those that the class declares."""
+        if cls.opts.included:
+            return tuple(name for name in cls.opts.included if name in relations)
+        return tuple(name for name in cls._declared_fields if name in relations) or None
+
+    @classmethod
+    def _projection(cls, resource: Resource, fields: Mapping[str, ma.fields.Field[Any]]) -> Projection:
+        """The readable columns, in the order of ``Meta.fields`` or of declaration."""
+        columns = projection_of(resource).columns
+        names = cls.opts.included or (*columns, *cls._declared_fields)
+        return Projection(
+            resource.name,
+            tuple(name for name in names if name in columns and name in fields and not fields[name].load_only),
+        )
 
     # --- bodies
 
     def validate_body(self, body: Any, *, partial: bool = False, updating: bool = False) -> dict[str, Any]:
-        """The values of a body by column or many_to_many field; ``ValidationError`` has every field's messages.
+        """Load a body.
 
-        ``partial`` lets required fields be absent. When ``updating``, the key is ignored: it is the URL's.
+        Args:
+            body: The parsed JSON.
+            partial: Whether required fields may be absent.
+            updating: Whether the row exists. Then the key in the body is ignored, since the address has it.
+
+        Returns:
+            The Python values by column or many_to_many field.
+
+        Raises:
+            ValidationError: The messages for every invalid field.
         """
         if not isinstance(body, dict):
             raise ValidationError("The body must be a JSON object.")
         key = self.resource.key.column_name if self.resource else ""
-        given = {
+        values = {
             name: value
             for name, value in body.items()
             if name not in self.ignored and not (updating and name == key) and not self._is_expansion(name, value)
         }
         absent: bool | tuple[str, ...] = partial or ((key,) if updating and key else False)
         try:
-            return dict(self.load(given, partial=absent, many=False))
+            return dict(self.load(values, partial=absent, many=False))
         except ma.ValidationError as error:
             messages = dict(error.messages_dict)
             if "_schema" in messages:
                 messages["non_field_errors"] = messages.pop("_schema")
             names = [name for name, field in self.fields.items() if not field.dump_only]
-            for name, told in messages.items():
-                if name not in self.fields and told == ["Unknown field."]:
+            for name, texts in messages.items():
+                if name not in self.fields and texts == ["Unknown field."]:
                     messages[name] = [f"Unknown field; {did_you_mean(name, names)}"]
             raise ValidationError(messages) from None
 
     def _is_expansion(self, name: str, value: Any) -> bool:
-        """Whether this is a related row as a response shows it, which a body that was read carries along."""
+        """Whether this is an expanded relation, which is in a body that was read from a response."""
         relation = self.relations.get(name)
         if relation is None or name in self.fields:
             return False
         return isinstance(value, list if relation.many else dict | None)
 
     def is_valid(self, *, raise_exception: bool = False) -> bool:
-        """Whether ``data`` is valid; then ``validated_data`` has it, otherwise ``errors`` says what is not."""
+        """Validate ``data``.
+
+        Args:
+            raise_exception: Whether to raise ``ValidationError`` instead of returning ``False``.
+
+        Returns:
+            Whether it is valid. If so, ``validated_data`` has the values; otherwise ``errors`` has the messages.
+        """
         if self.initial_data is MISSING:
-            raise TypeError("is_valid() needs the serializer to be made with data=…")
+            raise TypeError("is_valid() has nothing to validate: pass data=… to the serializer")
         updating = self.instance is not None
         try:
             if self.many:
@@ -290,19 +323,19 @@ class Serializer(ma.Schema):
 
     @property
     def validated_data(self) -> Any:
-        """The values of a valid body."""
+        """The values of a valid body, after ``is_valid()``."""
         if self._validated is MISSING:
-            raise AttributeError("validated_data is there once is_valid() has returned True")
+            raise AttributeError("there is no validated_data: call is_valid() first, and use it if the result is True")
         return self._validated
 
     @property
     def errors(self) -> Messages:
-        """The messages of each field of a body that is not valid."""
+        """The messages for each invalid field of a body, after ``is_valid()``."""
         return self._errors
 
     @property
     def data(self) -> Any:
-        """The rows as JSON shows them. A query set is read first, which waits inside a handler."""
+        """The rows as values for JSON. A query set is read first, which works inside a handler only."""
         rows = self.instance
         if rows is None:
             return self.dump(self._validated) if self._validated is not MISSING else dict(self.errors)
@@ -311,7 +344,14 @@ class Serializer(ma.Schema):
         return self.dump(list(rows) if self.many else rows, many=self.many)
 
     async def save(self, **extra: Any) -> Any:
-        """Create or change the row that the body is about, with ``extra`` values on top; the row."""
+        """Insert the row of a valid body, or change ``instance``.
+
+        Args:
+            **extra: Values that are added to the body's, and precede them.
+
+        Returns:
+            The row; with ``many`` a list of rows.
+        """
         if self.many:
             self.instance = [await self.create({**item, **extra}) for item in self.validated_data]
         elif self.instance is None:
@@ -321,11 +361,11 @@ class Serializer(ma.Schema):
         return self.instance
 
     async def create(self, validated_data: dict[str, Any]) -> Any:
-        """Insert a row; to be overridden."""
+        """Insert a row with these values, and return it. Override it for another way to insert."""
         return await self._model().objects.create(**validated_data)
 
     async def update(self, instance: Any, validated_data: dict[str, Any]) -> Any:
-        """Change a row; to be overridden."""
+        """Change a row to these values, and return it. Override it for another way to change."""
         for name, value in validated_data.items():
             setattr(instance, name, value)
         await instance.save()
@@ -334,20 +374,22 @@ class Serializer(ma.Schema):
     def _model(self) -> Any:
         model = self.opts.model
         if model is None:
-            raise TypeError(f"{type(self).__name__} has no Meta.model to save to: override create() and update()")
+            raise TypeError(f"{type(self).__name__} has no Meta.model: set one, or override create() and update()")
         return model
 
 
-def generated_fields(resources: Resources, resource: Resource) -> tuple[dict[str, Value | RelatedKeysField], set[str]]:
-    """The schema fields of a resource by name, in the order of declaration, and which of them a body cannot set."""
-    made: dict[str, Value | RelatedKeysField] = {}
+def generated_fields(
+    resources: Resources, resource: Resource
+) -> tuple[dict[str, ColumnField | RelatedKeysField], set[str]]:
+    """The schema fields of a resource in the order of declaration, and the names of those that a body cannot set."""
+    fields: dict[str, ColumnField | RelatedKeysField] = {}
     ignored: set[str] = set()
     for name, declared in resource.columns.items():
         values = resources.key_of(declared)
         identity = declared.primary_key and values.field_type.kind is Kind.NUMBER and declared.default is MISSING
         if declared.read_only or declared.auto_now or declared.auto_now_add or identity:
             ignored.add(name)
-        made[name] = Value(
+        fields[name] = ColumnField(
             declared,
             values,
             required=declared.required,
@@ -361,19 +403,19 @@ def generated_fields(resources: Resources, resource: Resource) -> tuple[dict[str
         if declared.read_only:
             ignored.add(name)
         else:
-            made[name] = RelatedKeysField(declared, key, resources.key_of(key), load_only=True)
-    return made, ignored
+            fields[name] = RelatedKeysField(declared, key, resources.key_of(key), load_only=True)
+    return fields, ignored
 
 
 def serializer_for(resources: Resources, resource: Resource, model: Any) -> type[Serializer]:
-    """The plain serializer of a resource and its model: every field, in the order of declaration."""
-    named: Any = type(f"{resource.model}Serializer", (Serializer,), {"Meta": type("Meta", (), {"model": model})})
-    bound: type[Serializer] = named.bind(resources, resource)
+    """The plain serializer of a resource and its model, with every field in the order of declaration."""
+    unbound: Any = type(f"{resource.model}Serializer", (Serializer,), {"Meta": type("Meta", (), {"model": model})})
+    bound: type[Serializer] = unbound.bind(resources, resource)
     return bound
 
 
 def has_hooks(cls: type[Serializer]) -> bool:
-    """Whether Python of its own has a say in what a serializer shows."""
+    """Whether a serializer has code that changes its responses."""
     return (
         any(cls._hooks.get(hook) for hook in ("pre_dump", "post_dump"))
         or cls.get_attribute is not ma.Schema.get_attribute

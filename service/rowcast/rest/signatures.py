@@ -1,7 +1,7 @@
-"""How the methods of a viewset are called: which parts of the address become which arguments.
+"""Signatures of handlers: how the variable parts of an address become the arguments of a viewset's method.
 
 Handlers are written as ``(self, request)``, ``(self, request, id)``, ``(self, request, pk=None)`` or with ``**kwargs``.
-What a handler cannot be called with is found when the service starts.
+A handler that cannot be called at its address is an error when the service starts.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from rowcast.errors import ConfigurationError
 
-KEY_NAMES = ("id", "pk")
+KEY_NAMES: Final = ("id", "pk")  # argument names that hold the row's key, whatever its name in the address
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """How one handler is called: ``own`` if it is the framework's, and each argument with its name in the address."""
+    """How to call a handler. ``own`` ones are Rowcast's; ``arguments`` are pairs of argument and part of the address."""
 
     own: bool
     arguments: tuple[tuple[str, str], ...]
 
 
 def call_of(owner: type, name: str, parts: Collection[str], key: str | None) -> Call:
-    """How ``owner``'s method is called at an address with these named parts, of which ``key`` is the row's key.
+    """How to call ``owner``'s method ``name`` at an address with these variable parts.
 
-    ``ConfigurationError`` says what is wrong with its signature.
+    ``key`` is the part that holds the row's key, if there is one. ``ConfigurationError`` if the signature does not fit.
     """
     function: Callable[..., Any] = getattr(owner, name)
     own = function.__module__.startswith("rowcast.")
@@ -38,10 +38,10 @@ def call_of(owner: type, name: str, parts: Collection[str], key: str | None) -> 
     ):  # fmt: skip
         raise ConfigurationError(f"{where} must take the request: write ({_example(parts, key)})")
     arguments: dict[str, str] = {}
-    anything = False
+    takes_rest = False
     for parameter in parameters[1:]:
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            anything = True
+            takes_rest = True
         elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             continue
         elif parameter.name in parts:
@@ -50,12 +50,12 @@ def call_of(owner: type, name: str, parts: Collection[str], key: str | None) -> 
             arguments[parameter.name] = key
         elif parameter.default is inspect.Parameter.empty:
             raise ConfigurationError(
-                f"{where} takes {parameter.name!r}, which its address does not have: write ({_example(parts, key)})"
+                f"{where} takes {parameter.name!r}, which is not in its address: write ({_example(parts, key)})"
             )
     missing = [part for part in parts if part not in arguments.values()]
-    if missing and not anything and not own:
+    if missing and not takes_rest and not own:
         raise ConfigurationError(f"{where} does not take {missing[0]!r} of its address: write ({_example(parts, key)})")
-    rest = [(part, part) for part in missing] if anything else []
+    rest = [(part, part) for part in missing] if takes_rest else []
     return Call(own, (*arguments.items(), *rest))
 
 
