@@ -141,6 +141,13 @@ class PermissionDenied(ApiError):
     default_detail = "You do not have permission to perform this action."
 
 
+class OutsideScope(PermissionDenied):
+    """A written row would lie outside the rows that the caller may access; nothing is written."""
+
+    code = "outside_scope"
+    default_detail = "The row would lie outside the rows that you may access."
+
+
 class NotFound(ApiError):
     """The resource, row or page does not exist."""
 

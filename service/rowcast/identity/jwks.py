@@ -135,7 +135,9 @@ class KeySet:
                 keys = self._load(await asyncio.to_thread(_read_file, self._source))
         except (aiohttp.ClientError, OSError, TimeoutError, ConfigurationError) as error:
             if not self._failing:
-                _logger.warning("jwks_unavailable", host=urlsplit(self._source).hostname, error=str(error) or repr(error))
+                _logger.warning(
+                    "jwks_unavailable", host=urlsplit(self._source).hostname, error=str(error) or repr(error)
+                )
             self._failing = True
             return
         self._keys, self._read_at, self._failing = keys, self._clock(), False
