@@ -114,8 +114,8 @@ async def test_helpers_are_called_as_their_author_likes(serve: Serve) -> None:
     await client.post("/notes/", json={"text": "x"})
     assert await (await client.get("/notes/1/open/")).json() == ["x", 1, 2, 3, 4]
     assert (await (await client.get("/notes/?fields=text")).json())["results"] == [{"text": "x"}]
-    taken = HELPERS.replace("def see", "def serializer").replace("self.see()", "4")
+    taken = HELPERS.replace("def see", "def view_plan").replace("self.see()", "4")
     with pytest.raises(
-        ConfigurationError, match=r"viewsets\.Notes\.serializer: viewsets have an attribute of this name"
+        ConfigurationError, match=r"viewsets\.Notes\.view_plan: viewsets have an attribute of this name"
     ):
         await serve({"notes": NOTES}, modules={"viewsets": taken})

@@ -6,8 +6,6 @@ from textwrap import dedent
 
 import pytest
 
-from rowcast.errors import ConfigurationError
-
 from .conftest import Run
 
 NOTES = {"fields": {"id": {"type": "integer", "primary_key": True}, "text": {"type": "string", "max_length": 100}}}
@@ -115,12 +113,3 @@ async def test_write_through_a_hook_opens_one_transaction(run: Run) -> None:
     rows = await service.sql.fetch("SELECT xmin::text AS writer, split_part(depth, ' ', 1) AS top FROM seen")
     assert [row["writer"] for row in rows] == [row["top"] for row in rows], "a savepoint gives its rows another xmin"
     assert len(rows) == 2
-
-
-async def test_attribute_that_instances_need_is_refused(run: Run) -> None:
-    """A class attribute with the name of something that requests set is an error at the start."""
-    text = VIEWSETS.replace(
-        "class NoteViewSet(ModelViewSet):\n", "class NoteViewSet(ModelViewSet):\n    view_plan = 1\n"
-    )
-    with pytest.raises(ConfigurationError, match="view_plan: viewsets have an attribute of this name"):
-        await run(RESOURCES, modules={"viewsets": text})
