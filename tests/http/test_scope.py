@@ -108,3 +108,100 @@ async def test_writes_without_a_scope_take_no_further_statement(run: Run) -> Non
 
     assert await cost("/open/") == 1
     assert await cost("/tickets/") == 2
+
+
+PEOPLE = dedent("""
+    from rowcast import BasePermission, ModelViewSet, Serializer, model
+
+    Person, Ticket = model("people"), model("tickets")
+
+    class ScopedPeople(ModelViewSet):
+        model = Person
+
+        def get_queryset(self):
+            return Person.objects.filter(tenant=self.request.headers.get("Tenant", ""))
+
+    class SameTenant(BasePermission):
+        def has_object_permission(self, request, view, row):
+            return row.tenant == request.headers.get("Tenant", "")
+
+    class PermittedPeople(ModelViewSet):
+        model = Person
+        permission_classes = [SameTenant]
+
+    class HookedTickets(ModelViewSet):
+        model = Ticket
+
+        async def perform_create(self, serializer):
+            await serializer.save()
+
+        async def perform_update(self, serializer):
+            await serializer.save()
+    """)
+
+
+async def with_people(run: Run, people: str, tickets: str, **options: Any) -> Service:
+    """People of two tenants, and tickets that refer to them by a foreign key and by links."""
+    person = {"type": "foreign_key", "to": "people", "null": True, "on_delete": "set_null", **options}
+    resources: dict[str, Any] = {
+        "people": {
+            "fields": {"id": {"type": "integer", "primary_key": True}, "tenant": {"type": "string", "max_length": 9}},
+            "viewset": {"class": f"viewsets:{people}"},
+        },
+        "tickets": {
+            "fields": {
+                "id": {"type": "integer", "primary_key": True},
+                "text": {"type": "string", "default": "", "max_length": 9},
+                "assignee": person,
+                "watchers": {"type": "many_to_many", "to": "people", "related_name": "watched", **options},
+            },
+            "viewset": {"class": tickets, "prefetch_related": ["watchers"]},
+        },
+    }
+    resources["tickets"]["fields"]["assignee"]["related_name"] = "assigned"
+    service = await run(resources, modules={"viewsets": PEOPLE})
+    await service.sql.execute("INSERT INTO people (tenant) VALUES ('a'), ('b')")
+    return service
+
+
+@pytest.mark.parametrize("people", ["ScopedPeople", "PermittedPeople"])
+@pytest.mark.parametrize("tickets", ["ModelViewSet", "viewsets:HookedTickets"])
+async def test_keys_must_name_rows_that_the_caller_could_see(run: Run, people: str, tickets: str) -> None:
+    """A key of a hidden row is refused in the words for a missing one, in every field and by every writing action."""
+    service = await with_people(run, people, tickets)
+    hidden, missing = [
+        (await service.ask("POST", "/tickets/", {"assignee_id": key, "watchers": [1, key]}, headers=A))[1]
+        for key in (2, 99)
+    ]
+    assert hidden["code"] == "does_not_exist"
+    assert hidden["errors"] == {name: ["There is no row with this key."] for name in ("assignee_id", "watchers")}
+    assert {**hidden, "request_id": ""} == {**missing, "request_id": ""}
+    assert await service.sql.fetchval("SELECT count(*) FROM tickets") == 0
+    response, row = await service.ask("POST", "/tickets/", {"assignee_id": 1, "watchers": [1]}, headers=A)
+    assert (response.status, row["assignee_id"], [each["id"] for each in row["watchers"]]) == (201, 1, [1])
+    for method in ("PATCH", "PUT"):
+        for body in ({"assignee_id": 2}, {"watchers": [1, 2]}):
+            response, problem = await service.ask(method, f"/tickets/{row['id']}/", body, headers=A)
+            assert (response.status, problem["code"]) == (400, "does_not_exist")
+    assert await service.sql.fetchval("SELECT assignee_id FROM tickets") == 1
+
+
+async def test_keys_that_a_row_has_already_may_stay(run: Run) -> None:
+    """An object that was read can be sent back, with keys of rows that its caller could not see."""
+    service = await with_people(run, "ScopedPeople", "ModelViewSet")
+    await service.sql.execute("INSERT INTO tickets (assignee_id) VALUES (2)")
+    await service.sql.execute("INSERT INTO tickets_watchers (ticket_id, person_id) VALUES (1, 2)")
+    body = {"text": "new", "assignee_id": 2, "watchers": [2, 1]}
+    response, row = await service.ask("PUT", "/tickets/1/", body, headers=A)
+    assert (response.status, row["text"], row["assignee_id"]) == (200, "new", 2)
+    response, problem = await service.ask("PATCH", "/tickets/1/", {"assignee_id": None}, headers=A)
+    assert response.status == 200
+    response, problem = await service.ask("PATCH", "/tickets/1/", {"assignee_id": 2}, headers=A)
+    assert (response.status, problem["code"]) == (400, "does_not_exist")
+
+
+async def test_any_key_switches_the_check_off(run: Run) -> None:
+    """``any_key: true`` lets a body name any row."""
+    service = await with_people(run, "ScopedPeople", "ModelViewSet", any_key=True)
+    response, row = await service.ask("POST", "/tickets/", {"assignee_id": 2, "watchers": [2]}, headers=A)
+    assert (response.status, row["assignee_id"]) == (201, 2)

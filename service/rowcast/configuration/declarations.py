@@ -54,6 +54,7 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "to": value_types.string(least=1),
     "on_delete": value_types.one_of(("cascade", "restrict", "set_null")),
     "related_name": value_types.string(FIELD_NAME, "a lower-case name such as open_tasks", null=True),
+    "any_key": value_types.boolean(),
     "read_only": value_types.boolean(),
     "write_only": value_types.boolean(),
     "auto_now": value_types.boolean(),

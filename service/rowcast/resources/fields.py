@@ -109,6 +109,7 @@ class Field:
     to: str | None = None
     on_delete: str = "cascade"
     related_name: str | None = None
+    any_key: bool = False  # a body may name rows that its caller could not see
     read_only: bool = False
     write_only: bool = False
     auto_now: bool = False

@@ -19,6 +19,7 @@ The modules, in the order in which a request is easiest to follow:
 - ``filters``: field filters, search and ordering.
 - ``pagination``: the page of a list, and the envelope around it.
 - ``paging``: pages inside a user's handler.
+- ``write_scope``: whether a written row, and the rows that it refers to, are the caller's to write.
 - ``expansion``: the permission to read related rows with ``?expand=``.
 - ``rendering``: ``?fields=``, ``?expand=`` and serializers: rows as JSON.
 - ``serializers``: the fields of bodies and responses, and the validation of bodies.

@@ -6,7 +6,7 @@ is one statement, and its JSON goes from PostgreSQL to the socket as it is.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
@@ -15,13 +15,12 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from rowcast.errors import InvalidPattern, NotFound, OutsideScope
+from rowcast.errors import InvalidPattern, NotFound
 from rowcast.orm.bridge import spawn
+from rowcast.orm.model import query_for
 from rowcast.orm.queryset import QuerySet
-from rowcast.query.conditions import by_key, unchanged
+from rowcast.query.conditions import unchanged
 from rowcast.query.pages import BETWEEN
-from rowcast.query.projection import Projection
-from rowcast.query.store import StoredRow
 from rowcast.rest.conditional import check_version, etag_header, missing_or_changed, required_versions, version_of
 from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.paging import list_address
@@ -38,8 +37,9 @@ from rowcast.rest.rendering import (
 from rowcast.rest.request import Request, base_url
 from rowcast.rest.response import encode, json_response
 from rowcast.rest.response_cache import cache_key, list_dependencies, read_page, respond, row_dependencies
-from rowcast.rest.scope import list_query, object_query, scope_of
+from rowcast.rest.scope import list_query, object_query
 from rowcast.rest.serializers import Serializer
+from rowcast.rest.write_scope import check_keys, check_scope, write_in_scope
 
 Answer = tuple[bytes, str, str]  # body, tag, snapshot
 
@@ -125,11 +125,13 @@ async def create_row(view: WritableView, request: Request) -> web.Response:
     if not plan.simple_writes:
         serializer = view.get_serializer(data=body)
         serializer.is_valid(raise_exception=True)
+        await check_keys(view, serializer.validated_data)
         async with plan.service.store.database.transaction():
             return await _save(view, view.perform_create, serializer, HTTPStatus.CREATED)
     values = plan.serializer.validate_body(body)
+    await check_keys(view, values)
     store, shown = plan.service.store, plan.default_projection(plan.serializer)
-    row = await _within_scope(view, lambda: store.insert(shown, values))
+    row = await write_in_scope(view, lambda: store.insert(shown, values))
     assert row is not None
     key = row.key if plan.lookup_field is None else str(orjson.loads(row.body)[plan.lookup_field])
     headers = {"Location": _location(view, key), **etag_header(view, row.version, row.body)}
@@ -143,9 +145,10 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
     if plan.simple_writes and not plan.asks_about_objects:
         query = await object_query(view)
         values = plan.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
+        await check_keys(view, values, query)
         versions = required_versions(view)
         shown = plan.default_projection(plan.serializer)
-        row = await _within_scope(view, lambda: store.update(unchanged(query, versions), shown, values))
+        row = await write_in_scope(view, lambda: store.update(unchanged(query, versions), shown, values))
         if row is None:
             raise await missing_or_changed(plan, query, versions)
         return json_response(row.body, headers=etag_header(view, row.version, row.body))
@@ -154,6 +157,7 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
         instance = await spawn(view.get_object)
         serializer = view.get_serializer(instance, data=await request.read_json(), partial=partial)
         serializer.is_valid(raise_exception=True)
+        await check_keys(view, serializer.validated_data, query_for(instance))
         return await _save(view, view.perform_update, serializer, HTTPStatus.OK)
 
 
@@ -179,7 +183,7 @@ async def _save(
     plan = view.view_plan
     await spawn(hook, serializer)
     row = serializer.instance
-    await _check_scope(view, row.pk)
+    await check_scope(view, row.pk)
     response_serializer = current_serializer(view)
     shown = plan.default_projection(response_serializer)
     await QuerySet(type(row)).prefetch_related(*related_paths(plan, shown)).attach([row])
@@ -189,32 +193,6 @@ async def _save(
         key = row.pk if plan.lookup_field is None else getattr(row, plan.lookup_field)
         headers = {"Location": _location(view, str(key)), **headers}
     return json_response(body, status, headers)
-
-
-async def _within_scope(view: ModelView, write: Callable[[], Awaitable[StoredRow | None]]) -> StoredRow | None:
-    """Write a row, and take it back with ``OutsideScope`` if the viewset's scope does not contain it afterwards."""
-    plan = view.view_plan
-    if plan.unscoped_query is not None:
-        return await write()
-
-    async def write_and_check() -> StoredRow | None:
-        async with plan.service.store.database.transaction():
-            row = await write()
-            if row is not None:
-                key = plan.service.resources.key_of(plan.resource.key)
-                await _check_scope(view, key.field_type.parse(key, row.key))
-            return row
-
-    return await plan.service.store.database.retrying(write_and_check)
-
-
-async def _check_scope(view: ModelView, key: Any) -> None:
-    """Raise ``OutsideScope`` unless the row with this key is in the viewset's scope."""
-    plan = view.view_plan
-    if plan.unscoped_query is None:
-        query = (await scope_of(view)).restrict(by_key(plan.service.resources, plan.resource.name, key))
-        if await plan.service.store.one(query, Projection(plan.resource.name, ())) is None:
-            raise OutsideScope()
 
 
 def _location(view: ModelView, key: str) -> str:

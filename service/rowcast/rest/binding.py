@@ -21,12 +21,13 @@ from rowcast.query.conditions import Query, total_order
 from rowcast.query.projection import Projection, expand, with_all_columns
 from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
+from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import expansion
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import is_ours, near_misses, overridden_methods, owner_of
 from rowcast.rest.pagination import BasePagination, NoPagination
-from rowcast.rest.plan import ModelPlan, Service, ViewPlan
+from rowcast.rest.plan import ModelPlan, RestrictedKey, Service, ViewPlan
 from rowcast.rest.rendering import READ_PARAMETERS
 from rowcast.rest.request import names_in
 from rowcast.rest.serializers import Serializer, has_hooks, serializer_for
@@ -212,6 +213,7 @@ def _plan_model(
         public_and_cacheable=all_rows and native_filters and _is_public(options, policies, overridden),
         bind_serializer=bind_serializer,
         shared_serializer=shared_serializer,
+        restricted_keys=lru_cache(maxsize=1)(partial(_restricted_keys, service, resource)),
         **_projections(service, related),
         **policies,
     )
@@ -245,6 +247,20 @@ def _projections(service: Service, related: tuple[str, ...]) -> dict[str, Any]:
         "python_projection": python_projection,
         "expansion_targets": lru_cache(maxsize=CACHED_PROJECTIONS)(partial(expansion.targets, service)),
     }
+
+
+def _restricted_keys(service: Service, resource: Resource) -> tuple[RestrictedKey, ...]:
+    """The relations whose keys are checked on write. First called after every viewset is planned."""
+    found = []
+    for field in resource.fields.values():
+        target = service.plans.get(field.to or "")
+        if target is None or field.any_key or (target.unscoped_query is not None and not target.asks_about_objects):
+            continue
+        values = service.resources.resolve(resource.name, field.name).values
+        many = field.field_type.kind is Kind.RELATIONS
+        name = field.name if many else field.column_name
+        found.append(RestrictedKey(name=name, path=field.name, values=values, many=many, target=target))
+    return tuple(found)
 
 
 def _bind_serializer(resources: Resources, resource: Resource, cls: type[Serializer]) -> type[Serializer]:

@@ -79,6 +79,19 @@ class Service:
 SERVICE: Final = web.AppKey("service", Service)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestrictedKey:
+    """A relation of a body whose keys must name rows that the caller could see: the target's viewset has a scope, or checks
+    single rows. ``name`` is the key of the body, ``path`` the relation's name, ``values`` the field of its keys.
+    """
+
+    name: str
+    path: str
+    values: Field
+    many: bool
+    target: ModelPlan
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ViewPlan:
     """Everything about a viewset, at one address, that does not depend on a request.
@@ -161,6 +174,7 @@ class ModelPlan(ViewPlan):
     default_projection: Callable[[Serializer], Projection]
     projection: Callable[[Projection, str, str], Projection]  # (default, fields, expand) → projection of the response
     python_projection: Callable[[Projection, tuple[str, ...]], Projection]  # (shown, relations) → all that Python reads
+    restricted_keys: Callable[[], Sequence[RestrictedKey]]
     expansion_targets: Callable[[Projection, str], Sequence[tuple[ModelPlan, str]]]  # (default, expand) → who decides
 
 

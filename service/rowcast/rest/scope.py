@@ -14,10 +14,10 @@ from rowcast.rest.protocols import ModelView
 
 async def scope_of(view: ModelView) -> Query:
     """The viewset's scope as a query."""
-    return view.view_plan.unscoped_query or (await _scoped_rows(view)).query
+    return view.view_plan.unscoped_query or (await scoped_rows(view)).query
 
 
-async def _scoped_rows(view: ModelView) -> QuerySet[Any]:
+async def scoped_rows(view: ModelView) -> QuerySet[Any]:
     """The query set that ``get_queryset`` returns, which may be a coroutine."""
     rows: Any = await spawn(view.get_queryset)
     if not isinstance(rows, QuerySet):
@@ -32,7 +32,7 @@ async def list_query(view: ModelView) -> Query:
     if plan.native_filters:
         query: Query = view.filter_queryset(await scope_of(view))
     else:
-        query = (await spawn(view.filter_queryset, await _scoped_rows(view))).query
+        query = (await spawn(view.filter_queryset, await scoped_rows(view))).query
     return in_default_order(plan, query)
 
 

@@ -16,7 +16,7 @@ from rowcast.resources.types import FIELD_TYPES, make_field
 from .conftest import Load, Problems
 
 OPTIONS = """primary_key required null blank default unique index choices min max min_length max_length pattern
-max_digits decimal_places of to on_delete related_name read_only write_only auto_now auto_now_add label help_text"""
+max_digits decimal_places of to on_delete related_name any_key read_only write_only auto_now auto_now_add label help_text"""
 TYPES = """string text email url slug uuid integer big_integer float decimal boolean date time datetime duration json
 array foreign_key many_to_many"""
 
@@ -38,7 +38,18 @@ VALUES: dict[str, dict[str, str]] = {
     "array": {"default": "[1]", "choices": "[1, 2]", "min": "0", "max": "5", "of": "decimal", "max_digits": "5",
               "decimal_places": "2", "min_length": "0", "max_length": "9"},
 }  # fmt: skip
-FLAGS = ("required", "null", "unique", "index", "read_only", "write_only", "auto_now", "auto_now_add", "primary_key")
+FLAGS = (
+    "required",
+    "null",
+    "unique",
+    "index",
+    "any_key",
+    "read_only",
+    "write_only",
+    "auto_now",
+    "auto_now_add",
+    "primary_key",
+)
 OTHERS = {"to": "things", "on_delete": "restrict", "related_name": "back", "label": "L", "help_text": "H"}
 SAME = {"string": "text", "slug": "text", "integer": "number", "big_integer": "number", "float": "number",
         "decimal": "number"}  # fmt: skip

@@ -1,0 +1,94 @@
+"""What a caller may write: rows inside the viewset's scope, with keys of rows that the caller could see.
+
+Both are checked in the transaction of the write, and only where a viewset has a scope or checks single rows. What the
+author's Python saves itself is the author's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
+
+from rowcast.errors import NotAuthenticated, NotFound, OutsideScope, PermissionDenied, ValidationError
+from rowcast.query.conditions import Query, by_key, equals
+from rowcast.query.projection import Projection
+from rowcast.query.store import StoredRow
+from rowcast.rest.plan import ModelPlan, RestrictedKey, new_view
+from rowcast.rest.protocols import ModelView
+from rowcast.rest.scope import scope_of, scoped_rows
+
+NO_ROW = "There is no row with this key."  # the same for a hidden row and for a missing one
+
+
+async def write_in_scope(view: ModelView, write: Callable[[], Awaitable[StoredRow | None]]) -> StoredRow | None:
+    """Write a row, and take it back with ``OutsideScope`` if the viewset's scope does not contain it afterwards."""
+    plan = view.view_plan
+    if plan.unscoped_query is not None:
+        return await write()
+
+    async def write_and_check() -> StoredRow | None:
+        async with plan.service.store.database.transaction():
+            row = await write()
+            if row is not None:
+                key = plan.service.resources.key_of(plan.resource.key)
+                await check_scope(view, key.field_type.parse(key, row.key))
+            return row
+
+    return await plan.service.store.database.retrying(write_and_check)
+
+
+async def check_scope(view: ModelView, key: Any) -> None:
+    """Raise ``OutsideScope`` unless the row with this key is in the viewset's scope."""
+    plan = view.view_plan
+    if plan.unscoped_query is None:
+        query = (await scope_of(view)).restrict(by_key(plan.service.resources, plan.resource.name, key))
+        if not await _exists(plan, query):
+            raise OutsideScope()
+
+
+async def check_keys(view: ModelView, values: Mapping[str, Any], current: Query | None = None) -> None:
+    """Raise ``ValidationError`` if a body names rows that their own viewsets would not show this caller.
+
+    ``current`` is the query of the row that is changed. Keys that it has already may stay, so that an object that was read
+    can be sent back.
+    """
+    errors: dict[str, list[str]] = {}
+    for key in view.view_plan.restricted_keys():
+        value = values.get(key.name)
+        if value is None:
+            continue
+        wanted = set(value) if key.many else {value}
+        hidden = wanted - await _visible(view, key.target, wanted)
+        if current is not None:
+            hidden = {each for each in hidden if not await _has_key(view.view_plan, current, key, each)}
+        if hidden:
+            errors[key.name] = [NO_ROW]
+    if errors:
+        raise ValidationError(errors, code="does_not_exist")
+
+
+async def _visible(view: ModelView, target: ModelPlan, keys: Collection[Any]) -> set[Any]:
+    """The keys of the rows that another viewset's scope and object permissions show this caller."""
+    if not keys:
+        return set()
+    other: ModelView = new_view(target, action="retrieve", detail=True, request=view.request)
+    rows = await (await scoped_rows(other)).filter(pk__in=list(keys))
+    if not target.asks_about_objects:
+        return {row.pk for row in rows}
+    return {row.pk for row in rows if await _may_see(other, row)}
+
+
+async def _may_see(view: ModelView, row: Any) -> bool:
+    try:
+        await view.check_object_permissions(view.request, row)
+    except (PermissionDenied, NotAuthenticated, NotFound):
+        return False
+    return True
+
+
+async def _has_key(plan: ModelPlan, query: Query, key: RestrictedKey, value: Any) -> bool:
+    return await _exists(plan, query.restrict(equals(key.path, key.values, value)))
+
+
+async def _exists(plan: ModelPlan, query: Query) -> bool:
+    return await plan.service.store.one(query, Projection(plan.resource.name, ())) is not None
