@@ -5,10 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, Final
 
-import orjson
-
 from rowcast.database.connection import Connection
-from rowcast.resources.lossless_json import Raw, nearest
+from rowcast.resources.lossless_json import Raw, encode, nearest
 from rowcast.resources.types.temporal import timedelta_of_interval
 
 _EPOCH: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
@@ -46,7 +44,7 @@ async def set_codecs(connection: Connection) -> None:
 
 def encode_jsonb(value: Any) -> bytes:
     """A Python value as PostgreSQL receives a jsonb: a version byte and the text."""
-    return b"\x01" + orjson.dumps(value)
+    return b"\x01" + encode(value)
 
 
 def _encode_date(value: dt.date) -> tuple[int]:

@@ -1,7 +1,8 @@
-"""Rows as JSON objects written by PostgreSQL, parsed without loss.
+"""JSON parsed without loss: rows written by PostgreSQL, and bodies of requests.
 
 JSON has numbers of any size and values of any depth, and ``jsonb`` stores them. Python's parsers round such numbers to
-floats and fail at great depth. A value that would not come back unchanged stays in a row as its bytes (``Raw``).
+floats and fail at great depth. A value that would not come back unchanged stays in a row as its bytes (``Raw``). A number
+of a body that a float cannot hold keeps its digits (``ExactNumber``).
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import accumulate
+from sys import float_info
 from typing import Any, Final
 
 import orjson
@@ -17,12 +20,100 @@ import orjson
 JSON_MAX_DEPTH: Final = 200  # levels of nesting that every encoder on the way of a value supports
 _DIGITS: Final = bytes(b"0"[0] if byte in b"0123456789." else b" "[0] for byte in range(256))
 _LONG: Final = b"0" * 17  # the digits of a number that a float may not hold exactly, which has 16 of them
+_LONG_IN_BODY: Final = b"0" * 16  # one digit less, because a number of a body may have an exponent
+_SMALLEST: Final = float_info.min  # with all of its digits
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _INTEGER: Final = re.compile(rb"-?[1-9][0-9]{16,19}")  # encoders take it if it fits into 64 bits
 _TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]', re.DOTALL)
 
 
 class Raw(bytes):
     """A value as its original JSON. Two values are equal if their JSON is the same string."""
+
+
+class ExactNumber(float):
+    """The nearest float of a number that no float holds. ``str()`` of it has the number's own digits."""
+
+    __slots__ = ("digits",)
+    digits: str
+
+    def __str__(self) -> str:
+        return self.digits
+
+
+def exact_number(digits: str) -> float:
+    """A number as a float, or as an ``ExactNumber`` if no float holds it."""
+    number = float(digits)
+    if Decimal(repr(number)) == Decimal(digits):
+        return number
+    exact = ExactNumber(number)
+    exact.digits = digits
+    return exact
+
+
+def parse_body(body: bytes) -> Any:
+    """The JSON of a client; numbers keep their digits. ``ValueError`` if it is not JSON, or an object has a key twice.
+
+    >>> str(parse_body(b"[9007199254740993.0]")[0])
+    '9007199254740993.0'
+    """
+    value = orjson.loads(body)
+    if not isinstance(value, dict | list):
+        return value if type(value) is not float else _parse_slowly(body)
+    members = _members_unless_tiny(value)
+    if members is None or _LONG_IN_BODY in body.translate(_DIGITS):
+        return _parse_slowly(body)
+    return value if members == _members_in(body) else _parse_slowly(body)
+
+
+def _members_in(body: bytes) -> int:
+    """The number of members of all objects in JSON, those with the same key included."""
+    compact = body.translate(None, b" \t\n\r")
+    if b'\\":' in compact:  # perhaps within a string; otherwise `":` is only after the key of a member
+        return _STRING.sub(b"", body).count(b":")
+    return compact.count(b'":')
+
+
+def _members_unless_tiny(value: dict[str, Any] | list[Any]) -> int | None:
+    """The number of members of all objects in a value; ``None`` if it has a float so small that digits may be lost."""
+    members = 0
+    collections: list[Any] = [value]
+    while collections:
+        collection = collections.pop()
+        if type(collection) is dict:
+            members += len(collection)
+            collection = collection.values()
+        for item in collection:
+            kind = type(item)
+            if kind is dict or kind is list:
+                collections.append(item)
+            elif kind is float and -_SMALLEST < item < _SMALLEST:
+                return None
+    return members
+
+
+def _parse_slowly(body: bytes) -> Any:
+    try:
+        return json.loads(
+            body, parse_int=_exact_integer, parse_float=exact_number, object_pairs_hook=_without_duplicates
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names: set[str] = set()
+        twice = next(name for name, _ in pairs if name in names or names.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:50]!r} is there twice; an object has each key once")
+    return members
+
+
+def _exact_integer(digits: str) -> int | float:
+    """An integer if it fits into 64 bits, as ``orjson`` returns it."""
+    number = _number(digits)
+    return number if isinstance(number, int) else exact_number(digits)
 
 
 def parse(row: bytes) -> dict[str, Any]:
@@ -60,13 +151,16 @@ def _number(digits: str) -> int | float:
 
 
 def encode(value: Any) -> bytes:
-    """The JSON of a value, with its ``Raw`` parts unchanged."""
-    return orjson.dumps(value, default=_fragment)
+    """The JSON of a value, with its ``Raw`` parts and its exact numbers unchanged."""
+    return orjson.dumps(value, default=fragment)
 
 
-def _fragment(value: Any) -> orjson.Fragment:
+def fragment(value: Any) -> orjson.Fragment:
+    """The JSON of a ``Raw`` value or an exact number; ``TypeError`` for others."""
     if isinstance(value, Raw):
         return orjson.Fragment(bytes(value))
+    if isinstance(value, ExactNumber):
+        return orjson.Fragment(value.digits)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

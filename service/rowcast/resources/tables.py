@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rowcast.resources.fields import MISSING, Field, Kind
+from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
 from rowcast.resources.sql import cut_identifier, quote_literal
 
@@ -177,7 +177,7 @@ def _literal(field: Field) -> Any:
 def _text(field: Field, value: Any) -> str:
     """A JSON form as the string from which PostgreSQL reads a value of the field's type."""
     if field.field_type.kind is Kind.JSON:
-        return orjson.dumps(value).decode()
+        return encode(value).decode()
     if field.field_type.kind is Kind.ARRAY:
         items = (_text(field.element, item).replace("\\", "\\\\").replace('"', '\\"') for item in value)
         return "{" + ",".join(f'"{item}"' for item in items) + "}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from rowcast.configuration.settings import Server
 from rowcast.errors import ParseError, PayloadTooLarge, UnsupportedMediaType
 from rowcast.identity.users import ANONYMOUS, User
+from rowcast.resources.lossless_json import parse_body
 
 
 class Request:
@@ -70,8 +70,8 @@ class Request:
         if not raw:
             raise ParseError("The body is empty; send a JSON object.")
         try:
-            self.data = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
+            self.data = parse_body(raw)
+        except ValueError as error:
             raise ParseError(f"The body is not valid JSON: {error}.") from None
         return self.data
 

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from rowcast.resources.fields import Field, Kind
-from rowcast.resources.lossless_json import Raw
+from rowcast.resources.lossless_json import ExactNumber, Raw, fragment
 from rowcast.resources.types import FIELD_TYPES
 
 JSON: Final = "application/json"
@@ -66,8 +66,8 @@ def encode(data: Any, show: Callable[[Any], Any]) -> bytes:
                 return kind.field_type.dump(kind, value)
             case Set():
                 return sorted(value, key=str)
-            case Raw():
-                return orjson.Fragment(bytes(value))
+            case Raw() | ExactNumber():
+                return fragment(value)
             case bytes():
                 raise TypeError("bytes have no JSON form: decode them, or return an aiohttp response")
         return show(value)

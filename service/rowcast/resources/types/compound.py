@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rowcast.resources.fields import Column, Field, FieldType, Kind, Schema, recall
-from rowcast.resources.lossless_json import JSON_MAX_DEPTH
+from rowcast.resources.lossless_json import JSON_MAX_DEPTH, parse_body
 from rowcast.resources.types.text import NUL_REFUSED
 
 
@@ -35,8 +34,8 @@ def _load_json(_field: Field, value: Any) -> Any:
 
 def _parse_json(field: Field, text: str) -> Any:
     try:
-        value = orjson.loads(text)
-    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        value = parse_body(text.encode())
+    except ValueError:  # also for a surrogate, which UTF-8 does not have
         raise ValueError("Not valid JSON.") from None
     return _load_json(field, value)
 
