@@ -14,7 +14,7 @@ from rowcast.resources.actions import STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import variable_parts
 from rowcast.rest.binding import at_address
 from rowcast.rest.plan import ModelPlan, ViewPlan
-from rowcast.rest.viewset import Handler, ViewSet, action_map_of, serve
+from rowcast.rest.viewset import Handler, ViewSet, action_map_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +135,6 @@ def _route(plan: ViewPlan, path: str, label: str, actions: dict[str, str], basen
     except TypeError as error:
         raise ConfigurationError(f"{viewset.__module__}.{viewset.__name__}: {error}") from None
     return Route(path, label, actions, action_map, at_address(plan, initkwargs), initkwargs)
-
-
-def handler_of(route: Route) -> Handler:
-    """The aiohttp handler of a route."""
-
-    async def handler(http: web.Request) -> web.StreamResponse:
-        return await serve(http, route.plan, route.action_map)
-
-    return handler
 
 
 def check_distinct(routes: Iterable[Route]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import quote
@@ -29,7 +30,7 @@ from rowcast.rest.addresses import fill, variable_parts
 from rowcast.rest.decorators import VERBS, collect, is_action
 from rowcast.rest.introspection import actions_of, is_ours
 from rowcast.rest.negotiation import check_accept
-from rowcast.rest.plan import SERVICE, ViewPlan, new_view, policy_instances
+from rowcast.rest.plan import SERVICE, ViewPlan, policy_instances
 from rowcast.rest.request import Request, base_url
 from rowcast.rest.response import Response, encode, is_json, json_response, verbatim_response
 from rowcast.rest.response_cache import cached_response
@@ -97,7 +98,7 @@ class ViewSet:
 
         async def view(http: web.Request) -> web.StreamResponse:
             plan = http.app[SERVICE].plan_of(view, cls, initkwargs)
-            return await serve(http, plan, action_map)
+            return await handler_for(plan, action_map)(http)
 
         vars(view).update(cls=cls, actions=actions, initkwargs=initkwargs)  # as in Django REST framework
         return view
@@ -271,14 +272,18 @@ class ViewSet:
 ViewSetMixin = ViewSet  # Django REST framework has as_view in a mixin of its own
 
 
-async def serve(http: web.Request, plan: ViewPlan, action_map: Mapping[str, str]) -> web.StreamResponse:
-    """Answer a request at an address: from memory where nobody has to be recognised first, or by an instance."""
-    if http.method == "GET" and plan.public_and_cacheable and action_map["GET"] in READING_ACTIONS:
-        response = cached_response(plan, http)
-        if response is not None:
+def handler_for(plan: ViewPlan, action_map: Mapping[str, str]) -> Handler:
+    """The handler of an address: it answers from memory where nobody has to be recognised first, or by an instance."""
+    viewset: type[ViewSet] = plan.viewset
+    make_view = partial(viewset, view_plan=plan, action_map=action_map, **plan.attributes)
+    may_be_cached = plan.public_and_cacheable and action_map.get("GET") in READING_ACTIONS
+
+    async def handler(http: web.Request) -> web.StreamResponse:
+        if may_be_cached and http.method == "GET" and (response := cached_response(plan, http)) is not None:
             return response
-    view: ViewSet = new_view(plan, action_map=action_map)
-    return await view.dispatch(http)
+        return await make_view().dispatch(http)
+
+    return handler
 
 
 def action_map_of(

@@ -23,7 +23,7 @@ from rowcast.rest.introspection import is_ours
 from rowcast.rest.plan import Service, ViewPlan
 from rowcast.rest.request import base_url
 from rowcast.rest.routers import Route
-from rowcast.rest.viewset import Handler
+from rowcast.rest.viewset import Handler, handler_for
 from rowcast.server.importer import Importer
 
 
@@ -129,7 +129,7 @@ def register(
 ) -> None:
     """Add every address of the viewsets, the root and ``/openapi.json``; ``wrap`` is for the handlers of streams."""
     for route in routes:
-        handler = routers.handler_of(route)
+        handler = handler_for(route.plan, route.action_map)
         routers.register(app, route, wrap(handler) if "stream" in route.actions.values() else handler)
         service.routes[route.name] = route.path
     lists = [route.path for route in routes if route.name.endswith("-list")]
