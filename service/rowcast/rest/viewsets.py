@@ -29,4 +29,4 @@ class ModelViewSet(
     StreamMixin,
     GenericViewSet,
 ):
-    """All six actions, and the stream of every change, whoever makes it."""
+    """All six actions, and the stream of every committed change."""
