@@ -55,7 +55,7 @@ def ready_block(about: Mapping[str, Any], position: Position) -> bytes:
 
 
 def reset_block(about: Mapping[str, Any], position: Position | None, reason: str) -> bytes:
-    """The block that tells a client to reload, with the reason. ``None`` for the position if all rows follow."""
+    """The block with which a client has to reload, and the reason. ``None`` for the position if all rows follow."""
     id_line = b"" if position is None else b"id: %b\n" % str(position).encode()
     return b"event: reset\n%bdata: %b\n\n" % (id_line, orjson.dumps({**about, "reason": reason}))
 
