@@ -12,8 +12,12 @@ from sqlalchemy.dialects import postgresql
 from rowcast.resources.fields import Field, FieldType, Kind
 
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_TIME: Final = re.compile(r"(?:[01][0-9]|2[0-3]):[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?")
+_TIME: Final = re.compile(r"(?:[01][0-9]|2[0-3]):[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?")
 _DATETIME: Final = re.compile(rf"({_DATE.pattern})[Tt ]({_TIME.pattern})([Zz]|[+-][0-9]{{2}}:[0-9]{{2}})?")
+_WITH_SECONDS: Final = re.compile(rf"{_DATE.pattern}[Tt ][0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}.*")
+_NOT_A_DATETIME: Final = "Not a valid datetime: use RFC 3339, such as 2026-01-31T12:00:00Z."
+_LEAP_SECOND: Final = ":60"
+_SECOND: Final = dt.timedelta(seconds=1)
 _LOST_PLUS: Final = re.compile(r"(:[0-9]{2}(?:\.[0-9]+)?) ([0-9]{2}:[0-9]{2})$")
 _DURATION: Final = re.compile(
     r"([+-]?)P(?:([+-]?\d+)W)?(?:([+-]?\d+)D)?"
@@ -24,7 +28,8 @@ _INTERVAL: Final = re.compile(r"P(?:([+-]?\d+)Y)?(?:([+-]?\d+)M)?(?:([+-]?\d+)D)
 
 # The same for the clients of the OpenAPI document: values that do not exist are excluded, as far as a pattern can.
 _DATE_PATTERN: Final = r"(?!0000)[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])"
-_TIME_PATTERN: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,6})?)?"
+_SECONDS_PATTERN: Final = r":[0-5][0-9](?:\.[0-9]{1,9})?"
+_TIME_PATTERN: Final = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _OFFSET_PATTERN: Final = r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 _DURATION_PATTERN: Final = (  # with as many digits as fit in every combination
     r"^[+-]?P(?=[-+0-9T])(?:[+-]?[0-9]{1,8}W)?(?:[+-]?[0-9]{1,8}D)?"
@@ -51,30 +56,63 @@ def _parse_date(_field: Field, value: Any) -> dt.date:
 
 def _parse_time(_field: Field, value: Any) -> dt.time:
     if isinstance(value, str) and _TIME.fullmatch(value):
+        whole, fraction = _split_fraction(value)
         try:
-            return dt.time.fromisoformat(value)
+            time = dt.time.fromisoformat(whole)
         except ValueError:
             pass
+        else:
+            rounded = dt.datetime.combine(dt.date.min, time) + fraction
+            return rounded.time() if rounded.date() == dt.date.min else dt.time.max
     raise ValueError("Not a valid time: use HH:MM:SS.")
+
+
+def _split_fraction(time: str) -> tuple[str, dt.timedelta]:
+    """A time of day without its fraction, and a fraction of over six digits as PostgreSQL rounds it."""
+    whole, _, digits = time.partition(".")
+    if len(digits) <= 6:
+        return time, dt.timedelta()
+    return whole, dt.timedelta(microseconds=round(float(f"0.{digits}") * 1_000_000))
+
+
+def _moment(text: str) -> dt.datetime:
+    match = _DATETIME.fullmatch(text)
+    if match is None:
+        raise ValueError
+    date, time, offset = match.groups()
+    whole, fraction = _split_fraction(time)
+    leap = whole[5:8] == _LEAP_SECOND
+    if leap:  # the last second of a month in UTC; as in PostgreSQL, it is the first of the next month
+        whole = f"{whole[:5]}:59{whole[8:]}"
+        fraction += _SECOND
+    stated = dt.datetime.fromisoformat(f"{date}T{whole}{(offset or 'Z').upper()}").astimezone(dt.UTC)
+    moment = stated + fraction
+    if leap and ((stated.hour, stated.minute) != (23, 59) or (stated + _SECOND).day != 1):
+        raise ValueError
+    return moment
 
 
 def _load_datetime(_field: Field, value: Any) -> dt.datetime:
     """RFC 3339; without an offset the time is UTC."""
-    if isinstance(value, str) and (match := _DATETIME.fullmatch(value)):
-        date, time, offset = match.groups()
+    if isinstance(value, str) and _WITH_SECONDS.fullmatch(value):
         try:
-            moment = dt.datetime.fromisoformat(f"{date}T{time}{(offset or 'Z').upper()}")
-            return moment.astimezone(dt.UTC)
+            return _moment(value)
         except (ValueError, OverflowError):
             pass
-    raise ValueError("Not a valid datetime: use RFC 3339, such as 2026-01-31T12:00:00Z.")
+    raise ValueError(_NOT_A_DATETIME)
 
 
-def _parse_datetime(field: Field, text: str) -> dt.datetime:
-    """As in a body; a date alone means its midnight, and a ``+`` that a URL turned into a space is restored."""
+def _parse_datetime(_field: Field, text: str) -> dt.datetime:
+    """As in a body, or shorter: a date alone is its midnight, and seconds may be missing.
+
+    A ``+`` that a URL turned into a space is restored.
+    """
     if _DATE.fullmatch(text):
         text += "T00:00:00"
-    return _load_datetime(field, _LOST_PLUS.sub(r"\1+\2", text))
+    try:
+        return _moment(_LOST_PLUS.sub(r"\1+\2", text))
+    except (ValueError, OverflowError):
+        raise ValueError(_NOT_A_DATETIME) from None
 
 
 def _load_duration(_field: Field, value: Any) -> dt.timedelta:
@@ -161,7 +199,11 @@ TEMPORAL_TYPES: Final = (
         native=dt.time,
         dump=lambda _field, value: _trim(value.isoformat()),
         nearest=lambda _field, _text: dt.time.max,
-        schema=lambda _field: {"type": "string", "format": "time-local", "pattern": f"^{_TIME_PATTERN}$"},
+        schema=lambda _field: {
+            "type": "string",
+            "format": "time-local",
+            "pattern": f"^{_TIME_PATTERN}(?:{_SECONDS_PATTERN})?$",
+        },
         options=_LIMITS | _AUTO,
         now="(now() AT TIME ZONE 'UTC')::time",
     ),
@@ -178,7 +220,7 @@ TEMPORAL_TYPES: Final = (
         schema=lambda _field: {
             "type": "string",
             "format": "date-time",
-            "pattern": f"^{_DATE_PATTERN}[Tt ]{_TIME_PATTERN}{_OFFSET_PATTERN}$",
+            "pattern": f"^{_DATE_PATTERN}[Tt]{_TIME_PATTERN}{_SECONDS_PATTERN}{_OFFSET_PATTERN}$",
         },
         options=_LIMITS | _AUTO,
         now="now()",
