@@ -147,3 +147,30 @@ async def test_service_conforms_to_its_document(serve: Serve) -> None:
 
     await asyncio.to_thread(prove)
     assert not failures, "\n\n".join(failures)
+
+
+async def test_decimals_of_any_size_are_described(run: Run) -> None:
+    """The limits of a decimal are in the document if JSON has numbers for them; the others are in its pattern alone."""
+    fields = {
+        "large": {"type": "decimal", "max_digits": 23, "decimal_places": 4},
+        "huge": {"type": "decimal", "max_digits": 1000, "decimal_places": 0},
+        "tiny": {"type": "decimal", "max_digits": 1000, "decimal_places": 1000, "max": "0.5"},
+        "wide": {"type": "decimal", "min": "-1e500", "max": "1e500"},
+        "usual": {"type": "decimal", "max_digits": 22, "decimal_places": 4, "min": -1},
+        "several": {"type": "array", "of": "decimal", "max_digits": 60, "decimal_places": 10},
+    }
+    service = await run({"things": {"fields": fields}})
+    document = await service.get("/openapi.json")
+    bodies = document["components"]["schemas"]["ThingPatch"]["properties"]
+    words = ("minimum", "maximum", "multipleOf", "exclusiveMinimum", "exclusiveMaximum")
+    limits = {name: {word: schema[word] for word in words if word in schema} for name, schema in bodies.items()}
+    assert limits == {
+        "id": {},
+        "large": {"multipleOf": 0.0001, "exclusiveMinimum": -1e19, "exclusiveMaximum": 1e19},
+        "huge": {"multipleOf": 1},
+        "tiny": {"maximum": 0.5, "exclusiveMinimum": -1, "exclusiveMaximum": 1},
+        "wide": {},
+        "usual": {"minimum": -1, "multipleOf": 0.0001, "exclusiveMinimum": -(10**18), "exclusiveMaximum": 10**18},
+        "several": {},
+    }
+    assert [str(error) for error in OPENAPI_31_VALIDATOR.iter_errors(document)] == []

@@ -15,6 +15,7 @@ from rowcast.resources.fields import Field, FieldType, Kind, Schema
 
 NUMERIC_MAX_DIGITS: Final = 1000  # on either side of the point of a decimal without limits
 _LIMITS: Final = frozenset({"min", "max"})
+_FLOAT_EXPONENTS: Final = range(-307, 308)  # powers of ten between which every decimal has a float with its digits
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,30}")
 _NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 
@@ -126,14 +127,24 @@ def _decimal_schema(field: Field) -> Schema:
 def _decimal_number_schema(field: Field) -> Schema:
     """A decimal as a JSON number, which a body may contain."""
     whole, places = _decimal_digits(field)
-    schema: Schema = {"type": "number"}
-    if field.min is not None:
-        schema["minimum"] = float(field.min)
-    if field.max is not None:
-        schema["maximum"] = float(field.max)
+    limits: dict[str, Any] = {"minimum": field.min, "maximum": field.max}
     if field.max_digits is not None:
-        schema |= {"multipleOf": 10**-places, "exclusiveMinimum": -(10**whole), "exclusiveMaximum": 10**whole}
-    return schema
+        limits |= {
+            "multipleOf": Decimal(1).scaleb(-places) if places else 1,
+            "exclusiveMinimum": -(10**whole),
+            "exclusiveMaximum": 10**whole,
+        }
+    return {"type": "number", **{keyword: _bound(limit) for keyword, limit in limits.items() if _fits(limit)}}
+
+
+def _fits(limit: Any) -> bool:
+    """Whether a limit has a number in JSON: it is set, and within the floats."""
+    return limit is not None and Decimal(limit).adjusted() in _FLOAT_EXPONENTS
+
+
+def _bound(limit: Any) -> int | float:
+    """A limit as a number that JSON encoders support: an integer of 64 bits or the nearest float."""
+    return limit if isinstance(limit, int) and abs(limit) < 2**63 else float(limit)
 
 
 def _load_boolean(_field: Field, value: Any) -> bool:
