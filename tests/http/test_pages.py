@@ -6,6 +6,7 @@ import base64
 import random
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -336,3 +337,36 @@ async def test_links_name_the_address_that_the_client_used(pages: Service) -> No
     assert dict(parse_qsl(url.query)) == {"n__gte": "-1", "page_size": "2", "fields": "id, word", "page": "2"}
     page = await pages.get("/numbers/", word="b'\"\\", page_size="1")
     assert dict(parse_qsl(urlsplit(page["next"]).query))["word"] == "b'\"\\"
+
+
+STORED: dict[str, tuple[str, list[str]]] = {  # columns, and values that only direct SQL can store
+    "at": ("datetime", ["infinity", "-infinity", "0044-03-15 12:00:00.25 BC", "20000-01-01", "2024-01-01"]),
+    "day": ("date", ["infinity", "-infinity", "0044-03-15 BC", "20000-01-01", "2024-01-01"]),
+    "hour": ("time", ["24:00", "23:59:59.999999", "00:00"]),
+    "span": ("duration", ["178000000 years", "-178000000 years", "1 year 2 months", "2562047788 hours", "1 day"]),
+    "ratio": ("float", ["NaN", "Infinity", "-Infinity", "1.5"]),
+    "cost": ("decimal", ["NaN", "1e2000", "-1e2000", "1.5"]),
+    "exact": ("decimal", ["Infinity", "-Infinity", "NaN"]),
+}
+
+
+async def test_cursor_passes_every_stored_value(databases: Databases, tmp_path: Path) -> None:
+    """Infinity, NaN, years BC and after 9999, 24:00 and endless durations have pages before and after them."""
+    fields = {name: {"type": type_, "null": True} for name, (type_, _) in STORED.items()}
+    view = {"ordering_fields": list(fields), "pagination_class": "CursorPagination", "page_size": 1}
+    async with running(databases, tmp_path, {"things": {"fields": fields, "viewset": view}}) as service:
+        for name, (_, values) in STORED.items():
+            column = await service.sql.fetchval(
+                "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'things'::regclass AND attname = $1",
+                name,
+            )
+            for value in [value for value in values for _ in range(2)]:
+                await service.sql.execute(f"INSERT INTO things ({name}) VALUES ('{value}'::{column})")
+        total = await service.sql.fetchval("SELECT count(*) FROM things")
+        for name in fields:
+            for order in (name, f"-{name}"):
+                expected = (await service.get("/things/", ordering=order, page_size=str(total)))["results"]
+                pages = await walk(service, f"/things/?ordering={order}")
+                assert [each for page in pages[:-1] for each in page] == [row["id"] for row in expected]
+                back = await walk(service, pages[-1][0], "previous")
+                assert [page[0] for page in back[:-1]][::-1] == [row["id"] for row in expected]

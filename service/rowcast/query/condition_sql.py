@@ -175,15 +175,15 @@ class Source:
         field = self.tables.resources[self.resource].links.get(step.name)
         return field is not None and not field.write_only
 
-    def _after(self, steps: Sequence[tuple[str, bool, bool]]) -> sa.ColumnElement[bool]:
-        """The rows after a row in an order; a step is (path, descending, whether that row has null there).
+    def _after(self, steps: Sequence[tuple[str, bool, bool, bool]]) -> sa.ColumnElement[bool]:
+        """The rows after a row in an order; a step is (path, descending, whether that row has null there, or text).
 
         Those are the rows whose first different column sorts later. Null is the largest.
         """
         later: list[sa.ColumnElement[bool]] = []
         same: list[sa.ColumnElement[bool]] = []
         start: list[sa.ColumnElement[bool]] = []
-        for position, (name, descending, null) in enumerate(steps):
+        for position, (name, descending, null, text) in enumerate(steps):
             path = self.path(name)
             column = self.column(path)
             may_be_null = path.field.null or bool(path.steps)
@@ -192,7 +192,8 @@ class Source:
                     later.append(sa.and_(*same, column.is_not(None)))
                 same.append(column.is_(None))
                 continue
-            value = self.binds(bound_type(path.values))
+            type_ = bound_type(path.values)
+            value = sa.cast(self.binds(sa.Text()), type_) if text else self.binds(type_)
             differs = column < value if descending else column > value
             with_null = sa.or_(differs, column.is_(None)) if may_be_null and not descending else differs
             later.append(sa.and_(*same, with_null))

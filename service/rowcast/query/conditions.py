@@ -106,6 +106,12 @@ class Negation:
         return self.part.values
 
 
+class StoredText(str):
+    """A value that Python does not have, such as infinity or a year BC, as the string from which PostgreSQL reads it."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class After:
     """The rows after another one in an order: each of ``steps`` is (path, descending), ``row`` has that row's values."""
@@ -118,7 +124,7 @@ class After:
         return (
             "after",
             *(
-                (path, descending, value is None)
+                (path, descending, value is None, isinstance(value, StoredText))
                 for (path, descending), value in zip(self.steps, self.row, strict=True)
             ),
         )

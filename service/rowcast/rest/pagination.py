@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -14,9 +15,10 @@ from urllib.parse import urlencode
 import orjson
 
 from rowcast.errors import NotFound, ParseError
-from rowcast.query.conditions import After, Query
+from rowcast.query.conditions import After, Query, StoredText
 from rowcast.query.pages import DEEP_OFFSET_ROWS, FetchedPage, PageShape
 from rowcast.query.projection import Projection
+from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resources
 
 MAX_DIGITS: Final = 1000  # of a number in the query string
@@ -196,12 +198,19 @@ class CursorPagination(BasePagination):
                 None if value is None else self._load(query.resource, step.removeprefix("-"), value)
                 for step, value in zip(query.order, row, strict=True)
             )
-        except ValueError:  # the field's type has changed since
+        except (ValueError, ArithmeticError):  # the field's type has changed since
             raise refused from None
 
     def _load(self, resource: str, path: str, value: Any) -> Any:
+        """The value of a column in a cursor; one that Python does not have is PostgreSQL's own string."""
         field = self.resources.resolve(resource, path).values
-        return field.field_type.load(field, value)
+        try:
+            return field.field_type.load(field, value)
+        except ValueError:
+            if field.field_type.kind in _BEYOND_PYTHON and isinstance(value, str) and _STORED.fullmatch(value):
+                field.field_type.nearest(field, value)  # a ValueError if it is not a value of the type
+                return StoredText(value)
+            raise
 
     def _sign(self, content: bytes, query: Query) -> bytes:
         order = ",".join((query.resource, *query.order)).encode()
@@ -220,6 +229,8 @@ class NoPagination(BasePagination):
 
 
 _SIGNATURE: Final = 12  # bytes
+_BEYOND_PYTHON: Final = (Kind.NUMBER, Kind.MOMENT)  # whose columns can hold values that Python does not have
+_STORED: Final = re.compile(r"-?[Ii]nfinity|NaN|-?P[-+0-9.YMDTHS]+|[-+0-9][-+0-9.:T]*(?: BC)?")
 
 
 def _number(name: str, text: str, *, least: int | None = None) -> int:
