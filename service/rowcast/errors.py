@@ -9,9 +9,11 @@ import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 Messages = Mapping[str, Any]  # field → list of messages, or → nested Messages
+MAX_MESSAGES: Final = 100  # of a response
+NAME_MAX_CHARACTERS: Final = 100  # of a name that a client made up, in a response
 
 
 class ConfigurationError(Exception):
@@ -25,7 +27,7 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     'did you mean title?'
     """
     names = list(valid)
-    if near := get_close_matches(name, names, n=1, cutoff=0.6):
+    if len(name) <= NAME_MAX_CHARACTERS and (near := get_close_matches(name, names, n=1, cutoff=0.6)):
         return f"did you mean {near[0]}?"
     return f"valid here: {', '.join(names)}" if names else "none is valid here"
 
@@ -75,6 +77,22 @@ class ApiError(Exception):
         return document
 
 
+def _first_messages(errors: Any, limit: int) -> tuple[Any, int]:
+    """At most ``limit`` messages of ``Messages`` or of a list, and how many messages there are in all."""
+    if not isinstance(errors, Mapping):
+        messages = errors if isinstance(errors, list | tuple) else [errors]
+        return (errors if len(messages) <= limit else list(messages[:limit])), len(messages)
+    first: dict[Any, Any] = {}
+    total = 0
+    for name, messages in errors.items():
+        kept, count = _first_messages(messages, limit - total)
+        if total < limit or not count:
+            text = str(name)
+            first[name if len(text) <= NAME_MAX_CHARACTERS else f"{text[:NAME_MAX_CHARACTERS]}…"] = kept
+        total += count
+    return first, total
+
+
 class ParseError(ApiError):
     """The request cannot be read: malformed JSON, a bad parameter."""
 
@@ -101,16 +119,30 @@ class ValidationError(ApiError):
         errors: The messages of every field with a wrong value, or one message about the whole body.
         detail: A sentence for people.
         code: A stable word for programs.
+        unlisted: How many more messages there are than in ``errors``.
     """
 
     status = HTTPStatus.BAD_REQUEST
     code = "invalid"
     default_detail = "The request has invalid values."
 
-    def __init__(self, errors: Messages | str, *, detail: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, errors: Messages | str, *, detail: str | None = None, code: str | None = None, unlisted: int = 0
+    ) -> None:
         if isinstance(errors, str):
             errors = {"non_field_errors": [errors]}
         super().__init__(detail, code=code, errors=errors)
+        self.unlisted = unlisted
+
+    def problem(self, request_id: str) -> dict[str, Any]:
+        """The problem document, with at most ``MAX_MESSAGES`` messages and the number of the others."""
+        document = super().problem(request_id)
+        first, total = _first_messages(self.errors or {}, MAX_MESSAGES)
+        if (more := total + self.unlisted - MAX_MESSAGES) > 0:
+            whole = first.get("non_field_errors", [])
+            first["non_field_errors"] = [*(whole if isinstance(whole, list | tuple) else [whole]), f"and {more} more"]
+        document["errors"] = first
+        return document
 
 
 class DoesNotFit(ValidationError):

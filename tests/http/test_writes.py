@@ -109,6 +109,30 @@ async def test_unknown_keys_are_refused_with_the_nearest(library: Service) -> No
     assert len(await library.rows("/books/")) == 1
 
 
+async def test_response_has_at_most_a_hundred_messages(library: Service) -> None:
+    """Of many unknown keys, or of many wrong items, the first hundred are named and the others counted."""
+    body: dict[str, Any] = {f"titl{n}": 1 for n in range(50_000)}
+    response, problem = await library.ask("POST", "/books/", {"stars": 1, **body}, status=400)
+    errors = problem["errors"]
+    required = [name for name, texts in errors.items() if texts == ["This field is required."]]
+    unknown = [name for name in errors if name not in (*required, "non_field_errors")]
+    assert required
+    assert len(required) + len(unknown) == 100
+    assert errors["non_field_errors"] == [f"and {50_001 - len(unknown)} more"]
+    assert sum("did you mean" in texts[0] for texts in errors.values()) <= 10
+    assert len(await response.read()) < 20_000
+    _, book, _ = await some(library)
+    path = f"/books/{book['id']}/"
+    for name, items in (("tags", ["x"] * 30_000), ("zzz" * 9_000, "x")):
+        response, problem = await library.ask("PATCH", path, {name: items}, status=400)
+        assert len(await response.read()) < 20_000
+    problem = await library.patch(path, {"tags": ["x"] * 30_000}, 400)
+    assert problem["errors"] == {"tags": [f"Item {n}: Not a valid integer." for n in range(100)],
+                                 "non_field_errors": ["and 29900 more"]}  # fmt: skip
+    exactly = await library.patch(path, {f"k{n}": 1 for n in range(100)}, 400)
+    assert (len(exactly["errors"]), "non_field_errors" in exactly["errors"]) == (100, False)
+
+
 async def test_object_that_was_read_can_be_put_back(library: Service) -> None:
     """PUT accepts the response of GET, with expansions and prefetched relations; only ``auto_now`` changes."""
     author, book, tags = await some(library)

@@ -46,7 +46,7 @@ class Projection:
         for name in names:
             if name not in shown:
                 hint = did_you_mean(name, sorted(shown))
-                raise ParseError(f"fields: there is no field {name!r} here; {hint}", code="invalid_parameter")
+                raise ParseError(f"fields: there is no field {name[:50]!r} here; {hint}", code="invalid_parameter")
         return Projection(
             self.resource,
             tuple(name for name in self.columns if name in names),

@@ -25,9 +25,9 @@ def validators(declared: Field, values: Field) -> list[Any]:
         if not values.blank:
             rules.append(validate.Length(min=1, error=BLANK))
         if values.pattern is not None:
-            rules.append(_Matches(values.pattern))
+            rules.append(_UnlessLonger(_Matches(values.pattern), values.longest))
         if values.field_type.validator is not None:
-            rules.append(values.field_type.validator)
+            rules.append(_UnlessLonger(values.field_type.validator, values.longest))
     if values.min_length is not None or values.longest is not None:
         rules.append(validate.Length(min=values.min_length, max=values.longest))
     if element.min is not None or element.max is not None:
@@ -65,6 +65,17 @@ class _UnlessBlank(_Each):
 
     def __call__(self, value: Any) -> Any:
         return value if value == "" else self.rule(value)
+
+
+class _UnlessLonger(validate.Validator):
+    """A rule that does not apply to strings that are too long anyway: patterns may take long for them."""
+
+    def __init__(self, rule: Any, longest: int | None) -> None:
+        self.rule = rule
+        self.longest = longest
+
+    def __call__(self, value: str) -> Any:
+        return value if self.longest is not None and len(value) > self.longest else self.rule(value)
 
 
 class _Matches(validate.Validator):

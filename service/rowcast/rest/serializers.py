@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import marshmallow as ma
 
-from rowcast.errors import ConfigurationError, Messages, ValidationError, did_you_mean
+from rowcast.errors import MAX_MESSAGES, ConfigurationError, Messages, ValidationError, did_you_mean
 from rowcast.orm.bridge import wait
 from rowcast.orm.state import Row, state_of
 from rowcast.query.projection import Projection, projection_of
@@ -24,6 +24,7 @@ from rowcast.resources.resource import Relation, Resource, Resources
 from rowcast.resources.validators import NULL, REQUIRED, validators
 
 CONTEXT: ContextVar[Callable[[], dict[str, Any]]] = ContextVar("context", default=dict)  # of the current request
+HINTS: Final = 10  # unknown keys of a body whose messages name the nearest field
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -274,6 +275,7 @@ class Serializer(ma.Schema):
             for name, value in body.items()
             if name not in self.ignored and not (updating and name == key) and not self._is_expansion(name, value)
         }
+        unlisted = self._drop_unknown(values)
         absent: bool | tuple[str, ...] = partial or ((key,) if updating and key else False)
         try:
             return dict(self.load(values, partial=absent, many=False))
@@ -282,10 +284,27 @@ class Serializer(ma.Schema):
             if "_schema" in messages:
                 messages["non_field_errors"] = messages.pop("_schema")
             names = [name for name, field in self.fields.items() if not field.dump_only]
-            for name, texts in messages.items():
-                if name not in self.fields and texts == ["Unknown field."]:
-                    messages[name] = [f"Unknown field; {did_you_mean(name, names)}"]
-            raise ValidationError(messages) from None
+            unknown = [name for name in messages if name not in self.fields and messages[name] == ["Unknown field."]]
+            for name in unknown[:HINTS]:
+                messages[name] = [f"Unknown field; {did_you_mean(name, names)}"]
+            raise ValidationError(messages, unlisted=unlisted) from None
+
+    def _drop_unknown(self, values: dict[str, Any]) -> int:
+        """Remove the unknown keys of a body for which a response has no room; how many these are.
+
+        The time that marshmallow takes for unknown keys grows with the square of their number.
+        """
+        if (
+            len(values) <= MAX_MESSAGES + len(self.load_fields)
+            or self.unknown != ma.RAISE
+            or self._hooks.get("pre_load")
+        ):
+            return 0
+        names = {field.data_key or name for name, field in self.load_fields.items()}
+        unlisted = [name for name in values if name not in names][MAX_MESSAGES:]
+        for name in unlisted:
+            del values[name]
+        return len(unlisted)
 
     def _is_expansion(self, name: str, value: Any) -> bool:
         """Whether this is an expanded relation, which is in a body that was read from a response."""
