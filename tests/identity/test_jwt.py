@@ -283,3 +283,13 @@ def _verify(written: Jwt, token: str) -> None:
         assert isinstance(error, AuthenticationFailed)  # noqa: PT017 - an error that is none of ours shall show
     else:
         assert user.id
+
+
+@pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e400", "-1e400", "[" * 1500 + "]" * 1500])
+async def test_claims_without_a_moment_are_refused(site: Site, name: str, number: str) -> None:
+    """A number beyond every clock is a 401 as any invalid claim is."""
+    client = await site(jwt=HS)
+    payload = json.dumps({**claims(), name: "number"}).replace('"number"', number)
+    token = forged({"alg": "HS256", "typ": "JWT"}, payload.encode(), SECRET.encode())
+    assert (await client.get("/", headers=bearer(token))).status == 401

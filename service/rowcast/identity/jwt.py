@@ -16,6 +16,7 @@ from rowcast.identity.users import Clock, Credentials, User
 JWT_PATTERN: Final = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]*){2}")
 JWT_MAX_CHARACTERS: Final = 8192
 LEEWAY_SECONDS: Final = 10  # that the issuer's clock may differ from ours
+EXPIRES_MAX_SECONDS: Final = 253_402_300_799  # the end of the year 9999
 
 
 class JwtVerifier:
@@ -56,10 +57,12 @@ class JwtVerifier:
             raise AuthenticationFailed(f"The token is not valid: {error}.") from None
         except jwt.MissingRequiredClaimError as error:
             raise AuthenticationFailed(f"{error}.") from None
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, OverflowError, RecursionError):  # the last two for 1e400, and JSON nested too deeply
             raise AuthenticationFailed("The token is not valid.") from None
         if not claims["sub"] or not claims["sub"].isprintable():  # PostgreSQL cannot store a zero byte, among others
             raise AuthenticationFailed("The sub of the token cannot be a user's id.")
+        if int(claims["exp"]) > EXPIRES_MAX_SECONDS:
+            raise AuthenticationFailed("The exp of the token is too large: it is a time before the year 10000.")
         user = User(id=claims["sub"], is_staff=claims.get(self._settings.staff_claim) is True, claims=claims)
         return user, Credentials(int(claims["exp"]) + LEEWAY_SECONDS)
 

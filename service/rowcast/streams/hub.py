@@ -440,18 +440,18 @@ class Hub:
             for auth, subscribers in holders.values():
                 try:
                     valid = await self._valid(auth)
+                    for subscriber in subscribers:
+                        if valid:
+                            self._schedule_expiry(subscriber)
+                        else:
+                            subscriber.end()
                 except Exception:
                     _logger.exception("stream_caller_not_checked")
-                    continue
-                for subscriber in subscribers:
-                    if valid:
-                        self._schedule_expiry(subscriber)
-                    else:
-                        subscriber.end()
 
     def _schedule_expiry(self, subscriber: Subscriber) -> None:
         """End a stream when its credentials expire, if that is before the next check."""
+        now = time.time()
         for auth in subscriber.auths:
             expires_at = getattr(auth, "expires_at", None)
-            if expires_at is not None and (left := expires_at - time.time()) <= CREDENTIALS_CHECK_SECONDS:
-                asyncio.get_running_loop().call_later(max(0.0, left), subscriber.end)
+            if expires_at is not None and expires_at <= now + CREDENTIALS_CHECK_SECONDS:
+                asyncio.get_running_loop().call_later(max(now, expires_at) - now, subscriber.end)
