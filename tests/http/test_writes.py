@@ -6,9 +6,11 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -394,6 +396,30 @@ async def test_deleting_follows_on_delete(library: Service) -> None:
     await library.delete(f"/authors/{author['id']}/")
 
 
+async def test_referenced_row_stays_unless_the_config_says_otherwise(databases: Databases, tmp_path: Path) -> None:
+    """Without ``on_delete`` a row that is referenced cannot be deleted, by SQL neither; links to a row go with it."""
+    resources: dict[str, dict[str, Any]] = {
+        "owners": {"fields": {"name": {"type": "string"}}},
+        "pets": {"fields": {"owner": {"type": "foreign_key", "to": "owners"}}},
+        "clubs": {
+            "fields": {"members": {"type": "many_to_many", "to": "owners"}},
+            "viewset": {"prefetch_related": ["members"]},
+        },
+    }
+    async with running(databases, tmp_path, resources) as service:
+        owner = await service.post("/owners/", {"name": "Anna"})
+        pet = await service.post("/pets/", {"owner_id": owner["id"]})
+        club = await service.post("/clubs/", {"members": [owner["id"]]})
+        assert [row["members"] for row in await service.rows("/clubs/")] == [[owner]]
+        problem = await service.delete(f"/owners/{owner['id']}/", 409)
+        assert problem["code"] == "referenced"
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+            await service.sql.execute("DELETE FROM owners")
+        await service.delete(f"/pets/{pet['id']}/")
+        await service.delete(f"/owners/{owner['id']}/")
+        assert await service.rows("/clubs/") == [{**club, "members": []}]
+
+
 async def test_update_shows_related_rows_as_they_are_now(library: Service) -> None:
     """The response to a write has the relations of the row as written, not the previous ones."""
     _, _, (red, green, blue) = await some(library)
@@ -416,7 +442,13 @@ async def trees(databases: Databases, tmp_path_factory: pytest.TempPathFactory) 
         "nodes": {
             "fields": {
                 "id": {"type": "string", "max_length": 9, "primary_key": True},
-                "parent": {"type": "foreign_key", "to": "nodes", "null": True, "related_name": "children"},
+                "parent": {
+                    "type": "foreign_key",
+                    "to": "nodes",
+                    "null": True,
+                    "on_delete": "cascade",
+                    "related_name": "children",
+                },
                 "friends": {"type": "many_to_many", "to": "nodes", "related_name": "admirers"},
                 "name": {"type": "string", "max_length": 9, "default": "-"},
                 "secret": {

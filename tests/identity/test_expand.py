@@ -94,7 +94,7 @@ TEXTS = {
     for name, view in TARGETS.items()
 }
 TASKS = "fields:\n  id: {type: integer, primary_key: true}\n" + "".join(
-    f"  {name}: {{type: foreign_key, to: {name}, null: true}}\n" for name in TARGETS
+    f"  {name}: {{type: foreign_key, to: {name}, null: true, on_delete: cascade}}\n" for name in TARGETS
 )
 OPEN = "viewset: {permission_classes: [AllowAny]}"
 KEPT = "viewset: {permission_classes: [AllowAny], cache: responses}"

@@ -29,7 +29,7 @@ RESOURCES = {
           priority: {type: string, choices: [low, normal, high], default: normal}
           view_count: {type: integer, default: 0, min: 0, read_only: true}
           category: {type: foreign_key, to: categories, null: true, on_delete: set_null, related_name: tasks}
-          author: {type: foreign_key, to: users, null: true, related_name: tasks}
+          author: {type: foreign_key, to: users, null: true, on_delete: cascade, related_name: tasks}
           tags: {type: many_to_many, to: tags, related_name: tasks}
           user_id: {type: string, null: true}
           assigned_to_id: {type: string, null: true}

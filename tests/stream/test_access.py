@@ -24,7 +24,7 @@ fields:
   title: {type: string}
   user_id: {type: string, null: true}
   salary: {type: integer, default: 7}
-  project: {type: foreign_key, to: projects, null: true}
+  project: {type: foreign_key, to: projects, null: true, on_delete: cascade}
 viewset:
   class: viewsets:TaskViewSet
   filterset_fields: {title: [exact], project__name: [exact]}

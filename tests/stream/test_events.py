@@ -19,7 +19,7 @@ fields:
   done: {type: boolean, default: false}
   secret: {type: string, null: true, write_only: true}
   price: {type: decimal, max_digits: 10, decimal_places: 2, null: true}
-  owner: {type: foreign_key, to: owners, null: true}
+  owner: {type: foreign_key, to: owners, null: true, on_delete: cascade}
   labels: {type: many_to_many, to: labels}
 viewset:
   permission_classes: [AllowAny]

@@ -33,7 +33,7 @@ TASKS = Resource(
         "title": make_field("title", "string", null=True),
         "size": make_field("size", "float", null=True),
         "done": make_field("done", "boolean"),
-        "owner": make_field("owner", "foreign_key", to="users", null=True),
+        "owner": make_field("owner", "foreign_key", to="users", null=True, on_delete="cascade"),
         "account": make_field("account", "big_integer"),
     },
 )

@@ -52,7 +52,7 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "decimal_places": value_types.integer(0, 1000),
     "of": value_types.one_of(sorted(scalar_types())),
     "to": value_types.string(least=1),
-    "on_delete": value_types.one_of(("cascade", "restrict", "set_null")),
+    "on_delete": value_types.one_of(("restrict", "cascade", "set_null")),
     "related_name": value_types.string(FIELD_NAME, "a lower-case name such as open_tasks", null=True),
     "any_key": value_types.boolean(),
     "read_only": value_types.boolean(),

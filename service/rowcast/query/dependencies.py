@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from rowcast.query.conditions import Shape
 from rowcast.query.projection import Projection
+from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resources
 
 
@@ -37,7 +38,7 @@ def dependents(resources: Resources, resource: str) -> frozenset[str]:
                 other.name
                 for other in resources.values()
                 for field in other.fields.values()
-                if field.to == here and field.on_delete != "restrict"
+                if field.to == here and (field.on_delete != "restrict" or field.field_type.kind is Kind.RELATIONS)
             ]
     return frozenset(found)
 

@@ -107,7 +107,7 @@ class Field:
     decimal_places: int | None = None
     of: FieldType | None = None
     to: str | None = None
-    on_delete: str = "cascade"
+    on_delete: str = "restrict"  # of a foreign key
     related_name: str | None = None
     any_key: bool = False  # a body may name rows that its caller could not see
     read_only: bool = False
