@@ -353,3 +353,43 @@ async def test_scope_may_compare_columns(serve: Serve, sql: asyncpg.Connection) 
         event = await next_change(source)
         assert (event["action"], event["id"], event["cause"]) == ("INSERT", 1, "UPDATE")
         assert [row["id"] for row in (await (await client.get("/tasks/")).json())["results"]] == [1, 2]
+
+
+async def test_update_of_which_nothing_is_seen_is_no_event(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Python streams compare what they render, and the position moves on."""
+    module = PYTHON.replace("task.title.upper()", 'task.title.upper() + "!" * (task.salary // 100)')
+    client = await serve(RESOURCES, modules={"viewsets": module})
+    async with listen(client, "/tasks/stream/") as source:
+        await ready(source)
+        await sql.execute("INSERT INTO tasks (id, title) VALUES (1, 'plan')")
+        await next_change(source)
+        await sql.execute("UPDATE tasks SET salary = 8")
+        await sql.execute("UPDATE tasks SET salary = 100")
+        event = await next_change(source)
+        assert (event["action"], event["changed"], event["data"]["shout"]) == ("UPDATE", [], "PLAN!")
+        await sql.execute("UPDATE tasks SET user_id = 'ann'")
+        await sql.execute("UPDATE tasks SET title = 'b'")
+        assert (await next_change(source))["changed"] == ["title"]
+
+
+async def test_update_of_a_hidden_column_is_no_event(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A plain stream does not show when a column changes that its serializer leaves out."""
+    module = """
+from rowcast import AllowAny, ModelViewSet, Serializer, model
+
+class TaskSerializer(Serializer):
+    class Meta:
+        model = model("tasks")
+        fields = ("id", "title")
+
+class TaskViewSet(ModelViewSet):
+    permission_classes = [AllowAny]
+    serializer_class = TaskSerializer
+"""
+    client = await serve(RESOURCES, modules={"viewsets": module})
+    await sql.execute("INSERT INTO tasks (id, title) VALUES (1, 'a')")
+    async with listen(client, "/tasks/stream/") as source:
+        await ready(source)
+        await sql.execute("UPDATE tasks SET salary = 8")
+        await sql.execute("UPDATE tasks SET title = 'b'")
+        assert (await next_change(source))["changed"] == ["title"]

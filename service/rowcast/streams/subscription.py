@@ -129,17 +129,36 @@ class Subscription:
 
     # --- rendering
 
-    async def render_data(self, events: Sequence[Event]) -> dict[int, bytes]:
-        """The new row of each event as the viewset's Python renders it; empty if the subscription renders rows."""
+    async def render_data(self, events: Sequence[Event], matches: Matches) -> dict[int, bytes | None]:
+        """The new row of each event as the viewset's Python renders it; empty if the subscription renders rows.
+
+        It is ``None`` for an UPDATE after which the row is rendered as before.
+        """
         if self.access is None or self.access.plain:
             return {}
-        rendered = await self.access.render_rows([event.new for event in events if event.new is not None])
+        entered = [event for event in events if matches[event.n][1]]
+        data: dict[int, bytes | None] = dict(await self._rendered(self.access, entered, "new"))
+        hidden = [event for event in entered if matches[event.n][0] and not self._changed(event)]
+        if hidden:  # Python may show a column under another name
+            before = await self._rendered(self.access, hidden, "old")
+            data |= {n: None for n, shown in before.items() if shown == data[n]}
+        return data
+
+    async def _rendered(self, access: RowAccess, events: Sequence[Event], side: str) -> dict[int, bytes]:
+        rendered = await access.render_rows([getattr(event, side) for event in events])
         return {event.n: data for event, data in zip(events, rendered, strict=True)}
 
-    def block(self, event: Event, match: Match, rendered: bytes | None = None) -> bytes | None:
-        """The block of an event without its position; ``None`` if neither row matches.
+    def _changed(self, event: Event) -> list[str]:
+        """The watched names whose values an UPDATE has changed."""
+        before, after = event.before, event.after
+        assert before is not None
+        assert after is not None
+        return [name for name in self.watched if after.get(name) != before.get(name)]
 
-        ``rendered`` is the new row if the viewset's Python has rendered it.
+    def block(self, event: Event, match: Match, rendered: bytes | None = None) -> bytes | None:
+        """The block of an event without its position; ``None`` if neither row matches, or nothing shown has changed.
+
+        ``rendered`` is the new row if the viewset's Python has rendered it, and it is shown otherwise than before.
         """
         if event.op == "T":
             reason = {"resource": self.query.resource, "reason": "truncated"}
@@ -151,6 +170,9 @@ class Subscription:
         before, after = event.before, event.after
         row = after if new_matches else before
         assert row is not None
+        changed = self._changed(event) if action == "UPDATE" else []
+        if action == "UPDATE" and not changed and rendered is None:
+            return None
         message: dict[str, Any] = {
             "action": action,
             "resource": self.query.resource,
@@ -160,8 +182,7 @@ class Subscription:
         if new_matches:
             message["data"] = self.data(row) if rendered is None else orjson.Fragment(rendered)
         if action == "UPDATE":
-            assert before is not None
-            message["changed"] = [name for name in self.watched if row.get(name) != before.get(name)]
+            message["changed"] = changed
         elif event.op == "U":
             message["cause"] = "UPDATE"
         message |= {"at": event.at, "seq": event.seq}
@@ -264,7 +285,7 @@ class Subscriptions:
             except NeedsAwait:
                 matches = await match_in_database(subscription, batch)
             matches = await subscription.filter_permitted(changes, matches)
-            data = await subscription.render_data([event for event in changes if matches[event.n][1]])
+            data = await subscription.render_data(changes, matches)
             blocks |= {event.n: subscription.block(event, matches[event.n], data.get(event.n)) for event in changes}
         return self._frame(batch, seen_snapshot, blocks)
 
