@@ -393,3 +393,52 @@ class TaskViewSet(ModelViewSet):
         await sql.execute("UPDATE tasks SET salary = 8")
         await sql.execute("UPDATE tasks SET title = 'b'")
         assert (await next_change(source))["changed"] == ["title"]
+
+
+GRANTS = """
+from marshmallow import fields
+from rowcast import AllowAny, BaseAuthentication, ModelViewSet, Serializer, User, model
+
+class Key(BaseAuthentication):
+    def authenticate(self, request):
+        key = request.http.query.get("access_token")
+        return key and (User(id="machine"), key)
+
+class TaskSerializer(Serializer):
+    sent = fields.Method("get_sent")
+
+    class Meta:
+        model = model("tasks")
+        fields = ("id", "sent")
+
+    def get_sent(self, task):
+        request = self.context["request"]
+        return [request.http.cookies.get("team"), str(getattr(request.auth, "token", request.auth))]
+
+class TaskViewSet(ModelViewSet):
+    permission_classes = [AllowAny]
+    serializer_class = TaskSerializer
+"""
+
+
+@pytest.mark.parametrize("custom", [False, True])
+async def test_callers_whom_python_tells_apart_share_nothing(
+    serve: Serve, sql: asyncpg.Connection, custom: bool
+) -> None:
+    """Two cookies, two tokens of one user, and two keys of a custom authentication get rows of their own."""
+    module = GRANTS + ("    authentication_classes = [Key]\n" if custom else "")
+    client = await serve(RESOURCES, modules={"viewsets": module})
+    keys = ["1", "9"] if custom else [await create_token(sql, "ann"), await create_token(sql, "ann")]
+    async with AsyncExitStack() as stack:
+        sources = [
+            await stack.enter_async_context(
+                listen(client, f"/tasks/stream/?access_token={key}", headers={"Cookie": f"team={team}"})
+            )
+            for key in keys
+            for team in "ab"
+        ]
+        for source in sources:
+            await ready(source)
+        await sql.execute("INSERT INTO tasks (id, title) VALUES (1, 'x')")
+        shown = [tuple((await next_change(source))["data"]["sent"]) for source in sources]
+    assert len(set(shown)) == 4

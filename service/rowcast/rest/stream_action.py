@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Final
 
 from aiohttp import web
@@ -15,8 +15,9 @@ from rowcast.errors import (
     ParseError,
     PermissionDenied,
 )
+from rowcast.identity.authentication import BUILT_IN
 from rowcast.identity.permissions import IsOwner
-from rowcast.identity.users import User
+from rowcast.identity.users import Credentials, User
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
@@ -34,6 +35,7 @@ from rowcast.rest.serializers import Serializer
 from rowcast.streams.subscription import Subscription, Subscriptions
 
 TOKEN_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # of the token rather than of its user
+CONNECTION_HEADERS: Final = frozenset({"authorization", "last-event-id", "x-request-id"})
 SNAPSHOT_MAX_PAGES: Final = 100  # times max_page_size: the most rows of a snapshot
 SNAPSHOT: Final = make_field("snapshot", "boolean")
 
@@ -41,16 +43,14 @@ SNAPSHOT: Final = make_field("snapshot", "boolean")
 class ViewsetRowAccess:
     """The object permissions and the serializer of a viewset, for the caller who has opened a stream with ``view``.
 
-    Callers share a stream if they are the same user, and have sent the same parameters to the same address.
+    Callers share a stream if nothing differs that its Python may look at: Rowcast's own authentication has identified the
+    same user by the same kind of credentials, and they have sent the same parameters and headers to the same address.
     """
 
     def __init__(self, view: ModelView) -> None:
         plan, request = view.view_plan, view.request
         serializer = plan.bind_serializer(view.get_serializer_class())(context=view.get_serializer_context())
-        params = [
-            (name, text) for name, text in request.query_params.items() if name not in ("access_token", "last_event_id")
-        ]
-        self.key = (plan, *_identity(request.user), request.http.host, request.http.path, tuple(sorted(params)))
+        self.key: Hashable = (plan, _caller(view), *_request_key(request))
         self.plain = serializer.plain
         self._view = view
         self._plan = plan
@@ -90,12 +90,25 @@ class ViewsetRowAccess:
         return made
 
 
-def _identity(user: object) -> tuple[object, ...]:
-    """What identifies a user across requests: id and claims of a ``User``; the object itself of any other class."""
-    if type(user) is not User:
-        return type(user).__qualname__, id(user)
+def _caller(view: ModelView) -> Hashable:
+    """Equal for callers whom Python cannot tell apart; equal to nothing if authentication is in Python itself."""
+    plan, user, auth = view.view_plan, view.request.user, view.request.auth
+    custom = plan.overrides("get_authenticators", "perform_authentication", "initial", "dispatch") or not all(
+        type(authenticator) in BUILT_IN for authenticator in view.get_authenticators()
+    )
+    if custom or type(user) is not User or not (auth is None or type(auth) is Credentials):
+        return object()
     claims = sorted((name, claim) for name, claim in user.claims.items() if name not in TOKEN_CLAIMS)
-    return user.id, user.is_staff, repr(claims)  # claims may be lists, and 1 is not True
+    token = auth.token if isinstance(auth, Credentials) else None
+    return user.id, user.is_authenticated, user.is_staff, repr(claims), token  # claims may be lists, and 1 is not True
+
+
+def _request_key(request: Request) -> tuple[Hashable, ...]:
+    """What a request has sent, without the credentials and what differs by connection."""
+    http = request.http
+    params = [(name, text) for name, text in http.query.items() if name not in ("access_token", "last_event_id")]
+    headers = [(name.lower(), text) for name, text in http.headers.items() if name.lower() not in CONNECTION_HEADERS]
+    return http.remote, http.host, http.path, tuple(sorted(params)), tuple(sorted(headers))
 
 
 def wants_snapshot(params: Mapping[str, str]) -> bool:
