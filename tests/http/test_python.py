@@ -294,3 +294,28 @@ async def test_field_with_the_name_of_a_method_is_shown(run: Run) -> None:
     await service.ask("PATCH", f"/odds/{made['id']}/", {"save": "z"}, status=200)
     assert (await service.get(f"/odds/{made['id']}/"))["seen"] == "z"
     await service.ask("DELETE", f"/odds/{made['id']}/", status=204)
+
+
+EXTRA = """
+from rowcast import ModelViewSet, Serializer, model
+
+class ThingSerializer(Serializer):
+    class Meta:
+        model = model("things")
+        extra = {"state": {"dump_only": False, "required": False}}
+
+class ThingViewSet(ModelViewSet):
+    model = model("things")
+    serializer_class = ThingSerializer
+"""
+
+
+async def test_serializer_makes_a_read_only_field_writable(run: Run) -> None:
+    """``dump_only: False`` in ``Meta.extra`` lets bodies set a field that is ``read_only`` in YAML; others stay ignored."""
+    state = {"type": "string", "default": "new", "read_only": True}
+    things = {"fields": {"state": state, "other": state}, "viewset": {"class": "viewsets:ThingViewSet"}}
+    service = await run({"things": things}, modules={"viewsets": EXTRA})
+    row = await service.post("/things/", {"state": "a", "other": "a"})
+    assert (row["state"], row["other"]) == ("a", "new")
+    row = await service.patch(f"/things/{row['id']}/", {"state": "b", "other": "b"})
+    assert (row["state"], row["other"]) == ("b", "new")

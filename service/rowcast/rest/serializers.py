@@ -203,6 +203,7 @@ class Serializer(ma.Schema):
         cls._check_meta([*generated, *cls._declared_fields, *relations])
         fields = cls._select(generated)
         ignored |= fields.keys() & set(cls.opts.read_only_fields)
+        ignored -= {name for name, extra in cls.opts.extra.items() if extra.get("dump_only") is False}
         members: dict[str, Any] = {**fields, "__module__": cls.__module__, "__doc__": cls.__doc__}
         bound: type[Self] = type(cls.__name__, (cls,), members)
         bound.resource, bound.resources, bound.relations = resource, resources, relations
