@@ -10,6 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+from aiohttp.test_utils import make_mocked_request
+
+from rowcast.configuration.settings import Server
+from rowcast.rest.request import base_url
 
 from ..databases import Databases
 from .conftest import running
@@ -245,6 +249,21 @@ async def test_accept_that_leaves_json_out_is_406(library: Service) -> None:
         check_problem(response, document)
 
 
+async def test_errors_come_before_content_negotiation(library: Service) -> None:
+    """A row that does not exist is a 404 for an ``EventSource`` too; nothing is written for an excluded type."""
+    events = {"Accept": "text/event-stream"}
+    for method in ("GET", "PATCH", "PUT", "DELETE"):
+        await library.ask(method, "/books/x/", status=404, headers=events)
+    await library.ask("GET", "/books/", status=401, headers={**events, "Authorization": "Token nobody"})
+    await library.ask("POST", "/authors/", {"name": "Ursula"}, status=406, headers=events)
+    assert (await library.get("/authors/"))["count"] == 0
+
+
+async def test_options_of_a_malformed_key_is_404(library: Service) -> None:
+    """``OPTIONS`` of an address that no row can have is a 404."""
+    await library.ask("OPTIONS", "/books/x/", status=404)
+
+
 async def test_request_id_is_the_client_s_or_made(library: Service) -> None:
     """A plain ``X-Request-ID`` is echoed, in errors too; anything else is replaced."""
     for given in ("abcdefgh", "A.b-c_1234567890", "x" * 64):
@@ -323,3 +342,17 @@ async def test_default_permissions_let_everybody_read_and_nobody_write(closed: S
     assert json.dumps(await closed.get("/default/")) == json.dumps(
         {"count": 0, "next": None, "previous": None, "results": []}
     )
+
+
+async def test_every_response_forbids_sniffing(library: Service) -> None:
+    """Browsers take a response's type as it is sent, that of an error too."""
+    for path in ("/books/", "/nothing/", "/health/live"):
+        response, _ = await library.ask("GET", path)
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(("sent", "scheme"), [("https", "https"), ("javascript", "http"), ("a://b/?", "http")])
+async def test_forwarded_scheme_is_http_or_https(sent: str, scheme: str) -> None:
+    """Any other ``X-Forwarded-Proto`` is ignored, so that it cannot get into an address."""
+    request = make_mocked_request("GET", "/", headers={"Host": "api.test", "X-Forwarded-Proto": sent})
+    assert base_url(Server(trusted_proxies=1), request) == f"{scheme}://api.test"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rowcast.errors import ApiError, NotFound, PreconditionFailed, PreconditionRequired
+from rowcast.orm.bridge import spawn
 from rowcast.orm.model import Model, query_for
 from rowcast.query.conditions import Query, unchanged
 from rowcast.query.projection import Projection
@@ -23,10 +24,15 @@ def required_versions(view: ModelView) -> tuple[str, ...] | None:
 
 
 async def check_version(view: ModelView) -> None:
-    """Lock the row for the rest of the transaction; ``PreconditionFailed`` unless ``If-Match`` accepts its version."""
+    """Lock the row for the rest of the transaction; ``PreconditionFailed`` unless ``If-Match`` accepts its version.
+
+    A caller whom an object permission refuses gets that error, whatever the version is.
+    """
     if (versions := required_versions(view)) is not None:
         query = await object_query(view)
         if not await view.view_plan.service.store.lock(unchanged(query, versions)):
+            if view.view_plan.asks_about_objects:
+                await spawn(view.get_object)
             raise await missing_or_changed(view.view_plan, query, versions)
 
 

@@ -34,14 +34,15 @@ def client_has(request: web.Request, tag: str) -> bool:
 def expected_versions(request: web.Request) -> tuple[str, ...] | None:
     """The row versions that ``If-Match`` accepts; ``None`` if it accepts any.
 
-    Weak and malformed tags match nothing, since a lost update cannot be taken back.
+    A weak tag counts as a strong one, since only its version is compared: proxies that compress a response weaken its tag.
+    Malformed tags match nothing.
     """
     if "If-Match" not in request.headers:
         return None
     tags = request.if_match or ()
     if any(tag.value == "*" for tag in tags):
         return None
-    return tuple(tag.value.partition("-")[0] for tag in tags if not tag.is_weak)
+    return tuple(tag.value.partition("-")[0] for tag in tags)
 
 
 def _digest(body: bytes) -> str:

@@ -14,10 +14,10 @@ import orjson
 from aiohttp import web
 
 from rowcast.errors import NotFound, ValidationError
-from rowcast.orm.bridge import wait
+from rowcast.orm.bridge import spawn, wait
 from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
-from rowcast.resources.actions import CHANGING_ACTIONS, STREAM
+from rowcast.resources.actions import CHANGING_ACTIONS, METADATA, STANDARD_ACTIONS, STREAM
 from rowcast.rest import conditional, expansion, options_method, paging, rendering, scope
 from rowcast.rest.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.pagination import BasePagination, PageNumberPagination
@@ -190,10 +190,19 @@ class GenericViewSet(ViewSet):
         updating = self.action in ("update", "partial_update")
         return rendering.current_serializer(self).validate_body(data, partial=partial, updating=updating)
 
+    async def check_address(self) -> None:
+        standard = STANDARD_ACTIONS.get(self.action)
+        if standard is not None and standard.detail:
+            await spawn(self.get_object)
+
     async def check_version(self) -> None:
         if self.action in CHANGING_ACTIONS:
             await conditional.check_version(self)
 
     async def metadata(self, request: Request, **kwargs: str) -> web.Response:
+        plan, actions = self.view_plan, set(self.action_map.values()) - {METADATA}
+        own = plan.finds_objects or plan.overrides(*actions) or not actions <= STANDARD_ACTIONS.keys()
+        if plan.lookup_url_kwarg in self.kwargs and not own:
+            scope.key_value(self)  # NotFound for a malformed key; the user's own handlers may take others
         body = orjson.dumps(options_method.describe(self))
         return json_response(body, headers={"Allow": ", ".join(sorted(self.action_map))})

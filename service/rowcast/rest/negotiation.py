@@ -6,8 +6,6 @@ from typing import Final
 
 from aiohttp import web
 
-from rowcast.errors import NotAcceptable
-
 _ANYTHING: Final = ("*/*", "application/json")  # the headers of nearly every client, which need no parsing
 _JSON_TYPES: Final = ("*/*", "application/*", "application/json", "application/problem+json")
 _REFUSALS: Final = ("q=0", "q=0.0", "q=0.00", "q=0.000")
@@ -18,13 +16,12 @@ def accepts_json_as_sent(http: web.Request) -> bool:
     return http.headers.get("Accept", "*/*") in _ANYTHING
 
 
-def check_accept(http: web.Request) -> None:
-    """Raise ``NotAcceptable`` if the ``Accept`` headers exclude JSON."""
+def accepts_json(http: web.Request) -> bool:
+    """Whether the ``Accept`` headers allow JSON."""
     if accepts_json_as_sent(http):
-        return
+        return True
     accept = ",".join(http.headers.getall("Accept"))
-    if accept and not any(_accepts_json(part) for part in accept.split(",")):
-        raise NotAcceptable()
+    return not accept or any(_accepts_json(part) for part in accept.split(","))
 
 
 def _accepts_json(part: str) -> bool:

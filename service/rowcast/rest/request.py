@@ -85,6 +85,7 @@ def base_url(settings: Server, http: web.Request) -> str:
     """Scheme and host as the client sees them; ``X-Forwarded-…`` counts where ``trusted_proxies`` allows it."""
     scheme, host = http.scheme, http.host
     if settings.trusted_proxies:
-        scheme = http.headers.get("X-Forwarded-Proto", scheme).split(",")[-1].strip()
+        forwarded = http.headers.get("X-Forwarded-Proto", scheme).split(",")[-1].strip().lower()
+        scheme = forwarded if forwarded in ("http", "https") else scheme
         host = http.headers.get("X-Forwarded-Host", host).split(",")[-1].strip()
     return f"{scheme}://{host}"

@@ -63,9 +63,14 @@ async def object_query(view: ModelView, key: Any = None) -> Query:
 def row_query(view: ModelView, scope: Query, key: Any = None) -> Query:
     """The query for the row of a scope that the address, or ``key``, names; ``NotFound`` if it names none."""
     plan = view.view_plan
+    return scope.restrict(equals(plan.lookup_field or plan.resource.key.name, plan.key, key_value(view, key)))
+
+
+def key_value(view: ModelView, key: Any = None) -> Any:
+    """The value of the address's key, or of ``key``; ``NotFound`` if no row can have it."""
+    plan = view.view_plan
     text = str(view.kwargs[plan.lookup_url_kwarg] if key is None else key)
     try:
-        value = plan.key.field_type.parse(plan.key, text)
+        return plan.key.field_type.parse(plan.key, text)
     except ValueError:
         raise NotFound() from None
-    return scope.restrict(equals(plan.lookup_field or plan.resource.key.name, plan.key, value))

@@ -17,7 +17,7 @@ import orjson
 from aiohttp import web
 
 from rowcast.configuration.viewset_options import VIEWSET_OPTIONS
-from rowcast.errors import ConfigurationError, MethodNotAllowed, did_you_mean
+from rowcast.errors import ConfigurationError, MethodNotAllowed, NotAcceptable, did_you_mean
 from rowcast.identity import throttling
 from rowcast.identity.authentication import identify, refusal
 from rowcast.identity.permissions import SAFE_METHODS, BasePermission, allowed, refusing_part
@@ -29,7 +29,7 @@ from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTION
 from rowcast.rest.addresses import fill, variable_parts
 from rowcast.rest.decorators import VERBS, collect, is_action
 from rowcast.rest.introspection import actions_of, is_ours
-from rowcast.rest.negotiation import check_accept
+from rowcast.rest.negotiation import accepts_json
 from rowcast.rest.plan import SERVICE, ViewPlan, policy_instances
 from rowcast.rest.request import Request, base_url
 from rowcast.rest.response import Response, encode, is_json, json_response, verbatim_response
@@ -153,9 +153,10 @@ class ViewSet:
         request = self.request = self.initialize_request(http, **self.kwargs)
         if not self.action:
             raise MethodNotAllowed(http.method, self.action_map)
-        if self.action != STREAM:  # a stream is sent as it is, whatever is accepted
-            check_accept(http)
         await self.initial(request)
+        if self.action != STREAM and not accepts_json(http):  # a stream is sent as it is, whatever is accepted
+            await self.check_address()
+            raise NotAcceptable()
         call = plan.call(self.action, tuple(self.kwargs))
         arguments = {name: self.kwargs[part] for name, part in call.arguments}
         handler = getattr(self, self.action)
@@ -264,6 +265,9 @@ class ViewSet:
     def permission_denied(self, request: Request, permission: BasePermission) -> None:
         """Refuse the request with the permission's message and code."""
         raise refusal(request, policy_instances(self.get_authenticators()), permission.message, permission.code)
+
+    async def check_address(self) -> None:
+        """Raise ``NotFound`` or ``PermissionDenied`` if a standard action would, for the row that the address names."""
 
     async def check_version(self) -> None:
         """Raise ``PreconditionFailed`` unless ``If-Match`` accepts the row that a handler is about to change."""

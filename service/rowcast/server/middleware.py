@@ -61,6 +61,7 @@ def set_common_headers(response: web.StreamResponse, request_id: str) -> None:
     """Set the headers of every response."""
     response.headers["X-Request-ID"] = request_id
     response.headers["Server"] = "rowcast"
+    response.headers["X-Content-Type-Options"] = "nosniff"
 
 
 def problem(error: ApiError, request_id: str) -> web.Response:
