@@ -16,6 +16,7 @@ from unittest import mock
 
 import asyncpg
 import pytest
+import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from click.testing import CliRunner
@@ -35,6 +36,15 @@ ROOT = Path(__file__).parent.parent
 DEMO = ("categories", "comments", "tags", "tasks")  # a reader who follows the README has more files beside these
 Client = TestClient[web.Request, web.Application]
 Serve = Callable[..., Awaitable[Client]]
+
+# Tracebacks without local variables, as the service logs them: with them, each takes more than a second.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso"),
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture(scope="session")
