@@ -113,7 +113,9 @@ class Cache:
         """
         if key is None:
             return await load(), False
-        cached = await self._wait_for(key) if wait else self.get(key)
+        cached = self.get(key)
+        if cached is None and wait and key in self._loads:
+            cached = await self._wait_for(key)
         if cached is not None:
             return cached, True
         dependencies = depends_on()

@@ -107,7 +107,7 @@ async def read_page(view: ModelView, query: Query, page: PageRequest) -> Fetched
         return counted.count
 
     number, _ = await plan.service.cache.get_or_load(
-        ("count", query.unsorted()),
+        ("count", query.resource, query.where),
         lambda: list_dependencies(plan, query),
         count,
         size=lambda _: query.size,
