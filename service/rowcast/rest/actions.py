@@ -17,10 +17,11 @@ from aiohttp import web
 
 from rowcast.errors import InvalidPattern, NotFound
 from rowcast.orm.bridge import spawn
-from rowcast.orm.model import query_for
+from rowcast.orm.model import document, query_for
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import unchanged
 from rowcast.query.pages import BETWEEN
+from rowcast.query.projection import Projection
 from rowcast.rest.conditional import check_version, etag_header, missing_or_changed, required_versions, version_of
 from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.paging import list_address
@@ -133,8 +134,8 @@ async def create_row(view: WritableView, request: Request) -> web.Response:
     store, shown = plan.service.store, plan.default_projection(plan.serializer)
     row = await write_in_scope(view, lambda: store.insert(shown, values))
     assert row is not None
-    key = row.key if plan.lookup_field is None else str(orjson.loads(row.body)[plan.lookup_field])
-    headers = {"Location": _location(view, key), **etag_header(view, row.version, row.body)}
+    key = row.key if plan.lookup_field is None else orjson.loads(row.body)[plan.key_column]
+    headers = {**_location(view, key), **etag_header(view, row.version, row.body)}
     return json_response(row.body, HTTPStatus.CREATED, headers)
 
 
@@ -190,13 +191,16 @@ async def _save(
     body = await spawn(render, view, response_serializer, row, shown, {})
     headers = etag_header(view, await version_of(plan, row), body)
     if status == HTTPStatus.CREATED:
-        key = row.pk if plan.lookup_field is None else getattr(row, plan.lookup_field)
-        headers = {"Location": _location(view, str(key)), **headers}
+        key = document(plan.service.resources, row, Projection(plan.resource.name, (plan.key_column,)))[plan.key_column]
+        headers = {**_location(view, key), **headers}
     return json_response(body, status, headers)
 
 
-def _location(view: ModelView, key: str) -> str:
-    """The absolute address of a row, below the list that it was created in."""
+def _location(view: ModelView, key: Any) -> dict[str, str]:
+    """The ``Location`` of a new row, below the list that it was created in; empty if its ``lookup_field`` is null."""
+    if key is None:
+        return {}
+    text = key if isinstance(key, str) else encode(key, view.serialize).decode()
     http = view.request.http
     path = http.rel_url.raw_path.rstrip("/")
-    return f"{base_url(view.view_plan.service.settings.server, http)}{path}/{quote(key, safe='')}/"
+    return {"Location": f"{base_url(view.view_plan.service.settings.server, http)}{path}/{quote(text, safe='')}/"}

@@ -170,6 +170,7 @@ def _plan_model(
     filters = tuple(backend.for_view(resources, resource, options) for backend in options["filter_backends"])
     paginator = _paginator(service, options, {*config, *overrides})
     lookup_field = options["lookup_field"]
+    key = resources.resolve(resource.name, lookup_field or resource.key.name)
     native_filters = all(backend.native for backend in filters) and "filter_queryset" not in overridden
     all_rows = "get_queryset" not in overridden and cls.queryset is None
     objects = any(map(checks_objects, policies["permissions"])) or not overridden.isdisjoint(
@@ -190,7 +191,8 @@ def _plan_model(
         strict_query=options["strict_query"],
         resource=resource,
         model=row_model,
-        key=resources.resolve(resource.name, lookup_field or resource.key.name).values,
+        key=key.values,
+        key_column=key.column,
         generated_serializer=generated,
         serializer=serializer,
         filters=filters,
@@ -209,7 +211,7 @@ def _plan_model(
         asks_about_objects=objects,
         finds_objects="get_object" in overridden,
         native_filters=native_filters,
-        simple_writes=_has_simple_writes(serializer, overridden),
+        simple_writes=_has_simple_writes(serializer, overridden, lookup_field and key.column),
         public_and_cacheable=all_rows and native_filters and _is_public(options, policies, overridden),
         bind_serializer=bind_serializer,
         shared_serializer=shared_serializer,
@@ -318,10 +320,11 @@ def _expandable_via(
     return None if differs else reading
 
 
-def _has_simple_writes(serializer: Serializer, overridden: frozenset[str]) -> bool:
+def _has_simple_writes(serializer: Serializer, overridden: frozenset[str], lookup_column: str | None) -> bool:
     hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
     own_saving = any(getattr(type(serializer), name) is not getattr(Serializer, name) for name in _SAVING_METHODS)
-    return serializer.plain and not own_saving and overridden.isdisjoint(hooks)
+    shows_address = lookup_column is None or lookup_column in serializer.shown.columns
+    return serializer.plain and not own_saving and shows_address and overridden.isdisjoint(hooks)
 
 
 def _is_public(options: Mapping[str, Any], policies: Mapping[str, Any], overridden: frozenset[str]) -> bool:

@@ -147,6 +147,7 @@ class ModelPlan(ViewPlan):
     resource: Resource
     model: type[Model]
     key: Field  # whose value the address names a row by
+    key_column: str  # the column with that value
     generated_serializer: type[Serializer]
     serializer: Serializer
     filters: Sequence[BaseFilterBackend]

@@ -1,0 +1,102 @@
+"""Viewsets and serializers as their authors may write them: every ordinary form works, and what cannot is a clear error."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from yarl import URL
+
+from ..databases import Databases
+from .conftest import running
+from .library import Service
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TEXT: dict[str, Any] = {"type": "string", "max_length": 50}
+NOTES: dict[str, Any] = {
+    "id": {"type": "integer", "primary_key": True},
+    "title": TEXT,
+    "code": {**TEXT, "unique": True, "null": True},
+    "at": {"type": "datetime", "unique": True, "null": True},
+    "price": {"type": "decimal", "max_digits": 6, "decimal_places": 2, "unique": True, "null": True},
+    "secret": {**TEXT, "default": ""},
+    "parent": {"type": "foreign_key", "to": "parents", "null": True, "unique": True, "on_delete": "set_null"},
+    "labels": {"type": "many_to_many", "to": "labels"},
+}
+LOOKUPS = ("code", "at", "price", "parent")
+MODULE = dedent("""
+    from marshmallow import fields
+    from rowcast import CursorPagination, ModelViewSet, Response, Serializer, action, model
+
+    Label, Parent = model("labels"), model("parents")
+
+    def hiding(resource, name):
+        class Hiding(Serializer):
+            class Meta:
+                model = globals()["model"](resource)
+                extra = {name: {"load_only": True}}
+        return Hiding
+
+    def computing(resource):
+        class Computing(Serializer):
+            shout = fields.Function(lambda row: row.title.upper())
+
+            class Meta:
+                model = globals()["model"](resource)
+        return Computing
+    """)
+
+
+def notes(lookup: str, **options: Any) -> dict[str, Any]:
+    """A resource whose rows are named by a field."""
+    fields = {name: dict(field) for name, field in NOTES.items()}
+    return {"fields": fields, "viewset": {"lookup_field": lookup, **options}}
+
+
+RESOURCES: dict[str, Any] = {
+    "parents": {"fields": {"id": {"type": "integer", "primary_key": True}, "name": TEXT}},
+    "labels": {"fields": {"id": {"type": "integer", "primary_key": True}, "name": TEXT}},
+    **{f"by-{name}": notes(name) for name in LOOKUPS},
+    **{f"hiding-{name}": notes(name, serializer_class=f"viewsets:Hiding{name.title()}") for name in LOOKUPS},
+    **{f"computing-{name}": notes(name, serializer_class=f"viewsets:Computing{name.title()}") for name in LOOKUPS},
+}
+for _name in LOOKUPS:
+    MODULE += f'Hiding{_name.title()} = hiding("hiding-{_name}", "{_name}{"_id" * (_name == "parent")}")\n'
+    MODULE += f'Computing{_name.title()} = computing("computing-{_name}")\n'
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """One service for all tests; each has resources, or rows, of its own."""
+    directory = tmp_path_factory.mktemp("viewsets")
+    async with running(databases, directory, RESOURCES, modules={"viewsets": MODULE}) as service:
+        yield service
+
+
+# --- the address of a new row
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS)
+@pytest.mark.parametrize("kind", ["by", "hiding", "computing"])
+async def test_location_of_a_new_row_is_its_address(service: Service, kind: str, lookup: str) -> None:
+    """Whatever the serializer shows, and whatever type the field has that names rows."""
+    await service.sql.execute("INSERT INTO parents (name) VALUES ('p')")
+    parent = await service.sql.fetchval("SELECT max(id) FROM parents")
+    body = {"title": "t", "code": "1/ü+ %", "at": "2026-01-02T03:04:05.5Z", "price": "12.50", "parent_id": parent}
+    path = f"/{kind}-{lookup}/"
+    response, row = await service.ask("POST", path, body, status=201)
+    address = URL(response.headers["Location"], encoded=True)
+    assert address.raw_path.startswith(path)
+    _, found = await service.ask("GET", str(address.relative()), status=200)
+    assert found == row
+
+
+@pytest.mark.parametrize("kind", ["by", "hiding", "computing"])
+async def test_row_without_an_address_has_no_location(service: Service, kind: str) -> None:
+    """A row whose ``lookup_field`` is null."""
+    response, _ = await service.ask("POST", f"/{kind}-code/", {"title": "none"}, status=201)
+    assert "Location" not in response.headers
