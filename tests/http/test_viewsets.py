@@ -68,6 +68,64 @@ for _name in LOOKUPS:
     MODULE += f'Hiding{_name.title()} = hiding("hiding-{_name}", "{_name}{"_id" * (_name == "parent")}")\n'
     MODULE += f'Computing{_name.title()} = computing("computing-{_name}")\n'
 
+MODULE += dedent("""
+    class Declaring(Serializer):
+        title = fields.String(required=True)
+        size = fields.Function(lambda row: len(row.title))
+
+    class Naming(Serializer):
+        class Meta:
+            fields = ("title", "id", "parent")
+
+    class NamingAndDeclaring(Serializer):
+        size = fields.Function(lambda row: len(row.title))
+        hidden = fields.Function(lambda row: row.code)
+
+        class Meta:
+            fields = ("title", "size", "id")
+
+    class Full(Serializer):
+        size = fields.Function(lambda row: len(row.title))
+
+    class Short(Serializer):
+        class Meta:
+            fields = ("title", "id")
+
+    class ShortInherited(Full):
+        class Meta:
+            fields = ("title", "id")
+
+    class ShortComputed(Full):
+        class Meta:
+            fields = ("title", "id", "size")
+
+    class ModellessViewSet(ModelViewSet):
+        serializer_class = Declaring
+
+        @action(detail=False, methods=["post"])
+        async def twice(self, request):
+            serializer = self.get_serializer(data=[request.data, request.data], many=True)
+            serializer.is_valid(raise_exception=True)
+            await serializer.save(code=None)
+            return serializer.data
+    """)
+RESOURCES |= {
+    f"short{name}": {
+        "fields": NOTES,
+        "viewset": {
+            "list_serializer_class": f"viewsets:Short{name.title().strip('-')}",
+            "select_related": ["parent"],
+            "prefetch_related": ["labels"],
+        },
+    }
+    for name in ("", "-inherited", "-computed")
+}
+RESOURCES |= {
+    "declaring": {"fields": NOTES, "viewset": {"class": "viewsets:ModellessViewSet"}},
+    "naming": {"fields": NOTES, "viewset": {"serializer_class": "viewsets:Naming"}},
+    "naming-and-declaring": {"fields": NOTES, "viewset": {"serializer_class": "viewsets:NamingAndDeclaring"}},
+}
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
@@ -100,3 +158,47 @@ async def test_row_without_an_address_has_no_location(service: Service, kind: st
     """A row whose ``lookup_field`` is null."""
     response, _ = await service.ask("POST", f"/{kind}-code/", {"title": "none"}, status=201)
     assert "Location" not in response.headers
+
+
+# --- serializers without a model of their own
+
+
+async def test_serializer_without_a_model_saves_the_viewset_s_rows(service: Service) -> None:
+    """It has the fields that it declares, for bodies and responses."""
+    row = await service.post("/declaring/", {"title": "one"})
+    assert row == {"title": "one", "size": 3}
+    key = await service.sql.fetchval("SELECT id FROM declaring")
+    assert await service.patch(f"/declaring/{key}/", {"title": "other"}) == {"title": "other", "size": 5}
+    assert await service.put(f"/declaring/{key}/", {"title": "last"}) == {"title": "last", "size": 4}
+    assert await service.post("/declaring/twice/", {"title": "x"}, 200) == [{"title": "x", "size": 1}] * 2
+    assert await service.rows("/declaring/") == [{"title": "last", "size": 4}, *[{"title": "x", "size": 1}] * 2]
+    await service.post("/declaring/", {"title": "one", "secret": "s"}, 400)
+    problem = await service.post("/declaring/", {"title": "x" * 51}, 400)
+    assert "title" in problem["errors"]
+
+
+async def test_fields_of_a_serializer_without_a_model_are_the_viewset_s(service: Service) -> None:
+    """Where ``Meta.fields`` names them, and no others; PostgreSQL makes the JSON unless there are fields with code."""
+    row = await service.post("/naming/", {"title": "one"})
+    assert list(row.items()) == [("title", "one"), ("id", row["id"]), ("parent", None)]
+    assert await service.get(f"/naming/{row['id']}/") == row
+    assert service.service.plans["naming"].serializer.plain
+    row = await service.post("/naming-and-declaring/", {"title": "one"})
+    assert row == {"title": "one", "size": 3, "id": row["id"]}
+    assert await service.rows("/naming-and-declaring/") == [row]
+    await service.post("/naming-and-declaring/", {"title": "one", "secret": "s"}, 400)
+
+
+async def test_list_serializer_shows_the_fields_that_it_lists(service: Service) -> None:
+    """And no others, in their order: neither relations of the options, nor fields that its parent declares."""
+    parent = await service.post("/parents/", {"name": "p"})
+    label = await service.post("/labels/", {"name": "l"})
+    body = {"title": "one", "parent_id": parent["id"], "labels": [label["id"]]}
+    for name in ("short", "short-inherited", "short-computed"):
+        row = await service.post(f"/{name}/", body)
+        assert (row["parent"], row["labels"]) == (parent, [label])
+        [shown] = await service.rows(f"/{name}/")
+        expected = {"title": "one", "id": row["id"]} | ({"size": 3} if name == "short-computed" else {})
+        assert list(shown.items()) == list(expected.items())
+        [shown] = await service.rows(f"/{name}/", expand="parent")
+        assert shown == expected | {"parent": parent}

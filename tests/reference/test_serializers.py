@@ -368,6 +368,10 @@ async def test_serializer_without_a_model_is_a_schema(start: Start) -> None:
         class Login(Serializer):
             name = fields.String(required=True)
             age = fields.Integer()
+
+        class Name(Login):
+            class Meta:
+                fields = ("name",)
         """)
     import viewsets
 
@@ -375,6 +379,8 @@ async def test_serializer_without_a_model_is_a_schema(start: Start) -> None:
     assert login.is_valid()
     assert login.validated_data == {"name": "ada", "age": 3}
     assert viewsets.Login({"name": "ada", "other": 1}).data == {"name": "ada"}
+    assert viewsets.Name({"name": "ada", "age": 1}).data == {"name": "ada"}
     assert not viewsets.Login(data={"name": "ada", "x": 1}).is_valid()
+    assert not viewsets.Name(data={"name": "ada", "age": 1}).is_valid()
     with pytest.raises(TypeError, match=r"override create\(\)"):
         await login.save()

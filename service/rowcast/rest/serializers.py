@@ -17,6 +17,7 @@ import marshmallow as ma
 
 from rowcast.errors import MAX_MESSAGES, ConfigurationError, Messages, ValidationError, did_you_mean
 from rowcast.orm.bridge import wait
+from rowcast.orm.model import model as model_named
 from rowcast.orm.state import Row, state_of
 from rowcast.query.projection import Projection, projection_of
 from rowcast.resources.fields import MISSING, Field, Kind
@@ -171,6 +172,9 @@ class Serializer(ma.Schema):
         self._context: dict[str, Any] | None = dict(context or {})
         self._validated: Any = MISSING
         self._errors: Messages = {}
+        if self.resource is None and (self.opts.included or self.opts.excluded):
+            self._check_meta(self._declared_fields)
+            options.setdefault("only", tuple(self._listed(self._declared_fields)))
         super().__init__(many=many, partial=partial, **options)
 
     @classmethod
@@ -197,8 +201,12 @@ class Serializer(ma.Schema):
 
     @classmethod
     def bind(cls, resources: Resources, resource: Resource) -> type[Self]:
-        """This serializer with the fields of a resource that ``Meta`` selects; without ``Meta.model`` with none of them."""
-        generated, ignored = generated_fields(resources, resource) if cls.opts.model is not None else ({}, set())
+        """This serializer with the fields of a resource that ``Meta`` selects.
+
+        Without ``Meta.model`` it has only those that ``Meta.fields`` names, besides those that it declares.
+        """
+        from_resource = cls.opts.model is not None or bool(cls.opts.included)
+        generated, ignored = generated_fields(resources, resource) if from_resource else ({}, set())
         relations = resources.relations(resource.name)
         cls._check_meta([*generated, *cls._declared_fields, *relations])
         fields = cls._select(generated)
@@ -206,11 +214,12 @@ class Serializer(ma.Schema):
         ignored -= {name for name, extra in cls.opts.extra.items() if extra.get("dump_only") is False}
         members: dict[str, Any] = {**fields, "__module__": cls.__module__, "__doc__": cls.__doc__}
         bound: type[Self] = type(cls.__name__, (cls,), members)
+        bound._declared_fields = cls._listed({**cls._declared_fields, **fields})  # noqa: SLF001, marshmallow has no other way
         bound.resource, bound.resources, bound.relations = resource, resources, relations
         bound.related = cls._related_names(relations)
         bound.ignored = frozenset(ignored - cls._declared_fields.keys())
         bound.shown = cls._projection(resource, fields)
-        bound.plain = not cls._declared_fields and cls.opts.model is not None and not has_hooks(cls)
+        bound.plain = not cls._listed(cls._declared_fields) and from_resource and not has_hooks(cls)
         return bound
 
     @classmethod
@@ -219,7 +228,8 @@ class Serializer(ma.Schema):
         meta = cls.opts
         for name in (*meta.included, *meta.excluded, *meta.read_only_fields, *meta.extra):
             if name not in valid:
-                hint = did_you_mean(name, valid) if meta.model is not None else "set Meta.model to use a model's fields"
+                from_model = meta.model is not None or bool(meta.included)
+                hint = did_you_mean(name, valid) if from_model else "set Meta.model to use a model's fields"
                 raise ConfigurationError(f"{cls.__name__}: there is no field {name!r}; {hint}")
 
     @classmethod
@@ -236,11 +246,17 @@ class Serializer(ma.Schema):
         return fields
 
     @classmethod
+    def _listed(cls, fields: Mapping[str, ma.fields.Field[Any]]) -> dict[str, ma.fields.Field[Any]]:
+        """The fields that ``Meta.fields`` lists, in its order, or all, without those of ``Meta.exclude``."""
+        names = cls.opts.included or fields
+        return {name: fields[name] for name in names if name in fields and name not in cls.opts.excluded}
+
+    @classmethod
     def _related_names(cls, relations: Collection[str]) -> tuple[str, ...] | None:
         """The relations among the fields that ``Meta.fields`` lists, or else among those that the class declares."""
         if cls.opts.included:
             return tuple(name for name in cls.opts.included if name in relations)
-        return tuple(name for name in cls._declared_fields if name in relations) or None
+        return tuple(name for name in cls._listed(cls._declared_fields) if name in relations) or None
 
     @classmethod
     def _projection(cls, resource: Resource, fields: Mapping[str, ma.fields.Field[Any]]) -> Projection:
@@ -393,9 +409,12 @@ class Serializer(ma.Schema):
 
     def _model(self) -> Any:
         model = self.opts.model
-        if model is None:
-            raise TypeError(f"{type(self).__name__} has no Meta.model: set one, or override create() and update()")
-        return model
+        if model is None and self.resource is None:
+            raise TypeError(
+                f"{type(self).__name__} has no Meta.model: set one, get it from the viewset's get_serializer(), or override "
+                "create() and update()"
+            )
+        return model_named(self.resource.name) if self.resource is not None else model
 
 
 def generated_fields(
