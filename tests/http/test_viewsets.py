@@ -30,7 +30,7 @@ NOTES: dict[str, Any] = {
 LOOKUPS = ("code", "at", "price", "parent")
 MODULE = dedent("""
     from marshmallow import fields
-    from rowcast import CursorPagination, ModelViewSet, Response, Serializer, action, model
+    from rowcast import CursorPagination, LimitOffsetPagination, ModelViewSet, Response, Serializer, action, model
 
     Label, Parent = model("labels"), model("parents")
 
@@ -109,6 +109,93 @@ MODULE += dedent("""
             await serializer.save(code=None)
             return serializer.data
     """)
+MODULE += dedent("""
+    class PagesViewSet(ModelViewSet):
+        \"\"\"Actions that read a page of rows in the form that each is named after.\"\"\"
+
+        def answer(self, rows):
+            page = self.paginate_queryset(rows)
+            return self.get_paginated_response([row if isinstance(row, dict) else row.title for row in page])
+
+        @action(detail=False)
+        def query(self, request):
+            return self.answer(self.get_queryset().order_by("title"))
+
+        @action(detail=False)
+        async def awaited(self, request):
+            return self.answer(await self.get_queryset().order_by("title"))
+
+        @action(detail=False)
+        def sliced(self, request):
+            return self.answer(self.get_queryset().order_by("title")[1:6])
+
+        @action(detail=False)
+        def titles(self, request):
+            return self.answer(self.get_queryset().order_by("title").values("title"))
+
+        @action(detail=False)
+        def python(self, request):
+            return self.answer(row for row in self.get_queryset().order_by("title"))
+
+        @action(detail=False)
+        def dictionaries(self, request):
+            return self.answer([{"title": row.title} for row in self.get_queryset().order_by("title")])
+
+        @action(detail=False)
+        def coroutine(self, request):
+            async def rows():
+                return self.get_queryset().order_by("title")
+            return self.answer(rows())
+
+        @action(detail=False)
+        def related(self, request):
+            return self.answer(self.wait_for_parent().related_pages)
+
+        def wait_for_parent(self):
+            from rowcast import wait
+            return wait(Parent.objects.get(name="of pages"))
+
+        @action(detail=False)
+        def labels(self, request):
+            return Response([row.name for row in self.paginate_queryset(Label.objects.filter(name__startswith="page"))])
+
+        @action(detail=False)
+        def nothing(self, request):
+            return self.answer(None)
+
+        @action(detail=False)
+        def early(self, request):
+            return self.get_paginated_response([])
+
+    class OffsetsViewSet(PagesViewSet):
+        model = model("pages")
+        pagination_class = LimitOffsetPagination
+
+    class CursorsViewSet(PagesViewSet):
+        model = model("pages")
+        pagination_class = CursorPagination
+
+    class UnpagedViewSet(PagesViewSet):
+        model = model("pages")
+        pagination_class = None
+    """)
+URLS = dedent("""
+    from rowcast import DefaultRouter
+    from viewsets import CursorsViewSet, OffsetsViewSet, UnpagedViewSet
+
+    router = DefaultRouter()
+    for name, viewset in {"offsets": OffsetsViewSet, "cursors": CursorsViewSet, "unpaged": UnpagedViewSet}.items():
+        router.register(name, viewset, basename=name)
+    """)
+RESOURCES |= {
+    "pages": {
+        "fields": {
+            "id": NOTES["id"], "title": TEXT,
+            "parent": {"type": "foreign_key", "to": "parents", "null": True, "related_name": "related_pages"},
+        },
+        "viewset": {"class": "viewsets:PagesViewSet", "page_size": 2},
+    },
+}  # fmt: skip
 RESOURCES |= {
     f"short{name}": {
         "fields": NOTES,
@@ -131,7 +218,7 @@ RESOURCES |= {
 async def service(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     """One service for all tests; each has resources, or rows, of its own."""
     directory = tmp_path_factory.mktemp("viewsets")
-    async with running(databases, directory, RESOURCES, modules={"viewsets": MODULE}) as service:
+    async with running(databases, directory, RESOURCES, modules={"viewsets": MODULE, "urls": URLS}) as service:
         yield service
 
 
@@ -202,3 +289,67 @@ async def test_list_serializer_shows_the_fields_that_it_lists(service: Service) 
         assert list(shown.items()) == list(expected.items())
         [shown] = await service.rows(f"/{name}/", expand="parent")
         assert shown == expected | {"parent": parent}
+
+
+# --- pages in handlers
+
+PAGED = ("query", "awaited", "python", "dictionaries", "titles", "coroutine", "sliced", "related")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def pages(service: Service) -> AsyncIterator[Service]:
+    """The service with the rows ``a`` to ``g`` in pages."""
+    await service.sql.execute("TRUNCATE pages")
+    parent = await service.sql.fetchval("INSERT INTO parents (name) VALUES ('of pages') RETURNING id")
+    await service.sql.execute(
+        "INSERT INTO pages (title, parent_id) SELECT unnest($1::text[]), $2", list("abcdefg"), parent
+    )
+    yield service
+    await service.sql.execute("DELETE FROM pages; DELETE FROM parents WHERE name = 'of pages'")
+
+
+@pytest.mark.parametrize("form", PAGED)
+async def test_rows_of_every_form_are_paged(pages: Service, form: str) -> None:
+    """A query set, a slice of one, its values, and rows that have been read already; with counts and links."""
+    expected = list("bcdef" if form == "sliced" else "abcdefg")
+    for prefix, page in (("pages", {"page_size": "3"}), ("offsets", {"limit": "3"})):
+        path, found = f"/{prefix}/{form}/", []
+        params = dict(page)
+        while True:
+            body = await pages.get(path, query=params)
+            assert body["count"] == len(expected)
+            found.append([row["title"] if isinstance(row, dict) else row for row in body["results"]])
+            if body["next"] is None:
+                break
+            params = dict(URL(body["next"]).query)
+        assert found == [expected[start : start + 3] for start in range(0, len(expected), 3)]
+        assert body["previous"] is not None
+    assert (await pages.get("/pages/" + form + "/", 404, page="9"))["code"] == "invalid_page"
+    assert (await pages.get("/pages/" + form + "/", 400, page_size="0"))["code"] == "invalid_parameter"
+    assert (await pages.get(f"/offsets/{form}/", offset="99"))["results"] == []
+
+
+async def test_rows_of_another_model_are_paged(pages: Service) -> None:
+    """As its own instances."""
+    await pages.sql.execute("INSERT INTO labels (name) VALUES ('page 1'), ('page 2'), ('page 3')")
+    assert await pages.get("/pages/labels/") == ["page 1", "page 2"]
+
+
+MISTAKES = {
+    "/cursors/awaited/": "CursorPagination needs a query set without slice and values(), not a list",
+    "/cursors/sliced/": "CursorPagination needs a query set without slice and values()",
+    "/pages/nothing/": "paginate_queryset() needs a query set or a list of rows, not None",
+    "/pages/early/": "get_paginated_response() needs a page: call paginate_queryset() before it",
+    "/unpaged/early/": "get_paginated_response() needs a page: call paginate_queryset() before it",
+}
+
+
+@pytest.mark.parametrize("path", MISTAKES)
+async def test_page_that_cannot_be_read_is_logged_as_a_sentence(
+    pages: Service, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its remedy."""
+    response = await pages.client.get(path)
+    assert response.status == 500
+    assert MISTAKES[path] in capsys.readouterr().out
+    assert (await pages.client.get("/cursors/query/")).status == 200

@@ -106,6 +106,11 @@ class QuerySet(Generic[M]):
             raise IndexError(f"there is no row {place}")
         return rows[0]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is of all its rows, as instances: neither a slice nor ``values()``."""
+        return self._bounds == (0, None) and not self._names
+
     def unsliced(self, what: str) -> None:
         """Raise ``ValueError`` if this is a slice; ``what`` names the operation that needs all rows."""
         if self._bounds != (0, None):
