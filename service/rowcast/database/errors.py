@@ -28,6 +28,55 @@ UNREACHABLE = (
 )
 """What an attempt to connect may raise: the database is away, or does not let this role in."""
 
+POSTGRESQL_CLASSES = frozenset(
+    [
+        "00",
+        "01",
+        "02",
+        "03",
+        "08",
+        "09",
+        "0A",
+        "0B",
+        "0F",
+        "0L",
+        "0P",
+        "0Z",
+        "10",
+        "20",
+        "21",
+        "22",
+        "23",
+        "24",
+        "25",
+        "26",
+        "27",
+        "28",
+        "2B",
+        "2D",
+        "2F",
+        "34",
+        "38",
+        "39",
+        "3B",
+        "3D",
+        "3F",
+        "40",
+        "42",
+        "44",
+        "53",
+        "54",
+        "55",
+        "57",
+        "58",
+        "72",
+        "F0",
+        "HV",
+        "XX",
+    ]
+)
+"""The first two characters of the SQLSTATEs that PostgreSQL defines, without those of PL/pgSQL (PostgreSQL, appendix A)."""
+
 RETRIED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 _CHECKS: Mapping[str, str] = {
@@ -70,8 +119,6 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
             return InvalidPattern()
         case asyncpg.DataError() | asyncpg.ProgramLimitExceededError():
             return DoesNotFit("A value does not fit its column.")
-        case asyncpg.RaiseError():
-            return ValidationError("The database refused this change.")
         case asyncpg.SerializationError() | asyncpg.DeadlockDetectedError():
             return Conflict("The request met a concurrent change; send it again.", code="serialization_failure")
         case asyncpg.QueryCanceledError():
@@ -84,7 +131,14 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
             return Unavailable("The database is busy; try again.", code="database_busy")
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
             return Unavailable("The database's schema is not the one of the configuration.", code="schema_mismatch")
-    return None
+    return ValidationError("The database refused this change.") if _raised_by_owner(error) else None
+
+
+def _raised_by_owner(error: asyncpg.PostgresError) -> bool:
+    """Whether a trigger or a function of the database's owner has raised an error, with a SQLSTATE of its own choice."""
+    if isinstance(error, asyncpg.PLPGSQLError) or error.server_source_function == "exec_stmt_raise":
+        return True
+    return (error.sqlstate or "XX")[:2] not in POSTGRESQL_CLASSES
 
 
 def _unique(guard: Guard | None) -> Conflict:
