@@ -295,3 +295,25 @@ async def test_sql_keyword_is_a_name_like_any_other(run: Run, word: str) -> None
             "SELECT op, new FROM rowcast.change WHERE resource = $1 ORDER BY seq", resource
         )
         assert json.loads(stored[-1]["new"]).items() >= {k: v for k, v in first.items() if k != "twins"}.items()
+
+
+async def test_names_of_columns_may_be_as_long_as_postgresql_allows(run: Run) -> None:
+    """A field, and a foreign key with its _id, may have 63 characters: rows are written, read, filtered and linked."""
+    field, key, links = "x" * 63, "k" * 60, "l" * 40
+    fields = {
+        "id": {"type": "integer", "primary_key": True},
+        field: {"type": "string", "max_length": 20},
+        key: {"type": "foreign_key", "to": "longs", "null": True, "related_name": "back"},
+        links: {"type": "many_to_many", "to": "longs", "related_name": "linked"},
+    }
+    viewset = {"filterset_fields": [field, key], "ordering_fields": [field]}
+    service = await run({"longs": {"fields": fields, "viewset": viewset}})
+    first = await service.post("/longs/", {field: "a"})
+    second = await service.post("/longs/", {field: "b", f"{key}_id": first["id"], links: [first["id"]]})
+    changed = await service.patch(f"/longs/{second['id']}/", {field: "c"})
+    assert changed == {"id": 2, field: "c", f"{key}_id": 1}
+    assert await service.rows("/longs/", **{field: "c", "ordering": f"-{field}", "expand": key}) == [
+        {**changed, key: first}
+    ]
+    assert await service.put(f"/longs/{second['id']}/", {field: "d"}) == {**changed, field: "d"}
+    await service.delete(f"/longs/{second['id']}/")

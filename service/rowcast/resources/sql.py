@@ -8,9 +8,12 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import asyncpg
 
-DIALECT: Final[sa.Dialect] = asyncpg.dialect()  # type: ignore[no-untyped-call]
 SCHEMA: Final = "rowcast"  # the database schema with the service's own tables and functions
 IDENTIFIER_MAX_BYTES: Final = 63  # PostgreSQL truncates a longer name (PostgreSQL 4.1.1)
+_RESERVED_BYTES: Final = 6  # SQLAlchemy leaves this many of label_length free, for a number that it may append
+DIALECT: Final[sa.Dialect] = asyncpg.dialect(  # type: ignore[no-untyped-call]
+    label_length=IDENTIFIER_MAX_BYTES + _RESERVED_BYTES
+)
 
 
 def quote_literal(text: str) -> str:
