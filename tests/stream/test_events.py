@@ -299,3 +299,60 @@ async def test_links_of_a_row_decide_as_they_were(serve: Serve, sql: asyncpg.Con
             ("INSERT", "UPDATE", note["id"]),
             ("DELETE", "UPDATE", note["id"]),
         ]
+
+
+TWICE = """
+from marshmallow import post_dump
+from rowcast import DefaultRouter, ModelViewSet, Serializer, model
+
+class NoteSerializer(Serializer):
+    class Meta:
+        model = model("notes")
+
+class HookedSerializer(NoteSerializer):
+    @post_dump
+    def same(self, data, **kwargs):
+        return data
+
+class PlainViewSet(ModelViewSet):
+    model = model("notes")
+    serializer_class = NoteSerializer
+    select_related = ["owner"]
+    prefetch_related = ["labels"]
+
+class HookedViewSet(PlainViewSet):
+    serializer_class = HookedSerializer
+
+router = DefaultRouter()
+router.register("plain", PlainViewSet, basename="plain")
+router.register("hooked", HookedViewSet, basename="hooked")
+"""
+
+
+@pytest.mark.parametrize("query", ["", "?fields=id,labels", "?fields=text"])
+async def test_rows_are_the_same_with_and_without_python(serve: Serve, sql: asyncpg.Connection, query: str) -> None:
+    """Links are keys, in events and in snapshots, whether PostgreSQL or Python makes the row."""
+    await sql.execute("INSERT INTO labels (name) VALUES ('a'), ('b')")
+    await sql.execute("INSERT INTO owners (name) VALUES ('o')")
+    client = await serve(RESOURCES, "auth: {default_permission_classes: [AllowAny]}", modules={"urls": TWICE})
+    async with listen(client, f"/plain/stream/{query}") as plain, listen(client, f"/hooked/stream/{query}") as hooked:
+        await ready(plain)
+        await ready(hooked)
+        row = await (await client.post("/notes/", json={"text": "t", "owner_id": 1, "labels": [2, 1]})).json()
+        await client.patch(f"/notes/{row['id']}/", json={"labels": [2], "text": "u"})
+        await client.delete(f"/notes/{row['id']}/")
+        while True:
+            event = await next_change(plain)
+            assert await next_change(hooked) == event
+            if event["action"] == "DELETE":
+                break
+            assert ("labels" in event["data"]) == ("text" not in query)
+    await client.post("/notes/", json={"text": "t", "labels": [1, 2]})
+    snapshot = f"{query}{'&' if query else '?'}snapshot=true"
+    async with (
+        listen(client, f"/plain/stream/{snapshot}") as plain,
+        listen(client, f"/hooked/stream/{snapshot}") as hooked,
+    ):
+        first, second = [(await source.next()).json()["rows"] for source in (plain, hooked)]
+        assert first == second
+        assert first[0].get("labels") == (None if "text" in query else [1, 2])

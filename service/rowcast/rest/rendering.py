@@ -7,6 +7,7 @@ read with all columns, made into instances, and dumped one by one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from rowcast.orm.bridge import wait
@@ -70,9 +71,19 @@ def render_rows(
     return [render(view, serializer, instance_of(plan, each, read), shown, params) for each in documents]
 
 
-def render(view: ModelView, serializer: Serializer, row: Model, shown: Projection, params: Mapping[str, str]) -> bytes:
-    """The JSON of a row, reduced by ``?fields=``."""
-    return encode(_only(_shown_by(view.view_plan, serializer, row, shown), params), view.serialize)
+def render(
+    view: ModelView,
+    serializer: Serializer,
+    row: Model,
+    shown: Projection,
+    params: Mapping[str, str],
+    links: Mapping[str, Any] = MappingProxyType({}),
+) -> bytes:
+    """The JSON of a row, reduced by ``?fields=``; ``links`` are shown unless the serializer has fields of their names."""
+    data = _shown_by(view.view_plan, serializer, row, shown)
+    if links:
+        data = {**data, **{name: keys for name, keys in links.items() if name not in data}}
+    return encode(_only(data, params), view.serialize)
 
 
 def serialize(view: ModelView, row: Model) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -25,6 +25,7 @@ from rowcast.query.conditions import Comparison, Query, equals
 from rowcast.query.matching import matcher, patterns, routing_key
 from rowcast.query.projection import Projection
 from rowcast.query.store import STORE
+from rowcast.resources.lossless_json import parse
 from rowcast.resources.types import make_field
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
@@ -47,7 +48,7 @@ class ViewsetRowAccess:
     same user by the same kind of credentials, and they have sent the same parameters and headers to the same address.
     """
 
-    def __init__(self, view: ModelView) -> None:
+    def __init__(self, view: ModelView, shown: Projection) -> None:
         plan, request = view.view_plan, view.request
         serializer = plan.bind_serializer(view.get_serializer_class())(context=view.get_serializer_context())
         self.key: Hashable = (plan, _caller(view), *_request_key(request))
@@ -59,6 +60,7 @@ class ViewsetRowAccess:
             plan, plan.default_projection(plan.shared_serializer(view.get_serializer_class()))
         )
         self._columns = Projection(plan.resource.name, tuple(plan.resource.columns))
+        self._links = tuple(name for name, _ in shown.related if name in plan.resource.links)
 
     async def may_see(self, rows: Sequence[bytes]) -> list[bool]:
         """For each row whether the object permissions let the caller see it."""
@@ -67,12 +69,24 @@ class ViewsetRowAccess:
         return [await self._may(row) for row in await self._instances(rows)]
 
     async def render_rows(self, rows: Sequence[bytes]) -> list[bytes]:
-        """Each row as the serializer shows it, as JSON."""
+        """Each row as the serializer shows it, as JSON, with links as keys."""
         shown = Projection(self._columns.resource, ())  # the serializer's fields alone, without related rows
         params = self._view.request.query_params
         return [
-            await spawn(render, self._view, self._serializer, row, shown, params) for row in await self._instances(rows)
+            await spawn(render, self._view, self._serializer, instance, shown, params, self._linked(row))
+            for row, instance in zip(rows, await self._instances(rows), strict=True)
         ]
+
+    def _linked(self, row: bytes) -> dict[str, list[Any]]:
+        """The keys of the links that are shown of a row: as logged, or as objects that a snapshot has read."""
+        if not self._links:
+            return {}
+        parsed = parse(row)
+        return {
+            name: [next(iter(item.values())) if isinstance(item, dict) else item for item in parsed[name]]
+            for name in self._links
+            if name in parsed
+        }
 
     async def _may(self, row: Model) -> bool:
         try:
@@ -168,7 +182,7 @@ async def subscription_of(view: ModelView) -> Subscription:
         test=matcher(resources, query.resource, query.where),
         routing_key=routing_key(resources, query.resource, (*query.where, *_owned(view))),
         store=plan.service.store,
-        access=ViewsetRowAccess(view) if python else None,
+        access=ViewsetRowAccess(view, shown) if python else None,
     )
 
 
