@@ -51,3 +51,35 @@ async def test_migrate_that_makes_no_tables_names_what_does(tmp_path: Path, data
     assert "`rowcast migrate --sync`" in told
     assert "`rowcast makemigrations`" in told
     assert rowcast(tmp_path, "migrate", "--sync", "--database-url", database_url)[0] == 0
+
+
+async def test_url_as_hosts_hand_it_out_connects(tmp_path: Path, database_url: str) -> None:
+    """Parameters of libpq that the driver does not know are left out, by every command."""
+    configure(tmp_path / "config", TASKS)
+    url = f"{database_url}&channel_binding=prefer&connect_timeout=5&keepalives=1&gssencmode=disable"
+    for command in (("migrate", "--sync"), ("plan",), ("token", "list")):
+        code, output = rowcast(tmp_path, *command, "--database-url", url)
+        assert code == 0, output
+
+
+@pytest.mark.parametrize("command", [("check",), ("plan",), ("serve",), ("token", "list")])
+async def test_mistake_in_the_url_is_reported_in_a_line(
+    tmp_path: Path, database_url: str, command: tuple[str, ...]
+) -> None:
+    """The parameter, or the character, is named before anything is connected to; `check` finds it as well."""
+    for parameter, message in (("&pgbouncer=true", "'pgbouncer'"), ("&x#y", "%23 for #")):
+        configure(tmp_path / "config", TASKS)
+        (tmp_path / "config/service.yaml").write_text(f"database: {{url: '{database_url}{parameter}'}}")
+        code, output = rowcast(tmp_path, *command)
+        assert (code, output.count("\n")) == (1, 0), output
+        assert "service.yaml:1:" in output
+        assert message in output
+
+
+async def test_setting_that_postgresql_refuses_is_reported_in_a_line(tmp_path: Path, database_url: str) -> None:
+    """A setting of the session with a wrong value: no traceback, and `serve` does not wait for it to become right."""
+    configure(tmp_path / "config", TASKS)
+    for run, command in ((rowcast, "plan"), (rowcast, "migrate"), (rowcast_process, "serve"), (rowcast, "doctor")):
+        code, output = run(tmp_path, command, "--database-url", f"{database_url}&statement_timeout=soon")
+        assert code == 1, output
+        assert output.splitlines()[-1].startswith("database.url has a parameter that PostgreSQL refuses: "), output

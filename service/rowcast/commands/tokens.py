@@ -19,6 +19,8 @@ from rowcast.commands.common import (
     reports_errors,
 )
 from rowcast.configuration import value_types
+from rowcast.database.connection import open_connection
+from rowcast.database.pool import CONNECT_TIMEOUT_SECONDS
 from rowcast.errors import ConfigurationError
 from rowcast.identity import tokens
 
@@ -106,7 +108,7 @@ def _with_tokens(config: Path, database_url: str | None, work: Callable[[asyncpg
 
     async def run() -> T:
         try:
-            connection = await asyncpg.connect(url, timeout=10)
+            connection = await open_connection(url, CONNECT_TIMEOUT_SECONDS)
             try:
                 if embedded:
                     await install(connection)

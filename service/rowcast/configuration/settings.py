@@ -17,6 +17,7 @@ from marshmallow import ValidationError
 from marshmallow import fields as ma
 
 from rowcast.configuration import value_types
+from rowcast.configuration.database_url import check_url
 from rowcast.configuration.permission_expression import PermissionTree
 from rowcast.configuration.yaml import Document, External, Problems, SourceLocation, Steps
 
@@ -73,6 +74,14 @@ def _path(written: str) -> dict[str, Any]:
     return {"value_type": path, "default": written}
 
 
+def _database_url() -> value_types.ValueType:
+    """The URL of a PostgreSQL database, or null."""
+    written = value_types.string(
+        r"postgres(?:ql)?://.*", "a URL such as postgresql://user:password@host/name", null=True
+    )
+    return value_types.ValueType(lambda value: check_url(written.take(value)), written.written, null=True)
+
+
 _ORIGIN: Final = r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+"
 _SYMMETRIC: Final = ("HS256", "HS384", "HS512")
 _ASYMMETRIC: Final = (
@@ -104,7 +113,7 @@ class Database:
     """PostgreSQL. Without ``url`` it is the embedded server, which keeps its files in ``data``."""
 
     url: str | None = _setting(
-        value_types.string(r"postgres(?:ql)?://.*", "a URL such as postgresql://user:password@host/name", null=True),
+        _database_url(),
         secret=True,
     )
     pool_size: int = _setting(value_types.integer(1, 10_000), 10)

@@ -18,13 +18,14 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from rowcast.database.codecs import set_codecs
-from rowcast.database.connection import Connection
+from rowcast.database.connection import Connection, open_connection
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, RETRIED, translate
-from rowcast.errors import ApiError, Unavailable
+from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
 
 Result = TypeVar("Result")
 
+CONNECT_TIMEOUT_SECONDS: Final = 10  # outside the pool, where the URL sets no other one
 TRANSACTION_ATTEMPTS: Final = 3  # if it collides with another transaction
 SESSION_SETTINGS: Final[Mapping[str, str]] = {
     "timezone": "UTC",
@@ -77,7 +78,9 @@ class Database:
 
     async def connect(self, **settings: str) -> Connection:
         """A connection outside the pool, with the driver's codecs, for the caller to close: LISTEN, migrations."""
-        return await asyncpg.connect(self.url, timeout=10, server_settings={"application_name": "rowcast", **settings})
+        return await open_connection(
+            self.url, CONNECT_TIMEOUT_SECONDS, server_settings={"application_name": "rowcast", **settings}
+        )
 
     async def fetch(
         self, sql: str, arguments: Sequence[Any], *, deleting: bool = False, changes: Collection[str] = ()
@@ -244,12 +247,12 @@ class Database:
 
     async def _new(self) -> Connection:
         try:
-            connection = await asyncpg.connect(
-                self.url, timeout=self.patience, statement_cache_size=1024, max_cached_statement_lifetime=0,
+            connection = await open_connection(
+                self.url, self.patience, statement_cache_size=1024, max_cached_statement_lifetime=0,
                 server_settings={"application_name": "rowcast", **self._settings},
             )  # fmt: skip
             await set_codecs(connection)
-        except (*CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as error:
+        except (*CONNECTION_LOST, asyncpg.PostgresError, ConfigurationError, TimeoutError) as error:
             raise Unavailable("The database cannot be reached; try again.", code="database_unavailable") from error
         return connection
 
