@@ -67,7 +67,7 @@ def test_every_wrong_class_of_every_file_is_told_at_its_place(tmp_path: Path) ->
     for place, told in (
         (
             "resources/notes.yaml:3:10",
-            "class: viewsets:NoteViewSet: there is no GenericViewSet of that name; did you mean TaskViewSet?",
+            "class: viewsets:NoteViewSet: there is no ViewSet of that name; did you mean TaskViewSet?",
         ),
         (
             "resources/notes.yaml:4:34",
@@ -151,3 +151,32 @@ def test_settings_that_cannot_be_used_are_told_beside_the_rest(tmp_path: Path) -
     lines = check(tmp_path, service="throttle: {classes: [AnonRateThrottle]}")
     assert all("AnonRateThrottle has no rate" in line for line in lines[:-1])
     assert lines[-1] == "1"
+
+
+def test_class_may_stand_for_the_viewset(tmp_path: Path) -> None:
+    """``viewset: module:Class``, and a plain ``ViewSet``, which takes options about requests but none about rows."""
+    plain = "from rowcast import *\n\nclass NoteViewSet(ViewSet):\n    throttle_scope = 'x'\n    async def list(self, request): ...\n"
+    tasks = "fields: {title: {type: string}}\nviewset: viewsets:NoteViewSet\n"
+    notes = RESOURCES["notes"] + "  class: viewsets:NoteViewSet\n  throttle_scope: y\n"
+    rates = "throttle: {rates: {y: 1/min}}"
+    assert check(tmp_path, plain, rates, tasks=tasks, notes=notes) == [
+        "config/resources/notes.yaml:5:3: throttle_scope is set here, so viewsets.NoteViewSet's has no effect",
+        "config: 2 resources, no problems.",
+        "0",
+    ]
+    lines = check(tmp_path, plain, rates, tasks=tasks, notes=notes + "  page_size: 5\n")
+    assert lines == [
+        "config/resources/notes.yaml:6:3: 'page_size' needs rows, but NoteViewSet is a plain ViewSet: derive it from "
+        "GenericViewSet or ModelViewSet. Of options it takes permission_classes, authentication_classes, throttle_classes, "
+        "throttle_scope",
+        "1",
+    ]
+    for wrong, told in (
+        (
+            "viewsets:NotViewSet",
+            "class: viewsets:NotViewSet: there is no ViewSet of that name; did you mean NoteViewSet?",
+        ),
+        ("ModelViewset", "class: 'ModelViewset' is not a ViewSet of Rowcast, did you mean ModelViewSet?"),
+    ):
+        lines = check(tmp_path, plain, tasks=f"fields: {{title: {{type: string}}}}\nviewset: {wrong}\n")
+        assert lines[0].startswith(f"config/resources/tasks.yaml:2:1: {told}"), lines

@@ -30,7 +30,7 @@ NOTES: dict[str, Any] = {
 LOOKUPS = ("code", "at", "price", "parent")
 MODULE = dedent("""
     from marshmallow import fields
-    from rowcast import CursorPagination, LimitOffsetPagination, ModelViewSet, Response, Serializer, action, model
+    from rowcast import CursorPagination, IsAdminUser, LimitOffsetPagination, ModelViewSet, Response, Serializer, ViewSet, action, model
 
     Label, Parent = model("labels"), model("parents")
 
@@ -179,6 +179,36 @@ MODULE += dedent("""
         model = model("pages")
         pagination_class = None
     """)
+MODULE += dedent("""
+    class PlainViewSet(ViewSet):
+        async def list(self, request):
+            return {"action": self.action, "rows": await model("plain").objects.count()}
+
+        async def retrieve(self, request, id):
+            return {"id": id}
+
+        async def create(self, request):
+            return await model("plain").objects.create(**request.data), 201
+
+        @action(detail=False, permission_classes=[IsAdminUser])
+        async def closed(self, request):
+            return {}
+
+        @action(detail=True)
+        async def open(self, request, id):
+            return {"open": id}
+
+    class GuardedViewSet(PlainViewSet):
+        pass
+    """)
+RESOURCES |= {
+    "plain": {"fields": {"id": NOTES["id"], "title": TEXT}, "viewset": "viewsets:PlainViewSet"},
+    "guarded": {
+        "fields": {"id": NOTES["id"], "plain": {"type": "foreign_key", "to": "plain", "null": True}},
+        "viewset": {"class": "viewsets:GuardedViewSet", "permission_classes": ["IsAuthenticated"]},
+    },
+    "short-form": {"fields": {"plain": {"type": "foreign_key", "to": "plain"}}, "viewset": "ReadOnlyModelViewSet"},
+}
 URLS = dedent("""
     from rowcast import DefaultRouter
     from viewsets import CursorsViewSet, OffsetsViewSet, UnpagedViewSet
@@ -353,3 +383,34 @@ async def test_page_that_cannot_be_read_is_logged_as_a_sentence(
     assert response.status == 500
     assert MISTAKES[path] in capsys.readouterr().out
     assert (await pages.client.get("/cursors/query/")).status == 200
+
+
+# --- a class in place of options
+
+
+async def test_plain_viewset_is_a_resource_s_class(service: Service) -> None:
+    """It has its own actions, with the config's policies, and neither rows for expansions nor a stream."""
+    row = await service.post("/plain/", {"title": "x"})
+    assert row == {"id": row["id"], "title": "x"}
+    assert await service.get("/plain/") == {"action": "list", "rows": 1}
+    assert await service.get("/plain/7/") == {"id": "7"}
+    assert await service.get("/plain/7/open/") == {"open": "7"}
+    await service.get("/plain/closed/", 401)
+    await service.get("/plain/stream/", 200)  # a key like any other
+    for path in ("/guarded/", "/guarded/7/", "/guarded/7/open/"):
+        await service.get(path, 401)
+    document = await service.get("/openapi.json")
+    assert {"get", "post"} <= document["paths"]["/plain/"].keys()
+    assert "plain" in await service.get("/")
+    await service.ask("OPTIONS", "/plain/", status=200)
+    await service.get("/stream/", 400, resources="plain")
+
+
+async def test_short_form_names_the_class_alone(service: Service) -> None:
+    """Of Rowcast or of the config directory; rows of a plain viewset are not expanded."""
+    response, _ = await service.ask("POST", "/short-form/", {}, status=405)
+    assert response.headers["Allow"] == "GET, HEAD, OPTIONS"
+    key = (await service.post("/plain/", {"title": "x"}))["id"]
+    await service.sql.execute("INSERT INTO short_form (plain_id) VALUES ($1)", key)
+    assert len(await service.rows("/short-form/")) == 1
+    assert (await service.get("/short-form/", 400, expand="plain"))["code"] == "invalid_parameter"

@@ -88,7 +88,7 @@ RESOURCE_SECTION: Final = value_types.section(
         ),
         "unique": value_types.ListOf(value_types.ListOf(value_types.string(), least=1), null=True),
         "indexes": value_types.ListOf(value_types.ListOf(value_types.string(), least=1), null=True),
-        "viewset": value_types.Nested(viewset_options.VIEWSET_SECTION, null=True),
+        "viewset": value_types.NestedOrValue(viewset_options.VIEWSET_SECTION, viewset_options.CLASS, null=True),
     },
 )
 

@@ -160,6 +160,26 @@ class Nested(fields.Nested):
         return describe_section(self.schema)
 
 
+class NestedOrValue(Nested):
+    """A section inside another, or a value that stands for a section with one key alone."""
+
+    def __init__(self, inner: Section, key: str, *, null: bool = False) -> None:
+        super().__init__(inner, null=null)
+        self.key = key
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, *args: Any, **kwargs: Any) -> Any:
+        short = value is not None and not isinstance(value, Mapping | list)
+        return super()._deserialize({self.key: value} if short else value, attr, data, *args, **kwargs)
+
+    def json_schema(self) -> JsonSchema:
+        """An object, or the value of its key."""
+        assert isinstance(self.schema, Section)
+        section = super().json_schema()
+        if self.allow_none:
+            section["type"] = ["object", "null"]
+        return {"anyOf": [describe(self.schema.fields[self.key]), section]}
+
+
 def describe(value_type: fields.Field[Any]) -> JsonSchema:
     """The JSON Schema of a type."""
     assert isinstance(value_type, ValueType | ListOf | MappingOf | Nested)

@@ -219,6 +219,9 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
 }
 """By name. A default of ``None`` stands for the service's own: all actions, the key, the classes of the settings."""
 
+PLAIN_OPTIONS: Final = ("permission_classes", "authentication_classes", "throttle_classes", "throttle_scope")
+"""Those of a ``ViewSet`` without rows."""
+
 CLASS: Final = "class"  # a key in YAML that is not an option: the viewset class that the options configure
 
 VIEWSET_SECTION: Final = value_types.section(

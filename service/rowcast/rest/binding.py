@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache, partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from rowcast.configuration import viewset_options
@@ -56,7 +57,7 @@ def plan_view(service: Service, cls: type[ViewSet], initkwargs: Mapping[str, Any
 
 def _plan_class(service: Service, cls: type[ViewSet]) -> ViewPlan:
     if not issubclass(cls, GenericViewSet):
-        return _plan_plain(service, cls, {})
+        return plan_plain(service, cls, {})
     STORE.set(service.store)
     named = cls.model or (cls.queryset.model if cls.queryset is not None else None)
     if named is None:
@@ -67,7 +68,7 @@ def _plan_class(service: Service, cls: type[ViewSet]) -> ViewPlan:
 def at_address(plan: ViewPlan, initkwargs: Mapping[str, Any]) -> ViewPlan:
     """The plan of a viewset for one address: with the options and attributes of its action (``@action(…)``)."""
     if not isinstance(plan, ModelPlan):
-        return _plan_plain(plan.service, plan.viewset, initkwargs)
+        return plan_plain(plan.service, plan.viewset, plan.config, initkwargs)
     overrides = {name: value for name, value in initkwargs.items() if name in (*VIEWSET_OPTIONS, LOOKUP_URL_KWARG)}
     if overrides:
         plan = _plan_model(plan.service, plan.viewset, plan.resource, plan.config, overrides)
@@ -78,14 +79,22 @@ def at_address(plan: ViewPlan, initkwargs: Mapping[str, Any]) -> ViewPlan:
 # --- plain viewsets
 
 
-def _plan_plain(service: Service, cls: type[ViewSet], initkwargs: Mapping[str, Any]) -> ViewPlan:
-    policies = _policies(service, cls, initkwargs)
+def plan_plain(
+    service: Service,
+    cls: type[ViewSet],
+    config: Mapping[str, Any],
+    initkwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> ViewPlan:
+    """The plan of a ``ViewSet`` without rows, with the options of the config and those of an action on top."""
+    options = {**config, **initkwargs}
+    policies = _policies(service, cls, options)
     return ViewPlan(
         service=service,
         viewset=cls,
-        attributes={**initkwargs, **_policy_attributes(policies)},
+        attributes={**options, **_policy_attributes(policies)},
         overridden=overridden_methods(cls),
         call=_calls(cls, _key_part(cls, initkwargs)),
+        config=config,
         allowed_parameters={},
         **policies,
     )

@@ -44,11 +44,13 @@ def targets(service: Service, shown: Projection, text: str) -> Sequence[tuple[Mo
                 break  # the projection raises the error, with the nearest name
             resource = relation.target
             if step not in already:
+                if resource not in service.plans:
+                    raise _forbidden(resource, path)
                 found.setdefault(service.plans[resource], path)
             already = dict(already[step].related) if step in already else {}
     for plan, path in found.items():
         if plan.expandable_via is None:
-            raise _forbidden(plan, path)
+            raise _forbidden(plan.resource.name, path)
     return tuple(found.items())
 
 
@@ -71,7 +73,7 @@ async def _check_may_read(target: ModelPlan, asking: ModelPlan, request: Request
             view.request = request = Request(request.http)
             await view.perform_authentication(request)
         if any(map(checks_objects, policy_instances(view.get_permissions()))):
-            raise _forbidden(target, path)
+            raise _forbidden(target.resource.name, path)
         await view.check_permissions(request)
     except (NotAuthenticated, AuthenticationFailed, PermissionDenied) as error:
         error.detail = f"expand: {path}: {error.detail}"
@@ -86,8 +88,8 @@ def _same_authentication(one: ModelPlan, other: ModelPlan) -> bool:
     )
 
 
-def _forbidden(plan: ModelPlan, path: str) -> ParseError:
+def _forbidden(resource: str, path: str) -> ParseError:
     return ParseError(
-        f"expand: {path}: the rows of {plan.resource.name} are shown at their own address only.",
+        f"expand: {path}: the rows of {resource} are shown at their own address only.",
         code="invalid_parameter",
     )

@@ -56,6 +56,7 @@ class Service:
     secret: bytes = b""
     routes: dict[str, str] = field(default_factory=dict)  # name → path
     plans: dict[str, ModelPlan] = field(default_factory=dict)  # resource → the plan of its own viewset
+    viewsets: dict[str, type[Any]] = field(default_factory=dict)  # resource → the class of its viewset
     class_plans: dict[type[Any], ViewPlan] = field(default_factory=dict)  # of classes that no resource names
     handler_plans: WeakKeyDictionary[Any, ViewPlan] = field(default_factory=WeakKeyDictionary)
 
@@ -112,6 +113,7 @@ class ViewPlan:
     overridden: frozenset[str]
     call: Callable[[str, tuple[str, ...]], Call]
     allowed_parameters: Mapping[str, frozenset[str]]  # action → the query parameters that it reads
+    config: Mapping[str, Any] = field(default_factory=dict)  # the options of the config
     strict_query: bool = True
     public_and_cacheable: bool = False  # an address has the same answer for everybody, without credentials
 
@@ -143,7 +145,6 @@ class ModelPlan(ViewPlan):
     The functions are cached: requests of the same form share their results.
     """
 
-    config: Mapping[str, Any]  # the options of the config
     resource: Resource
     model: type[Model]
     key: Field  # whose value the address names a row by

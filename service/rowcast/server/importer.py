@@ -23,6 +23,7 @@ from rowcast.identity.permissions import BasePermission
 from rowcast.rest import filters, pagination, viewsets
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.serializers import Serializer
+from rowcast.rest.viewset import ViewSet
 
 
 def _named(*classes: type[Any]) -> Mapping[str, type[Any]]:
@@ -190,7 +191,7 @@ class Importer:
                 report(() if position is None else (position,), str(error))
         return tuple(found) if name in _MANY else found[0] if found else None
 
-    def viewset(self, name: str | None) -> type[GenericViewSet]:
+    def viewset(self, name: str | None) -> type[ViewSet]:
         """The viewset class of a resource: by default a ModelViewSet."""
-        found: type[GenericViewSet] = self.find(name or "ModelViewSet", VIEWSETS, GenericViewSet)
+        found: type[ViewSet] = self.find(name or "ModelViewSet", VIEWSETS, ViewSet)
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,17 +13,20 @@ from rowcast import __version__
 from rowcast.configuration import viewset_options
 from rowcast.configuration.declarations import RESERVED_RESOURCES
 from rowcast.configuration.load import Configuration
-from rowcast.configuration.yaml import Document, Problems, SourceLocation, Steps
+from rowcast.configuration.viewset_options import PLAIN_OPTIONS
+from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
 from rowcast.errors import ConfigurationError
 from rowcast.identity.permissions import check_columns
 from rowcast.openapi.document import document as openapi_document
+from rowcast.resources.resource import Resource
 from rowcast.rest import routers
-from rowcast.rest.binding import plan_resource, plan_view
+from rowcast.rest.binding import plan_plain, plan_resource, plan_view
+from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import is_ours
 from rowcast.rest.plan import Service, ViewPlan
 from rowcast.rest.request import base_url
 from rowcast.rest.routers import Route
-from rowcast.rest.viewset import Handler, handler_for
+from rowcast.rest.viewset import Handler, ViewSet, handler_for
 from rowcast.server.importer import Importer
 
 
@@ -75,7 +78,7 @@ def _plans(
 
 
 def _plan_of_resource(
-    service: Service, file: Document, resource: Any, importer: Importer, problems: Problems
+    service: Service, file: Document, resource: Resource, importer: Importer, problems: Problems
 ) -> Iterator[tuple[SourceLocation, str, ViewPlan, str]]:
     options = {
         name: named_classes(importer, problems, file, ("viewset", name), name, value)
@@ -84,18 +87,46 @@ def _plan_of_resource(
     location = file.location(("viewset", "class"), key=True)
     if problems:
         return
-    viewset = options.pop("class")
+    viewset = service.viewsets[resource.name] = options.pop("class")
+    if not issubclass(viewset, GenericViewSet):
+        yield from _plain_plan(service, viewset, file, resource, options, problems)
+        return
     extra = [function.__name__ for function in viewset.get_extra_actions()]
     for path, message in viewset_options.check(service.resources, resource.name, resource.options, extra):
         if path[0] in ("allowed_actions", "excluded_actions"):  # the other options were checked without the class
             problems.at(file, ("viewset", *path), message)
-    for position, permission in enumerate(options.get("permission_classes", ())):
-        with noting(problems, file.location(("viewset", "permission_classes", position))):
-            check_columns(permission(), resource.columns)
+    _check_columns(file, resource, options, problems)
     if not problems:
         with noting(problems, location):
             plan = plan_resource(service, viewset, resource, options)
             yield location, resource.name, plan, resource.model.lower()
+
+
+def _plain_plan(
+    service: Service,
+    viewset: type[ViewSet],
+    file: Document,
+    resource: Resource,
+    options: Mapping[str, Any],
+    problems: Problems,
+) -> Iterator[tuple[SourceLocation, str, ViewPlan, str]]:
+    """The plan of a resource whose class is a ``ViewSet``: it has the actions that the class has, and no stream."""
+    for name in options.keys() - set(PLAIN_OPTIONS):
+        takes = ", ".join(PLAIN_OPTIONS)
+        message = f"{name!r} needs rows, but {viewset.__name__} is a plain ViewSet: derive it from GenericViewSet or ModelViewSet"
+        problems.at(file, ("viewset", name), AboutKey(f"{message}. Of options it takes {takes}"))
+    _check_columns(file, resource, options, problems)
+    if not problems:
+        location = file.location(("viewset", "class"), key=True)
+        with noting(problems, location):
+            yield location, resource.name, plan_plain(service, viewset, options), resource.model.lower()
+
+
+def _check_columns(file: Document, resource: Resource, options: Mapping[str, Any], problems: Problems) -> None:
+    """Note the permissions of the config whose columns the resource does not have."""
+    for position, permission in enumerate(options.get("permission_classes", ())):
+        with noting(problems, file.location(("viewset", "permission_classes", position))):
+            check_columns(permission(), resource.columns)
 
 
 def named_classes(importer: Importer, problems: Problems, file: Document, path: Steps, option: str, value: Any) -> Any:
@@ -117,7 +148,7 @@ def overridden_by_config(configuration: Configuration, service: Service) -> Iter
     """A line for each option that both YAML and the viewset's class set, where the class's has no effect."""
     for resource in configuration.resources.values():
         for name in resource.options:
-            for owner in service.plans[resource.name].viewset.__mro__:
+            for owner in service.viewsets[resource.name].__mro__:
                 if name in vars(owner) and not is_ours(owner):
                     location = configuration.files[resource.name].location(("viewset", name), key=True)
                     yield f"{location}: {name} is set here, so {owner.__module__}.{owner.__name__}'s has no effect"

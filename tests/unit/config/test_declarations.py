@@ -350,6 +350,9 @@ def test_wrong_fields_are_reported_with_their_places(problems: Problems, fields:
         ("feilds: {}", "5:1: unknown key 'feilds'; did you mean fields?"),
         ("viewset: {class: 'a b'}", "5:18: class: 'a b' must be the name of a class, such as TaskViewSet or "
          "viewsets:TaskViewSet"),
+        ("viewset: 'a b'", "5:1: class: 'a b' must be the name of a class, such as TaskViewSet or viewsets:TaskViewSet"),
+        ("viewset: 5", "5:1: class: must be the name of a class"),
+        ("viewset: [a]", "5:10: viewset: must be a mapping"),
     ],
 )  # fmt: skip
 def test_a_wrong_resource_is_reported_with_its_place(problems: Problems, rest: str, problem: str) -> None:
