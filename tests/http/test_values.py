@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
-from ..databases import Databases
+from .. import conftest
+from ..conftest import configure
+from ..databases import EMPTY, Databases
 from .conftest import running
 from .library import KINDS, OPEN, Service
 
@@ -508,3 +511,33 @@ async def test_body_must_be_one_json_object_of_bounded_size(limits: Service) -> 
     await limits.ask(
         "POST", "/guarded/", data=b"not gzip", headers={**json_type, "Content-Encoding": "gzip"}, status=400
     )
+
+
+EXACT = """
+fields:
+  id: {type: integer, primary_key: true}
+  price: {type: decimal, default: 99999999999999.9999, min: -99999999999999.9999, max: 99999999999999.9999}
+  data: {type: json, default: {a: 0.12345678901234567890, b: 123456789012345678901234567890}}
+viewset: {permission_classes: [AllowAny]}
+"""
+
+
+async def test_unquoted_numbers_of_the_config_keep_their_digits(databases: Databases, tmp_path: Path) -> None:
+    """In the rows, in the limits, and in what describes them."""
+    configuration = configure(tmp_path, {"exact": EXACT})
+    async with databases.copy(EMPTY) as url, conftest.running(configuration, url) as client:
+        row = await (await client.post("/exact/", json={})).text()
+        assert row == (
+            '{"id":1,"price":"99999999999999.9999",'
+            '"data":{"a": 0.12345678901234567890, "b": 123456789012345678901234567890}}'
+        )
+        for price, status in (
+            ("-99999999999999.9999", 201),
+            ("-99999999999999.99991", 400),
+            ("99999999999999.99991", 400),
+        ):
+            assert (await client.post("/exact/", json={"price": price})).status == status
+        for described in (await client.options("/exact/"), await client.get("/openapi.json")):
+            text = await described.text()
+            assert '"99999999999999.9999"' in text
+            assert '{"a":0.12345678901234567890,"b":123456789012345678901234567890}' in text

@@ -19,6 +19,7 @@ from rowcast.configuration.yaml import AboutKey, Document, External, Problems, S
 from rowcast.errors import did_you_mean
 from rowcast.resources import validators
 from rowcast.resources.fields import MISSING, Field, Kind
+from rowcast.resources.lossless_json import with_exact_integers
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import IDENTIFIER_MAX_BYTES
 from rowcast.resources.types import FIELD_TYPES, make_field, scalar_types
@@ -248,6 +249,8 @@ def _element(field: Field) -> Field:
 
 def _canonical(field: Field, given: Any) -> Any:
     """A value as the service writes it in JSON. ``ValueError`` says why it is not of the field's type."""
+    if field.field_type.kind is Kind.JSON:
+        given = with_exact_integers(given)
     loaded = (
         field.field_type.parse(field, given) if isinstance(given, External) else field.field_type.load(field, given)
     )

@@ -1,7 +1,8 @@
 """Config files as plain values with their places in the file.
 
 YAML 1.2 with its core schema (so ``no`` is a string), and JSON, which is almost a subset of it. A document consists of
-JSON values only: mappings with strings as keys, lists, strings, numbers, booleans, null. A key is a string as written.
+JSON values only: mappings with strings as keys, lists, strings, numbers, booleans, null. A key is a string as written, and
+a number keeps its digits.
 Tags are refused; aliases are followed, up to a limit. ``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:/path}``
 inside a string are replaced by the value that they name; an empty environment variable counts as not set.
 
@@ -11,9 +12,11 @@ reports all of them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -26,6 +29,7 @@ from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.tag import Tag
 
 from rowcast.errors import ConfigurationError
+from rowcast.resources.lossless_json import exact_number
 
 Steps: TypeAlias = tuple[str | int, ...]  # keys and positions that lead from the top of a document to a value
 
@@ -243,10 +247,9 @@ def _plain_value(text: str) -> Any:
     if _BASED.fullmatch(text) and len(text) <= INTEGER_MAX_DIGITS:
         return int(text, 0)
     if _FLOAT.fullmatch(text):
-        number = float(text)
-        if number in (float("inf"), float("-inf")):
+        if math.isinf(float(text)):
             raise ValueError("the number is too large")
-        return number
+        return exact_number(str(Decimal(text)))
     if _NOT_JSON.fullmatch(text):
         raise ValueError(f"{text} is not a valid number here; quote it to make it a string")
     return text

@@ -116,6 +116,15 @@ def _exact_integer(digits: str) -> int | float:
     return number if isinstance(number, int) else exact_number(digits)
 
 
+def with_exact_integers(value: Any) -> Any:
+    """A JSON value whose integers beyond 64 bits are as those of ``parse_body``."""
+    if isinstance(value, dict):
+        return {name: with_exact_integers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [with_exact_integers(item) for item in value]
+    return _exact_integer(str(value)) if type(value) is int else value
+
+
 def parse(row: bytes) -> dict[str, Any]:
     """A row by column. A value that Python would not give back unchanged is ``Raw``."""
     if _safe(row):

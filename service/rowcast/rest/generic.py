@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from rowcast.errors import NotFound, ValidationError
@@ -18,6 +17,7 @@ from rowcast.orm.bridge import spawn, wait
 from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
 from rowcast.resources.actions import CHANGING_ACTIONS, METADATA, STANDARD_ACTIONS, STREAM
+from rowcast.resources.lossless_json import encode
 from rowcast.rest import conditional, expansion, options_method, paging, rendering, scope
 from rowcast.rest.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.pagination import BasePagination, PageNumberPagination
@@ -204,5 +204,5 @@ class GenericViewSet(ViewSet):
         own = plan.finds_objects or plan.overrides(*actions) or not actions <= STANDARD_ACTIONS.keys()
         if plan.lookup_url_kwarg in self.kwargs and not own:
             scope.key_value(self)  # NotFound for a malformed key; the user's own handlers may take others
-        body = orjson.dumps(options_method.describe(self))
+        body = encode(options_method.describe(self))
         return json_response(body, headers={"Allow": ", ".join(sorted(self.action_map))})

@@ -18,6 +18,7 @@ from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocat
 from rowcast.errors import ConfigurationError
 from rowcast.identity.permissions import check_columns
 from rowcast.openapi.document import document as openapi_document
+from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource
 from rowcast.rest import routers
 from rowcast.rest.binding import plan_plain, plan_resource, plan_view
@@ -164,7 +165,7 @@ def register(
         routers.register(app, route, wrap(handler) if "stream" in route.actions.values() else handler)
         service.routes[route.name] = route.path
     lists = [route.path for route in routes if route.name.endswith("-list")]
-    body = orjson.dumps(openapi_document(service, routes, version=__version__))
+    body = encode(openapi_document(service, routes, version=__version__))
 
     async def root(request: web.Request) -> web.Response:
         """The resources and their addresses."""

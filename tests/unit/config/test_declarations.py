@@ -11,6 +11,7 @@ import pytest
 from rowcast.configuration import declarations
 from rowcast.configuration.declarations import FIELD_OPTIONS, model_name, options_of
 from rowcast.resources.fields import MISSING, Field
+from rowcast.resources.lossless_json import encode
 from rowcast.resources.types import FIELD_TYPES, make_field
 
 from .conftest import Load, Problems
@@ -150,6 +151,11 @@ def test_blank_is_allowed_only_by_itself_or_an_empty_default(read: Load, declare
         ("type: string, null: true, default: null", None),
         ("type: string, default: no", "no"),
         ("type: decimal, default: 1.5", "1.5"),
+        ("type: decimal, default: 99999999999999.9999", "99999999999999.9999"),
+        ("type: decimal, default: .12345678901234567890", "0.12345678901234567890"),
+        ("type: decimal, default: 1e-400", f"0.{'0' * 399}1"),
+        ("type: array, of: decimal, default: [9007199254740993.0]", ["9007199254740993.0"]),
+        ("type: float, default: 0.12345678901234567890", 0.12345678901234568),
         ("type: date, default: 2026-01-31", "2026-01-31"),
         ("type: datetime, default: 2026-01-31 12:00:00+02:00", "2026-01-31T10:00:00+00:00"),
         ("type: duration, default: P1W", "P7D"),
@@ -172,12 +178,22 @@ def test_patterns_that_mean_the_same_to_both_are_accepted(read: Load, pattern: s
     assert field(read, f"type: string, pattern: '{pattern}'").pattern == pattern
 
 
+def test_numbers_in_json_keep_their_digits(read: Load) -> None:
+    """As in the body of a request."""
+    found = field(read, "type: json, default: {a: 0.12345678901234567890, b: [123456789012345678901234567890, 1.50]}")
+    assert encode(found.default) == b'{"a":0.12345678901234567890,"b":[123456789012345678901234567890,1.5]}'
+
+
 def test_choices_and_limits_are_kept_in_their_json_form(read: Load) -> None:
     """Those of an array apply to its items."""
     found = field(
         read, "type: array, of: decimal, max_digits: 5, decimal_places: 2, choices: [1, '2.50'], min: 0, max: 9"
     )
     assert (found.choices, found.min, found.max) == (("1", "2.50"), "0", "9")
+    limits = "min: 0.12345678901234567, max: 99999999999999.9999, choices: [99999999999999.9998, 1.5]"
+    found = field(read, f"type: decimal, {limits}")
+    assert (found.min, found.max) == ("0.12345678901234567", "99999999999999.9999")
+    assert found.choices == ("99999999999999.9998", "1.5")
 
 
 def test_a_resource_without_a_key_gets_one(read: Load) -> None:
