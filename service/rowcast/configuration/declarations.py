@@ -7,6 +7,7 @@ type cannot be read is left out, and its name is in ``Declaration.lost``.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -247,10 +248,20 @@ def _element(field: Field) -> Field:
     return field.element if field.field_type.kind is Kind.ARRAY else field
 
 
+def _with_t(given: Any) -> Any:
+    """A datetime as RFC 3339 has it; YAML may write it with a space."""
+    return type(given)(_DATE_AND_SPACE.sub(r"\1T", given)) if isinstance(given, str) else given
+
+
+_DATE_AND_SPACE: Final = re.compile(r"^([0-9]{4}-[0-9]{2}-[0-9]{2}) ")
+
+
 def _canonical(field: Field, given: Any) -> Any:
     """A value as the service writes it in JSON. ``ValueError`` says why it is not of the field's type."""
     if field.field_type.kind is Kind.JSON:
         given = with_exact_integers(given)
+    if field.item_type.native is dt.datetime:
+        given = [_with_t(item) for item in given] if isinstance(given, list) else _with_t(given)
     loaded = (
         field.field_type.parse(field, given) if isinstance(given, External) else field.field_type.load(field, given)
     )

@@ -158,6 +158,7 @@ def test_blank_is_allowed_only_by_itself_or_an_empty_default(read: Load, declare
         ("type: float, default: 0.12345678901234567890", 0.12345678901234568),
         ("type: date, default: 2026-01-31", "2026-01-31"),
         ("type: datetime, default: 2026-01-31 12:00:00+02:00", "2026-01-31T10:00:00+00:00"),
+        ("type: array, of: datetime, default: [2026-01-31 12:00:00Z]", ["2026-01-31T12:00:00+00:00"]),
         ("type: duration, default: P1W", "P7D"),
         ("type: uuid, default: 01890A5D-AC96-774B-BCCE-B302099A8057", "01890a5d-ac96-774b-bcce-b302099a8057"),
         ("type: array, of: string, default: []", []),

@@ -13,8 +13,8 @@ from rowcast.resources.fields import Field, FieldType, Kind
 
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _TIME: Final = re.compile(r"(?:[01][0-9]|2[0-3]):[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?")
-_DATETIME: Final = re.compile(rf"({_DATE.pattern})[Tt ]({_TIME.pattern})([Zz]|[+-][0-9]{{2}}:[0-9]{{2}})?")
-_WITH_SECONDS: Final = re.compile(rf"{_DATE.pattern}[Tt ][0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}.*")
+_DATETIME: Final = re.compile(rf"({_DATE.pattern})[Tt]({_TIME.pattern})([Zz]|[+-][0-9]{{2}}:[0-9]{{2}})?")
+_WITH_SECONDS: Final = re.compile(rf"{_DATE.pattern}[Tt][0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}.*")
 _NOT_A_DATETIME: Final = "Not a valid datetime: use RFC 3339, such as 2026-01-31T12:00:00Z."
 _LEAP_SECOND: Final = ":60"
 _SECOND: Final = dt.timedelta(seconds=1)
