@@ -32,14 +32,17 @@ async def running(
     service: str = OPEN,
     modules: Mapping[str, str] | None = None,
     template: str = EMPTY,
+    prepare: str = "SELECT",
 ) -> AsyncIterator[Service]:
-    """A service for resources and Python modules, on a new database."""
+    """A service for resources and Python modules, on a new database in which the SQL ``prepare`` has run."""
     texts = {name: json.dumps(resource) for name, resource in resources.items()}
     configuration = configure(directory / f"config{next(_numbers)}", texts, service, modules)
-    async with databases.copy(template) as url, conftest.running(configuration, url) as client:
+    async with databases.copy(template) as url:
         sql = await asyncpg.connect(url)
-        yield Service(client, sql, client.app[SERVICE])
-        await sql.close()
+        await sql.execute(prepare)
+        async with conftest.running(configuration, url) as client:
+            yield Service(client, sql, client.app[SERVICE])
+            await sql.close()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -65,8 +68,12 @@ async def run(databases: Databases, tmp_path: Path) -> AsyncIterator[Run]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            resources: Mapping[str, Mapping[str, Any]], service: str = OPEN, modules: Mapping[str, str] | None = None
+            resources: Mapping[str, Mapping[str, Any]],
+            service: str = OPEN,
+            modules: Mapping[str, str] | None = None,
+            prepare: str = "SELECT",
         ) -> Service:
-            return await stack.enter_async_context(running(databases, tmp_path, resources, service, modules))
+            made = running(databases, tmp_path, resources, service, modules, prepare=prepare)
+            return await stack.enter_async_context(made)
 
         yield start

@@ -73,7 +73,8 @@ class Store:
             assert row is not None
             return StoredRow(row["result"], row["version"], row["key"])
 
-        if not self._stale(projection, links):
+        partitioned = self.queries.resources.traits_of(resource.name).partitioned  # its version is not returned
+        if not self._stale(projection, links) and not partitioned:
             return await self.database.retrying(write)
 
         async def write_and_read() -> StoredRow:

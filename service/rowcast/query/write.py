@@ -25,15 +25,21 @@ from rowcast.resources.tables import Tables
 def insert(tables: Tables, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...]) -> Statement:
     """Insert a row and its links. Returns ``result`` (a JSON object), ``key`` (text) and ``version``.
 
-    ``version`` is null if there are links, because the statement cannot see what it links.
+    ``version`` is null if there are links, because the statement cannot see what it links, and if the table is
+    partitioned, because PostgreSQL does not return ``xmin`` then.
     Values: the columns', the links'.
     """
     binds = Binds()
     table = tables.of[projection.resource]
     values = {name: binds(table.c[name].type) for name in columns}
-    new = sa.insert(table).values(values).returning(*table.c, xmin(quote_identifier(table.name))).cte("_new")
+    partitioned = tables.resources.traits_of(projection.resource).partitioned
+    system = [] if partitioned else [xmin(quote_identifier(table.name))]
+    new = sa.insert(table).values(values).returning(*table.c, *system).cte("_new")
     linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=False)]
-    return compiled(_written(tables, projection, new, links).add_cte(*linked), changes={projection.resource})
+    return compiled(
+        _written(tables, projection, new, with_version=not links and not partitioned).add_cte(*linked),
+        changes={projection.resource},
+    )
 
 
 def update(
@@ -62,7 +68,7 @@ def update(
         new = sa.select(*table.c, xmin(quote_identifier(table.name))).where(condition).with_for_update().cte("_new")
     linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=True)]
     changes = dependents(tables.resources, projection.resource) if values else ()
-    return compiled(_written(tables, projection, new, links).add_cte(*linked), changes=changes)
+    return compiled(_written(tables, projection, new, with_version=not links).add_cte(*linked), changes=changes)
 
 
 def delete(tables: Tables, resource: str, where: Shape) -> Statement:
@@ -93,12 +99,12 @@ def restriction(tables: Tables, resource: str, where: Shape, binds: Binds) -> sa
     return table.c[key].in_(sa.select(scope.c[key]).select_from(source.clause).where(condition))
 
 
-def _written(tables: Tables, projection: Projection, new: sa.CTE, links: tuple[str, ...]) -> sa.Select[Any]:
-    """The row that a statement has written; its version is null if the statement also changes links."""
+def _written(tables: Tables, projection: Projection, new: sa.CTE, *, with_version: bool) -> sa.Select[Any]:
+    """The row that a statement has written; its version is null if the statement does not have it."""
     resource = projection.resource
     row = sa.select(*document(tables, projection, new)).subquery("_p")
     key = sa.cast(new.c[tables.resources[resource].key.column_name], sa.Text).label("key")
-    current = sql("NULL") if links else version(tables, resource, new.c[XMIN], new)
+    current = version(tables, resource, new.c[XMIN], new) if with_version else sql("NULL")
     columns = sa.select(sa.func.row_to_json(row.table_valued()).label("result"), key, current.label("version"))
     return columns.select_from(row.join(new, sa.true()))
 

@@ -1,4 +1,4 @@
-"""A resource: its fields, constraints, relations and viewset options. All values are immutable."""
+"""A resource: its fields, constraints, relations and viewset options. All values of the config are immutable."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from rowcast.errors import did_you_mean
 from rowcast.resources.fields import Field, Kind
+from rowcast.resources.traits import PLAIN, TableTraits
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,14 @@ class Resource:
 
 
 class Resources(Mapping[str, Resource]):
-    """Every resource of a configuration by name, and how they relate."""
+    """Every resource of a configuration by name, and how they relate.
+
+    ``traits`` are those of the resources' tables, which are read from the database when the service starts.
+    """
 
     def __init__(self, resources: Mapping[str, Resource]) -> None:
         self._resources = dict(resources)
+        self.traits: Mapping[str, TableTraits] = {}
         self._relations: dict[str, dict[str, Relation]] = {name: {} for name in resources}
         for resource in self._resources.values():
             for declared in resource.fields.values():
@@ -106,6 +111,10 @@ class Resources(Mapping[str, Resource]):
         return len(self._resources)
 
     __hash__ = object.__hash__
+
+    def traits_of(self, resource: str) -> TableTraits:
+        """The traits of a resource's table; plain ones until they have been read."""
+        return self.traits.get(resource, PLAIN)
 
     def relations(self, resource: str) -> Mapping[str, Relation]:
         """The relations of a resource by name: those of its own fields, and the reverse ones of other resources."""

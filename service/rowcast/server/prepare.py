@@ -13,6 +13,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Settings
 from rowcast.database.errors import CONNECTION_LOST
 from rowcast.database.pool import Database
+from rowcast.database.table_traits import read_traits
 from rowcast.errors import Unavailable
 from rowcast.migrations import commands
 from rowcast.migrations.values import Step
@@ -20,7 +21,7 @@ from rowcast.resources.tables import Tables
 
 
 async def prepare(configuration: Configuration, tables: Tables, database: Database, *, migrate: bool) -> bytes:
-    """Check that the database matches the config, or with ``migrate`` make it match.
+    """Check that the database matches the config, or with ``migrate`` make it match; read the traits of the tables.
 
     Returns:
         The secret that signs cursors: the settings', or the database's own.
@@ -44,6 +45,7 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
         pending += [] if pending else await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup)
         if pending:
             raise Unavailable(f"The database is not in line with the config; pending: {'; '.join(pending)}")
+        tables.resources.traits = await read_traits(connection, tables)
         key = settings.server.secret_key
         return hashlib.sha256(key.encode()).digest() if key else await read_secret(connection)
     finally:

@@ -1,0 +1,56 @@
+"""Reads the traits of the resources' tables from PostgreSQL's catalog."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rowcast.database.connection import Connection
+from rowcast.resources.tables import Tables
+from rowcast.resources.traits import TableTraits
+
+# tgtype has 1 for a row trigger, 2 and 64 for BEFORE and INSTEAD OF, and 4, 8 and 16 for INSERT, DELETE and UPDATE.
+_TRAITS_SQL: Final = """
+WITH RECURSIVE member (name, oid) AS (
+    SELECT name, to_regclass(quote_ident(name))::oid FROM unnest($1::text[]) AS name
+    UNION
+    SELECT name, inhrelid FROM member JOIN pg_inherits ON inhparent = member.oid
+), string AS (
+    SELECT name, attname, collisdeterministic, base.typname
+    FROM member
+    JOIN pg_attribute ON attrelid = member.oid AND attnum > 0 AND NOT attisdropped
+    JOIN pg_type own ON own.oid = atttypid
+    JOIN pg_type base ON base.oid = coalesce(nullif(own.typbasetype, 0), own.oid)
+    LEFT JOIN pg_collation ON pg_collation.oid = attcollation
+    WHERE own.typcategory = 'S'
+)
+SELECT name,
+    EXISTS (SELECT FROM member JOIN pg_class USING (oid) WHERE member.name = given.name AND relkind = 'p') AS partitioned,
+    ARRAY(
+        SELECT DISTINCT event FROM member JOIN pg_trigger ON tgrelid = member.oid JOIN pg_proc ON pg_proc.oid = tgfoid,
+            (VALUES (4, 'insert'), (8, 'delete'), (16, 'update')) AS events (bit, event)
+        WHERE member.name = given.name AND tgtype & 1 <> 0 AND tgtype & 66 <> 0 AND tgtype & bit <> 0
+            AND tgenabled <> 'D' AND NOT tgisinternal AND pronamespace IS DISTINCT FROM to_regnamespace('rowcast')
+    ) AS skipping,
+    ARRAY(
+        SELECT DISTINCT (ARRAY['', 'update', 'insert', 'delete'])[ev_type::text::integer]
+        FROM member JOIN pg_rewrite ON ev_class = member.oid
+        WHERE member.name = given.name AND ev_type IN ('2', '3', '4') AND ev_enabled <> 'D'
+    ) AS rules,
+    ARRAY(
+        SELECT DISTINCT attname::text FROM string WHERE string.name = given.name AND NOT collisdeterministic
+    ) AS patternless,
+    ARRAY(
+        SELECT DISTINCT attname::text FROM string
+        WHERE string.name = given.name AND (NOT collisdeterministic OR typname NOT IN ('text', 'varchar'))
+    ) AS loose
+FROM unnest($1::text[]) AS given (name)
+"""
+
+
+async def read_traits(connection: Connection, tables: Tables) -> dict[str, TableTraits]:
+    """The traits of each resource's table; those of a table that does not exist are plain."""
+    names = {table.name: resource for resource, table in tables.of.items()}
+    return {
+        names[name]: TableTraits(partitioned, *map(frozenset, sets))
+        for name, partitioned, *sets in await connection.fetch(_TRAITS_SQL, list(names))
+    }

@@ -1,0 +1,28 @@
+"""What a table has in the database that no config declares, and that changes how it is read and written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class TableTraits:
+    """The traits of one table, its partitions and the tables that inherit from it included.
+
+    Attributes:
+        partitioned: PostgreSQL does not return system columns of a row that is inserted.
+        skipping: ``insert``, ``update`` and ``delete``, as far as a trigger may skip a row.
+        rules: The same, as far as the table has a rule.
+        patternless: The columns whose collation does not work with patterns.
+        loose: The columns of strings that can be equal without having the same characters.
+    """
+
+    partitioned: bool = False
+    skipping: frozenset[str] = frozenset()
+    rules: frozenset[str] = frozenset()
+    patternless: frozenset[str] = frozenset()
+    loose: frozenset[str] = frozenset()
+
+
+PLAIN: Final = TableTraits()
