@@ -17,6 +17,7 @@ from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
 from alembic.runtime.plugins import Plugin
 from alembic.util import PriorityDispatchResult
+from sqlalchemy.types import TypeEngine
 
 from rowcast.migrations.catalog import Definitions, read_definitions
 from rowcast.migrations.classify import classify, execution_order, key_of
@@ -70,8 +71,17 @@ def _compare_type(
     here, there = context.opts["definitions"]
     operation.existing_type = found.type
     if here.columns[table, name]["type"] != there.columns[table, name]["type"]:
-        operation.modify_type = declared.type
+        operation.modify_type = _in_collation(declared.type, found.type)
     return PriorityDispatchResult.CONTINUE
+
+
+def _in_collation(declared: TypeEngine[Any], found: TypeEngine[Any]) -> TypeEngine[Any]:
+    """A declared type with the collation that the column has: no config declares it, and PostgreSQL would drop it."""
+    if not (isinstance(declared, sa.String) and isinstance(found, sa.String) and found.collation):
+        return declared
+    made = declared.copy()
+    made.collation = found.collation
+    return made
 
 
 def _compare_default(

@@ -115,11 +115,20 @@ class Source:
             argument = self.expression(flag, path.values)
         else:
             argument = self._argument(spec, flag, path.values)
+        compare = spec.compare
+        if spec.takes is Argument.TEXT and self._is_patternless(path):
+            compare = lambda column, argument: spec.compare(column.collate("default"), argument)  # noqa: E731
         if not path.many:
-            return spec.compare(self.column(path), argument)
+            return compare(self.column(path), argument)
         if lookup == "isnull" and flag and path.field.primary_key:
             return ~self._exists(path, lambda column: column.is_not(None))
-        return self._exists(path, lambda column: spec.compare(column, argument))
+        return self._exists(path, lambda column: compare(column, argument))
+
+    def _is_patternless(self, path: Path) -> bool:
+        """Whether the column of a path has a collation that does not work with patterns."""
+        resources = self.tables.resources
+        owner = path.steps[-1].target if path.steps else self.resource
+        return path.column in resources.traits_of(owner).patternless
 
     def _argument(self, spec: Lookup, flag: Any, field: Field) -> Any:
         """The argument of a lookup: bound parameters, or the flag itself."""

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from rowcast.query.conditions import After, Comparison, Condition, Expression, Junction, Negation, Unchanged
 from rowcast.resources.fields import Field, Kind
-from rowcast.resources.lookups import PATTERNS
+from rowcast.resources.lookups import PATTERNS, Argument
 from rowcast.resources.resource import Resources
 
 Logged: TypeAlias = Mapping[str, Any]
@@ -114,6 +114,8 @@ def _comparison(resources: Resources, resource: str, condition: Comparison) -> T
     if path.steps or path.field.write_only or matches is None or isinstance(argument, Expression):
         return None
     column, field = path.column, path.values
+    if column in resources.traits_of(resource).loose and lookup.takes is not Argument.FLAG:
+        return None
 
     def test(row: Logged) -> bool:
         value = row.get(column)  # a row that was logged before the column was added has none

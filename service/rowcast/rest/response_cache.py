@@ -80,6 +80,7 @@ def row_dependencies(plan: ModelPlan, query: Query, shown: Projection) -> Depend
     """What an answer about one row depends on: that row alone, or every resource that is read."""
     key = query.where[-1].values[0]
     alone = plan.unscoped_query is not None and plan.lookup_field is None and not shown.related
+    alone = alone and plan.resource.key.column_name not in plan.service.resources.traits_of(plan.resource.name).loose
     if alone and isinstance(key, UUID | int | str):
         return Dependencies(row=(plan.resource.name, str(key)))
     return list_dependencies(plan, query, shown)
