@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import asyncpg
@@ -23,10 +24,12 @@ from click.testing import CliRunner
 
 from rowcast.changes import install
 from rowcast.cli import main
+from rowcast.configuration import settings
 from rowcast.configuration.load import Configuration, load
 from rowcast.database.pool import Database
 from rowcast.resources.tables import Tables
 from rowcast.server.app import create_app
+from rowcast.server.http import Runner
 from rowcast.server.lifecycle import STARTED
 from rowcast.server.prepare import prepare
 
@@ -171,11 +174,22 @@ def rowcast_process(directory: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout.strip()
 
 
+class Server(TestServer):
+    """Serves an application as ``rowcast serve`` does."""
+
+    def __init__(self, app: web.Application, settings: settings.Server) -> None:
+        super().__init__(app)
+        self._settings = settings
+
+    async def _make_runner(self, **kwargs: Any) -> web.BaseRunner:
+        return Runner(self.app, self._settings, **kwargs)
+
+
 @asynccontextmanager
 async def running(configuration: Configuration, url: str) -> AsyncIterator[Client]:
     """A client of the service for a configuration on a database, once the service is ready."""
     app = create_app(configuration, url, migrate=True)
-    async with TestClient(TestServer(app)) as client:
+    async with TestClient(Server(app, configuration.settings.server)) as client:
         async with asyncio.timeout(30):
             await asyncio.shield(app[STARTED])
         yield client

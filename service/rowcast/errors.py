@@ -47,6 +47,7 @@ class ApiError(Exception):
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
     code: str = "error"
     default_detail: ClassVar[str] = "The server could not answer this request."
+    closes_connection: ClassVar[bool] = False  # after the response
 
     def __init__(
         self,
@@ -205,6 +206,15 @@ class NotAcceptable(ApiError):
     status = HTTPStatus.NOT_ACCEPTABLE
     code = "not_acceptable"
     default_detail = "This route returns application/json."
+
+
+class RequestTimeout(ApiError):
+    """The body did not arrive within ``server.body_timeout``, or the header within ``server.header_timeout``."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "request_timeout"
+    default_detail = "The request did not arrive in time; send it again."
+    closes_connection = True
 
 
 class Conflict(ApiError):

@@ -104,6 +104,10 @@ class Server:
     )
     trusted_proxies: int = _setting(value_types.integer(0, 100), 0)
     body_limit: int = _setting(value_types.size(), "1MiB")
+    header_timeout: float = _setting(value_types.duration(), "10s")
+    body_timeout: float = _setting(value_types.duration(), "30s")
+    send_timeout: float = _setting(value_types.duration(), "30s")
+    idle_timeout: float = _setting(value_types.duration(), "75s")
     shutdown_grace: float = _setting(value_types.duration(), "10s")
     secret_key: str | None = _setting(value_types.string(least=SECRET_MIN_BYTES, null=True), secret=True)
 
@@ -118,6 +122,7 @@ class Database:
     )
     pool_size: int = _setting(value_types.integer(1, 10_000), 10)
     statement_timeout: float = _setting(value_types.duration(), "5s")
+    idle_in_transaction_timeout: float = _setting(value_types.duration(), "30s")
     migrations: Path = field(
         default=Path("../migrations"), metadata=_path("../migrations")
     )  # from the config directory

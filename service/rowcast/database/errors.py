@@ -15,6 +15,7 @@ CONNECTION_LOST = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,  # after which PostgreSQL closes the connection
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # a connection that was lost in the middle of an exchange
 )

@@ -50,8 +50,9 @@ class _Transaction:
 class Database:
     """A pool of at most ``size`` connections to one database.
 
-    ``statement_timeout`` and ``patience``, the longest wait for a free connection, are in seconds. Errors of the driver
-    are raised as ``ApiError``; ``guards`` names the fields of a violated constraint.
+    ``statement_timeout``, ``idle_timeout`` (between two statements of a transaction) and ``patience``, the longest wait for
+    a free connection, are in seconds. Errors of the driver are raised as ``ApiError``; ``guards`` names the fields of a
+    violated constraint.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Database:
         *,
         size: int = 10,
         statement_timeout: float = 5.0,
+        idle_timeout: float = 30.0,
         patience: float = 5.0,
     ) -> None:
         self.url = url
@@ -68,7 +70,11 @@ class Database:
         self.patience = patience
         self.statements = 0  # the number of statements run so far
         self.changed: Callable[[Collection[str]], object] = lambda _: None  # called with written resources
-        self._settings = {**SESSION_SETTINGS, "statement_timeout": str(int(statement_timeout * 1000))}
+        self._settings = {
+            **SESSION_SETTINGS,
+            "statement_timeout": str(int(statement_timeout * 1000)),
+            "idle_in_transaction_session_timeout": str(int(idle_timeout * 1000)),
+        }
         self._size = size
         self._open = 0  # connections that are open or being opened
         self._idle: list[Connection] = []

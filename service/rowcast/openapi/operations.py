@@ -24,7 +24,8 @@ EVENT_STREAM: Final = "text/event-stream"
 COMMON_FAILURES: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
 READ_FAILURES: Final = (*COMMON_FAILURES, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_ACCEPTABLE)
 WRITE_FAILURES: Final = (
-    *READ_FAILURES, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    *READ_FAILURES, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 )  # fmt: skip
 STREAM_FAILURES: Final = (*COMMON_FAILURES, HTTPStatus.BAD_REQUEST)
 _FAILURES: Final[Mapping[HTTPStatus, errors.ApiError]] = {
@@ -38,6 +39,7 @@ _FAILURES: Final[Mapping[HTTPStatus, errors.ApiError]] = {
         errors.Conflict(),
         errors.PreconditionFailed(),
         errors.PreconditionRequired(),
+        errors.RequestTimeout(),
         errors.PayloadTooLarge(),
         errors.UnsupportedMediaType(),
         errors.Unavailable(),

@@ -153,6 +153,9 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
         if row is None:
             raise await missing_or_changed(plan, query, versions)
         return json_response(row.body, headers=etag_header(view, row.version, row.body))
+    await (
+        request.receive()
+    )  # before the transaction, which would hold a connection and locks until the body has arrived
     async with store.database.transaction():
         await check_version(view)
         instance = await spawn(view.get_object)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
 from rowcast.configuration.settings import Server
-from rowcast.errors import ParseError, PayloadTooLarge, UnsupportedMediaType
+from rowcast.errors import ParseError, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from rowcast.identity.users import ANONYMOUS, User
 from rowcast.resources.lossless_json import parse_body
+
+BODY_TIMEOUT: Final = web.AppKey("body_timeout", float)  # seconds for which a body may take to arrive
 
 
 class Request:
@@ -56,17 +59,32 @@ class Request:
                     self._params[name] = value
         return self._params
 
-    async def read_json(self) -> Any:
-        """The body as JSON; ``ParseError``, ``UnsupportedMediaType`` or ``PayloadTooLarge`` if it cannot be read."""
-        media_type = self.http.content_type
-        if media_type != "application/json" and not media_type.endswith("+json"):
-            raise UnsupportedMediaType()
+    async def receive(self) -> bytes:
+        """The body, once all of it has arrived. No transaction may be open meanwhile, since the client sets the pace.
+
+        Raises:
+            RequestTimeout: it has not arrived within ``server.body_timeout``.
+            PayloadTooLarge: it is longer than ``server.body_limit``.
+            ParseError: it does not match its headers, or the client has left.
+        """
         try:
-            raw = await self.http.read()
+            if self.http.content.is_eof():  # it arrived together with the header
+                return await self.http.read()
+            async with asyncio.timeout(self.http.app[BODY_TIMEOUT]):
+                return await self.http.read()
+        except TimeoutError:
+            raise RequestTimeout("The body did not arrive in time; send the request again.") from None
         except web.HTTPRequestEntityTooLarge:
             raise PayloadTooLarge() from None
         except (web.RequestPayloadError, ConnectionResetError):  # a wrong Content-Encoding, or the client has left
             raise ParseError("The body does not match its headers, or it is incomplete.") from None
+
+    async def read_json(self) -> Any:
+        """The body as JSON; ``UnsupportedMediaType`` or ``ParseError`` if it is not, and what ``receive`` raises."""
+        media_type = self.http.content_type
+        if media_type != "application/json" and not media_type.endswith("+json"):
+            raise UnsupportedMediaType()
+        raw = await self.receive()
         if not raw:
             raise ParseError("The body is empty; send a JSON object.")
         try:

@@ -19,6 +19,7 @@ from rowcast.resources.tables import Tables
 from rowcast.rest import combined_stream
 from rowcast.rest.binding import plan_view
 from rowcast.rest.plan import SERVICE, Service
+from rowcast.rest.request import BODY_TIMEOUT
 from rowcast.server import health
 from rowcast.server.cors import cors
 from rowcast.server.importer import Importer
@@ -45,7 +46,11 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     settings = configuration.settings
     tables = Tables(configuration.resources)
     database = Database(
-        url, tables.guards, size=settings.database.pool_size, statement_timeout=settings.database.statement_timeout
+        url,
+        tables.guards,
+        size=settings.database.pool_size,
+        statement_timeout=settings.database.statement_timeout,
+        idle_timeout=settings.database.idle_in_transaction_timeout,
     )
     identity = Identity(settings.auth, database)
     throttles = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
@@ -63,6 +68,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         app.middlewares.append(preflight)
         app.on_response_prepare.append(allow)
     app[SERVICE], app[IDENTITY], app[THROTTLES] = service, identity, throttles
+    app[BODY_TIMEOUT] = settings.server.body_timeout
     register(app, service, routes, lifecycle.waits_for_start)
     health.register(app, lifecycle.readiness)
     combined = lifecycle.waits_for_start(combined_stream.stream)

@@ -1,19 +1,29 @@
-"""How an application is served: the limits on a request's lines, and the response to a malformed request."""
+"""How an application is served: the limits of a connection in bytes and in time, and the response to a malformed request.
+
+A client sets the pace of its connection, so each phase has a limit in ``server`` of ``service.yaml``: ``header_timeout``
+for a header that has begun, ``idle_timeout`` between two requests, ``send_timeout`` for a client that takes nothing of
+its response. ``Request.receive`` has ``body_timeout``. Streams have limits of their own (``streams.subscriber``).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import secrets
-from typing import Final
+from typing import Any, Final
 
 import structlog
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, web
+from aiohttp.web_protocol import _ErrInfo
 
 from rowcast.configuration.settings import Server
-from rowcast.errors import InternalError, ParseError
+from rowcast.errors import ApiError, InternalError, ParseError, RequestTimeout
 from rowcast.server import middleware
 
 HEADER_MAX_BYTES: Final = 64 * 1024  # of the request line and of each header; more than any credentials have
+LINGER_MAX_SECONDS: Final = (
+    10.0  # for which a body that nobody reads is received, so that its client reads the response
+)
 MIDDLE_COLLECTIONS_PER_FULL: Final = 100
 _logger = structlog.get_logger(__name__)
 
@@ -21,28 +31,126 @@ _logger = structlog.get_logger(__name__)
 class Runner(web.AppRunner):
     """Serves an application. The errors that aiohttp itself answers are problem documents, too."""
 
-    def __init__(self, app: web.Application, server: Server) -> None:
+    def __init__(self, app: web.Application, server: Server, **kwargs: Any) -> None:
         super().__init__(
             app,
             access_log=None,
             shutdown_timeout=server.shutdown_grace,
             max_line_size=HEADER_MAX_BYTES,
             max_field_size=HEADER_MAX_BYTES,
+            keepalive_timeout=server.idle_timeout,
+            lingering_time=min(server.body_timeout, LINGER_MAX_SECONDS),
+            **kwargs,
         )
+        self._server_settings = server
 
     async def _make_server(self) -> web.Server:  # aiohttp has no other way to set the class of connections
         made = await super()._make_server()
         made.__class__ = _Connections
+        assert isinstance(made, _Connections)
+        made.settings = self._server_settings
         return made
 
 
 class _Connections(web.Server):
+    settings: Server
+
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ()
+    """One connection, which ends if its client is too slow."""
+
+    __slots__ = ("_header_begun", "_header_timer", "_send_timer", "_settings")
+
+    def __init__(self, manager: _Connections, **kwargs: Any) -> None:
+        super().__init__(manager, **kwargs)
+        self._settings = manager.settings
+        self._header_begun = False
+        self._header_timer: asyncio.TimerHandle | None = None  # runs while a header is awaited that has begun
+        self._send_timer: asyncio.TimerHandle | None = None  # runs while the client does not take what is sent
+
+    # --- reading: the first header begins with the connection, each other one with its first byte
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._header_timer = self._loop.call_later(self._settings.header_timeout, self._header_late)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._waiter is not None and not self._waiter.done():  # the header is not complete
+            if data.strip(b"\r\n"):  # a line break may follow a body
+                self._header_begun = True
+                if self._header_timer is None:
+                    self._header_timer = self._loop.call_later(self._settings.header_timeout, self._header_late)
+        elif self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+            self._header_begun = False
+
+    def _header_late(self) -> None:
+        """End the connection; with a 408 if a part of the header has arrived."""
+        self._header_timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if not self._header_begun:
+            self.force_close()
+            return
+        error = RequestTimeout("The header did not arrive in time; send the request again.")
+        self._messages.append((_ErrInfo(error.status, error, error.detail), EMPTY_PAYLOAD))
+        self._waiter.set_result(None)
+
+    def _process_keepalive(self) -> None:
+        """Close the connection if it is idle. A header that has begun has its own limit."""
+        if self._header_timer is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None
+
+    # --- writing
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_sending()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def _watch_sending(self) -> None:
+        if self.transport is not None:
+            left = self.transport.get_write_buffer_size()
+            self._send_timer = self._loop.call_later(self._settings.send_timeout, self._check_sending, left)
+
+    def _check_sending(self, before: int) -> None:
+        """Abort the connection if something waits for its client, which has taken nothing since the last check."""
+        self._send_timer = None
+        if self.transport is None:
+            return
+        if self._drain_waiter is not None and self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._watch_sending()
+
+    async def start(self) -> None:
+        """The life of the connection. At its end the client has ``send_timeout`` to take what it has not read yet."""
+        transport = self.transport
+        try:
+            await super().start()
+        finally:
+            if transport is not None and transport.get_write_buffer_size():
+                self._loop.call_later(self._settings.send_timeout, transport.abort)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        for timer in (self._header_timer, self._send_timer):
+            if timer is not None:
+                timer.cancel()
+
+    # --- errors
 
     def handle_error(
         self,
@@ -57,7 +165,9 @@ class _Connection(web.RequestHandler):
             _logger.error("request_failed", request_id=number, method=request.method, path=request.path, exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("A part of the response has been sent already.")
-        error = InternalError() if status >= 500 else ParseError(_MALFORMED_REQUEST)
+        error: ApiError = InternalError()
+        if status < 500:
+            error = exc if isinstance(exc, ApiError) else ParseError(_MALFORMED_REQUEST)
         response = middleware.problem(error, number)
         middleware.set_common_headers(response, number)
         response.force_close()

@@ -67,7 +67,10 @@ def set_common_headers(response: web.StreamResponse, request_id: str) -> None:
 def problem(error: ApiError, request_id: str) -> web.Response:
     """The response for an error: its problem document (RFC 9457)."""
     body = orjson.dumps(error.problem(request_id), option=orjson.OPT_NON_STR_KEYS)
-    return web.Response(body=body, status=error.status, headers=error.headers, content_type=PROBLEM)
+    response = web.Response(body=body, status=error.status, headers=error.headers, content_type=PROBLEM)
+    if error.closes_connection:
+        response.force_close()
+    return response
 
 
 def _from_aiohttp(error: web.HTTPException) -> ApiError:

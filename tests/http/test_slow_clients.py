@@ -1,0 +1,264 @@
+"""Clients that are slower than the limits of ``server``: their connections end, and others are answered meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from ..databases import Databases
+from ..waiting import until
+from .conftest import Run, running
+from .library import Service
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LIMITS = {"header_timeout": "300ms", "body_timeout": "400ms", "send_timeout": "300ms", "idle_timeout": "500ms"}
+SETTINGS = json.dumps(
+    {
+        "auth": {"default_permission_classes": ["AllowAny"]},
+        "server": {**LIMITS, "body_limit": "64MiB"},
+        "database": {"pool_size": 4, "idle_in_transaction_timeout": "300ms"},
+        "stream": {"heartbeat": "100ms"},
+    }
+)
+NOTES = {
+    "fields": {"id": {"type": "integer", "primary_key": True}, "text": {"type": "text", "default": ""}},
+    "viewset": {"class": "views:Notes", "max_page_size": 100},
+}
+VIEWS = """
+import asyncio
+from rowcast import ModelViewSet, action
+
+class Notes(ModelViewSet):
+    async def perform_update(self, serializer):  # so that the row is read and locked before it is written
+        await serializer.save()
+
+    @action(detail=True, methods=["POST"])
+    async def rename(self, request, id):
+        note = await self.get_object(id)
+        note.text = request.data.get("text", "")
+        await note.save()
+        return note
+
+    @action(detail=True, methods=["POST"])
+    async def stall(self, request, id):
+        note = await self.get_object(id)
+        note.text = "stalled"
+        await note.save()
+        await asyncio.sleep(1)
+        return note
+"""
+WITHIN = 1.5  # seconds, for limits of at most 0.5 s
+HEAD = b"Host: 127.0.0.1\r\n"
+BODY = b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    directory: Path = tmp_path_factory.mktemp("slow")
+    async with running(databases, directory, {"notes": NOTES}, SETTINGS, {"views": VIEWS}) as service:
+        await service.sql.execute("INSERT INTO notes (text) SELECT repeat('x', 100) FROM generate_series(1, 20)")
+        yield service
+
+
+async def connect(service: Service) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(service.client.host, service.client.port)
+
+
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """What the service sends until it closes the connection, which it does in time."""
+    async with asyncio.timeout(WITHIN):
+        return await reader.read()
+
+
+def problem(data: bytes) -> tuple[int, str]:
+    """The status and the code of a response with a problem document."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert b"X-Content-Type-Options: nosniff" in head
+    assert b"Content-Type: application/problem+json" in head
+    return int(head.split(b" ")[1]), json.loads(body)["code"]
+
+
+async def dribble(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Send a byte each 50 ms, until the connection is closed."""
+    try:
+        for byte in data:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+    except ConnectionError:
+        pass
+
+
+async def test_header_that_is_dribbled_is_a_408(service: Service) -> None:
+    """However often a byte comes: the whole header has one limit."""
+    reader, writer = await connect(service)
+    sending = asyncio.create_task(dribble(writer, b"GET /notes/ HTTP/1.1\r\n" + HEAD * 10))
+    assert problem(await rest(reader)) == (408, "request_timeout")
+    await sending
+    writer.close()
+
+
+async def test_header_after_another_request_has_the_same_limit(service: Service) -> None:
+    """It begins with the first byte, not with the end of the request before."""
+    reader, writer = await connect(service)
+    writer.write(b"GET /health/live HTTP/1.1\r\n" + HEAD + b"\r\n")
+    assert b"200 OK" in await reader.readuntil(b'{"status":"ok"}')
+    await asyncio.sleep(0.2)
+    writer.write(b"GET /notes/ HT")
+    assert problem(await rest(reader)) == (408, "request_timeout")
+    writer.close()
+
+
+@pytest.mark.parametrize("method", [b"POST /notes/", b"PATCH /notes/1/", b"PUT /notes/1/", b"POST /notes/1/rename/"])
+async def test_body_that_is_dribbled_or_never_comes_is_a_408(service: Service, method: bytes) -> None:
+    """The whole body has one limit, and nothing is written."""
+    request = method + b" HTTP/1.1\r\n" + HEAD + BODY
+    never, late = await connect(service), await connect(service)
+    never[1].write(request)
+    sending = asyncio.create_task(dribble(late[1], request[-20:]))
+    late[1].write(request)
+    for reader, writer in (never, late):
+        assert problem(await rest(reader)) == (408, "request_timeout")
+        writer.close()
+    await sending
+
+
+async def test_slow_bodies_hold_neither_connections_nor_locks(service: Service) -> None:
+    """While ten changes of one row wait for their bodies, that row is changed by others, with a pool of four connections."""
+    waiting = [await connect(service) for _ in range(10)]
+    for number, (_, writer) in enumerate(waiting):
+        method = (b"PATCH /notes/2/", b"PUT /notes/2/", b"POST /notes/2/rename/")[number % 3]
+        writer.write(method + b" HTTP/1.1\r\n" + HEAD + BODY + b'{"te')
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(0.2):  # before the bodies are late
+        assert (await service.client.patch("/notes/2/", json={"text": "new"})).status == 200
+        assert (await service.client.get("/notes/")).status == 200
+    for reader, writer in waiting:
+        assert problem(await rest(reader))[0] == 408
+        writer.close()
+
+
+async def test_a_slow_but_timely_body_is_accepted(service: Service) -> None:
+    """A body in several parts within the limit is a body like any other."""
+    reader, writer = await connect(service)
+    body = b'{"text": "in parts"}'
+    head = b"PATCH /notes/3/ HTTP/1.1\r\nConnection: close\r\nContent-Type: application/json\r\n" + HEAD
+    writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body))
+    for part in (body[:5], body[5:]):
+        await asyncio.sleep(0.05)
+        writer.write(part)
+    assert b'"in parts"' in await rest(reader)
+    writer.close()
+
+
+async def test_idle_connection_is_closed(service: Service) -> None:
+    """After ``idle_timeout`` without another request, and without a response to none."""
+    reader, writer = await connect(service)
+    writer.write(b"GET /health/live HTTP/1.1\r\n" + HEAD + b"\r\n")
+    await reader.readuntil(b'{"status":"ok"}')
+    assert await rest(reader) == b""
+    writer.close()
+
+
+async def test_line_break_after_a_body_is_no_header(service: Service) -> None:
+    """Some clients send one; the connection stays idle and is not answered with a 408."""
+    reader, writer = await connect(service)
+    writer.write(b"GET /health/live HTTP/1.1\r\n" + HEAD + b"\r\n\r\n")
+    await reader.readuntil(b'{"status":"ok"}')
+    assert await rest(reader) == b""
+    writer.close()
+
+
+async def test_half_open_connections_are_closed(service: Service) -> None:
+    """Four hundred connections that send nothing are closed within the limit, and others are answered meanwhile."""
+    sockets = [await connect(service) for _ in range(400)]
+    assert (await service.client.get("/notes/")).status == 200
+    async with asyncio.timeout(WITHIN):
+        assert {await reader.read() for reader, _ in sockets} == {b""}
+    for _, writer in sockets:
+        writer.close()
+
+
+async def unread(service: Service, request: bytes) -> socket.socket:
+    """A connection that has sent a request, reads nothing, and has a small buffer."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(made, (service.client.host, service.client.port))
+    await loop.sock_sendall(made, request)
+    return made
+
+
+def open_connections(service: Service) -> int:
+    """The number of connections of the service that have not ended."""
+    server = service.client.server.runner.server
+    assert server is not None
+    return len(server.connections)
+
+
+async def test_client_that_does_not_read_its_response_is_disconnected(service: Service) -> None:
+    """A list of 12 MB that nobody takes is dropped after ``send_timeout``; the list is answered to others."""
+    await service.sql.execute("UPDATE notes SET text = repeat('x', 600000)")
+    await asyncio.sleep(0.7)  # until connections of other tests are closed
+    before = open_connections(service)
+    slow = await unread(service, b"GET /notes/ HTTP/1.1\r\n" + HEAD + b"\r\n")
+    await until(lambda: open_connections(service) > before)
+    await until(lambda: open_connections(service) <= before, seconds=3)
+    await service.sql.execute("UPDATE notes SET text = 'x'")
+    assert len(await service.rows("/notes/")) == 20
+    slow.close()
+
+
+async def test_client_that_reads_slowly_gets_its_whole_response(service: Service) -> None:
+    """It makes progress, so it may take longer than ``send_timeout``."""
+    await service.sql.execute("UPDATE notes SET text = repeat('x', 200000)")
+    slow = await unread(service, b"GET /notes/ HTTP/1.1\r\nConnection: close\r\n" + HEAD + b"\r\n")
+    loop, size = asyncio.get_running_loop(), 0
+    for _ in range(20):
+        for _ in range(100):
+            size += len(part := await loop.sock_recv(slow, 4096))
+        await asyncio.sleep(0.05)
+    while part := await loop.sock_recv(slow, 1 << 16):
+        size += len(part)
+    slow.close()
+    await service.sql.execute("UPDATE notes SET text = 'x'")
+    assert size > 20 * 200_000
+
+
+async def test_stream_is_not_limited_by_these(service: Service) -> None:
+    """A stream lives on after every limit has passed."""
+    async with service.client.get("/notes/stream/") as response:
+        async with asyncio.timeout(WITHIN):
+            await asyncio.sleep(0.8)
+            await service.client.patch("/notes/5/", json={"text": "streamed"})
+            async for line in response.content:
+                if b"streamed" in line:
+                    break
+        response.close()
+
+
+async def test_handler_that_waits_inside_a_transaction_loses_it(service: Service) -> None:
+    """After ``database.idle_in_transaction_timeout`` PostgreSQL ends it: a 503, nothing written, and no lock is left."""
+    stalled = asyncio.create_task(service.client.post("/notes/4/stall/", json={}))
+    await asyncio.sleep(0.6)
+    async with asyncio.timeout(0.3):  # the first request still waits
+        assert (await service.client.patch("/notes/4/", json={"text": "other"})).status == 200
+    response = await stalled
+    assert (response.status, (await response.json())["code"]) == (503, "database_unavailable")
+    assert (await (await service.client.get("/notes/4/")).json())["text"] == "other"
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_limits_have_defaults(run: Run) -> None:
+    """Seconds to minutes, so that mobile clients and proxies work without a setting."""
+    server = (await run({"notes": {"fields": {}}})).service.settings.server
+    limits = (server.header_timeout, server.body_timeout, server.send_timeout, server.idle_timeout)
+    assert limits == (10, 30, 30, 75)
