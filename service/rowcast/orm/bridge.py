@@ -15,12 +15,18 @@ from typing import Any, TypeVar
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
+from rowcast.orm.awaiting import run_checked
+
 Result = TypeVar("Result")
 
 
 async def spawn(handler: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a plain or coroutine function in a greenlet, where ``wait`` works, and return its result."""
-    return await greenlet_spawn(_call, handler, args, kwargs)
+    """Call a plain or coroutine function in a greenlet, where ``wait`` works, and return its result.
+
+    Raises:
+        NeverAwaited: it has called ``save()`` or the like without ``await``.
+    """
+    return await run_checked(greenlet_spawn(_call, handler, args, kwargs))
 
 
 def wait(awaitable: Awaitable[Result]) -> Result:

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from rowcast.errors import ConfigurationError, NotFound, did_you_mean
+from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.expressions import F, Q, fitting, storable
 from rowcast.orm.state import Row, RowState, instance, set_state, state_of
 from rowcast.orm.writing import insert_row, update_rows
@@ -153,6 +154,7 @@ class Model(Row):
             hint = did_you_mean(name, [*resource.columns, *resource.links])
             raise AttributeError(f"{resource.model} has no field {name!r}; {hint}")
 
+    @must_be_awaited
     async def save(self) -> Self:
         """Insert the row, or update the columns and links that have changed since it was read.
 
@@ -183,11 +185,13 @@ class Model(Row):
         state.changed.clear()
         return self
 
+    @must_be_awaited
     async def delete(self) -> None:
         """Delete the row; ``Conflict`` while others refer to it."""
         await current_store().delete(query_for(self))
         state_of(self).saved = False
 
+    @must_be_awaited
     async def refresh(self) -> Self:
         """Read the row again, and discard unsaved changes and loaded related rows; ``NotFound`` if it was deleted."""
         state = state_of(self)

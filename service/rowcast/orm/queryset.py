@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from rowcast.errors import Conflict, NotFound, ValidationError, did_you_mean
 from rowcast.orm import statements
+from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q, storable
 from rowcast.orm.loading import load, load_related
@@ -100,6 +101,7 @@ class QuerySet(Generic[M]):
         stop = last if part.stop is None else min(first + part.stop, last if last is not None else first + part.stop)
         return self._with(bounds=(start, stop if stop is None else max(start, stop)))
 
+    @must_be_awaited
     async def _nth(self, place: int) -> Any:
         rows = await self[place : place + 1]
         if not rows:
@@ -168,6 +170,7 @@ class QuerySet(Generic[M]):
         """Load the related rows of this query set for rows that have been read already."""
         await load_related(rows, self.model.resource().name, (*self._joined, *self._fetched))
 
+    @must_be_awaited
     async def get(self, *conditions: Q, **lookups: Any) -> M:
         """The only row that meets these conditions.
 
@@ -183,11 +186,13 @@ class QuerySet(Generic[M]):
         row: M = rows[0]
         return row
 
+    @must_be_awaited
     async def first(self) -> M | None:
         """The first row (in the order of the keys if there is no other order); ``None`` if there are no rows."""
         rows = await (self if self._order else self.order_by("pk"))[:1]
         return rows[0] if rows else None
 
+    @must_be_awaited
     async def last(self) -> M | None:
         """The last row (in the order of the keys if there is no other order); ``None`` if there are no rows."""
         steps = self._order or ("pk",)
@@ -196,6 +201,7 @@ class QuerySet(Generic[M]):
         rows = await self.order_by(*total)[:1]
         return rows[0] if rows else None
 
+    @must_be_awaited
     async def count(self) -> int:
         """The number of rows."""
         (found,) = await self._aggregate((("count", ""),))
@@ -203,10 +209,12 @@ class QuerySet(Generic[M]):
         total = max(0, int(found) - first)
         return total if last is None else min(total, last - first)
 
+    @must_be_awaited
     async def exists(self) -> bool:
         """Whether there is at least one row."""
         return bool(await self[:1].values(self.model.resource().key.column_name))
 
+    @must_be_awaited
     async def aggregate(self, **functions: tuple[str, str]) -> dict[str, Any]:
         """Aggregates over all rows: ``aggregate(total=("sum", "price"))``, with count, sum, avg, min or max."""
         self.unsliced("aggregate")
@@ -222,12 +230,14 @@ class QuerySet(Generic[M]):
 
     # --- writing
 
+    @must_be_awaited
     async def create(self, **values: Any) -> M:
         """Insert one row; values may be Python's or their JSON form, and a many_to_many field takes keys or rows."""
         made = self.model(**values)
         await made.save()
         return made
 
+    @must_be_awaited
     async def bulk_create(self, rows: Iterable[M | Mapping[str, Any]]) -> list[M]:
         """Insert rows, in one statement if all have values for the same columns.
 
@@ -246,6 +256,7 @@ class QuerySet(Generic[M]):
         await insert_instances(store, resource, made)
         return made
 
+    @must_be_awaited
     async def get_or_create(self, defaults: Mapping[str, Any] | None = None, **lookups: Any) -> tuple[M, bool]:
         """The row that meets the lookups, or a new one with ``defaults``, and whether it is new. Safe in a race."""
         try:
@@ -258,6 +269,7 @@ class QuerySet(Generic[M]):
         except Conflict:
             return await self.get(**lookups), False
 
+    @must_be_awaited
     async def update_or_create(self, defaults: Mapping[str, Any] | None = None, **lookups: Any) -> tuple[M, bool]:
         """The row that meets the lookups, with ``defaults`` saved, or a new one with them, and whether it is new."""
         row, new = await self.get_or_create(defaults, **lookups)
@@ -267,6 +279,7 @@ class QuerySet(Generic[M]):
             await row.save()
         return row, new
 
+    @must_be_awaited
     async def update(self, **values: Any) -> int:
         """Change all these rows, and return their number. Values may be arithmetic: ``view_count=F("view_count") + 1``."""
         self.unsliced("update")
@@ -282,12 +295,14 @@ class QuerySet(Generic[M]):
             columns[column] = value if isinstance(value, F) else storable(field, value, column)
         return len(await update_rows(store, resource.name, columns, *query.where))
 
+    @must_be_awaited
     async def delete(self) -> int:
         """Delete all these rows, and return their number."""
         self.unsliced("delete")
         return await current_store().delete_all(self.query)
 
 
+@must_be_awaited
 async def get_object_or_404(rows: QuerySet[M] | type[M], *conditions: Q, **lookups: Any) -> M:
     """The only row that meets these conditions.
 

@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 
 from rowcast.errors import InvalidPattern, NotFound
+from rowcast.orm.awaiting import run_checked
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import document, query_for
 from rowcast.orm.queryset import QuerySet
@@ -95,7 +96,7 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
         body = found.body
         if not plain:
             row = instance_of(plan, body, read)
-            await view.check_object_permissions(request, row)
+            await run_checked(view.check_object_permissions(request, row))
             body = await spawn(render, view, serializer, row, shown, params)
         by_version = serializer.plain and not shown.related  # the version and the projection determine the body
         return body, tag_of_row(found.version, shown, None if by_version else body), found.snapshot

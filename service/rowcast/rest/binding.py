@@ -26,7 +26,7 @@ from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import expansion
 from rowcast.rest.generic import GenericViewSet
-from rowcast.rest.introspection import is_ours, near_misses, overridden_methods, owner_of
+from rowcast.rest.introspection import has_users_code, is_ours, near_misses, overridden_methods, owner_of
 from rowcast.rest.pagination import BasePagination, NoPagination
 from rowcast.rest.plan import ModelPlan, RestrictedKey, Service, ViewPlan
 from rowcast.rest.rendering import READ_PARAMETERS
@@ -44,6 +44,10 @@ CLASS_OPTIONS: Final = frozenset(
         "serializer_class", "list_serializer_class", "permission_classes", "authentication_classes", "throttle_classes",
         "filter_backends", "pagination_class",
     }
+)  # fmt: skip
+_BEFORE_ACTION: Final = (
+    "initialize_request", "initial", "perform_authentication", "get_authenticators", "check_permissions",
+    "get_permissions", "permission_denied", "check_throttles", "get_throttles",
 )  # fmt: skip
 _SAVING_METHODS: Final = ("create", "update", "save")
 
@@ -88,13 +92,15 @@ def plan_plain(
     """The plan of a ``ViewSet`` without rows, with the options of the config and those of an action on top."""
     options = {**config, **initkwargs}
     policies = _policies(service, cls, options)
+    overridden = overridden_methods(cls)
     return ViewPlan(
         service=service,
         viewset=cls,
         attributes={**options, **_policy_attributes(policies)},
-        overridden=overridden_methods(cls),
+        overridden=overridden,
         call=_calls(cls, _key_part(cls, initkwargs)),
         config=config,
+        checks_initial=_has_code_before_actions(policies, overridden),
         allowed_parameters={},
         **policies,
     )
@@ -117,6 +123,12 @@ def _policies(service: Service, cls: type[ViewSet], options: Mapping[str, Any]) 
         "permissions": tuple(permission() for permission in classes["permission_classes"]),
         "authenticators": tuple(authenticator() for authenticator in classes["authentication_classes"]),
     }
+
+
+def _has_code_before_actions(policies: Mapping[str, Any], overridden: frozenset[str]) -> bool:
+    """Whether code of the user's recognises callers, decides about them, or counts them."""
+    classes = (*policies["permission_classes"], *policies["authentication_classes"], *policies["throttle_classes"])
+    return not overridden.isdisjoint(_BEFORE_ACTION) or any(map(has_users_code, classes))
 
 
 def _policy_attributes(policies: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,6 +209,7 @@ def _plan_model(
         overridden=overridden,
         call=_calls(cls, _key_part(cls, options)),
         allowed_parameters=_allowed_parameters(filters, paginator),
+        checks_initial=_has_code_before_actions(policies, overridden),
         strict_query=options["strict_query"],
         resource=resource,
         model=row_model,

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from rowcast.errors import NotFound, ValidationError
+from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import spawn, wait
 from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
@@ -82,6 +83,7 @@ class GenericViewSet(ViewSet):
         """A query set with the filters that the query string asks for."""
         return scope.apply_filters(self, rows)
 
+    @must_be_awaited
     async def get_object(self, id: Any = None) -> Any:
         """The row that the address, or ``id``, names within the scope, with its related rows.
 
@@ -165,6 +167,7 @@ class GenericViewSet(ViewSet):
 
     # --- bodies
 
+    @must_be_awaited
     async def get_request_data(self, request: Request) -> dict[str, Any]:
         """A copy of the body, which must be an object.
 

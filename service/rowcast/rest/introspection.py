@@ -14,6 +14,11 @@ def is_ours(owner: type) -> bool:
     return owner.__module__.startswith("rowcast.") or owner is object
 
 
+def has_users_code(cls: type) -> bool:
+    """Whether a class, a parent, or a part of a combined permission is a user's."""
+    return not all(map(is_ours, cls.__mro__)) or any(map(has_users_code, getattr(cls, "parts", ())))
+
+
 def overridden_methods(cls: type) -> frozenset[str]:
     """The names of Rowcast's methods that a user's class, or one of its parents, replaces."""
     ours = [owner for owner in cls.__mro__ if owner.__module__.startswith("rowcast.")]

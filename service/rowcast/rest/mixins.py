@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from rowcast.orm.awaiting import must_be_awaited
 from rowcast.rest import actions
 from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.request import Request
@@ -15,6 +16,7 @@ from rowcast.rest.serializers import Serializer
 class ListModelMixin:
     """``GET /tasks/``"""
 
+    @must_be_awaited
     async def list(self: ModelView, request: Request) -> web.Response:
         """One page of the rows that match."""
         return await actions.read_list(self, request)
@@ -23,10 +25,12 @@ class ListModelMixin:
 class CreateModelMixin:
     """``POST /tasks/``"""
 
+    @must_be_awaited
     async def create(self: WritableView, request: Request) -> web.Response:
         """Insert one row; the response is the row as ``retrieve`` shows it."""
         return await actions.create_row(self, request)
 
+    @must_be_awaited
     async def perform_create(self, serializer: Serializer) -> None:
         """Save a valid body as a new row. Override it to add values: ``await serializer.save(user_id=…)``."""
         await serializer.save()
@@ -35,6 +39,7 @@ class CreateModelMixin:
 class RetrieveModelMixin:
     """``GET /tasks/{id}/``"""
 
+    @must_be_awaited
     async def retrieve(self: ModelView, request: Request, **kwargs: str) -> web.Response:
         """One row."""
         return await actions.read_row(self, request)
@@ -43,14 +48,17 @@ class RetrieveModelMixin:
 class UpdateModelMixin:
     """``PUT`` and ``PATCH /tasks/{id}/``"""
 
+    @must_be_awaited
     async def update(self: WritableView, request: Request, **kwargs: str) -> web.Response:
         """Change a row to a whole body: required fields must be there, optional ones left out stay as they are."""
         return await actions.change_row(self, request, partial=False)
 
+    @must_be_awaited
     async def partial_update(self: WritableView, request: Request, **kwargs: str) -> web.Response:
         """Change the fields that the body names, and no others."""
         return await actions.change_row(self, request, partial=True)
 
+    @must_be_awaited
     async def perform_update(self, serializer: Serializer) -> None:
         """Save a valid body to its row. Override it to add values."""
         await serializer.save()
@@ -59,10 +67,12 @@ class UpdateModelMixin:
 class DestroyModelMixin:
     """``DELETE /tasks/{id}/``"""
 
+    @must_be_awaited
     async def destroy(self: WritableView, request: Request, **kwargs: str) -> web.Response:
         """Delete a row; ``Conflict`` while others refer to it."""
         return await actions.delete_row(self)
 
+    @must_be_awaited
     async def perform_destroy(self, instance: Any) -> None:
         """Delete a row. Override it to mark the row as deleted instead, for example."""
         await instance.delete()

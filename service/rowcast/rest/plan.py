@@ -114,6 +114,7 @@ class ViewPlan:
     call: Callable[[str, tuple[str, ...]], Call]
     allowed_parameters: Mapping[str, frozenset[str]]  # action → the query parameters that it reads
     config: Mapping[str, Any] = field(default_factory=dict)  # the options of the config
+    checks_initial: bool = False  # the user's code runs before the action, in permissions and the like
     strict_query: bool = True
     public_and_cacheable: bool = False  # an address has the same answer for everybody, without credentials
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import marshmallow as ma
 
 from rowcast.errors import MAX_MESSAGES, ConfigurationError, Messages, ValidationError, did_you_mean
+from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import wait
 from rowcast.orm.model import model as model_named
 from rowcast.orm.state import Row, state_of
@@ -379,6 +380,7 @@ class Serializer(ma.Schema):
             rows = wait(rows)
         return self.dump(list(rows) if self.many else rows, many=self.many)
 
+    @must_be_awaited
     async def save(self, **extra: Any) -> Any:
         """Insert the row of a valid body, or change ``instance``.
 
@@ -396,10 +398,12 @@ class Serializer(ma.Schema):
             self.instance = await self.update(self.instance, {**self.validated_data, **extra})
         return self.instance
 
+    @must_be_awaited
     async def create(self, validated_data: dict[str, Any]) -> Any:
         """Insert a row with these values, and return it. Override it for another way to insert."""
         return await self._model().objects.create(**validated_data)
 
+    @must_be_awaited
     async def update(self, instance: Any, validated_data: dict[str, Any]) -> Any:
         """Change a row to these values, and return it. Override it for another way to change."""
         for name, value in validated_data.items():

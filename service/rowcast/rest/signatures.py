@@ -7,7 +7,7 @@ A handler that cannot be called at its address is an error when the service star
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,9 +18,12 @@ KEY_NAMES: Final = ("id", "pk")  # argument names that hold the row's key, whate
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """How to call a handler. ``own`` ones are Rowcast's; ``arguments`` are pairs of argument and part of the address."""
+    """How to call a handler: ``arguments`` are pairs of argument and part of the address.
 
-    own: bool
+    ``own`` is the function of a handler of Rowcast's, which needs no greenlet; ``None`` for the user's.
+    """
+
+    own: Callable[..., Awaitable[Any]] | None
     arguments: tuple[tuple[str, str], ...]
 
 
@@ -56,7 +59,7 @@ def call_of(owner: type, name: str, parts: Collection[str], key: str | None) -> 
     if missing and not takes_rest and not own:
         raise ConfigurationError(f"{where} does not take {missing[0]!r} of its address: write ({_example(parts, key)})")
     rest = [(part, part) for part in missing] if takes_rest else []
-    return Call(own, (*arguments.items(), *rest))
+    return Call(inspect.unwrap(function) if own else None, (*arguments.items(), *rest))
 
 
 def _example(parts: Collection[str], key: str | None) -> str:

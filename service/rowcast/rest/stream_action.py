@@ -18,6 +18,7 @@ from rowcast.errors import (
 from rowcast.identity.authentication import BUILT_IN
 from rowcast.identity.permissions import IsOwner
 from rowcast.identity.users import Credentials, User
+from rowcast.orm.awaiting import run_checked
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
@@ -90,7 +91,7 @@ class ViewsetRowAccess:
 
     async def _may(self, row: Model) -> bool:
         try:
-            await self._view.check_object_permissions(self._view.request, row)
+            await run_checked(self._view.check_object_permissions(self._view.request, row))
         except (PermissionDenied, NotAuthenticated, NotFound):
             return False
         return True
@@ -211,7 +212,7 @@ async def _one_row(view: ModelView, query: Query) -> Query:
     if found is None:
         raise NotFound()
     if plan.asks_about_objects:
-        await view.check_object_permissions(view.request, instance_of(plan, found.body, read))
+        await run_checked(view.check_object_permissions(view.request, instance_of(plan, found.body, read)))
     return query
 
 

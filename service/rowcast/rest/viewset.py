@@ -21,6 +21,7 @@ from rowcast.errors import ConfigurationError, MethodNotAllowed, NotAcceptable, 
 from rowcast.identity import throttling
 from rowcast.identity.authentication import identify, refusal
 from rowcast.identity.permissions import SAFE_METHODS, BasePermission, allowed, refusing_part
+from rowcast.orm.awaiting import must_be_awaited, run_checked
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import Model, document
 from rowcast.orm.queryset import QuerySet
@@ -153,15 +154,15 @@ class ViewSet:
         request = self.request = self.initialize_request(http, **self.kwargs)
         if not self.action:
             raise MethodNotAllowed(http.method, self.action_map)
-        await self.initial(request)
+        await (run_checked(self.initial(request)) if plan.checks_initial else self.initial(request))
         if self.action != STREAM and not accepts_json(http):  # a stream is sent as it is, whatever is accepted
             await self.check_address()
             raise NotAcceptable()
         call = plan.call(self.action, tuple(self.kwargs))
         arguments = {name: self.kwargs[part] for name, part in call.arguments}
+        if call.own is not None:
+            return await self.finalize_response(await call.own(self, request, **arguments))
         handler = getattr(self, self.action)
-        if call.own:
-            return await self.finalize_response(await handler(request, **arguments))
         plan.check_parameters(self.action, request.query_params)
         await _read_body(request)
         if request.method in SAFE_METHODS:
@@ -245,12 +246,14 @@ class ViewSet:
         """Recognise the caller. Bad credentials are an error even where none are needed."""
         await identify(request, policy_instances(self.get_authenticators()), stream=self.action == STREAM)
 
+    @must_be_awaited
     async def check_permissions(self, request: Request) -> None:
         """Raise ``PermissionDenied``, or ``NotAuthenticated`` for a caller without credentials, unless all allow it."""
         for permission in policy_instances(self.get_permissions()):
             if not await allowed(permission.has_permission(request, self)):
                 self.permission_denied(request, await refusing_part(permission, request, self))
 
+    @must_be_awaited
     async def check_object_permissions(self, request: Request, row: Any) -> None:
         """The same for one row."""
         for permission in policy_instances(self.get_permissions()):

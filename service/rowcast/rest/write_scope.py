@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from rowcast.errors import NotAuthenticated, NotFound, OutsideScope, PermissionDenied, ValidationError
+from rowcast.orm.awaiting import run_checked
 from rowcast.query.conditions import Query, by_key, equals
 from rowcast.query.projection import Projection
 from rowcast.query.store import StoredRow
@@ -80,7 +81,7 @@ async def _visible(view: ModelView, target: ModelPlan, keys: Collection[Any]) ->
 
 async def _may_see(view: ModelView, row: Any) -> bool:
     try:
-        await view.check_object_permissions(view.request, row)
+        await run_checked(view.check_object_permissions(view.request, row))
     except (PermissionDenied, NotAuthenticated, NotFound):
         return False
     return True

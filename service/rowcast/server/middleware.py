@@ -23,10 +23,10 @@ PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _logger = structlog.get_logger(__name__)
 
 
-def errors(*checks: Callable[[web.Request], None]) -> Middleware:
+def errors(check_ready: Callable[[web.Request], None]) -> Middleware:
     """Answer every failure with its problem document, and log the service's own failures once.
 
-    ``checks`` raise for a request that may not be answered, or not now. ``X-Request-ID`` is the client's, if it sends a plain one;
+    ``check_ready`` raises while the service cannot answer. ``X-Request-ID`` is the client's, if it sends a plain one;
     otherwise a random prefix per process and the number of the request.
     """
     process, numbers = secrets.token_hex(6), count(1)
@@ -38,8 +38,7 @@ def errors(*checks: Callable[[web.Request], None]) -> Middleware:
             request_id = f"{process}{next(numbers):08x}"
         request[REQUEST_ID] = request_id
         try:
-            for check in checks:
-                check(request)
+            check_ready(request)
             return await handler(request)
         except ApiError as error:
             return problem(error, request_id)
