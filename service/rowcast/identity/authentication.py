@@ -137,7 +137,7 @@ async def identify(request: Request, authenticators: Sequence[BaseAuthentication
     try:
         sent = _read_authorization(request.http, stream)
         request.http[_SENT] = sent or ()
-        if sent is None and all(type(authenticator) in BUILT_IN for authenticator in authenticators):
+        if sent is None and BUILT_IN.issuperset(map(type, authenticators)):
             return
         for authenticator in authenticators:
             outcome = authenticator.authenticate(request)

@@ -22,6 +22,7 @@ _DIGITS: Final = bytes(b"0"[0] if byte in b"0123456789." else b" "[0] for byte i
 _LONG: Final = b"0" * 17  # the digits of a number that a float may not hold exactly, which has 16 of them
 _LONG_IN_BODY: Final = b"0" * 16  # one digit less, because a number of a body may have an exponent
 _SMALLEST: Final = float_info.min  # with all of its digits
+_LOOKED_INTO: Final = frozenset({dict, list, float, int})  # types of values that may have lost digits, or have members
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _INTEGER: Final = re.compile(rb"-?[1-9][0-9]{16,19}")  # encoders take it if it fits into 64 bits
 _TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]', re.DOTALL)
@@ -58,6 +59,8 @@ def parse_body(body: bytes) -> Any:
     '9007199254740993.0'
     """
     value = orjson.loads(body)
+    if type(value) is dict and body.count(b":") == len(value) and _LOOKED_INTO.isdisjoint(map(type, value.values())):
+        return value  # as most are: each member has a colon, so there would be more of them if a key were there twice
     if not isinstance(value, dict | list):
         return value if type(value) is not float else _parse_slowly(body)
     members = _members_unless_tiny(value)

@@ -28,7 +28,7 @@ from rowcast.rest import expansion
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import has_users_code, is_ours, near_misses, overridden_methods, owner_of
 from rowcast.rest.pagination import BasePagination, NoPagination
-from rowcast.rest.plan import ModelPlan, RestrictedKey, Service, ViewPlan
+from rowcast.rest.plan import ModelPlan, RestrictedKey, Service, ViewPlan, policy_instances
 from rowcast.rest.rendering import READ_PARAMETERS
 from rowcast.rest.request import names_in
 from rowcast.rest.serializers import Serializer, has_hooks, serializer_for
@@ -120,8 +120,8 @@ def _policies(service: Service, cls: type[ViewSet], options: Mapping[str, Any]) 
     throttling.check_rates(classes["throttle_classes"], view, service.settings.throttle.rates)
     return {
         **classes,
-        "permissions": tuple(permission() for permission in classes["permission_classes"]),
-        "authenticators": tuple(authenticator() for authenticator in classes["authentication_classes"]),
+        "permissions": policy_instances(classes["permission_classes"]),
+        "authenticators": policy_instances(classes["authentication_classes"]),
     }
 
 

@@ -186,6 +186,14 @@ def new_view(plan: ViewPlan, **attributes: Any) -> Any:
     return plan.viewset(view_plan=plan, **plan.attributes, **attributes)
 
 
-def policy_instances(policies: Iterable[Any]) -> list[Any]:
-    """The instances of policies, such as permissions, for which an overridden getter may return classes."""
-    return [policy() if isinstance(policy, type) else policy for policy in policies]
+class Policies(tuple[Any, ...]):
+    """The instances of policies, such as permissions."""
+
+    __slots__ = ()
+
+
+def policy_instances(policies: Iterable[Any]) -> Policies:
+    """The instances of policies, for which an overridden getter may return classes."""
+    if type(policies) is Policies:
+        return policies
+    return Policies(policy() if isinstance(policy, type) else policy for policy in policies)
