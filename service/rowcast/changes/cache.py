@@ -92,7 +92,7 @@ class Cache:
 
     async def get_or_load(
         self,
-        key: Hashable | None,
+        key: Hashable,
         depends_on: Callable[[], Dependencies | None],
         load: Callable[[], Awaitable[Value]],
         *,
@@ -104,15 +104,13 @@ class Cache:
         The generation is taken before ``load`` is called, so a value that changes while it is read is not cached.
 
         Args:
-            key: Names the value; ``None`` always loads and caches nothing.
+            key: Names the value.
             depends_on: Called on a miss; returns what the value will be read from, or ``None`` if it may not be cached.
             load: Reads the value. Its errors are raised, and then nothing is cached.
             size: Returns the bytes that the value takes in memory.
             wait: Wait up to ``LOAD_WAIT_SECONDS`` for another caller that is loading the same key, instead of loading
                 it at the same time. Costs a future per load.
         """
-        if key is None:
-            return await load(), False
         cached = self.get(key)
         if cached is None and wait and key in self._loads:
             cached = await self._wait_for(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
@@ -88,22 +88,20 @@ class Database:
             self.url, CONNECT_TIMEOUT_SECONDS, server_settings={"application_name": "rowcast", **settings}
         )
 
-    async def fetch(
+    def fetch(
         self, sql: str, arguments: Sequence[Any], *, deleting: bool = False, changes: Collection[str] = ()
-    ) -> asyncpg.Record | None:
+    ) -> Coroutine[Any, Any, asyncpg.Record | None]:
         """Run one statement and return its first row, or ``None``. Inside ``transaction()`` it is part of that.
 
         ``changes`` are the resources that it may change; ``changed`` is called with them after it, or its transaction.
         """
-        row: asyncpg.Record | None = await self._run("fetchrow", sql, arguments, deleting, changes)
-        return row
+        return self._run("fetchrow", sql, arguments, deleting, changes)
 
-    async def fetch_all(
+    def fetch_all(
         self, sql: str, arguments: Sequence[Any], *, deleting: bool = False, changes: Collection[str] = ()
-    ) -> list[asyncpg.Record]:
+    ) -> Coroutine[Any, Any, list[asyncpg.Record]]:
         """Run one statement and return all its rows."""
-        rows: list[asyncpg.Record] = await self._run("fetch", sql, arguments, deleting, changes)
-        return rows
+        return self._run("fetch", sql, arguments, deleting, changes)
 
     async def read(self, sql: str, arguments: Sequence[Any]) -> asyncpg.Record | None:
         """``fetch`` for a statement that changes nothing: it runs again if its connection was lost."""

@@ -68,8 +68,10 @@ async def read_list(view: ModelView, request: Request) -> web.Response:
         body = plan.paginator.body(page, query, rows, address)
         return body, tag_of_list(body), rows.snapshot
 
+    if (key := cache_key(view, serializer, query)) is None:
+        return respond(plan, request.http, *await load())
     answer, cached = await plan.service.cache.get_or_load(
-        cache_key(view, serializer, query),
+        key,
         lambda: list_dependencies(plan, query, read),
         load,
         size=lambda answer: len(answer[0]) + query.size,
@@ -101,8 +103,10 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
         by_version = serializer.plain and not shown.related  # the version and the projection determine the body
         return body, tag_of_row(found.version, shown, None if by_version else body), found.snapshot
 
+    if not plain or (key := cache_key(view, serializer, query)) is None:
+        return respond(plan, request.http, *await load())
     answer, cached = await plan.service.cache.get_or_load(
-        cache_key(view, serializer, query) if plain else None,
+        key,
         lambda: row_dependencies(plan, query, read),
         load,
         size=lambda answer: len(answer[0]) + query.size,
