@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
+import structlog
 
 from rowcast.rest.plan import SERVICE
 from tests.conftest import Client, Serve
 from tests.sse import Event, Parser
+from tests.waiting import until
 
 TASKS = """
 fields: {id: {type: integer, primary_key: true}, title: {type: string}}
@@ -102,3 +104,17 @@ async def test_both_ways_of_writing_alternate(serve: Serve, sql: asyncpg.Connect
         assert (await wire.next()).json()["id"] == 1
         await sql.execute("INSERT INTO tasks (id, title) VALUES (2, 'b')")
         assert (await wire.next()).json()["id"] == 2
+
+
+async def test_client_that_leaves_before_its_stream_begins_is_not_an_error(serve: Serve) -> None:
+    """A client that has gone before the service could respond is not in the log."""
+    client = await serve({"tasks": TASKS})
+    running = asyncio.all_tasks()
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(5):
+            _, writer = await asyncio.open_connection(client.host, client.port)
+            writer.write(b"GET /tasks/stream/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.transport.abort()
+        await until(lambda: not client.server.handler.connections)
+        await until(lambda: asyncio.all_tasks() <= running)
+    assert [line for line in logs if line["log_level"] == "error"] == []

@@ -156,7 +156,10 @@ class Hub:
             if last is None or reason is not None:
                 rows = await self._read_rows(subscriptions, limit)
         response = StreamResponse()
-        await response.prepare(http)
+        try:
+            await response.prepare(http)
+        except ConnectionResetError:
+            return response  # the client has gone; aiohttp drops the response
         if self._closing:
             return response
         subscriber = Subscriber(http, response, self.feed.head, auths, renews=limit is not None)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
 from rowcast.changes.position import Position
@@ -29,6 +31,12 @@ class StreamResponse(EventSourceResponse):
 
     def __init__(self) -> None:
         super().__init__(send_timeout=UNACKNOWLEDGED_SECONDS)
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the headers. ``ConnectionResetError`` if the client has gone, as for every other write."""
+        if request.transport is None:  # aiohttp-sse asserts that there is one
+            raise ConnectionResetError("The client has left before the stream began.")
+        return await super().prepare(request)
 
     async def _ping(self) -> None:
         return
