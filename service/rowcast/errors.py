@@ -249,6 +249,14 @@ class PayloadTooLarge(ApiError):
     default_detail = "The request body is too large."
 
 
+class ExpectationFailed(ApiError):
+    """An ``Expect`` header with another expectation than the one that HTTP has."""
+
+    status = HTTPStatus.EXPECTATION_FAILED
+    code = "expectation_failed"
+    default_detail = "The Expect header has a value other than 100-continue."
+
+
 class UnsupportedMediaType(ApiError):
     """The body is not JSON."""
 

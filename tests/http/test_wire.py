@@ -160,6 +160,14 @@ async def test_odd_messages_are_the_client_s_mistake(library: Service) -> None:
             assert b"Traceback" not in body
 
 
+async def test_unknown_expectation_is_a_417(library: Service) -> None:
+    """``Expect`` with anything but ``100-continue`` is a problem document, although aiohttp itself refuses it."""
+    request = b"GET %b HTTP/1.1\r\nHost: x\r\nExpect: x\r\nConnection: close\r\n\r\n"
+    for target in (b"/books/", b"/nothing/"):
+        ((status, body),) = await answers(library, request % target)
+        assert (status, json.loads(body)["code"]) == (417, "expectation_failed")
+
+
 async def test_pipelined_requests_are_answered_in_their_order(library: Service) -> None:
     """Several requests in one packet get their responses one after the other, errors included."""
     body = b'{"name": "x"}'

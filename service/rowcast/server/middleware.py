@@ -13,7 +13,15 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from rowcast.errors import ApiError, InternalError, MethodNotAllowed, NotFound, ParseError, PayloadTooLarge
+from rowcast.errors import (
+    ApiError,
+    ExpectationFailed,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    ParseError,
+    PayloadTooLarge,
+)
 from rowcast.identity.throttling import add_rate_limit_headers
 from rowcast.rest.viewset import Handler
 
@@ -53,7 +61,13 @@ def errors(check_ready: Callable[[web.Request], None]) -> Middleware:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Add the common headers, and those of rate limits, to a response (a stream's, too) before it is sent."""
-    set_common_headers(response, request[REQUEST_ID])
+    try:
+        request_id = request[REQUEST_ID]
+    except KeyError:  # aiohttp itself refused the request, by its Expect header
+        request_id = secrets.token_hex(10)
+        if isinstance(response, web.HTTPException):
+            _make_problem(response, request_id)
+    set_common_headers(response, request_id)
     add_rate_limit_headers(request, response)
 
 
@@ -73,6 +87,14 @@ def problem(error: ApiError, request_id: str) -> web.Response:
     return response
 
 
+def _make_problem(response: web.HTTPException, request_id: str) -> None:
+    """Turn an error of aiohttp that is already being sent into a problem document."""
+    document = problem(_from_aiohttp(response), request_id)
+    response.body = document.body
+    response.content_type = PROBLEM
+    response.headers["Content-Length"] = str(document.content_length)
+
+
 def _from_aiohttp(error: web.HTTPException) -> ApiError:
     """The service's error for one of aiohttp's own."""
     match error:
@@ -82,6 +104,8 @@ def _from_aiohttp(error: web.HTTPException) -> ApiError:
             return MethodNotAllowed(error.method, error.allowed_methods)
         case web.HTTPRequestEntityTooLarge():
             return PayloadTooLarge()
+        case web.HTTPExpectationFailed():
+            return ExpectationFailed()
     if error.status < 500:
         return ParseError(error.reason)
     return InternalError()
