@@ -91,3 +91,178 @@ async def test_rows_of_a_partitioned_table_are_created_with_a_tag(run: Run) -> N
     await service.ask("PATCH", "/parts/1/", {"name": "z"}, status=412, headers={"If-Match": tag})
     assert (await service.post("/parts/", {"name": "w", "friends": [1]}))["friends"] == [{"id": 1, "name": "y"}]
     await service.ask("DELETE", "/parts/2/", status=204)
+
+
+SOFT: dict[str, Any] = {
+    "fields": {"id": {"type": "integer", "primary_key": True}, "name": {"type": "string", "blank": True}},
+    "viewset": {"class": "views:SoftViewSet"},
+}
+SOFT_VIEWS = """
+from rowcast import ModelViewSet, Response, action, model
+
+Soft = model("soft")
+
+
+class SoftViewSet(ModelViewSet):
+    def perform_create(self, serializer):
+        return serializer.save()
+
+    async def perform_update(self, serializer):
+        await serializer.save()
+
+    async def perform_destroy(self, row):
+        await row.delete()
+
+    @action(detail=False, methods=["POST"])
+    async def many(self, request):
+        return {"made": len(await Soft.objects.bulk_create(request.data["rows"]))}
+
+    @action(detail=False, methods=["POST"])
+    async def drop(self, request):
+        return {"deleted": await Soft.objects.filter(name=request.data["name"]).delete()}
+
+    @action(detail=False, methods=["POST"])
+    async def rename(self, request):
+        return {"changed": await Soft.objects.filter(name=request.data["name"]).update(name="renamed")}
+"""
+SKIP = "IF NEW.name = 'skip' THEN RETURN NULL; END IF; RETURN NEW;"
+
+
+@pytest.fixture
+async def both(run: Run) -> Service:
+    """Two equal tables: rows of ``notes`` are written by single statements, and rows of ``soft`` by Python."""
+    return await run({"notes": NOTES, "soft": SOFT}, modules={"views": SOFT_VIEWS})
+
+
+async def refused(service: Service, method: str, path: str, body: Any = None) -> str:
+    """The detail of a 409 `conflict`."""
+    response, problem = await service.ask(method, path, body)
+    assert (response.status, problem["code"]) == (409, "conflict"), (method, path, problem)
+    return str(problem["detail"])
+
+
+@pytest.mark.parametrize("table", ["notes", "soft"])
+async def test_row_that_a_trigger_skips_is_409(both: Service, table: str) -> None:
+    """The database has refused: not a 500 for a new row, nor a 404 for one that is there. A missing row is a 404."""
+    row = await both.post(f"/{table}/", {"name": "a"})
+    await trigger(both, "BEFORE INSERT OR UPDATE", SKIP, table)
+    for _ in range(2):  # the second time the service has found the trigger
+        assert await refused(both, "POST", f"/{table}/", {"name": "skip"}) == "The database did not make this row."
+        for method in ("PATCH", "PUT"):
+            detail = await refused(both, method, f"/{table}/{row['id']}/", {"name": "skip"})
+            assert detail == "The database did not make this change."
+        await both.ask("PATCH", f"/{table}/999/", {"name": "skip"}, status=404)
+        await both.ask("DELETE", f"/{table}/999/", status=404)
+        await both.service.store.read_traits()
+    assert await both.rows(f"/{table}/") == [row]
+    changed = await both.patch(f"/{table}/{row['id']}/", {"name": "b"})
+    assert (await both.post(f"/{table}/", {"name": "c"}))["name"] == "c"
+    response, _ = await both.ask("GET", f"/{table}/{row['id']}/")
+    headers = {"If-Match": response.headers["ETag"]}
+    await both.ask("PATCH", f"/{table}/{row['id']}/", {"name": "skip"}, status=409, headers=headers)
+    await both.ask("PATCH", f"/{table}/{row['id']}/", {"name": "skip"}, status=412, headers={"If-Match": '"1-1"'})
+    assert await both.get(f"/{table}/{row['id']}/") == changed
+
+
+async def test_what_a_trigger_does_instead_is_rolled_back_with_the_409(run: Run) -> None:
+    """A refusal changes nothing: neither the row nor the one that the trigger has written elsewhere."""
+    service = await run({"notes": NOTES})
+    await service.sql.execute("CREATE TABLE elsewhere (name text)")
+    body = "INSERT INTO elsewhere VALUES (NEW.name); RETURN NULL;"
+    await trigger(service, "BEFORE INSERT OR UPDATE", body)
+    await service.sql.execute("INSERT INTO elsewhere VALUES ('first')")
+    await service.service.store.read_traits()  # as at start
+    await refused(service, "POST", "/notes/", {"name": "a"})
+    assert await service.sql.fetchval("SELECT count(*) FROM elsewhere") == 1
+
+
+@pytest.mark.parametrize("table", ["notes", "soft"])
+async def test_soft_deletion_by_a_trigger_is_204(both: Service, table: str) -> None:
+    """What the client asked for has happened as the owner wants it: the row is there, changed."""
+    one, two = [await both.post(f"/{table}/", {"name": name}) for name in "ab"]
+    body = f"UPDATE {table} SET name = 'deleted' WHERE id = OLD.id; RETURN NULL;"
+    await trigger(both, "BEFORE DELETE", body, table)
+    if table == "soft":  # a service that starts with the trigger; the other one finds it
+        await both.service.store.read_traits()
+    for row in (one, two):
+        assert await both.delete(f"/{table}/{row['id']}/") is None
+        assert await both.get(f"/{table}/{row['id']}/") == {**row, "name": "deleted"}
+    await both.ask("DELETE", f"/{table}/999/", status=404)
+
+
+@pytest.mark.parametrize("table", ["notes", "soft"])
+async def test_deletion_that_a_trigger_prevents_is_409(both: Service, table: str) -> None:
+    """The row is there, unchanged."""
+    row = await both.post(f"/{table}/", {"name": "a"})
+    await trigger(both, "BEFORE DELETE", "RETURN NULL;", table)
+    for _ in range(2):
+        assert await refused(both, "DELETE", f"/{table}/{row['id']}/") == "The database did not delete this row."
+    assert await both.rows(f"/{table}/") == [row]
+
+
+async def test_query_sets_count_what_triggers_leave(both: Service) -> None:
+    """bulk_create makes all rows or none; update and delete return how many rows were changed."""
+    for name in ("a", "a", "keep"):
+        await both.post("/soft/", {"name": name})
+    await trigger(both, "BEFORE INSERT", SKIP, "soft")
+    await trigger(both, "BEFORE DELETE", "UPDATE soft SET name = 'gone' WHERE id = OLD.id; RETURN NULL;", "soft")
+    await both.service.store.read_traits()
+    await refused(both, "POST", "/soft/many/", {"rows": [{"name": "new"}, {"name": "skip"}]})
+    assert [row["name"] for row in await both.rows("/soft/")] == ["a", "a", "keep"]
+    assert await both.post("/soft/drop/", {"name": "a"}, status=200) == {"deleted": 2}
+    assert [row["name"] for row in await both.rows("/soft/")] == ["gone", "gone", "keep"]
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+@pytest.mark.parametrize("table", ["notes", "soft"])
+async def test_rules_that_do_something_instead(both: Service, table: str, at_start: bool) -> None:
+    """An UPDATE or DELETE for which a rule stands is what the rule makes of it; one that nothing follows is a 409."""
+    one, two = [await both.post(f"/{table}/", {"name": name}) for name in ("a", "fixed")]
+    await both.sql.execute(
+        f"CREATE RULE keep AS ON UPDATE TO {table} WHERE OLD.name = 'fixed' DO INSTEAD NOTHING;"
+        f"CREATE RULE soft AS ON DELETE TO {table} WHERE OLD.name <> 'fixed' DO INSTEAD"
+        f" UPDATE {table} SET name = 'deleted' WHERE id = OLD.id;"
+        f"CREATE RULE stay AS ON DELETE TO {table} WHERE OLD.name = 'fixed' DO INSTEAD NOTHING;"
+        f"CREATE RULE closed AS ON INSERT TO {table} WHERE NEW.name = 'closed' DO INSTEAD NOTHING"
+    )
+    if at_start:
+        await both.service.store.read_traits()
+    paths = [f"/{table}/{row['id']}/" for row in (one, two)]
+    if table == "notes" or at_start:
+        assert await both.patch(paths[0], {"name": "b"}) == {**one, "name": "b"}
+        assert await refused(both, "PATCH", paths[1], {"name": "b"}) == "The database did not make this change."
+        await both.ask("PATCH", f"/{table}/999/", {"name": "b"}, status=404)
+        await both.delete(paths[0])
+        assert await both.get(paths[0]) == {**one, "name": "deleted"}
+        assert await refused(both, "DELETE", paths[1]) == "The database did not delete this row."
+        await both.ask("DELETE", f"/{table}/999/", status=404)
+    else:  # one transaction, which has failed
+        assert (
+            await refused(both, "PATCH", paths[0], {"name": "b"})
+            == "A rule of the database does not allow this change."
+        )
+    assert (
+        await refused(both, "POST", f"/{table}/", {"name": "closed"})
+        == "A rule of the database does not allow this change."
+    )
+    assert await both.get(paths[1]) == two
+
+
+@pytest.mark.parametrize("table", ["notes", "soft"])
+async def test_rules_that_do_something_besides(both: Service, table: str) -> None:
+    """A rule that writes a protocol of each change does not stand in the way of any."""
+    await both.sql.execute("CREATE TABLE protocol (what text)")
+    for event in ("INSERT", "UPDATE", "DELETE"):
+        await both.sql.execute(
+            f"CREATE RULE {event.lower()}s AS ON {event} TO {table} DO ALSO INSERT INTO protocol VALUES ('{event}')"
+        )
+    row = await both.post(f"/{table}/", {"name": "a"})
+    path = f"/{table}/{row['id']}/"
+    assert await both.patch(path, {"name": "b"}) == {**row, "name": "b"}
+    assert await both.put(path, {"name": "c"}) == {**row, "name": "c"}
+    if table == "soft":  # the rule is found by a statement of a transaction, which has failed
+        await refused(both, "DELETE", path)
+    await both.delete(path)
+    assert await both.rows(f"/{table}/") == []
+    found = [record["what"] for record in await both.sql.fetch("SELECT what FROM protocol")]
+    assert found == ["INSERT", "UPDATE", "UPDATE", "DELETE"]

@@ -93,6 +93,13 @@ _CHECKS: Mapping[str, str] = {
 }
 
 
+class RefusedByRule(Conflict):
+    """A rule of the table does not allow the statement in the form in which it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__("A rule of the database does not allow this change.")
+
+
 def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool = False) -> ApiError | None:
     """The API's error for an error of the driver, or ``None`` if that is a defect of the service.
 
@@ -120,6 +127,8 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
             return InvalidPattern()
         case asyncpg.DataError() | asyncpg.ProgramLimitExceededError():
             return DoesNotFit("A value does not fit its column.")
+        case asyncpg.FeatureNotSupportedError() if error.server_source_function == "RewriteQuery":
+            return RefusedByRule()
         case asyncpg.SerializationError() | asyncpg.DeadlockDetectedError():
             return Conflict("The request met a concurrent change; send it again.", code="serialization_failure")
         case asyncpg.QueryCanceledError():

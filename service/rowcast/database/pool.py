@@ -112,6 +112,15 @@ class Database:
                 raise
             return await self.fetch(sql, arguments)
 
+    async def fetch_outside(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run one statement outside the caller's transaction, which may have failed, and return its rows."""
+        connection = await self._take()
+        try:
+            rows: list[asyncpg.Record] = await self._execute(connection, "fetch", sql, arguments, deleting=False)
+            return rows
+        finally:
+            self._give(connection)
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """Everything fetched inside is one transaction, committed at the end and rolled back by an error.

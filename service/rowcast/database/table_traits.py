@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
-from rowcast.database.connection import Connection
 from rowcast.resources.tables import Tables
 from rowcast.resources.traits import TableTraits
 
@@ -26,15 +26,17 @@ WITH RECURSIVE member (name, oid) AS (
 SELECT name,
     EXISTS (SELECT FROM member JOIN pg_class USING (oid) WHERE member.name = given.name AND relkind = 'p') AS partitioned,
     ARRAY(
-        SELECT DISTINCT event FROM member JOIN pg_trigger ON tgrelid = member.oid JOIN pg_proc ON pg_proc.oid = tgfoid,
+        SELECT DISTINCT event
+        FROM member JOIN pg_class USING (oid)
+        JOIN pg_trigger ON tgrelid = member.oid JOIN pg_proc ON pg_proc.oid = tgfoid,
             (VALUES (4, 'insert'), (8, 'delete'), (16, 'update')) AS events (bit, event)
-        WHERE member.name = given.name AND tgtype & 1 <> 0 AND tgtype & 66 <> 0 AND tgtype & bit <> 0
+        WHERE member.name = given.name AND relkind IN ('r', 'p') AND tgtype & 1 <> 0 AND tgtype & 66 <> 0 AND tgtype & bit <> 0
             AND tgenabled <> 'D' AND NOT tgisinternal AND pronamespace IS DISTINCT FROM to_regnamespace('rowcast')
     ) AS skipping,
     ARRAY(
         SELECT DISTINCT (ARRAY['', 'update', 'insert', 'delete'])[ev_type::text::integer]
-        FROM member JOIN pg_rewrite ON ev_class = member.oid
-        WHERE member.name = given.name AND ev_type IN ('2', '3', '4') AND ev_enabled <> 'D'
+        FROM member JOIN pg_class USING (oid) JOIN pg_rewrite ON ev_class = member.oid
+        WHERE member.name = given.name AND relkind IN ('r', 'p') AND ev_type IN ('2', '3', '4') AND ev_enabled <> 'D'
     ) AS rules,
     ARRAY(
         SELECT DISTINCT attname::text FROM string WHERE string.name = given.name AND NOT collisdeterministic
@@ -47,10 +49,16 @@ FROM unnest($1::text[]) AS given (name)
 """
 
 
-async def read_traits(connection: Connection, tables: Tables) -> dict[str, TableTraits]:
-    """The traits of each resource's table; those of a table that does not exist are plain."""
+Fetch = Callable[[str, list[str]], Awaitable[list[Any]]]
+
+
+async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
+    """The traits of each resource's table; those of a table that does not exist are plain.
+
+    ``fetch`` runs a statement with one argument, and returns its rows.
+    """
     names = {table.name: resource for resource, table in tables.of.items()}
     return {
         names[name]: TableTraits(partitioned, *map(frozenset, sets))
-        for name, partitioned, *sets in await connection.fetch(_TRAITS_SQL, list(names))
+        for name, partitioned, *sets in await fetch(_TRAITS_SQL, list(names))
     }

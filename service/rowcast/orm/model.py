@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from rowcast.errors import ConfigurationError, NotFound, did_you_mean
+from rowcast.errors import ConfigurationError, Conflict, NotFound, did_you_mean
 from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.expressions import F, Q, fitting, storable
 from rowcast.orm.state import Row, RowState, instance, set_state, state_of
 from rowcast.orm.writing import insert_row, update_rows
 from rowcast.query.conditions import Query, by_key
 from rowcast.query.projection import Projection, projection_of
-from rowcast.query.store import Store, current_store
+from rowcast.query.store import NOT_CHANGED, NOT_MADE, Store, current_store
 from rowcast.resources.fields import recall
 from rowcast.resources.lossless_json import nested, parse
 from rowcast.resources.resource import Relation, Resource, Resources
@@ -162,6 +162,7 @@ class Model(Row):
             The instance itself, with the values that the database has stored.
 
         Raises:
+            Conflict: A trigger or a rule of the database has refused the change.
             NotFound: The row has been deleted.
         """
         store, state = current_store(), state_of(self)
@@ -324,6 +325,10 @@ async def _write(store: Store, row: Model, values: Mapping[str, Any]) -> None:
     else:
         records = await insert_row(store, state.resource.name, values)
     if not records:
+        if not state.saved:
+            raise Conflict(NOT_MADE)
+        if await store.one(query_for(row), Projection(state.resource.name, ())) is not None:
+            raise Conflict(NOT_CHANGED)
         raise NotFound(f"This {state.resource.model} does not exist any more.")
     written = dict(zip(state.resource.columns, records[0], strict=True))
     for column in [column for column in state.exact if written[column] != state.values[column]]:

@@ -69,9 +69,12 @@ def aggregate(tables: Tables, resource: str, functions: tuple[tuple[str, str], .
     return compiled(sa.select(*columns).select_from(source.clause).where(*conditions))
 
 
-def update_rows(tables: Tables, resource: str, sets: tuple[tuple[str, Shape | None], ...], where: Shape) -> Statement:
+def update_rows(
+    tables: Tables, resource: str, sets: tuple[tuple[str, Shape | None], ...], where: Shape, by_rules: bool = False
+) -> Statement:
     """Change every row that meets a condition, and return them; ``sets`` has columns, each with its arithmetic's shape.
 
+    It does not return them ``by_rules`` of the table, which may not allow that.
     Values: the condition's, then those of ``sets``.
     """
     binds = Binds()
@@ -82,8 +85,8 @@ def update_rows(tables: Tables, resource: str, sets: tuple[tuple[str, Shape | No
     for name, shape in sets:
         field = tables.resources.key_of(tables.resources[resource].columns[name])
         values[name] = binds(table.c[name].type) if shape is None else source.expression(shape, field)
-    query = sa.update(table).where(condition).values(values).returning(*table.c)
-    return compiled(query, changes=dependents(tables.resources, resource))
+    query = sa.update(table).where(condition).values(values)
+    return compiled(query if by_rules else query.returning(*table.c), changes=dependents(tables.resources, resource))
 
 
 def insert_row(tables: Tables, resource: str, columns: tuple[str, ...]) -> Statement:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from rowcast.errors import DoesNotFit, ValidationError
+from rowcast.errors import Conflict, DoesNotFit, ValidationError
 from rowcast.orm import statements
 from rowcast.orm.expressions import F
 from rowcast.orm.state import Row, RowState, set_state, state_of
+from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Condition, Query, Shape
-from rowcast.query.store import Store, current_store
+from rowcast.query.store import NOT_MADE, Store, current_store
 from rowcast.resources.resource import Resource
 
 
@@ -48,7 +49,10 @@ async def insert_instances(store: Store, resource: Resource, rows: Sequence[Row]
                     for name, field in fields.items()
                 }
             )
-        for row, record in zip(group, await _insert_documents(store, resource.name, columns, documents), strict=True):
+        records = await _insert_documents(store, resource.name, columns, documents)
+        if len(records) != len(group):
+            raise Conflict(NOT_MADE)
+        for row, record in zip(group, records, strict=True):
             set_state(row, RowState(resource, dict(zip(resource.columns, record, strict=True)), saved=True))
 
 
@@ -80,11 +84,31 @@ async def update_rows(store: Store, resource: str, values: Mapping[str, Any], *w
         else:
             sets.append((name, None))
             arguments.append(value)
-    statement = store.queries.compiled(statements.update_rows)(resource, tuple(sets), query.shape)
+    by_rules = "update" in store.queries.resources.traits_of(resource).rules
+    statement = store.queries.compiled(statements.update_rows)(resource, tuple(sets), query.shape, by_rules)
     try:
+        if by_rules:
+            return await _update_by_rules(store, query, statement, arguments)
         return await store.database.fetch_all(statement.sql, statement.arguments(arguments), changes=statement.changes)
     except DoesNotFit:
         computed = [name for name, shape in sets if shape is not None]  # the other values have been checked
         if not computed:
             raise
         raise ValidationError({name: ["The result does not fit."] for name in computed}) from None
+
+
+async def _update_by_rules(store: Store, query: Query, statement: Statement, arguments: Sequence[Any]) -> list[Any]:
+    """Change rows of a table whose rules do not allow to return them, and read those that have changed."""
+    async with store.database.transaction():
+        before = await store.lock_places(query)
+        await store.database.fetch_all(statement.sql, statement.arguments(arguments), changes=statement.changes)
+        if not before:
+            return []
+        resource = store.queries.resources[query.resource]
+        after = await store.lock_places(store.by_keys(resource, *before))
+        changed = [key for key, place in after.items() if before[key] != place]
+        if not changed:
+            return []
+        found = store.by_keys(resource, *changed)
+        select = store.queries.compiled(statements.select_instances)(resource.name, (), found.shape, (), False, False)
+        return await store.database.fetch_all(select.sql, select.arguments(found.values))

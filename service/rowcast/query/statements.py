@@ -36,6 +36,11 @@ class Queries:
         self.insert = self.compiled(write.insert)
         self.update = self.compiled(write.update)
         self.delete = self.compiled(write.delete)
+        self.delete_and_compare = self.compiled(write.delete_and_compare)
+        self.lock_rows = self.compiled(write.lock_rows)
+        self.insert_by_rules = self.compiled(write.insert_by_rules)
+        self.update_by_rules = self.compiled(write.update_by_rules)
+        self.delete_by_rules = self.compiled(write.delete_by_rules)
         self.reads = lru_cache(CACHED_STATEMENTS)(partial(dependencies.reads, tables.resources))
 
     def compiled(self, build: Callable[Concatenate[Tables, Shapes], Statement]) -> Callable[Shapes, Statement]:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import orjson
 
+from rowcast.database.errors import RefusedByRule
 from rowcast.database.pool import Database
-from rowcast.query.conditions import Query, by_key
+from rowcast.database.table_traits import read_traits
+from rowcast.errors import Conflict
+from rowcast.query.conditions import Comparison, Query, by_key
 from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
 from rowcast.query.statements import Queries
 from rowcast.resources.resource import Resource
+
+Result = TypeVar("Result")
+
+# A trigger has skipped the row, or a rule has put another statement in place of the one that was sent.
+NOT_MADE: Final = "The database did not make this row."
+NOT_CHANGED: Final = "The database did not make this change."
+NOT_DELETED: Final = "The database did not delete this row."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +80,30 @@ class Store:
 
         async def write() -> StoredRow:
             row = await self.database.fetch(statement.sql, arguments, changes=statement.changes)
-            assert row is not None
+            if row is None:
+                raise Conflict(NOT_MADE)
             return StoredRow(row["result"], row["version"], row["key"])
 
-        partitioned = self.queries.resources.traits_of(resource.name).partitioned  # its version is not returned
-        if not self._stale(projection, links) and not partitioned:
-            return await self.database.retrying(write)
-
-        async def write_and_read() -> StoredRow:
+        async def write_whole() -> StoredRow:
             async with self.database.transaction():
-                return await self._read_again(resource, projection, (await write()).key)
+                row = await write()
+                return await self._read_again(resource, projection, row.key) if again else row
 
-        return await self.database.retrying(write_and_read)
+        async def write_by_rules() -> StoredRow:
+            async with self.database.transaction():
+                made = self.queries.insert_by_rules(resource.name, columns)
+                arguments = made.arguments([values[name] for name in columns])
+                row = await self.database.fetch(made.sql, arguments, changes=made.changes)
+                if row is None:
+                    raise Conflict(NOT_MADE)
+                if links:
+                    await self.relink(self.by_keys(resource, row["key"]), {name: values[name] for name in links})
+                return await self._read_again(resource, projection, row["key"])
+
+        traits = self.queries.resources.traits_of(resource.name)
+        again = traits.partitioned or self._stale(projection, links)
+        whole = again or "insert" in traits.skipping
+        return await self._write("insert", resource, write_whole if whole else write, write_by_rules)
 
     async def update(self, query: Query, projection: Projection, values: Mapping[str, Any]) -> StoredRow | None:
         """Change the only row of a query, and its links; ``None`` if there is none."""
@@ -94,6 +116,8 @@ class Store:
                 if links:
                     await self.lock(query)
                 row = await write_alone()
+                if row is None and skipping and await self.one(query, Projection(resource.name, ())) is not None:
+                    raise Conflict(NOT_CHANGED)
                 if row is None or not self._stale(projection, links):
                     return row
                 return await self._read_again(resource, projection, row.key)
@@ -102,19 +126,113 @@ class Store:
             row = await self.database.fetch(statement.sql, arguments, changes=statement.changes)
             return None if row is None else StoredRow(row["result"], row["version"], row["key"])
 
-        alone = not links and not self._stale(projection, links)
-        return await self.database.retrying(write_alone if alone else write)
+        async def write_by_rules() -> StoredRow | None:
+            async with self.database.transaction():
+                before = await self.lock_places(query)
+                if not before:
+                    return None
+                made = self.queries.update_by_rules(resource.name, columns, query.shape)
+                arguments = made.arguments([*query.values, *(values[name] for name in columns)])
+                await self.database.fetch(made.sql, arguments, changes=made.changes)
+                (key,) = before
+                changed = self.by_keys(resource, key)
+                if links:
+                    await self.relink(changed, {name: values[name] for name in links})
+                elif await self.lock_places(changed) == before:
+                    raise Conflict(NOT_CHANGED)
+                return await self._read_again(resource, projection, key)
+
+        skipping = "update" in self.queries.resources.traits_of(resource.name).skipping
+        alone = not links and not skipping and not self._stale(projection, links)
+        return await self._write("update", resource, write_alone if alone else write, write_by_rules)
 
     async def delete(self, query: Query) -> bool:
-        """Delete the rows of a query; whether there were any."""
-        return await self.database.retrying(lambda: self.delete_all(query)) > 0
+        """Delete the rows of a query; whether there were any. ``Conflict`` if the database has kept all as they are."""
+        resource = self.queries.resources[query.resource]
+
+        async def delete() -> bool:
+            statement = self.queries.delete_and_compare(query.resource, query.shape)
+            rows = await self.database.fetch_all(
+                statement.sql, statement.arguments(query.values), deleting=True, changes=statement.changes
+            )
+            kept = {row["key"]: row["place"] for row in rows if not row["deleted"]}
+            if len(kept) < len(rows) or not rows:
+                return bool(rows)
+            await self.read_traits()
+            if "delete" not in self.queries.resources.traits_of(query.resource).skipping:
+                return False  # a concurrent change
+            if await self.lock_places(self.by_keys(resource, *kept)) == kept:
+                raise Conflict(NOT_DELETED)
+            return True
+
+        async def delete_with_care() -> bool:
+            async with self.database.transaction():
+                found, deleted = await self._delete_with_care(query)
+                if found and not deleted:
+                    raise Conflict(NOT_DELETED)
+                return found > 0
+
+        skipping = "delete" in self.queries.resources.traits_of(query.resource).skipping
+        return await self._write("delete", resource, delete_with_care if skipping else delete, delete_with_care)
 
     async def delete_all(self, query: Query) -> int:
         """Delete the rows of a query, and return their number. Unlike ``delete`` it does not retry."""
+        traits = self.queries.resources.traits_of(query.resource)
+        if "delete" in traits.skipping | traits.rules:
+            return (await self._delete_with_care(query))[1]
         statement = self.queries.delete(query.resource, query.shape)
         arguments = statement.arguments(query.values)
         rows = await self.database.fetch_all(statement.sql, arguments, deleting=True, changes=statement.changes)
         return len(rows)
+
+    async def lock_places(self, query: Query) -> dict[str, str]:
+        """Lock the rows of a query until the transaction ends: where each is stored, by its key as text.
+
+        A row that is changed is stored in another place.
+        """
+        statement = self.queries.lock_rows(query.resource, query.shape)
+        rows = await self.database.fetch_all(statement.sql, statement.arguments(query.values))
+        return {row["key"]: row["place"] for row in rows}
+
+    async def read_traits(self) -> None:
+        """Read the traits of the tables again: a trigger or a rule is newer than the service's start."""
+        resources = self.queries.resources
+        resources.traits = await read_traits(self.database.fetch_outside, self.queries.tables)
+
+    async def _delete_with_care(self, query: Query) -> tuple[int, int]:
+        """Delete the rows of a table whose triggers or rules may keep or change them: how many met the query, how many
+        of them are gone or changed.
+        """
+        resource = self.queries.resources[query.resource]
+        rules = "delete" in self.queries.resources.traits_of(query.resource).rules
+        async with self.database.transaction():
+            before = await self.lock_places(query)
+            if not before:
+                return 0, 0
+            build = self.queries.delete_by_rules if rules else self.queries.delete
+            statement = build(query.resource, query.shape)
+            arguments = statement.arguments(query.values)
+            await self.database.fetch_all(statement.sql, arguments, deleting=True, changes=statement.changes)
+            after = await self.lock_places(self.by_keys(resource, *before))
+        return len(before), len(before.items() - after.items())
+
+    async def _write(
+        self,
+        event: str,
+        resource: Resource,
+        write: Callable[[], Awaitable[Result]],
+        write_by_rules: Callable[[], Awaitable[Result]],
+    ) -> Result:
+        """Write in the usual way, or in the other one where a rule of the table does not allow that."""
+        if event in self.queries.resources.traits_of(resource.name).rules:
+            return await self.database.retrying(write_by_rules)
+        try:
+            return await self.database.retrying(write)
+        except RefusedByRule:
+            await self.read_traits()
+            if self.database.in_transaction:  # which has failed; the next one finds the rule
+                raise
+        return await self.database.retrying(write_by_rules)
 
     async def relink(self, query: Query, keys: Mapping[str, Sequence[Any]]) -> None:
         """Link the row of a query to these keys, by many_to_many field, and to no others."""
@@ -166,11 +284,17 @@ class Store:
         """Whether the projection has something that the writing statement cannot see: new links, or the row again."""
         return any(name in links or projection.resource in inner.resources for name, inner in projection.related)
 
+    def by_keys(self, resource: Resource, *keys: str) -> Query:
+        """The query for the rows with these keys, which are given as text."""
+        field = self.queries.resources.key_of(resource.key)
+        values = tuple(field.field_type.parse(field, key) for key in keys)
+        if len(values) == 1:
+            return Query(resource.name, (by_key(self.queries.resources, resource.name, values[0]),))
+        return Query(resource.name, (Comparison(resource.key.name, "in", values, field.field_type.kind),))
+
     async def _read_again(self, resource: Resource, projection: Projection, key: str) -> StoredRow:
-        values = self.queries.resources.key_of(resource.key)
-        value = values.field_type.parse(values, key)
-        found = await self.one(
-            Query(resource.name, (by_key(self.queries.resources, resource.name, value),)), projection
-        )
-        assert found is not None
+        """The row that was just written; ``Conflict`` if the database has removed it at once."""
+        found = await self.one(self.by_keys(resource, key), projection)
+        if found is None:
+            raise Conflict(NOT_CHANGED)
         return replace(found, key=key)

@@ -73,10 +73,70 @@ def update(
 
 def delete(tables: Tables, resource: str, where: Shape) -> Statement:
     """Delete the rows that meet a condition, and return their keys as ``key`` (text). Values: the condition's."""
+    deleted = sa.delete(tables.of[resource]).where(restriction(tables, resource, where, Binds()))
+    return compiled(deleted.returning(_key(tables, resource)), changes=dependents(tables.resources, resource))
+
+
+def delete_and_compare(tables: Tables, resource: str, where: Shape) -> Statement:
+    """Delete the rows that meet a condition, and return all that met it: ``key`` (text), ``place``, ``deleted``.
+
+    A trigger may keep a row from being deleted; so may a concurrent change. Values: the condition's.
+    """
+    binds = Binds()
     table = tables.of[resource]
-    key = sa.cast(table.c[tables.resources[resource].key.column_name], sa.Text).label("key")
-    deleted = sa.delete(table).where(restriction(tables, resource, where, Binds())).returning(key)
+    condition = restriction(tables, resource, where, binds)
+    gone = sa.delete(table).where(condition).returning(_key(tables, resource)).cte("_gone")
+    binds.rewind()
+    deleted = _key(tables, resource).element.in_(sa.select(gone.c.key)).label("deleted")
+    rows = sa.select(*[_key(tables, resource), _place(tables, resource), deleted])
+    rows = rows.where(restriction(tables, resource, where, binds)).add_cte(gone)
+    return compiled(rows, changes=dependents(tables.resources, resource))
+
+
+def lock_rows(tables: Tables, resource: str, where: Shape) -> Statement:
+    """Lock the rows that meet a condition: ``key`` (text) and ``place``, another one after each change.
+
+    Values: the condition's.
+    """
+    rows = sa.select(*[_key(tables, resource), _place(tables, resource)])
+    return compiled(rows.where(restriction(tables, resource, where, Binds())).with_for_update())
+
+
+def update_by_rules(tables: Tables, resource: str, columns: tuple[str, ...], where: Shape) -> Statement:
+    """Change rows without returning them, which a table's rules may not allow. Values: the condition's, the columns'."""
+    binds = Binds()
+    table = tables.of[resource]
+    condition = restriction(tables, resource, where, binds)
+    values = {name: binds(table.c[name].type) for name in columns} | touched(tables.resources[resource])
+    statement = sa.update(table).where(condition).values(values)
+    return compiled(statement, changes=dependents(tables.resources, resource))
+
+
+def delete_by_rules(tables: Tables, resource: str, where: Shape) -> Statement:
+    """Delete rows without returning them, which a table's rules may not allow. Values: the condition's."""
+    deleted = sa.delete(tables.of[resource]).where(restriction(tables, resource, where, Binds()))
     return compiled(deleted, changes=dependents(tables.resources, resource))
+
+
+def insert_by_rules(tables: Tables, resource: str, columns: tuple[str, ...]) -> Statement:
+    """Insert a row and return its ``key`` (text), by a statement that a table's rules may add others to.
+
+    Values: the columns'.
+    """
+    binds = Binds()
+    table = tables.of[resource]
+    values = {name: binds(table.c[name].type) for name in columns}
+    return compiled(sa.insert(table).values(values).returning(_key(tables, resource)), changes={resource})
+
+
+def _key(tables: Tables, resource: str) -> sa.Label[Any]:
+    return sa.cast(tables.of[resource].c[tables.resources[resource].key.column_name], sa.Text).label("key")
+
+
+def _place(tables: Tables, resource: str) -> sa.ColumnElement[Any]:
+    """Where the current version of a row is stored (System columns, PostgreSQL 5.6)."""
+    name = quote_identifier(tables.of[resource].name)
+    return sql(f"{name}.tableoid::text || {name}.ctid::text").label("place")
 
 
 def touched(resource: Resource) -> dict[str, Any]:

@@ -45,7 +45,7 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
         pending += [] if pending else await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup)
         if pending:
             raise Unavailable(f"The database is not in line with the config; pending: {'; '.join(pending)}")
-        tables.resources.traits = await read_traits(connection, tables)
+        tables.resources.traits = await read_traits(connection.fetch, tables)
         key = settings.server.secret_key
         return hashlib.sha256(key.encode()).digest() if key else await read_secret(connection)
     finally:
