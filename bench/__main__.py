@@ -1,4 +1,4 @@
-"""``make bench``: the same rows for everybody, a check that all answer alike, then load on one after the other."""
+"""``make bench``: the same rows for every server, a check that all return the same, then a load on each in turn."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def cores(postgres: EmbeddedPostgres, *, pinned: bool) -> Iterator[set[int]]:
 
 
 def check(case: Case, servers: Sequence[Server]) -> None:
-    """See that every server answers a few requests with success, and like the first."""
+    """Check that every server answers a few requests with success, and as the first server does."""
     for number in (1, TASKS // 2, TASKS):
         _, expected = servers[0].ask(case, number)
         for server in servers:

@@ -1,4 +1,4 @@
-"""What is measured, and the rows that it is measured on."""
+"""The requests that are measured, and the rows that they read and write."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fill(template: str, number: int) -> str:
 
 
 def comparable(case: Case, document: Any, count: str | None) -> Any:
-    """What every peer must answer alike: rows and count of a page, and of a row what a write does not make up.
+    """The part of a response that every peer must return alike: rows and count of a page; of a row, everything that a write does not generate.
 
     Names and times may be written in another way, a count may be in a header, and a page's parts have other names.
     """

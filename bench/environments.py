@@ -17,18 +17,18 @@ CACHE: Final = ROOT / ".rowcast" / "bench"
 
 
 class Unavailable(Exception):
-    """A peer cannot be had on this machine; the message says why."""
+    """A peer cannot be installed on this machine; the message has the reason."""
 
 
 def python(peer: str) -> Path:
-    """The environment of a peer in Python, with what its ``requirements.txt`` says; its programs are in ``bin``."""
+    """The environment of a peer in Python, with the packages of its ``requirements.txt``; its programs are in ``bin``."""
     wanted = BENCH / peer / "requirements.txt"
     install = ("{}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(wanted))
     return _made(peer, [wanted], [(sys.executable, "-m", "venv", "--clear", "{}"), install])
 
 
 def node(peer: str) -> Path:
-    """The environment of a peer in JavaScript: its files, and what its ``package.json`` says, a Node.js included."""
+    """The environment of a peer in JavaScript: its files, and the packages of its ``package.json``, Node.js included."""
     if shutil.which("npm") is None:
         raise Unavailable("npm is not installed")
     files = sorted((BENCH / peer).iterdir())
@@ -52,6 +52,6 @@ def _made(peer: str, wanted: Sequence[Path], commands: Sequence[Sequence[str]]) 
                 text=True,
             )
             if done.returncode:
-                raise Unavailable(f"{command[0].format(peer)} said {done.stdout.strip()[-300:]}")
+                raise Unavailable(f"{command[0].format(peer)} failed: {done.stdout.strip()[-300:]}")
         mark.write_bytes(state)
     return directory

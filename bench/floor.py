@@ -83,7 +83,7 @@ async def answer(
     *arguments: object,
     status: int = 200,
 ) -> web.Response:
-    """What a statement gives, as it is."""
+    """Respond with the result of a statement, unchanged."""
     pool, form = request.app[POOL], request.app[FORM]
     connection = await pool.get()
     try:

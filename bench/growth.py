@@ -83,7 +83,7 @@ class Run:
         """The median load of some rounds, by requests, after one that does not count."""
         path = server.peer.paths[case.name]
         found = []
-        server.ask(case, 1)  # which may take long, for it counts
+        server.ask(case, 1)  # this may take long, because it counts
         for number in range(self.rounds + 1):
             done = load.put(
                 server.origin, case, path, seconds=self.seconds if number else 1, seed=number, tasks=tasks,
@@ -101,8 +101,8 @@ class Run:
 @click.option("--big", is_flag=True, help=f"Up to {MANY_ROWS:,} rows and {MANY_REQUESTS:,} requests.")
 @click.option("--write", is_flag=True, help="Write its part of docs/performance.md.")
 def main(seconds: int, rounds: int, big: bool, write: bool) -> None:
-    """Measure how cost grows, and print Markdown. Needs Linux, whose /proc tells memory."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is ended
+    """Measure how cost grows, and print Markdown. Needs Linux, because memory is read from /proc."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all child processes are ended
     with ExitStack() as stack:
         directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="rowcast-bench-", ignore_cleanup_errors=True))
@@ -189,7 +189,7 @@ def grow_resources(run: Run) -> list[tuple[int, float, float, float]]:
 
 
 def large_lists(run: Run) -> list[tuple[str, int, float, float]]:
-    """What a client can ask for at most: rows in the answer, and the most MiB that the service had before and with it."""
+    """The largest lists that a client can request: the rows of the response, and the peak MiB of the service before and with it."""
     unpaged = run.directory / "unpaged"
     shutil.copytree(BENCH / "config", unpaged)
     tasks = unpaged / "resources" / "tasks.yaml"

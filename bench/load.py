@@ -24,7 +24,7 @@ SCRIPT: Final = Path(__file__).with_name("load.lua")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of a load. Times are in milliseconds."""
+    """The result of a load. Times are in milliseconds."""
 
     requests: int
     seconds: float
@@ -37,8 +37,8 @@ def generator() -> str:
     """The generator in use, for the reader of the results."""
     if shutil.which("wrk") is None:
         return "a generator in Python, which costs as much as a server and evens them out (install wrk)"
-    said = subprocess.run(["wrk", "--version"], capture_output=True, text=True, check=False).stdout
-    return " ".join(said.split()[:2])
+    version = subprocess.run(["wrk", "--version"], capture_output=True, text=True, check=False).stdout
+    return " ".join(version.split()[:2])
 
 
 def put(

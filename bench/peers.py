@@ -1,4 +1,4 @@
-"""Who is compared: servers as processes of their own, and what they use."""
+"""The peers that are compared: servers in processes of their own, and their CPU and memory."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Peer:
     packages: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     bodies: Mapping[str, str] = field(default_factory=dict)
-    workers: int = 2  # the most that it answers with
+    workers: int = 2  # the most processes that it uses
 
     def case(self, case: Case) -> Case:
         """The case with the body as this one spells it."""
@@ -206,7 +206,7 @@ class Server:
 
 @contextlib.contextmanager
 def running(peer: Peer, url: str, log: Path, *, workers: int = 1, cores: Collection[int] = ()) -> Iterator[Server]:
-    """Start a peer on some cores or all, wait until it answers, and end it afterwards; ``log`` gets what it says.
+    """Start a peer on some cores or all, wait until it answers, and end it afterwards; its output goes to ``log``.
 
     Raises ``environments.Unavailable`` where it cannot be installed.
     """
@@ -218,10 +218,10 @@ def running(peer: Peer, url: str, log: Path, *, workers: int = 1, cores: Collect
         **_environment(), **peer.environment, "CONNECTIONS": str(CONNECTIONS), "PORT": str(port),
         "WORKERS": str(workers), "DATABASE_URL": _encoded(url).replace("//postgres@", f"//{peer.role}@"),
     }  # fmt: skip
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [part.format(**given) for part in peer.command], cwd=peer.directory, env=environment, stdin=subprocess.DEVNULL,
-            stdout=said, stderr=said, start_new_session=True,
+            stdout=output, stderr=output, start_new_session=True,
             preexec_fn=lambda: os.sched_setaffinity(0, cores) if cores else None,
         )  # fmt: skip
     try:
@@ -229,7 +229,7 @@ def running(peer: Peer, url: str, log: Path, *, workers: int = 1, cores: Collect
         end = time.monotonic() + PATIENCE
         while True:
             with contextlib.suppress(OSError):
-                if all(server.is_ready() for _ in range(20)):  # whichever process is asked
+                if all(server.is_ready() for _ in range(20)):  # whichever of its processes answers
                     break
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{peer.name} did not start:\n{log.read_text()[-3000:]}")
@@ -281,7 +281,7 @@ def _times(pid: int) -> list[float]:
 
 
 def _fields(stat: Path) -> list[str]:
-    """What proc_pid_stat(5) says of a process, from the third field on."""
+    """The fields of /proc/PID/stat for a process, from the third on (proc_pid_stat(5))."""
     return stat.read_text().rpartition(")")[2].split()
 
 

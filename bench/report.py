@@ -154,7 +154,7 @@ class Report:
 
     def _method(self) -> str:
         missing = "".join(f"\n\nLeft out: {why}." for why in self.missing)
-        versions = "; ".join(f"{name}: {', '.join(said)}" for name, said in self._versions().items())
+        versions = "; ".join(f"{name}: {', '.join(versions)}" for name, versions in self._versions().items())
         return f"""{datetime.now(UTC).date()}, commit {_commit()}, on {machine()}, {self._others()}. {versions}.
 
 **Data and load.** {TASKS:,} tasks of 10 columns and {AUTHORS:,} authors are in an embedded PostgreSQL with its default settings (fsync
@@ -307,10 +307,10 @@ def machine() -> str:
 
 
 def _commit() -> str:
-    said = subprocess.run(
+    commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    return said.stdout.strip() or "unknown"
+    return commit.stdout.strip() or "unknown"
 
 
 def _processor() -> str:

@@ -1,6 +1,6 @@
 """Subscribers as a process of their own, which reads thousands of streams with as little work as it can.
 
-Each line of JSON on standard input is a command and gets a line of JSON in answer: ``[name, argument, …]``, where the
+Each line of JSON on standard input is a command, and its result is a line of JSON: ``[name, argument, …]``, where the
 names are those of the methods of ``Subscribers``. A row counts where its mark is: one byte, which no read can split.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 MARK: Final = b"@"  # is in every row once, after the row's number, and nowhere else in a stream
 NUMBER: Final = re.compile(rb'"title":"(\d+)@')
-SAMPLE: Final = 1_000  # streams that are read in full to tell latency; rows of the others are counted
+SAMPLE: Final = 1_000  # streams whose rows are parsed to measure latency; rows of the others are counted
 WINDOW: Final = 100  # streams that are opened at the same time
 BUFFER: Final = 1 << 18
 
@@ -52,9 +52,9 @@ class Subscribers:
         for start in range(0, len(paths), WINDOW):
             opened = [Stream((host, port), path) for path in paths[start : start + WINDOW]]
             for stream in opened:
-                said = b""
-                while b"event: ready\n" not in said or not said.endswith(b"\n\n\r\n"):
-                    said += stream.socket.recv(BUFFER)
+                opening = b""
+                while b"event: ready\n" not in opening or not opening.endswith(b"\n\n\r\n"):
+                    opening += stream.socket.recv(BUFFER)
                 stream.socket.setblocking(False)
                 self._streams[stream.socket.fileno()] = stream
                 self._poll.register(stream.socket, select.EPOLLIN)
@@ -91,12 +91,12 @@ class Subscribers:
         return cuts[49], cuts[98]
 
     def read(self, timeout: float, commands: int = -1) -> bool:
-        """Read what has come; whether there is a command."""
+        """Read the bytes that have arrived. True if a command is waiting."""
         buffer, streams = self._buffer, self._streams
-        asked = False
+        has_command = False
         for descriptor, _ in self._poll.poll(timeout, 256):
             if descriptor == commands:
-                asked = True
+                has_command = True
                 continue
             stream = streams[descriptor]
             size = stream.socket.recv_into(buffer)
@@ -111,10 +111,10 @@ class Subscribers:
                     self._times.append(now)
                     end = found.end()
                 stream.rest = text[max(end, len(text) - 40) :]
-        return asked
+        return has_command
 
     def serve(self) -> None:
-        """Read streams and obey, until standard input ends."""
+        """Read streams and run commands, until standard input ends."""
         self._poll.register(sys.stdin, select.EPOLLIN)
         while True:
             if self.read(10, sys.stdin.fileno()):
@@ -122,8 +122,8 @@ class Subscribers:
                 if not line:
                     return
                 name, *arguments = json.loads(line)
-                answer: Any = getattr(self, name)(*arguments)
-                print(json.dumps(answer), flush=True)
+                result: Any = getattr(self, name)(*arguments)
+                print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What each subscriber takes in the service: µs of CPU to connect, KiB from then on, and KiB after all rounds.
+    """The cost of each subscriber for the service: µs of CPU to connect, KiB from then on, and KiB after all rounds.
 
     ``statements`` are those of the service for each tick, over all rounds.
     """
@@ -117,7 +117,7 @@ class Clients:
         return orjson.loads(answer)
 
     async def connect(self, server: Server, count: int, filters: int) -> None:
-        """Open streams, of which each takes the next filter; one filter is none."""
+        """Open streams, and give each the next filter in turn. With ``filters`` of 1 they have no filter."""
         address = urlsplit(server.origin)
         paths = [f"/tasks/stream/{'' if filters == 1 else f'?view_count={n % filters}'}" for n in range(count)]
         await self.ask("connect", address.hostname, address.port, paths)
@@ -240,7 +240,7 @@ async def counters(connection: asyncpg.Connection) -> tuple[int, int]:
     return row[0], row[1]
 
 
-# --- beside streams ---------------------------------------------------------------------------------------------------
+# --- requests and writes while streams are open ---------------------------------------------------------------------------------------------------
 
 WRITES: Final = {
     "bare table": f"INSERT INTO {PLAIN}.tasks (title, author_id) VALUES ('Water it', '{AUTHOR}');",
@@ -263,13 +263,13 @@ def insert_rates(url: str, directory: Path, rounds: int, seconds: int) -> dict[s
         for name in WRITES if number % 2 else reversed(WRITES):
             script = directory / "insert.sql"
             script.write_text(WRITES[name])
-            said = subprocess.run(
+            output = subprocess.run(
                 [pgbench, "--no-vacuum", "--protocol=prepared", f"--client={WRITERS}", f"--time={seconds if number else 1}",
                  f"--file={script}", url],
                 capture_output=True, text=True, timeout=seconds + 30, check=True,
             ).stdout  # fmt: skip
-            tps = re.search(r"^tps = ([\d.]+)", said, re.MULTILINE)
-            assert tps is not None, said
+            tps = re.search(r"^tps = ([\d.]+)", output, re.MULTILINE)
+            assert tps is not None, output
             if number:
                 found[name].append(float(tps[1]))
     return found
@@ -345,7 +345,7 @@ def allow_descriptors(needed: int) -> None:
     if hard < needed:
         raise click.ClickException(
             f"{needed:,} open files are needed in the service as in the subscribers, and {hard:,} are allowed (ulimit -Hn):"
-            " raise the limit, or ask for fewer --subscribers"
+            " raise the limit, or request fewer --subscribers"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -363,7 +363,7 @@ def report(
     versions = [f"Rowcast {__version__}", f"Python {platform.python_version()}", f"PostgreSQL {postgres}"]
     versions += [f"{name} {metadata.version(name)}" for name in ("aiohttp", "uvloop", "asyncpg", "orjson")]
     lines = [
-        "# What a stream costs", "",
+        "# The cost of a stream", "",
         f"{', '.join(versions)}; {os.cpu_count()} CPUs, {platform.system()} {platform.release()},",
         f"load average {os.getloadavg()[1]:.1f} at the end.",
         f"Medians of {rounds} rounds of {seconds} s. The service is one process; it shares the machine with PostgreSQL (embedded,",

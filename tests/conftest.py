@@ -36,7 +36,7 @@ from rowcast.server.prepare import prepare
 from .databases import EMPTY, EXTERNAL_URL, Databases, databases_of, temporary_server
 
 ROOT = Path(__file__).parent.parent
-DEMO = ("categories", "comments", "tags", "tasks")  # a reader who follows the README has more files beside these
+DEMO = ("categories", "comments", "tags", "tasks")  # a reader who follows the README has further files
 Client = TestClient[web.Request, web.Application]
 Serve = Callable[..., Awaitable[Client]]
 

@@ -68,7 +68,7 @@ def _remove_abandoned() -> None:
 
 
 class Databases:
-    """Databases on one server. The methods connect anew, so that any event loop may call them."""
+    """Databases on one server. Each method opens its own connection, so any event loop may call it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -83,7 +83,7 @@ class Databases:
         return at_database(self.url, name)
 
     async def drop(self, url: str) -> None:
-        """Drop a database, whoever is connected to it."""
+        """Drop a database, even if clients are connected to it."""
         await self._execute(f"DROP DATABASE IF EXISTS {urlsplit(url).path[1:]} WITH (FORCE)")
 
     @contextlib.asynccontextmanager

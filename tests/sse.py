@@ -1,4 +1,4 @@
-"""A client of server-sent events that parses a stream as the HTML specification says, and waits no longer than told.
+"""A client of server-sent events that parses a stream by the HTML specification, and waits no longer than its deadline.
 
 Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
@@ -85,7 +85,7 @@ class EventSource:
     """The events of a response: ``async for event in source``, or ``await source.next()``.
 
     Each event has to arrive within ``deadline`` seconds of the wait for it; ``TimeoutError`` otherwise. The iteration
-    ends when the response does, and what of a block has come by then is no event.
+    ends when the response does, and an incomplete block is not an event.
     """
 
     def __init__(self, response: ClientResponse, deadline: float = 10.0) -> None:
@@ -103,7 +103,7 @@ class EventSource:
 
     @property
     def retry(self) -> int | None:
-        """How many ms the stream asks its clients to wait before they connect again."""
+        """The ms that clients have to wait before they connect again, as the stream sets it."""
         return self._parser.retry
 
     def __aiter__(self) -> EventSource:

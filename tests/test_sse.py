@@ -10,7 +10,7 @@ from tests.sse import Event, Parser
 
 STREAM = (
     "\ufeff: a comment\nretry: 2000\nretry: 2s\nevent: ready\nid: 1\ndata: {}\n\n"
-    "id: 2\n\n"  # moves the position, and is no event
+    "id: 2\n\n"  # moves the position, and is not an event
     "data\n\n"  # an event whose data is empty
     "data: two\ndata:lines\nunknown: x\n\n"
     "id: bad\0id\ndata:  é\n\n"
@@ -29,7 +29,7 @@ EVENTS = [
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
 @given(sizes=st.lists(st.integers(1, 40)))
 def test_stream_reads_the_same_however_it_is_cut(end: str, sizes: list[int]) -> None:
-    """Any division into chunks, and each of the three line ends, gives the events that the specification says."""
+    """Any division into chunks, and each of the three line ends, gives the events of the specification."""
     raw, parser, events = STREAM.replace("\n", end).encode(), Parser(), []
     for size in [*sizes, len(raw)]:
         events += parser.feed(raw[:size])

@@ -1,4 +1,4 @@
-"""A headless Chromium, told what to do over its DevTools Protocol.
+"""A headless Chromium, controlled over its DevTools Protocol.
 
 Specification: https://chromedevtools.github.io/devtools-protocol/
 """
@@ -20,7 +20,7 @@ from aiohttp import ClientSession, ClientWebSocketResponse
 FOUND = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 """The path of a Chromium that is installed here; ``None`` if there is none."""
 
-PATIENCE = 60  # s, for the start of the browser, and for an answer
+PATIENCE = 60  # s, for the start of the browser, and for a response
 
 
 class Page:
@@ -38,7 +38,7 @@ class Page:
         self._session = attached["sessionId"]
         await self._call("Page.enable")
         await self._call("Page.navigate", url=url)
-        await self._told(lambda told: told.get("method") == "Page.loadEventFired")
+        await self._message(lambda message: message.get("method") == "Page.loadEventFired")
 
     async def evaluate(self, expression: str) -> Any:
         """The value of an expression, once it is settled if it is a promise."""
@@ -56,17 +56,17 @@ class Page:
         number = next(self._numbers)
         command = {"id": number, "method": method, "params": parameters}
         await self._socket.send_json(command if self._session is None else {**command, "sessionId": self._session})
-        answer = await self._told(lambda told: told.get("id") == number)
-        assert "result" in answer, (method, answer)
-        return answer["result"]
+        response = await self._message(lambda message: message.get("id") == number)
+        assert "result" in response, (method, response)
+        return response["result"]
 
-    async def _told(self, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The next message that is the one; others are passed over."""
+    async def _message(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next message that matches; others are dropped."""
         async with asyncio.timeout(PATIENCE):
             while True:
-                told: dict[str, Any] = json.loads(await self._socket.receive_str())
-                if is_it(told):
-                    return told
+                message: dict[str, Any] = json.loads(await self._socket.receive_str())
+                if matches(message):
+                    return message
 
 
 @asynccontextmanager

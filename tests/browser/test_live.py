@@ -61,7 +61,7 @@ class Service:
 
 @pytest.fixture
 async def origin() -> AsyncIterator[str]:
-    """Where the page is: a server of files, as the example's README says."""
+    """The origin of the page: a file server, as in the example's README."""
     app = web.Application()
     app.router.add_static("/", ROOT / "examples" / "live")
     async with TestServer(app) as server:
@@ -86,7 +86,7 @@ async def watching(origin: str, service: Service, query: str = "") -> AsyncItera
 
 
 async def showing(page: chromium.Page, title: str) -> None:
-    """Wait until a row is on the page: the fence behind which everything has been told."""
+    """Wait until a row is on the page: a fence, because every earlier change is on the page before it."""
     await page.until(f"[...tasks.values()].some(task => task.title === {json.dumps(title)})")
 
 
@@ -103,7 +103,7 @@ async def same(page: chromium.Page, service: Service, sql: asyncpg.Connection, q
 
 @asynccontextmanager
 async def requests(service: Service) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
-    """Requests of somebody else: ``await request("POST", "/tasks/", title="…")`` is the answer's JSON."""
+    """Requests of another client: ``await request("POST", "/tasks/", title="…")`` returns the response's JSON."""
     async with ClientSession() as client:
 
         async def request(method: str, path: str, **values: Any) -> Any:
@@ -146,7 +146,7 @@ async def test_page_shows_the_table_over_a_killed_service(
 async def test_filtered_page_shows_its_list_over_a_reset(
     origin: str, service: Service, sql: asyncpg.Connection
 ) -> None:
-    """Rows come into the page's filter and leave it; after TRUNCATE the page loads its list anew."""
+    """Rows come into the page's filter and leave it; after TRUNCATE the page loads its list again."""
     query = "completed=false"
     async with requests(service) as request, watching(origin, service, query) as page:
         made = [await request("POST", "/tasks/", title=f"task {number}") for number in range(4)]

@@ -1,4 +1,4 @@
-"""``rowcast check`` binds all that ``serve`` would, without a database, and tells every mistake in one run."""
+"""``rowcast check`` binds all that ``serve`` would, without a database, and reports every mistake in one run."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def check(
     return [*output.replace(f"{place}/", "").splitlines(), str(code)]
 
 
-def test_valid_config_is_told_with_what_yaml_overrides(tmp_path: Path) -> None:
-    """What a class sets and YAML sets too is said, and is no mistake."""
+def test_valid_config_is_reported_with_the_attributes_that_yaml_overrides(tmp_path: Path) -> None:
+    """An attribute that both a class and YAML set is reported, and is not a mistake."""
     assert check(tmp_path) == [
         "config/resources/tasks.yaml:4:3: page_size is set here, so viewsets.TaskViewSet's has no effect",
         "config: 2 resources, no problems.",
@@ -54,7 +54,7 @@ def test_valid_config_is_told_with_what_yaml_overrides(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/data"))
 
 
-def test_every_wrong_class_of_every_file_is_told_at_its_place(tmp_path: Path) -> None:
+def test_every_wrong_class_of_every_file_is_reported_at_its_place(tmp_path: Path) -> None:
     """Of settings and of resources, with the nearest name."""
     lines = check(
         tmp_path,
@@ -64,7 +64,7 @@ def test_every_wrong_class_of_every_file_is_told_at_its_place(tmp_path: Path) ->
         "  permission_classes: [AllowAny, 'IsAdmin | AllowAny']\n  pagination_class: PagePagination\n",
         tags="fields: {text: {type: string}}\nviewset: {class: 'nowhere:TagViewSet'}",
     )
-    for place, told in (
+    for place, message in (
         (
             "resources/notes.yaml:3:10",
             "class: viewsets:NoteViewSet: there is no ViewSet of that name; did you mean TaskViewSet?",
@@ -82,11 +82,11 @@ def test_every_wrong_class_of_every_file_is_told_at_its_place(tmp_path: Path) ->
             "classes[0]: 'AnonThrottle' is not a BaseThrottle of Rowcast, did you mean AnonRateThrottle?",
         ),
     ):
-        assert any(line.startswith(f"config/{place}: {told}") for line in lines), (place, lines)
+        assert any(line.startswith(f"config/{place}: {message}") for line in lines), (place, lines)
     assert (len(lines), lines[-1]) == (8, "1")
 
 
-def test_wrong_python_is_told_where_yaml_names_it(tmp_path: Path) -> None:
+def test_wrong_python_is_reported_where_yaml_names_it(tmp_path: Path) -> None:
     """Near misses of options, signatures, and all of the attributes of a class at once."""
     wrong = VIEWSETS + "    search_field = []\n    ordering = ['-titel']\n"
     wrong = wrong.replace("async def done(self, request, id)", "async def done(self)")
@@ -106,7 +106,7 @@ def test_wrong_python_is_told_where_yaml_names_it(tmp_path: Path) -> None:
 
 
 def test_actions_that_yaml_allows_must_be_those_of_the_class(tmp_path: Path) -> None:
-    """Which only the class knows."""
+    """Only the class has their names, so they are checked after it is imported."""
     tasks = RESOURCES["tasks"] + "  allowed_actions: [list, done, dnoe]\n"
     assert check(tmp_path, tasks=tasks)[:-1] == [
         "config/resources/tasks.yaml:5:33: allowed_actions[2]: unknown action 'dnoe'; did you mean done?"
@@ -115,7 +115,7 @@ def test_actions_that_yaml_allows_must_be_those_of_the_class(tmp_path: Path) -> 
 
 
 def test_owner_field_must_be_a_column(tmp_path: Path) -> None:
-    """In YAML, in a class, on an action, and as the default; what overrides the question is left alone."""
+    """In YAML, in a class, on an action, and as the default; a class that overrides the check is not examined."""
     notes = RESOURCES["notes"].replace('IsOwner("owner")', 'IsOwner("ownr")')
     assert check(tmp_path, notes=notes)[:-1] == [
         "config/resources/notes.yaml:3:24: IsOwner('ownr'): rows have no such column; did you mean owner?"
@@ -134,7 +134,7 @@ def test_owner_field_must_be_a_column(tmp_path: Path) -> None:
     assert check(tmp_path, fine)[-1] == "0"
 
 
-def test_addresses_must_be_told_apart(tmp_path: Path) -> None:
+def test_addresses_must_be_distinct(tmp_path: Path) -> None:
     """Two resources with one basename, and what ``urls.py`` registers."""
     lines = check(tmp_path, notes="model: TASK\n" + RESOURCES["notes"])
     assert lines[0].startswith("config/resources/tasks.yaml:3:3: /tasks/ and /notes/ have the same basename 'task'")
@@ -143,8 +143,8 @@ def test_addresses_must_be_told_apart(tmp_path: Path) -> None:
     assert "cannot be imported" in check(tmp_path, urls="from nowhere import x")[0]
 
 
-def test_settings_that_cannot_be_used_are_told_beside_the_rest(tmp_path: Path) -> None:
-    """Keys that are none, and a throttle without its rate."""
+def test_settings_that_cannot_be_used_are_reported(tmp_path: Path) -> None:
+    """A string that is not a key, and a throttle without its rate."""
     lines = check(tmp_path, service="auth: {jwt: {secret: '-----BEGIN PUBLIC KEY-----', algorithms: [RS256]}}")
     assert "auth.jwt.secret: is not a public key" in lines[0]
     assert lines[-1] == "1"
@@ -171,7 +171,7 @@ def test_class_may_stand_for_the_viewset(tmp_path: Path) -> None:
         "throttle_scope",
         "1",
     ]
-    for wrong, told in (
+    for wrong, message in (
         (
             "viewsets:NotViewSet",
             "class: viewsets:NotViewSet: there is no ViewSet of that name; did you mean NoteViewSet?",
@@ -179,4 +179,4 @@ def test_class_may_stand_for_the_viewset(tmp_path: Path) -> None:
         ("ModelViewset", "class: 'ModelViewset' is not a ViewSet of Rowcast, did you mean ModelViewSet?"),
     ):
         lines = check(tmp_path, plain, tasks=f"fields: {{title: {{type: string}}}}\nviewset: {wrong}\n")
-        assert lines[0].startswith(f"config/resources/tasks.yaml:2:1: {told}"), lines
+        assert lines[0].startswith(f"config/resources/tasks.yaml:2:1: {message}"), lines

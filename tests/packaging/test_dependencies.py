@@ -1,4 +1,4 @@
-"""What an installation brings along."""
+"""The packages that an installation brings along."""
 
 from __future__ import annotations
 

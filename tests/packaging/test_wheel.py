@@ -84,6 +84,6 @@ def test_installed_copy_runs(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_command_line_loads_no_large_library_before_it_needs_one() -> None:
-    """``rowcast version`` and ``--help`` answer at once."""
+    """``rowcast version`` and ``--help`` print at once."""
     code = f"from rowcast.cli import main; import sys; print([name for name in {LAZY} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"

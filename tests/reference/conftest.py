@@ -93,7 +93,7 @@ User, Account = model("users"), model("accounts")
 
 
 class ByHeader:
-    """The tests' callers say who they are: ``X-User: 1``, and ``X-User: root`` is staff."""
+    """The tests' callers identify themselves: ``X-User: 1``, and ``X-User: root`` is staff."""
 
     async def perform_authentication(self, request):
         if name := request.headers.get("X-User"):
@@ -109,7 +109,7 @@ class ReadOnlyModelViewSet(ByHeader, api.ReadOnlyModelViewSet): ...
 
 @dataclass(frozen=True)
 class Service:
-    """A running service. The calls return the status and what the body holds."""
+    """A running service. The calls return the status and the body."""
 
     client: Client
     sql: asyncpg.Connection
@@ -139,7 +139,7 @@ class Service:
         return [row["title"] for row in (await self.get(path, user))["results"]]
 
     async def statements(self, method: str, path: str, data: Any = None, user: str | None = None) -> tuple[int, Any]:
-        """How many statements a request takes, and the body of its answer."""
+        """How many statements a request takes, and the body of its response."""
         database = self.service.store.database
         before = database.statements
         status, body = await self.ask(method, path, data, user)
@@ -192,8 +192,8 @@ def refused(start: Start) -> Callable[..., Awaitable[str]]:
     """The message with which the service refuses to start: ``await refused('class TaskViewSet(ModelViewSet): …')``."""
 
     async def refused(viewsets: str, **more: Any) -> str:
-        with pytest.raises(ConfigurationError) as told:
+        with pytest.raises(ConfigurationError) as error:
             await start(viewsets, **more)
-        return str(told.value)
+        return str(error.value)
 
     return refused

@@ -63,7 +63,7 @@ async def test_creating_a_viewset__basic_viewset(start: Start, method: str, path
 
 
 async def test_creating_a_viewset__basic_viewset_stream(start: Start) -> None:
-    """The stream of "What you get" tells INSERT, UPDATE and DELETE."""
+    """The stream of "What you get" sends INSERT, UPDATE and DELETE."""
     service = await start(PLAIN)
     async with listen(service.client, "/tasks/stream/") as stream:
         await stream.next()
@@ -147,7 +147,7 @@ async def test_data_options__queryset(start: Start) -> None:
 
 
 async def test_data_options__serializer_class(start: Start) -> None:
-    """``serializer_class`` says what is shown and taken."""
+    """``serializer_class`` decides which fields are shown and accepted."""
     service = await start("""
         class TaskSerializer(Serializer):
             class Meta:
@@ -189,14 +189,14 @@ async def test_data_options__list_serializer_class(start: Start) -> None:
 
 
 async def test_security_options__permission_classes(start: Start) -> None:
-    """``permission_classes`` decides who comes in."""
+    """``permission_classes`` decides which callers are accepted."""
     service = await start(plain("permission_classes = [IsAuthenticated]"))
     assert (await service.ask("GET", "/tasks/"))[0] == 401
     assert (await service.ask("GET", "/tasks/", user="1"))[0] == 200
 
 
 async def test_security_options__authentication_classes(start: Start) -> None:
-    """``authentication_classes`` says how callers are known: with none of them credentials mean nothing."""
+    """``authentication_classes`` identify callers; without any, credentials are ignored."""
     keys = """
 class Keys(BaseAuthentication):
     def authenticate(self, request):
@@ -241,7 +241,7 @@ async def test_filtering_options__ordering_fields(start: Start) -> None:
 
 
 async def test_filtering_options__ordering(start: Start) -> None:
-    """``ordering`` is the order when none is asked for."""
+    """``ordering`` is the order of a list when the request names none."""
     service = await start(plain('ordering = ["-created_at"]'))
     for title in "abc":
         await tasks(service, title)
@@ -286,7 +286,7 @@ async def test_query_optimization__prefetch_related(start: Start) -> None:
 
 
 async def test_controlling_actions__only_allow_certain_actions(start: Start) -> None:
-    """``allowed_actions`` leaves those alone; the others are 405, and ``Allow`` says what is left."""
+    """``allowed_actions`` leaves those alone; the others are 405, and ``Allow`` lists the rest."""
     service = await start(plain('allowed_actions = ["list", "retrieve"]'))
     (key,) = await tasks(service, "one")
     assert (await service.ask("GET", f"/tasks/{key}/"))[0] == 200
@@ -789,8 +789,8 @@ async def test_complete_example(start: Start) -> None:
         await stream.next()
         other = await service.post("/tasks/", {"title": "other"}, "2")
         mine = await service.post("/tasks/", {"title": "mine", "tags": [tag]}, "1")
-        told = (await stream.next()).json()
-        assert (told["action"], told["id"]) == ("INSERT", mine["id"])
+        event = (await stream.next()).json()
+        assert (event["action"], event["id"]) == ("INSERT", mine["id"])
     assert (mine["user_id"], mine["author"], [row["name"] for row in mine["tags"]]) == ("1", None, ["home"])
     assert await service.post(f"/tasks/{mine['id']}/complete/", user="1") == {"status": "completed"}
     assert (await service.ask("POST", f"/tasks/{other['id']}/complete/", user="1"))[0] == 404

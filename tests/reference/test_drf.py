@@ -137,7 +137,7 @@ async def test_as_view__initkwargs(start: Start) -> None:
 
 
 async def test_get_extra_actions(start: Start) -> None:
-    """The functions that ``@action`` marked, with what it said of them."""
+    """The functions that ``@action`` marked, with the attributes that it sets."""
     service = await start(USERS + """
     @action(detail=True, methods=["post"], url_path="change-password", permission_classes=[])
     async def set_password(self, request, pk=None): ...
@@ -200,7 +200,7 @@ async def test_reverse_action__unknown_name(start: Start) -> None:
 
 
 async def test_get_extra_action_url_map(start: Start) -> None:
-    """Names and addresses of the extra actions beside the one at hand; empty where ``detail`` is not known."""
+    """Names and addresses of the other extra actions; empty if ``detail`` is not set."""
     service = await start(USERS + """
     @action(detail=True, methods=['put'], name='Change Password')
     async def password(self, request, pk=None):
@@ -499,8 +499,8 @@ async def test_action__url_name(start: Start) -> None:
     @action(detail=False, url_name="other")
     async def others(self, request): ...
 """)  # fmt: skip
-    known = set(service.service.routes)
-    assert {"user-list", "user-detail", "user-recent-users", "user-other", "user-stream"} <= known
+    names = set(service.service.routes)
+    assert {"user-list", "user-detail", "user-recent-users", "user-other", "user-stream"} <= names
 
 
 async def test_action__permission_classes(start: Start) -> None:

@@ -1,4 +1,4 @@
-"""What viewsets promise beyond the two pages: scope, results, transactions, and errors that say how to mend them."""
+"""Promises of viewsets beyond the two pages: scope, results, transactions, and errors that name their remedy."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ async def test_two_resources_with_one_basename_are_refused(refused: Refused) -> 
 
 
 @pytest.mark.parametrize(
-    ("urls", "told"),
+    ("urls", "message"),
     [
         ("routes = []", "router = DefaultRouter()"),
         ("router = DefaultRouter()\nrouter.register('health', TaskViewSet, basename='x')", "own address"),
@@ -148,14 +148,14 @@ async def test_two_resources_with_one_basename_are_refused(refused: Refused) -> 
         ("router = DefaultRouter()\nrouter.register('people', PlainViewSet)", "basename="),
     ],
 )
-async def test_wrong_urls_are_refused(refused: Refused, urls: str, told: str) -> None:
+async def test_wrong_urls_are_refused(refused: Refused, urls: str, message: str) -> None:
     """``urls.py`` needs a router, addresses of its own, and names for what has no model."""
     plain = "\nclass PlainViewSet(ViewSet):\n    async def list(self, request): ...\n"
-    assert told in await refused(TASKS + plain, urls=urls)
+    assert message in await refused(TASKS + plain, urls=urls)
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         ("as_view()", "needs actions"),
         ("as_view({'get': 'lst'})", "did you mean list"),
@@ -165,9 +165,9 @@ async def test_wrong_urls_are_refused(refused: Refused, urls: str, told: str) ->
         ("as_view({'get': 'list'}, get=1)", "has no attribute 'get'"),
     ],
 )
-async def test_as_view_refuses_what_makes_no_sense(refused: Refused, call: str, told: str) -> None:
+async def test_as_view_refuses_what_makes_no_sense(refused: Refused, call: str, message: str) -> None:
     """The error names what is wrong and what is near."""
-    assert told in await refused(TASKS + f"\nTaskViewSet.{call}\n")
+    assert message in await refused(TASKS + f"\nTaskViewSet.{call}\n")
 
 
 async def test_subclass_that_maps_a_verb_leaves_its_parent_alone(start: Start) -> None:
@@ -195,7 +195,7 @@ async def test_subclass_that_maps_a_verb_leaves_its_parent_alone(start: Start) -
 
 
 async def test_class_may_have_attributes_of_its_own(start: Start) -> None:
-    """What is no near miss of an option is the author's business."""
+    """An attribute that is not a near miss of an option is the author's business."""
     service = await start(
         having("greeting = 'hi'\n@action(detail=False)\ndef greet(self, request): return self.greeting")
     )
@@ -279,7 +279,7 @@ async def test_rows_that_a_handler_returns_are_as_retrieve_shows_them(start: Sta
 
 
 async def test_result_without_a_json_form_is_a_logged_500(start: Start) -> None:
-    """The client learns nothing; the log says what cannot be shown."""
+    """The client gets no details; the log names the value that cannot be shown."""
     service = await start(having("@action(detail=False)\nasync def go(self, request): return object()"))
     status, problem = await service.ask("GET", "/tasks/go/")
     assert (status, problem["code"]) == (500, "internal_error")
@@ -322,7 +322,7 @@ def go(self, request):
 
 @pytest.mark.parametrize("made", ["", "()"])
 async def test_overridden_policies_are_instances_or_classes(start: Start, made: str) -> None:
-    """What ``get_permissions``, ``get_authenticators`` and ``get_throttles`` return may be either."""
+    """``get_permissions``, ``get_authenticators`` and ``get_throttles`` may return either."""
     service = await start(f"""
         class Keys(BaseAuthentication):
             def authenticate(self, request):
@@ -396,7 +396,7 @@ SCOPES = {
 
 @pytest.mark.parametrize("scope", SCOPES)
 async def test_scope_bounds_everything(start: Start, scope: str) -> None:
-    """List, retrieve, writes, detail actions and the stream: what is outside the scope is not there."""
+    """List, retrieve, writes, detail actions and the stream: rows outside the scope do not exist."""
     service = await start(
         having(
             SCOPES[scope]
@@ -421,14 +421,14 @@ async def touch(self, request, id):
         assert (await stream.next()).json()["id"] == mine
 
 
-async def test_scope_that_is_no_whole_query_set_is_told(start: Start) -> None:
-    """A slice or a list would leave rows out in silence."""
+async def test_scope_that_is_not_a_whole_query_set_is_an_error(start: Start) -> None:
+    """A slice or a list would silently leave rows out."""
     service = await start(having("def get_queryset(self):\n    return Task.objects.all()[:1]"))
     assert (await service.ask("GET", "/tasks/"))[0] == 500
 
 
 @pytest.mark.parametrize("form", ["def", "async def"])
-async def test_object_permissions_are_asked_by_every_detail_action(start: Start, form: str) -> None:
+async def test_object_permissions_are_checked_by_every_detail_action(start: Start, form: str) -> None:
     """Retrieve, update, destroy and extra actions; with a permission's own words."""
     service = await start(
         """
@@ -458,7 +458,7 @@ async def test_object_permissions_are_asked_by_every_detail_action(start: Start,
 
 
 async def test_overridden_get_object_and_get_permissions_are_used_by_the_mixins(start: Start) -> None:
-    """The defaults of retrieve, update and destroy ask them."""
+    """The default retrieve, update and destroy call them."""
     service = await start("""
         class Never(BasePermission):
             def has_object_permission(self, request, view, obj):
@@ -522,8 +522,8 @@ async def test_perform_hooks_of_the_mixins(start: Start, blocking: bool) -> None
     assert (await service.get(f"/tasks/{row['id']}/?expand=tags"))["tags"] == [{"id": tag, "name": "t"}]
 
 
-async def test_hook_that_raises_leaves_nothing_behind(start: Start) -> None:
-    """What a hook has saved before it raises is rolled back."""
+async def test_writes_of_a_hook_that_raises_are_rolled_back(start: Start) -> None:
+    """Rows that a hook has saved before it raises are rolled back."""
     service = await start(
         having("""
 async def perform_create(self, serializer):
@@ -551,7 +551,7 @@ def filter_queryset(self, queryset):
 
 
 async def test_filter_backend_of_ones_own(start: Start) -> None:
-    """It narrows lists beside the built-in ones, and its parameters are known; in YAML it is named by module."""
+    """It narrows lists in addition to the built-in ones, and its parameters are accepted; in YAML it is named by module."""
     backend = """
         class Mine(BaseFilterBackend):
             query_parameters = ("mine",)
@@ -617,7 +617,7 @@ FORM go(self, request):
 
 
 async def test_cancelled_request_is_rolled_back(start: Start) -> None:
-    """A client that leaves before its handler is done leaves nothing behind, nor a busy connection."""
+    """A client that leaves before its handler is done leaves nothing behind, not even a busy connection."""
     service = await start(
         having("""
 @action(detail=False, methods=["post"])
@@ -643,8 +643,8 @@ written = asyncio.Event()
     assert await service.sql.fetchval("SELECT count(*) FROM tags") == 1
 
 
-async def test_commit_comes_before_the_answer(start: Start) -> None:
-    """Who has the answer sees the row, on any connection."""
+async def test_commit_comes_before_the_response(start: Start) -> None:
+    """After the response the row is visible, on any connection."""
     service = await start(
         having("""
 @action(detail=False, methods=["post"])
@@ -706,10 +706,10 @@ async def go(self, request):
         case "rows": await Task.objects.all().update(category="work")
 """)
     )
-    told = {
+    fields = {
         "create": "title", "long": "title", "large": "view_count", "longer": "title", "choice": "priority", "filter": "created_at",
         "update": "view_count", "null": "title", "key": "category_id", "row": "category_id", "rows": "category_id",
     }  # fmt: skip
-    for how, name in told.items():
+    for how, name in fields.items():
         status, problem = await service.ask("POST", "/tasks/go/", {"how": how})
         assert (status, list(problem.get("errors") or {})) == (400, [name]), how

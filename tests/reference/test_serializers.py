@@ -143,7 +143,7 @@ async def test_meta_exclude_and_all(start: Start) -> None:
 
 
 async def test_meta_read_only_fields_and_extra(start: Start) -> None:
-    """What is read-only is shown and ignored in a body; ``extra`` are marshmallow's arguments, validators besides."""
+    """Read-only fields are shown, and ignored in bodies; ``extra`` has arguments for marshmallow, and additional validators."""
     service = await start("""
         class TaskSerializer(Serializer):
             class Meta:
@@ -285,7 +285,7 @@ async def test_serialize_in_a_handler_uses_the_serializer(start: Start) -> None:
 
 
 async def test_create_update_and_save_of_ones_own(start: Start) -> None:
-    """A serializer's ``create`` and ``update`` are what the mixins save with."""
+    """A serializer's ``create`` and ``update`` are used by the mixins."""
     service = await start(
         PLAIN
         + """
@@ -303,7 +303,7 @@ async def test_create_update_and_save_of_ones_own(start: Start) -> None:
 
 
 async def test_get_serializer_class_by_action(start: Start) -> None:
-    """An overridden ``get_serializer_class`` decides what is shown and what is taken."""
+    """An overridden ``get_serializer_class`` decides which fields are shown and accepted."""
     service = await start("""
         class Short(Serializer):
             class Meta:
