@@ -255,6 +255,55 @@ async def test_a_scope_by_a_field_that_is_not_logged_is_never_cached(serve: Serv
     assert (await client.get("/items/1/")).status == 404
 
 
+SHARED = {
+    "groups": GROUPS,
+    "items": """
+fields:
+  id: {type: integer, primary_key: true}
+  groups: {type: many_to_many, to: groups}
+viewset: {permission_classes: [AllowAny], class: 'views:Shared', cache: responses, prefetch_related: [groups]}
+""",
+}
+SHARED_VIEWS = """
+from rowcast import ModelViewSet, action, model
+
+Item = model("items")
+
+class Shared(ModelViewSet):
+    def get_queryset(self):
+        group = self.request.headers.get("Group")
+        return Item.objects.all() if group is None else Item.objects.filter(groups=int(group))
+
+    @action(detail=True, methods=["POST"])
+    async def share(self, request, id):
+        item = await Item.objects.get(pk=id)
+        item.groups = request.data["groups"]
+        await item.save()
+"""
+
+
+@pytest.mark.parametrize("way", ["PATCH", "action"])
+async def test_a_write_of_links_alone_counts_before_its_answer(serve: Serve, way: str) -> None:
+    """A caller who has lost access by a change of links is not answered from memory, nor is anybody with the old links."""
+    client = await serve(SHARED, modules={"views": SHARED_VIEWS})
+    for name in "ab":
+        await client.post("/groups/", json={"name": name})
+    await client.post("/items/", json={"groups": [1]})
+    await until(lambda: cache_of(client).fresh)
+    for n in range(20):
+        old, new = n % 2 + 1, (n + 1) % 2 + 1
+        for _ in range(2):
+            assert (await read(client, "/items/", Group=str(old)))["count"] == 1
+            assert [group["id"] for group in (await read(client, "/items/1/"))["groups"]] == [old]
+        if way == "PATCH":
+            assert (await client.patch("/items/1/", json={"groups": [new]})).status == 200
+        else:
+            assert (await client.post("/items/1/share/", json={"groups": [new]})).status == 204
+        assert (await read(client, "/items/", Group=str(old)))["count"] == 0
+        assert (await client.get("/items/1/", headers={"Group": str(old)})).status == 404
+        assert [group["id"] for group in (await read(client, "/items/1/"))["groups"]] == [new]
+
+
 @pytest.mark.parametrize(
     ("options", "status"),
     [

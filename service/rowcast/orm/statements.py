@@ -74,8 +74,8 @@ def update_rows(
 ) -> Statement:
     """Change every row that meets a condition, and return them; ``sets`` has columns, each with its arithmetic's shape.
 
-    It does not return them ``by_rules`` of the table, which may not allow that.
-    Values: the condition's, then those of ``sets``.
+    It does not return them ``by_rules`` of the table, which may not allow that. Without columns the rows are locked and
+    nothing else. Values: the condition's, then those of ``sets``.
     """
     binds = Binds()
     table = tables.of[resource]
@@ -85,6 +85,8 @@ def update_rows(
     for name, shape in sets:
         field = tables.resources.key_of(tables.resources[resource].columns[name])
         values[name] = binds(table.c[name].type) if shape is None else source.expression(shape, field)
+    if not values:
+        return compiled(sa.select(*table.c).where(condition).with_for_update())
     query = sa.update(table).where(condition).values(values)
     return compiled(query if by_rules else query.returning(*table.c), changes=dependents(tables.resources, resource))
 

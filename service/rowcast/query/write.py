@@ -67,7 +67,7 @@ def update(
     else:
         new = sa.select(*table.c, xmin(quote_identifier(table.name))).where(condition).with_for_update().cte("_new")
     linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=True)]
-    changes = dependents(tables.resources, projection.resource) if values else ()
+    changes = dependents(tables.resources, projection.resource) if values else {projection.resource} if links else ()
     return compiled(_written(tables, projection, new, with_version=not links).add_cte(*linked), changes=changes)
 
 
