@@ -45,6 +45,7 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "unique": value_types.boolean(),
     "index": value_types.boolean(),
     "choices": value_types.ListOf(value_types.any_value(), least=1),
+    "order": value_types.one_of(("value", "choices")),
     "min": value_types.any_value(),
     "max": value_types.any_value(),
     "min_length": value_types.integer(0, 10_485_760),
@@ -67,14 +68,16 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
 
 _OF_ALL = frozenset({"type", "required", "read_only", "write_only", "label", "help_text"})
 _OF_COLUMNS = _OF_ALL | {"null", "default", "unique", "index"}
-_OF_VALUES = _OF_COLUMNS | {"choices"}
+_OF_VALUES = _OF_COLUMNS | {"choices", "order"}
+_OF_SETS = _OF_VALUES - {"order"}  # values that hold others
 _OF_KIND: Final[Mapping[Kind, frozenset[str]]] = {Kind.RELATIONS: _OF_ALL, Kind.RELATION: _OF_COLUMNS}
 
 
 def options_of(type_: str) -> frozenset[str]:
     """The names of the options that a field of this type takes."""
     field_type = FIELD_TYPES[type_]
-    return _OF_KIND.get(field_type.kind, _OF_VALUES) | field_type.options
+    values = _OF_SETS if field_type.kind in (Kind.ARRAY, Kind.JSON) else _OF_VALUES
+    return _OF_KIND.get(field_type.kind, values) | field_type.options
 
 
 RESOURCE_SECTION: Final = value_types.section(
@@ -108,7 +111,7 @@ _CONTRADICTIONS: Final = (
 )
 _ORDERED: Final = (("min_length", "max_length"), ("decimal_places", "max_digits"))
 NEEDED: Final = ("to", "of")  # required for every type that takes them
-_TOGETHER: Final = (("max_digits", "decimal_places"), ("decimal_places", "max_digits"))
+_TOGETHER: Final = (("max_digits", "decimal_places"), ("decimal_places", "max_digits"), ("order", "choices"))
 _OF_ELEMENTS: Final = ("min", "max", "max_digits", "decimal_places")  # options of an array that apply to its items
 _UNPORTABLE: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\[bB]|\(\?(?![:=!]|<[=!])|\{,[0-9])")
 

@@ -130,7 +130,9 @@ def _ordering(plan: ModelPlan, backend: OrderingFilter) -> Schema:
     steps = [sign + name for name in backend.fields for sign in ("", "-")]
     default_order = plan.attribute("ordering")
     default = f" Without it: {', '.join(default_order)}." if default_order else ""
-    description = f"The order of the rows; a minus sign reverses a field's order.{default}"
+    ranked = [name for name in backend.fields if backend.ranks(name)]
+    by_choices = f" The order of {', '.join(ranked)} is that of the choices." if ranked else ""
+    description = f"The order of the rows; a minus sign reverses a field's order.{by_choices}{default}"
     return list_parameter("ordering", description, items={"enum": steps})
 
 

@@ -15,7 +15,7 @@ from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS, Argument, Lookup
 from rowcast.resources.resource import Path, Relation
 from rowcast.resources.sql import quote_identifier, quote_literal
-from rowcast.resources.tables import Tables
+from rowcast.resources.tables import Tables, rank
 
 _ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "+": lambda left, right: left + right,
@@ -23,6 +23,11 @@ _ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "*": lambda left, right: left * right,
     "/": lambda left, right: left / right,
 }
+
+
+def sort_key(field: Field, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """What rows are sorted by: the value of a field, or its rank."""
+    return rank(field, value) if field.order == "choices" else value
 
 
 class Source:
@@ -194,15 +199,17 @@ class Source:
         start: list[sa.ColumnElement[bool]] = []
         for position, (name, descending, null, text) in enumerate(steps):
             path = self.path(name)
-            column = self.column(path)
-            may_be_null = path.field.null or bool(path.steps)
-            if null:
+            column = sort_key(path.field, self.column(path))
+            ranked = path.field.order == "choices"  # then null has a rank as well
+            may_be_null = not ranked and (path.field.null or bool(path.steps))
+            if null and not ranked:
                 if descending:
                     later.append(sa.and_(*same, column.is_not(None)))
                 same.append(column.is_(None))
                 continue
             type_ = bound_type(path.values)
-            value = sa.cast(self.binds(sa.Text()), type_) if text else self.binds(type_)
+            value: Any = sa.null() if null else sa.cast(self.binds(sa.Text()), type_) if text else self.binds(type_)
+            value = sort_key(path.field, value)
             differs = column < value if descending else column > value
             with_null = sa.or_(differs, column.is_(None)) if may_be_null and not descending else differs
             later.append(sa.and_(*same, with_null))

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rowcast.query.compilation import Binds, Statement, compiled, sql
-from rowcast.query.condition_sql import Source
+from rowcast.query.condition_sql import Source, sort_key
 from rowcast.query.conditions import Shape
 from rowcast.query.documents import document, version, xmin
 from rowcast.query.pages import PageShape
@@ -26,9 +26,13 @@ _SNAPSHOT: Final[sa.ColumnElement[Any]] = sa.literal_column("pg_current_snapshot
 
 @dataclass(frozen=True, slots=True)
 class SortStep:
-    """One part of an ORDER BY: its column, the label of that among a page's rows, and the direction."""
+    """One part of an ORDER BY: its column, the label of that among a page's rows, and the direction.
+
+    ``declared`` is the field, and ``field`` that of its values.
+    """
 
     column: sa.ColumnElement[Any]
+    declared: Field
     field: Field
     label: str
     descending: bool
@@ -39,7 +43,7 @@ class SortStep:
 
     def term(self, rows: sa.FromClause | None = None, *, reverse: bool = False) -> sa.UnaryExpression[Any]:
         """The term on the column itself or, with a page's rows, on its copy there."""
-        column = self.column if rows is None else rows.c[self.label]
+        column = sort_key(self.declared, self.column if rows is None else rows.c[self.label])
         return column.desc() if self.descending != reverse else column.asc()
 
 
@@ -48,7 +52,7 @@ def sort_steps(source: Source, order: tuple[str, ...]) -> list[SortStep]:
     steps = []
     for n, step in enumerate(order):
         path = source.path(step.removeprefix("-"))
-        steps.append(SortStep(source.column(path), path.values, f"_{n}", step.startswith("-")))
+        steps.append(SortStep(source.column(path), path.field, path.values, f"_{n}", step.startswith("-")))
     return steps
 
 

@@ -98,6 +98,7 @@ class Field:
     unique: bool = False
     index: bool = False
     choices: tuple[Any, ...] = ()  # JSON forms
+    order: str = "value"  # what rows are sorted by: the value, or its place among the choices
     min: Any = None
     max: Any = None
     min_length: int | None = None

@@ -184,15 +184,28 @@ class OrderingFilter(BaseFilterBackend):
 
     @classmethod
     def for_view(cls, resources: Resources, resource: Resource, options: Mapping[str, Any]) -> OrderingFilter:
-        return cls(resource, tuple(options["ordering_fields"]), tuple(options["ordering"]))
+        fields = tuple(options["ordering_fields"])
+        ranked = frozenset(name for name in fields if resources.resolve(resource.name, name).field.order == "choices")
+        return cls(resource, fields, tuple(options["ordering"]), ranked)
 
-    def __init__(self, resource: Resource, fields: tuple[str, ...], default: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        resource: Resource,
+        fields: tuple[str, ...],
+        default: tuple[str, ...],
+        ranked: frozenset[str] = frozenset(),
+    ) -> None:
         self.fields = fields
+        self._ranked = ranked
         self._resource = resource
         self._default = total_order(resource, default) if default else ()
 
     def parameters(self) -> tuple[str, ...]:
         return (self.parameter,) if self.fields else ()
+
+    def ranks(self, name: str) -> bool:
+        """Whether rows are ordered by the place of this field's value among its choices."""
+        return name in self._ranked
 
     def apply(self, query: Query, params: Mapping[str, str]) -> Query:
         text = params.get(self.parameter)

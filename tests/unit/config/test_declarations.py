@@ -16,7 +16,7 @@ from rowcast.resources.types import FIELD_TYPES, make_field
 
 from .conftest import Load, Problems
 
-OPTIONS = """primary_key required null blank default unique index choices min max min_length max_length pattern
+OPTIONS = """primary_key required null blank default unique index choices order min max min_length max_length pattern
 max_digits decimal_places of to on_delete related_name any_key read_only write_only auto_now auto_now_add label help_text"""
 TYPES = """string text email url slug uuid integer big_integer float decimal boolean date time datetime duration json
 array foreign_key many_to_many"""
@@ -51,7 +51,14 @@ FLAGS = (
     "auto_now_add",
     "primary_key",
 )
-OTHERS = {"to": "things", "on_delete": "restrict", "related_name": "back", "label": "L", "help_text": "H"}
+OTHERS = {
+    "order": "choices",
+    "to": "things",
+    "on_delete": "restrict",
+    "related_name": "back",
+    "label": "L",
+    "help_text": "H",
+}
 SAME = {"string": "text", "slug": "text", "integer": "number", "big_integer": "number", "float": "number",
         "decimal": "number"}  # fmt: skip
 
@@ -82,6 +89,8 @@ def test_every_option_is_accepted_by_every_type_that_it_applies_to(read: Load, t
     written |= {name: values[name] for name in ("to", "of") if name in options_of(type_)}
     if option in ("max_digits", "decimal_places"):
         written |= {name: values[name] for name in ("max_digits", "decimal_places")}
+    if option == "order":
+        written["choices"] = values["choices"]
     if option == "required":
         written["required"] = "true"
     elif option not in FLAGS:
@@ -247,6 +256,8 @@ def test_the_examples_of_the_docstrings_hold() -> None:
         ("type: integer, default: '1'", "2:31: default: Not a valid integer."),
         ("type: integer, default: 3000000000", "2:31: default: Must be between -2147483648 and 2147483647."),
         ("type: integer, max: 3, default: 4", "2:39: default: Must be less than or equal to 3."),
+        ("type: string, order: choices", "2:20: 'order' also needs 'choices'"),
+        ("type: string, choices: [a], order: backwards", "2:40: order: 'backwards' is unknown; valid here: value, choices"),
         ("type: integer, choices: [1], default: 4", "2:45: default: 4 is not one of the choices; valid here: 1"),
         ("type: integer, choices: [1, a]", "2:35: choices[1]: Not a valid integer."),
         ("type: integer, choices: [1, 1]", "2:35: choices[1]: 1 is listed twice"),
