@@ -180,3 +180,11 @@ def test_class_may_stand_for_the_viewset(tmp_path: Path) -> None:
     ):
         lines = check(tmp_path, plain, tasks=f"fields: {{title: {{type: string}}}}\nviewset: {wrong}\n")
         assert lines[0].startswith(f"config/resources/tasks.yaml:2:1: {message}"), lines
+
+
+def test_proxies_without_a_name_are_reported(tmp_path: Path) -> None:
+    """Behind a proxy clients use a name, which every request would be refused for."""
+    lines = check(tmp_path, service="server:\n  trusted_proxies: 1\n")
+    assert "config/service.yaml:2:3: behind a proxy, server.allowed_hosts has to list the names" in lines[1]
+    assert lines[-1] == "0"
+    assert len(check(tmp_path, service="server: {trusted_proxies: 1, allowed_hosts: [api.example.com]}")) == 3

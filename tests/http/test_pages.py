@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 import uuid
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ import pytest_asyncio
 
 from ..databases import Databases
 from .conftest import running
-from .library import Service
+from .library import OPEN, Service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -79,7 +80,8 @@ async def pages(databases: Databases, tmp_path_factory: pytest.TempPathFactory) 
         )
         for _ in range(ROWS)
     ]
-    async with running(databases, tmp_path_factory.mktemp("pages"), RESOURCES) as service:
+    settings = json.dumps({**json.loads(OPEN), "server": {"allowed_hosts": ["127.0.0.1", "api.example"]}})
+    async with running(databases, tmp_path_factory.mktemp("pages"), RESOURCES, settings) as service:
         await service.sql.executemany("INSERT INTO boxes (id, name) VALUES ($1, $2)", boxes)
         for resource in RESOURCES:
             if resource != "boxes":

@@ -65,7 +65,7 @@ async def connect(client: Client, *, version: str = "1.1", headers: str = "") ->
     """Open ``/tasks/stream/`` on a bare connection, as a client that accepts every compression."""
     reader, writer = await asyncio.open_connection(client.host, client.port)
     writer.write(
-        f"GET /tasks/stream/ HTTP/{version}\r\nHost: x\r\n"
+        f"GET /tasks/stream/ HTTP/{version}\r\nHost: localhost\r\n"
         f"Accept-Encoding: gzip, deflate, br, zstd\r\n{headers}\r\n".encode()
     )
     try:

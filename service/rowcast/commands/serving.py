@@ -25,6 +25,7 @@ from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
 from rowcast.rest.plan import SERVICE
 from rowcast.server.app import create_app
+from rowcast.server.hosts import missing_names
 from rowcast.server.http import Runner, tune_garbage_collector
 from rowcast.server.lifecycle import STARTED
 from rowcast.server.prepare import prepare
@@ -62,7 +63,7 @@ def check(config: Path) -> None:
     """Validate a config directory, with the Python that it names, without a database."""
     found = load_configuration(config, None)
     app = create_app(found, "postgresql://")  # connected to when it runs
-    for line in overridden_by_config(found, app[SERVICE]):
+    for line in (*overridden_by_config(found, app[SERVICE]), *missing_names(found)):
         click.echo(line)
     click.echo(f"{config}: {len(found.resources)} resources, no problems.")
 

@@ -83,6 +83,8 @@ def _database_url() -> value_types.ValueType:
 
 
 _ORIGIN: Final = r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+"
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_HOST: Final = rf"\*|(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\]?"
 _SYMMETRIC: Final = ("HS256", "HS384", "HS512")
 _ASYMMETRIC: Final = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
@@ -99,6 +101,14 @@ class Server:
     cors_origins: tuple[str, ...] = _setting(
         value_types.ListOf(
             value_types.string(_ORIGIN, "* or an origin such as https://app.example.com, without a path")
+        ),
+        [],
+    )
+    allowed_hosts: tuple[str, ...] = _setting(
+        value_types.ListOf(
+            value_types.string(
+                _HOST, "a host name without a port such as api.example.com, *.example.com, an IP address, or *"
+            )
         ),
         [],
     )

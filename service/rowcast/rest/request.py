@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -103,10 +104,37 @@ def names_in(text: str) -> tuple[str, ...]:
 
 
 def base_url(settings: Server, http: web.Request) -> str:
-    """Scheme and host as the client sees them; ``X-Forwarded-…`` counts where ``trusted_proxies`` allows it."""
-    scheme, host = http.scheme, http.host
+    """Scheme and host as the client sees them; ``X-Forwarded-…`` counts where ``trusted_proxies`` allows it.
+
+    ``server.hosts`` has checked every host of the request.
+    """
+    scheme, host = http.scheme, target_host(http) or http.headers.get("Host") or _arrival(http)
     if settings.trusted_proxies:
-        forwarded = http.headers.get("X-Forwarded-Proto", scheme).split(",")[-1].strip().lower()
-        scheme = forwarded if forwarded in ("http", "https") else scheme
-        host = http.headers.get("X-Forwarded-Host", host).split(",")[-1].strip()
+        by_proxy = (forwarded(http, "X-Forwarded-Proto", settings.trusted_proxies) or "").lower()
+        scheme = by_proxy if by_proxy in ("http", "https") else scheme
+        host = forwarded(http, "X-Forwarded-Host", settings.trusted_proxies) or host
     return f"{scheme}://{host}"
+
+
+def forwarded(http: web.Request, name: str, trusted_proxies: int) -> str | None:
+    """What the outermost trusted proxy wrote into an ``X-Forwarded-…`` header: a client can write anything before it."""
+    if name not in http.headers:
+        return None
+    entries = [part.strip() for line in http.headers.getall(name) for part in line.split(",")]
+    return entries[-trusted_proxies:][0]
+
+
+def target_host(http: web.Request) -> str | None:
+    """The host of an absolute request target, which replaces ``Host`` (RFC 9112, 3.2.2); ``None`` for a path."""
+    if http.raw_path.startswith("/"):
+        return None
+    _, separator, rest = http.raw_path.partition("://")
+    return re.split(r"[/?#]", rest, maxsplit=1)[0] if separator else None
+
+
+def _arrival(http: web.Request) -> str:
+    """The address and port at which a connection has arrived: where a client of HTTP/1.0 has sent no ``Host``."""
+    local = None if http.transport is None else http.transport.get_extra_info("sockname")
+    if not isinstance(local, tuple):
+        return "localhost"
+    return f"[{local[0]}]:{local[1]}" if ":" in local[0] else f"{local[0]}:{local[1]}"

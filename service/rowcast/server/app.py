@@ -22,6 +22,7 @@ from rowcast.rest.plan import SERVICE, Service
 from rowcast.rest.request import BODY_TIMEOUT
 from rowcast.server import health
 from rowcast.server.cors import cors
+from rowcast.server.hosts import Hosts
 from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.middleware import add_headers, errors
@@ -61,7 +62,10 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     problems.check()
     lifecycle = Lifecycle(configuration, service, tables, identity, throttles, migrate=migrate)
 
-    app = web.Application(middlewares=[errors(lifecycle.check_ready)], client_max_size=settings.server.body_limit)
+    app = web.Application(
+        middlewares=[errors(Hosts(settings.server).check, lifecycle.check_ready)],
+        client_max_size=settings.server.body_limit,
+    )
     app.on_response_prepare.append(add_headers)
     if settings.server.cors_origins:
         preflight, allow = cors(settings.server.cors_origins)

@@ -31,10 +31,10 @@ PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _logger = structlog.get_logger(__name__)
 
 
-def errors(check_ready: Callable[[web.Request], None]) -> Middleware:
+def errors(*checks: Callable[[web.Request], None]) -> Middleware:
     """Answer every failure with its problem document, and log the service's own failures once.
 
-    ``check_ready`` raises while the service cannot answer. ``X-Request-ID`` is the client's, if it sends a plain one;
+    ``checks`` raise for a request that may not be answered, or not now. ``X-Request-ID`` is the client's, if it sends a plain one;
     otherwise a random prefix per process and the number of the request.
     """
     process, numbers = secrets.token_hex(6), count(1)
@@ -46,7 +46,8 @@ def errors(check_ready: Callable[[web.Request], None]) -> Middleware:
             request_id = f"{process}{next(numbers):08x}"
         request[REQUEST_ID] = request_id
         try:
-            check_ready(request)
+            for check in checks:
+                check(request)
             return await handler(request)
         except ApiError as error:
             return problem(error, request_id)
