@@ -13,6 +13,7 @@ from rowcast.configuration.settings import Server
 from rowcast.errors import ParseError, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from rowcast.identity.users import ANONYMOUS, User
 from rowcast.resources.lossless_json import parse_body
+from rowcast.rest.encodings import BODY_MISMATCH, decoder
 
 BODY_TIMEOUT: Final = web.AppKey("body_timeout", float)  # seconds for which a body may take to arrive
 PARSED_AT_ONCE_MAX_BYTES: Final = 64 * 1024  # of a body: 5 ms at most
@@ -30,6 +31,7 @@ class Request:
         self.user: User = ANONYMOUS
         self.auth: Any = None
         self.data: Any = None
+        self._body: bytes | None = None
         self._params: dict[str, str] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -66,9 +68,20 @@ class Request:
 
         Raises:
             RequestTimeout: it has not arrived within ``server.body_timeout``.
-            PayloadTooLarge: it is longer than ``server.body_limit``.
+            PayloadTooLarge: it is longer than ``server.body_limit``, compressed or not.
+            UnsupportedMediaType: its ``Content-Encoding`` is unknown.
             ParseError: it does not match its headers, or the client has left.
         """
+        if self._body is None:
+            decode = decoder(self.http)
+            self._body = await self._receive()
+            if decode is not None:
+                self._body = decode(self._body, self.http.client_max_size)
+                self.http._read_bytes = self._body  # noqa: SLF001  (what aiohttp's read(), text() and json() return)
+        return self._body
+
+    async def _receive(self) -> bytes:
+        """The body as it was sent."""
         try:
             if self.http.content.is_eof():  # it arrived together with the header
                 return await self.http.read()
@@ -78,8 +91,8 @@ class Request:
             raise RequestTimeout("The body did not arrive in time; send the request again.") from None
         except web.HTTPRequestEntityTooLarge:
             raise PayloadTooLarge() from None
-        except (web.RequestPayloadError, ConnectionResetError):  # a wrong Content-Encoding, or the client has left
-            raise ParseError("The body does not match its headers, or it is incomplete.") from None
+        except (web.RequestPayloadError, ConnectionResetError):  # wrong framing, or the client has left
+            raise ParseError(BODY_MISMATCH) from None
 
     async def read_json(self) -> Any:
         """The body as JSON; ``UnsupportedMediaType`` or ``ParseError`` if it is not, and what ``receive`` raises."""

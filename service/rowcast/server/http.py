@@ -38,6 +38,7 @@ class Runner(web.AppRunner):
             shutdown_timeout=server.shutdown_grace,
             max_line_size=HEADER_MAX_BYTES,
             max_field_size=HEADER_MAX_BYTES,
+            auto_decompress=False,  # rest.encodings inflates a body that is read
             keepalive_timeout=server.idle_timeout,
             lingering_time=min(server.body_timeout, LINGER_MAX_SECONDS),
             **kwargs,
