@@ -14,6 +14,7 @@ import pytest
 from rowcast.changes.coordination import LEADER_LOCK, LOCK_NAMESPACE
 from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.configuration.settings import Stream
+from rowcast.database.pool import Database
 from rowcast.resources.tables import Tables
 from rowcast.server import doctor
 from tests.conftest import ROOT, Serve, configure
@@ -134,6 +135,27 @@ async def test_what_is_wrong_is_told(serve: Serve, sql: asyncpg.Connection, data
         await sql.execute(repair)
         await sync_triggers(sql, Tables(configure(tmp_path / "examined", RESOURCES).resources))
     assert wrong(await examine(database_url, tmp_path)) == {}
+
+
+async def test_a_sequence_that_is_behind_is_reported(
+    serve: Serve, sql: asyncpg.Connection, database_url: str, tmp_path: Path
+) -> None:
+    """With the statement that moves it on."""
+    resources = {"counted": "fields: {id: {type: integer, primary_key: true}, n: {type: integer, default: 0}}"}
+    await serve(resources)
+    database = Database(database_url, {})
+    tables = Tables(configure(tmp_path / "counted", resources).resources)
+
+    async def keys() -> list[str]:
+        found = await doctor.examine(database.connect, tables, tmp_path / "none", Stream())
+        return [each.message for each in found if each.about == "keys"]
+
+    assert await keys() == []
+    await sql.execute("INSERT INTO counted (id) SELECT generate_series(1, 1000)")
+    (message,) = await keys()
+    assert message.startswith("counted.id: the sequence is at 1, the largest key is 1000: SELECT setval(")
+    await sql.execute(message.partition("1000: ")[2])
+    assert await keys() == []
 
 
 async def test_nobody_ticks(

@@ -78,8 +78,6 @@ POSTGRESQL_CLASSES = frozenset(
 )
 """The first two characters of the SQLSTATEs that PostgreSQL defines, without those of PL/pgSQL (PostgreSQL, appendix A)."""
 
-RETRIED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-
 _CHECKS: Mapping[str, str] = {
     "blank": "May not be blank.",
     "choices": "Not one of the choices.",
@@ -91,6 +89,13 @@ _CHECKS: Mapping[str, str] = {
     "format": "Not in the format of this field.",
     "items": "Items may not be null.",
 }
+
+
+class TryAgain(Conflict):
+    """Another attempt may succeed. A client gets it where the attempt cannot be repeated for it."""
+
+    code = "serialization_failure"
+    default_detail = "The request met a concurrent change; send it again."
 
 
 class RefusedByRule(Conflict):
@@ -130,7 +135,7 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
         case asyncpg.FeatureNotSupportedError() if error.server_source_function == "RewriteQuery":
             return RefusedByRule()
         case asyncpg.SerializationError() | asyncpg.DeadlockDetectedError():
-            return Conflict("The request met a concurrent change; send it again.", code="serialization_failure")
+            return TryAgain()
         case asyncpg.QueryCanceledError():
             return Unavailable("The query took too long.", code="statement_timeout")
         case asyncpg.ReadOnlySQLTransactionError():

@@ -19,7 +19,7 @@ import asyncpg
 
 from rowcast.database.codecs import set_codecs
 from rowcast.database.connection import Connection, open_connection
-from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, RETRIED, translate
+from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, TryAgain, translate
 from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
 
@@ -156,7 +156,7 @@ class Database:
             try:
                 return await work()
             except ApiError as error:
-                if not isinstance(error.__cause__, RETRIED) or attempt == TRANSACTION_ATTEMPTS or self._inside():
+                if not isinstance(error, TryAgain) or attempt == TRANSACTION_ATTEMPTS or self._inside():
                     raise
             await asyncio.sleep(random.uniform(0, 0.02 * attempt))
         raise AssertionError("the last attempt returns or raises")

@@ -30,7 +30,8 @@ async def insert_row(store: Store, resource: str, values: Mapping[str, Any]) -> 
     columns = tuple(values)
     statement = store.queries.compiled(statements.insert_row)(resource, columns)
     arguments = statement.arguments([values[name] for name in columns])
-    return await store.database.fetch_all(statement.sql, arguments, changes=statement.changes)
+    declared = store.queries.resources[resource]
+    return await store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
 
 
 async def insert_instances(store: Store, resource: Resource, rows: Sequence[Row]) -> None:
@@ -62,8 +63,9 @@ async def _insert_documents(
     """Insert rows that are given as JSON in one statement, and return them."""
     statement = store.queries.compiled(statements.insert_rows)(resource, columns)
     arguments = statement.arguments([documents])
+    declared = store.queries.resources[resource]
     return await store.database.retrying(
-        lambda: store.database.fetch_all(statement.sql, arguments, changes=statement.changes)
+        lambda: store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
     )
 
 

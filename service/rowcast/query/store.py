@@ -7,12 +7,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+import asyncpg
 import orjson
 
-from rowcast.database.errors import RefusedByRule
+from rowcast.database.errors import RefusedByRule, TryAgain
 from rowcast.database.pool import Database
+from rowcast.database.sequences import has_generated_key, move_sequence
 from rowcast.database.table_traits import read_traits
 from rowcast.errors import Conflict
+from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Comparison, Query, by_key
 from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
@@ -79,7 +82,7 @@ class Store:
         arguments = statement.arguments([values[name] for name in (*columns, *links)])
 
         async def write() -> StoredRow:
-            row = await self.database.fetch(statement.sql, arguments, changes=statement.changes)
+            row = await self.insert_rows(resource, columns, self.database.fetch, statement, arguments)
             if row is None:
                 raise Conflict(NOT_MADE)
             return StoredRow(row["result"], row["version"], row["key"])
@@ -93,7 +96,7 @@ class Store:
             async with self.database.transaction():
                 made = self.queries.insert_by_rules(resource.name, columns)
                 arguments = made.arguments([values[name] for name in columns])
-                row = await self.database.fetch(made.sql, arguments, changes=made.changes)
+                row = await self.insert_rows(resource, columns, self.database.fetch, made, arguments)
                 if row is None:
                     raise Conflict(NOT_MADE)
                 if links:
@@ -104,6 +107,31 @@ class Store:
         again = traits.partitioned or self._stale(projection, links)
         whole = again or "insert" in traits.skipping
         return await self._write("insert", resource, write_whole if whole else write, write_by_rules)
+
+    async def insert_rows(
+        self,
+        resource: Resource,
+        columns: Sequence[str],
+        fetch: Callable[..., Awaitable[Result]],
+        statement: Statement,
+        arguments: Sequence[Any],
+    ) -> Result:
+        """Run a statement that inserts rows; ``TryAgain`` if the database has given a key that another row has.
+
+        The sequence that gives the keys has been moved on then.
+        """
+        try:
+            return await fetch(statement.sql, arguments, changes=statement.changes)
+        except Conflict as error:
+            taken = error.__cause__
+            if (
+                isinstance(taken, asyncpg.UniqueViolationError)
+                and has_generated_key(resource)
+                and resource.key.column_name not in columns
+                and await move_sequence(self.database.fetch_outside, resource, taken)
+            ):
+                raise TryAgain() from error
+            raise
 
     async def update(self, query: Query, projection: Projection, values: Mapping[str, Any]) -> StoredRow | None:
         """Change the only row of a query, and its links; ``None`` if there is none."""

@@ -19,6 +19,7 @@ from rowcast.changes.state import LogState, read_state
 from rowcast.configuration.settings import Stream
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS
+from rowcast.database.sequences import SequenceBehind, sequences_behind
 from rowcast.migrations import commands, failures
 from rowcast.resources.tables import Tables
 
@@ -45,6 +46,9 @@ async def examine(connect: Connect, tables: Tables, migrations: Path, stream: St
         found = [await _database(connection), await _session(connect, stream.wakeup)]
         if not any(finding.wrong for finding in found):
             found += await _schema(connect, tables, migrations)
+        if not any(finding.wrong for finding in found):
+            behind = await sequences_behind(connection.fetch, tables)
+            found += [Finding("keys", _behind(sequence), wrong=True) for sequence in behind]
         problems = await checks.find_problems(connection, tables, wakeup=stream.wakeup)
         found += [Finding("changes", problem, wrong=True) for problem in problems]
         if not problems:
@@ -113,6 +117,10 @@ async def _schema(connect: Connect, tables: Tables, migrations: Path) -> list[Fi
     if not pending:
         return [Finding("schema", f"{len(tables.resources)} resources, in line with the config")]
     return [Finding("schema", f"pending: {line}", wrong=True) for line in pending]
+
+
+def _behind(found: SequenceBehind) -> str:
+    return f"{found.column}: the sequence is at {found.last}, the largest key is {found.largest}: {found.repair}"
 
 
 async def _triggers(connection: Connection) -> Finding:

@@ -1,0 +1,100 @@
+"""Sequences that give keys: one that is behind the rows' keys gives each key that a row has already.
+
+Rows that are loaded with their keys (COPY, a restored dump, INSERT with ids) leave the sequence where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+import structlog
+
+from rowcast.resources.fields import Kind
+from rowcast.resources.resource import Resource
+from rowcast.resources.sql import quote_identifier, quote_literal
+from rowcast.resources.tables import Tables
+
+_logger = structlog.get_logger(__name__)
+
+Fetch = Callable[..., Awaitable[list[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceBehind:
+    """A sequence that is at ``last``, though the largest key is ``largest``; ``repair`` is the SQL that moves it on."""
+
+    column: str
+    last: int
+    largest: int
+    repair: str
+
+
+def has_generated_key(resource: Resource) -> bool:
+    """Whether the database counts the keys of a resource."""
+    return resource.key.to is None and resource.key.field_type.kind is Kind.NUMBER
+
+
+async def sequences_behind(fetch: Fetch, tables: Tables) -> list[SequenceBehind]:
+    """The sequences that will give a key that a row has; ``fetch`` runs a statement and returns its rows."""
+    found = []
+    for resource in tables.resources.values():
+        if not has_generated_key(resource):
+            continue
+        table, column, key = _names(resource)
+        rows = await fetch(f"SELECT pg_get_serial_sequence({table}, {column}) AS sequence")
+        sequence = rows[0]["sequence"]
+        if sequence is None:
+            continue
+        (row,) = await fetch(
+            f"SELECT last_value, is_called, (SELECT max({key}) FROM {quote_identifier(resource.table)}) AS largest"
+            f" FROM {sequence}"
+        )
+        last, called, largest = row["last_value"], row["is_called"], row["largest"]
+        if largest is not None and (last < largest or (last == largest and not called)):
+            repair = f"SELECT setval({quote_literal(sequence)}, {largest})"
+            found.append(SequenceBehind(f"{resource.table}.{resource.key.column_name}", last, largest, repair))
+    return found
+
+
+async def move_sequence(fetch: Fetch, resource: Resource, taken: asyncpg.UniqueViolationError) -> bool:
+    """Move the sequence of a resource's keys on to the largest key if it has given one that is ``taken``.
+
+    Returns whether another attempt gets another key: not if something else than the resource's key was taken.
+    """
+    table, column, key = _names(resource)
+    rows = await fetch(_SEQUENCE_SQL.format(table=table, column=column), taken.constraint_name)
+    if not rows:
+        return False
+    sequence = rows[0]["sequence"]
+    moved = await fetch(
+        f"SELECT setval({quote_literal(sequence)}, largest) FROM {sequence},"
+        f" (SELECT max({key}) AS largest FROM {quote_identifier(resource.table)}) AS keys"
+        " WHERE last_value < largest OR NOT is_called"  # otherwise another caller has moved it
+    )
+    if moved:
+        _logger.warning(
+            "sequence_was_behind",
+            table=resource.table,
+            column=resource.key.column_name,
+            sequence=sequence,
+            now=moved[0]["setval"],
+        )
+    return True
+
+
+_SEQUENCE_SQL: Final = """
+SELECT sequence FROM (SELECT {table}::regclass AS oid, pg_get_serial_sequence({table}, {column}) AS sequence) AS given
+WHERE sequence IS NOT NULL AND EXISTS (
+    SELECT FROM pg_constraint WHERE conname = $1 AND contype = 'p'
+    AND (conrelid = given.oid OR conrelid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = given.oid))
+)
+"""
+
+
+def _names(resource: Resource) -> tuple[str, str, str]:
+    """The table and the key's column as arguments of ``pg_get_serial_sequence``, and the column in SQL."""
+    column = resource.key.column_name
+    return quote_literal(quote_identifier(resource.table)), quote_literal(column), quote_identifier(column)
