@@ -170,7 +170,7 @@ async def test_nobody_ticks(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE application_name = 'rowcast ticker' AND datname = current_database()"
             )
-    await sql.execute("SET application_name = 'thief'; INSERT INTO notes (id, text) VALUES (1, 'untold')")
+    await sql.execute("SET application_name = 'thief'; INSERT INTO notes (text) VALUES ('untold')")
     await until_health(service, "the ticker has stopped")
     found = await examine(database_url, tmp_path, wakeup="poll")
     assert "the ticker has stopped" in wrong(found)["lag"]
