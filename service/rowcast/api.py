@@ -44,7 +44,7 @@ from rowcast.identity.throttling import (
 from rowcast.identity.users import User
 from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q
-from rowcast.orm.model import DoesNotExist, MultipleObjectsReturned, RelationNotLoaded, model
+from rowcast.orm.model import ColumnNotLoaded, DoesNotExist, MultipleObjectsReturned, RelationNotLoaded, model
 from rowcast.orm.queryset import get_object_or_404
 from rowcast.orm.writing import transaction
 from rowcast.rest.decorators import action
@@ -74,6 +74,7 @@ __all__ = [
     "BasePagination",
     "BasePermission",
     "BaseThrottle",
+    "ColumnNotLoaded",
     "ConfigurationError",
     "Conflict",
     "CreateModelMixin",

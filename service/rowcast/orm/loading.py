@@ -53,6 +53,24 @@ async def load_related(
             await _load_path(resources, resource, rows, path)
 
 
+async def load_missing_columns(rows: Sequence[Model]) -> None:
+    """Give rows the columns that they were read without, as they are now. A row that is gone goes on without them."""
+    if rows:
+        live = {row.pk: row for row in await type(rows[0]).objects.filter(pk__in=[row.pk for row in rows])}
+        for row in rows:
+            if row.pk in live:
+                state_of(row).values = {**state_of(live[row.pk]).values, **state_of(row).values}
+
+
+def fill_readable_columns(row: Model) -> None:
+    """Set to null the columns of a logged row that were added after it was logged; not those that are never logged."""
+    state = state_of(row)
+    if len(state.values) < len(state.resource.columns):
+        for name, field in state.resource.columns.items():
+            if not field.write_only:
+                state.values.setdefault(name, None)
+
+
 def _prefixes(paths: Iterable[str]) -> list[str]:
     """Every path and the paths on its way, shortest first: ``a__b`` needs ``a``."""
     found: dict[str, None] = {}

@@ -40,6 +40,10 @@ class RelationNotLoaded(AttributeError):
     """A related row was read that the query has not loaded."""
 
 
+class ColumnNotLoaded(LookupError):
+    """A column was read that a row does not carry. It is not an ``AttributeError``, so no default takes its place."""
+
+
 @cache
 def model(name: str) -> type[Model]:
     """The model of a resource.
@@ -105,7 +109,10 @@ class Model(Row):
 
     def __getitem__(self, name: str) -> Any:
         """The value of a column by name, also if a method has that name."""
-        return state_of(self).values[name]
+        state = state_of(self)
+        if name not in state.values and name in state.resource.columns:
+            return _unset(state, name)
+        return state.values[name]
 
     def __getattr__(self, name: str) -> Any:
         if name == "_state" or name.startswith("__"):
@@ -114,7 +121,7 @@ class Model(Row):
         if name in state.values:
             return state.values[name]
         if name in state.resource.columns:
-            return None  # not set, and its default has not been read from the database
+            return _unset(state, name)
         relations = current_store().queries.resources.relations(state.resource.name)
         relation = relations.get(name)
         if relation is None:
@@ -258,6 +265,12 @@ class RelatedRows:
         return self._loaded()[place]
 
 
+def _unset(state: RowState, column: str) -> None:
+    """The value of a column that a row does not have: ``None`` for a new row, whose default has not been read yet."""
+    if state.saved:
+        raise ColumnNotLoaded(f"this {state.resource.model} has been read without {column!r}")
+
+
 def query_for(row: Model) -> Query:
     """The query that finds this row alone."""
     resource = state_of(row).resource.name
@@ -304,7 +317,8 @@ def _from_json(of: type[M], resources: Resources, shown: Projection, row: Mappin
     state = RowState(resources[shown.resource], {}, saved=True)
     for name in shown.columns:
         if (value := row.get(name)) is None:
-            state.values[name] = None
+            if name in row:
+                state.values[name] = None
             continue
         state.values[name], exact = recall(resources.key_of(state.resource.columns[name]), value)
         if not exact:

@@ -27,6 +27,22 @@ def reads(
     return frozenset(found)
 
 
+def unlogged(resources: Resources, resource: str, where: Shape) -> str | None:
+    """A ``write_only`` field of the row itself on which a condition depends, which no logged row has; ``None`` if none."""
+    for mentioned in _paths(where):
+        path = resources.resolve(resource, mentioned)
+        first = path.steps[0] if path.steps else None
+        if first is None or not first.many:
+            field = path.field if first is None else first.field
+        elif first.link is not None and resources[resource].links.get(first.name) is first.field:
+            field = first.field
+        else:
+            continue  # rows that refer to this one, which are read as they are
+        if field.write_only:
+            return field.name
+    return None
+
+
 def dependents(resources: Resources, resource: str) -> frozenset[str]:
     """The resources whose rows change with those of this one: itself, and those that refer to it with a cascade or links."""
     found: set[str] = set()

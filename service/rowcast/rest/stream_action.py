@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
+import structlog
 from aiohttp import web
 
 from rowcast.errors import (
@@ -20,9 +21,11 @@ from rowcast.identity.permissions import IsOwner
 from rowcast.identity.users import Credentials, User
 from rowcast.orm.awaiting import run_checked
 from rowcast.orm.bridge import spawn
-from rowcast.orm.model import Model
+from rowcast.orm.loading import fill_readable_columns, load_missing_columns
+from rowcast.orm.model import ColumnNotLoaded, Model
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import Comparison, Query, equals
+from rowcast.query.dependencies import unlogged
 from rowcast.query.matching import matcher, patterns, routing_key
 from rowcast.query.projection import Projection
 from rowcast.query.store import STORE
@@ -40,6 +43,8 @@ TOKEN_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # of the token ra
 CONNECTION_HEADERS: Final = frozenset({"authorization", "last-event-id", "x-request-id"})
 SNAPSHOT_MAX_PAGES: Final = 100  # times max_page_size: the most rows of a snapshot
 SNAPSHOT: Final = make_field("snapshot", "boolean")
+Value = TypeVar("Value")
+_logger = structlog.get_logger(__name__)
 
 
 class ViewsetRowAccess:
@@ -62,21 +67,48 @@ class ViewsetRowAccess:
         )
         self._columns = Projection(plan.resource.name, tuple(plan.resource.columns))
         self._links = tuple(name for name, _ in shown.related if name in plan.resource.links)
+        self._reads_unlogged = False  # whether Python has read columns that are not in the log
 
     async def may_see(self, rows: Sequence[bytes]) -> list[bool]:
-        """For each row whether the object permissions let the caller see it."""
+        """For each row whether the object permissions let the caller see it.
+
+        Columns that are not in the log are read from the row as it is now. Of a row that is gone they are not known, so
+        permissions that read them do not let the caller see it.
+        """
         if not self._plan.asks_about_objects:
             return [True] * len(rows)
-        return [await self._may(row) for row in await self._instances(rows)]
+
+        async def decide(row: Model) -> bool:
+            try:
+                return await self._may(row)
+            except ColumnNotLoaded:
+                if not self._reads_unlogged:
+                    raise
+                return False
+
+        return await self._for_each(rows, lambda row, _: decide(row))
 
     async def render_rows(self, rows: Sequence[bytes]) -> list[bytes]:
         """Each row as the serializer shows it, as JSON, with links as keys."""
         shown = Projection(self._columns.resource, ())  # the serializer's fields alone, without related rows
         params = self._view.request.query_params
-        return [
-            await spawn(render, self._view, self._serializer, instance, shown, params, self._linked(row))
-            for row, instance in zip(rows, await self._instances(rows), strict=True)
-        ]
+
+        def rendered(instance: Model, row: bytes) -> Awaitable[bytes]:
+            fill_readable_columns(instance)
+            return spawn(render, self._view, self._serializer, instance, shown, params, self._linked(row))
+
+        return await self._for_each(rows, rendered)
+
+    async def _for_each(self, rows: Sequence[bytes], call: Callable[[Model, bytes], Awaitable[Value]]) -> list[Value]:
+        """The result for each logged row; if Python reads columns that are not in the log, with them."""
+        instances = await self._instances(rows)
+        if not self._reads_unlogged:
+            try:
+                return [await call(instance, row) for instance, row in zip(instances, rows, strict=True)]
+            except ColumnNotLoaded:
+                self._reads_unlogged = True
+        await load_missing_columns(instances)
+        return [await call(instance, row) for instance, row in zip(instances, rows, strict=True)]
 
     def _linked(self, row: bytes) -> dict[str, list[Any]]:
         """The keys of the links that are shown of a row: as logged, or as objects that a snapshot has read."""
@@ -171,6 +203,7 @@ async def subscription_of(view: ModelView) -> Subscription:
         await plan.service.store.check_patterns(patterns(query.where))
     except InvalidPattern as error:
         raise error.naming(name for name in plan.pattern_parameters if name in params) from None
+    _check_logged(plan, query)
     if view.kwargs:
         query = await _one_row(view, query)
     python = not serializer.plain or plan.asks_about_objects
@@ -185,6 +218,18 @@ async def subscription_of(view: ModelView) -> Subscription:
         store=plan.service.store,
         access=ViewsetRowAccess(view, shown) if python else None,
     )
+
+
+def _check_logged(plan: ModelPlan, query: Query) -> None:
+    """Refuse a stream whose rows depend on a column that no logged row has: it would send wrong rows, or none."""
+    field = unlogged(plan.service.resources, query.resource, query.shape)
+    if field is not None:
+        _logger.warning("stream_refused", resource=query.resource, write_only_field=field)
+        raise NotFound(
+            f"There is no stream of {query.resource}: which rows a caller may see depends on a write_only field, and "
+            "the change log has none of those.",
+            code="no_stream",
+        )
 
 
 def _owned(view: ModelView) -> Iterator[Comparison]:
