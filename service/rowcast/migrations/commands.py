@@ -45,9 +45,7 @@ async def plan(connect: Connect, tables: Tables, directory: Path | None = None) 
 
 async def pending(connect: Connect, tables: Tables, directory: Path) -> list[str]:
     """Return what a service needs before it can run on this database: unapplied revisions, and DDL."""
-    found = await plan(connect, tables, directory)
-    revisions = [f"revision not applied yet: {name}" for name in found.revisions]
-    return revisions + [str(statement) for statement in found.statements if statement.needed]
+    return (await plan(connect, tables, directory)).pending
 
 
 async def migrate(

@@ -27,6 +27,11 @@ class DdlStep:
     additive: bool
     needed: bool
 
+    @property
+    def is_stale_rule(self) -> bool:
+        """Whether it drops a rule that the config no longer has, and that the database goes on to enforce."""
+        return not (self.additive or self.needed) and " DROP CONSTRAINT " in self.sql
+
     def __str__(self) -> str:
         return self.sql if self.additive else "\n".join(f"-- destructive: {line}" for line in self.sql.splitlines())
 
@@ -47,6 +52,12 @@ class Plan:
     def destructive(self) -> list[DdlStep]:
         """The steps that only a written revision runs."""
         return [statement for statement in self.statements if not statement.additive]
+
+    @property
+    def pending(self) -> list[str]:
+        """What a service needs before it can run on this database: unapplied revisions, and DDL."""
+        revisions = [f"revision not applied yet: {name}" for name in self.revisions]
+        return revisions + [str(statement) for statement in self.statements if statement.needed]
 
     def __str__(self) -> str:
         """The output of ``rowcast plan``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import asyncpg
+import structlog
 
 from rowcast.changes import checks
 from rowcast.changes.install import install, read_secret
@@ -18,6 +19,8 @@ from rowcast.errors import Unavailable
 from rowcast.migrations import commands
 from rowcast.migrations.values import Step
 from rowcast.resources.tables import Tables
+
+_logger = structlog.get_logger(__name__)
 
 
 async def prepare(configuration: Configuration, tables: Tables, database: Database, *, migrate: bool) -> bytes:
@@ -37,11 +40,16 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
             done = await commands.migrate(
                 database.connect, tables, settings.database.migrations, sync=True, before=before, after=after
             )
-            pending = done.pending
+            pending, left = done.pending, done.left
         else:
             if problems := await checks.blocking_problems(connection):
                 raise Unavailable(f"The database cannot be used: {'; '.join(problems)}")
-            pending = await commands.pending(database.connect, tables, settings.database.migrations)
+            plan = await commands.plan(database.connect, tables, settings.database.migrations)
+            pending, left = plan.pending, plan.statements
+        if stale := [step.sql for step in left if step.is_stale_rule]:
+            _logger.warning(
+                "rules_left", note="the config no longer has these rules; a revision drops them", drop=stale
+            )
         pending += [] if pending else await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup)
         if pending:
             raise Unavailable(f"The database is not in line with the config; pending: {'; '.join(pending)}")
