@@ -214,6 +214,33 @@ async def test_only_public_keys_for_signatures_are_used(verifier: JwtVerifier, i
     assert not await accepted(verifier, jwt.encode({"sub": "alice"}, "secret" * 8, "HS256", headers={"kid": "secret"}))
 
 
+UNUSABLE: list[Any] = [
+    None, 7, "key", [], {}, {"kty": None}, {"kty": ["RSA"]}, {"kty": "oct", "k": 5}, {"kty": "OKP", "crv": "X25519", "x": "AAAA"},
+    {"kty": "OKP", "crv": ["Ed25519"], "x": "AAAA"}, {"kty": "EC", "crv": "P-999", "x": "AA", "y": "AA"},
+    {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}, {"kty": "EC", "crv": {}, "x": "AA", "y": "AA"},
+    {"kty": "RSA", "n": 5, "e": "AQAB"}, {"kty": "RSA", "n": "", "e": ""}, {"kty": "RSA", "n": "!!", "e": "AQAB"},
+    {"kty": "RSA", "n": "\u00e9", "e": "AQAB"}, {"kty": "RSA", "n": "AAAA", "e": "AAAA"}, {"kty": "RSA"},
+    {**jwk(NEW, "new"), "alg": ["RS256"]}, {**jwk(NEW, "new"), "alg": {}}, {**jwk(NEW, "new"), "alg": 1},
+    {**jwk(NEW, "new"), "alg": None}, {**jwk(NEW, "new"), "alg": "nonsense"}, {**jwk(NEW, "new"), "kty": "EC"},
+    {**jwk(NEW, "new"), "kid": ["old"]}, {**jwk(NEW, "new"), "kid": {}}, {**jwk(NEW, "new"), "use": ["sig"]},
+    {**jwk(EC, "new"), "x": None}, {**jwk(EC, "new"), "kty": "RSA"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("position", range(len(UNUSABLE)))
+async def test_an_unusable_key_does_not_spoil_the_others(verifier: JwtVerifier, issuer: Issuer, position: int) -> None:
+    """Whatever is wrong with it: its ``alg`` is a list, its type another one, its numbers are none."""
+    issuer.keys = [UNUSABLE[position], jwk(OLD, "old")]
+    assert await accepted(verifier, sign(OLD, "old"))
+    assert not await accepted(verifier, sign(NEW, "new"))
+
+
+async def test_many_unusable_keys_do_not_spoil_the_others(verifier: JwtVerifier, issuer: Issuer) -> None:
+    """The number of keys is limited, not that of entries."""
+    issuer.keys = [*UNUSABLE * 10, jwk(OLD, "old")]
+    assert await accepted(verifier, sign(OLD, "old"))
+
+
 async def test_a_key_is_used_with_its_own_algorithms(verifier: JwtVerifier, issuer: Issuer) -> None:
     """A token cannot combine a key with another algorithm."""
     issuer.keys = [jwk(OLD, "old", alg="RS256"), jwk(EC, "ec")]

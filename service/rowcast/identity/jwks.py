@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ import aiohttp
 import jwt
 import orjson
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -32,6 +34,8 @@ KEYS_TIMEOUT_SECONDS: Final = 5.0
 KEYS_MAX_BYTES: Final = 256 * 1024
 KEYS_MAX_COUNT: Final = 100
 RSA_MIN_BITS: Final = 2048
+UNUSABLE_KEY: Final = (jwt.PyJWTError, UnsupportedAlgorithm, ArithmeticError, AttributeError, TypeError, ValueError)
+"""What PyJWT and cryptography raise for an entry that is not a key, or whose members have the wrong types."""
 
 _logger = structlog.get_logger(__name__)
 
@@ -146,9 +150,11 @@ class KeySet:
         """The usable keys of a JWK Set; ``ConfigurationError`` if there are none."""
         try:
             entries = orjson.loads(document)["keys"]
-            keys = tuple(_usable_keys(entries[:KEYS_MAX_COUNT], self._algorithms))
         except (ValueError, KeyError, TypeError):
             raise ConfigurationError("auth.jwt.jwks: is not a JWK Set") from None
+        if not isinstance(entries, list):
+            raise ConfigurationError("auth.jwt.jwks: is not a JWK Set")
+        keys = tuple(islice(_usable_keys(entries, self._algorithms), KEYS_MAX_COUNT))
         if not keys:
             raise ConfigurationError(f"auth.jwt.jwks: has no public key for {', '.join(self._algorithms)}")
         return keys
@@ -159,13 +165,16 @@ def _usable_keys(entries: Sequence[Any], algorithms: Sequence[str]) -> Iterator[
     for entry in entries:
         if not isinstance(entry, dict) or entry.get("use", "sig") != "sig":
             continue
+        kid = entry.get("kid")
+        if not isinstance(kid, str | None) or not isinstance(entry.get("alg", ""), str):
+            continue
         try:
             key = jwt.PyJWK(entry).key
-        except jwt.PyJWTError:
+        except UNUSABLE_KEY:
             continue
         usable = tuple(name for name in algorithms if key_fits(name, key) and entry.get("alg", name) == name)
         if usable:
-            yield Key(key, usable, entry.get("kid"))
+            yield Key(key, usable, kid)
 
 
 _CURVES: Final = {"ES256": "secp256r1", "ES384": "secp384r1", "ES512": "secp521r1"}
