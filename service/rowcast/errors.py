@@ -166,6 +166,13 @@ class AuthenticationFailed(ApiError):
     default_detail = "The credentials are not valid."
 
 
+class TokenExpired(AuthenticationFailed):
+    """The credentials were right and have expired."""
+
+    code = "token_expired"
+    default_detail = "The token has expired."
+
+
 class PermissionDenied(ApiError):
     """The caller is authenticated but has no permission."""
 

@@ -56,12 +56,19 @@ _PERIODS: Final[Mapping[str, int]] = {
 _RATE: Final = rf"[0-9]{{1,9}}/(?:{'|'.join(sorted(_PERIODS))})"
 
 
-def rate() -> value_types.ValueType:
-    """A rate such as ``60/min``."""
-    written = value_types.string(_RATE, "a rate such as 60/min, 10/second, 600/hour or 5000/day")
+UNLIMITED: Final = Rate(0, 0)
+"""``off`` in place of a rate."""
+
+
+def rate(*, off: bool = False) -> value_types.ValueType:
+    """A rate such as ``60/min``; with ``off``, the word ``off`` as well."""
+    expected = "a rate such as 60/min, 10/second, 600/hour or 5000/day" + (", or off" if off else "")
+    written = value_types.string(f"off|{_RATE}" if off else _RATE, expected)
 
     def take(value: Any) -> Rate:
-        count, _, period = written.take(value).partition("/")
+        if written.take(value) == "off":
+            return UNLIMITED
+        count, _, period = value.partition("/")
         return Rate(int(count), _PERIODS[period])
 
     return value_types.ValueType(take, written.written)
@@ -185,6 +192,9 @@ class Throttle:
     rates: Mapping[str, Rate] = field(
         default_factory=dict, metadata={"value_type": value_types.MappingOf(rate()), "default": {}}
     )
+    authentication_failures: Rate = field(
+        default=Rate(60, 60), metadata={"value_type": rate(off=True), "default": "60/min"}
+    )  # by address
     storage: str = _setting(
         value_types.string(r"memory|rediss?://.+", "memory or a URL such as redis://host:6379/0"), "memory"
     )

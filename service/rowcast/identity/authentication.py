@@ -18,7 +18,7 @@ from aiohttp import web
 
 from rowcast.configuration.settings import Auth
 from rowcast.database.pool import Database
-from rowcast.errors import ApiError, AuthenticationFailed, NotAuthenticated, PermissionDenied
+from rowcast.errors import ApiError, AuthenticationFailed, NotAuthenticated, PermissionDenied, TokenExpired
 from rowcast.identity.jwt import JWT_MAX_CHARACTERS, JWT_PATTERN, JwtVerifier
 from rowcast.identity.protocols import Request
 from rowcast.identity.tokens import TOKEN_PREFIX, TokenStore
@@ -154,6 +154,12 @@ async def identify(request: Request, authenticators: Sequence[BaseAuthentication
                 raise PermissionDenied(error.detail, code=error.code) from None
             error.headers["WWW-Authenticate"] = offered
         raise
+
+
+def failed(error: ApiError) -> bool:
+    """Whether an error is about wrong credentials. Expired ones were right, and a client that has them gets new ones."""
+    refused = isinstance(error, AuthenticationFailed) or isinstance(error.__context__, AuthenticationFailed)
+    return refused and error.code != TokenExpired.code
 
 
 def challenge(request: Request, authenticators: Sequence[BaseAuthentication], *, failed: bool = False) -> str:

@@ -9,7 +9,7 @@ import jwt
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from rowcast.configuration.settings import Jwt
-from rowcast.errors import AuthenticationFailed, ConfigurationError
+from rowcast.errors import AuthenticationFailed, ConfigurationError, TokenExpired
 from rowcast.identity.jwks import Key, KeySet, KeySource, SingleKey, key_fits
 from rowcast.identity.users import Clock, Credentials, User
 
@@ -52,7 +52,7 @@ class JwtVerifier:
                 options={"require": ["exp", "aud", "sub"], "enforce_minimum_key_length": True},
             )
         except jwt.ExpiredSignatureError:
-            raise AuthenticationFailed("The token has expired.", code="token_expired") from None
+            raise TokenExpired() from None
         except (jwt.ImmatureSignatureError, jwt.InvalidAudienceError, jwt.InvalidIssuerError) as error:
             raise AuthenticationFailed(f"The token is not valid: {error}.") from None
         except jwt.MissingRequiredClaimError as error:

@@ -22,12 +22,13 @@ from typing import Any, ClassVar, Final
 import structlog
 from aiohttp import web
 
-from rowcast.configuration.settings import Rate, Throttle, rate
+from rowcast.configuration.settings import UNLIMITED, Rate, Throttle, rate
 from rowcast.errors import ConfigurationError, Throttled
 from rowcast.identity.protocols import Request, View
 from rowcast.identity.throttle_storage import STORAGE_TIMEOUT_SECONDS, Storage, StorageUnavailable, open_storage
 from rowcast.identity.users import Clock
 
+FAILURES_SCOPE: Final = "authentication_failures"
 STORAGE_RETRY_SECONDS: Final = 5.0  # before a storage that failed is used again
 
 _logger = structlog.get_logger(__name__)
@@ -226,6 +227,7 @@ class Throttles:
         storage: Storage | None = None,
     ) -> None:
         self.rates = settings.rates
+        self._failures = settings.authentication_failures
         self.trusted_proxies = trusted_proxies
         self._clock = clock
         self._storage = storage or open_storage(settings.storage, clock)
@@ -252,6 +254,17 @@ class Throttles:
             self._failed_at = None
         reset = min(max(0.0, oldest + limit.seconds - self._clock()), limit.seconds)
         return allowed, Window(scope, limit, max(0, limit.count - used), reset)
+
+    async def count_failure(self, http: web.Request) -> Throttled | None:
+        """Count wrong credentials by the caller's address; the response instead of a 401 if there were too many.
+
+        Right credentials are neither counted nor refused: other callers may have the same address.
+        """
+        if self._failures == UNLIMITED:
+            return None
+        address = client_address(http, self.trusted_proxies)
+        allowed, window = await self.count(FAILURES_SCOPE, self._failures, f"address:{address}")
+        return None if allowed else Throttled(None if window is None else window.reset)
 
     async def close(self) -> None:
         """Close the storage's connections."""

@@ -17,7 +17,7 @@ from weakref import WeakSet
 import asyncpg
 
 from rowcast.database.pool import Database
-from rowcast.errors import AuthenticationFailed, Unavailable
+from rowcast.errors import AuthenticationFailed, TokenExpired, Unavailable
 from rowcast.identity.users import ANONYMOUS, Clock, Credentials, User
 
 TOKEN_PREFIX: Final = "rc_"  # lets scanners for leaked secrets recognise a token
@@ -56,7 +56,7 @@ class TokenStore:
                 self._cached.clear()
             self._cached[digest] = now, user, credentials
         if credentials.expires_at is not None and credentials.expires_at <= now:
-            raise AuthenticationFailed("The token has expired.", code="token_expired")
+            raise TokenExpired()
         return user, credentials
 
     async def _look_up(self, digest: bytes) -> tuple[User, Credentials]:

@@ -62,8 +62,9 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     problems.check()
     lifecycle = Lifecycle(configuration, service, tables, identity, throttles, migrate=migrate)
 
+    answer_errors = errors(Hosts(settings.server).check, lifecycle.check_ready, count_failure=throttles.count_failure)
     app = web.Application(
-        middlewares=[errors(Hosts(settings.server).check, lifecycle.check_ready)],
+        middlewares=[answer_errors],
         client_max_size=settings.server.body_limit,
     )
     app.on_response_prepare.append(add_headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Final
 
@@ -22,6 +22,7 @@ from rowcast.errors import (
     ParseError,
     PayloadTooLarge,
 )
+from rowcast.identity.authentication import failed
 from rowcast.identity.throttling import add_rate_limit_headers
 from rowcast.rest.viewset import Handler
 
@@ -31,11 +32,15 @@ PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
 _logger = structlog.get_logger(__name__)
 
 
-def errors(*checks: Callable[[web.Request], None]) -> Middleware:
+def errors(
+    *checks: Callable[[web.Request], None],
+    count_failure: Callable[[web.Request], Awaitable[ApiError | None]] | None = None,
+) -> Middleware:
     """Answer every failure with its problem document, and log the service's own failures once.
 
-    ``checks`` raise for a request that may not be answered, or not now. ``X-Request-ID`` is the client's, if it sends a plain one;
-    otherwise a random prefix per process and the number of the request.
+    ``checks`` raise for a request that may not be answered, or not now. ``count_failure`` counts wrong credentials, and
+    returns another error if there were too many. ``X-Request-ID`` is the client's, if it sends a plain one; otherwise a
+    random prefix per process and the number of the request.
     """
     process, numbers = secrets.token_hex(6), count(1)
 
@@ -50,7 +55,8 @@ def errors(*checks: Callable[[web.Request], None]) -> Middleware:
                 check(request)
             return await handler(request)
         except ApiError as error:
-            return problem(error, request_id)
+            instead = await count_failure(request) if count_failure is not None and failed(error) else None
+            return problem(instead or error, request_id)
         except web.HTTPException as error:
             return problem(_from_aiohttp(error), request_id)
         except Exception:
