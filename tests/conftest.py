@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +26,7 @@ from click.testing import CliRunner
 
 from rowcast.changes import install
 from rowcast.cli import main
-from rowcast.configuration import settings
+from rowcast.configuration import settings, yaml
 from rowcast.configuration.load import Configuration, load
 from rowcast.database.pool import Database
 from rowcast.resources.tables import Tables
@@ -48,6 +50,16 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+
+gc.set_threshold(20_000, 20, 50)  # collections of the imported libraries' objects take a tenth of the time otherwise
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed_yaml() -> Iterator[None]:
+    """Parse each text once: most tests load files that others have loaded."""
+    with mock.patch.object(yaml, "_compose", lru_cache(maxsize=512)(yaml._compose)):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -148,12 +160,12 @@ def _without_settings() -> dict[str, None]:
     return {name: None for name in os.environ if name.startswith(("ROWCAST", "DATABASE"))}
 
 
-def rowcast(directory: Path, *arguments: str) -> tuple[int, str]:
+def rowcast(directory: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     """The exit code and the output of a command, errors included, run by this process: a new one takes a second.
 
     It blocks the caller's event loop, so that nothing else is printed in the meantime.
     """
-    environment = {**_without_settings(), "ROWCAST_DATA": str(directory / "data")}
+    environment = {**_without_settings(), "ROWCAST_DATA": str(directory / "data"), **variables}
     command = [*arguments, "--config", str(directory / "config")]
     with mock.patch("structlog.configure"), ThreadPoolExecutor() as thread:  # whose event loops are its own
         result = thread.submit(CliRunner().invoke, main, command, env=environment).result()

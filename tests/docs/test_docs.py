@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,7 +31,7 @@ from rowcast.configuration.settings import VARIABLES, Settings
 from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS
 from rowcast.resources.types import FIELD_TYPES
 from rowcast.server.importer import PERMISSIONS
-from tests.conftest import DEMO, ROOT, Serve
+from tests.conftest import DEMO, ROOT, Serve, rowcast
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -143,7 +143,8 @@ class Session:
                     return
                 shell = f"curl --silent --show-error --max-time {COMMAND_TIMEOUT_SECONDS} {shell.removeprefix('curl ')}"
             case [".venv/bin/rowcast", *_]:
-                shell = command.replace(".venv/bin/rowcast", f"{shlex.quote(sys.executable)} -m rowcast")
+                self._compare(command, self._run_rowcast(shlex.split(command)[1:]), expected)
+                return
             case ["echo", *_, "|", "make", "psql"]:
                 shell = command.replace("make psql", f"{PSQL} {shlex.quote(self._database_url)}")
             case _:
@@ -153,8 +154,7 @@ class Session:
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         output, _ = await asyncio.wait_for(process.communicate(), COMMAND_TIMEOUT_SECONDS)
-        printed = self._as_documented(output)
-        assert matches(expected, printed), f"$ {command}\n{printed}\n--- the page says\n{expected}"
+        self._compare(command, self._as_documented(output), expected)
 
     async def finish(self) -> None:
         """Check that every stream sends the events on the page."""
@@ -169,6 +169,15 @@ class Session:
             finally:
                 process.kill()
                 await process.wait()
+
+    @staticmethod
+    def _compare(command: str, printed: str, expected: str) -> None:
+        assert matches(expected, printed), f"$ {command}\n{printed}\n--- the page says\n{expected}"
+
+    def _run_rowcast(self, arguments: list[str]) -> str:
+        with contextlib.chdir(self._directory):
+            _, output = rowcast(self._directory, *arguments, DATABASE_URL=self._database_url)
+        return output.replace(f"{self._directory}/", "")
 
     async def _start(self) -> str:
         config = self._directory / "config"

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import sqlalchemy as sa
@@ -152,6 +153,7 @@ class _ResourceTriggers:
         references = [field for field in resource.fields.values() if field.field_type.kind is Kind.RELATION]
         self._cascades = len(references) > 1 and any(field.on_delete == "set_null" for field in references)
         self.lists = [field for field in resource.links.values() if not field.write_only]
+        self._row = cache(self._make_row)  # the bodies have some rows in common, each with an expression per column
 
     def bodies(self) -> Iterator[tuple[str, str]]:
         """Each operation and the body of the table's own trigger for it."""
@@ -267,7 +269,7 @@ class _ResourceTriggers:
             wake=self._wake,
         )
 
-    def _row(self, relation: str, *, without: Field | None = None, linked: bool = True) -> str:
+    def _make_row(self, relation: str, *, without: Field | None = None, linked: bool = True) -> str:
         """The row of a relation as clients get it, without its ``write_only`` fields and the field ``without``.
 
         A row that is not ``linked`` yet has empty lists, which need not be read.
