@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from enum import StrEnum
 from itertools import islice
 from time import monotonic
@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import structlog
 
-from rowcast.changes import ticks
+from rowcast.changes import sql, ticks
 from rowcast.changes.connection import RECONNECT_SECONDS, Reconnecting
 from rowcast.changes.coordination import TICK_CHANNEL
 from rowcast.changes.epochs import read_epochs
@@ -41,6 +41,7 @@ STATE_MAX_AGE_SECONDS: Final = 1.0  # of the state of the log that is returned a
 LOOK_MAX_AGE_SECONDS: Final = 1.0  # since the last look, within which new ticks show that a ticker works
 SNAPSHOT_MAX_AGE_SECONDS: Final = 60.0  # of a statement whose snapshot can still be turned into a position
 
+_UNLOGGED_TABLES: Final = sql.load("unlogged_tables")
 _logger = structlog.get_logger(__name__)
 
 Subscriber = Callable[[Batch], None]
@@ -114,6 +115,11 @@ class Feed(Reconnecting):
             if self._state is None or monotonic() - self._state[0] > STATE_MAX_AGE_SECONDS:
                 self._state = monotonic(), await read_state(connection)
             return self._state[1]
+
+    async def unlogged_tables(self, names: Sequence[str]) -> list[str]:
+        """Those of the tables, given with their schemas, whose changes do not reach the log."""
+        async with self._log() as connection:
+            return [name for (name,) in await connection.fetch(_UNLOGGED_TABLES, list(names), timeout=10)]
 
     def subscribe(self, apply: Subscriber, reset: Callable[[Reason], None]) -> Callable[[], None]:
         """Call ``apply`` with each new batch, in order, from ``head`` on; return a function that unsubscribes.

@@ -9,9 +9,10 @@ from typing import Final
 import asyncpg
 
 from rowcast.changes import sql
+from rowcast.changes.connection import session
 from rowcast.changes.coordination import lock_installation
 from rowcast.changes.triggers import qualified, triggers
-from rowcast.database.connection import Connection
+from rowcast.database.connection import Connect, Connection
 from rowcast.errors import ConfigurationError
 from rowcast.resources.sql import SCHEMA, quote_identifier, quote_literal
 from rowcast.resources.tables import Tables
@@ -20,6 +21,7 @@ _COMMENT: Final = "Rowcast: logs changes"  # begins the comment of the service's
 _TRIGGER_FUNCTIONS: Final = sql.load("trigger_functions")
 _INSTALLED_TRIGGERS: Final = sql.load("installed_triggers")
 _TABLE_SCHEMAS: Final = sql.load("table_schemas")
+_LOG_TRUNCATE: Final = sql.load("log_truncate")
 _RELATIONS_OF_TABLE: Final = sql.load("relations_of_table")
 
 
@@ -32,7 +34,10 @@ class Pending:
 
 
 async def pending(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[Pending]:
-    """What is missing, in order, until every change of every resource is logged; empty if nothing is."""
+    """What is missing, in order, until every change of every resource is logged; empty if nothing is.
+
+    A table that has taken the place of a logged one counts as truncated: readers of the log load it again.
+    """
     schemas = await _schemas(connection, {*(r.table for r in tables.resources.values()), *tables.links})
     found: list[Pending] = []
     comments: dict[str, str] = dict(await connection.fetch(_TRIGGER_FUNCTIONS, f"{_COMMENT}%"))
@@ -46,12 +51,22 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
             remember = f"COMMENT ON FUNCTION {SCHEMA}.{quote_identifier(name)} IS {quote_literal(comment)}"
             found.append(Pending(f"the function {SCHEMA}.{name} is missing or out of date", f"{create}; {remember}"))
 
+    bare: dict[str, bool] = {}  # relation → whether its rows may be others than those in the log
     for trigger in triggers(tables, schemas, wakeup=wakeup):
+        known = trigger.function in comments
         check_function(trigger.function, trigger.create)
-        for relation in await _relations(connection, qualified(trigger.table, schemas)):
+        table = qualified(trigger.table, schemas)
+        for relation in await _relations(connection, table):
+            if relation not in bare:
+                none = known and not any(of == relation for of, _ in installed)
+                bare[relation] = none and (relation == table or await _has_rows(connection, relation))
             if installed.pop((relation, trigger.name), None) != trigger.function:
                 problem = f"the table {relation} has no trigger that logs {trigger.operation.upper()}"
-                found.append(Pending(problem, trigger.attach(relation)))
+                statement = trigger.attach(relation)
+                if bare[relation] and trigger.operation == "truncate":
+                    resource = quote_literal(trigger.function.partition(".")[0])
+                    statement = f"{statement}; {sql.fill(_LOG_TRUNCATE, resource=resource)}"
+                found.append(Pending(problem, statement))
     for relation, name in installed:
         problem = f"the table {relation} is logged, but no longer belongs to a resource"
         found.append(Pending(problem, f"DROP TRIGGER {quote_identifier(name)} ON {relation}"))
@@ -92,6 +107,19 @@ async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
             "with `rowcast makemigrations`"
         )
     return dict(rows)
+
+
+async def qualified_names(connect: Connect, tables: Tables) -> list[str]:
+    """The tables of the resources and of their links, as quoted SQL identifiers with their schemas."""
+    async with session(connect) as connection:
+        schemas = await _schemas(connection, {*(r.table for r in tables.resources.values()), *tables.links})
+        return [
+            qualified(trigger.table, schemas) for trigger in triggers(tables, schemas) if trigger.operation == "insert"
+        ]
+
+
+async def _has_rows(connection: Connection, relation: str) -> bool:
+    return bool(await connection.fetchval(f"SELECT EXISTS (SELECT FROM {relation})"))
 
 
 async def _relations(connection: Connection, table: str) -> list[str]:

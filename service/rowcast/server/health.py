@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import orjson
@@ -19,11 +20,13 @@ PROBE_TIMEOUT_SECONDS: Final = 2.0
 class Readiness:
     """Whether requests can be answered and changes are delivered.
 
-    ``starting`` is the reason why the service has not started yet; afterwards the feed and its log decide.
+    ``starting`` is the reason why the service has not started yet; afterwards the feed and its log decide. ``unlogged``
+    returns the tables that have lost their triggers.
     """
 
     def __init__(self, feed: Feed) -> None:
         self.starting: str | None = "The service is starting."
+        self.unlogged: Callable[[], Sequence[str]] = tuple
         self._feed = feed
         self._before: LogState | None = None
 
@@ -31,6 +34,8 @@ class Readiness:
         """Why the service is not ready, as a sentence; ``None`` if it is."""
         if self.starting is not None:
             return self.starting
+        if unlogged := self.unlogged():
+            return f"Changes of {', '.join(unlogged)} are not logged: run `rowcast migrate`."
         lag = self._feed.lag
         if lag > FEED_GRACE_SECONDS and not self._feed.connected:
             return f"The change feed has been without a connection to the database for {lag:.0f} s."

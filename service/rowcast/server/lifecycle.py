@@ -15,7 +15,10 @@ import asyncpg
 import structlog
 from aiohttp import web
 
+from rowcast.changes.connection import cancel, session
+from rowcast.changes.table_watch import TableWatch
 from rowcast.changes.ticker import Ticker
+from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.configuration.load import Configuration
 from rowcast.errors import Unavailable
 from rowcast.identity.authentication import Identity
@@ -57,8 +60,17 @@ class Lifecycle:
         self._ticker = Ticker(
             self._database.connect, wakeup=stream.wakeup, retention=stream.retention, size=stream.max_log_size
         )
+        self._watch = TableWatch(
+            service.feed,
+            self._database.connect,
+            tables,
+            forget=service.cache.clear,
+            repair=self._restore_triggers if migrate else None,
+        )
+        self.readiness.unlogged = lambda: self._watch.unlogged
         self._settled = asyncio.Event()  # the service has started, or has ended before
         self._waiting_handlers: set[Handler] = set()
+        self._watching: list[asyncio.Task[None]] = []
 
     # --- requests
 
@@ -104,8 +116,7 @@ class Lifecycle:
     async def _run(self, app: web.Application) -> AsyncIterator[None]:
         app[STARTED] = starting = asyncio.create_task(self._start(), name="start")
         yield
-        starting.cancel()
-        await asyncio.wait([starting])
+        await cancel([starting, *self._watching])
         await self._service.feed.stop()
         await self._ticker.stop()
         await self._identity.close()
@@ -132,8 +143,13 @@ class Lifecycle:
         await feed.ready.wait()
         self._service.cache.start()
         self._service.hub.start()
+        self._watching.append(asyncio.create_task(self._watch.run(), name="table watch"))
         self.readiness.starting = None
         self._settled.set()
+
+    async def _restore_triggers(self) -> None:
+        async with session(self._database.connect) as connection:
+            await sync_triggers(connection, self._tables, wakeup=self._configuration.settings.stream.wakeup)
 
     async def _end_streams(self, _: web.Application) -> None:
         self._settled.set()

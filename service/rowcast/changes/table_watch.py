@@ -1,0 +1,77 @@
+"""Tables that lose their triggers while the service runs, because another table took their name.
+
+"Build the new table beside the old one, then rename both" is how ETL jobs and schema tools replace a table. The new one
+has no triggers, so that its changes are not logged: caches would be wrong for ever, and streams silent. Every process
+looks once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from rowcast.changes.feed import Feed
+from rowcast.changes.trigger_sync import qualified_names
+from rowcast.database.connection import Connect
+from rowcast.database.errors import DRIVER_ERRORS
+from rowcast.errors import ConfigurationError
+from rowcast.resources.tables import Tables
+
+WATCH_SECONDS: Final = 1.0
+_logger = structlog.get_logger(__name__)
+
+
+class TableWatch:
+    """Watches the tables of the resources. ``forget`` is called at every look at which one is not logged.
+
+    ``repair`` puts the triggers back; ``None`` leaves that to an operator. ``unlogged`` are the tables of the last look.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        connect: Connect,
+        tables: Tables,
+        *,
+        forget: Callable[[], None],
+        repair: Callable[[], Awaitable[None]] | None,
+    ) -> None:
+        self._feed = feed
+        self._connect = connect
+        self._tables = tables
+        self._forget = forget
+        self._repair = repair
+        self.unlogged: list[str] = []
+
+    async def run(self) -> None:
+        """Look for ever."""
+        names: list[str] = []
+        while True:
+            try:
+                names = names or await qualified_names(self._connect, self._tables)
+                await self._look(names)
+            except (*DRIVER_ERRORS, ConfigurationError) as error:
+                _logger.warning("table_watch_failed", error=str(error) or type(error).__name__)
+            except Exception:
+                _logger.exception("table_watch_failed")
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _look(self, names: list[str]) -> None:
+        found = await self._feed.unlogged_tables(names)
+        before, self.unlogged = self.unlogged, [name.replace('"', "") for name in found]
+        if not self.unlogged:
+            return
+        self._forget()
+        if self.unlogged != before:
+            _logger.error(
+                "changes_not_logged",
+                tables=self.unlogged,
+                note="they have no triggers; have they been replaced by others?",
+            )
+        if self._repair is not None:
+            await self._repair()
+            _logger.warning("triggers_restored", tables=self.unlogged)
+            self.unlogged = []
