@@ -56,6 +56,7 @@ async def test_malformed_request_gets_a_problem_document(port: int, request_: by
     assert b" 400 " in head.split(b"\r\n")[0]
     assert b"Content-Type: application/problem+json" in head
     assert b"aiohttp" not in head
+    assert b"X-Content-Type-Options: nosniff" in head
     problem = json.loads(body)
     assert problem.keys() == {"type", "title", "status", "detail", "code", "request_id"}
     assert f"X-Request-ID: {problem['request_id']}".encode() in head

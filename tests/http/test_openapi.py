@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from textwrap import dedent
 from traceback import format_exception_only
@@ -15,6 +16,9 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+
+from rowcast.errors import ConfigurationError
+from rowcast.identity.tokens import create_token
 
 from ..conftest import Serve
 from .conftest import Run
@@ -174,3 +178,36 @@ async def test_decimals_of_any_size_are_described(run: Run) -> None:
         "several": {},
     }
     assert [str(error) for error in OPENAPI_31_VALIDATOR.iter_errors(document)] == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "anonymous", "wrong", "authenticated"),
+    [("public", 200, 200, 200), ("authenticated", 401, 401, 200), ("off", 404, 404, 404)],
+)
+async def test_descriptions_are_for_those_whom_the_setting_names(
+    run: Run, setting: str, anonymous: int, wrong: int, authenticated: int
+) -> None:
+    """``/`` and ``/openapi.json``, with ``GET`` and ``HEAD``; the document says which credentials it needs."""
+    configured = json.dumps({"server": {"openapi": setting}})
+    service = await run({"secrets": {"fields": {}, "viewset": {"permission_classes": ["IsAdminUser"]}}}, configured)
+    right = {"Authorization": f"Bearer {await create_token(service.sql, 'ann')}"}
+    for path in ("/", "/openapi.json", "/openapi.json/"):
+        for method in ("GET", "HEAD"):
+            for headers, status in (
+                ({}, anonymous), ({"Authorization": "Bearer rc_x"}, wrong), (right, authenticated),
+            ):  # fmt: skip
+                response, body = await service.ask(method, path, headers=headers, status=status)
+                assert ("WWW-Authenticate" in response.headers) == (status == 401)
+                assert status == 200 or "secrets" not in str(body)
+    if setting == "authenticated":
+        _, document = await service.ask("GET", "/openapi.json", headers=right)
+        for path in ("/", "/openapi.json"):
+            operation = document["paths"][path]["get"]
+            assert ("401" in operation["responses"], {} in operation["security"]) == (True, False)
+
+
+async def test_descriptions_need_a_way_to_authenticate(run: Run) -> None:
+    """Without authentication classes nobody could read them, which ``off`` says as well."""
+    wrong = {"server": {"openapi": "authenticated"}, "auth": {"default_authentication_classes": []}}
+    with pytest.raises(ConfigurationError, match=r"service.yaml:1:\d+: openapi: nobody is authenticated"):
+        await run({"secrets": {"fields": {}}}, json.dumps(wrong))

@@ -119,6 +119,7 @@ class Server:
         ),
         [],
     )
+    openapi: str = _setting(value_types.one_of(("public", "authenticated", "off")), "public")
     trusted_proxies: int = _setting(value_types.integer(0, 100), 0)
     body_limit: int = _setting(value_types.size(), "1MiB")
     header_timeout: float = _setting(value_types.duration(), "10s")

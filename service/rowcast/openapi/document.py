@@ -22,6 +22,7 @@ from rowcast.openapi.operations import (
     STANDARD_OPERATIONS,
     STREAM_FAILURES,
     WRITE_FAILURES,
+    credentials_of,
     event_stream,
     failure_references,
     failure_responses,
@@ -57,6 +58,7 @@ class _Document:
     """One document while it is made."""
 
     def __init__(self, service: Service, routes: Sequence[Route], version: str, title: str) -> None:
+        self.service = service
         self.routes = routes
         self.version = version
         self.title = title
@@ -212,16 +214,23 @@ class _Document:
         streams = [
             route.plan for route in self.routes if isinstance(route.plan, ModelPlan) and route.name.endswith("-stream")
         ]
+        refused: dict[str, Schema] = {}
+        needs: Schema = {}
+        if self.service.settings.server.openapi == "authenticated":
+            refused = failure_references([HTTPStatus.UNAUTHORIZED])
+            needs = credentials_of(self.service.authentication_classes)
         return {
             "/": self._get(
                 "root",
                 "Addresses of the resources",
-                {"200": response("The addresses.", JSON, addresses), **unavailable},
+                {"200": response("The addresses.", JSON, addresses), **unavailable, **refused},
+                **needs,
             ),
             "/openapi.json": self._get(
                 "openapi",
                 "This document",
-                {"200": response("The document.", JSON, {"type": "object"}), **unavailable},
+                {"200": response("The document.", JSON, {"type": "object"}), **unavailable, **refused},
+                **needs,
             ),
             "/health/live": self._get(
                 "health_live",

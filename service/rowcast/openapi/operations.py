@@ -295,10 +295,15 @@ def security(plan: ViewPlan, method: str) -> Schema:
         return {}
     if plan.overrides(*_POLICY_METHODS):
         return {}
-    if not all(each in (TokenAuthentication, JWTAuthentication) for each in plan.authentication_classes):
-        return {}
-    if not plan.authentication_classes:
-        return {"security": []}
     methods_allowed = [_ANONYMOUS_METHODS[permission] for permission in plan.permission_classes]
     anonymous = all(methods is None or method in methods for methods in methods_allowed)
+    return credentials_of(plan.authentication_classes, anonymous=anonymous)
+
+
+def credentials_of(authentication_classes: Sequence[type[Any]], *, anonymous: bool = False) -> Schema:
+    """The credentials that these classes accept; empty if one of them is the user's. Without ``anonymous`` they are needed."""
+    if not all(each in (TokenAuthentication, JWTAuthentication) for each in authentication_classes):
+        return {}
+    if not authentication_classes:
+        return {"security": []}
     return {"security": [*([{}] if anonymous else []), *({name: []} for name in SECURITY_SCHEMES)]}

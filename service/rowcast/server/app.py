@@ -59,6 +59,9 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     service = _service(configuration, tables, database, identity, importer, problems)
     STORE.set(service.store)
     routes = plan_routes(service, configuration, importer, problems)
+    if settings.server.openapi == "authenticated" and not service.authentication_classes:
+        message = "nobody is authenticated: auth.default_authentication_classes is empty"
+        problems.at(configuration.files[""], ("server", "openapi"), message)
     problems.check()
     lifecycle = Lifecycle(configuration, service, tables, identity, throttles, migrate=migrate)
 

@@ -16,6 +16,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.viewset_options import PLAIN_OPTIONS
 from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
 from rowcast.errors import ConfigurationError
+from rowcast.identity.authentication import identify, refusal
 from rowcast.identity.permissions import check_columns
 from rowcast.openapi.document import document as openapi_document
 from rowcast.resources.lossless_json import encode
@@ -24,8 +25,8 @@ from rowcast.rest import routers
 from rowcast.rest.binding import plan_plain, plan_resource, plan_view
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import is_ours
-from rowcast.rest.plan import Service, ViewPlan
-from rowcast.rest.request import base_url
+from rowcast.rest.plan import Service, ViewPlan, policy_instances
+from rowcast.rest.request import Request, base_url
 from rowcast.rest.routers import Route
 from rowcast.rest.viewset import Handler, ViewSet, handler_for
 from rowcast.server.importer import Importer
@@ -159,11 +160,17 @@ def overridden_by_config(configuration: Configuration, service: Service) -> Iter
 def register(
     app: web.Application, service: Service, routes: Sequence[Route], wrap: Callable[[Handler], Handler]
 ) -> None:
-    """Add every address of the viewsets, the root and ``/openapi.json``; ``wrap`` is for the handlers of streams."""
+    """Add every address of the viewsets, and what describes them; ``wrap`` is for the handlers of streams."""
     for route in routes:
         handler = handler_for(route.plan, route.action_map)
         routers.register(app, route, wrap(handler) if "stream" in route.actions.values() else handler)
         service.routes[route.name] = route.path
+    if service.settings.server.openapi != "off":
+        _register_descriptions(app, service, routes)
+
+
+def _register_descriptions(app: web.Application, service: Service, routes: Sequence[Route]) -> None:
+    """Add ``/`` and ``/openapi.json``, which describe every resource, for the callers that ``server.openapi`` names."""
     lists = [route.path for route in routes if route.name.endswith("-list")]
     body = encode(openapi_document(service, routes, version=__version__))
 
@@ -176,6 +183,19 @@ def register(
     async def describe(request: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
 
-    app.router.add_get("/", root)
-    app.router.add_get("/openapi.json", describe)
-    app.router.add_get("/openapi.json/", describe)
+    closed = service.settings.server.openapi == "authenticated"
+    for path, handler in (("/", root), ("/openapi.json", describe), ("/openapi.json/", describe)):
+        app.router.add_get(path, _for_authenticated(service, handler) if closed else handler)
+
+
+def _for_authenticated(service: Service, handler: Handler) -> Handler:
+    """A handler that only callers with credentials reach, by ``auth.default_authentication_classes``."""
+
+    async def answer(http: web.Request) -> web.StreamResponse:
+        request, authenticators = Request(http), policy_instances(service.authentication_classes)
+        await identify(request, authenticators)
+        if not request.user.is_authenticated:
+            raise refusal(request, authenticators)
+        return await handler(http)
+
+    return answer
