@@ -21,7 +21,7 @@ from rowcast.database.connection import Connect
 from rowcast.resources.tables import Tables
 
 from ..waiting import until
-from .watching import Database, Watch, resources, summary, within
+from .watching import Database, Watch, new, resources, summary, within
 
 COMMITS = int(os.environ.get("ROWCAST_TEST_COMMITS", "300"))  # as the ticker falls asleep
 
@@ -87,7 +87,7 @@ async def test_a_commit_as_the_ticker_falls_asleep_is_not_late(
             await connection.execute("COMMIT")
             committed, before = monotonic(), ticker.overslept
             ticker.hold()
-            await watch.until(lambda name=str(i): watch.events != [] and watch.events[-1].after["name"] == name)  # type: ignore[misc]
+            await watch.until(lambda name=str(i): watch.events != [] and new(watch.events[-1])["name"] == name)  # type: ignore[misc]
             late.append(monotonic() - committed)
             if (
                 ticker.overslept > before and late[-1] > SAFETY_POLL_SECONDS / 5

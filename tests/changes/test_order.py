@@ -14,7 +14,7 @@ from rowcast.changes import sql, ticks
 from rowcast.changes.position import Position, Snapshot
 from rowcast.changes.reader import prepare_session
 
-from .watching import Database, Watch, blocked, summary
+from .watching import Database, Watch, blocked, new, summary
 
 ROWS = "SELECT id::text, title, n, price::text, category_id FROM tasks"
 
@@ -66,8 +66,8 @@ async def test_updates_of_one_row_are_delivered_in_their_order(database: Databas
     await first.execute("UPDATE tasks SET n = 2 WHERE title = 't'")
     await first.execute("COMMIT")
     await database.ticker()
-    events = [event for event in await watch.fence(second) if event.after["title"] == "t"]
-    assert [event.after["n"] for event in events] == [0, 1, 2]
+    events = [event for event in await watch.fence(second) if new(event)["title"] == "t"]
+    assert [new(event)["n"] for event in events] == [0, 1, 2]
 
 
 async def test_a_transaction_is_delivered_in_one_piece(database: Database) -> None:
@@ -105,7 +105,7 @@ async def test_writers_that_wait_for_each_other_are_delivered_in_commit_order(da
     await waiting
     await second.execute("COMMIT")
     await watch.fence(first)
-    assert [event.after["n"] for event in watch.events if event.resource == "tasks"] == [0, 1, 2]
+    assert [new(event)["n"] for event in watch.events if event.resource == "tasks"] == [0, 1, 2]
 
 
 async def writer(connection: asyncpg.Connection, chance: random.Random, rounds: int) -> None:
@@ -235,7 +235,7 @@ async def test_a_row_of_a_megabyte_is_delivered(database: Database) -> None:
     await connection.execute("ALTER TABLE tags ALTER name TYPE text")
     await connection.execute("INSERT INTO tags (name) SELECT repeat('x', 1 << 20) FROM generate_series(1, 100)")
     events = await watch.fence(connection)
-    assert {len(event.after["name"]) for event in events} == {1 << 20}
+    assert {len(new(event)["name"]) for event in events} == {1 << 20}
     assert len(events) == 100
 
 

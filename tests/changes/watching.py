@@ -176,6 +176,18 @@ class Watch:
         return [event for event in self.events[:place] if event.resource != "fences"]
 
 
+def old(event: Event) -> dict[str, Any]:
+    """The row before a change, for a change that has one."""
+    assert event.before is not None
+    return event.before
+
+
+def new(event: Event) -> dict[str, Any]:
+    """The row after a change, for a change that has one."""
+    assert event.after is not None
+    return event.after
+
+
 def summary(events: list[Event], resource: str = "tasks") -> list[tuple[str, str | None]]:
     """Operation and title or name of each event of a resource."""
     rows = [(event.op, event.after or event.before or {}) for event in events if event.resource == resource]

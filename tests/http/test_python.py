@@ -9,7 +9,7 @@ from typing import Any
 from .conftest import Run
 from .library import KINDS, RESOURCES
 
-FOREIGN = {  # column → values that direct SQL may store and Python does not have, and what a method field makes of them
+FOREIGN: dict[str, dict[str, str | None]] = {  # column → values that direct SQL may store and Python does not have, and what a method field makes of them
     "float": {"'NaN'": "nan", "'Infinity'": "inf", "'-Infinity'": "-inf", "0.1 + 0.2::float8": "0.30000000000000004"},
     "decimal": {"'NaN'": "NaN"},
     "date": {
@@ -84,7 +84,7 @@ URLS = dedent("""
 async def test_python_shows_what_it_cannot_hold_as_postgresql_does(run: Run) -> None:
     """A value that Python does not have is the nearest one as an attribute, and unchanged in a response."""
     service = await run({"kinds": {"fields": KINDS}}, modules={"viewsets": VIEWSETS, "urls": URLS})
-    sought = {}
+    sought: dict[str, Any] = {}
     for column, values in FOREIGN.items():
         for value, text in values.items():
             key = await service.sql.fetchval(f'INSERT INTO kinds ("{column}") VALUES ({value}) RETURNING id')

@@ -204,9 +204,10 @@ async def unread(service: Service, request: bytes) -> socket.socket:
 
 def open_connections(service: Service) -> int:
     """The number of connections of the service that have not ended."""
-    server = service.client.server.runner.server
-    assert server is not None
-    return len(server.connections)
+    runner = service.client.server.runner
+    assert runner is not None
+    assert runner.server is not None
+    return len(runner.server.connections)
 
 
 async def test_client_that_does_not_read_its_response_is_disconnected(service: Service) -> None:

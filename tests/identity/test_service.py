@@ -130,7 +130,7 @@ async def test_json_web_tokens_are_accepted(serve: Serve) -> None:
         (claims | {"aud": "tasks"}, SECRET, "HS256", "authentication_failed"),
         (claims | {"exp": time.time() - 60}, SECRET, "HS256", "token_expired"),
     ):
-        headers = bearer(jwt.encode(wrong, key, algorithm))
+        headers = bearer(jwt.encode(wrong, key or "", algorithm))
         assert await outcome(client, "/notes/", headers=headers) == (401, code, REFUSED)
 
 

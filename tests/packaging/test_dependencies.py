@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 def test_every_dependency_is_imported() -> None:
     """Each package that an installation requires is imported by the service; optional ones are extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    required = {re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in project["dependencies"]}
+    required = {re.split(r"[^A-Za-z0-9._-]", line)[0].lower() for line in project["dependencies"]}
     imported: set[str] = set()
     for path in (ROOT / "service").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
