@@ -161,6 +161,14 @@ def _check_prefetch_related(context: Context, value: tuple[str, ...]) -> Message
             yield (position,), str(error)
 
 
+def _check_expandable(context: Context, value: tuple[str, ...]) -> Messages:
+    for position, path in enumerate(value):
+        try:
+            context.relations(path)
+        except ValueError as error:
+            yield (position,), str(error)
+
+
 def _check_actions(context: Context, value: tuple[str, ...]) -> Messages:
     if context.actions is None:
         return
@@ -210,6 +218,7 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "count": Option(value_types.one_of(("exact", "estimated", "none")), "exact"),
     "select_related": Option(_names(), (), _check_select_related),
     "prefetch_related": Option(_names(), (), _check_prefetch_related),
+    "expandable": Option(_names(), None, _check_expandable),
     "allowed_actions": Option(_names(), None, _check_actions),
     "excluded_actions": Option(_names(), (), _check_actions),
     "lookup_field": Option(value_types.string(least=1, null=True), None, _check_lookup_field),

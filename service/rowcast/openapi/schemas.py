@@ -25,6 +25,7 @@ from rowcast.resources.fields import MISSING, Field, Kind, Schema
 from rowcast.resources.resource import Relation, Resource
 from rowcast.resources.types.compound import is_numeric, limit_schema
 from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
+from rowcast.rest.expansion import expandable_relations, visible_relations
 from rowcast.rest.pagination import (
     UNPAGED,
     CursorPagination,
@@ -118,6 +119,7 @@ class Schemas:
         assert plugin.converter is not None  # made with the APISpec
         self._describe_plain_field = plugin.converter.field2property
         self.resources = service.resources
+        self._service = service
         self._serializers = {name: plan.serializer for name, plan in service.plans.items()}
         self._model_names = {resource.model for resource in self.resources.values()}
 
@@ -263,8 +265,13 @@ class Schemas:
 
     def readable_relations(self, resource: Resource) -> dict[str, Relation]:
         """The relations that responses may contain, by name."""
+        plan = self._service.plans.get(resource.name)
+        if plan is None:
+            return visible_relations(self._service, resource.name, self._serializer(resource).readable)
+        named = {name.partition("__")[0] for name in plan.related_paths}
+        expandable = expandable_relations(plan, plan.serializer.readable)
         relations = self.resources.relations(resource.name)
-        return {name: relation for name, relation in relations.items() if not relation.field.write_only}
+        return {name: each for name, each in relations.items() if name in named or name in expandable}
 
     def _serializer(self, resource: Resource) -> Serializer:
         """The serializer of a resource's viewset; the plain one for a resource without a viewset."""

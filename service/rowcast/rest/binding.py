@@ -257,7 +257,7 @@ def _projections(service: Service, related: tuple[str, ...]) -> dict[str, Any]:
 
     @lru_cache(maxsize=CACHED_PROJECTIONS)
     def projection(shown: Projection, fields: str, paths: str) -> Projection:
-        if paths:
+        if paths:  # which ``check_expansions`` has accepted
             shown = expand(resources, shown, expansion.expand_paths(paths), service.projections())
         return shown.only(names_in(fields)) if fields else shown
 
@@ -269,7 +269,7 @@ def _projections(service: Service, related: tuple[str, ...]) -> dict[str, Any]:
         "default_projection": default_projection,
         "projection": projection,
         "python_projection": python_projection,
-        "expansion_targets": lru_cache(maxsize=CACHED_PROJECTIONS)(partial(expansion.targets, service)),
+        "expansion_targets": lru_cache(maxsize=CACHED_PROJECTIONS)(expansion.targets),
     }
 
 

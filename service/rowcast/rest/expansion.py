@@ -1,16 +1,17 @@
-"""Who may ``?expand=`` what: a relation is shown to callers who may read every row of its target.
+"""Who may ``?expand=`` what: a visible relation is shown to callers who may read every row of its target.
 
 The relations that a viewset's own options name are its author's decision, and are not checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from rowcast.errors import AuthenticationFailed, NotAuthenticated, ParseError, PermissionDenied
+from rowcast.errors import AuthenticationFailed, NotAuthenticated, ParseError, PermissionDenied, did_you_mean
 from rowcast.identity.permissions import checks_objects
 from rowcast.query.projection import Projection
+from rowcast.resources.resource import Relation
 from rowcast.rest.plan import ModelPlan, Service, new_view, policy_instances
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.rendering import current_serializer
@@ -30,28 +31,90 @@ def expand_paths(text: str) -> tuple[str, ...]:
     return paths
 
 
-def targets(service: Service, shown: Projection, text: str) -> Sequence[tuple[ModelPlan, str]]:
+def visible_relations(service: Service, resource: str, readable: Collection[str]) -> dict[str, Relation]:
+    """The relations of a resource that clients may know of, by name, where a row is shown with the ``readable`` fields.
+
+    A relation is visible where its column is shown: at the row with the foreign key or links, or at the target, for the
+    relation back.
+    """
+    own = service.resources[resource].fields
+    return {
+        name: relation
+        for name, relation in service.resources.relations(resource).items()
+        if not relation.field.write_only
+        and (
+            _field_name(relation) in readable
+            if own.get(name) is relation.field
+            else relation.target in service.plans
+            and _field_name(relation) in service.plans[relation.target].serializer.readable
+        )
+    }
+
+
+def expandable_relations(plan: ModelPlan, readable: Collection[str]) -> dict[str, Relation]:
+    """The relations of a viewset's rows with which a path in ``?expand=`` may begin, whoever may read their targets."""
+    listed = plan.attribute("expandable")
+    if listed is None:
+        return visible_relations(plan.service, plan.resource.name, readable)
+    names = {path.partition("__")[0] for path in listed}
+    return {name: each for name, each in plan.service.resources.relations(plan.resource.name).items() if name in names}
+
+
+def _field_name(relation: Relation) -> str:
+    """The name under which rows show the keys of a relation: the column, or the many_to_many field."""
+    return relation.field.name if relation.link is not None else relation.column
+
+
+def targets(plan: ModelPlan, shown: Projection, readable: frozenset[str], text: str) -> Sequence[tuple[ModelPlan, str]]:
     """The viewsets whose rows ``?expand=`` adds to what is shown anyway, each with a path that leads to it.
 
-    ``ParseError`` for a path to rows whose visibility differs by caller or row: only their own address shows those.
+    ``ParseError`` for a relation that does not exist or is not visible, for a way back, and for a path to rows whose
+    visibility differs by caller or row: only their own address shows those.
     """
     found: dict[ModelPlan, str] = {}
     for path in expand_paths(text):
-        resource, already = shown.resource, dict(shown.related)
-        for step in path.split("__"):
-            relation = service.resources.relations(resource).get(step)
-            if relation is None:
-                break  # the projection raises the error, with the nearest name
-            resource = relation.target
-            if step not in already:
-                if resource not in service.plans:
-                    raise _forbidden(resource, path)
-                found.setdefault(service.plans[resource], path)
-            already = dict(already[step].related) if step in already else {}
-    for plan, path in found.items():
-        if plan.expandable_via is None:
-            raise _forbidden(plan.resource.name, path)
+        for relation in _added_relations(plan, shown, readable, path):
+            if relation.target not in plan.service.plans:
+                raise _forbidden(relation.target, path)
+            found.setdefault(plan.service.plans[relation.target], path)
+    for target, path in found.items():
+        if target.expandable_via is None:
+            raise _forbidden(target.resource.name, path)
     return tuple(found.items())
+
+
+def _added_relations(plan: ModelPlan, shown: Projection, readable: frozenset[str], path: str) -> Iterator[Relation]:
+    """The relations that a path follows and that are not shown anyway. ``ParseError`` for one that may not be followed.
+
+    What the viewset's ``expandable`` lists is its author's decision, like ``select_related``.
+    """
+    service, listed = plan.service, plan.attribute("expandable")
+    if listed is not None and not any(each == path or each.startswith(f"{path}__") for each in listed):
+        hint = did_you_mean(path, listed) if listed else "nothing can be expanded here"
+        raise ParseError(f"expand: {path[:100]!r} cannot be expanded; {hint}", code="invalid_parameter")
+    resource, already = plan.resource.name, dict(shown.related)
+    taken: set[tuple[int, bool]] = set()
+    for name in path.split("__"):
+        relations = service.resources.relations(resource)
+        if name in already or listed is not None:
+            valid: Mapping[str, Relation] = relations
+        elif not taken:
+            valid = visible_relations(service, resource, readable)
+        else:
+            valid = expandable_relations(service.plans[resource], service.plans[resource].serializer.readable)
+        if name not in valid:
+            hint = did_you_mean(name, sorted(valid))
+            raise ParseError(f"expand: {resource} has no relation {name[:50]!r}; {hint}", code="invalid_parameter")
+        relation = valid[name]
+        forwards = service.resources[resource].fields.get(name) is relation.field
+        if listed is None and (id(relation.field), not forwards) in taken:
+            message = f"{name!r} leads back over the relation that the path came by."
+            raise ParseError(f"expand: {path}: {message}", code="invalid_parameter")
+        taken.add((id(relation.field), forwards))
+        if name not in already:
+            yield relation
+        already = dict(already[name].related) if name in already else {}
+        resource = relation.target
 
 
 async def check_expansions(view: ModelView) -> None:
@@ -60,8 +123,9 @@ async def check_expansions(view: ModelView) -> None:
     if "expand" not in plan.allowed_parameters.get(view.action, ()):
         return
     if text := request.query_params.get("expand"):
-        shown = plan.default_projection(current_serializer(view))
-        for target, path in plan.expansion_targets(shown, text):
+        serializer = current_serializer(view)
+        shown = plan.default_projection(serializer)
+        for target, path in plan.expansion_targets(plan, shown, serializer.readable, text):
             await _check_may_read(target, plan, request, path)
 
 

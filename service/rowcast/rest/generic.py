@@ -46,6 +46,7 @@ class GenericViewSet(ViewSet):
     pagination_class: type[BasePagination] | None = PageNumberPagination
     select_related: Sequence[str] = ()
     prefetch_related: Sequence[str] = ()
+    expandable: Sequence[str] | None = None
     allowed_actions: Sequence[str] | None = None
     excluded_actions: Sequence[str] = ()
     stream_enabled: bool = True

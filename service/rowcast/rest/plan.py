@@ -178,7 +178,7 @@ class ModelPlan(ViewPlan):
     projection: Callable[[Projection, str, str], Projection]  # (default, fields, expand) → projection of the response
     python_projection: Callable[[Projection, tuple[str, ...]], Projection]  # (shown, relations) → all that Python reads
     restricted_keys: Callable[[], Sequence[RestrictedKey]]
-    expansion_targets: Callable[[Projection, str], Sequence[tuple[ModelPlan, str]]]  # (default, expand) → who decides
+    expansion_targets: Callable[..., Sequence[tuple[ModelPlan, str]]]  # (plan, default, readable, expand) → who decides
 
 
 def new_view(plan: ViewPlan, **attributes: Any) -> Any:

@@ -7,7 +7,7 @@ serializer dumps Python values. Both make the same JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
@@ -148,6 +148,7 @@ class Serializer(ma.Schema):
     resources: ClassVar[Resources]
     relations: ClassVar[Mapping[str, Relation]] = {}
     shown: ClassVar[Projection]
+    readable: ClassVar[frozenset[str]] = frozenset()  # the columns and links that it shows: their relations are visible
     ignored: ClassVar[frozenset[str]] = frozenset()  # response fields that a body may repeat but cannot set
     related: ClassVar[tuple[str, ...] | None] = None  # relations of its responses; None for the viewset's
     plain: ClassVar[bool] = False  # whether its responses are its projection and the relations
@@ -220,6 +221,7 @@ class Serializer(ma.Schema):
         bound.related = cls._related_names(relations)
         bound.ignored = frozenset(ignored - cls._declared_fields.keys())
         bound.shown = cls._projection(resource, fields)
+        bound.readable = frozenset({*bound.shown.columns, *cls._readable_links(resource, from_resource)})
         bound.plain = not cls._listed(cls._declared_fields) and from_resource and not has_hooks(cls)
         return bound
 
@@ -258,6 +260,18 @@ class Serializer(ma.Schema):
         if cls.opts.included:
             return tuple(name for name in cls.opts.included if name in relations)
         return tuple(name for name in cls._listed(cls._declared_fields) if name in relations) or None
+
+    @classmethod
+    def _readable_links(cls, resource: Resource, from_resource: bool) -> Iterator[str]:
+        """The many_to_many fields that ``Meta`` selects, or that the class declares as readable."""
+        meta = cls.opts
+        for name, field in resource.links.items():
+            declared = cls._declared_fields.get(name)
+            listed = name in meta.included if meta.included else from_resource or declared is not None
+            computed = isinstance(declared, ma.fields.Method | ma.fields.Function | ma.fields.Constant)
+            hidden = field.write_only or computed or (declared is not None and declared.load_only)
+            if listed and name not in meta.excluded and not hidden:
+                yield name
 
     @classmethod
     def _projection(cls, resource: Resource, fields: Mapping[str, ma.fields.Field[Any]]) -> Projection:
