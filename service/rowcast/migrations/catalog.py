@@ -79,9 +79,15 @@ class Definitions:
 
     def has_identity(self, column: tuple[str, str]) -> bool:
         """Whether the database generates the column's values, as an identity or a serial column."""
-        row = self.columns[column]
-        _, identity, *_ = row["extra"].split("|")
-        return bool(identity) or (row["definition"] or "").startswith("nextval(")
+        return self._is_identity(column) or (self.columns[column]["definition"] or "").startswith("nextval(")
+
+    def fills(self, column: tuple[str, str]) -> bool:
+        """Whether the database gives the column a value of its own choice, by whatever default."""
+        return self._is_identity(column) or self.columns[column]["definition"] is not None
+
+    def _is_identity(self, column: tuple[str, str]) -> bool:
+        _, identity, *_ = self.columns[column]["extra"].split("|")
+        return bool(identity)
 
 
 async def read_catalog(connection: Connection, tables: Tables, schema: str = "") -> Catalog:

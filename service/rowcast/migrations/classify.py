@@ -102,7 +102,7 @@ def _classify_alone(step: ops.MigrateOperation, found: Definitions, declared: De
             return True, False
         case ops.CreatePrimaryKeyOp():
             return False, True
-        case ops.CreateTableCommentOp() | ops.DropTableCommentOp():
+        case ops.CreateTableCommentOp():
             return True, False
     return True, True
 

@@ -24,7 +24,7 @@ from rowcast.migrations.classify import classify, execution_order, key_of
 from rowcast.migrations.operations import Cast, Implementation, ddl_of
 from rowcast.migrations.session import await_step
 from rowcast.migrations.values import DdlStep
-from rowcast.resources.tables import Tables
+from rowcast.resources.tables import CONFIGURED_DEFAULT, Tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +93,23 @@ def _compare_default(
     found: sa.Column[Any],
     declared: sa.Column[Any],
 ) -> PriorityDispatchResult:
-    here, there = context.opts["definitions"]
-    column = (table, name)
     operation.existing_server_default = found.server_default
-    counted = here.has_identity(column), there.has_identity(column)
-    if any(counted) and all(counted):
-        return PriorityDispatchResult.CONTINUE
-    if any(counted) or here.columns[column]["definition"] != there.columns[column]["definition"]:
+    here, there = context.opts["definitions"]
+    if _default_differs(here, there, (table, name), declared):
         operation.modify_server_default = declared.server_default
     return PriorityDispatchResult.CONTINUE
+
+
+def _default_differs(here: Definitions, there: Definitions, column: tuple[str, str], declared: sa.Column[Any]) -> bool:
+    """Whether a column lacks the default that the config names.
+
+    A default that the config does not name belongs to the table's owner. For keys and times that the database is to
+    fill, any default does.
+    """
+    wanted = there.columns[column]["definition"]
+    if CONFIGURED_DEFAULT in declared.info:
+        return here.has_identity(column) or bool(here.columns[column]["definition"] != wanted)
+    return there.fills(column) and not here.fills(column)
 
 
 def _compare_constraints(
@@ -162,6 +170,8 @@ def _flatten(
                 yield from _split(operation, tables.metadata.tables[operation.table_name].c[operation.column_name])
             case ops.DropConstraintOp() | ops.DropIndexOp() if not _is_managed(operation, tables):
                 pass
+            case ops.DropTableCommentOp():  # it belongs to the table's owner
+                pass
             case _:
                 yield operation
 
@@ -193,7 +203,7 @@ def _split(operation: ops.AlterColumnOp, declared: sa.Column[Any]) -> Iterator[o
         yield step(modify_server_default=default)
     if operation.modify_nullable is not None:
         yield step(modify_nullable=operation.modify_nullable)
-    if operation.modify_comment is not False:
+    if operation.modify_comment:  # otherwise it belongs to the table's owner
         yield step(modify_comment=operation.modify_comment)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -17,6 +17,8 @@ from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
 from rowcast.resources.sql import cut_identifier, quote_literal
+
+CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Tables:
             autoincrement=identity,
             server_default=_server_default(field, values),
             comment=field.help_text,
+            info={CONFIGURED_DEFAULT: True} if field.default not in (MISSING, None) else {},
         )
 
     def _link(self, resource: Resource, field: Field) -> sa.Table:
