@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -89,6 +90,13 @@ def _database_url() -> value_types.ValueType:
     return value_types.ValueType(lambda value: check_url(written.take(value)), written.written, null=True)
 
 
+_CLAIM: Final = r"[^.\s]+(?:\.[^.\s]+)*"
+_REFERENCE: Final = rf"\$user\.(?:id|is_staff|is_authenticated)|\$claims\.{_CLAIM}"
+_SETTING_NAME: Final = (
+    r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+"  # one that PostgreSQL does not have itself
+)
+_ROLE: Final = r"(?![Nn][Oo][Nn][Ee]$)[^\x00]{1,63}"
+_ROLE_EXPECTED: Final = "the name of a role, and not none"
 _ORIGIN: Final = r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+"
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _HOST: Final = rf"\*|(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\]?"
@@ -141,10 +149,28 @@ class Database:
     pool_size: int = _setting(value_types.integer(1, 10_000), 10)
     statement_timeout: float = _setting(value_types.duration(), "5s")
     idle_in_transaction_timeout: float = _setting(value_types.duration(), "30s")
+    session: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "value_type": value_types.MappingOf(
+                value_types.string(_REFERENCE, "$user.id, $user.is_staff, $user.is_authenticated or $claims.<name>"),
+                names=_SETTING_NAME,
+            ),
+            "default": {},
+        },
+    )
+    role_claim: str | None = _setting(value_types.string(_CLAIM, "the name of a claim", null=True))
+    roles: tuple[str, ...] = _setting(value_types.ListOf(value_types.string(_ROLE, _ROLE_EXPECTED)), [])
+    default_role: str | None = _setting(value_types.string(_ROLE, _ROLE_EXPECTED, null=True))
     migrations: Path = field(
         default=Path("../migrations"), metadata=_path("../migrations")
     )  # from the config directory
     data: Path = field(default=Path(".rowcast"), metadata=_path(".rowcast"))  # from the working directory
+
+    @property
+    def has_callers(self) -> bool:
+        """Whether statements of a request run with settings or a role of its caller."""
+        return bool(self.session or self.role_claim or self.default_role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +281,8 @@ def read(
     if settings.auth.jwt is not None:
         for key, message in _jwt_problems(settings.auth.jwt):
             problems.at(merged, ("auth", "jwt", key), message)
+    for path, message in _session_problems(settings.database):
+        problems.at(merged, ("database", *path), message)
     migrations = Path(os.path.normpath(directory / settings.database.migrations))
     return replace(settings, database=replace(settings.database, migrations=migrations))
 
@@ -283,6 +311,15 @@ def _merge(document: Document, environ: Mapping[str, str], overrides: Mapping[st
             values[path] = place
             unread.discard(path)
     return replace(document, data=data, values=values, unread=unread)
+
+
+def _session_problems(database: Database) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The setting and the message of each problem with the settings and roles of callers."""
+    for name in database.session:
+        if not re.fullmatch(_SETTING_NAME, name):
+            yield ("session", name), "is not a setting of your own: its name needs a dot, such as app.user_id"
+    if database.roles and database.role_claim is None:
+        yield ("roles",), "has no effect without role_claim"
 
 
 def _jwt_problems(jwt: Jwt) -> Iterator[tuple[str, str]]:

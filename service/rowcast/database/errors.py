@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import asyncpg
 
-from rowcast.errors import ApiError, Conflict, DoesNotFit, InvalidPattern, Unavailable, ValidationError
+from rowcast.errors import (
+    ApiError,
+    Conflict,
+    DoesNotFit,
+    InvalidPattern,
+    PermissionDenied,
+    Unavailable,
+    ValidationError,
+)
 from rowcast.resources.tables import Guard
 
 CONNECTION_LOST = (
@@ -91,6 +100,9 @@ _CHECKS: Mapping[str, str] = {
 }
 
 
+POLICY_REFUSES: Final = "A policy of the database does not allow this row."
+
+
 class TryAgain(Conflict):
     """Another attempt may succeed. A client gets it where the attempt cannot be repeated for it."""
 
@@ -140,6 +152,8 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
             return Unavailable("The query took too long.", code="statement_timeout")
         case asyncpg.ReadOnlySQLTransactionError():
             return Unavailable("The database is read-only.", code="read_only")
+        case asyncpg.InsufficientPrivilegeError() if error.server_source_function == "ExecWithCheckOptions":
+            return PermissionDenied(POLICY_REFUSES)
         case asyncpg.InsufficientPrivilegeError():
             return Unavailable("The service's role in the database may not do this.", code="database_forbidden")
         case asyncpg.LockNotAvailableError() | asyncpg.InsufficientResourcesError():

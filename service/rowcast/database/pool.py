@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
@@ -54,6 +54,8 @@ class Database:
     a free connection, are in seconds. Errors of the driver are raised as ``ApiError``; ``guards`` names the fields of a
     violated constraint.
     """
+
+    acts_as_callers = False  # whether the statements of a request run with settings or a role of its caller
 
     def __init__(
         self,
@@ -133,6 +135,8 @@ class Database:
         try:
             try:
                 async with here.connection.transaction():
+                    if outer is None:
+                        await self._prepare_transaction(here.connection)
                     yield
             except DRIVER_ERRORS as error:
                 raise self._failed(error) from error
@@ -144,6 +148,17 @@ class Database:
                     here.changes
                 )  # also after a rollback: a COMMIT may have succeeded before its reply was lost
                 self._give(here.connection)
+
+    def act_for(self, caller: Hashable) -> None:
+        """Run the statements of this task as a caller; see ``CallerDatabase``."""
+
+    def caller(self) -> Hashable:
+        """The caller as whom the statements of this task run; ``None`` for the service itself."""
+        return None
+
+    def as_service(self) -> AbstractContextManager[None]:
+        """Run the statements inside as the service's own role."""
+        return nullcontext()
 
     @property
     def in_transaction(self) -> bool:
@@ -193,6 +208,9 @@ class Database:
             if isinstance(error, CONNECTION_LOST):
                 connection.terminate()  # the driver may not have noticed that it is lost
             raise self._failed(error, deleting=deleting) from error
+
+    async def _prepare_transaction(self, connection: Connection) -> None:
+        """Make a transaction that has just begun ready for its statements."""
 
     def _inside(self) -> _Transaction | None:
         """The caller's open transaction; a task that has outlived the transaction that it was created in has none."""

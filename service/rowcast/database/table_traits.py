@@ -44,7 +44,9 @@ SELECT name,
     ARRAY(
         SELECT DISTINCT attname::text FROM string
         WHERE string.name = given.name AND (NOT collisdeterministic OR typname NOT IN ('text', 'varchar'))
-    ) AS loose
+    ) AS loose,
+    coalesce((SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(quote_ident(given.name))), false) AS policies,
+    coalesce(row_security_active(to_regclass(quote_ident(given.name))::oid), false) AS policies_apply
 FROM unnest($1::text[]) AS given (name)
 """
 
@@ -58,7 +60,8 @@ async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
     ``fetch`` runs a statement with one argument, and returns its rows.
     """
     names = {table.name: resource for resource, table in tables.of.items()}
-    return {
-        names[name]: TableTraits(partitioned, *map(frozenset, sets))
-        for name, partitioned, *sets in await fetch(_TRAITS_SQL, list(names))
-    }
+    found = {}
+    for name, partitioned, *sets, policies, policies_apply in await fetch(_TRAITS_SQL, list(names)):
+        skipping, rules, patternless, loose = map(frozenset, sets)
+        found[names[name]] = TableTraits(partitioned, skipping, rules, patternless, loose, policies, policies_apply)
+    return found

@@ -60,7 +60,8 @@ class TokenStore:
         return user, credentials
 
     async def _look_up(self, digest: bytes) -> tuple[User, Credentials]:
-        row = await self._database.read(_FIND, [digest])
+        with self._database.as_service():
+            row = await self._database.read(_FIND, [digest])
         if row is None:
             raise AuthenticationFailed("The token is unknown or was revoked.")
         credentials = Credentials(row["expires_at"], row["id"])
@@ -77,7 +78,8 @@ class TokenStore:
             self._checked_at = now
             in_use = {credentials.token for credentials in self._in_use if credentials.token is not None}
             try:
-                rows = await self._database.fetch_all(_NOT_REVOKED, [list(in_use)])
+                with self._database.as_service():
+                    rows = await self._database.fetch_all(_NOT_REVOKED, [list(in_use)])
             except Unavailable:  # is not a reason to end a running stream; the next check comes soon
                 return token not in self._revoked
             self._revoked = frozenset(in_use - {row["id"] for row in rows})

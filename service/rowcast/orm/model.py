@@ -17,7 +17,7 @@ from rowcast.orm.state import Row, RowState, instance, set_state, state_of
 from rowcast.orm.writing import insert_row, update_rows
 from rowcast.query.conditions import Query, by_key
 from rowcast.query.projection import Projection, projection_of
-from rowcast.query.store import NOT_CHANGED, NOT_MADE, Store, current_store
+from rowcast.query.store import NOT_MADE, Store, current_store
 from rowcast.resources.fields import recall
 from rowcast.resources.lossless_json import nested, parse
 from rowcast.resources.resource import Relation, Resource, Resources
@@ -170,6 +170,7 @@ class Model(Row):
 
         Raises:
             Conflict: A trigger or a rule of the database has refused the change.
+            PermissionDenied: A policy of the database has refused it.
             NotFound: The row has been deleted.
         """
         store, state = current_store(), state_of(self)
@@ -342,7 +343,7 @@ async def _write(store: Store, row: Model, values: Mapping[str, Any]) -> None:
         if not state.saved:
             raise Conflict(NOT_MADE)
         if await store.one(query_for(row), Projection(state.resource.name, ())) is not None:
-            raise Conflict(NOT_CHANGED)
+            raise store.refusal(state.resource.name)
         raise NotFound(f"This {state.resource.model} does not exist any more.")
     written = dict(zip(state.resource.columns, records[0], strict=True))
     for column in [column for column in state.exact if written[column] != state.values[column]]:

@@ -167,8 +167,8 @@ def _count(tables: Tables, shape: PageShape, where: Shape, binds: Binds) -> Any:
     rows = sa.select(sa.func.count()).select_from(source.clause)
     if conditions:
         return rows.where(*conditions).scalar_subquery()
-    if shape.count == "exact":
-        return rows.scalar_subquery()
+    if shape.count == "exact" or tables.resources.traits_of(shape.projection.resource).policies:
+        return rows.scalar_subquery()  # the estimate counts rows that a policy hides
     analyzed: sa.ColumnElement[int] = sa.literal_column("nullif(reltuples, -1)::bigint")
     table = quote_literal(quote_identifier(tables.of[shape.projection.resource].name))
     estimate = sa.select(analyzed).select_from(sa.table("pg_class", schema="pg_catalog"))

@@ -10,11 +10,11 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import orjson
 
-from rowcast.database.errors import RefusedByRule, TryAgain
+from rowcast.database.errors import POLICY_REFUSES, RefusedByRule, TryAgain
 from rowcast.database.pool import Database
 from rowcast.database.sequences import has_generated_key, move_sequence
 from rowcast.database.table_traits import read_traits
-from rowcast.errors import Conflict
+from rowcast.errors import ApiError, Conflict, PermissionDenied
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Comparison, Query, by_key
 from rowcast.query.pages import FetchedPage, PageShape
@@ -212,6 +212,12 @@ class Store:
         arguments = statement.arguments(query.values)
         rows = await self.database.fetch_all(statement.sql, arguments, deleting=True, changes=statement.changes)
         return len(rows)
+
+    def refusal(self, resource: str) -> ApiError:
+        """The error for a row that is there, and that the database has not changed."""
+        if self.queries.resources.traits_of(resource).policies:
+            return PermissionDenied(POLICY_REFUSES)
+        return Conflict(NOT_CHANGED)
 
     async def lock_places(self, query: Query) -> dict[str, str]:
         """Lock the rows of a query until the transaction ends: where each is stored, by its key as text.

@@ -15,6 +15,8 @@ class TableTraits:
         skipping: ``insert``, ``update`` and ``delete``, as far as a trigger may skip a row.
         rules: The same, as far as the table has a rule.
         patternless: The columns whose collation does not work with patterns.
+        policies: Row-level security is enabled.
+        policies_apply: It applies to the service's own role as well.
         loose: The columns of strings that can be equal without having the same characters.
     """
 
@@ -23,6 +25,8 @@ class TableTraits:
     rules: frozenset[str] = frozenset()
     patternless: frozenset[str] = frozenset()
     loose: frozenset[str] = frozenset()
+    policies: bool = False
+    policies_apply: bool = False
 
 
 PLAIN: Final = TableTraits()

@@ -100,6 +100,7 @@ def plan_plain(
         overridden=overridden,
         call=_calls(cls, _key_part(cls, initkwargs)),
         config=config,
+        acts_as_caller=service.store.database.acts_as_callers,
         checks_initial=_has_code_before_actions(policies, overridden),
         allowed_parameters={},
         **policies,
@@ -197,6 +198,7 @@ def _plan_model(
     objects = any(map(checks_objects, policies["permissions"])) or not overridden.isdisjoint(
         ("get_permissions", "check_object_permissions", "get_object")
     )
+    as_callers = service.store.database.acts_as_callers  # what one caller reads is not for another one
     return ModelPlan(
         service=service,
         viewset=cls,
@@ -209,6 +211,7 @@ def _plan_model(
         overridden=overridden,
         call=_calls(cls, _key_part(cls, options)),
         allowed_parameters=_allowed_parameters(filters, paginator),
+        acts_as_caller=service.store.database.acts_as_callers,
         checks_initial=_has_code_before_actions(policies, overridden),
         strict_query=options["strict_query"],
         resource=resource,
@@ -220,7 +223,7 @@ def _plan_model(
         filters=filters,
         pattern_parameters=tuple(name for backend in filters for name in backend.patterns()),
         paginator=paginator,
-        cache=options["cache"],
+        cache="off" if as_callers else options["cache"],
         count=options["count"],
         lookup_field=lookup_field,
         lookup_url_kwarg=_key_part(cls, options),
@@ -234,7 +237,10 @@ def _plan_model(
         finds_objects="get_object" in overridden,
         native_filters=native_filters,
         simple_writes=_has_simple_writes(serializer, overridden, lookup_field and key.column),
-        public_and_cacheable=all_rows and native_filters and _is_public(options, policies, overridden),
+        public_and_cacheable=not as_callers
+        and all_rows
+        and native_filters
+        and _is_public(options, policies, overridden),
         bind_serializer=bind_serializer,
         shared_serializer=shared_serializer,
         restricted_keys=lru_cache(maxsize=1)(partial(_restricted_keys, service, resource)),

@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from rowcast.errors import ParseError, did_you_mean
+from rowcast.errors import ParseError, PermissionDenied, did_you_mean
 from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
 from rowcast.rest.generic import GenericViewSet
@@ -33,6 +33,8 @@ async def stream(http: web.Request) -> web.StreamResponse:
     plans = _named(service, params.get("resources", ""))
     own = _parameters(plans, params)
     opened = [await _open(name, plan, http, own[name]) for name, plan in plans.items()]
+    if len({subscription.caller for subscription, _ in opened}) > 1:
+        raise PermissionDenied("These resources recognise callers differently; open a stream of each.")
     limit = sum(plan.max_page_size * SNAPSHOT_MAX_PAGES for plan in plans.values())
     return await service.hub.stream(
         http,
@@ -78,7 +80,9 @@ async def _open(
 ) -> tuple[Subscription, object]:
     """The caller's subscription to one resource, and its credentials; raises what the resource's own stream would."""
     view: GenericViewSet = new_view(plan, action_map=_ACTION_MAP)
-    view.request = view.initialize_request(http.clone(rel_url=http.rel_url.with_query(parameters)))
+    request = view.request = view.initialize_request(http.clone(rel_url=http.rel_url.with_query(parameters)))
+    if plan.acts_as_caller:
+        plan.service.store.database.act_for(lambda: request.user)
     await view.initial(view.request)
     try:
         subscription = await subscription_of(view)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rowcast.errors import ApiError, Conflict, NotFound, PreconditionFailed, PreconditionRequired
+from rowcast.errors import ApiError, NotFound, PreconditionFailed, PreconditionRequired
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import Model, query_for
 from rowcast.query.conditions import Query, unchanged
 from rowcast.query.projection import Projection
-from rowcast.query.store import NOT_CHANGED
 from rowcast.rest import etags
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
@@ -40,12 +39,14 @@ async def check_version(view: ModelView) -> None:
 async def missing_or_changed(plan: ModelPlan, query: Query, versions: tuple[str, ...] | None) -> ApiError:
     """The error for a row that a write did not find: it has another version, or does not exist.
 
-    If it is there in the right version, a trigger has skipped it.
+    If it is there in the right version, a policy of the table has refused the change, or a trigger has skipped it.
     """
     found = await plan.service.store.one(query, Projection(plan.resource.name, ()))
     if found is None:
         return NotFound()
-    return Conflict(NOT_CHANGED) if versions is None or found.version in versions else PreconditionFailed()
+    if versions is not None and found.version not in versions:
+        return PreconditionFailed()
+    return plan.service.store.refusal(plan.resource.name)
 
 
 async def version_of(plan: ModelPlan, row: Any) -> str | None:

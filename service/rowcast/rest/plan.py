@@ -111,6 +111,7 @@ class ViewPlan:
     authenticators: Sequence[BaseAuthentication]
     throttle_classes: Sequence[type[BaseThrottle]]
     overridden: frozenset[str]
+    acts_as_caller: bool = False
     call: Callable[[str, tuple[str, ...]], Call]
     allowed_parameters: Mapping[str, frozenset[str]]  # action → the query parameters that it reads
     config: Mapping[str, Any] = field(default_factory=dict)  # the options of the config

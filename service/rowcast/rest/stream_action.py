@@ -67,6 +67,7 @@ class ViewsetRowAccess:
         )
         self._columns = Projection(plan.resource.name, tuple(plan.resource.columns))
         self._links = tuple(name for name, _ in shown.related if name in plan.resource.links)
+        self._database_caller = plan.service.store.database.caller()
         self._reads_unlogged = False  # whether Python has read columns that are not in the log
 
     async def may_see(self, rows: Sequence[bytes]) -> list[bool]:
@@ -131,6 +132,7 @@ class ViewsetRowAccess:
     async def _instances(self, rows: Sequence[bytes]) -> list[Model]:
         """Logged rows as instances, with their related rows as they are now."""
         STORE.set(self._plan.service.store)
+        self._plan.service.store.database.act_for(self._database_caller)
         made = [instance_of(self._plan, row, self._columns) for row in rows]
         if made and self._related:
             await QuerySet(type(made[0])).prefetch_related(*self._related).attach(made)
@@ -216,6 +218,7 @@ async def subscription_of(view: ModelView) -> Subscription:
         test=matcher(resources, query.resource, query.where),
         routing_key=routing_key(resources, query.resource, (*query.where, *_owned(view))),
         store=plan.service.store,
+        caller=plan.service.store.database.caller(),
         access=ViewsetRowAccess(view, shown) if python else None,
     )
 

@@ -152,6 +152,8 @@ class ViewSet:
         STORE.set(plan.service.store)
         self.kwargs = dict(http.match_info)
         request = self.request = self.initialize_request(http, **self.kwargs)
+        if plan.acts_as_caller:
+            plan.service.store.database.act_for(lambda: request.user)
         if not self.action:
             raise MethodNotAllowed(http.method, self.action_map)
         await (run_checked(self.initial(request)) if plan.checks_initial else self.initial(request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -10,6 +11,7 @@ from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.yaml import Problems
+from rowcast.database.caller import CallerDatabase, CallerSettings
 from rowcast.database.pool import Database
 from rowcast.identity.authentication import IDENTITY, Identity
 from rowcast.identity.throttling import THROTTLES, Throttles
@@ -26,6 +28,7 @@ from rowcast.server.hosts import Hosts
 from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.middleware import add_headers, errors
+from rowcast.server.policies import UNSCOPED_STREAMS, unscoped_streams
 from rowcast.server.routes import named_classes, plan_routes, register
 from rowcast.streams.hub import Hub
 
@@ -46,7 +49,9 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
     """
     settings = configuration.settings
     tables = Tables(configuration.resources)
-    database = Database(
+    callers = CallerSettings.of_settings(settings.database)
+    pool = Database if callers is None else partial(CallerDatabase, callers=callers)
+    database = pool(
         url,
         tables.guards,
         size=settings.database.pool_size,
@@ -63,7 +68,8 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         message = "nobody is authenticated: auth.default_authentication_classes is empty"
         problems.at(configuration.files[""], ("server", "openapi"), message)
     problems.check()
-    lifecycle = Lifecycle(configuration, service, tables, identity, throttles, migrate=migrate)
+    unscoped = unscoped_streams(routes)
+    lifecycle = Lifecycle(configuration, service, tables, identity, throttles, unscoped, migrate=migrate)
 
     answer_errors = errors(Hosts(settings.server).check, lifecycle.check_ready, count_failure=throttles.count_failure)
     app = web.Application(
@@ -76,6 +82,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         app.middlewares.append(preflight)
         app.on_response_prepare.append(allow)
     app[SERVICE], app[IDENTITY], app[THROTTLES] = service, identity, throttles
+    app[UNSCOPED_STREAMS] = unscoped
     app[BODY_TIMEOUT] = settings.server.body_timeout
     register(app, service, routes, lifecycle.waits_for_start)
     health.register(app, lifecycle.readiness)

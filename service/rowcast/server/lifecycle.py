@@ -27,6 +27,7 @@ from rowcast.resources.tables import Tables
 from rowcast.rest.plan import Service
 from rowcast.rest.viewset import Handler
 from rowcast.server.health import Readiness
+from rowcast.server.policies import refused_streams
 from rowcast.server.prepare import prepare, startup_error
 
 STARTED: Final = web.AppKey("started", asyncio.Task)
@@ -36,7 +37,10 @@ _logger = structlog.get_logger(__name__)
 
 
 class Lifecycle:
-    """Starts and stops what a service runs beside requests. ``migrate`` makes the database match the config."""
+    """Starts and stops what a service runs beside requests. ``migrate`` makes the database match the config.
+
+    ``unscoped_streams`` are the resources that have a stream of all rows.
+    """
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Lifecycle:
         tables: Tables,
         identity: Identity,
         throttles: Throttles,
+        unscoped_streams: frozenset[str],
         *,
         migrate: bool,
     ) -> None:
@@ -56,6 +61,7 @@ class Lifecycle:
         self._identity = identity
         self._throttles = throttles
         self._migrate = migrate
+        self._unscoped_streams = unscoped_streams
         self._database = service.store.database
         self._ticker = Ticker(
             self._database.connect, wakeup=stream.wakeup, retention=stream.retention, size=stream.max_log_size
@@ -131,6 +137,11 @@ class Lifecycle:
                 self._service.secret = await prepare(
                     self._configuration, self._tables, self._database, migrate=self._migrate
                 )
+                refused = refused_streams(
+                    self._tables.resources, self._unscoped_streams, callers=self._database.acts_as_callers
+                )
+                if message := "; ".join(refused):
+                    raise Unavailable(f"The service cannot start: {message}")
                 break
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
                 self.readiness.starting = startup_error(error)

@@ -75,7 +75,7 @@ class Hub:
         self._index: SubscriptionIndex[Group] = SubscriptionIndex()
         self._revisit: set[Group] = set()  # groups that get the next batch whatever it is about
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
-        self._matches: OrderedDict[tuple[Query, Position, int], asyncio.Future[Matches]] = OrderedDict()
+        self._matches: OrderedDict[tuple[Query, Hashable, Position, int], asyncio.Future[Matches]] = OrderedDict()
         self._open: set[Subscriber] = set()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -328,7 +328,7 @@ class Hub:
 
     async def _match_in_database(self, subscription: Subscription, batch: Batch) -> Matches:
         """The database's result for a batch, from one query for all subscriptions with the same condition."""
-        key = (subscription.query, batch.start, len(batch.events))
+        key = (subscription.query, subscription.caller, batch.start, len(batch.events))
         matches = self._matches.get(key)
         if matches is None:
             matches = self._matches[key] = asyncio.ensure_future(subscription.match_in_database(batch))

@@ -70,6 +70,7 @@ class Subscription:
         test: Evaluates the condition in memory; ``None`` if only the database can.
         routing_key: A column whose values every matching row has; ``None`` if there is none.
         store: Evaluates the condition in the database, and reads snapshots.
+        caller: As whom the database evaluates the condition; ``None`` for the service itself.
         access: Permissions for single rows, and Python serializers; ``None`` if the viewset has neither.
     """
 
@@ -81,11 +82,12 @@ class Subscription:
     routing_key: RoutingKey | None
     store: Store
     access: RowAccess | None = None
+    caller: Hashable = None
 
     @cached_property
     def key(self) -> Hashable:
         """Subscriptions with equal keys render the same bytes."""
-        return self.query, self.projection, self.watched, self.access and self.access.key
+        return self.query, self.projection, self.watched, self.access and self.access.key, self.caller
 
     @cached_property
     def _floats(self) -> frozenset[str]:
@@ -108,6 +110,7 @@ class Subscription:
 
     async def match_in_database(self, batch: Batch) -> Matches:
         """The match of each event of the resource, evaluated by the database in one query."""
+        self.store.database.act_for(self.caller)
         events = [event for event in batch.events if event.resource == self.query.resource and event.op != "T"]
         rows = [(n, row) for event in events for n, row in ((event.n, event.old), (-event.n, event.new)) if row]
         met = {rows[place - 1][0] for place in await self.store.matching(self.query, [row for _, row in rows])}
