@@ -265,6 +265,15 @@ async def test_parameter_that_is_unknown_or_repeated_is_refused(library: Service
         assert word in problem["detail"], query
 
 
+async def test_a_request_has_at_most_a_thousand_parameters(library: Service) -> None:
+    """More are a 400, on lists, rows and streams, also where unknown parameters are ignored."""
+    row = await library.post("/loose/", {"name": "a"})
+    for path in ("/books/", "/books/stream/", "/loose/", f"/loose/{row['id']}/"):
+        problem = await library.get(f"{path}?{'&'.join(f'a{n}=' for n in range(1001))}", 400)
+        assert problem["detail"] == "There are more than 1000 parameters."
+    await library.get(f"/loose/?{'&'.join(f'a{n}=' for n in range(1000))}")
+
+
 async def test_strict_query_off_ignores_unknown_parameters_only(library: Service) -> None:
     """With ``strict_query: false`` unknown parameters are ignored; all others are still checked."""
     await library.post("/loose/", {"name": "a"})

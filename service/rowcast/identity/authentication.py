@@ -18,13 +18,14 @@ from aiohttp import web
 
 from rowcast.configuration.settings import Auth
 from rowcast.database.pool import Database
-from rowcast.errors import ApiError, AuthenticationFailed, NotAuthenticated, PermissionDenied, TokenExpired
+from rowcast.errors import ApiError, AuthenticationFailed, NotAuthenticated, ParseError, PermissionDenied, TokenExpired
 from rowcast.identity.jwt import JWT_MAX_CHARACTERS, JWT_PATTERN, JwtVerifier
 from rowcast.identity.protocols import Request
 from rowcast.identity.tokens import TOKEN_PREFIX, TokenStore
 from rowcast.identity.users import Clock, Credentials, User
 
 BEARER_CHALLENGE: Final = 'Bearer realm="rowcast"'
+PARAMETERS_MAX: Final = 1000  # of a request
 
 Authenticated: TypeAlias = tuple[Any, Any]  # request.user and request.auth
 
@@ -182,6 +183,15 @@ def refusal(
     return PermissionDenied(detail, code=code)
 
 
+def check_size_of_query(http: web.Request) -> None:
+    """Raise ``ParseError`` if a request has more than ``PARAMETERS_MAX`` parameters; before ``http.query`` parses them.
+
+    Parsed parameters take many times the memory of their bytes, and yarl caches them with the last addresses.
+    """
+    if http.rel_url.raw_query_string.count("&") >= PARAMETERS_MAX:
+        raise ParseError(f"There are more than {PARAMETERS_MAX} parameters.", code="invalid_parameter")
+
+
 def _read_authorization(http: web.Request, stream: bool) -> tuple[str, str] | None:
     """The scheme and the credentials of a request."""
     headers = http.headers.getall("Authorization", ())
@@ -190,7 +200,10 @@ def _read_authorization(http: web.Request, stream: bool) -> tuple[str, str] | No
     if headers:
         scheme, _, value = headers[0].strip().partition(" ")
         return scheme.lower(), value.strip()
-    tokens = http.query.getall("access_token", ()) if stream else ()
+    if not stream:
+        return None
+    check_size_of_query(http)
+    tokens = http.query.getall("access_token", ())
     if len(tokens) > 1:
         raise AuthenticationFailed("Send one access_token.")
     return ("bearer", tokens[0]) if tokens else None

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from rowcast.configuration.settings import Server
 from rowcast.errors import ParseError, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from rowcast.identity.authentication import check_size_of_query
 from rowcast.identity.users import ANONYMOUS, User
 from rowcast.resources.lossless_json import parse_body
 from rowcast.rest.encodings import BODY_MISMATCH, decoder
@@ -22,7 +23,7 @@ PARSED_AT_ONCE_MAX_BYTES: Final = 64 * 1024  # of a body: 5 ms at most
 class Request:
     """An aiohttp request with ``user``, ``auth``, ``query_params`` and ``data``; every other attribute is aiohttp's.
 
-    ``query_params`` maps each parameter to its string; ``ParseError`` when one is given twice. ``data`` is the body once
+    ``query_params`` maps each parameter to its string; ``ParseError`` if one is given twice, or there are too many. ``data`` is the body once
     ``read_json`` has run. Attributes (``request.tenant = …``) and items can be set.
     """
 
@@ -57,6 +58,7 @@ class Request:
         if self._params is None:
             self._params = {}
             if self.http.rel_url.raw_query_string:
+                check_size_of_query(self.http)
                 for name, value in self.http.query.items():
                     if name in self._params:
                         raise ParseError(f"{name}: is given twice.", code="invalid_parameter")
