@@ -98,7 +98,7 @@ def _make_problem(response: web.HTTPException, request_id: str) -> None:
     """Turn an error of aiohttp that is already being sent into a problem document."""
     document = problem(_from_aiohttp(response), request_id)
     response.body = document.body
-    response.content_type = PROBLEM
+    response.headers["Content-Type"] = PROBLEM
     response.headers["Content-Length"] = str(document.content_length)
 
 
