@@ -1,4 +1,4 @@
-# run  psql  test  test-fast  docs  lint  format  schemas  dist  bench  bench-growth  bench-stream  lock
+# run  psql  test  test-fast  fuzz  docs  lint  format  schemas  dist  bench  bench-growth  bench-stream  lock
 # Needs make and Python 3.11 or newer (PYTHON=… selects one). Everything else is installed into .venv.
 # Paths are relative and tools are run as modules, so a checkout can have any name and can be moved.
 
@@ -17,6 +17,10 @@ test: .venv/requirements-dev.installed
 # The unit tests and a module of each area, in less than a minute. tests/fast.txt has the list.
 test-fast: .venv/requirements-dev.installed
 	@$(PYTEST) --dist=loadfile $$(grep -v '^#' tests/fast.txt)
+
+# Hostile and generated requests for two minutes, or for FUZZ_SECONDS. FUZZ_SEED and FUZZ_CASE repeat what a run reports.
+fuzz: .venv/requirements-dev.installed
+	@.venv/bin/python -m tests.fuzz
 
 # The examples and tables of the documentation.
 docs: .venv/requirements-dev.installed
@@ -57,7 +61,7 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) --constraint requirements-dev.lock --extra embedded -o requirements-embedded.lock
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock
 
-.PHONY: run psql test test-fast docs lint format schemas dist bench bench-growth bench-stream lock
+.PHONY: run psql test test-fast fuzz docs lint format schemas dist bench bench-growth bench-stream lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast contains the absolute path of its checkout: after a move or a copy it is installed again.

@@ -1,0 +1,507 @@
+"""The hostile generators: each makes one attack after another, from a source of chance alone.
+
+A generator is a function of ``Random`` and the service, and is in ``GENERATORS`` by its name. The same chance makes the same
+attack, except for keys, cursors and positions, which are the service's.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from random import Random
+from typing import Any
+
+import jwt
+
+from tests.http.library import KINDS, every_lookup
+from tests.unit.openapi.sample import LOOKUPS
+
+from .configuration import SECRET
+from .service import Service
+from .values import BODY_BYTES, COLUMNS, THINGS, body_of, expression, number, text, value
+from .wire import Header, deflated, gzipped, quoted, request
+
+LINE_BYTES = 60_000  # of a target: as much as the service reads, nearly
+KIND_LOOKUPS = every_lookup(KINDS)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is sent on one connection, and what may come back."""
+
+    pieces: tuple[bytes, ...]
+    methods: tuple[bytes, ...] = ()  # of the requests, for those without a body in their response
+    pause: float = 0.0  # seconds between pieces
+    incomplete: bool = False  # the service may wait for more, or close without a response
+    most: int = 1  # responses at most: one more would be to a request that was smuggled in
+    enough: bytes = b""  # where to stop reading
+    leaves: bool = False  # the client is gone before the response
+    copies: int = 1  # connections that send it at the same time
+
+
+Generator = Callable[[Random, Service], Attack]
+GENERATORS: dict[str, Generator] = {}
+
+
+def generator(function: Generator) -> Generator:
+    """Add a function to ``GENERATORS``."""
+    GENERATORS[function.__name__] = function
+    return function
+
+
+def write(chance: Random, service: Service, body: bytes, *resources: str) -> bytes:
+    """A request that writes a body to one of the resources."""
+    resource = chance.choice(resources or ("things", "kinds", "finds", "books", "boxes", "tags"))
+    method = chance.choice(("POST", "PATCH", "PUT"))
+    if method == "POST" or not service.ids.get(resource):
+        return request("POST", f"/{resource}/", body)
+    return request(method, f"/{resource}/{quoted(chance.choice(service.ids[resource]))}/", body)
+
+
+def get(chance: Random, path: str, *pairs: tuple[str, str | bytes]) -> bytes:
+    """A request for a list or its stream with parameters, which are not encoded if the path is."""
+    query = "&".join(f"{name}={quoted(each)}" for name, each in pairs)
+    return request("GET", f"{path}?{query}"[:LINE_BYTES])
+
+
+# --- generators -------------------------------------------------------------------------------------------------------
+
+
+@generator
+def values_in_bodies(chance: Random, service: Service) -> Attack:
+    """Numbers of 5,000 digits, nesting, NUL, surrogates and long lists in every field."""
+    resource, fields = chance.choice((("things", THINGS), ("kinds", COLUMNS)))
+    return Attack((write(chance, service, body_of(chance, fields), resource),))
+
+
+@generator
+def values_in_filters(chance: Random, service: Service) -> Attack:
+    """The same, in every lookup of every type."""
+    resource, lookups = chance.choice((("kinds", KIND_LOOKUPS), ("things", LOOKUPS)))
+    name = chance.choice(list(lookups))
+    lookup = chance.choice([each for each in lookups[name] if "regex" not in each])
+    parameter = name if lookup == "exact" else f"{name}__{lookup}"
+    return Attack((get(chance, f"/{resource}/", (parameter, value(chance))),))
+
+
+@generator
+def values_in_pages(chance: Random, service: Service) -> Attack:
+    """The same, in the parameters of pages, and as keys."""
+    if chance.random() < 0.3:
+        resource = chance.choice(("tags", "boxes", "kinds", "countries", "marks"))
+        return Attack(
+            (request(chance.choice(("GET", "DELETE")), f"/{resource}/{quoted(value(chance))[:LINE_BYTES]}/"),)
+        )
+    resource = chance.choice(("boxes", "kinds", "things", "log-lines"))
+    name = chance.choice(("page", "page_size", "limit", "offset", "cursor", "ordering", "fields", "expand", "search"))
+    return Attack((get(chance, f"/{resource}/", (name, value(chance))),))
+
+
+@generator
+def long_lists(chance: Random, service: Service) -> Attack:
+    """``in`` with as many values as fit, of every type, and quotes that never end."""
+    name = chance.choice([name for name, lookups in KIND_LOOKUPS.items() if "in" in lookups])
+    item = chance.choice(
+        ("1", "1.5", "a", '"a"', "x" * 20, "2026-01-01", "P1D", "0190f0a4-7a5c-7000-8000-000000000000", "true", "", '"')
+    )
+    separator = chance.choice((",", ",", ", ", ",,", '","'))
+    items = separator.join(
+        item if chance.random() < 0.5 else f"{item}{n}" for n in range(LINE_BYTES // (len(item) + len(separator) + 5))
+    )
+    path = chance.choice(("/kinds/", "/kinds/", "/kinds/stream/"))
+    lookup = chance.choice(("in", "in", "range"))
+    return Attack((request("GET", f"{path}?{name}__{lookup}={items}"[:LINE_BYTES]),), enough=b"event: ready")
+
+
+@generator
+def parameters(chance: Random, service: Service) -> Attack:
+    """Ten thousand parameters: unknown, misspelt, repeated."""
+    name = chance.choice(
+        ("a", "", "strin", "string__", "string__exac", "box__", "box__name__", "%00", "page", "fields")
+    )
+    count = chance.choice((3, 999, LINE_BYTES // (len(name) + 5)))
+    repeats = chance.random() < 0.3
+    pairs = (f"{name}{'' if repeats else n}={chance.choice(('', 1))}" for n in range(count))
+    return Attack(
+        (
+            request(
+                "GET",
+                f"/{chance.choice(('things', 'kinds', 'loose', 'things/stream'))}/?{'&'.join(pairs)}"[:LINE_BYTES],
+            ),
+        )
+    )
+
+
+@generator
+def keys(chance: Random, service: Service) -> Attack:
+    """Ninety thousand keys in a body: unknown, misspelt, repeated, long."""
+    name = chance.choice(("a", "string", "strin", "x" * 1000, "\\u0000", ""))
+    count = min(90_000, BODY_BYTES // (len(name) + 11))
+    repeats = chance.random() < 0.3
+    members = ",".join(f'"{name}{n % 80_000 if repeats else n}":1' for n in range(count))
+    return Attack((write(chance, service, b"{%b}" % members.encode()),))
+
+
+@generator
+def names(chance: Random, service: Service) -> Attack:
+    """Paths of relations and lists of names that grow without end."""
+    step = chance.choice(
+        ("author", "books", "author__books", "tags__books", "mentor", "pupils__mentor", "x", "authr", "", "_")
+    )
+    path = "__".join([step] * chance.choice((1, 4, 8, 9, 500)))
+    count = chance.choice((1, 3, 33, 5000))
+    listed = ",".join(path if chance.random() < 0.3 else f"{path}{n}" for n in range(count))
+    name = chance.choice(("expand", "fields", "ordering", path))
+    return Attack((request("GET", f"/{chance.choice(('books', 'authors', 'tags'))}/?{name}={listed}"[:LINE_BYTES]),))
+
+
+@generator
+def expressions(chance: Random, service: Service) -> Attack:
+    """Regular expressions and searches that explode."""
+    found = expression(chance)
+    kind = chance.randrange(5)
+    if kind == 0:
+        words = " ".join(
+            chance.choice((found, "a", '"', '"a b', "-a", "a*", "&", "|", "!", "(", ":*", "'"))
+            for _ in range(chance.randint(1, 20))
+        )
+        return Attack((get(chance, f"/{chance.choice(('finds', 'things', 'books'))}/", ("search", words)),))
+    path = chance.choice(("/things/", "/things/", "/things/stream/"))
+    return Attack(
+        (get(chance, path, (f"string__{chance.choice(('regex', 'iregex', 'search'))}", found)),), enough=b"event: ready"
+    )
+
+
+@generator
+def cursors(chance: Random, service: Service) -> Attack:
+    """Cursors that the service issued, cut, glued, changed, and sent to other lists."""
+    link = chance.choice(service.links)
+    path, _, query = link.partition("?")
+    match = re.search(r"cursor=([^&]*)", query)
+    cursor = bytearray(match[1].encode() if match else b"AAAA")
+    other = re.search(r"cursor=([^&]*)", chance.choice(service.links))
+    for _ in range(chance.randint(0, 3)):
+        place = chance.randrange(len(cursor) + 1)
+        match chance.randrange(6):
+            case 0:
+                del cursor[place:]
+            case 1:
+                cursor += (other[1] if other else "").encode()
+            case 2:
+                cursor[place:place] = chance.choice((b"=", b"%00", b"-", b"A" * 5000, b".", b"%FF"))
+            case 3 if place < len(cursor):
+                cursor[place] = chance.choice(b"ABCabc019-_")
+            case 4:
+                letters = re.sub(rb"[^\w-]", b"", bytes(cursor))
+                changed = bytearray(base64.urlsafe_b64decode(letters[: len(letters) // 4 * 4]))
+                if changed:
+                    changed[chance.randrange(len(changed))] = chance.randrange(256)
+                cursor = bytearray(base64.urlsafe_b64encode(bytes(changed)))
+            case _:
+                cursor = bytearray(
+                    base64.urlsafe_b64encode(
+                        chance.choice((b"[]", b"{}", b"null", b"[" * 3000, b'["1e999999"]', b"\x80\x04."))
+                    )
+                )
+    path = chance.choice((path, "/things/", "/marks/", "/kinds/"))
+    more = chance.choice(("", "&ordering=string", "&ordering=-float", "&page_size=1", "&box__name=x"))
+    return Attack((request("GET", f"{path}?cursor={cursor.decode()}{more}"[:LINE_BYTES]),))
+
+
+INFLATED = (b" " * 50_000_000, b"[" * 20_000_000, b'{"text":"' + b"a" * 30_000_000 + b'"}', b'{"text":"a"}')
+PACKERS: tuple[Callable[[bytes], bytes], ...] = (
+    gzipped, lambda data: gzipped(data, 2), deflated, lambda data: deflated(data, raw=True)
+)  # fmt: skip
+
+
+@cache
+def packed(inflated: int, packer: int) -> bytes:
+    """One of the bodies of ``bombs``, since packing it takes longer than the attack."""
+    return PACKERS[packer](INFLATED[inflated])
+
+
+@generator
+def bombs(chance: Random, service: Service) -> Attack:
+    """Bodies that are small on the wire and large in memory, cut, glued or labelled wrongly."""
+    encoding = chance.choice(
+        ("gzip", "deflate", "br", "zstd", "gzip, gzip", "identity", "GZIP", "x-gzip", "deflate, gzip")
+    )
+    data = packed(chance.randrange(len(INFLATED)), chance.randrange(len(PACKERS)))
+    match chance.randrange(5):
+        case 0:
+            data = data[: chance.randrange(len(data))]
+        case 1:
+            data += chance.choice((b"\0" * 1000, data[:100_000], b"trailing"))
+        case 2:
+            data = data[:40] + bytes(chance.randbytes(20)) + data[60:]
+    method, target = chance.choice(
+        (
+            ("POST", "/things/"),
+            ("PATCH", "/things/x/"),
+            ("GET", "/things/"),
+            ("POST", "/nothing/"),
+            ("DELETE", "/tags/0/"),
+        )
+    )
+    return Attack((request(method, target, data[:BODY_BYTES], ("Content-Encoding", encoding)),))
+
+
+@generator
+def framing(chance: Random, service: Service) -> Attack:
+    """Chunks and lengths that contradict each other: what follows must not become a request of its own."""
+    hidden = b"GET /health/live HTTP/1.1\r\nHost: hidden\r\nX-Request-ID: smuggled-in\r\n\r\n"
+    body = b'{"name": "x"}'
+    head: list[Header] = [("Connection", chance.choice(("close", "close", "keep-alive", "close, Transfer-Encoding")))]
+    size = b"%x" % len(body)
+    chunked = chance.choice((
+        size + b"\r\n" + body + b"\r\n0\r\n\r\n", size + b";a=b;c\r\n" + body + b"\r\n0\r\n\r\n", b"0" * 20 + size + b"\r\n" + body + b"\r\n0\r\n\r\n",
+        b"0x" + size + b"\r\n" + body + b"\r\n0\r\n\r\n", b"-1\r\n" + body, b"ffffffffffffffff\r\n" + body, size + b" \r\n" + body + b"\r\n0\r\n\r\n",
+        size + b"\n" + body + b"\n0\n\n", b"+" + size + b"\r\n" + body + b"\r\n0\r\n\r\n", size + b"\r\n" + body + b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n",
+        b"1\r\n{\r\n" * 3000 + b"0\r\n\r\n", size + b";" + b"a" * 70_000 + b"\r\n" + body + b"\r\n0\r\n\r\n", b"0\r\n" + b"X: y\r\n" * 3000 + b"\r\n",
+        b"", b"zz\r\n", size, size + b"\r\n" + body[:5],
+    ))  # fmt: skip
+    match chance.randrange(7):
+        case 0:
+            head += [("Transfer-Encoding", "chunked"), ("Content-Length", str(len(chunked)))]
+        case 1:
+            head += [
+                (
+                    "Transfer-Encoding",
+                    chance.choice(
+                        ("chunked, chunked", "xchunked", " chunked", "chunked\t", "identity", "gzip, chunked", "")
+                    ),
+                )
+            ]
+        case 2:
+            head += [("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "identity")]
+        case 3:
+            chunked = body
+            head += [("Content-Length", str(len(body))), ("Content-Length", str(len(body) + chance.choice((0, 1, 40))))]
+        case 4:
+            chunked = body
+            length = chance.choice(("-1", "+13", "013", "1_3", "13 ", "0x0d", "13,13", "", "9" * 30, "13\0", "1e1"))
+            head += [("Content-Length", length)]
+        case _:
+            head += [("Transfer-Encoding", chance.choice(("chunked", "Chunked")))]
+    return Attack((request("POST", "/boxes/", chunked, *head) + hidden,), incomplete=True, most=2)
+
+
+@generator
+def pipelines(chance: Random, service: Service) -> Attack:
+    """Several requests in one go, and cut into pieces at any byte."""
+    kinds = (
+        request("GET", "/boxes/", close=False), request("GET", "/nothing/", close=False), request("OPTIONS", "/things/", close=False),
+        request("POST", "/boxes/", b'{"name": "x"}', close=False), request("POST", "/boxes/", b'{"name": ', close=False),
+        request("GET", "/things/?page_size=50", close=False), request("DELETE", "/boxes/0/", close=False),
+    )  # fmt: skip
+    chosen = [chance.choice(kinds) for _ in range(chance.choice((1, 3, 10, 60)))]
+    data = b"".join(chosen) + request("GET", "/health/live")
+    if chance.random() < 0.5:
+        return Attack((data,), most=len(chosen) + 1)
+    cuts = sorted(chance.sample(range(1, len(data)), min(len(data) - 1, chance.choice((1, 5, 40)))))
+    pieces = [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    return Attack(tuple(pieces), pause=0.002, most=len(chosen) + 1)
+
+
+HEADERS = (
+    "Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Content-Type", "Cookie", "Expect", "Forwarded", "Host",
+    "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "Last-Event-ID", "Origin", "Access-Control-Request-Method", "Prefer",
+    "Range", "Referer", "Sec-WebSocket-Key", "TE", "Trailer", "Upgrade", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+    "X-HTTP-Method-Override", "X-Request-ID", "Content-Encoding", "Content-Range", "Date", "Via", "Idempotency-Key",
+)  # fmt: skip
+
+
+@generator
+def headers(chance: Random, service: Service) -> Attack:
+    """Every header that a service may read, with values that split lines, are giant, or are not what they should be."""
+    name = chance.choice(HEADERS)
+    many = chance.choice((1, 100, 9000, 66_000))
+    hostile = chance.choice((
+        b"a\r\nX-Injected: 1", b"a\nX-Injected: 1", b"a\rX-Injected: 1", b"a\r\n\tfolded", b"a\0b", b"\xff\xfe", b'"' * many, b"," * many,
+        b"*/*;q=" + b"9" * many, b"a/b;" * many, b"*/*," * (many // 4), b"application/json;q=nan", b"application/json; charset=nonsense",
+        b"multipart/form-data; boundary=" + b"a" * many, b"application/json;" + b"a=b;" * (many // 4), b"W/" * many, b'W/"a",' * (many // 6), b"*",
+        b"bytes=" + b"0-," * (many // 3), b"bytes=0-99999999999999999999", b"Bearer " + b"a" * many, b"Bearer a.b.c", b"Basic AAAA", b"Token", b" ",
+        b"a=b; " * (many // 5), b"100-continue", b"websocket", b"[::1", b"a:b:c", b"evil.example", b"9" * many, b"javascript:alert(1)", b"%0d%0aX-Injected:1",
+        b"for=" + b'"[' * many, b"-1", b"for=1;" * (many // 6), b"\xc4\xb0", b"Thu, 01 Jan 1970 00:00:00 GMT" * (many // 29 + 1),
+    ))  # fmt: skip
+    target = chance.choice(
+        ("/things/", "/boxes/", "/nothing/", "/things/stream/", f"/kinds/{service.ids['kinds'][0]}/", "/openapi.json")
+    )
+    method = chance.choice(("GET", "OPTIONS", "POST", "PATCH", "DELETE"))
+    body = b'{"name": "x"}' if method in ("POST", "PATCH") else None
+    repeated = [(name, hostile)] * chance.choice((1, 1, 2, 300)) if len(hostile) < 300 else [(name, hostile)]
+    return Attack((request(method, target, body, *repeated),), incomplete=True, enough=b"event: ready", most=2)
+
+
+@generator
+def targets(chance: Random, service: Service) -> Attack:
+    """Request lines: odd methods, targets, encodings and versions."""
+    path = chance.choice((
+        b"/", b"//", b"/" * 5000, b"/things", b"/things/stream/", b"/./things/", b"/../" * 200, b"/things/%2e%2e/", b"*", b"/openapi.json", b"/docs",
+        b"/%", b"/%zz", b"/%ff%fe/", b"/\xff/", b"/things/%00/", b"/things/%2F/", b"/" + b"a" * 60_000, b"/" + b"a/" * 20_000, b"/stream/?resources=things,kinds",
+        b"http://evil.example/things/", b"http://[::1/", b"http://a@b:99999/things/", b"https://x", b"ftp://x/", b"x:y", b"?", b"#", b"/things/?#?", b"http://",
+        b"/things/?" + b"&" * 5000, b"/things/?=" + b"=" * 5000, b"/things/;x", b"/things/?string=%zz", b"/stream/?resources=" + b"things," * 3000,
+    ))  # fmt: skip
+    method = chance.choice(
+        (
+            b"GET",
+            b"GET",
+            b"HEAD",
+            b"OPTIONS",
+            b"BREW",
+            b"get",
+            b"TRACE",
+            b"CONNECT",
+            b"A" * 3000,
+            b"G\xc3\x84T",
+            b"PRI",
+            b"PUT",
+            b"",
+        )
+    )
+    ending = chance.choice(
+        (
+            b" HTTP/1.1",
+            b" HTTP/1.1",
+            b" HTTP/1.0",
+            b" HTTP/2.0",
+            b" HTTP/0.9",
+            b"",
+            b" HTTP/1.1 x",
+            b" ICY/1.1",
+            b" HTTP/1.10",
+        )
+    )
+    data = method + b" " + path + ending + b"\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    return Attack((data,), methods=(method,), incomplete=True, enough=b"event: ready", most=2)
+
+
+@generator
+def tokens(chance: Random, service: Service) -> Attack:
+    """Credentials: garbage, and signed tokens with impossible claims."""
+    extreme: Any = chance.choice(
+        (10**400, -(10**400), 1e308, 2**63, -1, 0, None, True, [], {}, "x", "9" * 5000, 253402300800, 4102444800)
+    )
+    claims: dict[str, Any] = {"sub": "1", "aud": "rowcast", "exp": 4102444800}
+    for name in chance.sample(
+        ("exp", "nbf", "iat", "sub", "aud", "iss", "is_staff", "jti", "x"), chance.choice((1, 1, 2))
+    ):
+        claims[name] = chance.choice((extreme, text(chance) if name != "aud" else "x"))
+    claims = {name: each.decode("latin-1") if isinstance(each, bytes) else each for name, each in claims.items()}
+    encoded = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    header = base64.urlsafe_b64encode(
+        json.dumps({"alg": chance.choice(("HS256", "none", "RS256", ["HS256"], None, "HS256" * 500)), "kid": chance.choice((None, [], "../x", 1))}).encode()
+    ).rstrip(b"=").decode()  # fmt: skip
+    try:
+        signed = jwt.encode(claims, SECRET)
+    except (TypeError, ValueError):  # it refuses to make some of them
+        key = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)
+        plain = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=").decode() + "." + encoded
+        signature = key.sign(plain.encode(), SECRET.encode())
+        signed = plain + "." + base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
+    token = chance.choice(
+        (
+            signed,
+            signed,
+            f"{header}.{encoded}.",
+            f"{header}.{encoded}.AAAA",
+            "rc_" + "a" * chance.choice((1, 43, 9000)),
+            "." * 3000,
+            "a.b.c",
+        )
+    )
+    if chance.random() < 0.3:
+        return Attack((get(chance, "/things/stream/", ("access_token", token)),), enough=b"event: ready")
+    return Attack(
+        (
+            request(
+                "GET",
+                chance.choice(("/things/", "/box-parts/")),
+                None,
+                ("Authorization", f"Bearer {token}"[:LINE_BYTES]),
+            ),
+        )
+    )
+
+
+@generator
+def streams(chance: Random, service: Service) -> Attack:
+    """Streams with impossible positions, many filters and snapshots, left as soon as they have begun."""
+    position = bytearray(chance.choice(service.positions).encode())
+    for _ in range(chance.randint(0, 3)):
+        place = chance.randrange(len(position) + 1)
+        position[place:place] = chance.choice((b"-", b".", b":", b"9" * 300, b"0", b"%00", b",", b"z", b"\xff"))
+    pairs: list[tuple[str, str | bytes]] = []
+    if chance.random() < 0.7:
+        pairs.append(("last_event_id", chance.choice((bytes(position), number(chance), text(chance)))))
+    if chance.random() < 0.5:
+        pairs.append(
+            (
+                chance.choice(
+                    ("snapshot", "fields", "expand", "string__icontains", "integer__in", "marks", "box__name")
+                ),
+                chance.choice(("true", value(chance))),
+            )
+        )
+    path = chance.choice(
+        (
+            "/things/stream/",
+            "/kinds/stream/",
+            "/stream/",
+            "/log-lines/stream/",
+            f"/things/{service.ids['things'][0]}/stream/",
+        )
+    )
+    if path == "/stream/":
+        pairs.append(("resources", chance.choice(("things", "things,kinds", "things," * 500, text(chance)))))
+    return Attack((get(chance, path, *pairs),), enough=b"event: ready")
+
+
+@generator
+def leavers(chance: Random, service: Service) -> Attack:
+    """Clients that are gone in the middle of a request or of its response."""
+    data = chance.choice((
+        write(chance, service, body_of(chance, THINGS), "things"), request("GET", "/things/?page_size=50"), request("GET", "/things/stream/?snapshot=true"),
+        request("POST", "/boxes/", b'{"name": "x"}'), request("GET", "/openapi.json"),
+    ))  # fmt: skip
+    cut = chance.choice((len(data), chance.randint(1, len(data))))
+    return Attack((data[:cut],), leaves=True, incomplete=True)
+
+
+@generator
+def mutations(chance: Random, service: Service) -> Attack:
+    """Good requests with a few bytes changed."""
+    data = bytearray(chance.choice((
+        request("GET", "/things/?string__icontains=a&page_size=5&ordering=-created&fields=id,string"), request("GET", "/books/?expand=author,tags&year__range=1,2"),
+        write(chance, service, b'{"string":"ab","email":"a@b.de","slug":"a","integer":1,"decimal":"1.5","document":{"a":[1,2]},"words":["a"]}', "things"),
+        request("POST", "/boxes/", b"d\r\n" + b'{"name": "x"}' + b"\r\n0\r\n\r\n", ("Transfer-Encoding", "chunked")),
+        request("PATCH", "/marks/mark01/", b'{"code": "mark01"}', ("If-Match", '"1"')),
+    )))  # fmt: skip
+    head = data.index(b"\r\n\r\n") + 4
+    target = (data.index(b"/"), data.index(b" HTTP"))
+    start, end = chance.choice((target, target, (0, head), (head, len(data)) if head < len(data) else target))
+    for _ in range(chance.choice((1, 1, 2, 6))):
+        place = min(chance.randrange(start, max(end, start + 1)), len(data) - 1)
+        match chance.randrange(4):
+            case 0:
+                data[place] = chance.randrange(256)
+            case 1:
+                del data[place : place + chance.randint(1, 8)]
+            case 2:
+                data[place:place] = data[chance.randrange(len(data)) :][: chance.randint(1, 30)]
+            case _:
+                data[place:place] = bytes(chance.choices(b'%\r\n\0 ?/:\xff"{[&=,', k=chance.randint(1, 4)))
+        if not data:
+            break
+    return Attack((bytes(data),), incomplete=True, most=3)
+
+
+@generator
+def crowds(chance: Random, service: Service) -> Attack:
+    """Another generator's attack on many connections at once."""
+    chosen = chance.choice([each for name, each in GENERATORS.items() if name != "crowds"])
+    return replace(chosen(chance, service), copies=chance.choice((4, 12, 30)))

@@ -1,0 +1,89 @@
+"""What is attacked: the demo, and a configuration with every field type, option, lookup, search prefix and pagination."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from tests.conftest import DEMO, ROOT
+from tests.http.library import RESOURCES
+from tests.unit.openapi.sample import FILES, LOOKUPS
+
+SECRET = "a secret that every attack may use to sign its tokens"
+STATEMENT_SECONDS = 1.0
+SERVICE: Mapping[str, Any] = {
+    "auth": {
+        "default_permission_classes": ["AllowAny"],
+        "jwt": {"secret": SECRET, "algorithms": ["HS256"], "audience": "rowcast"},
+    },
+    "database": {"statement_timeout": f"{STATEMENT_SECONDS:g}s", "pool_size": 5},
+    "throttle": {"classes": ["UserRateThrottle"], "rates": {"user": "1000000/s"}},
+}
+VIEWSETS: Mapping[str, Mapping[str, Any]] = {
+    "things": {
+        "filterset_fields": LOOKUPS,
+        "search_fields": ["string", "^text", "@initials", "$coded"],
+        "ordering_fields": ["string", "created", "float", "decimal", "datetime"],
+        "ordering": ["-created"],
+        "page_size": 10,
+        "max_page_size": 50,
+        "select_related": ["box"],
+        "pagination_class": "CursorPagination",
+    },
+    "boxes": {"pagination_class": "LimitOffsetPagination", "count": "none", "cache": "responses"},
+    "marks": {"pagination_class": "CursorPagination", "require_if_match": True},
+    "log-lines": {"pagination_class": None, "count": "estimated", "stream_enabled": False},
+    "box-parts": {"allowed_actions": ["create", "list"], "permission_classes": ["IsAuthenticated"]},
+}
+
+
+def write_everything(directory: Path) -> Path:
+    """Write the configuration with everything, and return its directory."""
+    resources: dict[str, Any] = {name: dict(each) for name, each in RESOURCES.items()}
+    for name, text in FILES.items():
+        resources[name] = YAML(typ="safe", pure=True).load(dedent(text)) | {"viewset": VIEWSETS[name]}
+    (directory / "resources").mkdir(parents=True)
+    (directory / "service.yaml").write_text(json.dumps(SERVICE))
+    for name, resource in resources.items():
+        (directory / "resources" / f"{name}.yaml").write_text(json.dumps(resource))
+    return directory
+
+
+def write_demo(directory: Path) -> Path:
+    """Copy the demo's configuration, and return its directory."""
+    (directory / "resources").mkdir(parents=True)
+    for path in ("service.yaml", "viewsets.py", *(f"resources/{name}.yaml" for name in DEMO)):
+        shutil.copy(ROOT / "config" / path, directory / path)
+    return directory
+
+
+ROWS: Mapping[str, tuple[dict[str, Any], ...]] = {
+    "countries": tuple({"code": code, "name": code} for code in ("de", "fr", "a/b ?#%", "é")),
+    "authors": tuple({"name": f"author {n}", "country_id": "de"} for n in range(5)),
+    "tags": tuple({"name": f"tag-{n}"} for n in range(5)),
+    "finds": tuple(
+        {"plain": "one two", "start": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!", "whole": "x", "pattern": "a" * 60, "full": "cats"}
+        for _ in range(3)
+    ),
+    "kinds": tuple(
+        {"string": "a" * 20, "text": "abc " * n, "integer": n, "float": n / 3, "decimal": f"{n}.25", "json": {"n": [n]}}
+        for n in range(30)
+    ),
+    "boxes": tuple({"name": f"box {n}"} for n in range(3)),
+    "marks": tuple({"code": f"mark{n:02}"} for n in range(30)),
+    "log-lines": tuple({"message": f"line {n}"} for n in range(10)),
+    "things": tuple(
+        {
+            "string": "ab" * 10, "email": "a@example.org", "slug": "a", "integer": n, "decimal": "1.25", "document": {},
+            "words": ["w"], "text": "a" * 50, "coded": "AB1", "marks": ["mark01", "mark02"],
+        }
+        for n in range(60)
+    ),
+}  # fmt: skip
+"""Rows that the service has before an attack: as many as make a second page."""
