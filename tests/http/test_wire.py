@@ -160,6 +160,16 @@ async def test_odd_messages_are_the_client_s_mistake(library: Service) -> None:
             assert b"Traceback" not in body
 
 
+async def test_path_of_many_segments_is_a_404(library: Service) -> None:
+    """Slashes in parameters are not counted, and requests before it on the connection get their responses."""
+    path = b"/" + b"a/" * 20_000
+    ((status, body),) = await answers(library, b"GET " + path + END)
+    assert (status, json.loads(body)["code"]) == (404, "not_found")
+    get = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    found = await answers(library, get % b"/books/" + get % (b"/books/?search=" + b"/" * 2000) + b"GET " + path + END)
+    assert [status for status, _ in found] == [200, 200, 404]
+
+
 async def test_unknown_expectation_is_a_417(library: Service) -> None:
     """``Expect`` with anything but ``100-continue`` is a problem document, although aiohttp itself refuses it."""
     request = b"GET %b HTTP/1.1\r\nHost: x\r\nExpect: x\r\nConnection: close\r\n\r\n"

@@ -14,16 +14,19 @@ from typing import Any, Final
 
 import structlog
 from aiohttp import EMPTY_PAYLOAD, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
 
 from rowcast.configuration.settings import Server
-from rowcast.errors import ApiError, InternalError, ParseError, RequestTimeout
+from rowcast.errors import ApiError, InternalError, NotFound, ParseError, RequestTimeout
 from rowcast.server import middleware
 
 HEADER_MAX_BYTES: Final = 64 * 1024  # of the request line and of each header; more than any credentials have
 LINGER_MAX_SECONDS: Final = (
     10.0  # for which a body that nobody reads is received, so that its client reads the response
 )
+SHORT_TARGET_BYTES: Final = 1024  # of a request's target: no path of this length is costly
+PATH_MAX_SLASHES: Final = 100
 MIDDLE_COLLECTIONS_PER_FULL: Final = 100
 _logger = structlog.get_logger(__name__)
 
@@ -80,6 +83,9 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        for number, (message, _) in enumerate(self._messages):
+            if isinstance(message, RawRequestMessage) and len(message.path) > SHORT_TARGET_BYTES:
+                self._check_path(number, message)
         if self._waiter is not None and not self._waiter.done():  # the header is not complete
             if data.strip(b"\r\n"):  # a line break may follow a body
                 self._header_begun = True
@@ -89,6 +95,12 @@ class _Connection(web.RequestHandler):
             self._header_timer.cancel()
             self._header_timer = None
             self._header_begun = False
+
+    def _check_path(self, number: int, message: RawRequestMessage) -> None:
+        """Answer a message whose path has too many segments with a 404: aiohttp's router takes a copy for each of them."""
+        if message.url.raw_path.count("/") > PATH_MAX_SLASHES:
+            error = NotFound("There is nothing at this address.")
+            self._messages[number] = (_ErrInfo(error.status, error, error.detail), EMPTY_PAYLOAD)
 
     def _header_late(self) -> None:
         """End the connection; with a 408 if a part of the header has arrived."""
