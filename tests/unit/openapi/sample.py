@@ -6,10 +6,14 @@ from typing import Any, cast
 
 from rowcast.configuration import declarations, yaml
 from rowcast.configuration.settings import Settings
+from rowcast.database.pool import Database
 from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.identity.permissions import AllowAny, BasePermission, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.openapi.document import document
+from rowcast.query.statements import Queries
+from rowcast.query.store import Store
 from rowcast.resources.resource import Resource, Resources
+from rowcast.resources.tables import Tables
 from rowcast.rest import routers
 from rowcast.rest.binding import plan_resource
 from rowcast.rest.generic import GenericViewSet
@@ -155,10 +159,11 @@ def resources_of(files: dict[str, str]) -> Resources:
 def service_of(resources: Resources) -> Service:
     """A service with resources and nothing else."""
     nothing = cast(Any, None)
+    tables = Tables(resources)
     return Service(
         settings=Settings(),
         resources=resources,
-        store=nothing,
+        store=Store(Queries(tables), Database("postgresql://", tables.guards)),  # connects when a statement runs
         feed=nothing,
         cache=nothing,
         hub=nothing,
