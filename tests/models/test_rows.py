@@ -133,3 +133,11 @@ async def test_values_and_names_that_do_not_fit_are_errors(store: None) -> None:
     with pytest.raises(ValueError, match="did you mean title"):
         await Task.objects.filter(titel="x")
     assert await Task.objects.filter(title="x").delete() == 0
+
+
+async def test_all_rows_may_be_changed_and_deleted(store: None) -> None:
+    """A query set without a condition is all rows, for writes as for reads."""
+    await Task.objects.bulk_create([Task(title="one"), Task(title="two")])
+    assert await Task.objects.update(view_count=F("view_count") + 1) == 2
+    assert await Task.objects.all().delete() == 2
+    assert await Task.objects.count() == 0

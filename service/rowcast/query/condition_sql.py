@@ -83,6 +83,8 @@ class Source:
     def condition(self, shape: Shape) -> sa.ColumnElement[bool]:
         """The SQL of a condition's shape."""
         match shape:
+            case ():
+                return sa.true()
             case ("and", *parts):
                 return sa.and_(sa.true(), *map(self.condition, parts))
             case ("or", *parts):
