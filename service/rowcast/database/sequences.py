@@ -64,6 +64,8 @@ async def move_sequence(fetch: Fetch, resource: Resource, taken: asyncpg.UniqueV
 
     Returns whether another attempt gets another key: not if something else than the resource's key was taken.
     """
+    if _is_about_others(taken, resource.key.column_name):
+        return False
     table, column, key = _names(resource)
     rows = await fetch(_SEQUENCE_SQL.format(table=table, column=column), taken.constraint_name)
     if not rows:
@@ -83,6 +85,14 @@ async def move_sequence(fetch: Fetch, resource: Resource, taken: asyncpg.UniqueV
             now=moved[0]["setval"],
         )
     return True
+
+
+def _is_about_others(taken: asyncpg.UniqueViolationError, column: str) -> bool:
+    """Whether PostgreSQL reports other columns than this one: ``Key (name)=(x) already exists.``, in any language.
+
+    A caller inside a transaction needs a second connection to ask the database, so it must not ask for each violation.
+    """
+    return bool(taken.detail) and not any(f"({name})=(" in taken.detail for name in (column, f'"{column}"'))
 
 
 _SEQUENCE_SQL: Final = """
