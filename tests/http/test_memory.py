@@ -339,7 +339,7 @@ async def test_cached_response_has_every_form(serve: Serve) -> None:
     assert (await client.get("/items/", headers={"Accept": "text/html"})).status == 406
     head = await client.head("/items/")
     assert (head.status, await head.read()) == (200, b"")
-    for host in ("one.example", "two.example"):
+    for host in ("one.localhost", "two.localhost"):
         for _ in range(2):
             assert (await read(client, "/items/", Host=host))["next"].startswith(f"http://{host}/items/")
 

@@ -167,6 +167,116 @@ async def test_changes_by_python_are_guarded_as_well(serve: Serve) -> None:
         assert (await client.delete(path, headers={"If-Match": read.headers["ETag"]})).status == 204
 
 
+async def test_reads_are_conditional_on_what_they_show(serve: Serve) -> None:
+    """``If-Match`` on GET and HEAD of a row and of a list: a 412 unless the tag is that of this very representation."""
+    client = await serve(RESOURCES)
+    await client.post("/notes/", json={"text": "one"})
+    part = (await client.get("/notes/1/?fields=text")).headers["ETag"]
+    for path in ("/notes/", "/notes/1/"):
+        tag = (await client.get(path)).headers["ETag"]
+        for method in ("GET", "HEAD"):
+            for sent, status in (
+                (tag, 200), (f"W/{tag}", 200), (f'"x", {tag}', 200), ("*", 200), ('"x"', 412), (part, 412), ("x", 412), ("", 412),
+            ):  # fmt: skip
+                answer = await client.request(method, path, headers={"If-Match": sent})
+                assert (answer.status, sent) == (status, sent)
+            both = {"If-Match": '"x"', "If-None-Match": tag}
+            assert (await client.request(method, path, headers=both)).status == 412
+            assert (await client.request(method, path, headers=both | {"If-Match": tag})).status == 304
+    assert (await client.get("/notes/9/", headers={"If-Match": '"x"'})).status == 404
+    problem = await (await client.get("/notes/1/", headers={"If-Match": '"x"'})).json()
+    assert problem["code"] == "precondition_failed"
+
+
+@pytest.mark.parametrize("views", [None, "Notes", "Own"])
+async def test_writes_may_exclude_versions(serve: Serve, views: str | None) -> None:
+    """``If-None-Match`` on PUT, PATCH and DELETE: a 412 if the row exists (``*``), or has this version."""
+    notes = NOTES + (f"  class: views:{views}\n" if views else "")
+    client = await serve({"tags": TAGS, "notes": notes}, modules={"views": HOOKED})
+    old = (await client.post("/notes/", json={"text": "one"})).headers["ETag"]
+    body = {"text": "two"}
+    for sent in ("*", old, f"W/{old}", f'"x", {old}'):
+        headers = {"If-None-Match": sent}
+        for answer in (
+            await client.put("/notes/1/", json=body, headers=headers),
+            await client.patch("/notes/1/", json=body, headers=headers),
+            await client.delete("/notes/1/", headers=headers),
+        ):
+            assert (answer.status, (await answer.json())["code"]) == (412, "precondition_failed")
+    assert (await (await client.get("/notes/1/")).json())["text"] == "one"
+    for sent in ("*", old):
+        assert (await client.patch("/notes/9/", json=body, headers={"If-None-Match": sent})).status == 404
+        assert (await client.delete("/notes/9/", headers={"If-None-Match": sent})).status == 404
+    assert (await client.put("/notes/1/", json=body, headers={"If-None-Match": '"x"'})).status == 200
+    assert (await client.patch("/notes/1/", json=body, headers={"If-None-Match": old})).status == 200
+    both = {"If-Match": (await client.get("/notes/1/")).headers["ETag"], "If-None-Match": "*"}
+    assert (await client.patch("/notes/1/", json=body, headers=both)).status == 412
+    assert (await client.delete("/notes/1/", headers={"If-None-Match": old})).status == 204
+
+
+ACTIONS = """
+from rowcast import ModelViewSet, ViewSet, action
+
+class Notes(ModelViewSet):
+    @action(detail=True, methods=["POST"])
+    async def star(self, request, id):
+        note = await self.get_object(id)
+        note.stars += 1
+        await note.save()
+        return {"stars": note.stars}
+
+    @action(detail=False, methods=["POST"])
+    async def clear(self, request):
+        return {"deleted": await self.get_queryset().delete()}
+
+    @action(detail=False, methods=["GET", "POST"])
+    async def mood(self, request):
+        return {"mood": "good"}
+"""
+
+
+async def test_actions_of_ones_own_are_conditional(serve: Serve) -> None:
+    """Those about one row on its version, as PATCH is; others on what a GET of their address shows, which may be nothing."""
+    client = await serve({"tags": TAGS, "notes": NOTES + "  class: views:Notes\n"}, modules={"views": ACTIONS})
+    old = (await client.post("/notes/", json={"text": "one"})).headers["ETag"]
+
+    async def post(path: str, **headers: str) -> int:
+        sent = {name.replace("_", "-"): text for name, text in headers.items()}
+        return (await client.post(path, json={}, headers=sent)).status
+
+    assert await post("/notes/1/star/", If_Match=old) == 200
+    assert await post("/notes/1/star/", If_Match=old) == 412
+    assert await post("/notes/1/star/", If_Match="*") == 200
+    assert await post("/notes/1/star/", If_None_Match="*") == 412
+    assert await post("/notes/1/star/", If_None_Match=old) == 200
+    assert await post("/notes/9/star/", If_Match=old) == 404
+    assert (await (await client.get("/notes/1/")).json())["stars"] == 3
+    assert await post("/notes/mood/", If_Match=old) == 412
+    assert await post("/notes/mood/", If_None_Match="*") == 412
+    assert await post("/notes/mood/", If_Match="*") == await post("/notes/mood/", If_None_Match=old) == 200
+    assert await post("/notes/clear/", If_Match="*") == 412
+    assert await post("/notes/clear/", If_None_Match="*") == 200
+
+
+async def test_creating_is_conditional_on_the_list(serve: Serve) -> None:
+    """``If-Match`` with the tag of the list creates a row only if the list is as it was read; a list exists always."""
+    client = await serve(RESOURCES)
+
+    async def create(path: str = "/notes/", **headers: str) -> int:
+        sent = {name.replace("_", "-"): text for name, text in headers.items()}
+        return (await client.post(path, json={"text": "x"}, headers=sent)).status
+
+    tag = (await client.get("/notes/")).headers["ETag"]
+    assert await create(If_None_Match=tag) == await create(If_None_Match="*") == 412
+    assert await create(If_Match=tag) == 201
+    assert await create(If_Match=tag) == 412
+    assert await create(If_Match="*") == await create(If_None_Match=tag) == 201
+    assert (await (await client.get("/notes/")).json())["count"] == 3
+    client = await serve({"tags": TAGS, "notes": NOTES + "  allowed_actions: [create]\n"})
+    assert await create(If_Match="*") == 412
+    assert await create(If_None_Match="*") == 201
+
+
 GUARDED = """
 from rowcast import BasePermission, ModelViewSet
 

@@ -78,11 +78,16 @@ STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
         "{} list",
         "The rows that match. To continue exactly after this response, open a stream with the response's "
         "`X-Stream-Position` as `last_event_id`.",
-        READ_FAILURES,
+        (*READ_FAILURES, HTTPStatus.PRECONDITION_FAILED),
         _IF_NONE_MATCH,
     ),
-    "create": StandardOperation("Create {}", "Insert a row.", WRITE_FAILURES),
-    "retrieve": StandardOperation("Retrieve {}", "One row.", (*READ_FAILURES, HTTPStatus.NOT_FOUND), _IF_NONE_MATCH),
+    "create": StandardOperation("Create {}", "Insert a row.", (*WRITE_FAILURES, HTTPStatus.PRECONDITION_FAILED)),
+    "retrieve": StandardOperation(
+        "Retrieve {}",
+        "One row.",
+        (*READ_FAILURES, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED),
+        _IF_NONE_MATCH,
+    ),
     "update": StandardOperation(
         "Update {}",
         "Change a row. The body must contain every required field; optional fields that it leaves out are not changed.",

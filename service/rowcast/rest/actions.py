@@ -148,7 +148,7 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
     """Change the row that the address names; without ``partial`` the body must have every required field."""
     plan = view.view_plan
     store = plan.service.store
-    if plan.simple_writes and not plan.asks_about_objects:
+    if plan.simple_writes and not plan.asks_about_objects and "If-None-Match" not in request.headers:
         query = await object_query(view)
         values = plan.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
         await check_keys(view, values, query)
@@ -174,7 +174,8 @@ async def delete_row(view: WritableView) -> web.Response:
     """Delete the row that the address names; ``Conflict`` while others refer to it."""
     plan = view.view_plan
     store = plan.service.store
-    if not plan.overrides("perform_destroy") and not plan.asks_about_objects:
+    simple = not plan.overrides("perform_destroy") and not plan.asks_about_objects
+    if simple and "If-None-Match" not in view.request.headers:
         query, versions = await object_query(view), required_versions(view)
         if not await store.delete(unchanged(query, versions)):
             raise await missing_or_changed(plan, query, versions)

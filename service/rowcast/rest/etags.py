@@ -45,5 +45,24 @@ def expected_versions(request: web.Request) -> tuple[str, ...] | None:
     return tuple(tag.value.partition("-")[0] for tag in tags)
 
 
+def refused_versions(request: web.Request) -> tuple[str, ...] | None:
+    """The row versions that ``If-None-Match`` of a write excludes, ``*`` for any; ``None`` without the header."""
+    if "If-None-Match" not in request.headers:
+        return None
+    return tuple(tag.value.partition("-")[0] for tag in request.if_none_match or ())
+
+
+def is_conditional(request: web.Request) -> bool:
+    """Whether a request has a precondition."""
+    return "If-Match" in request.headers or "If-None-Match" in request.headers
+
+
+def matches(request: web.Request, tag: str | None) -> bool:
+    """Whether ``If-Match`` accepts a representation with this tag; ``None`` for one that has no tag."""
+    if "If-Match" not in request.headers:
+        return True
+    return any(each.value == "*" or (tag is not None and each.value == tag[1:-1]) for each in request.if_match or ())
+
+
 def _digest(body: bytes) -> str:
     return blake2b(body, digest_size=9).hexdigest()

@@ -199,8 +199,12 @@ class GenericViewSet(ViewSet):
         if standard is not None and standard.detail:
             await spawn(self.get_object)
 
+    async def check_representation(self) -> None:
+        if self.view_plan.lookup_url_kwarg not in self.kwargs:  # else its row is locked and checked by check_version
+            await super().check_representation()
+
     async def check_version(self) -> None:
-        if self.action in CHANGING_ACTIONS:
+        if self.action in CHANGING_ACTIONS or self.view_plan.lookup_url_kwarg in self.kwargs:
             await conditional.check_version(self)
 
     async def metadata(self, request: Request, **kwargs: str) -> web.Response:

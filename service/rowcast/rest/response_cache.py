@@ -15,11 +15,12 @@ from uuid import UUID
 from aiohttp import web
 
 from rowcast.changes.cache import Dependencies
+from rowcast.errors import PreconditionFailed
 from rowcast.query.conditions import Query
 from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
 from rowcast.resources.actions import READING_ACTIONS
-from rowcast.rest.etags import client_has
+from rowcast.rest.etags import client_has, matches
 from rowcast.rest.negotiation import accepts_json_as_sent
 from rowcast.rest.pagination import PageRequest
 from rowcast.rest.plan import ModelPlan, ViewPlan
@@ -130,13 +131,15 @@ def _uncounted(shape: PageShape) -> PageShape:
 def respond(
     plan: ViewPlan, http: web.Request, body: bytes, tag: str, snapshot: str, *, from_cache: bool = False
 ) -> web.Response:
-    """The response to a read; a 304 for a client that has this representation.
+    """The response to a read; a 304 for a client that has this representation, ``PreconditionFailed`` by ``If-Match``.
 
     What comes ``from_cache`` is current, so it stands for the feed's newest position if its own is not known any more.
     """
     headers = {"ETag": tag, **position_header(plan, snapshot)}
     if from_cache and len(headers) == 1:
         headers["X-Stream-Position"] = str(plan.service.feed.head)
+    if not matches(http, tag):
+        raise PreconditionFailed("If-Match excludes what this address shows now; read it again.")
     if client_has(http, tag):
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
     return json_response(body, headers=headers)

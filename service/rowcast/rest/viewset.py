@@ -29,9 +29,11 @@ from rowcast.query.store import STORE
 from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import fill, variable_parts
 from rowcast.rest.decorators import VERBS, collect, is_action
+from rowcast.rest.etags import is_conditional
 from rowcast.rest.introspection import actions_of, is_ours
 from rowcast.rest.negotiation import accepts_json
 from rowcast.rest.plan import SERVICE, ViewPlan, policy_instances
+from rowcast.rest.representation import check_representation
 from rowcast.rest.request import Request, base_url
 from rowcast.rest.response import Response, encode, is_json, json_response, verbatim_response
 from rowcast.rest.response_cache import cached_response
@@ -160,6 +162,8 @@ class ViewSet:
         if self.action != STREAM and not accepts_json(http):  # a stream is sent as it is, whatever is accepted
             await self.check_address()
             raise NotAcceptable()
+        if http.method not in SAFE_METHODS and is_conditional(http):
+            await self.check_representation()
         call = plan.call(self.action, tuple(self.kwargs))
         arguments = {name: self.kwargs[part] for name, part in call.arguments}
         if call.own is not None:
@@ -273,6 +277,10 @@ class ViewSet:
 
     async def check_address(self) -> None:
         """Raise ``NotFound`` or ``PermissionDenied`` if a standard action would, for the row that the address names."""
+
+    async def check_representation(self) -> None:
+        """Raise ``PreconditionFailed`` if an unsafe request excludes what a GET of its address shows."""
+        await check_representation(self)
 
     async def check_version(self) -> None:
         """Raise ``PreconditionFailed`` unless ``If-Match`` accepts the row that a handler is about to change."""

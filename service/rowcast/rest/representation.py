@@ -1,0 +1,33 @@
+"""What a GET of an address would show: the precondition of unsafe requests that are not about one row (RFC 9110, 13)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from rowcast.errors import ApiError, PreconditionFailed
+from rowcast.resources.actions import READING_ACTIONS, STREAM
+from rowcast.rest import etags
+from rowcast.rest.plan import new_view
+
+
+async def check_representation(view: Any) -> None:
+    """``PreconditionFailed`` if a request excludes what a GET of its address would show its caller now."""
+    http: web.Request = view.request.http
+    reading = view.action_map.get("GET")
+    tag, exists = None, reading not in (None, STREAM)
+    if reading in READING_ACTIONS and not view.view_plan.overrides(reading):
+        headers = [each for each in http.headers.items() if each[0].title() not in ("If-Match", "If-None-Match")]
+        try:
+            response = await new_view(view.view_plan, action_map=view.action_map).dispatch(
+                http.clone(method="GET", headers=headers)
+            )
+        except ApiError:
+            exists = False
+        else:
+            tag = response.headers["ETag"]
+    if exists and (etags.client_has(http, tag) if tag else "*" in (etags.refused_versions(http) or ())):
+        raise PreconditionFailed("If-None-Match excludes what this address shows now.")
+    if "If-Match" in http.headers and not (exists and etags.matches(http, tag)):
+        raise PreconditionFailed("If-Match excludes what this address shows now; read it again.")
