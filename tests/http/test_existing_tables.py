@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from .conftest import Run
-from .library import OPEN
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from yarl import URL
+
+from ..databases import Databases
+from .conftest import Run, running
+from .library import OPEN, Service
 
 
 async def test_a_new_row_gets_the_defaults_of_the_tables_owner(run: Run) -> None:
@@ -29,3 +36,128 @@ async def test_a_new_row_gets_the_defaults_of_the_tables_owner(run: Run) -> None
     assert (response.status, await response.json()) == (201, {"id": 1, "number": "R-1", "status": "x"})
     await service.sql.execute("INSERT INTO invoices DEFAULT VALUES")
     assert await service.sql.fetchval("SELECT status FROM invoices WHERE number = 'R-2'") == "new"
+
+
+NARROW = {
+    "readings": {
+        "fields": {
+            "id": {"type": "integer", "primary_key": True},
+            "small": {"type": "integer", "null": True},
+            "short": {"type": "string", "null": True},
+            "single": {"type": "float", "null": True},
+            "price": {"type": "decimal", "null": True},
+            "rank": {"type": "integer", "null": True},
+            "meta": {"type": "json", "null": True},
+        },
+        "viewset": {
+            "class": "views:Readings",
+            "filterset_fields": {
+                "small": ["exact", "in"],
+                "single": ["exact", "in", "range", "gt", "ne"],
+                "meta": ["exact", "contains"],
+            },
+            "ordering_fields": ["single", "id"],
+            "pagination_class": "CursorPagination",
+        },
+    }
+}
+VIEWS = """
+from rowcast import ModelViewSet, action, model
+
+Reading = model("readings")
+
+class Readings(ModelViewSet):
+    model = Reading
+
+    @action(detail=False, methods=["POST"])
+    async def make(self, request):
+        row = await Reading.objects.create(**request.data)
+        return {"meta": row.meta, "again": (await Reading.objects.get(id=row.id)).meta}
+
+    @action(detail=False, methods=["POST"])
+    async def set(self, request):
+        await Reading.objects.filter(id=1).update(**request.data)
+        return {}
+"""
+NARROW_TABLE = """
+CREATE DOMAIN rank AS integer CHECK (VALUE > 0);
+CREATE TABLE readings (id serial PRIMARY KEY, small smallint, short varchar(3), single real, price numeric(5,2),
+    rank rank, meta json);
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def readings(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """A table whose columns are narrower than their fields, with one row."""
+    directory = tmp_path_factory.mktemp("readings")
+    async with running(databases, directory, NARROW, OPEN, {"views": VIEWS}, prepare=NARROW_TABLE) as service:
+        row = {"small": 1, "short": "abc", "single": 0.1, "price": "1.50", "rank": 1, "meta": {"a": [1], "b": None}}
+        response = await service.client.post("/readings/", json=row)
+        assert await response.json() == {"id": 1, **row}
+        yield service
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("small", 40000, "Must be between -32768 and 32767."),
+        ("short", "abcd", "Longer than maximum length 3."),
+        ("single", 1e300, "Does not fit a number of single precision."),
+        ("price", "1000.00", "Must have at most 3 digits before the decimal point."),
+        ("rank", -1, "Not a valid value."),
+    ],
+)
+async def test_a_value_that_the_column_cannot_store_is_an_error_of_the_field(
+    readings: Service, field: str, value: object, message: str
+) -> None:
+    """The message names the field, from requests and from handlers."""
+    body = {field: value}
+    for method, path in (
+        ("post", "/readings/"), ("patch", "/readings/1/"), ("post", "/readings/make/"), ("post", "/readings/set/"),
+    ):  # fmt: skip
+        response = await getattr(readings.client, method)(path, json=body)
+        assert (response.status, (await response.json())["errors"]) == (400, {field: [message]}), path
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("filters", "number"),
+    [
+        ("single=0.1", 1),
+        ("single__in=0.1,7", 1),
+        ("single__range=0.1,0.1", 1),
+        ("single__gt=0.1", 0),
+        ("single__ne=0.1", 0),
+        ("small=40000", 0),
+        ("small__in=1,40000", 1),
+        ('meta={"b":null,"a":[1]}', 1),
+        ('meta__contains={"a":[1]}', 1),
+        ('meta={"a":[2]}', 0),
+    ],
+)
+async def test_filters_compare_values_as_the_field_has_them(readings: Service, filters: str, number: int) -> None:
+    """Single precision, ``smallint`` and ``json`` make no difference to the client."""
+    response = await readings.client.get(f"/readings/?{filters}")
+    assert len((await response.json())["results"]) == number, filters
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_pages_in_the_order_of_single_precision_end(readings: Service) -> None:
+    """A cursor stands after the row that it names."""
+    await readings.sql.execute("INSERT INTO readings (single) VALUES (0.1), (0.7), (0.7)")
+    found: list[float] = []
+    following: str | None = "/readings/?ordering=single&page_size=1"
+    while following is not None and len(found) < 9:
+        page = await (await readings.client.get(following)).json()
+        found += [row["single"] for row in page["results"]]
+        following = page["next"] and str(URL(page["next"]).relative())
+    await readings.sql.execute("DELETE FROM readings WHERE id > 1")
+    assert found == [0.1, 0.1, 0.7, 0.7]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_python_gets_json_as_a_value(readings: Service) -> None:
+    """Whether the column is ``json`` or ``jsonb``."""
+    response = await readings.client.post("/readings/make/", json={"meta": {"a": 1}})
+    assert await response.json() == {"meta": {"a": 1}, "again": {"a": 1}}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rowcast.resources.fields import Field
+
 from .declarations import Database, declare, field, key, resource
 
 INVOICES = """
@@ -90,3 +92,57 @@ async def test_a_key_without_any_default_gets_one(database: Database) -> None:
     assert await database.pending(tables) == ["ALTER TABLE things ALTER COLUMN id SET DEFAULT rowcast.uuid7();"]
     await database.migrate(tables)
     await database.execute("INSERT INTO things DEFAULT VALUES")
+
+
+DOMAINS = "CREATE DOMAIN positive AS integer CHECK (VALUE > 0); CREATE DOMAIN label AS varchar(10);"
+COMPATIBLE = {
+    "smallint": field("x", "integer", min=1, default=2),
+    "smallserial": field("x", "big_integer"),
+    "integer": field("x", "big_integer"),
+    "real": field("x", "float", min=0.5),
+    "varchar": field("x", "string", max_length=20, choices=("a", "b"), default="a"),
+    "varchar(10)": field("x", "string", pattern="^a"),
+    "varchar(11)": field("x", "string", max_length=11),
+    "varchar(100)": field("x", "email"),
+    "text": field("x", "slug", max_length=20),
+    "char(2)": field("x", "string", max_length=2),
+    "citext": field("x", "email", default="a@example.org"),
+    "numeric(10,2)": field("x", "decimal", min="0.5"),
+    "numeric": field("x", "decimal", max_digits=5, decimal_places=2),
+    "timestamptz(3)": field("x", "datetime", auto_now_add=True, min="2000-01-01T00:00:00Z"),
+    "time(0)": field("x", "time"),
+    "json": field("x", "json", default={"a": 1}),
+    "positive": field("x", "integer", max=5),
+    "label": field("x", "string", blank=True),
+}
+
+
+@pytest.mark.parametrize("type_", COMPATIBLE)
+async def test_a_type_whose_values_the_field_can_hold_is_no_difference(database: Database, type_: str) -> None:
+    """Nothing is pending but the defaults and the checks of the field, which are found again once they are made."""
+    extension = "CREATE EXTENSION citext;" if type_ == "citext" else ""
+    await database.execute(f"{extension} {DOMAINS} CREATE TABLE things (id uuid PRIMARY KEY, x {type_} NOT NULL)")
+    tables = declare(resource("things", COMPATIBLE[type_]))
+    planned = await database.plan(tables)
+    assert not [step.sql for step in planned.statements if " TYPE " in step.sql or not step.additive]
+    await database.migrate(tables)
+    assert (await database.compare(tables)).statements == []
+
+
+@pytest.mark.parametrize(
+    ("type_", "declared", "additive"),
+    [
+        ("varchar(10)", field("x", "string", max_length=20), True),
+        ("numeric(5,2)", field("x", "decimal", max_digits=7, decimal_places=2), True),
+        ("timestamp", field("x", "datetime"), False),
+        ("text", field("x", "integer"), False),
+        ("bigint", field("x", "integer"), False),
+        ("label", field("x", "integer"), False),
+    ],
+)
+async def test_another_type_stays_a_difference(database: Database, type_: str, declared: Field, additive: bool) -> None:
+    """A type that the field cannot hold, and a limit that the config itself names."""
+    await database.execute(f"{DOMAINS} CREATE TABLE things (id uuid PRIMARY KEY, x {type_})")
+    planned = await database.plan(declare(resource("things", declared)))
+    (step,) = [step for step in planned.statements if " TYPE " in step.sql]
+    assert step.additive is additive

@@ -46,7 +46,19 @@ SELECT name,
         WHERE string.name = given.name AND (NOT collisdeterministic OR typname NOT IN ('text', 'varchar'))
     ) AS loose,
     coalesce((SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(quote_ident(given.name))), false) AS policies,
-    coalesce(row_security_active(to_regclass(quote_ident(given.name))::oid), false) AS policies_apply
+    coalesce(row_security_active(to_regclass(quote_ident(given.name))::oid), false) AS policies_apply,
+    ARRAY(
+        SELECT concat_ws('=', attname, CASE typtype WHEN 'd' THEN typname ELSE '' END, (
+            WITH RECURSIVE domain (type, modifier) AS (
+                VALUES (atttypid, atttypmod)
+                UNION ALL
+                SELECT typbasetype, typtypmod FROM domain JOIN pg_type ON oid = type WHERE typtype = 'd'
+            )
+            SELECT format_type(type, modifier) FROM domain JOIN pg_type ON oid = type WHERE typtype <> 'd'
+        ))
+        FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+        WHERE attrelid = to_regclass(quote_ident(given.name)) AND attnum > 0 AND NOT attisdropped
+    ) AS types
 FROM unnest($1::text[]) AS given (name)
 """
 
@@ -61,7 +73,18 @@ async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
     """
     names = {table.name: resource for resource, table in tables.of.items()}
     found = {}
-    for name, partitioned, *sets, policies, policies_apply in await fetch(_TRAITS_SQL, list(names)):
+    for name, partitioned, *sets, policies, policies_apply, types in await fetch(_TRAITS_SQL, list(names)):
         skipping, rules, patternless, loose = map(frozenset, sets)
-        found[names[name]] = TableTraits(partitioned, skipping, rules, patternless, loose, policies, policies_apply)
+        columns = [text.split("=", 2) for text in types]
+        found[names[name]] = TableTraits(
+            partitioned,
+            skipping,
+            rules,
+            patternless,
+            loose,
+            policies,
+            policies_apply,
+            types={column: type_ for column, _, type_ in columns},
+            domains={column: domain for column, domain, _ in columns if domain},
+        )
     return found

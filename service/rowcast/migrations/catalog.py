@@ -7,8 +7,8 @@ temporary ones, in a savepoint that is rolled back, and both sides are read from
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import asyncpg
@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateTable
 
 from rowcast import __version__
+from rowcast.migrations.compatibility import serves
 from rowcast.migrations.values import VERSION_TABLE, Connection
 from rowcast.resources.sql import DIALECT, SCHEMA, quote_identifier
-from rowcast.resources.tables import Tables
+from rowcast.resources.tables import IMPLIED_LIMIT, Tables
 
 CATALOG_SQL: Final = """
 WITH relation AS (
@@ -26,23 +27,30 @@ WITH relation AS (
 )
 SELECT 'table' AS kind, relation.name AS table, '' AS name,
        relkind::text AS type, NULL AS definition, obj_description(relation.oid, 'pg_class') AS extra,
-       '{}'::text[] AS columns
+       '{}'::text[] AS columns, NULL AS base
 FROM relation JOIN pg_class ON pg_class.oid = relation.oid
 UNION ALL
 SELECT 'column', relation.name, attname,
        format_type(atttypid, atttypmod), pg_get_expr(adbin, adrelid),
        concat_ws('|', attnotnull, attidentity, attgenerated, col_description(attrelid, attnum)),
-       ARRAY[attname::text]
+       ARRAY[attname::text],
+       (WITH RECURSIVE domain (type, modifier) AS (
+            VALUES (atttypid, atttypmod)
+            UNION ALL
+            SELECT typbasetype, typtypmod FROM domain JOIN pg_type ON oid = type WHERE typtype = 'd'
+        )
+        SELECT format_type(type, modifier) FROM domain JOIN pg_type ON oid = type WHERE typtype <> 'd')
 FROM relation
 JOIN pg_attribute ON attrelid = relation.oid AND attnum > 0 AND NOT attisdropped
 LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 UNION ALL
 SELECT 'constraint', relation.name, conname,
        contype::text, pg_get_constraintdef(pg_constraint.oid), pg_get_expr(conbin, conrelid),
-       ARRAY(SELECT attname::text FROM unnest(conkey) AS key JOIN pg_attribute ON attrelid = conrelid AND attnum = key)
+       ARRAY(SELECT attname::text FROM unnest(conkey) AS key JOIN pg_attribute ON attrelid = conrelid AND attnum = key),
+       NULL
 FROM relation JOIN pg_constraint ON conrelid = relation.oid
 UNION ALL
-SELECT 'index', relation.name, indexrelid::regclass::text, indisvalid::text, pg_get_indexdef(indexrelid), NULL, '{}'
+SELECT 'index', relation.name, indexrelid::regclass::text, indisvalid::text, pg_get_indexdef(indexrelid), NULL, '{}', NULL
 FROM relation JOIN pg_index ON indrelid = relation.oid
 ORDER BY 1, 2, 3
 """
@@ -53,18 +61,21 @@ _Rows: TypeAlias = "dict[tuple[str, str], asyncpg.Record]"
 
 @dataclass(frozen=True, slots=True)
 class Definitions:
-    """One side of the comparison: the columns and checks of tables, by table and name, as PostgreSQL prints them."""
+    """One side of the comparison: the columns and constraints of tables, by table and name, as PostgreSQL prints them."""
 
     columns: _Rows
     checks: _Rows
+    keys: _Rows  # primary keys
 
     @classmethod
     def of(cls, catalog: Catalog) -> Definitions:
         def of_kind(kind: str) -> _Rows:
             return {(row["table"], row["name"]): row for row in catalog if row["kind"] == kind}
 
-        checks = {name: row for name, row in of_kind("constraint").items() if row["type"] == "c"}
-        return cls(of_kind("column"), checks)
+        def of_type(type_: str) -> _Rows:
+            return {name: row for name, row in of_kind("constraint").items() if row["type"] == type_}
+
+        return cls(of_kind("column"), of_type("c"), of_type("p"))
 
     def where_equal(self, found: Definitions, other: Definitions) -> Definitions:
         """These definitions, with those of ``other`` where they are spelled like the ones in the database."""
@@ -73,9 +84,15 @@ class Definitions:
             equal = {n for n in theirs.keys() & wanted.keys() if theirs[n]["definition"] == wanted[n]["definition"]}
             return {name: theirs[name] if name in equal else row for name, row in mine.items()}
 
-        return Definitions(
-            choose(self.columns, other.columns, found.columns), choose(self.checks, other.checks, found.checks)
+        return replace(
+            self,
+            columns=choose(self.columns, other.columns, found.columns),
+            checks=choose(self.checks, other.checks, found.checks),
         )
+
+    def is_own(self, table: sa.Table) -> bool:
+        """Whether Rowcast has made a table: its primary key has the name that Rowcast gives."""
+        return (table.name, str(table.primary_key.name)) in self.keys
 
     def has_identity(self, column: tuple[str, str]) -> bool:
         """Whether the database generates the column's values, as an identity or a serial column."""
@@ -121,22 +138,58 @@ async def read_definitions(connection: Connection, tables: Tables) -> tuple[Defi
     """The definitions in the database, and those of the config for the tables that exist."""
     catalog = await read_catalog(connection, tables)
     existing = {row["table"] for row in catalog}
-    script = [STAND_IN_SQL] + [
-        str(CreateTable(table.to_metadata(sa.MetaData(), schema="pg_temp"), []).compile(dialect=DIALECT))
-        for table in tables.metadata.tables.values()
-        if table.name in existing
-    ]
+    found = Definitions.of(catalog)
+    present = [table for table in tables.metadata.tables.values() if table.name in existing]
+    script = [STAND_IN_SQL] + [_stand_in(table, {}) for table in present]
     savepoint = connection.transaction()
     await savepoint.start()
     try:
         await connection.execute(";".join(script))
-        found, declared = Definitions.of(catalog), Definitions.of(await read_catalog(connection, tables, "pg_temp."))
+        declared = Definitions.of(await read_catalog(connection, tables, "pg_temp."))
+        if served := {table: types for table in present if (types := _served(table, found, declared))}:
+            script = [f"DROP TABLE pg_temp.{quote_identifier(table.name)}" for table in served]
+            script += [_stand_in(table, types) for table, types in served.items()]
+            await connection.execute(";".join(script))
+            declared = Definitions.of(await read_catalog(connection, tables, "pg_temp."))
         if respelled := list(_respelled(found, declared)):
             await connection.execute(";".join(respelled))
             declared = declared.where_equal(found, Definitions.of(await read_catalog(connection, tables, "pg_temp.")))
     finally:
         await savepoint.rollback()
     return found, declared
+
+
+class _ExistingType(sa.types.UserDefinedType[object]):
+    """A type of an existing column, as PostgreSQL prints it."""
+
+    def __init__(self, printed: str) -> None:
+        self.printed = printed
+
+    def get_col_spec(self, **_: object) -> str:
+        return self.printed
+
+
+def _served(table: sa.Table, found: Definitions, declared: Definitions) -> dict[str, asyncpg.Record]:
+    """The existing columns whose type is not the declared one and serves as well."""
+    own = found.is_own(table)
+    existing = {name: row for (owner, name), row in found.columns.items() if owner == table.name and name in table.c}
+    return {
+        name: row
+        for name, row in existing.items()
+        if row["type"] != (wanted := declared.columns[table.name, name]["type"])
+        and serves(row["base"], wanted, own=own, implied=IMPLIED_LIMIT in table.c[name].info)
+    }
+
+
+def _stand_in(table: sa.Table, served: Mapping[str, asyncpg.Record]) -> str:
+    """DDL of a temporary table like the declared one, in which the ``served`` columns have the types that exist."""
+    made = table.to_metadata(sa.MetaData(), schema="pg_temp")
+    for name, row in served.items():
+        made.c[name].type = _ExistingType(row["type"])
+        if row["type"] != row["base"]:  # a domain, which cannot be an identity
+            made.c[name].identity = None
+            made.c[name].server_default = None if table.c[name].identity else made.c[name].server_default
+    return str(CreateTable(made, []).compile(dialect=DIALECT))
 
 
 def _respelled(found: Definitions, declared: Definitions) -> Iterator[str]:

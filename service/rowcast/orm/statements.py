@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rowcast.query.compilation import Binds, Statement, compiled
-from rowcast.query.condition_sql import Source
+from rowcast.query.condition_sql import Source, comparable
 from rowcast.query.conditions import Shape
 from rowcast.query.dependencies import dependents
 from rowcast.query.select import sort_steps
@@ -47,7 +47,7 @@ def select_instances(
     source = Source(tables, resource, binds)
     conditions = source.conditions(where)
     joined = [source.at(()), *(source.at(tables.resources.steps(resource, path)) for path in related)]
-    columns = [column for table in joined for column in table.c]
+    columns = [comparable(column) for table in joined for column in table.c]
     steps = sort_steps(source, order)
     query = sa.select(*(column.label(f"c{n}") for n, column in enumerate(columns))).select_from(source.clause)
     query = query.where(*conditions).order_by(*(step.term() for step in steps))
@@ -86,9 +86,12 @@ def update_rows(
         field = tables.resources.key_of(tables.resources[resource].columns[name])
         values[name] = binds(table.c[name].type) if shape is None else source.expression(shape, field)
     if not values:
-        return compiled(sa.select(*table.c).where(condition).with_for_update())
+        return compiled(sa.select(*map(comparable, table.c)).where(condition).with_for_update())
     query = sa.update(table).where(condition).values(values)
-    return compiled(query if by_rules else query.returning(*table.c), changes=dependents(tables.resources, resource))
+    return compiled(
+        query if by_rules else query.returning(*map(comparable, table.c)),
+        changes=dependents(tables.resources, resource),
+    )
 
 
 def insert_row(tables: Tables, resource: str, columns: tuple[str, ...]) -> Statement:
@@ -96,7 +99,7 @@ def insert_row(tables: Tables, resource: str, columns: tuple[str, ...]) -> State
     binds = Binds()
     table = tables.of[resource]
     values = {name: binds(table.c[name].type) for name in columns}
-    return compiled(sa.insert(table).values(values).returning(*table.c), changes={resource})
+    return compiled(sa.insert(table).values(values).returning(*map(comparable, table.c)), changes={resource})
 
 
 def insert_rows(tables: Tables, resource: str, columns: tuple[str, ...]) -> Statement:
@@ -106,7 +109,10 @@ def insert_rows(tables: Tables, resource: str, columns: tuple[str, ...]) -> Stat
         *(sa.column(name, table.c[name].type) for name in columns)
     )
     rows_of_values = sa.select(*rows.render_derived(name="_given", with_types=True).c)
-    return compiled(sa.insert(table).from_select(list(columns), rows_of_values).returning(*table.c), changes={resource})
+    return compiled(
+        sa.insert(table).from_select(list(columns), rows_of_values).returning(*map(comparable, table.c)),
+        changes={resource},
+    )
 
 
 def through_rows(tables: Tables, through: Through) -> Statement:

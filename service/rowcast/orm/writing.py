@@ -12,6 +12,7 @@ from rowcast.orm.expressions import F
 from rowcast.orm.state import Row, RowState, set_state, state_of
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Condition, Query, Shape
+from rowcast.query.misfits import with_fields
 from rowcast.query.store import NOT_MADE, Store, current_store
 from rowcast.resources.resource import Resource
 
@@ -31,7 +32,10 @@ async def insert_row(store: Store, resource: str, values: Mapping[str, Any]) -> 
     statement = store.queries.compiled(statements.insert_row)(resource, columns)
     arguments = statement.arguments([values[name] for name in columns])
     declared = store.queries.resources[resource]
-    return await store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
+    try:
+        return await store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
+    except ValidationError as error:
+        raise with_fields(error, store.queries.resources.traits_of(resource), values) from error.__cause__
 
 
 async def insert_instances(store: Store, resource: Resource, rows: Sequence[Row]) -> None:
@@ -92,11 +96,13 @@ async def update_rows(store: Store, resource: str, values: Mapping[str, Any], *w
         if by_rules:
             return await _update_by_rules(store, query, statement, arguments)
         return await store.database.fetch_all(statement.sql, statement.arguments(arguments), changes=statement.changes)
-    except DoesNotFit:
-        computed = [name for name, shape in sets if shape is not None]  # the other values have been checked
-        if not computed:
-            raise
-        raise ValidationError({name: ["The result does not fit."] for name in computed}) from None
+    except ValidationError as error:
+        plain = {name: value for name, value in values.items() if not isinstance(value, F)}
+        named = with_fields(error, store.queries.resources.traits_of(resource), plain)
+        computed = [name for name, shape in sets if shape is not None]
+        if named is error and isinstance(error, DoesNotFit) and computed:
+            raise ValidationError({name: ["The result does not fit."] for name in computed}) from None
+        raise named from error.__cause__
 
 
 async def _update_by_rules(store: Store, query: Query, statement: Statement, arguments: Sequence[Any]) -> list[Any]:

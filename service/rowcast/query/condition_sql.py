@@ -16,6 +16,7 @@ from rowcast.resources.lookups import LOOKUPS, Argument, Lookup
 from rowcast.resources.resource import Path, Relation
 from rowcast.resources.sql import quote_identifier, quote_literal
 from rowcast.resources.tables import Tables, rank
+from rowcast.resources.traits import TableTraits
 
 _ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "+": lambda left, right: left + right,
@@ -28,6 +29,21 @@ _ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
 def sort_key(field: Field, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """What rows are sorted by: the value of a field, or its rank."""
     return rank(field, value) if field.order == "choices" else value
+
+
+def comparable(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """A column in a form that can be compared and decoded: that of a json field may be ``json`` in the database."""
+    return sa.cast(column, column.type) if isinstance(column.type, postgresql.JSONB) else column
+
+
+def _singles(argument: Any) -> Any:
+    """The argument of a lookup rounded to single precision."""
+    if isinstance(argument, tuple):
+        return tuple(map(_singles, argument))
+    if not isinstance(argument, sa.ColumnElement):
+        return argument
+    many = isinstance(argument.type, postgresql.ARRAY)
+    return sa.cast(argument, postgresql.ARRAY(sa.REAL) if many else sa.REAL())
 
 
 class Source:
@@ -63,7 +79,7 @@ class Source:
         """The column at the end of a path over relations to one row."""
         if path.steps and path.field.primary_key:
             return self.at(path.steps[:-1]).c[path.steps[-1].column]  # this side has the key, too
-        return self.at(path.steps).c[path.column]
+        return comparable(self.at(path.steps).c[path.column])
 
     def at(self, steps: tuple[Relation, ...]) -> sa.FromClause:
         """The table at the end of some relations, joined once; the base for none."""
@@ -123,19 +139,27 @@ class Source:
         else:
             argument = self._argument(spec, flag, path.values)
         compare = spec.compare
+        if self._is_single(path):
+            argument = _singles(argument)
         if spec.takes is Argument.TEXT and self._is_patternless(path):
             compare = lambda column, argument: spec.compare(column.collate("default"), argument)  # noqa: E731
         if not path.many:
             return compare(self.column(path), argument)
         if lookup == "isnull" and flag and path.field.primary_key:
             return ~self._exists(path, lambda column: column.is_not(None))
-        return self._exists(path, lambda column: compare(column, argument))
+        return self._exists(path, lambda column: compare(comparable(column), argument))
 
     def _is_patternless(self, path: Path) -> bool:
         """Whether the column of a path has a collation that does not work with patterns."""
-        resources = self.tables.resources
-        owner = path.steps[-1].target if path.steps else self.resource
-        return path.column in resources.traits_of(owner).patternless
+        return path.column in self._traits(path).patternless
+
+    def _is_single(self, path: Path) -> bool:
+        """Whether the column of a path has single precision: 0.1 there is another number than a ``float`` of 0.1."""
+        return self._traits(path).types.get(path.column) == "real"
+
+    def _traits(self, path: Path) -> TableTraits:
+        """The traits of the table at the end of a path."""
+        return self.tables.resources.traits_of(path.steps[-1].target if path.steps else self.resource)
 
     def _argument(self, spec: Lookup, flag: Any, field: Field) -> Any:
         """The argument of a lookup: bound parameters, or the flag itself."""
@@ -211,6 +235,8 @@ class Source:
                 continue
             type_ = bound_type(path.values)
             value: Any = sa.null() if null else sa.cast(self.binds(sa.Text()), type_) if text else self.binds(type_)
+            if self._is_single(path):
+                value = _singles(value)
             value = sort_key(path.field, value)
             differs = column < value if descending else column > value
             with_null = sa.or_(differs, column.is_(None)) if may_be_null and not descending else differs

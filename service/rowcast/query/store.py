@@ -14,9 +14,10 @@ from rowcast.database.errors import POLICY_REFUSES, RefusedByRule, TryAgain
 from rowcast.database.pool import Database
 from rowcast.database.sequences import has_generated_key, move_sequence
 from rowcast.database.table_traits import read_traits
-from rowcast.errors import ApiError, Conflict, PermissionDenied
+from rowcast.errors import ApiError, Conflict, PermissionDenied, ValidationError
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Comparison, Query, by_key
+from rowcast.query.misfits import with_fields
 from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
 from rowcast.query.statements import Queries
@@ -106,7 +107,10 @@ class Store:
         traits = self.queries.resources.traits_of(resource.name)
         again = traits.partitioned or self._stale(projection, links)
         whole = again or "insert" in traits.skipping
-        return await self._write("insert", resource, write_whole if whole else write, write_by_rules)
+        try:
+            return await self._write("insert", resource, write_whole if whole else write, write_by_rules)
+        except ValidationError as error:
+            raise with_fields(error, traits, values) from error.__cause__
 
     async def insert_rows(
         self,
@@ -170,9 +174,13 @@ class Store:
                     raise Conflict(NOT_CHANGED)
                 return await self._read_again(resource, projection, key)
 
-        skipping = "update" in self.queries.resources.traits_of(resource.name).skipping
+        traits = self.queries.resources.traits_of(resource.name)
+        skipping = "update" in traits.skipping
         alone = not links and not skipping and not self._stale(projection, links)
-        return await self._write("update", resource, write_alone if alone else write, write_by_rules)
+        try:
+            return await self._write("update", resource, write_alone if alone else write, write_by_rules)
+        except ValidationError as error:
+            raise with_fields(error, traits, values) from error.__cause__
 
     async def delete(self, query: Query) -> bool:
         """Delete the rows of a query; whether there were any. ``Conflict`` if the database has kept all as they are."""

@@ -20,6 +20,8 @@ from rowcast.resources.sql import cut_identifier, quote_literal
 
 CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
 
+IMPLIED_LIMIT: Final = "implied_limit"  # the same for a column whose length is limited by its type alone
+
 
 @dataclass(frozen=True, slots=True)
 class Guard:
@@ -107,7 +109,7 @@ class Tables:
             autoincrement=identity,
             server_default=_server_default(field, values),
             comment=field.help_text,
-            info={CONFIGURED_DEFAULT: True} if field.default not in (MISSING, None) else {},
+            info=_info(field, values),
         )
 
     def _link(self, resource: Resource, field: Field) -> sa.Table:
@@ -136,6 +138,12 @@ class Tables:
         name = _name(prefix, resource.table, *parts, *([suffix] if suffix else []))
         self.guards[name] = Guard(resource.name, columns, rule)
         return name
+
+
+def _info(field: Field, values: Field) -> dict[str, bool]:
+    """What a comparison with the database needs to know about a column beyond its DDL."""
+    facts = {CONFIGURED_DEFAULT: field.default not in (MISSING, None), IMPLIED_LIMIT: values.max_length is None}
+    return {name: True for name, holds in facts.items() if holds}
 
 
 def rules(field: Field, column: sa.ColumnElement[Any]) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 
@@ -18,6 +19,8 @@ class TableTraits:
         policies: Row-level security is enabled.
         policies_apply: It applies to the service's own role as well.
         loose: The columns of strings that can be equal without having the same characters.
+        types: The type of each column as PostgreSQL prints it, the base type of a domain.
+        domains: The domain of each column that has one.
     """
 
     partitioned: bool = False
@@ -27,6 +30,8 @@ class TableTraits:
     loose: frozenset[str] = frozenset()
     policies: bool = False
     policies_apply: bool = False
+    types: Mapping[str, str] = field(default_factory=dict)
+    domains: Mapping[str, str] = field(default_factory=dict)
 
 
 PLAIN: Final = TableTraits()

@@ -1,0 +1,55 @@
+"""Which values a column has refused. PostgreSQL does not say it, and a column may be narrower than its field."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+import asyncpg
+
+from rowcast.errors import DoesNotFit, ValidationError
+from rowcast.resources.traits import TableTraits
+
+_SIZED_TYPE: Final = re.compile(r"([^(]+)\((\d+)(?:,(-?\d+))?\)")
+_INTEGER_BITS: Final = {"smallint": 16, "integer": 32, "bigint": 64}
+_REAL_RANGE: Final = (1.2e-38, 3.4028235e38)
+
+
+def with_fields(error: ValidationError, traits: TableTraits, values: Mapping[str, Any]) -> ValidationError:
+    """The error with a message on each of the ``values``, by column, that has caused it; as it is if none has."""
+    cause = error.__cause__
+    if isinstance(cause, asyncpg.CheckViolationError):
+        named = {name: "Not a valid value." for name in values if traits.domains.get(name, "") == cause.data_type_name}
+    elif isinstance(error, DoesNotFit):
+        named = dict(_misfits(traits, values))
+    else:
+        return error
+    return ValidationError({name: [message] for name, message in named.items()}) if named else error
+
+
+def _misfits(traits: TableTraits, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        message = None if value is None else _misfit(traits.types.get(name, ""), value)
+        if message is not None:
+            yield name, message
+
+
+def _misfit(type_: str, value: Any) -> str | None:
+    """Why a column of a type does not take a value, given as Python or as JSON; ``None`` if it does."""
+    if bits := _INTEGER_BITS.get(type_):
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        return None if low <= int(value) <= high else f"Must be between {low} and {high}."
+    if type_ == "real":
+        low, high = _REAL_RANGE
+        return None if not value or low <= abs(value) <= high else "Does not fit a number of single precision."
+    sized = _SIZED_TYPE.fullmatch(type_)
+    if sized is None:
+        return None
+    size, scale = int(sized[2]), int(sized[3] or 0)
+    if sized[1] in ("character varying", "character"):
+        return f"Longer than maximum length {size}." if value[size:].strip(" ") else None
+    if sized[1] == "numeric" and abs(round(Decimal(value), scale)) >= 10 ** (size - scale):
+        return f"Must have at most {size - scale} digits before the decimal point."
+    return None
