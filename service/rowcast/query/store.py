@@ -132,10 +132,16 @@ class Store:
                 isinstance(taken, asyncpg.UniqueViolationError)
                 and has_generated_key(resource)
                 and resource.key.column_name not in columns
+                and not self._is_other_rule(resource, taken)
                 and await move_sequence(self.database.fetch_outside, resource, taken)
             ):
                 raise TryAgain() from error
             raise
+
+    def _is_other_rule(self, resource: Resource, taken: asyncpg.UniqueViolationError) -> bool:
+        """Whether a violated rule is certainly not about the key: to find out otherwise takes a second connection."""
+        guard = self.queries.tables.guards.get(taken.constraint_name or "")
+        return guard is not None and guard.fields != (resource.key.column_name,)
 
     async def update(self, query: Query, projection: Projection, values: Mapping[str, Any]) -> StoredRow | None:
         """Change the only row of a query, and its links; ``None`` if there is none."""
