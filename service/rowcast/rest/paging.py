@@ -15,7 +15,7 @@ from rowcast.query.pages import BETWEEN, FetchedPage
 from rowcast.query.projection import Projection
 from rowcast.rest.pagination import ListAddress, PageRequest
 from rowcast.rest.protocols import ModelView
-from rowcast.rest.rendering import current_serializer, instance_of, read_parameters, read_projection
+from rowcast.rest.rendering import current_serializer, instance_of, prepare_result, read_parameters, read_projection
 from rowcast.rest.request import base_url
 from rowcast.rest.response import Response, encode
 from rowcast.rest.response_cache import read_page
@@ -82,6 +82,7 @@ async def _read_items(view: ModelView, rows: Any) -> tuple[InstancePage, OpenPag
 def envelope(view: ModelView, page: OpenPage, data: Sequence[Any]) -> Response:
     """The response of a page, with these data in place of its rows."""
     plan = view.view_plan
+    prepare_result(view, data)
     shown = replace(page.fetched, results=BETWEEN.join(encode(item, view.serialize) for item in data))
     body = plan.paginator.body(page.request, page.query, shown, list_address(view))
     headers = position_header(plan, page.fetched.snapshot) if page.fetched.snapshot else {}

@@ -6,13 +6,14 @@ read with all columns, made into instances, and dumped one by one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
 from rowcast.orm.bridge import wait
 from rowcast.orm.model import Model, document, loaded
 from rowcast.orm.queryset import QuerySet
+from rowcast.orm.state import state_of
 from rowcast.query.conditions import Query
 from rowcast.query.projection import Projection
 from rowcast.rest.plan import ModelPlan
@@ -110,16 +111,29 @@ def prepare_result(view: ModelView, result: Any) -> None:
 
 def load_missing_relations(plan: ModelPlan, rows: Sequence[Model], shown: Projection) -> None:
     """Read the related rows that are shown and not loaded yet, for all rows at once, inside a handler."""
-    missing = [
-        path for path in related_paths(plan, shown) if not all(loaded(row, path.partition("__")[0]) for row in rows)
-    ]
+    missing = [path for path in related_paths(plan, shown) if not all(_has_loaded(row, path) for row in rows)]
     if missing:
         wait(QuerySet(type(rows[0])).prefetch_related(*missing).attach(rows))
 
 
+def _has_loaded(row: Model, path: str) -> bool:
+    """Whether the rows at the end of a path of relations are loaded."""
+    name, _, rest = path.partition("__")
+    if not loaded(row, name):
+        return False
+    found = state_of(row).related.get(name) if rest else None
+    return all(_has_loaded(each, rest) for each in (found if isinstance(found, list) else [found]) if each is not None)
+
+
 def related_paths(plan: ModelPlan, shown: Projection) -> tuple[str, ...]:
-    """The relations that are shown, and those of the options, which Python code may read."""
-    return (*(name for name, _ in shown.related), *plan.related_paths)
+    """The relations that are shown, at any depth, and those of the options, which Python code may read."""
+    return (*_paths_of(shown), *plan.related_paths)
+
+
+def _paths_of(shown: Projection) -> Iterator[str]:
+    for name, inner in shown.related:
+        yield name
+        yield from (f"{name}__{path}" for path in _paths_of(inner))
 
 
 def _shown_by(plan: ModelPlan, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rowcast.query.projection import Projection, projection_of
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Relation, Resource, Resources
 from rowcast.resources.validators import NULL, REQUIRED, validators
+from rowcast.rest.serializer_options import SerializerOptions
 
 CONTEXT: ContextVar[Callable[[], dict[str, Any]]] = ContextVar("context", default=dict)  # of the current request
 HINTS: Final = 10  # unknown keys of a body whose messages name the nearest field
@@ -96,26 +97,6 @@ class RelatedKeysField(ma.fields.Field[Any]):
         return list(keys)
 
 
-class _Options(ma.SchemaOpts):
-    """The ``Meta`` of a serializer: marshmallow's options, and the selection of a model's fields."""
-
-    def __init__(self, meta: Any, ordered: bool = False) -> None:
-        if getattr(meta, "fields", None) == "__all__":
-            meta = type("Meta", (), {name: value for name, value in _members(meta).items() if name != "fields"})
-        self.model = getattr(meta, "model", None)
-        self.read_only_fields: tuple[str, ...] = tuple(getattr(meta, "read_only_fields", ()))
-        self.extra: Mapping[str, Mapping[str, Any]] = getattr(meta, "extra", {})
-        super().__init__(meta)
-        self.unknown = getattr(meta, "unknown", ma.RAISE)
-        self.included = tuple(self.fields or ())
-        self.excluded = tuple(self.exclude or ())
-        self.fields, self.exclude = (), ()  # ``bind`` applies them, since marshmallow does not know the model's fields
-
-
-def _members(meta: type) -> dict[str, Any]:
-    return {name: getattr(meta, name) for name in dir(meta) if not name.startswith("__")}
-
-
 class Serializer(ma.Schema):
     """A marshmallow schema of a resource's fields, with Django REST framework's calls.
 
@@ -142,7 +123,7 @@ class Serializer(ma.Schema):
         **options: Those of ``marshmallow.Schema``.
     """
 
-    OPTIONS_CLASS = _Options
+    OPTIONS_CLASS = SerializerOptions
 
     resource: ClassVar[Resource | None] = None
     resources: ClassVar[Resources]
@@ -218,7 +199,7 @@ class Serializer(ma.Schema):
         bound: type[Self] = type(cls.__name__, (cls,), members)
         bound._declared_fields = cls._listed({**cls._declared_fields, **fields})  # noqa: SLF001, marshmallow has no other way
         bound.resource, bound.resources, bound.relations = resource, resources, relations
-        bound.related = cls._related_names(relations)
+        bound.related = cls._related_paths(resources, resource.name)
         bound.ignored = frozenset(ignored - cls._declared_fields.keys())
         bound.shown = cls._projection(resource, fields)
         bound.readable = frozenset({*bound.shown.columns, *cls._readable_links(resource, from_resource)})
@@ -255,11 +236,27 @@ class Serializer(ma.Schema):
         return {name: fields[name] for name in names if name in fields and name not in cls.opts.excluded}
 
     @classmethod
-    def _related_names(cls, relations: Collection[str]) -> tuple[str, ...] | None:
-        """The relations among the fields that ``Meta.fields`` lists, or else among those that the class declares."""
+    def _related_paths(cls, resources: Resources, resource: str) -> tuple[str, ...] | None:
+        """The relations among the fields that ``Meta.fields`` lists, or else among those that the class declares, and
+        those that nested serializers nest in turn.
+        """
+        nested = tuple(cls.nested_paths(resources, resource, frozenset({cls})))
         if cls.opts.included:
-            return tuple(name for name in cls.opts.included if name in relations)
-        return tuple(name for name in cls._listed(cls._declared_fields) if name in relations) or None
+            relations = resources.relations(resource)
+            return tuple(dict.fromkeys((*(name for name in cls.opts.included if name in relations), *nested)))
+        return nested or None
+
+    @classmethod
+    def nested_paths(cls, resources: Resources, resource: str, seen: frozenset[type]) -> Iterator[str]:
+        """The relations that declared fields show, and those of the serializers that they nest, except those ``seen``."""
+        relations = resources.relations(resource)
+        for name, field in cls._listed(cls._declared_fields).items():
+            if name in relations:
+                yield name
+                inner = _serializer_in(field)
+                if inner is not None and inner not in seen:
+                    for path in inner.nested_paths(resources, relations[name].target, seen | {inner}):
+                        yield f"{name}__{path}"
 
     @classmethod
     def _readable_links(cls, resource: Resource, from_resource: bool) -> Iterator[str]:
@@ -433,6 +430,17 @@ class Serializer(ma.Schema):
                 "create() and update()"
             )
         return model_named(self.resource.name) if self.resource is not None else model
+
+
+def _serializer_in(field: ma.fields.Field[Any]) -> type[Serializer] | None:
+    """The serializer of a ``Nested`` field; ``None`` for other fields."""
+    if not isinstance(field, ma.fields.Nested):
+        return None
+    nested: Any = field.nested
+    if callable(nested) and not isinstance(nested, type):
+        nested = nested()
+    found = nested if isinstance(nested, type) else type(nested)
+    return found if issubclass(found, Serializer) else None
 
 
 def generated_fields(
