@@ -259,6 +259,28 @@ async def test_errors_come_before_content_negotiation(library: Service) -> None:
     assert (await library.get("/authors/"))["count"] == 0
 
 
+@pytest.mark.parametrize("accept", ["text/event-stream", "text/html", "image/png;q=0.5"])
+async def test_errors_are_sent_whatever_is_accepted(closed: Service, accept: str) -> None:
+    """On every kind of route an ``EventSource`` gets the problem that there is, as a problem document."""
+    bad = {"Authorization": "Bearer rc_no"}
+    for method, path, headers, status in (
+        ("GET", "/nothing/", {}, 404), ("GET", "/default/x/y/", {}, 404), ("POST", "/nothing/", {}, 404),
+        ("TRACE", "/default/", {}, 405), ("DELETE", "/default/", {}, 405), ("POST", "/default/stream/", {}, 405),
+        ("POST", "/stream/", {}, 405), ("POST", "/", {}, 405), ("POST", "/openapi.json", {}, 405),
+        ("PUT", "/health/ready", {}, 405), ("GET", "/default/x/", {}, 404), ("GET", "/default/x/stream/", {}, 404),
+        ("GET", "/default/stream/?nope=1", {}, 400), ("GET", "/default/stream/?snapshot=maybe", {}, 400),
+        ("GET", "/stream/", {}, 400), ("GET", "/stream/?resources=nothing", {}, 400),
+        ("GET", "/stream/?resources=default&default.nope=1", {}, 400), ("GET", "/stream/?resources=default", bad, 401),
+        ("GET", "/stream/?resources=default&access_token=x", {}, 401), ("GET", "/default/stream/", bad, 401),
+        ("GET", "/default/stream/?access_token=x", {}, 401), ("GET", "/default/", bad, 401),
+        ("POST", "/default/", {}, 401), ("PATCH", "/default/1/", {}, 401), ("OPTIONS", "/default/", bad, 401),
+        ("GET", "/quiet/stream/", {}, 404), ("GET", "/stream/?resources=quiet", {}, 400),
+    ):  # fmt: skip
+        response, document = await closed.ask(method, path, headers={**headers, "Accept": accept})
+        assert (response.status, method, path) == (status, method, path)
+        check_problem(response, document)
+
+
 async def test_options_of_a_malformed_key_is_404(library: Service) -> None:
     """``OPTIONS`` of an address that no row can have is a 404."""
     await library.ask("OPTIONS", "/books/x/", status=404)
