@@ -67,10 +67,16 @@ def row_query(view: ModelView, scope: Query, key: Any = None) -> Query:
 
 
 def key_value(view: ModelView, key: Any = None) -> Any:
-    """The value of the address's key, or of ``key``; ``NotFound`` if no row can have it."""
+    """The value of the address's key, or of ``key``; ``NotFound`` if no row can have it.
+
+    An integer has one form in addresses: ``/tasks/01/`` is not another address of ``/tasks/1/``.
+    """
     plan = view.view_plan
     text = str(view.kwargs[plan.lookup_url_kwarg] if key is None else key)
     try:
-        return plan.key.field_type.parse(plan.key, text)
+        value = plan.key.field_type.parse(plan.key, text)
     except ValueError:
         raise NotFound() from None
+    if type(value) is int and str(value) != text:
+        raise NotFound()
+    return value
