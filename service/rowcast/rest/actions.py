@@ -6,6 +6,7 @@ is one statement, and its JSON goes from PostgreSQL to the socket as it is.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
@@ -134,7 +135,10 @@ async def create_row(view: WritableView, request: Request) -> web.Response:
         await check_keys(view, serializer.validated_data)
         async with plan.service.store.database.transaction():
             return await _save(view, view.perform_create, serializer, HTTPStatus.CREATED)
-    values = plan.serializer.validate_body(body)
+    if request.has_long_body:
+        values = await _validate_in_turns(plan.serializer, body)
+    else:
+        values = plan.serializer.validate_body(body)
     await check_keys(view, values)
     store, shown = plan.service.store, plan.default_projection(plan.serializer)
     row = await write_in_scope(view, lambda: store.insert(shown, values))
@@ -150,7 +154,11 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
     store = plan.service.store
     if plan.simple_writes and not plan.asks_about_objects and "If-None-Match" not in request.headers:
         query = await object_query(view)
-        values = plan.serializer.validate_body(await request.read_json(), partial=partial, updating=True)
+        body = await request.read_json()
+        if request.has_long_body:
+            values = await _validate_in_turns(plan.serializer, body, partial=partial, updating=True)
+        else:
+            values = plan.serializer.validate_body(body, partial=partial, updating=True)
         await check_keys(view, values, query)
         versions = required_versions(view)
         shown = plan.default_projection(plan.serializer)
@@ -168,6 +176,13 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
         serializer.is_valid(raise_exception=True)
         await check_keys(view, serializer.validated_data, query_for(instance))
         return await _save(view, view.perform_update, serializer, HTTPStatus.OK)
+
+
+async def _validate_in_turns(serializer: Serializer, body: Any, **options: bool) -> dict[str, Any]:
+    """Validate a long body in a thread, which takes turns with other requests; on the event loop if users' code takes part."""
+    if any(type(serializer)._hooks.values()):  # noqa: SLF001, marshmallow has no other way
+        return serializer.validate_body(body, **options)
+    return await asyncio.to_thread(serializer.validate_body, body, **options)
 
 
 async def delete_row(view: WritableView) -> web.Response:

@@ -105,9 +105,9 @@ class Request:
         if not raw:
             raise ParseError("The body is empty; send a JSON object.")
         try:
+            self.has_long_body = len(raw) > PARSED_AT_ONCE_MAX_BYTES
             # A thread takes turns with the event loop, which otherwise waits for a whole megabyte of numbers.
-            long = len(raw) > PARSED_AT_ONCE_MAX_BYTES
-            self.data = await asyncio.to_thread(parse_body, raw) if long else parse_body(raw)
+            self.data = await asyncio.to_thread(parse_body, raw) if self.has_long_body else parse_body(raw)
         except ValueError as error:
             raise ParseError(f"The body is not valid JSON: {error}.") from None
         return self.data

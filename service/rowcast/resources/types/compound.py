@@ -13,6 +13,8 @@ from rowcast.resources.fields import Column, Field, FieldType, Kind, Schema, rec
 from rowcast.resources.lossless_json import JSON_MAX_DEPTH, parse_body
 from rowcast.resources.types.text import NUL_REFUSED
 
+_QUOTED_ITEM: Final = re.compile(r'"((?:[^"]|"")*)"(?:,|\Z)')
+
 
 def _load_json(_field: Field, value: Any) -> Any:
     level = [value]
@@ -100,19 +102,18 @@ def split_list(text: str) -> list[str]:
     if '"' not in text:
         return text.split(",") if text else []
     items: list[str] = []
-    rest = text
-    while True:
-        if quoted := re.match(r'"((?:[^"]|"")*)"(?:,|$)', rest):
+    place, more = 0, True
+    while more:
+        if quoted := _QUOTED_ITEM.match(text, place):
             items.append(quoted[1].replace('""', '"'))
-            end = quoted.end()
-            more = rest[end - 1 : end] == ","
+            more = quoted[0].endswith(",")
+            place = quoted.end()
         else:
-            item, comma, _ = rest.partition(",")
-            items.append(item)
-            end, more = len(item) + len(comma), bool(comma)
-        if not more:
-            return items
-        rest = rest[end:]
+            comma = text.find(",", place)
+            more = comma >= 0
+            items.append(text[place:comma] if more else text[place:])
+            place = comma + 1
+    return items
 
 
 def _unsupported(_field: Field, _value: Any) -> Any:
