@@ -29,6 +29,8 @@ REGRESSIONS = {
     "long numbers": Attack(
         (request("POST", "/things/", b'{"document":[%b]}' % b",".join([b"0.12345678901234567"] * 50_000)),)
     ),
+    "long array": Attack((request("POST", "/things/", b'{"words":[%b]}' % b",".join([b'"a"'] * 240_000)),)),
+    "quotes without an end": Attack((request("GET", "/kinds/?string__in=" + 'x",' * 19_000),)),
     "unknown expectation": Attack((request("POST", "/boxes/", b"{}", ("Expect", "a")),)),
     "path of many segments": Attack((request("GET", "/" + "a/" * 25_000),)),
     "client that leaves a stream": Attack(
