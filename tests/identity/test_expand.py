@@ -26,6 +26,8 @@ TARGETS = {  # resource → its viewset
     "masked": "{class: 'viewsets:Masked'}",
     "brief": "{class: 'viewsets:Brief'}",
     "keyed": "{authentication_classes: ['viewsets:Keys'], permission_classes: [IsAuthenticated]}",
+    "gated": "{class: 'viewsets:Gated'}",
+    "guarded": "{class: 'viewsets:Guarded'}",
     "unread": "{permission_classes: [AllowAny], allowed_actions: [create]}",
 }
 VIEWSETS = """
@@ -80,6 +82,15 @@ class BriefSerializer(Serializer):
 
 class Brief(ModelViewSet):
     serializer_class = BriefSerializer
+
+class Gated(ModelViewSet):
+    async def initial(self, request):
+        await super().initial(request)
+        raise PermissionDenied()
+
+class Guarded(ModelViewSet):
+    async def dispatch(self, http):
+        raise PermissionDenied()
 
 class Keys(BaseAuthentication):
     def authenticate(self, request):
@@ -149,7 +160,9 @@ async def test_expand_needs_the_permission_to_read_the_target(
     assert (await get(client, "/tasks/1/?expand=staff", staff))[1]["staff"] == {"id": 1, "name": "x"}
 
 
-@pytest.mark.parametrize("name", ["owned", "scoped", "filtered", "queried", "by_hand", "masked", "unread"])
+@pytest.mark.parametrize(
+    "name", ["owned", "scoped", "filtered", "queried", "by_hand", "masked", "gated", "guarded", "unread"]
+)
 async def test_rows_whose_visibility_differs_cannot_be_expanded(
     serve: Serve, sql: asyncpg.Connection, name: str
 ) -> None:
@@ -169,7 +182,7 @@ async def test_rows_whose_visibility_differs_cannot_be_expanded(
     assert (name in names, "open" in names) == (False, True)
     client = await served(serve, sql, f"viewset: {{permission_classes: [AllowAny], select_related: [{name}]}}")
     for address in ("/tasks/1/", f"/tasks/1/?expand={name}"):
-        assert (await get(client, address))[1][name] == {"id": 1, "name": "x"}
+        assert (await get(client, address))[1][name] == {"id": 1, "name": "***" if name == "masked" else "x"}
 
 
 async def test_expanded_row_has_the_fields_that_its_own_viewset_shows(serve: Serve, sql: asyncpg.Connection) -> None:

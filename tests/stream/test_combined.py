@@ -14,6 +14,18 @@ from tests.stream.test_events import RESOURCES, next_change, ready
 HIDDEN = "fields: {name: {type: string}}\nviewset: {permission_classes: [AllowAny], stream_enabled: false}"
 
 
+OWN_DISPATCH = """
+from rowcast import ModelViewSet, PermissionDenied
+
+class Guarded(ModelViewSet):
+    async def dispatch(self, http):
+        raise PermissionDenied()
+
+class Gated(ModelViewSet):
+    async def initial(self, request):
+        await super().initial(request)
+        raise PermissionDenied()
+"""
 pytestmark = pytest.mark.tables(RESOURCES)
 
 
@@ -132,3 +144,13 @@ async def test_each_of_several_resources_has_its_own_access(serve: Serve, sql: a
             ("tasks", 2),
             ("projects", 1),
         ]
+
+
+async def test_viewset_with_a_dispatch_of_its_own_has_its_own_stream_only(serve: Serve) -> None:
+    """What ``dispatch`` and ``initial`` of a viewset refuse, the stream of several resources does not send."""
+    for viewset, status in (("Guarded", 400), ("Gated", 403)):
+        notes = RESOURCES["notes"].replace("permission_classes: [AllowAny]", f"class: 'viewsets:{viewset}'")
+        client = await serve({**RESOURCES, "notes": notes}, modules={"viewsets": OWN_DISPATCH})
+        response = await client.get("/stream/?resources=owners,notes")
+        assert response.status == status
+        assert (await client.get("/notes/stream/")).status == 403

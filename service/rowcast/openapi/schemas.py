@@ -34,7 +34,8 @@ from rowcast.rest.pagination import (
     PageNumberPagination,
 )
 from rowcast.rest.plan import ModelPlan, Service
-from rowcast.rest.serializers import ColumnField, RelatedKeysField, Serializer, serializer_for
+from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
+from rowcast.rest.serializers import Serializer, serializer_for
 
 OPENAPI_VERSION: Final = "3.1.0"
 

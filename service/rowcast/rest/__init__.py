@@ -23,6 +23,7 @@ The modules, in the order in which a request is easiest to follow:
 - ``expansion``: the permission to read related rows with ``?expand=``.
 - ``rendering``: ``?fields=``, ``?expand=`` and serializers: rows as JSON.
 - ``serializers``: the fields of bodies and responses, and the validation of bodies.
+- ``serializer_fields``: the fields of columns and links, of which serializers are made.
 - ``conditional`` and ``etags``: ``ETag``, ``If-Match`` and ``If-None-Match``.
 - ``response_cache``: responses and counts in memory.
 - ``stream_position``: the header ``X-Stream-Position``.

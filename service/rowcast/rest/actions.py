@@ -31,6 +31,7 @@ from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.rendering import (
     current_serializer,
     instance_of,
+    is_plain,
     read_projection,
     related_paths,
     render,
@@ -54,7 +55,8 @@ async def read_list(view: ModelView, request: Request) -> web.Response:
     query = await list_query(view)
     serializer = current_serializer(view)
     shown = requested_projection(plan, serializer, params)
-    read = shown if serializer.plain else read_projection(plan, serializer, query, params)
+    plain = is_plain(plan, serializer, shown)
+    read = shown if plain else read_projection(plan, serializer, query, params)
     page = plan.paginator.page_request(query, read, plan.count, params)
     address = list_address(view)
 
@@ -63,13 +65,13 @@ async def read_list(view: ModelView, request: Request) -> web.Response:
             rows = await read_page(view, query, page)
         except InvalidPattern as error:
             raise error.naming(name for name in plan.pattern_parameters if name in params) from None
-        if not serializer.plain:
+        if not plain:
             rendered = await spawn(render_rows, view, serializer, rows.documents, read, shown)
             rows = replace(rows, results=BETWEEN.join(rendered))
         body = plan.paginator.body(page, query, rows, address)
         return body, tag_of_list(body), rows.snapshot
 
-    if (key := cache_key(view, serializer, query)) is None:
+    if not plain or (key := cache_key(view, serializer, query)) is None:
         return respond(plan, request.http, *await load())
     answer, cached = await plan.service.cache.get_or_load(
         key,
@@ -88,7 +90,7 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
     shown = requested_projection(plan, serializer, params)
     if plan.finds_objects:
         return await _found_row(view, request, serializer)
-    plain = serializer.plain and not plan.asks_about_objects
+    plain = is_plain(plan, serializer, shown) and not plan.asks_about_objects
     query = await object_query(view)
     read = shown if plain else read_projection(plan, serializer, query, params)
 
@@ -129,7 +131,7 @@ async def create_row(view: WritableView, request: Request) -> web.Response:
     """Insert one row, with its links, in one transaction; the response is the row as ``retrieve`` shows it."""
     plan = view.view_plan
     body = await request.read_json()
-    if not plan.simple_writes:
+    if not (plan.simple_writes and plan.answers_plainly()):
         serializer = view.get_serializer(data=body)
         serializer.is_valid(raise_exception=True)
         await check_keys(view, serializer.validated_data)
@@ -152,7 +154,8 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
     """Change the row that the address names; without ``partial`` the body must have every required field."""
     plan = view.view_plan
     store = plan.service.store
-    if plan.simple_writes and not plan.asks_about_objects and "If-None-Match" not in request.headers:
+    simple = plan.simple_writes and not plan.asks_about_objects and plan.answers_plainly()
+    if simple and "If-None-Match" not in request.headers:
         query = await object_query(view)
         body = await request.read_json()
         if request.has_long_body:

@@ -5,7 +5,7 @@ What is wrong with a class is a ``ConfigurationError`` that names the class, the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from types import MappingProxyType
@@ -31,7 +31,7 @@ from rowcast.rest.pagination import BasePagination, NoPagination
 from rowcast.rest.plan import ModelPlan, RestrictedKey, Service, ViewPlan, policy_instances
 from rowcast.rest.rendering import READ_PARAMETERS
 from rowcast.rest.request import names_in
-from rowcast.rest.serializers import Serializer, has_hooks, serializer_for
+from rowcast.rest.serializers import Serializer, serializer_for
 from rowcast.rest.signatures import Call, call_of
 from rowcast.rest.viewset import ViewSet
 
@@ -199,6 +199,7 @@ def _plan_model(
         ("get_permissions", "check_object_permissions", "get_object")
     )
     as_callers = service.store.database.acts_as_callers  # what one caller reads is not for another one
+    projections = _projections(service, resource, related)
     return ModelPlan(
         service=service,
         viewset=cls,
@@ -235,31 +236,41 @@ def _plan_model(
         expandable_via=_expandable_via(cls, options, policies["permissions"], overridden, native_filters, serializer),
         asks_about_objects=objects,
         finds_objects="get_object" in overridden,
+        makes_serializers="get_serializer" in overridden,
+        shows_by_python=serializer.hooked
+        or serializer.dynamic
+        or not overridden.isdisjoint(("get_serializer", "get_serializer_class")),
         native_filters=native_filters,
         simple_writes=_has_simple_writes(serializer, overridden, lookup_field and key.column),
         public_and_cacheable=not as_callers
         and all_rows
         and native_filters
+        and not serializer.dynamic
         and _is_public(options, policies, overridden),
         bind_serializer=bind_serializer,
         shared_serializer=shared_serializer,
+        answers_plainly=lru_cache(maxsize=1)(
+            lambda: not projections["has_python_rows"](projections["default_projection"](serializer))
+        ),
         restricted_keys=lru_cache(maxsize=1)(partial(_restricted_keys, service, resource)),
-        **_projections(service, related),
+        **projections,
         **policies,
     )
 
 
-def _projections(service: Service, related: tuple[str, ...]) -> dict[str, Any]:
+def _projections(service: Service, resource: Resource, related: tuple[str, ...]) -> dict[str, Any]:
     """The cached functions of a plan. They are first called after every viewset is planned, since rows of other resources
     are shown as their own viewsets show them.
     """
     resources = service.resources
 
     @lru_cache(maxsize=CACHED_PROJECTIONS)
+    def shown_with(shown: Projection, paths: tuple[str, ...]) -> Projection:
+        return expand(resources, shown, paths, service.projections())
+
     def default_projection(serializer: Serializer) -> Projection:
         own = serializer.related
-        paths = related if own is None else tuple(own)
-        return expand(resources, serializer.shown, paths, service.projections())
+        return shown_with(serializer.shown, related if own is None else tuple(own))
 
     @lru_cache(maxsize=CACHED_PROJECTIONS)
     def projection(shown: Projection, fields: str, paths: str) -> Projection:
@@ -269,14 +280,40 @@ def _projections(service: Service, related: tuple[str, ...]) -> dict[str, Any]:
 
     @lru_cache(maxsize=CACHED_PROJECTIONS)
     def python_projection(shown: Projection, relations: tuple[str, ...]) -> Projection:
-        return with_all_columns(resources, expand(resources, shown, (*related, *relations)))
+        return with_all_columns(resources, expand(resources, shown, (*python_paths(), *relations)))
+
+    @lru_cache(maxsize=1)
+    def python_paths() -> tuple[str, ...]:
+        return related + tuple(_paths_of_targets(service, resource, related))
+
+    @lru_cache(maxsize=CACHED_PROJECTIONS)
+    def has_python_rows(shown: Projection) -> bool:
+        return any(
+            (inner.resource in service.plans and service.plans[inner.resource].shows_by_python)
+            or has_python_rows(inner)
+            for _, inner in shown.related
+        )
 
     return {
         "default_projection": default_projection,
         "projection": projection,
         "python_projection": python_projection,
+        "python_paths": python_paths,
+        "has_python_rows": has_python_rows,
         "expansion_targets": lru_cache(maxsize=CACHED_PROJECTIONS)(expansion.targets),
     }
+
+
+def _paths_of_targets(service: Service, resource: Resource, related: tuple[str, ...]) -> Iterator[str]:
+    """The relations that the serializers of related rows may read, where Python shows these rows."""
+    for path in related:
+        for number, step in enumerate(service.resources.steps(resource.name, path), 1):
+            target = service.plans.get(step.target)
+            if target is not None and target.shows_by_python:
+                yield from (
+                    "__".join([*path.split("__")[:number], own])
+                    for own in (*target.related_paths, *(target.serializer.related or ()))
+                )
 
 
 def _restricted_keys(service: Service, resource: Resource) -> tuple[RestrictedKey, ...]:
@@ -337,11 +374,15 @@ def _expandable_via(
 ) -> str | None:
     """The reading action whose permission also covers expansion; ``None`` if some rows may be hidden from a caller."""
     reading = next((name for name in ("retrieve", "list") if hasattr(cls, name) and _allows(options, name)), None)
-    by_hand = {"get_queryset", "get_object", "check_object_permissions", "get_serializer_class", reading}
+    by_hand = {
+        "get_queryset", "get_object", "check_object_permissions", "get_serializer_class", "get_serializer", "initial",
+        "dispatch", "initialize_request", "finalize_response", reading,
+    }  # fmt: skip
     differs = (
         (cls.queryset is not None and bool(cls.queryset.query.where))
         or not native_filters
-        or has_hooks(type(serializer))
+        or serializer.hooked
+        or serializer.dynamic
         or ("get_permissions" not in overridden and any(map(checks_objects, permissions)))
         or not overridden.isdisjoint(by_hand)
     )
@@ -352,7 +393,8 @@ def _has_simple_writes(serializer: Serializer, overridden: frozenset[str], looku
     hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
     own_saving = any(getattr(type(serializer), name) is not getattr(Serializer, name) for name in _SAVING_METHODS)
     shows_address = lookup_column is None or lookup_column in serializer.shown.columns
-    return serializer.plain and not own_saving and shows_address and overridden.isdisjoint(hooks)
+    settled = serializer.plain and not serializer.dynamic
+    return settled and not own_saving and shows_address and overridden.isdisjoint(hooks)
 
 
 def _is_public(options: Mapping[str, Any], policies: Mapping[str, Any], overridden: frozenset[str]) -> bool:

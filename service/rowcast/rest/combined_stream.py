@@ -58,6 +58,11 @@ def _named(service: Service, text: str) -> dict[str, ModelPlan]:
                 f"resources: there is no stream of {name[:50]!r}; {did_you_mean(name, streamed)}",
                 code="invalid_parameter",
             )
+        if streamed[name].overrides("dispatch"):
+            raise ParseError(
+                f"resources: {name} has its own stream only: its viewset overrides dispatch().",
+                code="invalid_parameter",
+            )
     return {name: streamed[name] for name in names}
 
 

@@ -9,7 +9,8 @@ from rowcast.resources.actions import BODY_ACTIONS
 from rowcast.resources.fields import MISSING
 from rowcast.rest.introspection import is_ours
 from rowcast.rest.protocols import ModelView
-from rowcast.rest.serializers import ColumnField, RelatedKeysField, Serializer
+from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
+from rowcast.rest.serializers import Serializer
 
 
 def describe(view: ModelView) -> dict[str, Any]:

@@ -170,6 +170,8 @@ class ModelPlan(ViewPlan):
     expandable_via: str | None  # the action whose permission also covers ?expand=; None if visibility differs by row
     asks_about_objects: bool  # Python has a say about single rows
     finds_objects: bool  # the user's ``get_object`` finds the row
+    makes_serializers: bool  # the user's ``get_serializer`` makes the serializer
+    shows_by_python: bool  # Python of the user's decides what rows show, also where they are related rows
     native_filters: bool  # the query string is read without Python of the user's
     simple_writes: bool  # a valid body is all that creating and updating take
     # caches
@@ -178,6 +180,9 @@ class ModelPlan(ViewPlan):
     default_projection: Callable[[Serializer], Projection]
     projection: Callable[[Projection, str, str], Projection]  # (default, fields, expand) → projection of the response
     python_projection: Callable[[Projection, tuple[str, ...]], Projection]  # (shown, relations) → all that Python reads
+    python_paths: Callable[[], tuple[str, ...]]  # related_paths, and what Python that shows those rows may read
+    answers_plainly: Callable[[], bool]  # whether Python has no say about the rows that are always shown
+    has_python_rows: Callable[[Projection], bool]  # whether Python has a say about related rows
     restricted_keys: Callable[[], Sequence[RestrictedKey]]
     expansion_targets: Callable[..., Sequence[tuple[ModelPlan, str]]]  # (plan, default, readable, expand) → who decides
 

@@ -15,8 +15,8 @@ from rowcast.orm.model import Model, document, loaded
 from rowcast.orm.queryset import QuerySet
 from rowcast.orm.state import state_of
 from rowcast.query.conditions import Query
-from rowcast.query.projection import Projection
-from rowcast.rest.plan import ModelPlan
+from rowcast.query.projection import Projection, projection_of
+from rowcast.rest.plan import ModelPlan, ViewPlan, new_view
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.request import names_in
 from rowcast.rest.response import encode
@@ -26,8 +26,17 @@ READ_PARAMETERS: Final = ("fields", "expand")
 
 
 def current_serializer(view: ModelView) -> Serializer:
-    """The shared serializer of the action at hand."""
-    return view.view_plan.shared_serializer(view.get_serializer_class())
+    """The serializer of the action at hand: the shared one, or a new one if the author's code makes it."""
+    plan = view.view_plan
+    if plan.makes_serializers:
+        return view.get_serializer()
+    shared = plan.shared_serializer(view.get_serializer_class())
+    return view.get_serializer() if shared.dynamic else shared
+
+
+def is_plain(plan: ModelPlan, serializer: Serializer, shown: Projection) -> bool:
+    """Whether PostgreSQL makes the whole response: Python has no say about the rows, nor about related ones."""
+    return serializer.plain and not (shown.related and plan.has_python_rows(shown))
 
 
 def requested_projection(plan: ModelPlan, serializer: Serializer, params: Mapping[str, str]) -> Projection:
@@ -81,7 +90,7 @@ def render(
     links: Mapping[str, Any] = MappingProxyType({}),
 ) -> bytes:
     """The JSON of a row, reduced by ``?fields=``; ``links`` are shown unless the serializer has fields of their names."""
-    data = _shown_by(view.view_plan, serializer, row, shown)
+    data = _shown_by(view, serializer, row, shown)
     if links:
         data = {**data, **{name: keys for name, keys in links.items() if name not in data}}
     return encode(_only(data, params), view.serialize)
@@ -91,11 +100,11 @@ def serialize(view: ModelView, row: Model) -> dict[str, Any]:
     """A row as ``retrieve`` shows it. Related rows that are not loaded are read, inside a handler."""
     plan = view.view_plan
     if row.resource().name != plan.resource.name:
-        return document(plan.service.resources, row)
+        return show_related(view, row, default_projection_of(plan, row))
     serializer, params = current_serializer(view), read_parameters(view)
     shown = requested_projection(plan, serializer, params)
     load_missing_relations(plan, [row], shown)
-    return _only(_shown_by(plan, serializer, row, shown), params)
+    return _only(_shown_by(view, serializer, row, shown), params)
 
 
 def prepare_result(view: ModelView, result: Any) -> None:
@@ -127,7 +136,7 @@ def _has_loaded(row: Model, path: str) -> bool:
 
 def related_paths(plan: ModelPlan, shown: Projection) -> tuple[str, ...]:
     """The relations that are shown, at any depth, and those of the options, which Python code may read."""
-    return (*_paths_of(shown), *plan.related_paths)
+    return (*_paths_of(shown), *plan.python_paths())
 
 
 def _paths_of(shown: Projection) -> Iterator[str]:
@@ -136,14 +145,59 @@ def _paths_of(shown: Projection) -> Iterator[str]:
         yield from (f"{name}__{path}" for path in _paths_of(inner))
 
 
-def _shown_by(plan: ModelPlan, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
+def default_projection_of(plan: ViewPlan, row: Model) -> Projection:
+    """What the viewset of a row of any resource shows of it, without related rows."""
+    own = plan.service.plans.get(row.resource().name)
+    return projection_of(row.resource()) if own is None else own.serializer.shown
+
+
+def show_related(view: Any, row: Model, shown: Projection) -> dict[str, Any]:
+    """A row of any resource inside a response, as its own viewset shows it, with the related rows of a projection."""
+    plan = view.view_plan
+    target = plan.service.plans.get(shown.resource)
+    if target is None or not target.shows_by_python:
+        data = document(plan.service.resources, row, Projection(shown.resource, shown.columns))
+    else:
+        data = new_view(target, action="retrieve", detail=True, request=view.request).get_serializer().dump(row)
+    return _with_related(view, data, row, shown.related)
+
+
+def _shown_by(view: ModelView, serializer: Serializer, row: Model, shown: Projection) -> dict[str, Any]:
     """A row as its serializer shows it, with related rows."""
-    resources = plan.service.resources
+    plan = view.view_plan
+    if is_plain(plan, serializer, shown):
+        return document(plan.service.resources, row, shown)
     if serializer.plain:
-        return document(resources, row, shown)
-    data: dict[str, Any] = serializer.dump(row)
-    related = tuple((name, inner) for name, inner in shown.related if name not in data)
-    return {**data, **document(resources, row, Projection(shown.resource, (), related))}
+        data = document(plan.service.resources, row, Projection(shown.resource, shown.columns))
+    else:
+        data = serializer.dump(row)
+    related = shown.related
+    if serializer.hooked and related and plan.attribute("expandable") is None:
+        named = dict(plan.default_projection(serializer).related)
+        related = tuple((name, inner) for name, inner in related if name in named or _shows_key(plan, data, row, name))
+    return _with_related(view, data, row, related)
+
+
+def _with_related(
+    view: Any, data: dict[str, Any], row: Model, related: Sequence[tuple[str, Projection]]
+) -> dict[str, Any]:
+    """The JSON of a row with those of its related rows that are loaded and that it does not show itself."""
+    for name, inner in related:
+        if name not in data and loaded(row, name):
+            found = state_of(row).related.get(name)
+            rows = found if isinstance(found, list) else [] if found is None else [found]
+            shown = [show_related(view, each, inner) for each in rows]
+            data = {**data, name: shown if isinstance(found, list) else next(iter(shown), None)}
+    return data
+
+
+def _shows_key(plan: ModelPlan, data: Mapping[str, Any], row: Model, name: str) -> bool:
+    """Whether code that changes a response has left the foreign key of a relation in it."""
+    relation = plan.service.resources.relations(plan.resource.name)[name]
+    if relation.many or relation.column not in plan.resource.columns:
+        return True
+    key = document(plan.service.resources, row, Projection(plan.resource.name, (relation.column,)))
+    return relation.column in data and bool(data[relation.column] == key[relation.column])
 
 
 def _only(data: dict[str, Any], params: Mapping[str, str]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def cache_key(view: ModelView, serializer: Serializer, query: Query) -> Hashable
         and "expand" not in http.query
     ):
         return key
-    return (*key, view.action, serializer, query)
+    return (*key, view.action, plan.default_projection(serializer), query)
 
 
 def _address_key(plan: ViewPlan, http: web.Request) -> tuple[Hashable, ...]:

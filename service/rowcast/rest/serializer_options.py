@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import marshmallow as ma
+
+UNSUPPORTED: Final[Mapping[str, str]] = {
+    "to_representation": "change what is shown in a method with @post_dump, or override dump()",
+    "to_internal_value": "change what is read in a method with @pre_load or @post_load",
+    "get_fields": "list the fields in Meta.fields or Meta.exclude, or remove some in __init__",
+    "get_field_names": "list the fields in Meta.fields or Meta.exclude",
+    "data": "change what is shown in a method with @post_dump, or override dump()",
+}
+"""Ways of Django REST framework that would be ignored, and what to write instead."""
+UNSUPPORTED_META: Final[Mapping[str, str]] = {
+    "extra_kwargs": 'write Meta.extra = {"name": {"load_only": True}}; load_only is write_only, dump_only is read_only',
+    "write_only_fields": "write Meta.load_only",
+    "depth": "name the relations in the viewset's select_related or prefetch_related",
+}
+"""The same in ``Meta``."""
 
 
 class SerializerOptions(ma.SchemaOpts):

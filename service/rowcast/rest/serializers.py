@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 from weakref import WeakKeyDictionary
 
@@ -18,86 +17,30 @@ import marshmallow as ma
 from rowcast.errors import MAX_MESSAGES, ConfigurationError, Messages, ValidationError, did_you_mean
 from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import wait
+from rowcast.orm.model import RelatedRows
 from rowcast.orm.model import model as model_named
-from rowcast.orm.state import Row, state_of
+from rowcast.orm.state import Row
 from rowcast.query.projection import Projection, projection_of
-from rowcast.resources.fields import MISSING, Field, Kind
+from rowcast.resources.fields import MISSING, Kind
 from rowcast.resources.resource import Relation, Resource, Resources
-from rowcast.resources.validators import NULL, REQUIRED, validators
-from rowcast.rest.serializer_options import SerializerOptions
+from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
+from rowcast.rest.serializer_options import UNSUPPORTED, UNSUPPORTED_META, SerializerOptions
 
 CONTEXT: ContextVar[Callable[[], dict[str, Any]]] = ContextVar("context", default=dict)  # of the current request
+_OPAQUE: Final[Any] = object.__repr__  # of values that have no text of their own
 HINTS: Final = 10  # unknown keys of a body whose messages name the nearest field
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-class ColumnField(ma.fields.Field[Any]):
-    """A column in a schema. Its row in ``FIELD_TYPES`` loads and dumps its values."""
+class _Settled(type(ma.Schema)):  # type: ignore[misc]
+    """Makes instances and lets them settle, once their own ``__init__`` has had its say."""
 
-    default_error_messages = {"required": REQUIRED, "null": NULL}  # noqa: RUF012, as marshmallow declares it
-
-    def __init__(self, declared: Field, values: Field, **kwargs: Any) -> None:
-        self.declared = declared
-        self.values = values
-        super().__init__(validate=list(validators(declared, values)), **kwargs)
-
-    def with_arguments(self, arguments: Mapping[str, Any]) -> ColumnField:
-        """The same field with other marshmallow arguments; their validators are added to its own."""
-        own = {name: getattr(self, name) for name in ("required", "allow_none", "load_only", "dump_only")}
-        others = {name: value for name, value in arguments.items() if name != "validate"}
-        field = ColumnField(self.declared, self.values, **(own | others))
-        added = arguments.get("validate", ())
-        field.validators += [added] if callable(added) else list(added)
-        return field
-
-    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> Any:
-        if value is None:
-            return None
-        exact = state_of(obj).exact if isinstance(obj, Row) else _NOTHING
-        if exact and (name := self.attribute or self.declared.column_name) in exact and value is getattr(obj, name):
-            return exact[name]  # the row's attribute is only the nearest Python value
-        return self.values.field_type.dump(self.values, value)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        try:
-            return self.values.field_type.load(self.values, value)
-        except ValueError as error:
-            raise ma.ValidationError(str(error)) from None
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__call__(*args, **kwargs)
+        made.settle()
+        return made
 
 
-class RelatedKeysField(ma.fields.Field[Any]):
-    """A many_to_many field in a body: a list of the keys of the rows to link, or of objects that contain the keys."""
-
-    default_error_messages = {"null": NULL, "list": "Not a valid list of keys."}  # noqa: RUF012
-
-    def __init__(self, declared: Field, key: Field, values: Field, **kwargs: Any) -> None:
-        self.declared = declared
-        self.key = key
-        self.values = values
-        super().__init__(**kwargs)
-
-    def with_arguments(self, arguments: Mapping[str, Any]) -> RelatedKeysField:
-        """The same field with other marshmallow arguments."""
-        return RelatedKeysField(self.declared, self.key, self.values, **{"load_only": True, **arguments})
-
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
-        if not isinstance(value, list):
-            raise self.make_error("list")
-        keys: dict[Any, None] = {}
-        problems: list[str] = []
-        for position, item in enumerate(value):
-            if isinstance(item, dict):
-                item = item.get(self.key.column_name)
-            try:
-                keys[self.values.field_type.load(self.values, item)] = None
-            except ValueError as error:
-                problems.append(f"Item {position}: {error}")
-        if problems:
-            raise ma.ValidationError(problems)
-        return list(keys)
-
-
-class Serializer(ma.Schema):
+class Serializer(ma.Schema, metaclass=_Settled):
     """A marshmallow schema of a resource's fields, with Django REST framework's calls.
 
     A subclass names a model and which of its fields it has::
@@ -128,12 +71,25 @@ class Serializer(ma.Schema):
     resource: ClassVar[Resource | None] = None
     resources: ClassVar[Resources]
     relations: ClassVar[Mapping[str, Relation]] = {}
-    shown: ClassVar[Projection]
-    readable: ClassVar[frozenset[str]] = frozenset()  # the columns and links that it shows: their relations are visible
+    shown: Projection
+    readable: frozenset[str] = frozenset()  # the columns and links that it shows: their relations are visible
     ignored: ClassVar[frozenset[str]] = frozenset()  # response fields that a body may repeat but cannot set
     related: ClassVar[tuple[str, ...] | None] = None  # relations of its responses; None for the viewset's
-    plain: ClassVar[bool] = False  # whether its responses are its projection and the relations
+    plain: bool = False  # whether its responses are its projection and the relations
+    hooked: ClassVar[bool] = False  # whether it has code that changes its responses
+    dynamic: ClassVar[bool] = False  # whether instances may differ in their fields, so that each request makes its own
+    _strings: frozenset[str] = frozenset()  # the attributes that string fields show
     _bindings: ClassVar[WeakKeyDictionary[Resources, Any]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        meta = vars(cls).get("Meta")
+        for name, instead in UNSUPPORTED.items():
+            if getattr(cls, name, None) is not getattr(Serializer, name, None):
+                raise ConfigurationError(f"{cls.__module__}.{cls.__name__}.{name} is not supported: {instead}")
+        for name, instead in UNSUPPORTED_META.items():
+            if meta is not None and hasattr(meta, name):
+                raise ConfigurationError(f"{cls.__module__}.{cls.__name__}.Meta.{name} is not supported: {instead}")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if cls.resource is None and (model := cls.opts.model) is not None:
@@ -160,11 +116,52 @@ class Serializer(ma.Schema):
             options.setdefault("only", tuple(self._listed(self._declared_fields)))
         super().__init__(many=many, partial=partial, **options)
 
+    def settle(self) -> None:
+        """Take over what the class's own code has done to the fields of this instance: the rest follows from them."""
+        for part, left_out in ((self.dump_fields, "load_only"), (self.load_fields, "dump_only")):
+            for name in [each for each in part if each not in self.fields or getattr(part[each], left_out)]:
+                del part[name]
+        inner = {name: getattr(field, "inner", field) for name, field in self.dump_fields.items()}
+        self._strings = frozenset(
+            self.dump_fields[name].attribute or name for name in inner if isinstance(inner[name], ma.fields.String)
+        )
+        if self.resource is None:
+            return
+        columns = tuple(name for name in self.shown.columns if isinstance(self.dump_fields.get(name), ColumnField))
+        declared = type(self)._declared_fields  # noqa: SLF001, our own
+        if columns != self.shown.columns or len(self.fields) != len(declared):
+            gone = {*self.shown.columns} - {*columns} | {name for name in declared if name not in self.fields}
+            self.shown, self.readable = Projection(self.shown.resource, columns), self.readable - gone
+        if self.plain and not all(isinstance(field, ColumnField) for field in self.dump_fields.values()):
+            self.plain = False
+
+    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
+        """The value of a field. ``TypeError`` for one of which a string field would show Python's text."""
+        value = super().get_attribute(obj, attr, default)
+        if attr in self._strings:
+            for each in value if isinstance(value, list | tuple | RelatedRows) else (value,):
+                if isinstance(each, Row) or type(each).__repr__ is _OPAQUE:
+                    raise TypeError(
+                        f"{type(self).__name__}: {attr!r} is a {type(each).__name__}, which is not a string: use "
+                        "fields.Nested, fields.Pluck, or the column of its key"
+                    )
+        return value
+
     @classmethod
     def shared(cls) -> Self:
-        """An instance that concurrent requests share; its context is that of the current request."""
-        serializer = cls()
-        serializer._context = None
+        """An instance that concurrent requests share; its context is that of the current request.
+
+        If the class's own code needs a request for it, it has all fields, and stands for them in documents only.
+        """
+        try:
+            serializer = cls()
+        except Exception:
+            if not cls.dynamic:
+                raise
+            serializer = cls.__new__(cls)
+            Serializer.__init__(serializer)
+            serializer.settle()
+        serializer._context = None  # noqa: SLF001, our own
         return serializer
 
     @property
@@ -203,7 +200,8 @@ class Serializer(ma.Schema):
         bound.ignored = frozenset(ignored - cls._declared_fields.keys())
         bound.shown = cls._projection(resource, fields)
         bound.readable = frozenset({*bound.shown.columns, *cls._readable_links(resource, from_resource)})
-        bound.plain = not cls._listed(cls._declared_fields) and from_resource and not has_hooks(cls)
+        bound.hooked, bound.dynamic = has_hooks(cls), makes_its_own_fields(cls)
+        bound.plain = not cls._listed(cls._declared_fields) and from_resource and not bound.hooked
         return bound
 
     @classmethod
@@ -483,5 +481,12 @@ def has_hooks(cls: type[Serializer]) -> bool:
     """Whether a serializer has code that changes its responses."""
     return (
         any(cls._hooks.get(hook) for hook in ("pre_dump", "post_dump"))
-        or cls.get_attribute is not ma.Schema.get_attribute
+        or cls.get_attribute is not Serializer.get_attribute
+        or cls.dump is not ma.Schema.dump
+        or cls.dumps is not ma.Schema.dumps
     )
+
+
+def makes_its_own_fields(cls: type[Serializer]) -> bool:
+    """Whether a serializer has code that may give each instance other fields."""
+    return cls.__init__ is not Serializer.__init__ or cls.on_bind_field is not ma.Schema.on_bind_field

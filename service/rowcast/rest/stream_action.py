@@ -56,15 +56,13 @@ class ViewsetRowAccess:
 
     def __init__(self, view: ModelView, shown: Projection) -> None:
         plan, request = view.view_plan, view.request
-        serializer = plan.bind_serializer(view.get_serializer_class())(context=view.get_serializer_context())
+        serializer = view.get_serializer()
         self.key: Hashable = (plan, _caller(view), *_request_key(request))
         self.plain = serializer.plain
         self._view = view
         self._plan = plan
         self._serializer = serializer
-        self._related = related_paths(
-            plan, plan.default_projection(plan.shared_serializer(view.get_serializer_class()))
-        )
+        self._related = related_paths(plan, plan.default_projection(serializer))
         self._columns = Projection(plan.resource.name, tuple(plan.resource.columns))
         self._links = tuple(name for name, _ in shown.related if name in plan.resource.links)
         self._database_caller = plan.service.store.database.caller()

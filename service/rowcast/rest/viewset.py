@@ -23,7 +23,7 @@ from rowcast.identity.authentication import identify, refusal
 from rowcast.identity.permissions import SAFE_METHODS, BasePermission, allowed, refusing_part
 from rowcast.orm.awaiting import must_be_awaited, run_checked
 from rowcast.orm.bridge import spawn
-from rowcast.orm.model import Model, document
+from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.store import STORE
 from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
@@ -33,6 +33,7 @@ from rowcast.rest.etags import is_conditional
 from rowcast.rest.introspection import actions_of, is_ours
 from rowcast.rest.negotiation import accepts_json
 from rowcast.rest.plan import SERVICE, ViewPlan, policy_instances
+from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
 from rowcast.rest.request import Request, base_url
 from rowcast.rest.response import Response, encode, is_json, json_response, verbatim_response
@@ -220,7 +221,7 @@ class ViewSet:
     def serialize(self, row: Any) -> Any:
         """A row as a dictionary of its JSON."""
         if isinstance(row, Model):
-            return document(self.view_plan.service.resources, row)
+            return show_related(self, row, default_projection_of(self.view_plan, row))
         raise TypeError(f"{type(row).__name__} has no JSON form: return data, a Response or an aiohttp response")
 
     async def metadata(self, request: Request, **kwargs: str) -> web.Response:
