@@ -12,12 +12,13 @@ import asyncpg
 import pytest
 
 from rowcast.changes import ticks
-from rowcast.changes.coordination import GATE_LOCK, LEADER_LOCK, LOCK_NAMESPACE, WAKE_CHANNEL
+from rowcast.changes.coordination import GATE_SHUT, LEADER_TABLE, WAKE_CHANNEL
 from rowcast.changes.events import Event
 from rowcast.changes.feed import Feed
 from rowcast.changes.ticker import SAFETY_POLL_SECONDS, Ticker
 from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.database.connection import Connect
+from rowcast.database.table_lock import lock_holder
 from rowcast.resources.tables import Tables
 
 from ..waiting import until
@@ -48,11 +49,7 @@ async def test_a_frozen_ticker_is_ended_by_the_server(database: Database, monkey
     frozen.ring()
     admin = await database.connect()
     async with asyncio.timeout(20):
-        while await admin.fetchval(
-            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $1::int AND database ="
-            " (SELECT oid FROM pg_database WHERE datname = current_database()))",
-            LEADER_LOCK,
-        ):
+        while await lock_holder(admin, LEADER_TABLE) is not None:
             pass
 
 
@@ -139,10 +136,7 @@ async def test_writers_notify_only_while_the_ticker_sleeps(database: Database) -
 
     async def keep_awake(writes: int) -> int:
         """How many notifications come of some writes in a row, once the gate is shut."""
-        while not await connection.fetchval(
-            "SELECT NOT pg_try_advisory_lock_shared($1, $2) OR NOT pg_advisory_unlock_shared($1, $2)",
-            LOCK_NAMESPACE, GATE_LOCK,
-        ):  # fmt: skip
+        while await connection.fetchval("SELECT last_value FROM rowcast.gate") != GATE_SHUT:
             await connection.execute("INSERT INTO tags (name) VALUES ('keeps it awake')")
         await listener.execute("SELECT")
         before = len(heard)

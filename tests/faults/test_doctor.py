@@ -11,10 +11,11 @@ import aiohttp
 import asyncpg
 import pytest
 
-from rowcast.changes.coordination import LEADER_LOCK, LOCK_NAMESPACE
+from rowcast.changes.coordination import LEADER_TABLE
 from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.configuration.settings import Stream
 from rowcast.database.pool import Database
+from rowcast.database.table_lock import try_lock_table
 from rowcast.resources.tables import Tables
 from rowcast.server import doctor
 from tests.conftest import ROOT, Serve, configure
@@ -164,18 +165,19 @@ async def test_nobody_ticks(
     """If another program holds the lead, the doctor names it, and doctor and health report that changes wait."""
     monkeypatch.setattr("rowcast.server.health.FEED_GRACE_SECONDS", 1.0)
     service = await serve(RESOURCES, service="stream: {wakeup: poll}")
+    thief = await asyncpg.connect(database_url, server_settings={"application_name": "thief"})
     async with asyncio.timeout(20):  # take the lead from the ticker
-        while not await sql.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_NAMESPACE, LEADER_LOCK):
+        while not await try_lock_table(thief, LEADER_TABLE):
             await sql.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE application_name = 'rowcast ticker' AND datname = current_database()"
             )
-    await sql.execute("SET application_name = 'thief'; INSERT INTO notes (text) VALUES ('untold')")
+    await sql.execute("INSERT INTO notes (text) VALUES ('untold')")
     await until_health(service, "the ticker has stopped")
     found = await examine(database_url, tmp_path, wakeup="poll")
     assert "the ticker has stopped" in wrong(found)["lag"]
     assert any("thief" in finding.message for finding in found if finding.about == "ticker")
-    await sql.execute("SELECT pg_advisory_unlock_all()")
+    await thief.close()
     await until_ready(service)
     assert wrong(await examine(database_url, tmp_path, wakeup="poll")) == {}
 

@@ -14,9 +14,10 @@ from itertools import permutations
 import asyncpg
 import pytest
 
-from rowcast.changes.coordination import LEADER_LOCK, LOCK_NAMESPACE
+from rowcast.changes.coordination import LEADER_TABLE
 from rowcast.changes.state import read_state
 from rowcast.database.embedded import EmbeddedPostgres
+from rowcast.database.table_lock import lock_holder
 from tests.conftest import Serve
 
 from .clients import QUERIES, RESOURCES, Client, assert_equal, writing
@@ -286,13 +287,7 @@ async def test_a_ticker_that_is_killed(
     async with writing(database_url) as writers:
         for _ in range(4):
             await writers.more(30)
-            leader = await sql.fetchval(
-                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::bigint::oid AND objid ="
-                " $2::bigint::oid AND granted AND database ="
-                " (SELECT oid FROM pg_database WHERE datname = current_database())",
-                LOCK_NAMESPACE, LEADER_LOCK,
-            )  # fmt: skip
-            await sql.execute("SELECT pg_terminate_backend($1)", leader)
+            await sql.execute("SELECT pg_terminate_backend($1)", await lock_holder(sql, LEADER_TABLE))
     await assert_equal(sql, *clients)
     ticks = [tick for (tick,) in await sql.fetch("SELECT tick FROM rowcast.tick ORDER BY tick")]
     assert ticks == list(range(1, len(ticks) + 1))

@@ -11,7 +11,8 @@ import pytest
 from aiohttp import ClientConnectionError
 from aiohttp.test_utils import TestClient, TestServer
 
-from rowcast.migrations.session import MIGRATION_LOCK
+from rowcast.database.table_lock import try_lock_table
+from rowcast.migrations.session import MIGRATION_TABLE
 from rowcast.server.app import create_app
 from tests.conftest import Serve, configure
 from tests.sse import EventSource, listen
@@ -47,7 +48,7 @@ async def test_stream_requested_during_the_start_waits_for_it(database_url: str,
     """It is not an error, after which a browser would not reconnect; other requests get a 503."""
     configuration = configure(tmp_path, RESOURCES)
     holder = await asyncpg.connect(database_url)
-    await holder.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)  # as somebody who migrates
+    assert await try_lock_table(holder, MIGRATION_TABLE)  # as somebody who migrates
     app = create_app(configuration, database_url, migrate=True)
     async with TestClient(TestServer(app)) as client:
         opening = asyncio.create_task(client.get("/notes/stream/"))
@@ -65,7 +66,7 @@ async def test_stream_requested_during_the_start_waits_for_it(database_url: str,
 async def test_stream_that_waits_for_a_start_ends_with_the_service(database_url: str, tmp_path: Path) -> None:
     """Its connection is cut, so a browser connects to the next process."""
     holder = await asyncpg.connect(database_url)
-    await holder.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
+    assert await try_lock_table(holder, MIGRATION_TABLE)
     client = TestClient(TestServer(create_app(configure(tmp_path, RESOURCES), database_url, migrate=True)))
     await client.start_server()
     opening = asyncio.create_task(client.get("/notes/stream/"))

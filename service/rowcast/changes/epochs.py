@@ -13,7 +13,6 @@ from typing import Final
 import asyncpg
 
 from rowcast.changes import sql
-from rowcast.changes.coordination import lock_installation
 from rowcast.database.connection import Connection
 
 _CURRENT_HISTORY: Final = sql.load("current_history")
@@ -34,7 +33,7 @@ async def current_epoch(connection: Connection) -> int:
     if (epoch := await _epoch_of(connection, history)) is not None:
         return epoch
     async with connection.transaction():
-        await lock_installation(connection)
+        await connection.execute("LOCK TABLE rowcast.tick IN SHARE ROW EXCLUSIVE MODE")
         if (epoch := await _epoch_of(connection, history)) is not None:
             return epoch
         cluster = await connection.fetchval("SELECT system_identifier FROM rowcast.epoch ORDER BY epoch DESC LIMIT 1")

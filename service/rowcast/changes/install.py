@@ -33,7 +33,7 @@ async def install(connection: Connection) -> None:
         ConfigurationError: A newer Rowcast has installed it, the database is read-only, or the role may not do it.
     """
     try:
-        if await installed_version(connection) == VERSION:
+        if await _is_complete(connection):
             return
         async with connection.transaction():
             await lock_installation(connection)
@@ -42,6 +42,8 @@ async def install(connection: Connection) -> None:
                 raise ConfigurationError(describe_newer(installed))
             if installed < VERSION:
                 await _create(connection)
+            else:  # an installation of version 1 may be without a gate
+                await connection.execute("CREATE SEQUENCE IF NOT EXISTS rowcast.gate")
     except asyncpg.ReadOnlySQLTransactionError:
         raise ConfigurationError(
             "this database is read-only: the change log needs the primary, with default_transaction_read_only off"
@@ -51,6 +53,12 @@ async def install(connection: Connection) -> None:
             f"the change log cannot be installed ({error}): the role needs CREATE on the database, or must own the"
             f" schema {SCHEMA}"
         ) from None
+
+
+async def _is_complete(connection: Connection) -> bool:
+    if await installed_version(connection) != VERSION:
+        return False
+    return bool(await connection.fetchval("SELECT to_regclass('rowcast.gate') IS NOT NULL"))
 
 
 def describe_newer(installed: int) -> str:

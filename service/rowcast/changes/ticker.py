@@ -1,18 +1,19 @@
 """The ticker: one replica at a time divides the log into ticks.
 
-The replica that holds ``LEADER_LOCK`` makes ticks; the others try to get the lock four times a second. The lock belongs
-to a session, so it is free when the session ends, for whatever reason. If the leader is silent for a while, the server
-ends its session. Each tick is one statement in this session, so there are never two tickers.
+The replica that has the lock on ``LEADER_TABLE`` makes ticks; the others look four times a second whether it is free. The
+lock belongs to a connection of its own, so it is free when that ends, for whatever reason; then the leader stops. If the
+leader is silent for a while, the server ends the connection. For a moment there may be two tickers. They do no harm: each
+tick is one statement, which sees the tick before, and of two statements that make the same tick one fails.
 
 **Awake**, the ticker polls every 2 to 20 ms: faster after a change, and slower where the server is busy. This is cheap
 for the ticker and free for writers; a NOTIFY in each writing transaction would serialize their commits. **Asleep**, it
-is woken by NOTIFY. A writer finds out which of the two it is from the *gate*, a second lock that the ticker holds while
-it is awake: a writer that can get this lock notifies.
+is woken by NOTIFY. A writer finds out which of the two it is from the *gate*, a sequence that the ticker sets: a writer that
+finds it open notifies.
 
 A writer may find the gate shut just before the ticker opens it, and commit later without a notification. Such a writer
-already has a transaction number when it tries the lock. So the ticker, which is **dozing** now, opens the gate, takes a
+already has a transaction number when it looks. So the ticker, which is **dozing** now, opens the gate, takes a
 transaction number of its own, and polls on until every transaction with a smaller number has ended. Every writer that
-tries the lock later finds the gate open. A poll every 250 ms is the safety net if any of this fails, or if
+looks later finds the gate open. A poll every 250 ms is the safety net if any of this fails, or if
 notifications do not arrive.
 
 With ``wakeup="poll"`` the triggers never notify, and neither does the ticker. It polls more slowly the longer nothing
@@ -36,18 +37,26 @@ import structlog
 from rowcast.changes import retention, ticks
 from rowcast.changes.checks import sequence_is_ordered
 from rowcast.changes.connection import Reconnecting, session
-from rowcast.changes.coordination import GATE_LOCK, LEADER_LOCK, WAKE_CHANNEL, try_lock, unlock
+from rowcast.changes.coordination import GATE_OPEN, GATE_SHUT, LEADER_TABLE, WAKE_CHANNEL, set_gate
 from rowcast.changes.epochs import current_epoch
 from rowcast.changes.reader import prepare_session
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import DRIVER_ERRORS
+from rowcast.database.table_lock import keep_lock, lock_holder, try_lock_table
 from rowcast.errors import ConfigurationError
 
 POLL_MIN_SECONDS: Final = 0.002
 POLL_MAX_SECONDS: Final = 0.020
 DOZE_AFTER_SECONDS: Final = 0.020  # without a change
 SAFETY_POLL_SECONDS: Final = 0.250  # between polls while asleep, and between attempts to lead
-LEADER_SILENCE_SECONDS: Final = 10  # after which the server ends the leader's session
+LEADER_SILENCE_SECONDS: Final = 10  # after which the server ends the leader's sessions
+LOCK_KEPT_SHARE: Final = 0.2  # of these seconds, after which the connection with the lock is used again
+
+TICKER_NAME: Final = "rowcast ticker"  # of its sessions, by which others find them
+_SESSION: Final = (
+    f"SET application_name = '{TICKER_NAME}'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;"
+    " SET tcp_keepalives_count = 3"
+)
 
 _logger = structlog.get_logger(__name__)
 
@@ -57,7 +66,7 @@ class Phase(Enum):
 
     STANDBY = auto()  # another replica leads, or there is no connection
     POLLING = auto()  # leads, with wakeup="poll"
-    WAKING = auto()  # leads, and tries to shut the gate
+    WAKING = auto()  # leads, and is about to shut the gate
     AWAKE = auto()  # leads, and the gate is shut
     DOZING = auto()  # has opened the gate, and waits for the transactions that may have found it shut
     ASLEEP = auto()  # waits for a notification
@@ -103,22 +112,33 @@ class Ticker(Reconnecting):
             raise ConfigurationError("the database is a standby: ticks are made on the primary server")
         await prepare_session(connection)
         await connection.execute(
-            "SET application_name = 'rowcast ticker'; SET synchronous_commit = on;"
-            f" SET idle_session_timeout = '{LEADER_SILENCE_SECONDS}s'; SET tcp_keepalives_idle = 5;"
-            " SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
+            f"{_SESSION}; SET synchronous_commit = on; SET idle_session_timeout = '{LEADER_SILENCE_SECONDS}s'"
         )
         if self._notify:
             await connection.add_listener(WAKE_CHANNEL, self.ring)
 
     async def _work(self, connection: Connection) -> None:
-        while not await try_lock(connection, LEADER_LOCK):
-            await self._wait(SAFETY_POLL_SECONDS * random.uniform(0.8, 1.2))
+        while True:
+            while await lock_holder(connection, LEADER_TABLE) is not None:
+                await self._wait(SAFETY_POLL_SECONDS * random.uniform(0.8, 1.2))
+            async with session(self._connect, self._lose_lock) as lock:
+                await lock.execute(_SESSION)
+                if await try_lock_table(lock, LEADER_TABLE, silence=LEADER_SILENCE_SECONDS):
+                    await self._begin(connection, lock)
+            await self._wait(SAFETY_POLL_SECONDS * random.uniform(0.1, 1))  # others have tried at the same moment
+
+    def _lose_lock(self) -> None:
+        if self._phase is not Phase.STANDBY:
+            self._lose()
+
+    async def _begin(self, connection: Connection, lock: Connection) -> None:
+        """Lead for ever, with the connection that has the lock."""
         if not await sequence_is_ordered(connection):
             raise ConfigurationError("the sequence rowcast.change_seq must have CACHE 1, INCREMENT 1 and NO CYCLE")
         epoch = await current_epoch(connection)
         _logger.info("ticker_leads", epoch=epoch)
         try:
-            await self._lead(connection, epoch)
+            await self._lead(connection, lock, epoch)
         finally:
             self._enter(Phase.STANDBY)
 
@@ -131,16 +151,22 @@ class Ticker(Reconnecting):
             else:
                 event.clear()
 
-    async def _lead(self, connection: Connection, epoch: int) -> None:
+    async def _lead(self, connection: Connection, lock: Connection, epoch: int) -> None:
         """Poll for ever."""
+        kept = monotonic()
         interval = POLL_MIN_SECONDS
         interval_max = POLL_MAX_SECONDS if self._notify else SAFETY_POLL_SECONDS
         changed = monotonic()
         doze_until = 0  # the transaction before which all must have ended, while dozing
+        if self._notify:
+            await set_gate(connection, GATE_OPEN)  # as it is while a ticker is waking
         self._enter(Phase.WAKING if self._notify else Phase.POLLING)
         while True:
             self._bell.clear()
             started = monotonic()
+            if started - kept > LOCK_KEPT_SHARE * LEADER_SILENCE_SECONDS:
+                await keep_lock(lock)
+                kept = started
             tick, oldest = await ticks.make_tick(connection, epoch, notify=self._notify)
             finished = monotonic()
             if tick is not None:
@@ -163,14 +189,14 @@ class Ticker(Reconnecting):
                     doze_until = await connection.fetchval("SELECT pg_current_xact_id()::text::bigint", timeout=10)
                     self._enter(Phase.DOZING)
                 case Phase.WAKING:
-                    if await try_lock(connection, GATE_LOCK):
-                        self._enter(Phase.AWAKE)
+                    await set_gate(connection, GATE_SHUT)
+                    self._enter(Phase.AWAKE)
                     await self._wait(interval)
                 case _:
                     await self._wait(interval)
 
     async def _open_gate(self, connection: Connection) -> None:
-        await unlock(connection, GATE_LOCK)
+        await set_gate(connection, GATE_OPEN)
 
     async def _maintain(self) -> None:
         """Remove what is too old or too large, now and then while leading, over a connection of its own."""

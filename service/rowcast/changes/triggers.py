@@ -31,7 +31,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from rowcast.changes import sql
-from rowcast.changes.coordination import GATE_LOCK, LOCK_NAMESPACE, WAKE_CHANNEL
+from rowcast.changes.coordination import GATE_SHUT, WAKE_CHANNEL
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.resource import Resource, link_columns, link_table
 from rowcast.resources.sql import DIALECT, cut_identifier, quote_identifier, quote_literal
@@ -49,9 +49,7 @@ _TRANSITIONS: Final[Mapping[str, str]] = {
 _FUNCTION: Final = sql.load("trigger_function")
 _TRIGGER: Final = sql.load("trigger")
 _BODY: Final = sql.load("trigger_body")
-_WAKE_TICKER: Final = sql.fill(
-    sql.load("wake_ticker"), namespace=str(LOCK_NAMESPACE), gate=str(GATE_LOCK), channel=WAKE_CHANNEL
-)
+_WAKE_TICKER: Final = sql.fill(sql.load("wake_ticker"), shut=str(GATE_SHUT), channel=WAKE_CHANNEL)
 _LOG_INSERTED_ROWS: Final = sql.load("log_inserted_rows")
 _LOG_UPDATED_ROWS: Final = sql.load("log_updated_rows")
 _CURRENT_ROWS: Final = sql.load("current_rows")

@@ -25,7 +25,7 @@ from rowcast.migrations.compare import find_differences
 from rowcast.migrations.failures import SchemaError, TableMissingError, sqlstate
 from rowcast.migrations.operations import render
 from rowcast.migrations.revisions import script_directory, unapplied, write_revision
-from rowcast.migrations.session import MIGRATION_WAIT_SECONDS, await_step, run_in_transaction, session, take_lock
+from rowcast.migrations.session import MIGRATION_WAIT_SECONDS, await_step, migration_lock, run_in_transaction, session
 from rowcast.migrations.values import VERSION_TABLE, Connect, DdlStep, Migration, Plan, Step
 from rowcast.resources.sql import SCHEMA
 from rowcast.resources.tables import Tables
@@ -61,7 +61,7 @@ async def migrate(
     """Apply the revisions of ``directory/versions``, then with ``sync`` every additive difference that is left.
 
     ``before`` creates the service's own schema, which defaults of columns call, and ``after`` its triggers. All of it
-    is one transaction under an advisory lock; another caller waits for the lock up to ``patience`` seconds. (A revision
+    is one transaction under a lock; another caller waits for the lock up to ``patience`` seconds. (A revision
     with ``autocommit_block`` commits what ran before it.)
 
     Raises:
@@ -101,8 +101,7 @@ async def makemigrations(
 
 async def run_alembic(connect: Connect, environment: EnvironmentContext) -> None:
     """Run a command of alembic itself, such as a downgrade, under the same lock: ``migrations/env.py`` calls this."""
-    async with session(connect) as connection:
-        await take_lock(connection, MIGRATION_WAIT_SECONDS)
+    async with session(connect) as connection, migration_lock(connect, MIGRATION_WAIT_SECONDS):
         await run_in_transaction(connection, lambda _context: environment.run_migrations(), environment)
 
 
@@ -117,8 +116,7 @@ async def _migrate(
     create: bool,
 ) -> Migration:
     """One attempt. With ``create`` the tables are created first, in the form that the config declares."""
-    async with session(connect) as connection:
-        await take_lock(connection, patience)
+    async with session(connect) as connection, migration_lock(connect, patience):
         revisions = await unapplied(connection, directory)
         if not revisions and await is_in_line(connection, tables):
             async with connection.transaction():

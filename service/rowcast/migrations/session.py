@@ -1,4 +1,4 @@
-"""One connection for a migration: without time limits, under an advisory lock, and with alembic running over it."""
+"""One connection for a migration: without time limits, under a lock, and with alembic running over it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from rowcast.database.table_lock import try_lock_table
 from rowcast.migrations.failures import SchemaError, explain
 from rowcast.migrations.values import VERSION_TABLE, Connect, Connection
 from rowcast.resources.sql import SCHEMA
 
 Result = TypeVar("Result")
-MIGRATION_LOCK: Final = 0x726F7763617374  # the advisory lock that a migration holds
+MIGRATION_TABLE: Final = "rowcast.secret"  # a migration has the lock on it
+FIRST_MIGRATION_LOCK: Final = 0x726F7763617374  # the advisory lock of the first migration
+_TRY_FIRST_LOCK: Final = """
+SELECT pg_try_advisory_lock($1) OR NOT EXISTS (
+    SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND granted AND (classid::bigint << 32) + objid::bigint = $1 AND objsubid = 1
+        AND database = datid AND datname = current_database() AND has_database_privilege(usesysid, datid, 'CREATE')
+)
+"""
 MIGRATION_WAIT_SECONDS: Final = 60.0  # the longest wait for another migration to end
 
 # If the role has the name of the service's schema, "$user" is that schema, and tables would be created in it.
@@ -47,17 +56,32 @@ async def session(connect: Connect) -> AsyncIterator[Connection]:
         await connection.close()
 
 
-async def take_lock(connection: Connection, patience: float) -> None:
-    """Take the advisory lock, which is held until the connection closes; wait up to ``patience`` seconds.
+@asynccontextmanager
+async def migration_lock(connect: Connect, patience: float) -> AsyncIterator[None]:
+    """Keep other migrations out; wait up to ``patience`` seconds for one that runs.
 
     The lock is polled, because a statement that waits for it holds a snapshot, and the other migration may itself be
-    waiting for all snapshots to end (CREATE INDEX CONCURRENTLY).
+    waiting for all snapshots to end (CREATE INDEX CONCURRENTLY). In a database without the schema ``rowcast`` there is
+    nothing to lock that needs rights, so it is an advisory lock, which counts if its holder could migrate.
     """
-    deadline = asyncio.get_running_loop().time() + patience
-    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", MIGRATION_LOCK):
-        if asyncio.get_running_loop().time() > deadline:
-            raise SchemaError(f"Another process has been migrating this database for {patience:g} s: try again later.")
-        await asyncio.sleep(0.1)
+    lock = await connect()
+    try:
+        deadline = asyncio.get_running_loop().time() + patience
+        while not await _try_lock(lock):
+            if asyncio.get_running_loop().time() > deadline:
+                raise SchemaError(
+                    f"Another process has been migrating this database for {patience:g} s: try again later."
+                )
+            await asyncio.sleep(0.1)
+        yield
+    finally:
+        await lock.close()
+
+
+async def _try_lock(connection: Connection) -> bool:
+    if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", MIGRATION_TABLE):
+        return await try_lock_table(connection, MIGRATION_TABLE)
+    return bool(await connection.fetchval(_TRY_FIRST_LOCK, FIRST_MIGRATION_LOCK))
 
 
 async def run_in_transaction(

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Final
 
 from rowcast.changes import checks, retention
-from rowcast.changes.coordination import LEADER_LOCK, LOCK_NAMESPACE
+from rowcast.changes.coordination import LEADER_TABLE
 from rowcast.changes.install import PARTITIONS
 from rowcast.changes.reader import prepare_session
 from rowcast.changes.state import LogState, read_state
+from rowcast.changes.ticker import TICKER_NAME
 from rowcast.configuration.settings import Stream
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS
 from rowcast.database.sequences import SequenceBehind, sequences_behind
+from rowcast.database.table_lock import lock_holder
 from rowcast.migrations import commands, failures
 from rowcast.resources.tables import Tables
 
@@ -133,18 +135,24 @@ async def _triggers(connection: Connection) -> Finding:
 
 async def _ticker(connection: Connection) -> Finding:
     leader = await connection.fetchrow(
-        """SELECT a.pid, a.application_name, coalesce(host(a.client_addr), 'a local socket'), a.backend_start
-        FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-        WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1::bigint::oid AND l.objid = $2::bigint::oid
-            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
-        LOCK_NAMESPACE, LEADER_LOCK,
-    )  # fmt: skip
+        """SELECT pid, application_name, usename, coalesce(host(client_addr), 'a local socket'), backend_start
+        FROM pg_stat_activity WHERE pid = $1""",
+        await lock_holder(connection, LEADER_TABLE),
+    )
     if leader is None:
         return Finding(
             "ticker", "there is none: no service runs on this database, or none can become the leader", wrong=True
         )
-    pid, name, address, began = leader
-    return Finding("ticker", f"process {pid} of PostgreSQL, {name or 'unnamed'} from {address}, since {_time(began)}")
+    pid, name, role, address, began = leader
+    since = "" if began is None else f", since {_time(began)}"  # of another role it is not shown
+    if name != TICKER_NAME:
+        return Finding(
+            "ticker",
+            f"there is none: process {pid} of PostgreSQL, {name or 'unnamed'} of role {role} from {address}{since}, has a"
+            f" lock on {LEADER_TABLE}. End it, or SELECT pg_terminate_backend({pid})",
+            wrong=True,
+        )
+    return Finding("ticker", f"process {pid} of PostgreSQL, {name} from {address}{since}")
 
 
 async def _log(connection: Connection, stream: Stream) -> list[Finding]:

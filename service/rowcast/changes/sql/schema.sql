@@ -56,6 +56,9 @@ CREATE TABLE rowcast.change_8 PARTITION OF rowcast.change FOR VALUES IN (8);
 CREATE TABLE rowcast.change_9 PARTITION OF rowcast.change FOR VALUES IN (9);
 COMMENT ON TABLE rowcast.change IS 'Rowcast: every committed change of a resource, kept for a while';
 
+-- Whether writers wake the ticker.
+CREATE SEQUENCE rowcast.gate;
+
 CREATE TABLE rowcast.token (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     digest bytea NOT NULL UNIQUE CHECK (octet_length(digest) = 32),

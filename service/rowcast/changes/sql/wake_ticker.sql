@@ -1,5 +1,4 @@
--- Wake the ticker if it sleeps: while it is awake it holds the gate, so a writer that can get this lock notifies.
-IF pg_try_advisory_lock_shared({namespace}, {gate}) THEN
-    PERFORM pg_advisory_unlock_shared({namespace}, {gate});
+-- Wake the ticker if it sleeps: while it is awake the gate is shut. (Before it is set the first time, it is open.)
+IF pg_sequence_last_value('rowcast.gate') IS DISTINCT FROM {shut} THEN
     PERFORM pg_notify('{channel}', '');
 END IF;
