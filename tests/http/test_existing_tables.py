@@ -161,3 +161,52 @@ async def test_python_gets_json_as_a_value(readings: Service) -> None:
     """Whether the column is ``json`` or ``jsonb``."""
     response = await readings.client.post("/readings/make/", json={"meta": {"a": 1}})
     assert await response.json() == {"meta": {"a": 1}, "again": {"a": 1}}
+
+
+CONSTRAINTS = """
+CREATE TABLE towns (id serial PRIMARY KEY, name text NOT NULL UNIQUE);
+CREATE TABLE people (
+    id serial PRIMARY KEY, email text, town_id integer REFERENCES towns (id), age integer CONSTRAINT grown CHECK (age > 17),
+    first text, last text
+);
+CREATE UNIQUE INDEX everybody_once ON people (lower(email));
+CREATE UNIQUE INDEX full_name ON people (first, last) INCLUDE (age);
+CREATE TABLE "people_friends" (from_person_id integer REFERENCES people (id) ON DELETE CASCADE,
+    to_person_id integer REFERENCES people (id) ON DELETE CASCADE, PRIMARY KEY (from_person_id, to_person_id));
+"""
+
+
+async def test_constraints_of_any_name_are_errors_of_their_fields(run: Run) -> None:
+    """As those that Rowcast has made."""
+    text = {"type": "string", "null": True, "blank": True}
+    service = await run(
+        {
+            "towns": {"fields": {"id": {"type": "integer", "primary_key": True}, "name": text | {"null": False}}},
+            "people": {
+                "fields": {
+                    "id": {"type": "integer", "primary_key": True},
+                    **dict.fromkeys(("email", "first", "last"), text),
+                    "town": {"type": "foreign_key", "to": "towns", "null": True, "any_key": True},
+                    "age": {"type": "integer", "null": True},
+                    "friends": {"type": "many_to_many", "to": "people", "any_key": True},
+                }
+            },
+        },
+        prepare=CONSTRAINTS,
+    )
+    town = await (await service.client.post("/towns/", json={"name": "A"})).json()
+    ann = {"email": "a@b.c", "first": "Ann", "last": "A", "town_id": town["id"]}
+    assert (await service.client.post("/people/", json=ann)).status == 201
+    for path, body, status, fields in (
+        ("/towns/", {"name": "A"}, 409, ["name"]),
+        ("/people/", {"email": "A@B.c"}, 409, ["email"]),
+        ("/people/", {"first": "Ann", "last": "A"}, 409, ["first", "last"]),
+        ("/people/", {"age": 3}, 400, ["age"]),
+        ("/people/", {"town_id": 77}, 400, ["town_id"]),
+        ("/people/", {"friends": [77]}, 400, ["friends"]),
+    ):
+        response = await service.client.post(path, json=body)
+        assert (response.status, sorted((await response.json())["errors"])) == (status, fields), body
+    response = await service.client.delete(f"/towns/{town['id']}/")
+    assert (response.status, (await response.json())["code"]) == (409, "referenced")
+    assert "people" in (await response.json())["detail"]

@@ -146,3 +146,84 @@ async def test_another_type_stays_a_difference(database: Database, type_: str, d
     planned = await database.plan(declare(resource("things", declared)))
     (step,) = [step for step in planned.statements if " TYPE " in step.sql]
     assert step.additive is additive
+
+
+FAMILY = """
+CREATE TABLE parents (id serial PRIMARY KEY, name text NOT NULL CONSTRAINT named CHECK (name <> ''), code text, n integer);
+CREATE UNIQUE INDEX parents_code ON parents (code);
+CREATE INDEX parents_n ON parents (n DESC, name);
+CREATE TABLE kids (
+    id serial, parent_id integer REFERENCES parents (id), other_id integer REFERENCES parents (id) ON DELETE CASCADE,
+    age integer NOT NULL, CONSTRAINT grown CHECK (age >= 0), UNIQUE (other_id, age)
+);
+CREATE UNIQUE INDEX ON kids (id);
+CREATE INDEX ON kids (parent_id);
+"""
+
+
+async def test_constraints_are_found_by_what_they_say(database: Database) -> None:
+    """Keys, unique rules, checks and indexes of any name are not made twice; NO ACTION restricts."""
+    await database.execute(FAMILY)
+    tables = declare(
+        resource(
+            "parents",
+            key("integer"),
+            field("name", "text"),
+            field("code", "text", null=True, blank=True, unique=True),
+            field("n", "integer", null=True, index=True),
+            indexes=(("n", "-name"),),
+        ),
+        resource(
+            "kids",
+            key("integer"),
+            field("parent", "foreign_key", to="parents", null=True),
+            field("other", "foreign_key", to="parents", null=True, on_delete="cascade"),
+            field("age", "integer", min=0),
+            unique=(("age", "other"),),
+        ),
+    )
+    planned = await database.plan(tables)
+    assert [step.sql for step in planned.statements] == []
+    await database.migrate(tables)
+    assert (await database.compare(tables)).statements == []
+
+
+@pytest.mark.parametrize(
+    ("index", "indexes", "made"),
+    [
+        ("(n) WHERE n > 0", (("n",),), True),
+        ("(name, n)", (("n",),), True),
+        ("USING hash (n)", (("n",),), True),
+        ("(n DESC)", (("n",),), False),
+        ("(n, name) INCLUDE (id)", (("-n", "-name"),), False),
+        ("(n, name DESC)", (("n", "name"),), True),
+        ("(n) INCLUDE (name)", (("n", "name"),), True),
+    ],
+)
+async def test_an_index_serves_whose_rows_and_order_are_the_same(
+    database: Database, index: str, indexes: tuple[tuple[str, ...], ...], made: bool
+) -> None:
+    """A partial index has not all rows, and an order may only be turned round as a whole."""
+    await database.execute(
+        f"CREATE TABLE things (id uuid PRIMARY KEY, n integer, name text); CREATE INDEX ON things {index}"
+    )
+    fields = field("n", "integer", null=True), field("name", "text", null=True, blank=True)
+    planned = await database.plan(declare(resource("things", *fields, indexes=indexes)))
+    assert any("CREATE INDEX" in step.sql for step in planned.statements) is made
+
+
+async def test_a_key_with_another_action_is_replaced_by_a_revision_alone(database: Database) -> None:
+    """A sync makes no second key beside it, and the service does not wait."""
+    await database.execute(FAMILY)
+    other = field("other", "foreign_key", to="parents", null=True, on_delete="set_null")
+    age = field("age", "integer", min=0)
+    tables = declare(
+        resource("parents", key("integer"), field("name", "text")), resource("kids", key("integer"), other, age)
+    )
+    await database.migrate(tables)
+    planned = await database.compare(tables)
+    assert [step.sql.split(" FOREIGN")[0] for step in planned.destructive if "CONSTRAINT" in step.sql] == [
+        "ALTER TABLE kids DROP CONSTRAINT kids_other_id_fkey;",
+        "ALTER TABLE kids ADD CONSTRAINT fk_kids_other_id",
+    ]
+    assert planned.pending == []

@@ -127,7 +127,8 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
         return Unavailable("The database cannot be reached; try again.", code="database_unavailable")
     if not isinstance(error, asyncpg.PostgresError):
         return None
-    guard = guards.get(getattr(error, "constraint_name", None) or "")
+    name = error.constraint_name or ""
+    guard = guards.get(name) or guards.get(f"{error.table_name}.{name}")
     match error:
         case asyncpg.UniqueViolationError() | asyncpg.ExclusionViolationError():
             return _unique(guard)

@@ -45,13 +45,22 @@ JOIN pg_attribute ON attrelid = relation.oid AND attnum > 0 AND NOT attisdropped
 LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 UNION ALL
 SELECT 'constraint', relation.name, conname,
-       contype::text, pg_get_constraintdef(pg_constraint.oid), pg_get_expr(conbin, conrelid),
+       contype::text, pg_get_constraintdef(pg_constraint.oid),
+       coalesce(pg_get_expr(conbin, conrelid), concat_ws('|', confdeltype, (SELECT relname FROM pg_class WHERE oid = confrelid))),
        ARRAY(SELECT attname::text FROM unnest(conkey) AS key JOIN pg_attribute ON attrelid = conrelid AND attnum = key),
-       NULL
+       (SELECT string_agg(attname, ',' ORDER BY place)
+        FROM unnest(confkey) WITH ORDINALITY AS key (key, place) JOIN pg_attribute ON attrelid = confrelid AND attnum = key)
 FROM relation JOIN pg_constraint ON conrelid = relation.oid
 UNION ALL
-SELECT 'index', relation.name, indexrelid::regclass::text, indisvalid::text, pg_get_indexdef(indexrelid), NULL, '{}', NULL
+SELECT 'index', relation.name, pg_class.relname, (indisvalid AND indpred IS NULL AND indexprs IS NULL)::text,
+       pg_get_indexdef(indexrelid), concat_ws('|', indisunique, amname, indoption::text),
+       ARRAY(SELECT attname::text
+             FROM unnest(indkey::smallint[]) WITH ORDINALITY AS key (key, place)
+             JOIN pg_attribute ON attrelid = indrelid AND attnum = key
+             WHERE place <= indnkeyatts ORDER BY place),
+       NULL
 FROM relation JOIN pg_index ON indrelid = relation.oid
+JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
 ORDER BY 1, 2, 3
 """
 
@@ -61,11 +70,13 @@ _Rows: TypeAlias = "dict[tuple[str, str], asyncpg.Record]"
 
 @dataclass(frozen=True, slots=True)
 class Definitions:
-    """One side of the comparison: the columns and constraints of tables, by table and name, as PostgreSQL prints them."""
+    """One side of the comparison: the parts of tables, by table and name, as PostgreSQL prints them."""
 
     columns: _Rows
     checks: _Rows
-    keys: _Rows  # primary keys
+    primary_keys: _Rows
+    foreign_keys: _Rows
+    indexes: _Rows
 
     @classmethod
     def of(cls, catalog: Catalog) -> Definitions:
@@ -75,24 +86,32 @@ class Definitions:
         def of_type(type_: str) -> _Rows:
             return {name: row for name, row in of_kind("constraint").items() if row["type"] == type_}
 
-        return cls(of_kind("column"), of_type("c"), of_type("p"))
+        return cls(of_kind("column"), of_type("c"), of_type("p"), of_type("f"), of_kind("index"))
 
     def where_equal(self, found: Definitions, other: Definitions) -> Definitions:
-        """These definitions, with those of ``other`` where they are spelled like the ones in the database."""
+        """These definitions, with those of ``other`` where the database has them in that spelling."""
 
-        def choose(mine: _Rows, theirs: _Rows, wanted: _Rows) -> _Rows:
-            equal = {n for n in theirs.keys() & wanted.keys() if theirs[n]["definition"] == wanted[n]["definition"]}
-            return {name: theirs[name] if name in equal else row for name, row in mine.items()}
-
+        columns, checks = found.columns, found.checks_of_tables()
+        defaults = {
+            n for n in other.columns if n in columns and other.columns[n]["definition"] == columns[n]["definition"]
+        }
+        rules = {n for n, row in other.checks.items() if row["definition"] in checks.get(n[0], ())}
         return replace(
             self,
-            columns=choose(self.columns, other.columns, found.columns),
-            checks=choose(self.checks, other.checks, found.checks),
+            columns={name: other.columns[name] if name in defaults else row for name, row in self.columns.items()},
+            checks={name: other.checks[name] if name in rules else row for name, row in self.checks.items()},
         )
+
+    def checks_of_tables(self) -> dict[str, set[str]]:
+        """The definitions of the checks of each table."""
+        definitions: dict[str, set[str]] = {}
+        for (table, _), row in self.checks.items():
+            definitions.setdefault(table, set()).add(row["definition"])
+        return definitions
 
     def is_own(self, table: sa.Table) -> bool:
         """Whether Rowcast has made a table: its primary key has the name that Rowcast gives."""
-        return (table.name, str(table.primary_key.name)) in self.keys
+        return (table.name, str(table.primary_key.name)) in self.primary_keys
 
     def has_identity(self, column: tuple[str, str]) -> bool:
         """Whether the database generates the column's values, as an identity or a serial column."""
@@ -202,9 +221,9 @@ def _respelled(found: Definitions, declared: Definitions) -> Iterator[str]:
         here = found.columns.get((table, name))
         if here is not None and row["definition"] not in (None, here["definition"]):
             yield f"ALTER TABLE pg_temp.{quote_identifier(table)} ALTER {quote_identifier(name)} SET DEFAULT {row['definition']}"
+    checks = found.checks_of_tables()
     for (table, name), row in declared.checks.items():
-        here = found.checks.get((table, name))
-        if here is not None and row["definition"] != here["definition"]:
+        if row["definition"] not in checks.get(table, {row["definition"]}):
             rule, definition = quote_identifier(name), row["definition"]
             yield f"ALTER TABLE pg_temp.{quote_identifier(table)} DROP CONSTRAINT {rule}, ADD CONSTRAINT {rule} {definition}"
 

@@ -59,6 +59,11 @@ def classify(
         if isinstance(step, ops.AlterColumnOp) and _classify_alone(step, found, declared) == (False, True)
     }
     leaving = {(step.table_name, step.column_name) for step in operations if isinstance(step, ops.DropColumnOp)}
+    replaced = {
+        (step.table_name, tuple(found.foreign_keys[key_of(step)]["columns"]))
+        for step in operations
+        if isinstance(step, ops.DropConstraintOp) and key_of(step) in found.foreign_keys
+    }
     verdicts: dict[int, tuple[bool, bool]] = {}
     made: dict[tuple[str, str], bool] = {}
     for step in operations:
@@ -68,6 +73,9 @@ def classify(
         if additive and _columns_needed(step, declared) & waiting:
             additive = False
             waiting |= {(step.table_name, "")} if isinstance(step, ops.CreateTableOp) else set()
+        if isinstance(step, ops.CreateForeignKeyOp) and key_of(step) not in found.foreign_keys:
+            others = (step.source_table, tuple(step.local_cols)) in replaced  # a key that its owner has made
+            additive, needed = additive and not others, needed and not others
         verdicts[id(step)] = additive, needed
         if isinstance(step, ops.AddConstraintOp | ops.CreateIndexOp):
             made[key_of(step)] = additive

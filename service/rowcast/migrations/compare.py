@@ -21,6 +21,7 @@ from sqlalchemy.types import TypeEngine
 
 from rowcast.migrations.catalog import Definitions, read_definitions
 from rowcast.migrations.classify import classify, execution_order, key_of
+from rowcast.migrations.equivalence import is_unique, without_equivalents
 from rowcast.migrations.operations import Cast, Implementation, ddl_of
 from rowcast.migrations.session import await_step
 from rowcast.migrations.values import DdlStep
@@ -52,7 +53,8 @@ def find_differences(context: MigrationContext, tables: Tables) -> list[Differen
     comparison.impl = Implementation(context.dialect, context.connection, False, True, None, {})
     script = produce_migrations(comparison, tables.metadata)
     assert script.upgrade_ops is not None
-    operations = sorted(_flatten(script.upgrade_ops.ops, found, declared, tables), key=execution_order)
+    operations = without_equivalents(list(_flatten(script.upgrade_ops.ops, found, declared, tables)), found)
+    operations.sort(key=execution_order)
     return [
         Difference(operation, DdlStep(ddl_of(context, operation), additive, needed))
         for operation, (additive, needed) in classify(operations, found, declared)
@@ -120,7 +122,10 @@ def _compare_constraints(
     found: sa.Table | None,
     declared: sa.Table | None,
 ) -> PriorityDispatchResult:
-    """Compare check constraints and the primary key, which alembic does not compare by their definitions."""
+    """Compare check constraints and the primary key, which alembic does not compare by their definitions.
+
+    A check of another name with the same definition serves, and so does a unique rule on a key that is never null.
+    """
     if found is None or declared is None:
         return PriorityDispatchResult.CONTINUE
     here, there = context.opts["definitions"]
@@ -131,10 +136,15 @@ def _compare_constraints(
         condition = sa.text(checks[name]["extra"].replace(":", r"\:"))
         rule = sa.CheckConstraint(condition, name=name, table=found)
         operations.ops.append(ops.DropConstraintOp.from_constraint(rule))
+    others = {row["definition"] for name, row in checks.items() if not _is_named_by_rowcast(table, name)}
+    same |= {name for name in declarations if there.checks[table, name]["definition"] in others}
     for name in sorted(declarations.keys() - same):  # as text: a constraint would join the table of its columns
         condition = sa.text(context.migration_context.impl.render_ddl_sql_expr(declarations[name].sqltext))
         operations.ops.append(ops.CreateCheckConstraintOp(name, table, condition))
-    if [column.name for column in found.primary_key] != [column.name for column in declared.primary_key]:
+    key = [column.name for column in declared.primary_key]
+    if [column.name for column in found.primary_key] != key and not (
+        is_unique(here, table, key) and all(not column.nullable for column in found.columns if column.name in key)
+    ):
         if found.primary_key.columns:
             operations.ops.append(ops.DropConstraintOp.from_constraint(found.primary_key))
         operations.ops.append(ops.AddConstraintOp.from_constraint(declared.primary_key))
@@ -218,4 +228,8 @@ def _is_managed(operation: ops.DropConstraintOp | ops.DropIndexOp, tables: Table
         declared = tables.metadata.tables[table].foreign_key_constraints
         if any(list(dropped.column_keys) == list(key.column_keys) for key in declared):
             return True
+    return _is_named_by_rowcast(table, name)
+
+
+def _is_named_by_rowcast(table: str, name: str) -> bool:
     return name.startswith(tuple(f"{kind}_{table}_"[:54] for kind in ("ck", "fk", "ix", "uq")))

@@ -36,7 +36,8 @@ class Tables:
     """The tables of every resource and every link between them.
 
     ``metadata`` holds all of them. ``of[resource]`` is the table of a resource, ``links[table]`` the table of a
-    many_to_many field, and ``guards[constraint]`` the meaning of a constraint.
+    many_to_many field, and ``guards[constraint]`` the meaning of a constraint; ``table.constraint``
+    is the name of one that the owner of an existing table has made.
     """
 
     def __init__(self, declared: Resources) -> None:

@@ -14,6 +14,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Settings
 from rowcast.database.errors import CONNECTION_LOST
 from rowcast.database.pool import Database
+from rowcast.database.table_guards import read_guards
 from rowcast.database.table_traits import read_traits
 from rowcast.errors import Unavailable
 from rowcast.migrations import commands
@@ -54,6 +55,7 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
         if pending:
             raise Unavailable(f"The database is not in line with the config; pending: {'; '.join(pending)}")
         tables.resources.traits = await read_traits(connection.fetch, tables)
+        tables.guards.update(await read_guards(connection.fetch, tables))
         key = settings.server.secret_key
         return hashlib.sha256(key.encode()).digest() if key else await read_secret(connection)
     finally:

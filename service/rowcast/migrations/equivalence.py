@@ -1,0 +1,90 @@
+"""Which constraints and indexes of a table say what declared ones say, whatever their names are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import asyncpg
+import sqlalchemy as sa
+from alembic.operations import ops
+
+from rowcast.migrations.catalog import Definitions
+from rowcast.migrations.classify import key_of
+
+_ACTIONS: Final = {"RESTRICT": ("r", "a"), "CASCADE": ("c",), "SET NULL": ("n",)}
+"""The letters in the catalog of the actions that do what is declared. NO ACTION refuses as RESTRICT does."""
+_DESCENDING: Final = 3  # in ``indoption``: in the opposite order, with the nulls first
+
+
+def without_equivalents(operations: Sequence[ops.MigrateOperation], found: Definitions) -> list[ops.MigrateOperation]:
+    """The operations without those that make what is there under another name, and those that drop that."""
+    dropped = {key_of(step) for step in operations if isinstance(step, ops.DropConstraintOp | ops.DropIndexOp)}
+    kept = {
+        name
+        for step in operations
+        if isinstance(step, ops.CreateForeignKeyOp)
+        for name, row in found.foreign_keys.items()
+        if name[0] == step.source_table and _is_same_reference(row, step)
+    }
+    return [step for step in operations if not _is_served(step, found, dropped, kept)]
+
+
+def is_unique(found: Definitions, table: str, columns: Iterable[str], dropped: Iterable[tuple[str, str]] = ()) -> bool:
+    """Whether a unique rule or index of a table, of any name, is about exactly these columns."""
+    wanted = sorted(columns)
+    return any(
+        name[0] == table and name not in dropped and row["extra"].startswith("t|") and sorted(row["columns"]) == wanted
+        for name, row in _plain_indexes(found)
+    )
+
+
+def _is_served(
+    step: ops.MigrateOperation, found: Definitions, dropped: set[tuple[str, str]], kept: set[tuple[str, str]]
+) -> bool:
+    match step:
+        case ops.CreateUniqueConstraintOp():
+            return is_unique(found, step.table_name, map(str, step.columns), dropped)
+        case ops.CreateIndexOp():
+            return _is_indexed(found, step, dropped)
+        case ops.CreateForeignKeyOp():
+            return any(
+                name[0] == step.source_table and _is_same_reference(found.foreign_keys[name], step) for name in kept
+            )
+        case ops.DropConstraintOp():
+            return key_of(step) in kept
+    return False
+
+
+def _plain_indexes(found: Definitions) -> Iterable[tuple[tuple[str, str], asyncpg.Record]]:
+    """The valid indexes over all rows and over columns alone."""
+    return ((name, row) for name, row in found.indexes.items() if row["type"] == "true")
+
+
+def _is_indexed(found: Definitions, step: ops.CreateIndexOp, dropped: set[tuple[str, str]]) -> bool:
+    """Whether an index of the table begins with the columns of the declared one, in its order or in the opposite one."""
+    columns = [_column_and_order(column) for column in step.columns]
+    names, orders = [name for name, _ in columns], [order for _, order in columns]
+    for name, row in _plain_indexes(found):
+        _, method, options = row["extra"].split("|")
+        if name[0] != step.table_name or name in dropped or method != "btree" or row["columns"][: len(names)] != names:
+            continue
+        existing = [int(option) for option in options.split()][: len(names)]
+        if existing in (orders, [order ^ _DESCENDING for order in orders]):
+            return True
+    return False
+
+
+def _column_and_order(term: Any) -> tuple[str, int]:
+    descending = isinstance(term, sa.UnaryExpression)
+    column = term.element if descending else term
+    return str(getattr(column, "name", column)), _DESCENDING if descending else 0
+
+
+def _is_same_reference(row: asyncpg.Record, step: ops.CreateForeignKeyOp) -> bool:
+    action, target = row["extra"].split("|")
+    return (
+        row["columns"] == list(step.local_cols)
+        and (target, row["base"]) == (step.referent_table, ",".join(step.remote_cols))
+        and action in _ACTIONS[step.kw["ondelete"]]
+    )
