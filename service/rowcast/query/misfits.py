@@ -37,19 +37,31 @@ def _misfits(traits: TableTraits, values: Mapping[str, Any]) -> Iterator[tuple[s
 
 
 def _misfit(type_: str, value: Any) -> str | None:
-    """Why a column of a type does not take a value, given as Python or as JSON; ``None`` if it does."""
-    if bits := _INTEGER_BITS.get(type_):
+    """Why a column of a type does not take a value, given as Python or as JSON; ``None`` if it does.
+
+    Whether the value is of the right type at all is not its business.
+    """
+    if isinstance(value, int) and (bits := _INTEGER_BITS.get(type_)):
         low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-        return None if low <= int(value) <= high else f"Must be between {low} and {high}."
-    if type_ == "real":
-        low, high = _REAL_RANGE
-        return None if not value or low <= abs(value) <= high else "Does not fit a number of single precision."
+        return None if low <= value <= high else f"Must be between {low} and {high}."
+    if isinstance(value, int | float) and type_ == "real":
+        least, most = _REAL_RANGE
+        return None if not value or least <= abs(value) <= most else "Does not fit a number of single precision."
     sized = _SIZED_TYPE.fullmatch(type_)
     if sized is None:
         return None
     size, scale = int(sized[2]), int(sized[3] or 0)
-    if sized[1] in ("character varying", "character"):
+    if isinstance(value, str) and sized[1] in ("character varying", "character"):
         return f"Longer than maximum length {size}." if value[size:].strip(" ") else None
-    if sized[1] == "numeric" and abs(round(Decimal(value), scale)) >= 10 ** (size - scale):
+    number = _decimal(value) if sized[1] == "numeric" else None
+    if number is not None and abs(number) + Decimal(5).scaleb(-scale - 1) >= 10 ** (size - scale):  # it is rounded
         return f"Must have at most {size - scale} digits before the decimal point."
     return None
+
+
+def _decimal(value: Any) -> Decimal | None:
+    try:
+        number = Decimal(value)
+    except (ArithmeticError, TypeError, ValueError):
+        return None
+    return number if number.is_finite() else None
