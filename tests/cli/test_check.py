@@ -54,6 +54,26 @@ def test_valid_config_is_reported_with_the_attributes_that_yaml_overrides(tmp_pa
     assert not list(tmp_path.glob("*/data"))
 
 
+def test_a_resource_of_tenants_without_a_scope_is_reported(tmp_path: Path) -> None:
+    """It has the column, or a foreign key to the resource, by which another resource's scope divides its rows."""
+    key = "id: {type: integer, primary_key: true}"
+    lines = check(
+        tmp_path,
+        orgs=f"fields: {{{key}}}",
+        bills=f"fields: {{{key}, org: {{type: foreign_key, to: orgs}}, owner: {{type: string}}}}\n"
+        "viewset: {scope: {org: $claims.org, owner: $user.id}}",
+        items=f"fields:\n  {key}\n  payer: {{type: foreign_key, to: orgs}}\n",
+        logs=f"fields:\n  {key}\n  payer: {{type: foreign_key, to: orgs}}\nviewset: {{scope: {{payer: $claims.org}}}}",
+    )
+    assert [line for line in lines if "has no scope" in line] == [
+        "config/resources/items.yaml:3:3: items has no scope, but payer_id, by which the scope of bills divides its rows: "
+        "every caller may see the rows of all",
+        "config/resources/notes.yaml:1:32: notes has no scope, but owner, by which the scope of bills divides its rows: "
+        "every caller may see the rows of all",
+    ]
+    assert lines[-1] == "0"
+
+
 def test_every_wrong_class_of_every_file_is_reported_at_its_place(tmp_path: Path) -> None:
     """Of settings and of resources, with the nearest name."""
     lines = check(

@@ -28,6 +28,7 @@ from rowcast.server.app import create_app
 from rowcast.server.hosts import missing_names
 from rowcast.server.http import Runner, tune_garbage_collector
 from rowcast.server.lifecycle import STARTED
+from rowcast.server.missing_scopes import missing_scopes
 from rowcast.server.policies import UNSCOPED_STREAMS, check_streams
 from rowcast.server.prepare import prepare
 from rowcast.server.routes import overridden_by_config
@@ -65,7 +66,8 @@ def check(config: Path) -> None:
     found = load_configuration(config, None)
     app = create_app(found, "postgresql://")  # connected to when it runs
     check_streams(found, app[UNSCOPED_STREAMS])
-    for line in (*overridden_by_config(found, app[SERVICE]), *missing_names(found)):
+    service = app[SERVICE]
+    for line in (*overridden_by_config(found, service), *missing_scopes(found, service), *missing_names(found)):
         click.echo(line)
     click.echo(f"{config}: {len(found.resources)} resources, no problems.")
 

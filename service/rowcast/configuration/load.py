@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from rowcast.configuration import declarations, settings, viewset_options, yaml
 from rowcast.configuration.declarations import Declaration, names_of
+from rowcast.configuration.scope import ScopeGroup
 from rowcast.configuration.settings import Settings
 from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
 from rowcast.errors import did_you_mean
@@ -213,5 +214,8 @@ def _names_in(options: Mapping[str, Any], path: Steps) -> list[str]:
     """The names in the value at a path, such as those of ``-category__name``."""
     name, *steps = path
     value = options[str(name)]
-    subject = value if not steps else steps[0] if isinstance(value, Mapping) else value[steps[0]]
+    if isinstance(value, ScopeGroup):
+        subject = steps[-1] if steps else None
+    else:
+        subject = value if not steps else steps[0] if isinstance(value, Mapping) else value[steps[0]]
     return subject.lstrip("-" + viewset_options.SEARCH_PREFIXES).split("__") if isinstance(subject, str) else []

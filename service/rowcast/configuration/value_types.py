@@ -182,8 +182,7 @@ class NestedOrValue(Nested):
 
 def describe(value_type: fields.Field[Any]) -> JsonSchema:
     """The JSON Schema of a type."""
-    assert isinstance(value_type, ValueType | ListOf | MappingOf | Nested)
-    schema = dict(value_type.json_schema())
+    schema = dict(value_type.json_schema())  # type: ignore[attr-defined]
     if value_type.allow_none and "type" in schema:
         types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
         schema["type"] = [*types, "null"]
@@ -344,6 +343,6 @@ def class_name(*, null: bool = False) -> ValueType:
     return ValueType(_or_object(_take_class), schema, null=null)
 
 
-def permission() -> ValueType:
+def permission(*, null: bool = False) -> ValueType:
     """A permission expression, which becomes a ``PermissionTree``."""
-    return ValueType(_or_object(permission_tree), {"type": "string"})
+    return ValueType(_or_object(permission_tree), {"type": "string"}, null=null)

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from marshmallow import ValidationError, fields
 
-from rowcast.configuration import value_types
+from rowcast.configuration import scope, value_types
 from rowcast.configuration.yaml import AboutKey, Steps
 from rowcast.errors import did_you_mean
 from rowcast.resources.actions import ALLOWABLE_ACTIONS
@@ -222,6 +222,10 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "allowed_actions": Option(_names(), None, _check_actions),
     "excluded_actions": Option(_names(), (), _check_actions),
     "lookup_field": Option(value_types.string(least=1, null=True), None, _check_lookup_field),
+    "scope": Option(
+        scope.Scope(), None, lambda context, value: scope.check_scope(context.resources, context.resource, value)
+    ),
+    "scope_unless": Option(value_types.permission(null=True), None),
     "stream_enabled": Option(value_types.boolean(), True),
     "strict_query": Option(value_types.boolean(), True),
     "require_if_match": Option(value_types.boolean(), False),

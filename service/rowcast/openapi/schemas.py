@@ -347,7 +347,7 @@ class Schemas:
         creating = action == "create"
         ignored = serializer.ignored if creating else serializer.ignored | {resource.key.column_name}
         fields = {name: field for name, field in serializer.load_fields.items() if name not in ignored}
-        required = present(required=[name for name, field in fields.items() if field.required] or None)
+        required = present(required=[name for name, field in fields.items() if plan.requires(name, field)] or None)
 
         def make() -> Schema:
             properties = self._ignored_properties(serializer, ignored)

@@ -12,7 +12,7 @@ from rowcast.errors import ValidationError
 from rowcast.orm.state import Row, state_of
 from rowcast.query.conditions import Comparison, Condition, Expression, Junction, Negation
 from rowcast.resources.fields import Field, Kind
-from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS, Argument, lookups_of
+from rowcast.resources.lookups import LOOKUPS, Argument, lookups_of, split_lookup
 from rowcast.resources.resource import Path, Resources
 
 
@@ -113,7 +113,7 @@ class F:
 
 def lookup(resources: Resources, resource: str, name: str, value: Any) -> Condition:
     """One keyword of ``filter``: ``category__name__icontains="work"``; ``pk`` is the key."""
-    path, text, found = _split(resources, resource, name)
+    path, text, found = split_lookup(resources, resource, name)
     kind = path.values.field_type.kind
     if (kind, found) not in LOOKUPS:
         raise ValueError(f"{name}: {found} does not suit a {path.values.type} field; use {', '.join(lookups_of(kind))}")
@@ -122,18 +122,6 @@ def lookup(resources: Resources, resource: str, name: str, value: Any) -> Condit
     if isinstance(value, F):
         return Comparison(text, found, value.resolve(resources, resource, path.values), kind)
     return Comparison(text, found, _argument(path, LOOKUPS[kind, found].takes, name, value), kind)
-
-
-def _split(resources: Resources, resource: str, name: str) -> tuple[Path, str, str]:
-    """The path of a keyword, its text, and the lookup after it; a field may have the name of a lookup."""
-    text = "__".join(resources[resource].key.name if part == "pk" else part for part in name.split("__"))
-    try:
-        return resources.resolve(resource, text), text, "exact"
-    except ValueError:
-        head, _, last = text.rpartition("__")
-        if not head or last not in LOOKUP_NAMES:
-            raise
-    return resources.resolve(resource, head), head, last
 
 
 def _argument(path: Path, takes: Argument, name: str, value: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from rowcast.resources.fields import Column, Field, Kind
+from rowcast.resources.resource import Path, Resources
 from rowcast.resources.types import FIELD_TYPES
 from rowcast.resources.types.compound import split_list
 
@@ -138,3 +139,18 @@ PATTERNS: Final = ("regex", "iregex")  # lookups whose argument PostgreSQL may r
 def lookups_of(kind: Kind) -> list[str]:
     """The names of the lookups for a kind of field, in the order of the table."""
     return [name for name in LOOKUP_NAMES if (kind, name) in LOOKUPS]
+
+
+def split_lookup(resources: Resources, resource: str, name: str) -> tuple[Path, str, str]:
+    """The path of a name such as ``category__name__icontains``, its text, and the lookup after it, by default ``exact``.
+
+    ``pk`` is the key. A field may have the name of a lookup. ``ValueError`` if there is no such path.
+    """
+    text = "__".join(resources[resource].key.name if part == "pk" else part for part in name.split("__"))
+    try:
+        return resources.resolve(resource, text), text, "exact"
+    except ValueError:
+        head, _, last = text.rpartition("__")
+        if not head or last not in LOOKUP_NAMES:
+            raise
+    return resources.resolve(resource, head), head, last

@@ -16,6 +16,7 @@ The modules, in the order in which a request is easiest to follow:
 - ``protocols``: the interface of a viewset's instance that the modules below use.
 - ``actions``: the standard actions as functions over a plan.
 - ``scope``: the rows of a request, before pagination.
+- ``declared_scope``: the option ``scope``, as the conditions that it means for a caller.
 - ``filters``: field filters, search and ordering.
 - ``pagination``: the page of a list, and the envelope around it.
 - ``paging``: pages inside a user's handler.

@@ -41,8 +41,8 @@ from rowcast.rest.rendering import (
 from rowcast.rest.request import Request, base_url
 from rowcast.rest.response import encode, json_response
 from rowcast.rest.response_cache import cache_key, list_dependencies, read_page, respond, row_dependencies
-from rowcast.rest.scope import list_query, object_query
-from rowcast.rest.serializers import Serializer
+from rowcast.rest.scope import caller_scope, list_query, object_query
+from rowcast.rest.serializers import NO_VALUES, Serializer
 from rowcast.rest.write_scope import check_keys, check_scope, write_in_scope
 
 Answer = tuple[bytes, str, str]  # body, tag, snapshot
@@ -137,10 +137,7 @@ async def create_row(view: WritableView, request: Request) -> web.Response:
         await check_keys(view, serializer.validated_data)
         async with plan.service.store.database.transaction():
             return await _save(view, view.perform_create, serializer, HTTPStatus.CREATED)
-    if request.has_long_body:
-        values = await _validate_in_turns(plan.serializer, body)
-    else:
-        values = plan.serializer.validate_body(body)
+    values = await _validate(view, request, body)
     await check_keys(view, values)
     store, shown = plan.service.store, plan.default_projection(plan.serializer)
     row = await write_in_scope(view, lambda: store.insert(shown, values))
@@ -157,11 +154,7 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
     simple = plan.simple_writes and not plan.asks_about_objects and plan.answers_plainly()
     if simple and "If-None-Match" not in request.headers:
         query = await object_query(view)
-        body = await request.read_json()
-        if request.has_long_body:
-            values = await _validate_in_turns(plan.serializer, body, partial=partial, updating=True)
-        else:
-            values = plan.serializer.validate_body(body, partial=partial, updating=True)
+        values = await _validate(view, request, await request.read_json(), partial=partial, updating=True)
         await check_keys(view, values, query)
         versions = required_versions(view)
         shown = plan.default_projection(plan.serializer)
@@ -181,11 +174,16 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
         return await _save(view, view.perform_update, serializer, HTTPStatus.OK)
 
 
-async def _validate_in_turns(serializer: Serializer, body: Any, **options: bool) -> dict[str, Any]:
-    """Validate a long body in a thread, which takes turns with other requests; on the event loop if users' code takes part."""
-    if any(type(serializer)._hooks.values()):  # noqa: SLF001, marshmallow has no other way
-        return serializer.validate_body(body, **options)
-    return await asyncio.to_thread(serializer.validate_body, body, **options)
+async def _validate(view: ModelView, request: Request, body: Any, **options: bool) -> dict[str, Any]:
+    """The values of a body, and for a new row those that the caller's scope fixes.
+
+    A long body is validated in a thread, which takes turns with other requests; not if users' code takes part.
+    """
+    plan = view.view_plan
+    fixed = NO_VALUES if plan.declared_scope is None else (await caller_scope(view)).fixed
+    if request.has_long_body and not any(type(plan.serializer)._hooks.values()):  # noqa: SLF001, marshmallow has no other way
+        return await asyncio.to_thread(plan.serializer.validate_body, body, fixed=fixed, **options)
+    return plan.serializer.validate_body(body, fixed=fixed, **options)
 
 
 async def delete_row(view: WritableView) -> web.Response:

@@ -25,6 +25,7 @@ from rowcast.resources.actions import STREAM
 from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import expansion
+from rowcast.rest.declared_scope import DeclaredScope
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import has_users_code, is_ours, near_misses, overridden_methods, owner_of
 from rowcast.rest.pagination import BasePagination, NoPagination
@@ -42,7 +43,7 @@ LOOKUP_URL_KWARG: Final = "lookup_url_kwarg"  # of classes and actions only, not
 CLASS_OPTIONS: Final = frozenset(
     {
         "serializer_class", "list_serializer_class", "permission_classes", "authentication_classes", "throttle_classes",
-        "filter_backends", "pagination_class",
+        "filter_backends", "pagination_class", "scope_unless",
     }
 )  # fmt: skip
 _BEFORE_ACTION: Final = (
@@ -194,7 +195,9 @@ def _plan_model(
     lookup_field = options["lookup_field"]
     key = resources.resolve(resource.name, lookup_field or resource.key.name)
     native_filters = all(backend.native for backend in filters) and "filter_queryset" not in overridden
-    all_rows = "get_queryset" not in overridden and cls.queryset is None
+    declared_scope = _declared_scope(cls, resources, resource, options)
+    whole_table = "get_queryset" not in overridden and cls.queryset is None
+    all_rows = whole_table and declared_scope is None
     objects = any(map(checks_objects, policies["permissions"])) or not overridden.isdisjoint(
         ("get_permissions", "check_object_permissions", "get_object")
     )
@@ -233,6 +236,8 @@ def _plan_model(
         related_paths=related,
         require_if_match=options["require_if_match"],
         unscoped_query=Query(resource.name) if all_rows else None,
+        declared_scope=declared_scope,
+        scope_is_data=whole_table and declared_scope is not None,
         expandable_via=_expandable_via(cls, options, policies["permissions"], overridden, native_filters, serializer),
         asks_about_objects=objects,
         finds_objects="get_object" in overridden,
@@ -256,6 +261,21 @@ def _plan_model(
         **projections,
         **policies,
     )
+
+
+def _declared_scope(
+    cls: type[GenericViewSet], resources: Resources, resource: Resource, options: Mapping[str, Any]
+) -> DeclaredScope | None:
+    """The option ``scope``, and ``scope_unless``, whose callers have none."""
+    group, unless = options["scope"], options["scope_unless"]
+    where = f"{cls.__module__}.{cls.__name__}"
+    if unless is not None and not (isinstance(unless, type) and issubclass(unless, BasePermission)):
+        raise ConfigurationError(f"{where}.scope_unless: {unless!r} is not a permission class")
+    if group is None and unless is not None:
+        raise ConfigurationError(f"{where}.scope_unless: there is no scope that it could lift")
+    if group is None:
+        return None
+    return DeclaredScope(resources, resource.name, group, None if unless is None else unless())
 
 
 def _projections(service: Service, resource: Resource, related: tuple[str, ...]) -> dict[str, Any]:

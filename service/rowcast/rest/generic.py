@@ -20,6 +20,7 @@ from rowcast.orm.queryset import QuerySet
 from rowcast.resources.actions import CHANGING_ACTIONS, METADATA, STANDARD_ACTIONS, STREAM
 from rowcast.resources.lossless_json import encode
 from rowcast.rest import conditional, expansion, options_method, paging, rendering, scope
+from rowcast.rest.declared_scope import CallerScope
 from rowcast.rest.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.pagination import BasePagination, PageNumberPagination
 from rowcast.rest.plan import ModelPlan
@@ -49,6 +50,8 @@ class GenericViewSet(ViewSet):
     expandable: Sequence[str] | None = None
     allowed_actions: Sequence[str] | None = None
     excluded_actions: Sequence[str] = ()
+    scope: Any = None
+    scope_unless: Any = None
     stream_enabled: bool = True
     count: str = "exact"
     strict_query: bool = True
@@ -58,6 +61,7 @@ class GenericViewSet(ViewSet):
     view_plan: ModelPlan
     _open_page: paging.OpenPage | None = None
     _context: dict[str, Any] | None = None
+    caller_scope: CallerScope | None = None
 
     async def dispatch(self, http: web.Request) -> web.StreamResponse:
         token = CONTEXT.set(self._get_context)
@@ -68,17 +72,19 @@ class GenericViewSet(ViewSet):
 
     async def initial(self, request: Request) -> None:
         await super().initial(request)
+        if self.view_plan.declared_scope is not None:
+            await scope.caller_scope(self)
         await expansion.check_expansions(self)
 
     # --- rows
 
     def get_queryset(self) -> QuerySet[Any]:
         """The rows that this viewset is about: its scope for every action and for the stream."""
-        if self.queryset is not None:
-            return self.queryset.all()
         assert self.model is not None
-        rows: QuerySet[Any] = self.model.objects
-        return rows
+        rows: QuerySet[Any] = self.model.objects if self.queryset is None else self.queryset.all()
+        if self.view_plan.declared_scope is None:
+            return rows
+        return scope.within(rows, self.caller_scope or wait(scope.caller_scope(self)))
 
     def filter_queryset(self, rows: Any) -> Any:
         """A query set with the filters that the query string asks for."""
@@ -150,7 +156,10 @@ class GenericViewSet(ViewSet):
     def get_serializer(self, *args: Any, **kwargs: Any) -> Serializer:
         """A serializer of this action: ``get_serializer(rows, many=True).data``, ``get_serializer(data=…)``."""
         kwargs.setdefault("context", self.get_serializer_context())
-        return self.view_plan.bind_serializer(self.get_serializer_class())(*args, **kwargs)
+        serializer = self.view_plan.bind_serializer(self.get_serializer_class())(*args, **kwargs)
+        if self.caller_scope is not None:
+            serializer.fixed = self.caller_scope.fixed
+        return serializer
 
     def _get_context(self) -> dict[str, Any]:
         """The serializers' context, made once per request."""

@@ -8,9 +8,9 @@ from typing import Any, Final
 from rowcast.resources.actions import BODY_ACTIONS
 from rowcast.resources.fields import MISSING
 from rowcast.rest.introspection import is_ours
+from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
-from rowcast.rest.serializers import Serializer
 
 
 def describe(view: ModelView) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def describe(view: ModelView) -> dict[str, Any]:
         "renders": ["application/json"],
         "parses": ["application/json"],
         "actions": {
-            method: body_fields(view.view_plan.serializer, action)
+            method: body_fields(view.view_plan, action)
             for method, action in BODY_ACTIONS.items()
             if view.action_map.get(method) == action
         },
@@ -38,21 +38,21 @@ def _docstring(viewset: type) -> str:
 _LIMITS: Final = ("min", "max", "min_length", "max_length", "pattern", "max_digits", "decimal_places", "to")
 
 
-def body_fields(serializer: Serializer, action: str) -> dict[str, dict[str, Any]]:
+def body_fields(plan: ModelPlan, action: str) -> dict[str, dict[str, Any]]:
     """Each field of an action's body, by name: its type and label, its limits, and whether the action requires it."""
     return {
-        name: _describe_field(field, action)
-        for name, field in serializer.fields.items()
+        name: _describe_field(field, action, required=plan.requires(name, field))
+        for name, field in plan.serializer.fields.items()
         if isinstance(field, ColumnField | RelatedKeysField)
     }
 
 
-def _describe_field(field: ColumnField | RelatedKeysField, action: str) -> dict[str, Any]:
+def _describe_field(field: ColumnField | RelatedKeysField, action: str, *, required: bool) -> dict[str, Any]:
     declared = field.declared
     key_of_existing_row = declared.primary_key and action != "create"
     described = {
         "type": declared.type,
-        "required": field.required and action != "partial_update" and not key_of_existing_row,
+        "required": required and action != "partial_update" and not key_of_existing_row,
         "read_only": field.dump_only or key_of_existing_row,
         "write_only": declared.write_only,
         "null": declared.null,

@@ -27,6 +27,7 @@ from rowcast.query.projection import Projection
 from rowcast.query.store import Store
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
+from rowcast.rest.declared_scope import DeclaredScope
 from rowcast.rest.filters import BaseFilterBackend
 from rowcast.rest.pagination import BasePagination
 from rowcast.rest.serializers import Serializer
@@ -167,6 +168,8 @@ class ModelPlan(ViewPlan):
     require_if_match: bool
     # what follows from the class
     unscoped_query: Query | None  # the scope, where it is all rows
+    declared_scope: DeclaredScope | None  # the option ``scope``
+    scope_is_data: bool  # the option is all of the scope
     expandable_via: str | None  # the action whose permission also covers ?expand=; None if visibility differs by row
     asks_about_objects: bool  # Python has a say about single rows
     finds_objects: bool  # the user's ``get_object`` finds the row
@@ -185,6 +188,10 @@ class ModelPlan(ViewPlan):
     has_python_rows: Callable[[Projection], bool]  # whether Python has a say about related rows
     restricted_keys: Callable[[], Sequence[RestrictedKey]]
     expansion_targets: Callable[..., Sequence[tuple[ModelPlan, str]]]  # (plan, default, readable, expand) → who decides
+
+    def requires(self, name: str, field: Any) -> bool:
+        """Whether a body needs this field of the serializer: not one that the caller's scope fixes."""
+        return field.required and (self.declared_scope is None or name not in self.declared_scope.fixed_columns)
 
 
 def new_view(plan: ViewPlan, **attributes: Any) -> Any:

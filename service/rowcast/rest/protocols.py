@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from rowcast.rest.declared_scope import CallerScope
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.request import Request
 from rowcast.rest.serializers import Serializer
@@ -17,6 +18,7 @@ class ModelView(Protocol):
     """
 
     request: Request
+    caller_scope: CallerScope | None
     kwargs: dict[str, str]
     action: str
     detail: bool | None

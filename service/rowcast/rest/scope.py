@@ -8,13 +8,27 @@ from rowcast.errors import NotFound
 from rowcast.orm.bridge import spawn
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import Query, equals
+from rowcast.rest.declared_scope import EVERYTHING, CallerScope
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 
 
 async def scope_of(view: ModelView) -> Query:
     """The viewset's scope as a query."""
-    return view.view_plan.unscoped_query or (await scoped_rows(view)).query
+    plan = view.view_plan
+    if plan.unscoped_query is not None:
+        return plan.unscoped_query
+    if plan.scope_is_data:
+        return Query(plan.resource.name, (await caller_scope(view)).conditions)
+    return (await scoped_rows(view)).query
+
+
+async def caller_scope(view: ModelView) -> CallerScope:
+    """What the option ``scope`` means for the caller of this request; computed once."""
+    declared = view.view_plan.declared_scope
+    if view.caller_scope is None:
+        view.caller_scope = EVERYTHING if declared is None else await declared.of(view.request, view)
+    return view.caller_scope
 
 
 async def scoped_rows(view: ModelView) -> QuerySet[Any]:
@@ -23,7 +37,15 @@ async def scoped_rows(view: ModelView) -> QuerySet[Any]:
     if not isinstance(rows, QuerySet):
         raise TypeError(f"{type(view).__name__}.get_queryset() must return a query set, not {type(rows).__name__}")
     rows.unsliced("a viewset's scope")
-    return rows
+    if view.view_plan.declared_scope is None:
+        return rows
+    return within(rows, await caller_scope(view))
+
+
+def within(rows: QuerySet[Any], declared: CallerScope) -> QuerySet[Any]:
+    """The rows that also meet the conditions of the option ``scope``."""
+    added = tuple(each for each in declared.conditions if each not in rows.query.where)
+    return rows.narrowed(Query(rows.query.resource, added)) if added else rows
 
 
 async def list_query(view: ModelView) -> Query:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 from weakref import WeakKeyDictionary
 
@@ -27,6 +28,7 @@ from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
 from rowcast.rest.serializer_options import UNSUPPORTED, UNSUPPORTED_META, SerializerOptions
 
 CONTEXT: ContextVar[Callable[[], dict[str, Any]]] = ContextVar("context", default=dict)  # of the current request
+NO_VALUES: Final[Mapping[str, Any]] = MappingProxyType({})
 _OPAQUE: Final[Any] = object.__repr__  # of values that have no text of their own
 HINTS: Final = 10  # unknown keys of a body whose messages name the nearest field
 
@@ -108,6 +110,7 @@ class Serializer(ma.Schema, metaclass=_Settled):
     ) -> None:
         self.instance = instance
         self.initial_data = data
+        self.fixed: Mapping[str, Any] = NO_VALUES  # by the scope of the caller: see validate_body
         self._context: dict[str, Any] | None = dict(context or {})
         self._validated: Any = MISSING
         self._errors: Messages = {}
@@ -280,13 +283,16 @@ class Serializer(ma.Schema, metaclass=_Settled):
 
     # --- bodies
 
-    def validate_body(self, body: Any, *, partial: bool = False, updating: bool = False) -> dict[str, Any]:
+    def validate_body(
+        self, body: Any, *, partial: bool = False, updating: bool = False, fixed: Mapping[str, Any] = NO_VALUES
+    ) -> dict[str, Any]:
         """Load a body.
 
         Args:
             body: The parsed JSON.
             partial: Whether required fields may be absent.
             updating: Whether the row exists. Then the key in the body is ignored, since the address has it.
+            fixed: The values of columns that are not required, and that a new row has if the body leaves them out.
 
         Returns:
             The Python values by column or many_to_many field.
@@ -303,9 +309,10 @@ class Serializer(ma.Schema, metaclass=_Settled):
             if name not in self.ignored and not (updating and name == key) and not self._is_expansion(name, value)
         }
         unlisted = self._drop_unknown(values)
-        absent: bool | tuple[str, ...] = partial or ((key,) if updating and key else False)
+        absent: bool | tuple[str, ...] = partial or ((key, *fixed) if updating and key else tuple(fixed) or False)
         try:
-            return dict(self.load(values, partial=absent, many=False))
+            loaded = dict(self.load(values, partial=absent, many=False))
+            return {**fixed, **loaded} if fixed and not updating else loaded
         except ma.ValidationError as error:
             messages = dict(error.messages_dict)
             if "_schema" in messages:
@@ -356,10 +363,12 @@ class Serializer(ma.Schema, metaclass=_Settled):
             if self.many:
                 if not isinstance(self.initial_data, list):
                     raise ValidationError("The body must be a JSON array.")
-                self._validated = [self.validate_body(item) for item in self.initial_data]
+                self._validated = [self.validate_body(item, fixed=self.fixed) for item in self.initial_data]
             else:
                 partial = bool(self.partial)
-                self._validated = self.validate_body(self.initial_data, partial=partial, updating=updating)
+                self._validated = self.validate_body(
+                    self.initial_data, partial=partial, updating=updating, fixed=self.fixed
+                )
         except ValidationError as error:
             if raise_exception:
                 raise

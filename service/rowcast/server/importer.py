@@ -108,6 +108,7 @@ class Importer:
             "serializer_class": lambda name: self.find(name, {}, Serializer),
             "list_serializer_class": lambda name: self.find(name, {}, Serializer),
             "pagination_class": lambda name: self.find(name, PAGINATIONS, pagination.BasePagination),
+            "scope_unless": self.permission,
             "class": self.viewset,
         }
         _enter(self._directory)

@@ -1,0 +1,256 @@
+"""``scope`` as an option: conditions on rows whose values come from the caller, for every action and for the stream."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jwt
+import pytest
+
+from rowcast.errors import ConfigurationError
+
+from ..sse import listen
+from .conftest import Run
+from .library import Service
+
+SECRET = "a shared secret of 32 bytes or more"
+SETTINGS = f"auth: {{jwt: {{secret: {SECRET}, audience: rowcast}}, default_permission_classes: [AllowAny]}}"
+TENANTS = {"fields": {"id": {"type": "integer", "primary_key": True}, "name": {"type": "string", "max_length": 9}}}
+FIELDS: dict[str, Any] = {
+    "id": {"type": "integer", "primary_key": True},
+    "tenant": {"type": "foreign_key", "to": "tenants"},
+    "owner": {"type": "string", "max_length": 20, "default": "", "blank": True},
+    "public": {"type": "boolean", "default": False},
+    "level": {"type": "integer", "default": 0},
+    "tags": {"type": "array", "of": "string", "default": []},
+}
+ROWS = """
+    INSERT INTO tenants (name) VALUES ('a'), ('b');
+    INSERT INTO notes (tenant_id, owner, public, level) VALUES
+        (1, 'ann', false, 1), (1, 'bob', false, 2), (2, 'ann', true, 3), (2, 'cat', false, 4)
+"""
+
+
+def bearer(sub: str = "ann", **claims: Any) -> dict[str, str]:
+    """The header of a caller with these claims."""
+    token = {"sub": sub, "aud": "rowcast", "exp": time.time() + 600, **claims}
+    return {"Authorization": f"Bearer {jwt.encode(token, SECRET, 'HS256')}"}
+
+
+async def started(run: Run, scope: Any, modules: dict[str, str] | None = None, **viewset: Any) -> Service:
+    """A service with four notes of two tenants, and a scope for them."""
+    notes = {"fields": FIELDS, "viewset": {"scope": scope, **viewset}}
+    service = await run({"tenants": TENANTS, "notes": notes}, SETTINGS, modules=modules)
+    await service.sql.execute(ROWS)
+    return service
+
+
+async def ids(service: Service, headers: dict[str, str] | None = None, path: str = "/notes/") -> list[int]:
+    """The keys of the rows in a list."""
+    _, body = await service.ask("GET", path, headers=headers or {}, status=200)
+    assert body["count"] == len(body["results"])
+    return [row["id"] for row in body["results"]]
+
+
+NAMESPACED: dict[str, Any] = {"https://x.example/org": 1}
+SCOPES: list[tuple[Any, dict[str, str], list[int]]] = [
+    ({"tenant": "$claims.org"}, bearer(org=1), [1, 2]),
+    ({"tenant": "$claims.org"}, bearer(org="2"), [3, 4]),
+    ({"tenant_id": "$claims.org"}, bearer(org=2), [3, 4]),
+    ({"tenant__name": "$claims.org"}, bearer(org="b"), [3, 4]),
+    ({"tenant": "$claims.app.org"}, bearer(app={"org": 1}), [1, 2]),
+    ({"tenant": "$claims.https://x.example/org"}, bearer(**NAMESPACED), [1, 2]),
+    ({"tenant__in": "$claims.orgs"}, bearer(orgs=[1, 2]), [1, 2, 3, 4]),
+    ({"tenant__in": ["$claims.org", 2]}, bearer(org=1), [1, 2, 3, 4]),
+    ({"owner": "$user.id"}, bearer("bob"), [2]),
+    ({"or": [{"owner": "$user.id"}, {"public": True}]}, bearer("bob"), [2, 3]),
+    ({"or": [{"owner": "$user.id"}, {"public": True}]}, {}, [3]),
+    ({"tenant": "$claims.org", "not": {"owner": "$user.id"}}, bearer("ann", org=1), [2]),
+    ({"not": {"or": [{"owner": "bob"}, {"level__gte": 4}]}}, {}, [1, 3]),
+    ({"and": [{"level__gte": 2}, {"level__lt": 4}]}, {}, [2, 3]),
+    ({"public": "$user.is_staff"}, bearer(is_staff=True), [3]),
+    ({"owner": "$$user.id"}, bearer("ann"), []),
+]
+
+
+@pytest.mark.parametrize(("scope", "headers", "expected"), SCOPES)
+async def test_rows_are_those_of_the_caller(run: Run, scope: Any, headers: dict[str, str], expected: list[int]) -> None:
+    """List, count, retrieve, update and delete know the rows of the scope, and no others."""
+    service = await started(run, scope)
+    assert await ids(service, headers) == expected
+    for key in (1, 2, 3, 4):
+        inside = key in expected
+        response, _ = await service.ask("GET", f"/notes/{key}/", headers=headers)
+        assert response.status == (200 if inside else 404)
+        if not inside:
+            for method in ("PATCH", "DELETE"):
+                response, _ = await service.ask(method, f"/notes/{key}/", {"level": 9}, headers=headers)
+                assert response.status == 404
+    assert await service.sql.fetchval("SELECT count(*) FROM notes WHERE level < 9") == 4
+
+
+UNKNOWN: list[tuple[Any, dict[str, str]]] = [
+    ({"tenant": "$claims.org"}, {}),
+    ({"tenant": "$claims.org"}, bearer()),
+    ({"tenant": "$claims.org"}, bearer(org=None)),
+    ({"tenant": "$claims.org"}, bearer(org="one")),
+    ({"tenant": "$claims.org"}, bearer(org=[1])),
+    ({"tenant": "$claims.org"}, bearer(org={"id": 1})),
+    ({"tenant": "$claims.org"}, bearer(org=True)),
+    ({"tenant": "$claims.app.org"}, bearer(app="org")),
+    ({"tenant__in": "$claims.orgs"}, bearer(orgs=1)),
+    ({"tenant__in": "$claims.orgs"}, bearer(orgs="12")),
+    ({"tenant__in": "$claims.orgs"}, bearer(orgs={"1": 2})),
+    ({"not": {"tenant": "$claims.org"}}, bearer()),
+    ({"not": {"tenant__in": "$claims.orgs"}}, bearer(orgs=[None])),
+    ({"not": {"and": [{"level": 0}, {"tenant": "$claims.org"}]}}, bearer()),
+    ({"tenant__ne": "$claims.org"}, bearer()),
+    ({"owner__startswith": "$claims.team"}, bearer(team="")),
+    ({"owner__isnull": "$claims.none"}, bearer(none="false")),
+    ({"or": [{"tenant": "$claims.org"}, {"owner": "$user.id"}]}, {}),
+]
+
+
+@pytest.mark.parametrize(("scope", "headers"), UNKNOWN)
+async def test_an_unknown_value_matches_nothing(run: Run, scope: Any, headers: dict[str, str]) -> None:
+    """A claim that is missing or of another type shows no row, under ``not`` too, and lets nothing be created."""
+    service = await started(run, scope)
+    assert await ids(service, headers) == []
+    response, problem = await service.ask("POST", "/notes/", {"tenant_id": 1}, headers=headers)
+    assert (response.status, problem["code"]) == (403, "outside_scope")
+    assert await service.sql.fetchval("SELECT count(*) FROM notes") == 4
+
+
+async def test_true_and_one_are_different_values(run: Run) -> None:
+    """A scope that is kept for one caller is not used for another whose claim only compares as equal."""
+    service = await started(run, {"tenant": "$claims.org"})
+    assert await ids(service, bearer(org=1)) == [1, 2]
+    assert await ids(service, bearer(org=True)) == []
+    assert await ids(service, bearer(org=1.0)) in ([], [1, 2])
+    assert await ids(service, bearer(org=1)) == [1, 2]
+
+
+@pytest.mark.parametrize("hook", [False, True])
+async def test_a_new_row_gets_the_values_that_the_scope_fixes(run: Run, hook: bool) -> None:
+    """A body may leave out a field that the scope fixes by equality; another value is a 403."""
+    modules = {"viewsets": HOOKED} if hook else None
+    more = {"class": "viewsets:NoteViewSet"} if hook else {}
+    service = await started(run, {"tenant": "$claims.org", "owner": "$user.id"}, modules, **more)
+    headers = bearer("bob", org=2)
+    _, row = await service.ask("POST", "/notes/", {"level": 7}, headers=headers, status=201)
+    assert (row["tenant_id"], row["owner"], row["level"]) == (2, "bob", 7)
+    _, row = await service.ask("POST", "/notes/", {"tenant_id": 2, "owner": "bob"}, headers=headers, status=201)
+    for body in ({"tenant_id": 1}, {"owner": "ann"}, {"owner": ""}):
+        response, problem = await service.ask("POST", "/notes/", body, headers=headers)
+        assert (response.status, problem["code"]) == (403, "outside_scope")
+    response, problem = await service.ask("PATCH", f"/notes/{row['id']}/", {"tenant_id": 1}, headers=headers)
+    assert (response.status, problem["code"]) == (403, "outside_scope")
+    _, row = await service.ask("PUT", f"/notes/{row['id']}/", {"level": 8}, headers=headers, status=200)
+    assert (row["tenant_id"], row["owner"], row["level"]) == (2, "bob", 8)
+
+
+HOOKED = """
+from rowcast import ModelViewSet, action, model
+Note = model("notes")
+
+class NoteViewSet(ModelViewSet):
+    async def perform_create(self, serializer):
+        await serializer.save()
+
+    @action(detail=False)
+    async def mine(self, request):
+        return [row.id for row in await self.get_queryset().order_by("id")]
+
+class LevelViewSet(ModelViewSet):
+    def get_queryset(self):
+        return Note.objects.filter(level__gte=2)
+
+class StaticViewSet(ModelViewSet):
+    queryset = Note.objects.filter(level__gte=2)
+
+class ClassViewSet(ModelViewSet):
+    scope = {"level__gte": 2, "tenant": "$claims.org"}
+"""
+
+
+async def test_actions_and_querysets_are_within_the_scope(run: Run) -> None:
+    """``get_queryset()`` in a handler has the scope; a viewset's own query set and the option hold both."""
+    service = await started(run, {"tenant": "$claims.org"}, {"viewsets": HOOKED}, **{"class": "viewsets:NoteViewSet"})
+    _, body = await service.ask("GET", "/notes/mine/", headers=bearer(org=1), status=200)
+    assert body == [1, 2]
+
+
+@pytest.mark.parametrize("viewset", ["LevelViewSet", "StaticViewSet"])
+async def test_a_queryset_of_the_class_holds_as_well(run: Run, viewset: str) -> None:
+    """Rows are those of both."""
+    service = await started(run, {"tenant": "$claims.org"}, {"viewsets": HOOKED}, **{"class": f"viewsets:{viewset}"})
+    assert await ids(service, bearer(org=1)) == [2]
+    response, problem = await service.ask("POST", "/notes/", {"level": 1}, headers=bearer(org=1))
+    assert (response.status, problem["code"]) == (403, "outside_scope")
+    await service.ask("POST", "/notes/", {"level": 2}, headers=bearer(org=1), status=201)
+
+
+async def test_a_class_may_have_a_scope(run: Run) -> None:
+    """The option is a class attribute as well."""
+    notes = {"fields": FIELDS, "viewset": {"class": "viewsets:ClassViewSet"}}
+    service = await run({"tenants": TENANTS, "notes": notes}, SETTINGS, modules={"viewsets": HOOKED})
+    await service.sql.execute(ROWS)
+    assert await ids(service, bearer(org=1)) == [2]
+
+
+async def test_scope_unless_lifts_the_scope(run: Run) -> None:
+    """Callers whom the permission allows see and write every row, and must send what a row requires."""
+    service = await started(run, {"tenant": "$claims.org"}, scope_unless="IsAdminUser")
+    staff = bearer(is_staff=True)
+    assert await ids(service, staff) == [1, 2, 3, 4]
+    assert await ids(service, bearer()) == []
+    response, problem = await service.ask("POST", "/notes/", {"level": 1}, headers=staff)
+    assert (response.status, problem["errors"]) == (400, {"tenant_id": ["This field is required."]})
+    await service.ask("POST", "/notes/", {"tenant_id": 2}, headers=staff, status=201)
+    await service.ask("PATCH", "/notes/1/", {"tenant_id": 2}, headers=staff, status=200)
+
+
+async def test_fixed_fields_are_not_required(run: Run) -> None:
+    """OPTIONS and OpenAPI say what a body needs."""
+    service = await started(run, {"tenant": "$claims.org"})
+    _, body = await service.ask("OPTIONS", "/notes/", headers=bearer(org=1), status=200)
+    assert not body["actions"]["POST"]["tenant_id"]["required"]
+    _, document = await service.ask("GET", "/openapi.json", status=200)
+    assert "tenant_id" not in document["components"]["schemas"]["NoteCreate"].get("required", [])
+
+
+async def test_a_stream_sends_the_rows_of_the_caller(run: Run) -> None:
+    """Also those that enter and leave the scope, and none of others."""
+    service = await started(run, {"tenant": "$claims.org"})
+    async with (
+        listen(service.client, "/notes/stream/", headers=bearer(org=1)) as mine,
+        listen(service.client, "/notes/stream/", headers=bearer("zoe")) as nobody,
+    ):
+        assert [(await each.next()).event for each in (mine, nobody)] == ["ready", "ready"]
+        await service.sql.execute("INSERT INTO notes (tenant_id, owner) VALUES (2, 'x'), (1, 'y')")
+        await service.sql.execute("UPDATE notes SET tenant_id = 2 WHERE id = 1")
+        events = [(await mine.next()).json() for _ in range(2)]
+        assert [(each["action"], each["id"]) for each in events] == [("INSERT", 6), ("DELETE", 1)]
+
+
+@pytest.mark.parametrize(
+    ("viewset", "message"),
+    [
+        ({"scope": {"tennant": "$claims.org"}}, "notes has no field 'tennant'; did you mean tenant?"),
+        ({"scope": {"tenant__nmae": 1}}, "nmae"),
+        ({"scope": {"public__gte": True}}, "public__gte: gte does not suit a boolean field"),
+        ({"scope": {"level": "high"}}, "level: Not a valid integer."),
+        ({"scope": {"tenant": "$claim.org"}}, "'$claim.org' is not a value of the caller"),
+        ({"scope": {"or": {"level": 1}}}, "must be a list of mappings"),
+        ({"scope": {}}, "must be a mapping of conditions"),
+        ({"scope": [{"level": 1}]}, "must be a mapping of conditions"),
+        ({"scope_unless": "IsAdminUser"}, "there is no scope that it could lift"),
+        ({"scope": {"level": 1}, "scope_unless": "IsAdmin"}, "IsAdminUser"),
+    ],
+)
+async def test_mistakes_are_found_at_the_start(run: Run, viewset: dict[str, Any], message: str) -> None:
+    """A path, lookup or value that does not exist names what is valid."""
+    with pytest.raises(ConfigurationError) as error:
+        await run({"tenants": TENANTS, "notes": {"fields": FIELDS, "viewset": viewset}}, SETTINGS)
+    assert message in str(error.value)
