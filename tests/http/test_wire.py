@@ -160,6 +160,28 @@ async def test_odd_messages_are_the_client_s_mistake(library: Service) -> None:
             assert b"Traceback" not in body
 
 
+async def test_message_with_two_lengths_is_refused_with_what_follows(library: Service) -> None:
+    """If it is not clear where a body ends, no byte after it is taken for a request (RFC 9112, section 6.3)."""
+    hidden = b"GET /health/live" + END
+    body = b'{"name": "x"}'
+    chunks = b"d\r\n" + body + b"\r\n0\r\n\r\n"
+    post = b"POST /authors/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    for lengths, rest in (
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", chunks),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 23\r\n", chunks),
+        (b"Content-Length: 13\r\nContent-Length: 5\r\n", body),
+        (b"Content-Length: 13, 5\r\n", body),
+        (b"Content-Length: +13\r\n", body),
+        (b"Transfer-Encoding: chunked, identity\r\n", chunks),
+        (b"Transfer-Encoding: xchunked\r\n", chunks),
+        (b"Transfer-Encoding: chunked\r\n", b"0x" + chunks),
+        (b"Transfer-Encoding: chunked\r\n", chunks.replace(b"\r\n", b"\n")),
+    ):
+        found = await answers(library, post + lengths + b"\r\n" + rest + hidden)
+        assert [status for status, _ in found] == [400], (lengths, found)
+    assert await library.rows("/authors/") == []
+
+
 async def test_path_of_many_segments_is_a_404(library: Service) -> None:
     """Slashes in parameters are not counted, and requests before it on the connection get their responses."""
     path = b"/" + b"a/" * 20_000
