@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from structlog.testing import capture_logs
 
 from rowcast.configuration.settings import Jwt
 from rowcast.errors import AuthenticationFailed, ConfigurationError, Unavailable
@@ -196,6 +197,19 @@ async def test_an_endpoint_that_hangs_times_out(
     with pytest.raises(Unavailable):
         await verifier.verify(sign(OLD, "old"))
     issuer.gate.set()
+
+
+async def test_an_error_that_nobody_expected_is_logged_and_tried_again(
+    verifier: JwtVerifier, issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens get a 503 until the keys are read."""
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(jwks, "_usable_keys", lambda *_: 1 / 0)
+        with pytest.raises(Unavailable):
+            await verifier.verify(sign(OLD, "old"))
+    assert [(each["event"], each["log_level"]) for each in logs] == [("jwks_failed", "error")]
+    clock.now += jwks.KEYS_RETRY_SECONDS
+    assert await accepted(verifier, sign(OLD, "old"))
 
 
 async def test_only_public_keys_for_signatures_are_used(verifier: JwtVerifier, issuer: Issuer) -> None:

@@ -293,3 +293,14 @@ async def test_claims_without_a_moment_are_refused(site: Site, name: str, number
     payload = json.dumps({**claims(), name: "number"}).replace('"number"', number)
     token = forged({"alg": "HS256", "typ": "JWT"}, payload.encode(), SECRET.encode())
     assert (await client.get("/", headers=bearer(token))).status == 401
+
+
+@pytest.mark.parametrize(
+    "claim", ["1" + "0" * 30, "[" * 300 + "]" * 300, '{"a": {"b": -99999999999999999999}}', r'"\ud800"']
+)
+async def test_claims_that_have_no_json_form_are_refused(site: Site, claim: str) -> None:
+    """A token's other claims go into settings of the database, scopes and logs, so they have bounds as well."""
+    client = await site(jwt=HS)
+    payload = json.dumps({**claims(), "org": "value"}).replace('"value"', claim)
+    token = forged({"alg": "HS256", "typ": "JWT"}, payload.encode(), SECRET.encode())
+    assert (await client.get("/", headers=bearer(token))).status == 401

@@ -13,6 +13,7 @@ import structlog
 
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import DRIVER_ERRORS
+from rowcast.tasks import Supervisor
 
 RECONNECT_SECONDS: Final = 0.1, 5.0  # the pause before connecting again: at first, and at most
 
@@ -23,19 +24,21 @@ class Reconnecting(ABC):
     """A background task with a connection of its own; if that is lost, the task goes on with a new one.
 
     A subclass defines two hooks: ``_prepare`` makes a connection ready, and ``_work`` uses it and does not return. Use
-    as ``async with …``; entering it waits for nothing. ``connect`` opens a direct connection to the primary server.
+    as ``async with …``; entering it waits for nothing. ``connect`` opens a direct connection to the primary server. Other
+    errors than those of the connection are the supervisor's.
     """
 
-    def __init__(self, connect: Connect, name: str) -> None:
+    def __init__(self, connect: Connect, name: str, supervisor: Supervisor | None = None) -> None:
         self._connect = connect
         self._name = name
+        self._supervisor = supervisor or Supervisor()
         self._tasks: list[asyncio.Task[None]] = []
         self._bell = asyncio.Event()
         self._lost = False
 
     async def start(self) -> None:
         """Start the task; returns at once."""
-        self._tasks = [asyncio.create_task(self._run(), name=self._name)]
+        self._tasks = [self._supervisor.run(self._name, self._run)]
 
     async def stop(self) -> None:
         """End the task, and wait until it has ended."""
@@ -72,8 +75,6 @@ class Reconnecting(ABC):
                     await self._work(connection)
             except DRIVER_ERRORS as error:
                 _logger.warning(f"{self._name}_connection_lost", error=str(error) or type(error).__name__)
-            except Exception:
-                _logger.exception(f"{self._name}_failed")
             await asyncio.sleep(delay * random.uniform(0.5, 1))
             delay = min(2 * delay, longest)
 

@@ -34,6 +34,7 @@ from rowcast.changes.state import LogState, read_state
 from rowcast.changes.ticks import Tick
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import DRIVER_ERRORS
+from rowcast.tasks import Supervisor
 
 POLL_MIN_SECONDS: Final = 0.002  # between polls, without notifications
 POLL_MAX_SECONDS: Final = 0.250
@@ -72,9 +73,15 @@ class Feed(Reconnecting):
     """
 
     def __init__(
-        self, connect: Connect, *, wakeup: str = "notify", events: int = 100_000, size: int = 64 << 20
+        self,
+        connect: Connect,
+        *,
+        wakeup: str = "notify",
+        events: int = 100_000,
+        size: int = 64 << 20,
+        supervisor: Supervisor | None = None,
     ) -> None:
-        super().__init__(connect, "feed")
+        super().__init__(connect, "feed", supervisor)
         self._notify = wakeup == "notify"
         self._bounds = events, size
         self._ring: deque[Batch] = deque()

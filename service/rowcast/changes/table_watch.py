@@ -7,7 +7,6 @@ looks once a second.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -25,7 +24,7 @@ _logger = structlog.get_logger(__name__)
 
 
 class TableWatch:
-    """Watches the tables of the resources. ``forget`` is called at every look at which one is not logged.
+    """Watches the tables of the resources: ``look`` is called now and then. ``forget`` is called if one is not logged.
 
     ``repair`` puts the triggers back; ``None`` leaves that to an operator. ``unlogged`` are the tables of the last look.
     """
@@ -45,19 +44,15 @@ class TableWatch:
         self._forget = forget
         self._repair = repair
         self.unlogged: list[str] = []
+        self._names: list[str] = []
 
-    async def run(self) -> None:
-        """Look for ever."""
-        names: list[str] = []
-        while True:
-            try:
-                names = names or await qualified_names(self._connect, self._tables)
-                await self._look(names)
-            except (*DRIVER_ERRORS, ConfigurationError) as error:
-                _logger.warning("table_watch_failed", error=str(error) or type(error).__name__)
-            except Exception:
-                _logger.exception("table_watch_failed")
-            await asyncio.sleep(WATCH_SECONDS)
+    async def look(self) -> None:
+        """Look once."""
+        try:
+            self._names = self._names or await qualified_names(self._connect, self._tables)
+            await self._look(self._names)
+        except (*DRIVER_ERRORS, ConfigurationError) as error:
+            _logger.warning("table_watch_failed", error=str(error) or type(error).__name__)
 
     async def _look(self, names: list[str]) -> None:
         found = await self._feed.unlogged_tables(names)

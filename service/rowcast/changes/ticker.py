@@ -40,10 +40,12 @@ from rowcast.changes.connection import Reconnecting, session
 from rowcast.changes.coordination import GATE_OPEN, GATE_SHUT, LEADER_TABLE, WAKE_CHANNEL, set_gate
 from rowcast.changes.epochs import current_epoch
 from rowcast.changes.reader import prepare_session
+from rowcast.changes.retention import PARTITIONS_KEPT
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.database.table_lock import keep_lock, lock_holder, try_lock_table
 from rowcast.errors import ConfigurationError
+from rowcast.tasks import Supervisor
 
 POLL_MIN_SECONDS: Final = 0.002
 POLL_MAX_SECONDS: Final = 0.020
@@ -92,11 +94,13 @@ class Ticker(Reconnecting):
         wakeup: str = "notify",
         retention: float = 24 * 3600,
         size: int = 4 << 30,
+        supervisor: Supervisor | None = None,
     ) -> None:
-        super().__init__(connect, "ticker")
+        super().__init__(connect, "ticker", supervisor)
         self._notify = wakeup == "notify"
         self._retention = retention
         self._size = size
+        self._period = max(0.5, min(10.0, self._retention / PARTITIONS_KEPT / 4))  # of maintenance
         self._phase = Phase.STANDBY
         self.leading = asyncio.Event()  # set while this replica makes ticks
         self.asleep = asyncio.Event()  # set while it waits to be woken
@@ -105,7 +109,7 @@ class Ticker(Reconnecting):
     async def start(self) -> None:
         """Start to lead, or to wait for it; returns at once."""
         await super().start()
-        self._tasks.append(asyncio.create_task(self._maintain(), name="log maintenance"))
+        self._tasks.append(self._supervisor.every("log maintenance", self._period, self._maintain))
 
     async def _prepare(self, connection: Connection) -> None:
         if await connection.fetchval("SELECT pg_is_in_recovery()", timeout=10):
@@ -199,16 +203,15 @@ class Ticker(Reconnecting):
         await set_gate(connection, GATE_OPEN)
 
     async def _maintain(self) -> None:
-        """Remove what is too old or too large, now and then while leading, over a connection of its own."""
-        period = max(0.5, min(10.0, self._retention / retention.PARTITIONS_KEPT / 4))
-        while True:
-            await self.leading.wait()
-            try:
-                async with session(self._connect) as connection:
-                    if not await retention.maintain(connection, self._retention, self._size):
-                        _logger.info("log_maintenance_postponed")
-            except DRIVER_ERRORS as error:
-                _logger.warning("log_maintenance_failed", error=str(error) or type(error).__name__)
-            except Exception:
-                _logger.exception("log_maintenance_failed")
-            await asyncio.sleep(period)
+        """Remove what is too old or too large, if this replica leads, over a connection of its own."""
+        try:
+            async with asyncio.timeout(self._period):
+                await self.leading.wait()
+        except TimeoutError:
+            return
+        try:
+            async with session(self._connect) as connection:
+                if not await retention.maintain(connection, self._retention, self._size):
+                    _logger.info("log_maintenance_postponed")
+        except DRIVER_ERRORS as error:
+            _logger.warning("log_maintenance_failed", error=str(error) or type(error).__name__)

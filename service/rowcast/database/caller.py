@@ -26,6 +26,7 @@ from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.database.pool import Database
 from rowcast.errors import PermissionDenied
 from rowcast.resources.sql import quote_identifier
+from rowcast.tasks import spawn
 
 UserOf: TypeAlias = Callable[[], Any]  # the user of a request, who may still be unknown when it is called first
 NO_ROLE: Final = "none"  # SET ROLE none would be the service's own role
@@ -179,7 +180,7 @@ class CallerDatabase(Database):
             if connection.is_closed() or not connection.is_in_transaction():
                 self._give(connection)
             else:
-                task = asyncio.create_task(self._end(connection), name="end of a caller's transaction")
+                task = spawn(self._end(connection), "end of a caller's transaction")
                 self._ending.add(task)
                 task.add_done_callback(self._ending.discard)
 

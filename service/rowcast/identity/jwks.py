@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from rowcast.errors import ConfigurationError, Unavailable
 from rowcast.identity.users import Clock
+from rowcast.tasks import spawn
 
 KEYS_REFRESH_SECONDS: Final = 600.0  # after which keys are read again, in the background
 KEYS_MAX_AGE_SECONDS: Final = 3600.0  # for which keys are used while the source cannot be read
@@ -127,7 +128,7 @@ class KeySet:
             if 0 <= now - self._tried_at < KEYS_RETRY_SECONDS:
                 return None
             self._tried_at = now
-            self._reading = asyncio.create_task(self._read(), name="read keys")
+            self._reading = spawn(self._read(), "read keys")
         return self._reading
 
     async def _read(self) -> None:
@@ -142,6 +143,10 @@ class KeySet:
                 _logger.warning(
                     "jwks_unavailable", host=urlsplit(self._source).hostname, error=str(error) or repr(error)
                 )
+            self._failing = True
+            return
+        except Exception:
+            _logger.exception("jwks_failed", host=urlsplit(self._source).hostname)
             self._failing = True
             return
         self._keys, self._read_at, self._failing = keys, self._clock(), False

@@ -6,6 +6,7 @@ import re
 from typing import Any, Final
 
 import jwt
+import orjson
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from rowcast.configuration.settings import Jwt
@@ -61,6 +62,13 @@ class JwtVerifier:
             raise AuthenticationFailed("The token is not valid.") from None
         if not claims["sub"] or not claims["sub"].isprintable():  # PostgreSQL cannot store a zero byte, among others
             raise AuthenticationFailed("The sub of the token cannot be a user's id.")
+        try:
+            orjson.dumps(claims)
+        except TypeError:
+            raise AuthenticationFailed(
+                "The claims of the token are nested too deeply, or have a number beyond 64 bits or a string that is not"
+                " Unicode."
+            ) from None
         if int(claims["exp"]) > EXPIRES_MAX_SECONDS:
             raise AuthenticationFailed("The exp of the token is too large: it is a time before the year 10000.")
         user = User(id=claims["sub"], is_staff=claims.get(self._settings.staff_claim) is True, claims=claims)

@@ -31,6 +31,7 @@ from rowcast.server.middleware import add_headers, errors
 from rowcast.server.policies import UNSCOPED_STREAMS, unscoped_streams
 from rowcast.server.routes import named_classes, plan_routes, register
 from rowcast.streams.hub import Hub
+from rowcast.tasks import Supervisor
 
 
 def create_app(configuration: Configuration, url: str, *, migrate: bool = False) -> web.Application:
@@ -58,10 +59,11 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         statement_timeout=settings.database.statement_timeout,
         idle_timeout=settings.database.idle_in_transaction_timeout,
     )
+    supervisor = Supervisor()
     identity = Identity(settings.auth, database)
     throttles = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
     problems, importer = Problems(), Importer(configuration.directory)
-    service = _service(configuration, tables, database, identity, importer, problems)
+    service = _service(configuration, tables, database, identity, importer, problems, supervisor)
     STORE.set(service.store)
     routes = plan_routes(service, configuration, importer, problems)
     if settings.server.openapi == "authenticated" and not service.authentication_classes:
@@ -69,7 +71,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         problems.at(configuration.files[""], ("server", "openapi"), message)
     problems.check()
     unscoped = unscoped_streams(routes)
-    lifecycle = Lifecycle(configuration, service, tables, identity, throttles, unscoped, migrate=migrate)
+    lifecycle = Lifecycle(configuration, service, tables, identity, throttles, unscoped, supervisor, migrate=migrate)
 
     answer_errors = errors(Hosts(settings.server).check, lifecycle.check_ready, count_failure=throttles.count_failure)
     app = web.Application(
@@ -100,10 +102,11 @@ def _service(
     identity: Identity,
     importer: Importer,
     problems: Problems,
+    supervisor: Supervisor,
 ) -> Service:
     """What the viewsets share. Classes that the settings name and that do not exist are added to ``problems``."""
     settings = configuration.settings
-    feed = Feed(database.connect, wakeup=settings.stream.wakeup)
+    feed = Feed(database.connect, wakeup=settings.stream.wakeup, supervisor=supervisor)
     cache = Cache(feed)
     database.changed = cache.invalidate
 
@@ -117,7 +120,13 @@ def _service(
         store=Store(Queries(tables), database),
         feed=feed,
         cache=cache,
-        hub=Hub(feed, identity.still_valid, heartbeat=settings.stream.heartbeat, buffer=settings.stream.buffer),
+        hub=Hub(
+            feed,
+            identity.still_valid,
+            supervisor,
+            heartbeat=settings.stream.heartbeat,
+            buffer=settings.stream.buffer,
+        ),
         permission_classes=classes(
             "permission_classes", auth.default_permission_classes, "auth", "default_permission_classes"
         ),

@@ -12,6 +12,7 @@ from aiohttp import web
 from rowcast.changes.feed import Feed
 from rowcast.changes.state import LogState
 from rowcast.database.errors import CONNECTION_LOST
+from rowcast.tasks import Supervisor
 
 FEED_GRACE_SECONDS: Final = 5.0  # that streams may be behind, or the feed without a connection
 PROBE_TIMEOUT_SECONDS: Final = 2.0
@@ -21,13 +22,14 @@ class Readiness:
     """Whether requests can be answered and changes are delivered.
 
     ``starting`` is the reason why the service has not started yet; afterwards the feed and its log decide. ``unlogged``
-    returns the tables that have lost their triggers.
+    returns the tables that have lost their triggers. ``supervisor`` has the background tasks that have failed.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, supervisor: Supervisor) -> None:
         self.starting: str | None = "The service is starting."
         self.unlogged: Callable[[], Sequence[str]] = tuple
         self._feed = feed
+        self._supervisor = supervisor
         self._before: LogState | None = None
 
     async def reason(self) -> str | None:
@@ -40,6 +42,8 @@ class Readiness:
         if lag > FEED_GRACE_SECONDS and not self._feed.connected:
             return f"The change feed has been without a connection to the database for {lag:.0f} s."
         behind = f"The change feed is {lag:.0f} s behind the database." if lag > FEED_GRACE_SECONDS else None
+        if down := list(self._supervisor.down):
+            behind = f"A background task has failed and is started again: {', '.join(down)}; the service's log has the reason."
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 state = await self._feed.state()

@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from rowcast.changes.connection import cancel, session
-from rowcast.changes.table_watch import TableWatch
+from rowcast.changes.table_watch import WATCH_SECONDS, TableWatch
 from rowcast.changes.ticker import Ticker
 from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.configuration.load import Configuration
@@ -29,6 +29,7 @@ from rowcast.rest.viewset import Handler
 from rowcast.server.health import Readiness
 from rowcast.server.policies import refused_streams
 from rowcast.server.prepare import prepare, startup_error
+from rowcast.tasks import Supervisor
 
 STARTED: Final = web.AppKey("started", asyncio.Task)
 STREAM_OPEN_ATTEMPTS: Final = 10  # one a second, while the database is away
@@ -50,11 +51,13 @@ class Lifecycle:
         identity: Identity,
         throttles: Throttles,
         unscoped_streams: frozenset[str],
+        supervisor: Supervisor,
         *,
         migrate: bool,
     ) -> None:
         stream = configuration.settings.stream
-        self.readiness = Readiness(service.feed)
+        self.readiness = Readiness(service.feed, supervisor)
+        self._supervisor = supervisor
         self._configuration = configuration
         self._service = service
         self._tables = tables
@@ -64,7 +67,11 @@ class Lifecycle:
         self._unscoped_streams = unscoped_streams
         self._database = service.store.database
         self._ticker = Ticker(
-            self._database.connect, wakeup=stream.wakeup, retention=stream.retention, size=stream.max_log_size
+            self._database.connect,
+            wakeup=stream.wakeup,
+            retention=stream.retention,
+            size=stream.max_log_size,
+            supervisor=supervisor,
         )
         self._watch = TableWatch(
             service.feed,
@@ -154,7 +161,7 @@ class Lifecycle:
         await feed.ready.wait()
         self._service.cache.start()
         self._service.hub.start()
-        self._watching.append(asyncio.create_task(self._watch.run(), name="table watch"))
+        self._watching.append(self._supervisor.every("table watch", WATCH_SECONDS, self._watch.look))
         self.readiness.starting = None
         self._settled.set()
 

@@ -21,6 +21,7 @@ from rowcast.errors import Unavailable
 from rowcast.streams.sse import KEEP_ALIVE, http_chunk, keep_alive_block, reset_block
 from rowcast.streams.subscriber import Subscriber
 from rowcast.streams.subscription import NeedsAwait, Subscriptions
+from rowcast.tasks import spawn
 
 FAILED: Final = "failed"  # the reason of a reset after events that could not be rendered
 
@@ -135,12 +136,23 @@ class Group:
         except NeedsAwait:
             self._enter(Phase.CATCHING_UP)
             self._position = batch.start
-            self._task = asyncio.create_task(self._catch_up(), name="stream group")
+            self._task = spawn(self._catch_up(), "stream group")
             return
         self._advance(batch.end, frame)
 
     async def _catch_up(self) -> None:
-        """Read on to the head of the feed, batch by batch."""
+        """Read on to the head of the feed, batch by batch; if that fails, only the group's streams end."""
+        try:
+            await self._read_on()
+        except Exception as error:
+            if isinstance(error, Unavailable):
+                _logger.warning("streams_ended", error=error.detail, **self.subscriptions.about)
+            else:
+                _logger.exception("streams_ended", **self.subscriptions.about)
+            self._task = None
+            self._end()
+
+    async def _read_on(self) -> None:
         try:
             async for batch in self._hub.feed.read(self.position):
                 try:
@@ -156,15 +168,15 @@ class Group:
         except Reset as reset:
             self._task = None
             self.restart(reset.reason)
-        except Exception as error:
-            if isinstance(error, Unavailable):
-                _logger.warning("streams_ended", error=error.detail, **self.subscriptions.about)
-            else:
-                _logger.exception("streams_ended", **self.subscriptions.about)
-            self._task = None
-            for subscriber in [*self.members, *self.waiting]:
+
+    def _end(self) -> None:
+        """End the group's streams; the clients connect again and resume."""
+        for subscriber in [*self.members, *self.waiting]:
+            try:
                 subscriber.end()
-            self._hub.drop(self)
+            except Exception:
+                _logger.exception("stream_failed", **self.subscriptions.about)
+        self._hub.drop(self)
 
     def skip(self, batch: Batch, error: Exception) -> None:
         """Go on after a batch that cannot be rendered; the members have to reload."""

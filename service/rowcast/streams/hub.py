@@ -42,6 +42,7 @@ from rowcast.streams.subscription import (
     is_past,
     remaining,
 )
+from rowcast.tasks import Supervisor
 
 MATCHES_CACHED_MAX: Final = 256  # results of the database, for other subscriptions with the same query
 CREDENTIALS_CHECK_SECONDS: Final = 5.0  # between two checks of the credentials of open streams
@@ -60,16 +61,24 @@ class Hub:
     Args:
         feed: The change feed of the process.
         valid: Whether a ``request.auth`` is still valid.
+        supervisor: Runs the hub's background tasks.
         heartbeat: Seconds between two comments that keep connections alive.
         buffer: Bytes that a connection may have unsent before its subscriber leaves the group.
     """
 
     def __init__(
-        self, feed: Feed, valid: Callable[[object], Awaitable[bool]], *, heartbeat: float, buffer: int
+        self,
+        feed: Feed,
+        valid: Callable[[object], Awaitable[bool]],
+        supervisor: Supervisor,
+        *,
+        heartbeat: float,
+        buffer: int,
     ) -> None:
         self.feed = feed
         self.buffer = buffer
         self._valid = valid
+        self._supervisor = supervisor
         self._heartbeat = heartbeat
         self._groups: dict[tuple[Hashable, Snapshot | None], Group] = {}
         self._index: SubscriptionIndex[Group] = SubscriptionIndex()
@@ -85,8 +94,8 @@ class Hub:
         """Follow the feed and keep connections alive, until ``close``."""
         self._unsubscribe = self.feed.subscribe(self._deliver, self._on_feed_reset)
         self._tasks = [
-            asyncio.create_task(self._send_heartbeats(), name="stream heartbeats"),
-            asyncio.create_task(self._check_credentials(), name="stream credentials"),
+            self._supervisor.every("stream heartbeats", self._heartbeat, self._send_heartbeats),
+            self._supervisor.every("stream credentials", CREDENTIALS_CHECK_SECONDS, self._check_credentials),
         ]
 
     async def close(self) -> None:
@@ -164,8 +173,8 @@ class Hub:
             return response
         subscriber = Subscriber(http, response, self.feed.head, auths, renews=limit is not None)
         self._open.add(subscriber)
-        self._schedule_expiry(subscriber)
         try:
+            self._schedule_expiry(subscriber)
             if rows is None:
                 await self._begin(subscriber, subscriptions, last)
             else:
@@ -423,33 +432,29 @@ class Hub:
 
     async def _send_heartbeats(self) -> None:
         """Send every client a comment and its newest position, so that proxies and positions stay fresh."""
-        while True:
-            await asyncio.sleep(self._heartbeat)
-            for group in list(self._groups.values()):
-                if group.empty:
-                    self._revisit.discard(group)
-                    self.drop(group)
-                else:
-                    group.keep_alive()
+        for group in list(self._groups.values()):
+            if group.empty:
+                self._revisit.discard(group)
+                self.drop(group)
+            else:
+                group.keep_alive()
 
     async def _check_credentials(self) -> None:
         """End the streams of callers whose credentials are no longer valid."""
-        while True:
-            await asyncio.sleep(CREDENTIALS_CHECK_SECONDS)
-            holders: dict[int, tuple[object, list[Subscriber]]] = {}
-            for subscriber in self._open:
-                for auth in subscriber.auths:
-                    holders.setdefault(id(auth), (auth, []))[1].append(subscriber)
-            for auth, subscribers in holders.values():
-                try:
-                    valid = await self._valid(auth)
-                    for subscriber in subscribers:
-                        if valid:
-                            self._schedule_expiry(subscriber)
-                        else:
-                            subscriber.end()
-                except Exception:
-                    _logger.exception("stream_caller_not_checked")
+        holders: dict[int, tuple[object, list[Subscriber]]] = {}
+        for subscriber in self._open:
+            for auth in subscriber.auths:
+                holders.setdefault(id(auth), (auth, []))[1].append(subscriber)
+        for auth, subscribers in holders.values():
+            try:
+                valid = await self._valid(auth)
+                for subscriber in subscribers:
+                    if valid:
+                        self._schedule_expiry(subscriber)
+                    else:
+                        subscriber.end()
+            except Exception:
+                _logger.exception("stream_caller_not_checked")
 
     def _schedule_expiry(self, subscriber: Subscriber) -> None:
         """End a stream when its credentials expire, if that is before the next check."""
