@@ -217,7 +217,7 @@ class _Document:
         refused: dict[str, Schema] = {}
         needs: Schema = {}
         if self.service.settings.server.openapi == "authenticated":
-            refused = failure_references([HTTPStatus.UNAUTHORIZED])
+            refused = failure_references([HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS])
             needs = credentials_of(self.service.authentication_classes)
         return {
             "/": self._get(

@@ -21,7 +21,9 @@ EVENT_STREAM: Final = "text/event-stream"
 
 # --- failures
 
-COMMON_FAILURES: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
+COMMON_FAILURES: Final = (
+    HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE,
+)  # fmt: skip
 READ_FAILURES: Final = (*COMMON_FAILURES, HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_ACCEPTABLE)
 WRITE_FAILURES: Final = (
     *READ_FAILURES, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -42,11 +44,13 @@ _FAILURES: Final[Mapping[HTTPStatus, errors.ApiError]] = {
         errors.RequestTimeout(),
         errors.PayloadTooLarge(),
         errors.UnsupportedMediaType(),
+        errors.Throttled(30),
         errors.Unavailable(),
     )
 }
 _FAILURE_HEADERS: Final[Mapping[HTTPStatus, tuple[str, ...]]] = {
     HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate",),
+    HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After",),
     HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After",),
 }
 _EXAMPLE_REQUEST_ID: Final = "0f6c1e2ab34d5978"
