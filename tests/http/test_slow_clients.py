@@ -34,9 +34,18 @@ NOTES = {
 }
 VIEWS = """
 import asyncio
-from rowcast import ModelViewSet, action
+from rowcast import BasePermission, ModelViewSet, action
+
+class Signed(BasePermission):
+    async def has_permission(self, request, view):
+        if request.headers.get("X-Signed"):
+            read = getattr(request, request.headers["X-Signed"])
+            return bool(await read())
+        return True
 
 class Notes(ModelViewSet):
+    permission_classes = [Signed]
+
     async def perform_update(self, serializer):  # so that the row is read and locked before it is written
         await serializer.save()
 
@@ -133,6 +142,16 @@ async def test_body_that_is_dribbled_or_never_comes_is_a_408(service: Service, m
         assert problem(await rest(reader)) == (408, "request_timeout")
         writer.close()
     await sending
+
+
+@pytest.mark.parametrize("reads", [b"read", b"text", b"json"])
+@pytest.mark.parametrize("method", [b"GET /notes/", b"PATCH /notes/1/", b"DELETE /notes/1/"])
+async def test_body_that_python_reads_has_the_same_limit(service: Service, method: bytes, reads: bytes) -> None:
+    """A permission that reads the body, to verify its signature, waits no longer for it than an action does."""
+    reader, writer = await connect(service)
+    writer.write(method + b" HTTP/1.1\r\nX-Signed: " + reads + b"\r\n" + HEAD + BODY + b"{")
+    assert problem(await rest(reader)) == (408, "request_timeout")
+    writer.close()
 
 
 async def test_slow_bodies_hold_neither_connections_nor_locks(service: Service) -> None:

@@ -82,6 +82,20 @@ class Request:
                 self.http._read_bytes = self._body  # noqa: SLF001  (what aiohttp's read(), text() and json() return)
         return self._body
 
+    async def read(self) -> bytes:
+        """The body, within the limits of ``receive``."""
+        return await self.receive()
+
+    async def text(self) -> str:
+        """The body as a string, within the limits of ``receive``."""
+        await self.receive()
+        return await self.http.text()
+
+    async def json(self, **options: Any) -> Any:
+        """The body as JSON whatever its content type, as aiohttp parses it, within the limits of ``receive``."""
+        await self.receive()
+        return await self.http.json(**options)
+
     async def _receive(self) -> bytes:
         """The body as it was sent."""
         try:
