@@ -44,7 +44,10 @@ NOTES: dict[str, Any] = {
 }
 TAGS: dict[str, Any] = {"fields": {"name": {"type": "string", "max_length": 20}}, "viewset": {"stream_enabled": False}}
 VIEWS = """
-from rowcast import ModelViewSet, action, model
+from aiohttp import web
+
+from rowcast import ModelViewSet, ViewSet, action, model
+from rowcast.query.store import STORE
 
 Document = model("documents")
 
@@ -64,9 +67,25 @@ class DocumentViewSet(ModelViewSet):
         return {"title": row.title}
 
 
+class OwnDispatchViewSet(ViewSet):
+    async def dispatch(self, http):
+        STORE.set(self.view_plan.service.store)
+        return web.json_response(sorted([row.title async for row in Document.objects.all()]))
+
+    async def list(self, request):
+        return None
+
+
 class NoteViewSet(ModelViewSet):
     def get_queryset(self):
         return model("notes").objects.filter(org__ne="secret")
+"""
+URLS = """
+from rowcast import DefaultRouter
+from views import OwnDispatchViewSet
+
+router = DefaultRouter()
+router.register("own", OwnDispatchViewSet, basename="own")
 """
 POLICIES = """
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
@@ -108,7 +127,7 @@ async def secured(
 ) -> AsyncIterator[Service]:
     """A service on tables with policies."""
     resources = {"documents": json.dumps(DOCUMENTS), "notes": json.dumps(NOTES), "tags": json.dumps(TAGS)}
-    configuration = configure(directory / "config", resources, service, {"views": VIEWS})
+    configuration = configure(directory / "config", resources, service, {"views": VIEWS, "urls": URLS})
     tables = Tables(configuration.resources)
     await prepare(configuration, tables, Database(database_url, tables.guards), migrate=True)
     for table in ("documents", "notes"):
@@ -146,6 +165,15 @@ async def test_reads_show_what_policies_show(
         await service.ask("GET", "/documents/1/", status=404, headers={**caller(org="b"), **tag})
         found = await asyncio.gather(*(titles(service, org=org) for org in "ab" * 20))
         assert found == [["locked", "one"], ["two"]] * 20
+
+
+async def test_own_dispatch_runs_as_nobody(
+    database_url: str, sql: asyncpg.Connection, tmp_path: Path, roles: tuple[str, str]
+) -> None:
+    """A class that replaces what recognises callers gets nobody's rows, not those of the caller before it."""
+    async with secured(database_url, sql, tmp_path, settings(default_role=roles[0]), roles[0]) as service:
+        assert await titles(service, org="a") == ["locked", "one"]
+        assert (await service.ask("GET", "/own/", status=200, headers=caller(org="a")))[1] == []
 
 
 async def test_row_that_a_policy_refuses_is_403(

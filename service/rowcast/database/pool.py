@@ -82,6 +82,7 @@ class Database:
         self._idle: list[Connection] = []
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._closed = False
+        self._outside = asyncio.Lock()
         self._transaction: ContextVar[_Transaction | None] = ContextVar("transaction", default=None)
 
     async def connect(self, **settings: str) -> Connection:
@@ -115,13 +116,20 @@ class Database:
             return await self.fetch(sql, arguments)
 
     async def fetch_outside(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Run one statement outside the caller's transaction, which may have failed, and return its rows."""
-        connection = await self._take()
-        try:
-            rows: list[asyncpg.Record] = await self._execute(connection, "fetch", sql, arguments, deleting=False)
-            return rows
-        finally:
-            self._give(connection)
+        """Run one statement outside the caller's transaction, which may have failed, and return its rows.
+
+        It has a connection of its own, since callers in transactions may hold all those of the pool; one caller at a time.
+        """
+        async with self._outside:
+            try:
+                connection = await self.connect()
+                try:
+                    rows: list[asyncpg.Record] = await connection.fetch(sql, *arguments, timeout=self.patience)
+                    return rows
+                finally:
+                    connection.terminate()
+            except (*DRIVER_ERRORS, TimeoutError) as error:
+                raise self._failed(error) from error
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:

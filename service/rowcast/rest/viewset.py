@@ -21,6 +21,7 @@ from rowcast.errors import ConfigurationError, MethodNotAllowed, NotAcceptable, 
 from rowcast.identity import throttling
 from rowcast.identity.authentication import identify, refusal
 from rowcast.identity.permissions import SAFE_METHODS, BasePermission, allowed, refusing_part
+from rowcast.identity.users import ANONYMOUS
 from rowcast.orm.awaiting import must_be_awaited, run_checked
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import Model
@@ -299,6 +300,8 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str]) -> Handler:
     async def handler(http: web.Request) -> web.StreamResponse:
         if may_be_cached and http.method == "GET" and (response := cached_response(plan, http)) is not None:
             return response
+        if plan.acts_as_caller:  # as nobody until dispatch, which a class may override, says otherwise
+            plan.service.store.database.act_for(lambda: ANONYMOUS)
         return await make_view().dispatch(http)
 
     return handler
