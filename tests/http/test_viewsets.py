@@ -230,6 +230,17 @@ MODULE += dedent("""
         async def one(self, request, id):
             return self.serialize(await model("leaves").objects.get(pk=id))
 
+        @action(detail=False)
+        def data(self, request):
+            return self.get_serializer(model("leaves").objects.order_by("id"), many=True).data
+
+        @action(detail=False, methods=["post"])
+        async def made(self, request):
+            serializer = self.get_serializer(data=request.data)
+            serializer.is_valid(raise_exception=True)
+            await self.perform_create(serializer)
+            return Response(serializer.data, status=201)
+
     class PlainViewSet(ViewSet):
         async def list(self, request):
             return {"action": self.action, "rows": await model("plain").objects.count()}
@@ -489,7 +500,7 @@ async def test_serializers_may_be_nested_to_any_depth(service: Service) -> None:
         leaves.append(title)
     shown = await service.rows("/leaves/")
     assert [leaf["trunk"]["parent"]["trunks"] for leaf in shown] == [[{"title": "one"}, {"title": "two"}]] * 2
-    for path in ("/leaves/", "/leaves/all/", "/leaves/page/"):
+    for path in ("/leaves/", "/leaves/all/", "/leaves/page/", "/leaves/data/"):
         before = service.database.statements
         body = await service.get(path)
         assert (body if isinstance(body, list) else body["results"]) == shown
@@ -504,3 +515,15 @@ async def test_serializers_may_be_nested_to_any_depth(service: Service) -> None:
     assert await service.get(f"/leaves/{key}/") == shown[0]
     assert await service.patch(f"/leaves/{key}/", {}) == shown[0]
     assert await service.get(f"/leaves/{key}/one/") == shown[0]
+    trunk = await service.sql.fetchval("SELECT trunk_id FROM leaves WHERE id = $1", key)
+    assert await service.post("/leaves/made/", {"trunk_id": trunk, "name": "leaf of one"}) == shown[0]
+
+
+async def test_what_a_serializer_only_shows_is_ignored_in_a_body(service: Service) -> None:
+    """So that an object that was read can be sent back; other unknown keys are refused."""
+    for path in ("/computing-code/", "/declaring/"):
+        made = await service.post(path, {"title": "sent back", "code": "back"} if "code" in path else {"title": "x"})
+        table = path.strip("/").replace("-", "_")
+        key = made.get("code") or await service.sql.fetchval(f"SELECT max(id) FROM {table}")
+        assert await service.put(f"{path}{key}/", made) == made
+        await service.put(f"{path}{key}/", made | {"sized": 1}, 400)

@@ -285,6 +285,15 @@ def loaded(row: Model, relation: str) -> bool:
     return relation in state.related or (not found.many and state.values.get(found.column) is None)
 
 
+def has_loaded(row: Model, path: str) -> bool:
+    """Whether the rows at the end of a path of relations are loaded."""
+    name, _, rest = path.partition("__")
+    if not loaded(row, name):
+        return False
+    found = state_of(row).related.get(name) if rest else None
+    return all(has_loaded(each, rest) for each in (found if isinstance(found, list) else [found]) if each is not None)
+
+
 def document(resources: Resources, row: Model, shown: Projection | None = None) -> dict[str, Any]:
     """A row as JSON: the columns and the loaded relations of the projection, which is by default ``projection_of``."""
     state = state_of(row)

@@ -14,7 +14,7 @@ from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q, storable
 from rowcast.orm.loading import load, load_related
-from rowcast.orm.model import DoesNotExist, Model
+from rowcast.orm.model import DoesNotExist, Model, has_loaded
 from rowcast.orm.state import state_of
 from rowcast.orm.writing import insert_instances, update_rows
 from rowcast.query.conditions import Condition, Query, equals, total_order
@@ -300,6 +300,13 @@ class QuerySet(Generic[M]):
         """Delete all these rows, and return their number."""
         self.unsliced("delete")
         return await current_store().delete_all(self.query)
+
+
+def load_missing(rows: Sequence[Model], paths: Iterable[str]) -> None:
+    """Read the related rows at the end of these paths that are not loaded yet, for all rows at once, inside a handler."""
+    missing = [path for path in paths if not all(has_loaded(row, path) for row in rows)]
+    if missing:
+        wait(QuerySet(type(rows[0])).prefetch_related(*missing).attach(rows))
 
 
 @must_be_awaited

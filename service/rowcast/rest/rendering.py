@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from rowcast.orm.bridge import wait
 from rowcast.orm.model import Model, document, loaded
-from rowcast.orm.queryset import QuerySet
+from rowcast.orm.queryset import load_missing
 from rowcast.orm.state import state_of
 from rowcast.query.conditions import Query
 from rowcast.query.projection import Projection, projection_of
@@ -120,18 +119,7 @@ def prepare_result(view: ModelView, result: Any) -> None:
 
 def load_missing_relations(plan: ModelPlan, rows: Sequence[Model], shown: Projection) -> None:
     """Read the related rows that are shown and not loaded yet, for all rows at once, inside a handler."""
-    missing = [path for path in related_paths(plan, shown) if not all(_has_loaded(row, path) for row in rows)]
-    if missing:
-        wait(QuerySet(type(rows[0])).prefetch_related(*missing).attach(rows))
-
-
-def _has_loaded(row: Model, path: str) -> bool:
-    """Whether the rows at the end of a path of relations are loaded."""
-    name, _, rest = path.partition("__")
-    if not loaded(row, name):
-        return False
-    found = state_of(row).related.get(name) if rest else None
-    return all(_has_loaded(each, rest) for each in (found if isinstance(found, list) else [found]) if each is not None)
+    load_missing(rows, related_paths(plan, shown))
 
 
 def related_paths(plan: ModelPlan, shown: Projection) -> tuple[str, ...]:

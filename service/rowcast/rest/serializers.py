@@ -18,8 +18,9 @@ import marshmallow as ma
 from rowcast.errors import MAX_MESSAGES, ConfigurationError, Messages, ValidationError, did_you_mean
 from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import wait
-from rowcast.orm.model import RelatedRows
+from rowcast.orm.model import Model, RelatedRows
 from rowcast.orm.model import model as model_named
+from rowcast.orm.queryset import load_missing
 from rowcast.orm.state import Row
 from rowcast.query.projection import Projection, projection_of
 from rowcast.resources.fields import MISSING, Kind
@@ -77,6 +78,7 @@ class Serializer(ma.Schema, metaclass=_Settled):
     readable: frozenset[str] = frozenset()  # the columns and links that it shows: their relations are visible
     ignored: ClassVar[frozenset[str]] = frozenset()  # response fields that a body may repeat but cannot set
     related: ClassVar[tuple[str, ...] | None] = None  # relations of its responses; None for the viewset's
+    nested: ClassVar[tuple[str, ...]] = ()  # the relations that fields of its class show, at any depth
     plain: bool = False  # whether its responses are its projection and the relations
     hooked: ClassVar[bool] = False  # whether it has code that changes its responses
     dynamic: ClassVar[bool] = False  # whether instances may differ in their fields, so that each request makes its own
@@ -199,8 +201,10 @@ class Serializer(ma.Schema, metaclass=_Settled):
         bound: type[Self] = type(cls.__name__, (cls,), members)
         bound._declared_fields = cls._listed({**cls._declared_fields, **fields})  # noqa: SLF001, marshmallow has no other way
         bound.resource, bound.resources, bound.relations = resource, resources, relations
-        bound.related = cls._related_paths(resources, resource.name)
-        bound.ignored = frozenset(ignored - cls._declared_fields.keys())
+        bound.nested = tuple(cls.nested_paths(resources, resource.name, frozenset({cls})))
+        bound.related = cls._related_paths(relations, bound.nested)
+        shown_only = {field.data_key or name for name, field in cls._declared_fields.items() if field.dump_only}
+        bound.ignored = frozenset(ignored - cls._declared_fields.keys() | shown_only)
         bound.shown = cls._projection(resource, fields)
         bound.readable = frozenset({*bound.shown.columns, *cls._readable_links(resource, from_resource)})
         bound.hooked, bound.dynamic = has_hooks(cls), makes_its_own_fields(cls)
@@ -237,15 +241,10 @@ class Serializer(ma.Schema, metaclass=_Settled):
         return {name: fields[name] for name in names if name in fields and name not in cls.opts.excluded}
 
     @classmethod
-    def _related_paths(cls, resources: Resources, resource: str) -> tuple[str, ...] | None:
-        """The relations among the fields that ``Meta.fields`` lists, or else among those that the class declares, and
-        those that nested serializers nest in turn.
-        """
-        nested = tuple(cls.nested_paths(resources, resource, frozenset({cls})))
-        if cls.opts.included:
-            relations = resources.relations(resource)
-            return tuple(dict.fromkeys((*(name for name in cls.opts.included if name in relations), *nested)))
-        return nested or None
+    def _related_paths(cls, relations: Collection[str], nested: tuple[str, ...]) -> tuple[str, ...] | None:
+        """The relations that ``Meta.fields`` lists, and those that declared fields nest; ``None`` for the viewset's."""
+        listed = tuple(name for name in cls.opts.included if name in relations)
+        return tuple(dict.fromkeys((*listed, *nested))) if cls.opts.included else nested or None
 
     @classmethod
     def nested_paths(cls, resources: Resources, resource: str, seen: frozenset[type]) -> Iterator[str]:
@@ -390,13 +389,20 @@ class Serializer(ma.Schema, metaclass=_Settled):
 
     @property
     def data(self) -> Any:
-        """The rows as values for JSON. A query set is read first, which works inside a handler only."""
+        """The rows as values for JSON.
+
+        A query set, and the related rows that are shown and not loaded yet, are read first, inside a handler only.
+        """
         rows = self.instance
         if rows is None:
             return self.dump(self._validated) if self._validated is not MISSING else dict(self.errors)
         if hasattr(rows, "__await__"):
             rows = wait(rows)
-        return self.dump(list(rows) if self.many else rows, many=self.many)
+        rows = list(rows) if self.many else [rows]
+        if self.resource is not None and self.nested:
+            name = self.resource.name
+            load_missing([row for row in rows if isinstance(row, Model) and row.resource().name == name], self.nested)
+        return self.dump(rows if self.many else rows[0], many=self.many)
 
     @must_be_awaited
     async def save(self, **extra: Any) -> Any:
