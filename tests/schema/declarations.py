@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -76,7 +77,7 @@ class Database:
         )
 
     async def plan(self, tables: Tables) -> Plan:
-        return await commands.plan(self.connect, tables, self.directory)
+        return await commands.plan(self.connect, tables, self.directory, annotate=True)
 
     async def compare(self, tables: Tables) -> Plan:
         """The plan of a real comparison, without the digest of an earlier one."""
@@ -86,8 +87,11 @@ class Database:
     async def pending(self, tables: Tables) -> list[str]:
         return await commands.pending(self.connect, tables, self.directory)
 
-    async def makemigrations(self, tables: Tables, message: str = "change", *, empty: bool = False) -> Path:
-        return await commands.makemigrations(self.connect, tables, self.directory, message, empty=empty)
+    async def makemigrations(
+        self, tables: Tables, message: str = "change", *, empty: bool = False, drop: Sequence[str] = ()
+    ) -> Path:
+        made = await commands.makemigrations(self.connect, tables, self.directory, message, empty=empty, drop=drop)
+        return made.path
 
     async def execute(self, sql: str) -> None:
         connection = await self.connect()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from rowcast.migrations import commands
+from rowcast.migrations.failures import SchemaError
 from rowcast.resources.fields import Field
 
 from .declarations import Database, declare, field, key, resource
@@ -227,3 +229,96 @@ async def test_a_key_with_another_action_is_replaced_by_a_revision_alone(databas
         "ALTER TABLE kids ADD CONSTRAINT fk_kids_other_id",
     ]
     assert planned.pending == []
+
+
+async def test_columns_that_the_config_does_not_name_are_kept(database: Database) -> None:
+    """They are listed in a comment of the plan, and no revision drops them by itself."""
+    await database.migrate(
+        declare(
+            resource(
+                "things",
+                field("size", "integer", min=1, unique=True),
+                field("note", "text", null=True),
+                field("x", "text"),
+            )
+        )
+    )
+    smaller = declare(resource("things", field("x", "text"), field("more", "text", null=True, blank=True)))
+    planned = await database.plan(smaller)
+    assert str(planned).endswith(
+        "-- not in the config: things.note, things.size (NOT NULL without a default, so that the service cannot add rows)\n"
+        "-- They stay as they are. To drop one: rowcast makemigrations --drop things.note -m 'what it does'"
+    )
+    assert [step.sql for step in planned.statements] == ["ALTER TABLE things ADD COLUMN more TEXT;"]
+    assert (
+        "drop_column('things', 'note'"
+        not in (await database.makemigrations(smaller)).read_text().split("def downgrade")[0]
+    )
+    await database.migrate(smaller)
+    assert (await database.compare(smaller)).statements == []
+    assert await database.pending(smaller) == []
+    with pytest.raises(SchemaError, match="in line with the config"):
+        await database.makemigrations(smaller)
+
+
+async def test_what_is_dropped_is_named_and_its_rows_are_counted(database: Database) -> None:
+    """A column, a table and rules; a mistake names the nearest valid name."""
+    await database.migrate(declare(resource("things", field("size", "integer", null=True, min=1), field("x", "text"))))
+    await database.execute(
+        "INSERT INTO things (size, x) VALUES (1, 'a'), (2, 'b'), (NULL, 'c'); CREATE TABLE other (id int);"
+        "INSERT INTO other VALUES (1); ALTER TABLE things ADD CONSTRAINT short CHECK (length(x) < 9);"
+        "CREATE INDEX backwards ON things (x DESC)"
+    )
+    tables = declare(resource("things", field("x", "text")))
+    for name, message in (
+        ("things.sizes", "did you mean size"),
+        ("thing.size", "did you mean things"),
+        ("things", "remove the resource first"),
+        ("things.x", "remove the field first"),
+        ("things.ck_things_x_blank", "remove its option first"),
+    ):
+        with pytest.raises(SchemaError, match=message):
+            await database.makemigrations(tables, drop=[name])
+    names = ["things.size", "other", "things.short", "things.backwards"]
+    made = await commands.makemigrations(database.connect, tables, database.directory, "drop", drop=names)
+    assert made.drops == [
+        "drops the column things.size, in which 2 rows hold data",
+        "drops the table other, which has 1 row",
+        "drops the constraint things.short",
+        "drops the index things.backwards",
+    ]
+    await database.migrate(tables)
+    assert await database.column("SELECT column_name::text FROM information_schema.columns WHERE table_name = 'things'") == [
+        "id", "x",
+    ]  # fmt: skip
+    assert await database.column("SELECT to_regclass('other')::text") == [None]
+    assert (await database.compare(tables)).notes == []
+
+
+async def test_rules_of_rowcast_that_the_config_has_dropped_are_dropped(database: Database) -> None:
+    """Their names tell whose they are; those with another name stay."""
+    await database.migrate(
+        declare(
+            resource("kinds", key("integer")),
+            resource(
+                "things",
+                field("name", "text", unique=True),
+                field("size", "integer", index=True, max=9),
+                field("kind", "foreign_key", to="kinds"),
+                unique=(("name", "size"),),
+            ),
+        )
+    )
+    await database.execute("ALTER TABLE things ADD CONSTRAINT things_name_key UNIQUE (name)")
+    fields = field("name", "text"), field("size", "integer"), field("kind_id", "integer")
+    tables = declare(resource("things", *fields))
+    planned = await database.compare(tables)
+    assert planned.destructive == []
+    assert sorted(step.sql.split()[-1] for step in planned.additive) == [
+        "ck_things_size_max;", "fk_things_kind_id;", "ix_things_kind_id;", "ix_things_size;", "uq_things_name;",
+        "uq_things_name_size;",
+    ]  # fmt: skip
+    assert [step.sql.split()[-1] for step in planned.statements if step.needed] == ["ck_things_size_max;"]
+    await database.migrate(tables)
+    assert (await database.compare(tables)).statements == []
+    assert await database.column("SELECT conname::text FROM pg_constraint WHERE conname = 'things_name_key'")

@@ -28,7 +28,8 @@ def plan(config: Path, database_url: str | None) -> None:
     configuration = load_configuration(config, database_url)
     with open_database(configuration) as (url, _):
         tables, database = tables_and_database(configuration, url)
-        click.echo(asyncio.run(commands.plan(database.connect, tables, configuration.settings.database.migrations)))
+        directory = configuration.settings.database.migrations
+        click.echo(asyncio.run(commands.plan(database.connect, tables, directory, annotate=True)))
 
 
 @click.command()
@@ -61,11 +62,24 @@ def migrate(config: Path, database_url: str | None, sync: bool) -> None:
 @DATABASE_URL
 @click.option("-m", "--message", required=True, help="What the revision does, in a few words.")
 @click.option("--empty", is_flag=True, help="A revision without steps, to be written by hand.")
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="NAME",
+    help="Also drop what is not in the config: table.column, a table, or table.constraint. May be repeated.",
+)
 @reports_errors
-def makemigrations(config: Path, database_url: str | None, message: str, empty: bool) -> None:
-    """Write a revision with everything between database and config, destructive steps included."""
+def makemigrations(config: Path, database_url: str | None, message: str, empty: bool, drop: tuple[str, ...]) -> None:
+    """Write a revision with everything between database and config, destructive steps included.
+
+    What the config merely does not name is kept.
+    """
     configuration = load_configuration(config, database_url)
     with open_database(configuration) as (url, _):
         tables, database = tables_and_database(configuration, url)
         directory = configuration.settings.database.migrations
-        click.echo(asyncio.run(commands.makemigrations(database.connect, tables, directory, message, empty=empty)))
+        revision = asyncio.run(
+            commands.makemigrations(database.connect, tables, directory, message, empty=empty, drop=drop)
+        )
+        for line in (*(f"-- {loss}" for loss in revision.drops), revision.path):
+            click.echo(line)

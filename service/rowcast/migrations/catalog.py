@@ -102,6 +102,14 @@ class Definitions:
             checks={name: other.checks[name] if name in rules else row for name, row in self.checks.items()},
         )
 
+    def columns_of_rule(self, table: str, name: str) -> list[str]:
+        """The columns that a constraint or index is about; empty for one over expressions alone."""
+        for rows in (self.checks, self.foreign_keys, self.indexes):
+            if (table, name) in rows:
+                columns: list[str] = rows[table, name]["columns"]
+                return columns
+        return []
+
     def checks_of_tables(self) -> dict[str, set[str]]:
         """The definitions of the checks of each table."""
         definitions: dict[str, set[str]] = {}

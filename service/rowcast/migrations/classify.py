@@ -32,8 +32,6 @@ def execution_order(step: ops.MigrateOperation) -> tuple[int, str, str]:
             return 4, "", ""
         case ops.CreateTableOp():
             return 5, "", ""
-        case ops.DropColumnOp():
-            return 6, step.table_name, step.column_name
         case ops.CreatePrimaryKeyOp() | ops.CreateUniqueConstraintOp():
             return 7, *key_of(step)
         case ops.CreateCheckConstraintOp():
@@ -58,7 +56,6 @@ def classify(
         for step in operations
         if isinstance(step, ops.AlterColumnOp) and _classify_alone(step, found, declared) == (False, True)
     }
-    leaving = {(step.table_name, step.column_name) for step in operations if isinstance(step, ops.DropColumnOp)}
     replaced = {
         (step.table_name, tuple(found.foreign_keys[key_of(step)]["columns"]))
         for step in operations
@@ -84,9 +81,9 @@ def classify(
             key = key_of(step)
             if key in made:
                 verdicts[id(step)] = made[key], True
-            elif key in found.checks and isinstance(step, ops.DropConstraintOp):  # the rule is loosened to none
-                columns = {(key[0], name) for name in found.checks[key]["columns"]}
-                verdicts[id(step)] = not columns & (waiting | leaving), not columns & leaving
+            elif is_named_by_rowcast(*key):  # the rule is loosened to none
+                columns = {(key[0], name) for name in found.columns_of_rule(*key)}
+                verdicts[id(step)] = not columns & waiting, key in found.checks
             else:
                 verdicts[id(step)] = False, False
         yield step, verdicts[id(step)]
@@ -95,10 +92,6 @@ def classify(
 def _classify_alone(step: ops.MigrateOperation, found: Definitions, declared: Definitions) -> tuple[bool, bool]:
     """Whether a step is additive and whether it is needed, without regard to the other steps."""
     match step:
-        case ops.DropColumnOp():
-            row = found.columns[step.table_name, step.column_name]
-            fills_itself = row["definition"] is not None or not row["extra"].startswith("t||")
-            return False, not fills_itself
         case ops.AlterColumnOp() if step.modify_type is not None:
             column = step.table_name, step.column_name
             old, new = found.columns[column]["type"], declared.columns[column]["type"]
@@ -136,6 +129,11 @@ def _columns_needed(step: ops.MigrateOperation, declared: Definitions) -> set[tu
         case _:
             return set()
     return {(str(step.table_name), column) for column in ["", *columns]}
+
+
+def is_named_by_rowcast(table: str, name: str) -> bool:
+    """Whether a constraint or index of a table has a name as the service gives it."""
+    return name.startswith(tuple(f"{kind}_{table}_"[:54] for kind in ("ck", "fk", "ix", "uq")))
 
 
 def key_of(step: ops.MigrateOperation) -> tuple[str, str]:

@@ -11,6 +11,7 @@ while the digest stays the same. A table that was altered by hand has another di
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,27 +21,32 @@ from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 
-from rowcast.migrations.catalog import digest, is_in_line, read_catalog
-from rowcast.migrations.compare import find_differences
+from rowcast.migrations.catalog import Definitions, digest, is_in_line, read_catalog
+from rowcast.migrations.compare import Difference, find_differences
 from rowcast.migrations.failures import SchemaError, TableMissingError, sqlstate
 from rowcast.migrations.operations import render
 from rowcast.migrations.revisions import script_directory, unapplied, write_revision
 from rowcast.migrations.session import MIGRATION_WAIT_SECONDS, await_step, migration_lock, run_in_transaction, session
-from rowcast.migrations.values import VERSION_TABLE, Connect, DdlStep, Migration, Plan, Step
+from rowcast.migrations.undeclared import Drop, drops, notes
+from rowcast.migrations.values import VERSION_TABLE, Connect, DdlStep, Migration, Plan, Revision, Step
 from rowcast.resources.sql import SCHEMA
 from rowcast.resources.tables import Tables
 
 TABLE_LOCK_TIMEOUT: Final = "10s"  # a lock that waits for a table in use makes all later statements wait for it
 
 
-async def plan(connect: Connect, tables: Tables, directory: Path | None = None) -> Plan:
-    """Return the DDL between database and config and, with a directory, the unapplied revisions. Changes nothing."""
+async def plan(connect: Connect, tables: Tables, directory: Path | None = None, *, annotate: bool = False) -> Plan:
+    """Return the DDL between database and config and, with a directory, the unapplied revisions. Changes nothing.
+
+    With ``annotate`` the plan has notes on what the config does not name.
+    """
     async with session(connect) as connection:
         revisions = await unapplied(connection, directory) if directory else []
+        remarks = list(notes(Definitions.of(await read_catalog(connection, tables)), tables)) if annotate else []
         if await is_in_line(connection, tables):
-            return Plan([], revisions)
+            return Plan([], revisions, remarks)
         differences = await run_in_transaction(connection, lambda context: find_differences(context, tables))
-        return Plan([difference.statement for difference in differences], revisions)
+        return Plan([difference.statement for difference in differences], revisions, remarks)
 
 
 async def pending(connect: Connect, tables: Tables, directory: Path) -> list[str]:
@@ -74,14 +80,21 @@ async def migrate(
 
 
 async def makemigrations(
-    connect: Connect, tables: Tables, directory: Path, message: str, *, empty: bool = False
-) -> Path:
-    """Write a revision that brings the database in line, destructive steps included, and return its file.
+    connect: Connect,
+    tables: Tables,
+    directory: Path,
+    message: str,
+    *,
+    empty: bool = False,
+    drop: Sequence[str] = (),
+) -> Revision:
+    """Write a revision that brings the database in line, destructive steps included.
 
+    It drops nothing that the config merely does not name, apart from what ``drop`` names: ``table.column`` and the like.
     With ``empty`` it has no steps; they are to be written by hand.
 
     Raises:
-        SchemaError: There is nothing to do, or the database is not at the last revision, from which a new one starts.
+        SchemaError: There is nothing to do, nothing of a name to drop, or the database is not at the last revision, from which a new one starts.
     """
     async with session(connect) as connection:
         if missing := await unapplied(connection, directory):
@@ -90,13 +103,18 @@ async def makemigrations(
                 "Run `rowcast migrate`, then make the revision."
             )
         if empty:
-            return write_revision(directory, message, "", "")
-        differences = await run_in_transaction(connection, lambda context: find_differences(context, tables))
-        if not differences:
+            return Revision(write_revision(directory, message, "", ""))
+
+        def work(context: MigrationContext) -> tuple[list[Difference], list[Drop]]:
+            return find_differences(context, tables), drops(context, tables, drop)
+
+        differences, dropped = await run_in_transaction(connection, work)
+        steps = [difference.operation for difference in differences] + [each.operation for each in dropped]
+        if not steps:
             raise SchemaError("The database is in line with the config: there is nothing to write a revision of.")
-        steps = [difference.operation for difference in differences]
         back = [operation.reverse() for operation in reversed(steps)]
-        return write_revision(directory, message, render(steps), render(back))
+        path = write_revision(directory, message, render(steps), render(back))
+        return Revision(path, [each.message for each in dropped])
 
 
 async def run_alembic(connect: Connect, environment: EnvironmentContext) -> None:

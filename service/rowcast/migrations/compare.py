@@ -20,7 +20,7 @@ from alembic.util import PriorityDispatchResult
 from sqlalchemy.types import TypeEngine
 
 from rowcast.migrations.catalog import Definitions, read_definitions
-from rowcast.migrations.classify import classify, execution_order, key_of
+from rowcast.migrations.classify import classify, execution_order, is_named_by_rowcast, key_of
 from rowcast.migrations.equivalence import is_unique, without_equivalents
 from rowcast.migrations.operations import Cast, Implementation, ddl_of
 from rowcast.migrations.session import await_step
@@ -136,7 +136,7 @@ def _compare_constraints(
         condition = sa.text(checks[name]["extra"].replace(":", r"\:"))
         rule = sa.CheckConstraint(condition, name=name, table=found)
         operations.ops.append(ops.DropConstraintOp.from_constraint(rule))
-    others = {row["definition"] for name, row in checks.items() if not _is_named_by_rowcast(table, name)}
+    others = {row["definition"] for name, row in checks.items() if not is_named_by_rowcast(table, name)}
     same |= {name for name in declarations if there.checks[table, name]["definition"] in others}
     for name in sorted(declarations.keys() - same):  # as text: a constraint would join the table of its columns
         condition = sa.text(context.migration_context.impl.render_ddl_sql_expr(declarations[name].sqltext))
@@ -178,9 +178,9 @@ def _flatten(
                     yield step
             case ops.AlterColumnOp():
                 yield from _split(operation, tables.metadata.tables[operation.table_name].c[operation.column_name])
-            case ops.DropConstraintOp() | ops.DropIndexOp() if not _is_managed(operation, tables):
+            case ops.DropConstraintOp() | ops.DropIndexOp() if not _is_managed(operation, found, tables):
                 pass
-            case ops.DropTableCommentOp():  # it belongs to the table's owner
+            case ops.DropColumnOp() | ops.DropTableCommentOp():  # it belongs to the table's owner
                 pass
             case _:
                 yield operation
@@ -217,8 +217,11 @@ def _split(operation: ops.AlterColumnOp, declared: sa.Column[Any]) -> Iterator[o
         yield step(modify_comment=operation.modify_comment)
 
 
-def _is_managed(operation: ops.DropConstraintOp | ops.DropIndexOp, tables: Tables) -> bool:
-    """Whether the service created the dropped constraint or index, or the config replaces it."""
+def _is_managed(operation: ops.DropConstraintOp | ops.DropIndexOp, found: Definitions, tables: Tables) -> bool:
+    """Whether the service created the dropped constraint or index, or the config replaces it.
+
+    What is only about columns that the config does not name is left alone with them.
+    """
     table, name = key_of(operation)
     if isinstance(operation, ops.DropConstraintOp) and operation.constraint_type == "primary":
         return True
@@ -228,8 +231,5 @@ def _is_managed(operation: ops.DropConstraintOp | ops.DropIndexOp, tables: Table
         declared = tables.metadata.tables[table].foreign_key_constraints
         if any(list(dropped.column_keys) == list(key.column_keys) for key in declared):
             return True
-    return _is_named_by_rowcast(table, name)
-
-
-def _is_named_by_rowcast(table: str, name: str) -> bool:
-    return name.startswith(tuple(f"{kind}_{table}_"[:54] for kind in ("ck", "fk", "ix", "uq")))
+    columns = tables.metadata.tables[table].c
+    return is_named_by_rowcast(table, name) and any(column in columns for column in found.columns_of_rule(table, name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import asyncpg
@@ -30,7 +31,7 @@ class DdlStep:
     @property
     def is_stale_rule(self) -> bool:
         """Whether it drops a rule that the config no longer has, and that the database goes on to enforce."""
-        return not (self.additive or self.needed) and " DROP CONSTRAINT " in self.sql
+        return not self.needed and " DROP CONSTRAINT " in self.sql
 
     def __str__(self) -> str:
         return self.sql if self.additive else "\n".join(f"-- destructive: {line}" for line in self.sql.splitlines())
@@ -38,10 +39,14 @@ class DdlStep:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All differences between database and config, in the order in which they run, and the unapplied revisions."""
+    """All differences between database and config, in the order in which they run, and the unapplied revisions.
+
+    ``notes`` are sentences about what is in the database and not in the config.
+    """
 
     statements: list[DdlStep] = field(default_factory=list)
     revisions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def additive(self) -> list[DdlStep]:
@@ -67,7 +72,17 @@ class Plan:
         lines += map(str, self.statements)
         if self.destructive:
             lines.append("-- Destructive steps are only run by a revision: rowcast makemigrations -m 'what it does'")
+        if self.notes:
+            lines.append("\n".join(f"-- {note}" for note in self.notes))
         return "\n\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A written revision: its file, and sentences about what it drops."""
+
+    path: Path
+    drops: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

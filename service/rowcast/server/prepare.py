@@ -49,7 +49,9 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
             pending, left = plan.pending, plan.statements
         if stale := [step.sql for step in left if step.is_stale_rule]:
             _logger.warning(
-                "rules_left", note="the config no longer has these rules; a revision drops them", drop=stale
+                "rules_left",
+                note="the config no longer has these rules; `rowcast migrate --sync` drops them",
+                drop=stale,
             )
         pending += [] if pending else await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup)
         if pending:

@@ -1,0 +1,104 @@
+"""What the declared tables have in the database that the config does not name: reported, and dropped when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from alembic.operations import ops
+from alembic.runtime.migration import MigrationContext
+
+from rowcast.errors import did_you_mean
+from rowcast.migrations.catalog import Definitions
+from rowcast.migrations.failures import SchemaError
+from rowcast.resources.sql import quote_identifier
+from rowcast.resources.tables import Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Something to drop: the operation, and what is lost by it."""
+
+    operation: ops.MigrateOperation
+    message: str
+
+
+def undeclared_columns(found: Definitions, tables: Tables) -> dict[tuple[str, str], bool]:
+    """The columns of declared tables that the config does not name, with whether a new row needs a value for each."""
+    return {
+        (table, name): row["extra"].startswith("t|") and not found.fills((table, name))
+        for (table, name), row in found.columns.items()
+        if name not in tables.metadata.tables[table].c
+    }
+
+
+def notes(found: Definitions, tables: Tables) -> Iterator[str]:
+    """Sentences about the columns that the config does not name, one a table."""
+    columns: dict[str, list[str]] = {}
+    for (table, name), needed in undeclared_columns(found, tables).items():
+        reason = " (NOT NULL without a default, so that the service cannot add rows)" if needed else ""
+        columns.setdefault(table, []).append(f"{table}.{name}{reason}")
+    for names in columns.values():
+        yield f"not in the config: {', '.join(names)}"
+    if columns:
+        example = next(iter(columns.values()))[0].partition(" ")[0]
+        yield f"They stay as they are. To drop one: rowcast makemigrations --drop {example} -m 'what it does'"
+
+
+def drops(context: MigrationContext, tables: Tables, names: Sequence[str]) -> list[Drop]:
+    """The operations that drop what these names stand for: ``table``, or ``table.`` and a column, constraint or index.
+
+    Raises:
+        SchemaError: A name stands for nothing in the database, or for something that the config has.
+    """
+    connection = context.connection
+    assert connection is not None
+    existing = sa.inspect(connection).get_table_names() if names else []
+    made: list[Drop] = []
+    for name in names:
+        owner, _, part = name.partition(".")
+        if owner not in existing:
+            raise SchemaError(f"--drop {name}: there is no table {owner!r}; {did_you_mean(owner, existing)}")
+        table = sa.Table(owner, sa.MetaData(), autoload_with=connection, resolve_fks=False)
+        declared = tables.metadata.tables.get(owner)
+        made.append(
+            _drop_part(connection, table, declared, name, part) if part else _drop_table(connection, table, declared)
+        )
+    return made
+
+
+def _drop_table(connection: sa.Connection, table: sa.Table, declared: sa.Table | None) -> Drop:
+    if declared is not None:
+        raise SchemaError(f"--drop {table.name}: the config has this table; remove the resource first.")
+    rows = connection.scalar(sa.text(f"SELECT count(*) FROM {quote_identifier(table.name)}"))
+    return Drop(ops.DropTableOp.from_table(table), f"drops the table {table.name}, which has {_rows(rows)}")
+
+
+def _drop_part(connection: sa.Connection, table: sa.Table, declared: sa.Table | None, name: str, part: str) -> Drop:
+    if part in table.c:
+        if declared is not None and part in declared.c:
+            raise SchemaError(f"--drop {name}: the config has this column; remove the field first.")
+        count = f"SELECT count({quote_identifier(part)}) FROM {quote_identifier(table.name)}"
+        rows = connection.scalar(sa.text(count.replace(":", r"\:")))
+        drop = ops.DropColumnOp.from_column_and_tablename(None, table.name, table.c[part])
+        return Drop(drop, f"drops the column {name}, in which {_rows(rows)} hold{'s' if rows == 1 else ''} data")
+    constraints = {str(rule.name): rule for rule in table.constraints if rule.name}
+    indexes = {str(index.name): index for index in table.indexes}
+    rules: set[str] = set()
+    if declared is not None:
+        rules = {str(rule.name) for rule in declared.constraints} | {str(index.name) for index in declared.indexes}
+    if part in rules:
+        raise SchemaError(f"--drop {name}: the config has this rule; remove its option first.")
+    if part in constraints:
+        return Drop(ops.DropConstraintOp.from_constraint(constraints[part]), f"drops the constraint {name}")
+    if part in indexes:
+        return Drop(ops.DropIndexOp.from_index(indexes[part]), f"drops the index {name}")
+    valid = [*table.c.keys(), *constraints, *indexes]
+    raise SchemaError(
+        f"--drop {name}: {table.name} has no column, constraint or index {part!r}; {did_you_mean(part, valid)}"
+    )
+
+
+def _rows(number: int | None) -> str:
+    return "1 row" if number == 1 else f"{number} rows"
