@@ -254,3 +254,93 @@ async def test_mistakes_are_found_at_the_start(run: Run, viewset: dict[str, Any]
     with pytest.raises(ConfigurationError) as error:
         await run({"tenants": TENANTS, "notes": {"fields": FIELDS, "viewset": viewset}}, SETTINGS)
     assert message in str(error.value)
+
+
+MENTIONS: dict[str, Any] = {
+    "id": {"type": "integer", "primary_key": True},
+    "note": {"type": "foreign_key", "to": "notes", "on_delete": "cascade"},
+    "others": {"type": "many_to_many", "to": "notes", "related_name": "mentioned_by"},
+}
+
+
+async def with_mentions(run: Run, scope: Any, notes: dict[str, Any] | None = None, **viewset: Any) -> Service:
+    """Four mentions, one of each note, of which the first also links the second and the third note."""
+    resources = {
+        "tenants": TENANTS,
+        "notes": {"fields": FIELDS, "viewset": {"scope": scope, **(notes or {})}},
+        "mentions": {"fields": MENTIONS, "viewset": viewset},
+    }
+    service = await run(resources, SETTINGS, modules={"viewsets": MENTIONED})
+    await service.sql.execute(ROWS)
+    await service.sql.execute("INSERT INTO mentions (note_id) VALUES (1), (2), (3), (4)")
+    await service.sql.execute("INSERT INTO mentions_others VALUES (1, 2), (1, 3)")
+    return service
+
+
+MENTIONED = """
+from marshmallow import fields
+from rowcast import ModelViewSet, Serializer, model
+Mention = model("mentions")
+
+class MentionSerializer(Serializer):
+    twice = fields.Function(lambda row: row.id * 2)
+    class Meta:
+        model = Mention
+        fields = ("id", "twice", "note_id")
+
+class PythonViewSet(ModelViewSet):
+    serializer_class = MentionSerializer
+
+class HandlerViewSet(ModelViewSet):
+    async def list(self, request):
+        rows = await self.paginate_queryset(self.get_queryset())
+        return self.get_paginated_response(self.get_serializer(rows, many=True).data)
+
+    async def retrieve(self, request, id):
+        return await self.get_object()
+"""
+
+
+@pytest.mark.parametrize("scope", [{"tenant": "$claims.org"}, {"tenant__id": "$claims.org"}])
+@pytest.mark.parametrize("viewset", [{}, {"class": "viewsets:PythonViewSet"}, {"cache": "responses"}])
+async def test_expanded_rows_are_those_of_the_scope(run: Run, scope: Any, viewset: dict[str, Any]) -> None:
+    """A related row outside the caller's scope is null, and is left out of a list; so for each caller in turn."""
+    service = await with_mentions(run, scope, **viewset)
+    for org, shown, linked in ((1, [1, 2, None, None], [2]), (2, [None, None, 3, 4], [3]), (9, [None] * 4, [])):
+        for _ in range(2):
+            paths = "note" if "class" in viewset else "note,others"  # the Python serializer hides others
+            _, body = await service.ask("GET", f"/mentions/?expand={paths}", headers=bearer(org=org), status=200)
+            assert [row["note"] and row["note"]["id"] for row in body["results"]] == shown
+            if "others" in paths:
+                assert [[each["id"] for each in row["others"]] for row in body["results"]] == [linked, [], [], []]
+            _, row = await service.ask("GET", "/mentions/1/?expand=note", headers=bearer(org=org), status=200)
+            assert (row["note"] and row["note"]["id"]) == shown[0]
+    _, body = await service.ask("GET", "/mentions/?expand=note", status=200)
+    assert [row["note"] for row in body["results"]] == [None] * 4
+
+
+async def test_relations_back_are_within_the_scope(run: Run) -> None:
+    """A list of the rows that refer to one has those of the scope, at every depth, and filters keep their values."""
+    service = await with_mentions(run, {"tenant": "$claims.org", "level__gte": 2}, {"filterset_fields": ["owner"]})
+    _, body = await service.ask("GET", "/tenants/?expand=notes,notes__mentions", headers=bearer(org=1), status=200)
+    assert [[note["id"] for note in tenant["notes"]] for tenant in body["results"]] == [[2], []]
+    assert [each["id"] for each in body["results"][0]["notes"][0]["mentions"]] == [2]
+    _, body = await service.ask(
+        "GET", "/notes/?owner=bob&expand=mentions,mentioned_by&page=1", headers=bearer(org=1), status=200
+    )
+    assert [(row["id"], [each["id"] for each in row["mentioned_by"]]) for row in body["results"]] == [(2, [1])]
+
+
+async def test_callers_without_a_scope_see_all_expanded_rows(run: Run) -> None:
+    """``scope_unless`` holds for expansions as well."""
+    service = await with_mentions(run, {"tenant": "$claims.org"}, {"scope_unless": "IsAdminUser"})
+    _, body = await service.ask("GET", "/mentions/?expand=note", headers=bearer(is_staff=True), status=200)
+    assert [row["note"]["id"] for row in body["results"]] == [1, 2, 3, 4]
+
+
+async def test_rows_that_python_reads_are_not_expanded_within_a_scope(run: Run) -> None:
+    """A handler of the author's reads related rows itself, so the expansion is refused."""
+    service = await with_mentions(run, {"tenant": "$claims.org"}, **{"class": "viewsets:HandlerViewSet"})
+    for path in ("/mentions/?expand=note", "/mentions/1/?expand=note"):
+        response, problem = await service.ask("GET", path, headers=bearer(org=1))
+        assert (response.status, "own address only" in problem["detail"]) == (400, True)

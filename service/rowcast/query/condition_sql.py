@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql
 
 from rowcast.query.compilation import Binds, bound_type, sql
 from rowcast.query.conditions import Shape
-from rowcast.query.documents import version, xmin
+from rowcast.query.versions import version, xmin
 from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS, Argument, Lookup
 from rowcast.resources.resource import Path, Relation

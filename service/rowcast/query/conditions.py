@@ -136,7 +136,7 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The rows that have one of these versions (see ``documents.version``)."""
+    """The rows that have one of these versions (see ``versions.version``)."""
 
     versions: tuple[str, ...]
 
@@ -176,6 +176,8 @@ def total_order(resource: Resource, steps: Sequence[str]) -> tuple[str, ...]:
 class Query:
     """The rows of a resource that meet conditions, in an order, with related rows. Every method returns a new query.
 
+    ``related`` are the values of the conditions on related rows, whose shapes are in the projection (``Projection.where``).
+
     A query can be the key of a cache, because equal queries find the same rows. Shape and hash are computed once.
     """
 
@@ -183,21 +185,22 @@ class Query:
     where: tuple[Condition, ...] = ()
     order: tuple[str, ...] = ()
     expand: tuple[str, ...] = ()
+    related: tuple[Any, ...] = ()
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.resource, self.where, self.order, self.expand))
+        return hash((self.resource, self.where, self.order, self.expand, self.related))
 
     def __hash__(self) -> int:
         return self._hash
 
     def restrict(self, *conditions: Condition) -> Query:
         """The rows that also meet these conditions."""
-        return Query(self.resource, self.where + conditions, self.order, self.expand)
+        return Query(self.resource, self.where + conditions, self.order, self.expand, self.related)
 
     def sort(self, order: tuple[str, ...]) -> Query:
         """The rows in this order: paths, with ``-`` in front for descending order."""
-        return Query(self.resource, self.where, order, self.expand)
+        return Query(self.resource, self.where, order, self.expand, self.related)
 
     def unsorted(self) -> Query:
         """The same rows in no order and without related rows."""
@@ -220,7 +223,7 @@ class Query:
     @property
     def size(self) -> int:
         """The memory that the values take, in bytes. A client decides how much that is."""
-        return _size(self.values)
+        return _size(self.values) + _size(self.related)
 
 
 def unchanged(query: Query, versions: tuple[str, ...] | None) -> Query:

@@ -19,17 +19,25 @@ def reads(
     ``None`` if the result depends on a ``write_only`` field, whose changes are not in the change log.
     """
     found = {resource} if shown is None else {resource, *shown.resources}
-    for mentioned in (*_paths(where), *(step.removeprefix("-") for step in order)):
-        path = resources.resolve(resource, mentioned)
+    mentioned = [(resource, path) for path in (*paths_in(where), *(step.removeprefix("-") for step in order))]
+    mentioned += [] if shown is None else _of_related(shown)
+    for here, text in mentioned:
+        path = resources.resolve(here, text)
         if any(field.write_only for field in (path.field, *(step.field for step in path.steps))):
             return None
         found.update(step.target for step in path.steps)
     return frozenset(found)
 
 
+def _of_related(shown: Projection) -> list[tuple[str, str]]:
+    """The resources and paths in the conditions on related rows."""
+    inner = [pair for _, each in shown.related for pair in _of_related(each)]
+    return inner + [(shown.resource, path) for path in paths_in(shown.where)]
+
+
 def unlogged(resources: Resources, resource: str, where: Shape) -> str | None:
     """A ``write_only`` field of the row itself on which a condition depends, which no logged row has; ``None`` if none."""
-    for mentioned in _paths(where):
+    for mentioned in paths_in(where):
         path = resources.resolve(resource, mentioned)
         first = path.steps[0] if path.steps else None
         if first is None or not first.many:
@@ -59,16 +67,16 @@ def dependents(resources: Resources, resource: str) -> frozenset[str]:
     return frozenset(found)
 
 
-def _paths(shape: Shape) -> Iterator[str]:
+def paths_in(shape: Shape) -> Iterator[str]:
     """The paths in a condition's shape."""
     match shape:
         case ("is", path, _, flag):
             yield path
             if isinstance(flag, tuple):
-                yield from _paths(flag)
+                yield from paths_in(flag)
         case ("column", path):
             yield path
         case ("after", *steps):
             yield from (path for path, *_ in steps)
         case (_, *parts):
-            yield from (path for part in parts if isinstance(part, tuple) for path in _paths(part))
+            yield from (path for part in parts if isinstance(part, tuple) for path in paths_in(part))

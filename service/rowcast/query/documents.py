@@ -1,21 +1,27 @@
-"""The SQL of a row's JSON document, and of its version."""
+"""The SQL of a row's JSON document."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 
-from rowcast.query.compilation import sql
+from rowcast.query.compilation import Binds
+from rowcast.query.condition_sql import Source
+from rowcast.query.dependencies import paths_in
 from rowcast.query.projection import Projection
 from rowcast.resources.resource import Relation, Resource
 from rowcast.resources.tables import Tables
 
-XMIN: Final = "_xmin"  # the label of ``xmin()``
 
+def document(
+    tables: Tables, projection: Projection, base: sa.FromClause, binds: Binds | None = None
+) -> list[sa.ColumnElement[Any]]:
+    """The columns whose ``to_json`` is the JSON form of a row of ``base``.
 
-def document(tables: Tables, projection: Projection, base: sa.FromClause) -> list[sa.ColumnElement[Any]]:
-    """The columns whose ``to_json`` is the JSON form of a row of ``base``."""
+    ``binds`` are for the conditions on related rows, where the projection has some: first those of the rows that a related
+    row is shown with, then its own.
+    """
     resources = tables.resources
     resource = resources[projection.resource]
     columns: list[sa.ColumnElement[Any]] = []
@@ -23,17 +29,26 @@ def document(tables: Tables, projection: Projection, base: sa.FromClause) -> lis
         field = resources.key_of(resource.columns[name])
         columns.append(field.field_type.json(field, base.c[name]).label(name))
     for name, inner in projection.related:
-        columns.append(_related(tables, resources.relations(resource.name)[name], inner, resource, base).label(name))
+        relation = resources.relations(resource.name)[name]
+        columns.append(_related(tables, relation, inner, resource, base, binds).label(name))
     return columns
 
 
 def _related(
-    tables: Tables, relation: Relation, shown: Projection, resource: Resource, base: sa.FromClause
+    tables: Tables,
+    relation: Relation,
+    shown: Projection,
+    resource: Resource,
+    base: sa.FromClause,
+    binds: Binds | None,
 ) -> sa.ScalarSelect[Any]:
     """The related row as a JSON object or null, or the related rows in the order of their keys as a JSON array."""
     target = tables.of[relation.target].alias()
     target_key = target.c[tables.resources[relation.target].key.column_name]
-    rows = sa.select(*document(tables, shown, target)).correlate(base)
+    rows = sa.select(*document(tables, shown, target, binds)).correlate(base)
+    if shown.where:
+        assert binds is not None
+        rows = rows.where(_condition(tables, shown, target, binds))
     if not relation.many:
         one = rows.where(target_key == base.c[relation.column]).subquery()
         return sa.select(sa.func.row_to_json(one.table_valued())).scalar_subquery()
@@ -48,27 +63,13 @@ def _related(
     return sa.select(sa.func.coalesce(items, sa.literal_column("'[]'::json"))).scalar_subquery()
 
 
-def xmin(table: str) -> sa.ColumnElement[str]:
-    """The number of the transaction that wrote a row, as text. (System columns, PostgreSQL 5.6)"""
-    column: sa.ColumnElement[str] = sa.literal_column(f"{table}.xmin::text", sa.Text)
-    return column.label(XMIN)
-
-
-def version(
-    tables: Tables, resource: str, written_by: sa.ColumnElement[str], base: sa.FromClause
-) -> sa.ColumnElement[str]:
-    """The version of a row of ``base``: every change of the row or of its links gives it another one.
-
-    It is the transaction that wrote the row, and for each many_to_many field the number of links and the newest one's
-    transaction.
-    """
-    parts = [written_by]
-    for name in tables.resources[resource].links:
-        relation = tables.resources.relations(resource)[name]
-        assert relation.link is not None
-        link = tables.links[relation.link.table].alias(f"_links_{name}")
-        newest = sa.func.coalesce(sa.func.max(sa.cast(xmin(f"_links_{name}"), sa.BigInteger)), sql(0))
-        links = sa.func.concat(sql("'.'"), sa.func.count(), sql("'.'"), newest)
-        own = link.c[relation.link.source_column] == base.c[tables.resources[resource].key.column_name]
-        parts.append(sa.select(links).where(own).correlate(base).scalar_subquery())
-    return sa.func.concat(*parts) if len(parts) > 1 else written_by
+def _condition(tables: Tables, shown: Projection, target: sa.FromClause, binds: Binds) -> sa.ColumnElement[bool]:
+    """The condition on the rows of a relation; if it needs joins, a subquery selects the keys."""
+    direct = not any("__" in path for path in paths_in(shown.where))
+    source = Source(tables, shown.resource, binds, target if direct else tables.of[shown.resource].alias())
+    rows, condition = source.at(()), source.condition(shown.where)
+    if direct:
+        return condition
+    key = tables.resources[shown.resource].key.column_name
+    found = sa.select(rows.c[key]).select_from(source.clause).where(condition)
+    return target.c[key].in_(found)

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from types import MappingProxyType
 
 from rowcast.errors import ParseError, did_you_mean
+from rowcast.query.conditions import Shape
 from rowcast.resources.resource import Resource, Resources
 
 
@@ -16,16 +17,18 @@ from rowcast.resources.resource import Resource, Resources
 class Projection:
     """The parts of a row that are read, in order: columns by name, then related rows by relation.
 
-    Each relation has its own projection. The hash is computed once, since requests look statements up by projection.
+    Each relation has its own projection. ``where`` is the shape of a condition on the rows of a relation: others are left
+    out, or null. The hash is computed once, since requests look statements up by projection.
     """
 
     resource: str
     columns: tuple[str, ...]
     related: tuple[tuple[str, Projection], ...] = ()
+    where: Shape = ()
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.resource, self.columns, self.related))
+        return hash((self.resource, self.columns, self.related, self.where))
 
     def __hash__(self) -> int:
         return self._hash
@@ -51,6 +54,7 @@ class Projection:
             self.resource,
             tuple(name for name in self.columns if name in names),
             tuple((name, inner) for name, inner in self.related if name in names),
+            self.where,
         )
 
 
@@ -63,7 +67,7 @@ def with_all_columns(resources: Resources, shown: Projection) -> Projection:
     """The same relations, each row with all of its columns (``write_only`` ones too), which Python code may read."""
     columns = tuple(resources[shown.resource].columns)
     related = tuple((name, with_all_columns(resources, inner)) for name, inner in shown.related)
-    return Projection(shown.resource, columns, related)
+    return Projection(shown.resource, columns, related, shown.where)
 
 
 def expand(
@@ -93,4 +97,4 @@ def expand(
         target = resources[resources.relations(shown.resource)[name].target]
         inner = related.get(name) or rows.get(target.name) or projection_of(target)
         related[name] = expand(resources, inner, tuple(deeper), rows)
-    return Projection(shown.resource, shown.columns, tuple(related.items()))
+    return Projection(shown.resource, shown.columns, tuple(related.items()), shown.where)

@@ -14,9 +14,10 @@ from sqlalchemy.dialects import postgresql
 from rowcast.query.compilation import Binds, Statement, compiled, sql
 from rowcast.query.condition_sql import Source, sort_key
 from rowcast.query.conditions import Shape
-from rowcast.query.documents import document, version, xmin
+from rowcast.query.documents import document
 from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
+from rowcast.query.versions import version, xmin
 from rowcast.resources.fields import Field
 from rowcast.resources.sql import quote_identifier, quote_literal
 from rowcast.resources.tables import Tables
@@ -62,7 +63,7 @@ def page(tables: Tables, shape: PageShape, where: Shape) -> Statement:
     One row beyond the page is read, to find out whether others follow (or precede, for a backward page); ``size``
     includes it. An exact count is only made if the page is not the last one, which gives the count itself. A keyset also
     returns ``keys``, for each row a JSON array with the values of its order.
-    Values: the condition's, the cursor's, the limit and the offset, as far as the page has them.
+    Values: the condition's, the cursor's, the limit and the offset, as far as the page has them, those for related rows.
     """
     binds = Binds()
     source = Source(tables, shape.projection.resource, binds)
@@ -76,7 +77,7 @@ def page(tables: Tables, shape: PageShape, where: Shape) -> Statement:
     keys = []
     if shape.keyset or shape.keys_first or shape.projection.related:
         rows = _page_rows(shape, source, conditions, steps, one_more, offset)
-        item = sa.select(*document(tables, shape.projection, rows)).correlate(rows).lateral("_d")
+        item = sa.select(*document(tables, shape.projection, rows, binds)).correlate(rows).lateral("_d")
         if shape.keyset:
             keys = [sa.func.json_build_array(*(step.json(rows) for step in steps)).label("key")]
         copies = [rows.c[step.label] for step in steps] if shape.backward else []
@@ -103,12 +104,13 @@ def page(tables: Tables, shape: PageShape, where: Shape) -> Statement:
 def row(tables: Tables, projection: Projection, where: Shape) -> Statement:
     """One row as ``result`` (a JSON object), ``version`` and ``snapshot``; no row if none matches.
 
-    Values: the condition's.
+    Values: the condition's, those for related rows.
     """
     resource, table = projection.resource, tables.of[projection.resource]
-    source = Source(tables, resource, Binds())
+    binds = Binds()
+    source = Source(tables, resource, binds)
     condition = source.condition(where)
-    item = sa.select(*document(tables, projection, table)).correlate(table).lateral("_d")
+    item = sa.select(*document(tables, projection, table, binds)).correlate(table).lateral("_d")
     columns = sa.select(
         sa.func.row_to_json(item.table_valued()).label("result"),
         version(tables, resource, xmin(quote_identifier(table.name)), table).label("version"),

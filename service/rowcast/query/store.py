@@ -65,7 +65,7 @@ class Store:
     async def page(self, query: Query, page: PageShape, values: Sequence[Any]) -> FetchedPage:
         """One page of a query; ``values`` are those of the page, which come after those of the condition."""
         statement = self.queries.page(page, query.shape)
-        row = await self.database.read(statement.sql, statement.arguments([*query.values, *values]))
+        row = await self.database.read(statement.sql, statement.arguments([*query.values, *values, *query.related]))
         assert row is not None
         keys = row["keys"] if page.keyset else []
         return FetchedPage(row["results"], row["size"], row["count"], keys, row["snapshot"])
@@ -73,7 +73,8 @@ class Store:
     async def one(self, query: Query, projection: Projection) -> StoredRow | None:
         """The only row of a query; ``None`` if there is none."""
         statement = self.queries.select_row(projection, query.shape)
-        row = await self.database.read(statement.sql, statement.arguments(query.values))
+        values = (*query.values, *query.related) if query.related else query.values
+        row = await self.database.read(statement.sql, statement.arguments(values))
         return None if row is None else StoredRow(row[0], row[1], snapshot=row[2])
 
     async def insert(self, projection: Projection, values: Mapping[str, Any]) -> StoredRow:

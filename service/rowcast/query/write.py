@@ -15,8 +15,9 @@ from rowcast.query.compilation import Binds, Statement, compiled, sql
 from rowcast.query.condition_sql import Source
 from rowcast.query.conditions import Shape
 from rowcast.query.dependencies import dependents
-from rowcast.query.documents import XMIN, document, version, xmin
+from rowcast.query.documents import document
 from rowcast.query.projection import Projection
+from rowcast.query.versions import XMIN, version, xmin
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import quote_identifier
 from rowcast.resources.tables import Tables

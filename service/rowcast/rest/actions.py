@@ -26,6 +26,7 @@ from rowcast.query.pages import BETWEEN
 from rowcast.query.projection import Projection
 from rowcast.rest.conditional import check_version, etag_header, missing_or_changed, required_versions, version_of
 from rowcast.rest.etags import tag_of_list, tag_of_row
+from rowcast.rest.expansion import within_scopes
 from rowcast.rest.paging import list_address
 from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.rendering import (
@@ -57,6 +58,8 @@ async def read_list(view: ModelView, request: Request) -> web.Response:
     shown = requested_projection(plan, serializer, params)
     plain = is_plain(plan, serializer, shown)
     read = shown if plain else read_projection(plan, serializer, query, params)
+    if view.expansion_scopes:
+        query, read = within_scopes(view, query, read, shown, plan.default_projection(serializer))
     page = plan.paginator.page_request(query, read, plan.count, params)
     address = list_address(view)
 
@@ -93,6 +96,8 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
     plain = is_plain(plan, serializer, shown) and not plan.asks_about_objects
     query = await object_query(view)
     read = shown if plain else read_projection(plan, serializer, query, params)
+    if view.expansion_scopes:
+        query, read = within_scopes(view, query, read, shown, plan.default_projection(serializer))
 
     async def load() -> Answer:
         found = await plan.service.store.one(query, read)

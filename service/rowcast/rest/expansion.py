@@ -1,21 +1,25 @@
-"""Who may ``?expand=`` what: a visible relation is shown to callers who may read every row of its target.
+"""Who may ``?expand=`` what: a visible relation is shown to callers who may read the rows of its target.
 
-The relations that a viewset's own options name are its author's decision, and are not checked.
+Where the scope of the target's viewset is data, the rows are those of the scope: the statement has its conditions. Where
+Python has a say about them, only their own address shows them. The relations that a viewset's own options name are its author's decision, and are not checked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from rowcast.errors import AuthenticationFailed, NotAuthenticated, ParseError, PermissionDenied, did_you_mean
 from rowcast.identity.permissions import checks_objects
+from rowcast.query.conditions import Condition, Query
 from rowcast.query.projection import Projection
 from rowcast.resources.resource import Relation
 from rowcast.rest.plan import ModelPlan, Service, new_view, policy_instances
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.rendering import current_serializer
 from rowcast.rest.request import Request, names_in
+from rowcast.rest.scope import caller_scope
 
 EXPAND_MAX_PATHS: Final = 32
 EXPAND_MAX_DEPTH: Final = 8  # relations in one path
@@ -125,12 +129,51 @@ async def check_expansions(view: ModelView) -> None:
     if text := request.query_params.get("expand"):
         serializer = current_serializer(view)
         shown = plan.default_projection(serializer)
+        scopes = {}
         for target, path in plan.expansion_targets(plan, shown, serializer.readable, text):
-            await _check_may_read(target, plan, request, path)
+            conditions = await _check_may_read(target, plan, request, path)
+            if target.declared_scope is not None:
+                if plan.finds_objects or plan.overrides(view.action):
+                    raise _forbidden(target.resource.name, path)  # the rows would be read by Python
+                scopes[target.resource.name] = conditions
+        view.expansion_scopes = scopes
 
 
-async def _check_may_read(target: ModelPlan, asking: ModelPlan, request: Request, path: str) -> None:
-    """Refuse the request unless its caller may read every row of the target's viewset."""
+def within_scopes(
+    view: ModelView, query: Query, read: Projection, shown: Projection, default: Projection
+) -> tuple[Query, Projection]:
+    """A query and what is read of its rows, with the scopes of the rows that ``?expand=`` adds to the default.
+
+    ``read`` may have more than is ``shown``: relations that the viewset's options name, which are not bounded.
+    """
+    if not view.expansion_scopes:
+        return query, read
+    values: list[Any] = []
+    read = _bounded(view.expansion_scopes, read, shown, default, values)
+    return replace(query, related=tuple(values)), read
+
+
+def _bounded(
+    scopes: Mapping[str, tuple[Condition, ...]],
+    read: Projection,
+    shown: Projection | None,
+    default: Projection | None,
+    values: list[Any],
+) -> Projection:
+    """The projection with a condition at each relation that is shown beyond the default; ``values`` get theirs, in order."""
+    expanded, usual = (dict(each.related) if each is not None else {} for each in (shown, default))
+    related = []
+    for name, inner in read.related:
+        bounded = _bounded(scopes, inner, expanded.get(name), usual.get(name), values)
+        if name in expanded and name not in usual and (conditions := scopes.get(inner.resource)):
+            bounded = replace(bounded, where=("and", *(each.shape for each in conditions)))
+            values += [value for each in conditions for value in each.values]
+        related.append((name, bounded))
+    return replace(read, related=tuple(related))
+
+
+async def _check_may_read(target: ModelPlan, asking: ModelPlan, request: Request, path: str) -> tuple[Condition, ...]:
+    """The conditions of the caller's scope in the target's viewset; refuses a caller who may not read its rows."""
     view = new_view(target, action=target.expandable_via, detail=target.expandable_via == "retrieve", request=request)
     try:
         if not _same_authentication(target, asking):
@@ -139,6 +182,7 @@ async def _check_may_read(target: ModelPlan, asking: ModelPlan, request: Request
         if any(map(checks_objects, policy_instances(view.get_permissions()))):
             raise _forbidden(target.resource.name, path)
         await view.check_permissions(request)
+        return (await caller_scope(view)).conditions
     except (NotAuthenticated, AuthenticationFailed, PermissionDenied) as error:
         error.detail = f"expand: {path}: {error.detail}"
         raise

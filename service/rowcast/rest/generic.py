@@ -6,7 +6,7 @@ Its methods are those of Django REST framework and Aksara. What they do is in fu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,7 @@ from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import spawn, wait
 from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
+from rowcast.query.conditions import Condition
 from rowcast.resources.actions import CHANGING_ACTIONS, METADATA, STANDARD_ACTIONS, STREAM
 from rowcast.resources.lossless_json import encode
 from rowcast.rest import conditional, expansion, options_method, paging, rendering, scope
@@ -62,6 +63,7 @@ class GenericViewSet(ViewSet):
     _open_page: paging.OpenPage | None = None
     _context: dict[str, Any] | None = None
     caller_scope: CallerScope | None = None
+    expansion_scopes: Mapping[str, tuple[Condition, ...]] = MappingProxyType({})
 
     async def dispatch(self, http: web.Request) -> web.StreamResponse:
         token = CONTEXT.set(self._get_context)

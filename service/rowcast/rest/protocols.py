@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from rowcast.query.conditions import Condition
 from rowcast.rest.declared_scope import CallerScope
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.request import Request
@@ -19,6 +20,7 @@ class ModelView(Protocol):
 
     request: Request
     caller_scope: CallerScope | None
+    expansion_scopes: Mapping[str, tuple[Condition, ...]]
     kwargs: dict[str, str]
     action: str
     detail: bool | None
