@@ -340,7 +340,8 @@ async def test_callers_without_a_scope_see_all_expanded_rows(run: Run) -> None:
 
 async def test_rows_that_python_reads_are_not_expanded_within_a_scope(run: Run) -> None:
     """A handler of the author's reads related rows itself, so the expansion is refused."""
-    service = await with_mentions(run, {"tenant": "$claims.org"}, **{"class": "viewsets:HandlerViewSet"})
+    viewset: dict[str, Any] = {"class": "viewsets:HandlerViewSet"}
+    service = await with_mentions(run, {"tenant": "$claims.org"}, **viewset)
     for path in ("/mentions/?expand=note", "/mentions/1/?expand=note"):
         response, problem = await service.ask("GET", path, headers=bearer(org=1))
         assert (response.status, "own address only" in problem["detail"]) == (400, True)
