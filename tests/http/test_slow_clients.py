@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from rowcast.errors import ConfigurationError
+
+from ..conftest import configure
 from ..databases import Databases
 from ..waiting import until
 from .conftest import Run, running
@@ -279,6 +282,13 @@ async def test_handler_that_waits_inside_a_transaction_loses_it(service: Service
     response = await stalled
     assert (response.status, (await response.json())["code"]) == (503, "database_unavailable")
     assert (await (await service.client.get("/notes/4/")).json())["text"] == "other"
+
+
+@pytest.mark.parametrize("setting", LIMITS)
+async def test_limit_of_zero_is_a_mistake(setting: str, tmp_path: Path) -> None:
+    """It would end every connection."""
+    with pytest.raises(ConfigurationError, match=f"{setting}: must be longer than 0"):
+        configure(tmp_path, {}, json.dumps({"server": {setting: "0s"}}))
 
 
 @pytest.mark.asyncio(loop_scope="function")

@@ -308,9 +308,16 @@ def size_in_bytes(value: Any) -> int:
     return int(match[1]) * _BYTES[match[2]]
 
 
-def duration() -> ValueType:
-    """A duration such as ``10s``, in seconds."""
-    return ValueType(duration_in_seconds, {"type": "string", "pattern": f"^{_DURATION}$|{REFERENCE_PATTERN}"})
+def duration(*, zero: bool = True) -> ValueType:
+    """A duration such as ``10s``, in seconds. Without ``zero`` it must be longer than 0."""
+
+    def take(value: Any) -> float:
+        seconds = duration_in_seconds(value)
+        if not seconds and not zero:
+            raise ValueError("must be longer than 0")
+        return seconds
+
+    return ValueType(take, {"type": "string", "pattern": f"^{_DURATION}$|{REFERENCE_PATTERN}"})
 
 
 def size() -> ValueType:
