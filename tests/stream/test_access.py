@@ -225,7 +225,7 @@ async def test_serializer_with_python_renders_the_data(serve: Serve, sql: asyncp
 async def test_many_streams_are_evaluated_once(serve: Serve, sql: asyncpg.Connection) -> None:
     """A serializer runs once per event for all streams of a user, and one query serves all streams with a condition."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": COUNTING})
-    database = client.app[SERVICE].store.database
+    database = client.app[SERVICE].store.judge
     async with AsyncExitStack() as stack:
 
         async def open_many(path: str, user: str) -> list[EventSource]:

@@ -209,6 +209,7 @@ class Stream:
     heartbeat: float = _setting(value_types.duration(), "15s")
     buffer: int = _setting(value_types.size(), "256KiB")
     wakeup: str = _setting(value_types.one_of(("notify", "poll")), "notify")
+    filter_timeout: float = _setting(value_types.duration(), "1s")
 
 
 @dataclass(frozen=True, slots=True)

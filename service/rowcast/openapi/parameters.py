@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from rowcast.openapi.schemas import Schemas, value_schema
 from rowcast.resources.fields import Field, Kind, Schema
-from rowcast.resources.lookups import Argument, Lookup
+from rowcast.resources.lookups import PATTERN_MAX_CHARACTERS, PATTERNS, Argument, Lookup
 from rowcast.resources.types.numbers import integer_schema
 from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
 from rowcast.rest.filters import CHOICE_LOOKUPS, SEARCH_MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
@@ -101,7 +101,7 @@ def _filter(schemas: Schemas, name: str, lookup: Lookup, values: Field) -> Schem
         case Argument.FLAG:
             return query_parameter(name, description, {"type": "boolean"})
         case Argument.TEXT:
-            pattern = {"format": "regex"} if "regex" in lookup.name else {}
+            pattern = {"format": "regex", "maxLength": PATTERN_MAX_CHARACTERS} if lookup.name in PATTERNS else {}
             return query_parameter(name, description, STRING_SCHEMA | pattern)
         case Argument.MANY:
             return list_parameter(name, f"{description} {_QUOTING}", items=item)

@@ -114,6 +114,8 @@ def _comparison(resources: Resources, resource: str, condition: Comparison) -> T
     if path.steps or path.field.write_only or matches is None or isinstance(argument, Expression):
         return None
     column, field = path.column, path.values
+    if lookup.takes is Argument.MANY:
+        argument = frozenset(argument)
     if column in resources.traits_of(resource).loose and lookup.takes is not Argument.FLAG:
         return None
 

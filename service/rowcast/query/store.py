@@ -57,10 +57,19 @@ def current_store() -> Store:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Reads and writes rows as JSON."""
+    """Reads and writes rows as JSON.
+
+    ``judges`` is a pool of its own for the filters of streams, so that no other request waits for one that takes long.
+    """
 
     queries: Queries
     database: Database
+    judges: Database | None = None
+
+    @property
+    def judge(self) -> Database:
+        """Where the filters of streams are evaluated."""
+        return self.judges or self.database
 
     async def page(self, query: Query, page: PageShape, values: Sequence[Any]) -> FetchedPage:
         """One page of a query; ``values`` are those of the page, which come after those of the condition."""
@@ -310,14 +319,14 @@ class Store:
     async def check_patterns(self, patterns: Sequence[str]) -> None:
         """``InvalidPattern`` if one of these regular expressions is not valid in PostgreSQL."""
         if patterns:
-            await self.database.read("SELECT count(*) FROM unnest($1::text[]) AS p (p) WHERE '' ~ p", [patterns])
+            await self.judge.read("SELECT count(*) FROM unnest($1::text[]) AS p (p) WHERE '' ~ p", [patterns])
 
     async def matching(self, query: Query, logged: Sequence[bytes]) -> set[int]:
         """The positions, from 1, of the logged rows that meet the conditions of a query."""
         if not logged:
             return set()
         statement = self.queries.match_logged(query.resource, query.shape)
-        rows = await self.database.fetch_all(
+        rows = await self.judge.fetch_all(
             statement.sql, statement.arguments([*query.values, [orjson.Fragment(row) for row in logged]])
         )
         return {row["position"] for row in rows}

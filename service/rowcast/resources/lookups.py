@@ -61,9 +61,17 @@ class Lookup:
             case Argument.FLAG:
                 return FIELD_TYPES["boolean"].parse(field, text)
             case Argument.TEXT:
+                if self.name in PATTERNS:
+                    check_pattern(text)
                 return FIELD_TYPES["text"].parse(field, text)
             case Argument.ONE:
                 return field.field_type.parse(field, text)
+
+
+def check_pattern(text: str) -> None:
+    """Raise ``ValueError`` for a regular expression that is too long."""
+    if len(text) > PATTERN_MAX_CHARACTERS:
+        raise ValueError(f"A regular expression has at most {PATTERN_MAX_CHARACTERS} characters.")
 
 
 def escape(text: str) -> str:
@@ -134,6 +142,7 @@ _ROWS: tuple[Lookup, ...] = (
 LOOKUPS: Final[Mapping[tuple[Kind, str], Lookup]] = {(kind, row.name): row for row in _ROWS for kind in row.kinds}
 LOOKUP_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(row.name for row in _ROWS))
 PATTERNS: Final = ("regex", "iregex")  # lookups whose argument PostgreSQL may refuse
+PATTERN_MAX_CHARACTERS: Final = 200
 
 
 def lookups_of(kind: Kind) -> list[str]:

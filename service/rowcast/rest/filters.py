@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 from rowcast.errors import ParseError, did_you_mean
 from rowcast.query.conditions import Comparison, Condition, Junction, Query, total_order
 from rowcast.resources.fields import Field, Kind
-from rowcast.resources.lookups import LOOKUPS, PATTERNS, Argument, Lookup
+from rowcast.resources.lookups import LOOKUPS, PATTERNS, Argument, Lookup, check_pattern
 from rowcast.resources.resource import Resource, Resources
 
 SEARCH_MAX_WORDS: Final = 16  # words and quoted phrases together
@@ -166,6 +166,12 @@ class SearchFilter(BaseFilterBackend):
         words = [phrase or word for phrase, word in _WORD.findall(text) if phrase or word]
         if len(words) > SEARCH_MAX_WORDS:
             raise ParseError(f"search: at most {SEARCH_MAX_WORDS} words.", code="invalid_parameter")
+        if self.patterns():
+            try:
+                for word in words:
+                    check_pattern(word)
+            except ValueError as error:
+                raise ParseError(f"search: {error}", code="invalid_parameter") from None
         return query.restrict(
             *(
                 Junction("or", tuple(Comparison(path, lookup, word, kind) for path, lookup, kind in self._fields))

@@ -42,6 +42,8 @@ from rowcast.streams.subscription import Subscription, Subscriptions
 TOKEN_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # of the token rather than of its user
 CONNECTION_HEADERS: Final = frozenset({"authorization", "last-event-id", "x-request-id"})
 SNAPSHOT_MAX_PAGES: Final = 100  # times max_page_size: the most rows of a snapshot
+STREAM_VALUES_MAX: Final = 1000  # of a filter by __in
+STREAM_PATTERNS_MAX: Final = 8
 SNAPSHOT: Final = make_field("snapshot", "boolean")
 Value = TypeVar("Value")
 _logger = structlog.get_logger(__name__)
@@ -199,8 +201,9 @@ async def subscription_of(view: ModelView) -> Subscription:
     query = (await list_query(view)).unsorted()
     serializer = current_serializer(view)
     shown = requested_projection(plan, serializer, {"fields": params["fields"]} if "fields" in params else {})
+    expressions = _bounded(query, params)
     try:
-        await plan.service.store.check_patterns(patterns(query.where))
+        await plan.service.store.check_patterns(expressions)
     except InvalidPattern as error:
         raise error.naming(name for name in plan.pattern_parameters if name in params) from None
     _check_logged(plan, query)
@@ -219,6 +222,22 @@ async def subscription_of(view: ModelView) -> Subscription:
         caller=plan.service.store.database.caller(),
         access=ViewsetRowAccess(view, shown) if python else None,
     )
+
+
+def _bounded(query: Query, params: Mapping[str, str]) -> list[str]:
+    """The regular expressions of a stream; ``ParseError`` if the client sends too many, or too many values.
+
+    Unlike a list's, they are kept and evaluated as long as the stream is open.
+    """
+    for condition in query.where:
+        if isinstance(condition, Comparison) and condition.lookup == "in":
+            name = f"{condition.path}__in"
+            if name in params and len(condition.argument) > STREAM_VALUES_MAX:
+                raise ParseError(f"{name}: at most {STREAM_VALUES_MAX} values on a stream.", code="invalid_parameter")
+    expressions = list(dict.fromkeys(patterns(query.where)))
+    if len(expressions) > STREAM_PATTERNS_MAX:
+        raise ParseError(f"At most {STREAM_PATTERNS_MAX} regular expressions on a stream.", code="invalid_parameter")
+    return expressions
 
 
 def _check_logged(plan: ModelPlan, query: Query) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -33,6 +33,8 @@ from rowcast.server.routes import named_classes, plan_routes, register
 from rowcast.streams.hub import Hub
 from rowcast.tasks import Supervisor
 
+JUDGES: Final = 2  # connections on which filters of streams are evaluated
+
 
 def create_app(configuration: Configuration, url: str, *, migrate: bool = False) -> web.Application:
     """The service for a configuration on a database.
@@ -59,11 +61,13 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         statement_timeout=settings.database.statement_timeout,
         idle_timeout=settings.database.idle_in_transaction_timeout,
     )
+    judges = pool(url, tables.guards, size=JUDGES, statement_timeout=settings.stream.filter_timeout)
     supervisor = Supervisor()
     identity = Identity(settings.auth, database)
     throttles = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
     problems, importer = Problems(), Importer(configuration.directory)
-    service = _service(configuration, tables, database, identity, importer, problems, supervisor)
+    store = Store(Queries(tables), database, judges)
+    service = _service(configuration, store, identity, importer, problems, supervisor)
     STORE.set(service.store)
     routes = plan_routes(service, configuration, importer, problems)
     if settings.server.openapi == "authenticated" and not service.authentication_classes:
@@ -97,8 +101,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
 
 def _service(
     configuration: Configuration,
-    tables: Tables,
-    database: Database,
+    store: Store,
     identity: Identity,
     importer: Importer,
     problems: Problems,
@@ -106,6 +109,7 @@ def _service(
 ) -> Service:
     """What the viewsets share. Classes that the settings name and that do not exist are added to ``problems``."""
     settings = configuration.settings
+    database = store.database
     feed = Feed(database.connect, wakeup=settings.stream.wakeup, supervisor=supervisor)
     cache = Cache(feed)
     database.changed = cache.invalidate
@@ -117,7 +121,7 @@ def _service(
     return Service(
         settings=settings,
         resources=configuration.resources,
-        store=Store(Queries(tables), database),
+        store=store,
         feed=feed,
         cache=cache,
         hub=Hub(

@@ -18,9 +18,9 @@ from rowcast.changes.events import Batch
 from rowcast.changes.feed import Feed, Reset
 from rowcast.changes.position import Position, Snapshot
 from rowcast.errors import Unavailable
-from rowcast.streams.sse import KEEP_ALIVE, http_chunk, keep_alive_block, reset_block
+from rowcast.streams.sse import KEEP_ALIVE, end_block, http_chunk, keep_alive_block, reset_block
 from rowcast.streams.subscriber import Subscriber
-from rowcast.streams.subscription import NeedsAwait, Subscriptions
+from rowcast.streams.subscription import FilterTooSlow, NeedsAwait, Subscriptions
 from rowcast.tasks import spawn
 
 FAILED: Final = "failed"  # the reason of a reset after events that could not be rendered
@@ -57,6 +57,9 @@ class Owner(Protocol):
 
     def drop(self, group: Group) -> None:
         """Close a group and forget it."""
+
+    def refuse_filter(self, error: FilterTooSlow, subscriptions: Subscriptions) -> None:
+        """Open no stream with this filter for a while."""
 
 
 class Group:
@@ -159,6 +162,13 @@ class Group:
                     frame = await self._hub.render(self.subscriptions, batch, self.seen_snapshot)
                 except Unavailable:
                     raise
+                except FilterTooSlow as error:
+                    self._hub.refuse_filter(error, self.subscriptions)
+                    self._position = batch.end
+                    self._task = None
+                    self._say_goodbye()
+                    self._end()
+                    return
                 except Exception as error:
                     self.skip(batch, error)
                 else:
@@ -168,6 +178,13 @@ class Group:
         except Reset as reset:
             self._task = None
             self.restart(reset.reason)
+
+    def _say_goodbye(self) -> None:
+        """Send every client the block that ends a stream with a slow filter."""
+        for subscriber in [*self.members, *self.waiting]:
+            position = self.client_position if subscriber in self.members else subscriber.position
+            block = end_block(self.subscriptions.about, None if subscriber.renews else position)
+            subscriber.write(http_chunk(block) if subscriber.chunked else block, self._hub.buffer)
 
     def _end(self) -> None:
         """End the group's streams; the clients connect again and resume."""

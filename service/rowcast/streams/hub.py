@@ -31,10 +31,19 @@ from rowcast.query.conditions import Query
 from rowcast.streams.group import FAILED, Group, log_failure
 from rowcast.streams.group import Phase as GroupPhase
 from rowcast.streams.routing import SubscriptionIndex
-from rowcast.streams.sse import CONTENT_TYPE, DATABASE_AWAY, OPENING, StreamResponse, ready_block, reset_block
+from rowcast.streams.sse import (
+    CONTENT_TYPE,
+    DATABASE_AWAY,
+    OPENING,
+    StreamResponse,
+    end_block,
+    ready_block,
+    reset_block,
+)
 from rowcast.streams.subscriber import Phase, Subscriber
 from rowcast.streams.subscription import (
     SNAPSHOT_BLOCK_ROWS,
+    FilterTooSlow,
     Matches,
     NeedsAwait,
     Subscription,
@@ -48,6 +57,8 @@ MATCHES_CACHED_MAX: Final = 256  # results of the database, for other subscripti
 CREDENTIALS_CHECK_SECONDS: Final = 5.0  # between two checks of the credentials of open streams
 RENDER_PATIENCE_SECONDS: Final = 30.0  # for which a batch is tried again while the database is away; then streams end
 DATABASE_RETRY_SECONDS: Final = 1.0
+SLOW_FILTER_SECONDS: Final = 50.0  # for which a filter is refused that took too long; clients come back later
+SLOW_FILTERS_MAX: Final = 1000
 
 SnapshotRows: TypeAlias = tuple[Sequence[tuple[Subscription, Sequence[bytes]]], Position]
 """The rows of each subscription, as of one moment, and the position after that moment."""
@@ -85,6 +96,7 @@ class Hub:
         self._revisit: set[Group] = set()  # groups that get the next batch whatever it is about
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches: OrderedDict[tuple[Query, Hashable, Position, int], asyncio.Future[Matches]] = OrderedDict()
+        self._slow: OrderedDict[Query, float] = OrderedDict()  # filters that are refused, until when
         self._open: set[Subscriber] = set()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -153,10 +165,12 @@ class Hub:
 
         Raises:
             ParseError: There are more rows than ``limit``.
-            Unavailable: The database is away, and the stream has not begun.
+            Unavailable: The database is away, and the stream has not begun; or its filter has taken too long before.
         """
         if http.method == "HEAD":
             return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": "no-cache"})
+        if self._slow:
+            self._check_filters(subscriptions)
         subscriptions = self._subscriptions.setdefault(subscriptions.key, subscriptions)
         rows: SnapshotRows | None = None
         reason = None
@@ -180,7 +194,7 @@ class Hub:
             else:
                 await self._send_rows(subscriber, subscriptions, rows, reason, OPENING)
             await self._follow(subscriber, subscriptions, limit)
-        except (ConnectionResetError, ApiError):
+        except (ConnectionResetError, ApiError, FilterTooSlow):
             pass  # the client has gone, which is how a stream ends; or it gets the error when it connects again
         except Exception:
             _logger.exception("stream_failed", **subscriptions.about)
@@ -255,6 +269,10 @@ class Hub:
             try:
                 frame = await self.render(subscriptions, batch, seen_snapshot)
             except Unavailable:
+                raise
+            except FilterTooSlow as error:
+                self.refuse_filter(error, subscriptions)
+                await subscriber.send(end_block(subscriptions.about, None if subscriber.renews else position))
                 raise
             except Exception as error:
                 log_failure(subscriptions, batch, error)
@@ -348,6 +366,29 @@ class Hub:
         except Exception:
             self._matches.pop(key, None)
             raise
+
+    def refuse_filter(self, error: FilterTooSlow, subscriptions: Subscriptions) -> None:
+        """Open no stream with this filter for a while: it would end again with the next change."""
+        if error.query not in self._slow:
+            _logger.warning("stream_filter_too_slow", **subscriptions.about)
+        self._slow[error.query] = time.monotonic() + SLOW_FILTER_SECONDS
+        self._slow.move_to_end(error.query)
+        if len(self._slow) > SLOW_FILTERS_MAX:
+            self._slow.popitem(last=False)
+
+    def _check_filters(self, subscriptions: Subscriptions) -> None:
+        """Raise ``Unavailable`` for a filter that has taken too long before."""
+        now = time.monotonic()
+        while self._slow and next(iter(self._slow.values())) <= now:
+            self._slow.popitem(last=False)
+        for subscription in subscriptions:
+            until = self._slow.get(subscription.query)
+            if until is not None:
+                raise Unavailable(
+                    "The regular expressions of this stream took too long; use simpler ones.",
+                    code="statement_timeout",
+                    retry_after=int(until - now) + 1,
+                )
 
     # --- groups
 

@@ -17,7 +17,9 @@ from rowcast.changes.position import Position
 
 CONTENT_TYPE: Final = "text/event-stream"
 RETRY_MILLISECONDS: Final = 2000  # that a browser waits before it connects again
+RETRY_SLOW_FILTER_MILLISECONDS: Final = 60_000  # the same, after a stream has ended because of its filter
 OPENING: Final = b"retry: %d\n" % RETRY_MILLISECONDS
+FILTER_TIMEOUT: Final = "filter_timeout"  # the reason of a reset after which the stream ends
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 DATABASE_AWAY: Final = b": the database is away\n\n"
 UNACKNOWLEDGED_SECONDS: Final = 120.0  # after which the kernel closes a connection whose client acknowledges nothing
@@ -66,6 +68,16 @@ def reset_block(about: Mapping[str, Any], position: Position | None, reason: str
     """The block with which a client has to reload, and the reason. ``None`` for the position if all rows follow."""
     id_line = b"" if position is None else b"id: %b\n" % str(position).encode()
     return b"event: reset\n%bdata: %b\n\n" % (id_line, orjson.dumps({**about, "reason": reason}))
+
+
+def end_block(about: Mapping[str, Any], position: Position | None) -> bytes:
+    """The last block of a stream whose filter takes too long. The client has to reload, and connects again much later.
+
+    Without a position the client forgets its own, so that it is sent all rows.
+    """
+    id_line = b"id:\n" if position is None else b""
+    block = reset_block(about, position, FILTER_TIMEOUT)
+    return b"retry: %d\n%b%b" % (RETRY_SLOW_FILTER_MILLISECONDS, id_line, block)
 
 
 def keep_alive_block(position: Position) -> bytes:

@@ -20,8 +20,9 @@ import orjson
 
 from rowcast.changes.events import Batch, Event
 from rowcast.changes.position import Snapshot
+from rowcast.errors import Unavailable
 from rowcast.query.conditions import Query
-from rowcast.query.matching import RoutingKey, Test
+from rowcast.query.matching import RoutingKey, Test, patterns
 from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
 from rowcast.query.store import Store
@@ -32,6 +33,14 @@ SNAPSHOT_BLOCK_ROWS: Final = 100  # rows in one event of a snapshot
 
 Match: TypeAlias = tuple[bool, bool]  # whether the old and the new row of an event are in the subscription
 Matches: TypeAlias = Mapping[int, Match]  # by the event's n
+
+
+class FilterTooSlow(Exception):
+    """The database has not evaluated the filter of a stream, which has regular expressions, in time."""
+
+    def __init__(self, query: Query) -> None:
+        self.query = query
+        super().__init__("the filter takes too long")
 
 
 class NeedsAwait(Exception):
@@ -109,11 +118,17 @@ class Subscription:
             raise NeedsAwait from error
 
     async def match_in_database(self, batch: Batch) -> Matches:
-        """The match of each event of the resource, evaluated by the database in one query."""
-        self.store.database.act_for(self.caller)
+        """The match of each event of the resource, evaluated by the database in one query; see ``FilterTooSlow``."""
+        self.store.judge.act_for(self.caller)
         events = [event for event in batch.events if event.resource == self.query.resource and event.op != "T"]
         rows = [(n, row) for event in events for n, row in ((event.n, event.old), (-event.n, event.new)) if row]
-        met = {rows[place - 1][0] for place in await self.store.matching(self.query, [row for _, row in rows])}
+        try:
+            places = await self.store.matching(self.query, [row for _, row in rows])
+        except Unavailable as error:
+            if error.code == "statement_timeout" and patterns(self.query.where):
+                raise FilterTooSlow(self.query) from error
+            raise
+        met = {rows[place - 1][0] for place in places}
         return {event.n: (event.n in met, -event.n in met) for event in events}
 
     async def filter_permitted(self, events: Sequence[Event], matches: Matches) -> dict[int, Match]:
