@@ -210,3 +210,39 @@ async def test_constraints_of_any_name_are_errors_of_their_fields(run: Run) -> N
     response = await service.client.delete(f"/towns/{town['id']}/")
     assert (response.status, (await response.json())["code"]) == (409, "referenced")
     assert "people" in (await response.json())["detail"]
+
+
+async def test_generated_columns_are_shown_and_never_written(run: Run) -> None:
+    """A request leaves them out; a handler that writes one gets a 400."""
+    views = """
+from rowcast import ModelViewSet, action, model
+
+Acc = model("acc")
+
+class Accs(ModelViewSet):
+    model = Acc
+
+    @action(detail=False, methods=["POST"])
+    async def make(self, request):
+        await Acc.objects.create(a="x", b="y")
+"""
+    service = await run(
+        {
+            "acc": {
+                "fields": {
+                    "id": {"type": "integer", "primary_key": True},
+                    "a": {"type": "string", "blank": True},
+                    "b": {"type": "string", "null": True, "read_only": True},
+                },
+                "viewset": {"class": "views:Accs", "filterset_fields": ["b"]},
+            }
+        },
+        modules={"views": views},
+        prepare="CREATE TABLE acc (id serial PRIMARY KEY, a text NOT NULL, b text GENERATED ALWAYS AS (a || '!') STORED)",
+    )
+    response = await service.client.post("/acc/", json={"a": "x", "b": "ignored"})
+    assert (response.status, (await response.json())["b"]) == (201, "x!")
+    response = await service.client.patch("/acc/1/", json={"a": "y"})
+    assert (response.status, await response.json()) == (200, {"id": 1, "a": "y", "b": "y!"})
+    assert (await (await service.client.get("/acc/?b=y!")).json())["count"] == 1
+    assert (await service.client.post("/acc/make/")).status == 400

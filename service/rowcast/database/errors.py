@@ -141,6 +141,8 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
             return _invalid(guard, _CHECKS.get(guard.rule if guard else "", "Not a valid value."))
         case asyncpg.NotNullViolationError():
             return ValidationError({error.column_name or "non_field_errors": ["May not be null."]})
+        case asyncpg.GeneratedAlwaysError():
+            return ValidationError("A value that the database generates cannot be written.")
         case asyncpg.InvalidRegularExpressionError():
             return InvalidPattern()
         case asyncpg.DataError() | asyncpg.ProgramLimitExceededError():

@@ -129,6 +129,11 @@ class Definitions:
         """Whether the database gives the column a value of its own choice, by whatever default."""
         return self._is_identity(column) or self.columns[column]["definition"] is not None
 
+    def is_generated(self, column: tuple[str, str]) -> bool:
+        """Whether the database computes the column's values from other columns."""
+        _, _, generated, *_ = self.columns[column]["extra"].split("|")
+        return bool(generated)
+
     def _is_identity(self, column: tuple[str, str]) -> bool:
         _, identity, *_ = self.columns[column]["extra"].split("|")
         return bool(identity)

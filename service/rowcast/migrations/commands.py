@@ -109,7 +109,9 @@ async def makemigrations(
             return find_differences(context, tables), drops(context, tables, drop)
 
         differences, dropped = await run_in_transaction(connection, work)
-        steps = [difference.operation for difference in differences] + [each.operation for each in dropped]
+        steps = [each.operation for each in differences if each.operation is not None] + [
+            each.operation for each in dropped
+        ]
         if not steps:
             raise SchemaError("The database is in line with the config: there is nothing to write a revision of.")
         back = [operation.reverse() for operation in reversed(steps)]
@@ -175,5 +177,6 @@ def _apply(context: MigrationContext, tables: Tables) -> list[DdlStep]:
     operations = Operations(context)
     additive = [difference for difference in find_differences(context, tables) if difference.statement.additive]
     for difference in additive:
+        assert difference.operation is not None
         operations.invoke(difference.operation)
     return [difference.statement for difference in additive]

@@ -21,12 +21,13 @@ class DdlStep:
     """One step from database to config: the DDL as it runs.
 
     ``needed`` is false for a step that the service can work without, such as a comment, or a limit that the database
-    does not check yet.
+    does not check yet. A ``problem`` is a sentence instead: no DDL brings the database in line.
     """
 
     sql: str
     additive: bool
     needed: bool
+    problem: bool = False
 
     @property
     def is_stale_rule(self) -> bool:
@@ -34,6 +35,8 @@ class DdlStep:
         return not self.needed and " DROP CONSTRAINT " in self.sql
 
     def __str__(self) -> str:
+        if self.problem:
+            return f"-- {self.sql}"
         return self.sql if self.additive else "\n".join(f"-- destructive: {line}" for line in self.sql.splitlines())
 
 
@@ -56,7 +59,7 @@ class Plan:
     @property
     def destructive(self) -> list[DdlStep]:
         """The steps that only a written revision runs."""
-        return [statement for statement in self.statements if not statement.additive]
+        return [statement for statement in self.statements if not (statement.additive or statement.problem)]
 
     @property
     def pending(self) -> list[str]:

@@ -20,6 +20,7 @@ from rowcast.resources.sql import cut_identifier, quote_literal
 
 CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
 
+WRITTEN: Final = "written"  # the same for a column that the service writes
 IMPLIED_LIMIT: Final = "implied_limit"  # the same for a column whose length is limited by its type alone
 
 
@@ -143,7 +144,11 @@ class Tables:
 
 def _info(field: Field, values: Field) -> dict[str, bool]:
     """What a comparison with the database needs to know about a column beyond its DDL."""
-    facts = {CONFIGURED_DEFAULT: field.default not in (MISSING, None), IMPLIED_LIMIT: values.max_length is None}
+    facts = {
+        CONFIGURED_DEFAULT: field.default not in (MISSING, None),
+        IMPLIED_LIMIT: values.max_length is None,
+        WRITTEN: field.auto_now or not (field.read_only or field.primary_key or field.auto_now_add),
+    }
     return {name: True for name, holds in facts.items() if holds}
 
 
