@@ -24,7 +24,7 @@ from .process import Reading
 from .service import Service
 from .wire import Malformed, Response, exchange, responses
 
-SHED = {"statement_timeout", "database_busy", "overloaded", "too_many_streams"}
+SHED = {"statement_timeout", "database_busy"}
 ANSWER_SECONDS = 5 * STATEMENT_SECONDS + 5.0  # of a request: it may wait for a connection, and then for its statements
 WAIT_SECONDS = 0.15  # for a response that need not come
 LEAVES_SECONDS = 0.01
@@ -66,13 +66,13 @@ async def _attempt(service: Service, attack: Attack) -> list[Fault]:
     except ConnectionRefusedError:
         return [Fault("the service does not accept connections")]
     faults = list(dict.fromkeys(fault for each in exchanges for fault in _faults_of(attack, *each)))
-    reading = await service.reading()
+    try:
+        reading = await service.reading()
+    except ConnectionError:
+        return [*faults, Fault(f"the process has ended: {''.join(service.errors)[-2000:]}")]
     if attack.copies == 1 and reading.blocked > BLOCKED_SECONDS:
         faults.append(Fault(f"the loop is blocked for {reading.blocked * 1000:.0f} ms: {reading.where}", timing=True))
-    faults += [Fault(f"standard error: {text}") for text in service.faults()]
-    if service.process.returncode is not None:
-        faults.append(Fault(f"the process has ended with {service.process.returncode}"))
-    return faults
+    return faults + [Fault(f"standard error: {text}") for text in service.faults()]
 
 
 async def _exchange(service: Service, attack: Attack) -> tuple[bytes, bool]:

@@ -49,7 +49,10 @@ class Service:
         """What the probe saw since the last reading."""
         reader, writer = self.probe
         writer.write(b"collect\n" if collect else b"read\n")
-        reading = Reading(**json.loads(await asyncio.wait_for(reader.readline(), START_SECONDS)))
+        line = await asyncio.wait_for(reader.readline(), START_SECONDS)
+        if not line:
+            raise ConnectionError("the service has ended")
+        reading = Reading(**json.loads(line))
         if not collect and reading.blocked > self.longest.blocked:
             self.longest = reading
         return reading
