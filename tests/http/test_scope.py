@@ -11,7 +11,7 @@ from .conftest import Run
 from .library import Service
 
 VIEWSETS = dedent("""
-    from rowcast import BasePermission, ModelViewSet, Serializer, model, post_dump
+    from rowcast import BasePermission, ModelViewSet, Serializer, model, wait, post_dump
 
     Ticket = model("tickets")
 
@@ -30,6 +30,25 @@ VIEWSETS = dedent("""
 
         async def perform_update(self, serializer):
             await serializer.save()
+
+    class HandlersViewSet(Scoped):
+        async def create(self, request):
+            serializer = self.get_serializer(data=request.data)
+            serializer.is_valid(raise_exception=True)
+            await self.perform_create(serializer)
+            return serializer.data, 201
+
+        def update(self, request, id):
+            serializer = self.get_serializer(wait(self.get_object()), data=request.data)
+            serializer.is_valid(raise_exception=True)
+            wait(self.perform_update(serializer))
+            return serializer.data
+
+        async def partial_update(self, request, id):
+            serializer = self.get_serializer(await self.get_object(), data=request.data, partial=True)
+            serializer.is_valid(raise_exception=True)
+            await serializer.save()
+            return serializer.data
 
     class StaticViewSet(ModelViewSet):
         queryset = Ticket.objects.filter(tenant="a")
@@ -60,7 +79,7 @@ async def started(run: Run, viewset: str) -> Service:
     return service
 
 
-VIEWSET_NAMES = ["PlainViewSet", "HookedViewSet", "StaticViewSet", "PermittedViewSet"]
+VIEWSET_NAMES = ["PlainViewSet", "HookedViewSet", "HandlersViewSet", "StaticViewSet", "PermittedViewSet"]
 
 
 @pytest.mark.parametrize("viewset", VIEWSET_NAMES)
@@ -129,6 +148,22 @@ PEOPLE = dedent("""
         model = Person
         permission_classes = [SameTenant]
 
+    class HandlerTickets(ModelViewSet):
+        model = Ticket
+
+        async def save(self, serializer):
+            serializer.is_valid(raise_exception=True)
+            return self.serialize(await serializer.save())
+
+        async def create(self, request):
+            return await self.save(self.get_serializer(data=request.data)), 201
+
+        async def update(self, request, id):
+            return await self.save(self.get_serializer(await self.get_object(), data=request.data))
+
+        async def partial_update(self, request, id):
+            return await self.save(self.get_serializer(await self.get_object(), data=request.data, partial=True))
+
     class HookedTickets(ModelViewSet):
         model = Ticket
 
@@ -165,7 +200,7 @@ async def with_people(run: Run, people: str, tickets: str, **options: Any) -> Se
 
 
 @pytest.mark.parametrize("people", ["ScopedPeople", "PermittedPeople"])
-@pytest.mark.parametrize("tickets", ["ModelViewSet", "viewsets:HookedTickets"])
+@pytest.mark.parametrize("tickets", ["ModelViewSet", "viewsets:HookedTickets", "viewsets:HandlerTickets"])
 async def test_keys_must_name_rows_that_the_caller_could_see(run: Run, people: str, tickets: str) -> None:
     """A key of a hidden row is refused in the words for a missing one, in every field and by every writing action."""
     service = await with_people(run, people, tickets)

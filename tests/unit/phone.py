@@ -31,7 +31,7 @@ def main() -> None:
     from rowcast.openapi.document import document
     from rowcast.resources.sql import DIALECT
     from rowcast.resources.tables import Tables
-    from rowcast.rest.serializers import generated_fields
+    from rowcast.rest.serializer_fields import generated_fields
     from rowcast.rest.viewsets import ModelViewSet
 
     from .openapi.sample import plans_of, resources_of, routes_of, service_of

@@ -7,6 +7,7 @@ Its methods are those of Django REST framework and Aksara. What they do is in fu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +21,7 @@ from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import Condition
 from rowcast.resources.actions import CHANGING_ACTIONS, METADATA, STANDARD_ACTIONS, STREAM
 from rowcast.resources.lossless_json import encode
-from rowcast.rest import conditional, expansion, options_method, paging, rendering, scope
+from rowcast.rest import conditional, expansion, options_method, paging, rendering, scope, write_scope
 from rowcast.rest.declared_scope import CallerScope
 from rowcast.rest.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.pagination import BasePagination, PageNumberPagination
@@ -159,6 +160,7 @@ class GenericViewSet(ViewSet):
         """A serializer of this action: ``get_serializer(rows, many=True).data``, ``get_serializer(data=…)``."""
         kwargs.setdefault("context", self.get_serializer_context())
         serializer = self.view_plan.bind_serializer(self.get_serializer_class())(*args, **kwargs)
+        serializer.guard = partial(write_scope.save_in_scope, self)
         if self.caller_scope is not None:
             serializer.fixed = self.caller_scope.fixed
         return serializer

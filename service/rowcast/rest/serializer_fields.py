@@ -9,7 +9,8 @@ from typing import Any, Final
 import marshmallow as ma
 
 from rowcast.orm.state import Row, state_of
-from rowcast.resources.fields import Field
+from rowcast.resources.fields import MISSING, Field, Kind
+from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.validators import NULL, REQUIRED, validators
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -79,3 +80,32 @@ class RelatedKeysField(ma.fields.Field[Any]):
         if problems:
             raise ma.ValidationError(problems)
         return list(keys)
+
+
+def generated_fields(
+    resources: Resources, resource: Resource
+) -> tuple[dict[str, ColumnField | RelatedKeysField], set[str]]:
+    """The schema fields of a resource in the order of declaration, and the names of those that a body cannot set."""
+    fields: dict[str, ColumnField | RelatedKeysField] = {}
+    ignored: set[str] = set()
+    for name, declared in resource.columns.items():
+        values = resources.key_of(declared)
+        identity = declared.primary_key and values.field_type.kind is Kind.NUMBER and declared.default is MISSING
+        if declared.read_only or declared.auto_now or declared.auto_now_add or identity:
+            ignored.add(name)
+        fields[name] = ColumnField(
+            declared,
+            values,
+            required=declared.required,
+            allow_none=declared.null,
+            load_only=declared.write_only,
+            dump_only=name in ignored,
+        )
+    for name, declared in resource.links.items():
+        assert declared.to is not None
+        key = resources[declared.to].key
+        if declared.read_only:
+            ignored.add(name)
+        else:
+            fields[name] = RelatedKeysField(declared, key, resources.key_of(key), load_only=True)
+    return fields, ignored

@@ -7,7 +7,7 @@ serializer dumps Python values. Both make the same JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
@@ -23,9 +23,9 @@ from rowcast.orm.model import model as model_named
 from rowcast.orm.queryset import load_missing
 from rowcast.orm.state import Row
 from rowcast.query.projection import Projection, projection_of
-from rowcast.resources.fields import MISSING, Kind
+from rowcast.resources.fields import MISSING
 from rowcast.resources.resource import Relation, Resource, Resources
-from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
+from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField, generated_fields
 from rowcast.rest.serializer_options import UNSUPPORTED, UNSUPPORTED_META, SerializerOptions
 
 CONTEXT: ContextVar[Callable[[], dict[str, Any]]] = ContextVar("context", default=dict)  # of the current request
@@ -78,6 +78,7 @@ class Serializer(ma.Schema, metaclass=_Settled):
     readable: frozenset[str] = frozenset()  # the columns and links that it shows: their relations are visible
     ignored: ClassVar[frozenset[str]] = frozenset()  # response fields that a body may repeat but cannot set
     related: ClassVar[tuple[str, ...] | None] = None  # relations of its responses; None for the viewset's
+    guard: Callable[..., Awaitable[Any]] | None = None  # the viewset's, which checks what is saved: ``save_in_scope``
     nested: ClassVar[tuple[str, ...]] = ()  # the relations that fields of its class show, at any depth
     plain: bool = False  # whether its responses are its projection and the relations
     hooked: ClassVar[bool] = False  # whether it has code that changes its responses
@@ -414,6 +415,9 @@ class Serializer(ma.Schema, metaclass=_Settled):
         Returns:
             The row; with ``many`` a list of rows.
         """
+        return await (self._save(extra) if self.guard is None else self.guard(self, extra, self._save))
+
+    async def _save(self, extra: Mapping[str, Any]) -> Any:
         if self.many:
             self.instance = [await self.create({**item, **extra}) for item in self.validated_data]
         elif self.instance is None:
@@ -454,35 +458,6 @@ def _serializer_in(field: ma.fields.Field[Any]) -> type[Serializer] | None:
         nested = nested()
     found = nested if isinstance(nested, type) else type(nested)
     return found if issubclass(found, Serializer) else None
-
-
-def generated_fields(
-    resources: Resources, resource: Resource
-) -> tuple[dict[str, ColumnField | RelatedKeysField], set[str]]:
-    """The schema fields of a resource in the order of declaration, and the names of those that a body cannot set."""
-    fields: dict[str, ColumnField | RelatedKeysField] = {}
-    ignored: set[str] = set()
-    for name, declared in resource.columns.items():
-        values = resources.key_of(declared)
-        identity = declared.primary_key and values.field_type.kind is Kind.NUMBER and declared.default is MISSING
-        if declared.read_only or declared.auto_now or declared.auto_now_add or identity:
-            ignored.add(name)
-        fields[name] = ColumnField(
-            declared,
-            values,
-            required=declared.required,
-            allow_none=declared.null,
-            load_only=declared.write_only,
-            dump_only=name in ignored,
-        )
-    for name, declared in resource.links.items():
-        assert declared.to is not None
-        key = resources[declared.to].key
-        if declared.read_only:
-            ignored.add(name)
-        else:
-            fields[name] = RelatedKeysField(declared, key, resources.key_of(key), load_only=True)
-    return fields, ignored
 
 
 def serializer_for(resources: Resources, resource: Resource, model: Any) -> type[Serializer]:

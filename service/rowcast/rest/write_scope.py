@@ -1,7 +1,7 @@
 """What a caller may write: rows inside the viewset's scope, with keys of rows that the caller could see.
 
-Both are checked in the transaction of the write, and only where a viewset has a scope or checks single rows. What the
-author's Python saves itself is the author's decision.
+Both are checked in the transaction of the write, and only where a viewset has a scope or checks single rows. They hold for
+what serializers of the viewset save. What the author's Python writes otherwise is the author's decision.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from typing import Any
 
 from rowcast.errors import NotAuthenticated, NotFound, OutsideScope, PermissionDenied, ValidationError
 from rowcast.orm.awaiting import run_checked
+from rowcast.orm.model import Model, query_for
 from rowcast.query.conditions import Query, by_key, equals
 from rowcast.query.projection import Projection
 from rowcast.query.store import StoredRow
 from rowcast.rest.plan import ModelPlan, RestrictedKey, new_view
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.scope import scope_of, scoped_rows
+from rowcast.rest.serializers import Serializer
 
 NO_ROW = "There is no row with this key."  # the same for a hidden row and for a missing one
 
@@ -36,6 +38,30 @@ async def write_in_scope(view: ModelView, write: Callable[[], Awaitable[StoredRo
             return row
 
     return await plan.service.store.database.retrying(write_and_check)
+
+
+async def save_in_scope(
+    view: ModelView,
+    serializer: Serializer,
+    extra: Mapping[str, Any],
+    save: Callable[[Mapping[str, Any]], Awaitable[Any]],
+) -> Any:
+    """Save what a handler has validated with a serializer of its viewset; ``extra`` are the handler's own values."""
+    plan = view.view_plan
+    if serializer.resource is not plan.resource:
+        return await save(extra)
+    instance = serializer.instance if isinstance(serializer.instance, Model) else None
+    current = None if instance is None else query_for(instance)
+    for item in serializer.validated_data if serializer.many else [serializer.validated_data]:
+        await check_keys(view, {name: value for name, value in item.items() if name not in extra}, current)
+    if plan.unscoped_query is not None:
+        return await save(extra)
+    async with plan.service.store.database.transaction():
+        saved = await save(extra)
+        for row in saved if isinstance(saved, list) else [saved]:
+            if isinstance(row, Model) and row.resource() is plan.resource:
+                await check_scope(view, row.pk)
+    return saved
 
 
 async def check_scope(view: ModelView, key: Any) -> None:
