@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from rowcast.database.table_lock import try_lock_table
+from rowcast.database.table_lock import lock_holder, try_lock_table
 from rowcast.migrations.failures import SchemaError, explain
 from rowcast.migrations.values import VERSION_TABLE, Connect, Connection
 from rowcast.resources.sql import SCHEMA
@@ -69,8 +69,10 @@ async def migration_lock(connect: Connect, patience: float) -> AsyncIterator[Non
         deadline = asyncio.get_running_loop().time() + patience
         while not await _try_lock(lock):
             if asyncio.get_running_loop().time() > deadline:
+                holder = await lock_holder(lock, MIGRATION_TABLE)
+                which = "" if holder is None else f" (process {holder} of PostgreSQL)"
                 raise SchemaError(
-                    f"Another process has been migrating this database for {patience:g} s: try again later."
+                    f"Another process{which} has been migrating this database for {patience:g} s: try again later."
                 )
             await asyncio.sleep(0.1)
         yield

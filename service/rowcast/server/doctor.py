@@ -22,6 +22,7 @@ from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS
 from rowcast.database.sequences import SequenceBehind, sequences_behind
 from rowcast.database.table_lock import lock_holder
+from rowcast.database.table_traits import read_traits
 from rowcast.migrations import commands, failures
 from rowcast.resources.tables import Tables
 
@@ -49,8 +50,7 @@ async def examine(connect: Connect, tables: Tables, migrations: Path, stream: St
         if not any(finding.wrong for finding in found):
             found += await _schema(connect, tables, migrations)
         if not any(finding.wrong for finding in found):
-            behind = await sequences_behind(connection.fetch, tables)
-            found += [Finding("keys", _behind(sequence), wrong=True) for sequence in behind]
+            found += await _rows(connection, tables)
         problems = await checks.find_problems(connection, tables, wakeup=stream.wakeup)
         found += [Finding("changes", problem, wrong=True) for problem in problems]
         if not problems:
@@ -119,6 +119,23 @@ async def _schema(connect: Connect, tables: Tables, migrations: Path) -> list[Fi
     if not pending:
         return [Finding("schema", f"{len(tables.resources)} resources, in line with the config")]
     return [Finding("schema", f"pending: {line}", wrong=True) for line in pending]
+
+
+async def _rows(connection: Connection, tables: Tables) -> list[Finding]:
+    """What is wrong with the rows of the tables: policies that hide them from the service, keys that are taken."""
+    traits = await read_traits(connection.fetch, tables)
+    forced = [tables.resources[name].table for name, table in traits.items() if table.policies_apply]
+    if forced:  # whose largest keys the service may not see
+        return [Finding("policies", _FORCED.format(table=table), wrong=True) for table in forced]
+    return [
+        Finding("keys", _behind(sequence), wrong=True) for sequence in await sequences_behind(connection.fetch, tables)
+    ]
+
+
+_FORCED: Final = (
+    "row-level security of {table} applies to the service's own role, so its changes may be logged wrongly: ALTER TABLE"
+    " {table} NO FORCE ROW LEVEL SECURITY, and set database.default_role"
+)
 
 
 def _behind(found: SequenceBehind) -> str:
