@@ -345,3 +345,46 @@ async def test_rows_that_python_reads_are_not_expanded_within_a_scope(run: Run) 
     for path in ("/mentions/?expand=note", "/mentions/1/?expand=note"):
         response, problem = await service.ask("GET", path, headers=bearer(org=1))
         assert (response.status, "own address only" in problem["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("scope", [{"tenant": "$claims.org"}, {"tenant__name": "$claims.name", "level__lt": 9}])
+async def test_writes_within_a_scope_are_one_statement(run: Run, scope: Any) -> None:
+    """The statement that writes the row checks it, and writes nothing if the row is outside."""
+    service = await started(run, scope)
+    headers = bearer(org=1, name="a")
+    for method, path, inside, outside in (
+        ("POST", "/notes/", {"tenant_id": 1}, {"tenant_id": 2}),
+        ("PATCH", "/notes/1/", {"level": 5}, {"tenant_id": 2}),
+        ("PUT", "/notes/1/", {"tenant_id": 1, "level": 6}, {"tenant_id": 2}),
+    ):
+        for body, allowed in ((inside, True), (outside, False), (inside, True), (outside, False)):
+            before = service.database.statements
+            response, answer = await service.ask(method, path, body, headers=headers)
+            assert response.status < 300 if allowed else answer["code"] == "outside_scope"
+            assert service.database.statements == before + 1
+    assert await service.sql.fetchval("SELECT count(*) FROM notes WHERE tenant_id = 2") == 2
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        "BEFORE INSERT OR UPDATE ON notes FOR EACH ROW WHEN (NEW.level = 7) EXECUTE FUNCTION give()",
+        "AFTER INSERT OR UPDATE ON notes FOR EACH ROW WHEN (NEW.level = 7) EXECUTE FUNCTION give_later()",
+    ],
+)
+async def test_rows_that_a_trigger_moves_out_of_the_scope_are_not_written(run: Run, trigger: str) -> None:
+    """What counts is the row that would be there."""
+    service = await started(run, {"tenant": "$claims.org"})
+    await service.sql.execute(f"""
+        CREATE FUNCTION give() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN NEW.tenant_id := 2; NEW.level := 8; RETURN NEW; END $$;
+        CREATE FUNCTION give_later() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN UPDATE notes SET tenant_id = 2, level = 8 WHERE id = NEW.id; RETURN NULL; END $$;
+        CREATE TRIGGER moves {trigger}""")
+    await service.service.store.read_traits()  # as at start
+    for method, path in (("POST", "/notes/"), ("PATCH", "/notes/1/")):
+        response, problem = await service.ask(method, path, {"level": 7}, headers=bearer(org=1))
+        assert (response.status, problem["code"]) == (403, "outside_scope")
+        _, row = await service.ask(method, path, {"level": 5}, headers=bearer(org=1))
+        assert (row["tenant_id"], row["level"]) == (1, 5)
+    assert await service.sql.fetchval("SELECT count(*) FROM notes WHERE tenant_id = 2") == 2

@@ -12,6 +12,7 @@ from rowcast.errors import (
     Conflict,
     DoesNotFit,
     InvalidPattern,
+    OutsideScope,
     PermissionDenied,
     Unavailable,
     ValidationError,
@@ -100,6 +101,7 @@ _CHECKS: Mapping[str, str] = {
 }
 
 
+OUTSIDE_SCOPE: Final = "rowcast: outside the scope"  # what a statement casts to a boolean to undo what it has written
 POLICY_REFUSES: Final = "A policy of the database does not allow this row."
 
 
@@ -145,6 +147,8 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
             return ValidationError("A value that the database generates cannot be written.")
         case asyncpg.InvalidRegularExpressionError():
             return InvalidPattern()
+        case asyncpg.InvalidTextRepresentationError() if OUTSIDE_SCOPE in str(error):
+            return OutsideScope()
         case asyncpg.DataError() | asyncpg.ProgramLimitExceededError():
             return DoesNotFit("A value does not fit its column.")
         case asyncpg.FeatureNotSupportedError() if error.server_source_function == "RewriteQuery":

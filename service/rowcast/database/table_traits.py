@@ -38,6 +38,12 @@ SELECT name,
         FROM member JOIN pg_class USING (oid) JOIN pg_rewrite ON ev_class = member.oid
         WHERE member.name = given.name AND relkind IN ('r', 'p') AND ev_type IN ('2', '3', '4') AND ev_enabled <> 'D'
     ) AS rules,
+    EXISTS (
+        SELECT FROM member
+        JOIN pg_trigger ON tgrelid = member.oid JOIN pg_proc ON pg_proc.oid = tgfoid
+        WHERE member.name = given.name AND tgenabled <> 'D' AND NOT tgisinternal
+            AND pronamespace IS DISTINCT FROM to_regnamespace('rowcast')
+    ) AS triggered,
     ARRAY(
         SELECT DISTINCT attname::text FROM string WHERE string.name = given.name AND NOT collisdeterministic
     ) AS patternless,
@@ -73,15 +79,16 @@ async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
     """
     names = {table.name: resource for resource, table in tables.of.items()}
     found = {}
-    for name, partitioned, *sets, policies, policies_apply, types in await fetch(_TRAITS_SQL, list(names)):
-        skipping, rules, patternless, loose = map(frozenset, sets)
+    for row in await fetch(_TRAITS_SQL, list(names)):
+        name, partitioned, skipping, rules, triggered, patternless, loose, policies, policies_apply, types = row
         columns = [text.split("=", 2) for text in types]
         found[names[name]] = TableTraits(
             partitioned,
-            skipping,
-            rules,
-            patternless,
-            loose,
+            frozenset(skipping),
+            frozenset(rules),
+            triggered,
+            frozenset(patternless),
+            frozenset(loose),
             policies,
             policies_apply,
             types={column: type_ for column, _, type_ in columns},

@@ -14,9 +14,10 @@ from rowcast.database.errors import POLICY_REFUSES, RefusedByRule, TryAgain
 from rowcast.database.pool import Database
 from rowcast.database.sequences import has_generated_key, move_sequence
 from rowcast.database.table_traits import read_traits
-from rowcast.errors import ApiError, Conflict, PermissionDenied, ValidationError
+from rowcast.errors import ApiError, Conflict, OutsideScope, PermissionDenied, ValidationError
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Comparison, Query, by_key
+from rowcast.query.dependencies import paths_in
 from rowcast.query.misfits import with_fields
 from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
@@ -24,6 +25,7 @@ from rowcast.query.statements import Queries
 from rowcast.resources.resource import Resource
 
 Result = TypeVar("Result")
+_NO_CONDITION: Final = Query("")
 
 # A trigger has skipped the row, or a rule has put another statement in place of the one that was sent.
 NOT_MADE: Final = "The database did not make this row."
@@ -86,11 +88,12 @@ class Store:
         row = await self.database.read(statement.sql, statement.arguments(values))
         return None if row is None else StoredRow(row[0], row[1], snapshot=row[2])
 
-    async def insert(self, projection: Projection, values: Mapping[str, Any]) -> StoredRow:
-        """Insert a row and its links."""
+    async def insert(self, projection: Projection, values: Mapping[str, Any], within: Query | None = None) -> StoredRow:
+        """Insert a row and its links; ``OutsideScope`` if the query ``within`` does not contain the row."""
         resource, columns, links = self._parts(projection, values)
-        statement = self.queries.insert(projection, columns, links)
-        arguments = statement.arguments([values[name] for name in (*columns, *links)])
+        inline, later = self._checks(within)
+        statement = self.queries.insert(projection, columns, links, inline.shape)
+        arguments = statement.arguments([*(values[name] for name in (*columns, *links)), *inline.values])
 
         async def write() -> StoredRow:
             row = await self.insert_rows(resource, columns, self.database.fetch, statement, arguments)
@@ -101,6 +104,7 @@ class Store:
         async def write_whole() -> StoredRow:
             async with self.database.transaction():
                 row = await write()
+                await self._require(later, row.key)
                 return await self._read_again(resource, projection, row.key) if again else row
 
         async def write_by_rules() -> StoredRow:
@@ -112,11 +116,12 @@ class Store:
                     raise Conflict(NOT_MADE)
                 if links:
                     await self.relink(self.by_keys(resource, row["key"]), {name: values[name] for name in links})
+                await self._require(within, row["key"])
                 return await self._read_again(resource, projection, row["key"])
 
         traits = self.queries.resources.traits_of(resource.name)
         again = traits.partitioned or self._stale(projection, links)
-        whole = again or "insert" in traits.skipping
+        whole = again or later is not None or "insert" in traits.skipping
         try:
             return await self._write("insert", resource, write_whole if whole else write, write_by_rules)
         except ValidationError as error:
@@ -153,11 +158,17 @@ class Store:
         guard = self.queries.tables.guards.get(taken.constraint_name or "")
         return guard is not None and guard.fields != (resource.key.column_name,)
 
-    async def update(self, query: Query, projection: Projection, values: Mapping[str, Any]) -> StoredRow | None:
-        """Change the only row of a query, and its links; ``None`` if there is none."""
+    async def update(
+        self, query: Query, projection: Projection, values: Mapping[str, Any], within: Query | None = None
+    ) -> StoredRow | None:
+        """Change the only row of a query, and its links; ``None`` if there is none.
+
+        ``OutsideScope`` if the query ``within`` does not contain the row afterwards.
+        """
         resource, columns, links = self._parts(projection, values)
-        statement = self.queries.update(projection, columns, links, query.shape)
-        arguments = statement.arguments([*query.values, *(values[name] for name in (*columns, *links))])
+        inline, later = self._checks(within)
+        statement = self.queries.update(projection, columns, links, query.shape, inline.shape)
+        arguments = statement.arguments([*query.values, *(values[name] for name in (*columns, *links)), *inline.values])
 
         async def write() -> StoredRow | None:
             async with self.database.transaction():
@@ -166,6 +177,8 @@ class Store:
                 row = await write_alone()
                 if row is None and skipping and await self.one(query, Projection(resource.name, ())) is not None:
                     raise Conflict(NOT_CHANGED)
+                if row is not None:
+                    await self._require(later, row.key)
                 if row is None or not self._stale(projection, links):
                     return row
                 return await self._read_again(resource, projection, row.key)
@@ -188,11 +201,12 @@ class Store:
                     await self.relink(changed, {name: values[name] for name in links})
                 elif await self.lock_places(changed) == before:
                     raise Conflict(NOT_CHANGED)
+                await self._require(within, key)
                 return await self._read_again(resource, projection, key)
 
         traits = self.queries.resources.traits_of(resource.name)
         skipping = "update" in traits.skipping
-        alone = not links and not skipping and not self._stale(projection, links)
+        alone = later is None and not links and not skipping and not self._stale(projection, links)
         try:
             return await self._write("update", resource, write_alone if alone else write, write_by_rules)
         except ValidationError as error:
@@ -273,6 +287,33 @@ class Store:
             await self.database.fetch_all(statement.sql, arguments, deleting=True, changes=statement.changes)
             after = await self.lock_places(self.by_keys(resource, *before))
         return len(before), len(before.items() - after.items())
+
+    def _checks(self, within: Query | None) -> tuple[Query, Query | None]:
+        """What the statement that writes a row checks of it, and what has to be checked after it, in its transaction.
+
+        A statement does not see what triggers change after it, nor the rows and links that it writes itself.
+        """
+        if within is None:
+            return _NO_CONDITION, None
+        resources = self.queries.resources
+        traits = resources.traits_of(within.resource)
+        steps = [step for path in paths_in(within.shape) for step in resources.resolve(within.resource, path).steps]
+        if (
+            traits.triggered
+            or traits.rules
+            or traits.partitioned
+            or any(step.many or step.target == within.resource for step in steps)
+        ):
+            return _NO_CONDITION, within
+        return within, None
+
+    async def _require(self, within: Query | None, key: str) -> None:
+        """``OutsideScope`` unless a query contains the row with this key."""
+        if within is not None:
+            resource = self.queries.resources[within.resource]
+            row = within.restrict(*self.by_keys(resource, key).where)
+            if await self.one(row, Projection(resource.name, ())) is None:
+                raise OutsideScope()
 
     async def _write(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from rowcast.database.errors import OUTSIDE_SCOPE
 from rowcast.query.compilation import Binds, Statement, compiled, sql
 from rowcast.query.condition_sql import Source
 from rowcast.query.conditions import Shape
@@ -19,16 +20,19 @@ from rowcast.query.documents import document
 from rowcast.query.projection import Projection
 from rowcast.query.versions import XMIN, version, xmin
 from rowcast.resources.resource import Resource
-from rowcast.resources.sql import quote_identifier
+from rowcast.resources.sql import quote_identifier, quote_literal
 from rowcast.resources.tables import Tables
 
 
-def insert(tables: Tables, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...]) -> Statement:
+def insert(
+    tables: Tables, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...], within: Shape = ()
+) -> Statement:
     """Insert a row and its links. Returns ``result`` (a JSON object), ``key`` (text) and ``version``.
 
     ``version`` is null if there are links, because the statement cannot see what it links, and if the table is
-    partitioned, because PostgreSQL does not return ``xmin`` then.
-    Values: the columns', the links'.
+    partitioned, because PostgreSQL does not return ``xmin`` then. A row that does not meet the condition ``within`` is
+    not written: the statement fails.
+    Values: the columns', the links', that condition's.
     """
     binds = Binds()
     table = tables.of[projection.resource]
@@ -38,17 +42,23 @@ def insert(tables: Tables, projection: Projection, columns: tuple[str, ...], lin
     new = sa.insert(table).values(values).returning(*table.c, *system).cte("_new")
     linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=False)]
     return compiled(
-        _written(tables, projection, new, with_version=not links and not partitioned).add_cte(*linked),
+        _written(tables, projection, new, binds, within, with_version=not links and not partitioned).add_cte(*linked),
         changes={projection.resource},
     )
 
 
 def update(
-    tables: Tables, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...], where: Shape
+    tables: Tables,
+    projection: Projection,
+    columns: tuple[str, ...],
+    links: tuple[str, ...],
+    where: Shape,
+    within: Shape = (),
 ) -> Statement:
     """Change a row and replace its links, and return it as ``insert`` does; no row if none matches.
 
-    With neither columns nor links the row is locked and nothing else. Values: the condition's, the columns', the links'.
+    With neither columns nor links the row is locked and nothing else.
+    Values: the condition's, the columns', the links', those of ``within``.
     """
     binds = Binds()
     table = tables.of[projection.resource]
@@ -69,7 +79,8 @@ def update(
         new = sa.select(*table.c, xmin(quote_identifier(table.name))).where(condition).with_for_update().cte("_new")
     linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=True)]
     changes = dependents(tables.resources, projection.resource) if values else {projection.resource} if links else ()
-    return compiled(_written(tables, projection, new, with_version=not links).add_cte(*linked), changes=changes)
+    written = _written(tables, projection, new, binds, within, with_version=not links)
+    return compiled(written.add_cte(*linked), changes=changes)
 
 
 def delete(tables: Tables, resource: str, where: Shape) -> Statement:
@@ -160,14 +171,25 @@ def restriction(tables: Tables, resource: str, where: Shape, binds: Binds) -> sa
     return table.c[key].in_(sa.select(scope.c[key]).select_from(source.clause).where(condition))
 
 
-def _written(tables: Tables, projection: Projection, new: sa.CTE, *, with_version: bool) -> sa.Select[Any]:
-    """The row that a statement has written; its version is null if the statement does not have it."""
+def _written(
+    tables: Tables, projection: Projection, new: sa.CTE, binds: Binds, within: Shape, *, with_version: bool
+) -> sa.Select[Any]:
+    """The row that a statement has written; its version is null if the statement does not have it.
+
+    If the row does not meet the condition ``within``, a cast fails, and with it the statement.
+    """
     resource = projection.resource
     row = sa.select(*document(tables, projection, new)).subquery("_p")
     key = sa.cast(new.c[tables.resources[resource].key.column_name], sa.Text).label("key")
     current = version(tables, resource, new.c[XMIN], new) if with_version else sql("NULL")
     columns = sa.select(sa.func.row_to_json(row.table_valued()).label("result"), key, current.label("version"))
-    return columns.select_from(row.join(new, sa.true()))
+    if not within:
+        return columns.select_from(row.join(new, sa.true()))
+    source = Source(tables, resource, binds, new)
+    condition = source.condition(within)
+    failure = sa.cast(sa.func.concat(sql(quote_literal(OUTSIDE_SCOPE)), sa.func.left(key.element, sql(0))), sa.Boolean)
+    met = sa.case((sa.func.coalesce(condition, sa.false()), sa.true()), else_=failure)
+    return columns.select_from(row.join(source.clause, sa.true())).where(met)
 
 
 def _relink(tables: Tables, resource: str, field: str, new: sa.CTE, binds: Binds, *, replace: bool) -> Iterator[sa.CTE]:

@@ -15,6 +15,7 @@ class TableTraits:
         partitioned: PostgreSQL does not return system columns of a row that is inserted.
         skipping: ``insert``, ``update`` and ``delete``, as far as a trigger may skip a row.
         rules: The same, as far as the table has a rule.
+        triggered: A trigger that is not Rowcast's runs when a row is written, and may change rows again.
         patternless: The columns whose collation does not work with patterns.
         policies: Row-level security is enabled.
         policies_apply: It applies to the service's own role as well.
@@ -26,6 +27,7 @@ class TableTraits:
     partitioned: bool = False
     skipping: frozenset[str] = frozenset()
     rules: frozenset[str] = frozenset()
+    triggered: bool = False
     patternless: frozenset[str] = frozenset()
     loose: frozenset[str] = frozenset()
     policies: bool = False

@@ -146,7 +146,7 @@ async def create_row(view: WritableView, request: Request) -> web.Response:
     values = await _validate(view, request, body)
     await check_keys(view, values)
     store, shown = plan.service.store, plan.default_projection(plan.serializer)
-    row = await write_in_scope(view, lambda: store.insert(shown, values))
+    row = await write_in_scope(view, lambda within: store.insert(shown, values, within))
     assert row is not None
     key = row.key if plan.lookup_field is None else orjson.loads(row.body)[plan.key_column]
     headers = {**_location(view, key), **etag_header(view, row.version, row.body)}
@@ -164,7 +164,7 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
         await check_keys(view, values, query)
         versions = required_versions(view)
         shown = plan.default_projection(plan.serializer)
-        row = await write_in_scope(view, lambda: store.update(unchanged(query, versions), shown, values))
+        row = await write_in_scope(view, lambda within: store.update(unchanged(query, versions), shown, values, within))
         if row is None:
             raise await missing_or_changed(plan, query, versions)
         return json_response(row.body, headers=etag_header(view, row.version, row.body))

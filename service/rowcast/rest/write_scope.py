@@ -1,7 +1,8 @@
 """What a caller may write: rows inside the viewset's scope, with keys of rows that the caller could see.
 
-Both are checked in the transaction of the write, and only where a viewset has a scope or checks single rows. They hold for
-what serializers of the viewset save. What the author's Python writes otherwise is the author's decision.
+Both are checked only where a viewset has a scope or checks single rows: in the statement of the write, or in its
+transaction. They hold for what serializers of the viewset save. What the author's Python writes otherwise is the author's
+decision.
 """
 
 from __future__ import annotations
@@ -23,15 +24,23 @@ from rowcast.rest.serializers import Serializer
 NO_ROW = "There is no row with this key."  # the same for a hidden row and for a missing one
 
 
-async def write_in_scope(view: ModelView, write: Callable[[], Awaitable[StoredRow | None]]) -> StoredRow | None:
-    """Write a row, and take it back with ``OutsideScope`` if the viewset's scope does not contain it afterwards."""
+async def write_in_scope(
+    view: ModelView, write: Callable[[Query | None], Awaitable[StoredRow | None]]
+) -> StoredRow | None:
+    """Write a row, and take it back with ``OutsideScope`` if the viewset's scope does not contain it afterwards.
+
+    ``write`` gets a query that must contain the row, where the scope is data: the statement that writes checks that itself.
+    """
     plan = view.view_plan
     if plan.unscoped_query is not None:
-        return await write()
+        return await write(None)
+    if plan.scope_is_data:
+        within = await scope_of(view)
+        return await write(within if within.where else None)
 
     async def write_and_check() -> StoredRow | None:
         async with plan.service.store.database.transaction():
-            row = await write()
+            row = await write(None)
             if row is not None:
                 key = plan.service.resources.key_of(plan.resource.key)
                 await check_scope(view, key.field_type.parse(key, row.key))
