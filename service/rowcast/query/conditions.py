@@ -152,12 +152,12 @@ class Unchanged:
 Condition: TypeAlias = Comparison | Junction | Negation | After | Unchanged
 
 
-def equals(path: str, values: Field, value: Any) -> Comparison:
+def equals(path: str, values: Field, value: object) -> Comparison:
     """The rows with this value at the end of a path; ``values`` is the field whose values the path has."""
     return Comparison(path, "exact", value, values.field_type.kind)
 
 
-def by_key(resources: Resources, resource: str, value: Any) -> Comparison:
+def by_key(resources: Resources, resource: str, value: object) -> Comparison:
     """The row of a resource with this key."""
     key = resources[resource].key
     return equals(key.name, resources.key_of(key), value)
@@ -231,7 +231,7 @@ def unchanged(query: Query, versions: tuple[str, ...] | None) -> Query:
     return query if versions is None else query.restrict(Unchanged(versions))
 
 
-def _frozen(value: Any) -> Hashable:
+def _frozen(value: object) -> Hashable:
     """A JSON value or an array in a hashable form.
 
     The form contains the types of numbers and booleans: ``True == 1`` in Python, but not in JSON.
@@ -243,7 +243,7 @@ def _frozen(value: Any) -> Hashable:
     return type(value), value
 
 
-def _size(value: Any) -> int:
+def _size(value: object) -> int:
     """The memory of a value with everything in it, in bytes."""
     if isinstance(value, dict):
         return getsizeof(value) + sum(map(_size, value.keys())) + sum(map(_size, value.values()))

@@ -162,12 +162,12 @@ def _number(digits: str) -> int | float:
     return number if len(digits) < 21 and -(2**63) <= (number := int(digits)) < 2**64 else float(digits)
 
 
-def encode(value: Any) -> bytes:
+def encode(value: object) -> bytes:
     """The JSON of a value, with its ``Raw`` parts and its exact numbers unchanged."""
     return orjson.dumps(value, default=fragment)
 
 
-def fragment(value: Any) -> orjson.Fragment:
+def fragment(value: object) -> orjson.Fragment:
     """The JSON of a ``Raw`` value or an exact number; ``TypeError`` for others."""
     if isinstance(value, Raw):
         return orjson.Fragment(bytes(value))

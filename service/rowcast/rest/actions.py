@@ -228,7 +228,7 @@ async def _save(
     return json_response(body, status, headers)
 
 
-def _location(view: ModelView, key: Any) -> dict[str, str]:
+def _location(view: ModelView, key: object) -> dict[str, str]:
     """The ``Location`` of a new row, below the list that it was created in; empty if its ``lookup_field`` is null."""
     if key is None:
         return {}

@@ -51,7 +51,7 @@ class Response:
         self.content_type = content_type
 
 
-def encode(data: Any, show: Callable[[Any], Any]) -> bytes:
+def encode(data: object, show: Callable[[Any], Any]) -> bytes:
     """JSON in the forms of the field types: decimals as strings, times in UTC as RFC 3339, durations as ISO 8601.
 
     ``show`` turns a row into a dictionary. ``TypeError`` names a value that has no JSON form.
@@ -86,7 +86,7 @@ def is_json(content_type: str) -> bool:
     return media_type == JSON or media_type.endswith("+json")
 
 
-def verbatim_response(data: Any, status: int, headers: Mapping[str, str] | None, content_type: str) -> web.Response:
+def verbatim_response(data: object, status: int, headers: Mapping[str, str] | None, content_type: str) -> web.Response:
     """A response whose content type is not JSON: a string, in UTF-8, or bytes, as they are; ``TypeError`` for others."""
     if not isinstance(data, str | bytes):
         raise TypeError(f"Response(content_type={content_type!r}) needs a string or bytes, not {type(data).__name__}")

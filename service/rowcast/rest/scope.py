@@ -77,18 +77,18 @@ def apply_filters(view: ModelView, rows: Any) -> Any:
     return query if isinstance(rows, Query) else rows.narrowed(query)
 
 
-async def object_query(view: ModelView, key: Any = None) -> Query:
+async def object_query(view: ModelView, key: object = None) -> Query:
     """The query for the row that the address, or ``key``, names within the scope; ``NotFound`` if it names none."""
     return row_query(view, await scope_of(view), key)
 
 
-def row_query(view: ModelView, scope: Query, key: Any = None) -> Query:
+def row_query(view: ModelView, scope: Query, key: object = None) -> Query:
     """The query for the row of a scope that the address, or ``key``, names; ``NotFound`` if it names none."""
     plan = view.view_plan
     return scope.restrict(equals(plan.lookup_field or plan.resource.key.name, plan.key, key_value(view, key)))
 
 
-def key_value(view: ModelView, key: Any = None) -> Any:
+def key_value(view: ModelView, key: object = None) -> Any:
     """The value of the address's key, or of ``key``; ``NotFound`` if no row can have it.
 
     An integer has one form in addresses: ``/tasks/01/`` is not another address of ``/tasks/1/``.

@@ -73,7 +73,7 @@ async def save_in_scope(
     return saved
 
 
-async def check_scope(view: ModelView, key: Any) -> None:
+async def check_scope(view: ModelView, key: object) -> None:
     """Raise ``OutsideScope`` unless the row with this key is in the viewset's scope."""
     plan = view.view_plan
     if plan.unscoped_query is None:
@@ -122,7 +122,7 @@ async def _may_see(view: ModelView, row: Any) -> bool:
     return True
 
 
-async def _has_key(plan: ModelPlan, query: Query, key: RestrictedKey, value: Any) -> bool:
+async def _has_key(plan: ModelPlan, query: Query, key: RestrictedKey, value: object) -> bool:
     return await _exists(plan, query.restrict(equals(key.path, key.values, value)))
 
 

@@ -16,7 +16,7 @@ from rowcast.resources.types.text import NUL_REFUSED
 _QUOTED_ITEM: Final = re.compile(r'"((?:[^"]|"")*)"(?:,|\Z)')
 
 
-def _load_json(_field: Field, value: Any) -> Any:
+def _load_json(_field: Field, value: object) -> Any:
     level = [value]
     for _ in range(JSON_MAX_DEPTH):
         deeper: list[Any] = []
@@ -42,7 +42,7 @@ def _parse_json(field: Field, text: str) -> Any:
     return _load_json(field, value)
 
 
-def _load_array(field: Field, value: Any) -> list[Any]:
+def _load_array(field: Field, value: object) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError("Not a valid list.")
     element, values = field.element, []

@@ -33,7 +33,7 @@ def _integer_range(bits: int) -> tuple[int, int]:
 def _integer_type(name: str, bits: int, column: type[TypeEngine[Any]]) -> FieldType:
     low, high = _integer_range(bits)
 
-    def load(_field: Field, value: Any) -> int:
+    def load(_field: Field, value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError("Not a valid integer.")
         if not low <= value <= high:
@@ -56,7 +56,7 @@ def _integer_type(name: str, bits: int, column: type[TypeEngine[Any]]) -> FieldT
     )
 
 
-def _load_float(_field: Field, value: Any) -> float:
+def _load_float(_field: Field, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError("Not a valid number.")
     try:
@@ -81,7 +81,7 @@ def _dump_float(_field: Field, value: float) -> float | str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _load_decimal(field: Field, value: Any) -> Decimal:
+def _load_decimal(field: Field, value: object) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ValueError("Not a valid decimal number.")
     return _parse_decimal(field, str(value))
@@ -147,7 +147,7 @@ def _bound(limit: Any) -> int | float:
     return limit if isinstance(limit, int) and abs(limit) < 2**63 else float(limit)
 
 
-def _load_boolean(_field: Field, value: Any) -> bool:
+def _load_boolean(_field: Field, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError("Not a valid boolean: use true or false.")
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -45,7 +45,7 @@ def _trim(text: str) -> str:
     return f"{head}.{digits}{offset}" if digits else head + offset
 
 
-def _parse_date(_field: Field, value: Any) -> dt.date:
+def _parse_date(_field: Field, value: object) -> dt.date:
     if isinstance(value, str) and _DATE.fullmatch(value):
         try:
             return dt.date.fromisoformat(value)
@@ -54,7 +54,7 @@ def _parse_date(_field: Field, value: Any) -> dt.date:
     raise ValueError("Not a valid date: use YYYY-MM-DD.")
 
 
-def _parse_time(_field: Field, value: Any) -> dt.time:
+def _parse_time(_field: Field, value: object) -> dt.time:
     if isinstance(value, str) and _TIME.fullmatch(value):
         whole, fraction = _split_fraction(value)
         try:
@@ -92,7 +92,7 @@ def _moment(text: str) -> dt.datetime:
     return moment
 
 
-def _load_datetime(_field: Field, value: Any) -> dt.datetime:
+def _load_datetime(_field: Field, value: object) -> dt.datetime:
     """RFC 3339; without an offset the time is UTC."""
     if isinstance(value, str) and _WITH_SECONDS.fullmatch(value):
         try:
@@ -115,7 +115,7 @@ def _parse_datetime(_field: Field, text: str) -> dt.datetime:
         raise ValueError(_NOT_A_DATETIME) from None
 
 
-def _load_duration(_field: Field, value: Any) -> dt.timedelta:
+def _load_duration(_field: Field, value: object) -> dt.timedelta:
     match = _DURATION.fullmatch(value) if isinstance(value, str) and len(value) < 100 else None
     if match is None or not any(match.groups()[1:]):
         raise ValueError(

@@ -19,7 +19,7 @@ STRING_SCHEMA: Final[Schema] = {"type": "string", "pattern": NO_NUL}
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
-def _load_text(_field: Field, value: Any) -> str:
+def _load_text(_field: Field, value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("Not a valid string.")
     if "\x00" in value:
@@ -45,7 +45,7 @@ def text_type(name: str, *, key: bool = True, **facts: Any) -> FieldType:
     )
 
 
-def _load_uuid(_field: Field, value: Any) -> uuid.UUID:
+def _load_uuid(_field: Field, value: object) -> uuid.UUID:
     if not (isinstance(value, str) and _UUID.fullmatch(value)):
         raise ValueError("Not a valid UUID.")
     made: uuid.UUID = UUID(value)
