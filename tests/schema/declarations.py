@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from rowcast.migrations import commands
-from rowcast.migrations.values import Migration, Plan, Step
+from rowcast.migrations.values import LogSteps, Migration, Plan, Step
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.tables import Tables
@@ -73,7 +73,7 @@ class Database:
         patience: float = 30,
     ) -> Migration:
         return await commands.migrate(
-            self.connect, tables, self.directory, sync=sync, before=before, after=after, patience=patience
+            self.connect, tables, self.directory, sync=sync, steps=LogSteps(before, nothing, after), patience=patience
         )
 
     async def plan(self, tables: Tables) -> Plan:

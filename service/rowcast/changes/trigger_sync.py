@@ -11,7 +11,7 @@ import asyncpg
 from rowcast.changes import sql
 from rowcast.changes.connection import session
 from rowcast.changes.coordination import lock_installation
-from rowcast.changes.triggers import qualified, triggers
+from rowcast.changes.triggers import WAKE_TICKER, create_function, qualified, triggers
 from rowcast.database.connection import Connect, Connection
 from rowcast.errors import ConfigurationError
 from rowcast.resources.sql import SCHEMA, quote_identifier, quote_literal
@@ -22,6 +22,8 @@ _TRIGGER_FUNCTIONS: Final = sql.load("trigger_functions")
 _INSTALLED_TRIGGERS: Final = sql.load("installed_triggers")
 _TABLE_SCHEMAS: Final = sql.load("table_schemas")
 _LOG_TRUNCATE: Final = sql.load("log_truncate")
+_FUNCTIONS_TO_SUSPEND: Final = sql.load("functions_to_suspend")
+_SUSPENDED_BODY: Final = sql.load("suspended_body")
 _RELATIONS_OF_TABLE: Final = sql.load("relations_of_table")
 
 
@@ -95,6 +97,29 @@ async def sync_triggers(connection: Connection, tables: Tables, *, wakeup: str =
             f"the triggers cannot be created ({error}): the role must own the schema {SCHEMA} and the resources'"
             " tables, or have TRIGGER, SELECT and UPDATE on them"
         ) from None
+
+
+async def suspend_triggers(connection: Connection, *, wakeup: str = "notify") -> None:
+    """Let the triggers bear that their tables change, until ``sync_triggers`` renews them in the same transaction.
+
+    A revision may rename or drop columns and write rows. From the first change of a table's columns on, writes to it are
+    logged as if it had been truncated: readers of the log load it again.
+    """
+    async with connection.transaction():
+        await lock_installation(connection)
+        for name, body, columns in await connection.fetch(_FUNCTIONS_TO_SUSPEND, f"{_COMMENT}%"):
+            suspended = sql.fill(
+                _SUSPENDED_BODY,
+                body=body,
+                columns=quote_literal(columns),
+                truncated=sql.fill(_LOG_TRUNCATE, resource=quote_literal(name.partition(".")[0])),
+                wake=WAKE_TICKER if wakeup == "notify" else "",
+            )
+            function = quote_identifier(name)
+            await connection.execute(
+                f"{create_function(name, suspended)};"
+                f"COMMENT ON FUNCTION {SCHEMA}.{function} IS {quote_literal(f'{_COMMENT} (suspended)')}"
+            )
 
 
 async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:

@@ -49,7 +49,7 @@ _TRANSITIONS: Final[Mapping[str, str]] = {
 _FUNCTION: Final = sql.load("trigger_function")
 _TRIGGER: Final = sql.load("trigger")
 _BODY: Final = sql.load("trigger_body")
-_WAKE_TICKER: Final = sql.fill(sql.load("wake_ticker"), shut=str(GATE_SHUT), channel=WAKE_CHANNEL)
+WAKE_TICKER: Final = sql.fill(sql.load("wake_ticker"), shut=str(GATE_SHUT), channel=WAKE_CHANNEL)
 _LOG_INSERTED_ROWS: Final = sql.load("log_inserted_rows")
 _LOG_UPDATED_ROWS: Final = sql.load("log_updated_rows")
 _CURRENT_ROWS: Final = sql.load("current_rows")
@@ -86,7 +86,7 @@ class Trigger:
     @property
     def create(self) -> str:
         """The statement that creates or replaces the function."""
-        return sql.fill(_FUNCTION, function=quote_identifier(self.function), body=quote_literal(self.body))
+        return create_function(self.function, self.body)
 
     def attach(self, relation: str) -> str:
         """The statement that creates the trigger on a relation (quoted)."""
@@ -98,6 +98,11 @@ class Trigger:
             transitions=_TRANSITIONS[self.operation],
             function=quote_identifier(self.function),
         )
+
+
+def create_function(name: str, body: str) -> str:
+    """The statement that creates or replaces the function of a trigger."""
+    return sql.fill(_FUNCTION, function=quote_identifier(name), body=quote_literal(body))
 
 
 def triggers(tables: Tables, schemas: Mapping[str, str], *, wakeup: str = "notify") -> Iterator[Trigger]:
@@ -141,7 +146,7 @@ class _ResourceTriggers:
     """
 
     def __init__(self, tables: Tables, resource: Resource, schemas: Mapping[str, str], *, notify: bool) -> None:
-        self._wake = _WAKE_TICKER if notify else ""
+        self._wake = WAKE_TICKER if notify else ""
         self._resources = tables.resources
         self._resource = resource
         self._schemas = schemas

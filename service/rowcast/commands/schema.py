@@ -42,11 +42,11 @@ def migrate(config: Path, database_url: str | None, sync: bool) -> None:
     configuration = load_configuration(config, database_url)
     with open_database(configuration) as (url, _):
         tables, database = tables_and_database(configuration, url)
-        before, after = migration_steps(tables, configuration.settings)
+        steps = migration_steps(tables, configuration.settings)
         done = asyncio.run(
             commands.migrate(
                 database.connect, tables, configuration.settings.database.migrations,
-                sync=sync, before=before, after=after,
+                sync=sync, steps=steps,
             )
         )  # fmt: skip
         for line in (*(f"-- revision applied: {name}" for name in done.revisions), *map(str, done.statements)):

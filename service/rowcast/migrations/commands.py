@@ -28,7 +28,7 @@ from rowcast.migrations.operations import render
 from rowcast.migrations.revisions import script_directory, unapplied, write_revision
 from rowcast.migrations.session import MIGRATION_WAIT_SECONDS, await_step, migration_lock, run_in_transaction, session
 from rowcast.migrations.undeclared import Drop, drops, notes
-from rowcast.migrations.values import VERSION_TABLE, Connect, DdlStep, Migration, Plan, Revision, Step
+from rowcast.migrations.values import VERSION_TABLE, Connect, DdlStep, LogSteps, Migration, Plan, Revision
 from rowcast.resources.sql import SCHEMA
 from rowcast.resources.tables import Tables
 
@@ -60,23 +60,21 @@ async def migrate(
     directory: Path,
     *,
     sync: bool,
-    before: Step,
-    after: Step,
+    steps: LogSteps,
     patience: float = MIGRATION_WAIT_SECONDS,
 ) -> Migration:
     """Apply the revisions of ``directory/versions``, then with ``sync`` every additive difference that is left.
 
-    ``before`` creates the service's own schema, which defaults of columns call, and ``after`` its triggers. All of it
-    is one transaction under a lock; another caller waits for the lock up to ``patience`` seconds. (A revision
+    All of it, ``steps`` included, is one transaction under a lock; another caller waits for the lock up to ``patience`` seconds. (A revision
     with ``autocommit_block`` commits what ran before it.)
 
     Raises:
         SchemaError: The migration failed, and nothing was changed.
     """
     try:
-        return await _migrate(connect, tables, directory, sync, before, after, patience, create=False)
+        return await _migrate(connect, tables, directory, sync, steps, patience, create=False)
     except TableMissingError:
-        return await _migrate(connect, tables, directory, sync, before, after, patience, create=True)
+        return await _migrate(connect, tables, directory, sync, steps, patience, create=True)
 
 
 async def makemigrations(
@@ -130,8 +128,7 @@ async def _migrate(
     tables: Tables,
     directory: Path,
     sync: bool,
-    before: Step,
-    after: Step,
+    log: LogSteps,
     patience: float,
     create: bool,
 ) -> Migration:
@@ -140,15 +137,17 @@ async def _migrate(
         revisions = await unapplied(connection, directory)
         if not revisions and await is_in_line(connection, tables):
             async with connection.transaction():
-                await before(connection)
-                await after(connection)
+                await log.install(connection)
+                await log.renew(connection)
             return Migration()
 
         def work(context: MigrationContext) -> Migration:
             bare = sync and not create and not await_step(context, lambda raw: read_catalog(raw, tables))
             context.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'")
-            await_step(context, before)
+            await_step(context, log.install)
             applied = _apply(context, tables) if create else []
+            if revisions:
+                await_step(context, log.suspend)
             try:
                 environment.run_migrations()
             except sa.exc.DBAPIError as error:
@@ -158,7 +157,7 @@ async def _migrate(
             if sync:
                 applied += _apply(context, tables)
             left = [difference.statement for difference in find_differences(context, tables)]
-            await_step(context, after)
+            await_step(context, log.renew)
             compared = "" if left else digest(tables, await_step(context, lambda raw: read_catalog(raw, tables)))
             context.execute(f"COMMENT ON TABLE {SCHEMA}.{VERSION_TABLE} IS '{compared}'")
             return Migration(revisions, applied, left)

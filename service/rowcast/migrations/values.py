@@ -17,6 +17,19 @@ VERSION_TABLE: Final = "alembic_version"
 
 
 @dataclass(frozen=True, slots=True)
+class LogSteps:
+    """What a migration does for the change log, which is another package's.
+
+    ``install`` creates the service's own schema, which defaults of columns call. ``suspend`` runs before revisions, so that
+    triggers bear what these do to their tables, and ``renew`` creates the triggers of the declared tables.
+    """
+
+    install: Step
+    suspend: Step
+    renew: Step
+
+
+@dataclass(frozen=True, slots=True)
 class DdlStep:
     """One step from database to config: the DDL as it runs.
 

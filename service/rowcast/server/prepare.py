@@ -9,7 +9,7 @@ import structlog
 
 from rowcast.changes import checks
 from rowcast.changes.install import install, read_secret
-from rowcast.changes.trigger_sync import sync_triggers
+from rowcast.changes.trigger_sync import suspend_triggers, sync_triggers
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Settings
 from rowcast.database.errors import CONNECTION_LOST
@@ -18,7 +18,7 @@ from rowcast.database.table_guards import read_guards
 from rowcast.database.table_traits import read_traits
 from rowcast.errors import Unavailable
 from rowcast.migrations import commands
-from rowcast.migrations.values import Step
+from rowcast.migrations.values import LogSteps
 from rowcast.resources.tables import Tables
 
 _logger = structlog.get_logger(__name__)
@@ -37,9 +37,9 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
     connection = await database.connect()
     try:
         if migrate:
-            before, after = migration_steps(tables, settings)
+            steps = migration_steps(tables, settings)
             done = await commands.migrate(
-                database.connect, tables, settings.database.migrations, sync=True, before=before, after=after
+                database.connect, tables, settings.database.migrations, sync=True, steps=steps
             )
             pending, left = done.pending, done.left
         else:
@@ -64,13 +64,16 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
         await connection.close()
 
 
-def migration_steps(tables: Tables, settings: Settings) -> tuple[Step, Step]:
-    """What a migration does before and after its own steps: install the change log, and the triggers that fill it."""
+def migration_steps(tables: Tables, settings: Settings) -> LogSteps:
+    """What a migration does for the change log: install it, and suspend and renew the triggers that fill it."""
 
-    async def log_changes(connection: asyncpg.Connection) -> None:
+    async def suspend(connection: asyncpg.Connection) -> None:
+        await suspend_triggers(connection, wakeup=settings.stream.wakeup)
+
+    async def renew(connection: asyncpg.Connection) -> None:
         await sync_triggers(connection, tables, wakeup=settings.stream.wakeup)
 
-    return install, log_changes
+    return LogSteps(install, suspend, renew)
 
 
 def startup_error(error: Exception) -> str:
