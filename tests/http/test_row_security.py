@@ -43,6 +43,13 @@ NOTES: dict[str, Any] = {
     "viewset": {"class": "views:NoteViewSet", "filterset_fields": {"title": ["regex"]}},
 }
 TAGS: dict[str, Any] = {"fields": {"name": {"type": "string", "max_length": 20}}, "viewset": {"stream_enabled": False}}
+COMMENTS: dict[str, Any] = {
+    "fields": {
+        "document": {"type": "foreign_key", "to": "documents"},
+        "others": {"type": "many_to_many", "to": "documents", "related_name": "quoted"},
+    },
+    "viewset": {"stream_enabled": False},
+}
 VIEWS = """
 from aiohttp import web
 
@@ -127,13 +134,14 @@ async def secured(
 ) -> AsyncIterator[Service]:
     """A service on tables with policies."""
     resources = {"documents": json.dumps(DOCUMENTS), "notes": json.dumps(NOTES), "tags": json.dumps(TAGS)}
+    resources["comments"] = json.dumps(COMMENTS)
     configuration = configure(directory / "config", resources, service, {"views": VIEWS, "urls": URLS})
     tables = Tables(configuration.resources)
     await prepare(configuration, tables, Database(database_url, tables.guards), migrate=True)
     for table in ("documents", "notes"):
         await sql.execute(POLICIES.format(table=table))
         for name in grantees:
-            await sql.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {name}")
+            await sql.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table}, comments, comments_others TO {name}")
     await sql.execute("INSERT INTO documents (org, title) VALUES ('a', 'one'), ('b', 'two'), ('a', 'locked')")
     async with conftest.running(configuration, url or database_url) as client:
         yield Service(client, sql, client.app[SERVICE])
@@ -206,6 +214,23 @@ async def test_row_that_a_policy_refuses_is_403(
         await service.ask("POST", f"/documents/{row['id']}/rename/", {"title": "newest"}, status=200, headers=headers)
         await service.ask("DELETE", f"/documents/{row['id']}/", status=204, headers=headers)
         assert await sql.fetch("SELECT * FROM documents ORDER BY id") == before
+
+
+async def test_key_of_a_row_that_a_policy_hides_is_that_of_no_row(
+    database_url: str, sql: asyncpg.Connection, tmp_path: Path, roles: tuple[str, str]
+) -> None:
+    """PostgreSQL checks foreign keys without policies, so the service does with them."""
+    async with secured(database_url, sql, tmp_path, settings(default_role=roles[0]), roles[0]) as service:
+        headers = caller(org="a")
+        bodies: list[dict[str, Any]] = [
+            {"document_id": 2}, {"document_id": 99}, {"document_id": 1, "others": [3, 2]}, {"document_id": 1, "others": [99]},
+        ]  # fmt: skip
+        for body in bodies:
+            _, problem = await service.ask("POST", "/comments/", body, status=400, headers=headers)
+            assert problem["code"] == "does_not_exist", body
+        _, row = await service.ask("POST", "/comments/", {"document_id": 1, "others": [3]}, status=201, headers=headers)
+        await service.ask("PATCH", f"/comments/{row['id']}/", {"document_id": 2}, status=400, headers=headers)
+        assert await sql.fetchval("SELECT count(*) FROM comments") == 1
 
 
 HOSTILE = [

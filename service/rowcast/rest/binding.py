@@ -341,7 +341,10 @@ def _restricted_keys(service: Service, resource: Resource) -> tuple[RestrictedKe
     found = []
     for field in resource.fields.values():
         target = service.plans.get(field.to or "")
-        if target is None or field.any_key or (target.unscoped_query is not None and not target.asks_about_objects):
+        if target is None or field.any_key:
+            continue
+        secured = service.store.database.acts_as_callers and service.resources.traits_of(target.resource.name).policies
+        if target.unscoped_query is not None and not target.asks_about_objects and not secured:
             continue
         values = service.resources.resolve(resource.name, field.name).values
         many = field.field_type.kind is Kind.RELATIONS
