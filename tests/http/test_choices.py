@@ -151,6 +151,20 @@ async def test_default_order_and_query_sets_follow_the_choices(service: Service)
         assert await service.get("/rows/sorted/", by=ordering) == in_order(everything, ordering)
 
 
+async def test_deep_pages_follow_the_choices(service: Service) -> None:
+    """Those that find their keys first."""
+    keys = await service.sql.fetch("SELECT id FROM limitoffsetpagination")
+    await service.sql.execute(
+        "INSERT INTO limitoffsetpagination (level, place) SELECT 'high', 2 FROM generate_series(1, 1000)"
+    )
+    everything = await service.get("/limitoffsetpagination/", limit="100", offset="1000", ordering="level,place")
+    await service.sql.execute("DELETE FROM limitoffsetpagination WHERE NOT id = ANY ($1)", [row["id"] for row in keys])
+    assert [place("level", row) for row in everything["results"]] == sorted(
+        place("level", row) for row in everything["results"]
+    )
+    assert len({place("level", row) for row in everything["results"]}) > 1
+
+
 async def test_documented_index_serves_the_order(service: Service) -> None:
     """The expression of the documentation is that of the statements."""
     await service.sql.execute(
