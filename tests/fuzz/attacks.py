@@ -387,9 +387,8 @@ def tokens(chance: Random, service: Service) -> Attack:
         (10**400, -(10**400), 1e308, 2**63, -1, 0, None, True, [], {}, "x", "9" * 5000, 253402300800, 4102444800)
     )
     claims: dict[str, Any] = {"sub": "1", "aud": "rowcast", "exp": 4102444800}
-    for name in chance.sample(
-        ("exp", "nbf", "iat", "sub", "aud", "iss", "is_staff", "jti", "x"), chance.choice((1, 1, 2))
-    ):
+    registered = ("exp", "nbf", "iat", "sub", "aud", "iss", "is_staff", "jti")
+    for name in chance.choice((("org",), ("since",), ("sub",), chance.sample(registered, chance.choice((1, 1, 2))))):
         claims[name] = chance.choice((extreme, text(chance) if name != "aud" else "x"))
     claims = {name: each.decode("latin-1") if isinstance(each, bytes) else each for name, each in claims.items()}
     encoded = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
@@ -405,8 +404,7 @@ def tokens(chance: Random, service: Service) -> Attack:
         signed = plain + "." + base64.urlsafe_b64encode(signature).rstrip(b"=").decode()
     token = chance.choice(
         (
-            signed,
-            signed,
+            *[signed] * 6,
             f"{header}.{encoded}.",
             f"{header}.{encoded}.AAAA",
             "rc_" + "a" * chance.choice((1, 43, 9000)),
@@ -415,12 +413,15 @@ def tokens(chance: Random, service: Service) -> Attack:
         )
     )
     if chance.random() < 0.3:
-        return Attack((get(chance, "/things/stream/", ("access_token", token)),), enough=b"event: ready")
+        return Attack(
+            (get(chance, chance.choice(("/things/stream/", "/owned/stream/")), ("access_token", token)),),
+            enough=b"event: ready",
+        )
     return Attack(
         (
             request(
                 "GET",
-                chance.choice(("/things/", "/box-parts/")),
+                chance.choice(("/things/", "/box-parts/", "/owned/", "/owned/")),
                 None,
                 ("Authorization", f"Bearer {token}"[:LINE_BYTES]),
             ),
