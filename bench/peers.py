@@ -107,11 +107,14 @@ KEPT_NAME: Final = "Rowcast, answers kept"
 BARE_NAME: Final = "aiohttp, bytes at hand"
 FLOOR: Final = (sys.executable, "-m", "bench.floor")
 SERVE: Final = (*ROWCAST, "serve", *CONFIG, "--port", "{port}", "--workers", "{workers}")
+ONE_CALLER: Final = dict.fromkeys(  # all connections and streams come from one address
+    ("ROWCAST_SERVER_MAX_CONNECTIONS_PER_ADDRESS", "ROWCAST_STREAM_MAX_STREAMS_PER_CALLER"), "1000000"
+)
 PEERS: Final = (
     Peer("floor, JSON by PostgreSQL", (*FLOOR, "json", "{port}", "{workers}"), {**PATHS, **UNCOUNTED}),
     Peer("floor, rows and orjson", (*FLOOR, "rows", "{port}", "{workers}"), {**PATHS, **UNCOUNTED}),
     Peer("floor, changes logged", (*FLOOR, "json", "{port}", "{workers}"), WRITES, role="postgres"),
-    Peer(ROWCAST_NAME, SERVE, PATHS, role="postgres"),
+    Peer(ROWCAST_NAME, SERVE, PATHS, role="postgres", environment=ONE_CALLER),
     Peer(ROWCAST_NAME, SERVE, {"uncounted": "/tasks/"}, role="postgres", environment={"BENCH_COUNT": "none"}),
     Peer(KEPT_NAME, SERVE, KEPT, role="postgres", environment={"BENCH_CACHE": "responses"}),
     Peer(BARE_NAME, (*FLOOR, "bytes", "{port}", "{workers}"), BARE),

@@ -288,6 +288,16 @@ class Throttled(ApiError):
         super().__init__(f"Too many requests; try again in {seconds} {unit}.", headers={"Retry-After": str(seconds)})
 
 
+class TooManyStreams(ApiError):
+    """A caller has too many open streams. ``wait`` is the seconds after which another attempt makes sense."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "too_many_streams"
+
+    def __init__(self, detail: str, *, wait: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(wait)})
+
+
 class Unavailable(ApiError):
     """The database is not available now. A later attempt may succeed."""
 

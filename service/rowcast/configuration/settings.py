@@ -129,6 +129,8 @@ class Server:
     )
     openapi: str = _setting(value_types.one_of(("public", "authenticated", "off")), "public")
     trusted_proxies: int = _setting(value_types.integer(0, 100), 0)
+    max_connections: int = _setting(value_types.integer(1, 1_000_000), 12_000)
+    max_connections_per_address: int = _setting(value_types.integer(1, 1_000_000), 4_000)
     body_limit: int = _setting(value_types.size(), "1MiB")
     header_timeout: float = _setting(value_types.duration(zero=False), "10s")
     body_timeout: float = _setting(value_types.duration(zero=False), "30s")
@@ -209,6 +211,8 @@ class Stream:
     heartbeat: float = _setting(value_types.duration(), "15s")
     buffer: int = _setting(value_types.size(), "256KiB")
     wakeup: str = _setting(value_types.one_of(("notify", "poll")), "notify")
+    max_streams: int = _setting(value_types.integer(1, 1_000_000), 10_000)
+    max_streams_per_caller: int = _setting(value_types.integer(1, 1_000_000), 200)
     filter_timeout: float = _setting(value_types.duration(), "1s")
 
 

@@ -26,6 +26,7 @@ from rowcast.resources.tables import Guard
 Result = TypeVar("Result")
 
 CONNECT_TIMEOUT_SECONDS: Final = 10  # outside the pool, where the URL sets no other one
+STATEMENTS_PER_CONNECTION: Final = 256  # prepared ones; each takes some 20 kB here, and more in PostgreSQL
 TRANSACTION_ATTEMPTS: Final = 3  # if it collides with another transaction
 SESSION_SETTINGS: Final[Mapping[str, str]] = {
     "timezone": "UTC",
@@ -287,7 +288,7 @@ class Database:
     async def _new(self) -> Connection:
         try:
             connection = await open_connection(
-                self.url, self.patience, statement_cache_size=1024, max_cached_statement_lifetime=0,
+                self.url, self.patience, statement_cache_size=STATEMENTS_PER_CONNECTION, max_cached_statement_lifetime=0,
                 server_settings={"application_name": "rowcast", **self._settings},
             )  # fmt: skip
             await set_codecs(connection)

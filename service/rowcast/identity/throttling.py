@@ -89,8 +89,7 @@ class SimpleRateThrottle(BaseThrottle):
 
     def get_ident(self, request: Any) -> str:
         """The caller: the user's id, or the address of an anonymous caller."""
-        user_id = getattr(request.user, "id", None) if request.user.is_authenticated else None
-        return f"user:{user_id}" if user_id is not None else f"address:{_address(request)}"
+        return caller_of(request)
 
     async def allow_request(self, request: Any, view: Any) -> bool:
         throttles: Throttles = request.app[THROTTLES]
@@ -181,6 +180,13 @@ def _headers(windows: Sequence[Window]) -> dict[str, str]:
         "RateLimit-Policy": ", ".join(f'"{name}";q={each.rate.count};w={each.rate.seconds}' for name, each in named),
         "RateLimit": ", ".join(f'"{name}";r={each.remaining};t={math.ceil(each.reset)}' for name, each in named),
     }
+
+
+def caller_of(request: Any) -> str:
+    """Under what a caller is counted: the user's id, or the address of an anonymous caller."""
+    authenticated = getattr(request.user, "is_authenticated", True)
+    user_id = getattr(request.user, "id", None) if authenticated else None
+    return f"user:{user_id}" if user_id is not None else f"address:{_address(request)}"
 
 
 def client_address(http: web.Request, trusted_proxies: int) -> str:

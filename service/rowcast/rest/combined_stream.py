@@ -12,6 +12,7 @@ from typing import Final
 from aiohttp import web
 
 from rowcast.errors import ParseError, PermissionDenied, did_you_mean
+from rowcast.identity.throttling import caller_of
 from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
 from rowcast.rest.generic import GenericViewSet
@@ -40,7 +41,8 @@ async def stream(http: web.Request) -> web.StreamResponse:
         http,
         Subscriptions(subscription for subscription, _ in opened),
         last_position(http, params),
-        auths=[auth for _, auth in opened],
+        auths=[request.auth for _, request in opened],
+        caller=caller_of(opened[0][1]),
         limit=limit if wants_snapshot(params) else None,
     )
 
@@ -82,8 +84,8 @@ def _parameters(plans: Mapping[str, ModelPlan], params: Mapping[str, str]) -> di
 
 async def _open(
     name: str, plan: ModelPlan, http: web.Request, parameters: Mapping[str, str]
-) -> tuple[Subscription, object]:
-    """The caller's subscription to one resource, and its credentials; raises what the resource's own stream would."""
+) -> tuple[Subscription, Request]:
+    """The caller's subscription to one resource, and the request with its credentials; raises what the resource's own stream would."""
     view: GenericViewSet = new_view(plan, action_map=_ACTION_MAP)
     request = view.request = view.initialize_request(http.clone(rel_url=http.rel_url.with_query(parameters)))
     if plan.acts_as_caller:
@@ -94,4 +96,4 @@ async def _open(
     except ParseError as error:
         error.detail = f"{name}.{error.detail}"
         raise
-    return subscription, view.request.auth
+    return subscription, view.request

@@ -18,6 +18,7 @@ from rowcast.errors import (
 )
 from rowcast.identity.authentication import BUILT_IN
 from rowcast.identity.permissions import IsOwner
+from rowcast.identity.throttling import caller_of
 from rowcast.identity.users import Credentials, User
 from rowcast.orm.awaiting import run_checked
 from rowcast.orm.bridge import spawn
@@ -190,6 +191,7 @@ async def open_stream(view: ModelView, request: Request) -> web.StreamResponse:
         Subscriptions([subscription]),
         last_position(request.http, params),
         auths=[request.auth],
+        caller=caller_of(request),
         limit=plan.max_page_size * SNAPSHOT_MAX_PAGES if wants_snapshot(params) else None,
     )
 

@@ -30,6 +30,7 @@ from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.middleware import add_headers, errors
 from rowcast.server.policies import UNSCOPED_STREAMS, unscoped_streams
 from rowcast.server.routes import named_classes, plan_routes, register
+from rowcast.streams.admission import Admission
 from rowcast.streams.hub import Hub
 from rowcast.tasks import Supervisor
 
@@ -117,7 +118,7 @@ def _service(
     def classes(option: str, value: Any, *path: str) -> Any:
         return named_classes(importer, problems, configuration.files[""], path, option, value)
 
-    auth = settings.auth
+    auth, stream = settings.auth, settings.stream
     return Service(
         settings=settings,
         resources=configuration.resources,
@@ -128,8 +129,8 @@ def _service(
             feed,
             identity.still_valid,
             supervisor,
-            heartbeat=settings.stream.heartbeat,
-            buffer=settings.stream.buffer,
+            Admission(stream.max_streams, stream.max_streams_per_caller, stream.buffer),
+            heartbeat=stream.heartbeat,
         ),
         permission_classes=classes(
             "permission_classes", auth.default_permission_classes, "auth", "default_permission_classes"

@@ -13,15 +13,17 @@ import gc
 import secrets
 import sys
 import termios
+from collections import Counter
 from typing import Any, Final
 
+import orjson
 import structlog
 from aiohttp import EMPTY_PAYLOAD, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
 
 from rowcast.configuration.settings import Server
-from rowcast.errors import ApiError, InternalError, NotFound, ParseError, RequestTimeout
+from rowcast.errors import ApiError, InternalError, NotFound, ParseError, RequestTimeout, Unavailable
 from rowcast.server import middleware
 
 HEADER_MAX_BYTES: Final = 64 * 1024  # of the request line and of each header; more than any credentials have
@@ -56,11 +58,31 @@ class Runner(web.AppRunner):
         made.__class__ = _Connections
         assert isinstance(made, _Connections)
         made.settings = self._server_settings
+        made.open, made.open_from = 0, Counter()
         return made
 
 
 class _Connections(web.Server):
     settings: Server
+    open: int
+    open_from: Counter[str]  # by address; empty if the addresses are those of proxies
+
+    def count(self, address: str) -> bool:
+        """Count a connection that has been opened, and return whether it may stay open."""
+        self.open += 1
+        if self.settings.trusted_proxies == 0:
+            self.open_from[address] += 1
+        return (
+            self.open <= self.settings.max_connections
+            and self.open_from[address] <= self.settings.max_connections_per_address
+        )
+
+    def discount(self, address: str) -> None:
+        """Count a connection that is closed."""
+        self.open -= 1
+        self.open_from[address] -= 1
+        if self.open_from[address] <= 0:
+            del self.open_from[address]
 
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
@@ -73,11 +95,13 @@ class _Connection(web.RequestHandler):
     names for them. ``tests/http/test_slow_clients.py`` fails if one of them changes.
     """
 
-    __slots__ = ("_header_begun", "_header_timer", "_send_timer", "_settings")
+    __slots__ = ("_address", "_connections_open", "_header_begun", "_header_timer", "_send_timer", "_settings")
 
     def __init__(self, manager: _Connections, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self._settings = manager.settings
+        self._connections_open = manager
+        self._address = ""
         self._header_begun = False
         self._header_timer: asyncio.TimerHandle | None = None  # runs while a header is awaited that has begun
         self._send_timer: asyncio.TimerHandle | None = None  # runs while the client does not take what is sent
@@ -86,6 +110,13 @@ class _Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if isinstance(peer, tuple) else ""
+        if not self._connections_open.count(self._address):
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(_full_response())
+            transport.close()
+            return
         self._header_timer = self._loop.call_later(self._settings.header_timeout, self._header_late)
 
     def data_received(self, data: bytes) -> None:
@@ -176,6 +207,7 @@ class _Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        self._connections_open.discount(self._address)
         for timer in (self._header_timer, self._send_timer):
             if timer is not None:
                 timer.cancel()
@@ -202,6 +234,19 @@ class _Connection(web.RequestHandler):
         middleware.set_common_headers(response, number)
         response.force_close()
         return response
+
+
+def _full_response() -> bytes:
+    """The response on a connection that is one too many; its request is not read."""
+    error = Unavailable("There are too many connections; try again later.", code="overloaded", retry_after=10)
+    number = secrets.token_hex(10)
+    body = orjson.dumps(error.problem(number))
+    head = (
+        f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {middleware.PROBLEM}\r\nContent-Length: {len(body)}\r\n"
+        f"Retry-After: {error.headers['Retry-After']}\r\nX-Request-ID: {number}\r\nServer: rowcast\r\n"
+        "X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 _MALFORMED_REQUEST: Final = f"Malformed HTTP request, or the request line or a header exceeds {HEADER_MAX_BYTES} bytes."

@@ -20,7 +20,7 @@ from rowcast.changes.table_watch import WATCH_SECONDS, TableWatch
 from rowcast.changes.ticker import Ticker
 from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.configuration.load import Configuration
-from rowcast.errors import Unavailable
+from rowcast.errors import TooManyStreams, Unavailable
 from rowcast.identity.authentication import Identity
 from rowcast.identity.throttling import Throttles
 from rowcast.resources.tables import Tables
@@ -33,6 +33,7 @@ from rowcast.tasks import Supervisor
 
 STARTED: Final = web.AppKey("started", asyncio.Task)
 STREAM_OPEN_ATTEMPTS: Final = 10  # one a second, while the database is away
+FINAL_CODES: Final = ("statement_timeout", TooManyStreams.code)  # after which another attempt would fail as well
 START_RETRY_MAX_SECONDS: Final = 5.0
 _logger = structlog.get_logger(__name__)
 
@@ -109,8 +110,8 @@ class Lifecycle:
                         break
                     return await handler(request)
                 except Unavailable as error:
-                    if error.code == "statement_timeout":
-                        raise  # another attempt would take as long
+                    if error.code in FINAL_CODES:
+                        raise
                     await asyncio.sleep(min(attempt, 1))
             if request.transport is not None:
                 request.transport.abort()

@@ -47,7 +47,10 @@ class Owner(Protocol):
     """What a group uses of its hub."""
 
     feed: Feed
-    buffer: int
+
+    @property
+    def buffer(self) -> int:
+        """Bytes that may wait for one client."""
 
     async def render(self, subscriptions: Subscriptions, batch: Batch, seen_snapshot: Snapshot | None) -> bytes:
         """The frame of a batch, whatever it takes."""
@@ -229,9 +232,9 @@ class Group:
 
     def write(self, frame: bytes) -> None:
         """One write for each member, of the same bytes."""
-        chunk = http_chunk(frame)
+        chunk, buffer = http_chunk(frame), self._hub.buffer
         for member in list(self.members):
-            member.write(chunk if member.chunked else frame, self._hub.buffer)
+            member.write(chunk if member.chunked else frame, buffer)
 
     def keep_alive(self) -> None:
         """Send a comment to everybody, and to members the newest position."""

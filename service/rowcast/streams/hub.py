@@ -28,6 +28,7 @@ from rowcast.changes.position import Position, Snapshot
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import ApiError, ParseError, Unavailable
 from rowcast.query.conditions import Query
+from rowcast.streams.admission import Admission
 from rowcast.streams.group import FAILED, Group, log_failure
 from rowcast.streams.group import Phase as GroupPhase
 from rowcast.streams.routing import SubscriptionIndex
@@ -57,8 +58,6 @@ MATCHES_CACHED_MAX: Final = 256  # results of the database, for other subscripti
 CREDENTIALS_CHECK_SECONDS: Final = 5.0  # between two checks of the credentials of open streams
 RENDER_PATIENCE_SECONDS: Final = 30.0  # for which a batch is tried again while the database is away; then streams end
 DATABASE_RETRY_SECONDS: Final = 1.0
-SLOW_FILTER_SECONDS: Final = 50.0  # for which a filter is refused that took too long; clients come back later
-SLOW_FILTERS_MAX: Final = 1000
 
 SnapshotRows: TypeAlias = tuple[Sequence[tuple[Subscription, Sequence[bytes]]], Position]
 """The rows of each subscription, as of one moment, and the position after that moment."""
@@ -73,8 +72,8 @@ class Hub:
         feed: The change feed of the process.
         valid: Whether a ``request.auth`` is still valid.
         supervisor: Runs the hub's background tasks.
+        admission: Decides how many streams may be open, and how many bytes may wait for one of them.
         heartbeat: Seconds between two comments that keep connections alive.
-        buffer: Bytes that a connection may have unsent before its subscriber leaves the group.
     """
 
     def __init__(
@@ -82,12 +81,12 @@ class Hub:
         feed: Feed,
         valid: Callable[[object], Awaitable[bool]],
         supervisor: Supervisor,
+        admission: Admission,
         *,
         heartbeat: float,
-        buffer: int,
     ) -> None:
         self.feed = feed
-        self.buffer = buffer
+        self._admission = admission
         self._valid = valid
         self._supervisor = supervisor
         self._heartbeat = heartbeat
@@ -96,7 +95,6 @@ class Hub:
         self._revisit: set[Group] = set()  # groups that get the next batch whatever it is about
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches: OrderedDict[tuple[Query, Hashable, Position, int], asyncio.Future[Matches]] = OrderedDict()
-        self._slow: OrderedDict[Query, float] = OrderedDict()  # filters that are refused, until when
         self._open: set[Subscriber] = set()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -123,6 +121,11 @@ class Hub:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    @property
+    def buffer(self) -> int:
+        """Bytes that a connection may have unsent before its subscriber leaves the group."""
+        return self._admission.buffer
 
     @property
     def subscribers(self) -> int:
@@ -153,6 +156,7 @@ class Hub:
         *,
         auths: Sequence[object] = (),
         limit: int | None = None,
+        caller: str = "",
     ) -> web.StreamResponse:
         """Respond to a request with a stream; returns when the stream has ended.
 
@@ -162,15 +166,27 @@ class Hub:
             last: The position that the client resumes from; ``None`` to begin now.
             auths: The ``request.auth`` values that the caller was identified by. The stream ends when one expires.
             limit: With a limit, a stream that cannot resume begins with all rows.
+            caller: Under which the stream counts.
 
         Raises:
             ParseError: There are more rows than ``limit``.
-            Unavailable: The database is away, and the stream has not begun; or its filter has taken too long before.
+            Unavailable: The database is away, and the stream has not begun; or there are too many streams, or its filter
+                has taken too long before.
+            TooManyStreams: The caller has too many.
         """
         if http.method == "HEAD":
             return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": "no-cache"})
-        if self._slow:
-            self._check_filters(subscriptions)
+        with self._admission.admit(caller, subscriptions):
+            return await self._stream(http, subscriptions, last, auths, limit)
+
+    async def _stream(
+        self,
+        http: web.Request,
+        subscriptions: Subscriptions,
+        last: str | None,
+        auths: Sequence[object],
+        limit: int | None,
+    ) -> web.StreamResponse:
         subscriptions = self._subscriptions.setdefault(subscriptions.key, subscriptions)
         rows: SnapshotRows | None = None
         reason = None
@@ -369,26 +385,8 @@ class Hub:
 
     def refuse_filter(self, error: FilterTooSlow, subscriptions: Subscriptions) -> None:
         """Open no stream with this filter for a while: it would end again with the next change."""
-        if error.query not in self._slow:
+        if self._admission.refuse(error.query):
             _logger.warning("stream_filter_too_slow", **subscriptions.about)
-        self._slow[error.query] = time.monotonic() + SLOW_FILTER_SECONDS
-        self._slow.move_to_end(error.query)
-        if len(self._slow) > SLOW_FILTERS_MAX:
-            self._slow.popitem(last=False)
-
-    def _check_filters(self, subscriptions: Subscriptions) -> None:
-        """Raise ``Unavailable`` for a filter that has taken too long before."""
-        now = time.monotonic()
-        while self._slow and next(iter(self._slow.values())) <= now:
-            self._slow.popitem(last=False)
-        for subscription in subscriptions:
-            until = self._slow.get(subscription.query)
-            if until is not None:
-                raise Unavailable(
-                    "The regular expressions of this stream took too long; use simpler ones.",
-                    code="statement_timeout",
-                    retry_after=int(until - now) + 1,
-                )
 
     # --- groups
 

@@ -1,0 +1,92 @@
+"""Which streams may open: not too many in all or for one caller, and none whose filter has just taken too long.
+
+A browser's ``EventSource`` gives up after an error status, and other clients read ``Retry-After``: nobody who is refused
+connects again at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+from rowcast.errors import TooManyStreams, Unavailable
+from rowcast.query.conditions import Query
+from rowcast.streams.subscription import Subscriptions
+
+SLOW_FILTER_SECONDS: Final = 50.0  # for which a filter is refused that took too long; its clients come back after that
+SLOW_FILTERS_MAX: Final = 1000
+FULL_RETRY_SECONDS: Final = 30
+WAITING_MAX_BYTES: Final = 128 << 20  # that wait for the clients of all streams together
+BUFFER_MIN_BYTES: Final = 16 << 10
+
+
+class Admission:
+    """Counts the open streams of one process: at most ``most``, and ``most_of_caller`` for one caller.
+
+    ``buffer`` is how many bytes may wait for one client.
+    """
+
+    def __init__(self, most: int, most_of_caller: int, buffer: int) -> None:
+        self._most = most
+        self._most_of_caller = most_of_caller
+        self._buffer = buffer
+        self._open: Counter[str] = Counter()
+        self._total = 0
+        self._slow: OrderedDict[Query, float] = OrderedDict()  # filters that are refused, until when
+
+    @property
+    def buffer(self) -> int:
+        """How many bytes may wait for one client: fewer if there are many streams, so that their sum has a bound."""
+        return min(self._buffer, max(BUFFER_MIN_BYTES, WAITING_MAX_BYTES // (self._total or 1)))
+
+    @contextlib.contextmanager
+    def admit(self, caller: str, subscriptions: Subscriptions) -> Iterator[None]:
+        """Count a stream while it is open; an error says why it may not be opened."""
+        if self._slow:
+            self._check_filters(subscriptions)
+        if self._open[caller] >= self._most_of_caller:
+            raise TooManyStreams(
+                f"You have {self._most_of_caller} open streams, which is the most. Close some, or open one stream of several"
+                " resources.",
+                wait=FULL_RETRY_SECONDS,
+            )
+        if self._total >= self._most:
+            raise Unavailable(
+                "There are too many open streams; try again later.",
+                code=TooManyStreams.code,
+                retry_after=FULL_RETRY_SECONDS,
+            )
+        self._open[caller] += 1
+        self._total += 1
+        try:
+            yield
+        finally:
+            self._total -= 1
+            self._open[caller] -= 1
+            if not self._open[caller]:
+                del self._open[caller]
+
+    def refuse(self, query: Query) -> bool:
+        """Open no stream with this filter for a while, and return whether that is new."""
+        new = query not in self._slow
+        self._slow[query] = time.monotonic() + SLOW_FILTER_SECONDS
+        self._slow.move_to_end(query)
+        if len(self._slow) > SLOW_FILTERS_MAX:
+            self._slow.popitem(last=False)
+        return new
+
+    def _check_filters(self, subscriptions: Subscriptions) -> None:
+        now = time.monotonic()
+        while self._slow and next(iter(self._slow.values())) <= now:
+            self._slow.popitem(last=False)
+        for subscription in subscriptions:
+            until = self._slow.get(subscription.query)
+            if until is not None:
+                raise Unavailable(
+                    "The regular expressions of this stream took too long; use simpler ones.",
+                    code="statement_timeout",
+                    retry_after=int(until - now) + 1,
+                )
