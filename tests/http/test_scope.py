@@ -148,6 +148,14 @@ PEOPLE = dedent("""
         model = Person
         permission_classes = [SameTenant]
 
+    class ReadOnly(BasePermission):
+        def has_object_permission(self, request, view, row):
+            return request.method == view.request.method == "GET" and request.headers["Tenant"] == "a"
+
+    class ReadablePeople(ModelViewSet):
+        model = Person
+        permission_classes = [ReadOnly]
+
     class HandlerTickets(ModelViewSet):
         model = Ticket
 
@@ -219,6 +227,16 @@ async def test_keys_must_name_rows_that_the_caller_could_see(run: Run, people: s
             response, problem = await service.ask(method, f"/tickets/{row['id']}/", body, headers=A)
             assert (response.status, problem["code"]) == (400, "does_not_exist")
     assert await service.sql.fetchval("SELECT assignee_id FROM tickets") == 1
+
+
+async def test_keys_may_name_rows_that_the_caller_can_only_read(run: Run) -> None:
+    """Permissions that differ between reading and writing are those of reading."""
+    service = await with_people(run, "ReadablePeople", "ModelViewSet")
+    assert (await service.ask("PATCH", "/people/1/", {"tenant": "x"}, headers=A))[0].status == 401
+    response, row = await service.ask("POST", "/tickets/", {"assignee_id": 1, "watchers": [1, 2]}, headers=A)
+    assert (response.status, row["assignee_id"]) == (201, 1)
+    response, row = await service.ask("POST", "/tickets/", {"assignee_id": 1}, headers={"Tenant": "b"})
+    assert (response.status, row["code"]) == (400, "does_not_exist")
 
 
 async def test_keys_that_a_row_has_already_may_stay(run: Run) -> None:

@@ -107,7 +107,7 @@ async def _visible(view: ModelView, target: ModelPlan, keys: Collection[Any]) ->
     """The keys of the rows that another viewset's scope and object permissions show this caller."""
     if not keys:
         return set()
-    other: ModelView = new_view(target, action="retrieve", detail=True, request=view.request)
+    other: ModelView = new_view(target, action="retrieve", detail=True, request=view.request.as_get())
     rows = await (await scoped_rows(other)).filter(pk__in=list(keys))
     if not target.asks_about_objects:
         return {row.pk for row in rows}
