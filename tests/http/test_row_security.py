@@ -48,7 +48,7 @@ COMMENTS: dict[str, Any] = {
         "document": {"type": "foreign_key", "to": "documents"},
         "others": {"type": "many_to_many", "to": "documents", "related_name": "quoted"},
     },
-    "viewset": {"stream_enabled": False},
+    "viewset": {"class": "views:CommentViewSet", "prefetch_related": ["others"]},
 }
 VIEWS = """
 from aiohttp import web
@@ -72,6 +72,15 @@ class DocumentViewSet(ModelViewSet):
         row.title = request.data["title"]
         await row.save()
         return {"title": row.title}
+
+
+class CommentViewSet(ModelViewSet):
+    stream_enabled = False
+
+    @action(detail=False)
+    async def joined(self, request):
+        rows = await model("comments").objects.prefetch_related("document", "others")
+        return [[row.document and row.document.title, [other.title for other in row.others]] for row in rows]
 
 
 class OwnDispatchViewSet(ViewSet):
@@ -231,6 +240,11 @@ async def test_key_of_a_row_that_a_policy_hides_is_that_of_no_row(
         _, row = await service.ask("POST", "/comments/", {"document_id": 1, "others": [3]}, status=201, headers=headers)
         await service.ask("PATCH", f"/comments/{row['id']}/", {"document_id": 2}, status=400, headers=headers)
         assert await sql.fetchval("SELECT count(*) FROM comments") == 1
+        await sql.execute("INSERT INTO comments_others (comment_id, document_id) SELECT id, 2 FROM comments")
+        for org, seen in (("a", ["one", ["locked"]]), ("b", [None, ["two"]])):  # of related rows, too
+            assert (await service.ask("GET", "/comments/joined/", headers=caller(org=org)))[1] == [seen]
+            _, body = await service.ask("GET", "/comments/", headers=caller(org=org))
+            assert [other["title"] for other in body["results"][0]["others"]] == seen[1]
 
 
 HOSTILE = [

@@ -96,11 +96,40 @@ async def test_cached_row_of_an_address_in_other_capitals_is_dropped(serve: Serv
 async def test_migration_of_the_type_keeps_the_collation(serve: Serve, sql: asyncpg.Connection) -> None:
     """No config declares a collation, so a wider type leaves it as it is."""
     await sql.execute("ALTER TABLE people ALTER email TYPE varchar(20) COLLATE ci")
-    client = await serve({"people": PEOPLE})
+    client = await serve({"people": PEOPLE.replace("type: string,", "type: string, max_length: 40,")})
     found = await sql.fetchrow(
         "SELECT format_type(atttypid, atttypmod), attcollation::regcollation::text FROM pg_attribute"
         " WHERE attrelid = 'people'::regclass AND attname = 'email'"
     )
-    assert tuple(found) == ("text", "ci")
+    assert tuple(found) == ("character varying(40)", "ci")
     async with client.get("/people/?email=foo@x.org") as response:
         assert (await response.json())["count"] == 1
+
+
+async def test_related_rows_are_found_whatever_the_capitals(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A foreign key in other capitals than the key refers to the same row, also where Python joins the rows."""
+    uses = "fields: {code: {type: foreign_key, to: codes, related_name: uses}}\nviewset: {class: views:UseViewSet}"
+    codes = CODES.replace("cache: responses", "class: views:CodeViewSet")
+    views = """
+from rowcast import ModelViewSet, action, model
+
+
+class UseViewSet(ModelViewSet):
+    @action(detail=False)
+    async def joined(self, request):
+        return [row.code.code for row in await model("uses").objects.prefetch_related("code")]
+
+
+class CodeViewSet(ModelViewSet):
+    @action(detail=False)
+    async def joined(self, request):
+        return [[row.code_id for row in code.uses] for code in await model("codes").objects.prefetch_related("uses")]
+"""
+    await sql.execute(
+        "CREATE TABLE uses (id uuid PRIMARY KEY DEFAULT gen_random_uuid(),"
+        " code_id varchar(10) COLLATE ci NOT NULL REFERENCES codes); INSERT INTO uses (code_id) VALUES ('ABC')"
+    )
+    client = await serve({"codes": codes, "uses": uses}, modules={"views": views})
+    for path, expected in (("/uses/joined/", ["abc"]), ("/codes/joined/", [["ABC"]])):
+        async with client.get(path) as response:
+            assert (response.status, await response.json()) == (200, expected), path

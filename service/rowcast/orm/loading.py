@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rowcast.orm import statements
-from rowcast.orm.model import Model, model
+from rowcast.orm.model import Model, RelatedRows, model
 from rowcast.orm.state import RowState, instance, state_of
 from rowcast.query.conditions import Query
 from rowcast.query.store import Store, current_store
@@ -121,21 +121,35 @@ async def _load_path(resources: Resources, resource: str, rows: Sequence[Model],
     if not relation.many:
         keys = {state_of(owner).values[relation.column] for owner in owners} - {None}
         found = {row.pk: row for row in await targets.filter(pk__in=keys)} if keys else {}
+        loose = _is_loose(resources, relation.target)
         for owner in owners:
             state = state_of(owner)
-            state.related[name] = found.get(state.values[relation.column])
+            key = state.values[relation.column]
+            row = found.get(key)
+            if row is None and loose and key is not None:  # it is equal to the target's without being the same string
+                row = await targets.filter(pk=key).first()
+            state.related[name] = row
         return
     grouped: dict[Any, list[Any]] = {owner.pk: [] for owner in owners}
-    if relation.link is None:
+    if _is_loose(resources, state_of(owners[0]).resource.name if owners else resource):
+        for owner in owners:
+            grouped[owner.pk] = list(await RelatedRows(owner, relation).all().order_by("pk"))
+    elif relation.link is None:
         for row in await targets.filter(**{f"{relation.field.name}__in": set(grouped)}).order_by("pk"):
             grouped[state_of(row).values[relation.column]].append(row)
     elif grouped:
         links = await _through_rows(current_store(), relation.link, list(grouped))
         found = {row.pk: row for row in await targets.filter(pk__in={target for _, target in links})}
         for source, target in links:
-            grouped[source].append(found[target])
+            if target in found:  # a policy of the database may hide it
+                grouped[source].append(found[target])
     for owner in owners:
         state_of(owner).related[name] = grouped[owner.pk]
+
+
+def _is_loose(resources: Resources, resource: str) -> bool:
+    """Whether keys of a resource may be equal without being the same string."""
+    return resources[resource].key.column_name in resources.traits_of(resource).loose
 
 
 async def _through_rows(store: Store, through: Through, keys: list[Any]) -> list[tuple[Any, Any]]:
