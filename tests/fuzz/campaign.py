@@ -38,6 +38,7 @@ class Campaign:
     """
 
     def __init__(self, services: dict[str, Service], documented: dict[str, Documented], report: Callable[[str], None]):
+        self.begun = time.monotonic()
         self.tried: Counter[str] = Counter()
         self.found: set[str] = set()
         self.requests: dict[str, bytes] = {}  # of attacks with faults of a new kind, by case
@@ -48,19 +49,21 @@ class Campaign:
     @classmethod
     @asynccontextmanager
     async def on(cls, databases: Databases, directory: Path, report: Callable[[str], None]) -> AsyncIterator[Campaign]:
-        """A campaign against a service for each configuration, on databases of their own."""
+        """A campaign against a service for each configuration, on databases of their own. Its time begins with their start."""
+        begun = time.monotonic()
         async with AsyncExitStack() as stack:
             services = {}
             for name, write in CONFIGURATIONS.items():
                 url = await stack.enter_async_context(databases.copy())
                 services[name] = await stack.enter_async_context(running(write(directory / name), url))
             await services["everything"].fill()
-            yield cls(services, {name: await Documented.of(each) for name, each in services.items()}, report)
+            campaign = cls(services, {name: await Documented.of(each) for name, each in services.items()}, report)
+            campaign.begun = begun
+            yield campaign
 
     async def run(self, seconds: float, seed: int) -> None:
         """Attack in rounds until the time is over. In its second half memory stays flat."""
-        begun = time.monotonic()
-        half, end = begun + seconds / 2, begun + seconds
+        half, end = self.begun + seconds / 2, self.begun + seconds
         baselines: dict[str, Baseline] = {}
         for case in self._cases(seed):
             if not baselines and time.monotonic() > half:
