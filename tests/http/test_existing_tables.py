@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from yarl import URL
 
+from rowcast.database.pool import Database
+from rowcast.resources.tables import Tables
+from rowcast.server.prepare import prepare
+
+from ..conftest import configure
 from ..databases import Databases
 from .conftest import Run, running
 from .library import OPEN, Service
@@ -246,3 +253,20 @@ class Accs(ModelViewSet):
     assert (response.status, await response.json()) == (200, {"id": 1, "a": "y", "b": "y!"})
     assert (await (await service.client.get("/acc/?b=y!")).json())["count"] == 1
     assert (await service.client.post("/acc/make/")).status == 400
+
+
+async def test_a_resource_that_is_gone_does_not_keep_a_replica_from_starting(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It logs one line, and a replica that has the resource goes on to see changes."""
+    resource = {"fields": {"name": {"type": "string", "blank": True}}}
+    service = await run({"kept": resource, "gone": resource})
+    configuration = configure(tmp_path / "fewer", {"kept": json.dumps(resource)})
+    tables = Tables(configuration.resources)
+    database = Database(service.database.url, tables.guards)
+    await prepare(configuration, tables, database, migrate=False)
+    await database.close()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "triggers_left" in line]
+    assert "public.gone" in line
+    assert (await service.client.post("/gone/", json={"name": "x"})).status == 201
+    assert await service.sql.fetchval("SELECT count(*) FROM rowcast.change WHERE resource = 'gone'") == 1

@@ -304,3 +304,27 @@ async def walk(database: Database, directory: Path, target: str) -> None:
 
     with EnvironmentContext(Config(), script, fn=steps) as environment:
         await commands.run_alembic(database.connect, environment)
+
+
+async def test_an_empty_revision_needs_nothing_of_the_database(database: Database) -> None:
+    """It is written although revisions and differences are pending, and follows the last one."""
+    tables = evolution()[0]
+    await database.migrate(tables, sync=False)
+    await database.makemigrations(tables, "first")
+    second = await database.makemigrations(tables, "by hand", empty=True)
+    third = await database.makemigrations(tables, "by hand again", empty=True)
+    assert f"Revises: {second.name.split('_')[1]}" in third.read_text()
+    assert len((await database.migrate(tables)).revisions) == 3
+
+
+async def test_what_is_left_comes_with_the_command_that_does_it(database: Database) -> None:
+    """For additive steps, destructive ones, and revisions."""
+    text = field("n", "text", blank=True)
+    await database.migrate(declare(resource("books", text)))
+    additive = declare(resource("books", text, field("more", "text", null=True)))
+    assert (await database.migrate(additive, sync=False)).advice == "run `rowcast migrate --sync`"
+    destructive = declare(resource("books", field("n", "integer")))
+    write = "write a revision with `rowcast makemigrations -m 'what it does'` and run `rowcast migrate`"
+    assert (await database.migrate(destructive)).advice == (await database.plan(destructive)).advice == write
+    await database.makemigrations(declare(resource("books", text)), "by hand", empty=True)
+    assert (await database.plan(declare(resource("books", text)))).advice == "run `rowcast migrate`"

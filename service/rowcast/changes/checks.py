@@ -45,7 +45,7 @@ async def find_problems(connection: Connection, tables: Tables, *, wakeup: str =
         missing = await pending(connection, tables, wakeup=wakeup)
     except ConfigurationError as error:
         return [str(error)]
-    problems = [f"{change.problem}: run `rowcast migrate`" for change in missing]
+    problems = [f"{change.problem}: run `rowcast migrate`" for change in missing if not change.leftover]
     for (table,) in await connection.fetch(_TABLES_WITH_DISABLED_TRIGGERS):
         problems.append(
             f"triggers of {table} are disabled, so not every change is logged: ALTER TABLE {table} ENABLE TRIGGER USER"
@@ -59,6 +59,12 @@ async def find_problems(connection: Connection, tables: Tables, *, wakeup: str =
             "the sequence rowcast.change_seq needs CACHE 1, INCREMENT 1 and NO CYCLE: the order of changes depends on it"
         )
     return problems
+
+
+async def leftovers(connection: Connection, tables: Tables) -> list[str]:
+    """The tables that are logged and belong to no resource. A replica with another configuration may serve them."""
+    found = await pending(connection, tables)
+    return sorted({change.leftover for change in found if change.leftover and " TRIGGER " in change.statement})
 
 
 async def log_is_usable(connection: Connection) -> bool:

@@ -29,10 +29,14 @@ _RELATIONS_OF_TABLE: Final = sql.load("relations_of_table")
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """Something that a database lacks: the problem in a sentence, and the statement that fixes it."""
+    """Something that a database lacks: the problem in a sentence, and the statement that fixes it.
+
+    For something that it has and nobody needs, ``leftover`` is what that is.
+    """
 
     problem: str
     statement: str
+    leftover: str = ""
 
 
 async def pending(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[Pending]:
@@ -71,10 +75,11 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
                 found.append(Pending(problem, statement))
     for relation, name in installed:
         problem = f"the table {relation} is logged, but no longer belongs to a resource"
-        found.append(Pending(problem, f"DROP TRIGGER {quote_identifier(name)} ON {relation}"))
+        found.append(Pending(problem, f"DROP TRIGGER {quote_identifier(name)} ON {relation}", relation))
     for name in comments:
         problem = f"the function {SCHEMA}.{name} no longer belongs to a resource"
-        found.append(Pending(problem, f"DROP FUNCTION {SCHEMA}.{quote_identifier(name)}"))
+        function = f"{SCHEMA}.{quote_identifier(name)}"
+        found.append(Pending(problem, f"DROP FUNCTION {function}", function))
     return found
 
 

@@ -53,6 +53,8 @@ def migrate(config: Path, database_url: str | None, sync: bool) -> None:
             click.echo(line)
         if done.left:
             click.echo("-- left to do:\n" + "\n".join(map(str, done.left)))
+            if done.advice:
+                click.echo(f"-- To do it, {done.advice}.")
         elif not (done.revisions or done.statements):
             click.echo("-- The database is in line with the config.")
 

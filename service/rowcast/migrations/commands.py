@@ -89,19 +89,19 @@ async def makemigrations(
     """Write a revision that brings the database in line, destructive steps included.
 
     It drops nothing that the config merely does not name, apart from what ``drop`` names: ``table.column`` and the like.
-    With ``empty`` it has no steps; they are to be written by hand.
+    With ``empty`` it has no steps; they are to be written by hand, whatever is pending in the database.
 
     Raises:
         SchemaError: There is nothing to do, nothing of a name to drop, or the database is not at the last revision, from which a new one starts.
     """
+    if empty:
+        return Revision(write_revision(directory, message, "", ""))
     async with session(connect) as connection:
         if missing := await unapplied(connection, directory):
             raise SchemaError(
                 f"The database is not at the last revision: {', '.join(missing)} not applied yet. "
                 "Run `rowcast migrate`, then make the revision."
             )
-        if empty:
-            return Revision(write_revision(directory, message, "", ""))
 
         def work(context: MigrationContext) -> tuple[list[Difference], list[Drop]]:
             return find_differences(context, tables), drops(context, tables, drop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -53,6 +53,18 @@ class DdlStep:
         return self.sql if self.additive else "\n".join(f"-- destructive: {line}" for line in self.sql.splitlines())
 
 
+def next_commands(revisions: Sequence[str], statements: Sequence[DdlStep]) -> str:
+    """What to do about unapplied revisions and differences, as the end of a sentence; empty if a command does not help."""
+    steps = [step for step in statements if not step.problem]
+    advice = []
+    if any(not step.additive for step in steps):
+        advice.append("write a revision with `rowcast makemigrations -m 'what it does'`")
+    if revisions or steps:
+        sync = " --sync" if any(step.additive for step in steps) else ""
+        advice.append(f"run `rowcast migrate{sync}`")
+    return " and ".join(advice)
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All differences between database and config, in the order in which they run, and the unapplied revisions.
@@ -79,6 +91,11 @@ class Plan:
         """What a service needs before it can run on this database: unapplied revisions, and DDL."""
         revisions = [f"revision not applied yet: {name}" for name in self.revisions]
         return revisions + [str(statement) for statement in self.statements if statement.needed]
+
+    @property
+    def advice(self) -> str:
+        """The commands that run what a service needs."""
+        return next_commands(self.revisions, [statement for statement in self.statements if statement.needed])
 
     def __str__(self) -> str:
         """The output of ``rowcast plan``."""
@@ -113,3 +130,8 @@ class Migration:
     def pending(self) -> list[str]:
         """The statements that a service still needs before it can run, as ``pending`` would return them."""
         return [str(statement) for statement in self.left if statement.needed]
+
+    @property
+    def advice(self) -> str:
+        """The commands that run what is left."""
+        return next_commands([], self.left)

@@ -113,12 +113,13 @@ async def _closing(connect: Connect) -> AsyncIterator[Connection]:
 
 async def _schema(connect: Connect, tables: Tables, migrations: Path) -> list[Finding]:
     try:
-        pending = await commands.pending(connect, tables, migrations)
+        plan = await commands.plan(connect, tables, migrations)
     except failures.SchemaError as error:
         return [Finding("schema", "cannot be read: " + " ".join(str(error).splitlines()[1:]), wrong=True)]
-    if not pending:
+    if not plan.pending:
         return [Finding("schema", f"{len(tables.resources)} resources, in line with the config")]
-    return [Finding("schema", f"pending: {line}", wrong=True) for line in pending]
+    found = [Finding("schema", f"pending: {line}", wrong=True) for line in plan.pending]
+    return [*found, Finding("schema", f"next: {plan.advice}", wrong=True)] if plan.advice else found
 
 
 async def _rows(connection: Connection, tables: Tables) -> list[Finding]:

@@ -41,21 +41,26 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
             done = await commands.migrate(
                 database.connect, tables, settings.database.migrations, sync=True, steps=steps
             )
-            pending, left = done.pending, done.left
+            pending, left, advice = done.pending, done.left, done.advice
         else:
             if problems := await checks.blocking_problems(connection):
                 raise Unavailable(f"The database cannot be used: {'; '.join(problems)}")
             plan = await commands.plan(database.connect, tables, settings.database.migrations)
-            pending, left = plan.pending, plan.statements
+            pending, left, advice = plan.pending, plan.statements, plan.advice
         if stale := [step.sql for step in left if step.is_stale_rule]:
             _logger.warning(
                 "rules_left",
                 note="the config no longer has these rules; `rowcast migrate --sync` drops them",
                 drop=stale,
             )
-        pending += [] if pending else await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup)
+        if not pending:
+            pending, advice = await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup), ""
         if pending:
-            raise Unavailable(f"The database is not in line with the config; pending: {'; '.join(pending)}")
+            reason = f"The database is not in line with the config; pending: {'; '.join(pending)}"
+            raise Unavailable(f"{reason}. To do it, {advice}." if advice else reason)
+        if leftovers := [] if migrate else await checks.leftovers(connection, tables):
+            note = "no resource has these tables, and their changes are still logged; `rowcast migrate` ends that"
+            _logger.warning("triggers_left", note=note, tables=leftovers)
         tables.resources.traits = await read_traits(connection.fetch, tables)
         tables.guards.update(await read_guards(connection.fetch, tables))
         key = settings.server.secret_key
