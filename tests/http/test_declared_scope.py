@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import jwt
 import pytest
+import pytest_asyncio
 
 from rowcast.errors import ConfigurationError
 
+from ..databases import Databases
 from ..sse import listen
-from .conftest import Run
+from .conftest import Run, running
 from .library import Service
 
 SECRET = "a shared secret of 32 bytes or more"
@@ -74,20 +78,23 @@ SCOPES: list[tuple[Any, dict[str, str], list[int]]] = [
 ]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("scope", "headers", "expected"), SCOPES)
-async def test_rows_are_those_of_the_caller(run: Run, scope: Any, headers: dict[str, str], expected: list[int]) -> None:
+async def test_rows_are_those_of_the_caller(
+    scopes: Service, scope: Any, headers: dict[str, str], expected: list[int]
+) -> None:
     """List, count, retrieve, update and delete know the rows of the scope, and no others."""
-    service = await started(run, scope)
-    assert await ids(service, headers) == expected
+    name = NAMES[json.dumps(scope)]
+    assert await ids(scopes, headers, f"/{name}/") == expected
     for key in (1, 2, 3, 4):
         inside = key in expected
-        response, _ = await service.ask("GET", f"/notes/{key}/", headers=headers)
+        response, _ = await scopes.ask("GET", f"/{name}/{key}/", headers=headers)
         assert response.status == (200 if inside else 404)
         if not inside:
             for method in ("PATCH", "DELETE"):
-                response, _ = await service.ask(method, f"/notes/{key}/", {"level": 9}, headers=headers)
+                response, _ = await scopes.ask(method, f"/{name}/{key}/", {"level": 9}, headers=headers)
                 assert response.status == 404
-    assert await service.sql.fetchval("SELECT count(*) FROM notes WHERE level < 9") == 4
+    assert await scopes.sql.fetchval(f"SELECT count(*) FROM {name} WHERE level < 9") == 4
 
 
 UNKNOWN: list[tuple[Any, dict[str, str]]] = [
@@ -112,14 +119,31 @@ UNKNOWN: list[tuple[Any, dict[str, str]]] = [
 ]
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(("scope", "headers"), UNKNOWN)
-async def test_an_unknown_value_matches_nothing(run: Run, scope: Any, headers: dict[str, str]) -> None:
+async def test_an_unknown_value_matches_nothing(scopes: Service, scope: Any, headers: dict[str, str]) -> None:
     """A claim that is missing or of another type shows no row, under ``not`` too, and lets nothing be created."""
-    service = await started(run, scope)
-    assert await ids(service, headers) == []
-    response, problem = await service.ask("POST", "/notes/", {"tenant_id": 1}, headers=headers)
+    name = NAMES[json.dumps(scope)]
+    assert await ids(scopes, headers, f"/{name}/") == []
+    response, problem = await scopes.ask("POST", f"/{name}/", {"tenant_id": 1}, headers=headers)
     assert (response.status, problem["code"]) == (403, "outside_scope")
-    assert await service.sql.fetchval("SELECT count(*) FROM notes") == 4
+    assert await scopes.sql.fetchval(f"SELECT count(*) FROM {name}") == 4
+
+
+NAMES = {text: f"notes{n}" for n, text in enumerate(sorted({json.dumps(each[0]) for each in [*SCOPES, *UNKNOWN]}))}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def scopes(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    """A service with a resource of four notes for each scope."""
+    resources = {name: {"fields": FIELDS, "viewset": {"scope": json.loads(text)}} for text, name in NAMES.items()}
+    directory = tmp_path_factory.mktemp("scopes")
+    async with running(databases, directory, {"tenants": TENANTS, **resources}, SETTINGS) as service:
+        tenants, notes = ROWS.split(";")
+        await service.sql.execute(tenants)
+        for name in resources:
+            await service.sql.execute(notes.replace("INTO notes", f"INTO {name}"))
+        yield service
 
 
 async def test_true_and_one_are_different_values(run: Run) -> None:
