@@ -23,12 +23,14 @@ The modules, in the order in which a request is easiest to follow:
 - ``write_scope``: whether a written row, and the rows that it refers to, are the caller's to write.
 - ``expansion``: the permission to read related rows with ``?expand=``.
 - ``rendering``: ``?fields=``, ``?expand=`` and serializers: rows as JSON.
-- ``serializers``: the fields of bodies and responses, and the validation of bodies.
+- ``serializers``: the fields of bodies and responses, and the validation of bodies; ``serializer_fields`` and
+  ``serializer_options`` are parts of it.
 - ``serializer_fields``: the fields of columns and links, of which serializers are made.
-- ``conditional`` and ``etags``: ``ETag``, ``If-Match`` and ``If-None-Match``.
+- ``conditional``, ``representation`` and ``etags``: ``ETag``, ``If-Match`` and ``If-None-Match``.
 - ``response_cache``: responses and counts in memory.
 - ``stream_position``: the header ``X-Stream-Position``.
-- ``request``, ``response`` and ``negotiation``: the request and its body, the response and its JSON, and ``Accept``.
+- ``request``, ``encodings``, ``response`` and ``negotiation``: the request and its body, the response and its JSON, and
+  ``Accept``.
 - ``options_method``: the response to ``OPTIONS``.
 - ``stream_action`` and ``combined_stream``: the stream of a viewset, and that of several.
 

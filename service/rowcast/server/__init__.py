@@ -2,7 +2,8 @@
 
 ``app`` creates it from a configuration and a database: ``routes`` plans every viewset with the classes that ``importer``
 finds, ``lifecycle`` starts and stops what runs beside requests, once ``prepare`` has found that the database matches.
-``middleware``, ``cors`` and ``health`` answer around the viewsets. ``http`` and ``workers`` serve it in one process or
+``middleware``, ``hosts``, ``cors`` and ``health`` answer around the viewsets. ``policies`` refuses streams that row-level
+security does not bound, and ``missing_scopes`` finds resources that look as if they needed a scope. ``http`` and ``workers`` serve it in one process or
 several, and ``doctor`` examines a database.
 
 It reads from every package below. ``rowcast.commands`` uses it.

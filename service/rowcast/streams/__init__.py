@@ -1,7 +1,7 @@
 """Streams: from the batches of the change feed to the bytes that each client receives, as server-sent events.
 
 ``subscription`` renders a batch for a filter and a projection, ``routing`` finds the subscriptions that a batch can match.
-``subscriber`` is one connection, ``group`` the connections with equal subscriptions, ``hub`` all of one process. ``sse``
+``subscriber`` is one connection, ``group`` the connections with equal subscriptions, ``hub`` all of one process; ``admission`` limits how many there are. ``sse``
 has the wire format.
 
 The package reads the ``changes`` feed and the ``query`` conditions, and asks the database only where a logged row does not
