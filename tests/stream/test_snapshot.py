@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import json
 import random
+import re
+import tracemalloc
 from typing import Any
 
 import asyncpg
 import pytest
 
+from rowcast.streams import snapshot
 from tests.conftest import Client, Serve
 from tests.sse import EventSource, listen
 from tests.stream.test_access import JWT, OWNED, PYTHON, bearer
@@ -18,6 +23,11 @@ from tests.stream.test_events import RESOURCES, next_change, ready
 from tests.stream.test_values import ODD, VALUES, exactly
 
 pytestmark = pytest.mark.tables(RESOURCES)
+
+PAGES = """
+fields: {id: {type: integer, primary_key: true}, text: {type: text}}
+viewset: {permission_classes: [AllowAny]}
+"""
 
 
 async def begin(source: EventSource, reason: str | None = None) -> tuple[list[dict[str, Any]], str]:
@@ -73,6 +83,41 @@ async def test_snapshot_has_a_bound(serve: Serve, sql: asyncpg.Connection) -> No
     for path in ("/notes/stream/?snapshot=true&text=y", "/notes/stream/?snapshot=false"):
         async with listen(client, path) as source:
             await begin(source)
+
+
+async def test_snapshot_that_nobody_reads_takes_no_memory(serve: Serve, sql: asyncpg.Connection) -> None:
+    """40 MB of rows wait in a file; a client that begins to read late gets all of them."""
+    client = await serve({"pages": PAGES})
+    await sql.execute("SET session_replication_role = replica")  # so that the feed does not hold the rows
+    await sql.execute("INSERT INTO pages (id, text) SELECT i, repeat('x', 20000) FROM generate_series(1, 2000) i")
+    tracemalloc.start()
+    try:
+        reader, writer = await asyncio.open_connection(client.host, client.port, limit=1024)
+        before = tracemalloc.get_traced_memory()[0]
+        writer.write(b"GET /pages/stream/?snapshot=true HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+        received = await reader.read(1)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 12 << 20
+    finally:
+        tracemalloc.stop()
+    async with asyncio.timeout(30):
+        while b"event: ready" not in received[-1000:]:
+            received += await reader.read(1 << 20)
+    writer.close()
+    blocks = re.findall(rb"event: snapshot\ndata: (.*)\n\n", received)
+    assert [row["id"] for block in blocks for row in json.loads(block)["rows"]] == list(range(1, 2001))
+
+
+async def test_snapshot_has_a_bound_in_bytes(
+    serve: Serve, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More are a 400 with the remedy."""
+    monkeypatch.setattr(snapshot, "SNAPSHOT_MAX_BYTES", 1 << 20)
+    client = await serve({"pages": PAGES})
+    await sql.execute("INSERT INTO pages (id, text) SELECT i, repeat('x', 20000) FROM generate_series(1, 60) i")
+    response = await client.get("/pages/stream/?snapshot=true")
+    assert response.status == 400
+    assert "the rows have more than 1 MiB" in (await response.json())["detail"]
 
 
 async def test_snapshot_shows_rows_as_retrieve_does(serve: Serve, sql: asyncpg.Connection) -> None:

@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 from weakref import WeakValueDictionary
 
 import structlog
@@ -32,6 +32,7 @@ from rowcast.streams.admission import Admission
 from rowcast.streams.group import FAILED, Group, log_failure
 from rowcast.streams.group import Phase as GroupPhase
 from rowcast.streams.routing import SubscriptionIndex
+from rowcast.streams.snapshot import SnapshotRows
 from rowcast.streams.sse import (
     CONTENT_TYPE,
     DATABASE_AWAY,
@@ -43,7 +44,6 @@ from rowcast.streams.sse import (
 )
 from rowcast.streams.subscriber import Phase, Subscriber
 from rowcast.streams.subscription import (
-    SNAPSHOT_BLOCK_ROWS,
     FilterTooSlow,
     Matches,
     NeedsAwait,
@@ -58,9 +58,7 @@ MATCHES_CACHED_MAX: Final = 256  # results of the database, for other subscripti
 CREDENTIALS_CHECK_SECONDS: Final = 5.0  # between two checks of the credentials of open streams
 RENDER_PATIENCE_SECONDS: Final = 30.0  # for which a batch is tried again while the database is away; then streams end
 DATABASE_RETRY_SECONDS: Final = 1.0
-
-SnapshotRows: TypeAlias = tuple[Sequence[tuple[Subscription, Sequence[bytes]]], Position]
-"""The rows of each subscription, as of one moment, and the position after that moment."""
+SNAPSHOTS_READ_AT_ONCE: Final = 2
 
 _logger = structlog.get_logger(__name__)
 
@@ -96,6 +94,7 @@ class Hub:
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches: OrderedDict[tuple[Query, Hashable, Position, int], asyncio.Future[Matches]] = OrderedDict()
         self._open: set[Subscriber] = set()
+        self._reading_rows = asyncio.Semaphore(SNAPSHOTS_READ_AT_ONCE)
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] | None = None
@@ -188,7 +187,7 @@ class Hub:
         limit: int | None,
     ) -> web.StreamResponse:
         subscriptions = self._subscriptions.setdefault(subscriptions.key, subscriptions)
-        rows: SnapshotRows | None = None
+        rows: tuple[SnapshotRows, Position] | None = None
         reason = None
         if limit is not None:
             reason = None if last is None else await self._check_position(last)
@@ -197,9 +196,13 @@ class Hub:
         response = StreamResponse()
         try:
             await response.prepare(http)
-        except ConnectionResetError:
-            return response  # the client has gone; aiohttp drops the response
+        except ConnectionResetError:  # the client has gone; aiohttp drops the response
+            if rows is not None:
+                rows[0].close()
+            return response
         if self._closing:
+            if rows is not None:
+                rows[0].close()
             return response
         subscriber = Subscriber(http, response, self.feed.head, auths, renews=limit is not None)
         self._open.add(subscriber)
@@ -312,10 +315,18 @@ class Hub:
 
     # --- all rows
 
-    async def _read_rows(self, subscriptions: Subscriptions, limit: int) -> SnapshotRows:
-        """All rows of the subscriptions as of one moment; ``ParseError`` if there are more than ``limit``."""
+    async def _read_rows(self, subscriptions: Subscriptions, limit: int) -> tuple[SnapshotRows, Position]:
+        """All rows of the subscriptions as of one moment, and the position after it; ``ParseError`` for too many."""
+        found = SnapshotRows()
+        try:
+            async with self._reading_rows:
+                return found, await self._read_rows_into(found, subscriptions, limit)
+        except BaseException:
+            found.close()
+            raise
+
+    async def _read_rows_into(self, found: SnapshotRows, subscriptions: Subscriptions, limit: int) -> Position:
         head = self.feed.head
-        found: list[tuple[Subscription, list[bytes]]] = []
         snapshot = ""
         store = next(iter(subscriptions)).store
         async with store.database.transaction():
@@ -329,14 +340,14 @@ class Hub:
                         "and open the stream with the X-Stream-Position of its first page as last_event_id.",
                         code="invalid_parameter",
                     )
-                found.append((subscription, rows))
-        return found, self._position_after(head, snapshot)
+                await found.add(subscription, rows)
+        return self._position_after(head, snapshot)
 
     async def _send_rows(
         self,
         subscriber: Subscriber,
         subscriptions: Subscriptions,
-        rows: SnapshotRows,
+        rows: tuple[SnapshotRows, Position],
         reason: str | None,
         opening: bytes = b"",
     ) -> None:
@@ -344,11 +355,12 @@ class Hub:
         found, position = rows
         if reason is not None:
             opening += reset_block(subscriptions.about, None, reason)
-        for subscription, documents in found:
-            for first in range(0, len(documents), SNAPSHOT_BLOCK_ROWS):
-                block = await subscription.snapshot_block(documents[first : first + SNAPSHOT_BLOCK_ROWS])
-                await subscriber.send(opening + block)
+        try:
+            async for subscription, documents in found.blocks():
+                await subscriber.send(opening + await subscription.snapshot_block(documents))
                 opening = b""
+        finally:
+            found.close()
         subscriber.position = position
         await subscriber.send(opening + ready_block(subscriptions.about, position))
 

@@ -1,0 +1,67 @@
+"""The rows of a snapshot while they wait for their client: in a temporary file, because a client may read slowly or never.
+
+They are all read at one moment, and no database connection waits for the client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from tempfile import SpooledTemporaryFile
+from typing import Final
+
+from rowcast.errors import ParseError
+from rowcast.streams.subscription import SNAPSHOT_BLOCK_ROWS, Subscription
+
+MEMORY_MAX_BYTES: Final = 256 << 10  # of a snapshot's rows; more are in a file
+SNAPSHOT_MAX_BYTES: Final = 64 << 20
+
+
+class SnapshotRows:
+    """The rows of each subscription, in blocks. ``close`` it at the end."""
+
+    def __init__(self) -> None:
+        self._blocks: list[tuple[Subscription, list[int]]] = []  # the lengths of the rows of each block
+        self._file = SpooledTemporaryFile(MEMORY_MAX_BYTES)  # noqa: SIM115 - closed by close()
+        self._size = 0
+
+    async def add(self, subscription: Subscription, rows: Sequence[bytes]) -> None:
+        """Add the rows of a subscription; ``ParseError`` if there are too many bytes."""
+        self._size += sum(map(len, rows))
+        if self._size > SNAPSHOT_MAX_BYTES:
+            raise ParseError(
+                f"snapshot: the rows have more than {SNAPSHOT_MAX_BYTES >> 20} MiB; narrow the filter, or read the list "
+                "page by page and open the stream with the X-Stream-Position of its first page as last_event_id.",
+                code="invalid_parameter",
+            )
+        for first in range(0, len(rows), SNAPSHOT_BLOCK_ROWS):
+            self._blocks.append((subscription, [len(row) for row in rows[first : first + SNAPSHOT_BLOCK_ROWS]]))
+        if self._size > MEMORY_MAX_BYTES:
+            await asyncio.to_thread(self._write, rows)
+        else:
+            self._file.writelines(rows)
+
+    def _write(self, rows: Sequence[bytes]) -> None:
+        self._file.rollover()  # nothing if it is on disk already
+        self._file.writelines(rows)
+
+    async def blocks(self) -> AsyncIterator[tuple[Subscription, Sequence[bytes]]]:
+        """Each block of rows, read when it is needed."""
+        self._file.seek(0)
+        for subscription, lengths in self._blocks:
+            if self._size > MEMORY_MAX_BYTES:
+                data = await asyncio.to_thread(self._file.read, sum(lengths))
+            else:
+                data = self._file.read(sum(lengths))
+            yield subscription, list(_parts(data, lengths))
+
+    def close(self) -> None:
+        """Remove the rows."""
+        self._file.close()
+
+
+def _parts(data: bytes, lengths: Iterable[int]) -> Iterable[bytes]:
+    start = 0
+    for length in lengths:
+        yield data[start : start + length]
+        start += length
