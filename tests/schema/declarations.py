@@ -53,6 +53,10 @@ async def nothing(_connection: asyncpg.Connection) -> None:
     """A step that does nothing."""
 
 
+async def no_reset(_connection: asyncpg.Connection, _resources: Sequence[str]) -> None:
+    """A reset of a log that is not there."""
+
+
 class Database:
     """One database, and the commands of ``migrations`` on it, with a directory for revisions."""
 
@@ -73,7 +77,12 @@ class Database:
         patience: float = 30,
     ) -> Migration:
         return await commands.migrate(
-            self.connect, tables, self.directory, sync=sync, steps=LogSteps(before, nothing, after), patience=patience
+            self.connect,
+            tables,
+            self.directory,
+            sync=sync,
+            steps=LogSteps(before, nothing, after, no_reset),
+            patience=patience,
         )
 
     async def plan(self, tables: Tables) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,6 +103,12 @@ async def sync_triggers(connection: Connection, tables: Tables, *, wakeup: str =
             f"the triggers cannot be created ({error}): the role must own the schema {SCHEMA} and the resources'"
             " tables, or have TRIGGER, SELECT and UPDATE on them"
         ) from None
+
+
+async def log_reset(connection: Connection, resources: Sequence[str]) -> None:
+    """Log that these resources are to be loaded again: the rows in the log have the names of former columns."""
+    for resource in resources:
+        await connection.execute(sql.fill(_LOG_TRUNCATE, resource=quote_literal(resource)))
 
 
 async def suspend_triggers(connection: Connection, *, wakeup: str = "notify") -> None:

@@ -62,12 +62,13 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "write_only": value_types.boolean(),
     "auto_now": value_types.boolean(),
     "auto_now_add": value_types.boolean(),
+    "renamed_from": value_types.string(FIELD_NAME, "the field's former name"),
     "label": value_types.string(null=True),
     "help_text": value_types.string(null=True),
 }
 
 _OF_ALL = frozenset({"type", "required", "read_only", "write_only", "label", "help_text"})
-_OF_COLUMNS = _OF_ALL | {"null", "default", "unique", "index"}
+_OF_COLUMNS = _OF_ALL | {"null", "default", "unique", "index", "renamed_from"}
 _OF_VALUES = _OF_COLUMNS | {"choices", "order"}
 _OF_SETS = _OF_VALUES - {"order"}  # values that hold others
 _OF_KIND: Final[Mapping[Kind, frozenset[str]]] = {Kind.RELATIONS: _OF_ALL, Kind.RELATION: _OF_COLUMNS}
@@ -86,6 +87,7 @@ RESOURCE_SECTION: Final = value_types.section(
         "name": value_types.string(RESOURCE_NAME, "a lower-case name such as tasks or blog-posts"),
         "table": value_types.string(TABLE_NAME, "a lower-case name such as tasks"),
         "model": value_types.string(MODEL_NAME, "a name such as Task"),
+        "renamed_from": value_types.string(TABLE_NAME, "the table's former name"),
         "label": value_types.string(null=True),
         "description": value_types.string(null=True),
         "fields": value_types.MappingOf(
@@ -355,10 +357,12 @@ class _ResourceReader:
             fields=fields,
             unique=loaded.get("unique") or (),
             indexes=loaded.get("indexes") or (),
+            renamed_from=loaded.get("renamed_from"),
             label=loaded.get("label"),
             description=loaded.get("description"),
         )
         self._column_sets(resource, lost)
+        self._former_names(resource)
         if "name" in self.document.data and "name" not in loaded:
             lost |= {stem}
         return Declaration(self.document, resource, loaded.get("viewset") or {}, frozenset(lost))
@@ -398,6 +402,14 @@ class _ResourceReader:
             fields = {"id": make_field("id", "uuid", primary_key=True, required=False)} | fields
             fields["id"] = replace(fields["id"], primary_key=True)
         return fields, lost
+
+    def _former_names(self, resource: Resource) -> None:
+        """Check ``renamed_from``: what it names must not be declared any more."""
+        if resource.renamed_from == resource.table:
+            self._report(("renamed_from",), "is the table's present name")
+        for name, field in resource.fields.items():
+            if field.former_column in resource.columns:
+                self._report(("fields", name, "renamed_from"), f"there is still a field {field.renamed_from!r}")
 
     def _column_sets(self, resource: Resource, lost: set[str]) -> None:
         """Check ``unique`` and ``indexes``: lists of fields that have columns, without repetition."""

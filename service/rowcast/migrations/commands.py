@@ -25,9 +25,10 @@ from rowcast.migrations.catalog import Definitions, digest, is_in_line, read_cat
 from rowcast.migrations.compare import Difference, find_differences
 from rowcast.migrations.failures import SchemaError, TableMissingError, sqlstate
 from rowcast.migrations.operations import render
+from rowcast.migrations.renaming import Rename, find_renames
 from rowcast.migrations.revisions import script_directory, unapplied, write_revision
 from rowcast.migrations.session import MIGRATION_WAIT_SECONDS, await_step, migration_lock, run_in_transaction, session
-from rowcast.migrations.undeclared import Drop, drops, notes
+from rowcast.migrations.undeclared import Drop, drops, notes, rename_hints
 from rowcast.migrations.values import VERSION_TABLE, Connect, DdlStep, LogSteps, Migration, Plan, Revision
 from rowcast.resources.sql import SCHEMA
 from rowcast.resources.tables import Tables
@@ -42,10 +43,16 @@ async def plan(connect: Connect, tables: Tables, directory: Path | None = None, 
     """
     async with session(connect) as connection:
         revisions = await unapplied(connection, directory) if directory else []
-        remarks = list(notes(Definitions.of(await read_catalog(connection, tables)), tables)) if annotate else []
+        found = Definitions.of(await read_catalog(connection, tables) if annotate else [])
+        remarks = list(notes(found, tables))
         if await is_in_line(connection, tables):
             return Plan([], revisions, remarks)
+        if not annotate and (
+            renames := await find_renames(connection, tables)
+        ):  # the rest cannot be compared without locks
+            return Plan([each.step for each in renames], revisions)
         differences = await run_in_transaction(connection, lambda context: find_differences(context, tables))
+        remarks = [*rename_hints((each.operation for each in differences), found, tables), *remarks]
         return Plan([difference.statement for difference in differences], revisions, remarks)
 
 
@@ -145,7 +152,7 @@ async def _migrate(
             bare = sync and not create and not await_step(context, lambda raw: read_catalog(raw, tables))
             context.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'")
             await_step(context, log.install)
-            applied = _apply(context, tables) if create else []
+            applied = _apply(context, tables, log) if create else []
             if revisions:
                 await_step(context, log.suspend)
             try:
@@ -155,7 +162,7 @@ async def _migrate(
                     raise TableMissingError from error
                 raise
             if sync:
-                applied += _apply(context, tables)
+                applied += _apply(context, tables, log)
             left = [difference.statement for difference in find_differences(context, tables)]
             await_step(context, log.renew)
             compared = "" if left else digest(tables, await_step(context, lambda raw: read_catalog(raw, tables)))
@@ -171,10 +178,14 @@ async def _migrate(
             return await run_in_transaction(connection, work, environment)
 
 
-def _apply(context: MigrationContext, tables: Tables) -> list[DdlStep]:
+def _apply(context: MigrationContext, tables: Tables, log: LogSteps) -> list[DdlStep]:
     """Run the additive differences; the first that the rows do not allow ends the migration."""
     operations = Operations(context)
     additive = [difference for difference in find_differences(context, tables) if difference.statement.additive]
+    renamed = {each.operation.table for each in additive if isinstance(each.operation, Rename)}
+    if renamed:
+        resources = [name for name, table in tables.of.items() if table.name in renamed]
+        await_step(context, lambda raw: log.reset(raw, resources))
     for difference in additive:
         assert difference.operation is not None
         operations.invoke(difference.operation)

@@ -23,9 +23,12 @@ from rowcast.migrations.catalog import Definitions, read_definitions
 from rowcast.migrations.classify import classify, execution_order, is_named_by_rowcast, key_of
 from rowcast.migrations.equivalence import is_unique, without_equivalents
 from rowcast.migrations.operations import Cast, Implementation, ddl_of
+from rowcast.migrations.renaming import find_renames
 from rowcast.migrations.session import await_step
 from rowcast.migrations.values import DdlStep
 from rowcast.resources.tables import CONFIGURED_DEFAULT, WRITTEN, Tables
+
+COMPARISON_LOCK_TIMEOUT: Final = "2s"  # for a table that is renamed while the rest is compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,25 @@ class Difference:
 
 
 def find_differences(context: MigrationContext, tables: Tables) -> list[Difference]:
-    """Every step from the database to the config, in an order in which it can run."""
+    """Every step from the database to the config, in an order in which it can run.
+
+    Renames come first. They are done in a savepoint, which is rolled back, so that the rest is compared under the new names.
+    """
+    renames = await_step(context, lambda raw: find_renames(raw, tables))
+    if not renames:
+        return _compare(context, tables)
+    assert context.connection is not None
+    steps = [Difference(each, each.step) for each in renames]
+    with context.connection.begin_nested() as savepoint:
+        context.connection.execute(sa.text(f"SET LOCAL lock_timeout = '{COMPARISON_LOCK_TIMEOUT}'"))
+        for each in renames:
+            context.connection.execute(sa.text(str(each.sqltext)))
+        differences = _compare(context, tables)
+        savepoint.rollback()
+    return steps + differences
+
+
+def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
     found, declared = await_step(context, lambda raw: read_definitions(raw, tables))
     comparison = MigrationContext.configure(
         context.connection,
@@ -150,14 +171,16 @@ def _compare_constraints(
         condition = sa.text(checks[name]["extra"].replace(":", r"\:"))
         rule = sa.CheckConstraint(condition, name=name, table=found)
         operations.ops.append(ops.DropConstraintOp.from_constraint(rule))
-    others = {row["definition"] for name, row in checks.items() if not is_named_by_rowcast(table, name)}
     same |= {
         name
         for name in declarations
         if (names := there.checks[table, name]["columns"])
         and all((table, each) in here.columns and here.is_generated((table, each)) for each in names)
     }
-    same |= {name for name in declarations if there.checks[table, name]["definition"] in others}
+    others = {row["definition"] for name, row in checks.items() if name not in declarations}
+    served = {name for name in declarations.keys() - same if there.checks[table, name]["definition"] in others}
+    serving = {there.checks[table, name]["definition"] for name in served}
+    same |= served | {name for name in checks.keys() - declarations.keys() if checks[name]["definition"] in serving}
     for name in sorted(declarations.keys() - same):  # as text: a constraint would join the table of its columns
         condition = sa.text(context.migration_context.impl.render_ddl_sql_expr(declarations[name].sqltext))
         operations.ops.append(ops.CreateCheckConstraintOp(name, table, condition))

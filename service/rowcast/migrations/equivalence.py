@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -27,7 +27,26 @@ def without_equivalents(operations: Sequence[ops.MigrateOperation], found: Defin
         for name, row in found.foreign_keys.items()
         if name[0] == step.source_table and _is_same_reference(row, step)
     }
-    return [step for step in operations if not _is_served(step, found, dropped, kept)]
+    kept |= {name for step in operations for name in _former_names(step, found, dropped)}
+    return [step for step in operations if not _is_served(step, found, dropped - kept, kept)]
+
+
+def _former_names(
+    step: ops.MigrateOperation, found: Definitions, dropped: set[tuple[str, str]]
+) -> Iterator[tuple[str, str]]:
+    """The rules that would be dropped and are exactly what a step makes: a column or table of theirs has been renamed."""
+    if not isinstance(step, ops.CreateUniqueConstraintOp | ops.CreateIndexOp):
+        return
+    for name, row in _plain_indexes(found):
+        if name not in dropped or name[0] != step.table_name or name == key_of(step):
+            continue
+        unique = row["extra"].startswith("t|")
+        match step:
+            case ops.CreateUniqueConstraintOp() if unique and sorted(row["columns"]) == sorted(map(str, step.columns)):
+                yield name
+            case ops.CreateIndexOp() if not unique and len(row["columns"]) == len(step.columns):
+                if _is_indexed(found, step, dropped - {name}):
+                    yield name
 
 
 def is_unique(found: Definitions, table: str, columns: Iterable[str], dropped: Iterable[tuple[str, str]] = ()) -> bool:
@@ -51,7 +70,7 @@ def _is_served(
             return any(
                 name[0] == step.source_table and _is_same_reference(found.foreign_keys[name], step) for name in kept
             )
-        case ops.DropConstraintOp():
+        case ops.DropConstraintOp() | ops.DropIndexOp():
             return key_of(step) in kept
     return False
 

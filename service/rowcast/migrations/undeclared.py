@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from rowcast.errors import did_you_mean
 from rowcast.migrations.catalog import Definitions
 from rowcast.migrations.failures import SchemaError
-from rowcast.resources.sql import quote_identifier
+from rowcast.resources.sql import DIALECT, quote_identifier
 from rowcast.resources.tables import Tables
 
 
@@ -44,6 +45,23 @@ def notes(found: Definitions, tables: Tables) -> Iterator[str]:
     if columns:
         example = next(iter(columns.values()))[0].partition(" ")[0]
         yield f"They stay as they are. To drop one: rowcast makemigrations --drop {example} -m 'what it does'"
+
+
+def rename_hints(
+    operations: Iterable[ops.MigrateOperation | None], found: Definitions, tables: Tables
+) -> Iterator[str]:
+    """Sentences about columns that the config does not name, where it has a new one of the same type."""
+    for step in operations:
+        if not isinstance(step, ops.AddColumnOp):
+            continue
+        type_ = step.column.type.compile(dialect=DIALECT).lower().replace(", ", ",")
+        type_ = re.sub("^varchar", "character varying", type_)
+        for table, name in undeclared_columns(found, tables):
+            if table == step.table_name and found.columns[table, name]["type"] == type_:
+                yield (
+                    f"{table}.{step.column.name} is new and has the type of {table}.{name}, which is not in the config. "
+                    f"If the field was renamed, add `renamed_from: {name}` to it."
+                )
 
 
 def drops(context: MigrationContext, tables: Tables, names: Sequence[str]) -> list[Drop]:

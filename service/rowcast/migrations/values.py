@@ -21,12 +21,14 @@ class LogSteps:
     """What a migration does for the change log, which is another package's.
 
     ``install`` creates the service's own schema, which defaults of columns call. ``suspend`` runs before revisions, so that
-    triggers bear what these do to their tables, and ``renew`` creates the triggers of the declared tables.
+    triggers bear what these do to their tables, and ``renew`` creates the triggers of the declared tables. ``reset`` lets
+    readers of the log load some resources again.
     """
 
     install: Step
     suspend: Step
     renew: Step
+    reset: Callable[[Connection, Sequence[str]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ else in the service depends on the type of a field. The JSON form is made in two
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -115,6 +115,7 @@ class Field:
     write_only: bool = False
     auto_now: bool = False
     auto_now_add: bool = False
+    renamed_from: str | None = None  # the field's name before
     label: str | None = None
     help_text: str | None = None
 
@@ -132,6 +133,11 @@ class Field:
     def column_name(self) -> str:
         """The name of the column, and of the key in JSON: that of a foreign key ends in ``_id``."""
         return f"{self.name}_id" if self.field_type.kind is Kind.RELATION else self.name
+
+    @property
+    def former_column(self) -> str | None:
+        """The name that the column had before the field was renamed."""
+        return self.renamed_from and replace(self, name=self.renamed_from).column_name
 
     @property
     def longest(self) -> int | None:

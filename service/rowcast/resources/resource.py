@@ -67,6 +67,7 @@ class Resource:
     unique: tuple[tuple[str, ...], ...] = ()
     indexes: tuple[tuple[str, ...], ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    renamed_from: str | None = None  # the table's name before
     label: str | None = None
     description: str | None = None
 

@@ -7,7 +7,7 @@ it guards (``Tables.guards``), so that a violation can be reported to the client
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from rowcast.resources.sql import cut_identifier, quote_literal
 
 CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
 
+RENAMED_FROM: Final = "renamed_from"  # the name that a column or table had before, in its ``info``
 WRITTEN: Final = "written"  # the same for a column that the service writes
 IMPLIED_LIMIT: Final = "implied_limit"  # the same for a column whose length is limited by its type alone
 
@@ -61,6 +62,8 @@ class Tables:
 
     def _table(self, resource: Resource) -> sa.Table:
         table = sa.Table(resource.table, self.metadata, comment=resource.description)
+        if resource.renamed_from:
+            table.info[RENAMED_FROM] = resource.renamed_from
         for name, field in resource.columns.items():
             table.append_column(self._column(field, name))
         key = resource.key.column_name
@@ -120,6 +123,8 @@ class Tables:
         name = link_table(resource, field)
         near, far = link_columns(resource, target)
         table = sa.Table(name, self.metadata)
+        if resource.renamed_from:
+            table.info[RENAMED_FROM] = link_table(replace(resource, table=resource.renamed_from), field)
         for column, side in ((near, resource), (far, target)):
             key = self.resources.key_of(side.key)
             table.append_column(sa.Column(column, key.field_type.column(key), nullable=False, autoincrement=False))
@@ -142,14 +147,15 @@ class Tables:
         return name
 
 
-def _info(field: Field, values: Field) -> dict[str, bool]:
+def _info(field: Field, values: Field) -> dict[str, object]:
     """What a comparison with the database needs to know about a column beyond its DDL."""
-    facts = {
+    facts: dict[str, object] = {
         CONFIGURED_DEFAULT: field.default not in (MISSING, None),
         IMPLIED_LIMIT: values.max_length is None,
+        RENAMED_FROM: field.former_column,
         WRITTEN: field.auto_now or not (field.read_only or field.primary_key or field.auto_now_add),
     }
-    return {name: True for name, holds in facts.items() if holds}
+    return {name: value for name, value in facts.items() if value}
 
 
 def rules(field: Field, column: sa.ColumnElement[Any]) -> Iterator[tuple[str, sa.ColumnElement[bool]]]:

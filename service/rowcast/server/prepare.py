@@ -9,7 +9,7 @@ import structlog
 
 from rowcast.changes import checks
 from rowcast.changes.install import install, read_secret
-from rowcast.changes.trigger_sync import suspend_triggers, sync_triggers
+from rowcast.changes.trigger_sync import log_reset, suspend_triggers, sync_triggers
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Settings
 from rowcast.database.errors import CONNECTION_LOST
@@ -78,7 +78,7 @@ def migration_steps(tables: Tables, settings: Settings) -> LogSteps:
     async def renew(connection: asyncpg.Connection) -> None:
         await sync_triggers(connection, tables, wakeup=settings.stream.wakeup)
 
-    return LogSteps(install, suspend, renew)
+    return LogSteps(install, suspend, renew, log_reset)
 
 
 def startup_error(error: Exception) -> str:
