@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from textwrap import dedent
 from typing import Any
 
 import pytest
 
 from .conftest import Run
-from .library import Service
+from .library import OPEN, Service
 
 ID = {"id": {"type": "integer", "primary_key": True}}
 NAME = {"name": {"type": "string", "max_length": 20, "default": ""}}
@@ -165,3 +166,46 @@ async def test_expandable_may_name_a_relation_that_rows_hide(run: Run) -> None:
     service = await started(run, {"class": "viewsets:ExcludingView", "expandable": ["voter"]})
     _, row = await service.ask("GET", "/ballots/1/?expand=voter", status=200)
     assert row["voter"] == {"id": 1, "name": "ann", "boss_id": None}
+
+
+@pytest.mark.parametrize(("setting", "value"), [("expand_limit", 20), ("expand_size_limit", "600B")])
+async def test_expansion_has_a_budget_of_rows_and_bytes(run: Run, setting: str, value: Any) -> None:
+    """More related rows or bytes than that are a 400 that names the budget, in lists, rows and pages of handlers."""
+    settings = {**json.loads(OPEN), "server": {setting: value}}
+    module = """
+        from rowcast import ModelViewSet, action
+
+        class People(ModelViewSet):
+            async def list(self, request):
+                page = await self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+                return self.get_paginated_response([self.serialize(person) for person in page])
+    """
+    people = {**RESOURCES["people"], "viewset": {"class": "viewsets:People"}}
+    resources = {**RESOURCES, "people": people}
+    service = await run(resources, json.dumps(settings), modules={"viewsets": dedent(module)})
+    await service.sql.execute(
+        "INSERT INTO people (name) VALUES ('ann'), ('bob'); INSERT INTO rooms (name) VALUES ('hall'), ('den');"
+        "INSERT INTO topics (name) SELECT 'topic' FROM generate_series(1, 4);"
+        "INSERT INTO ballots (name, voter_id, room_id) SELECT 'ballot', n % 2 + 1, 1 FROM generate_series(1, 8) n;"
+        "INSERT INTO ballots_topics SELECT b.id, t.id FROM ballots b, topics t"
+    )
+    for path in (
+        "/rooms/?expand=ballots",
+        "/rooms/1/?expand=ballots",
+        "/people/?expand=ballots",
+        "/ballots/1/?expand=topics,voter,room",
+        "/ballots/?expand=topics&page_size=2",
+        "/ballots/?expand=topics&page_size=2&page=4",
+        "/rooms/?expand=ballots__topics&page=2&page_size=1",
+        "/ballots/?expand=voter,room",
+    ):
+        await service.ask("GET", path, status=200)
+    for path in (
+        "/rooms/?expand=ballots__topics",
+        "/rooms/1/?expand=ballots__topics",
+        "/people/?expand=ballots__topics",
+        "/ballots/?expand=topics",
+    ):
+        _, problem = await service.ask("GET", path, status=400)
+        assert problem["code"] == "expansion_too_large"
+        assert str(20 if setting == "expand_limit" else 600) in problem["detail"]

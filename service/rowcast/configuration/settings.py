@@ -132,6 +132,8 @@ class Server:
     max_connections: int = _setting(value_types.integer(1, 1_000_000), 12_000)
     max_connections_per_address: int = _setting(value_types.integer(1, 1_000_000), 4_000)
     body_limit: int = _setting(value_types.size(), "1MiB")
+    expand_limit: int = _setting(value_types.integer(0, 10_000_000), 10_000)
+    expand_size_limit: int = _setting(value_types.size(), "8MiB")
     header_timeout: float = _setting(value_types.duration(zero=False), "10s")
     body_timeout: float = _setting(value_types.duration(zero=False), "30s")
     send_timeout: float = _setting(value_types.duration(zero=False), "30s")

@@ -48,7 +48,7 @@ def _related(
     rows = sa.select(*document(tables, shown, target, binds)).correlate(base)
     if shown.where:
         assert binds is not None
-        rows = rows.where(_condition(tables, shown, target, binds))
+        rows = rows.where(related_condition(tables, shown, target, binds))
     if not relation.many:
         one = rows.where(target_key == base.c[relation.column]).subquery()
         return sa.select(sa.func.row_to_json(one.table_valued())).scalar_subquery()
@@ -63,7 +63,7 @@ def _related(
     return sa.select(sa.func.coalesce(items, sa.literal_column("'[]'::json"))).scalar_subquery()
 
 
-def _condition(tables: Tables, shown: Projection, target: sa.FromClause, binds: Binds) -> sa.ColumnElement[bool]:
+def related_condition(tables: Tables, shown: Projection, target: sa.FromClause, binds: Binds) -> sa.ColumnElement[bool]:
     """The condition on the rows of a relation; if it needs joins, a subquery selects the keys."""
     direct = not any("__" in path for path in paths_in(shown.where))
     source = Source(tables, shown.resource, binds, target if direct else tables.of[shown.resource].alias())

@@ -5,6 +5,7 @@ Each function builds one statement from a shape, and its docstring names the val
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from sqlalchemy.dialects import postgresql
 from rowcast.query.compilation import Binds, Statement, compiled, sql
 from rowcast.query.condition_sql import Source, sort_key
 from rowcast.query.conditions import Shape
-from rowcast.query.documents import document
+from rowcast.query.documents import document, related_condition
 from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
 from rowcast.query.versions import version, xmin
@@ -140,6 +141,67 @@ def match_logged(tables: Tables, resource: str, where: Shape) -> Statement:
         sa.column("document", postgresql.JSONB), with_ordinality="position"
     ).render_derived(name="_given")  # fmt: skip
     return compiled(sa.select(rows.c.position).select_from(rows).join(source.clause, sa.true()).where(condition))
+
+
+def related_size(tables: Tables, shape: PageShape, where: Shape, already: Projection | None, most: int) -> Statement:
+    """How many related rows a page would have, ``rows``, and how many bytes of JSON these are, about, ``bytes``.
+
+    Related rows that ``already`` has are not counted, and at most ``most`` rows are. Values: as for ``page``, with those for
+    related rows.
+    """
+    binds = Binds()
+    source = Source(tables, shape.projection.resource, binds)
+    conditions = source.conditions(where, shape.after)
+    steps = sort_steps(source, shape.order)
+    limit: Any = binds(sa.BigInteger) if shape.limit is None else sql(shape.limit)
+    offset = binds(sa.BigInteger) if shape.has_offset else None
+    found = _page_rows(shape, source, conditions, steps, limit, offset)
+    base = sa.select(*found.c).cte("_page")
+    sizes = list(_related_sizes(tables, shape.projection, already, base, base, binds))
+    related = sa.union_all(*sizes).limit(sql(most)).subquery("_related")
+    total = sa.cast(sa.func.coalesce(sa.func.sum(related.c.bytes), sql(0)), sa.BigInteger)
+    counted: Any = sa.select(sa.func.count().label("rows"), total.label("bytes"))
+    return compiled(counted.select_from(related))
+
+
+def _related_sizes(
+    tables: Tables,
+    shown: Projection,
+    already: Projection | None,
+    rows: sa.FromClause,
+    joined: sa.FromClause,
+    binds: Binds,
+) -> Iterator[sa.Select[Any]]:
+    """For each relation, at any depth, a query with one row for each related row: its ``bytes``, about.
+
+    ``rows`` are those of the projection in ``joined``, the clause that leads to them. Conditions on related rows bind their
+    values in the order of ``document``.
+    """
+    resource = tables.resources[shown.resource]
+    known = {} if already is None else dict(already.related)
+    for name, inner in shown.related:
+        relation = tables.resources.relations(resource.name)[name]
+        target = tables.of[relation.target].alias()
+        target_key = target.c[tables.resources[relation.target].key.column_name]
+        own_key = rows.c[resource.key.column_name]
+        if relation.link is not None:
+            link = tables.links[relation.link.table].alias()
+            deeper = joined.join(link, link.c[relation.link.source_column] == own_key)
+            deeper = deeper.join(target, link.c[relation.link.target_column] == target_key)
+        elif relation.many:
+            deeper = joined.join(target, target.c[relation.column] == own_key)
+        else:
+            deeper = joined.join(target, target_key == rows.c[relation.column])
+        sizes = list(_related_sizes(tables, inner, known.get(name), target, deeper, binds))
+        if name not in known:
+            names = sum(len(column) + 4 for column in inner.columns)
+            texts = [sa.cast(target.c[column], sa.Text) for column in inner.columns]
+            lengths = [sa.func.coalesce(sa.func.octet_length(text), sql(4)) for text in texts]
+            sizes.append(sa.select(sum(lengths, sql(names)).label("bytes")).select_from(deeper))
+        if inner.where:
+            condition = related_condition(tables, inner, target, binds)
+            sizes = [size.where(condition) for size in sizes]
+        yield from sizes
 
 
 def _page_rows(

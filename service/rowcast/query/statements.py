@@ -32,6 +32,7 @@ class Queries:
         self._caches: dict[Callable[..., Statement], Callable[..., Any]] = {}
         self.page = self.compiled(select.page)
         self.select_row = self.compiled(select.row)
+        self.related_size = self.compiled(select.related_size)
         self.match_logged = self.compiled(select.match_logged)
         self.insert = self.compiled(write.insert)
         self.update = self.compiled(write.update)

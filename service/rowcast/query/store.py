@@ -81,6 +81,15 @@ class Store:
         keys = row["keys"] if page.keyset else []
         return FetchedPage(row["results"], row["size"], row["count"], keys, row["snapshot"])
 
+    async def related_size(
+        self, query: Query, page: PageShape, values: Sequence[Any], already: Projection, most: int
+    ) -> tuple[int, int]:
+        """How many related rows a page would have beside those that ``already`` has, counted up to ``most``, and bytes."""
+        statement = self.queries.related_size(page, query.shape, already, most)
+        row = await self.database.read(statement.sql, statement.arguments([*query.values, *values, *query.related]))
+        assert row is not None
+        return row["rows"], row["bytes"]
+
     async def one(self, query: Query, projection: Projection) -> StoredRow | None:
         """The only row of a query; ``None`` if there is none."""
         statement = self.queries.select_row(projection, query.shape)

@@ -22,6 +22,7 @@ The modules, in the order in which a request is easiest to follow:
 - ``paging``: pages inside a user's handler.
 - ``write_scope``: whether a written row, and the rows that it refers to, are the caller's to write.
 - ``expansion``: the permission to read related rows with ``?expand=``.
+- ``expansion_budget``: how much ``?expand=`` may add to an answer.
 - ``rendering``: ``?fields=``, ``?expand=`` and serializers: rows as JSON.
 - ``serializers``: the fields of bodies and responses, and the validation of bodies; ``serializer_fields`` and
   ``serializer_options`` are parts of it.

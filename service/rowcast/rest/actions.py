@@ -16,17 +16,18 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from rowcast.errors import InvalidPattern, NotFound
+from rowcast.errors import InvalidPattern, NotFound, ParseError
 from rowcast.orm.awaiting import run_checked
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import document, query_for
 from rowcast.orm.queryset import QuerySet
-from rowcast.query.conditions import unchanged
-from rowcast.query.pages import BETWEEN
+from rowcast.query.conditions import Query, unchanged
+from rowcast.query.pages import BETWEEN, PageShape
 from rowcast.query.projection import Projection
 from rowcast.rest.conditional import check_version, etag_header, missing_or_changed, required_versions, version_of
 from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.expansion import within_scopes
+from rowcast.rest.expansion_budget import adds_lists, check_size
 from rowcast.rest.paging import list_address
 from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.rendering import (
@@ -58,12 +59,17 @@ async def read_list(view: ModelView, request: Request) -> web.Response:
     shown = requested_projection(plan, serializer, params)
     plain = is_plain(plan, serializer, shown)
     read = shown if plain else read_projection(plan, serializer, query, params)
+    already = plan.default_projection(serializer)
+    grows, added = adds_lists(plan, already, shown), shown
     if view.expansion_scopes:
-        query, read = within_scopes(view, query, read, shown, plan.default_projection(serializer))
+        added = within_scopes(view, query, shown, shown, already)[1]
+        query, read = within_scopes(view, query, read, shown, already)
     page = plan.paginator.page_request(query, read, plan.count, params)
     address = list_address(view)
 
     async def load() -> Answer:
+        if grows:
+            await check_size(plan, query, replace(page.shape, projection=added), page.values, already)
         try:
             rows = await read_page(view, query, page)
         except InvalidPattern as error:
@@ -96,10 +102,15 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
     plain = is_plain(plan, serializer, shown) and not plan.asks_about_objects
     query = await object_query(view)
     read = shown if plain else read_projection(plan, serializer, query, params)
+    already = plan.default_projection(serializer)
+    grows, added = adds_lists(plan, already, shown), shown
     if view.expansion_scopes:
-        query, read = within_scopes(view, query, read, shown, plan.default_projection(serializer))
+        added = within_scopes(view, query, shown, shown, already)[1]
+        query, read = within_scopes(view, query, read, shown, already)
 
     async def load() -> Answer:
+        if grows:
+            await _check_size_of_row(view, query, added, already)
         found = await plan.service.store.one(query, read)
         if found is None:
             raise NotFound()
@@ -120,6 +131,22 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
         size=lambda answer: len(answer[0]) + query.size,
     )
     return respond(plan, request.http, *answer, from_cache=cached)
+
+
+async def _check_size_of_row(view: ModelView, query: Query, shown: Projection, already: Projection) -> None:
+    """Refuse an ``?expand=`` that adds too much; a caller who may not see the row gets that error."""
+    plan = view.view_plan
+    page = PageShape(shown, (plan.resource.key.name,), count="none", limit=1)
+    try:
+        await check_size(plan, query, page, (), already)
+    except ParseError:
+        if plan.asks_about_objects:
+            read = plan.python_projection(already, ())
+            found = await plan.service.store.one(query, read)
+            if found is None:
+                raise NotFound() from None
+            await run_checked(view.check_object_permissions(view.request, instance_of(plan, found.body, read)))
+        raise
 
 
 async def _found_row(view: ModelView, request: Request, serializer: Serializer) -> web.Response:

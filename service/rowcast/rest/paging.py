@@ -13,9 +13,17 @@ from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import Query
 from rowcast.query.pages import BETWEEN, FetchedPage
 from rowcast.query.projection import Projection
+from rowcast.rest.expansion_budget import adds_lists, check_size
 from rowcast.rest.pagination import ListAddress, PageRequest
 from rowcast.rest.protocols import ModelView
-from rowcast.rest.rendering import current_serializer, instance_of, prepare_result, read_parameters, read_projection
+from rowcast.rest.rendering import (
+    current_serializer,
+    instance_of,
+    prepare_result,
+    read_parameters,
+    read_projection,
+    requested_projection,
+)
 from rowcast.rest.request import base_url
 from rowcast.rest.response import Response, encode
 from rowcast.rest.response_cache import read_page
@@ -51,8 +59,13 @@ async def read_instances(view: ModelView, rows: Any) -> tuple[InstancePage, Open
     if not (whole or isinstance(rows, Query)):
         return await _read_items(view, rows)
     query = in_default_order(plan, rows if isinstance(rows, Query) else rows.query)
-    read = read_projection(plan, current_serializer(view), query, read_parameters(view))
+    serializer = current_serializer(view)
+    read = read_projection(plan, serializer, query, read_parameters(view))
     request = plan.paginator.page_request(query, read, plan.count, view.request.query_params)
+    already = plan.default_projection(serializer)
+    shown = requested_projection(plan, serializer, read_parameters(view))
+    if adds_lists(plan, already, shown):
+        await check_size(plan, query, replace(request.shape, projection=shown), request.values, already)
     fetched = await read_page(view, query, request)
     return InstancePage(instance_of(plan, each, read) for each in fetched.documents), OpenPage(request, query, fetched)
 
