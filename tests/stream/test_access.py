@@ -248,6 +248,36 @@ async def test_many_streams_are_evaluated_once(serve: Serve, sql: asyncpg.Connec
             assert database.statements == before + 1
 
 
+@pytest.mark.parametrize("varies_on", ["[user.id, claims.org, header:X-Tenant]", None])
+async def test_streams_are_shared_by_what_the_viewset_declares(
+    serve: Serve, sql: asyncpg.Connection, varies_on: str | None
+) -> None:
+    """A header that a proxy adds does not count, unless it is declared; without a declaration every header counts."""
+    option = "" if varies_on is None else f"  stream_varies_on: {varies_on}\n"
+    client = await serve({**RESOURCES, "tasks": TASKS + option}, service=JWT, modules={"viewsets": COUNTING})
+    callers = [
+        bearer("ann") | {"X-Trace": "1", "X-Tenant": "a"},
+        bearer("ann", lifetime=1800) | {"X-Trace": "2", "X-Tenant": "a"},
+        bearer("ann") | {"X-Trace": "1", "X-Tenant": "b"},
+        bearer("ann", org=1) | {"X-Trace": "1", "X-Tenant": "a"},
+        bearer("bob") | {"X-Trace": "1", "X-Tenant": "a"},
+    ]
+    async with AsyncExitStack() as stack:
+        sources = [
+            await stack.enter_async_context(listen(client, path, headers=headers))
+            for headers, path in [
+                *((each, "/tasks/stream/") for each in callers),
+                (callers[0], "/tasks/stream/?title=x"),
+            ]
+        ]
+        for source in sources:
+            await ready(source)
+        await sql.execute("INSERT INTO tasks (id, title) VALUES (1, 'x')")
+        counts = [(await next_change(source))["data"]["count"] for source in sources]
+        assert (counts[0] == counts[1]) is (varies_on is not None)
+        assert len(set(counts)) == (6 if varies_on is None else 5)
+
+
 async def test_reset_of_a_stream_with_snapshot_sends_the_rows(serve: Serve, sql: asyncpg.Connection) -> None:
     """The rows follow the reset without a position, then ``ready`` with one, and then new changes."""
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": PYTHON})

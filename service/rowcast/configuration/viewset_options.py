@@ -199,6 +199,11 @@ def _classes() -> value_types.ListOf:
     return value_types.ListOf(value_types.class_name())
 
 
+_VARIES_ON: Final = (
+    r"user\.(?:id|is_staff|is_authenticated)|claims\.[^.\s]+(?:\.[^.\s]+)*|header:[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+)
+_VARIES_ON_EXPECTED: Final = "user.id, user.is_staff, user.is_authenticated, claims.<name> or header:<name>"
+
 VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "serializer_class": Option(value_types.class_name(null=True)),
     "list_serializer_class": Option(value_types.class_name(null=True)),
@@ -227,6 +232,7 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     ),
     "scope_unless": Option(value_types.permission(null=True), None),
     "stream_enabled": Option(value_types.boolean(), True),
+    "stream_varies_on": Option(value_types.ListOf(value_types.string(_VARIES_ON, _VARIES_ON_EXPECTED)), None),
     "strict_query": Option(value_types.boolean(), True),
     "require_if_match": Option(value_types.boolean(), False),
 }

@@ -55,6 +55,7 @@ class GenericViewSet(ViewSet):
     scope: Any = None
     scope_unless: Any = None
     stream_enabled: bool = True
+    stream_varies_on: Sequence[str] | None = None
     count: str = "exact"
     strict_query: bool = True
     cache: str = "counts"

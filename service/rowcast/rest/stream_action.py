@@ -54,13 +54,19 @@ class ViewsetRowAccess:
     """The object permissions and the serializer of a viewset, for the caller who has opened a stream with ``view``.
 
     Callers share a stream if nothing differs that its Python may look at: Rowcast's own authentication has identified the
-    same user by the same kind of credentials, and they have sent the same parameters and headers to the same address.
+    same user by the same kind of credentials, and they have sent the same parameters and headers to the same address. With
+    ``stream_varies_on`` it looks at nothing but that, the parameters and the address.
     """
 
     def __init__(self, view: ModelView, shown: Projection) -> None:
         plan, request = view.view_plan, view.request
         serializer = view.get_serializer()
-        self.key: Hashable = (plan, _caller(view), *_request_key(request))
+        varies_on = plan.attribute("stream_varies_on")
+        self.key: Hashable
+        if varies_on is None:
+            self.key = (plan, _caller(view), *_request_key(request))
+        else:
+            self.key = (plan, request.http.path, _params(request), *[_declared(request, name) for name in varies_on])
         self.plain = serializer.plain
         self._view = view
         self._plan = plan
@@ -156,9 +162,28 @@ def _caller(view: ModelView) -> Hashable:
 def _request_key(request: Request) -> tuple[Hashable, ...]:
     """What a request has sent, without the credentials and what differs by connection."""
     http = request.http
-    params = [(name, text) for name, text in http.query.items() if name not in ("access_token", "last_event_id")]
     headers = [(name.lower(), text) for name, text in http.headers.items() if name.lower() not in CONNECTION_HEADERS]
-    return http.remote, http.host, http.path, tuple(sorted(params)), tuple(sorted(headers))
+    return http.remote, http.host, http.path, _params(request), tuple(sorted(headers))
+
+
+def _params(request: Request) -> tuple[tuple[str, str], ...]:
+    """The parameters that a request has sent, without the credentials and the position."""
+    found = [(name, text) for name, text in request.http.query.items() if name not in ("access_token", "last_event_id")]
+    return tuple(sorted(found))
+
+
+def _declared(request: Request, name: str) -> Hashable:
+    """The value of an entry of ``stream_varies_on``, with its type: 1 is not true."""
+    if name.startswith("header:"):
+        return tuple(request.http.headers.getall(name.removeprefix("header:"), ()))
+    kind, _, path = name.partition(".")
+    found: Any = request.user
+    if kind == "user":
+        return repr(getattr(found, path, None))
+    found = getattr(found, "claims", None)
+    for step in path.split("."):
+        found = found.get(step) if isinstance(found, Mapping) else None
+    return repr(found)
 
 
 def wants_snapshot(params: Mapping[str, str]) -> bool:
