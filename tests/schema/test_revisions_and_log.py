@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from rowcast.configuration.settings import Settings
 from rowcast.migrations import commands
 from rowcast.migrations.failures import SchemaError
 from rowcast.migrations.revisions import write_revision
 from rowcast.resources.tables import Tables
 from rowcast.server.prepare import migration_steps
 
-from ..conftest import configure
 from .declarations import Database, declare, field, key, resource
 
 NAME = field("name", "text", blank=True)
@@ -27,12 +25,11 @@ def things(*fields: object) -> Tables:
 
 
 @pytest.fixture
-def database(database: Database, tmp_path: Path) -> Database:
+def database(database: Database) -> Database:
     """An empty database whose migrations keep the change log."""
-    settings = configure(tmp_path / "config", {"x": "fields: {a: {type: text}}"}).settings
 
     async def migrate(tables: Tables, *, sync: bool = False) -> object:
-        steps = migration_steps(tables, settings)
+        steps = migration_steps(tables, Settings())
         return await commands.migrate(database.connect, tables, database.directory, sync=sync, steps=steps)
 
     database.migrate = migrate  # type: ignore[method-assign,assignment]
@@ -100,3 +97,23 @@ async def test_a_revision_that_fails_leaves_the_triggers(database: Database) -> 
     assert await database.column("SELECT prosrc LIKE '%truncated%' FROM pg_proc WHERE proname = 'things.insert'") == [
         False
     ]
+
+
+async def test_a_role_that_does_not_own_the_triggers_applies_revisions(database: Database) -> None:
+    """As far as these need no other triggers."""
+    await database.migrate(things(NAME), sync=True)
+    await database.execute(
+        """
+        DO $$ BEGIN
+            IF to_regrole('migrator') IS NULL THEN CREATE ROLE migrator LOGIN; END IF;
+        END $$;
+        GRANT ALL ON SCHEMA rowcast, public TO migrator;
+        GRANT ALL ON ALL TABLES IN SCHEMA rowcast, public TO migrator;
+        ALTER TABLE rowcast.alembic_version OWNER TO migrator
+        """
+    )
+    migrator = Database(database.url.replace("postgres@", "migrator@"), database.directory)
+    write_revision(database.directory, "step", """op.execute("INSERT INTO labels (name) VALUES ('x')")""", "")
+    steps = migration_steps(things(NAME), Settings())
+    await commands.migrate(migrator.connect, things(NAME), database.directory, sync=False, steps=steps)
+    assert await logged(database) == ["labels I"]

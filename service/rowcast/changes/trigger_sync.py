@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,23 +116,29 @@ async def suspend_triggers(connection: Connection, *, wakeup: str = "notify") ->
     """Let the triggers bear that their tables change, until ``sync_triggers`` renews them in the same transaction.
 
     A revision may rename or drop columns and write rows. From the first change of a table's columns on, writes to it are
-    logged as if it had been truncated: readers of the log load it again.
+    logged as if it had been truncated: readers of the log load it again. A role that does not own the functions leaves
+    them as they are.
     """
-    async with connection.transaction():
-        await lock_installation(connection)
-        for name, body, columns in await connection.fetch(_FUNCTIONS_TO_SUSPEND, f"{_COMMENT}%"):
-            suspended = sql.fill(
-                _SUSPENDED_BODY,
-                body=body,
-                columns=quote_literal(columns),
-                truncated=sql.fill(_LOG_TRUNCATE, resource=quote_literal(name.partition(".")[0])),
-                wake=WAKE_TICKER if wakeup == "notify" else "",
-            )
-            function = quote_identifier(name)
-            await connection.execute(
-                f"{create_function(name, suspended)};"
-                f"COMMENT ON FUNCTION {SCHEMA}.{function} IS {quote_literal(f'{_COMMENT} (suspended)')}"
-            )
+    with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+        async with connection.transaction():
+            await lock_installation(connection)
+            await _suspend(connection, wakeup)
+
+
+async def _suspend(connection: Connection, wakeup: str) -> None:
+    for name, body, columns in await connection.fetch(_FUNCTIONS_TO_SUSPEND, f"{_COMMENT}%"):
+        suspended = sql.fill(
+            _SUSPENDED_BODY,
+            body=body,
+            columns=quote_literal(columns),
+            truncated=sql.fill(_LOG_TRUNCATE, resource=quote_literal(name.partition(".")[0])),
+            wake=WAKE_TICKER if wakeup == "notify" else "",
+        )
+        function = quote_identifier(name)
+        await connection.execute(
+            f"{create_function(name, suspended)};"
+            f"COMMENT ON FUNCTION {SCHEMA}.{function} IS {quote_literal(f'{_COMMENT} (suspended)')}"
+        )
 
 
 async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
