@@ -82,6 +82,11 @@ class Readings(ModelViewSet):
         return {"meta": row.meta, "again": (await Reading.objects.get(id=row.id)).meta}
 
     @action(detail=False, methods=["POST"])
+    async def many(self, request):
+        await Reading.objects.bulk_create([Reading(small=1), Reading(**request.data)])
+        return {}
+
+    @action(detail=False, methods=["POST"])
     async def set(self, request):
         await Reading.objects.filter(id=1).update(**request.data)
         return {}
@@ -122,6 +127,7 @@ async def test_a_value_that_the_column_cannot_store_is_an_error_of_the_field(
     body = {field: value}
     for method, path in (
         ("post", "/readings/"), ("patch", "/readings/1/"), ("post", "/readings/make/"), ("post", "/readings/set/"),
+        ("post", "/readings/many/"),
     ):  # fmt: skip
         response = await getattr(readings.client, method)(path, json=body)
         assert (response.status, (await response.json())["errors"]) == (400, {field: [message]}), path

@@ -68,9 +68,14 @@ async def _insert_documents(
     statement = store.queries.compiled(statements.insert_rows)(resource, columns)
     arguments = statement.arguments([documents])
     declared = store.queries.resources[resource]
-    return await store.database.retrying(
-        lambda: store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
-    )
+    try:
+        return await store.database.retrying(
+            lambda: store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
+        )
+    except ValidationError as error:
+        traits = store.queries.resources.traits_of(resource)
+        named = (with_fields(error, traits, document) for document in documents)
+        raise next((each for each in named if each is not error), error) from error.__cause__
 
 
 async def update_rows(store: Store, resource: str, values: Mapping[str, Any], *where: Condition) -> list[Any]:
