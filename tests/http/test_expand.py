@@ -58,6 +58,28 @@ VIEWSETS = dedent("""
             model = Ballot
             exclude = ("topics",)
 
+    class Dropping(Serializer):
+        class Meta:
+            model = Ballot
+
+        @post_dump
+        def drop(self, data, **kwargs):
+            return {name: value for name, value in data.items() if name != "voter_id"}
+
+    class Masking(Serializer):
+        class Meta:
+            model = Ballot
+
+        @post_dump
+        def mask(self, data, **kwargs):
+            return {**data, "voter_id": None}
+
+    class DroppingView(ModelViewSet):
+        serializer_class = Dropping
+
+    class MaskingView(ModelViewSet):
+        serializer_class = Masking
+
     class ExcludingView(ModelViewSet):
         serializer_class = Excluding
 
@@ -209,3 +231,14 @@ async def test_expansion_has_a_budget_of_rows_and_bytes(run: Run, setting: str, 
         _, problem = await service.ask("GET", path, status=400)
         assert problem["code"] == "expansion_too_large"
         assert str(20 if setting == "expand_limit" else 600) in problem["detail"]
+
+
+@pytest.mark.parametrize("viewset", ["DroppingView", "MaskingView"])
+async def test_key_that_python_takes_out_of_a_row_is_not_expanded(run: Run, viewset: str) -> None:
+    """Where a hook drops or masks a foreign key, ``?expand=`` does not add the row; other relations are added."""
+    service = await started(run, {"class": f"viewsets:{viewset}"})
+    for path in ("/ballots/?expand=voter,room", "/ballots/1/?expand=voter,room"):
+        text = str((await service.ask("GET", path, status=200))[1])
+        assert ("ann" in text, "hall" in text) == (False, True)
+    for path in ("/people/?expand=ballots", "/people/1/?expand=ballots"):
+        await service.ask("GET", path, status=400)
