@@ -176,7 +176,7 @@ def total_order(resource: Resource, steps: Sequence[str]) -> tuple[str, ...]:
 class Query:
     """The rows of a resource that meet conditions, in an order, with related rows. Every method returns a new query.
 
-    ``related`` are the values of the conditions on related rows, whose shapes are in the projection (``Projection.where``).
+    ``related`` are the conditions on related rows, whose shapes are in the projection (``Projection.where``).
 
     A query can be the key of a cache, because equal queries find the same rows. Shape and hash are computed once.
     """
@@ -185,7 +185,7 @@ class Query:
     where: tuple[Condition, ...] = ()
     order: tuple[str, ...] = ()
     expand: tuple[str, ...] = ()
-    related: tuple[Any, ...] = ()
+    related: tuple[Condition, ...] = ()
 
     @cached_property
     def _hash(self) -> int:
@@ -221,9 +221,14 @@ class Query:
         return tuple([value for condition in self.where for value in condition.values])
 
     @property
+    def related_values(self) -> tuple[Any, ...]:
+        """The parameters of the conditions on related rows, in the order of the projection."""
+        return tuple([value for condition in self.related for value in condition.values])
+
+    @property
     def size(self) -> int:
         """The memory that the values take, in bytes. A client decides how much that is."""
-        return _size(self.values) + _size(self.related)
+        return _size(self.values) + _size(self.related_values)
 
 
 def unchanged(query: Query, versions: tuple[str, ...] | None) -> Query:

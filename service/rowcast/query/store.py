@@ -76,7 +76,9 @@ class Store:
     async def page(self, query: Query, page: PageShape, values: Sequence[Any]) -> FetchedPage:
         """One page of a query; ``values`` are those of the page, which come after those of the condition."""
         statement = self.queries.page(page, query.shape)
-        row = await self.database.read(statement.sql, statement.arguments([*query.values, *values, *query.related]))
+        row = await self.database.read(
+            statement.sql, statement.arguments([*query.values, *values, *query.related_values])
+        )
         assert row is not None
         keys = row["keys"] if page.keyset else []
         return FetchedPage(row["results"], row["size"], row["count"], keys, row["snapshot"])
@@ -86,14 +88,16 @@ class Store:
     ) -> tuple[int, int]:
         """How many related rows a page would have beside those that ``already`` has, counted up to ``most``, and bytes."""
         statement = self.queries.related_size(page, query.shape, already, most)
-        row = await self.database.read(statement.sql, statement.arguments([*query.values, *values, *query.related]))
+        row = await self.database.read(
+            statement.sql, statement.arguments([*query.values, *values, *query.related_values])
+        )
         assert row is not None
         return row["rows"], row["bytes"]
 
     async def one(self, query: Query, projection: Projection) -> StoredRow | None:
         """The only row of a query; ``None`` if there is none."""
         statement = self.queries.select_row(projection, query.shape)
-        values = (*query.values, *query.related) if query.related else query.values
+        values = (*query.values, *query.related_values) if query.related else query.values
         row = await self.database.read(statement.sql, statement.arguments(values))
         return None if row is None else StoredRow(row[0], row[1], snapshot=row[2])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from rowcast.errors import AuthenticationFailed, NotAuthenticated, ParseError, PermissionDenied, did_you_mean
 from rowcast.identity.permissions import checks_objects
@@ -148,9 +148,9 @@ def within_scopes(
     """
     if not view.expansion_scopes:
         return query, read
-    values: list[Any] = []
-    read = _bounded(view.expansion_scopes, read, shown, default, values)
-    return replace(query, related=tuple(values)), read
+    bounds: list[Condition] = []
+    read = _bounded(view.expansion_scopes, read, shown, default, bounds)
+    return replace(query, related=tuple(bounds)), read
 
 
 def _bounded(
@@ -158,16 +158,16 @@ def _bounded(
     read: Projection,
     shown: Projection | None,
     default: Projection | None,
-    values: list[Any],
+    bounds: list[Condition],
 ) -> Projection:
-    """The projection with a condition at each relation that is shown beyond the default; ``values`` get theirs, in order."""
+    """The projection with a condition at each relation that is shown beyond the default; ``bounds`` gets these, in order."""
     expanded, usual = (dict(each.related) if each is not None else {} for each in (shown, default))
     related = []
     for name, inner in read.related:
-        bounded = _bounded(scopes, inner, expanded.get(name), usual.get(name), values)
+        bounded = _bounded(scopes, inner, expanded.get(name), usual.get(name), bounds)
         if name in expanded and name not in usual and (conditions := scopes.get(inner.resource)):
             bounded = replace(bounded, where=("and", *(each.shape for each in conditions)))
-            values += [value for each in conditions for value in each.values]
+            bounds += conditions
         related.append((name, bounded))
     return replace(read, related=tuple(related))
 
