@@ -133,7 +133,10 @@ def _argument(path: Path, takes: Argument, name: str, value: Any) -> Any:
         case Argument.MANY | Argument.PAIR:
             if isinstance(value, str) or not hasattr(value, "__iter__"):
                 raise ValueError(f"{name}: needs several values, such as a list")
-            return tuple(_filter_value(path.values, item, path.column) for item in value)
+            values = tuple(_filter_value(path.values, item, path.column) for item in value)
+            if takes is Argument.PAIR and len(values) != 2:
+                raise ValueError(f"{name}: needs two values")
+            return values
         case Argument.ONE:
             return _filter_value(path.values, value, path.column)
 

@@ -111,11 +111,13 @@ class DeclaredScope:
 
     def _lookup(self, part: ScopeLookup, known: Mapping[CallerValue, Any]) -> Condition:
         path, _, name = split_lookup(self._resources, self._resource, part.name)
-        takes = LOOKUPS[path.values.field_type.kind, name].takes
+        spec = LOOKUPS[path.values.field_type.kind, name]
         value = _known(part.value, known)
-        if part.value is not None and _never_fits(takes, value):
+        if part.value is not None and _never_fits(spec.takes, value):
             raise _Unknown
         try:
+            if spec.takes is Argument.TEXT:
+                spec.parse(path.values, value)
             return lookup(self._resources, self._resource, part.name, value)
         except (ValidationError, ValueError, TypeError):
             raise _Unknown from None
