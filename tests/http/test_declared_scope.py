@@ -291,14 +291,16 @@ MENTIONS: dict[str, Any] = {
 }
 
 
-async def with_mentions(run: Run, scope: Any, notes: dict[str, Any] | None = None, **viewset: Any) -> Service:
+async def with_mentions(
+    run: Run, scope: Any, notes: dict[str, Any] | None = None, modules: str | None = None, **viewset: Any
+) -> Service:
     """Four mentions, one of each note, of which the first also links the second and the third note."""
     resources = {
         "tenants": TENANTS,
         "notes": {"fields": FIELDS, "viewset": {"scope": scope, **(notes or {})}},
         "mentions": {"fields": MENTIONS, "viewset": viewset},
     }
-    service = await run(resources, SETTINGS, modules={"viewsets": MENTIONED})
+    service = await run(resources, SETTINGS, modules={"viewsets": modules or MENTIONED})
     await service.sql.execute(ROWS)
     await service.sql.execute("INSERT INTO mentions (note_id) VALUES (1), (2), (3), (4)")
     await service.sql.execute("INSERT INTO mentions_others VALUES (1, 2), (1, 3)")
@@ -394,6 +396,49 @@ async def test_callers_without_a_scope_see_all_expanded_rows(run: Run) -> None:
     service = await with_mentions(run, {"tenant": "$claims.org"}, {"scope_unless": "IsAdminUser"})
     _, body = await service.ask("GET", "/mentions/?expand=note", headers=bearer(is_staff=True), status=200)
     assert [row["note"]["id"] for row in body["results"]] == [1, 2, 3, 4]
+
+
+READ_BY_PYTHON = """
+from marshmallow import fields
+from rowcast import BasePermission, ModelViewSet, Serializer, model
+Mention = model("mentions")
+
+class NotesOfAnn(BasePermission):
+    def has_object_permission(self, request, view, row):
+        return row.note is None or row.note.owner == "ann"
+
+class OwnerSerializer(Serializer):
+    owner = fields.Function(lambda row: row.note.owner)
+    class Meta:
+        model = Mention
+        fields = ("id", "owner", "note_id")
+
+class PermissionViewSet(ModelViewSet):
+    permission_classes = [NotesOfAnn]
+    def get_queryset(self):
+        return Mention.objects.select_related("note")
+
+class SerializerViewSet(ModelViewSet):
+    serializer_class = OwnerSerializer
+    def get_queryset(self):
+        return Mention.objects.select_related("note")
+"""
+
+
+@pytest.mark.parametrize("viewset", ["PermissionViewSet", "SerializerViewSet"])
+async def test_an_expansion_takes_no_row_from_permissions_and_serializers(run: Run, viewset: str) -> None:
+    """Python that reads a related row goes on to find it: the expansion is refused where the scope might hide the row."""
+    service = await with_mentions(
+        run,
+        {"tenant": "$claims.org"},
+        {"scope_unless": "IsAdminUser"},
+        modules=READ_BY_PYTHON,
+        **{"class": f"viewsets:{viewset}"},
+    )
+    for key, status in ((1, 200), (4, 403 if viewset == "PermissionViewSet" else 200)):
+        await service.ask("GET", f"/mentions/{key}/", headers=bearer(org=1), status=status)
+        await service.ask("GET", f"/mentions/{key}/?expand=note", headers=bearer(org=1), status=400)
+        await service.ask("GET", f"/mentions/{key}/?expand=note", headers=bearer(is_staff=True), status=status)
 
 
 async def test_rows_that_python_reads_are_not_expanded_within_a_scope(run: Run) -> None:

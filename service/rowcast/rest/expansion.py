@@ -145,27 +145,34 @@ def within_scopes(
     """A query and what is read of its rows, with the scopes of the rows that ``?expand=`` adds to the default.
 
     ``read`` may have more than is ``shown``: relations that the viewset's options name, which are not bounded.
+    ``ParseError`` if a client expands one of these, because Python would find no row where there is one.
     """
     if not view.expansion_scopes:
         return query, read
+    plan = view.view_plan
+    python = None if read is shown else plan.python_projection(default, query.expand)
     bounds: list[Condition] = []
-    read = _bounded(view.expansion_scopes, read, shown, default, bounds)
+    read = _bounded(view.expansion_scopes, read, (shown, default, python), bounds)
     return replace(query, related=tuple(bounds)), read
 
 
 def _bounded(
     scopes: Mapping[str, tuple[Condition, ...]],
     read: Projection,
-    shown: Projection | None,
-    default: Projection | None,
+    others: tuple[Projection | None, Projection | None, Projection | None],
     bounds: list[Condition],
 ) -> Projection:
-    """The projection with a condition at each relation that is shown beyond the default; ``bounds`` gets these, in order."""
-    expanded, usual = (dict(each.related) if each is not None else {} for each in (shown, default))
+    """The projection with a condition at each relation that is shown beyond the default; ``bounds`` gets these, in order.
+
+    ``others`` are what is shown, the default, and what Python reads anyway, which is not to be bounded.
+    """
+    expanded, usual, python = (dict(each.related) if each is not None else {} for each in others)
     related = []
     for name, inner in read.related:
-        bounded = _bounded(scopes, inner, expanded.get(name), usual.get(name), bounds)
+        bounded = _bounded(scopes, inner, (expanded.get(name), usual.get(name), python.get(name)), bounds)
         if name in expanded and name not in usual and (conditions := scopes.get(inner.resource)):
+            if name in python:
+                raise _forbidden(inner.resource, name)
             bounded = replace(bounded, where=("and", *(each.shape for each in conditions)))
             bounds += conditions
         related.append((name, bounded))
