@@ -26,13 +26,13 @@ from rowcast.changes.events import Batch
 from rowcast.changes.feed import Feed, Reason, Reset
 from rowcast.changes.position import Position, Snapshot
 from rowcast.database.errors import DRIVER_ERRORS
-from rowcast.errors import ApiError, ParseError, Unavailable
+from rowcast.errors import ApiError, Unavailable
 from rowcast.query.conditions import Query
 from rowcast.streams.admission import Admission
 from rowcast.streams.group import FAILED, Group, log_failure
 from rowcast.streams.group import Phase as GroupPhase
 from rowcast.streams.routing import SubscriptionIndex
-from rowcast.streams.snapshot import SnapshotRows
+from rowcast.streams.snapshot import SnapshotRows, read_snapshot
 from rowcast.streams.sse import (
     CONTENT_TYPE,
     DATABASE_AWAY,
@@ -317,31 +317,10 @@ class Hub:
 
     async def _read_rows(self, subscriptions: Subscriptions, limit: int) -> tuple[SnapshotRows, Position]:
         """All rows of the subscriptions as of one moment, and the position after it; ``ParseError`` for too many."""
-        found = SnapshotRows()
-        try:
-            async with self._reading_rows:
-                return found, await self._read_rows_into(found, subscriptions, limit)
-        except BaseException:
-            found.close()
-            raise
-
-    async def _read_rows_into(self, found: SnapshotRows, subscriptions: Subscriptions, limit: int) -> Position:
-        head = self.feed.head
-        snapshot = ""
-        store = next(iter(subscriptions)).store
-        async with store.database.transaction():
-            await store.database.fetch("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", ())
-            for subscription in subscriptions:
-                rows, snapshot = await subscription.read_rows(limit + 1)
-                limit -= len(rows)
-                if limit < 0:
-                    raise ParseError(
-                        "snapshot: there are too many rows for one; narrow the filter, or read the list page by page "
-                        "and open the stream with the X-Stream-Position of its first page as last_event_id.",
-                        code="invalid_parameter",
-                    )
-                await found.add(subscription, rows)
-        return self._position_after(head, snapshot)
+        async with self._reading_rows:
+            head = self.feed.head
+            found, snapshot = await read_snapshot(subscriptions, limit)
+        return found, self._position_after(head, snapshot)
 
     async def _send_rows(
         self,

@@ -11,10 +11,14 @@ from tempfile import SpooledTemporaryFile
 from typing import Final
 
 from rowcast.errors import ParseError
-from rowcast.streams.subscription import SNAPSHOT_BLOCK_ROWS, Subscription
+from rowcast.streams.subscription import SNAPSHOT_BLOCK_ROWS, Subscription, Subscriptions
 
 MEMORY_MAX_BYTES: Final = 256 << 10  # of a snapshot's rows; more are in a file
 SNAPSHOT_MAX_BYTES: Final = 64 << 20
+_INSTEAD: Final = (
+    "narrow the filter, or read the list page by page and open the stream with the X-Stream-Position of its first page as "
+    "last_event_id."
+)
 
 
 class SnapshotRows:
@@ -30,8 +34,7 @@ class SnapshotRows:
         self._size += sum(map(len, rows))
         if self._size > SNAPSHOT_MAX_BYTES:
             raise ParseError(
-                f"snapshot: the rows have more than {SNAPSHOT_MAX_BYTES >> 20} MiB; narrow the filter, or read the list "
-                "page by page and open the stream with the X-Stream-Position of its first page as last_event_id.",
+                f"snapshot: the rows have more than {SNAPSHOT_MAX_BYTES >> 20} MiB; {_INSTEAD}",
                 code="invalid_parameter",
             )
         for first in range(0, len(rows), SNAPSHOT_BLOCK_ROWS):
@@ -65,3 +68,27 @@ def _parts(data: bytes, lengths: Iterable[int]) -> Iterable[bytes]:
     for length in lengths:
         yield data[start : start + length]
         start += length
+
+
+async def read_snapshot(subscriptions: Subscriptions, limit: int) -> tuple[SnapshotRows, str]:
+    """All rows of the subscriptions as of one moment, and its ``pg_current_snapshot``; ``ParseError`` for too many."""
+    found = SnapshotRows()
+    try:
+        return found, await _read_into(found, subscriptions, limit)
+    except BaseException:
+        found.close()
+        raise
+
+
+async def _read_into(found: SnapshotRows, subscriptions: Subscriptions, limit: int) -> str:
+    snapshot = ""
+    database = next(iter(subscriptions)).store.database
+    async with database.transaction():
+        await database.fetch("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", ())
+        for subscription in subscriptions:
+            rows, snapshot = await subscription.read_rows(limit + 1)
+            limit -= len(rows)
+            if limit < 0:
+                raise ParseError(f"snapshot: there are too many rows for one; {_INSTEAD}", code="invalid_parameter")
+            await found.add(subscription, rows)
+    return snapshot
