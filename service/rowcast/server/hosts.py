@@ -72,10 +72,11 @@ class Hosts:
 
     def check(self, http: web.Request) -> None:
         """Raise ``ParseError`` if a request names a host that is malformed or not allowed."""
-        host = http.headers.get("Host")
+        host, proxies = http.headers.get("Host"), self._server.trusted_proxies
+        if host in self._accepted and not proxies and http.raw_path.startswith("/"):
+            return  # as nearly all are
         if host is None and http.version >= HttpVersion11:
             raise ParseError("Host: HTTP/1.1 requires this header.", code="invalid_host")
-        proxies = self._server.trusted_proxies
         shown = (forwarded(http, "X-Forwarded-Host", proxies) or None) if proxies else None
         if host is not None and host not in self._accepted:  # behind a proxy that reports its own, it is not shown
             self._check_one("Host", host, http, needs_leave=shown is None)
