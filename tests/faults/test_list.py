@@ -163,7 +163,7 @@ async def test_a_row_of_a_megabyte(serve: Serve, open_client: Open, sql: asyncpg
 
 async def test_readers_that_stop_reading(run: Run, open_client: Open, sql: asyncpg.Connection) -> None:
     """Five hundred of them delay nobody; those that read again get everything, and the service has not grown by it."""
-    server = await run(service="stream: {buffer: 16KiB}")
+    server = await run(service="stream: {buffer: 16KiB, max_streams_per_caller: 1000}")
     client = await open_client(server)
     host, port = server.origin.removeprefix("http://").split(":")
     readers = [await stopped(host, int(port)) for _ in range(500)]

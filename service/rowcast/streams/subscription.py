@@ -11,6 +11,7 @@ has Python for it (serializers with code, permissions for single rows). Then ``r
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ from rowcast.resources.lossless_json import Raw, encode, parse
 from rowcast.resources.resource import Resource
 
 SNAPSHOT_BLOCK_ROWS: Final = 100  # rows in one event of a snapshot
+RENDERED_AT_ONCE_MAX_BYTES: Final = 32 << 10  # of rows, by the event loop itself
 
 Match: TypeAlias = tuple[bool, bool]  # whether the old and the new row of an event are in the subscription
 Matches: TypeAlias = Mapping[int, Match]  # by the event's n
@@ -234,10 +236,16 @@ class Subscription:
         """The block with some rows of ``read_rows``."""
         if self.access is not None:
             rows = [row for row, may in zip(rows, await self.access.may_see(rows), strict=True) if may]
-        if self.access is None or self.access.plain:
-            rendered: list[Any] = [self.data(self._logged(row)) for row in rows]
-        else:
-            rendered = [orjson.Fragment(row) for row in await self.access.render_rows(rows)]
+        if self.access is not None and not self.access.plain:
+            return self._block([orjson.Fragment(row) for row in await self.access.render_rows(rows)])
+        if sum(map(len, rows)) > RENDERED_AT_ONCE_MAX_BYTES:  # a thread takes turns with the event loop
+            return await asyncio.to_thread(self._block_of, rows)
+        return self._block_of(rows)
+
+    def _block_of(self, rows: Sequence[bytes]) -> bytes:
+        return self._block([self.data(self._logged(row)) for row in rows])
+
+    def _block(self, rendered: list[Any]) -> bytes:
         return b"event: snapshot\ndata: %b\n\n" % encode({"resource": self.query.resource, "rows": rendered})
 
     def _logged(self, row: bytes) -> dict[str, Any]:
