@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Final
 from urllib.parse import urlencode
 
 import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from rowcast.errors import NotFound, ParseError
 from rowcast.query.conditions import After, Query, StoredText
@@ -64,7 +66,7 @@ class BasePagination:
     Args:
         page_size: Rows of a page if the client does not ask for a size.
         max_page_size: The largest size that a client may ask for; larger ones are reduced to it.
-        secret: Returns the key that signs cursors.
+        secret: Returns the key that encrypts cursors.
     """
 
     parameters: ClassVar[tuple[str, ...]] = ()
@@ -151,8 +153,8 @@ class LimitOffsetPagination(BasePagination):
 class CursorPagination(BasePagination):
     """``?cursor=…``: pages that start after a row, stable while rows come and go, and equally fast at any depth.
 
-    A cursor holds the values by which that row is sorted. Its signature covers them, the resource and the order, so a cursor
-    that was not issued here is refused.
+    A cursor holds the values by which that row is sorted, encrypted, since responses may not show them. It is bound to the
+    resource and the order, and one that was not issued here is refused.
     """
 
     parameters = ("cursor", "page_size")
@@ -179,7 +181,7 @@ class CursorPagination(BasePagination):
 
     def _write(self, row: bytes, query: Query, *, backward: bool) -> str:
         content = b"[%d,%b]" % (backward, row)
-        return base64.urlsafe_b64encode(self._sign(content, query) + content).rstrip(b"=").decode()
+        return base64.urlsafe_b64encode(self._cipher.encrypt(content, _bound_to(query))).rstrip(b"=").decode()
 
     def _read(self, text: str, query: Query) -> tuple[bool, tuple[Any, ...]]:
         refused = ParseError(
@@ -189,10 +191,10 @@ class CursorPagination(BasePagination):
             raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, UnicodeEncodeError):
             raise refused from None
-        signature, content = raw[:_SIGNATURE], raw[_SIGNATURE:]
-        if not hmac.compare_digest(signature, self._sign(content, query)):
-            raise refused
-        backward, row = orjson.loads(content)
+        try:
+            backward, row = orjson.loads(self._cipher.decrypt(raw, _bound_to(query)))
+        except InvalidTag:
+            raise refused from None
         try:
             return bool(backward), tuple(
                 None if value is None else self._load(query.resource, step.removeprefix("-"), value)
@@ -212,9 +214,19 @@ class CursorPagination(BasePagination):
                 return StoredText(value)
             raise
 
-    def _sign(self, content: bytes, query: Query) -> bytes:
-        order = ",".join((query.resource, *query.order)).encode()
-        return hashlib.blake2s(order + b"\0" + content, key=self._secret(), digest_size=_SIGNATURE).digest()
+    @property
+    def _cipher(self) -> AESSIV:
+        return _cipher(self._secret())
+
+
+@lru_cache(maxsize=8)
+def _cipher(secret: bytes) -> AESSIV:
+    """Encrypts equal contents equally (RFC 5297), so that equal pages have equal tags."""
+    return AESSIV(hashlib.blake2b(b"cursors", key=secret, digest_size=64).digest())
+
+
+def _bound_to(query: Query) -> list[bytes]:
+    return [",".join((query.resource, *query.order)).encode()]
 
 
 class NoPagination(BasePagination):
@@ -228,7 +240,6 @@ class NoPagination(BasePagination):
         return b"[%b]" % found.results
 
 
-_SIGNATURE: Final = 12  # bytes
 _BEYOND_PYTHON: Final = (Kind.NUMBER, Kind.MOMENT)  # whose columns can hold values that Python does not have
 _STORED: Final = re.compile(r"-?[Ii]nfinity|NaN|-?P[-+0-9.YMDTHS]+|[-+0-9][-+0-9.:T]*(?: BC)?")
 
