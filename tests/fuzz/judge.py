@@ -14,6 +14,7 @@ Times are measured again before they count: a fault of time is one that every on
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ SHED = {"statement_timeout", "database_busy"}
 ANSWER_SECONDS = 5 * STATEMENT_SECONDS + 5.0  # of a request: it may wait for a connection, and then for its statements
 WAIT_SECONDS = 0.15  # for a response that need not come
 LEAVES_SECONDS = 0.01
-BLOCKED_SECONDS = 0.050
+BLOCKED_SECONDS = float(os.environ.get("FUZZ_BLOCKED_SECONDS", "0.050"))
 REPEATS = 3
 ERROR_BYTES = 64 * 1024
 INTERNAL = re.compile(
