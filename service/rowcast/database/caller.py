@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 import orjson
 
+from rowcast.configuration.caller_value import caller_value
 from rowcast.configuration.settings import Database as Settings
 from rowcast.database.connection import Connection
 from rowcast.database.errors import DRIVER_ERRORS
@@ -69,7 +70,7 @@ class CallerSettings:
         """
         settings = []
         for name, reference in self.session:
-            value = _text(_find(user, reference))
+            value = _text(caller_value(user, reference.removeprefix("$")))
             if "\0" in value or not _is_unicode(value):
                 raise PermissionDenied("The credentials have a claim that the database cannot represent.")
             settings.append((".".join(map(quote_identifier, name.split("."))), value))
@@ -78,7 +79,7 @@ class CallerSettings:
     def _role(self, user: Any) -> str | None:
         role = self.default_role
         if self.role_claim is not None:
-            claimed = _find(user, f"$claims.{self.role_claim}")
+            claimed = caller_value(user, f"claims.{self.role_claim}")
             role = role if claimed is None else claimed
             if role is None:
                 raise PermissionDenied("These credentials have no role in the database.", code="database_role")
@@ -91,17 +92,6 @@ class CallerSettings:
 
 
 _ROLE_REFUSED: Final = "The role of these credentials may not be used."
-
-
-def _find(user: Any, reference: str) -> Any:
-    """The value of ``$user.id`` or ``$claims.a.b``; ``None`` if there is none."""
-    kind, *names = reference.split(".")
-    if kind == "$user":
-        return getattr(user, names[0], None)
-    found: Any = getattr(user, "claims", None)
-    for name in names:
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
 
 
 def _text(value: Any) -> str:

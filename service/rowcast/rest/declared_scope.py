@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
+from rowcast.configuration.caller_value import caller_value
 from rowcast.configuration.scope import CallerValue, ScopeGroup, ScopeLookup, ScopePart
 from rowcast.errors import ValidationError
 from rowcast.identity.permissions import BasePermission, allowed
 from rowcast.identity.protocols import Request, View
-from rowcast.identity.users import User
 from rowcast.orm.expressions import lookup
 from rowcast.query.conditions import Comparison, Condition, Junction, Negation
 from rowcast.resources.lookups import LOOKUPS, Argument, split_lookup
@@ -67,7 +67,8 @@ class DeclaredScope:
         """The scope of a request's caller."""
         if self._unless is not None and await allowed(self._unless.has_permission(request, view)):
             return EVERYTHING
-        values = [_value_of(value, request.user) for value in self._values]
+        found = [caller_value(request.user, f"{value.source}.{value.name}") for value in self._values]
+        values = [_UNKNOWN if value is None else value for value in found]
         try:
             return self._cached(*values)
         except TypeError:  # lists, which cannot be keys
@@ -135,21 +136,6 @@ def _caller_values(value: Any) -> list[CallerValue]:
     if isinstance(value, tuple):
         return [each for item in value for each in _caller_values(item)]
     return [value] if isinstance(value, CallerValue) else []
-
-
-def _value_of(value: CallerValue, user: User) -> Any:
-    """A value of a caller, or ``_UNKNOWN``. A claim's name may be a path: ``app.org`` is ``org`` in the claim ``app``."""
-    if value.source == "user":
-        found = getattr(user, value.name, None)
-        return _UNKNOWN if found is None else found
-    claims: Any = getattr(user, "claims", {})
-    if value.name not in claims:
-        for step in value.name.split("."):
-            if not isinstance(claims, Mapping) or step not in claims:
-                return _UNKNOWN
-            claims = claims[step]
-        return _UNKNOWN if claims is None else claims
-    return _UNKNOWN if claims[value.name] is None else claims[value.name]
 
 
 def _known(value: Any, known: Mapping[CallerValue, Any]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 import structlog
 from aiohttp import web
 
+from rowcast.configuration.caller_value import caller_value
 from rowcast.errors import (
     InvalidPattern,
     NotAuthenticated,
@@ -176,14 +177,7 @@ def _declared(request: Request, name: str) -> Hashable:
     """The value of an entry of ``stream_varies_on``, with its type: 1 is not true."""
     if name.startswith("header:"):
         return tuple(request.http.headers.getall(name.removeprefix("header:"), ()))
-    kind, _, path = name.partition(".")
-    found: Any = request.user
-    if kind == "user":
-        return repr(getattr(found, path, None))
-    found = getattr(found, "claims", None)
-    for step in path.split("."):
-        found = found.get(step) if isinstance(found, Mapping) else None
-    return repr(found)
+    return repr(caller_value(request.user, name))
 
 
 def wants_snapshot(params: Mapping[str, str]) -> bool:
