@@ -59,11 +59,12 @@ async def read_list(view: ModelView, request: Request) -> web.Response:
     shown = requested_projection(plan, serializer, params)
     plain = is_plain(plan, serializer, shown)
     read = shown if plain else read_projection(plan, serializer, query, params)
-    already = plan.default_projection(serializer)
-    grows, added = adds_lists(plan, already, shown), shown
-    if view.expansion_scopes:
+    already = added = shown
+    if "expand" in params:
+        already = plan.default_projection(serializer)
         added = within_scopes(view, query, shown, shown, already)[1]
         query, read = within_scopes(view, query, read, shown, already)
+    grows = adds_lists(plan, already, shown)
     page = plan.paginator.page_request(query, read, plan.count, params)
     address = list_address(view)
 
@@ -102,11 +103,12 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
     plain = is_plain(plan, serializer, shown) and not plan.asks_about_objects
     query = await object_query(view)
     read = shown if plain else read_projection(plan, serializer, query, params)
-    already = plan.default_projection(serializer)
-    grows, added = adds_lists(plan, already, shown), shown
-    if view.expansion_scopes:
+    already = added = shown
+    if "expand" in params:
+        already = plan.default_projection(serializer)
         added = within_scopes(view, query, shown, shown, already)[1]
         query, read = within_scopes(view, query, read, shown, already)
+    grows = adds_lists(plan, already, shown)
 
     async def load() -> Answer:
         if grows:
@@ -195,9 +197,7 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
         if row is None:
             raise await missing_or_changed(plan, query, versions)
         return json_response(row.body, headers=etag_header(view, row.version, row.body))
-    await (
-        request.receive()
-    )  # before the transaction, which would hold a connection and locks until the body has arrived
+    await request.receive()  # before the transaction, which would hold locks until the body has arrived
     async with store.database.transaction():
         await check_version(view)
         instance = await spawn(view.get_object)

@@ -215,7 +215,7 @@ def _plan_model(
         overridden=overridden,
         call=_calls(cls, _key_part(cls, options)),
         allowed_parameters=_allowed_parameters(filters, paginator),
-        acts_as_caller=service.store.database.acts_as_callers,
+        acts_as_caller=as_callers,
         checks_initial=_has_code_before_actions(policies, overridden),
         strict_query=options["strict_query"],
         resource=resource,
