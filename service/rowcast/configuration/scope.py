@@ -44,7 +44,7 @@ class ScopeLookup:
 
 @dataclass(frozen=True, slots=True)
 class ScopeGroup:
-    """Conditions that must all hold (``and``), of which one must (``or``), or which must not hold together (``not``)."""
+    """Conditions: all must hold (``and``), one must hold (``or``), or they must not all hold (``not``)."""
 
     operator: str
     parts: tuple[ScopePart, ...]

@@ -6,7 +6,7 @@ else: the transaction has neither a number nor a snapshot, so it holds back no v
 CONCURRENTLY. docs/decisions/0018-locks-that-need-rights.md has the reasons.
 
 The lock that is kept is ROW EXCLUSIVE, which lets VACUUM and ANALYZE of the table run. It does not exclude itself, so
-whoever takes it makes sure by a second one, SHARE, that nobody else has it, and releases that at once.
+a session that takes it also takes a second one, SHARE, to make sure that no other session has it, and releases SHARE at once.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def lookups_of(kind: Kind) -> list[str]:
 def split_lookup(resources: Resources, resource: str, name: str) -> tuple[Path, str, str]:
     """The path of a name such as ``category__name__icontains``, its text, and the lookup after it, by default ``exact``.
 
-    ``pk`` is the key. A field may have the name of a lookup. ``ValueError`` if there is no such path.
+    ``pk`` stands for the key. A field may have the name of a lookup. ``ValueError`` if the path does not exist.
     """
     text = "__".join(resources[resource].key.name if part == "pk" else part for part in name.split("__"))
     try:
