@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from textwrap import dedent
 from traceback import format_exception_only
@@ -199,11 +200,57 @@ async def test_descriptions_are_for_those_whom_the_setting_names(
                 response, body = await service.ask(method, path, headers=headers, status=status)
                 assert ("WWW-Authenticate" in response.headers) == (status == 401)
                 assert status == 200 or "secrets" not in str(body)
+    for path in ("/docs", "/docs/"):
+        for headers, status in (({}, anonymous), ({"Authorization": "Bearer rc_x"}, wrong), (right, authenticated)):
+            assert (await service.client.get(path, headers=headers)).status == status
     if setting == "authenticated":
         _, document = await service.ask("GET", "/openapi.json", headers=right)
-        for path in ("/", "/openapi.json"):
+        for path in ("/", "/openapi.json", "/docs/"):
             operation = document["paths"][path]["get"]
             assert ("401" in operation["responses"], {} in operation["security"]) == (True, False)
+
+
+async def test_document_has_the_title_and_the_servers_of_the_service(run: Run) -> None:
+    """``api`` in service.yaml; the page has the title, escaped, and may connect to the servers and nowhere else."""
+    api = {
+        "title": "Books & <more>",
+        "version": "2.1",
+        "description": "Everything that we *sell*.",
+        "servers": ["https://api.example.com/v1", "/"],
+    }
+    service = await run({"books": {"fields": {}}}, json.dumps({"api": api}))
+    document = await service.get("/openapi.json")
+    assert (document["info"]["title"], document["info"]["version"]) == (api["title"], api["version"])
+    assert document["info"]["description"].startswith("Everything that we *sell*.\n\n")
+    assert document["servers"] == [{"url": "https://api.example.com/v1"}, {"url": "/"}]
+    assert [str(error) for error in OPENAPI_31_VALIDATOR.iter_errors(document)] == []
+    response = await service.client.get("/docs/")
+    assert "<title>Books &amp; &lt;more&gt;</title>" in await response.text()
+    policy = response.headers["Content-Security-Policy"].split("; ")
+    assert {"default-src 'none'", "script-src 'self'", "connect-src 'self' https://api.example.com"} <= set(policy)
+
+
+async def test_page_loads_files_of_the_service_alone(run: Run) -> None:
+    """Every file is there, with its type; ``off`` takes them away with the page."""
+    service = await run({"books": {"fields": {}}})
+    html = await (await service.client.get("/docs/")).text()
+    files = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert len(files) == 5
+    assert all(file.startswith("/") for file in files)
+    types = {}
+    for file in files:
+        response = await service.client.get(file)
+        assert response.status == 200
+        types[file.rpartition(".")[2]] = response.content_type
+    assert types == {"png": "image/png", "css": "text/css", "js": "text/javascript", "json": "application/json"}
+    hidden = await run({"books": {"fields": {}}}, json.dumps({"server": {"openapi": "off"}}))
+    assert {(await hidden.client.get(file)).status for file in files} == {404}
+
+
+async def test_names_that_nothing_serves_may_be_resources(run: Run) -> None:
+    """``metrics`` and ``console`` have no address of the service."""
+    service = await run({"metrics": {"fields": {}}, "console": {"fields": {}}})
+    assert (await service.get("/metrics/"))["count"] == (await service.get("/console/"))["count"] == 0
 
 
 async def test_descriptions_need_a_way_to_authenticate(run: Run) -> None:

@@ -31,7 +31,7 @@ FIELD_NAME: Final = r"[a-z](?:_?[a-z0-9])*"
 RESOURCE_NAME: Final = r"[a-z](?:[-_]?[a-z0-9])*"
 TABLE_NAME: Final = r"[a-z_][a-z0-9_]*"
 MODEL_NAME: Final = r"[A-Z][A-Za-z0-9]*"
-RESERVED_RESOURCES: Final = ("health", "openapi.json", "docs", "metrics", "console", "stream")
+RESERVED_RESOURCES: Final = ("health", "openapi.json", "docs", "stream")
 RESERVED_COLUMNS: Final = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")  # of every PostgreSQL table
 
 

@@ -98,6 +98,7 @@ _SETTING_NAME: Final = (
 _ROLE: Final = r"(?![Nn][Oo][Nn][Ee]$)[^\x00]{1,63}"
 _ROLE_EXPECTED: Final = "the name of a role, and not none"
 _ORIGIN: Final = r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+"
+_ADDRESS: Final = r"(?:https?://[^/?#\s]+)?(?:/[^?#\s]*)?"
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _HOST: Final = rf"\*|(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\]?"
 _SYMMETRIC: Final = ("HS256", "HS384", "HS512")
@@ -235,9 +236,25 @@ class Throttle:
 
 
 @dataclass(frozen=True, slots=True)
+class Api:
+    """What the OpenAPI document says of the service as a whole."""
+
+    title: str = _setting(value_types.string(least=1), "Rowcast")
+    version: str | None = _setting(value_types.string(least=1, null=True))  # null: that of Rowcast
+    description: str | None = _setting(value_types.string(null=True))
+    servers: tuple[str, ...] = _setting(
+        value_types.ListOf(
+            value_types.string(_ADDRESS, "a URL such as https://api.example.com, or a path such as /, without a query")
+        ),
+        [],
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything of ``service.yaml``."""
 
+    api: Api = field(default_factory=Api, metadata=_section(Api))
     server: Server = field(default_factory=Server, metadata=_section(Server))
     database: Database = field(default_factory=Database, metadata=_section(Database))
     auth: Auth = field(default_factory=Auth, metadata=_section(Auth))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from inspect import cleandoc, getdoc
-from typing import Any
+from typing import Any, Final
 
 from rowcast.openapi.operations import (
     COMMON_FAILURES,
@@ -48,20 +48,22 @@ from rowcast.rest.plan import ModelPlan, Service
 from rowcast.rest.response import JSON
 from rowcast.rest.routers import Route
 
+SERVICE_TAG: Final = "Rowcast"  # of the addresses that every service has
+CONVENTIONS: Final = "Every address works with and without the slash at its end. `HEAD` mirrors `GET`."
 
-def document(service: Service, routes: Sequence[Route], *, version: str, title: str = "Rowcast") -> dict[str, Any]:
-    """The OpenAPI document of a service with these routes."""
-    return _Document(service, routes, version, title).assemble()
+
+def document(service: Service, routes: Sequence[Route], *, version: str) -> dict[str, Any]:
+    """The OpenAPI document of a service with these routes. ``version`` is Rowcast's, for services that have none."""
+    return _Document(service, routes, version).assemble()
 
 
 class _Document:
     """One document while it is made."""
 
-    def __init__(self, service: Service, routes: Sequence[Route], version: str, title: str) -> None:
+    def __init__(self, service: Service, routes: Sequence[Route], version: str) -> None:
         self.service = service
         self.routes = routes
         self.version = version
-        self.title = title
         self.schemas = Schemas(service)
         self.operation_ids: set[str] = set()
 
@@ -69,13 +71,15 @@ class _Document:
         """The document. Its schemas come last, since making the paths makes them."""
         responses = failure_responses(self.schemas)
         paths = self._service_paths() | {_path(route): self._path_item(route) for route in self.routes}
+        api = self.service.settings.api
         return {
             "openapi": OPENAPI_VERSION,
             "info": {
-                "title": self.title,
-                "version": self.version,
-                "description": "Every address works with and without the slash at its end. `HEAD` mirrors `GET`.",
+                "title": api.title,
+                "version": api.version or self.version,
+                "description": "\n\n".join(filter(None, (api.description, CONVENTIONS))),
             },
+            **present(servers=[{"url": url} for url in api.servers] or None),
             "tags": self._tags(),
             "paths": paths,
             "components": {
@@ -232,6 +236,12 @@ class _Document:
                 {"200": response("The document.", JSON, {"type": "object"}), **unavailable, **refused},
                 **needs,
             ),
+            "/docs/": self._get(
+                "docs",
+                "This document as a page",
+                {"200": response("The page.", "text/html", {"type": "string"}), **unavailable, **refused},
+                **needs,
+            ),
             "/health/live": self._get(
                 "health_live",
                 "Whether the service is running",
@@ -250,7 +260,7 @@ class _Document:
 
     def _get(self, operation_id: str, summary: str, responses: Schema, **keywords: Any) -> Schema:
         """An address of the service itself, which has GET alone."""
-        operation = {"operationId": operation_id, "tags": [self.title], "summary": summary, "responses": responses}
+        operation = {"operationId": operation_id, "tags": [SERVICE_TAG], "summary": summary, "responses": responses}
         return {"get": operation | keywords}
 
     def _combined_stream(self, plans: Mapping[str, ModelPlan]) -> Schema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from rowcast.errors import ConfigurationError
 from rowcast.identity.authentication import identify, refusal
 from rowcast.identity.permissions import check_columns
 from rowcast.openapi.document import document as openapi_document
+from rowcast.openapi.page import FILES, START, START_SCRIPT, page, security_policy
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource
 from rowcast.rest import routers
@@ -170,7 +172,7 @@ def register(
 
 
 def _register_descriptions(app: web.Application, service: Service, routes: Sequence[Route]) -> None:
-    """Add ``/`` and ``/openapi.json``, which describe every resource, for the callers that ``server.openapi`` names."""
+    """Add ``/``, ``/openapi.json`` and ``/docs/``, which describe every resource, for those whom ``server.openapi`` names."""
     lists = [route.path for route in routes if route.name.endswith("-list")]
     body = encode(openapi_document(service, routes, version=__version__))
 
@@ -183,9 +185,35 @@ def _register_descriptions(app: web.Application, service: Service, routes: Seque
     async def describe(request: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
 
+    api = service.settings.api
+    html, policy = page(api.title), security_policy(api.servers)
+
+    async def docs(request: web.Request) -> web.Response:
+        """The document as a page."""
+        return web.Response(text=html, content_type="text/html", headers={"Content-Security-Policy": policy})
+
     closed = service.settings.server.openapi == "authenticated"
-    for path, handler in (("/", root), ("/openapi.json", describe), ("/openapi.json/", describe)):
+    described = {"/": root, "/openapi.json": describe, "/openapi.json/": describe, "/docs": docs, "/docs/": docs}
+    for path, handler in described.items():
         app.router.add_get(path, _for_authenticated(service, handler) if closed else handler)
+    _register_files(app)
+
+
+def _register_files(app: web.Application) -> None:
+    """Add the files that the page ``/docs/`` loads: a public library, and the two lines that start it."""
+
+    def sending(path: Path) -> Handler:
+        async def send(request: web.Request) -> web.StreamResponse:
+            return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+        return send
+
+    async def start(request: web.Request) -> web.Response:
+        return web.Response(text=START_SCRIPT, content_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+    app.router.add_get(f"/docs/{START}", start)
+    for name, path in FILES.items():
+        app.router.add_get(f"/docs/{name}", sending(path))
 
 
 def _for_authenticated(service: Service, handler: Handler) -> Handler:

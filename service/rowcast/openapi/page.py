@@ -1,0 +1,66 @@
+"""``/docs/``: the OpenAPI document as a page, made by Swagger UI from files that are installed with the service.
+
+A browser that opens it loads nothing from another place. Its Content-Security-Policy allows no script but the two files,
+and no connection but to the service and the ``servers`` that the document names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Final
+
+from swagger_ui_bundle import swagger_ui_path
+from yarl import URL
+
+STYLE: Final = "swagger-ui.css"
+LIBRARY: Final = "swagger-ui-bundle.js"
+ICON: Final = "favicon-32x32.png"
+START: Final = "start.js"
+
+FILES: Final[Mapping[str, Path]] = {name: swagger_ui_path / name for name in (STYLE, LIBRARY, ICON)}
+"""The files of Swagger UI that the page loads, by their names below ``/docs/``."""
+
+START_SCRIPT: Final = """\
+window.ui = SwaggerUIBundle({url: "/openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null});
+"""  # without a validator: it would send the document's address to a service on the internet
+
+
+def page(title: str) -> str:
+    """The page, for a document with this title."""
+    return f"""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<link rel="icon" href="/docs/{ICON}">
+<link rel="stylesheet" href="/docs/{STYLE}">
+</head>
+<body>
+<div id="docs"></div>
+<noscript>This page needs JavaScript. The document itself is <a href="/openapi.json">openapi.json</a>.</noscript>
+<script src="/docs/{LIBRARY}"></script>
+<script src="/docs/{START}"></script>
+</body>
+</html>
+"""
+
+
+def security_policy(servers: Sequence[str]) -> str:
+    """The page's ``Content-Security-Policy``. Swagger UI sets styles of elements, and draws icons from ``data:`` URLs."""
+    origins = {str(URL(server).origin()) for server in servers if URL(server).absolute}
+    return "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data:",
+            " ".join(("connect-src 'self'", *sorted(origins))),
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
