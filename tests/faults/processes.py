@@ -57,6 +57,13 @@ class Server:
             self._process.kill()
             await self.log()
 
+    async def ended(self) -> int:
+        """Wait until the process has ended by itself; its exit code."""
+        await self.log()
+        assert self._process is not None
+        assert self._process.returncode is not None
+        return self._process.returncode
+
     async def log(self) -> str:
         """The process's standard error until it ends."""
         assert self._process is not None

@@ -92,8 +92,14 @@ async def _serve(configuration: Configuration, url: str, *, migrate: bool) -> No
     runner = Runner(app, server)
     await runner.setup()
     ended = asyncio.Event()
+
+    def end() -> None:
+        if ended.is_set():
+            runner.hurry()
+        ended.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+        asyncio.get_running_loop().add_signal_handler(number, end)
     try:
         await web.TCPSite(runner, server.host, server.port).start()
         stopping = asyncio.create_task(ended.wait())

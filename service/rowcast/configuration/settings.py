@@ -139,6 +139,7 @@ class Server:
     body_timeout: float = _setting(value_types.duration(zero=False), "30s")
     send_timeout: float = _setting(value_types.duration(zero=False), "30s")
     idle_timeout: float = _setting(value_types.duration(zero=False), "75s")
+    shutdown_delay: float = _setting(value_types.duration(), "0s")
     shutdown_grace: float = _setting(value_types.duration(), "10s")
     secret_key: str | None = _setting(value_types.string(least=SECRET_MIN_BYTES, null=True), secret=True)
 

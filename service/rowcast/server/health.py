@@ -22,11 +22,13 @@ class Readiness:
     """Whether requests can be answered and changes are delivered.
 
     ``starting`` is the reason why the service has not started yet; afterwards the feed and its log decide. ``unlogged``
-    returns the tables that have lost their triggers. ``supervisor`` has the background tasks that have failed.
+    returns the tables that have lost their triggers. ``supervisor`` has the background tasks that have failed. A service
+    that is ``stopping`` still answers, but should get no further requests.
     """
 
     def __init__(self, feed: Feed, supervisor: Supervisor) -> None:
         self.starting: str | None = "The service is starting."
+        self.stopping = False
         self.unlogged: Callable[[], Sequence[str]] = tuple
         self._feed = feed
         self._supervisor = supervisor
@@ -34,6 +36,8 @@ class Readiness:
 
     async def reason(self) -> str | None:
         """Why the service is not ready, as a sentence; ``None`` if it is."""
+        if self.stopping:
+            return "The service is stopping."
         if self.starting is not None:
             return self.starting
         if unlogged := self.unlogged():
@@ -61,8 +65,12 @@ class Readiness:
         return behind
 
 
+READINESS: Final = web.AppKey("readiness", Readiness)
+
+
 def register(app: web.Application, readiness: Readiness) -> None:
     """Add ``/health/live`` and ``/health/ready``."""
+    app[READINESS] = readiness
 
     async def live(request: web.Request) -> web.Response:
         return _answer(None)

@@ -8,6 +8,7 @@ its response. ``Request.receive`` has ``body_timeout``. Streams have limits of t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import gc
 import secrets
@@ -25,6 +26,7 @@ from aiohttp.web_protocol import _ErrInfo
 from rowcast.configuration.settings import Server
 from rowcast.errors import ApiError, InternalError, NotFound, ParseError, RequestTimeout, Unavailable
 from rowcast.server import middleware
+from rowcast.server.health import READINESS
 
 HEADER_MAX_BYTES: Final = 64 * 1024  # of the request line and of each header; more than any credentials have
 LINGER_MAX_SECONDS: Final = (
@@ -52,6 +54,19 @@ class Runner(web.AppRunner):
             **kwargs,
         )
         self._server_settings = server
+        self._hurry = asyncio.Event()
+
+    async def cleanup(self) -> None:
+        """Stop: not ready at first, then without new connections, and without streams; then what is open may finish."""
+        if (readiness := self.app.get(READINESS)) is not None:
+            readiness.stopping = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), self._server_settings.shutdown_delay)
+        await super().cleanup()
+
+    def hurry(self) -> None:
+        """Stop without ``server.shutdown_delay``, or end it."""
+        self._hurry.set()
 
     async def _make_server(self) -> web.Server:  # aiohttp has no other way to set the class of connections
         made = await super()._make_server()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 from aiohttp import web
+from aiohttp.worker import GunicornUVLoopWebWorker
 from gunicorn.app.base import BaseApplication
 
 from rowcast.configuration.settings import Server
@@ -28,6 +30,13 @@ def run(server: Server, make_app: Callable[[], web.Application]) -> None:
     _Workers(server, make_app).run()
 
 
+class _Worker(GunicornUVLoopWebWorker):
+    """A worker that stops at once when it has to; otherwise it would notice within a second."""
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self.handle_quit(sig, frame)
+
+
 class _Workers(BaseApplication):  # type: ignore[misc]
     """gunicorn, configured by our settings instead of its own."""
 
@@ -42,8 +51,8 @@ class _Workers(BaseApplication):  # type: ignore[misc]
         options = {
             "bind": f"{host}:{self._server.port}",
             "workers": self._server.workers,
-            "worker_class": "aiohttp.GunicornUVLoopWebWorker",
-            "graceful_timeout": max(1, round(self._server.shutdown_grace)),
+            "worker_class": _Worker,
+            "graceful_timeout": max(1, math.ceil(self._server.shutdown_delay + self._server.shutdown_grace)),
             "loglevel": "warning",
             "when_ready": self._announce,
         }
