@@ -155,8 +155,8 @@ def configure(
     return load(directory, environ={}, overrides=overrides)
 
 
-def _without_settings() -> dict[str, None]:
-    """The variables of the environment that a command must not see."""
+def without_settings() -> dict[str, None]:
+    """The variables of the environment that a command must not see, as nothing."""
     return {name: None for name in os.environ if name.startswith(("ROWCAST", "DATABASE"))}
 
 
@@ -165,7 +165,7 @@ def rowcast(directory: Path, *arguments: str, **variables: str) -> tuple[int, st
 
     It blocks the caller's event loop, so that nothing else is printed in the meantime.
     """
-    environment = {**_without_settings(), "ROWCAST_DATA": str(directory / "data"), **variables}
+    environment = {**without_settings(), "ROWCAST_DATA": str(directory / "data"), **variables}
     command = [*arguments, "--config", str(directory / "config")]
     with mock.patch("structlog.configure"), ThreadPoolExecutor() as thread:  # whose event loops are its own
         result = thread.submit(CliRunner().invoke, main, command, env=environment).result()
@@ -176,7 +176,7 @@ def rowcast(directory: Path, *arguments: str, **variables: str) -> tuple[int, st
 
 def rowcast_process(directory: Path, *arguments: str) -> tuple[int, str]:
     """The same, run by a process of its own."""
-    hidden = _without_settings()
+    hidden = without_settings()
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     command = [sys.executable, "-m", "rowcast", *arguments, "--config", str(directory / "config")]
     done = subprocess.run(

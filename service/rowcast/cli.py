@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -27,6 +27,15 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # name → module of rowcast
 class _Commands(click.Group):
     """A group whose commands are imported on first use."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. What its user can put right is a line on standard error, and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if not import_module("rowcast.commands.mistakes").report(error):
+                raise
+            ctx.exit(1)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted([*COMMANDS, *super().list_commands(ctx)])
 
@@ -34,8 +43,17 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
         module = import_module(f"rowcast.commands.{COMMANDS[cmd_name][0]}")
+        import_module("rowcast.commands.logs").configure_logs()
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=self.list_commands(ctx), ctx=ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         lines = {name: text for name, (_, text) in COMMANDS.items()} | {"version": "Print the version."}

@@ -13,7 +13,6 @@ from rowcast.commands.common import (
     DATABASE_URL,
     load_configuration,
     open_database,
-    reports_errors,
     tables_and_database,
 )
 from rowcast.server.doctor import examine
@@ -22,11 +21,10 @@ from rowcast.server.doctor import examine
 @click.command()
 @CONFIG
 @DATABASE_URL
-@reports_errors
 def doctor(config: Path, database_url: str | None) -> None:
     """Check whether changes are delivered, and what prevents it; exits 1 if something is wrong."""
     configuration = load_configuration(config, database_url)
-    with open_database(configuration, shared=True) as (url, _):
+    with open_database(configuration) as (url, _):
         tables, database = tables_and_database(configuration, url)
         settings = configuration.settings
         found = asyncio.run(examine(database.connect, tables, settings.database.migrations, settings.stream))

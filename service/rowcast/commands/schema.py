@@ -12,7 +12,6 @@ from rowcast.commands.common import (
     DATABASE_URL,
     load_configuration,
     open_database,
-    reports_errors,
     tables_and_database,
 )
 from rowcast.migrations import commands
@@ -22,7 +21,6 @@ from rowcast.server.prepare import migration_steps
 @click.command()
 @CONFIG
 @DATABASE_URL
-@reports_errors
 def plan(config: Path, database_url: str | None) -> None:
     """Print the DDL between config and database."""
     configuration = load_configuration(config, database_url)
@@ -36,7 +34,6 @@ def plan(config: Path, database_url: str | None) -> None:
 @CONFIG
 @DATABASE_URL
 @click.option("--sync", is_flag=True, help="Then do any additive difference that is left.")
-@reports_errors
 def migrate(config: Path, database_url: str | None, sync: bool) -> None:
     """Apply the revisions of the migrations directory."""
     configuration = load_configuration(config, database_url)
@@ -70,7 +67,6 @@ def migrate(config: Path, database_url: str | None, sync: bool) -> None:
     metavar="NAME",
     help="Also drop what is not in the config: table.column, a table, or table.constraint. May be repeated.",
 )
-@reports_errors
 def makemigrations(config: Path, database_url: str | None, message: str, empty: bool, drop: tuple[str, ...]) -> None:
     """Write a revision with everything between database and config, destructive steps included.
 

@@ -17,7 +17,6 @@ from rowcast.commands.common import (
     DATABASE_URL,
     load_configuration,
     open_database,
-    reports_errors,
     tables_and_database,
 )
 from rowcast.configuration.load import Configuration
@@ -42,14 +41,13 @@ from rowcast.server.workers import run as run_workers
 @click.option("--port", type=int, help="The port to listen on; 0 picks a free one.  [default: 8000]")
 @click.option("--workers", type=int, help="How many processes share the port.  [default: 1]")
 @click.option("--migrate", is_flag=True, help="Make the database's schema match the config first.")
-@reports_errors
 def serve(
     config: Path, database_url: str | None, host: str | None, port: int | None, workers: int | None, migrate: bool
 ) -> None:
     """Serve the resources until SIGTERM or SIGINT."""
     configuration = load_configuration(config, database_url, host=host, port=port, workers=workers)
     _check_address(configuration.settings.server)
-    with open_database(configuration) as (url, embedded):
+    with open_database(configuration, exclusive=True) as (url, embedded):
         if configuration.settings.server.workers == 1:
             uvloop.run(_serve(configuration, url, migrate=migrate or embedded))
         else:
@@ -60,7 +58,6 @@ def serve(
 
 @click.command()
 @CONFIG
-@reports_errors
 def check(config: Path) -> None:
     """Validate a config directory, with the Python that it names, without a database."""
     found = load_configuration(config, None)
@@ -77,8 +74,10 @@ def _check_address(server: Server) -> None:
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     try:
         socket.create_server((server.host, server.port), family=family).close()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, UnicodeError):
+            message = f"server.host is not a name or an address: {server.host!r}"
+        elif error.errno == errno.EADDRINUSE:
             message = f"port {server.port} of {server.host} is taken; --port names another one"
         else:
             message = f"cannot listen on port {server.port} of {server.host}: {error.strerror}"

@@ -16,7 +16,6 @@ from rowcast.commands.common import (
     DATABASE_URL,
     load_configuration,
     open_database,
-    reports_errors,
 )
 from rowcast.configuration import value_types
 from rowcast.database.connection import open_connection
@@ -57,7 +56,6 @@ def token() -> None:
 @click.argument("user")
 @click.option("--staff", is_flag=True, help="The user is staff, as IsAdminUser requires.")
 @click.option("--expires", type=LIFETIME, metavar="TIME", help="The time after which it is invalid, such as 30d.")
-@reports_errors
 def create_token(config: Path, database_url: str | None, user: str, staff: bool, expires: float | None) -> None:
     """Make a token for USER, and print it this one time."""
     if not user or not user.isprintable():
@@ -72,7 +70,6 @@ def create_token(config: Path, database_url: str | None, user: str, staff: bool,
 @token.command("list")
 @CONFIG
 @DATABASE_URL
-@reports_errors
 def list_tokens(config: Path, database_url: str | None) -> None:
     """List the tokens, without their secrets."""
     found = _with_tokens(config, database_url, tokens.list_tokens)
@@ -90,7 +87,6 @@ def list_tokens(config: Path, database_url: str | None) -> None:
 @CONFIG
 @DATABASE_URL
 @click.argument("id", type=click.IntRange(1, 2**63 - 1))
-@reports_errors
 def revoke_token(config: Path, database_url: str | None, id: int) -> None:
     """Make the token with this ID invalid; `token list` shows the IDs."""
 
@@ -118,5 +114,5 @@ def _with_tokens(config: Path, database_url: str | None, work: Callable[[asyncpg
         except asyncpg.UndefinedTableError:
             raise ConfigurationError("this database has no tokens yet: run `rowcast migrate` first") from None
 
-    with open_database(configuration, shared=True) as (url, embedded):
+    with open_database(configuration) as (url, embedded):
         return asyncio.run(run())

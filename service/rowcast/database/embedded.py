@@ -19,6 +19,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,10 @@ class EmbeddedPostgresError(RuntimeError):
     """The embedded server cannot start or stop. The message has the reason and what to do."""
 
 
+class DirectoryInUse(EmbeddedPostgresError):
+    """The directory belongs to a process that is alive."""
+
+
 class EmbeddedPostgres:
     """A PostgreSQL server whose files are in the directory `data`, and which ends with this process at the latest.
 
@@ -100,7 +105,7 @@ class EmbeddedPostgres:
         """The libpq URL of the database, for asyncpg and psql alike."""
         if self._sockets is None:
             raise EmbeddedPostgresError("the embedded server is not running: call start() first")
-        return f"postgresql://{ROLE}@/{NAME}?host={quote(str(self._sockets))}&port={PORT}"
+        return _url(self._sockets)
 
     @property
     def pid(self) -> int:
@@ -169,7 +174,7 @@ class EmbeddedPostgres:
                 owner, server = _read_pids(lock)
                 owned = _is_alive(owner) and _is_alive(server)
                 if owned and now > began + OWNER_SECONDS:
-                    raise EmbeddedPostgresError(
+                    raise DirectoryInUse(
                         f"{self._data} is in use by process {owner}: stop it, or choose another data directory"
                     )
                 if now > began + STOP_SECONDS:
@@ -302,7 +307,46 @@ class EmbeddedPostgres:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
 
 
+@contextlib.contextmanager
+def shared_server(data: Path, *, seconds: float = STOP_SECONDS) -> Iterator[str]:
+    """The URL of the server in a directory: the one that another process runs, or else one of this process.
+
+    Another process that is about to start or to stop it is waited for, so many ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    while (url := running_url(data)) is None:
+        server = EmbeddedPostgres(data)
+        try:
+            server.start()
+        except DirectoryInUse:
+            if time.monotonic() > deadline:
+                raise
+            continue
+        with server:
+            yield server.url
+        return
+    yield url
+
+
+def running_url(data: Path) -> str | None:
+    """The URL of the server that another process runs in a directory; ``None`` if none is ready."""
+    sockets = (data / "run").resolve()
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(sockets / f".s.PGSQL.{PORT}"))
+            status = (data / "cluster" / "postmaster.pid").read_text().split("\n")[7:8]
+        except OSError:
+            return None
+    return _url(sockets) if [line.strip() for line in status] == ["ready"] else None
+
+
+def _url(sockets: Path) -> str:
+    return f"postgresql://{ROLE}@/{NAME}?host={quote(str(sockets))}&port={PORT}"
+
+
 def _prepare_directory(data: Path) -> None:
+    if data.exists() and not data.is_dir():
+        raise EmbeddedPostgresError(f"{data} is not a directory: choose another data directory")
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
         raise EmbeddedPostgresError(

@@ -23,7 +23,7 @@ from alembic.runtime.migration import MigrationContext
 
 from rowcast.migrations.catalog import Definitions, digest, is_in_line, read_catalog
 from rowcast.migrations.compare import Difference, find_differences
-from rowcast.migrations.failures import SchemaError, TableMissingError, sqlstate
+from rowcast.migrations.failures import SchemaError, TableMissingError, reports_python, sqlstate
 from rowcast.migrations.operations import render
 from rowcast.migrations.renaming import Rename, find_renames
 from rowcast.migrations.revisions import script_directory, unapplied, write_revision
@@ -156,7 +156,8 @@ async def _migrate(
             if revisions:
                 await_step(context, log.suspend)
             try:
-                environment.run_migrations()
+                with reports_python(directory / "versions"):
+                    environment.run_migrations()
             except sa.exc.DBAPIError as error:
                 if bare and sqlstate(error) in ("42P01", "42703"):  # undefined table, undefined column
                     raise TableMissingError from error

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
 from typing import Final
 
 import asyncpg
 import sqlalchemy as sa
+from alembic.util import CommandError
 
 from rowcast.errors import ConfigurationError
 
@@ -43,6 +48,29 @@ def explain(error: sa.exc.DBAPIError | asyncpg.PostgresError) -> str:
     if advice := _ADVICE.get(sqlstate(error) or ""):
         lines.append(advice)
     return "\n".join(lines)
+
+
+@contextmanager
+def reports_python(directory: Path) -> Iterator[None]:
+    """Raise ``SchemaError`` for an error in the Python of the revisions in ``directory``, with file and line."""
+    try:
+        yield
+    except (CommandError, ConfigurationError, TableMissingError, sa.exc.DBAPIError, asyncpg.PostgresError):
+        raise
+    except (Exception, SystemExit) as error:
+        where = _place(directory.resolve(), error)
+        if where is None and not isinstance(error, KeyError):  # of alembic, for a revision that is not there
+            raise
+        reason = f"there is no revision {error}" if where is None else f"{where}: {type(error).__name__}: {error}"
+        raise SchemaError(f"The revisions cannot be used: {reason}") from error
+
+
+def _place(directory: Path, error: BaseException) -> str | None:
+    """The last line in the files of a directory that an error passed through; ``None`` if there is none."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve().parent == directory:
+        return f"{Path(error.filename).name}:{error.lineno}"
+    frames = [each for each in extract_tb(error.__traceback__) if Path(each.filename).resolve().parent == directory]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else None
 
 
 def _driver_error(error: BaseException) -> asyncpg.PostgresError | None:

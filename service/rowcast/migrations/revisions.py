@@ -9,7 +9,7 @@ import alembic
 from alembic.script import Script, ScriptDirectory
 from alembic.util import rev_id
 
-from rowcast.migrations.failures import SchemaError
+from rowcast.migrations.failures import SchemaError, reports_python
 from rowcast.migrations.values import VERSION_TABLE, Connection
 from rowcast.resources.sql import SCHEMA
 
@@ -30,7 +30,8 @@ async def unapplied(connection: Connection, directory: Path) -> list[str]:
     if await connection.fetchval("SELECT to_regclass($1)", f"{SCHEMA}.{VERSION_TABLE}"):
         heads = [row[0] for row in await connection.fetch(f"SELECT version_num FROM {SCHEMA}.{VERSION_TABLE}")]
     scripts = script_directory(directory)
-    revisions = {script.revision for script in scripts.walk_revisions()}
+    with reports_python(directory / "versions"):
+        revisions = {script.revision for script in scripts.walk_revisions()}
     if unknown := sorted(set(heads) - revisions):
         raise SchemaError(
             f"The database is at revision {', '.join(unknown)}, which {directory / 'versions'} does not have: "
@@ -47,8 +48,9 @@ def _revisions_after(scripts: ScriptDirectory, heads: Sequence[str]) -> list[Scr
 def write_revision(directory: Path, message: str, upgrades: str, downgrades: str) -> Path:
     (directory / "versions").mkdir(parents=True, exist_ok=True)
     imports = "from sqlalchemy.dialects import postgresql" if "postgresql." in upgrades + downgrades else ""
-    script = script_directory(directory).generate_revision(
-        rev_id(), message, upgrades=upgrades, downgrades=downgrades, imports=imports
-    )
+    with reports_python(directory / "versions"):
+        script = script_directory(directory).generate_revision(
+            rev_id(), message, upgrades=upgrades, downgrades=downgrades, imports=imports
+        )
     assert script is not None
     return Path(script.path)

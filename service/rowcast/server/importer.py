@@ -145,11 +145,11 @@ class Importer:
             return _load(self._directory, module)
         except ConfigurationError as error:
             raise ConfigurationError(f"{module}.py: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             where = self._line(error)
             raise ConfigurationError(f"{module} cannot be imported: {where}{type(error).__name__}: {error}") from error
 
-    def _line(self, error: Exception) -> str:
+    def _line(self, error: BaseException) -> str:
         """The last line in the directory's own files that an error passed through."""
         if isinstance(error, SyntaxError):
             return ""  # its message has the line
