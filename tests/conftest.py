@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import itertools
 import json
@@ -11,35 +10,29 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import asyncpg
 import pytest
 import structlog
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 from click.testing import CliRunner
 
 from rowcast.changes import install
 from rowcast.cli import main
-from rowcast.configuration import settings, yaml
+from rowcast.configuration import yaml
 from rowcast.configuration.load import Configuration, load
 from rowcast.database.pool import Database
 from rowcast.resources.tables import Tables
-from rowcast.server.app import create_app
-from rowcast.server.http import Runner
-from rowcast.server.lifecycle import STARTED
 from rowcast.server.prepare import prepare
+from rowcast.testing.client import Client, running
 
 from .databases import EMPTY, EXTERNAL_URL, Databases, databases_of, temporary_server
 
 ROOT = Path(__file__).parent.parent
 DEMO = ("categories", "comments", "tags", "tasks")  # a reader who follows the README has further files
-Client = TestClient[web.Request, web.Application]
 Serve = Callable[..., Awaitable[Client]]
 
 # Tracebacks without local variables, as the service logs them: with them, each takes more than a second.
@@ -77,6 +70,12 @@ def databases(postgres_url: str) -> Iterator[Databases]:
     """The databases of the run's server. A directory with a server of its own overrides this together with the URL."""
     with databases_of(postgres_url) as databases:
         yield databases
+
+
+@pytest.fixture(scope="session")
+def rowcast_server(databases: Databases) -> Databases:
+    """The fixtures of ``rowcast.testing`` use the run's server, too, and no other one."""
+    return databases
 
 
 async def with_change_log(databases: Databases) -> str:
@@ -184,27 +183,6 @@ def rowcast_process(directory: Path, *arguments: str) -> tuple[int, str]:
         stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout.strip()
-
-
-class Server(TestServer):
-    """Serves an application as ``rowcast serve`` does."""
-
-    def __init__(self, app: web.Application, settings: settings.Server) -> None:
-        super().__init__(app)
-        self._settings = settings
-
-    async def _make_runner(self, **kwargs: Any) -> web.BaseRunner:
-        return Runner(self.app, self._settings, **kwargs)
-
-
-@asynccontextmanager
-async def running(configuration: Configuration, url: str) -> AsyncIterator[Client]:
-    """A client of the service for a configuration on a database, once the service is ready."""
-    app = create_app(configuration, url, migrate=True)
-    async with TestClient(Server(app, configuration.settings.server)) as client:
-        async with asyncio.timeout(30):
-            await asyncio.shield(app[STARTED])
-        yield client
 
 
 @pytest.fixture

@@ -1,125 +1,33 @@
-"""The run's PostgreSQL server, and the tests' databases on it, which are copies of templates."""
+"""The run's PostgreSQL server and its databases, as ``rowcast.testing`` has them for every project."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import os
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
-from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from collections.abc import Iterator
 
-import asyncpg
 import pytest
 
-from rowcast.database.embedded import EmbeddedPostgres
+from rowcast.testing.databases import (
+    EMPTY,
+    EXTERNAL_URL,
+    SETTINGS,
+    Databases,
+    at_database,
+    fast_directory,
+    temporary_server,
+)
 
-EMPTY = "template1"
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-EXTERNAL_URL = os.environ.get("ROWCAST_TEST_DATABASE_URL", "")
-"""A server to use instead of the embedded one. Its role must be a superuser."""
-MEMORY = Path("/dev/shm")
-MEMORY_BYTES = 4 << 30
-"""How much memory must be free for the files of a run's servers."""
-SETTINGS = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "max_connections": "200",
-    "max_wal_size": "128MB",
-}
-
-
-_numbers = itertools.count(1)
-
-
-def at_database(url: str, name: str) -> str:
-    """The URL of another database on the same server."""
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
-
-
-def fast_directory() -> Path | None:
-    """Where to put the files of servers: in memory if there is enough, else ``None`` for the usual place."""
-    in_memory = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MEMORY_BYTES
-    return MEMORY if in_memory else None
-
-
-@contextlib.contextmanager
-def temporary_server(settings: Mapping[str, str]) -> Iterator[EmbeddedPostgres]:
-    """An embedded server with its files in memory if possible: most of the work of creating a database is to write files."""
-    _remove_abandoned()
-    directory = Path(tempfile.mkdtemp(prefix=f"rowcast-tests-{os.getpid()}-", dir=fast_directory()))
-    try:
-        with EmbeddedPostgres(directory / "data", settings={**SETTINGS, **settings}) as server:
-            yield server
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _remove_abandoned() -> None:
-    """Free the memory of runs that were killed."""
-    for path in MEMORY.glob("rowcast-tests-*"):
-        owner = path.name.split("-")[2]
-        if owner.isdigit() and not Path("/proc", owner).exists():
-            shutil.rmtree(path, ignore_errors=True)
-
-
-class Databases:
-    """Databases on one server. Each method opens its own connection, so any event loop may call it."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._templates: dict[Hashable, str] = {}
-
-    async def create(self, template: str = EMPTY) -> str:
-        """Make a copy of a template, which nobody may be connected to, and return its URL."""
-        name = f"rowcast_test_{WORKER}_{next(_numbers)}"
-        # Copying files is the faster strategy where nothing is synchronised with a disk.
-        strategy = "" if EXTERNAL_URL else "STRATEGY FILE_COPY"
-        await self._execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
-        return at_database(self.url, name)
-
-    async def drop(self, url: str) -> None:
-        """Drop a database, even if clients are connected to it."""
-        await self._execute(f"DROP DATABASE IF EXISTS {urlsplit(url).path[1:]} WITH (FORCE)")
-
-    @contextlib.asynccontextmanager
-    async def copy(self, template: str = EMPTY) -> AsyncIterator[str]:
-        """The URL of a copy of a template, which lives as long as the block."""
-        url = await self.create(template)
-        try:
-            yield url
-        finally:
-            await self.drop(url)
-
-    async def template(self, key: Hashable, fill: Callable[[str], Awaitable[None]], base: str = EMPTY) -> str:
-        """The name of the template that ``fill`` made of a copy of ``base`` when the key was used first."""
-        if key not in self._templates:
-            url = await self.create(base)
-            await fill(url)
-            self._templates[key] = urlsplit(url).path[1:]
-        return self._templates[key]
-
-    async def drop_templates(self) -> None:
-        """Drop the templates: an external server outlives the run."""
-        for name in self._templates.values():
-            await self.drop(at_database(self.url, name))
-
-    async def _execute(self, statement: str) -> None:
-        connection = await asyncpg.connect(self.url)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
+__all__ = [
+    "EMPTY", "EXTERNAL_URL", "SETTINGS", "Databases", "at_database", "databases_of", "fast_directory",
+    "needs_embedded_server", "temporary_server",
+]  # fmt: skip
 
 
 @contextlib.contextmanager
 def databases_of(url: str) -> Iterator[Databases]:
     """The databases of a server; their templates are dropped at the end."""
-    databases = Databases(url)
+    databases = Databases(url, synchronized=bool(EXTERNAL_URL))
     yield databases
     asyncio.run(databases.drop_templates())
 

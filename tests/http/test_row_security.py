@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import jwt
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestServer
 
 from rowcast.database.pool import Database
 from rowcast.resources.tables import Tables
@@ -410,7 +410,7 @@ async def test_service_does_not_start_with_such_a_stream(
     async with conftest.running(configuration, database_url) as client, client.get("/health/ready") as response:
         assert response.status == 200
     await sql.execute("ALTER TABLE documents ENABLE ROW LEVEL SECURITY")
-    async with TestClient(TestServer(create_app(configuration, database_url))) as client:
+    async with conftest.Client(TestServer(create_app(configuration, database_url))) as client:
 
         async def says_why() -> bool:
             async with client.get("/health/ready") as response:

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestServer
 
 from rowcast.changes.install import install
 from rowcast.changes.trigger_sync import sync_triggers
@@ -78,7 +78,7 @@ async def test_a_service_that_does_not_migrate_says_that_changes_are_lost(
     """It is not ready, counts are of the new table, and it recovers when somebody migrates."""
     configuration = configure(tmp_path, RESOURCES)
     app = create_app(configuration, database_url, migrate=False)
-    async with TestClient(TestServer(app)) as client:
+    async with Client(TestServer(app)) as client:
         async with asyncio.timeout(30):
             await asyncio.shield(app[STARTED])
         assert await count(client) == 0

@@ -37,7 +37,9 @@ from rowcast.tasks import Supervisor
 JUDGES: Final = 2  # connections on which filters of streams are evaluated
 
 
-def create_app(configuration: Configuration, url: str, *, migrate: bool = False) -> web.Application:
+def create_app(
+    configuration: Configuration, url: str, *, migrate: bool = False, matches: bool = False
+) -> web.Application:
     """The service for a configuration on a database.
 
     It answers at once, and is ready when the database can be reached and matches the config. The application's ``STARTED``
@@ -47,6 +49,7 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         configuration: What ``load`` has read.
         url: The database's URL.
         migrate: Make the database match the config first.
+        matches: It is known to match, as the copies of a migrated database do that tests use.
 
     Raises:
         ConfigurationError: names everything that is wrong with the Python that the config names.
@@ -76,7 +79,9 @@ def create_app(configuration: Configuration, url: str, *, migrate: bool = False)
         problems.at(configuration.files[""], ("server", "openapi"), message)
     problems.check()
     unscoped = unscoped_streams(routes)
-    lifecycle = Lifecycle(configuration, service, tables, identity, throttles, unscoped, supervisor, migrate=migrate)
+    lifecycle = Lifecycle(
+        configuration, service, tables, identity, throttles, unscoped, supervisor, migrate=migrate, matches=matches
+    )
 
     answer_errors = errors(Hosts(settings.server).check, lifecycle.check_ready, count_failure=throttles.count_failure)
     app = web.Application(

@@ -39,7 +39,8 @@ _logger = structlog.get_logger(__name__)
 
 
 class Lifecycle:
-    """Starts and stops what a service runs beside requests. ``migrate`` makes the database match the config.
+    """Starts and stops what a service runs beside requests. ``migrate`` makes the database match the config,
+    unless it ``matches`` already.
 
     ``unscoped_streams`` are the resources that have a stream of all rows.
     """
@@ -55,6 +56,7 @@ class Lifecycle:
         supervisor: Supervisor,
         *,
         migrate: bool,
+        matches: bool = False,
     ) -> None:
         stream = configuration.settings.stream
         self.readiness = Readiness(service.feed, supervisor)
@@ -65,6 +67,7 @@ class Lifecycle:
         self._identity = identity
         self._throttles = throttles
         self._migrate = migrate
+        self._matches = matches
         self._unscoped_streams = unscoped_streams
         self._database = service.store.database
         self._ticker = Ticker(
@@ -144,7 +147,11 @@ class Lifecycle:
         while True:
             try:
                 self._service.secret = await prepare(
-                    self._configuration, self._tables, self._database, migrate=self._migrate
+                    self._configuration,
+                    self._tables,
+                    self._database,
+                    migrate=self._migrate,
+                    matches=self._matches,
                 )
                 refused = refused_streams(
                     self._tables.resources, self._unscoped_streams, callers=self._database.acts_as_callers

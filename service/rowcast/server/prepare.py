@@ -24,8 +24,12 @@ from rowcast.resources.tables import Tables
 _logger = structlog.get_logger(__name__)
 
 
-async def prepare(configuration: Configuration, tables: Tables, database: Database, *, migrate: bool) -> bytes:
+async def prepare(
+    configuration: Configuration, tables: Tables, database: Database, *, migrate: bool, matches: bool = False
+) -> bytes:
     """Check that the database matches the config, or with ``migrate`` make it match; read the traits of the tables.
+
+    Neither is done if it is known that it ``matches``.
 
     Returns:
         The secret that signs cursors: the settings', or the database's own.
@@ -36,37 +40,44 @@ async def prepare(configuration: Configuration, tables: Tables, database: Databa
     settings = configuration.settings
     connection = await database.connect()
     try:
-        if migrate:
-            steps = migration_steps(tables, settings)
-            done = await commands.migrate(
-                database.connect, tables, settings.database.migrations, sync=True, steps=steps
-            )
-            pending, left, advice = done.pending, done.left, done.advice
-        else:
-            if problems := await checks.blocking_problems(connection):
-                raise Unavailable(f"The database cannot be used: {'; '.join(problems)}")
-            plan = await commands.plan(database.connect, tables, settings.database.migrations)
-            pending, left, advice = plan.pending, plan.statements, plan.advice
-        if stale := [step.sql for step in left if step.is_stale_rule]:
-            _logger.warning(
-                "rules_left",
-                note="the config no longer has these rules; `rowcast migrate --sync` drops them",
-                drop=stale,
-            )
-        if not pending:
-            pending, advice = await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup), ""
-        if pending:
-            reason = f"The database is not in line with the config; pending: {'; '.join(pending)}"
-            raise Unavailable(f"{reason}. To do it, {advice}." if advice else reason)
-        if leftovers := [] if migrate else await checks.leftovers(connection, tables):
-            note = "no resource has these tables, and their changes are still logged; `rowcast migrate` ends that"
-            _logger.warning("triggers_left", note=note, tables=leftovers)
+        if not matches:
+            await _match(configuration, tables, database, connection, migrate=migrate)
         tables.resources.traits = await read_traits(connection.fetch, tables)
         tables.guards.update(await read_guards(connection.fetch, tables))
         key = settings.server.secret_key
         return hashlib.sha256(key.encode()).digest() if key else await read_secret(connection)
     finally:
         await connection.close()
+
+
+async def _match(
+    configuration: Configuration, tables: Tables, database: Database, connection: asyncpg.Connection, *, migrate: bool
+) -> None:
+    """Make the database match the config, or raise ``Unavailable`` if it does not."""
+    settings = configuration.settings
+    if migrate:
+        steps = migration_steps(tables, settings)
+        done = await commands.migrate(database.connect, tables, settings.database.migrations, sync=True, steps=steps)
+        pending, left, advice = done.pending, done.left, done.advice
+    else:
+        if problems := await checks.blocking_problems(connection):
+            raise Unavailable(f"The database cannot be used: {'; '.join(problems)}")
+        plan = await commands.plan(database.connect, tables, settings.database.migrations)
+        pending, left, advice = plan.pending, plan.statements, plan.advice
+    if stale := [step.sql for step in left if step.is_stale_rule]:
+        _logger.warning(
+            "rules_left",
+            note="the config no longer has these rules; `rowcast migrate --sync` drops them",
+            drop=stale,
+        )
+    if not pending:
+        pending, advice = await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup), ""
+    if pending:
+        reason = f"The database is not in line with the config; pending: {'; '.join(pending)}"
+        raise Unavailable(f"{reason}. To do it, {advice}." if advice else reason)
+    if leftovers := [] if migrate else await checks.leftovers(connection, tables):
+        note = "no resource has these tables, and their changes are still logged; `rowcast migrate` ends that"
+        _logger.warning("triggers_left", note=note, tables=leftovers)
 
 
 def migration_steps(tables: Tables, settings: Settings) -> LogSteps:
