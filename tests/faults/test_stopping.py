@@ -11,7 +11,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from rowcast.server.app import create_app
-from tests.conftest import Server as InProcess
+from rowcast.testing.client import ServiceServer as InProcess
 from tests.conftest import configure
 
 from .clients import RESOURCES

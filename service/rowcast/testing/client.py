@@ -79,7 +79,7 @@ class Client(TestClient[web.Request, web.Application]):
         return await super()._request(method, path, **kwargs)
 
 
-class _Server(TestServer):
+class ServiceServer(TestServer):
     """Serves an application as ``rowcast serve`` does."""
 
     def __init__(self, app: web.Application, settings: Server) -> None:
@@ -101,7 +101,7 @@ async def running(configuration: Configuration, url: str, *, migrated: bool = Fa
     """
     app = create_app(configuration, url, migrate=True, matches=migrated)
     accept_test_users(app)
-    async with Client(_Server(app, configuration.settings.server)) as client:
+    async with Client(ServiceServer(app, configuration.settings.server)) as client:
         async with asyncio.timeout(START_SECONDS):
             await asyncio.shield(app[STARTED])
         yield client
