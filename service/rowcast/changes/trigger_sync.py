@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +17,7 @@ from rowcast.changes.coordination import lock_installation
 from rowcast.changes.triggers import WAKE_TICKER, create_function, qualified, triggers
 from rowcast.database.connection import Connect, Connection
 from rowcast.errors import ConfigurationError
-from rowcast.resources.sql import SCHEMA, quote_identifier, quote_literal
+from rowcast.resources.sql import SCHEMA, quote_identifier, quote_literal, quote_table
 from rowcast.resources.tables import Tables
 
 _COMMENT: Final = "Rowcast: logs changes"  # begins the comment of the service's functions; a digest follows
@@ -143,14 +144,18 @@ async def _suspend(connection: Connection, wakeup: str) -> None:
 
 async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
     """The schema in which each table is found."""
-    rows = await connection.fetch(_TABLE_SCHEMAS, sorted(tables))
-    if missing := [name for name, schema in rows if schema is None]:
+    quoted = {quote_table(name): name for name in sorted(tables)}
+    found = {quoted[name]: schema for name, schema in await connection.fetch(_TABLE_SCHEMAS, list(quoted))}
+    if missing := [name for name, schema in found.items() if schema is None]:
         names = ", ".join(missing)
         raise ConfigurationError(
             f"there is no table {names}, and no revision creates it: run `rowcast migrate --sync`, or write a revision "
             "with `rowcast makemigrations`"
         )
-    return dict(rows)
+    relations = Counter(qualified(name, found) for name in found)
+    if twice := [name for name in found if relations[qualified(name, found)] > 1]:
+        raise ConfigurationError(f"{' and '.join(twice)} are the same table: give it to one resource")
+    return found
 
 
 async def qualified_names(connect: Connect, tables: Tables) -> list[str]:

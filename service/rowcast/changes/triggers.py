@@ -34,7 +34,7 @@ from rowcast.changes import sql
 from rowcast.changes.coordination import GATE_SHUT, WAKE_CHANNEL
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.resource import Resource, link_columns, link_table
-from rowcast.resources.sql import DIALECT, cut_identifier, quote_identifier, quote_literal
+from rowcast.resources.sql import DIALECT, cut_identifier, quote_identifier, quote_literal, split_table
 from rowcast.resources.tables import Tables
 
 REPLANNED_LINKS: Final = 100  # a statement that changes more links is planned again
@@ -119,7 +119,7 @@ def triggers(tables: Tables, schemas: Mapping[str, str], *, wakeup: str = "notif
 
 def qualified(table: str, schemas: Mapping[str, str]) -> str:
     """The table as a quoted SQL identifier with its schema."""
-    return f"{quote_identifier(schemas[table])}.{quote_identifier(table)}"
+    return f"{quote_identifier(schemas[table])}.{quote_identifier(split_table(table)[1])}"
 
 
 def _json_of(field: Field, relation: str, column: str) -> str:

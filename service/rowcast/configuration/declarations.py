@@ -22,14 +22,15 @@ from rowcast.resources import validators
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.lossless_json import with_exact_integers
 from rowcast.resources.resource import Resource
-from rowcast.resources.sql import IDENTIFIER_MAX_BYTES
+from rowcast.resources.sql import IDENTIFIER_MAX_BYTES, SCHEMA, split_table
 from rowcast.resources.types import FIELD_TYPES, make_field, scalar_types
 
 _Loaded = TypeVar("_Loaded")
 
 FIELD_NAME: Final = r"[a-z](?:_?[a-z0-9])*"
 RESOURCE_NAME: Final = r"[a-z](?:[-_]?[a-z0-9])*"
-TABLE_NAME: Final = r"[a-z_][a-z0-9_]*"
+SQL_NAME: Final = r"""[^."'%:\\\x00-\x1f]+"""  # of what may have been made by others
+TABLE_NAME: Final = rf"(?:{SQL_NAME}\.)?{SQL_NAME}"
 MODEL_NAME: Final = r"[A-Z][A-Za-z0-9]*"
 RESERVED_RESOURCES: Final = ("health", "openapi.json", "docs", "stream")
 RESERVED_COLUMNS: Final = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")  # of every PostgreSQL table
@@ -85,7 +86,7 @@ RESOURCE_SECTION: Final = value_types.section(
     "Resource",
     {
         "name": value_types.string(RESOURCE_NAME, "a lower-case name such as tasks or blog-posts"),
-        "table": value_types.string(TABLE_NAME, "a lower-case name such as tasks"),
+        "table": value_types.string(TABLE_NAME, "a name such as tasks, or sales.Orders with its schema"),
         "model": value_types.string(MODEL_NAME, "a name such as Task"),
         "renamed_from": value_types.string(TABLE_NAME, "the table's former name"),
         "label": value_types.string(null=True),
@@ -346,9 +347,11 @@ class _ResourceReader:
         if name in RESERVED_RESOURCES:
             self._report(("name",), f"{name!r} is a route of the service itself; choose another name")
         table, model = loaded.get("table") or name.replace("-", "_"), loaded.get("model") or model_name(name)
-        for key, value in (("name", name), ("table", table), ("model", model)):
-            if len(value) > IDENTIFIER_MAX_BYTES:
+        for key, value in (("name", name), *(("table", part) for part in table.split(".")), ("model", model)):
+            if len(value.encode()) > IDENTIFIER_MAX_BYTES:
                 self._report((key,), f"may have at most {IDENTIFIER_MAX_BYTES} characters")
+        if (schema := split_table(table)[0]) is not None and _is_reserved_schema(schema):
+            self._report(("table",), f"the schema {schema} is not one for tables of a resource")
         fields, lost = self._fields(loaded.get("fields") or {})
         resource = Resource(
             name=name,
@@ -357,7 +360,7 @@ class _ResourceReader:
             fields=fields,
             unique=loaded.get("unique") or (),
             indexes=loaded.get("indexes") or (),
-            renamed_from=loaded.get("renamed_from"),
+            renamed_from=self._former_table(table, loaded.get("renamed_from")),
             label=loaded.get("label"),
             description=loaded.get("description"),
         )
@@ -366,6 +369,15 @@ class _ResourceReader:
         if "name" in self.document.data and "name" not in loaded:
             lost |= {stem}
         return Declaration(self.document, resource, loaded.get("viewset") or {}, frozenset(lost))
+
+    def _former_table(self, table: str, former: str | None) -> str | None:
+        """The former name of a table, in its schema."""
+        if former is None:
+            return None
+        here, there = split_table(table)[0], split_table(former)[0]
+        if there not in (None, here):
+            self._report(("renamed_from",), f"is in another schema than {table}; a table is renamed within its schema")
+        return f"{here}.{former}" if here and not there else former
 
     def _report(self, path: Steps, message: str) -> None:
         self.problems.at(self.document, path, message)
@@ -439,6 +451,11 @@ def _column_set_problems(
             yield index, f"{name!r} has no column: it is a many_to_many"
         elif name not in columns and name not in lost:
             yield index, f"there is no field {name!r}; {did_you_mean(name, columns)}"
+
+
+def _is_reserved_schema(schema: str) -> bool:
+    """Whether a schema is the service's own or PostgreSQL's."""
+    return schema in (SCHEMA, "information_schema") or schema.startswith("pg_")
 
 
 def names_of(name: str, related_name: object) -> set[str]:

@@ -188,7 +188,7 @@ def _storage_problems(by_name: Mapping[str, Declaration], draft: Resources) -> I
                 message = f"its table {table} already belongs to {tables[table]}; rename the field"
                 yield one, ("fields", field.name), AboutKey(f"{field.name!r}: {message}")
             tables[table] = f"{name}.{field.name}"
-            for long in (each for each in (table, *columns) if len(each) > IDENTIFIER_MAX_BYTES):
+            for long in (each for each in (*table.split("."), *columns) if len(each.encode()) > IDENTIFIER_MAX_BYTES):
                 message = f"{long} would be too long for PostgreSQL, which allows {IDENTIFIER_MAX_BYTES} characters"
                 yield one, ("fields", field.name), AboutKey(f"{field.name!r}: {message}")
 

@@ -129,8 +129,7 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
         return Unavailable("The database cannot be reached; try again.", code="database_unavailable")
     if not isinstance(error, asyncpg.PostgresError):
         return None
-    name = error.constraint_name or ""
-    guard = guards.get(name) or guards.get(f"{error.table_name}.{name}")
+    guard = violated_guard(error, guards)
     match error:
         case asyncpg.UniqueViolationError() | asyncpg.ExclusionViolationError():
             return _unique(guard)
@@ -168,6 +167,13 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
         case asyncpg.UndefinedTableError() | asyncpg.UndefinedColumnError():
             return Unavailable("The database's schema is not the one of the configuration.", code="schema_mismatch")
     return ValidationError("The database refused this change.") if _raised_by_owner(error) else None
+
+
+def violated_guard(error: asyncpg.PostgresError, guards: Mapping[str, Guard]) -> Guard | None:
+    """The guard of the constraint that an error names; ``None`` if there is none."""
+    name, table = error.constraint_name or "", error.table_name
+    qualified = guards.get(f"{error.schema_name}.{table}.{name}")
+    return qualified or guards.get(name) or guards.get(f"{table}.{name}")
 
 
 def _raised_by_owner(error: asyncpg.PostgresError) -> bool:

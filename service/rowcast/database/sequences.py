@@ -14,7 +14,7 @@ import structlog
 
 from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource
-from rowcast.resources.sql import quote_identifier, quote_literal
+from rowcast.resources.sql import quote_identifier, quote_literal, quote_table
 from rowcast.resources.tables import Tables
 
 _logger = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ async def sequences_behind(fetch: Fetch, tables: Tables) -> list[SequenceBehind]
         if sequence is None:
             continue
         (row,) = await fetch(
-            f"SELECT last_value, is_called, (SELECT max({key}) FROM {quote_identifier(resource.table)}) AS largest"
+            f"SELECT last_value, is_called, (SELECT max({key}) FROM {quote_table(resource.table)}) AS largest"
             f" FROM {sequence}"
         )
         last, called, largest = row["last_value"], row["is_called"], row["largest"]
@@ -73,7 +73,7 @@ async def move_sequence(fetch: Fetch, resource: Resource, taken: asyncpg.UniqueV
     sequence = rows[0]["sequence"]
     moved = await fetch(
         f"SELECT setval({quote_literal(sequence)}, largest) FROM {sequence},"
-        f" (SELECT max({key}) AS largest FROM {quote_identifier(resource.table)}) AS keys"
+        f" (SELECT max({key}) AS largest FROM {quote_table(resource.table)}) AS keys"
         " WHERE last_value < largest OR NOT is_called"  # otherwise another caller has moved it
     )
     if moved:
@@ -107,4 +107,4 @@ WHERE sequence IS NOT NULL AND EXISTS (
 def _names(resource: Resource) -> tuple[str, str, str]:
     """The table and the key's column as arguments of ``pg_get_serial_sequence``, and the column in SQL."""
     column = resource.key.column_name
-    return quote_literal(quote_identifier(resource.table)), quote_literal(column), quote_identifier(column)
+    return quote_literal(quote_table(resource.table)), quote_literal(column), quote_identifier(column)

@@ -7,13 +7,14 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from rowcast.resources.sql import quote_table, split_table
 from rowcast.resources.tables import Guard, Tables
 
 # An index over expressions depends on the columns in them.
 _CONSTRAINTS_SQL: Final = """
 SELECT given.name AS table, conname AS name, contype::text AS type,
     ARRAY(SELECT attname::text FROM unnest(conkey) AS key JOIN pg_attribute ON attrelid = conrelid AND attnum = key)
-FROM unnest($1::text[]) AS given (name) JOIN pg_constraint ON conrelid = to_regclass(quote_ident(given.name))
+FROM unnest($1::text[]) AS given (name) JOIN pg_constraint ON conrelid = to_regclass(given.name)
 WHERE contype IN ('c', 'f')
 UNION ALL
 SELECT given.name, relname, 'u', ARRAY(
@@ -24,7 +25,7 @@ SELECT given.name, relname, 'u', ARRAY(
                         WHERE classid = 'pg_class'::regclass AND objid = indexrelid AND refobjid = indrelid)
         END
 )
-FROM unnest($1::text[]) AS given (name) JOIN pg_index ON indrelid = to_regclass(quote_ident(given.name))
+FROM unnest($1::text[]) AS given (name) JOIN pg_index ON indrelid = to_regclass(given.name)
 JOIN pg_class ON pg_class.oid = indexrelid
 WHERE indisunique OR indisexclusion
 """
@@ -39,10 +40,12 @@ async def read_guards(fetch: Fetch, tables: Tables) -> dict[str, Guard]:
     A rule that is the same as a declared one guards the same. ``fetch`` runs a statement with one argument, and returns
     its rows.
     """
-    resources = {table.name: resource for resource, table in tables.of.items()}
+    resources = {table.key: resource for resource, table in tables.of.items()}
+    names = {quote_table(name): name for name in tables.metadata.tables}
     found: dict[str, Guard] = {}
-    for table, name, type_, columns in await fetch(_CONSTRAINTS_SQL, list(tables.metadata.tables)):
-        if name in tables.guards:
+    for quoted, name, type_, columns in await fetch(_CONSTRAINTS_SQL, list(names)):
+        table = names[quoted]
+        if name in tables.guards if split_table(table)[0] is None else f"{table}.{name}" in tables.guards:
             continue
         declared = _same_rule(tables.metadata.tables[table], type_, columns)
         fields = tuple(column for column in columns if column in tables.metadata.tables[table].c)

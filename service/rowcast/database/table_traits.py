@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from rowcast.resources.sql import quote_table
 from rowcast.resources.tables import Tables
 from rowcast.resources.traits import TableTraits
 
 # tgtype has 1 for a row trigger, 2 and 64 for BEFORE and INSTEAD OF, and 4, 8 and 16 for INSERT, DELETE and UPDATE.
 _TRAITS_SQL: Final = """
 WITH RECURSIVE member (name, oid) AS (
-    SELECT name, to_regclass(quote_ident(name))::oid FROM unnest($1::text[]) AS name
+    SELECT name, to_regclass(name)::oid FROM unnest($1::text[]) AS name
     UNION
     SELECT name, inhrelid FROM member JOIN pg_inherits ON inhparent = member.oid
 ), string AS (
@@ -51,8 +52,8 @@ SELECT name,
         SELECT DISTINCT attname::text FROM string
         WHERE string.name = given.name AND (NOT collisdeterministic OR typname NOT IN ('text', 'varchar'))
     ) AS loose,
-    coalesce((SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(quote_ident(given.name))), false) AS policies,
-    coalesce(row_security_active(to_regclass(quote_ident(given.name))::oid), false) AS policies_apply,
+    coalesce((SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(given.name)), false) AS policies,
+    coalesce(row_security_active(to_regclass(given.name)::oid), false) AS policies_apply,
     ARRAY(
         SELECT concat_ws('=', attname, CASE typtype WHEN 'd' THEN typname ELSE '' END, (
             WITH RECURSIVE domain (type, modifier) AS (
@@ -63,7 +64,7 @@ SELECT name,
             SELECT format_type(type, modifier) FROM domain JOIN pg_type ON oid = type WHERE typtype <> 'd'
         ))
         FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-        WHERE attrelid = to_regclass(quote_ident(given.name)) AND attnum > 0 AND NOT attisdropped
+        WHERE attrelid = to_regclass(given.name) AND attnum > 0 AND NOT attisdropped
     ) AS types
 FROM unnest($1::text[]) AS given (name)
 """
@@ -77,7 +78,7 @@ async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
 
     ``fetch`` runs a statement with one argument, and returns its rows.
     """
-    names = {table.name: resource for resource, table in tables.of.items()}
+    names = {quote_table(table.key): resource for resource, table in tables.of.items()}
     found = {}
     for row in await fetch(_TRAITS_SQL, list(names)):
         name, partitioned, skipping, rules, triggered, patternless, loose, policies, policies_apply, types = row

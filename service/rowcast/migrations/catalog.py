@@ -7,7 +7,7 @@ temporary ones, in a savepoint that is rolled back, and both sides are read from
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -18,12 +18,12 @@ from sqlalchemy.schema import CreateTable
 from rowcast import __version__
 from rowcast.migrations.compatibility import serves
 from rowcast.migrations.values import VERSION_TABLE, Connection
-from rowcast.resources.sql import DIALECT, SCHEMA, quote_identifier
+from rowcast.resources.sql import DIALECT, SCHEMA, cut_identifier, quote_identifier, quote_table
 from rowcast.resources.tables import IMPLIED_LIMIT, Tables
 
 CATALOG_SQL: Final = """
 WITH relation AS (
-    SELECT name, to_regclass($2 || quote_ident(name)) AS oid FROM unnest($1::text[]) AS name
+    SELECT name, to_regclass(quoted) AS oid FROM unnest($1::text[], $2::text[]) AS given (name, quoted)
 )
 SELECT 'table' AS kind, relation.name AS table, '' AS name,
        relkind::text AS type, NULL AS definition, obj_description(relation.oid, 'pg_class') AS extra,
@@ -46,7 +46,10 @@ LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 UNION ALL
 SELECT 'constraint', relation.name, conname,
        contype::text, pg_get_constraintdef(pg_constraint.oid),
-       coalesce(pg_get_expr(conbin, conrelid), concat_ws('|', confdeltype, (SELECT relname FROM pg_class WHERE oid = confrelid))),
+       coalesce(pg_get_expr(conbin, conrelid), concat_ws('|', confdeltype, coalesce(
+           (SELECT min(target.name) FROM relation AS target WHERE target.oid = confrelid),
+           (SELECT relname FROM pg_class WHERE oid = confrelid)
+       ))),
        ARRAY(SELECT attname::text FROM unnest(conkey) AS key JOIN pg_attribute ON attrelid = conrelid AND attnum = key),
        (SELECT string_agg(attname, ',' ORDER BY place)
         FROM unnest(confkey) WITH ORDINALITY AS key (key, place) JOIN pg_attribute ON attrelid = confrelid AND attnum = key)
@@ -119,7 +122,7 @@ class Definitions:
 
     def is_own(self, table: sa.Table) -> bool:
         """Whether Rowcast has made a table: its primary key has the name that Rowcast gives."""
-        return (table.name, str(table.primary_key.name)) in self.primary_keys
+        return (table.key, str(table.primary_key.name)) in self.primary_keys
 
     def has_identity(self, column: tuple[str, str]) -> bool:
         """Whether the database generates the column's values, as an identity or a serial column."""
@@ -139,10 +142,19 @@ class Definitions:
         return bool(identity)
 
 
-async def read_catalog(connection: Connection, tables: Tables, schema: str = "") -> Catalog:
-    """The catalog's rows for those declared tables that exist, in a form that is the same in every database."""
-    catalog: Catalog = await connection.fetch(CATALOG_SQL, list(tables.metadata.tables), schema)
+async def read_catalog(connection: Connection, tables: Tables, relation: Callable[[str], str] = quote_table) -> Catalog:
+    """The catalog's rows for those declared tables that exist, in a form that is the same in every database.
+
+    ``relation`` is the quoted name of what is read in the place of a table.
+    """
+    names = list(tables.metadata.tables)
+    catalog: Catalog = await connection.fetch(CATALOG_SQL, names, list(map(relation, names)))
     return catalog
+
+
+def _temporary(table: str) -> str:
+    """The quoted name of the temporary table that stands for a declared one."""
+    return f"pg_temp.{quote_identifier(cut_identifier(table))}"
 
 
 def digest(tables: Tables, catalog: Catalog) -> str:
@@ -171,21 +183,21 @@ async def read_definitions(connection: Connection, tables: Tables) -> tuple[Defi
     catalog = await read_catalog(connection, tables)
     existing = {row["table"] for row in catalog}
     found = Definitions.of(catalog)
-    present = [table for table in tables.metadata.tables.values() if table.name in existing]
+    present = [table for table in tables.metadata.tables.values() if table.key in existing]
     script = [STAND_IN_SQL] + [_stand_in(table, {}) for table in present]
     savepoint = connection.transaction()
     await savepoint.start()
     try:
         await connection.execute(";".join(script))
-        declared = Definitions.of(await read_catalog(connection, tables, "pg_temp."))
+        declared = Definitions.of(await read_catalog(connection, tables, _temporary))
         if served := {table: types for table in present if (types := _served(table, found, declared))}:
-            script = [f"DROP TABLE pg_temp.{quote_identifier(table.name)}" for table in served]
+            script = [f"DROP TABLE {_temporary(table.key)}" for table in served]
             script += [_stand_in(table, types) for table, types in served.items()]
             await connection.execute(";".join(script))
-            declared = Definitions.of(await read_catalog(connection, tables, "pg_temp."))
+            declared = Definitions.of(await read_catalog(connection, tables, _temporary))
         if respelled := list(_respelled(found, declared)):
             await connection.execute(";".join(respelled))
-            declared = declared.where_equal(found, Definitions.of(await read_catalog(connection, tables, "pg_temp.")))
+            declared = declared.where_equal(found, Definitions.of(await read_catalog(connection, tables, _temporary)))
     finally:
         await savepoint.rollback()
     return found, declared
@@ -204,18 +216,21 @@ class _ExistingType(sa.types.UserDefinedType[object]):
 def _served(table: sa.Table, found: Definitions, declared: Definitions) -> dict[str, asyncpg.Record]:
     """The existing columns whose type is not the declared one and serves as well."""
     own = found.is_own(table)
-    existing = {name: row for (owner, name), row in found.columns.items() if owner == table.name and name in table.c}
+    existing = {name: row for (owner, name), row in found.columns.items() if owner == table.key and name in table.c}
     return {
         name: row
         for name, row in existing.items()
-        if row["type"] != (wanted := declared.columns[table.name, name]["type"])
+        if row["type"] != (wanted := declared.columns[table.key, name]["type"])
         and serves(row["base"], wanted, own=own, implied=IMPLIED_LIMIT in table.c[name].info)
     }
 
 
 def _stand_in(table: sa.Table, served: Mapping[str, asyncpg.Record]) -> str:
     """DDL of a temporary table like the declared one, in which the ``served`` columns have the types that exist."""
-    made = table.to_metadata(sa.MetaData(), schema="pg_temp")
+    made = table.to_metadata(sa.MetaData(), schema="pg_temp", name=cut_identifier(table.key))
+    for rule in made.constraints:
+        if isinstance(rule, sa.PrimaryKeyConstraint | sa.UniqueConstraint):
+            rule.name = None  # tables of two schemas may have rules of the same name
     for name, row in served.items():
         made.c[name].type = _ExistingType(row["type"])
         if row["type"] != row["base"]:  # a domain, which cannot be an identity
@@ -233,12 +248,12 @@ def _respelled(found: Definitions, declared: Definitions) -> Iterator[str]:
     for (table, name), row in declared.columns.items():
         here = found.columns.get((table, name))
         if here is not None and row["definition"] not in (None, here["definition"]):
-            yield f"ALTER TABLE pg_temp.{quote_identifier(table)} ALTER {quote_identifier(name)} SET DEFAULT {row['definition']}"
+            yield f"ALTER TABLE {_temporary(table)} ALTER {quote_identifier(name)} SET DEFAULT {row['definition']}"
     checks = found.checks_of_tables()
     for (table, name), row in declared.checks.items():
         if row["definition"] not in checks.get(table, {row["definition"]}):
             rule, definition = quote_identifier(name), row["definition"]
-            yield f"ALTER TABLE pg_temp.{quote_identifier(table)} DROP CONSTRAINT {rule}, ADD CONSTRAINT {rule} {definition}"
+            yield f"ALTER TABLE {_temporary(table)} DROP CONSTRAINT {rule}, ADD CONSTRAINT {rule} {definition}"
 
 
 # A default may call this function, and the tables may be older than the service.

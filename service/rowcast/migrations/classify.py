@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic.operations import ops
 
 from rowcast.migrations.catalog import Definitions
+from rowcast.resources.sql import split_table
 
 
 def execution_order(step: ops.MigrateOperation) -> tuple[int, str, str]:
@@ -52,12 +53,12 @@ def classify(
     would replace.
     """
     waiting = {
-        (step.table_name, step.column_name)
+        (table_of(step), step.column_name)
         for step in operations
         if isinstance(step, ops.AlterColumnOp) and _classify_alone(step, found, declared) == (False, True)
     }
     replaced = {
-        (step.table_name, tuple(found.foreign_keys[key_of(step)]["columns"]))
+        (table_of(step), tuple(found.foreign_keys[key_of(step)]["columns"]))
         for step in operations
         if isinstance(step, ops.DropConstraintOp) and key_of(step) in found.foreign_keys
     }
@@ -69,9 +70,9 @@ def classify(
         additive, needed = _classify_alone(step, found, declared)
         if additive and _columns_needed(step, declared) & waiting:
             additive = False
-            waiting |= {(step.table_name, "")} if isinstance(step, ops.CreateTableOp) else set()
+            waiting |= {(table_of(step), "")} if isinstance(step, ops.CreateTableOp) else set()
         if isinstance(step, ops.CreateForeignKeyOp) and key_of(step) not in found.foreign_keys:
-            others = (step.source_table, tuple(step.local_cols)) in replaced  # a key that its owner has made
+            others = (table_of(step), tuple(step.local_cols)) in replaced  # a key that its owner has made
             additive, needed = additive and not others, needed and not others
         verdicts[id(step)] = additive, needed
         if isinstance(step, ops.AddConstraintOp | ops.CreateIndexOp):
@@ -93,11 +94,11 @@ def _classify_alone(step: ops.MigrateOperation, found: Definitions, declared: De
     """Whether a step is additive and whether it is needed, without regard to the other steps."""
     match step:
         case ops.AlterColumnOp() if step.modify_type is not None:
-            column = step.table_name, step.column_name
+            column = table_of(step), step.column_name
             old, new = found.columns[column]["type"], declared.columns[column]["type"]
             return widens(old, new), not widens(new, old)
         case ops.AlterColumnOp() if step.modify_server_default is not False:
-            column = step.table_name, step.column_name
+            column = table_of(step), step.column_name
             return not (found.has_identity(column) or declared.has_identity(column)), True
         case ops.AlterColumnOp() if step.modify_comment is not False:
             return True, False
@@ -112,10 +113,10 @@ def _columns_needed(step: ops.MigrateOperation, declared: Definitions) -> set[tu
     """The columns that a step needs in their declared form. The column ``""`` stands for the whole table."""
     match step:
         case ops.AlterColumnOp():
-            return {(step.table_name, step.column_name)}
+            return {(table_of(step), step.column_name)}
         case ops.CreateForeignKeyOp():
-            near = {(step.source_table, name) for name in ["", *step.local_cols]}
-            return near | {(step.referent_table, name) for name in ["", *step.remote_cols]}
+            near = {(table_of(step), name) for name in ["", *step.local_cols]}
+            return near | {(target_of(step), name) for name in ["", *step.remote_cols]}
         case ops.CreateIndexOp():
             columns = [str(getattr(column, "name", column)) for column in step.columns]
         case ops.CreatePrimaryKeyOp() | ops.CreateUniqueConstraintOp():
@@ -124,32 +125,49 @@ def _columns_needed(step: ops.MigrateOperation, declared: Definitions) -> set[tu
             columns = declared.checks[key_of(step)]["columns"]
         case ops.CreateTableOp():
             keys = (item for item in step.columns if isinstance(item, sa.ForeignKeyConstraint))
-            targets = {(key.referred_table.name, element.column.name) for key in keys for element in key.elements}
-            return targets | {(table, "") for table, _ in targets if table != step.table_name}
+            targets = {(key.referred_table.key, element.column.name) for key in keys for element in key.elements}
+            return targets | {(table, "") for table, _ in targets if table != table_of(step)}
         case _:
             return set()
-    return {(str(step.table_name), column) for column in ["", *columns]}
+    return {(table_of(step), column) for column in ["", *columns]}
 
 
 def is_named_by_rowcast(table: str, name: str) -> bool:
     """Whether a constraint or index of a table has a name as the service gives it."""
+    table = split_table(table)[1]
     return name.startswith(tuple(f"{kind}_{table}_"[:54] for kind in ("ck", "fk", "ix", "uq")))
+
+
+def table_key(schema: str | None, table: str) -> str:
+    """The name of a table in the config: ``schema.table`` or ``table``."""
+    return f"{schema}.{table}" if schema else table
+
+
+def table_of(step: Any) -> str:
+    """The table that a step is about, as the config names it."""
+    if isinstance(step, ops.CreateForeignKeyOp):
+        return table_key(step.kw.get("source_schema"), step.source_table)
+    return table_key(step.schema, str(step.table_name))
+
+
+def target_of(step: ops.CreateForeignKeyOp) -> str:
+    """The table that a foreign key refers to, as the config names it."""
+    return table_key(step.kw.get("referent_schema"), step.referent_table)
 
 
 def key_of(step: ops.MigrateOperation) -> tuple[str, str]:
     """The table and the name of a constraint or index."""
     match step:
         case ops.CreateIndexOp() | ops.DropIndexOp():
-            return str(step.table_name), str(step.index_name)
-        case ops.CreateForeignKeyOp():
-            return step.source_table, str(step.constraint_name)
+            return table_of(step), str(step.index_name)
         case (
-            ops.CreateUniqueConstraintOp()
+            ops.CreateForeignKeyOp()
+            | ops.CreateUniqueConstraintOp()
             | ops.CreateCheckConstraintOp()
             | ops.CreatePrimaryKeyOp()
             | ops.DropConstraintOp()
         ):
-            return step.table_name, str(step.constraint_name)
+            return table_of(step), str(step.constraint_name)
     raise AssertionError(f"{step} is not about a constraint or an index")
 
 

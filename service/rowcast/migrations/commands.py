@@ -185,7 +185,7 @@ def _apply(context: MigrationContext, tables: Tables, log: LogSteps) -> list[Ddl
     additive = [difference for difference in find_differences(context, tables) if difference.statement.additive]
     renamed = {each.operation.table for each in additive if isinstance(each.operation, Rename)}
     if renamed:
-        resources = [name for name, table in tables.of.items() if table.name in renamed]
+        resources = [name for name, table in tables.of.items() if table.key in renamed]
         await_step(context, lambda raw: log.reset(raw, resources))
     for difference in additive:
         assert difference.operation is not None

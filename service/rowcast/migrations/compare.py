@@ -20,10 +20,11 @@ from alembic.util import PriorityDispatchResult
 from sqlalchemy.types import TypeEngine
 
 from rowcast.migrations.catalog import Definitions, read_definitions
-from rowcast.migrations.classify import classify, execution_order, is_named_by_rowcast, key_of
+from rowcast.migrations.classify import classify, execution_order, is_named_by_rowcast, key_of, table_key, table_of
 from rowcast.migrations.equivalence import is_unique, without_equivalents
 from rowcast.migrations.operations import Cast, Implementation, ddl_of
 from rowcast.migrations.renaming import find_renames
+from rowcast.migrations.schemas import find_missing_schemas
 from rowcast.migrations.session import await_step
 from rowcast.migrations.values import DdlStep
 from rowcast.resources.tables import CONFIGURED_DEFAULT, WRITTEN, Tables
@@ -42,13 +43,14 @@ class Difference:
 def find_differences(context: MigrationContext, tables: Tables) -> list[Difference]:
     """Every step from the database to the config, in an order in which it can run.
 
-    Renames come first. They are done in a savepoint, which is rolled back, so that the rest is compared under the new names.
+    Schemas and renames come first. They are done in a savepoint, which is rolled back, so that the rest is compared under the new names.
     """
     renames = await_step(context, lambda raw: find_renames(raw, tables))
+    schemas = await_step(context, lambda raw: find_missing_schemas(raw, tables))
+    steps = [*(Difference(each, each.step) for each in schemas), *(Difference(each, each.step) for each in renames)]
     if not renames:
-        return _compare(context, tables)
+        return steps + _compare(context, tables)
     assert context.connection is not None
-    steps = [Difference(each, each.step) for each in renames]
     with context.connection.begin_nested() as savepoint:
         context.connection.execute(sa.text(f"SET LOCAL lock_timeout = '{COMPARISON_LOCK_TIMEOUT}'"))
         for each in renames:
@@ -64,7 +66,8 @@ def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
         context.connection,
         opts={
             "definitions": (found, declared),
-            "include_name": lambda name, kind, _parents: kind != "table" or name in tables.metadata.tables,
+            "include_schemas": True,
+            "include_name": lambda name, kind, parents: _is_declared(tables, name, kind, parents),
             "autogenerate_plugins": [
                 *(f"alembic.autogenerate.{part}" for part in ("schemas", "tables", "constraints", "comments")),
                 _COMPARATORS.name,
@@ -72,6 +75,8 @@ def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
         },
     )
     comparison.impl = Implementation(context.dialect, context.connection, False, True, None, {})
+    assert context.connection is not None
+    context.connection.dialect.default_schema_name = None  # a table without a schema is not the one with the default
     script = produce_migrations(comparison, tables.metadata)
     assert script.upgrade_ops is not None
     operations = without_equivalents(list(_flatten(script.upgrade_ops.ops, found, declared, tables)), found)
@@ -80,6 +85,13 @@ def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
         Difference(operation, DdlStep(ddl_of(context, operation), additive, needed))
         for operation, (additive, needed) in classify(operations, found, declared)
     ]
+
+
+def _is_declared(tables: Tables, name: str | None, kind: str, parents: Any) -> bool:
+    """Whether the config has this table or schema, or what is asked about is part of a table."""
+    if kind == "schema":
+        return any(table.schema == name for table in tables.metadata.tables.values())
+    return kind != "table" or table_key(parents["schema_name"], str(name)) in tables.metadata.tables
 
 
 def _problems(found: Definitions, declared: Definitions, tables: Tables) -> list[Difference]:
@@ -99,7 +111,7 @@ def _problems(found: Definitions, declared: Definitions, tables: Tables) -> list
 def _compare_type(
     context: AutogenContext,
     operation: ops.AlterColumnOp,
-    _schema: str | None,
+    schema: str | None,
     table: str,
     name: str,
     found: sa.Column[Any],
@@ -107,7 +119,8 @@ def _compare_type(
 ) -> PriorityDispatchResult:
     here, there = context.opts["definitions"]
     operation.existing_type = found.type
-    if here.columns[table, name]["type"] != there.columns[table, name]["type"]:
+    column = table_key(schema, table), name
+    if here.columns[column]["type"] != there.columns[column]["type"]:
         operation.modify_type = _in_collation(declared.type, found.type)
     return PriorityDispatchResult.CONTINUE
 
@@ -124,7 +137,7 @@ def _in_collation(declared: TypeEngine[Any], found: TypeEngine[Any]) -> TypeEngi
 def _compare_default(
     context: AutogenContext,
     operation: ops.AlterColumnOp,
-    _schema: str | None,
+    schema: str | None,
     table: str,
     name: str,
     found: sa.Column[Any],
@@ -132,7 +145,7 @@ def _compare_default(
 ) -> PriorityDispatchResult:
     operation.existing_server_default = found.server_default
     here, there = context.opts["definitions"]
-    if _default_differs(here, there, (table, name), declared):
+    if _default_differs(here, there, (table_key(schema, table), name), declared):
         operation.modify_server_default = declared.server_default
     return PriorityDispatchResult.CONTINUE
 
@@ -152,8 +165,8 @@ def _default_differs(here: Definitions, there: Definitions, column: tuple[str, s
 def _compare_constraints(
     context: AutogenContext,
     operations: ops.ModifyTableOps,
-    _schema: str | None,
-    table: str,
+    schema: str | None,
+    name: str,
     found: sa.Table | None,
     declared: sa.Table | None,
 ) -> PriorityDispatchResult:
@@ -164,6 +177,7 @@ def _compare_constraints(
     if found is None or declared is None:
         return PriorityDispatchResult.CONTINUE
     here, there = context.opts["definitions"]
+    table = table_key(schema, name)
     declarations = {str(rule.name): rule for rule in declared.constraints if isinstance(rule, sa.CheckConstraint)}
     checks = {name: row for (owner, name), row in here.checks.items() if owner == table}
     same = {n for n in checks if n in declarations and checks[n]["definition"] == there.checks[table, n]["definition"]}
@@ -183,7 +197,7 @@ def _compare_constraints(
     same |= served | {name for name in checks.keys() - declarations.keys() if checks[name]["definition"] in serving}
     for name in sorted(declarations.keys() - same):  # as text: a constraint would join the table of its columns
         condition = sa.text(context.migration_context.impl.render_ddl_sql_expr(declarations[name].sqltext))
-        operations.ops.append(ops.CreateCheckConstraintOp(name, table, condition))
+        operations.ops.append(ops.CreateCheckConstraintOp(name, declared.name, condition, schema=schema))
     key = [column.name for column in declared.primary_key]
     if [column.name for column in found.primary_key] != key and not (
         is_unique(here, table, key) and all(not column.nullable for column in found.columns if column.name in key)
@@ -219,10 +233,10 @@ def _flatten(
                     step = ops.CreateForeignKeyOp.from_constraint(foreign_key)
                     del step.kw["use_alter"]
                     yield step
-            case ops.AlterColumnOp() if found.is_generated((operation.table_name, operation.column_name)):
+            case ops.AlterColumnOp() if found.is_generated((table_of(operation), operation.column_name)):
                 pass  # a fact of the table
             case ops.AlterColumnOp():
-                yield from _split(operation, tables.metadata.tables[operation.table_name].c[operation.column_name])
+                yield from _split(operation, tables.metadata.tables[table_of(operation)].c[operation.column_name])
             case ops.DropConstraintOp() | ops.DropIndexOp() if not _is_managed(operation, found, tables):
                 pass
             case ops.DropColumnOp() | ops.DropTableCommentOp():  # it belongs to the table's owner
@@ -241,7 +255,7 @@ def _split(operation: ops.AlterColumnOp, declared: sa.Column[Any]) -> Iterator[o
     }
 
     def step(kind: type[ops.AlterColumnOp] = ops.AlterColumnOp, **change: Any) -> ops.AlterColumnOp:
-        return kind(operation.table_name, operation.column_name, **{**existing, **change})
+        return kind(operation.table_name, operation.column_name, schema=operation.schema, **{**existing, **change})
 
     default = operation.modify_server_default
     if operation.modify_type is not None:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic.operations import ops
 
 from rowcast.migrations.catalog import Definitions
-from rowcast.migrations.classify import key_of
+from rowcast.migrations.classify import key_of, table_of, target_of
 
 _ACTIONS: Final = {"RESTRICT": ("r", "a"), "CASCADE": ("c",), "SET NULL": ("n",)}
 """The letters in the catalog of the actions that do what is declared. NO ACTION refuses as RESTRICT does."""
@@ -25,7 +25,7 @@ def without_equivalents(operations: Sequence[ops.MigrateOperation], found: Defin
         for step in operations
         if isinstance(step, ops.CreateForeignKeyOp)
         for name, row in found.foreign_keys.items()
-        if name[0] == step.source_table and _is_same_reference(row, step)
+        if name[0] == table_of(step) and _is_same_reference(row, step)
     }
     kept |= {name for step in operations for name in _former_names(step, found, dropped)}
     return [step for step in operations if not _is_served(step, found, dropped - kept, kept)]
@@ -38,7 +38,7 @@ def _former_names(
     if not isinstance(step, ops.CreateUniqueConstraintOp | ops.CreateIndexOp):
         return
     for name, row in _plain_indexes(found):
-        if name not in dropped or name[0] != step.table_name or name == key_of(step):
+        if name not in dropped or name[0] != table_of(step) or name == key_of(step):
             continue
         unique = row["extra"].startswith("t|")
         match step:
@@ -63,12 +63,12 @@ def _is_served(
 ) -> bool:
     match step:
         case ops.CreateUniqueConstraintOp():
-            return is_unique(found, step.table_name, map(str, step.columns), dropped)
+            return is_unique(found, table_of(step), map(str, step.columns), dropped)
         case ops.CreateIndexOp():
             return _is_indexed(found, step, dropped)
         case ops.CreateForeignKeyOp():
             return any(
-                name[0] == step.source_table and _is_same_reference(found.foreign_keys[name], step) for name in kept
+                name[0] == table_of(step) and _is_same_reference(found.foreign_keys[name], step) for name in kept
             )
         case ops.DropConstraintOp() | ops.DropIndexOp():
             return key_of(step) in kept
@@ -86,7 +86,7 @@ def _is_indexed(found: Definitions, step: ops.CreateIndexOp, dropped: set[tuple[
     names, orders = [name for name, _ in columns], [order for _, order in columns]
     for name, row in _plain_indexes(found):
         _, method, options = row["extra"].split("|")
-        if name[0] != step.table_name or name in dropped or method != "btree" or row["columns"][: len(names)] != names:
+        if name[0] != table_of(step) or name in dropped or method != "btree" or row["columns"][: len(names)] != names:
             continue
         existing = [int(option) for option in options.split()][: len(names)]
         if existing in (orders, [order ^ _DESCENDING for order in orders]):
@@ -104,6 +104,6 @@ def _is_same_reference(row: asyncpg.Record, step: ops.CreateForeignKeyOp) -> boo
     action, target = row["extra"].split("|")
     return (
         row["columns"] == list(step.local_cols)
-        and (target, row["base"]) == (step.referent_table, ",".join(step.remote_cols))
+        and (target, row["base"]) == (target_of(step), ",".join(step.remote_cols))
         and action in _ACTIONS[step.kw["ondelete"]]
     )

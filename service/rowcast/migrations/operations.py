@@ -50,12 +50,12 @@ def _repeatable(steps: Iterable[ops.MigrateOperation]) -> Iterator[ops.MigrateOp
                 step.if_not_exists = True
             case ops.DropConstraintOp():
                 step.if_exists = True
-                dropped.add((step.table_name, step.constraint_name))
+                dropped.add((step.schema, step.table_name, step.constraint_name))
             case ops.DropTableOp() | ops.DropColumnOp() | ops.DropIndexOp():
                 step.if_exists = True
             case ops.AddConstraintOp():
                 drop = step.reverse()
-                if (drop.table_name, drop.constraint_name) not in dropped:
+                if (drop.schema, drop.table_name, drop.constraint_name) not in dropped:
                     drop.if_exists = True
                     yield drop
         yield step

@@ -9,13 +9,13 @@ import sqlalchemy as sa
 from alembic.operations import ops
 
 from rowcast.migrations.values import Connection, DdlStep
-from rowcast.resources.sql import cut_identifier, quote_identifier, quote_literal
+from rowcast.resources.sql import cut_identifier, quote_identifier, quote_literal, quote_table, split_table
 from rowcast.resources.tables import RENAMED_FROM, Tables
 
 _COLUMNS_SQL: Final = """
 SELECT name, array_remove(array_agg(attname::text), NULL) FROM unnest($1::text[]) AS name
-LEFT JOIN pg_attribute ON attrelid = to_regclass(quote_ident(name)) AND attnum > 0 AND NOT attisdropped
-WHERE to_regclass(quote_ident(name)) IS NOT NULL GROUP BY name
+LEFT JOIN pg_attribute ON attrelid = to_regclass(name) AND attnum > 0 AND NOT attisdropped
+WHERE to_regclass(name) IS NOT NULL GROUP BY name
 """
 
 
@@ -25,10 +25,12 @@ class Rename(ops.ExecuteSQLOp):
     def __init__(self, table: str, old: str, new: str, column: bool) -> None:
         self.table, self.old, self.new, self.column = table, old, new, column
         if column:
-            statement = f"ALTER TABLE {_quoted(table)} RENAME COLUMN {_quoted(old)} TO {_quoted(new)};"
+            statement = (
+                f"ALTER TABLE {quote_table(table)} RENAME COLUMN {quote_identifier(old)} TO {quote_identifier(new)};"
+            )
             needed, extra = f"{_has_column(table, old)} AND NOT {_has_column(table, new)}", ""
         else:
-            statement = f"ALTER TABLE {_quoted(old)} RENAME TO {_quoted(new)};"
+            statement = f"ALTER TABLE {quote_table(old)} RENAME TO {quote_identifier(split_table(new)[1])};"
             needed, extra = f"{_is_there(old)} AND NOT {_is_there(new)}", _rename_key(old, new)
         self.step = DdlStep(statement, additive=True, needed=True)
         super().__init__(f"DO $$ BEGIN IF {needed} THEN {statement} {extra}END IF; END $$")
@@ -44,7 +46,8 @@ async def find_renames(connection: Connection, tables: Tables) -> list[Rename]:
     former = [str(table.info[RENAMED_FROM]) for table in declared.values() if RENAMED_FROM in table.info]
     if not former and not any(RENAMED_FROM in column.info for table in declared.values() for column in table.c):
         return []
-    found: dict[str, list[str]] = dict(await connection.fetch(_COLUMNS_SQL, [*declared, *former]))
+    names = {quote_table(name): name for name in (*declared, *former)}
+    found = {names[name]: columns for name, columns in await connection.fetch(_COLUMNS_SQL, list(names))}
     return [*_renamed_tables(declared, found), *_renamed_columns(tables, found)]
 
 
@@ -74,26 +77,22 @@ def _has_renamed_side(table: sa.Table) -> bool:
     return any(RENAMED_FROM in key.column.table.info for key in table.foreign_keys)
 
 
-def _quoted(name: str) -> str:
-    return quote_identifier(name)
-
-
 def _is_there(table: str) -> str:
-    return f"to_regclass({quote_literal(_quoted(table))}) IS NOT NULL"
+    return f"to_regclass({quote_literal(quote_table(table))}) IS NOT NULL"
 
 
 def _has_column(table: str, column: str) -> str:
     return (
-        f"EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass({quote_literal(_quoted(table))}) "
+        f"EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass({quote_literal(quote_table(table))}) "
         f"AND attname = {quote_literal(column)} AND NOT attisdropped)"
     )
 
 
 def _rename_key(old: str, new: str) -> str:
     """The primary key's name shows that the table is Rowcast's own."""
-    here, there = cut_identifier(f"pk_{old}"), cut_identifier(f"pk_{new}")
+    here, there = (cut_identifier(f"pk_{split_table(name)[1]}") for name in (old, new))
     return (
-        f"IF EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass({quote_literal(_quoted(new))}) "
+        f"IF EXISTS (SELECT FROM pg_constraint WHERE conrelid = to_regclass({quote_literal(quote_table(new))}) "
         f"AND conname = {quote_literal(here)}) THEN "
-        f"ALTER TABLE {_quoted(new)} RENAME CONSTRAINT {_quoted(here)} TO {_quoted(there)}; END IF; "
+        f"ALTER TABLE {quote_table(new)} RENAME CONSTRAINT {quote_identifier(here)} TO {quote_identifier(there)}; END IF; "
     )

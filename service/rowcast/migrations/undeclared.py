@@ -12,8 +12,9 @@ from alembic.runtime.migration import MigrationContext
 
 from rowcast.errors import did_you_mean
 from rowcast.migrations.catalog import Definitions
+from rowcast.migrations.classify import table_of
 from rowcast.migrations.failures import SchemaError
-from rowcast.resources.sql import DIALECT, quote_identifier
+from rowcast.resources.sql import DIALECT, quote_identifier, quote_table, split_table
 from rowcast.resources.tables import Tables
 
 
@@ -57,7 +58,7 @@ def rename_hints(
         type_ = step.column.type.compile(dialect=DIALECT).lower().replace(", ", ",")
         type_ = re.sub("^varchar", "character varying", type_)
         for table, name in undeclared_columns(found, tables):
-            if table == step.table_name and found.columns[table, name]["type"] == type_:
+            if table == table_of(step) and found.columns[table, name]["type"] == type_:
                 yield (
                     f"{table}.{step.column.name} is new and has the type of {table}.{name}, which is not in the config. "
                     f"If the field was renamed, add `renamed_from: {name}` to it."
@@ -72,13 +73,18 @@ def drops(context: MigrationContext, tables: Tables, names: Sequence[str]) -> li
     """
     connection = context.connection
     assert connection is not None
-    existing = sa.inspect(connection).get_table_names() if names else []
+    existing = _existing_tables(sa.inspect(connection), names) if names else []
     made: list[Drop] = []
     for name in names:
-        owner, _, part = name.partition(".")
+        words = name.split(".")
+        qualified = ".".join(words[:2])
+        in_schema = any(each.startswith(f"{words[0]}.") for each in existing)
+        owner = qualified if qualified in existing or (in_schema and words[0] not in existing) else words[0]
+        part = name[len(owner) + 1 :]
         if owner not in existing:
             raise SchemaError(f"--drop {name}: there is no table {owner!r}; {did_you_mean(owner, existing)}")
-        table = sa.Table(owner, sa.MetaData(), autoload_with=connection, resolve_fks=False)
+        schema, bare = split_table(owner)
+        table = sa.Table(bare, sa.MetaData(), schema=schema, autoload_with=connection, resolve_fks=False)
         declared = tables.metadata.tables.get(owner)
         made.append(
             _drop_part(connection, table, declared, name, part) if part else _drop_table(connection, table, declared)
@@ -86,20 +92,28 @@ def drops(context: MigrationContext, tables: Tables, names: Sequence[str]) -> li
     return made
 
 
+def _existing_tables(inspector: sa.Inspector, names: Sequence[str]) -> list[str]:
+    """The tables of the search path, and those of the schemas that names begin with, as the config would name them."""
+    schemas = {name.partition(".")[0] for name in names}.intersection(inspector.get_schema_names())
+    return inspector.get_table_names() + [
+        f"{schema}.{table}" for schema in sorted(schemas) for table in inspector.get_table_names(schema)
+    ]
+
+
 def _drop_table(connection: sa.Connection, table: sa.Table, declared: sa.Table | None) -> Drop:
     if declared is not None:
-        raise SchemaError(f"--drop {table.name}: the config has this table; remove the resource first.")
-    rows = connection.scalar(sa.text(f"SELECT count(*) FROM {quote_identifier(table.name)}"))
-    return Drop(ops.DropTableOp.from_table(table), f"drops the table {table.name}, which has {_rows(rows)}")
+        raise SchemaError(f"--drop {table.key}: the config has this table; remove the resource first.")
+    rows = connection.scalar(sa.text(f"SELECT count(*) FROM {quote_table(table.key)}"))
+    return Drop(ops.DropTableOp.from_table(table), f"drops the table {table.key}, which has {_rows(rows)}")
 
 
 def _drop_part(connection: sa.Connection, table: sa.Table, declared: sa.Table | None, name: str, part: str) -> Drop:
     if part in table.c:
         if declared is not None and part in declared.c:
             raise SchemaError(f"--drop {name}: the config has this column; remove the field first.")
-        count = f"SELECT count({quote_identifier(part)}) FROM {quote_identifier(table.name)}"
+        count = f"SELECT count({quote_identifier(part)}) FROM {quote_table(table.key)}"
         rows = connection.scalar(sa.text(count.replace(":", r"\:")))
-        drop = ops.DropColumnOp.from_column_and_tablename(None, table.name, table.c[part])
+        drop = ops.DropColumnOp.from_column_and_tablename(table.schema, table.name, table.c[part])
         return Drop(drop, f"drops the column {name}, in which {_rows(rows)} hold{'s' if rows == 1 else ''} data")
     constraints = {str(rule.name): rule for rule in table.constraints if rule.name}
     indexes = {str(index.name): index for index in table.indexes}
@@ -114,7 +128,7 @@ def _drop_part(connection: sa.Connection, table: sa.Table, declared: sa.Table | 
         return Drop(ops.DropIndexOp.from_index(indexes[part]), f"drops the index {name}")
     valid = [*table.c.keys(), *constraints, *indexes]
     raise SchemaError(
-        f"--drop {name}: {table.name} has no column, constraint or index {part!r}; {did_you_mean(part, valid)}"
+        f"--drop {name}: {table.key} has no column, constraint or index {part!r}; {did_you_mean(part, valid)}"
     )
 
 

@@ -14,7 +14,7 @@ from rowcast.query.versions import version, xmin
 from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS, Argument, Lookup
 from rowcast.resources.resource import Path, Relation
-from rowcast.resources.sql import quote_identifier, quote_literal
+from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import Tables, rank
 from rowcast.resources.traits import TableTraits
 
@@ -113,7 +113,7 @@ class Source:
                 return self._after(steps)
             case ("unchanged",):
                 base = self.at(())
-                name = quote_identifier(base.name) if isinstance(base, sa.Table) else str(base.name)  # type: ignore[attr-defined]
+                name = quote_table(base.key) if isinstance(base, sa.Table) else str(base.name)  # type: ignore[attr-defined]
                 current = version(self.tables, self.resource, xmin(name), base)
                 return current == sa.any_(self.binds(postgresql.ARRAY(sa.Text)))
         raise AssertionError(f"no condition has the shape {shape!r}")

@@ -20,7 +20,7 @@ from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
 from rowcast.query.versions import version, xmin
 from rowcast.resources.fields import Field
-from rowcast.resources.sql import quote_identifier, quote_literal
+from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import Tables
 
 _SNAPSHOT: Final[sa.ColumnElement[Any]] = sa.literal_column("pg_current_snapshot()::text").label("snapshot")
@@ -114,7 +114,7 @@ def row(tables: Tables, projection: Projection, where: Shape) -> Statement:
     item = sa.select(*document(tables, projection, table, binds)).correlate(table).lateral("_d")
     columns = sa.select(
         sa.func.row_to_json(item.table_valued()).label("result"),
-        version(tables, resource, xmin(quote_identifier(table.name)), table).label("version"),
+        version(tables, resource, xmin(quote_table(table.key)), table).label("version"),
         _SNAPSHOT,
     )
     return compiled(columns.select_from(source.clause.join(item, sa.true())).where(condition))
@@ -129,7 +129,7 @@ def match_logged(tables: Tables, resource: str, where: Shape) -> Statement:
     table = tables.of[resource]
     base = (
         sa.func.jsonb_populate_record(
-            sa.literal_column(f"NULL::{quote_identifier(table.name)}"),
+            sa.literal_column(f"NULL::{quote_table(table.key)}"),
             sa.literal_column("_given.document", postgresql.JSONB),
         )
         .table_valued(*(sa.column(column.name, column.type) for column in table.c))
@@ -234,7 +234,7 @@ def _count(tables: Tables, shape: PageShape, where: Shape, binds: Binds) -> Any:
     if shape.count == "exact" or tables.resources.traits_of(shape.projection.resource).policies:
         return rows.scalar_subquery()  # the estimate counts rows that a policy hides
     analyzed: sa.ColumnElement[int] = sa.literal_column("nullif(reltuples, -1)::bigint")
-    table = quote_literal(quote_identifier(tables.of[shape.projection.resource].name))
+    table = quote_literal(quote_table(tables.of[shape.projection.resource].key))
     estimate = sa.select(analyzed).select_from(sa.table("pg_class", schema="pg_catalog"))
     estimate = estimate.where(sa.literal_column(f"oid = {table}::regclass"))
     return sa.func.coalesce(estimate.scalar_subquery(), rows.scalar_subquery())

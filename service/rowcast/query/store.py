@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 import orjson
 
-from rowcast.database.errors import POLICY_REFUSES, RefusedByRule, TryAgain
+from rowcast.database.errors import POLICY_REFUSES, RefusedByRule, TryAgain, violated_guard
 from rowcast.database.pool import Database
 from rowcast.database.sequences import has_generated_key, move_sequence
 from rowcast.database.table_traits import read_traits
@@ -168,7 +168,7 @@ class Store:
 
     def _is_other_rule(self, resource: Resource, taken: asyncpg.UniqueViolationError) -> bool:
         """Whether a violated rule is certainly not about the key: to find out otherwise takes a second connection."""
-        guard = self.queries.tables.guards.get(taken.constraint_name or "")
+        guard = violated_guard(taken, self.queries.tables.guards)
         return guard is not None and guard.fields != (resource.key.column_name,)
 
     async def update(

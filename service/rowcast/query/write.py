@@ -20,7 +20,7 @@ from rowcast.query.documents import document
 from rowcast.query.projection import Projection
 from rowcast.query.versions import XMIN, version, xmin
 from rowcast.resources.resource import Resource
-from rowcast.resources.sql import quote_identifier, quote_literal
+from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import Tables
 
 
@@ -38,7 +38,7 @@ def insert(
     table = tables.of[projection.resource]
     values = {name: binds(table.c[name].type) for name in columns}
     partitioned = tables.resources.traits_of(projection.resource).partitioned
-    system = [] if partitioned else [xmin(quote_identifier(table.name))]
+    system = [] if partitioned else [xmin(quote_table(table.key))]
     new = sa.insert(table).values(values).returning(*table.c, *system).cte("_new")
     linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=False)]
     return compiled(
@@ -72,11 +72,11 @@ def update(
             sa.update(table)
             .where(condition)
             .values(values)
-            .returning(*table.c, xmin(quote_identifier(table.name)))
+            .returning(*table.c, xmin(quote_table(table.key)))
             .cte("_new")
         )
     else:
-        new = sa.select(*table.c, xmin(quote_identifier(table.name))).where(condition).with_for_update().cte("_new")
+        new = sa.select(*table.c, xmin(quote_table(table.key))).where(condition).with_for_update().cte("_new")
     linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=True)]
     changes = dependents(tables.resources, projection.resource) if values else {projection.resource} if links else ()
     written = _written(tables, projection, new, binds, within, with_version=not links)
@@ -147,7 +147,7 @@ def _key(tables: Tables, resource: str) -> sa.Label[Any]:
 
 def _place(tables: Tables, resource: str) -> sa.ColumnElement[Any]:
     """Where the current version of a row is stored (System columns, PostgreSQL 5.6)."""
-    name = quote_identifier(tables.of[resource].name)
+    name = quote_table(tables.of[resource].key)
     return sql(f"{name}.tableoid::text || {name}.ctid::text").label("place")
 
 

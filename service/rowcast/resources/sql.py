@@ -26,6 +26,17 @@ def quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def split_table(name: str) -> tuple[str | None, str]:
+    """The schema and the name of a table that is written ``schema.name`` or ``name``."""
+    schema, _, table = name.rpartition(".")
+    return schema or None, table
+
+
+def quote_table(name: str) -> str:
+    """A table that is written ``schema.name`` or ``name`` as a quoted SQL identifier."""
+    return ".".join(map(quote_identifier, name.split(".")))
+
+
 def cut_identifier(name: str) -> str:
     """The name, or its beginning and a digest if it has more bytes than PostgreSQL keeps."""
     encoded = name.encode()

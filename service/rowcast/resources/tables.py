@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
-from rowcast.resources.sql import cut_identifier, quote_literal
+from rowcast.resources.sql import cut_identifier, quote_literal, split_table
 
 CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
 
@@ -38,8 +38,10 @@ class Tables:
     """The tables of every resource and every link between them.
 
     ``metadata`` holds all of them. ``of[resource]`` is the table of a resource, ``links[table]`` the table of a
-    many_to_many field, and ``guards[constraint]`` the meaning of a constraint; ``table.constraint``
-    is the name of one that the owner of an existing table has made.
+    many_to_many field. Tables are named as in the config: ``name``, or ``schema.name``.
+
+    ``guards[constraint]`` is the meaning of a constraint. The name has the table before it, ``schema.table.constraint`` or
+    ``table.constraint``, if the table has a schema, or if the owner of an existing table has made the constraint.
     """
 
     def __init__(self, declared: Resources) -> None:
@@ -53,7 +55,7 @@ class Tables:
         for resource in declared.values():
             for field in resource.links.values():
                 link = self._link(resource, field)
-                self.links[link.name] = link
+                self.links[link.key] = link
         *_, (_, circular) = sa.schema.sort_tables_and_constraints(  # type: ignore[no-untyped-call]
             self.metadata.tables.values()
         )
@@ -61,7 +63,8 @@ class Tables:
             constraint.use_alter = True  # made when all tables are there
 
     def _table(self, resource: Resource) -> sa.Table:
-        table = sa.Table(resource.table, self.metadata, comment=resource.description)
+        schema, name = split_table(resource.table)
+        table = sa.Table(name, self.metadata, schema=schema, comment=resource.description)
         if resource.renamed_from:
             table.info[RENAMED_FROM] = resource.renamed_from
         for name, field in resource.columns.items():
@@ -85,9 +88,9 @@ class Tables:
                     )
                 )  # fmt: skip
                 if not field.unique:
-                    sa.Index(_name("ix", resource.table, name), table.c[name])
+                    sa.Index(_name("ix", table.name, name), table.c[name])
             elif field.index and not field.unique:
-                sa.Index(_name("ix", resource.table, name), table.c[name])
+                sa.Index(_name("ix", table.name, name), table.c[name])
         for names in resource.unique:
             columns = tuple(resource.fields[name].column_name for name in names)
             table.append_constraint(sa.UniqueConstraint(*columns, name=self._guard(resource, "uq", columns, "unique")))
@@ -98,7 +101,7 @@ class Tables:
                 column = table.c[resource.fields[name.removeprefix("-")].column_name]
                 parts.append(f"{column.name}__desc" if name.startswith("-") else column.name)
                 terms.append(column.desc() if name.startswith("-") else column)
-            sa.Index(_name("ix", resource.table, *parts), *terms)
+            sa.Index(_name("ix", table.name, *parts), *terms)
         return table
 
     def _column(self, field: Field, name: str) -> sa.Column[Any]:
@@ -120,9 +123,9 @@ class Tables:
     def _link(self, resource: Resource, field: Field) -> sa.Table:
         assert field.to is not None
         target = self.resources[field.to]
-        name = link_table(resource, field)
         near, far = link_columns(resource, target)
-        table = sa.Table(name, self.metadata)
+        schema, name = split_table(link_table(resource, field))
+        table = sa.Table(name, self.metadata, schema=schema)
         if resource.renamed_from:
             table.info[RENAMED_FROM] = link_table(replace(resource, table=resource.renamed_from), field)
         for column, side in ((near, resource), (far, target)):
@@ -131,7 +134,7 @@ class Tables:
         table.append_constraint(sa.PrimaryKeyConstraint(near, far, name=_name("pk", name)))
         for column, side, key_name in ((near, resource, near), (far, target, field.name)):
             guard = _name("fk", name, column)
-            self.guards[guard] = Guard(resource.name, (key_name,), "foreign_key")
+            self._add_guard(table.key, guard, Guard(resource.name, (key_name,), "foreign_key"))
             table.append_constraint(
                 sa.ForeignKeyConstraint(
                     [column], [f"{side.table}.{side.key.column_name}"], name=guard, ondelete="CASCADE"
@@ -142,9 +145,17 @@ class Tables:
 
     def _guard(self, resource: Resource, prefix: str, columns: tuple[str, ...], rule: str, suffix: str = "") -> str:
         parts = columns if prefix != "pk" else ()
-        name = _name(prefix, resource.table, *parts, *([suffix] if suffix else []))
-        self.guards[name] = Guard(resource.name, columns, rule)
+        name = _name(prefix, split_table(resource.table)[1], *parts, *([suffix] if suffix else []))
+        self._add_guard(resource.table, name, Guard(resource.name, columns, rule))
         return name
+
+    def _add_guard(self, table: str, constraint: str, guard: Guard) -> None:
+        """A partition has the constraint too, so the constraint's name alone means it where no other table has it."""
+        if split_table(table)[0] is None:
+            self.guards[constraint] = guard
+        else:
+            self.guards[f"{table}.{constraint}"] = guard
+            self.guards.setdefault(constraint, guard)
 
 
 def _info(field: Field, values: Field) -> dict[str, object]:

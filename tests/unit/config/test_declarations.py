@@ -371,7 +371,7 @@ def test_wrong_fields_are_reported_with_their_places(problems: Problems, fields:
         ("indexes: [[-c]]", "5:12: indexes[0][0]: there is no field 'c'; valid here: id, a, b"),
         ("unique: [[-a]]", "5:11: unique[0][0]: there is no field '-a'; did you mean a?"),
         ("indexes: {}", "5:10: indexes: must be a list"),
-        ("table: Things", "5:8: table: must be a lower-case name such as tasks"),
+        ("table: a.b.c", "5:8: table: must be a name such as tasks, or sales.Orders with its schema"),
         ("model: thing", "5:8: model: must be a name such as Task"),
         ("name: Things", "5:7: name: must be a lower-case name such as tasks or blog-posts"),
         ("name: health", "5:7: name: 'health' is a route of the service itself; choose another name"),

@@ -1,3 +1,5 @@
--- The schema in which each of the tables $1 is found by the search path; NULL if there is none.
-SELECT t.name, (SELECT relnamespace::regnamespace FROM pg_class WHERE oid = to_regclass(quote_ident(t.name)))
+-- The schema of each of the tables $1 (quoted), by the search path if it is not named; NULL if there is no such table.
+SELECT t.name, (
+    SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = to_regclass(t.name)
+)
 FROM unnest($1::text[]) AS t (name);
