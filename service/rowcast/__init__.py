@@ -12,7 +12,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_FUNCTIONS = frozenset({"action", "authorization", "get_object_or_404", "model", "status", "transaction", "wait"})
+_FUNCTIONS = frozenset(
+    {
+        "action",
+        "authorization",
+        "background",
+        "get_object_or_404",
+        "model",
+        "on_shutdown",
+        "on_startup",
+        "status",
+        "transaction",
+        "wait",
+    }
+)
 _MODULES = {  # Django REST framework's modules: ``from rowcast import mixins, viewsets``
     "authentication": "rowcast.identity.authentication",
     "decorators": "rowcast.rest.decorators",

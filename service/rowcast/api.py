@@ -20,6 +20,7 @@ from rowcast.errors import (
     UnsupportedMediaType,
     ValidationError,
 )
+from rowcast.hooks import State, background, on_shutdown, on_startup
 from rowcast.identity.authentication import (
     BaseAuthentication,
     JWTAuthentication,
@@ -113,6 +114,7 @@ __all__ = [
     "Serializer",
     "SimpleRateThrottle",
     "SimpleRouter",
+    "State",
     "Throttled",
     "TokenAuthentication",
     "Unavailable",
@@ -125,8 +127,11 @@ __all__ = [
     "ViewSetMixin",
     "action",
     "authorization",
+    "background",
     "get_object_or_404",
     "model",
+    "on_shutdown",
+    "on_startup",
     "status",
     "transaction",
     "wait",

@@ -29,7 +29,7 @@ def test_every_public_name_is_documented() -> None:
 
 
 def modules() -> list[Any]:
-    """The Python files on the pages; a ``urls.py`` belongs to the block before it."""
+    """The Python files on the pages; a ``urls.py`` or ``hooks.py`` belongs to the block before it."""
     found: list[Any] = []
     numbers = count(1)
     for page in (DOCS / "viewsets.md", DOCS / "serializers.md"):
@@ -38,8 +38,8 @@ def modules() -> list[Any]:
                 continue
             match = MODULE.match(block.text)
             assert match is not None, block.text
-            if match[1] == "urls":
-                found[-1].values[0]["urls"] = block.text
+            if match[1] in ("urls", "hooks"):
+                found[-1].values[0][match[1]] = block.text
             else:
                 found.append(pytest.param({match[1]: block.text}, id=f"{page.stem}-{next(numbers)}"))
     return found

@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
+import structlog
 
 from rowcast.database.codecs import set_codecs
 from rowcast.database.connection import Connection, open_connection
@@ -24,6 +25,7 @@ from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
 
 Result = TypeVar("Result")
+Work: TypeAlias = Callable[[], Awaitable[object]]
 
 CONNECT_TIMEOUT_SECONDS: Final = 10  # outside the pool, where the URL sets no other one
 STATEMENTS_PER_CONNECTION: Final = 256  # prepared ones; each takes some 20 kB here, and more in PostgreSQL
@@ -36,14 +38,19 @@ SESSION_SETTINGS: Final[Mapping[str, str]] = {
 }
 
 
-class _Transaction:
-    """An open transaction: its connection, a lock for its turns, and the resources that it may have changed."""
+_logger = structlog.get_logger(__name__)
 
-    __slots__ = ("changes", "connection", "open", "turn")
+
+class _Transaction:
+    """An open transaction: its connection, a lock for its turns, the resources that it may have changed, and the work that
+    is to follow its commit."""
+
+    __slots__ = ("changes", "connection", "following", "open", "turn")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.changes: set[str] = set()
+        self.following: list[Work] = []
         self.open = True
         self.turn = asyncio.Lock()
 
@@ -84,6 +91,7 @@ class Database:
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._closed = False
         self._outside = asyncio.Lock()
+        self._following: set[asyncio.Task[None]] = set()  # what follows commits
         self._transaction: ContextVar[_Transaction | None] = ContextVar("transaction", default=None)
 
     async def connect(self, **settings: str) -> Connection:
@@ -140,6 +148,7 @@ class Database:
         """
         outer = self._inside()
         here = outer or _Transaction(await self._take())
+        registered = len(here.following)
         token = self._transaction.set(here)
         try:
             try:
@@ -147,8 +156,11 @@ class Database:
                     if outer is None:
                         await self._prepare_transaction(here.connection)
                     yield
-            except DRIVER_ERRORS as error:
-                raise self._failed(error) from error
+            except BaseException as error:
+                del here.following[registered:]
+                if isinstance(error, DRIVER_ERRORS):
+                    raise self._failed(error) from error
+                raise
         finally:
             self._transaction.reset(token)
             if outer is None:
@@ -157,6 +169,26 @@ class Database:
                     here.changes
                 )  # also after a rollback: a COMMIT may have succeeded before its reply was lost
                 self._give(here.connection)
+                if here.following:
+                    self._follow(here.following)
+
+    def on_commit(self, work: Work) -> None:
+        """Do work once the caller's transaction has committed, in a task that nobody waits for; not if it is rolled back.
+
+        Outside a transaction it begins at once. An error is logged.
+        """
+        if (inside := self._inside()) is not None:
+            inside.following.append(work)
+        else:
+            self._follow([work])
+
+    async def finish(self, seconds: float) -> None:
+        """Wait until all that follows commits has been done, at most so many seconds; then cancel what is left."""
+        if self._following:
+            _, late = await asyncio.wait(self._following, timeout=seconds)
+            for task in late:
+                _logger.error("on_commit_took_too_long", seconds=seconds)
+                task.cancel()
 
     def act_for(self, caller: Hashable) -> None:
         """Run the statements of this task as a caller; see ``CallerDatabase``."""
@@ -191,6 +223,20 @@ class Database:
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.close(timeout=2)
+
+    def _follow(self, all_work: Sequence[Work]) -> None:
+        """Do what follows a commit, one after the other."""
+
+        async def follow() -> None:
+            for work in all_work:
+                try:
+                    await work()
+                except Exception as error:
+                    _logger.error("on_commit_failed", exc_info=error)
+
+        task = asyncio.create_task(follow(), name="on_commit")
+        self._following.add(task)
+        task.add_done_callback(self._following.discard)
 
     async def _run(
         self, method: str, sql: str, arguments: Sequence[Any], deleting: bool, changes: Collection[str]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
+from inspect import iscoroutine
+from types import TracebackType
 from typing import Any
 
 from rowcast.errors import Conflict, DoesNotFit, ValidationError
 from rowcast.orm import statements
+from rowcast.orm.bridge import spawn
 from rowcast.orm.expressions import F
 from rowcast.orm.state import Row, RowState, set_state, state_of
 from rowcast.query.compilation import Statement
@@ -17,13 +21,48 @@ from rowcast.query.store import NOT_MADE, Store, current_store
 from rowcast.resources.resource import Resource
 
 
-class transaction:
-    """``async with transaction.atomic():`` is one transaction; inside another one, as a request is, a savepoint."""
+class transaction(AbstractAsyncContextManager[None]):
+    """``async with transaction():`` is one transaction; inside another one, as a request is, a savepoint.
+
+    The writes inside are committed, or rolled back if an error is raised. ``transaction.atomic()`` is the same.
+    """
+
+    def __init__(self) -> None:
+        self._inner = current_store().database.transaction()
+
+    async def __aenter__(self) -> None:
+        await self._inner.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._inner.__aexit__(kind, error, traceback)
+
+    @classmethod
+    def atomic(cls) -> AbstractAsyncContextManager[None]:
+        """Commit the writes inside, or roll them back if an error is raised."""
+        return cls()
 
     @staticmethod
-    def atomic() -> AbstractAsyncContextManager[None]:
-        """Commit the writes inside, or roll them back if an error is raised."""
-        return current_store().database.transaction()
+    def on_commit(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Call a function once the current transaction has committed; never if it, or a savepoint around, is rolled back.
+
+        It runs in a task, with models, and the response does not wait for it. Functions of one transaction run one after
+        the other, and an error of one is logged. Outside a transaction it runs at once.
+
+        Args:
+            function: A coroutine function or a plain one, which is called later, with these arguments.
+
+        Raises:
+            TypeError: It is a coroutine: the function has been called already.
+        """
+        if not callable(function):
+            if iscoroutine(function):
+                function.close()
+            raise TypeError(
+                f"on_commit() takes a function and its arguments, not {type(function).__name__}: on_commit(send, 1)"
+            )
+        current_store().database.on_commit(partial(spawn, function, *args, **kwargs))
 
 
 async def insert_row(store: Store, resource: str, values: Mapping[str, Any]) -> list[Any]:

@@ -18,6 +18,7 @@ from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
 from rowcast.configuration.settings import Settings
 from rowcast.errors import ParseError, did_you_mean
+from rowcast.hooks import Hooks, State
 from rowcast.identity.authentication import BaseAuthentication
 from rowcast.identity.permissions import BasePermission
 from rowcast.identity.throttling import BaseThrottle
@@ -59,6 +60,7 @@ class Service:
     plans: dict[str, ModelPlan] = field(default_factory=dict)  # resource → the plan of its own viewset
     viewsets: dict[str, type[Any]] = field(default_factory=dict)  # resource → the class of its viewset
     class_plans: dict[type[Any], ViewPlan] = field(default_factory=dict)  # of classes that no resource names
+    hooks: Hooks = field(default_factory=lambda: Hooks((), State()))  # the functions of the config directory
     handler_plans: WeakKeyDictionary[Any, ViewPlan] = field(default_factory=WeakKeyDictionary)
 
     def plan_of(self, handler: Any, viewset: type[Any], initkwargs: Mapping[str, Any]) -> ViewPlan:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from rowcast.configuration.settings import Server
 from rowcast.errors import ParseError, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from rowcast.hooks import STATE
 from rowcast.identity.authentication import check_size_of_query
 from rowcast.identity.users import ANONYMOUS, User
 from rowcast.resources.lossless_json import parse_body
@@ -23,6 +24,7 @@ PARSED_AT_ONCE_MAX_BYTES: Final = 64 * 1024  # of a body: 5 ms at most
 class Request:
     """An aiohttp request with ``user``, ``auth``, ``query_params`` and ``data``; every other attribute is aiohttp's.
 
+    ``state`` is what the functions of ``on_startup`` have made.
     ``query_params`` maps each parameter to its string; ``ParseError`` if one is given twice, or there are too many. ``data`` is the body once
     ``read_json`` has run. Attributes (``request.tenant = …``) and items can be set.
     """
@@ -36,6 +38,8 @@ class Request:
         self._params: dict[str, str] | None = None
 
     def __getattr__(self, name: str) -> Any:
+        if name == "state":
+            return self.http.app[STATE]
         return getattr(self.http, name)
 
     def __getitem__(self, key: Any) -> Any:

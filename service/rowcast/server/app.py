@@ -10,9 +10,10 @@ from aiohttp import web
 from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
 from rowcast.configuration.load import Configuration
-from rowcast.configuration.yaml import Problems
+from rowcast.configuration.yaml import Problems, SourceLocation
 from rowcast.database.caller import CallerDatabase, CallerSettings
 from rowcast.database.pool import Database
+from rowcast.hooks import STATE, Hooks, State, hooks_in
 from rowcast.identity.authentication import IDENTITY, Identity
 from rowcast.identity.throttling import THROTTLES, Throttles
 from rowcast.query.statements import Queries
@@ -29,7 +30,7 @@ from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.middleware import add_headers, errors
 from rowcast.server.policies import UNSCOPED_STREAMS, unscoped_streams
-from rowcast.server.routes import named_classes, plan_routes, register
+from rowcast.server.routes import named_classes, noting, plan_routes, register
 from rowcast.streams.admission import Admission
 from rowcast.streams.hub import Hub
 from rowcast.tasks import Supervisor
@@ -74,6 +75,9 @@ def create_app(
     service = _service(configuration, store, identity, importer, problems, supervisor)
     STORE.set(service.store)
     routes = plan_routes(service, configuration, importer, problems)
+    with noting(problems, SourceLocation(str(configuration.directory / "hooks.py"))):
+        importer.module("hooks")
+    service.hooks = Hooks(hooks_in(importer.modules()), State())
     if settings.server.openapi == "authenticated" and not service.authentication_classes:
         message = "nobody is authenticated: auth.default_authentication_classes is empty"
         problems.at(configuration.files[""], ("server", "openapi"), message)
@@ -94,6 +98,7 @@ def create_app(
         app.middlewares.append(preflight)
         app.on_response_prepare.append(allow)
     app[SERVICE], app[IDENTITY], app[THROTTLES] = service, identity, throttles
+    app[STATE] = service.hooks.state
     app[UNSCOPED_STREAMS] = unscoped
     app[BODY_TIMEOUT] = settings.server.body_timeout
     register(app, service, routes, lifecycle.waits_for_start)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -118,6 +119,15 @@ class Importer:
         if not (self._directory / f"{name}.py").is_file():
             return None
         return self._import(name)
+
+    def modules(self) -> list[ModuleType]:
+        """The modules of the directory that have been imported, in that order."""
+        inside = f"{self._directory}{os.sep}"
+        return [
+            module
+            for module in list(sys.modules.values())
+            if isinstance(module, ModuleType) and str(vars(module).get("__file__")).startswith(inside)
+        ]
 
     def find(self, name: str, own: Mapping[str, type[Any]], base: type[Any]) -> type[Any]:
         """The class of a name, a subclass of ``base``; ``ConfigurationError`` if there is no such class."""

@@ -23,6 +23,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.errors import TooManyStreams, Unavailable
 from rowcast.identity.authentication import Identity
 from rowcast.identity.throttling import Throttles
+from rowcast.query.store import STORE
 from rowcast.resources.tables import Tables
 from rowcast.rest.plan import Service
 from rowcast.rest.viewset import Handler
@@ -133,7 +134,12 @@ class Lifecycle:
     async def _run(self, app: web.Application) -> AsyncIterator[None]:
         app[STARTED] = starting = asyncio.create_task(self._start(), name="start")
         yield
+        grace = self._configuration.settings.server.shutdown_grace
         await cancel([starting, *self._watching])
+        STORE.set(self._service.store)
+        await self._database.finish(grace)
+        await self._service.hooks.stop(grace)
+        await self._database.finish(grace)
         await self._service.feed.stop()
         await self._ticker.stop()
         await self._identity.close()
@@ -171,6 +177,10 @@ class Lifecycle:
         self._service.cache.start()
         self._service.hub.start()
         self._watching.append(self._supervisor.every("table watch", WATCH_SECONDS, self._watch.look))
+        STORE.set(self._service.store)
+        self.readiness.starting = "The functions of @on_startup are running."
+        await self._service.hooks.start()
+        self._service.hooks.start_tasks()
         self.readiness.starting = None
         self._settled.set()
 
