@@ -23,6 +23,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
 from rowcast.rest.plan import SERVICE
+from rowcast.server.admin import AdminListener, admin_listener
 from rowcast.server.app import create_app
 from rowcast.server.hosts import missing_names
 from rowcast.server.http import Runner, tune_garbage_collector
@@ -47,13 +48,18 @@ def serve(
     """Serve the resources until SIGTERM or SIGINT."""
     configuration = load_configuration(config, database_url, host=host, port=port, workers=workers)
     _check_address(configuration.settings.server)
-    with open_database(configuration, exclusive=True) as (url, embedded):
+    with (
+        admin_listener(configuration.settings.server) as admin,
+        open_database(configuration, exclusive=True) as (url, embedded),
+    ):
+        if admin is not None:
+            click.echo(f"Metrics are on {admin.url}")
         if configuration.settings.server.workers == 1:
-            uvloop.run(_serve(configuration, url, migrate=migrate or embedded))
+            uvloop.run(_serve(configuration, url, migrate=migrate or embedded, admin=admin))
         else:
             if migrate or embedded:
                 asyncio.run(prepare(configuration, *tables_and_database(configuration, url), migrate=True))
-            run_workers(configuration.settings.server, lambda: create_app(configuration, url))
+            run_workers(configuration.settings.server, lambda: create_app(configuration, url, admin=admin))
 
 
 @click.command()
@@ -84,10 +90,10 @@ def _check_address(server: Server) -> None:
         raise ConfigurationError(message) from error
 
 
-async def _serve(configuration: Configuration, url: str, *, migrate: bool) -> None:
+async def _serve(configuration: Configuration, url: str, *, migrate: bool, admin: AdminListener | None) -> None:
     """Serve with this process alone, until a signal."""
     server = configuration.settings.server
-    app = create_app(configuration, url, migrate=migrate)
+    app = create_app(configuration, url, migrate=migrate, admin=admin)
     runner = Runner(app, server)
     await runner.setup()
     ended = asyncio.Event()
