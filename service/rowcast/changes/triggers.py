@@ -32,6 +32,7 @@ import sqlalchemy as sa
 
 from rowcast.changes import sql
 from rowcast.changes.coordination import GATE_SHUT, WAKE_CHANNEL
+from rowcast.resources.composite import key_column
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.resource import Resource, link_columns, link_table
 from rowcast.resources.sql import DIALECT, cut_identifier, quote_identifier, quote_literal, split_table
@@ -151,7 +152,8 @@ class _ResourceTriggers:
         self._resource = resource
         self._schemas = schemas
         self._table = qualified(resource.table, schemas)
-        self._key = quote_identifier(resource.key.column_name)
+        self._keys = [quote_identifier(column) for column in resource.key_columns]
+        self._key = self._keys[0]  # the only one, if the resource has links
         self._name = quote_literal(resource.name)
         references = [field for field in resource.fields.values() if field.field_type.kind is Kind.RELATION]
         self._cascades = len(references) > 1 and any(field.on_delete == "set_null" for field in references)
@@ -173,29 +175,38 @@ class _ResourceTriggers:
         yield "truncate", self._truncate()
 
     def _insert(self) -> str:
-        key = self._key
+        pk, key = self._text_of_key("rowcast_new"), self._columns_of_key("rowcast_new")
 
         def log(rows: str, *, linked: bool = True) -> str:
             new = self._row("rowcast_new", linked=linked)
-            return sql.fill(_LOG_INSERTED_ROWS, resource=self._name, key=key, new=new, rows=rows)
+            return sql.fill(_LOG_INSERTED_ROWS, resource=self._name, pk=pk, new=new, rows=rows)
 
         unlinked = log("rowcast_new", linked=False)
         planned = f"IF {_LINKED} THEN {log('rowcast_new')}; ELSE {unlinked}; END IF" if self.lists else unlinked
-        now = f"{self._table} rowcast_new WHERE rowcast_new.{key} IN (SELECT rowcast_new.{key} FROM rowcast_new)"
+        now = f"{self._table} rowcast_new WHERE {self._row_of(key)} IN (SELECT {key} FROM rowcast_new)"
         return self._body([planned], large=_NESTED, replanned=[log(now)])
 
     def _update(self) -> str:
+        old_key, new_key, row_key = map(self._columns_of_key, ("rowcast_old", "rowcast_new", "rowcast_row"))
+        if len(self._keys) == 1:
+            pk = f"coalesce({new_key}, {old_key})::text"
+        else:
+            pk = f"coalesce({self._text_of_key('rowcast_new')}, {self._text_of_key('rowcast_old')})"
+
         def log(rows: str) -> str:
             old, new = self._row("rowcast_old"), self._row("rowcast_new")
-            return sql.fill(_LOG_UPDATED_ROWS, resource=self._name, key=self._key, old=old, new=new, rows=rows)
+            same = self._same_key("rowcast_new", "rowcast_old")
+            return sql.fill(
+                _LOG_UPDATED_ROWS, resource=self._name, pk=pk, key=self._key, same=same, old=old, new=new, rows=rows
+            )
 
-        now = sql.fill(_CURRENT_ROWS, table=self._table, key=self._key)
+        now = sql.fill(_CURRENT_ROWS, table=self._table, key=self._row_of(row_key), old=old_key, new=new_key)
         return self._body([log(now if self._cascades else "rowcast_new")], large=_NESTED, replanned=[log(now)])
 
     def _delete(self) -> str:
-        key = self._key
-        log = sql.fill(_LOG_DELETED_ROWS, resource=self._name, key=key, old=self._row("rowcast_old"))
-        gone = f"NOT EXISTS (SELECT FROM {self._table} rowcast_row WHERE rowcast_row.{key} = rowcast_old.{key})"
+        pk, same = self._text_of_key("rowcast_old"), self._same_key("rowcast_row", "rowcast_old")
+        log = sql.fill(_LOG_DELETED_ROWS, resource=self._name, pk=pk, old=self._row("rowcast_old"))
+        gone = f"NOT EXISTS (SELECT FROM {self._table} rowcast_row WHERE {same})"
         before = _SET_BEFORE_DELETE if self.lists else ""
         return self._body([log], large=_NESTED, replanned=[f"{log} WHERE {gone}"], before=before)
 
@@ -271,6 +282,28 @@ class _ResourceTriggers:
             after=after,
             wake=self._wake,
         )
+
+    def _columns_of_key(self, relation: str) -> str:
+        """The columns of a relation's keys, as in SELECT."""
+        return ", ".join(f"{relation}.{column}" for column in self._keys)
+
+    def _row_of(self, columns: str) -> str:
+        """Columns of a key, as on the left of IN."""
+        return columns if len(self._keys) == 1 else f"({columns})"
+
+    def _same_key(self, first: str, second: str) -> str:
+        """Whether rows of two relations have the same key."""
+        return " AND ".join(f"{first}.{column} = {second}.{column}" for column in self._keys)
+
+    def _text_of_key(self, relation: str) -> str:
+        """The key of a row of a relation as text; null if the row is missing."""
+        if len(self._keys) == 1:
+            return f"{relation}.{self._key}::text"
+        names, parts = self._resource.key_columns, self._resources.key_of(self._resource.key).parts
+        columns = [sa.column(name, part.field_type.column(part)) for name, part in zip(names, parts, strict=True)]
+        source = sa.table(relation, *columns)
+        text = key_column(parts, [source.c[name] for name in names])
+        return str(text.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
     def _make_row(self, relation: str, *, without: Field | None = None, linked: bool = True) -> str:
         """The row of a relation as clients get it, without its ``write_only`` fields and the field ``without``.

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from marshmallow import ValidationError
 
 from rowcast.configuration import value_types, viewset_options
+from rowcast.configuration.primary_key import set_primary_key
 from rowcast.configuration.yaml import AboutKey, Document, External, Problems, Steps
 from rowcast.errors import did_you_mean
 from rowcast.resources import validators
@@ -89,6 +90,7 @@ RESOURCE_SECTION: Final = value_types.section(
         "table": value_types.string(TABLE_NAME, "a name such as tasks, or sales.Orders with its schema"),
         "model": value_types.string(MODEL_NAME, "a name such as Task"),
         "renamed_from": value_types.string(TABLE_NAME, "the table's former name"),
+        "primary_key": value_types.ListOf(value_types.string(), least=1, null=True),
         "label": value_types.string(null=True),
         "description": value_types.string(null=True),
         "fields": value_types.MappingOf(
@@ -353,11 +355,13 @@ class _ResourceReader:
         if (schema := split_table(table)[0]) is not None and _is_reserved_schema(schema):
             self._report(("table",), f"the schema {schema} is not one for tables of a resource")
         fields, lost = self._fields(loaded.get("fields") or {})
+        primary_key = set_primary_key(loaded.get("primary_key") or (), fields, lost, self._report)
         resource = Resource(
             name=name,
             table=table,
             model=model,
             fields=fields,
+            primary_key=primary_key,
             unique=loaded.get("unique") or (),
             indexes=loaded.get("indexes") or (),
             renamed_from=self._former_table(table, loaded.get("renamed_from")),
@@ -408,7 +412,7 @@ class _ResourceReader:
                 field = replace(field, primary_key=False)
             key = name if field.primary_key else key
             fields[name] = field
-        if key is None:
+        if key is None and not self.document.data.get("primary_key"):
             if "id" in fields:
                 self._report(("fields", "id"), AboutKey("no field is the primary key; give 'id' primary_key: true"))
             fields = {"id": make_field("id", "uuid", primary_key=True, required=False)} | fields
@@ -429,6 +433,7 @@ class _ResourceReader:
             name: field for name, field in resource.fields.items() if field.field_type.kind is not Kind.RELATIONS
         }
         unique: set[tuple[str, ...]] = {(name,) for name, field in columns.items() if field.unique or field.primary_key}
+        unique |= {resource.primary_key}
         indexed: set[tuple[str, ...]] = {(name,) for name, field in columns.items() if field.index or field.to}
         for key, sets, declared in (("unique", resource.unique, unique), ("indexes", resource.indexes, indexed)):
             for position, names in enumerate(sets):

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from rowcast.configuration import declarations, settings, viewset_options, yaml
 from rowcast.configuration.declarations import Declaration, names_of
+from rowcast.configuration.primary_key import circular_key, reference_problem, set_some_key
 from rowcast.configuration.scope import ScopeGroup
 from rowcast.configuration.settings import Settings
 from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
@@ -116,6 +117,10 @@ def _combine(
     by_name = {name: _with_targets(one, by_name, lost, problems) for name, one in by_name.items()}
     draft = Resources({name: one.resource for name, one in by_name.items()})
     for one in by_name.values():
+        if message := circular_key(one.resource, draft):
+            problems.at(one.document, ("primary_key",), AboutKey(message))
+            problems.check()  # nothing can be found out about such a key
+    for one in by_name.values():
         for path, message in _relation_problems(one.resource, draft):
             problems.at(one.document, path, message)
     for one, path, message in _storage_problems(by_name, draft):
@@ -141,13 +146,20 @@ def _with_targets(
             message = f"there is no resource {field.to!r}; {did_you_mean(field.to, by_name)}"
             problems.at(one.document, ("fields", name, "to"), message)
         lost |= names_of(name, field.related_name)
-    return replace(one, resource=replace(one.resource, fields=fields))
+    primary_key = one.resource.primary_key
+    if not fields.keys() >= {*primary_key} or not (primary_key or any(each.primary_key for each in fields.values())):
+        primary_key = ()
+        set_some_key(fields)
+    return replace(one, resource=replace(one.resource, fields=fields, primary_key=primary_key))
 
 
 def _relation_problems(resource: Resource, draft: Resources) -> Iterator[tuple[Steps, str]]:
-    """Problems with the names of relations and the defaults of foreign keys."""
+    """Problems with the targets and the names of relations, and with the defaults of foreign keys."""
     for name, field in resource.fields.items():
         if field.to is None:
+            continue
+        if message := reference_problem(resource, field, draft):
+            yield ("fields", name, "to"), message
             continue
         if field.default not in (MISSING, None):
             key = draft.key_of(field)

@@ -175,7 +175,23 @@ def path_parameter(schemas: Schemas, plan: ViewPlan, name: str) -> Schema:
     schema = dict(STRING_SCHEMA)
     if isinstance(plan, ModelPlan) and name in ("id", "pk"):
         path = plan.lookup_field or plan.resource.key.name
-        schema = value_schema(schemas.resources.resolve(plan.resource.name, path).values)
+        values = schemas.resources.resolve(plan.resource.name, path).values
+        if values.parts:
+            return _composite_key(name, values)
+        schema = value_schema(values)
     if schema == STRING_SCHEMA:
         schema["minLength"] = 1
     return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _composite_key(name: str, key: Field) -> Schema:
+    """The key of a row that has several fields: an array, whose items are percent-encoded with commas between them."""
+    size = len(key.parts)
+    schema = {
+        "type": "array",
+        "prefixItems": [value_schema(part) for part in key.parts],
+        "items": False,
+        "minItems": size,
+        "maxItems": size,
+    }
+    return {"name": name, "in": "path", "required": True, "style": "simple", "explode": False, "schema": schema}

@@ -345,7 +345,7 @@ class Schemas:
         """
         serializer, resource = plan.serializer, plan.resource
         creating = action == "create"
-        ignored = serializer.ignored if creating else serializer.ignored | {resource.key.column_name}
+        ignored = serializer.ignored if creating else serializer.ignored.union(resource.key_columns)
         fields = {name: field for name, field in serializer.load_fields.items() if name not in ignored}
         required = present(required=[name for name, field in fields.items() if plan.requires(name, field)] or None)
 

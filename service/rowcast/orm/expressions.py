@@ -10,7 +10,7 @@ from typing import Any
 
 from rowcast.errors import ValidationError
 from rowcast.orm.state import Row, state_of
-from rowcast.query.conditions import Comparison, Condition, Expression, Junction, Negation
+from rowcast.query.conditions import Comparison, Condition, Expression, Junction, Negation, compare
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, Argument, lookups_of, split_lookup
 from rowcast.resources.resource import Path, Resources
@@ -119,9 +119,11 @@ def lookup(resources: Resources, resource: str, name: str, value: Any) -> Condit
         raise ValueError(f"{name}: {found} does not suit a {path.values.type} field; use {', '.join(lookups_of(kind))}")
     if value is None and found == "exact":
         return Comparison(text, "isnull", True, kind)
+    if isinstance(value, F) and path.values.parts:
+        raise ValueError(f"{name}: a key of several fields cannot be compared with F; compare {path.field.name}")
     if isinstance(value, F):
         return Comparison(text, found, value.resolve(resources, resource, path.values), kind)
-    return Comparison(text, found, _argument(path, LOOKUPS[kind, found].takes, name, value), kind)
+    return compare(text, found, _argument(path, LOOKUPS[kind, found].takes, name, value), kind)
 
 
 def _argument(path: Path, takes: Argument, name: str, value: Any) -> Any:
@@ -179,8 +181,15 @@ def storable(field: Field, value: Any, name: str | None = None) -> Any:
 
 
 def _fitting(field: Field, value: Any) -> Any:
+    if field.parts and isinstance(value, list | tuple) and len(value) == len(field.parts):
+        return tuple([_fitting_part(part, each) for part, each in zip(field.parts, value, strict=True)])
     if field.field_type.kind is Kind.ARRAY and isinstance(value, list | tuple):
         return [_fitting(field.element, item) for item in value]
     if field.field_type.native is None or not isinstance(value, field.field_type.native):
         return field.field_type.load(field, value)
     return field.field_type.from_native(value)
+
+
+def _fitting_part(part: Field, value: Any) -> Any:
+    """A value for one field of a key, or a row that it refers to."""
+    return _fitting(part, state_of(value).key if isinstance(value, Row) else value)

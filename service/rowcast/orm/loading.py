@@ -149,7 +149,7 @@ async def _load_path(resources: Resources, resource: str, rows: Sequence[Model],
 
 def _is_loose(resources: Resources, resource: str) -> bool:
     """Whether keys of a resource may be equal without being the same string."""
-    return resources[resource].key.column_name in resources.traits_of(resource).loose
+    return not resources.traits_of(resource).loose.isdisjoint(resources[resource].key_columns)
 
 
 async def _through_rows(store: Store, through: Through, keys: list[Any]) -> list[tuple[Any, Any]]:

@@ -141,6 +141,12 @@ class Model(Row):
     def __setattr__(self, name: str, value: Any) -> None:
         state = state_of(self)
         resource = state.resource
+        if name == "pk" and resource.primary_key:
+            field = current_store().queries.resources.key_of(resource.key)
+            parts = [None] * len(field.parts) if value is None else fitting(field, value, name)
+            for column, part in zip(resource.key_columns, parts, strict=True):
+                setattr(self, column, part)
+            return
         if name == "pk":
             name = resource.key.column_name
         if name in resource.columns:

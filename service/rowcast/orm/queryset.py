@@ -138,8 +138,11 @@ class QuerySet(Generic[M]):
         return Query(name, tuple(conditions), self._total_order(resources, name), (*self._joined, *self._fetched))
 
     def _total_order(self, resources: Resources, name: str) -> tuple[str, ...]:
-        key = resources[name].key.name
-        steps = [step.replace("pk", key) if step.removeprefix("-") == "pk" else step for step in self._order]
+        key = resources[name].key_fields
+        steps: list[str] = []
+        for step in self._order:
+            sign, path = step[: step.startswith("-")], step.removeprefix("-")
+            steps += [f"{sign}{field.name}" for field in key] if path == "pk" else [step]
         for step in steps:
             if resources.resolve(name, step.removeprefix("-")).many:
                 raise ValueError(f"order_by: {step} leads to many rows; order by a column or a relation to one row")
@@ -212,7 +215,7 @@ class QuerySet(Generic[M]):
     @must_be_awaited
     async def exists(self) -> bool:
         """Whether there is at least one row."""
-        return bool(await self[:1].values(self.model.resource().key.column_name))
+        return bool(await self[:1].values(self.model.resource().key_columns[0]))
 
     @must_be_awaited
     async def aggregate(self, **functions: tuple[str, str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class RowState:
     @property
     def key(self) -> Any:
         """The value of the primary key; ``None`` if there is none yet."""
-        return self.values.get(self.resource.key.column_name)
+        return self.resource.key_in(self.values)
 
 
 class Row:

@@ -81,6 +81,12 @@ class Source:
             return self.at(path.steps[:-1]).c[path.steps[-1].column]  # this side has the key, too
         return comparable(self.at(path.steps).c[path.column])
 
+    def columns(self, path: Path) -> Any:
+        """As ``column``; for a key of several fields all of its columns."""
+        if path.field.parts:
+            return [comparable(self.at(path.steps).c[name]) for name in path.columns]
+        return self.column(path)
+
     def at(self, steps: tuple[Relation, ...]) -> sa.FromClause:
         """The table at the end of some relations, joined once; the base for none."""
         names = tuple(step.name for step in steps)
@@ -144,10 +150,10 @@ class Source:
         if spec.takes is Argument.TEXT and self._is_patternless(path):
             compare = lambda column, argument: spec.compare(column.collate("default"), argument)  # noqa: E731
         if not path.many:
-            return compare(self.column(path), argument)
+            return compare(self.columns(path), argument)
         if lookup == "isnull" and flag and path.field.primary_key:
-            return ~self._exists(path, lambda column: column.is_not(None))
-        return self._exists(path, lambda column: compare(comparable(column), argument))
+            return ~self._exists(path, lambda columns: compare(columns, False))
+        return self._exists(path, lambda columns: compare(columns, argument))
 
     def _is_patternless(self, path: Path) -> bool:
         """Whether the column of a path has a collation that does not work with patterns."""
@@ -168,6 +174,8 @@ class Source:
                 return flag
             case Argument.TEXT:
                 return self.binds(sa.Text())
+            case _ if field.parts:
+                return [self._argument(spec, flag, part) for part in field.parts]
             case Argument.MANY:
                 return self.binds(postgresql.ARRAY(bound_type(field)))
             case Argument.PAIR:
@@ -175,20 +183,16 @@ class Source:
             case Argument.ONE:
                 return self.binds(bound_type(field))
 
-    def _exists(
-        self, path: Path, test: Callable[[sa.ColumnElement[Any]], sa.ColumnElement[bool]]
-    ) -> sa.ColumnElement[bool]:
-        """Whether some row at the end of a path over relations to many rows passes the test."""
+    def _exists(self, path: Path, test: Callable[[Any], sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
+        """Whether some row at the end of a path over relations to many rows passes the test of its column or columns."""
         first = next(n for n, step in enumerate(path.steps) if step.many)
         source = self.at(path.steps[:first])
         here = path.steps[first - 1].target if first else self.resource
         tables: list[sa.FromClause] = []
         joins: list[sa.ColumnElement[bool]] = []
-        column: sa.ColumnElement[Any] | None = None
+        column: Any
         for step in path.steps[first:]:
             target = self.tables.of[step.target].alias()
-            target_key, source_key = target.c[self._key(step.target)], source.c[self._key(here)]
-            column = None
             if step.link is not None:
                 link = self.tables.links[step.link.table].alias()
                 if self._logged and step is path.steps[0] and self._has_logged_links(step):
@@ -198,16 +202,20 @@ class Source:
                     column = sa.cast(keys.c._key, link.c[step.link.target_column].type)
                 else:
                     tables.append(link)
-                    joins.append(link.c[step.link.source_column] == source_key)
+                    joins.append(link.c[step.link.source_column] == source.c[self._key(here)])
                     column = link.c[step.link.target_column]
                 if step is path.steps[-1] and path.field.primary_key:
                     break  # the link has the key; its row is not needed
-                joins.append(target_key == column)
+                joins.append(target.c[self._key(step.target)] == column)
+            elif step.many:
+                joins.append(target.c[step.column] == source.c[self._key(here)])
             else:
-                joins.append(target.c[step.column] == source_key if step.many else source.c[step.column] == target_key)
+                joins.append(source.c[step.column] == target.c[self._key(step.target)])
             tables.append(target)
-            source, here, column = target, step.target, target.c[path.column] if step is path.steps[-1] else None
-        assert column is not None
+            source, here = target, step.target
+        else:
+            columns = [comparable(source.c[name]) for name in path.columns]
+            column = columns if path.field.parts else columns[0]
         return sa.select(sa.literal_column("1")).select_from(*tables).where(*joins, test(column)).exists()
 
     def _has_logged_links(self, step: Relation) -> bool:

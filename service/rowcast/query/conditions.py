@@ -70,6 +70,8 @@ class Comparison:
         match self.lookup_spec.takes:
             case Argument.FLAG:
                 return ()
+            case takes if self.kind is Kind.KEY:
+                return tuple(self.argument) if takes is Argument.ONE else tuple(zip(*self.argument, strict=True))
             case Argument.PAIR:
                 return tuple(self.argument)
         return (self.lookup_spec.prepare(self.argument),)
@@ -152,6 +154,13 @@ class Unchanged:
 Condition: TypeAlias = Comparison | Junction | Negation | After | Unchanged
 
 
+def compare(path: str, lookup: str, argument: Any, kind: Kind) -> Condition:
+    """A lookup whose argument may be no key at all, of several fields, which no row has."""
+    if kind is Kind.KEY and lookup == "in" and not argument:
+        return Junction("or", ())
+    return Comparison(path, lookup, argument, kind)
+
+
 def equals(path: str, values: Field, value: object) -> Comparison:
     """The rows with this value at the end of a path; ``values`` is the field whose values the path has."""
     return Comparison(path, "exact", value, values.field_type.kind)
@@ -164,11 +173,12 @@ def by_key(resources: Resources, resource: str, value: object) -> Comparison:
 
 
 def total_order(resource: Resource, steps: Sequence[str]) -> tuple[str, ...]:
-    """The steps without repetition, followed by the key unless they contain it: an order without ties."""
+    """The steps without repetition, followed by the fields of the key that they lack: an order without ties."""
     distinct: dict[str, str] = {}
     for step in steps:
         distinct.setdefault(step.removeprefix("-"), step)
-    distinct.setdefault(resource.key.name, resource.key.name)
+    for field in resource.key_fields:
+        distinct.setdefault(field.name, field.name)
     return tuple(distinct.values())
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from rowcast.query.compilation import Binds
 from rowcast.query.condition_sql import Source
 from rowcast.query.dependencies import paths_in
+from rowcast.query.keys import has_key_in, key_columns
 from rowcast.query.projection import Projection
 from rowcast.resources.resource import Relation, Resource
 from rowcast.resources.tables import Tables
@@ -44,7 +45,7 @@ def _related(
 ) -> sa.ScalarSelect[Any]:
     """The related row as a JSON object or null, or the related rows in the order of their keys as a JSON array."""
     target = tables.of[relation.target].alias()
-    target_key = target.c[tables.resources[relation.target].key.column_name]
+    target_key, *more = key_columns(tables, relation.target, target)  # only rows of a relation to many may have more
     rows = sa.select(*document(tables, shown, target, binds)).correlate(base)
     if shown.where:
         assert binds is not None
@@ -59,7 +60,7 @@ def _related(
         link = tables.links[relation.link.table].alias()
         rows = rows.select_from(target.join(link, link.c[relation.link.target_column] == target_key))
         rows = rows.where(link.c[relation.link.source_column] == own_key)
-    items = sa.func.json_agg(rows.order_by(target_key).subquery().table_valued())
+    items = sa.func.json_agg(rows.order_by(target_key, *more).subquery().table_valued())
     return sa.select(sa.func.coalesce(items, sa.literal_column("'[]'::json"))).scalar_subquery()
 
 
@@ -70,6 +71,5 @@ def related_condition(tables: Tables, shown: Projection, target: sa.FromClause, 
     rows, condition = source.at(()), source.condition(shown.where)
     if direct:
         return condition
-    key = tables.resources[shown.resource].key.column_name
-    found = sa.select(rows.c[key]).select_from(source.clause).where(condition)
-    return target.c[key].in_(found)
+    found = sa.select(*key_columns(tables, shown.resource, rows)).select_from(source.clause).where(condition)
+    return has_key_in(tables, shown.resource, target, found)

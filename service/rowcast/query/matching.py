@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from rowcast.query.conditions import After, Comparison, Condition, Expression, Junction, Negation, Unchanged
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import PATTERNS, Argument
-from rowcast.resources.resource import Resources
+from rowcast.resources.resource import Path, Resources
 
 Logged: TypeAlias = Mapping[str, Any]
 Test: TypeAlias = Callable[[Logged], bool]
@@ -56,7 +56,14 @@ def _routing_keys(
                 values = frozenset(argument if lookup == "in" else [argument])
                 if values and _comparison(resources, resource, condition) is not None:
                     path = resources.resolve(resource, condition.path)
-                    yield _selectivity(path.field), RoutingKey(path.column, path.values, values)
+                    yield _selectivity(path.field), _routing_key(path, values)
+
+
+def _routing_key(path: Path, values: frozenset[Any]) -> RoutingKey:
+    """The column of a path; of a key of several fields it is the first one."""
+    if path.field.parts:
+        return RoutingKey(path.columns[0], path.values.parts[0], frozenset(value[0] for value in values))
+    return RoutingKey(path.column, path.values, values)
 
 
 def _selectivity(field: Field) -> int:
@@ -107,6 +114,12 @@ def _test(resources: Resources, resource: str, condition: Condition) -> Test | N
             return None
 
 
+def _key_of_logged(path: Path) -> Callable[[Logged], tuple[Any, ...]]:
+    """A function that returns the key, of several fields, of a logged row."""
+    columns = list(zip(path.values.parts, path.columns, strict=True))
+    return lambda row: tuple([part.field_type.load(part, row[column]) for part, column in columns])
+
+
 def _comparison(resources: Resources, resource: str, condition: Comparison) -> Test | None:
     path = resources.resolve(resource, condition.path)
     lookup, argument = condition.lookup_spec, condition.argument
@@ -116,8 +129,11 @@ def _comparison(resources: Resources, resource: str, condition: Comparison) -> T
     column, field = path.column, path.values
     if lookup.takes is Argument.MANY:
         argument = frozenset(argument)
-    if column in resources.traits_of(resource).loose and lookup.takes is not Argument.FLAG:
+    if lookup.takes is not Argument.FLAG and not resources.traits_of(resource).loose.isdisjoint(path.columns):
         return None
+    if path.field.parts:
+        key = _key_of_logged(path)
+        return lambda row: matches(key(row), argument)
 
     def test(row: Logged) -> bool:
         value = row.get(column)  # a row that was logged before the column was added has none

@@ -16,6 +16,7 @@ from rowcast.query.compilation import Binds, Statement, compiled, sql
 from rowcast.query.condition_sql import Source, sort_key
 from rowcast.query.conditions import Shape
 from rowcast.query.documents import document, related_condition
+from rowcast.query.keys import key_columns
 from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
 from rowcast.query.versions import version, xmin
@@ -182,8 +183,7 @@ def _related_sizes(
     for name, inner in shown.related:
         relation = tables.resources.relations(resource.name)[name]
         target = tables.of[relation.target].alias()
-        target_key = target.c[tables.resources[relation.target].key.column_name]
-        own_key = rows.c[resource.key.column_name]
+        target_key, own_key = (key_columns(tables, *of)[0] for of in ((relation.target, target), (resource.name, rows)))
         if relation.link is not None:
             link = tables.links[relation.link.table].alias()
             deeper = joined.join(link, link.c[relation.link.source_column] == own_key)
@@ -209,16 +209,17 @@ def _page_rows(
 ) -> sa.Subquery:
     """The rows of a page with all their columns and, by label, the columns of its order."""
     table = source.at(())
-    key = table.c[source.tables.resources[source.resource].key.column_name]
+    key = key_columns(source.tables, source.resource, table)
     columns = [step.column.label(step.label) for step in steps]
-    rows = sa.select(*([key] if shape.keys_first else table.c), *columns).select_from(source.clause).where(*conditions)
+    rows = sa.select(*(key if shape.keys_first else table.c), *columns).select_from(source.clause).where(*conditions)
     rows = rows.order_by(*(step.term(reverse=shape.backward) for step in steps)).limit(limit).offset(offset)
     if not shape.keys_first:
         return rows.subquery("_t")
     keys = rows.subquery("_k")
     joined = source.tables.of[source.resource].alias("_w")
     found = sa.select(*joined.c, *(keys.c[step.label] for step in steps))
-    found = found.select_from(keys.join(joined, joined.c[key.name] == keys.c[key.name]))
+    same = sa.and_(*(joined.c[column.name] == keys.c[column.name] for column in key))
+    found = found.select_from(keys.join(joined, same))
     return found.order_by(*(step.term(keys) for step in steps)).subquery("_t")
 
 

@@ -159,7 +159,7 @@ class Store:
             if (
                 isinstance(taken, asyncpg.UniqueViolationError)
                 and has_generated_key(resource)
-                and resource.key.column_name not in columns
+                and resource.key_columns[0] not in columns
                 and not self._is_other_rule(resource, taken)
                 and await move_sequence(self.database.fetch_outside, resource, taken)
             ):
@@ -169,7 +169,7 @@ class Store:
     def _is_other_rule(self, resource: Resource, taken: asyncpg.UniqueViolationError) -> bool:
         """Whether a violated rule is certainly not about the key: to find out otherwise takes a second connection."""
         guard = violated_guard(taken, self.queries.tables.guards)
-        return guard is not None and guard.fields != (resource.key.column_name,)
+        return guard is not None and guard.fields != resource.key_columns
 
     async def update(
         self, query: Query, projection: Projection, values: Mapping[str, Any], within: Query | None = None

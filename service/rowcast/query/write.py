@@ -17,6 +17,7 @@ from rowcast.query.condition_sql import Source
 from rowcast.query.conditions import Shape
 from rowcast.query.dependencies import dependents
 from rowcast.query.documents import document
+from rowcast.query.keys import has_key_in, key_columns, key_text
 from rowcast.query.projection import Projection
 from rowcast.query.versions import XMIN, version, xmin
 from rowcast.resources.resource import Resource
@@ -142,7 +143,7 @@ def insert_by_rules(tables: Tables, resource: str, columns: tuple[str, ...]) -> 
 
 
 def _key(tables: Tables, resource: str) -> sa.Label[Any]:
-    return sa.cast(tables.of[resource].c[tables.resources[resource].key.column_name], sa.Text).label("key")
+    return key_text(tables, resource, tables.of[resource])
 
 
 def _place(tables: Tables, resource: str) -> sa.ColumnElement[Any]:
@@ -167,8 +168,8 @@ def restriction(tables: Tables, resource: str, where: Shape, binds: Binds) -> sa
     scope = table.alias("_scope")
     source = Source(tables, resource, binds, scope)
     condition = source.condition(where)
-    key = tables.resources[resource].key.column_name
-    return table.c[key].in_(sa.select(scope.c[key]).select_from(source.clause).where(condition))
+    found = sa.select(*key_columns(tables, resource, scope)).select_from(source.clause).where(condition)
+    return has_key_in(tables, resource, table, found)
 
 
 def _written(
@@ -180,7 +181,7 @@ def _written(
     """
     resource = projection.resource
     row = sa.select(*document(tables, projection, new)).subquery("_p")
-    key = sa.cast(new.c[tables.resources[resource].key.column_name], sa.Text).label("key")
+    key = key_text(tables, resource, new)
     current = version(tables, resource, new.c[XMIN], new) if with_version else sql("NULL")
     columns = sa.select(sa.func.row_to_json(row.table_valued()).label("result"), key, current.label("version"))
     if not within:

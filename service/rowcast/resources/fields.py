@@ -45,6 +45,7 @@ class Kind(StrEnum):
     ARRAY = "array"
     RELATION = "relation"  # to one row
     RELATIONS = "relations"  # to many rows
+    KEY = "key"  # the values of several fields, which are the primary key together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +92,8 @@ class Field:
     name: str
     field_type: FieldType
     primary_key: bool = False
+    key_part: bool = False  # whether it is one of several fields that are the primary key together
+    parts: tuple[Field, ...] = ()  # of a field that stands for such a key
     required: bool = True
     null: bool = False
     blank: bool = False

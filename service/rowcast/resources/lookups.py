@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -36,14 +36,15 @@ class Lookup:
     """One comparison.
 
     ``compare(column, argument)`` returns the SQL condition. ``argument`` is a bound parameter, two of them for a pair, or
-    the value itself for a flag; ``prepare`` converts the argument to the bound value. ``matches(value, argument)`` is the
-    same test in Python for a value that is not null, and ``of_null(argument)`` its result for null.
+    the value itself for a flag; ``prepare`` converts the argument to the bound value. A key of several fields has as many
+    columns and parameters. ``matches(value, argument)`` is the same test in Python for a value that is not null, and
+    ``of_null(argument)`` its result for null.
     """
 
     name: str
     kinds: frozenset[Kind]
     takes: Argument
-    compare: Callable[[Column, Any], sa.ColumnElement[bool]]
+    compare: Callable[[Any, Any], sa.ColumnElement[bool]]
     prepare: Callable[[Any], Any] = lambda argument: argument
     matches: Callable[[Any, Any], bool] | None = None
     of_null: Callable[[Any], bool] = lambda _argument: False
@@ -83,6 +84,7 @@ _TEXT = frozenset({Kind.TEXT})
 _MEASURED = frozenset({Kind.NUMBER, Kind.MOMENT, Kind.UUID})
 _DICTIONARY: sa.ColumnElement[Any] = sa.literal_column("'simple'::regconfig")
 _SCALAR = _TEXT | _MEASURED | {Kind.BOOLEAN}
+_KEY = frozenset({Kind.KEY})
 
 
 def _ordered(
@@ -94,6 +96,17 @@ def _ordered(
     """A comparison of order. Strings are ordered by the collation of the database, which Python cannot reproduce."""
     yield Lookup(name, _TEXT, takes, compare)
     yield Lookup(name, _MEASURED, takes, compare, matches=matches)
+
+
+def _same_key(columns: Sequence[Column], arguments: Sequence[Any]) -> sa.ColumnElement[bool]:
+    return sa.and_(*(column == argument for column, argument in zip(columns, arguments, strict=True)))
+
+
+def _one_of_keys(columns: Sequence[Column], arguments: Sequence[Any]) -> sa.ColumnElement[bool]:
+    """Whether a key is among several; each argument has the values of one of its parts."""
+    parts = [sa.column(f"part_{n}", column.type) for n, column in enumerate(columns)]
+    given = sa.func.unnest(*arguments).table_valued(*parts).render_derived(name="_given")
+    return sa.tuple_(*columns).in_(sa.select(*given.c))
 
 
 def _like(name: str, before: str, after: str, matches: Callable[[str, str], bool] | None) -> Lookup:
@@ -133,6 +146,13 @@ _ROWS: tuple[Lookup, ...] = (
     _like("endswith", "%", "", lambda value, arg: value.endswith(arg)),
     _like("iendswith", "%", "", None),
     _like("iexact", "", "", None),
+    Lookup("exact", _KEY, Argument.ONE, _same_key, matches=lambda value, arg: bool(value == arg)),
+    Lookup("ne", _KEY, Argument.ONE, lambda columns, arg: _same_key(columns, arg).is_not(sa.true()),
+           matches=lambda value, arg: bool(value != arg), of_null=lambda _arg: True),
+    Lookup("in", _KEY, Argument.MANY, _one_of_keys, matches=lambda value, arg: value in arg),
+    Lookup("isnull", _KEY, Argument.FLAG,
+           lambda columns, arg: columns[0].is_(None) if arg else columns[0].is_not(None),
+           matches=lambda _value, arg: not arg, of_null=lambda arg: bool(arg)),
     Lookup("regex", _TEXT, Argument.TEXT, lambda column, arg: column.regexp_match(arg)),
     Lookup("iregex", _TEXT, Argument.TEXT, lambda column, arg: column.regexp_match(arg, flags="i")),
     Lookup("search", _TEXT, Argument.TEXT, lambda column, arg: sa.func.to_tsvector(_DICTIONARY, column).bool_op("@@")(
@@ -155,7 +175,7 @@ def split_lookup(resources: Resources, resource: str, name: str) -> tuple[Path, 
 
     ``pk`` stands for the key. A field may have the name of a lookup. ``ValueError`` if the path does not exist.
     """
-    text = "__".join(resources[resource].key.name if part == "pk" else part for part in name.split("__"))
+    text = _with_keys(resources, resource, name)
     try:
         return resources.resolve(resource, text), text, "exact"
     except ValueError:
@@ -163,3 +183,13 @@ def split_lookup(resources: Resources, resource: str, name: str) -> tuple[Path, 
         if not head or last not in LOOKUP_NAMES:
             raise
     return resources.resolve(resource, head), head, last
+
+
+def _with_keys(resources: Resources, resource: str, name: str) -> str:
+    """A name with ``pk`` replaced by the key of the resource that is reached there."""
+    parts: list[str] = []
+    for part in name.split("__"):
+        parts.append(resources[resource].key.name if part == "pk" else part)
+        if part in resources.relations(resource):
+            resource = resources.relations(resource)[part].target
+    return "__".join(parts)

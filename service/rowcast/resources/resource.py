@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
 from rowcast.errors import did_you_mean
+from rowcast.resources.composite import address_of, composite_key
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.traits import PLAIN, TableTraits
 
@@ -42,7 +44,8 @@ class Through:
 class Path:
     """A field that can be reached from a resource: the relations on the way, its column, and the field of its values.
 
-    For a foreign key ``values`` is the key that it refers to, for any other field the same as ``field``.
+    For a foreign key ``values`` is the key that it refers to, for any other field the same as ``field``. A path to a key
+    of several fields has no ``column``, but ``columns``.
     """
 
     steps: tuple[Relation, ...]
@@ -55,15 +58,24 @@ class Path:
         """Whether one row can lead to several values."""
         return any(step.many for step in self.steps)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The column, or those of a key of several fields."""
+        return tuple(part.column_name for part in self.field.parts) or (self.column,)
+
 
 @dataclass(frozen=True)
 class Resource:
-    """One declared resource. ``fields`` has the order of the file; ``options`` are the checked options of the viewset."""
+    """One declared resource. ``fields`` has the order of the file; ``options`` are the checked options of the viewset.
+
+    ``primary_key`` names the fields that are the key together, if there are several.
+    """
 
     name: str
     table: str
     model: str
     fields: Mapping[str, Field]
+    primary_key: tuple[str, ...] = ()
     unique: tuple[tuple[str, ...], ...] = ()
     indexes: tuple[tuple[str, ...], ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -73,8 +85,42 @@ class Resource:
 
     @cached_property
     def key(self) -> Field:
-        """The primary key."""
+        """The primary key; one field stands for several."""
+        if self.primary_key:
+            return composite_key([self.fields[name] for name in self.primary_key])
         return next(field for field in self.fields.values() if field.primary_key)
+
+    @cached_property
+    def key_fields(self) -> tuple[Field, ...]:
+        """The fields of the primary key."""
+        return self.key.parts or (self.key,)
+
+    @cached_property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns of the primary key."""
+        return tuple(field.column_name for field in self.key_fields)
+
+    @cached_property
+    def key_in(self) -> Callable[[Mapping[str, Any]], Any]:
+        """A function that takes the values of a row by column, and returns its key; ``None`` if it has none yet."""
+        columns = self.key_columns
+        if len(columns) == 1:
+            (column,) = columns
+            return lambda values: values.get(column)
+
+        def key(values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+            parts = tuple([values.get(column) for column in columns])
+            return None if None in parts else parts
+
+        return key
+
+    @cached_property
+    def id_in(self) -> Callable[[Mapping[str, Any]], Any]:
+        """A function that takes a row's JSON by column, and returns the id that events have: the JSON form of its key."""
+        columns = self.key_columns
+        if len(columns) == 1:
+            return itemgetter(*columns)
+        return lambda row: address_of([row[column] for column in columns])
 
     @cached_property
     def columns(self) -> Mapping[str, Field]:
@@ -142,8 +188,10 @@ class Resources(Mapping[str, Resource]):
                 steps.append(relation)
                 here = self._resources[relation.target]
                 if last:
-                    return Path(tuple(steps), here.key.column_name, here.key, self.key_of(here.key))
+                    return self._path_to_key(steps, here)
                 continue
+            if last and part == here.key.name:
+                return self._path_to_key(steps, here)
             if part not in here.fields:
                 names = [*here.fields, *(name for name in self._relations[here.name] if name not in here.fields)]
                 raise ValueError(f"{here.name} has no field {part!r}; {did_you_mean(part, names)}")
@@ -154,6 +202,9 @@ class Resources(Mapping[str, Resource]):
             found = here.fields[part]
             return Path(tuple(steps), found.column_name, found, found)
         raise AssertionError("a path has at least one part")
+
+    def _path_to_key(self, steps: list[Relation], here: Resource) -> Path:
+        return Path(tuple(steps), "" if here.primary_key else here.key.column_name, here.key, self.key_of(here.key))
 
     def steps(self, resource: str, path: str, *, readable: bool = False) -> tuple[Relation, ...]:
         """The relations that a path such as ``category__parent`` follows.
@@ -173,9 +224,14 @@ class Resources(Mapping[str, Resource]):
         return tuple(steps)
 
     def key_of(self, declared: Field) -> Field:
-        """The field of a column's values: itself or, for a foreign key, the key that it finally refers to."""
+        """The field of a column's values: itself or, for a foreign key, the key that it finally refers to.
+
+        For a key of several fields it is one with those of their values as its parts.
+        """
         while declared.to is not None:
             declared = self._resources[declared.to].key
+        if declared.parts:
+            return replace(declared, parts=tuple(map(self.key_of, declared.parts)))
         return declared
 
     def _relate(self, resource: Resource, declared: Field, target: Resource) -> None:

@@ -69,8 +69,8 @@ class Tables:
             table.info[RENAMED_FROM] = resource.renamed_from
         for name, field in resource.columns.items():
             table.append_column(self._column(field, name))
-        key = resource.key.column_name
-        table.append_constraint(sa.PrimaryKeyConstraint(key, name=self._guard(resource, "pk", (key,), "unique")))
+        key = resource.key_columns
+        table.append_constraint(sa.PrimaryKeyConstraint(*key, name=self._guard(resource, "pk", key, "unique")))
         for name, field in resource.columns.items():
             for rule, condition in rules(field, table.c[name]):
                 table.append_constraint(
@@ -87,7 +87,7 @@ class Tables:
                         ondelete=field.on_delete.replace("_", " ").upper(),
                     )
                 )  # fmt: skip
-                if not field.unique:
+                if not field.unique and name != key[0]:
                     sa.Index(_name("ix", table.name, name), table.c[name])
             elif field.index and not field.unique:
                 sa.Index(_name("ix", table.name, name), table.c[name])
@@ -164,7 +164,7 @@ def _info(field: Field, values: Field) -> dict[str, object]:
         CONFIGURED_DEFAULT: field.default not in (MISSING, None),
         IMPLIED_LIMIT: values.max_length is None,
         RENAMED_FROM: field.former_column,
-        WRITTEN: field.auto_now or not (field.read_only or field.primary_key or field.auto_now_add),
+        WRITTEN: field.auto_now or not (field.read_only or field.primary_key or field.key_part or field.auto_now_add),
     }
     return {name: value for name, value in facts.items() if value}
 

@@ -250,7 +250,11 @@ async def _save(
     body = await spawn(render, view, response_serializer, row, shown, {})
     headers = etag_header(view, await version_of(plan, row), body)
     if status == HTTPStatus.CREATED:
-        key = document(plan.service.resources, row, Projection(plan.resource.name, (plan.key_column,)))[plan.key_column]
+        if plan.key.parts:
+            key = plan.key.field_type.dump(plan.key, row.pk)
+        else:
+            shown_key = Projection(plan.resource.name, (plan.key_column,))
+            key = document(plan.service.resources, row, shown_key)[plan.key_column]
         headers = {**_location(view, key), **headers}
     return json_response(body, status, headers)
 
@@ -259,7 +263,11 @@ def _location(view: ModelView, key: object) -> dict[str, str]:
     """The ``Location`` of a new row, below the list that it was created in; empty if its ``lookup_field`` is null."""
     if key is None:
         return {}
-    text = key if isinstance(key, str) else encode(key, view.serialize).decode()
+    field = view.view_plan.key
+    if field.parts:
+        part = field.field_type.dump(field, field.field_type.load(field, key))
+    else:
+        part = quote(key if isinstance(key, str) else encode(key, view.serialize).decode(), safe="")
     http = view.request.http
     path = http.rel_url.raw_path.rstrip("/")
-    return {"Location": f"{base_url(view.view_plan.service.settings.server, http)}{path}/{quote(text, safe='')}/"}
+    return {"Location": f"{base_url(view.view_plan.service.settings.server, http)}{path}/{part}/"}

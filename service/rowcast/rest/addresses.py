@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
+
+from aiohttp import web
 
 VARIABLE_PART: Final = re.compile(r"\{([^\W\d]\w*)(?::[^{}]*(?:\{[^{}]*\}[^{}]*)*)?\}")  # {name} or {name:regex}
 
@@ -18,3 +20,18 @@ def fill(path: str, parts: Iterable[str]) -> str:
     """An address with its variable parts replaced, in order."""
     values = iter(parts)
     return VARIABLE_PART.sub(lambda _: next(values), path)
+
+
+def with_part_as_sent(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]], name: str
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """A handler that gets one variable part of its address percent-encoded, as the client has sent it."""
+
+    async def with_part(http: web.Request) -> web.StreamResponse:
+        parts, route = http.match_info, http.match_info.route.resource
+        if name in parts and route is not None:
+            position = route.canonical.split("/").index(f"{{{name}}}")
+            parts[name] = http.rel_url.raw_path.split("/")[position]
+        return await handler(http)
+
+    return with_part

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from rowcast.errors import ParseError, did_you_mean
-from rowcast.query.conditions import Comparison, Condition, Junction, Query, total_order
+from rowcast.query.conditions import Comparison, Condition, Junction, Query, compare, total_order
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, PATTERNS, Argument, Lookup, check_pattern
 from rowcast.resources.resource import Resource, Resources
@@ -119,7 +119,7 @@ class FieldFilter(BaseFilterBackend):
                 and parameter.lookup.name in CHOICE_LOOKUPS
             ):
                 _check_choices(name, values, argument if isinstance(argument, list | tuple) else [argument])
-            conditions.append(Comparison(parameter.path, parameter.lookup.name, argument, values.field_type.kind))
+            conditions.append(compare(parameter.path, parameter.lookup.name, argument, values.field_type.kind))
         return query.restrict(*conditions) if conditions else query
 
 

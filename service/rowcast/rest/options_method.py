@@ -49,7 +49,7 @@ def body_fields(plan: ModelPlan, action: str) -> dict[str, dict[str, Any]]:
 
 def _describe_field(field: ColumnField | RelatedKeysField, action: str, *, required: bool) -> dict[str, Any]:
     declared = field.declared
-    key_of_existing_row = declared.primary_key and action != "create"
+    key_of_existing_row = (declared.primary_key or declared.key_part) and action != "create"
     described = {
         "type": declared.type,
         "required": required and action != "partial_update" and not key_of_existing_row,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
@@ -137,6 +138,10 @@ class ViewPlan:
             hint = did_you_mean(name, sorted(valid))
             raise ParseError(f"{name[:50]}: unknown parameter; {hint}", code="unknown_parameter")
 
+    def part_of_address(self, name: str, value: object) -> str:
+        """The value of a variable part of an address, percent-encoded."""
+        return quote(str(value), safe="")
+
     def attribute(self, name: str) -> Any:
         """An attribute as instances have it."""
         return self.attributes[name] if name in self.attributes else getattr(self.viewset, name)
@@ -190,6 +195,11 @@ class ModelPlan(ViewPlan):
     has_python_rows: Callable[[Projection], bool]  # whether Python has a say about related rows
     restricted_keys: Callable[[], Sequence[RestrictedKey]]
     expansion_targets: Callable[..., Sequence[tuple[ModelPlan, str]]]  # (plan, default, readable, expand) → who decides
+
+    def part_of_address(self, name: str, value: object) -> str:
+        if not self.key.parts or name != self.lookup_url_kwarg:
+            return quote(str(value), safe="")
+        return value if isinstance(value, str) else str(self.key.field_type.dump(self.key, value))
 
     def requires(self, name: str, field: Any) -> bool:
         """Whether a body needs this field of the serializer: not one that the caller's scope fixes."""

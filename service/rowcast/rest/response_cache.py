@@ -20,6 +20,7 @@ from rowcast.query.conditions import Query
 from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
 from rowcast.resources.actions import READING_ACTIONS
+from rowcast.resources.composite import key_text
 from rowcast.rest.etags import client_has, matches
 from rowcast.rest.negotiation import accepts_json_as_sent
 from rowcast.rest.pagination import PageRequest
@@ -79,11 +80,13 @@ def may_be_cached(view: ModelView) -> bool:
 
 def row_dependencies(plan: ModelPlan, query: Query, shown: Projection) -> Dependencies | None:
     """What an answer about one row depends on: that row alone, or every resource that is read."""
-    key = query.where[-1].values[0]
     alone = plan.unscoped_query is not None and plan.lookup_field is None and not shown.related
-    alone = alone and plan.resource.key.column_name not in plan.service.resources.traits_of(plan.resource.name).loose
-    if alone and isinstance(key, UUID | int | str):
-        return Dependencies(row=(plan.resource.name, str(key)))
+    loose = plan.service.resources.traits_of(plan.resource.name).loose
+    if alone and loose.isdisjoint(plan.resource.key_columns):
+        values = query.where[-1].values
+        if all(isinstance(value, UUID | int | str) for value in values):
+            key = key_text(values) if plan.resource.primary_key else str(values[0])
+            return Dependencies(row=(plan.resource.name, key))
     return list_dependencies(plan, query, shown)
 
 

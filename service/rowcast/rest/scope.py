@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from rowcast.errors import NotFound
+from rowcast.errors import NotFound, ValidationError
 from rowcast.orm.bridge import spawn
+from rowcast.orm.expressions import fitting
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import Query, equals
+from rowcast.resources.fields import Field
 from rowcast.rest.declared_scope import EVERYTHING, CallerScope
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
@@ -91,9 +94,11 @@ def row_query(view: ModelView, scope: Query, key: object = None) -> Query:
 def key_value(view: ModelView, key: object = None) -> Any:
     """The value of the address's key, or of ``key``; ``NotFound`` if no row can have it.
 
-    An integer has one form in addresses: ``/tasks/01/`` is not another address of ``/tasks/1/``.
+    A key of several fields is a string as in addresses or a sequence of their values. An integer has one form in addresses: ``/tasks/01/`` is not another address of ``/tasks/1/``.
     """
     plan = view.view_plan
+    if plan.key.parts and isinstance(key, list | tuple):
+        return _fitting_key(plan.key, key)
     text = str(view.kwargs[plan.lookup_url_kwarg] if key is None else key)
     try:
         value = plan.key.field_type.parse(plan.key, text)
@@ -102,3 +107,10 @@ def key_value(view: ModelView, key: object = None) -> Any:
     if type(value) is int and str(value) != text:
         raise NotFound()
     return value
+
+
+def _fitting_key(key: Field, values: Sequence[object]) -> Any:
+    try:
+        return fitting(key, tuple(values))
+    except ValidationError:
+        raise NotFound() from None

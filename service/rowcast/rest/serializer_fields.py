@@ -90,7 +90,8 @@ def generated_fields(
     ignored: set[str] = set()
     for name, declared in resource.columns.items():
         values = resources.key_of(declared)
-        identity = declared.primary_key and values.field_type.kind is Kind.NUMBER and declared.default is MISSING
+        own_key = declared.primary_key and declared.to is None
+        identity = own_key and values.field_type.kind is Kind.NUMBER and declared.default is MISSING
         if declared.read_only or declared.auto_now or declared.auto_now_add or identity:
             ignored.add(name)
         fields[name] = ColumnField(

@@ -302,14 +302,14 @@ class Serializer(ma.Schema, metaclass=_Settled):
         """
         if not isinstance(body, dict):
             raise ValidationError("The body must be a JSON object.")
-        key = self.resource.key.column_name if self.resource else ""
+        keys = self.resource.key_columns if updating and self.resource else ()
         values = {
             name: value
             for name, value in body.items()
-            if name not in self.ignored and not (updating and name == key) and not self._is_expansion(name, value)
+            if name not in self.ignored and name not in keys and not self._is_expansion(name, value)
         }
         unlisted = self._drop_unknown(values)
-        absent: bool | tuple[str, ...] = partial or ((key, *fixed) if updating and key else tuple(fixed) or False)
+        absent: bool | tuple[str, ...] = partial or (*keys, *fixed) or False
         try:
             loaded = dict(self.load(values, partial=absent, many=False))
             return {**fixed, **loaded} if fixed and not updating else loaded

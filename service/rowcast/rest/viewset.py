@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeAlias
-from urllib.parse import quote
 
 import orjson
 from aiohttp import web
@@ -28,12 +27,12 @@ from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.store import STORE
 from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
-from rowcast.rest.addresses import fill, variable_parts
+from rowcast.rest.addresses import fill, variable_parts, with_part_as_sent
 from rowcast.rest.decorators import VERBS, collect, is_action
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.introspection import actions_of, is_ours
 from rowcast.rest.negotiation import accepts_json
-from rowcast.rest.plan import SERVICE, ViewPlan, policy_instances
+from rowcast.rest.plan import SERVICE, ModelPlan, ViewPlan, policy_instances
 from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
 from rowcast.rest.request import Request, base_url
@@ -134,7 +133,7 @@ class ViewSet:
                 parts[names[0]] = parts.pop(other)
         if missing := [name for name in names if name not in parts]:
             raise LookupError(f"{url_name!r} needs {', '.join(missing)}: pass args=[…] or kwargs={{…}}")
-        filled = fill(path, [quote(str(parts[name]), safe="") for name in names])
+        filled = fill(path, [self.view_plan.part_of_address(name, parts[name]) for name in names])
         return f"{base_url(service.settings.server, self.request.http)}{filled}/"
 
     def get_extra_action_url_map(self) -> dict[str, str]:
@@ -304,6 +303,8 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str]) -> Handler:
             plan.service.store.database.act_for(lambda: ANONYMOUS)
         return await make_view().dispatch(http)
 
+    if isinstance(plan, ModelPlan) and plan.key.parts:
+        return with_part_as_sent(handler, plan.lookup_url_kwarg)
     return handler
 
 

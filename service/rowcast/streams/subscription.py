@@ -22,7 +22,7 @@ import orjson
 from rowcast.changes.events import Batch, Event
 from rowcast.changes.position import Snapshot
 from rowcast.errors import Unavailable
-from rowcast.query.conditions import Query
+from rowcast.query.conditions import Query, total_order
 from rowcast.query.matching import RoutingKey, Test, patterns
 from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
@@ -196,7 +196,7 @@ class Subscription:
         message: dict[str, Any] = {
             "action": action,
             "resource": self.query.resource,
-            "id": row[self.resource.key.column_name],
+            "id": self.resource.id_in(row),
             "data": None,
         }
         if new_matches:
@@ -228,7 +228,7 @@ class Subscription:
             if name in self.resource.links
         )
         logged = Projection(self.query.resource, columns, links)
-        page = PageShape(logged, (self.resource.key.name,), count="none")
+        page = PageShape(logged, total_order(self.resource, ()), count="none")
         found = await self.store.page(self.query, page, (limit,))
         return found.documents, found.snapshot
 

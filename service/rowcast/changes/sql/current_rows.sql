@@ -1,6 +1,6 @@
 -- The rows of an UPDATE as they are now.
 (
-    SELECT rowcast_row.* FROM {table} rowcast_row WHERE rowcast_row.{key} IN (
-        SELECT rowcast_old.{key} FROM rowcast_old UNION SELECT rowcast_new.{key} FROM rowcast_new
+    SELECT rowcast_row.* FROM {table} rowcast_row WHERE {key} IN (
+        SELECT {old} FROM rowcast_old UNION SELECT {new} FROM rowcast_new
     )
 ) rowcast_new

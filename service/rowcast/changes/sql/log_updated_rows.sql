@@ -3,8 +3,8 @@ INSERT INTO rowcast.change (resource, op, pk, old, new)
 SELECT {resource}, CASE WHEN rowcast_o IS NULL THEN 'I' WHEN rowcast_n IS NULL THEN 'D' ELSE 'U' END,
     rowcast_k, rowcast_o, rowcast_n
 FROM (
-    SELECT coalesce(rowcast_new.{key}, rowcast_old.{key})::text AS rowcast_k,
+    SELECT {pk} AS rowcast_k,
         CASE WHEN rowcast_old.{key} IS NOT NULL THEN {old} END AS rowcast_o,
         CASE WHEN rowcast_new.{key} IS NOT NULL THEN {new} END AS rowcast_n
-    FROM rowcast_old FULL JOIN {rows} ON rowcast_new.{key} = rowcast_old.{key} OFFSET 0
+    FROM rowcast_old FULL JOIN {rows} ON {same} OFFSET 0
 ) rowcast_pair WHERE rowcast_o IS DISTINCT FROM rowcast_n
