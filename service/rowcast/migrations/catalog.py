@@ -233,6 +233,7 @@ def _stand_in(table: sa.Table, served: Mapping[str, asyncpg.Record]) -> str:
             rule.name = None  # tables of two schemas may have rules of the same name
     for name, row in served.items():
         made.c[name].type = _ExistingType(row["type"])
+        made.c[name].autoincrement = False  # SQLAlchemy takes only its own types for serial columns
         if row["type"] != row["base"]:  # a domain, which cannot be an identity
             made.c[name].identity = None
             made.c[name].server_default = None if table.c[name].identity else made.c[name].server_default
