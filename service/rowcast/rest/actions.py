@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial as with_arguments
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -173,10 +174,11 @@ async def create_row(view: WritableView, request: Request) -> web.Response:
         async with plan.service.store.database.transaction():
             return await _save(view, view.perform_create, serializer, HTTPStatus.CREATED)
     values = await _validate(view, request, body)
-    await check_keys(view, values)
     store, shown = plan.service.store, plan.default_projection(plan.serializer)
-    row = await write_in_scope(view, lambda within: store.insert(shown, values, within))
-    assert row is not None
+    if plan.unscoped_query is not None:
+        row = await store.insert(shown, values)
+    else:
+        row = await write_in_scope(view, lambda within: store.insert(shown, values, within))
     key = row.key if plan.lookup_field is None else orjson.loads(row.body)[plan.key_column]
     headers = {**_location(view, key), **etag_header(view, row.version, row.body)}
     return json_response(row.body, HTTPStatus.CREATED, headers)
@@ -187,13 +189,15 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
     plan = view.view_plan
     store = plan.service.store
     simple = plan.simple_writes and not plan.asks_about_objects and plan.answers_plainly()
-    if simple and "If-None-Match" not in request.headers:
+    if simple and "If-None-Match" not in request.http.headers:
         query = await object_query(view)
-        values = await _validate(view, request, await request.read_json(), partial=partial, updating=True)
-        await check_keys(view, values, query)
+        values = await _validate(view, request, await request.read_json(), query, partial=partial)
         versions = required_versions(view)
-        shown = plan.default_projection(plan.serializer)
-        row = await write_in_scope(view, lambda within: store.update(unchanged(query, versions), shown, values, within))
+        here, shown = unchanged(query, versions), plan.default_projection(plan.serializer)
+        if plan.unscoped_query is not None:
+            row = await store.update(here, shown, values)
+        else:
+            row = await write_in_scope(view, lambda within: store.update(here, shown, values, within))
         if row is None:
             raise await missing_or_changed(plan, query, versions)
         return json_response(row.body, headers=etag_header(view, row.version, row.body))
@@ -208,16 +212,23 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
         return await _save(view, view.perform_update, serializer, HTTPStatus.OK)
 
 
-async def _validate(view: ModelView, request: Request, body: Any, **options: bool) -> dict[str, Any]:
-    """The values of a body, and for a new row those that the caller's scope fixes.
+async def _validate(
+    view: ModelView, request: Request, body: Any, query: Query | None = None, *, partial: bool = False
+) -> dict[str, Any]:
+    """The values of a body, and for a new row those that the caller's scope fixes; ``query`` is that of an existing row.
 
     A long body is validated in a thread, which takes turns with other requests; not if users' code takes part.
     """
     plan = view.view_plan
     fixed = NO_VALUES if plan.declared_scope is None else (await caller_scope(view)).fixed
-    if request.has_long_body and not any(type(plan.serializer)._hooks.values()):  # noqa: SLF001, marshmallow has no other way
-        return await asyncio.to_thread(plan.serializer.validate_body, body, fixed=fixed, **options)
-    return plan.serializer.validate_body(body, fixed=fixed, **options)
+    validate = with_arguments(
+        plan.serializer.validate_body, body, partial=partial, updating=query is not None, fixed=fixed
+    )
+    in_thread = request.has_long_body and not any(type(plan.serializer)._hooks.values())  # noqa: SLF001, marshmallow has no other way
+    values = await asyncio.to_thread(validate) if in_thread else validate()
+    if plan.restricted_keys():
+        await check_keys(view, values, query)
+    return values
 
 
 async def delete_row(view: WritableView) -> web.Response:
@@ -225,7 +236,7 @@ async def delete_row(view: WritableView) -> web.Response:
     plan = view.view_plan
     store = plan.service.store
     simple = not plan.overrides("perform_destroy") and not plan.asks_about_objects
-    if simple and "If-None-Match" not in view.request.headers:
+    if simple and "If-None-Match" not in view.request.http.headers:
         query, versions = await object_query(view), required_versions(view)
         if not await store.delete(unchanged(query, versions)):
             raise await missing_or_changed(plan, query, versions)

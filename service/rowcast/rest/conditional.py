@@ -25,7 +25,7 @@ from rowcast.rest.scope import object_query
 def required_versions(view: ModelView) -> tuple[str, ...] | None:
     """The versions that ``If-Match`` accepts, ``None`` for any; ``PreconditionRequired`` if the viewset requires one."""
     required = view.view_plan.require_if_match and view.action in CHANGING_ACTIONS
-    if required and "If-Match" not in view.request.headers:
+    if required and "If-Match" not in view.request.http.headers:
         raise PreconditionRequired()
     return etags.expected_versions(view.request.http)
 

@@ -49,6 +49,14 @@ class ColumnField(ma.fields.Field[Any]):
         except ValueError as error:
             raise ma.ValidationError(str(error)) from None
 
+    def _validate(self, value: Any) -> None:
+        try:
+            for validator in self.validators:
+                validator(value)
+        except ma.ValidationError:
+            super()._validate(value)  # collects the messages of all validators
+            raise
+
 
 class RelatedKeysField(ma.fields.Field[Any]):
     """A many_to_many field in a body: a list of the keys of the rows to link, or of objects that contain the keys."""

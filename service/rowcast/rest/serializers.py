@@ -25,6 +25,7 @@ from rowcast.orm.state import Row
 from rowcast.query.projection import Projection, projection_of
 from rowcast.resources.fields import MISSING
 from rowcast.resources.resource import Relation, Resource, Resources
+from rowcast.rest.body_loading import load_by_fields, loads_by_fields
 from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField, generated_fields
 from rowcast.rest.serializer_options import UNSUPPORTED, UNSUPPORTED_META, SerializerOptions
 
@@ -131,6 +132,7 @@ class Serializer(ma.Schema, metaclass=_Settled):
         self._strings = frozenset(
             self.dump_fields[name].attribute or name for name in inner if isinstance(inner[name], ma.fields.String)
         )
+        self._loads_by_fields = loads_by_fields(self)
         if self.resource is None:
             return
         columns = tuple(name for name in self.shown.columns if isinstance(self.dump_fields.get(name), ColumnField))
@@ -308,8 +310,10 @@ class Serializer(ma.Schema, metaclass=_Settled):
             for name, value in body.items()
             if name not in self.ignored and name not in keys and not self._is_expansion(name, value)
         }
-        unlisted = self._drop_unknown(values)
         absent: bool | tuple[str, ...] = partial or (*keys, *fixed) or False
+        if self._loads_by_fields and (valid := load_by_fields(self, values, absent)) is not None:
+            return {**fixed, **valid} if fixed and not updating else valid
+        unlisted = self._drop_unknown(values)
         try:
             loaded = dict(self.load(values, partial=absent, many=False))
             return {**fixed, **loaded} if fixed and not updating else loaded

