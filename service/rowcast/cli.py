@@ -1,4 +1,4 @@
-"""The command line: ``rowcast serve · check · plan · migrate · makemigrations · token · doctor · version``.
+"""The command line: ``rowcast serve · reload · check · plan · migrate · makemigrations · token · doctor · version``.
 
 Commands are imported when they run, so ``rowcast version`` and ``rowcast --help`` do not load the whole service.
 """
@@ -19,6 +19,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # name → module of rowcast
     "makemigrations": ("schema", "Write a revision with everything between database and config."),
     "migrate": ("schema", "Apply the revisions of the migrations directory."),
     "plan": ("schema", "Print the DDL between config and database."),
+    "reload": ("reloading", "Apply a changed config to the running service."),
     "serve": ("serving", "Serve the resources until SIGTERM or SIGINT."),
     "token": ("tokens", "Make, list and revoke the tokens that callers authenticate with."),
 }

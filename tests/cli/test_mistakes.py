@@ -46,7 +46,16 @@ def reported(directory: Path, command: str, *arguments: str, **variables: str) -
 
 def test_every_command_is_walked() -> None:
     """A new command has to be in one of the lists."""
-    assert {each.split()[0] for each in LOADING} == set(COMMANDS)
+    assert {each.split()[0] for each in (*LOADING, "reload")} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--pid", "1"), ("--pid", "-1"), ("--pid", "x"), ("--timeout", "x")])
+def test_reload_without_a_service(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """Nothing is signalled, whatever is in the place of the config and of the services' files."""
+    for _ in range(2):
+        code, output = rowcast(tmp_path, "reload", *arguments)
+        assert is_mistake(code, output), output
+        (tmp_path / "data").write_text("")
 
 
 @pytest.mark.parametrize("command", LOADING)

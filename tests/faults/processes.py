@@ -16,6 +16,7 @@ class Server:
     """``python -m rowcast serve`` on a configuration and a database; ``make_url`` is of the process that runs now."""
 
     def __init__(self, config: Path, url: str, *, migrate: bool = True) -> None:
+        self.config = config
         self._arguments = ["--config", str(config), "--database-url", url, "--port", "0", *["--migrate"] * migrate]
         self._process: asyncio.subprocess.Process | None = None
         self.origin = "http://127.0.0.1:1"  # nobody
@@ -28,16 +29,20 @@ class Server:
     def make_url(self, path: str) -> str:
         return self.origin + path
 
-    async def launch(self) -> None:
+    async def launch(self, **variables: str) -> None:
         """Start a process and do not wait until it is ready."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "rowcast", "serve", *self._arguments,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "service")}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "service"), "ROWCAST_DATA": str(self.config.parent / "data"), **variables}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
-    async def start(self) -> None:
-        """Start a process and wait until it is ready."""
-        await self.launch()
+    async def start(self, **variables: str) -> None:
+        """Start a process, with variables of its environment, and wait until it is ready."""
+        await self.launch(**variables)
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Wait until a process that was launched is ready."""
         assert self._process is not None
         assert self._process.stdout is not None
         line = await asyncio.wait_for(self._process.stdout.readline(), PATIENCE)

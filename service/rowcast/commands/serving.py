@@ -6,12 +6,15 @@ import asyncio
 import errno
 import signal
 import socket
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import click
 import uvloop
 from aiohttp import web
 
+from rowcast.changes.connection import cancel
 from rowcast.commands.common import (
     CONFIG,
     DATABASE_URL,
@@ -23,16 +26,17 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
 from rowcast.rest.plan import SERVICE
-from rowcast.server.admin import AdminListener, admin_listener
 from rowcast.server.app import create_app
 from rowcast.server.hosts import missing_names
 from rowcast.server.http import Runner, tune_garbage_collector
-from rowcast.server.lifecycle import STARTED
 from rowcast.server.missing_scopes import missing_scopes
 from rowcast.server.policies import UNSCOPED_STREAMS, check_streams
 from rowcast.server.prepare import prepare
+from rowcast.server.reload import Reloader, Source
 from rowcast.server.routes import overridden_by_config
+from rowcast.server.running import Record, announced, terminal_watch
 from rowcast.server.workers import run as run_workers
+from rowcast.tasks import spawn
 
 
 @click.command()
@@ -45,21 +49,27 @@ from rowcast.server.workers import run as run_workers
 def serve(
     config: Path, database_url: str | None, host: str | None, port: int | None, workers: int | None, migrate: bool
 ) -> None:
-    """Serve the resources until SIGTERM or SIGINT."""
-    configuration = load_configuration(config, database_url, host=host, port=port, workers=workers)
-    _check_address(configuration.settings.server)
-    with (
-        admin_listener(configuration.settings.server) as admin,
-        open_database(configuration, exclusive=True) as (url, embedded),
-    ):
-        if admin is not None:
-            click.echo(f"Metrics are on {admin.url}")
-        if configuration.settings.server.workers == 1:
-            uvloop.run(_serve(configuration, url, migrate=migrate or embedded, admin=admin))
+    """Serve the resources until SIGTERM or SIGINT. SIGHUP, or `rowcast reload`, applies a changed config."""
+    with suppress(ValueError):  # a thread that is not the main one, in which nothing is served
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service can reload
+    read = partial(load_configuration, config, database_url, host=host, port=port, workers=workers)
+    configuration = read()
+    server = configuration.settings.server
+    _check_address(server)
+    with open_database(configuration, exclusive=True) as (url, embedded), announced(configuration) as record:
+        migrates = migrate or embedded
+
+        def make(configuration: Configuration, once: bool) -> web.Application:
+            database = configuration.settings.database.url or url
+            return create_app(configuration, database, migrate=migrates and (once or server.workers == 1), once=once)
+
+        source = Source(read, make)
+        if server.workers == 1:
+            uvloop.run(_serve(configuration, source, record))
         else:
-            if migrate or embedded:
+            if migrates:
                 asyncio.run(prepare(configuration, *tables_and_database(configuration, url), migrate=True))
-            run_workers(configuration.settings.server, lambda: create_app(configuration, url, admin=admin))
+            run_workers(configuration, source, record)
 
 
 @click.command()
@@ -90,30 +100,40 @@ def _check_address(server: Server) -> None:
         raise ConfigurationError(message) from error
 
 
-async def _serve(configuration: Configuration, url: str, *, migrate: bool, admin: AdminListener | None) -> None:
+async def _set_up(configuration: Configuration, source: Source) -> Runner:
+    runner = Runner(source.make(configuration, False), configuration.settings.server)
+    await runner.setup()
+    return runner
+
+
+async def _serve(configuration: Configuration, source: Source, record: Record) -> None:
     """Serve with this process alone, until a signal."""
     server = configuration.settings.server
-    app = create_app(configuration, url, migrate=migrate, admin=admin)
-    runner = Runner(app, server)
-    await runner.setup()
-    ended = asyncio.Event()
+    runner = await asyncio.create_task(_set_up(configuration, source))  # in a context of its own
+    reloader = Reloader(runner, configuration, source, record.note)
+    ended, hung_up = asyncio.Event(), terminal_watch()
 
     def end() -> None:
         if ended.is_set():
             runner.hurry()
         ended.set()
 
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end)
+        loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, lambda: end() if hung_up() else reloader.request())
+    reloading = spawn(reloader.run(), "reload")
     try:
         await web.TCPSite(runner, server.host, server.port).start()
-        stopping = asyncio.create_task(ended.wait())
-        await asyncio.wait([app[STARTED], stopping], return_when=asyncio.FIRST_COMPLETED)
-        if app[STARTED].done():
-            app[STARTED].result()
+        stopping, started = asyncio.create_task(ended.wait()), asyncio.create_task(reloader.started())
+        await asyncio.wait([started, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            started.result()
             tune_garbage_collector()
             host, port = runner.addresses[0][:2]
             click.echo(f"Rowcast is ready on http://{f'[{host}]' if ':' in host else host}:{port}")
+        started.cancel()
         await stopping
     finally:
+        await cancel([reloading])
         await runner.cleanup()

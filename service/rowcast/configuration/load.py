@@ -58,6 +58,12 @@ def load(
     return Configuration(chosen, resources, directory, {"": service or Document("service.yaml", None), **files})
 
 
+def load_settings(directory: Path, *, environ: Mapping[str, str]) -> Settings:
+    """The settings of a directory whose resources may have mistakes. Settings that have mistakes are the default ones."""
+    problems = Problems()
+    return settings.read(_service(directory, environ, problems), directory, environ, {}, problems)
+
+
 def _files(directory: Path) -> list[Path]:
     """The config files, by name. Other files in the directory are ignored."""
     if not directory.is_dir():

@@ -33,6 +33,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from rowcast.configuration.settings import SERVICES_DIRECTORY
 from rowcast.database import launcher
 
 NAME = "rowcast"
@@ -353,7 +354,7 @@ def _prepare_directory(data: Path) -> None:
             f"{data} belongs to uid {data.stat().st_uid} and is closed to this account: start as its owner,"
             " give it away (chown -R), or choose another data directory"
         )
-    if not (data / "lock").exists() and any(data.iterdir()):
+    if not (data / "lock").exists() and any(each.name != SERVICES_DIRECTORY for each in data.iterdir()):
         raise EmbeddedPostgresError(f"{data} holds other files: choose an empty or a new directory for the database")
 
 

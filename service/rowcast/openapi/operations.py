@@ -214,8 +214,20 @@ NOTICE_SCHEMA: Final[Schema] = {
 }
 HEALTH_SCHEMA: Final[Schema] = {
     "type": "object",
-    "description": "Whether the service is available, and the reason if it is not.",
-    "properties": {"status": {"enum": ["ok", "unavailable"]}, "reason": {"type": "string"}},
+    "description": "Whether the service is available, and the reason if it is not. `config` is the result of the last reload.",
+    "properties": {
+        "status": {"enum": ["ok", "unavailable"]},
+        "reason": {"type": "string"},
+        "config": {
+            "type": "object",
+            "properties": {
+                "state": {"enum": ["applied", "rejected"]},
+                "at": {"type": "string", "format": "date-time"},
+                "problems": {"type": "array", "items": {"type": "string"}},
+            },
+            "required": ["state", "at"],
+        },
+    },
     "required": ["status"],
 }
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 
-from rowcast.changes.cache import Cache, CountingCache
+from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.yaml import Problems, SourceLocation
@@ -25,13 +24,11 @@ from rowcast.rest.binding import plan_view
 from rowcast.rest.plan import SERVICE, Service
 from rowcast.rest.request import BODY_TIMEOUT
 from rowcast.server import health
-from rowcast.server.admin import AdminListener
-from rowcast.server.admin import attach as attach_metrics
 from rowcast.server.cors import cors
 from rowcast.server.hosts import Hosts
 from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import Lifecycle
-from rowcast.server.middleware import add_headers, errors
+from rowcast.server.middleware import REQUESTS, Requests, add_headers, errors
 from rowcast.server.policies import UNSCOPED_STREAMS, unscoped_streams
 from rowcast.server.routes import named_classes, noting, plan_routes, register
 from rowcast.streams.admission import Admission
@@ -42,12 +39,7 @@ JUDGES: Final = 2  # connections on which filters of streams are evaluated
 
 
 def create_app(
-    configuration: Configuration,
-    url: str,
-    *,
-    migrate: bool = False,
-    matches: bool = False,
-    admin: AdminListener | None = None,
+    configuration: Configuration, url: str, *, migrate: bool = False, matches: bool = False, once: bool = False
 ) -> web.Application:
     """The service for a configuration on a database.
 
@@ -59,7 +51,7 @@ def create_app(
         url: The database's URL.
         migrate: Make the database match the config first.
         matches: It is known to match, as the copies of a migrated database do that tests use.
-        admin: Where the metrics are served. Without it nothing is counted.
+        once: Let ``STARTED`` fail if the service cannot start, instead of trying again.
 
     Raises:
         ConfigurationError: names everything that is wrong with the Python that the config names.
@@ -81,8 +73,7 @@ def create_app(
     throttles = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
     problems, importer = Problems(), Importer(configuration.directory)
     store = Store(Queries(tables), database, judges)
-    make_cache = Cache if admin is None else CountingCache
-    service = _service(configuration, store, identity, make_cache, importer, problems, supervisor)
+    service = _service(configuration, store, identity, importer, problems, supervisor)
     STORE.set(service.store)
     routes = plan_routes(service, configuration, importer, problems)
     with noting(problems, SourceLocation(str(configuration.directory / "hooks.py"))):
@@ -94,10 +85,22 @@ def create_app(
     problems.check()
     unscoped = unscoped_streams(routes)
     lifecycle = Lifecycle(
-        configuration, service, tables, identity, throttles, unscoped, supervisor, migrate=migrate, matches=matches
+        configuration,
+        service,
+        tables,
+        identity,
+        throttles,
+        unscoped,
+        supervisor,
+        migrate=migrate,
+        matches=matches,
+        once=once,
     )
 
-    answer_errors = errors(Hosts(settings.server).check, lifecycle.check_ready, count_failure=throttles.count_failure)
+    requests = Requests()
+    answer_errors = errors(
+        Hosts(settings.server).check, lifecycle.check_ready, requests=requests, count_failure=throttles.count_failure
+    )
     app = web.Application(
         middlewares=[answer_errors],
         client_max_size=settings.server.body_limit,
@@ -110,6 +113,7 @@ def create_app(
     app[SERVICE], app[IDENTITY], app[THROTTLES] = service, identity, throttles
     app[STATE] = service.hooks.state
     app[UNSCOPED_STREAMS] = unscoped
+    app[REQUESTS] = requests
     app[BODY_TIMEOUT] = settings.server.body_timeout
     register(app, service, routes, lifecycle.waits_for_start)
     health.register(app, lifecycle.readiness)
@@ -117,8 +121,6 @@ def create_app(
     for path in ("/stream", "/stream/"):
         app.router.add_get(path, combined)
     lifecycle.attach(app)
-    if admin is not None:
-        attach_metrics(app, service, admin)
     return app
 
 
@@ -126,7 +128,6 @@ def _service(
     configuration: Configuration,
     store: Store,
     identity: Identity,
-    make_cache: Callable[[Feed], Cache],
     importer: Importer,
     problems: Problems,
     supervisor: Supervisor,
@@ -135,7 +136,7 @@ def _service(
     settings = configuration.settings
     database = store.database
     feed = Feed(database.connect, wakeup=settings.stream.wakeup, supervisor=supervisor)
-    cache = make_cache(feed)
+    cache = Cache(feed)
     database.changed = cache.invalidate
 
     def classes(option: str, value: Any, *path: str) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
@@ -23,12 +23,13 @@ class Readiness:
 
     ``starting`` is the reason why the service has not started yet; afterwards the feed and its log decide. ``unlogged``
     returns the tables that have lost their triggers. ``supervisor`` has the background tasks that have failed. A service
-    that is ``stopping`` still answers, but should get no further requests.
+    that is ``stopping`` still answers, but should get no further requests. ``config`` is the result of the last reload.
     """
 
     def __init__(self, feed: Feed, supervisor: Supervisor) -> None:
         self.starting: str | None = "The service is starting."
         self.stopping = False
+        self.config: Mapping[str, Any] | None = None
         self.unlogged: Callable[[], Sequence[str]] = tuple
         self._feed = feed
         self._supervisor = supervisor
@@ -76,13 +77,15 @@ def register(app: web.Application, readiness: Readiness) -> None:
         return _answer(None)
 
     async def ready(request: web.Request) -> web.Response:
-        return _answer(await readiness.reason())
+        return _answer(await readiness.reason(), readiness.config)
 
     for path, handler in (("/health/live", live), ("/health/ready", ready)):
         app.router.add_get(path, handler)
         app.router.add_get(path + "/", handler)
 
 
-def _answer(reason: str | None) -> web.Response:
-    body = {"status": "ok"} if reason is None else {"status": "unavailable", "reason": reason}
+def _answer(reason: str | None, config: Mapping[str, Any] | None = None) -> web.Response:
+    body: dict[str, Any] = {"status": "ok"} if reason is None else {"status": "unavailable", "reason": reason}
+    if config is not None:
+        body["config"] = config
     return web.Response(body=orjson.dumps(body), status=200 if reason is None else 503, content_type="application/json")

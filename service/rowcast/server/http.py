@@ -27,6 +27,7 @@ from rowcast.configuration.settings import Server
 from rowcast.errors import ApiError, InternalError, NotFound, ParseError, RequestTimeout, Unavailable
 from rowcast.server import middleware
 from rowcast.server.health import READINESS
+from rowcast.tasks import spawn
 
 HEADER_MAX_BYTES: Final = 64 * 1024  # of the request line and of each header; more than any credentials have
 LINGER_MAX_SECONDS: Final = (
@@ -35,6 +36,8 @@ LINGER_MAX_SECONDS: Final = (
 SHORT_TARGET_BYTES: Final = 1024  # of a request's target: no path of this length is costly
 PATH_MAX_SLASHES: Final = 100
 MIDDLE_COLLECTIONS_PER_FULL: Final = 100
+BEGIN_SECONDS: Final = 0.01  # within which a request begins for which a handler was chosen
+RETIRE_SECONDS: Final = 5.0  # for replaced applications, once their requests have ended or were cancelled
 _logger = structlog.get_logger(__name__)
 
 
@@ -55,6 +58,24 @@ class Runner(web.AppRunner):
         )
         self._server_settings = server
         self._hurry = asyncio.Event()
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def answer_with(self, other: Runner) -> asyncio.Task[None]:
+        """Answer every further request with the application of another runner, also on connections that are open.
+
+        The other runner has been set up, and is of no use afterwards. The streams of the application that it replaces end at
+        once; the task ends when that has answered what it had begun, and has been cleaned up.
+        """
+        assert isinstance(self._server, _Connections)
+        assert isinstance(other.server, _Connections)
+        before, self._app = self._app, other.app
+        self._server_settings = other._server_settings
+        self._shutdown_timeout = other._server_settings.shutdown_grace
+        self._server.adopt(other.server)
+        retiring = spawn(_retire(before), "an application that was replaced")
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        return retiring
 
     async def cleanup(self) -> None:
         """Stop: not ready at first, then without new connections, and without streams; then what is open may finish."""
@@ -63,6 +84,8 @@ class Runner(web.AppRunner):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), self._server_settings.shutdown_delay)
         await super().cleanup()
+        if self._retiring:
+            await asyncio.wait(self._retiring, timeout=RETIRE_SECONDS)
 
     def hurry(self) -> None:
         """Stop without ``server.shutdown_delay``, or end it."""
@@ -77,10 +100,27 @@ class Runner(web.AppRunner):
         return made
 
 
+async def _retire(app: web.Application) -> None:
+    """End an application that gets no further requests, after those that it has begun."""
+    await asyncio.sleep(BEGIN_SECONDS)
+    await app.shutdown()
+    await app[middleware.REQUESTS].end()
+    await app.cleanup()
+
+
 class _Connections(web.Server):
     settings: Server
     open: int
     open_from: Counter[str]  # by address; empty if the addresses are those of proxies
+
+    def adopt(self, other: _Connections) -> None:
+        """Answer requests as another server does."""
+        self.settings = other.settings
+        self.request_handler, self.request_factory = other.request_handler, other.request_factory
+        self._kwargs = other._kwargs
+        for connection in self.connections:
+            assert isinstance(connection, _Connection)
+            connection.adopt(other)
 
     def count(self, address: str) -> bool:
         """Count a connection that has been opened, and return whether it may stay open."""
@@ -120,6 +160,12 @@ class _Connection(web.RequestHandler):
         self._header_begun = False
         self._header_timer: asyncio.TimerHandle | None = None  # runs while a header is awaited that has begun
         self._send_timer: asyncio.TimerHandle | None = None  # runs while the client does not take what is sent
+
+    def adopt(self, other: _Connections) -> None:
+        """Answer further requests as another server does."""
+        if self.transport is not None:
+            self._settings = other.settings
+            self._request_handler, self._request_factory = other.request_handler, other.request_factory
 
     # --- reading: the first header begins with the connection, each other one with its first byte
 
@@ -290,6 +336,7 @@ def tune_garbage_collector() -> None:
     Objects that exist now are never examined again, since they live as long as the process. Full collections become rare:
     with 10,000 open streams each takes half a second.
     """
+    gc.unfreeze()  # what an application has left behind that was replaced
     gc.collect()
     gc.freeze()
     young, middle, _ = gc.get_threshold()

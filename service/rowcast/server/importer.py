@@ -25,6 +25,7 @@ from rowcast.rest import filters, pagination, viewsets
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.serializers import Serializer
 from rowcast.rest.viewset import ViewSet
+from rowcast.server.modules import PACKAGE
 
 
 def _named(*classes: type[Any]) -> Mapping[str, type[Any]]:
@@ -50,7 +51,6 @@ VIEWSETS: Final = _named(viewsets.ModelViewSet, viewsets.ReadOnlyModelViewSet, G
 _MANY: Final = ("permission_classes", "authentication_classes", "throttle_classes", "filter_backends")
 
 
-PACKAGE: Final = "rowcast_config"  # of modules whose own name another module has
 _directories: list[Path] = []  # every config directory of this process, the newest first
 
 

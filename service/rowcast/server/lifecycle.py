@@ -29,19 +29,20 @@ from rowcast.rest.plan import Service
 from rowcast.rest.viewset import Handler
 from rowcast.server.health import Readiness
 from rowcast.server.policies import refused_streams
-from rowcast.server.prepare import prepare, startup_error
+from rowcast.server.prepare import check_additive, prepare, startup_error
 from rowcast.tasks import Supervisor
 
 STARTED: Final = web.AppKey("started", asyncio.Task)
 STREAM_OPEN_ATTEMPTS: Final = 10  # one a second, while the database is away
 FINAL_CODES: Final = ("statement_timeout", TooManyStreams.code)  # after which another attempt would fail as well
 START_RETRY_MAX_SECONDS: Final = 5.0
+START_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable)  # that may go away
 _logger = structlog.get_logger(__name__)
 
 
 class Lifecycle:
     """Starts and stops what a service runs beside requests. ``migrate`` makes the database match the config,
-    unless it ``matches`` already.
+    unless it ``matches`` already. With ``once`` a start that fails is not tried again.
 
     ``unscoped_streams`` are the resources that have a stream of all rows.
     """
@@ -58,6 +59,7 @@ class Lifecycle:
         *,
         migrate: bool,
         matches: bool = False,
+        once: bool = False,
     ) -> None:
         stream = configuration.settings.stream
         self.readiness = Readiness(service.feed, supervisor)
@@ -69,6 +71,7 @@ class Lifecycle:
         self._throttles = throttles
         self._migrate = migrate
         self._matches = matches
+        self._once = once
         self._unscoped_streams = unscoped_streams
         self._database = service.store.database
         self._ticker = Ticker(
@@ -152,6 +155,8 @@ class Lifecycle:
         attempt = 0
         while True:
             try:
+                if self._once and self._migrate:
+                    await check_additive(self._configuration, self._tables, self._database)
                 self._service.secret = await prepare(
                     self._configuration,
                     self._tables,
@@ -165,7 +170,9 @@ class Lifecycle:
                 if message := "; ".join(refused):
                     raise Unavailable(f"The service cannot start: {message}")
                 break
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as error:
+            except START_ERRORS as error:
+                if self._once:
+                    raise
                 self.readiness.starting = startup_error(error)
                 _logger.warning("not_ready", reason=self.readiness.starting, error=str(error))
             attempt += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,24 @@ from rowcast.identity.authentication import failed
 from rowcast.identity.throttling import add_rate_limit_headers
 from rowcast.rest.viewset import Handler
 
+
+class Requests:
+    """The number of requests that an application is answering, its streams included."""
+
+    __slots__ = ("active", "none_left")
+
+    def __init__(self) -> None:
+        self.active = 0
+        self.none_left: asyncio.Event | None = None  # once somebody waits for it
+
+    async def end(self) -> None:
+        """Wait until all of them have been answered."""
+        self.none_left = asyncio.Event()
+        if self.active:
+            await self.none_left.wait()
+
+
+REQUESTS: Final = web.AppKey("requests", Requests)
 PROBLEM: Final = "application/problem+json"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -34,15 +53,17 @@ _logger = structlog.get_logger(__name__)
 
 def errors(
     *checks: Callable[[web.Request], None],
+    requests: Requests | None = None,
     count_failure: Callable[[web.Request], Awaitable[ApiError | None]] | None = None,
 ) -> Middleware:
     """Answer every failure with its problem document, and log the service's own failures once.
 
-    ``checks`` raise for a request that may not be answered, or not now. ``count_failure`` counts wrong credentials, and
+    ``requests`` counts them. ``checks`` raise for a request that may not be answered, or not now. ``count_failure`` counts wrong credentials, and
     returns another error if there were too many. ``X-Request-ID`` is the client's, if it sends a plain one; otherwise a
     random prefix per process and the number of the request.
     """
     process, numbers = secrets.token_hex(6), count(1)
+    requests = requests or Requests()
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -50,6 +71,7 @@ def errors(
         if request_id is None or not PLAIN_ID.fullmatch(request_id):
             request_id = f"{process}{next(numbers):08x}"
         request[REQUEST_ID] = request_id
+        requests.active += 1
         try:
             for check in checks:
                 check(request)
@@ -62,6 +84,10 @@ def errors(
         except Exception:
             _logger.exception("request_failed", request_id=request_id, method=request.method, path=request.path)
             return problem(InternalError(), request_id)
+        finally:
+            requests.active -= 1
+            if requests.none_left is not None and not requests.active:
+                requests.none_left.set()
 
     return answer
 

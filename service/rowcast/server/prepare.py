@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import asyncpg
 import structlog
@@ -73,11 +74,22 @@ async def _match(
     if not pending:
         pending, advice = await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup), ""
     if pending:
-        reason = f"The database is not in line with the config; pending: {'; '.join(pending)}"
-        raise Unavailable(f"{reason}. To do it, {advice}." if advice else reason)
+        raise Unavailable(_not_in_line(pending, advice))
     if leftovers := [] if migrate else await checks.leftovers(connection, tables):
         note = "no resource has these tables, and their changes are still logged; `rowcast migrate` ends that"
         _logger.warning("triggers_left", note=note, tables=leftovers)
+
+
+async def check_additive(configuration: Configuration, tables: Tables, database: Database) -> None:
+    """Raise ``Unavailable`` if a migration would leave something to do, so that it is not begun."""
+    plan = await commands.plan(database.connect, tables, configuration.settings.database.migrations)
+    if not plan.revisions and any(step.needed and not step.additive for step in plan.statements):
+        raise Unavailable(_not_in_line(plan.pending, plan.advice))
+
+
+def _not_in_line(pending: Sequence[str], advice: str) -> str:
+    reason = f"The database is not in line with the config; pending: {'; '.join(pending)}"
+    return f"{reason}. To do it, {advice}." if advice else reason
 
 
 def migration_steps(tables: Tables, settings: Settings) -> LogSteps:

@@ -1,33 +1,71 @@
-"""Several processes for one address: gunicorn forks, watches and restarts them; each is a whole service by itself."""
+"""Several processes for one address: gunicorn forks, watches and restarts them; each is a whole service by itself.
+
+Each worker reloads by itself when the parent gets SIGHUP. The parent keeps the last configuration that a worker has applied,
+with which a worker begins that takes the place of another one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import os
+import queue
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Thread
-from typing import Any
+from typing import Any, Final
 
 import click
 from aiohttp import web
 from aiohttp.worker import GunicornUVLoopWebWorker
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 
+from rowcast.changes.connection import cancel
+from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Server
+from rowcast.errors import ConfigurationError
 from rowcast.server.http import Runner, tune_garbage_collector
-from rowcast.server.lifecycle import STARTED
+from rowcast.server.reload import Reloader, Source
+from rowcast.server.running import Outcome, Record, terminal_watch
+from rowcast.tasks import spawn
 
-READY = b"+"
+READY: Final = b"+"  # what a worker reports to the parent: it has started
+APPLIED: Final = b"!"  # it has reloaded
+CANNOT_START: Final = 4  # gunicorn's exit code of a worker that cannot start, which ends them all
+RESTART_SECONDS: Final = 2.0  # before a worker is replaced that cannot start, while others work
 
 
-def run(server: Server, make_app: Callable[[], web.Application]) -> None:
+def run(configuration: Configuration, source: Source, record: Record) -> None:
     """Serve with ``server.workers`` processes until a signal; exits the process.
 
-    ``make_app`` runs in each of them. The line that reports the service as ready is printed once, when all of them are.
+    ``source`` makes the application in each of them. The line that reports the service as ready is printed once, when all of
+    them are.
     """
-    _Workers(server, make_app).run()
+    _Workers(configuration, source, record).run()
+
+
+class _Arbiter(Arbiter):  # type: ignore[misc]
+    """The parent. Workers reload by themselves."""
+
+    def handle_hup(self) -> None:
+        if self.app.hung_up():
+            raise StopIteration  # as SIGTERM does
+        self.kill_workers(signal.SIGHUP)
+
+
+class _Runner(Runner):
+    """The runner of a worker, with the tasks that end before it does."""
+
+    def __init__(self, app: web.Application, server: Server) -> None:
+        super().__init__(app, server)
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def cleanup(self) -> None:
+        await cancel(self.tasks)
+        await super().cleanup()
 
 
 class _Worker(GunicornUVLoopWebWorker):
@@ -40,11 +78,23 @@ class _Worker(GunicornUVLoopWebWorker):
 class _Workers(BaseApplication):  # type: ignore[misc]
     """gunicorn, configured by our settings instead of its own."""
 
-    def __init__(self, server: Server, make_app: Callable[[], web.Application]) -> None:
-        self._server = server
-        self._make_app = make_app
-        self._ready_in, self._ready_out = os.pipe()
+    def __init__(self, configuration: Configuration, source: Source, record: Record) -> None:
+        self._configuration = configuration
+        self._server = configuration.settings.server
+        self._source = source
+        self._record = record
+        self._messages_in, self._messages_out = os.pipe()
+        self._arbiter: Any = None
+        self._has_started = False
+        self.hung_up = terminal_watch()
         super().__init__()
+
+    def run(self) -> None:
+        try:
+            _Arbiter(self).run()
+        except RuntimeError as error:
+            click.echo(str(error), err=True)
+            sys.exit(1)
 
     def load_config(self) -> None:
         host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
@@ -62,35 +112,68 @@ class _Workers(BaseApplication):  # type: ignore[misc]
     def load(self) -> Callable[[], Any]:
         return self._runner
 
+    # --- in a worker
+
     async def _runner(self) -> Runner:
-        """In a worker: its application, which reports to the parent when it is ready, and ends the worker if it cannot start."""
-        app = self._make_app()
+        """Make the application, which reports to the parent when it is ready, and ends the worker if it cannot start."""
+        try:
+            app = self._source.make(self._configuration, False)
+        except ConfigurationError as error:
+            await self._give_up(error)
+            raise
+        runner = _Runner(app, self._server)
+        reloader = Reloader(runner, self._configuration, self._source, self._note)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.request)
+        with suppress(queue.Empty):  # signals since the fork went to the parent's handler, in this process
+            while True:
+                if self._arbiter.SIG_QUEUE.get_nowait() == signal.SIGHUP:
+                    reloader.request()
 
-        def report(starting: asyncio.Task[None]) -> None:
-            if starting.cancelled():
-                return
-            if error := starting.exception():
-                click.echo(str(error), err=True)
-                os._exit(4)  # gunicorn's code for a worker that cannot start, which ends them all
-            tune_garbage_collector()
-            os.write(self._ready_out, READY)
+        async def follow(app: web.Application) -> None:
+            runner.tasks = [spawn(self._report(reloader), "start"), spawn(reloader.run(), "reload")]
 
-        async def watch(app: web.Application) -> None:
-            app[STARTED].add_done_callback(report)
+        app.on_startup.append(follow)
+        return runner
 
-        app.on_startup.append(watch)
-        return Runner(app, self._server)
+    async def _report(self, reloader: Reloader) -> None:
+        try:
+            await reloader.started()
+        except Exception as error:  # noqa: BLE001 - the process ends
+            await self._give_up(error)
+        tune_garbage_collector()
+        os.write(self._messages_out, READY)
+
+    def _note(self, outcome: Outcome) -> None:
+        self._record.note(outcome)
+        if not outcome.problems:
+            os.write(self._messages_out, APPLIED)
+
+    async def _give_up(self, error: Exception) -> None:
+        """End the worker: all of them, unless they have worked before."""
+        click.echo(str(error), err=True)
+        if self._has_started:
+            await asyncio.sleep(RESTART_SECONDS)
+        os._exit(1 if self._has_started else CANNOT_START)
+
+    # --- in the parent
 
     def _announce(self, arbiter: Any) -> None:
-        """In the parent: print the address once every worker is ready."""
+        """Print the address once every worker is ready, and follow what workers report."""
+        self._arbiter = arbiter
         port = arbiter.LISTENERS[0].sock.getsockname()[1]
         host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
 
-        def wait() -> None:
-            for _ in range(self._server.workers):
-                if os.read(self._ready_in, 1) != READY:
-                    return
-            click.echo(f"Rowcast is ready on http://{host}:{port}")
-            sys.stdout.flush()
+        def follow() -> None:
+            starting = self._server.workers
+            while message := os.read(self._messages_in, 1):
+                if message == APPLIED:
+                    with suppress(ConfigurationError):
+                        self._configuration = self._source.read()
+                elif starting:
+                    starting -= 1
+                    if not starting:
+                        self._has_started = True
+                        click.echo(f"Rowcast is ready on http://{host}:{port}")
+                        sys.stdout.flush()
 
-        Thread(target=wait, name="ready", daemon=True).start()
+        Thread(target=follow, name="workers", daemon=True).start()
