@@ -76,6 +76,11 @@ class Cache:
         """Whether the feed is recent enough for entries to be returned."""
         return self._feed.connected and self._feed.lag < FEED_MAX_LAG_SECONDS
 
+    @property
+    def held(self) -> int:
+        """The bytes that the entries take, approximately."""
+        return self._held
+
     def __len__(self) -> int:
         return len(self._entries)
 
@@ -170,7 +175,7 @@ class Cache:
         """Return the cached value, after waiting for a load in progress; ``None`` if there is none to wait for."""
         end = monotonic() + LOAD_WAIT_SECONDS
         while True:
-            cached, load = self.get(key), self._loads.get(key)
+            cached, load = Cache.get(self, key), self._loads.get(key)  # a miss has been counted
             left = end - monotonic()
             if cached is not None or load is None or left < 0:
                 return cached
@@ -222,6 +227,22 @@ class Cache:
 
     def _reset(self, _: Reason) -> None:
         self.clear()
+
+
+class CountingCache(Cache):
+    """A cache that counts how often it has a value. Counting is a call more for each read, so others do not."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__(feed)
+        self.hits = self.misses = 0
+
+    def get(self, key: Hashable) -> Any:
+        value = super().get(key)
+        if value is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return value
 
 
 def _length(key: Hashable) -> int:

@@ -26,6 +26,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
 from rowcast.rest.plan import SERVICE
+from rowcast.server.admin import admin_listener
 from rowcast.server.app import create_app
 from rowcast.server.hosts import missing_names
 from rowcast.server.http import Runner, tune_garbage_collector
@@ -56,12 +57,18 @@ def serve(
     configuration = read()
     server = configuration.settings.server
     _check_address(server)
-    with open_database(configuration, exclusive=True) as (url, embedded), announced(configuration) as record:
+    with (
+        admin_listener(server) as admin,
+        open_database(configuration, exclusive=True) as (url, embedded),
+        announced(configuration) as record,
+    ):
         migrates = migrate or embedded
+        if admin is not None:
+            click.echo(f"Metrics are on {admin.url}")
 
         def make(configuration: Configuration, once: bool) -> web.Application:
-            database = configuration.settings.database.url or url
-            return create_app(configuration, database, migrate=migrates and (once or server.workers == 1), once=once)
+            database, now = configuration.settings.database.url or url, once or server.workers == 1
+            return create_app(configuration, database, migrate=migrates and now, once=once, admin=admin)
 
         source = Source(read, make)
         if server.workers == 1:

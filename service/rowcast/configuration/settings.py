@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from marshmallow import ValidationError
 from marshmallow import fields as ma
@@ -91,6 +91,28 @@ def _database_url() -> value_types.ValueType:
     return value_types.ValueType(lambda value: check_url(written.take(value)), written.written, null=True)
 
 
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+
+def _address() -> value_types.ValueType:
+    """A host and a port, or null."""
+    written = value_types.string(
+        r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/@\[\]]+):[0-9]{1,5}", "a host and a port such as 127.0.0.1:9100", null=True
+    )
+
+    def take(value: Any) -> Address:
+        host, _, port = written.take(value).rpartition(":")
+        if int(port) > 65535:
+            raise ValueError("must have a port of at most 65535")
+        return Address(host.strip("[]"), int(port))
+
+    return value_types.ValueType(take, written.written, null=True)
+
+
 _CLAIM: Final = r"[^.\s]+(?:\.[^.\s]+)*"
 _REFERENCE: Final = rf"\$user\.(?:id|is_staff|is_authenticated)|\$claims\.{_CLAIM}"
 _SETTING_NAME: Final = (
@@ -115,6 +137,7 @@ class Server:
     host: str = _setting(value_types.string(least=1), "127.0.0.1")
     port: int = _setting(value_types.integer(0, 65535), 8000)
     workers: int = _setting(value_types.integer(1, 1024), 1)
+    admin: Address | None = field(default=None, metadata={"value_type": _address(), "default": None})
     cors_origins: tuple[str, ...] = _setting(
         value_types.ListOf(
             value_types.string(_ORIGIN, "* or an origin such as https://app.example.com, without a path")

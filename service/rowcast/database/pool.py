@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
@@ -39,6 +40,15 @@ SESSION_SETTINGS: Final[Mapping[str, str]] = {
 
 
 _logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLoad:
+    """How many connections a pool may open and are in use, and how many callers wait for one."""
+
+    size: int
+    in_use: int
+    waiting: int
 
 
 class _Transaction:
@@ -93,6 +103,12 @@ class Database:
         self._outside = asyncio.Lock()
         self._following: set[asyncio.Task[None]] = set()  # what follows commits
         self._transaction: ContextVar[_Transaction | None] = ContextVar("transaction", default=None)
+
+    @property
+    def load(self) -> PoolLoad:
+        """The use of the pool now."""
+        waiting = sum(not turn.done() for turn in self._waiting)
+        return PoolLoad(self._size, self._open - len(self._idle), waiting)
 
     async def connect(self, **settings: str) -> Connection:
         """A connection outside the pool, with the driver's codecs, for the caller to close: LISTEN, migrations."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 
-from rowcast.changes.cache import Cache
+from rowcast.changes.cache import Cache, CountingCache
 from rowcast.changes.feed import Feed
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.yaml import Problems, SourceLocation
@@ -24,6 +25,8 @@ from rowcast.rest.binding import plan_view
 from rowcast.rest.plan import SERVICE, Service
 from rowcast.rest.request import BODY_TIMEOUT
 from rowcast.server import health
+from rowcast.server.admin import AdminListener
+from rowcast.server.admin import attach as attach_metrics
 from rowcast.server.cors import cors
 from rowcast.server.hosts import Hosts
 from rowcast.server.importer import Importer
@@ -39,7 +42,13 @@ JUDGES: Final = 2  # connections on which filters of streams are evaluated
 
 
 def create_app(
-    configuration: Configuration, url: str, *, migrate: bool = False, matches: bool = False, once: bool = False
+    configuration: Configuration,
+    url: str,
+    *,
+    migrate: bool = False,
+    matches: bool = False,
+    once: bool = False,
+    admin: AdminListener | None = None,
 ) -> web.Application:
     """The service for a configuration on a database.
 
@@ -52,6 +61,7 @@ def create_app(
         migrate: Make the database match the config first.
         matches: It is known to match, as the copies of a migrated database do that tests use.
         once: Let ``STARTED`` fail if the service cannot start, instead of trying again.
+        admin: Where the metrics are served. Without it nothing is counted.
 
     Raises:
         ConfigurationError: names everything that is wrong with the Python that the config names.
@@ -73,7 +83,8 @@ def create_app(
     throttles = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
     problems, importer = Problems(), Importer(configuration.directory)
     store = Store(Queries(tables), database, judges)
-    service = _service(configuration, store, identity, importer, problems, supervisor)
+    make_cache = Cache if admin is None else CountingCache
+    service = _service(configuration, store, identity, make_cache, importer, problems, supervisor)
     STORE.set(service.store)
     routes = plan_routes(service, configuration, importer, problems)
     with noting(problems, SourceLocation(str(configuration.directory / "hooks.py"))):
@@ -121,6 +132,8 @@ def create_app(
     for path in ("/stream", "/stream/"):
         app.router.add_get(path, combined)
     lifecycle.attach(app)
+    if admin is not None:
+        attach_metrics(app, service, admin)
     return app
 
 
@@ -128,6 +141,7 @@ def _service(
     configuration: Configuration,
     store: Store,
     identity: Identity,
+    make_cache: Callable[[Feed], Cache],
     importer: Importer,
     problems: Problems,
     supervisor: Supervisor,
@@ -136,7 +150,7 @@ def _service(
     settings = configuration.settings
     database = store.database
     feed = Feed(database.connect, wakeup=settings.stream.wakeup, supervisor=supervisor)
-    cache = Cache(feed)
+    cache = make_cache(feed)
     database.changed = cache.invalidate
 
     def classes(option: str, value: Any, *path: str) -> Any:

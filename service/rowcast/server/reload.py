@@ -36,7 +36,9 @@ SECRET_MIN_CHARACTERS: Final = 8  # shorter values are parts of many other words
 _PLAIN_VARIABLES: Final = frozenset(
     ("HOME", "HOSTNAME", "LANG", "LOGNAME", "OLDPWD", "PATH", "PWD", "ROWCAST_CONFIG", "SHELL", "TERM", "USER")
 )
-FIXED: Final = (("server", "host"), ("server", "port"), ("server", "workers"), ("database", "data"))
+FIXED: Final = (
+    ("server", "host"), ("server", "port"), ("server", "workers"), ("server", "admin"), ("database", "data"),
+)  # fmt: skip
 _EXCEPTION: Final = re.compile(r"( cannot be imported: (?:[^:\s]+:[0-9]+: )?(?:\w+)): .*")
 _USER_INFO: Final = re.compile(r"://[^/\s]*@")
 _logger = structlog.get_logger(__name__)

@@ -8,6 +8,7 @@ database or Python that waits, the group falls back to a task that reads the fee
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
 from typing import Final, Protocol
@@ -47,6 +48,7 @@ class Owner(Protocol):
     """What a group uses of its hub."""
 
     feed: Feed
+    resets: Counter[str]
 
     @property
     def buffer(self) -> int:
@@ -216,6 +218,7 @@ class Group:
         self._position = position
         for member in [member for member in self.members if member.renews]:
             member.require_resync(reason)
+        self._hub.resets[reason] += len(self.members)
         self._advance(position, reset_block(self.subscriptions.about, self.client_position, reason))
 
     def _advance(self, position: Position, frame: bytes) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from typing import Final
 from weakref import WeakValueDictionary
@@ -84,6 +84,7 @@ class Hub:
         heartbeat: float,
     ) -> None:
         self.feed = feed
+        self.resets: Counter[str] = Counter()  # sent to clients so far, by reason
         self._admission = admission
         self._valid = valid
         self._supervisor = supervisor
@@ -229,7 +230,7 @@ class Hub:
             subscriber.position = await self._current_position(subscriptions)
         else:
             subscriber.position = Position.parse(last)
-        opening = reset_block(subscriptions.about, subscriber.position, reason) if reason else b""
+        opening = b"" if reason is None else self._reset_block(subscriptions, subscriber.position, reason)
         await subscriber.send(OPENING + opening + ready_block(subscriptions.about, subscriber.position))
 
     async def _check_position(self, last: str, subscriber: Subscriber | None = None) -> Reason | None:
@@ -311,7 +312,11 @@ class Hub:
         if subscriber.renews:
             subscriber.require_resync(reason)
         else:
-            await subscriber.send(reset_block(subscriptions.about, position, reason))
+            await subscriber.send(self._reset_block(subscriptions, position, reason))
+
+    def _reset_block(self, subscriptions: Subscriptions, position: Position | None, reason: str) -> bytes:
+        self.resets[reason] += 1
+        return reset_block(subscriptions.about, position, reason)
 
     # --- all rows
 
@@ -333,7 +338,7 @@ class Hub:
         """Send all rows, and only then a position: a client that is cut off before has none, and starts again."""
         found, position = rows
         if reason is not None:
-            opening += reset_block(subscriptions.about, None, reason)
+            opening += self._reset_block(subscriptions, None, reason)
         try:
             async for subscription, documents in found.blocks():
                 await subscriber.send(opening + await subscription.snapshot_block(documents))

@@ -1,0 +1,192 @@
+"""``server.admin``: an address for operators alone, with ``/metrics`` for Prometheus.
+
+With several worker processes they share the listening socket, and whichever accepts a scrape asks the others, over Unix
+sockets in a directory of their own. The response has the metrics of all of them, each with the label ``worker``, its
+process id: when a worker is replaced its counters begin again, as those of any process do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, UnixConnector, web
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from rowcast.changes.cache import CountingCache
+from rowcast.changes.feed import Feed
+from rowcast.configuration.settings import Address, Server
+from rowcast.database.errors import DRIVER_ERRORS
+from rowcast.errors import ConfigurationError
+from rowcast.rest.plan import Service
+from rowcast.server.metrics import Metrics
+
+SCRAPE_TIMEOUT_SECONDS: Final = 2.0  # for another worker, and for the database; what does not answer is left out
+
+
+@dataclass(frozen=True, slots=True)
+class AdminListener:
+    """The listening socket of ``server.admin``, and with several workers the directory of their own sockets."""
+
+    listening: socket.socket
+    directory: Path | None
+
+    @property
+    def url(self) -> str:
+        """The address of the metrics."""
+        host, port = self.listening.getsockname()[:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+
+
+@contextmanager
+def admin_listener(server: Server) -> Iterator[AdminListener | None]:
+    """Listen at ``server.admin``, for processes that are forked inside the context; ``None`` if there is none."""
+    if server.admin is None:
+        yield None
+        return
+    owner = os.getpid()
+    directory = Path(tempfile.mkdtemp(prefix="rowcast-")) if server.workers > 1 else None
+    try:
+        with _listen(server.admin) as listening:
+            yield AdminListener(listening, directory)
+    finally:
+        if directory is not None and os.getpid() == owner:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _listen(address: Address) -> socket.socket:
+    try:
+        return socket.create_server(address, family=socket.AF_INET6 if ":" in address.host else socket.AF_INET)
+    except OSError as error:
+        reason = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be listened on: {error.strerror}"
+        raise ConfigurationError(f"server.admin: port {address.port} of {address.host} {reason}") from error
+
+
+def attach(app: web.Application, service: Service, listener: AdminListener) -> None:
+    """Count what an application does, and serve it at a listener for as long as the application runs."""
+    assert isinstance(service.cache, CountingCache)
+    metrics = Metrics(service, service.cache)
+    app.middlewares.insert(0, metrics.middleware())
+    app.on_response_prepare.append(metrics.count_stream)
+    app.cleanup_ctx.append(_Admin(metrics, service.feed, listener).run)
+
+
+class _Admin:
+    """Serves the metrics of one process at a listener, together with those of the other workers."""
+
+    def __init__(self, metrics: Metrics, feed: Feed, listener: AdminListener) -> None:
+        self._metrics = metrics
+        self._feed = feed
+        self._listener = listener
+
+    async def run(self, app: web.Application) -> AsyncIterator[None]:
+        """From an application's start to its clean-up."""
+        runners = [
+            await _listen_with(self._scrape, lambda runner: web.SockSite(runner, self._listener.listening.dup()))
+        ]
+        if (directory := self._listener.directory) is not None:
+            path = str(directory / f"{os.getpid()}.sock")
+            runners.append(await _listen_with(self._share, lambda runner: web.UnixSite(runner, path)))
+        yield
+        for runner in runners:
+            await runner.cleanup()
+
+    async def _share(self, request: web.Request) -> web.Response:
+        """For another worker: the metrics of this one."""
+        return web.Response(text=self._metrics.text())
+
+    async def _scrape(self, request: web.Request) -> web.Response:
+        """For Prometheus: the metrics of every worker, and those of the database that they share."""
+        text = self._metrics.text()
+        if self._listener.directory is not None:
+            text = _text(_labelled({str(os.getpid()): text, **await self._others(self._listener.directory)}))
+        return web.Response(text=text + _text(await self._shared()), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _others(self, directory: Path) -> dict[str, str]:
+        """The metrics of the other workers, by process id."""
+        paths = _sockets(directory)
+        texts = await asyncio.gather(*map(_read, paths))
+        return {path.stem: text for path, text in zip(paths, texts, strict=True) if text is not None}
+
+    async def _shared(self) -> list[Metric]:
+        """The size of the log, which is the same for every worker; nothing while the database is away."""
+        try:
+            async with asyncio.timeout(SCRAPE_TIMEOUT_SECONDS):
+                state = await self._feed.state()
+        except (*DRIVER_ERRORS, TimeoutError, ConfigurationError):
+            return []
+        return [GaugeMetricFamily("rowcast_log_bytes", "The size of the change log in the database.", state.size)]
+
+
+async def _listen_with(
+    handler: Callable[[web.Request], Awaitable[web.Response]], site: Callable[[web.AppRunner], web.BaseSite]
+) -> web.AppRunner:
+    """Serve ``/metrics`` with a handler at a site."""
+    app = web.Application()
+    app.router.add_get("/metrics", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    await runner.setup()
+    await site(runner).start()
+    return runner
+
+
+def _sockets(directory: Path) -> list[Path]:
+    """The sockets of the other workers."""
+    return [path for path in directory.glob("*.sock") if path.stem != str(os.getpid())]
+
+
+async def _read(path: Path) -> str | None:
+    """The metrics of the worker that listens at a path; ``None`` if it does not answer. Of one that is gone, the path goes."""
+    try:
+        async with (
+            ClientSession(
+                connector=UnixConnector(str(path)), timeout=ClientTimeout(total=SCRAPE_TIMEOUT_SECONDS)
+            ) as session,
+            session.get("http://worker/metrics") as response,
+        ):
+            return await response.text()
+    except ClientConnectorError as error:
+        if error.errno == errno.ECONNREFUSED:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+    except (ClientError, TimeoutError):
+        pass
+    return None
+
+
+def _labelled(texts: Mapping[str, str]) -> Iterable[Metric]:
+    """The metrics of several workers, each sample with the label of its worker."""
+    families: dict[str, Metric] = {}
+    for worker, text in texts.items():
+        for family in text_string_to_metric_families(text):
+            whole = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                whole.add_sample(sample.name, {**sample.labels, "worker": worker}, sample.value)
+    return families.values()
+
+
+class _Collected(Collector):
+    """Metrics that have been collected."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _text(metrics: Iterable[Metric]) -> str:
+    return generate_latest(_Collected(metrics)).decode()
