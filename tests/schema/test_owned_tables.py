@@ -96,7 +96,7 @@ async def test_a_key_without_any_default_gets_one(database: Database) -> None:
     await database.execute("INSERT INTO things DEFAULT VALUES")
 
 
-DOMAINS = "CREATE DOMAIN positive AS integer CHECK (VALUE > 0); CREATE DOMAIN label AS varchar(10);"
+DOMAINS = "CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE DOMAIN wish AS mood; CREATE DOMAIN positive AS integer CHECK (VALUE > 0); CREATE DOMAIN label AS varchar(10);"
 COMPATIBLE = {
     "smallint": field("x", "integer", min=1, default=2),
     "smallserial": field("x", "big_integer"),
@@ -114,6 +114,14 @@ COMPATIBLE = {
     "timestamptz(3)": field("x", "datetime", auto_now_add=True, min="2000-01-01T00:00:00Z"),
     "time(0)": field("x", "time"),
     "json": field("x", "json", default={"a": 1}),
+    "timestamp": field("x", "datetime", auto_now_add=True, min="2000-01-01T00:00:00Z"),
+    "timestamp(3)": field("x", "datetime", default="2026-01-01T00:00:00+00:00"),
+    "mood": field("x", "string", choices=("happy", "sad"), default="sad", max_length=9, min_length=2),
+    "wish": field("x", "text", blank=True),
+    "mood[]": field("x", "array", of="string", choices=("sad", "happy"), default=["sad"]),
+    "smallint[]": field("x", "array", of="integer", max=9),
+    "varchar[]": field("x", "array", of="text"),
+    "label[]": field("x", "array", of="string"),
     "positive": field("x", "integer", max=5),
     "label": field("x", "string", blank=True),
 }
@@ -143,7 +151,9 @@ async def test_a_key_of_a_narrower_type_is_no_difference(database: Database) -> 
     [
         ("varchar(10)", field("x", "string", max_length=20), True),
         ("numeric(5,2)", field("x", "decimal", max_digits=7, decimal_places=2), True),
-        ("timestamp", field("x", "datetime"), False),
+        ("timestamp", field("x", "date"), False),
+        ("mood", field("x", "integer"), False),
+        ("bigint[]", field("x", "array", of="integer"), False),
         ("text", field("x", "integer"), False),
         ("bigint", field("x", "integer"), False),
         ("label", field("x", "integer"), False),
@@ -155,6 +165,21 @@ async def test_another_type_stays_a_difference(database: Database, type_: str, d
     planned = await database.plan(declare(resource("things", declared)))
     (step,) = [step for step in planned.statements if " TYPE " in step.sql]
     assert step.additive is additive
+
+
+async def test_choices_are_compared_with_the_values_of_an_enum(database: Database) -> None:
+    """A service waits for a choice that the enum does not have; a value that the config does not have is reported."""
+    await database.execute(f"{DOMAINS} CREATE TABLE things (id uuid DEFAULT gen_random_uuid() PRIMARY KEY, x mood)")
+    tables = declare(resource("things", field("x", "string", choices=("sad", "glad"), null=True)))
+    sentence = "-- things.x has the choices sad, glad in the config, and its enum mood has the values sad, happy in the database"
+    assert str(await database.plan(tables)) == sentence
+    assert await database.pending(tables) == [sentence]
+    tables = declare(resource("things", field("x", "string", choices=("sad", "happy"), null=True)))
+    assert (await database.migrate(tables)).left == []
+    assert await database.pending(tables) == []
+    await database.execute("ALTER TYPE mood ADD VALUE 'calm'")
+    assert "sad, happy, calm" in str(await database.plan(tables))
+    assert await database.pending(tables) == []
 
 
 FAMILY = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -54,16 +55,26 @@ SELECT name,
     ) AS loose,
     coalesce((SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(given.name)), false) AS policies,
     coalesce(row_security_active(to_regclass(given.name)::oid), false) AS policies_apply,
-    ARRAY(
-        SELECT concat_ws('=', attname, CASE typtype WHEN 'd' THEN typname ELSE '' END, (
-            WITH RECURSIVE domain (type, modifier) AS (
-                VALUES (atttypid, atttypmod)
+    (
+        SELECT json_agg(json_build_array(attname, format_type(base, modifier), domain, labels))::text
+        FROM pg_attribute, LATERAL (
+            WITH RECURSIVE step (type, modifier, domain) AS (
+                VALUES (atttypid, atttypmod, NULL::name)
                 UNION ALL
-                SELECT typbasetype, typtypmod FROM domain JOIN pg_type ON oid = type WHERE typtype = 'd'
+                SELECT typbasetype, typtypmod, coalesce(domain, typname) FROM step JOIN pg_type ON oid = type WHERE typtype = 'd'
+            ), item (type, domain) AS (
+                SELECT CASE WHEN typcategory = 'A' THEN typelem ELSE type END, domain
+                FROM step JOIN pg_type ON oid = type WHERE typtype <> 'd'
+                UNION ALL
+                SELECT typbasetype, coalesce(domain, typname) FROM item JOIN pg_type ON oid = type WHERE typtype = 'd'
             )
-            SELECT format_type(type, modifier) FROM domain JOIN pg_type ON oid = type WHERE typtype <> 'd'
-        ))
-        FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+            SELECT step.type AS base, step.modifier, item.domain,
+                CASE pg_type.typtype WHEN 'e' THEN ARRAY(
+                    SELECT enumlabel::text FROM pg_enum WHERE enumtypid = item.type ORDER BY enumsortorder
+                ) END AS labels
+            FROM step JOIN pg_type own ON own.oid = step.type AND own.typtype <> 'd',
+                item JOIN pg_type ON pg_type.oid = item.type AND pg_type.typtype <> 'd'
+        ) AS found
         WHERE attrelid = to_regclass(given.name) AND attnum > 0 AND NOT attisdropped
     ) AS types
 FROM unnest($1::text[]) AS given (name)
@@ -82,7 +93,7 @@ async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
     found = {}
     for row in await fetch(_TRAITS_SQL, list(names)):
         name, partitioned, skipping, rules, triggered, patternless, loose, policies, policies_apply, types = row
-        columns = [text.split("=", 2) for text in types]
+        columns = json.loads(types or "[]")
         found[names[name]] = TableTraits(
             partitioned,
             frozenset(skipping),
@@ -92,7 +103,8 @@ async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
             frozenset(loose),
             policies,
             policies_apply,
-            types={column: type_ for column, _, type_ in columns},
-            domains={column: domain for column, domain, _ in columns if domain},
+            types={column: type_ for column, type_, _, _ in columns},
+            domains={column: domain for column, _, domain, _ in columns if domain},
+            labels={column: tuple(labels) for column, _, _, labels in columns if labels is not None},
         )
     return found

@@ -19,7 +19,7 @@ from rowcast import __version__
 from rowcast.migrations.compatibility import serves
 from rowcast.migrations.values import VERSION_TABLE, Connection
 from rowcast.resources.sql import DIALECT, SCHEMA, cut_identifier, quote_identifier, quote_table
-from rowcast.resources.tables import IMPLIED_LIMIT, Tables
+from rowcast.resources.tables import IMPLIED_LIMIT, RULE, Tables
 
 CATALOG_SQL: Final = """
 WITH relation AS (
@@ -27,21 +27,28 @@ WITH relation AS (
 )
 SELECT 'table' AS kind, relation.name AS table, '' AS name,
        relkind::text AS type, NULL AS definition, obj_description(relation.oid, 'pg_class') AS extra,
-       '{}'::text[] AS columns, NULL AS base
+       '{}'::text[] AS columns, NULL AS base, NULL::text[] AS labels
 FROM relation JOIN pg_class ON pg_class.oid = relation.oid
 UNION ALL
 SELECT 'column', relation.name, attname,
        format_type(atttypid, atttypmod), pg_get_expr(adbin, adrelid),
        concat_ws('|', attnotnull, attidentity, attgenerated, col_description(attrelid, attnum)),
        ARRAY[attname::text],
-       (WITH RECURSIVE domain (type, modifier) AS (
-            VALUES (atttypid, atttypmod)
-            UNION ALL
-            SELECT typbasetype, typtypmod FROM domain JOIN pg_type ON oid = type WHERE typtype = 'd'
-        )
-        SELECT format_type(type, modifier) FROM domain JOIN pg_type ON oid = type WHERE typtype <> 'd')
+       base, (SELECT array_agg(enumlabel::text ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = item)
 FROM relation
 JOIN pg_attribute ON attrelid = relation.oid AND attnum > 0 AND NOT attisdropped
+CROSS JOIN LATERAL (
+    WITH RECURSIVE item (type, modifier, dimension) AS (
+        VALUES (atttypid, atttypmod, '')
+        UNION ALL
+        SELECT CASE typtype WHEN 'd' THEN typbasetype ELSE typelem END,
+               CASE typtype WHEN 'd' THEN typtypmod ELSE modifier END,
+               CASE typtype WHEN 'd' THEN dimension ELSE '[]' END
+        FROM item JOIN pg_type ON oid = type WHERE typtype = 'd' OR typcategory = 'A'
+    )
+    SELECT format_type(type, modifier) || dimension AS base, type AS item
+    FROM item JOIN pg_type ON oid = type WHERE typtype <> 'd' AND typcategory <> 'A'
+) AS found
 LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 UNION ALL
 SELECT 'constraint', relation.name, conname,
@@ -52,7 +59,8 @@ SELECT 'constraint', relation.name, conname,
        ))),
        ARRAY(SELECT attname::text FROM unnest(conkey) AS key JOIN pg_attribute ON attrelid = conrelid AND attnum = key),
        (SELECT string_agg(attname, ',' ORDER BY place)
-        FROM unnest(confkey) WITH ORDINALITY AS key (key, place) JOIN pg_attribute ON attrelid = confrelid AND attnum = key)
+        FROM unnest(confkey) WITH ORDINALITY AS key (key, place) JOIN pg_attribute ON attrelid = confrelid AND attnum = key),
+       NULL
 FROM relation JOIN pg_constraint ON conrelid = relation.oid
 UNION ALL
 SELECT 'index', relation.name, pg_class.relname, (indisvalid AND indpred IS NULL AND indexprs IS NULL)::text,
@@ -61,7 +69,7 @@ SELECT 'index', relation.name, pg_class.relname, (indisvalid AND indpred IS NULL
              FROM unnest(indkey::smallint[]) WITH ORDINALITY AS key (key, place)
              JOIN pg_attribute ON attrelid = indrelid AND attnum = key
              WHERE place <= indnkeyatts ORDER BY place),
-       NULL
+       NULL, NULL
 FROM relation JOIN pg_index ON indrelid = relation.oid
 JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
 ORDER BY 1, 2, 3
@@ -136,6 +144,11 @@ class Definitions:
         """Whether the database computes the column's values from other columns."""
         _, _, generated, *_ = self.columns[column]["extra"].split("|")
         return bool(generated)
+
+    def labels(self, column: tuple[str, str]) -> list[str] | None:
+        """The values of a column that is an enum, or of the items of its array; ``None`` for any other type."""
+        labels: list[str] | None = self.columns[column]["labels"]
+        return labels
 
     def _is_identity(self, column: tuple[str, str]) -> bool:
         _, identity, *_ = self.columns[column]["extra"].split("|")
@@ -221,7 +234,9 @@ def _served(table: sa.Table, found: Definitions, declared: Definitions) -> dict[
         name: row
         for name, row in existing.items()
         if row["type"] != (wanted := declared.columns[table.key, name]["type"])
-        and serves(row["base"], wanted, own=own, implied=IMPLIED_LIMIT in table.c[name].info)
+        and serves(
+            row["base"], wanted, own=own, implied=IMPLIED_LIMIT in table.c[name].info, enum=row["labels"] is not None
+        )
     }
 
 
@@ -231,6 +246,10 @@ def _stand_in(table: sa.Table, served: Mapping[str, asyncpg.Record]) -> str:
     for rule in made.constraints:
         if isinstance(rule, sa.PrimaryKeyConstraint | sa.UniqueConstraint):
             rule.name = None  # tables of two schemas may have rules of the same name
+    enums = {name for name, row in served.items() if row["labels"] is not None}
+    for rule in [rule for rule in made.constraints if isinstance(rule, sa.CheckConstraint)]:
+        if rule.info[RULE][0] in enums:  # it is about strings
+            made.constraints.remove(rule)
     for name, row in served.items():
         made.c[name].type = _ExistingType(row["type"])
         made.c[name].autoincrement = False  # SQLAlchemy takes only its own types for serial columns

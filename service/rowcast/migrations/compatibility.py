@@ -12,6 +12,7 @@ _FOREIGN_TYPES: Final = {
     "smallint": frozenset({"integer", "bigint"}),
     "real": frozenset({"double precision"}),
     "json": frozenset({"jsonb"}),
+    "timestamp without time zone": frozenset({"timestamp with time zone"}),  # in UTC
     "citext": _TEXT,
     "character": _TEXT,
     "bpchar": _TEXT,
@@ -20,20 +21,24 @@ _FOREIGN_TYPES: Final = {
 _ROUNDED_TYPES: Final = frozenset({"timestamp with time zone", "time without time zone", "interval"})
 
 
-def serves(found: str, declared: str, *, own: bool, implied: bool) -> bool:
+def serves(found: str, declared: str, *, own: bool, implied: bool, enum: bool = False) -> bool:
     """Whether a column of the type ``found`` can be left as it is under a field that declares another type.
 
     Both are as PostgreSQL prints them. In a table of Rowcast's ``own``, a type that Rowcast could have given the column is
     as the config declared it before, so another one is a difference. ``implied`` says that the config does not name the
-    declared limit.
+    declared limit, and ``enum`` that the column is an enum, or an array of enums.
 
     >>> serves("smallint", "integer", own=True, implied=False), serves("integer", "smallint", own=True, implied=False)
     (True, False)
     """
+    if found.endswith("[]") and declared.endswith("[]") and found != "json[]":  # json has no equality
+        return serves(found[:-2], declared[:-2], own=own, implied=implied, enum=enum)
     here, there = _PRINTED_TYPE.fullmatch(found), _PRINTED_TYPE.fullmatch(declared)
     if found == declared or here is None or there is None or found.endswith("[]"):
         return found == declared
     name, wanted = (match[1] + match[4] for match in (here, there))
+    if enum:
+        return wanted in _TEXT
     if wanted in _FOREIGN_TYPES.get(name.rpartition(".")[2], ()):
         return True
     if name == wanted and name in _ROUNDED_TYPES:

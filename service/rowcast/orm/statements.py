@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rowcast.query.compilation import Binds, Statement, compiled
-from rowcast.query.condition_sql import Source, comparable
+from rowcast.query.condition_sql import Source
 from rowcast.query.conditions import Shape
 from rowcast.query.dependencies import dependents
 from rowcast.query.select import sort_steps
 from rowcast.query.write import restriction, touched
+from rowcast.resources.exchanged import Exchanged, readable
 from rowcast.resources.resource import Through
 from rowcast.resources.tables import Tables
 
@@ -47,7 +48,7 @@ def select_instances(
     source = Source(tables, resource, binds)
     conditions = source.conditions(where)
     joined = [source.at(()), *(source.at(tables.resources.steps(resource, path)) for path in related)]
-    columns = [comparable(column) for table in joined for column in table.c]
+    columns = [readable(column) for table in joined for column in table.c]
     steps = sort_steps(source, order)
     query = sa.select(*(column.label(f"c{n}") for n, column in enumerate(columns))).select_from(source.clause)
     query = query.where(*conditions).order_by(*(step.term() for step in steps))
@@ -63,7 +64,7 @@ def aggregate(tables: Tables, resource: str, functions: tuple[tuple[str, str], .
     source = Source(tables, resource, Binds())
     conditions = source.conditions(where)
     columns = [
-        AGGREGATES[name](source.column(source.path(path)) if path else sa.literal_column("*"))
+        readable(AGGREGATES[name](source.column(source.path(path)) if path else sa.literal_column("*")))
         for name, path in functions
     ]
     return compiled(sa.select(*columns).select_from(source.clause).where(*conditions))
@@ -86,10 +87,10 @@ def update_rows(
         field = tables.resources.key_of(tables.resources[resource].columns[name])
         values[name] = binds(table.c[name].type) if shape is None else source.expression(shape, field)
     if not values:
-        return compiled(sa.select(*map(comparable, table.c)).where(condition).with_for_update())
+        return compiled(sa.select(*map(readable, table.c)).where(condition).with_for_update())
     query = sa.update(table).where(condition).values(values)
     return compiled(
-        query if by_rules else query.returning(*map(comparable, table.c)),
+        query if by_rules else query.returning(*map(readable, table.c)),
         changes=dependents(tables.resources, resource),
     )
 
@@ -99,20 +100,31 @@ def insert_row(tables: Tables, resource: str, columns: tuple[str, ...]) -> State
     binds = Binds()
     table = tables.of[resource]
     values = {name: binds(table.c[name].type) for name in columns}
-    return compiled(sa.insert(table).values(values).returning(*map(comparable, table.c)), changes={resource})
+    return compiled(sa.insert(table).values(values).returning(*map(readable, table.c)), changes={resource})
 
 
 def insert_rows(tables: Tables, resource: str, columns: tuple[str, ...]) -> Statement:
     """Insert rows, and return them. The one value is a JSON array of objects with these columns."""
     table = tables.of[resource]
     rows = sa.func.jsonb_to_recordset(Binds()(postgresql.JSONB)).table_valued(
-        *(sa.column(name, table.c[name].type) for name in columns)
+        *(sa.column(name, _json_type(table.c[name])) for name in columns)
     )
-    rows_of_values = sa.select(*rows.render_derived(name="_given", with_types=True).c)
+    given = rows.render_derived(name="_given", with_types=True)
+    rows_of_values = sa.select(*(_from_json(table.c[name], given.c[name]) for name in columns))
     return compiled(
-        sa.insert(table).from_select(list(columns), rows_of_values).returning(*map(comparable, table.c)),
+        sa.insert(table).from_select(list(columns), rows_of_values).returning(*map(readable, table.c)),
         changes={resource},
     )
+
+
+def _json_type(column: sa.Column[Any]) -> Any:
+    """The type that the JSON form of a column's value is read as."""
+    return (isinstance(column.type, Exchanged) and column.type.json_type) or column.type
+
+
+def _from_json(column: sa.Column[Any], value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    exchanged = column.type if isinstance(column.type, Exchanged) else None
+    return value if exchanged is None or exchanged.json_type is None else exchanged.from_json(value)
 
 
 def through_rows(tables: Tables, through: Through) -> Statement:

@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql
 from rowcast.query.compilation import Binds, bound_type, sql
 from rowcast.query.conditions import Shape
 from rowcast.query.versions import version, xmin
+from rowcast.resources.exchanged import EnumType, Exchanged, Single, comparable, readable
 from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS, Argument, Lookup
 from rowcast.resources.resource import Path, Relation
@@ -29,21 +30,6 @@ _ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
 def sort_key(field: Field, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """What rows are sorted by: the value of a field, or its rank."""
     return rank(field, value) if field.order == "choices" else value
-
-
-def comparable(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """A column in a form that can be compared and decoded: that of a json field may be ``json`` in the database."""
-    return sa.cast(column, column.type) if isinstance(column.type, postgresql.JSONB) else column
-
-
-def _singles(argument: Any) -> Any:
-    """The argument of a lookup rounded to single precision."""
-    if isinstance(argument, tuple):
-        return tuple(map(_singles, argument))
-    if not isinstance(argument, sa.ColumnElement):
-        return argument
-    many = isinstance(argument.type, postgresql.ARRAY)
-    return sa.cast(argument, postgresql.ARRAY(sa.REAL) if many else sa.REAL())
 
 
 class Source:
@@ -140,15 +126,21 @@ class Source:
 
     def _comparison(self, path: Path, lookup: str, flag: Any) -> sa.ColumnElement[bool]:
         spec = LOOKUPS[path.values.field_type.kind, lookup]
+        types = self._types(path)
+        type_ = types[0]
+        compare = spec.compare
+        if isinstance(type_, EnumType) and (spec.takes is Argument.TEXT or lookup == "ne"):
+            types = [sa.Text()]
+            compare = lambda column, argument: spec.compare(readable(column), argument)  # noqa: E731
+        elif spec.takes is Argument.TEXT and self._is_patternless(path):
+            compare = lambda column, argument: spec.compare(column.collate("default"), argument)  # noqa: E731
         if isinstance(flag, tuple):
             argument = self.expression(flag, path.values)
+            if isinstance(type_, Single):
+                argument = type_.stored(argument)
         else:
-            argument = self._argument(spec, flag, path.values)
-        compare = spec.compare
-        if self._is_single(path):
-            argument = _singles(argument)
-        if spec.takes is Argument.TEXT and self._is_patternless(path):
-            compare = lambda column, argument: spec.compare(column.collate("default"), argument)  # noqa: E731
+            arguments = [self._argument(spec, flag, type_) for type_ in types]
+            argument = arguments if path.values.parts and spec.takes is not Argument.FLAG else arguments[0]
         if not path.many:
             return compare(self.columns(path), argument)
         if lookup == "isnull" and flag and path.field.primary_key:
@@ -159,29 +151,43 @@ class Source:
         """Whether the column of a path has a collation that does not work with patterns."""
         return path.column in self._traits(path).patternless
 
-    def _is_single(self, path: Path) -> bool:
-        """Whether the column of a path has single precision: 0.1 there is another number than a ``float`` of 0.1."""
-        return self._traits(path).types.get(path.column) == "real"
+    def _types(self, path: Path) -> list[Any]:
+        """The type of what the column of a path is compared with, or those of the columns of a key of several fields."""
+        table = self.tables.of[path.steps[-1].target if path.steps else self.resource]
+        columns = zip(path.columns, path.values.parts or (path.values,), strict=True)
+        return [
+            table.c[name].type if isinstance(table.c[name].type, Exchanged) else bound_type(values)
+            for name, values in columns
+        ]
 
     def _traits(self, path: Path) -> TableTraits:
         """The traits of the table at the end of a path."""
         return self.tables.resources.traits_of(path.steps[-1].target if path.steps else self.resource)
 
-    def _argument(self, spec: Lookup, flag: Any, field: Field) -> Any:
+    def _argument(self, spec: Lookup, flag: Any, type_: Any) -> Any:
         """The argument of a lookup: bound parameters, or the flag itself."""
         match spec.takes:
             case Argument.FLAG:
                 return flag
             case Argument.TEXT:
                 return self.binds(sa.Text())
-            case _ if field.parts:
-                return [self._argument(spec, flag, part) for part in field.parts]
             case Argument.MANY:
-                return self.binds(postgresql.ARRAY(bound_type(field)))
+                if isinstance(type_, Exchanged):
+                    return type_.arguments(self.binds(postgresql.ARRAY(type_.driver)))
+                return self.binds(postgresql.ARRAY(type_))
             case Argument.PAIR:
-                return self.binds(bound_type(field)), self.binds(bound_type(field))
+                return self._value(type_), self._value(type_)
             case Argument.ONE:
-                return self.binds(bound_type(field))
+                return self._value(type_)
+
+    def _value(self, type_: Any) -> sa.ColumnElement[Any]:
+        """A bound value to compare a column of a type with."""
+        return type_.argument(self.binds(type_.driver)) if isinstance(type_, Exchanged) else self.binds(type_)
+
+    def _cast_text(self, type_: Any) -> sa.ColumnElement[Any]:
+        """A bound string as a value of a type."""
+        text = self.binds(sa.Text())
+        return type_.stored(sa.cast(text, type_.driver)) if isinstance(type_, Exchanged) else sa.cast(text, type_)
 
     def _exists(self, path: Path, test: Callable[[Any], sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
         """Whether some row at the end of a path over relations to many rows passes the test of its column or columns."""
@@ -241,10 +247,8 @@ class Source:
                     later.append(sa.and_(*same, column.is_not(None)))
                 same.append(column.is_(None))
                 continue
-            type_ = bound_type(path.values)
-            value: Any = sa.null() if null else sa.cast(self.binds(sa.Text()), type_) if text else self.binds(type_)
-            if self._is_single(path):
-                value = _singles(value)
+            (type_,) = self._types(path)
+            value: Any = sa.null() if null else self._cast_text(type_) if text else self.binds(type_)
             value = sort_key(path.field, value)
             differs = column < value if descending else column > value
             with_null = sa.or_(differs, column.is_(None)) if may_be_null and not descending else differs

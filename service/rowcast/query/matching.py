@@ -129,7 +129,9 @@ def _comparison(resources: Resources, resource: str, condition: Comparison) -> T
     column, field = path.column, path.values
     if lookup.takes is Argument.MANY:
         argument = frozenset(argument)
-    if lookup.takes is not Argument.FLAG and not resources.traits_of(resource).loose.isdisjoint(path.columns):
+    traits = resources.traits_of(resource)
+    inexact = traits.loose | {name for name, type_ in traits.types.items() if type_ == "real"}
+    if lookup.takes is not Argument.FLAG and not inexact.isdisjoint(path.columns):
         return None
     if path.field.parts:
         key = _key_of_logged(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -31,16 +31,21 @@ def with_fields(error: ValidationError, traits: TableTraits, values: Mapping[str
 
 def _misfits(traits: TableTraits, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in values.items():
-        message = None if value is None else _misfit(traits.types.get(name, ""), value)
+        message = None if value is None else _misfit(traits.types.get(name, ""), value, traits.labels.get(name))
         if message is not None:
             yield name, message
 
 
-def _misfit(type_: str, value: Any) -> str | None:
+def _misfit(type_: str, value: Any, labels: Collection[str] | None) -> str | None:
     """Why a column of a type does not take a value, given as Python or as JSON; ``None`` if it does.
 
-    Whether the value is of the right type at all is not its business.
+    ``labels`` are the values of an enum. Whether the value is of the right type at all is not its business.
     """
+    if isinstance(value, list):
+        items = ((n, _misfit(type_.removesuffix("[]"), item, labels)) for n, item in enumerate(value))
+        return next((f"Item {n}: {message}" for n, message in items if message is not None), None)
+    if labels is not None:
+        return None if value in labels else f"Must be one of: {', '.join(labels)}."
     if isinstance(value, int) and (bits := _INTEGER_BITS.get(type_)):
         low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         return None if low <= value <= high else f"Must be between {low} and {high}."

@@ -20,6 +20,7 @@ from rowcast.query.keys import key_columns
 from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
 from rowcast.query.versions import version, xmin
+from rowcast.resources.exchanged import Exchanged
 from rowcast.resources.fields import Field
 from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import Tables
@@ -127,21 +128,29 @@ def match_logged(tables: Tables, resource: str, where: Shape) -> Statement:
     Values: the condition's, a list of rows.
     """
     binds = Binds()
-    table = tables.of[resource]
-    base = (
-        sa.func.jsonb_populate_record(
-            sa.literal_column(f"NULL::{quote_table(table.key)}"),
-            sa.literal_column("_given.document", postgresql.JSONB),
-        )
-        .table_valued(*(sa.column(column.name, column.type) for column in table.c))
-        .lateral("_logged")
-    )
-    source = Source(tables, resource, binds, base, logged="_given.document")
+    source = Source(tables, resource, binds, _logged_row(tables.of[resource]), logged="_given.document")
     condition = source.condition(where)
     rows = sa.func.unnest(binds(postgresql.ARRAY(postgresql.JSONB))).table_valued(
         sa.column("document", postgresql.JSONB), with_ordinality="position"
     ).render_derived(name="_given")  # fmt: skip
     return compiled(sa.select(rows.c.position).select_from(rows).join(source.clause, sa.true()).where(condition))
+
+
+def _logged_row(table: sa.Table) -> sa.FromClause:
+    """The logged row ``_given.document`` as a row of the table."""
+    record = sa.func.jsonb_populate_record(
+        sa.literal_column(f"NULL::{quote_table(table.key)}"),
+        sa.literal_column("_given.document", postgresql.JSONB),
+    ).table_valued(*(sa.column(column.name, column.type) for column in table.c))
+    other: dict[str, sa.ColumnElement[Any]] = {}
+    for column in table.c:
+        if isinstance(column.type, Exchanged) and column.type.json_type is not None:
+            text = sql(f"_given.document ->> {quote_literal(column.name)}")
+            other[column.name] = column.type.from_json(sa.cast(text, column.type.json_type)).label(column.name)
+    if not other:
+        return record.lateral("_logged")
+    rows = record.alias("_row")
+    return sa.select(*(other.get(column.name, rows.c[column.name]) for column in table.c)).lateral("_logged")
 
 
 def related_size(tables: Tables, shape: PageShape, where: Shape, already: Projection | None, most: int) -> Statement:

@@ -281,8 +281,8 @@ class Store:
 
     async def read_traits(self) -> None:
         """Read the traits of the tables again: a trigger or a rule is newer than the service's start."""
-        resources = self.queries.resources
-        resources.traits = await read_traits(self.database.fetch_outside, self.queries.tables)
+        tables = self.queries.tables
+        tables.learn(await read_traits(self.database.fetch_outside, tables))
 
     async def _delete_with_care(self, query: Query) -> tuple[int, int]:
         """Delete the rows of a table whose triggers or rules may keep or change them: how many met the query, how many

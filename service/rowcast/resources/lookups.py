@@ -138,7 +138,7 @@ _ROWS: tuple[Lookup, ...] = (
     Lookup("isnull", _SCALAR | {Kind.ARRAY, Kind.JSON}, Argument.FLAG,
            lambda column, arg: column.is_(None) if arg else column.is_not(None),
            matches=lambda _value, arg: not arg, of_null=lambda arg: bool(arg)),
-    Lookup("contains", frozenset({Kind.ARRAY, Kind.JSON}), Argument.ONE, lambda column, arg: column.contains(arg)),
+    Lookup("contains", frozenset({Kind.ARRAY, Kind.JSON}), Argument.ONE, lambda column, arg: column.bool_op("@>")(arg)),
     _like("contains", "%", "%", lambda value, arg: arg in value),
     _like("icontains", "%", "%", None),
     _like("startswith", "", "%", lambda value, arg: value.startswith(arg)),

@@ -6,22 +6,25 @@ it guards (``Tables.guards``), so that a violation can be reported to the client
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from rowcast.resources.exchanged import as_it_is, readable
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
 from rowcast.resources.sql import cut_identifier, quote_literal, split_table
+from rowcast.resources.traits import TableTraits
 
 CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
 
 RENAMED_FROM: Final = "renamed_from"  # the name that a column or table had before, in its ``info``
 WRITTEN: Final = "written"  # the same for a column that the service writes
+RULE: Final = "rule"  # in ``info`` of a check: its column, and the rule of the field
 IMPLIED_LIMIT: Final = "implied_limit"  # the same for a column whose length is limited by its type alone
 
 
@@ -62,6 +65,18 @@ class Tables:
         for constraint in circular:
             constraint.use_alter = True  # made when all tables are there
 
+    def learn(self, traits: Mapping[str, TableTraits]) -> None:
+        """Take over what the tables are in the database: their traits, and the types of columns that are not the declared ones."""
+        self.resources.traits = traits
+        for resource, table in self.of.items():
+            found = self.resources.traits_of(resource)
+            for name, field in self.resources[resource].columns.items():
+                values = self.resources.key_of(field)
+                declared = values.field_type.column(values)
+                table.c[name].type = as_it_is(
+                    declared, found.types.get(name, ""), enum=name in found.labels, domain=name in found.domains
+                )
+
     def _table(self, resource: Resource) -> sa.Table:
         schema, name = split_table(resource.table)
         table = sa.Table(name, self.metadata, schema=schema, comment=resource.description)
@@ -73,9 +88,8 @@ class Tables:
         table.append_constraint(sa.PrimaryKeyConstraint(*key, name=self._guard(resource, "pk", key, "unique")))
         for name, field in resource.columns.items():
             for rule, condition in rules(field, table.c[name]):
-                table.append_constraint(
-                    sa.CheckConstraint(condition, name=self._guard(resource, "ck", (name,), "check", rule))
-                )
+                guard = self._guard(resource, "ck", (name,), "check", rule)
+                table.append_constraint(sa.CheckConstraint(condition, name=guard, info={RULE: (name, rule)}))
             if field.unique and not field.primary_key:
                 table.append_constraint(sa.UniqueConstraint(name, name=self._guard(resource, "uq", (name,), "unique")))
             if field.to is not None:
@@ -210,7 +224,9 @@ def rank(field: Field, value: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
     places = sa.cast(
         sa.literal_column(quote_literal(_array_text(field, field.choices))), postgresql.ARRAY(_unlimited(field))
     )
-    return sa.func.coalesce(sa.func.array_position(places, value), sa.literal_column(str(len(field.choices) + 1)))
+    return sa.func.coalesce(
+        sa.func.array_position(places, readable(value)), sa.literal_column(str(len(field.choices) + 1))
+    )
 
 
 def _unlimited(field: Field) -> Any:

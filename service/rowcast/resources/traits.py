@@ -21,7 +21,8 @@ class TableTraits:
         policies_apply: It applies to the service's own role as well.
         loose: The columns of strings that can be equal without having the same characters.
         types: The type of each column as PostgreSQL prints it, the base type of a domain.
-        domains: The domain of each column that has one.
+        domains: The domain of each column that has one, or of the items of its array.
+        labels: The values of each column that is an enum, or of the items of its array.
     """
 
     partitioned: bool = False
@@ -34,6 +35,7 @@ class TableTraits:
     policies_apply: bool = False
     types: Mapping[str, str] = field(default_factory=dict)
     domains: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 PLAIN: Final = TableTraits()

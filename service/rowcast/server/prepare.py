@@ -43,7 +43,7 @@ async def prepare(
     try:
         if not matches:
             await _match(configuration, tables, database, connection, migrate=migrate)
-        tables.resources.traits = await read_traits(connection.fetch, tables)
+        tables.learn(await read_traits(connection.fetch, tables))
         tables.guards.update(await read_guards(connection.fetch, tables))
         key = settings.server.secret_key
         return hashlib.sha256(key.encode()).digest() if key else await read_secret(connection)
@@ -71,6 +71,8 @@ async def _match(
             note="the config no longer has these rules; `rowcast migrate --sync` drops them",
             drop=stale,
         )
+    if sentences := [step.sql for step in left if step.problem and not step.needed]:
+        _logger.warning("choices_left", note="the database has values that the config does not name", enums=sentences)
     if not pending:
         pending, advice = await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup), ""
     if pending:

@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from rowcast.resources.exchanged import MOMENT
 from rowcast.resources.fields import Field, FieldType, Kind
 
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -216,6 +217,7 @@ TEMPORAL_TYPES: Final = (
         native=dt.datetime,
         from_native=lambda value: value.astimezone(dt.UTC),  # a naive one is local time
         dump=lambda _field, value: _trim(value.astimezone(dt.UTC).isoformat()),
+        json=lambda _field, column: sa.cast(column, MOMENT),  # the column may have no zone: then it is UTC
         nearest=lambda _field, text: (dt.datetime.min if _is_early(text) else dt.datetime.max).replace(tzinfo=dt.UTC),
         schema=lambda _field: {
             "type": "string",
