@@ -78,7 +78,8 @@ class GenericViewSet(ViewSet):
         await super().initial(request)
         if self.view_plan.declared_scope is not None:
             await scope.caller_scope(self)
-        await expansion.check_expansions(self)
+        if "expand" in self.view_plan.allowed_parameters.get(self.action, ()) and "expand" in request.query_params:
+            await expansion.check_expansions(self)
 
     # --- rows
 

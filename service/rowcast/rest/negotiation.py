@@ -18,7 +18,7 @@ def accepts_json_as_sent(http: web.Request) -> bool:
 
 def accepts_json(http: web.Request) -> bool:
     """Whether the ``Accept`` headers allow JSON."""
-    if accepts_json_as_sent(http):
+    if http.headers.get("Accept", "*/*") in _ANYTHING:
         return True
     accept = ",".join(http.headers.getall("Accept"))
     return not accept or any(_accepts_json(part) for part in accept.split(","))

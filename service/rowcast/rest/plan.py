@@ -217,6 +217,9 @@ class Policies(tuple[Any, ...]):
     __slots__ = ()
 
 
+NO_POLICIES: Final = Policies()
+
+
 def policy_instances(policies: Iterable[Any]) -> Policies:
     """The instances of policies, for which an overridden getter may return classes."""
     if type(policies) is Policies:

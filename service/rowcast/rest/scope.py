@@ -82,7 +82,7 @@ def apply_filters(view: ModelView, rows: Any) -> Any:
 
 async def object_query(view: ModelView, key: object = None) -> Query:
     """The query for the row that the address, or ``key``, names within the scope; ``NotFound`` if it names none."""
-    return row_query(view, await scope_of(view), key)
+    return row_query(view, view.view_plan.unscoped_query or await scope_of(view), key)
 
 
 def row_query(view: ModelView, scope: Query, key: object = None) -> Query:

@@ -32,7 +32,7 @@ from rowcast.rest.decorators import VERBS, collect, is_action
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.introspection import actions_of, is_ours
 from rowcast.rest.negotiation import accepts_json
-from rowcast.rest.plan import SERVICE, ModelPlan, ViewPlan, policy_instances
+from rowcast.rest.plan import NO_POLICIES, SERVICE, ModelPlan, ViewPlan, policy_instances
 from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
 from rowcast.rest.request import Request, base_url
@@ -160,7 +160,7 @@ class ViewSet:
         if not self.action:
             raise MethodNotAllowed(http.method, self.action_map)
         await (run_checked(self.initial(request)) if plan.checks_initial else self.initial(request))
-        if self.action != STREAM and not accepts_json(http):  # a stream is sent as it is, whatever is accepted
+        if not accepts_json(http) and self.action != STREAM:  # a stream is sent as it is, whatever is accepted
             await self.check_address()
             raise NotAcceptable()
         if http.method not in SAFE_METHODS and is_conditional(http):
@@ -247,7 +247,7 @@ class ViewSet:
 
     def get_throttles(self) -> Sequence[Any]:
         """The throttles that count this request; each is a new instance."""
-        return policy_instances(self.throttle_classes or ())
+        return policy_instances(self.throttle_classes) if self.throttle_classes else NO_POLICIES
 
     async def perform_authentication(self, request: Request) -> None:
         """Recognise the caller. Bad credentials are an error even where none are needed."""
@@ -269,8 +269,9 @@ class ViewSet:
 
     async def check_throttles(self, request: Request) -> None:
         """Count the request, and raise ``Throttled`` if there were too many."""
-        if throttles := policy_instances(self.get_throttles()):
-            await throttling.check(request, self, throttles)
+        throttles = self.get_throttles()
+        if throttles is not NO_POLICIES:
+            await throttling.check(request, self, policy_instances(throttles))
 
     def permission_denied(self, request: Request, permission: BasePermission) -> None:
         """Refuse the request with the permission's message and code."""
