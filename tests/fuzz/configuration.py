@@ -56,13 +56,29 @@ OWNED: Mapping[str, Any] = {
 }
 """Rows whose visibility the claims of hostile tokens decide."""
 
+SEATS: Mapping[str, Any] = {
+    "fields": {
+        "box": {"type": "foreign_key", "to": "boxes", "on_delete": "cascade"},
+        "row": {"type": "string", "max_length": 10},
+        "day": {"type": "date"},
+        "note": {"type": "text", "default": ""},
+    },
+    "primary_key": ["row", "box", "day"],
+    "viewset": {
+        "filterset_fields": {"box": ["exact"], "row": ["in"], "day": ["gte"]},
+        "ordering_fields": ["day", "note"],
+        "cache": "responses",
+    },
+}
+"""Rows whose key has several fields."""
+
 
 def write_everything(directory: Path) -> Path:
     """Write the configuration with everything, and return its directory."""
     resources: dict[str, Any] = {name: dict(each) for name, each in RESOURCES.items()}
     for name, text in FILES.items():
         resources[name] = YAML(typ="safe", pure=True).load(dedent(text)) | {"viewset": VIEWSETS[name]}
-    resources["owned"] = OWNED
+    resources |= {"owned": OWNED, "seats": SEATS}
     (directory / "resources").mkdir(parents=True)
     (directory / "service.yaml").write_text(json.dumps(SERVICE))
     for name, resource in resources.items():

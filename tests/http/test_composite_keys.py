@@ -48,6 +48,32 @@ RESOURCES: dict[str, dict[str, Any]] = {
         "primary_key": ["name", "day", "open"],
         "viewset": {"pagination_class": "CursorPagination", "page_size": 2, "cache": "responses"},
     },
+    "notes": {
+        "fields": {
+            "order": {"type": "foreign_key", "to": "orders", "on_delete": "cascade"},
+            "number": {"type": "integer"},
+            "first": {
+                "type": "foreign_key",
+                "to": "products",
+                "null": True,
+                "on_delete": "set_null",
+                "related_name": "first_notes",
+            },
+            "second": {
+                "type": "foreign_key",
+                "to": "products",
+                "null": True,
+                "on_delete": "set_null",
+                "related_name": "second_notes",
+            },
+        },
+        "primary_key": ["order", "number"],
+        "viewset": {"scope": {"order__name__ne": "hidden"}},
+    },
+    "readings": {
+        "fields": {"sensor": {"type": "text"}, "at": {"type": "datetime"}, "value": {"type": "integer", "null": True}},
+        "primary_key": ["sensor", "at"],
+    },
     "profiles": {
         "fields": {
             "order": {"type": "foreign_key", "to": "orders", "on_delete": "cascade"},
@@ -164,6 +190,11 @@ class Mine(ModelViewSet):
         assert row.pk[1] < 100
         await row.delete()
 """
+READINGS = """
+CREATE TABLE readings (sensor text NOT NULL CHECK (sensor <> ''), at timestamptz NOT NULL, value integer,
+    PRIMARY KEY (sensor, at)) PARTITION BY RANGE (at);
+CREATE TABLE readings_of_2026 PARTITION OF readings FOR VALUES FROM ('2026-01-01Z') TO ('2027-01-01Z');
+"""
 ROWS = """
 INSERT INTO orders (id, name) OVERRIDING SYSTEM VALUE VALUES (1, 'first'), (2, 'second'), (3, 'third');
 INSERT INTO products (id, name) OVERRIDING SYSTEM VALUE VALUES (1, 'a'), (2, 'b'), (3, 'c');
@@ -174,14 +205,14 @@ INSERT INTO lines (order_id, product_id, quantity) VALUES (1, 2, 10), (2, 2, 20)
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def _shop(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
     directory: Path = tmp_path_factory.mktemp("shop")
-    async with running(databases, directory, RESOURCES, OPEN, {"views": VIEWS}) as service:
+    async with running(databases, directory, RESOURCES, OPEN, {"views": VIEWS}, prepare=READINGS) as service:
         yield service
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def shop(_shop: Service) -> Service:
     """The shop with two lines: the second product in the first two of three orders."""
-    await _shop.sql.execute("TRUNCATE orders, products, lines, places, mine, profiles, badges RESTART IDENTITY")
+    await _shop.sql.execute("TRUNCATE orders, products, lines, places, mine, notes, profiles, badges RESTART IDENTITY")
     await _shop.sql.execute(ROWS)
     return _shop
 
@@ -455,3 +486,78 @@ async def test_streams(shop: Service) -> None:
         assert await get(shop, f"/places/{event['id']}/") == event["data"]
     logged = await shop.sql.fetch("SELECT pk FROM rowcast.change WHERE resource = 'places' AND op = 'I' ORDER BY seq")
     assert logged[-1]["pk"] == "a%2Cb %25,2026-01-02,false"
+
+
+async def test_a_scope_over_a_relation(shop: Service) -> None:
+    """What is read, written, expanded and streamed is bounded by it, where the condition needs a join."""
+    await shop.sql.execute("INSERT INTO orders (id, name) OVERRIDING SYSTEM VALUE VALUES (4, 'hidden')")
+    await shop.sql.execute("INSERT INTO notes VALUES (1, 1), (4, 1)")
+    async with listen(shop.client, "/notes/stream/") as source:
+        assert (await source.next()).event == "ready"
+        assert (await get(shop, "/notes/"))["count"] == 1
+        for address, status in (("/notes/1,1/", 200), ("/notes/4,1/", 404)):
+            assert (await shop.client.patch(address, json={"first_id": 1})).status == status
+            assert (await shop.client.put(address, json={})).status == status
+        refused = await shop.client.post("/notes/", json={"order_id": 4, "number": 2})
+        assert refused.status == 403
+        assert (await shop.client.post("/notes/", json={"order_id": 1, "number": 2})).status == 201
+        orders = (await get(shop, "/orders/?expand=notes"))["results"]
+        assert [[note["number"] for note in order["notes"]] for order in orders] == [[1, 2], [], [], []]
+        assert (await shop.client.delete("/notes/4,1/")).status == 404
+        assert (await shop.client.delete("/notes/1,1/")).status == 204
+        events = [(await source.next()).json() for _ in range(3)]
+        assert [(event["action"], event["id"]) for event in events] == [
+            ("UPDATE", "1,1"), ("INSERT", "1,2"), ("DELETE", "1,1"),
+        ]  # fmt: skip
+
+
+async def test_rows_that_change_twice_in_a_transaction(shop: Service) -> None:
+    """The triggers log rows as they are after nested changes, and after a cascade that takes two references of a row."""
+    await shop.sql.execute("INSERT INTO notes VALUES (1, 1, 1, 3), (2, 1, 3, 3)")
+    async with listen(shop.client, "/stream/?resources=notes,lines") as source:
+        assert (await source.next()).event == "ready"
+        await shop.sql.execute("DELETE FROM products WHERE id IN (1, 3)")
+        await shop.sql.execute("INSERT INTO products (id, name) OVERRIDING SYSTEM VALUE VALUES (1, 'a')")
+        last: dict[str, Any] = {}
+        while last.keys() != {"1,1", "2,1"} or last["2,1"]["first_id"]:
+            event = (await source.next()).json()
+            last[event["id"]] = event["data"]
+        empty = {"number": 1, "first_id": None, "second_id": None}
+        assert last == {"1,1": empty | {"order_id": 1}, "2,1": empty | {"order_id": 2}}
+        await shop.sql.execute(
+            """
+            CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                UPDATE lines SET version = version + 1 WHERE order_id = NEW.order_id AND product_id = NEW.product_id;
+                RETURN NULL;
+            END $$;
+            CREATE TRIGGER again AFTER INSERT ON lines FOR EACH ROW EXECUTE FUNCTION again();
+            """
+        )
+        async with shop.sql.transaction():
+            await shop.sql.execute("INSERT INTO lines (order_id, product_id) VALUES (3, 2)")
+            await shop.sql.execute("UPDATE lines SET quantity = 99 WHERE order_id = 3")
+            await shop.sql.execute("UPDATE lines SET product_id = 3 - product_id WHERE order_id = 2")
+            await shop.sql.execute("DELETE FROM lines WHERE order_id = 1")
+        await shop.sql.execute("DROP FUNCTION again CASCADE")
+        last = {}
+        while last.keys() != {"3,2", "2,2", "2,1", "1,2"}:
+            event = (await source.next()).json()
+            if event["resource"] == "lines":
+                last[event["id"]] = event["data"]
+        assert (last["1,2"], last["2,2"], last["2,1"]["quantity"]) == (None, None, 20)
+    assert (await get(shop, "/lines/3,2/"))["quantity"] == 99
+
+
+async def test_a_partitioned_table_with_time_in_its_key(shop: Service) -> None:
+    """The row is read again by its key, and an address may have any form of the time."""
+    body = {"sensor": "a/b", "at": "2026-03-01T12:00:00.123456Z", "value": 1}
+    made = await shop.client.post("/readings/", json=body)
+    assert made.status == 201, await made.text()
+    row = await made.json()
+    address = path_of(made)
+    assert address == "/readings/a%2Fb,2026-03-01T12%3A00%3A00.123456%2B00%3A00/"
+    assert await get(shop, address) == await get(shop, "/readings/a%2Fb,2026-03-01T13:00:00.123456+01:00/") == row
+    changed = await shop.client.patch(URL(address, encoded=True), json={"value": 2})
+    assert (changed.status, await changed.json()) == (200, row | {"value": 2})
+    assert (await shop.client.post("/readings/", json=body)).status == 409
+    assert (await shop.client.delete(URL(address, encoded=True))).status == 204
