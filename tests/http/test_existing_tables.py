@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -43,6 +44,32 @@ async def test_a_new_row_gets_the_defaults_of_the_tables_owner(run: Run) -> None
     assert (response.status, await response.json()) == (201, {"id": 1, "number": "R-1", "status": "x"})
     await service.sql.execute("INSERT INTO invoices DEFAULT VALUES")
     assert await service.sql.fetchval("SELECT status FROM invoices WHERE number = 'R-2'") == "new"
+
+
+@pytest.mark.parametrize(("type_", "column", "key"), [("integer", "smallint", 7), ("uuid", "uuid", str(UUID(int=7)))])
+async def test_a_key_that_nothing_generates_is_sent(run: Run, type_: str, column: str, key: object) -> None:
+    """With `required: true` on the key it stands in the body, and the table gets no default."""
+    service = await run(
+        {
+            "genres": {
+                "fields": {
+                    "id": {"type": type_, "primary_key": True, "required": True},
+                    "name": {"type": "string", "blank": True},
+                }
+            }
+        },
+        prepare=f"CREATE TABLE genres (id {column} PRIMARY KEY, name text NOT NULL)",
+    )
+    response = await service.client.post("/genres/", json={"name": "Jazz"})
+    assert (response.status, (await response.json())["errors"]) == (400, {"id": ["This field is required."]})
+    for status in (201, 409):
+        response = await service.client.post("/genres/", json={"id": key, "name": "Jazz"})
+        assert response.status == status
+    response = await service.client.put(f"/genres/{key}/", json={"name": "Blues"})
+    assert (response.status, await response.json()) == (200, {"id": key, "name": "Blues"})
+    described = (await (await service.client.options("/genres/")).json())["actions"]["POST"]["id"]
+    assert (described["required"], described["read_only"]) == (True, False)
+    assert await service.sql.fetchval("SELECT count(*) FROM pg_attrdef WHERE adrelid = 'genres'::regclass") == 0
 
 
 NARROW = {

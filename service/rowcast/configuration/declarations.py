@@ -159,6 +159,7 @@ class _FieldReader:
         optional = field.null or field.read_only or self._filled(field)
         return replace(
             field,
+            sent_key=field.primary_key and options.get("required", False),
             required=options.get("required", not optional),
             blank=options.get("blank", options.get("default") == ""),
         )

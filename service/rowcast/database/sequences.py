@@ -12,7 +12,6 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import quote_identifier, quote_literal, quote_table
 from rowcast.resources.tables import Tables
@@ -34,7 +33,7 @@ class SequenceBehind:
 
 def has_generated_key(resource: Resource) -> bool:
     """Whether the database counts the keys of a resource."""
-    return resource.key.to is None and resource.key.field_type.kind is Kind.NUMBER
+    return resource.key.is_counted
 
 
 async def sequences_behind(fetch: Fetch, tables: Tables) -> list[SequenceBehind]:

@@ -92,6 +92,7 @@ class Field:
     name: str
     field_type: FieldType
     primary_key: bool = False
+    sent_key: bool = False  # whether clients send the key, though it could be generated
     key_part: bool = False  # whether it is one of several fields that are the primary key together
     parts: tuple[Field, ...] = ()  # of a field that stands for such a key
     required: bool = True
@@ -121,6 +122,13 @@ class Field:
     renamed_from: str | None = None  # the field's name before
     label: str | None = None
     help_text: str | None = None
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the field is an integer key that the database generates, so that no client sends it."""
+        return (
+            self.primary_key and self.field_type.kind is Kind.NUMBER and self.default is MISSING and not self.sent_key
+        )
 
     @property
     def type(self) -> str:

@@ -120,9 +120,7 @@ class Tables:
 
     def _column(self, field: Field, name: str) -> sa.Column[Any]:
         values = self.resources.key_of(field)
-        identity = (
-            values.field_type.kind is Kind.NUMBER and field.primary_key and field.default is MISSING and not field.to
-        )
+        identity = field.is_counted
         return sa.Column(
             name,
             values.field_type.column(values),
@@ -264,7 +262,7 @@ def _server_default(field: Field, values: Field) -> sa.TextClause | None:
         return _sql_text(quote_literal(_text(values, field.default)))
     if field.auto_now or field.auto_now_add:
         expression = field.field_type.now
-    elif field.primary_key:
+    elif field.primary_key and not field.sent_key:
         expression = field.field_type.generated_key
     else:
         expression = None

@@ -9,7 +9,7 @@ from typing import Any, Final
 import marshmallow as ma
 
 from rowcast.orm.state import Row, state_of
-from rowcast.resources.fields import MISSING, Field, Kind
+from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.validators import NULL, REQUIRED, validators
 
@@ -98,9 +98,7 @@ def generated_fields(
     ignored: set[str] = set()
     for name, declared in resource.columns.items():
         values = resources.key_of(declared)
-        own_key = declared.primary_key and declared.to is None
-        identity = own_key and values.field_type.kind is Kind.NUMBER and declared.default is MISSING
-        if declared.read_only or declared.auto_now or declared.auto_now_add or identity:
+        if declared.read_only or declared.auto_now or declared.auto_now_add or declared.is_counted:
             ignored.add(name)
         fields[name] = ColumnField(
             declared,
