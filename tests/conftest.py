@@ -145,13 +145,20 @@ def configure(
     **overrides: object,
 ) -> Configuration:
     """Write YAML by resource name and Python by module name to a directory, and load it as a configuration."""
+    write_config(directory, resources, service, modules)
+    return load(directory, environ={}, overrides=overrides)
+
+
+def write_config(
+    directory: Path, resources: Mapping[str, str], service: str = "{}", modules: Mapping[str, str] | None = None
+) -> None:
+    """Write YAML by resource name and Python by module name to a directory."""
     (directory / "resources").mkdir(parents=True, exist_ok=True)
     (directory / "service.yaml").write_text(service)
     for name, text in (modules or {}).items():
         (directory / f"{name}.py").write_text(text)
     for name, text in resources.items():
         (directory / "resources" / f"{name}.yaml").write_text(text)
-    return load(directory, environ={}, overrides=overrides)
 
 
 def without_settings() -> dict[str, None]:

@@ -5,8 +5,10 @@ Commands are imported when they run, so ``rowcast version`` and ``rowcast --help
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -23,6 +25,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # name → module of rowcast
     "serve": ("serving", "Serve the resources until SIGTERM or SIGINT."),
     "token": ("tokens", "Make, list and revoke the tokens that callers authenticate with."),
 }
+ENVIRONMENT_FILE: Final = Path(".env")
 
 
 class _Commands(click.Group):
@@ -63,8 +66,14 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands)
-def main() -> None:
-    """Serve REST resources and a live stream of their changes, as a config directory declares them."""
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Serve REST resources and a live stream of their changes, as a config directory declares them.
+
+    Variables that are not set are read from the file .env in the working directory.
+    """
+    if ctx.invoked_subcommand in COMMANDS and ENVIRONMENT_FILE.is_file():
+        import_module("rowcast.commands.environment").read_environment(ENVIRONMENT_FILE, os.environ)
 
 
 @main.command()

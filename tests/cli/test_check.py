@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from ..conftest import configure, rowcast
+from ..conftest import rowcast, write_config
 
 RESOURCES = {
     "tasks": """\
@@ -39,7 +39,7 @@ def check(
     """The lines of the command, without the directory in front; the last is the exit code."""
     place = Path(tempfile.mkdtemp(dir=directory))  # Python modules are imported once from each directory
     modules = {"viewsets": viewsets} | ({"urls": urls} if urls else {})
-    configure(place / "config", {**RESOURCES, **resources}, service, modules)
+    write_config(place / "config", {**RESOURCES, **resources}, service, modules)
     code, output = rowcast(place, "check")
     return [*output.replace(f"{place}/", "").splitlines(), str(code)]
 
@@ -208,3 +208,62 @@ def test_proxies_without_a_name_are_reported(tmp_path: Path) -> None:
     assert "config/service.yaml:2:3: behind a proxy, server.allowed_hosts has to list the names" in lines[1]
     assert lines[-1] == "0"
     assert len(check(tmp_path, service="server: {trusted_proxies: 1, allowed_hosts: [api.example.com]}")) == 3
+
+
+def test_problems_of_yaml_and_python_are_reported_in_one_run(tmp_path: Path) -> None:
+    """Of one resource and of others, and of the settings: what is left of the config is bound to its classes."""
+    wrong = VIEWSETS + "    search_field = []\n"
+    lines = check(
+        tmp_path,
+        wrong,
+        service="server: {prot: 1}\nauth: {default_permission_classes: [IsAuthentic]}",
+        tasks=RESOURCES["tasks"] + "  filterset_fields: [titel]\n",
+        notes=RESOURCES["notes"].replace('IsOwner("owner")', 'IsOwner("ownr")') + "  page_sise: 3\n",
+        tags="fields: {text: {type: string, max: 3}}\nviewset: {class: 'viewsets:TagViewSet'}",
+    )
+    expected = (
+        ("config/resources/notes.yaml:3:24", "IsOwner('ownr'): rows have no such column"),
+        ("config/resources/notes.yaml:4:3", "unknown key 'page_sise'"),
+        ("config/resources/tags.yaml:1:31", "'max' does not apply"),
+        ("config/resources/tags.yaml:2:18", "class: viewsets:TagViewSet: there is no ViewSet of that name"),
+        ("config/resources/tasks.yaml:3:3", "viewsets.TaskViewSet.search_field is not an option"),
+        ("config/resources/tasks.yaml:5:22", "filterset_fields[0]: tasks has no field 'titel'"),
+        ("config/service.yaml:1:10", "unknown key 'prot'"),
+    )
+    for place, message in expected:
+        assert any(line.startswith(f"{place}: {message}") for line in lines), (place, lines)
+    assert (len(lines), lines[-1]) == (len(expected) + 1, "1")
+
+
+def test_python_that_is_wrong_because_yaml_is_is_not_reported(tmp_path: Path) -> None:
+    """A name of an unreadable file or field is not also unknown to a class."""
+    wrong = VIEWSETS + "    ordering = ['-title']\n\nOther = model('others')\n"
+    lines = check(tmp_path, wrong, tasks=RESOURCES["tasks"].replace("type: string", "type: strng"))
+    assert [line.partition(": ")[0] for line in lines] == ["config/resources/tasks.yaml:1:24", "1"]
+    lines = check(tmp_path, VIEWSETS.replace('model("tasks")', 'model("Tag")'), tags="fields: {")
+    assert len(lines) == 2, lines
+    lines = check(tmp_path, VIEWSETS + "\n1 / 0\n", tags="fields: {")
+    assert [line.partition(": ")[0] for line in lines[:-1]] == [
+        "config/resources/tags.yaml:1:10", "config/resources/tasks.yaml:3:10",
+    ]  # fmt: skip
+
+
+def test_python_is_imported_even_if_tables_clash(tmp_path: Path) -> None:
+    """Such resources cannot be bound, but what they name is looked up."""
+    lines = check(
+        tmp_path,
+        VIEWSETS + "\nfrom nowhere import nothing\n",
+        tags="table: tasks\nfields: {text: {type: string}}",
+    )
+    assert [line.partition(": ")[0] for line in lines[:-1]] == [
+        "config/resources/tasks.yaml:1:1", "config/resources/tasks.yaml:3:10",
+    ]  # fmt: skip
+
+
+def test_keys_that_cannot_be_used_are_reported_with_all_else(tmp_path: Path) -> None:
+    """A public key that is none, beside a wrong class."""
+    pem = "-----BEGIN PUBLIC KEY-----x"
+    lines = check(tmp_path, service=f"auth: {{jwt: {{algorithms: [RS256], secret: '{pem}'}}}}", tags="fields: {a: {}}")
+    assert [line.partition(": ")[0] for line in lines[:-1]] == [
+        "config/resources/tags.yaml:1:10", "config/service.yaml:1:8",
+    ]  # fmt: skip

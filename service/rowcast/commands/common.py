@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -23,11 +23,19 @@ DATABASE_URL: Final = click.option(
     "--database-url", help="A PostgreSQL to use, as postgresql://user@host/name.  [default: DATABASE_URL, or embedded]"
 )
 
+DATABASE_SECTIONS: Final = ("database", "stream")
+"""The sections of ``service.yaml`` that a command needs which uses the database and serves nobody."""
 
-def load_configuration(config: Path, database_url: str | None, **server: object) -> Configuration:
-    """The configuration, with the options of the command line on top; ``server`` are those of the section of this name."""
+
+def load_configuration(
+    config: Path, database_url: str | None, *, sections: Collection[str] | None = None, **server: object
+) -> Configuration:
+    """The configuration, with the options of the command line on top; ``server`` are those of the section of this name.
+
+    ``sections`` are those of ``service.yaml`` whose secrets the command needs; by default all.
+    """
     overrides = {f"server.{name}": value for name, value in server.items()}
-    return load(config, environ=os.environ, overrides={**overrides, "database.url": database_url})
+    return load(config, environ=os.environ, overrides={**overrides, "database.url": database_url}, sections=sections)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import click
 
 from rowcast.commands.common import (
     CONFIG,
+    DATABASE_SECTIONS,
     DATABASE_URL,
     load_configuration,
     open_database,
@@ -23,7 +24,7 @@ from rowcast.server.doctor import examine
 @DATABASE_URL
 def doctor(config: Path, database_url: str | None) -> None:
     """Check whether changes are delivered, and what prevents it; exits 1 if something is wrong."""
-    configuration = load_configuration(config, database_url)
+    configuration = load_configuration(config, database_url, sections=DATABASE_SECTIONS)
     with open_database(configuration) as (url, _):
         tables, database = tables_and_database(configuration, url)
         settings = configuration.settings

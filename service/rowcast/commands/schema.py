@@ -9,6 +9,7 @@ import click
 
 from rowcast.commands.common import (
     CONFIG,
+    DATABASE_SECTIONS,
     DATABASE_URL,
     load_configuration,
     open_database,
@@ -23,7 +24,7 @@ from rowcast.server.prepare import migration_steps
 @DATABASE_URL
 def plan(config: Path, database_url: str | None) -> None:
     """Print the DDL between config and database."""
-    configuration = load_configuration(config, database_url)
+    configuration = load_configuration(config, database_url, sections=DATABASE_SECTIONS)
     with open_database(configuration) as (url, _):
         tables, database = tables_and_database(configuration, url)
         directory = configuration.settings.database.migrations
@@ -36,7 +37,7 @@ def plan(config: Path, database_url: str | None) -> None:
 @click.option("--sync", is_flag=True, help="Then do any additive difference that is left.")
 def migrate(config: Path, database_url: str | None, sync: bool) -> None:
     """Apply the revisions of the migrations directory."""
-    configuration = load_configuration(config, database_url)
+    configuration = load_configuration(config, database_url, sections=DATABASE_SECTIONS)
     with open_database(configuration) as (url, _):
         tables, database = tables_and_database(configuration, url)
         steps = migration_steps(tables, configuration.settings)
@@ -72,7 +73,7 @@ def makemigrations(config: Path, database_url: str | None, message: str, empty: 
 
     What the config merely does not name is kept.
     """
-    configuration = load_configuration(config, database_url)
+    configuration = load_configuration(config, database_url, sections=DATABASE_SECTIONS)
     with open_database(configuration) as (url, _):
         tables, database = tables_and_database(configuration, url)
         directory = configuration.settings.database.migrations

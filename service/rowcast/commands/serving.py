@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import signal
 import socket
 from contextlib import suppress
@@ -22,19 +23,15 @@ from rowcast.commands.common import (
     open_database,
     tables_and_database,
 )
-from rowcast.configuration.load import Configuration
+from rowcast.configuration.load import Configuration, read
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
-from rowcast.rest.plan import SERVICE
 from rowcast.server.admin import admin_listener
 from rowcast.server.app import create_app
-from rowcast.server.hosts import missing_names
+from rowcast.server.checking import check_configuration
 from rowcast.server.http import Runner, tune_garbage_collector
-from rowcast.server.missing_scopes import missing_scopes
-from rowcast.server.policies import UNSCOPED_STREAMS, check_streams
 from rowcast.server.prepare import prepare
 from rowcast.server.reload import Reloader, Source
-from rowcast.server.routes import overridden_by_config
 from rowcast.server.running import Record, announced, terminal_watch
 from rowcast.server.workers import run as run_workers
 from rowcast.tasks import spawn
@@ -83,13 +80,10 @@ def serve(
 @CONFIG
 def check(config: Path) -> None:
     """Validate a config directory, with the Python that it names, without a database."""
-    found = load_configuration(config, None)
-    app = create_app(found, "postgresql://")  # connected to when it runs
-    check_streams(found, app[UNSCOPED_STREAMS])
-    service = app[SERVICE]
-    for line in (*overridden_by_config(found, service), *missing_scopes(found, service), *missing_names(found)):
+    found = read(config, environ=os.environ, sections=())
+    for line in check_configuration(found):
         click.echo(line)
-    click.echo(f"{config}: {len(found.resources)} resources, no problems.")
+    click.echo(f"{config}: {len(found.configuration.resources)} resources, no problems.")
 
 
 def _check_address(server: Server) -> None:

@@ -13,6 +13,7 @@ import click
 from rowcast.changes.install import install
 from rowcast.commands.common import (
     CONFIG,
+    DATABASE_SECTIONS,
     DATABASE_URL,
     load_configuration,
     open_database,
@@ -100,7 +101,7 @@ def revoke_token(config: Path, database_url: str | None, id: int) -> None:
 
 def _with_tokens(config: Path, database_url: str | None, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
     """The result of ``work`` on the database, which a service may be using."""
-    configuration = load_configuration(config, database_url)
+    configuration = load_configuration(config, database_url, sections=DATABASE_SECTIONS)
 
     async def run() -> T:
         try:

@@ -308,13 +308,15 @@ class Declaration:
     """A resource as its own file declares it, before it is checked against the others.
 
     ``options`` of the viewset are read but not checked. ``lost`` are names whose declaration is wrong: they are not in
-    ``resource``, but another file that refers to them is not wrong for it.
+    ``resource``, but another file that refers to them is not wrong for it. ``sound`` is false if anything but an option of
+    the viewset is wrong.
     """
 
     document: Document
     resource: Resource
     options: Mapping[str, Any]
     lost: frozenset[str]
+    sound: bool = True
 
 
 def read(document: Document, stem: str, problems: Problems) -> Declaration | None:

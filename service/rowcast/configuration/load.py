@@ -38,24 +38,60 @@ class Configuration:
     files: Mapping[str, Document]
 
 
-def load(
-    directory: Path, *, environ: Mapping[str, str], overrides: Mapping[str, object] = MappingProxyType({})
-) -> Configuration:
-    """The configuration in a directory. Environment and overrides take precedence (see ``settings.read``).
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What can be read of a config directory, and its problems.
 
-    Raises ``ConfigurationError``, whose message has a line ``file:line:column: message`` for every problem.
+    ``sound`` are the resources that have no problem, but perhaps in options of their viewset, which are then left out. They
+    refer to each other alone. ``lost`` are names that the rest has, or may have: a problem with one of them may follow from
+    another problem.
+    """
+
+    configuration: Configuration
+    problems: Problems
+    sound: Resources
+    lost: Collection[str]
+
+
+def read(
+    directory: Path,
+    *,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, object] = MappingProxyType({}),
+    sections: Collection[str] | None = None,
+) -> Reading:
+    """What is in a directory. Environment and overrides take precedence (see ``settings.read``).
+
+    ``sections`` are those of ``service.yaml`` whose secrets must be there; by default all.
     """
     problems = Problems()
     if not directory.is_dir():
         problems.add(SourceLocation(str(directory)), "directory does not exist; pass --config or set ROWCAST_CONFIG")
     service = _service(directory, environ, problems)
-    chosen = settings.read(service, directory, environ, overrides, problems)
-    rates = None if problems else chosen.throttle.rates
+    chosen = settings.read(service, directory, environ, overrides, problems, sections=sections)
+    rates = None if problems or settings.lacks(service, "throttle", "rates") else chosen.throttle.rates
     declared, lost = _declarations(directory, environ, problems)
-    resources = _combine(declared, lost, rates, problems)
-    problems.check()
+    lost |= _rates(service) if rates is None else set()
+    resources, sound = _combine(declared, lost, rates, problems)
     files = {one.resource.name: one.document for one in declared}
-    return Configuration(chosen, resources, directory, {"": service or Document("service.yaml", None), **files})
+    files[""] = service or Document("service.yaml", None)
+    return Reading(Configuration(chosen, resources, directory, files), problems, sound, lost)
+
+
+def load(
+    directory: Path,
+    *,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, object] = MappingProxyType({}),
+    sections: Collection[str] | None = None,
+) -> Configuration:
+    """The configuration in a directory, as ``read`` finds it.
+
+    Raises ``ConfigurationError``, whose message has a line ``file:line:column: message`` for every problem.
+    """
+    found = read(directory, environ=environ, overrides=overrides, sections=sections)
+    found.problems.check()
+    return found.configuration
 
 
 def load_settings(directory: Path, *, environ: Mapping[str, str]) -> Settings:
@@ -75,7 +111,13 @@ def _service(directory: Path, environ: Mapping[str, str], problems: Problems) ->
     files = [path for path in _files(directory) if path.stem == "service"]
     for path in files[1:]:
         problems.add(SourceLocation(str(path), 1, 1), f"{files[0].name} exists as well; keep one of them")
-    return yaml.read(files[0], environ, problems, optional=settings.OPTIONAL) if files else None
+    return yaml.read(files[0], environ, problems, optional=settings.OPTIONAL, lenient=True) if files else None
+
+
+def _rates(service: Document | None) -> set[str]:
+    """The names of the throttle rates in a file whose rates could not be read."""
+    paths = service.keys if service is not None else ()
+    return {str(path[2]) for path in paths if path[:2] == ("throttle", "rates") and len(path) == 3}
 
 
 def _declarations(
@@ -88,14 +130,25 @@ def _declarations(
     declared: list[Declaration] = []
     lost: set[str] = set()
     for path in files:
-        document = yaml.read(path, environ, problems)
-        declaration = declarations.read(document, path.stem, problems) if document is not None else None
+        own = Problems()
+        document = yaml.read(path, environ, own)
+        declaration = declarations.read(document, path.stem, own) if document is not None else None
+        problems.update(own)
         if declaration is not None:
-            declared.append(declaration)
+            declared.append(_without_wrong_options(declaration, own))
             lost |= declaration.lost
         else:
-            lost |= {path.stem, *_words(path)}
+            lost |= {path.stem, declarations.model_name(path.stem), *_words(path)}
     return declared, lost
+
+
+def _without_wrong_options(one: Declaration, problems: Problems) -> Declaration:
+    """The declaration without the options of its viewset that have a problem; sound if there is no other one."""
+    wrong = problems.keys(one.document, "viewset")
+    written = one.document.data.get("viewset")
+    kept = one.options if not wrong else written.keys() - wrong if isinstance(written, dict) else ()
+    options = {name: value for name, value in one.options.items() if name in kept}
+    return replace(one, options=options, sound=problems.keys(one.document) <= {"viewset"})
 
 
 def _words(path: Path) -> list[str]:
@@ -108,8 +161,8 @@ def _words(path: Path) -> list[str]:
 
 def _combine(
     declared: list[Declaration], lost: set[str], rates: Collection[str] | None, problems: Problems
-) -> Resources:
-    """The resources as one value, after the checks that need all of them.
+) -> tuple[Resources, Resources]:
+    """The resources as one value, after the checks that need all of them, and those that are sound (see ``Reading``).
 
     ``rates`` are the names of the throttle rates, or ``None`` if the settings could not be read.
     """
@@ -125,18 +178,59 @@ def _combine(
     for one in by_name.values():
         if message := circular_key(one.resource, draft):
             problems.at(one.document, ("primary_key",), AboutKey(message))
-            problems.check()  # nothing can be found out about such a key
-    for one in by_name.values():
-        for path, message in _relation_problems(one.resource, draft):
-            problems.at(one.document, path, message)
-    for one, path, message in _storage_problems(by_name, draft):
+            lost |= {each for other in by_name.values() for each in (other.resource.name, other.resource.model)}
+            return Resources({}), Resources({})  # nothing can be found out about such a key
+    clashes = [
+        *((one, *problem) for one in by_name.values() for problem in _relation_problems(one.resource, draft)),
+        *_storage_problems(by_name, draft),
+    ]
+    for one, path, message in clashes:
         problems.at(one.document, path, message)
-    finished: dict[str, Resource] = {}
-    for name, one in by_name.items():
-        if _options_fit(one, draft, lost, rates, problems):
-            one = replace(one, options=viewset_options.normalize(draft, name, one.options))
-        finished[name] = replace(one.resource, options=MappingProxyType(dict(one.options)))
-    return Resources(finished)
+    wrong = {name: _wrong_options(one, draft, lost, rates, problems) for name, one in by_name.items()}
+    unsound = {one.resource.name for one, *_ in clashes} | {name for name, one in by_name.items() if not one.sound}
+    resources = Resources({name: _with_options(one, draft, wrong[name]) for name, one in by_name.items()})
+    return resources, _sound(by_name, unsound, wrong, lost)
+
+
+def _sound(
+    by_name: Mapping[str, Declaration], unsound: set[str], wrong: Mapping[str, set[str]], lost: set[str]
+) -> Resources:
+    """The resources that are sound, and refer to sound ones alone. The names of the others are added to ``lost``.
+
+    ``wrong`` are the names of each resource's wrong options.
+    """
+    left = dict(by_name)
+    while leaving := [
+        name
+        for name, one in left.items()
+        if name in unsound
+        or any(field.to is not None and field.to not in left for field in one.resource.fields.values())
+    ]:
+        for name in leaving:
+            resource = left.pop(name).resource
+            lost |= {name, resource.model}
+            for field in resource.fields.values():
+                lost |= names_of(field.name, field.related_name)
+    draft = Resources({name: one.resource for name, one in left.items()})
+    return Resources(
+        {
+            name: _with_options(one, draft, wrong[name] | {str(path[0]) for path, _ in _option_problems(one, draft)})
+            for name, one in left.items()
+        }
+    )
+
+
+def _with_options(one: Declaration, draft: Resources, wrong: Collection[str]) -> Resource:
+    """The resource with its options as the service reads them, but those that are wrong."""
+    options = {name: value for name, value in one.options.items() if name not in wrong}
+    options = viewset_options.normalize(draft, one.resource.name, options)
+    return replace(one.resource, options=MappingProxyType(options))
+
+
+def _option_problems(one: Declaration, draft: Resources) -> Iterator[tuple[Steps, str]]:
+    """The problems of the viewset's options that can be found without its class."""
+    actions = () if ":" not in one.options.get(viewset_options.CLASS, "") else None
+    yield from viewset_options.check(draft, one.resource.name, one.options, actions)
 
 
 def _with_targets(
@@ -152,11 +246,12 @@ def _with_targets(
             message = f"there is no resource {field.to!r}; {did_you_mean(field.to, by_name)}"
             problems.at(one.document, ("fields", name, "to"), message)
         lost |= names_of(name, field.related_name)
+    sound = one.sound and len(fields) == len(one.resource.fields)
     primary_key = one.resource.primary_key
     if not fields.keys() >= {*primary_key} or not (primary_key or any(each.primary_key for each in fields.values())):
         primary_key = ()
         set_some_key(fields)
-    return replace(one, resource=replace(one.resource, fields=fields, primary_key=primary_key))
+    return replace(one, resource=replace(one.resource, fields=fields, primary_key=primary_key), sound=sound)
 
 
 def _relation_problems(resource: Resource, draft: Resources) -> Iterator[tuple[Steps, str]]:
@@ -211,21 +306,21 @@ def _storage_problems(by_name: Mapping[str, Declaration], draft: Resources) -> I
                 yield one, ("fields", field.name), AboutKey(f"{field.name!r}: {message}")
 
 
-def _options_fit(
+def _wrong_options(
     one: Declaration, draft: Resources, lost: set[str], rates: Collection[str] | None, problems: Problems
-) -> bool:
-    """Check the viewset's options. False if any of them is wrong, or refers to a lost name."""
-    actions = () if ":" not in one.options.get(viewset_options.CLASS, "") else None
-    fit = True
-    for path, message in viewset_options.check(draft, one.resource.name, one.options, actions):
-        fit = False
+) -> set[str]:
+    """Check the viewset's options, and return those that are wrong or refer to a lost name."""
+    wrong: set[str] = set()
+    for path, message in _option_problems(one, draft):
+        wrong.add(str(path[0]))
         if not lost.intersection(_names_in(one.options, path)):
             problems.at(one.document, ("viewset", *path), message)
     scope = one.options.get("throttle_scope")
     if scope is not None and rates is not None and scope not in rates:
+        wrong.add("throttle_scope")
         message = f"throttle.rates has no rate {scope!r}; {did_you_mean(scope, rates)}"
         problems.at(one.document, ("viewset", "throttle_scope"), message)
-    return fit
+    return wrong
 
 
 def _names_in(options: Mapping[str, Any], path: Steps) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -315,25 +315,37 @@ def read(
     environ: Mapping[str, str],
     overrides: Mapping[str, object],
     problems: Problems,
+    *,
+    sections: Collection[str] | None = None,
 ) -> Settings:
     """The settings: those of the command line, else of the environment, else of the file, else the defaults.
 
     ``overrides`` maps a setting's dotted name, such as ``server.port``, to its value; ``None`` overrides nothing. A
     problem is noted under the variable or option that caused it, and the result is then the default settings.
+    A setting whose secret is absent has its default; that is a problem if it is in one of the ``sections``, by default all.
     """
     merged = _merge(document or Document("service.yaml", None), environ, overrides)
+    for path, message in merged.absent.items():
+        if sections is None or path[0] in sections:
+            problems.add(merged.location(path), message)
     try:
         settings: Settings = SETTINGS_SECTION.load({} if merged.data is None else merged.data)
     except ValidationError as error:
         problems.tree(merged, error.messages)
         return Settings()
-    if settings.auth.jwt is not None:
+    if settings.auth.jwt is not None and not lacks(merged, "auth", "jwt"):
         for key, message in _jwt_problems(settings.auth.jwt):
             problems.at(merged, ("auth", "jwt", key), message)
-    for path, message in _session_problems(settings.database):
-        problems.at(merged, ("database", *path), message)
+    if not lacks(merged, "database"):
+        for setting, message in _session_problems(settings.database):
+            problems.at(merged, ("database", *setting), message)
     migrations = Path(os.path.normpath(directory / settings.database.migrations))
     return replace(settings, database=replace(settings.database, migrations=migrations))
+
+
+def lacks(document: Document | None, *path: str) -> bool:
+    """Whether a value at a path of the file, or inside it, is absent."""
+    return document is not None and any(each[: len(path)] == path[: len(each)] for each in document.absent)
 
 
 def _merge(document: Document, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Document:
@@ -347,7 +359,7 @@ def _merge(document: Document, environ: Mapping[str, str], overrides: Mapping[st
                 (SourceLocation(f"--{path[-1] if path[0] == 'server' else '-'.join(path)}"), path, str(value))
             )
     data, values = copy.deepcopy(document.data), dict(document.values)
-    unread = set(document.unread)
+    unread, absent = set(document.unread), dict(document.absent)
     data = {} if data is None else data
     for place, path, text in outside:
         here = data
@@ -359,7 +371,8 @@ def _merge(document: Document, environ: Mapping[str, str], overrides: Mapping[st
             here[path[-1]] = External(text)
             values[path] = place
             unread.discard(path)
-    return replace(document, data=data, values=values, unread=unread)
+            absent = {each: message for each, message in absent.items() if each[: len(path)] != path}
+    return replace(document, data=data, values=values, unread=unread, absent=absent)
 
 
 def _session_problems(database: Database) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -68,13 +68,17 @@ class SourceLocation:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The values of a file and their places. ``unread`` are the paths of values that could not be read."""
+    """The values of a file and their places. ``unread`` are the paths of values that could not be read.
+
+    ``absent`` has the message about each value that is left out, because a variable or file that it refers to is not there.
+    """
 
     file: str
     data: Any
     keys: Mapping[Steps, SourceLocation] = field(default_factory=dict)
     values: Mapping[Steps, SourceLocation] = field(default_factory=dict)
     unread: Collection[Steps] = frozenset()
+    absent: Mapping[Steps, str] = field(default_factory=dict)
 
     def location(self, path: Steps, *, key: bool = False) -> SourceLocation:
         """The place of a value or of its key. For a missing one it is the place of the key that should contain it."""
@@ -104,6 +108,25 @@ class Problems:
     def update(self, others: Problems) -> None:
         """Note the problems of another collection."""
         self._found.update(others._found)
+
+    def keys(self, document: Document, *path: str) -> set[str]:
+        """The keys of the mapping at a path of the document with which something is wrong, ``""`` for the mapping itself."""
+        found, length = set(), len(path)
+        for places in (document.keys, document.values):
+            for at, place in places.items():
+                if at[:length] == path and any(place == wrong for wrong, _ in self._found):
+                    found.add(str(at[length]) if len(at) > length else "")
+        outside = {place for place, _ in self._found} - set(document.keys.values()) - set(document.values.values())
+        return found | ({""} if outside else set())
+
+    def unrelated(self, names: Collection[str]) -> Problems:
+        """The problems that quote none of these names, such as ``'-category__name'``."""
+        found = Problems()
+        for place, message in self._found:
+            quoted = re.findall(r"'([^']*)'", message)
+            if not any(part in names for text in quoted for part in re.split(r"__|[^\w-]", text.lstrip("-"))):
+                found.add(place, message)
+        return found
 
     def at(self, document: Document, path: Steps, message: str) -> None:
         """Note a problem of the value at a path; the message begins with its name. ``AboutKey`` is about its key.
@@ -138,11 +161,17 @@ class Problems:
 
 
 def read(
-    path: Path, environ: Mapping[str, str], problems: Problems, *, optional: Collection[Steps] = ()
+    path: Path,
+    environ: Mapping[str, str],
+    problems: Problems,
+    *,
+    optional: Collection[Steps] = (),
+    lenient: bool = False,
 ) -> Document | None:
     """The document in a file, or ``None`` if it cannot be read; the reason is noted in ``problems``.
 
-    A reference to a variable that is not set makes the value at an ``optional`` path null. Elsewhere it is a problem.
+    A reference to a variable that is not set makes the value at an ``optional`` path null. Elsewhere it is a problem, unless
+    the document is read ``lenient``: then the value is left out, and ``Document.absent`` has the message.
     """
     file = str(path)
     try:
@@ -153,11 +182,17 @@ def read(
     except UnicodeDecodeError:
         problems.add(SourceLocation(file, 1, 1), "cannot be read: it is not UTF-8")
         return None
-    return parse(text, file, environ, problems, optional=optional)
+    return parse(text, file, environ, problems, optional=optional, lenient=lenient)
 
 
 def parse(
-    text: str, file: str, environ: Mapping[str, str], problems: Problems, *, optional: Collection[Steps] = ()
+    text: str,
+    file: str,
+    environ: Mapping[str, str],
+    problems: Problems,
+    *,
+    optional: Collection[Steps] = (),
+    lenient: bool = False,
 ) -> Document | None:
     """``read`` for the text of a file."""
     if file.endswith(".json"):  # tabs may indent JSON but not YAML; no JSON string spans lines
@@ -167,13 +202,14 @@ def parse(
     except _Unreadable as error:
         problems.add(SourceLocation(file, error.line, error.column), error.message)
         return None
-    builder = _Builder(file, environ, problems, frozenset(optional))
+    builder = _Builder(file, environ, problems, frozenset(optional), lenient=lenient)
     try:
         data = None if node is None else builder.build(node, (), 0)
+        data = None if data is _ABSENT else data
     except _LimitExceeded as error:
         problems.add(error.place, error.message)
         return None
-    return Document(file, data, builder.keys, builder.values, builder.unread)
+    return Document(file, data, builder.keys, builder.values, builder.unread, builder.absent)
 
 
 class _Resolver(VersionedResolver):
@@ -255,10 +291,22 @@ def _plain_value(text: str) -> Any:
     return text
 
 
+_ABSENT: Final = object()
+"""In place of a value that is left out."""
+
+
 class _Builder:
     """Converts the nodes of one file to values with places."""
 
-    def __init__(self, file: str, environ: Mapping[str, str], problems: Problems, optional: Collection[Steps]) -> None:
+    def __init__(
+        self,
+        file: str,
+        environ: Mapping[str, str],
+        problems: Problems,
+        optional: Collection[Steps],
+        *,
+        lenient: bool,
+    ) -> None:
         self.file = file
         self.environ = environ
         self.problems = problems
@@ -266,6 +314,8 @@ class _Builder:
         self.keys: dict[Steps, SourceLocation] = {}
         self.values: dict[Steps, SourceLocation] = {}
         self.unread: set[Steps] = set()
+        self.lenient = lenient
+        self.absent: dict[Steps, str] = {}
 
     def build(self, node: Node, path: Steps, depth: int) -> Any:
         place = self.values[path] = self._place(node)
@@ -279,7 +329,8 @@ class _Builder:
         if isinstance(node, MappingNode):
             return dict(self._items(node, path, depth))
         if isinstance(node, SequenceNode):
-            return [self.build(item, (*path, position), depth + 1) for position, item in enumerate(node.value)]
+            items = [self.build(item, (*path, position), depth + 1) for position, item in enumerate(node.value)]
+            return _ABSENT if any(item is _ABSENT for item in items) else items
         return self._scalar(node, path)
 
     def _items(self, node: MappingNode, path: Steps, depth: int) -> Iterator[tuple[str, Any]]:
@@ -297,7 +348,9 @@ class _Builder:
                 self.problems.add(place, f"duplicate key {key!r}; it is already set in line {seen[key].line}")
                 continue
             seen[key] = self.keys[*path, key] = place
-            yield key, self.build(value_node, (*path, key), depth + 1)
+            value = self.build(value_node, (*path, key), depth + 1)
+            if value is not _ABSENT:
+                yield key, value
 
     def _scalar(self, node: Node, path: Steps) -> Any:
         text = self._text(node.value)
@@ -319,9 +372,14 @@ class _Builder:
         for match in found:
             try:
                 value = _look_up(match, self.environ)
-            except LookupError as error:
+            except _NotThere as error:
                 if path in self.optional and match[0] == text and match["source"] == "env":
                     return None
+                if self.lenient:
+                    self.absent[path] = str(error)
+                    return _ABSENT
+                return self._unread(path, str(error))
+            except LookupError as error:
                 return self._unread(path, str(error.args[0]))
             parts += [text[end : match.start()], value]
             end = match.end()
@@ -345,21 +403,25 @@ class _Builder:
         return SourceLocation(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
+class _NotThere(Exception):
+    """A reference is right, and what it names is not there."""
+
+
 def _look_up(match: re.Match[str], environ: Mapping[str, str]) -> str:
-    """The value that a reference names. ``LookupError`` says why there is none."""
+    """The value that a reference names. ``_NotThere`` says what is missing, ``LookupError`` what is wrong."""
     name = match["name"]
     match match["source"]:
         case "env":
             value = environ.get(name) or match["default"]
             if value is None:
-                raise LookupError(f"the environment variable {name} is not set")
+                raise _NotThere(f"the environment variable {name} is not set")
             return value
         case "file":
             try:
                 return Path(name).read_text("utf-8").removesuffix("\n").removesuffix("\r")
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-                raise LookupError(f"the file {name} cannot be read: {reason}") from None
+                raise _NotThere(f"the file {name} cannot be read: {reason}") from None
     raise LookupError(f"${{{match['source']}:…}} is unknown; use ${{env:NAME}} or ${{file:/path}}")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from rowcast.rest import combined_stream
 from rowcast.rest.binding import plan_view
 from rowcast.rest.plan import SERVICE, Service
 from rowcast.rest.request import BODY_TIMEOUT
+from rowcast.rest.routers import Route
 from rowcast.server import health
 from rowcast.server.admin import AdminListener
 from rowcast.server.admin import attach as attach_metrics
@@ -32,13 +34,25 @@ from rowcast.server.hosts import Hosts
 from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.middleware import REQUESTS, Requests, add_headers, errors
-from rowcast.server.policies import UNSCOPED_STREAMS, unscoped_streams
+from rowcast.server.policies import unscoped_streams
 from rowcast.server.routes import named_classes, noting, plan_routes, register
 from rowcast.streams.admission import Admission
 from rowcast.streams.hub import Hub
 from rowcast.tasks import Supervisor
 
 JUDGES: Final = 2  # connections on which filters of streams are evaluated
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The parts of a service before it is an application."""
+
+    tables: Tables
+    service: Service
+    identity: Identity
+    throttles: Throttles
+    supervisor: Supervisor
+    routes: Sequence[Route]
 
 
 def create_app(
@@ -66,43 +80,19 @@ def create_app(
     Raises:
         ConfigurationError: names everything that is wrong with the Python that the config names.
     """
-    settings = configuration.settings
-    tables = Tables(configuration.resources)
-    callers = CallerSettings.of_settings(settings.database)
-    pool = Database if callers is None else partial(CallerDatabase, callers=callers)
-    database = pool(
-        url,
-        tables.guards,
-        size=settings.database.pool_size,
-        statement_timeout=settings.database.statement_timeout,
-        idle_timeout=settings.database.idle_in_transaction_timeout,
-    )
-    judges = pool(url, tables.guards, size=JUDGES, statement_timeout=settings.stream.filter_timeout)
-    supervisor = Supervisor()
-    identity = Identity(settings.auth, database)
-    throttles = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
-    problems, importer = Problems(), Importer(configuration.directory)
-    store = Store(Queries(tables), database, judges)
-    make_cache = Cache if admin is None else CountingCache
-    service = _service(configuration, store, identity, make_cache, importer, problems, supervisor)
-    STORE.set(service.store)
-    routes = plan_routes(service, configuration, importer, problems)
-    with noting(problems, SourceLocation(str(configuration.directory / "hooks.py"))):
-        importer.module("hooks")
-    service.hooks = Hooks(hooks_in(importer.modules()), State())
-    if settings.server.openapi == "authenticated" and not service.authentication_classes:
-        message = "nobody is authenticated: auth.default_authentication_classes is empty"
-        problems.at(configuration.files[""], ("server", "openapi"), message)
+    problems = Problems()
+    bound = bind(configuration, url, problems, counting=admin is not None)
     problems.check()
-    unscoped = unscoped_streams(routes)
+    settings, service, throttles = configuration.settings, bound.service, bound.throttles
+    unscoped = unscoped_streams(bound.routes)
     lifecycle = Lifecycle(
         configuration,
         service,
-        tables,
-        identity,
+        bound.tables,
+        bound.identity,
         throttles,
         unscoped,
-        supervisor,
+        bound.supervisor,
         migrate=migrate,
         matches=matches,
         once=once,
@@ -121,12 +111,11 @@ def create_app(
         preflight, allow = cors(settings.server.cors_origins)
         app.middlewares.append(preflight)
         app.on_response_prepare.append(allow)
-    app[SERVICE], app[IDENTITY], app[THROTTLES] = service, identity, throttles
+    app[SERVICE], app[IDENTITY], app[THROTTLES] = service, bound.identity, throttles
     app[STATE] = service.hooks.state
-    app[UNSCOPED_STREAMS] = unscoped
     app[REQUESTS] = requests
     app[BODY_TIMEOUT] = settings.server.body_timeout
-    register(app, service, routes, lifecycle.waits_for_start)
+    register(app, service, bound.routes, lifecycle.waits_for_start)
     health.register(app, lifecycle.readiness)
     combined = lifecycle.waits_for_start(combined_stream.stream)
     for path in ("/stream", "/stream/"):
@@ -135,6 +124,44 @@ def create_app(
     if admin is not None:
         attach_metrics(app, service, admin)
     return app
+
+
+def bind(configuration: Configuration, url: str, problems: Problems, *, counting: bool = False) -> Bound:
+    """The parts of a service on a database, to which no connection is opened. With ``counting`` its cache counts its hits.
+
+    What is wrong with the keys of callers, and with the Python that the config names, is added to ``problems``.
+    """
+    settings = configuration.settings
+    tables = Tables(configuration.resources)
+    callers = CallerSettings.of_settings(settings.database)
+    pool = Database if callers is None else partial(CallerDatabase, callers=callers)
+    database = pool(
+        url,
+        tables.guards,
+        size=settings.database.pool_size,
+        statement_timeout=settings.database.statement_timeout,
+        idle_timeout=settings.database.idle_in_transaction_timeout,
+    )
+    judges = pool(url, tables.guards, size=JUDGES, statement_timeout=settings.stream.filter_timeout)
+    supervisor = Supervisor()
+    identity = Identity(replace(settings.auth, jwt=None), database)
+    if settings.auth.jwt is not None:
+        with noting(problems, configuration.files[""].location(("auth", "jwt"), key=True)):
+            identity = Identity(settings.auth, database)
+    throttles = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
+    importer = Importer(configuration.directory)
+    store = Store(Queries(tables), database, judges)
+    make_cache = CountingCache if counting else Cache
+    service = _service(configuration, store, identity, make_cache, importer, problems, supervisor)
+    STORE.set(service.store)
+    routes = plan_routes(service, configuration, importer, problems)
+    with noting(problems, SourceLocation(str(configuration.directory / "hooks.py"))):
+        importer.module("hooks")
+    service.hooks = Hooks(hooks_in(importer.modules()), State())
+    if settings.server.openapi == "authenticated" and not service.authentication_classes:
+        message = "nobody is authenticated: auth.default_authentication_classes is empty"
+        problems.at(configuration.files[""], ("server", "openapi"), message)
+    return Bound(tables, service, identity, throttles, supervisor, routes)
 
 
 def _service(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from aiohttp import web
-
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.yaml import Problems, SourceLocation
 from rowcast.resources.actions import STREAM
@@ -14,7 +12,6 @@ from rowcast.resources.resource import Resources
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.routers import Route
 
-UNSCOPED_STREAMS: Final = web.AppKey("unscoped_streams", frozenset)
 _REMEDY: Final = "give its viewset a scope (or get_queryset), or set stream_enabled: false"
 
 
@@ -26,9 +23,9 @@ def unscoped_streams(routes: Iterable[Route]) -> frozenset[str]:
     )
 
 
-def check_streams(configuration: Configuration, unscoped: frozenset[str]) -> None:
-    """Raise ``ConfigurationError`` if callers have settings or a role, and a stream has no scope."""
-    database, problems = configuration.settings.database, Problems()
+def check_streams(configuration: Configuration, unscoped: frozenset[str], problems: Problems) -> None:
+    """Add the streams without a scope to the problems if callers have settings or a role."""
+    database = configuration.settings.database
     key = "session" if database.session else "role_claim" if database.role_claim else "default_role"
     for name in sorted(unscoped if database.has_callers else ()):
         document = configuration.files[name]
@@ -37,7 +34,6 @@ def check_streams(configuration: Configuration, unscoped: frozenset[str]) -> Non
             location,
             f"{name} has a stream of all rows, to which the policies that database.{key} is for do not apply: {_REMEDY}",
         )
-    problems.check()
 
 
 def refused_streams(resources: Resources, unscoped: Iterable[str], *, callers: bool) -> Iterator[str]:

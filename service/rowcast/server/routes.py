@@ -138,6 +138,15 @@ def named_classes(importer: Importer, problems: Problems, file: Document, path: 
     return importer.option(option, value, lambda rest, message: problems.at(file, (*path, *rest), message))
 
 
+def import_classes(configuration: Configuration, importer: Importer, problems: Problems) -> None:
+    """Import all that the resources and ``urls.py`` name; what cannot be imported is added to ``problems``."""
+    for resource in configuration.resources.values():
+        for name, value in resource.options.items():
+            named_classes(importer, problems, configuration.files[resource.name], ("viewset", name), name, value)
+    with noting(problems, SourceLocation(str(configuration.directory / "urls.py"))):
+        importer.module("urls")
+
+
 @contextmanager
 def noting(problems: Problems, location: SourceLocation) -> Iterator[None]:
     """Add a ``ConfigurationError`` to the problems, and go on."""
