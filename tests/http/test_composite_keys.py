@@ -74,6 +74,24 @@ RESOURCES: dict[str, dict[str, Any]] = {
         "fields": {"sensor": {"type": "text"}, "at": {"type": "datetime"}, "value": {"type": "integer", "null": True}},
         "primary_key": ["sensor", "at"],
     },
+    "codes": {
+        "fields": {
+            "a": {"type": "integer"},
+            "b": {"type": "integer"},
+            "code": {"type": "string", "max_length": 20, "unique": True},
+        },
+        "primary_key": ["a", "b"],
+        "viewset": {"lookup_field": "code"},
+    },
+    "pairs": {
+        "fields": {
+            "a": {"type": "string", "max_length": 9},
+            "b": {"type": "integer"},
+            "n": {"type": "integer", "default": 0},
+        },
+        "primary_key": ["a", "b"],
+        "viewset": {"class": "views:Pairs"},
+    },
     "profiles": {
         "fields": {
             "order": {"type": "foreign_key", "to": "orders", "on_delete": "cascade"},
@@ -98,7 +116,7 @@ RESOURCES: dict[str, dict[str, Any]] = {
     },
 }
 VIEWS = """
-from rowcast import BasePermission, ModelViewSet, Q, action, model
+from rowcast import BasePermission, ModelViewSet, action, get_object_or_404, model
 
 Line, Order, Own = model("lines"), model("orders"), model("mine")
 
@@ -165,6 +183,22 @@ class Guarded(BasePermission):
         return row.pk != ("a", 9)
 
 
+class Pairs(ModelViewSet):
+    lookup_url_kwarg = "pair"
+    lookup_value_regex = "[^/]*[0-9]"
+
+    async def get_object(self):
+        return await get_object_or_404(self.get_queryset(), pk=self.kwargs["pair"])
+
+    @action(detail=True, url_path="times/<int:times>", methods=["POST"])
+    async def times(self, request, pair: str, times: str):
+        row = await self.get_object()
+        row.n += int(times)
+        await row.save()
+        again = self.reverse_action("times", kwargs={"pair": row.pk, "times": 7})
+        return {"n": row.n, "again": again, "same": self.reverse_action("times", kwargs={"pair": pair, "times": 7})}
+
+
 class Profiles(ModelViewSet):
     @action(detail=False, methods=["POST"])
     async def python(self, request):
@@ -212,7 +246,9 @@ async def _shop(databases: Databases, tmp_path_factory: pytest.TempPathFactory) 
 @pytest_asyncio.fixture(loop_scope="module")
 async def shop(_shop: Service) -> Service:
     """The shop with two lines: the second product in the first two of three orders."""
-    await _shop.sql.execute("TRUNCATE orders, products, lines, places, mine, notes, profiles, badges RESTART IDENTITY")
+    await _shop.sql.execute(
+        "TRUNCATE orders, products, lines, places, mine, notes, codes, pairs, profiles, badges RESTART IDENTITY"
+    )
     await _shop.sql.execute(ROWS)
     return _shop
 
@@ -363,6 +399,9 @@ async def test_relations_from_both_sides(shop: Service) -> None:
     line = await get(shop, "/lines/1,2/?expand=order,product")
     assert (line["order"]["name"], line["product"]["name"]) == ("first", "b")
     await shop.sql.execute("INSERT INTO lines (order_id, product_id) VALUES (1, 3), (1, 1)")
+    await shop.sql.execute("INSERT INTO notes VALUES (1, 2), (1, 1)")
+    around = await get(shop, "/lines/1,2/?expand=order__notes__first")
+    assert [row["number"] for row in around["order"]["notes"]] == [1, 2]
     order = await get(shop, "/orders/1/?expand=lines__product")
     assert [row["product"]["name"] for row in order["lines"]] == ["a", "b", "c"]
     listed = await get(shop, "/orders/?expand=lines")
@@ -561,3 +600,34 @@ async def test_a_partitioned_table_with_time_in_its_key(shop: Service) -> None:
     assert (changed.status, await changed.json()) == (200, row | {"value": 2})
     assert (await shop.client.post("/readings/", json=body)).status == 409
     assert (await shop.client.delete(URL(address, encoded=True))).status == 204
+
+
+async def test_another_field_in_addresses(shop: Service) -> None:
+    """``lookup_field`` names rows as of any resource; events have the key."""
+    async with listen(shop.client, "/codes/stream/") as source:
+        assert (await source.next()).event == "ready"
+        made = await shop.client.post("/codes/", json={"a": 1, "b": 2, "code": "x,y"})
+        assert (made.status, path_of(made)) == (201, "/codes/x%2Cy/")
+        assert (await source.next()).json()["id"] == "1,2"
+    assert (await get(shop, "/codes/x%2Cy/"))["b"] == 2
+    changed = await shop.client.patch("/codes/x%2Cy/", json={"a": 3, "code": "z"})
+    assert await changed.json() == {"a": 1, "b": 2, "code": "z"}
+    assert (await shop.client.delete("/codes/z/")).status == 204
+    await get(shop, "/codes/1,2/", 404)
+
+
+async def test_an_address_of_ones_own(shop: Service) -> None:
+    """The key is as it was sent in ``kwargs``, whatever its part is called, and beside other parts."""
+    made = await shop.client.post("/pairs/", json={"a": "x,/", "b": 2})
+    assert (made.status, path_of(made)) == (201, "/pairs/x%2C%2F,2/")
+    assert (await get(shop, "/pairs/x%2C%2F,2/"))["a"] == "x,/"
+    await get(shop, "/pairs/x,2,2/", 404)
+    changed = await shop.client.patch(URL("/pairs/x%2C%2F,2/", encoded=True), json={"n": 1})
+    assert (changed.status, (await changed.json())["n"]) == (200, 1)
+    times = await shop.client.post(URL("/pairs/x%2C%2F,2/times/5/", encoded=True))
+    assert times.status == 200, await times.text()
+    body = await times.json()
+    assert body["n"] == 6
+    assert body["again"] == body["same"]
+    assert body["again"].endswith("/pairs/x%2C%2F,2/times/7/")
+    assert (await shop.client.delete(URL("/pairs/x%2C%2F,2/", encoded=True))).status == 204

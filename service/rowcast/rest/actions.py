@@ -22,7 +22,7 @@ from rowcast.orm.awaiting import run_checked
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import document, query_for
 from rowcast.orm.queryset import QuerySet
-from rowcast.query.conditions import Query, unchanged
+from rowcast.query.conditions import Query, total_order, unchanged
 from rowcast.query.pages import BETWEEN, PageShape
 from rowcast.query.projection import Projection
 from rowcast.rest.conditional import check_version, etag_header, missing_or_changed, required_versions, version_of
@@ -139,7 +139,7 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
 async def _check_size_of_row(view: ModelView, query: Query, shown: Projection, already: Projection) -> None:
     """Refuse an ``?expand=`` that adds too much; a caller who may not see the row gets that error."""
     plan = view.view_plan
-    page = PageShape(shown, (plan.resource.key.name,), count="none", limit=1)
+    page = PageShape(shown, total_order(plan.resource, ()), count="none", limit=1)
     try:
         await check_size(plan, query, page, (), already)
     except ParseError:
