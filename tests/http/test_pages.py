@@ -278,7 +278,7 @@ async def test_cursor_does_not_show_what_rows_are_sorted_by(pages: Service) -> N
     raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     words = [row["word"] for row in first["results"] if row["word"]]
     assert words
-    assert not any(word.encode() in raw for word in words)
+    assert not any(json.dumps(word).encode() in raw for word in words)  # one letter would be there by chance
 
 
 async def test_cursor_is_stable_while_rows_come_and_go(pages: Service) -> None:
