@@ -15,9 +15,18 @@ PATIENCE = 60.0
 class Server:
     """``python -m rowcast serve`` on a configuration and a database; ``make_url`` is of the process that runs now."""
 
-    def __init__(self, config: Path, url: str, *, migrate: bool = True) -> None:
+    def __init__(self, config: Path, url: str, *options: str, migrate: bool = True) -> None:
         self.config = config
-        self._arguments = ["--config", str(config), "--database-url", url, "--port", "0", *["--migrate"] * migrate]
+        self._arguments = [
+            "--config",
+            str(config),
+            "--database-url",
+            url,
+            "--port",
+            "0",
+            *["--migrate"] * migrate,
+            *options,
+        ]
         self._process: asyncio.subprocess.Process | None = None
         self.origin = "http://127.0.0.1:1"  # nobody
 

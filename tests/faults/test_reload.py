@@ -18,6 +18,7 @@ import pytest
 from aiohttp import web
 
 from rowcast.configuration.load import Configuration, load
+from rowcast.server.admin import admin_listener
 from rowcast.server.app import create_app
 from rowcast.server.http import Runner
 from rowcast.server.lifecycle import STARTED
@@ -59,12 +60,12 @@ async def start(database_url: str, tmp_path: Path) -> AsyncIterator[Start]:
         resources: dict[str, str] = RESOURCES,
         service: str = "{}",
         modules: dict[str, str] | None = None,
-        *,
+        *options: str,
         migrate: bool = True,
         **variables: str,
     ) -> Server:
         configure(tmp_path / "config", resources, service, modules)
-        servers.append(Server(tmp_path / "config", database_url, migrate=migrate))
+        servers.append(Server(tmp_path / "config", database_url, *options, migrate=migrate))
         await servers[0].start(**variables)
         return servers[0]
 
@@ -326,11 +327,13 @@ async def test_a_hangup_never_kills(start: Start, tmp_path: Path, database_url: 
 
 
 async def test_a_replaced_application_is_freed(tmp_path: Path, database_url: str) -> None:
-    """With its modules: reloads do not fill the memory."""
-    configuration = configure(tmp_path, WITH_MODULE, modules={"rules": PERMISSION % "old"})
+    """With its modules: reloads do not fill the memory. The address of metrics stays open."""
+    configuration = configure(
+        tmp_path, WITH_MODULE, "server: {admin: '127.0.0.1:0'}", modules={"rules": PERMISSION % "old"}
+    )
 
     def make(configuration: Configuration, once: bool) -> web.Application:
-        return create_app(configuration, database_url, migrate=True, once=once)
+        return create_app(configuration, database_url, migrate=True, once=once, admin=admin)
 
     async def set_up() -> Runner:
         runner = Runner(make(configuration, False), configuration.settings.server)
@@ -338,18 +341,113 @@ async def test_a_replaced_application_is_freed(tmp_path: Path, database_url: str
         await runner.app[STARTED]
         return runner
 
-    runner = await asyncio.create_task(set_up())
-    reloader = Reloader(runner, configuration, Source(lambda: load(tmp_path, environ={}), make), lambda _: None)
+    with admin_listener(configuration.settings.server) as admin:
+        assert admin is not None
+        runner = await asyncio.create_task(set_up())
+        reloader = Reloader(runner, configuration, Source(lambda: load(tmp_path, environ={}), make), lambda _: None)
+        try:
+            for _ in range(2):
+                before = weakref.ref(runner.app), weakref.ref(sys.modules["rules"])
+                assert (await reloader.reload()).problems == ()
+                async with aiohttp.ClientSession() as session, session.get(admin.url) as response:
+                    assert "rowcast_streams 0.0" in await response.text()
+
+                def is_freed(before: tuple[Any, ...] = before) -> bool:
+                    gc.collect()
+                    return [each() for each in before] == [None, None]
+
+                await until(is_freed, seconds=10)
+        finally:
+            await runner.cleanup()
+            gc.unfreeze()
+
+
+async def printed(server: Server) -> str:
+    """The next line on standard error that is not one of the log."""
+    while (line := await server.complaint()).startswith("{"):
+        pass
+    return line
+
+
+async def test_with_reload_each_change_of_a_file_is_applied(
+    start: Start, open_client: Open, sql: asyncpg.Connection
+) -> None:
+    """YAML and Python; a mistake is printed with its place, and the last good configuration goes on; streams come back."""
+    await sql.execute("INSERT INTO notes (id, text) VALUES (1001, 'a'), (1002, 'b')")
+    server = await start(WITH_MODULE, "{}", {"rules": PERMISSION % "old"}, "--reload")
+    client = await open_client(server)
+
+    async def shows(status: int, rows: int, version: str = "old") -> None:
+        async def reached() -> bool:
+            found, body = await get(server, "/notes/", version=version)
+            return (found, len(body.get("results", ()))) == (status, rows)
+
+        await until(reached, seconds=10)
+
+    write(server, {"notes": WITH_MODULE["notes"] + "  page_size: 1\n"})
+    await shows(200, 1)
+    assert (await printed(server)).startswith("Reloaded in 0.")  # of a second
+    await client.until(lambda: client.connections == 2)
+    write(server, {"notes": WITH_MODULE["notes"] + "  page_sise: 1\n"})
+    assert "notes.yaml:11:3: unknown key 'page_sise'; did you mean page_size?" in await printed(server)
+    assert await printed(server) == "The last good config goes on.\n"
+    await shows(200, 1)
+    write(server, {"notes": WITH_MODULE["notes"]})
+    await shows(200, 2)
+    (server.config / "rules.py").write_text("class:\n")
+    assert (await printed(server)).startswith("Reloaded in ")
+    assert "rules cannot be imported" in await printed(server)
+    (server.config / "rules.py").write_text(PERMISSION % "new")
+    await shows(200, 2, version="new")
+    (server.config / "resources/more.yaml").write_text("fields: {title: {type: string}}")
+    await until(lambda: found(server, "/more/"))
+    (server.config / "resources/more.yaml").unlink()
+    await until(lambda: missing(server, "/more/"))
+    await sql.execute("INSERT INTO notes (id, text) VALUES (1003, 'c')")
+    assert client.resets == []
+
+
+async def found(server: Server, path: str) -> bool:
+    return (await get(server, path))[0] == 200
+
+
+async def missing(server: Server, path: str) -> bool:
+    return (await get(server, path))[0] == 404
+
+
+async def test_with_reload_a_first_config_with_a_mistake_is_waited_for(tmp_path: Path, database_url: str) -> None:
+    """In YAML or in Python: it is printed, and served as soon as it has been put right."""
+    configure(tmp_path / "config", WITH_MODULE, modules={"rules": PERMISSION % "old" + "import helpers"})
+    (tmp_path / "config/helpers.py").write_text("oops")
+    server = Server(tmp_path / "config", database_url, "--reload")
+    write(server, {"notes": MISTAKE["notes"]})
+    await server.launch()
     try:
-        for _ in range(2):
-            before = weakref.ref(runner.app), weakref.ref(sys.modules["rules"])
-            assert (await reloader.reload()).problems == ()
-
-            def is_freed(before: tuple[Any, ...] = before) -> bool:
-                gc.collect()
-                return [each() for each in before] == [None, None]
-
-            await until(is_freed, seconds=10)
+        assert "notes.yaml:11:3: unknown key 'page_sise'" in await printed(server)
+        assert await printed(server) == f"Waiting for a change in {server.config}.\n"
+        write(server, WITH_MODULE)
+        assert "helpers.py:1: NameError: name 'oops' is not defined" in await printed(server)
+        await printed(server)
+        (tmp_path / "config/helpers.py").write_text("")
+        await server.ready()
+        assert await found(server, "/notes/")
+        os.kill(server.pid, signal.SIGTERM)
+        assert await server.ended() == 0
     finally:
-        await runner.cleanup()
-        gc.unfreeze()
+        await server.kill()
+
+
+async def test_with_reload_ddl_of_others_is_waited_for(start: Start, tmp_path: Path, database_url: str) -> None:
+    """Without ``--migrate``: once the database fits, the configuration that was rejected is applied."""
+    server = await start(RESOURCES, "{}", None, "--reload", migrate=False)
+    write(server, MORE)
+    assert "ALTER TABLE owners ADD COLUMN email" in await printed(server)
+    assert rowcast(tmp_path, "migrate", "--sync", "--database-url", database_url)[0] == 0
+    await until(lambda: found(server, "/owners/?fields=email"))
+
+
+def test_reload_serves_with_one_process(tmp_path: Path) -> None:
+    """Whatever ``server.workers`` is, and not with ``--workers``."""
+    configure(tmp_path / "config", RESOURCES)
+    code, output = rowcast(tmp_path, "serve", "--reload", "--workers", "2")
+    assert (code, "--reload serves with one process" in output) == (2, True)

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import socket
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,16 +24,19 @@ from rowcast.commands.common import (
     open_database,
     tables_and_database,
 )
-from rowcast.configuration.load import Configuration, read
+from rowcast.configuration.load import Configuration
+from rowcast.configuration.load import read as read_files
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
 from rowcast.server.admin import admin_listener
 from rowcast.server.app import create_app
 from rowcast.server.checking import check_configuration
 from rowcast.server.http import Runner, tune_garbage_collector
+from rowcast.server.modules import forget_modules
 from rowcast.server.prepare import prepare
-from rowcast.server.reload import Reloader, Source
-from rowcast.server.running import Record, announced, terminal_watch
+from rowcast.server.reload import Reloader, Source, log_outcome
+from rowcast.server.running import Outcome, Record, announced, now, terminal_watch
+from rowcast.server.watch import Files, files_of, wait_for_change, watch
 from rowcast.server.workers import run as run_workers
 from rowcast.tasks import spawn
 
@@ -44,13 +48,36 @@ from rowcast.tasks import spawn
 @click.option("--port", type=int, help="The port to listen on; 0 picks a free one.  [default: 8000]")
 @click.option("--workers", type=int, help="How many processes share the port.  [default: 1]")
 @click.option("--migrate", is_flag=True, help="Make the database's schema match the config first.")
+@click.option("--reload", is_flag=True, help="For development: apply each change of the config's files at once.")
 def serve(
-    config: Path, database_url: str | None, host: str | None, port: int | None, workers: int | None, migrate: bool
+    config: Path,
+    database_url: str | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    migrate: bool,
+    reload: bool,
 ) -> None:
     """Serve the resources until SIGTERM or SIGINT. SIGHUP, or `rowcast reload`, applies a changed config."""
     with suppress(ValueError):  # a thread that is not the main one, in which nothing is served
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service can reload
-    read = partial(load_configuration, config, database_url, host=host, port=port, workers=workers)
+    if reload and workers not in (None, 1):
+        raise click.UsageError("--reload serves with one process: leave out --workers.")
+    read = partial(load_configuration, config, database_url, host=host, port=port, workers=1 if reload else workers)
+    while True:
+        files = files_of(config) if reload else None
+        try:
+            return _serve_from(read, files, migrate=migrate)
+        except ConfigurationError as error:
+            if files is None or isinstance(error, _AddressError) or not config.is_dir():
+                raise
+            click.echo(f"{error}\nWaiting for a change in {config}.", err=True)
+        wait_for_change(config, files)
+        forget_modules(config)
+
+
+def _serve_from(read: Callable[[], Configuration], files: Files | None, *, migrate: bool) -> None:
+    """Serve until a signal, beginning with the configuration that is read now; with ``files``, which follows changes."""
     configuration = read()
     server = configuration.settings.server
     _check_address(server)
@@ -69,7 +96,7 @@ def serve(
 
         source = Source(read, make)
         if server.workers == 1:
-            uvloop.run(_serve(configuration, source, record))
+            uvloop.run(_serve(configuration, source, record, files))
         else:
             if migrates:
                 asyncio.run(prepare(configuration, *tables_and_database(configuration, url), migrate=True))
@@ -80,14 +107,18 @@ def serve(
 @CONFIG
 def check(config: Path) -> None:
     """Validate a config directory, with the Python that it names, without a database."""
-    found = read(config, environ=os.environ, sections=())
+    found = read_files(config, environ=os.environ, sections=())
     for line in check_configuration(found):
         click.echo(line)
     click.echo(f"{config}: {len(found.configuration.resources)} resources, no problems.")
 
 
+class _AddressError(ConfigurationError):
+    """The address cannot be listened on, which no change of a file may be expected to put right."""
+
+
 def _check_address(server: Server) -> None:
-    """Raise ``ConfigurationError`` if ``serve`` cannot listen at its address, before a database is started."""
+    """Raise ``_AddressError`` if ``serve`` cannot listen at its address, before a database is started."""
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     try:
         socket.create_server((server.host, server.port), family=family).close()
@@ -98,7 +129,7 @@ def _check_address(server: Server) -> None:
             message = f"port {server.port} of {server.host} is taken; --port names another one"
         else:
             message = f"cannot listen on port {server.port} of {server.host}: {error.strerror}"
-        raise ConfigurationError(message) from error
+        raise _AddressError(message) from error
 
 
 async def _set_up(configuration: Configuration, source: Source) -> Runner:
@@ -107,11 +138,11 @@ async def _set_up(configuration: Configuration, source: Source) -> Runner:
     return runner
 
 
-async def _serve(configuration: Configuration, source: Source, record: Record) -> None:
-    """Serve with this process alone, until a signal."""
+async def _serve(configuration: Configuration, source: Source, record: Record, files: Files | None) -> None:
+    """Serve with this process alone, until a signal; with ``files``, reload when those of the config are other ones."""
     server = configuration.settings.server
     runner = await asyncio.create_task(_set_up(configuration, source))  # in a context of its own
-    reloader = Reloader(runner, configuration, source, record.note)
+    reloader = Reloader(runner, configuration, source, _Reporter(record, files is not None), retries=files is not None)
     ended, hung_up = asyncio.Event(), terminal_watch()
 
     def end() -> None:
@@ -123,7 +154,9 @@ async def _serve(configuration: Configuration, source: Source, record: Record) -
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, lambda: end() if hung_up() else reloader.request())
-    reloading = spawn(reloader.run(), "reload")
+    tasks = [spawn(reloader.run(), "reload")]
+    for directory, known in _watched(configuration, files):
+        tasks.append(spawn(watch(directory, known, reloader.request), f"watching {directory}"))
     try:
         await web.TCPSite(runner, server.host, server.port).start()
         stopping, started = asyncio.create_task(ended.wait()), asyncio.create_task(reloader.started())
@@ -136,5 +169,32 @@ async def _serve(configuration: Configuration, source: Source, record: Record) -
         started.cancel()
         await stopping
     finally:
-        await cancel([reloading])
+        await cancel(tasks)
         await runner.cleanup()
+
+
+def _watched(configuration: Configuration, files: Files | None) -> Iterator[tuple[Path, Files]]:
+    """The directories that are watched with their files: those of the config are given, and revisions are as they are now."""
+    if files is not None:
+        yield configuration.directory, files
+        if (migrations := configuration.settings.database.migrations).is_dir():
+            yield migrations, files_of(migrations)
+
+
+class _Reporter:
+    """Reports the outcomes of reloads: to who waits for them, and in the log or, for development, as lines."""
+
+    def __init__(self, record: Record, plainly: bool) -> None:
+        self._record = record
+        self._plainly = plainly
+        self._reported: tuple[str, ...] | None = None
+
+    def __call__(self, outcome: Outcome) -> None:
+        self._record.note(outcome)
+        if not self._plainly:
+            log_outcome(outcome)
+        elif not outcome.problems:
+            click.echo(f"Reloaded in {now() - outcome.began:.2f} s.", err=True)
+        elif outcome.problems != self._reported:  # those of a database are found again and again
+            click.echo("\n".join((*outcome.problems, "The last good config goes on.")), err=True)
+        self._reported = outcome.problems

@@ -37,6 +37,11 @@ def imported_again(directory: Path) -> Iterator[None]:
         raise
 
 
+def forget_modules(directory: Path) -> None:
+    """Import the modules of a directory again when they are used next."""
+    _forget(_modules(directory.resolve()))
+
+
 def _modules(directory: Path) -> dict[str, ModuleType]:
     """The imported modules that are files of a directory, or of a package in it, by name."""
     found = {name: module for name, module in sys.modules.items() if isinstance(module, ModuleType)}

@@ -31,6 +31,7 @@ from rowcast.server.modules import imported_again
 from rowcast.server.prepare import startup_error
 from rowcast.server.running import Outcome, now
 
+RETRY_SECONDS: Final = 1.0
 START_SECONDS: Final = 60.0  # for the new application to start; DDL takes as long as it does
 SECRET_MIN_CHARACTERS: Final = 8  # shorter values are parts of many other words
 _PLAIN_VARIABLES: Final = frozenset(
@@ -59,16 +60,24 @@ class Source:
 class Reloader:
     """Reloads a service when ``request`` is called. ``report`` is called with each outcome.
 
-    ``configuration`` is the one that the service works with.
+    ``configuration`` is the one that the service works with. With ``retries`` a configuration that the database does not fit
+    is tried again until it does.
     """
 
     def __init__(
-        self, runner: Runner, configuration: Configuration, source: Source, report: Callable[[Outcome], None]
+        self,
+        runner: Runner,
+        configuration: Configuration,
+        source: Source,
+        report: Callable[[Outcome], None],
+        *,
+        retries: bool = False,
     ) -> None:
         self.configuration = configuration
         self._runner = runner
         self._source = source
         self._report = report
+        self._retries = retries
         self._requested = asyncio.Event()
         self._applied = asyncio.Event()
 
@@ -109,7 +118,8 @@ class Reloader:
             problems = str(error).splitlines()
         except START_ERRORS as error:
             problems = [startup_error(error)]
-            _logger.warning("reload_failed", error=str(error) or type(error).__name__)
+            if self._retries:
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self.request)
         except TimeoutError:
             problems = [f"The new configuration was not ready within {START_SECONDS:.0f} s."]
         except Exception:
@@ -121,11 +131,9 @@ class Reloader:
             self.configuration = configuration
             runner.app[READINESS].config = {"state": "applied", "at": at}
             self._applied.set()
-            _logger.info("config_reloaded", resources=len(configuration.resources), seconds=round(now() - began, 3))
             return Outcome((), began, os.getpid())
         shown = list(_public(problems, self.configuration.directory))
         self._runner.app[READINESS].config = {"state": "rejected", "problems": shown, "at": at}
-        _logger.error("config_rejected", problems=problems)
         return Outcome(tuple(problems), began, os.getpid())
 
     async def _start(self, configuration: Configuration) -> Runner:
@@ -141,6 +149,14 @@ class Reloader:
             await app.cleanup()
             raise
         return runner
+
+
+def log_outcome(outcome: Outcome) -> None:
+    """Log what has become of a reload."""
+    if outcome.problems:
+        _logger.error("config_rejected", problems=outcome.problems)
+    else:
+        _logger.info("config_reloaded", seconds=round(now() - outcome.began, 3))
 
 
 def _check_fixed(before: Configuration, after: Configuration) -> None:

@@ -28,7 +28,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
 from rowcast.server.http import Runner, tune_garbage_collector
-from rowcast.server.reload import Reloader, Source
+from rowcast.server.reload import Reloader, Source, log_outcome
 from rowcast.server.running import Outcome, Record, terminal_watch
 from rowcast.tasks import spawn
 
@@ -144,6 +144,7 @@ class _Workers(BaseApplication):  # type: ignore[misc]
         os.write(self._messages_out, READY)
 
     def _note(self, outcome: Outcome) -> None:
+        log_outcome(outcome)
         self._record.note(outcome)
         if not outcome.problems:
             os.write(self._messages_out, APPLIED)
