@@ -182,6 +182,25 @@ async def test_choices_are_compared_with_the_values_of_an_enum(database: Databas
     assert await database.pending(tables) == []
 
 
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+async def test_a_datetime_with_a_zone_has_a_column_without(database: Database, zone: str) -> None:
+    """In a new table, from a revision as well, and in one that is there."""
+    start = field("start", "datetime", zone=zone, auto_now_add=True, min="2000-01-01T00:00:00+00:00")
+    tables = declare(resource("things", start, field("x", "datetime", zone=zone, null=True)))
+    await database.execute(
+        "CREATE SCHEMA rowcast; CREATE FUNCTION rowcast.uuid7() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()'"
+    )
+    await database.makemigrations(tables)
+    assert (await database.migrate(tables, sync=False)).left == []
+    assert (await database.compare(tables)).statements == []
+    await database.execute("DROP TABLE things; CREATE TABLE things (id uuid DEFAULT gen_random_uuid() PRIMARY KEY,"
+        "start timestamp(0) NOT NULL DEFAULT now(), x timestamptz)")  # fmt: skip
+    assert await database.pending(tables) == [
+        "-- things.x has a time zone in the database; remove `zone` from its field",
+        *[sql for sql in await database.pending(tables) if "ck_things_start_min" in sql],
+    ]
+
+
 FAMILY = """
 CREATE TABLE parents (id serial PRIMARY KEY, name text NOT NULL CONSTRAINT named CHECK (name <> ''), code text, n integer);
 CREATE UNIQUE INDEX parents_code ON parents (code);

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
+from zoneinfo import available_timezones
 
 from marshmallow import ValidationError
 
@@ -37,6 +38,8 @@ RESERVED_RESOURCES: Final = ("health", "openapi.json", "docs", "stream")
 RESERVED_COLUMNS: Final = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")  # of every PostgreSQL table
 
 
+ZONE_NAME: Final = r"[A-Za-z][A-Za-z0-9_+/-]*"
+
 FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "type": value_types.one_of(FIELD_TYPES, required=True),
     "primary_key": value_types.boolean(),
@@ -55,6 +58,7 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "pattern": value_types.string(),
     "max_digits": value_types.integer(1, 1000),
     "decimal_places": value_types.integer(0, 1000),
+    "zone": value_types.string(ZONE_NAME, "the name of a time zone such as Europe/Berlin"),
     "of": value_types.one_of(sorted(scalar_types())),
     "to": value_types.string(least=1),
     "on_delete": value_types.one_of(("restrict", "cascade", "set_null")),
@@ -141,6 +145,7 @@ class _FieldReader:
         """The field, without its wrong options."""
         self._check_options()
         self._check_pattern()
+        self._check_zone()
         if self.field_type.kind not in _OF_KIND and not (
             self.field_type.kind is Kind.ARRAY and "of" not in self.values
         ):
@@ -196,6 +201,12 @@ class _FieldReader:
         if found := _UNPORTABLE.search(pattern):
             message = f"{found[1]!r} has another meaning in PostgreSQL, which also checks the pattern; write it in another way"
             self._report("pattern", message)
+
+    def _check_zone(self) -> None:
+        zone = self.values.get("zone")
+        if zone is not None and zone not in (zones := available_timezones()):
+            self._report("zone", f"there is no time zone {zone!r}; {did_you_mean(zone, sorted(zones))}")
+            del self.values["zone"]
 
     def _read_values(self) -> None:
         """Convert min, max, choices and default to the JSON form of their type, and check each by those before it."""

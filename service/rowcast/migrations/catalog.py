@@ -145,6 +145,11 @@ class Definitions:
         _, _, generated, *_ = self.columns[column]["extra"].split("|")
         return bool(generated)
 
+    def has_zone(self, column: tuple[str, str]) -> bool:
+        """Whether a column is a ``timestamp with time zone``."""
+        type_: str = self.columns[column]["base"] if column in self.columns else ""
+        return type_.startswith("timestamp") and type_.endswith(" with time zone")
+
     def labels(self, column: tuple[str, str]) -> list[str] | None:
         """The values of a column that is an enum, or of the items of its array; ``None`` for any other type."""
         labels: list[str] | None = self.columns[column]["labels"]

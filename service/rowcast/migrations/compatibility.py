@@ -18,7 +18,9 @@ _FOREIGN_TYPES: Final = {
     "bpchar": _TEXT,
 }
 """Types that Rowcast never gives a column, with those of the fields that can hold their values."""
-_ROUNDED_TYPES: Final = frozenset({"timestamp with time zone", "time without time zone", "interval"})
+_ROUNDED_TYPES: Final = frozenset(
+    {"timestamp with time zone", "timestamp without time zone", "time without time zone", "interval"}
+)
 
 
 def serves(found: str, declared: str, *, own: bool, implied: bool, enum: bool = False) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 from alembic.autogenerate import render_python_code, renderers
@@ -14,6 +14,7 @@ from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.operations import Operations, ops
 from alembic.runtime.migration import MigrationContext
 
+from rowcast.resources.exchanged import LocalTime
 from rowcast.resources.sql import DIALECT
 
 _BIND_PARAMETER: Final = re.compile(r"(?<![:\w\\]):\w|\\:")
@@ -38,7 +39,14 @@ def render(steps: Iterable[ops.MigrateOperation]) -> str:
     """The operations as the body of a function, which also runs where a sync has done some of them already."""
     context = MigrationContext.configure(dialect=DIALECT)
     context.impl = Implementation(DIALECT, None, False, True, None, {})
-    return render_python_code(ops.UpgradeOps(list(_repeatable(steps))), migration_context=context)
+    return render_python_code(
+        ops.UpgradeOps(list(_repeatable(steps))), render_item=_render_item, migration_context=context
+    )
+
+
+def _render_item(kind: str, item: object, _context: AutogenContext) -> str | Literal[False]:
+    """A type of Rowcast's own as SQLAlchemy's, which revisions need not import from Rowcast."""
+    return "postgresql.TIMESTAMP()" if kind == "type" and isinstance(item, LocalTime) else False
 
 
 def _repeatable(steps: Iterable[ops.MigrateOperation]) -> Iterator[ops.MigrateOperation]:

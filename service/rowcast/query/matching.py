@@ -130,6 +130,8 @@ def _comparison(resources: Resources, resource: str, condition: Comparison) -> T
     if lookup.takes is Argument.MANY:
         argument = frozenset(argument)
     traits = resources.traits_of(resource)
+    if field.zone not in (None, "UTC") and lookup.takes is not Argument.FLAG:
+        return None  # an hour that a zone has twice is stored as one
     inexact = traits.loose | {name for name, type_ in traits.types.items() if type_ == "real"}
     if lookup.takes is not Argument.FLAG and not inexact.isdisjoint(path.columns):
         return None

@@ -20,6 +20,7 @@ from rowcast.query.documents import document
 from rowcast.query.keys import has_key_in, key_columns, key_text
 from rowcast.query.projection import Projection
 from rowcast.query.versions import XMIN, version, xmin
+from rowcast.resources.exchanged import LocalTime
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import Tables
@@ -154,7 +155,11 @@ def _place(tables: Tables, resource: str) -> sa.ColumnElement[Any]:
 
 def touched(resource: Resource) -> dict[str, Any]:
     """The columns that every update of a row sets to the present: those with ``auto_now``."""
-    return {name: sa.func.now() for name, field in resource.columns.items() if field.auto_now}
+    return {
+        name: LocalTime(field.zone).stored(sa.func.now()) if field.zone else sa.func.now()
+        for name, field in resource.columns.items()
+        if field.auto_now
+    }
 
 
 def restriction(tables: Tables, resource: str, where: Shape, binds: Binds) -> sa.ColumnElement[bool]:

@@ -81,6 +81,9 @@ class FieldType:
     rules: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # keywords of JSON Schema
     max_length: int | None = None  # characters, if the field has no ``max_length`` of its own
     now: str | None = None  # SQL of the current time, for ``auto_now``
+    literal: Callable[[Field, Any], str] | None = (
+        None  # the JSON form as PostgreSQL reads the column's type, if it is another
+    )
     generated_key: str | None = None  # SQL of the default of a primary key
     binary_float: bool = False  # whether JSON numbers of any length are rounded to a float of 64 bits
 
@@ -110,6 +113,7 @@ class Field:
     pattern: str | None = None
     max_digits: int | None = None
     decimal_places: int | None = None
+    zone: str | None = None  # of a datetime whose column has none
     of: FieldType | None = None
     to: str | None = None
     on_delete: str = "restrict"  # of a foreign key

@@ -223,7 +223,8 @@ def rank(field: Field, value: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
         sa.literal_column(quote_literal(_array_text(field, field.choices))), postgresql.ARRAY(_unlimited(field))
     )
     return sa.func.coalesce(
-        sa.func.array_position(places, readable(value)), sa.literal_column(str(len(field.choices) + 1))
+        sa.func.array_position(places, readable(value) if field.field_type.kind is Kind.TEXT else value),
+        sa.literal_column(str(len(field.choices) + 1)),
     )
 
 
@@ -239,6 +240,8 @@ def _literal(field: Field) -> Any:
 
 def _text(field: Field, value: Any) -> str:
     """A JSON form as the string from which PostgreSQL reads a value of the field's type."""
+    if field.field_type.literal is not None:
+        return field.field_type.literal(field, value)
     if field.field_type.kind is Kind.JSON:
         return encode(value).decode()
     if field.field_type.kind is Kind.ARRAY:
@@ -262,6 +265,8 @@ def _server_default(field: Field, values: Field) -> sa.TextClause | None:
         return _sql_text(quote_literal(_text(values, field.default)))
     if field.auto_now or field.auto_now_add:
         expression = field.field_type.now
+        if field.zone:
+            expression = f"timezone({quote_literal(field.zone)}, {expression})"
     elif field.primary_key and not field.sent_key:
         expression = field.field_type.generated_key
     else:

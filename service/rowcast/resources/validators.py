@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ import marshmallow as ma
 from marshmallow import validate
 
 from rowcast.resources.fields import Field, Kind
+from rowcast.resources.types.temporal import is_ambiguous
 
 REQUIRED: Final = "This field is required."
 NULL: Final = "May not be null."
@@ -33,6 +35,8 @@ def validators(declared: Field, values: Field) -> list[Any]:
     if element.min is not None or element.max is not None:
         low, high = (None if x is None else element.field_type.load(element, x) for x in (element.min, element.max))
         rules.append(each(validate.Range(min=low, max=high)))
+    if values.zone is not None:
+        rules.append(_Unambiguous(values.zone))
     if element.choices:
         loaded = [element.field_type.load(element, choice) for choice in element.choices]
         rules.append(
@@ -76,6 +80,18 @@ class _UnlessLonger(validate.Validator):
 
     def __call__(self, value: str) -> Any:
         return value if self.longest is not None and len(value) > self.longest else self.rule(value)
+
+
+class _Unambiguous(validate.Validator):
+    """A moment that a column without zone can hold."""
+
+    def __init__(self, zone: str) -> None:
+        self.zone = zone
+
+    def __call__(self, value: dt.datetime) -> dt.datetime:
+        if is_ambiguous(value, self.zone):
+            raise ma.ValidationError(f"{self.zone} has this hour twice, and the column cannot hold the first one.")
+        return value
 
 
 class _Matches(validate.Validator):

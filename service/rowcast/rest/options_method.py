@@ -35,7 +35,7 @@ def _docstring(viewset: type) -> str:
     return "" if is_ours(viewset) else inspect.cleandoc(viewset.__doc__ or "")
 
 
-_LIMITS: Final = ("min", "max", "min_length", "max_length", "pattern", "max_digits", "decimal_places", "to")
+_LIMITS: Final = ("min", "max", "min_length", "max_length", "pattern", "max_digits", "decimal_places", "zone", "to")
 
 
 def body_fields(plan: ModelPlan, action: str) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from rowcast.resources.types import FIELD_TYPES, make_field
 from .conftest import Load, Problems
 
 OPTIONS = """primary_key required null blank default unique index choices order min max min_length max_length pattern
-max_digits decimal_places of to on_delete related_name any_key read_only write_only auto_now auto_now_add renamed_from label
+max_digits decimal_places zone of to on_delete related_name any_key read_only write_only auto_now auto_now_add renamed_from label
 help_text"""
 TYPES = """string text email url slug uuid integer big_integer float decimal boolean date time datetime duration json
 array foreign_key many_to_many"""
@@ -54,6 +54,7 @@ FLAGS = (
 )
 OTHERS = {
     "order": "choices",
+    "zone": "Europe/Berlin",
     "to": "things",
     "on_delete": "restrict",
     "related_name": "back",
@@ -114,6 +115,12 @@ def test_an_option_that_does_not_apply_is_reported_with_those_that_do(problems: 
             assert line.startswith(
                 f"things.yaml:2:{len(start) + 3}: {option!r} does not apply to {type_}, which takes "
             )
+
+
+def test_a_zone_that_does_not_exist_is_reported(problems: Problems) -> None:
+    """With the nearest name."""
+    lines = problems(things("a: {type: datetime, zone: Europe/Berlim}"))
+    assert lines == ["things.yaml:2:29: zone: there is no time zone 'Europe/Berlim'; did you mean Europe/Berlin?"]
 
 
 # --- what follows -----------------------------------------------------------------------------------------------------

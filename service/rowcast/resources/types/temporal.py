@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import re
 from typing import Final
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from rowcast.resources.exchanged import MOMENT
+from rowcast.resources.exchanged import MOMENT, Column, LocalTime
 from rowcast.resources.fields import Field, FieldType, Kind
 
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -116,6 +117,24 @@ def _parse_datetime(_field: Field, text: str) -> dt.datetime:
         raise ValueError(_NOT_A_DATETIME) from None
 
 
+def _moment_json(field: Field, column: Column) -> Column:
+    return LocalTime(field.zone).plain(column) if field.zone else sa.cast(column, MOMENT)  # without a zone it is UTC
+
+
+def _local_literal(field: Field, value: str) -> str:
+    return local_time(_load_datetime(field, value), field.zone).isoformat() if field.zone else value
+
+
+def local_time(moment: dt.datetime, zone: str) -> dt.datetime:
+    """The time of a zone at a moment."""
+    return moment.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
+
+
+def is_ambiguous(moment: dt.datetime, zone: str) -> bool:
+    """Whether the time of a zone at a moment means a later one: when clocks are set back, it is there twice."""
+    return local_time(moment, zone).replace(tzinfo=ZoneInfo(zone), fold=1).astimezone(dt.UTC) != moment
+
+
 def _load_duration(_field: Field, value: object) -> dt.timedelta:
     match = _DURATION.fullmatch(value) if isinstance(value, str) and len(value) < 100 else None
     if match is None or not any(match.groups()[1:]):
@@ -211,20 +230,21 @@ TEMPORAL_TYPES: Final = (
     FieldType(
         name="datetime",
         kind=Kind.MOMENT,
-        column=lambda _field: sa.DateTime(timezone=True),
+        column=lambda field: LocalTime(field.zone) if field.zone else MOMENT,
         load=_load_datetime,
         parse=_parse_datetime,
         native=dt.datetime,
         from_native=lambda value: value.astimezone(dt.UTC),  # a naive one is local time
         dump=lambda _field, value: _trim(value.astimezone(dt.UTC).isoformat()),
-        json=lambda _field, column: sa.cast(column, MOMENT),  # the column may have no zone: then it is UTC
+        json=_moment_json,
+        literal=_local_literal,
         nearest=lambda _field, text: (dt.datetime.min if _is_early(text) else dt.datetime.max).replace(tzinfo=dt.UTC),
         schema=lambda _field: {
             "type": "string",
             "format": "date-time",
             "pattern": f"^{_DATE_PATTERN}[Tt]{_TIME_PATTERN}{_SECONDS_PATTERN}{_OFFSET_PATTERN}$",
         },
-        options=_LIMITS | _AUTO,
+        options=_LIMITS | _AUTO | {"zone"},
         now="now()",
     ),
     FieldType(
