@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from rowcast.resources.sql import quote_table
 from rowcast.rest.plan import SERVICE
 
 from .. import conftest
@@ -57,7 +58,7 @@ async def _library(databases: Databases, tmp_path_factory: pytest.TempPathFactor
 @pytest_asyncio.fixture(loop_scope="module")
 async def library(_library: Service) -> Service:
     """The library, empty. Only for tests that run in their module's loop."""
-    tables = ", ".join(f'"{table}"' for table in _library.queries.tables.metadata.tables)
+    tables = ", ".join(quote_table(table) for table in _library.queries.tables.metadata.tables)
     await _library.sql.execute(f"TRUNCATE {tables} RESTART IDENTITY")
     return _library
 

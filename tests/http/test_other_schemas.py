@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from rowcast.errors import ConfigurationError
 from ..databases import Databases
 from ..sse import EventSource, listen
 from ..waiting import until
-from .conftest import Run, running
+from .conftest import running
 from .library import OPEN, Service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -179,11 +180,16 @@ async def test_a_table_that_is_replaced_gets_its_triggers_again(service: Service
     assert (await service.post("/old-orders/", {"number": 77}))["number"] == 77
 
 
-async def test_one_table_under_two_names_is_refused(run: Run) -> None:
+async def test_one_table_under_two_names_is_refused(databases: Databases, tmp_path: Path) -> None:
     """``books`` and ``public.books`` are the same table where the search path has ``public``."""
     books = """
         CREATE TABLE books (id serial PRIMARY KEY, name varchar(20) CHECK (name <> ''),
             number integer NOT NULL UNIQUE CHECK (number >= 1))
     """
+    resources: dict[str, dict[str, Any]] = {
+        "books": {"fields": ITEM},
+        "tomes": {"table": "public.books", "fields": ITEM},
+    }
     with pytest.raises(ConfigurationError, match=r"books and public\.books are the same table"):
-        await run({"books": {"fields": ITEM}, "tomes": {"table": "public.books", "fields": ITEM}}, OPEN, prepare=books)
+        async with running(databases, tmp_path, resources, OPEN, prepare=books):
+            pass

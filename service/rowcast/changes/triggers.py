@@ -152,7 +152,7 @@ class _ResourceTriggers:
         self._resource = resource
         self._schemas = schemas
         self._table = qualified(resource.table, schemas)
-        self._keys = [quote_identifier(column) for column in resource.key_columns]
+        self._keys = [quote_identifier(field.stored_column) for field in resource.key_fields]
         self._key = self._keys[0]  # the only one, if the resource has links
         self._name = quote_literal(resource.name)
         references = [field for field in resource.fields.values() if field.field_type.kind is Kind.RELATION]
@@ -299,7 +299,8 @@ class _ResourceTriggers:
         """The key of a row of a relation as text; null if the row is missing."""
         if len(self._keys) == 1:
             return f"{relation}.{self._key}::text"
-        names, parts = self._resource.key_columns, self._resources.key_of(self._resource.key).parts
+        names = [field.stored_column for field in self._resource.key_fields]
+        parts = self._resources.key_of(self._resource.key).parts
         columns = [sa.column(name, part.field_type.column(part)) for name, part in zip(names, parts, strict=True)]
         source = sa.table(relation, *columns)
         text = key_column(parts, [source.c[name] for name in names])
@@ -311,7 +312,7 @@ class _ResourceTriggers:
         A row that is not ``linked`` yet has empty lists, which need not be read.
         """
         pairs = [
-            f"{quote_literal(name)}, {_json_of(self._resources.key_of(field), relation, name)}"
+            f"{quote_literal(name)}, {_json_of(self._resources.key_of(field), relation, field.stored_column)}"
             for name, field in self._resource.columns.items()
             if not field.write_only
         ]

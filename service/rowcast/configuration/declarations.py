@@ -68,13 +68,14 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "write_only": value_types.boolean(),
     "auto_now": value_types.boolean(),
     "auto_now_add": value_types.boolean(),
-    "renamed_from": value_types.string(FIELD_NAME, "the field's former name"),
+    "column": value_types.string(SQL_NAME, "the name of a column"),
+    "renamed_from": value_types.string(SQL_NAME, "the field's former name"),
     "label": value_types.string(null=True),
     "help_text": value_types.string(null=True),
 }
 
 _OF_ALL = frozenset({"type", "required", "read_only", "write_only", "label", "help_text"})
-_OF_COLUMNS = _OF_ALL | {"null", "default", "unique", "index", "renamed_from"}
+_OF_COLUMNS = _OF_ALL | {"null", "default", "unique", "index", "column", "renamed_from"}
 _OF_VALUES = _OF_COLUMNS | {"choices", "order"}
 _OF_SETS = _OF_VALUES - {"order"}  # values that hold others
 _OF_KIND: Final[Mapping[Kind, frozenset[str]]] = {Kind.RELATIONS: _OF_ALL, Kind.RELATION: _OF_COLUMNS}
@@ -255,6 +256,9 @@ class _FieldReader:
             self._report("required", "false needs a default, or null: true")
         if self.values.get("on_delete") == "set_null" and not field.null:
             self._report("on_delete", "set_null needs null: true")
+        former, relation = self.values.get("renamed_from"), self.field_type.kind is Kind.RELATION
+        if former and relation and field.column is None and not re.fullmatch(FIELD_NAME, former):
+            self._report("renamed_from", "must be the field's former name; with 'column' it is the column's")
         if self.values.get("default", MISSING) is None and not field.null:
             self._report("default", "null needs null: true")
 
@@ -404,6 +408,7 @@ class _ResourceReader:
         fields: dict[str, Field] = {}
         lost: set[str] = set()
         taken: dict[str, str] = {}
+        columns: dict[str, Field] = {}
         key: str | None = None
         for name, raw in self.raw.items():
             values = loaded.get(name) or {}
@@ -414,6 +419,11 @@ class _ResourceReader:
             field = reader.read()
             for path, message in reader.wrong:
                 self._report(("fields", name, *path), message)
+            if field.field_type.kind is not Kind.RELATIONS:
+                other = columns.setdefault(field.stored_column, field)
+                if other is not field and (field.column or other.column):
+                    message = f"has the column {field.stored_column!r}, which is that of the field {other.name!r}"
+                    self._report(("fields", name, *(("column",) if field.column else ())), message)
             for message in _bad_name(field):
                 self._report(("fields", name), AboutKey(message))
             for used in {name, field.column_name}:
@@ -437,9 +447,12 @@ class _ResourceReader:
         """Check ``renamed_from``: what it names must not be declared any more."""
         if resource.renamed_from == resource.table:
             self._report(("renamed_from",), "is the table's present name")
+        columns = {field.stored_column: field.name for field in resource.columns.values()}
         for name, field in resource.fields.items():
-            if field.former_column in resource.columns:
-                self._report(("fields", name, "renamed_from"), f"there is still a field {field.renamed_from!r}")
+            if field.former_column in columns:
+                self._report(
+                    ("fields", name, "renamed_from"), f"there is still a field {columns[field.former_column]!r}"
+                )
 
     def _column_sets(self, resource: Resource, lost: set[str]) -> None:
         """Check ``unique`` and ``indexes``: lists of fields that have columns, without repetition."""
@@ -485,10 +498,10 @@ def names_of(name: str, related_name: object) -> set[str]:
 def _bad_name(field: Field) -> Iterator[str]:
     if not re.fullmatch(FIELD_NAME, field.name):
         yield f"{field.name!r} is not a name of a field: use lower-case letters, digits and single underscores within"
-    elif field.name in RESERVED_COLUMNS:
-        yield f"{field.name!r} is a column that every PostgreSQL table has; choose another name"
-    elif len(field.column_name) > IDENTIFIER_MAX_BYTES:
-        yield f"{field.name!r} is too long: a column's name has at most {IDENTIFIER_MAX_BYTES} characters"
+    elif reserved := {field.name, field.stored_column}.intersection(RESERVED_COLUMNS):
+        yield f"{reserved.pop()!r} is a column that every PostgreSQL table has; choose another name"
+    elif len(field.stored_column.encode()) > IDENTIFIER_MAX_BYTES:
+        yield f"{(field.column or field.name)!r} is too long: a column's name has at most {IDENTIFIER_MAX_BYTES} characters"
 
 
 _IRREGULAR: Final[Mapping[str, str]] = {

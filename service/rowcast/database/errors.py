@@ -17,7 +17,7 @@ from rowcast.errors import (
     Unavailable,
     ValidationError,
 )
-from rowcast.resources.tables import Guard
+from rowcast.resources.tables import Guard, not_null_of
 
 CONNECTION_LOST = (
     OSError,
@@ -141,7 +141,7 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
         case asyncpg.CheckViolationError():
             return _invalid(guard, _CHECKS.get(guard.rule if guard else "", "Not a valid value."))
         case asyncpg.NotNullViolationError():
-            return ValidationError({error.column_name or "non_field_errors": ["May not be null."]})
+            return ValidationError({_null_field(error, guards): ["May not be null."]})
         case asyncpg.GeneratedAlwaysError():
             return ValidationError("A value that the database generates cannot be written.")
         case asyncpg.InvalidRegularExpressionError():
@@ -174,6 +174,15 @@ def violated_guard(error: asyncpg.PostgresError, guards: Mapping[str, Guard]) ->
     name, table = error.constraint_name or "", error.table_name
     qualified = guards.get(f"{error.schema_name}.{table}.{name}")
     return qualified or guards.get(name) or guards.get(f"{table}.{name}")
+
+
+def _null_field(error: asyncpg.NotNullViolationError, guards: Mapping[str, Guard]) -> str:
+    """The field that may not be null."""
+    if not error.column_name:
+        return "non_field_errors"
+    tables = (f"{error.schema_name}.{error.table_name}", str(error.table_name))
+    found = [guards[name] for table in tables if (name := not_null_of(table, error.column_name)) in guards]
+    return found[0].fields[0] if found else error.column_name
 
 
 def _raised_by_owner(error: asyncpg.PostgresError) -> bool:

@@ -54,7 +54,7 @@ async def sequences_behind(fetch: Fetch, tables: Tables) -> list[SequenceBehind]
         last, called, largest = row["last_value"], row["is_called"], row["largest"]
         if largest is not None and (last < largest or (last == largest and not called)):
             repair = f"SELECT setval({quote_literal(sequence)}, {largest})"
-            found.append(SequenceBehind(f"{resource.table}.{resource.key.column_name}", last, largest, repair))
+            found.append(SequenceBehind(f"{resource.table}.{resource.key.stored_column}", last, largest, repair))
     return found
 
 
@@ -63,7 +63,7 @@ async def move_sequence(fetch: Fetch, resource: Resource, taken: asyncpg.UniqueV
 
     Returns whether another attempt gets another key: not if something else than the resource's key was taken.
     """
-    if _is_about_others(taken, resource.key.column_name):
+    if _is_about_others(taken, resource.key.stored_column):
         return False
     table, column, key = _names(resource)
     rows = await fetch(_SEQUENCE_SQL.format(table=table, column=column), taken.constraint_name)
@@ -79,7 +79,7 @@ async def move_sequence(fetch: Fetch, resource: Resource, taken: asyncpg.UniqueV
         _logger.warning(
             "sequence_was_behind",
             table=resource.table,
-            column=resource.key.column_name,
+            column=resource.key.stored_column,
             sequence=sequence,
             now=moved[0]["setval"],
         )
@@ -105,5 +105,5 @@ WHERE sequence IS NOT NULL AND EXISTS (
 
 def _names(resource: Resource) -> tuple[str, str, str]:
     """The table and the key's column as arguments of ``pg_get_serial_sequence``, and the column in SQL."""
-    column = resource.key.column_name
+    column = resource.key.stored_column
     return quote_literal(quote_table(resource.table)), quote_literal(column), quote_identifier(column)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from rowcast.resources.sql import quote_table, split_table
+from rowcast.resources.sql import quote_table
 from rowcast.resources.tables import Guard, Tables
 
 # An index over expressions depends on the columns in them.
@@ -45,12 +45,14 @@ async def read_guards(fetch: Fetch, tables: Tables) -> dict[str, Guard]:
     found: dict[str, Guard] = {}
     for quoted, name, type_, columns in await fetch(_CONSTRAINTS_SQL, list(names)):
         table = names[quoted]
-        if name in tables.guards if split_table(table)[0] is None else f"{table}.{name}" in tables.guards:
+        if tables.declared_guard(table, name) is not None:
             continue
-        declared = _same_rule(tables.metadata.tables[table], type_, columns)
-        fields = tuple(column for column in columns if column in tables.metadata.tables[table].c)
-        if declared in tables.guards:
-            found[f"{table}.{name}"] = tables.guards[declared]
+        declared = tables.of[resources[table]] if table in resources else tables.metadata.tables[table]
+        keys = {column.name: column.key for column in declared.c}
+        fields = tuple(keys[column] for column in columns if column in keys)
+        same = tables.declared_guard(table, _same_rule(tables.metadata.tables[table], type_, columns))
+        if same is not None:
+            found[f"{table}.{name}"] = same
         elif table in resources and fields and (len(fields) == 1 or type_ != "c"):
             found[f"{table}.{name}"] = Guard(resources[table], fields, _RULES[type_])
     return found
@@ -61,7 +63,7 @@ def _same_rule(table: sa.Table, type_: str, columns: list[str]) -> str:
     for rule in table.constraints:
         match rule:
             case sa.ForeignKeyConstraint() if type_ == "f":
-                declared = list(rule.column_keys)
+                declared = [column.name for column in rule.columns]
             case sa.UniqueConstraint() | sa.PrimaryKeyConstraint() if type_ == "u":
                 declared = [column.name for column in rule.columns]
             case _:

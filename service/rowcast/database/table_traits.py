@@ -93,14 +93,15 @@ async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
     found = {}
     for row in await fetch(_TRAITS_SQL, list(names)):
         name, partitioned, skipping, rules, triggered, patternless, loose, policies, policies_apply, types = row
-        columns = json.loads(types or "[]")
+        keys = {column.name: column.key for column in tables.of[names[name]].c}
+        columns = [(keys[each[0]], *each[1:]) for each in json.loads(types or "[]") if each[0] in keys]
         found[names[name]] = TableTraits(
             partitioned,
             frozenset(skipping),
             frozenset(rules),
             triggered,
-            frozenset(patternless),
-            frozenset(loose),
+            frozenset(keys[column] for column in patternless if column in keys),
+            frozenset(keys[column] for column in loose if column in keys),
             policies,
             policies_apply,
             types={column: type_ for column, type_, _, _ in columns},

@@ -138,19 +138,24 @@ def match_logged(tables: Tables, resource: str, where: Shape) -> Statement:
 
 def _logged_row(table: sa.Table) -> sa.FromClause:
     """The logged row ``_given.document`` as a row of the table."""
+    document = "_given.document"
+    renamed = [column for column in table.c if column.name != column.key]
+    if renamed:
+        pairs = (f"{quote_literal(column.name)}, {document} -> {quote_literal(column.key)}" for column in renamed)
+        document = f"({document} || {' || '.join(f'jsonb_build_object({pair})' for pair in pairs)})"
     record = sa.func.jsonb_populate_record(
-        sa.literal_column(f"NULL::{quote_table(table.key)}"),
-        sa.literal_column("_given.document", postgresql.JSONB),
+        sa.literal_column(f"NULL::{quote_table(table.key)}"), sa.literal_column(document, postgresql.JSONB)
     ).table_valued(*(sa.column(column.name, column.type) for column in table.c))
     other: dict[str, sa.ColumnElement[Any]] = {}
     for column in table.c:
         if isinstance(column.type, Exchanged) and column.type.json_type is not None:
-            text = sql(f"_given.document ->> {quote_literal(column.name)}")
-            other[column.name] = column.type.from_json(sa.cast(text, column.type.json_type)).label(column.name)
-    if not other:
+            text = sql(f"_given.document ->> {quote_literal(column.key)}")
+            other[column.key] = column.type.from_json(sa.cast(text, column.type.json_type)).label(column.key)
+    if not other and not renamed:
         return record.lateral("_logged")
     rows = record.alias("_row")
-    return sa.select(*(other.get(column.name, rows.c[column.name]) for column in table.c)).lateral("_logged")
+    columns = (other.get(column.key, rows.c[column.name].label(column.key)) for column in table.c)
+    return sa.select(*columns).lateral("_logged")
 
 
 def related_size(tables: Tables, shape: PageShape, where: Shape, already: Projection | None, most: int) -> Statement:

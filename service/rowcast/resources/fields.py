@@ -123,7 +123,8 @@ class Field:
     write_only: bool = False
     auto_now: bool = False
     auto_now_add: bool = False
-    renamed_from: str | None = None  # the field's name before
+    column: str | None = None  # the name of the column in the database, if it is not ``column_name``
+    renamed_from: str | None = None  # the field's name before, or with ``column`` the column's
     label: str | None = None
     help_text: str | None = None
 
@@ -146,13 +147,24 @@ class Field:
 
     @property
     def column_name(self) -> str:
-        """The name of the column, and of the key in JSON: that of a foreign key ends in ``_id``."""
+        """The name of the column in statements, and of the key in JSON: that of a foreign key ends in ``_id``.
+
+        In the database the column has this name as well, unless the config names another one: see ``stored_column``.
+        """
         return f"{self.name}_id" if self.field_type.kind is Kind.RELATION else self.name
 
     @property
+    def stored_column(self) -> str:
+        """The name of the column in the database."""
+        return self.column or self.column_name
+
+    @property
     def former_column(self) -> str | None:
-        """The name that the column had before the field was renamed."""
-        return self.renamed_from and replace(self, name=self.renamed_from).column_name
+        """The name that the column had in the database before it was renamed."""
+        return (
+            self.renamed_from
+            and replace(self, name=self.renamed_from, column=self.column and self.renamed_from).stored_column
+        )
 
     @property
     def longest(self) -> int | None:

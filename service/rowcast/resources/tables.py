@@ -34,7 +34,12 @@ class Guard:
 
     resource: str
     fields: tuple[str, ...]
-    rule: str  # unique | check | foreign_key
+    rule: str  # unique | check | foreign_key | null
+
+
+def not_null_of(table: str, column: str) -> str:
+    """The name among the guards of what keeps a column from being null, which PostgreSQL does not name."""
+    return f"{table}.{column} NOT NULL"
 
 
 class Tables:
@@ -43,8 +48,12 @@ class Tables:
     ``metadata`` holds all of them. ``of[resource]`` is the table of a resource, ``links[table]`` the table of a
     many_to_many field. Tables are named as in the config: ``name``, or ``schema.name``.
 
+    In ``metadata`` columns have the names that they have in the database, for comparisons and DDL. In ``of`` their keys are
+    their names in statements and in JSON, which may be others.
+
     ``guards[constraint]`` is the meaning of a constraint. The name has the table before it, ``schema.table.constraint`` or
-    ``table.constraint``, if the table has a schema, or if the owner of an existing table has made the constraint.
+    ``table.constraint``, if the table has a schema, or if the owner of an existing table has made the constraint. There is
+    also one for each NOT NULL of a column whose name in the database is another one than its key.
     """
 
     def __init__(self, declared: Resources) -> None:
@@ -54,7 +63,7 @@ class Tables:
         self.of: dict[str, sa.Table] = {}
         self.links: dict[str, sa.Table] = {}
         for resource in declared.values():
-            self.of[resource.name] = self._table(resource)
+            self.of[resource.name] = _keyed(self._table(resource), resource)
         for resource in declared.values():
             for field in resource.links.values():
                 link = self._link(resource, field)
@@ -83,46 +92,55 @@ class Tables:
         if resource.renamed_from:
             table.info[RENAMED_FROM] = resource.renamed_from
         for name, field in resource.columns.items():
-            table.append_column(self._column(field, name))
+            table.append_column(self._column(field))
+            if field.column is not None:
+                self.guards[not_null_of(resource.table, field.column)] = Guard(resource.name, (name,), "null")
         key = resource.key_columns
-        table.append_constraint(sa.PrimaryKeyConstraint(*key, name=self._guard(resource, "pk", key, "unique")))
+        guard = self._guard(resource, "pk", key, "unique")
+        stored = (field.stored_column for field in resource.key_fields)
+        table.append_constraint(sa.PrimaryKeyConstraint(*stored, name=guard))
         for name, field in resource.columns.items():
-            for rule, condition in rules(field, table.c[name]):
+            column = table.c[field.stored_column]
+            for rule, condition in rules(field, column):
                 guard = self._guard(resource, "ck", (name,), "check", rule)
-                table.append_constraint(sa.CheckConstraint(condition, name=guard, info={RULE: (name, rule)}))
+                table.append_constraint(sa.CheckConstraint(condition, name=guard, info={RULE: (column.name, rule)}))
             if field.unique and not field.primary_key:
-                table.append_constraint(sa.UniqueConstraint(name, name=self._guard(resource, "uq", (name,), "unique")))
+                table.append_constraint(
+                    sa.UniqueConstraint(column, name=self._guard(resource, "uq", (name,), "unique"))
+                )
             if field.to is not None:
                 target = self.resources[field.to]
                 guard = self._guard(resource, "fk", (name,), "foreign_key")
                 table.append_constraint(
                     sa.ForeignKeyConstraint(
-                        [name], [f"{target.table}.{target.key.column_name}"], name=guard,
+                        [column], [f"{target.table}.{target.key.stored_column}"], name=guard,
                         ondelete=field.on_delete.replace("_", " ").upper(),
                     )
                 )  # fmt: skip
                 if not field.unique and name != key[0]:
-                    sa.Index(_name("ix", table.name, name), table.c[name])
+                    sa.Index(_name("ix", table.name, name), column)
             elif field.index and not field.unique:
-                sa.Index(_name("ix", table.name, name), table.c[name])
+                sa.Index(_name("ix", table.name, name), column)
         for names in resource.unique:
             columns = tuple(resource.fields[name].column_name for name in names)
-            table.append_constraint(sa.UniqueConstraint(*columns, name=self._guard(resource, "uq", columns, "unique")))
+            stored = (resource.fields[name].stored_column for name in names)
+            table.append_constraint(sa.UniqueConstraint(*stored, name=self._guard(resource, "uq", columns, "unique")))
         for names in resource.indexes:
             parts: list[str] = []
             terms: list[sa.ColumnElement[Any]] = []
             for name in names:
-                column = table.c[resource.fields[name.removeprefix("-")].column_name]
-                parts.append(f"{column.name}__desc" if name.startswith("-") else column.name)
+                field = resource.fields[name.removeprefix("-")]
+                column = table.c[field.stored_column]
+                parts.append(f"{field.column_name}__desc" if name.startswith("-") else field.column_name)
                 terms.append(column.desc() if name.startswith("-") else column)
             sa.Index(_name("ix", table.name, *parts), *terms)
         return table
 
-    def _column(self, field: Field, name: str) -> sa.Column[Any]:
+    def _column(self, field: Field) -> sa.Column[Any]:
         values = self.resources.key_of(field)
         identity = field.is_counted
         return sa.Column(
-            name,
+            field.stored_column,
             values.field_type.column(values),
             *([sa.Identity(always=False)] if identity else []),
             nullable=field.null,
@@ -149,7 +167,10 @@ class Tables:
             self._add_guard(table.key, guard, Guard(resource.name, (key_name,), "foreign_key"))
             table.append_constraint(
                 sa.ForeignKeyConstraint(
-                    [column], [f"{side.table}.{side.key.column_name}"], name=guard, ondelete="CASCADE"
+                    [column],
+                    [f"{side.table}.{side.key.stored_column}"],
+                    name=guard,
+                    ondelete="CASCADE",
                 )
             )
         sa.Index(_name("ix", name, far), table.c[far])
@@ -161,6 +182,10 @@ class Tables:
         self._add_guard(resource.table, name, Guard(resource.name, columns, rule))
         return name
 
+    def declared_guard(self, table: str, constraint: str) -> Guard | None:
+        """The meaning of a constraint that the config declares for a table."""
+        return self.guards.get(constraint if split_table(table)[0] is None else f"{table}.{constraint}")
+
     def _add_guard(self, table: str, constraint: str, guard: Guard) -> None:
         """A partition has the constraint too, so the constraint's name alone means it where no other table has it."""
         if split_table(table)[0] is None:
@@ -168,6 +193,17 @@ class Tables:
         else:
             self.guards[f"{table}.{constraint}"] = guard
             self.guards.setdefault(constraint, guard)
+
+
+def _keyed(table: sa.Table, resource: Resource) -> sa.Table:
+    """The table for statements: its columns by the names that these have there."""
+    if all(field.column is None for field in resource.columns.values()):
+        return table
+    columns = (
+        sa.Column(field.stored_column, table.c[field.stored_column].type, key=name)
+        for name, field in resource.columns.items()
+    )
+    return sa.Table(table.name, sa.MetaData(), *columns, schema=table.schema)
 
 
 def _info(field: Field, values: Field) -> dict[str, object]:

@@ -11,6 +11,8 @@ from typing import Final
 class TableTraits:
     """The traits of one table, its partitions and the tables that inherit from it included.
 
+    Columns have the names that they have in statements, and only those that the config has are in it.
+
     Attributes:
         partitioned: PostgreSQL does not return system columns of a row that is inserted.
         skipping: ``insert``, ``update`` and ``delete``, as far as a trigger may skip a row.

@@ -106,7 +106,8 @@ def test_the_schema_has_the_options_of_each_type(type_: str) -> None:
     needs = {name: value for name, value in (("to", "x"), ("of", "integer")) if name in declarations.options_of(type_)}
     examples = {"max_length": 1, "min_length": 1, "pattern": "a", "choices": ["a"], "of": "integer", "to": "x",
                 "on_delete": "cascade", "related_name": "a", "label": "a", "help_text": "a", "max_digits": 1,
-                "renamed_from": "b", "decimal_places": 0, "order": "choices", "zone": "UTC", "type": type_}  # fmt: skip
+                "column": "b", "renamed_from": "b", "decimal_places": 0, "order": "choices", "zone": "UTC",
+                "type": type_}  # fmt: skip
     for option in declarations.FIELD_OPTIONS:
         document = {"fields": {"a": {"type": type_, **needs, option: examples.get(option, True)}}}
         assert valid("resource.schema.json", document) is (option in declarations.options_of(type_)), option

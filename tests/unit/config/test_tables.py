@@ -36,3 +36,31 @@ def test_a_table_is_renamed_within_its_schema(read: Load, problems: Problems) ->
     assert loaded.resources["tasks"].renamed_from == "sales.jobs"
     (line,) = problems({"tasks.yaml": f"table: sales.tasks\nrenamed_from: old.jobs\n{FIELDS}"})
     assert "renamed_from: is in another schema than sales.tasks" in line
+
+
+def test_columns_have_any_name(read: Load) -> None:
+    """That of a foreign key need not end in ``_id``; its key in JSON does."""
+    text = (
+        "fields: {name: {type: text, column: 'Full Name'}, of: {type: foreign_key, to: tasks, null: true, column: Of}}"
+    )
+    fields = read({"tasks.yaml": text}).resources["tasks"].columns
+    assert [(key, field.stored_column) for key, field in fields.items()][1:] == [("name", "Full Name"), ("of_id", "Of")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("a: {type: text, column: b}, b: {type: text}", "has the column 'b', which is that of the field 'a'"),
+        ("a: {type: text}, b: {type: text, column: a}", "has the column 'a', which is that of the field 'a'"),
+        ("a: {type: text, column: xmin}", "'xmin' is a column that every PostgreSQL table has"),
+        ("a: {type: many_to_many, to: tasks, column: x}", "'column' does not apply to many_to_many"),
+        ("a: {type: text, column: 'x.y'}", "column: must be the name of a column"),
+        ("a: {type: text, column: ''}", "column: must be the name of a column"),
+        (f"a: {{type: text, column: {'é' * 32}}}", "is too long: a column's name has at most 63 characters"),
+        ("a: {type: text, column: A, renamed_from: B}, b: {type: text, column: B}", "there is still a field 'b'"),
+        ("a: {type: foreign_key, to: tasks, renamed_from: B}", "must be the field's former name; with 'column' it is"),
+    ],
+)
+def test_columns_that_are_wrong(problems: Problems, fields: str, message: str) -> None:
+    (line,) = problems({"tasks.yaml": f"fields: {{{fields}}}"})
+    assert message in line
