@@ -38,7 +38,7 @@ format: .venv/requirements-dev.installed
 
 # config/schema/*.json, from the definitions that the loader uses.
 schemas: .venv/requirements-dev.installed
-	.venv/bin/python -c 'from pathlib import Path; from rowcast.configuration.json_schema import write_schemas; write_schemas(Path("config/schema"))'
+	@.venv/bin/python -m rowcast schemas
 
 # The wheel and the source distribution, in dist/.
 dist: .venv/requirements-dev.installed

@@ -1,4 +1,4 @@
-"""The command line: ``rowcast serve · reload · check · plan · migrate · makemigrations · token · doctor · version``.
+"""The command line: ``rowcast init · serve · reload · check · plan · migrate · makemigrations · token · doctor · version``.
 
 Commands are imported when they run, so ``rowcast version`` and ``rowcast --help`` do not load the whole service.
 """
@@ -18,10 +18,12 @@ from rowcast import __version__
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # name → module of rowcast.commands, and the help line
     "check": ("serving", "Validate a config directory, with the Python that it names, without a database."),
     "doctor": ("diagnosis", "Check whether changes are delivered, and what prevents it."),
+    "init": ("projects", "Write a new project into a directory."),
     "makemigrations": ("schema", "Write a revision with everything between database and config."),
     "migrate": ("schema", "Apply the revisions of the migrations directory."),
     "plan": ("schema", "Print the DDL between config and database."),
     "reload": ("reloading", "Apply a changed config to the running service."),
+    "schemas": ("projects", "Write the JSON Schemas of config files, for editors."),
     "serve": ("serving", "Serve the resources until SIGTERM or SIGINT."),
     "token": ("tokens", "Make, list and revoke the tokens that callers authenticate with."),
 }

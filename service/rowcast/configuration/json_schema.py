@@ -1,4 +1,4 @@
-"""TODO."""
+"""The JSON Schemas of config files, which editors use. They have the rules that the loader checks."""
 
 from __future__ import annotations
 
@@ -44,5 +44,10 @@ def json_schemas() -> dict[str, dict[str, Any]]:
 def write_schemas(directory: Path) -> None:
     """Write every JSON Schema into a directory, such as ``config/schema``."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name, schema in json_schemas().items():
-        (directory / name).write_text(json.dumps(schema, indent=2) + "\n", "utf-8")
+    for name, text in schema_texts().items():
+        (directory / name).write_text(text, "utf-8")
+
+
+def schema_texts() -> dict[str, str]:
+    """The text of each JSON Schema by its file's name, as in ``config/schema``."""
+    return {name: json.dumps(schema, indent=2) + "\n" for name, schema in json_schemas().items()}

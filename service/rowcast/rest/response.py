@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import uuid
 from collections.abc import Callable, Mapping, Set
 from decimal import Decimal
 from http import HTTPStatus
@@ -64,6 +65,8 @@ def encode(data: object, show: Callable[[Any], Any]) -> bytes:
             case dt.datetime() | dt.date() | dt.time() | dt.timedelta():  # a naive datetime is local time
                 kind = _MOMENTS[type(value)]
                 return kind.field_type.dump(kind, value)
+            case uuid.UUID():  # asyncpg's class, which orjson does not take for Python's
+                return str(value)
             case Set():
                 return sorted(value, key=str)
             case Raw() | ExactNumber():
