@@ -1,4 +1,4 @@
-"""The command line: ``rowcast init · serve · reload · check · plan · migrate · makemigrations · token · doctor · version``.
+"""The command line: ``rowcast init · adopt · serve · reload · check · plan · migrate · makemigrations · token · doctor · version``.
 
 Commands are imported when they run, so ``rowcast version`` and ``rowcast --help`` do not load the whole service.
 """
@@ -16,6 +16,7 @@ import click
 from rowcast import __version__
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # name → module of rowcast.commands, and the help line
+    "adopt": ("adopting", "Write a resource file for each table of an existing database."),
     "check": ("serving", "Validate a config directory, with the Python that it names, without a database."),
     "doctor": ("diagnosis", "Check whether changes are delivered, and what prevents it."),
     "init": ("projects", "Write a new project into a directory."),

@@ -25,7 +25,16 @@ from ..conftest import ROOT, configure, rowcast, without_settings
 from ..databases import at_database
 
 TASKS = {"tasks": "fields: {title: {type: string}}"}
-OPENING = ("doctor", "makemigrations -m x", "migrate", "plan", "token create u", "token list", "token revoke 1")
+OPENING = (
+    "adopt",
+    "doctor",
+    "makemigrations -m x",
+    "migrate",
+    "plan",
+    "token create u",
+    "token list",
+    "token revoke 1",
+)
 """The commands that connect to the database at once; ``serve`` waits for one that is away."""
 LOADING = (*OPENING, "check", "serve --port 0")
 """The commands that read the config."""

@@ -28,14 +28,21 @@ DATABASE_SECTIONS: Final = ("database", "stream")
 
 
 def load_configuration(
-    config: Path, database_url: str | None, *, sections: Collection[str] | None = None, **server: object
+    config: Path,
+    database_url: str | None,
+    *,
+    sections: Collection[str] | None = None,
+    may_be_empty: bool = False,
+    **server: object,
 ) -> Configuration:
     """The configuration, with the options of the command line on top; ``server`` are those of the section of this name.
 
-    ``sections`` are those of ``service.yaml`` whose secrets the command needs; by default all.
+    ``sections`` are those of ``service.yaml`` whose secrets the command needs; by default all. With ``may_be_empty`` there may
+    be no resource yet.
     """
     overrides = {f"server.{name}": value for name, value in server.items()}
-    return load(config, environ=os.environ, overrides={**overrides, "database.url": database_url}, sections=sections)
+    overrides["database.url"] = database_url
+    return load(config, environ=os.environ, overrides=overrides, sections=sections, may_be_empty=may_be_empty)
 
 
 @contextmanager

@@ -59,18 +59,20 @@ def read(
     environ: Mapping[str, str],
     overrides: Mapping[str, object] = MappingProxyType({}),
     sections: Collection[str] | None = None,
+    may_be_empty: bool = False,
 ) -> Reading:
     """What is in a directory. Environment and overrides take precedence (see ``settings.read``).
 
-    ``sections`` are those of ``service.yaml`` whose secrets must be there; by default all.
+    ``sections`` are those of ``service.yaml`` whose secrets must be there; by default all. With ``may_be_empty`` there may be
+    no resource yet, and no directory.
     """
     problems = Problems()
-    if not directory.is_dir():
+    if not directory.is_dir() and (directory.exists() or not may_be_empty):
         problems.add(SourceLocation(str(directory)), "directory does not exist; pass --config or set ROWCAST_CONFIG")
     service = _service(directory, environ, problems)
     chosen = settings.read(service, directory, environ, overrides, problems, sections=sections)
     rates = None if problems or settings.lacks(service, "throttle", "rates") else chosen.throttle.rates
-    declared, lost = _declarations(directory, environ, problems)
+    declared, lost = _declarations(directory, environ, problems, may_be_empty)
     lost |= _rates(service) if rates is None else set()
     resources, sound = _combine(declared, lost, rates, problems)
     files = {one.resource.name: one.document for one in declared}
@@ -84,12 +86,13 @@ def load(
     environ: Mapping[str, str],
     overrides: Mapping[str, object] = MappingProxyType({}),
     sections: Collection[str] | None = None,
+    may_be_empty: bool = False,
 ) -> Configuration:
     """The configuration in a directory, as ``read`` finds it.
 
     Raises ``ConfigurationError``, whose message has a line ``file:line:column: message`` for every problem.
     """
-    found = read(directory, environ=environ, overrides=overrides, sections=sections)
+    found = read(directory, environ=environ, overrides=overrides, sections=sections, may_be_empty=may_be_empty)
     found.problems.check()
     return found.configuration
 
@@ -121,11 +124,11 @@ def _rates(service: Document | None) -> set[str]:
 
 
 def _declarations(
-    directory: Path, environ: Mapping[str, str], problems: Problems
+    directory: Path, environ: Mapping[str, str], problems: Problems, may_be_empty: bool
 ) -> tuple[list[Declaration], set[str]]:
     """The declarations of the resource files, and the names that are lost with unreadable parts."""
     files = _files(directory / "resources")
-    if directory.is_dir() and not files:
+    if directory.is_dir() and not (files or may_be_empty):
         problems.add(SourceLocation(str(directory / "resources")), "there is no resource; add one such as tasks.yaml")
     declared: list[Declaration] = []
     lost: set[str] = set()

@@ -1,0 +1,102 @@
+"""Resource files in YAML, a line a field, with comments about what is left out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from rowcast.adoption.drafts import ResourceDraft, description, key_option, model_option
+from rowcast.configuration.declarations import RESOURCE_SECTION
+from rowcast.configuration.yaml import YAML_SUFFIXES
+
+_PLAIN: Final = re.compile(r"[A-Za-z_/][A-Za-z0-9_./()-]*(?: [A-Za-z0-9_./()-]+)*")
+_WORDS: Final = frozenset({"null", "Null", "NULL", "true", "True", "TRUE", "false", "False", "FALSE"})
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_OWNED: Final = "the owner of the table changes it; Rowcast only adds the triggers of its streams"
+_CLOSED: Final = "closed until you open it"
+
+
+def resource_file(draft: ResourceDraft) -> str:
+    """The text of a resource's file."""
+    return "\n".join(_lines(draft)) + "\n"
+
+
+def existing_file(directory: Path, name: str) -> Path | None:
+    """The file of a resource with this name in a directory, whatever its suffix."""
+    paths = (directory / f"{name}{suffix}" for suffix in (*YAML_SUFFIXES, ".json"))
+    return next((path for path in paths if path.exists()), None)
+
+
+def _lines(draft: ResourceDraft) -> Iterator[str]:
+    table = draft.table
+    yield f"table: {scalar(str(table))}"
+    if model := model_option(draft):
+        yield f"model: {model}"
+    if "managed" in RESOURCE_SECTION.fields and not table.is_view:
+        yield f"managed: false # {_OWNED}"
+    if table.is_view:
+        yield "view: true"
+    if text := description(table):
+        yield f"description: {scalar(text)}"
+    yield from _notes(draft.notes)
+    yield "fields:"
+    yield from _fields(draft)
+    if key := key_option(draft):
+        yield f"primary_key: {flow(key)}"
+    if draft.unique:
+        yield "unique:"
+        yield from (f"  - {flow(names)}" for names in draft.unique)
+    yield "viewset:"
+    yield from _viewset(draft.viewset)
+
+
+def _fields(draft: ResourceDraft) -> Iterator[str]:
+    """A line for each column, in the order of the table, and then one for each many_to_many field."""
+    for column in dict.fromkeys([*draft.table.columns, *draft.fields]):
+        if column in draft.left_out:
+            yield from _notes([f"{column}: left out, because it {draft.left_out[column]}"], indent="  ")
+        elif column in draft.fields:
+            each = draft.fields[column]
+            remark = f" # {'; '.join(each.notes)}" if each.notes else ""
+            yield f"  {each.name}: {flow(each.options)}{remark}"
+
+
+def _viewset(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        remark = f" # {_CLOSED}" if name == "permission_classes" else ""
+        if isinstance(value, Mapping):
+            yield f"  {name}:"
+            yield from (f"    {key}: {flow(inner)}" for key, inner in value.items())
+        else:
+            yield f"  {name}: {flow(value)}{remark}"
+
+
+def _notes(notes: list[str], indent: str = "") -> Iterator[str]:
+    return (f"{indent}# {_UNPRINTABLE.sub('?', ' '.join(note.split()))}" for note in notes)
+
+
+def flow(value: Any) -> str:
+    """A value on one line, as YAML has it: mappings and lists in braces and brackets."""
+    match value:
+        case Mapping():
+            return "{" + ", ".join(f"{name}: {flow(inner)}" for name, inner in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(map(flow, value)) + "]"
+        case _:
+            return scalar(value)
+
+
+def scalar(value: object) -> str:
+    """A scalar in YAML 1.2: a string without quotes where it stays one.
+
+    >>> scalar("film"), scalar("true"), scalar("a: b"), scalar(""), scalar("-x"), scalar(True), scalar(3)
+    ('film', '"true"', '"a: b"', '""', '"-x"', 'true', '3')
+    """
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if _PLAIN.fullmatch(value) and value not in _WORDS:
+        return value
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))

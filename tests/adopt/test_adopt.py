@@ -1,0 +1,167 @@
+"""``rowcast adopt`` writes files for the tables that a config does not have, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+import time
+
+import asyncpg
+import pytest
+
+from rowcast.adoption import files, names
+
+from .conftest import Make, execute
+
+SHOP = """
+CREATE TABLE customers (id serial PRIMARY KEY, name varchar(80) NOT NULL);
+CREATE TABLE orders (id serial PRIMARY KEY, customer_id integer REFERENCES customers, created_at timestamptz NOT NULL);
+CREATE INDEX ON orders (customer_id);
+CREATE INDEX ON orders (created_at);
+"""
+
+
+@pytest.mark.parametrize("module", [names, files])
+def test_examples_of_names(module: object) -> None:
+    """The examples are run as doctests."""
+    assert doctest.testmod(module).failed == 0  # type: ignore[arg-type]
+
+
+async def test_a_directory_without_a_config_gets_one(project: Make) -> None:
+    """The files are accepted by `check`, and `plan` has nothing to do after the change log is installed."""
+    shop = await project(SHOP)
+    assert shop.run("adopt") == (
+        0,
+        "config/resources/customers.yaml: customers\nconfig/resources/orders.yaml: orders\n"
+        "2 resources written, open to admins only. Next: `rowcast check`, then `rowcast migrate`.",
+    )
+    assert shop.resource("customers") == (
+        "table: customers\n"
+        "fields:\n"
+        "  id: {type: integer, primary_key: true}\n"
+        "  name: {type: string, max_length: 80, blank: true}\n"
+        "viewset:\n"
+        "  permission_classes: [IsAdminUser] # closed until you open it\n"
+        "  filterset_fields:\n"
+        "    id: [exact, in]\n"
+        "  ordering_fields: [id]\n"
+    )
+    assert '  ordering: ["-created_at"]\n' in shop.resource("orders")
+    assert shop.run("check") == (0, "config: 2 resources, no problems.")
+    in_line = (0, "-- The database is in line with the config.")
+    assert shop.run("plan") == shop.run("migrate") == shop.run("plan") == in_line
+    assert shop.run("adopt", "--check") == (0, "The config has every table and column.")
+
+
+async def test_files_are_never_overwritten(project: Make) -> None:
+    """A second run writes what is new, with relations to what is there; a file in the way is named."""
+    shop = await project(SHOP)
+    shop.write("clients", "table: customers\nfields: {id: {type: integer, primary_key: true}, name: {type: string}}")
+    assert shop.run("adopt")[0] == 0
+    assert shop.resources() == ["clients", "orders"]
+    assert "  customer: {type: foreign_key, to: clients, null: true}\n" in shop.resource("orders")
+    assert shop.run("adopt") == (0, "The config has every table that can be adopted.")
+    await execute(shop.url, "CREATE TABLE parcels (id serial PRIMARY KEY, order_id integer NOT NULL REFERENCES orders)")
+    (shop.directory / "else").mkdir()
+    (shop.directory / "else" / "parcels.yml").write_text("mine")
+    code, output = shop.run("adopt", "--out", str(shop.directory / "else"))
+    assert (code, output) == (0, "exists: else/parcels.yml, so parcels is not written")
+    assert (shop.directory / "else" / "parcels.yml").read_text() == "mine"
+    assert shop.run("adopt")[0] == 0
+    assert shop.resources() == ["clients", "orders", "parcels"]
+
+
+async def test_a_config_with_a_mistake_is_not_added_to(project: Make) -> None:
+    """What it has cannot be known."""
+    shop = await project(SHOP)
+    shop.write("clients", "tabel: customers")
+    code, output = shop.run("adopt")
+    assert code == 1
+    assert "did you mean table?" in output
+    assert shop.resources() == ["clients"]
+
+
+async def test_check_reports_drift(project: Make) -> None:
+    """New tables, new columns and changed ones; a comment names a column that is left out on purpose."""
+    shop = await project(SHOP)
+    shop.run("adopt")
+    await execute(
+        shop.url,
+        'CREATE TABLE notes (id serial PRIMARY KEY, body text); ALTER TABLE customers ADD vip boolean, ADD "nickName" text;'
+        "CREATE TABLE lines (body text)",
+    )
+    code, output = shop.run("adopt", "--check")
+    assert (code, output.splitlines()) == (
+        1,
+        [
+            "notes: no resource has this table; `rowcast adopt` writes one",
+            "config/resources/customers.yaml: no field has the column vip (boolean); add one, or a comment `# vip: …`",
+            "config/resources/customers.yaml: no field has the column nickName (text); add one, or a comment `# nickName: …`",
+            "left out: lines, because it has no primary key, and no unique index over columns that are never null",
+        ],
+    )
+    shop.write("customers", shop.resource("customers") + "# vip: known to sales only\n#  nick_name: {type: string}\n")
+    code, output = shop.run("adopt", "--check", "--tables", "!notes")
+    assert (code, output.splitlines()[0]) == (0, "The config has every table and column.")
+    await execute(shop.url, "ALTER TABLE customers ALTER name TYPE integer USING 1")
+    code, output = shop.run("adopt", "--check", "--tables", "customers")
+    assert code == 1
+    assert "customers" in output
+    assert shop.resources() == ["customers", "orders"]
+
+
+async def test_patterns_and_schemas_choose_tables(project: Make) -> None:
+    """A pattern or a schema that names nothing is an error, with what there is."""
+    shop = await project(
+        SHOP
+        + 'CREATE SCHEMA "Sales"; CREATE TABLE "Sales"."Orders" (id serial PRIMARY KEY, body text);'
+        + "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY); CREATE TABLE tmp_x (id serial PRIMARY KEY);"
+    )
+    assert shop.run("adopt", "--tables", "persons") == (
+        1, "--tables persons: no table that is read has such a name; valid here: alembic_version, customers, orders, tmp_x",
+    )  # fmt: skip
+    assert shop.run("adopt", "--schema", "sales") == (
+        1, "--schema sales: there is no table in this schema; schemas with tables: Sales (1), public (4)",
+    )  # fmt: skip
+    code, output = shop.run("adopt", "--tables", "!tmp_*", "--schema", "public", "--schema", "Sales")
+    assert code == 0
+    assert shop.resources() == ["customers", "orders", "sales_orders"]
+    assert "table: Sales.Orders\n" in shop.resource("sales_orders")
+    assert output.splitlines()[-1] == (
+        "left out: alembic_version, because it is the bookkeeping of another program; --tables alembic_version adopts it"
+    )
+    assert shop.run("check")[0] == 0
+    assert shop.run("plan") == (0, "-- The database is in line with the config.")
+
+
+async def test_an_empty_database_is_an_error(project: Make) -> None:
+    """It may be another one than the user means."""
+    shop = await project("SELECT")
+    code, output = shop.run("adopt")
+    assert code == 1
+    assert (
+        output
+        == "there is no table in the schemas of the search path; the database has no tables. Name one with --schema"
+    )
+
+
+async def test_a_thousand_tables_take_seconds(project: Make) -> None:
+    """The catalog is read in a few statements, whatever its size."""
+    shop = await project("SELECT")
+    columns = ", ".join(f"column_{number} varchar(100)" for number in range(10))
+    connection = await asyncpg.connect(shop.url)
+    for hundred in range(10):
+        await connection.execute(
+            "".join(
+                f"CREATE TABLE thing_{number} (id integer PRIMARY KEY, {columns}, parent_id integer REFERENCES thing_0);"
+                if number
+                else f"CREATE TABLE thing_0 (id integer PRIMARY KEY, {columns});"
+                for number in range(100 * hundred, 100 * hundred + 100)
+            )
+        )
+    await connection.close()
+    begin = time.monotonic()
+    code, _ = await asyncio.to_thread(shop.run, "adopt")
+    assert code == 0
+    assert time.monotonic() - begin < 10
+    assert len(shop.resources()) == 1000
