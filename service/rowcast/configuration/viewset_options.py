@@ -231,6 +231,7 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
         scope.Scope(), None, lambda context, value: scope.check_scope(context.resources, context.resource, value)
     ),
     "scope_unless": Option(value_types.permission(null=True), None),
+    "scoped": Option(value_types.boolean(), False),
     "stream_enabled": Option(value_types.boolean(), True),
     "stream_varies_on": Option(value_types.ListOf(value_types.string(_VARIES_ON, _VARIES_ON_EXPECTED)), None),
     "strict_query": Option(value_types.boolean(), True),

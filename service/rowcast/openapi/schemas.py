@@ -262,7 +262,9 @@ class Schemas:
         description = {"description": "Present if it is expanded."}
         if relation.many:
             return {"type": "array", "items": row} | description
-        return {"anyOf": [row, {"type": "null"}] if relation.field.null else [row]} | description
+        target = self._service.plans.get(relation.target)
+        hidden = target is not None and target.declared_scope is not None  # from some callers
+        return {"anyOf": [row, {"type": "null"}] if relation.field.null or hidden else [row]} | description
 
     def readable_relations(self, resource: Resource) -> dict[str, Relation]:
         """The relations that responses may contain, by name."""

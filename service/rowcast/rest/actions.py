@@ -27,7 +27,7 @@ from rowcast.query.pages import BETWEEN, PageShape
 from rowcast.query.projection import Projection
 from rowcast.rest.conditional import check_version, etag_header, missing_or_changed, required_versions, version_of
 from rowcast.rest.etags import tag_of_list, tag_of_row
-from rowcast.rest.expansion import within_scopes
+from rowcast.rest.expansion import row_within_scopes, within_scopes
 from rowcast.rest.expansion_budget import adds_lists, check_size
 from rowcast.rest.paging import list_address
 from rowcast.rest.protocols import ModelView, WritableView
@@ -59,19 +59,14 @@ async def read_list(view: ModelView, request: Request) -> web.Response:
     serializer = current_serializer(view)
     shown = requested_projection(plan, serializer, params)
     plain = is_plain(plan, serializer, shown)
-    read = shown if plain else read_projection(plan, serializer, query, params)
-    already = added = shown
-    if "expand" in params:
-        already = plan.default_projection(serializer)
-        added = within_scopes(view, query, shown, shown, already)[1]
-        query, read = within_scopes(view, query, read, shown, already)
-    grows = adds_lists(plan, already, shown)
+    query, read, grown = _reading(view, serializer, query, shown, plain=plain)
     page = plan.paginator.page_request(query, read, plan.count, params)
     address = list_address(view)
 
     async def load() -> Answer:
-        if grows:
-            await check_size(plan, query, replace(page.shape, projection=added), page.values, already)
+        if grown is not None:
+            already = plan.default_projection(serializer)
+            await check_size(plan, query, replace(page.shape, projection=grown), page.values, already)
         try:
             rows = await read_page(view, query, page)
         except InvalidPattern as error:
@@ -103,17 +98,11 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
         return await _found_row(view, request, serializer)
     plain = is_plain(plan, serializer, shown) and not plan.asks_about_objects
     query = await object_query(view)
-    read = shown if plain else read_projection(plan, serializer, query, params)
-    already = added = shown
-    if "expand" in params:
-        already = plan.default_projection(serializer)
-        added = within_scopes(view, query, shown, shown, already)[1]
-        query, read = within_scopes(view, query, read, shown, already)
-    grows = adds_lists(plan, already, shown)
+    query, read, grown = _reading(view, serializer, query, shown, plain=plain)
 
     async def load() -> Answer:
-        if grows:
-            await _check_size_of_row(view, query, added, already)
+        if grown is not None:
+            await _check_size_of_row(view, query, grown, plan.default_projection(serializer))
         found = await plan.service.store.one(query, read)
         if found is None:
             raise NotFound()
@@ -134,6 +123,22 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
         size=lambda answer: len(answer[0]) + query.size,
     )
     return respond(plan, request.http, *answer, from_cache=cached)
+
+
+def _reading(
+    view: ModelView, serializer: Serializer, query: Query, shown: Projection, *, plain: bool
+) -> tuple[Query, Projection, Projection | None]:
+    """What is read of the rows of a query, and the query with the values of that; all within the scopes of related rows.
+
+    The third is what is shown if ``?expand=`` adds lists to it, whose size has to be checked, and ``None`` otherwise.
+    """
+    plan, params = view.view_plan, view.request.query_params
+    read = shown if plain else read_projection(plan, serializer, query, params)
+    if "expand" not in params and not plan.scoped:
+        return query, read, None
+    default = plan.default_projection(serializer)
+    bounded = within_scopes(view, query, shown, shown, default)[1]
+    return *within_scopes(view, query, read, shown, default), bounded if adds_lists(plan, default, shown) else None
 
 
 async def _check_size_of_row(view: ModelView, query: Query, shown: Projection, already: Projection) -> None:
@@ -257,8 +262,11 @@ async def _save(
     await check_scope(view, row.pk)
     response_serializer = current_serializer(view)
     shown = plan.default_projection(response_serializer)
-    await QuerySet(type(row)).prefetch_related(*related_paths(plan, shown)).attach([row])
-    body = await spawn(render, view, response_serializer, row, shown, {})
+    if plan.scoped:
+        body = await row_within_scopes(view, row, {})
+    else:
+        await QuerySet(type(row)).prefetch_related(*related_paths(plan, shown)).attach([row])
+        body = await spawn(render, view, response_serializer, row, shown, {})
     headers = etag_header(view, await version_of(plan, row), body)
     if status == HTTPStatus.CREATED:
         if plan.key.parts:

@@ -237,6 +237,7 @@ def _plan_model(
         require_if_match=options["require_if_match"],
         unscoped_query=Query(resource.name) if all_rows else None,
         declared_scope=declared_scope,
+        scoped=options["scoped"] and bool(related),
         scope_is_data=whole_table and declared_scope is not None,
         expandable_via=_expandable_via(cls, options, policies["permissions"], overridden, native_filters, serializer),
         asks_about_objects=objects,
@@ -246,8 +247,9 @@ def _plan_model(
         or serializer.dynamic
         or not overridden.isdisjoint(("get_serializer", "get_serializer_class")),
         native_filters=native_filters,
-        simple_writes=_has_simple_writes(serializer, overridden, lookup_field and key.column),
+        simple_writes=not options["scoped"] and _has_simple_writes(serializer, overridden, lookup_field and key.column),
         public_and_cacheable=not as_callers
+        and not options["scoped"]
         and all_rows
         and native_filters
         and not serializer.dynamic

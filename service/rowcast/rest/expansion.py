@@ -1,7 +1,8 @@
 """Who may ``?expand=`` what: a visible relation is shown to callers who may read the rows of its target.
 
 Where the scope of the target's viewset is data, the rows are those of the scope: the statement has its conditions. Where
-Python has a say about them, only their own address shows them. The relations that a viewset's own options name are its author's decision, and are not checked.
+Python has a say about them, only their own address shows them. The relations that a viewset's own options name are its
+author's decision: they are not checked, or with the option ``scoped`` they are within the scopes of their rows.
 """
 
 from __future__ import annotations
@@ -10,14 +11,23 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from rowcast.errors import AuthenticationFailed, NotAuthenticated, ParseError, PermissionDenied, did_you_mean
+from rowcast.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    NotAuthenticated,
+    NotFound,
+    ParseError,
+    PermissionDenied,
+    did_you_mean,
+)
 from rowcast.identity.permissions import checks_objects
+from rowcast.orm.model import Model, query_for
 from rowcast.query.conditions import Condition, Query
 from rowcast.query.projection import Projection
 from rowcast.resources.resource import Relation
 from rowcast.rest.plan import ModelPlan, Service, new_view, policy_instances
 from rowcast.rest.protocols import ModelView
-from rowcast.rest.rendering import current_serializer
+from rowcast.rest.rendering import current_serializer, requested_projection
 from rowcast.rest.request import Request, names_in
 from rowcast.rest.scope import caller_scope
 
@@ -127,7 +137,7 @@ async def check_expansions(view: ModelView) -> None:
     if text := request.query_params.get("expand"):
         serializer = current_serializer(view)
         shown = plan.default_projection(serializer)
-        scopes = {}
+        scopes = await scopes_of_related(view) if plan.scoped else {}
         for target, path in plan.expansion_targets(plan, shown, serializer.readable, text):
             conditions = await _check_may_read(target, plan, request, path)
             if target.declared_scope is not None:
@@ -137,18 +147,63 @@ async def check_expansions(view: ModelView) -> None:
         view.expansion_scopes = scopes
 
 
+async def scopes_of_related(view: ModelView) -> dict[str, tuple[Condition, ...]]:
+    """The conditions of the caller's scopes on the rows that a viewset with the option ``scoped`` always shows."""
+    scopes = {}
+    for target in _shown_plans(view.view_plan):
+        if target.declared_scope is not None:
+            other = new_view(target, action="retrieve", detail=True, request=view.request)
+            scopes[target.resource.name] = (await caller_scope(other)).conditions
+    return scopes
+
+
+def check_scoped(plan: ModelPlan) -> None:
+    """``ConfigurationError`` if a viewset has the option ``scoped`` and its statements cannot have the scopes."""
+    if not plan.scoped:
+        return
+    by_python = plan.shows_by_python or plan.finds_objects or not plan.serializer.plain or not plan.answers_plainly()
+    if by_python or not plan.shared_serializer(plan.attribute("list_serializer_class") or type(plan.serializer)).plain:
+        raise ConfigurationError(
+            f"scoped: Python makes the rows of {plan.resource.name} (by a serializer, get_object() or get_serializer()), "
+            "and shows what it reads. Leave scoped out, and choose the related rows there"
+        )
+    for target in _shown_plans(plan):
+        if target.asks_about_objects or (target.unscoped_query is None and not target.scope_is_data):
+            raise ConfigurationError(
+                f"scoped: Python decides who may see which rows of {target.resource.name} (by get_queryset(), a queryset or "
+                "object permissions), which no statement can. Give its viewset a scope instead"
+            )
+    links = [name for name, _ in plan.default_projection(plan.serializer).related if name in plan.resource.links]
+    if links and plan.attribute("stream_enabled"):
+        raise ConfigurationError(
+            f"scoped: the stream would send the keys of all rows in {links[0]}. Set stream_enabled: false, or leave "
+            f"{links[0]} out of prefetch_related"
+        )
+
+
+def _shown_plans(plan: ModelPlan) -> list[ModelPlan]:
+    """The plans of the related rows that a viewset always shows."""
+    related = plan.default_projection(plan.serializer).related
+    names = frozenset().union(*(inner.resources for _, inner in related))
+    return [each for name, each in plan.service.plans.items() if name in names]
+
+
 def within_scopes(
     view: ModelView, query: Query, read: Projection, shown: Projection, default: Projection
 ) -> tuple[Query, Projection]:
     """A query and what is read of its rows, with the scopes of the rows that ``?expand=`` adds to the default.
 
-    ``read`` may have more than is ``shown``: relations that the viewset's options name, which are not bounded.
-    ``ParseError`` if a client expands one of these, because Python would find no row where there is one.
+    The relations of the viewset's options are bounded if it is ``scoped``. If not, ``read`` may have more of them than
+    are ``shown``; a client who expands one of these gets a ``ParseError``, because Python would find no row where there
+    is one.
     """
     if not view.expansion_scopes:
         return query, read
-    plan = view.view_plan
-    python = None if read is shown else plan.python_projection(default, query.expand)
+    plan, python = view.view_plan, None
+    if plan.scoped:
+        default = Projection(default.resource, default.columns)
+    elif read is not shown:
+        python = plan.python_projection(default, query.expand)
     bounds: list[Condition] = []
     read = _bounded(view.expansion_scopes, read, (shown, default, python), bounds)
     return replace(query, related=tuple(bounds)), read
@@ -175,6 +230,17 @@ def _bounded(
             bounds += conditions
         related.append((name, bounded))
     return replace(read, related=tuple(related))
+
+
+async def row_within_scopes(view: ModelView, row: Model, params: Mapping[str, str]) -> bytes:
+    """The JSON of a stored row, with those related rows that are within the caller's scopes."""
+    plan, serializer = view.view_plan, current_serializer(view)
+    shown = requested_projection(plan, serializer, params)
+    query, read = within_scopes(view, query_for(row), shown, shown, plan.default_projection(serializer))
+    found = await plan.service.store.one(query, read)
+    if found is None:
+        raise NotFound()
+    return found.body
 
 
 async def _check_may_read(target: ModelPlan, asking: ModelPlan, request: Request, path: str) -> tuple[Condition, ...]:

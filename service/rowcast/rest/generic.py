@@ -11,6 +11,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 from rowcast.errors import NotFound, ValidationError
@@ -54,6 +55,7 @@ class GenericViewSet(ViewSet):
     excluded_actions: Sequence[str] = ()
     scope: Any = None
     scope_unless: Any = None
+    scoped: bool = False
     stream_enabled: bool = True
     stream_varies_on: Sequence[str] | None = None
     count: str = "exact"
@@ -80,6 +82,8 @@ class GenericViewSet(ViewSet):
             await scope.caller_scope(self)
         if "expand" in self.view_plan.allowed_parameters.get(self.action, ()) and "expand" in request.query_params:
             await expansion.check_expansions(self)
+        elif self.view_plan.scoped:
+            self.expansion_scopes = await expansion.scopes_of_related(self)
 
     # --- rows
 
@@ -175,7 +179,11 @@ class GenericViewSet(ViewSet):
 
     def serialize(self, row: Any) -> Any:
         """A row as ``retrieve`` shows it, as a dictionary. Related rows that are not loaded are, inside a handler."""
-        return rendering.serialize(self, row) if isinstance(row, Model) else super().serialize(row)
+        if not isinstance(row, Model):
+            return super().serialize(row)
+        if self.view_plan.scoped and row.resource() is self.view_plan.resource:
+            return orjson.loads(wait(expansion.row_within_scopes(self, row, rendering.read_parameters(self))))
+        return rendering.serialize(self, row)
 
     def encode_result(self, result: Any) -> bytes:
         rendering.prepare_result(self, result)

@@ -176,6 +176,7 @@ class ModelPlan(ViewPlan):
     # what follows from the class
     unscoped_query: Query | None  # the scope, where it is all rows
     declared_scope: DeclaredScope | None  # the option ``scope``
+    scoped: bool  # whether the relations of the options are within the scopes of their rows
     scope_is_data: bool  # the option is all of the scope
     expandable_via: str | None  # the action whose permission also covers ?expand=; None if visibility differs by row
     asks_about_objects: bool  # Python has a say about single rows

@@ -109,7 +109,7 @@ def serialize(view: ModelView, row: Model) -> dict[str, Any]:
 def prepare_result(view: ModelView, result: Any) -> None:
     """Read the related rows that the rows in a handler's list are shown with, all at once, inside a handler."""
     plan = view.view_plan
-    if isinstance(result, list | tuple):
+    if isinstance(result, list | tuple) and not plan.scoped:  # whose rows are read again, with those of the scopes
         rows = [row for row in result if isinstance(row, Model) and row.resource().name == plan.resource.name]
         if rows:
             load_missing_relations(

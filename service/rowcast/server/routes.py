@@ -25,9 +25,10 @@ from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource
 from rowcast.rest import routers
 from rowcast.rest.binding import plan_plain, plan_resource, plan_view
+from rowcast.rest.expansion import check_scoped
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import is_ours
-from rowcast.rest.plan import Service, ViewPlan, policy_instances
+from rowcast.rest.plan import ModelPlan, Service, ViewPlan, policy_instances
 from rowcast.rest.request import Request, base_url
 from rowcast.rest.routers import Route
 from rowcast.rest.viewset import Handler, ViewSet, handler_for
@@ -46,6 +47,8 @@ def plan_routes(service: Service, configuration: Configuration, importer: Import
             problems.add(location, f"{message}, or register it with a basename=")
             continue
         with noting(problems, location):
+            if isinstance(plan, ModelPlan):
+                check_scoped(plan)
             routes += routers.routes(prefix, plan, basename)
     with noting(problems, SourceLocation(str(configuration.directory))):
         routers.check_distinct(routes)
