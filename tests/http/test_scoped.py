@@ -72,7 +72,7 @@ async def test_related_rows_are_those_of_the_scope(run: Run, options: dict[str, 
 
 async def test_expanded_relations_and_those_of_the_options_are_within_one_scope(run: Run) -> None:
     """``?expand=`` beside a relation that is always shown, to rows of the same resource."""
-    options = {"scoped": True, "select_related": ["note"]}
+    options: dict[str, Any] = {"scoped": True, "select_related": ["note"]}
     service = await with_mentions(run, TENANT, **options)
     for org, expected in ((1, (1, [2])), (2, (None, [3]))):
         _, row = await service.ask("GET", "/mentions/1/?expand=others", headers=bearer(org=org), status=200)
@@ -99,7 +99,6 @@ async def test_what_statements_cannot_bound_is_refused(
     run: Run, options: dict[str, Any], notes: dict[str, Any], message: str
 ) -> None:
     """Rows that Python makes or chooses, and keys in a stream, are found at the start."""
+    viewset: dict[str, Any] = {"scoped": True, "select_related": ["note"], **options}
     with pytest.raises(ConfigurationError, match=message):
-        await with_mentions(
-            run, TENANT, notes, modules=HANDLERS + MENTIONED, **{"scoped": True, "select_related": ["note"], **options}
-        )
+        await with_mentions(run, TENANT, notes, modules=HANDLERS + MENTIONED, **viewset)

@@ -232,7 +232,7 @@ def _page_rows(
     keys = rows.subquery("_k")
     joined = source.tables.of[source.resource].alias("_w")
     found = sa.select(*joined.c, *(keys.c[step.label] for step in steps))
-    same = sa.and_(*(joined.c[column.key] == keys.c[column.key] for column in key))
+    same = sa.and_(*(joined.c[name] == keys.c[name] for name in (str(column.key) for column in key)))
     found = found.select_from(keys.join(joined, same))
     return found.order_by(*(step.term(keys) for step in steps)).subquery("_t")
 
