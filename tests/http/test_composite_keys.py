@@ -74,6 +74,15 @@ RESOURCES: dict[str, dict[str, Any]] = {
         "fields": {"sensor": {"type": "text"}, "at": {"type": "datetime"}, "value": {"type": "integer", "null": True}},
         "primary_key": ["sensor", "at"],
     },
+    "moods": {
+        "fields": {
+            "mood": {"type": "string", "choices": ["calm", "wild, free", "odd"]},
+            "at": {"type": "datetime", "zone": "Europe/Berlin"},
+            "n": {"type": "integer", "default": 0},
+        },
+        "primary_key": ["mood", "at"],
+        "viewset": {"class": "views:Moods"},
+    },
     "codes": {
         "fields": {
             "a": {"type": "integer"},
@@ -183,6 +192,19 @@ class Guarded(BasePermission):
         return row.pk != ("a", 9)
 
 
+class Moods(ModelViewSet):
+    @action(detail=False, methods=["POST"])
+    async def python(self, request):
+        Mood = model("moods")
+        rows = await Mood.objects.order_by("-pk")
+        assert len(rows) == 3
+        some = await Mood.objects.filter(pk__in=[rows[2].pk, rows[0].pk, ("odd", rows[1].at)]).order_by("-pk")
+        assert some == [rows[0], rows[2]], some
+        assert await Mood.objects.get(pk=rows[1].pk) == rows[1]
+        assert await Mood.objects.filter(pk__ne=rows[1].pk).count() == 2
+        return await Mood.objects.filter(pk__in=[row.pk for row in rows[:2]]).delete()
+
+
 class Pairs(ModelViewSet):
     lookup_url_kwarg = "pair"
     lookup_value_regex = "[^/]*[0-9]"
@@ -225,6 +247,8 @@ class Mine(ModelViewSet):
         await row.delete()
 """
 READINGS = """
+CREATE TYPE mood AS ENUM ('calm', 'wild, free', 'odd');
+CREATE TABLE moods (mood mood NOT NULL, at timestamp NOT NULL, n integer NOT NULL DEFAULT 0, PRIMARY KEY (mood, at));
 CREATE TABLE readings (sensor text NOT NULL CHECK (sensor <> ''), at timestamptz NOT NULL, value integer,
     PRIMARY KEY (sensor, at)) PARTITION BY RANGE (at);
 CREATE TABLE readings_of_2026 PARTITION OF readings FOR VALUES FROM ('2026-01-01Z') TO ('2027-01-01Z');
@@ -247,7 +271,7 @@ async def _shop(databases: Databases, tmp_path_factory: pytest.TempPathFactory) 
 async def shop(_shop: Service) -> Service:
     """The shop with two lines: the second product in the first two of three orders."""
     await _shop.sql.execute(
-        "TRUNCATE orders, products, lines, places, mine, notes, codes, pairs, profiles, badges RESTART IDENTITY"
+        "TRUNCATE orders, products, lines, places, mine, moods, notes, codes, pairs, profiles, badges RESTART IDENTITY"
     )
     await _shop.sql.execute(ROWS)
     return _shop
@@ -631,3 +655,25 @@ async def test_an_address_of_ones_own(shop: Service) -> None:
     assert body["again"] == body["same"]
     assert body["again"].endswith("/pairs/x%2C%2F,2/times/7/")
     assert (await shop.client.delete(URL("/pairs/x%2C%2F,2/", encoded=True))).status == 204
+
+
+async def test_parts_whose_columns_have_types_of_their_own(shop: Service) -> None:
+    """An enum, and a time of a zone: their order, addresses and events are those of the field."""
+    async with listen(shop.client, "/moods/stream/") as source:
+        assert (await source.next()).event == "ready"
+        for mood in ("calm", "wild, free", "calm"):
+            hour = "12" if mood == "calm" else "13"
+            made = await shop.client.post("/moods/", json={"mood": mood, "at": f"2026-07-01T{hour}:00:00Z"})
+            assert made.status in (201, 409), await made.text()
+        await shop.sql.execute("INSERT INTO moods VALUES ('odd', '2026-07-01 10:00')")
+        listed = (await get(shop, "/moods/"))["results"]
+        assert [row["mood"] for row in listed] == ["calm", "wild, free", "odd"]
+        for row in listed:
+            event = (await source.next()).json()
+            assert event["data"] == row
+            assert await get(shop, f"/moods/{event['id']}/") == row
+            changed = await shop.client.patch(URL(f"/moods/{event['id']}/", encoded=True), json={"n": 1})
+            assert changed.status == 200
+    await get(shop, "/moods/none,2026-07-01T12:00:00Z/", 404)
+    response = await shop.client.post("/moods/python/")
+    assert (response.status, await response.json()) == (200, 2)

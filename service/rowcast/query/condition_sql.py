@@ -32,6 +32,11 @@ def sort_key(field: Field, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any
     return rank(field, value) if field.order == "choices" else value
 
 
+def _as_string(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """A column of an enum as a string, any other as it is."""
+    return readable(column) if isinstance(column.type, EnumType) else column
+
+
 class Source:
     """The rows of a resource as a FROM clause, and conditions on them.
 
@@ -129,7 +134,11 @@ class Source:
         types = self._types(path)
         type_ = types[0]
         compare = spec.compare
-        if isinstance(type_, EnumType) and (spec.takes is Argument.TEXT or lookup == "ne"):
+        if path.values.parts:
+            if spec.takes is Argument.MANY:  # the places in the arrays of the parts belong together
+                types = [sa.Text() if isinstance(each, EnumType) else each for each in types]
+                compare = lambda columns, argument: spec.compare([*map(_as_string, columns)], argument)  # noqa: E731
+        elif isinstance(type_, EnumType) and (spec.takes is Argument.TEXT or lookup == "ne"):
             types = [sa.Text()]
             compare = lambda column, argument: spec.compare(readable(column), argument)  # noqa: E731
         elif spec.takes is Argument.TEXT and self._is_patternless(path):
