@@ -47,7 +47,7 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
 
     A table that has taken the place of a logged one counts as truncated: readers of the log load it again.
     """
-    schemas = await _schemas(connection, {*(r.table for r in tables.resources.values()), *tables.links})
+    schemas = await _schemas(connection, set(tables.metadata.tables))
     found: list[Pending] = []
     comments: dict[str, str] = dict(await connection.fetch(_TRIGGER_FUNCTIONS, f"{_COMMENT}%"))
     installed: dict[tuple[str, str], str] = {
@@ -161,7 +161,7 @@ async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
 async def qualified_names(connect: Connect, tables: Tables) -> list[str]:
     """The tables of the resources and of their links, as quoted SQL identifiers with their schemas."""
     async with session(connect) as connection:
-        schemas = await _schemas(connection, {*(r.table for r in tables.resources.values()), *tables.links})
+        schemas = await _schemas(connection, set(tables.metadata.tables))
         return [
             qualified(trigger.table, schemas) for trigger in triggers(tables, schemas) if trigger.operation == "insert"
         ]

@@ -109,6 +109,8 @@ def create_function(name: str, body: str) -> str:
 def triggers(tables: Tables, schemas: Mapping[str, str], *, wakeup: str = "notify") -> Iterator[Trigger]:
     """Every trigger of every resource. ``schemas`` is the schema of each table."""
     for resource in tables.resources.values():
+        if resource.view:
+            continue
         writer = _ResourceTriggers(tables, resource, schemas, notify=wakeup == "notify")
         for operation, body in writer.bodies():
             yield Trigger(resource.table, operation, cut_identifier(f"{resource.name}.{operation}"), body)

@@ -95,6 +95,7 @@ RESOURCE_SECTION: Final = value_types.section(
         "table": value_types.string(TABLE_NAME, "a name such as tasks, or sales.Orders with its schema"),
         "model": value_types.string(MODEL_NAME, "a name such as Task"),
         "renamed_from": value_types.string(TABLE_NAME, "the table's former name"),
+        "view": value_types.boolean(),
         "primary_key": value_types.ListOf(value_types.string(), least=1, null=True),
         "label": value_types.string(null=True),
         "description": value_types.string(null=True),
@@ -383,6 +384,7 @@ class _ResourceReader:
             unique=loaded.get("unique") or (),
             indexes=loaded.get("indexes") or (),
             renamed_from=self._former_table(table, loaded.get("renamed_from")),
+            view=loaded.get("view") or False,
             label=loaded.get("label"),
             description=loaded.get("description"),
         )

@@ -19,6 +19,7 @@ from rowcast.configuration.declarations import Declaration, names_of
 from rowcast.configuration.primary_key import circular_key, reference_problem, set_some_key
 from rowcast.configuration.scope import ScopeGroup
 from rowcast.configuration.settings import Settings
+from rowcast.configuration.view_rules import view_problems
 from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
 from rowcast.errors import did_you_mean
 from rowcast.resources.fields import MISSING, Field, Kind
@@ -186,6 +187,7 @@ def _combine(
     clashes = [
         *((one, *problem) for one in by_name.values() for problem in _relation_problems(one.resource, draft)),
         *_storage_problems(by_name, draft),
+        *((one, *problem) for one in by_name.values() for problem in _view_problems(one, draft)),
     ]
     for one, path, message in clashes:
         problems.at(one.document, path, message)
@@ -283,6 +285,11 @@ def _relation_problems(resource: Resource, draft: Resources) -> Iterator[tuple[S
         if field.related_name in taken:
             message = f"{field.related_name!r} is taken in {target.name} by {taken[field.related_name]}"
             yield path, message
+
+
+def _view_problems(one: Declaration, draft: Resources) -> Iterator[tuple[Steps, str]]:
+    viewed = replace(one.resource, options=MappingProxyType(dict(one.options)))
+    yield from view_problems(viewed, one.document.data, draft)
 
 
 def _storage_problems(by_name: Mapping[str, Declaration], draft: Resources) -> Iterator[tuple[Declaration, Steps, str]]:

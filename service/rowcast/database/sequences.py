@@ -40,7 +40,7 @@ async def sequences_behind(fetch: Fetch, tables: Tables) -> list[SequenceBehind]
     """The sequences that will give a key that a row has; ``fetch`` runs a statement and returns its rows."""
     found = []
     for resource in tables.resources.values():
-        if not has_generated_key(resource):
+        if resource.view or not has_generated_key(resource):
             continue
         table, column, key = _names(resource)
         rows = await fetch(f"SELECT pg_get_serial_sequence({table}, {column}) AS sequence")

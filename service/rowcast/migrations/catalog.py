@@ -7,7 +7,7 @@ temporary ones, in a savepoint that is rolled back, and both sides are read from
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -160,12 +160,14 @@ class Definitions:
         return bool(identity)
 
 
-async def read_catalog(connection: Connection, tables: Tables, relation: Callable[[str], str] = quote_table) -> Catalog:
+async def read_catalog(
+    connection: Connection, declared: sa.MetaData, relation: Callable[[str], str] = quote_table
+) -> Catalog:
     """The catalog's rows for those declared tables that exist, in a form that is the same in every database.
 
     ``relation`` is the quoted name of what is read in the place of a table.
     """
-    names = list(tables.metadata.tables)
+    names = list(declared.tables)
     catalog: Catalog = await connection.fetch(CATALOG_SQL, names, list(map(relation, names)))
     return catalog
 
@@ -175,14 +177,16 @@ def _temporary(table: str) -> str:
     return f"pg_temp.{quote_identifier(cut_identifier(table))}"
 
 
-def digest(tables: Tables, catalog: Catalog) -> str:
-    """A digest of the declared tables and the existing ones."""
+async def digest(connection: Connection, tables: Tables) -> str:
+    """A digest of the declared tables and views and the existing ones."""
+    catalog = [*await read_catalog(connection, tables.metadata), *await read_catalog(connection, tables.views)]
     declared: list[str] = []
 
     def record(ddl: sa.schema.ExecutableDDLElement, *_: object) -> None:
         declared.append(str(ddl.compile(dialect=DIALECT)))
 
-    tables.metadata.create_all(sa.create_mock_engine("postgresql+asyncpg://", record), checkfirst=False)
+    for metadata in (tables.metadata, tables.views):
+        metadata.create_all(sa.create_mock_engine("postgresql+asyncpg://", record), checkfirst=False)
     declared.sort()  # SQLAlchemy keeps the indexes of a table in a set, so their order differs between two starts
     lines = [__version__, *(repr(tuple(row)) for row in catalog), *declared]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -193,12 +197,12 @@ async def is_in_line(connection: Connection, tables: Tables) -> bool:
     compared: str | None = await connection.fetchval(
         "SELECT obj_description(to_regclass($1), 'pg_class')", f"{SCHEMA}.{VERSION_TABLE}"
     )
-    return bool(compared) and compared == digest(tables, await read_catalog(connection, tables))
+    return bool(compared) and compared == await digest(connection, tables)
 
 
 async def read_definitions(connection: Connection, tables: Tables) -> tuple[Definitions, Definitions]:
     """The definitions in the database, and those of the config for the tables that exist."""
-    catalog = await read_catalog(connection, tables)
+    catalog = await read_catalog(connection, tables.metadata)
     existing = {row["table"] for row in catalog}
     found = Definitions.of(catalog)
     present = [table for table in tables.metadata.tables.values() if table.key in existing]
@@ -207,18 +211,34 @@ async def read_definitions(connection: Connection, tables: Tables) -> tuple[Defi
     await savepoint.start()
     try:
         await connection.execute(";".join(script))
-        declared = Definitions.of(await read_catalog(connection, tables, _temporary))
+        declared = Definitions.of(await read_catalog(connection, tables.metadata, _temporary))
         if served := {table: types for table in present if (types := _served(table, found, declared))}:
             script = [f"DROP TABLE {_temporary(table.key)}" for table in served]
             script += [_stand_in(table, types) for table, types in served.items()]
             await connection.execute(";".join(script))
-            declared = Definitions.of(await read_catalog(connection, tables, _temporary))
+            declared = Definitions.of(await read_catalog(connection, tables.metadata, _temporary))
         if respelled := list(_respelled(found, declared)):
             await connection.execute(";".join(respelled))
-            declared = declared.where_equal(found, Definitions.of(await read_catalog(connection, tables, _temporary)))
+            declared = declared.where_equal(
+                found, Definitions.of(await read_catalog(connection, tables.metadata, _temporary))
+            )
     finally:
         await savepoint.rollback()
     return found, declared
+
+
+async def columns_as_declared(connection: Connection, declared: Sequence[sa.Table]) -> _Rows:
+    """The columns of tables as the catalog prints them once they are made."""
+    made = sa.MetaData()
+    for table in declared:
+        table.to_metadata(made)
+    savepoint = connection.transaction()
+    await savepoint.start()
+    try:
+        await connection.execute(";".join([STAND_IN_SQL, *(_stand_in(table, {}) for table in declared)]))
+        return Definitions.of(await read_catalog(connection, made, _temporary)).columns
+    finally:
+        await savepoint.rollback()
 
 
 class _ExistingType(sa.types.UserDefinedType[object]):

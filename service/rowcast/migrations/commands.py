@@ -43,7 +43,7 @@ async def plan(connect: Connect, tables: Tables, directory: Path | None = None, 
     """
     async with session(connect) as connection:
         revisions = await unapplied(connection, directory) if directory else []
-        found = Definitions.of(await read_catalog(connection, tables) if annotate else [])
+        found = Definitions.of(await read_catalog(connection, tables.metadata) if annotate else [])
         remarks = list(notes(found, tables))
         if await is_in_line(connection, tables):
             return Plan([], revisions, remarks)
@@ -149,7 +149,7 @@ async def _migrate(
             return Migration()
 
         def work(context: MigrationContext) -> Migration:
-            bare = sync and not create and not await_step(context, lambda raw: read_catalog(raw, tables))
+            bare = sync and not create and not await_step(context, lambda raw: read_catalog(raw, tables.metadata))
             context.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'")
             await_step(context, log.install)
             applied = _apply(context, tables, log) if create else []
@@ -166,7 +166,7 @@ async def _migrate(
                 applied += _apply(context, tables, log)
             left = [difference.statement for difference in find_differences(context, tables)]
             await_step(context, log.renew)
-            compared = "" if left else digest(tables, await_step(context, lambda raw: read_catalog(raw, tables)))
+            compared = "" if left else await_step(context, lambda raw: digest(raw, tables))
             context.execute(f"COMMENT ON TABLE {SCHEMA}.{VERSION_TABLE} IS '{compared}'")
             return Migration(revisions, applied, left)
 

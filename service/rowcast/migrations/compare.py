@@ -27,6 +27,7 @@ from rowcast.migrations.renaming import find_renames
 from rowcast.migrations.schemas import find_missing_schemas
 from rowcast.migrations.session import await_step
 from rowcast.migrations.values import DdlStep
+from rowcast.migrations.views import find_tables_that_are_views, find_view_problems
 from rowcast.resources.exchanged import LocalTime
 from rowcast.resources.tables import CONFIGURED_DEFAULT, RULE, WRITTEN, Tables
 
@@ -46,11 +47,14 @@ def find_differences(context: MigrationContext, tables: Tables) -> list[Differen
 
     Schemas and renames come first. They are done in a savepoint, which is rolled back, so that the rest is compared under the new names.
     """
+    if misdeclared := await_step(context, lambda raw: find_tables_that_are_views(raw, tables)):
+        return _sentences(misdeclared)  # nothing can be compared with them
     renames = await_step(context, lambda raw: find_renames(raw, tables))
     schemas = await_step(context, lambda raw: find_missing_schemas(raw, tables))
+    views = _sentences(await_step(context, lambda raw: find_view_problems(raw, tables)))
     steps = [*(Difference(each, each.step) for each in schemas), *(Difference(each, each.step) for each in renames)]
     if not renames:
-        return steps + _compare(context, tables)
+        return steps + views + _compare(context, tables)
     assert context.connection is not None
     with context.connection.begin_nested() as savepoint:
         context.connection.execute(sa.text(f"SET LOCAL lock_timeout = '{COMPARISON_LOCK_TIMEOUT}'"))
@@ -58,7 +62,12 @@ def find_differences(context: MigrationContext, tables: Tables) -> list[Differen
             context.connection.execute(sa.text(str(each.sqltext)))
         differences = _compare(context, tables)
         savepoint.rollback()
-    return steps + differences
+    return steps + views + differences
+
+
+def _sentences(problems: Iterable[str]) -> list[Difference]:
+    """What no step can bring in line."""
+    return [Difference(None, DdlStep(text, additive=False, needed=True, problem=True)) for text in problems]
 
 
 def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:

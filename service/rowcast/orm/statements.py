@@ -79,7 +79,7 @@ def update_rows(
     nothing else. Values: the condition's, then those of ``sets``.
     """
     binds = Binds()
-    table = tables.of[resource]
+    table = tables.written(resource)
     condition = restriction(tables, resource, where, binds) if where else sa.true()
     source = Source(tables, resource, binds)
     values = touched(tables.resources[resource])
@@ -98,14 +98,14 @@ def update_rows(
 def insert_row(tables: Tables, resource: str, columns: tuple[str, ...]) -> Statement:
     """Insert one row, and return it. Values: the columns'."""
     binds = Binds()
-    table = tables.of[resource]
+    table = tables.written(resource)
     values = {name: binds(table.c[name].type) for name in columns}
     return compiled(sa.insert(table).values(values).returning(*map(readable, table.c)), changes={resource})
 
 
 def insert_rows(tables: Tables, resource: str, columns: tuple[str, ...]) -> Statement:
     """Insert rows, and return them. The one value is a JSON array of objects with these columns."""
-    table = tables.of[resource]
+    table = tables.written(resource)
     rows = sa.func.jsonb_to_recordset(Binds()(postgresql.JSONB)).table_valued(
         *(sa.column(name, _json_type(table.c[name])) for name in columns)
     )

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql
 
 from rowcast.query.compilation import Binds, bound_type, sql
 from rowcast.query.conditions import Shape
-from rowcast.query.versions import version, xmin
+from rowcast.query.versions import stamp, version
 from rowcast.resources.exchanged import EnumType, Exchanged, Single, comparable, readable
 from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS, Argument, Lookup
@@ -111,7 +111,7 @@ class Source:
             case ("unchanged",):
                 base = self.at(())
                 name = quote_table(base.key) if isinstance(base, sa.Table) else str(base.name)  # type: ignore[attr-defined]
-                current = version(self.tables, self.resource, xmin(name), base)
+                current = version(self.tables, self.resource, stamp(self.tables, self.resource, name), base)
                 return current == sa.any_(self.binds(postgresql.ARRAY(sa.Text)))
         raise AssertionError(f"no condition has the shape {shape!r}")
 

@@ -16,7 +16,7 @@ def reads(
     """The resources on which the result of a query depends: its condition, its order and the rows of its projection.
 
     Links of a many_to_many field belong to one of the two resources that they connect; both are among the result.
-    ``None`` if the result depends on a ``write_only`` field, whose changes are not in the change log.
+    ``None`` if the result depends on a ``write_only`` field or on a view, whose changes are not in the change log.
     """
     found = {resource} if shown is None else {resource, *shown.resources}
     mentioned = [(resource, path) for path in (*paths_in(where), *(step.removeprefix("-") for step in order))]
@@ -26,7 +26,7 @@ def reads(
         if any(field.write_only for field in (path.field, *(step.field for step in path.steps))):
             return None
         found.update(step.target for step in path.steps)
-    return frozenset(found)
+    return None if any(resources[name].view for name in found) else frozenset(found)
 
 
 def _of_related(shown: Projection) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from rowcast.query.documents import document, related_condition
 from rowcast.query.keys import key_columns
 from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
-from rowcast.query.versions import version, xmin
+from rowcast.query.versions import stamp, version
 from rowcast.resources.exchanged import Exchanged
 from rowcast.resources.fields import Field
 from rowcast.resources.sql import quote_literal, quote_table
@@ -116,7 +116,7 @@ def row(tables: Tables, projection: Projection, where: Shape) -> Statement:
     item = sa.select(*document(tables, projection, table, binds)).correlate(table).lateral("_d")
     columns = sa.select(
         sa.func.row_to_json(item.table_valued()).label("result"),
-        version(tables, resource, xmin(quote_table(table.key)), table).label("version"),
+        version(tables, resource, stamp(tables, resource, quote_table(table.key)), table).label("version"),
         _SNAPSHOT,
     )
     return compiled(columns.select_from(source.clause.join(item, sa.true())).where(condition))
@@ -251,7 +251,7 @@ def _count(tables: Tables, shape: PageShape, where: Shape, binds: Binds) -> Any:
     analyzed: sa.ColumnElement[int] = sa.literal_column("nullif(reltuples, -1)::bigint")
     table = quote_literal(quote_table(tables.of[shape.projection.resource].key))
     estimate = sa.select(analyzed).select_from(sa.table("pg_class", schema="pg_catalog"))
-    estimate = estimate.where(sa.literal_column(f"oid = {table}::regclass"))
+    estimate = estimate.where(sa.literal_column(f"oid = {table}::regclass AND relkind <> 'v'"))
     return sa.func.coalesce(estimate.scalar_subquery(), rows.scalar_subquery())
 
 

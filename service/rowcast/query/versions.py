@@ -18,6 +18,14 @@ def xmin(table: str) -> sa.ColumnElement[str]:
     return column.label(XMIN)
 
 
+def stamp(tables: Tables, resource: str, row: str) -> sa.ColumnElement[str]:
+    """What changes with each change of a row of the relation or alias ``row``: its ``xmin``, or a view's content."""
+    if not tables.resources[resource].view:
+        return xmin(row)
+    content: sa.ColumnElement[str] = sa.literal_column(f"md5(({row}.*)::text)", sa.Text)
+    return content.label(XMIN)
+
+
 def version(
     tables: Tables, resource: str, written_by: sa.ColumnElement[str], base: sa.FromClause
 ) -> sa.ColumnElement[str]:

@@ -19,7 +19,7 @@ from rowcast.query.dependencies import dependents
 from rowcast.query.documents import document
 from rowcast.query.keys import has_key_in, key_columns, key_text
 from rowcast.query.projection import Projection
-from rowcast.query.versions import XMIN, version, xmin
+from rowcast.query.versions import XMIN, stamp, version, xmin
 from rowcast.resources.exchanged import LocalTime
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import quote_literal, quote_table
@@ -37,7 +37,7 @@ def insert(
     Values: the columns', the links', that condition's.
     """
     binds = Binds()
-    table = tables.of[projection.resource]
+    table = tables.written(projection.resource)
     values = {name: binds(table.c[name].type) for name in columns}
     partitioned = tables.resources.traits_of(projection.resource).partitioned
     system = [] if partitioned else [xmin(quote_table(table.key))]
@@ -71,14 +71,16 @@ def update(
     new: sa.CTE
     if values:
         new = (
-            sa.update(table)
+            sa.update(tables.written(projection.resource))
             .where(condition)
             .values(values)
             .returning(*table.c, xmin(quote_table(table.key)))
             .cte("_new")
         )
     else:
-        new = sa.select(*table.c, xmin(quote_table(table.key))).where(condition).with_for_update().cte("_new")
+        by = stamp(tables, projection.resource, quote_table(table.key))
+        locked = sa.select(*table.c, by).where(condition)
+        new = (locked if tables.resources[projection.resource].view else locked.with_for_update()).cte("_new")
     linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=True)]
     changes = dependents(tables.resources, projection.resource) if values else {projection.resource} if links else ()
     written = _written(tables, projection, new, binds, within, with_version=not links)
@@ -87,7 +89,7 @@ def update(
 
 def delete(tables: Tables, resource: str, where: Shape) -> Statement:
     """Delete the rows that meet a condition, and return their keys as ``key`` (text). Values: the condition's."""
-    deleted = sa.delete(tables.of[resource]).where(restriction(tables, resource, where, Binds()))
+    deleted = sa.delete(tables.written(resource)).where(restriction(tables, resource, where, Binds()))
     return compiled(deleted.returning(_key(tables, resource)), changes=dependents(tables.resources, resource))
 
 
@@ -97,9 +99,8 @@ def delete_and_compare(tables: Tables, resource: str, where: Shape) -> Statement
     A trigger may keep a row from being deleted; so may a concurrent change. Values: the condition's.
     """
     binds = Binds()
-    table = tables.of[resource]
     condition = restriction(tables, resource, where, binds)
-    gone = sa.delete(table).where(condition).returning(_key(tables, resource)).cte("_gone")
+    gone = sa.delete(tables.written(resource)).where(condition).returning(_key(tables, resource)).cte("_gone")
     binds.rewind()
     deleted = _key(tables, resource).element.in_(sa.select(gone.c.key)).label("deleted")
     rows = sa.select(*[_key(tables, resource), _place(tables, resource), deleted])
@@ -122,13 +123,13 @@ def update_by_rules(tables: Tables, resource: str, columns: tuple[str, ...], whe
     table = tables.of[resource]
     condition = restriction(tables, resource, where, binds)
     values = {name: binds(table.c[name].type) for name in columns} | touched(tables.resources[resource])
-    statement = sa.update(table).where(condition).values(values)
+    statement = sa.update(tables.written(resource)).where(condition).values(values)
     return compiled(statement, changes=dependents(tables.resources, resource))
 
 
 def delete_by_rules(tables: Tables, resource: str, where: Shape) -> Statement:
     """Delete rows without returning them, which a table's rules may not allow. Values: the condition's."""
-    deleted = sa.delete(tables.of[resource]).where(restriction(tables, resource, where, Binds()))
+    deleted = sa.delete(tables.written(resource)).where(restriction(tables, resource, where, Binds()))
     return compiled(deleted, changes=dependents(tables.resources, resource))
 
 
@@ -140,7 +141,9 @@ def insert_by_rules(tables: Tables, resource: str, columns: tuple[str, ...]) -> 
     binds = Binds()
     table = tables.of[resource]
     values = {name: binds(table.c[name].type) for name in columns}
-    return compiled(sa.insert(table).values(values).returning(_key(tables, resource)), changes={resource})
+    return compiled(
+        sa.insert(tables.written(resource)).values(values).returning(_key(tables, resource)), changes={resource}
+    )
 
 
 def _key(tables: Tables, resource: str) -> sa.Label[Any]:

@@ -51,6 +51,9 @@ class Tables:
     In ``metadata`` columns have the names that they have in the database, for comparisons and DDL. In ``of`` their keys are
     their names in statements and in JSON, which may be others.
 
+    ``views`` has the resources' views instead, which are read as tables are: nothing is compared with them as a whole, or
+    made of them.
+
     ``guards[constraint]`` is the meaning of a constraint. The name has the table before it, ``schema.table.constraint`` or
     ``table.constraint``, if the table has a schema, or if the owner of an existing table has made the constraint. There is
     also one for each NOT NULL of a column whose name in the database is another one than its key.
@@ -59,11 +62,13 @@ class Tables:
     def __init__(self, declared: Resources) -> None:
         self.resources = declared
         self.metadata = sa.MetaData()
+        self.views = sa.MetaData()
         self.guards: dict[str, Guard] = {}
         self.of: dict[str, sa.Table] = {}
         self.links: dict[str, sa.Table] = {}
         for resource in declared.values():
-            self.of[resource.name] = _keyed(self._table(resource), resource)
+            made = self._view(resource) if resource.view else self._table(resource)
+            self.of[resource.name] = _keyed(made, resource)
         for resource in declared.values():
             for field in resource.links.values():
                 link = self._link(resource, field)
@@ -85,6 +90,21 @@ class Tables:
                 table.c[name].type = as_it_is(
                     declared, found.types.get(name, ""), enum=name in found.labels, domain=name in found.domains
                 )
+
+    def written(self, resource: str) -> sa.Table:
+        """The table of a resource, for a statement that writes rows; ``TypeError`` for a view."""
+        if self.resources[resource].view:
+            raise TypeError(f"{resource} is a view, whose rows are read-only")
+        return self.of[resource]
+
+    def _view(self, resource: Resource) -> sa.Table:
+        schema, name = split_table(resource.table)
+        columns = [
+            sa.Column(field.stored_column, values.field_type.column(values), info=_info(field, values))
+            for field in resource.columns.values()
+            for values in (self.resources.key_of(field),)
+        ]
+        return sa.Table(name, self.views, *columns, schema=schema)
 
     def _table(self, resource: Resource) -> sa.Table:
         schema, name = split_table(resource.table)

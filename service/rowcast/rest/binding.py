@@ -25,6 +25,7 @@ from rowcast.resources.actions import STREAM
 from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import expansion
+from rowcast.rest.database_views import check_view
 from rowcast.rest.declared_scope import DeclaredScope
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import has_users_code, is_ours, near_misses, overridden_methods, owner_of
@@ -176,6 +177,8 @@ def _plan_model(
     resources = service.resources
     options = effective_options(cls, resources, resource, config, overrides)
     overridden = overridden_methods(cls)
+    if resource.view:
+        check_view(cls, resource, options, overridden)
     policies = _policies(service, cls, options)
     for permission in policies["permissions"]:
         try:
@@ -227,7 +230,7 @@ def _plan_model(
         filters=filters,
         pattern_parameters=tuple(name for backend in filters for name in backend.patterns()),
         paginator=paginator,
-        cache="off" if as_callers else options["cache"],
+        cache="off" if as_callers or resource.view else options["cache"],
         count=options["count"],
         lookup_field=lookup_field,
         lookup_url_kwarg=_key_part(cls, options),

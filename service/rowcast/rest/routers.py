@@ -166,7 +166,12 @@ def allows(plan: ViewPlan, action: str) -> bool:
 
 def has_stream(plan: ViewPlan) -> bool:
     """Whether a viewset has a stream: it is enabled and not excluded, and the stream or the list is allowed."""
-    if not isinstance(plan, ModelPlan) or not plan.attribute("stream_enabled") or not hasattr(plan.viewset, STREAM):
+    if (
+        not isinstance(plan, ModelPlan)
+        or plan.resource.view
+        or not plan.attribute("stream_enabled")
+        or not hasattr(plan.viewset, STREAM)
+    ):
         return False
     allowed = plan.attribute("allowed_actions")
     return STREAM not in plan.attribute("excluded_actions") and (

@@ -87,9 +87,10 @@ def _plans(
 def _plan_of_resource(
     service: Service, file: Document, resource: Resource, importer: Importer, problems: Problems
 ) -> Iterator[tuple[SourceLocation, str, ViewPlan, str]]:
+    default = "ReadOnlyModelViewSet" if resource.view else "ModelViewSet"
     options = {
         name: named_classes(importer, problems, file, ("viewset", name), name, value)
-        for name, value in {"class": "ModelViewSet", **resource.options}.items()
+        for name, value in {**resource.options, "class": resource.options.get("class") or default}.items()
     }
     location = file.location(("viewset", "class"), key=True)
     if problems:
