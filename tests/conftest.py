@@ -171,10 +171,10 @@ def rowcast(directory: Path, *arguments: str, **variables: str) -> tuple[int, st
 
     It blocks the caller's event loop, so that nothing else is printed in the meantime.
     """
-    environment = {**without_settings(), "ROWCAST_DATA": str(directory / "data"), **variables}
-    command = [*arguments, "--config", str(directory / "config")]
+    places = {"ROWCAST_DATA": str(directory / "data"), "ROWCAST_CONFIG": str(directory / "config")}
+    environment = {**without_settings(), **places, **variables}
     with mock.patch("structlog.configure"), ThreadPoolExecutor() as thread:  # whose event loops are its own
-        result = thread.submit(CliRunner().invoke, main, command, env=environment).result()
+        result = thread.submit(CliRunner().invoke, main, arguments, env=environment).result()
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output.strip()

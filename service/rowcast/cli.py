@@ -24,8 +24,10 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # name → module of rowcast
     "migrate": ("schema", "Apply the revisions of the migrations directory."),
     "plan": ("schema", "Print the DDL between config and database."),
     "reload": ("reloading", "Apply a changed config to the running service."),
+    "run": ("scripts", "Run a Python script with the models, outside requests."),
     "schemas": ("projects", "Write the JSON Schemas of config files, for editors."),
     "serve": ("serving", "Serve the resources until SIGTERM or SIGINT."),
+    "shell": ("scripts", "Open a Python console with await and the models."),
     "token": ("tokens", "Make, list and revoke the tokens that callers authenticate with."),
 }
 ENVIRONMENT_FILE: Final = Path(".env")

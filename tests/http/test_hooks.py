@@ -162,8 +162,9 @@ async def test_functions_follow_a_commit(serve: Serve, tmp_path: Path) -> None:
         assert (await client.post("/notes/", json={"text": "kept"})).status == 201
         await asyncio.wait_for(module.done.wait(), 10)
     assert module.ran == [("kept", 1), ("of a savepoint", "plain")]
-    assert [entry["event"] for entry in logs] == ["on_commit_failed"]
-    assert "in a function that follows a commit" in str(logs[0]["exc_info"])
+    failures = [entry for entry in logs if entry["event"] == "on_commit_failed"]
+    assert len(failures) == 1
+    assert "in a function that follows a commit" in str(failures[0]["exc_info"])
     module.done.clear()
     assert (await client.get("/notes/outside/")).status == 204
     await asyncio.wait_for(module.done.wait(), 10)

@@ -46,6 +46,11 @@ READY_SECONDS = 300
 STOP_SECONDS = 60
 """How long a fast shutdown may take, its checkpoint included."""
 
+_SHUTDOWNS = [(each, STOP_SECONDS) for each in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL)]  # fast, immediate, none
+
+OTHERS_SECONDS = 10
+"""How long a command waits for others that use its server."""
+
 ORPHAN_SECONDS = 1
 """How long backends may go on without their postmaster; idle ones leave at once by themselves."""
 
@@ -146,17 +151,20 @@ class EmbeddedPostgres:
         self._wait_ready(self._process)
         return self.url
 
-    def stop(self) -> None:
+    def stop(self, patience: float = 0) -> None:
         """Shut the server down and wait until it has ended: clients are disconnected, and their commits are on disk.
+
+        Clients of other processes may finish for up to ``patience`` seconds, in which nobody else can connect.
 
         Does nothing if no server runs, or in a process that was forked from the one that started it.
         """
         if self._process is None or self._owner != os.getpid():
             return
-        for request in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, none
+        smart = [(signal.SIGTERM, patience)] if patience else []
+        for request, seconds in (*smart, *_SHUTDOWNS):
             self._process.send_signal(request)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_SECONDS)
+                self._process.wait(seconds)
                 break
         self._process = None
         if self._sockets is not None and self._sockets.parent != self._data:  # `run` may be the next server's already
@@ -323,8 +331,10 @@ def shared_server(data: Path, *, seconds: float = STOP_SECONDS) -> Iterator[str]
             if time.monotonic() > deadline:
                 raise
             continue
-        with server:
+        try:
             yield server.url
+        finally:
+            server.stop(OTHERS_SECONDS)
         return
     yield url
 

@@ -110,6 +110,10 @@ class Database:
         waiting = sum(not turn.done() for turn in self._waiting)
         return PoolLoad(self._size, self._open - len(self._idle), waiting)
 
+    def lift_limits(self) -> None:
+        """Let statements and transactions take any time: for what no client waits for. Connections are opened later."""
+        self._settings |= {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+
     async def connect(self, **settings: str) -> Connection:
         """A connection outside the pool, with the driver's codecs, for the caller to close: LISTEN, migrations."""
         return await open_connection(

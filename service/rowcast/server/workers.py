@@ -22,6 +22,7 @@ from aiohttp import web
 from aiohttp.worker import GunicornUVLoopWebWorker
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 
 from rowcast.changes.connection import cancel
 from rowcast.configuration.load import Configuration
@@ -54,6 +55,12 @@ class _Arbiter(Arbiter):  # type: ignore[misc]
         if self.app.hung_up():
             raise StopIteration  # as SIGTERM does
         self.kill_workers(signal.SIGHUP)
+
+    def stop(self, graceful: bool = True) -> None:
+        for _ in range(self.cfg.workers):
+            with suppress(HaltServer):  # a further worker that cannot start
+                super().stop(graceful)
+                return
 
 
 class _Runner(Runner):
