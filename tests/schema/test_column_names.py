@@ -82,3 +82,21 @@ async def test_what_the_config_does_not_name(database: Database) -> None:
     plan = await database.plan(tables)
     assert (plan.statements, plan.notes[0]) == ([], "not in the config: things.name")
     await database.makemigrations(tables, drop=["things.name"])
+
+
+async def test_a_default_that_the_owner_has_not_written(database: Database) -> None:
+    """``default: database`` on a column without one is a sentence, and the service waits."""
+    await database.execute(
+        'CREATE TABLE things (id serial PRIMARY KEY, "Name" text NOT NULL, made timestamptz NOT NULL DEFAULT now())'
+    )
+    name = field("name", "text", column="Name", blank=True, database_default=True)
+    tables = declare(
+        resource(
+            "things", key("integer", database_default=True), name, field("made", "datetime", database_default=True)
+        )
+    )
+    sentence = "-- things.Name has no default in the database, as `default: database` expects"
+    assert [str(step) for step in (await database.plan(tables)).statements] == [sentence]
+    assert await database.pending(tables) == [sentence]
+    await database.execute("""ALTER TABLE things ALTER "Name" SET DEFAULT 'x'""")
+    assert (await database.plan(tables)).statements == []

@@ -35,6 +35,7 @@ SQL_NAME: Final = r"""[^."'%:\\\x00-\x1f]+"""  # of what may have been made by o
 TABLE_NAME: Final = rf"(?:{SQL_NAME}\.)?{SQL_NAME}"
 MODEL_NAME: Final = r"[A-Z][A-Za-z0-9]*"
 RESERVED_RESOURCES: Final = ("health", "openapi.json", "docs", "stream")
+DATABASE_DEFAULT: Final = "database"  # as the value of ``default``
 RESERVED_COLUMNS: Final = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")  # of every PostgreSQL table
 
 
@@ -146,6 +147,7 @@ class _FieldReader:
     def read(self) -> Field:
         """The field, without its wrong options."""
         self._check_options()
+        self._take_database_default()
         self._check_pattern()
         self._check_zone()
         if self.field_type.kind not in _OF_KIND and not (
@@ -155,6 +157,11 @@ class _FieldReader:
         field = self._field()
         self._check_together(field)
         return field
+
+    def _take_database_default(self) -> None:
+        if self.values.get("default") == DATABASE_DEFAULT:
+            del self.values["default"]
+            self.values["database_default"] = True
 
     def _report(self, option: str, message: str) -> None:
         self.wrong.append(((option,), message))

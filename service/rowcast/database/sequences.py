@@ -12,6 +12,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
+from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import quote_identifier, quote_literal, quote_table
 from rowcast.resources.tables import Tables
@@ -33,7 +34,8 @@ class SequenceBehind:
 
 def has_generated_key(resource: Resource) -> bool:
     """Whether the database counts the keys of a resource."""
-    return resource.key.is_counted
+    key = resource.key
+    return key.is_counted or (key.database_default and key.field_type.kind is Kind.NUMBER)
 
 
 async def sequences_behind(fetch: Fetch, tables: Tables) -> list[SequenceBehind]:

@@ -29,7 +29,7 @@ from rowcast.migrations.session import await_step
 from rowcast.migrations.values import DdlStep
 from rowcast.migrations.views import find_tables_that_are_views, find_view_problems
 from rowcast.resources.exchanged import LocalTime
-from rowcast.resources.tables import CONFIGURED_DEFAULT, RULE, WRITTEN, Tables
+from rowcast.resources.tables import CONFIGURED_DEFAULT, OWN_DEFAULT, RULE, WRITTEN, Tables
 
 COMPARISON_LOCK_TIMEOUT: Final = "2s"  # for a table that is renamed while the rest is compared
 
@@ -121,6 +121,11 @@ def _problems(found: Definitions, declared: Definitions, tables: Tables) -> list
                 sentences.append(
                     f"{table.key}.{each.name} has a time zone in the database; remove `zone` from its field"
                 )
+            here = table.key, each.name
+            if OWN_DEFAULT in each.info and here in found.columns and not found.fills(here):
+                sentences.append(
+                    f"{table.key}.{each.name} has no default in the database, as `default: database` expects"
+                )
     found_problems = [(sentence, True) for sentence in sentences]
     found_problems += list(_differing_choices(found, tables))
     return [
@@ -131,8 +136,8 @@ def _problems(found: Definitions, declared: Definitions, tables: Tables) -> list
 def _differing_choices(found: Definitions, tables: Tables) -> Iterator[tuple[str, bool]]:
     """Sentences about enums whose values are not the choices of their fields; a choice that the enum lacks is needed."""
     for resource in tables.resources.values():
-        for name, field in resource.columns.items():
-            column = resource.table, name
+        for field in resource.columns.values():
+            column = resource.table, field.stored_column
             labels = found.labels(column) if column in found.columns else None
             if labels is None or not field.choices or set(labels) == set(field.choices):
                 continue

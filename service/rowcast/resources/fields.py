@@ -102,6 +102,7 @@ class Field:
     null: bool = False
     blank: bool = False
     default: Any = MISSING  # the JSON form
+    database_default: bool = False  # the column has a default that only its table's owner has written
     unique: bool = False
     index: bool = False
     choices: tuple[Any, ...] = ()  # JSON forms
@@ -132,7 +133,10 @@ class Field:
     def is_counted(self) -> bool:
         """Whether the field is an integer key that the database generates, so that no client sends it."""
         return (
-            self.primary_key and self.field_type.kind is Kind.NUMBER and self.default is MISSING and not self.sent_key
+            self.primary_key
+            and self.field_type.kind is Kind.NUMBER
+            and self.default is MISSING
+            and not (self.sent_key or self.database_default)
         )
 
     @property

@@ -22,6 +22,7 @@ from rowcast.resources.traits import TableTraits
 
 CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
 
+OWN_DEFAULT: Final = "own_default"  # the same for a column whose default the table's owner has written
 RENAMED_FROM: Final = "renamed_from"  # the name that a column or table had before, in its ``info``
 WRITTEN: Final = "written"  # the same for a column that the service writes
 RULE: Final = "rule"  # in ``info`` of a check: its column, and the rule of the field
@@ -230,6 +231,7 @@ def _info(field: Field, values: Field) -> dict[str, object]:
     """What a comparison with the database needs to know about a column beyond its DDL."""
     facts: dict[str, object] = {
         CONFIGURED_DEFAULT: field.default not in (MISSING, None),
+        OWN_DEFAULT: field.database_default,
         IMPLIED_LIMIT: values.max_length is None,
         RENAMED_FROM: field.former_column,
         WRITTEN: field.auto_now or not (field.read_only or field.primary_key or field.key_part or field.auto_now_add),
@@ -315,6 +317,8 @@ def _array_text(element: Field, values: Iterable[Any]) -> str:
 
 def _server_default(field: Field, values: Field) -> sa.TextClause | None:
     """The default in the database, for rows written by direct SQL."""
+    if field.database_default:
+        return None
     if field.default is not MISSING:
         if field.default is None:
             return None

@@ -64,3 +64,15 @@ def test_columns_have_any_name(read: Load) -> None:
 def test_columns_that_are_wrong(problems: Problems, fields: str, message: str) -> None:
     (line,) = problems({"tasks.yaml": f"fields: {{{fields}}}"})
     assert message in line
+
+
+def test_a_default_of_the_database(read: Load, problems: Problems) -> None:
+    """Of every type; the field is not required then, and has no value of its own."""
+    text = "fields: {a: {type: integer, default: database}, b: {type: foreign_key, to: tasks, default: database}}"
+    fields = read({"tasks.yaml": text}).resources["tasks"].fields
+    assert [(field.database_default, field.required, field.default) for field in fields.values()][1:] == [
+        (True, False, "missing"),
+        (True, False, "missing"),
+    ]
+    (line,) = problems({"tasks.yaml": "fields: {a: {type: datetime, auto_now: true, default: database}}"})
+    assert "'auto_now' contradicts 'default'" in line
