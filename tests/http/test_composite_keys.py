@@ -83,6 +83,16 @@ RESOURCES: dict[str, dict[str, Any]] = {
         "primary_key": ["mood", "at"],
         "viewset": {"class": "views:Moods"},
     },
+    "legacy": {
+        "table": "Legacy",
+        "fields": {
+            "order": {"type": "foreign_key", "to": "orders", "column": "orderNo"},
+            "place": {"type": "string", "column": "atPlace"},
+            "n": {"type": "integer", "column": "howMany", "default": 0},
+        },
+        "primary_key": ["order", "place"],
+        "viewset": {"ordering_fields": ["n"], "filterset_fields": {"order__name": ["exact"]}},
+    },
     "codes": {
         "fields": {
             "a": {"type": "integer"},
@@ -247,6 +257,8 @@ class Mine(ModelViewSet):
         await row.delete()
 """
 READINGS = """
+CREATE TABLE "Legacy" ("orderNo" integer, "atPlace" text CHECK ("atPlace" <> ''), "howMany" integer DEFAULT 0 NOT NULL,
+    PRIMARY KEY ("orderNo", "atPlace"));
 CREATE TYPE mood AS ENUM ('calm', 'wild, free', 'odd');
 CREATE TABLE moods (mood mood NOT NULL, at timestamp NOT NULL, n integer NOT NULL DEFAULT 0, PRIMARY KEY (mood, at));
 CREATE TABLE readings (sensor text NOT NULL CHECK (sensor <> ''), at timestamptz NOT NULL, value integer,
@@ -271,7 +283,7 @@ async def _shop(databases: Databases, tmp_path_factory: pytest.TempPathFactory) 
 async def shop(_shop: Service) -> Service:
     """The shop with two lines: the second product in the first two of three orders."""
     await _shop.sql.execute(
-        "TRUNCATE orders, products, lines, places, mine, moods, notes, codes, pairs, profiles, badges RESTART IDENTITY"
+        'TRUNCATE orders, products, lines, places, mine, "Legacy", moods, notes, codes, pairs, profiles, badges RESTART IDENTITY'
     )
     await _shop.sql.execute(ROWS)
     return _shop
@@ -677,3 +689,22 @@ async def test_parts_whose_columns_have_types_of_their_own(shop: Service) -> Non
     await get(shop, "/moods/none,2026-07-01T12:00:00Z/", 404)
     response = await shop.client.post("/moods/python/")
     assert (response.status, await response.json()) == (200, 2)
+
+
+async def test_columns_of_other_names(shop: Service) -> None:
+    """The key is that of the fields, in addresses, events, deep pages and errors."""
+    async with listen(shop.client, "/legacy/stream/?order__name=second") as source:
+        assert (await source.next()).event == "ready"
+        row = {"order_id": 2, "place": "x,", "n": 3}
+        made = await shop.client.post("/legacy/", json=row)
+        assert (made.status, await made.json(), path_of(made)) == (201, row, "/legacy/2,x%2C/")
+        assert (await source.next()).json()["id"] == "2,x%2C"
+        taken = await shop.client.post("/legacy/", json=row)
+        assert (taken.status, set((await taken.json())["errors"])) == (409, {"order_id", "place"})
+        await shop.sql.execute("""UPDATE "Legacy" SET "atPlace" = 'y'""")
+        events = [(await source.next()).json() for _ in range(2)]
+        assert sorted((event["action"], event["id"]) for event in events) == [("DELETE", "2,x%2C"), ("INSERT", "2,y")]
+    await shop.sql.execute("""INSERT INTO "Legacy" SELECT 1, 'p' || n FROM generate_series(1, 1100) n""")
+    assert [row["n"] for row in (await get(shop, "/legacy/?ordering=n&page=56"))["results"]] == [3]
+    assert (await get(shop, "/orders/2/?expand=legacy"))["legacy"] == [row | {"place": "y"}]
+    assert (await shop.client.delete("/legacy/2,y/")).status == 204
