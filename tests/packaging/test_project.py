@@ -1,89 +1,22 @@
-"""A stranger's project: the wheel in a new virtual environment, and nothing of the checkout.
-
-The environment sees the packages that Rowcast needs where the tests' own environment has them; nothing is downloaded.
-"""
+"""A stranger's project, with the wheel and nothing of the checkout."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import tarfile
 import urllib.request
-import venv
 import zipfile
 from pathlib import Path
-from sysconfig import get_path
 
 import pytest
 
 from ..conftest import ROOT
+from .conftest import environment, run
 
 READY = re.compile(r"http://127\.0\.0\.1:[0-9]+")
-
-
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``make dist`` builds."""
-    directory = tmp_path_factory.mktemp("dist")
-    rule = re.search(r"^dist:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert rule is not None
-    command = rule[1].replace(".venv/bin/python", sys.executable).split()
-    subprocess.run([*command, "--directory", str(directory)], cwd=ROOT, check=True, capture_output=True)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def python(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a virtual environment with the wheel."""
-    home = tmp_path_factory.mktemp("stranger") / "venv"
-    venv.create(home, symlinks=True)
-    executable = home / "bin" / "python"
-    (wheel,) = dist.glob("*.whl")
-    command = [
-        sys.executable,
-        "-m",
-        "uv",
-        "pip",
-        "install",
-        "--quiet",
-        "--offline",
-        "--no-deps",
-        "--python",
-        executable,
-        wheel,
-    ]
-    subprocess.run([*map(str, command)], check=True, capture_output=True, env=environment())
-    (packages,) = home.glob("lib/python3*/site-packages")
-    (packages / "others.pth").write_text(
-        f"{get_path('purelib')}\n"
-    )  # whose own .pth files, of the checkout, have no effect
-    return executable
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """The environment of a stranger."""
-    hidden = ("ROWCAST", "DATABASE", "PYTHON", "PYTEST", "VIRTUAL_ENV")
-    return {name: value for name, value in os.environ.items() if not name.startswith(hidden)} | variables
-
-
-def run(python: Path, directory: Path, *arguments: str, code: int = 0, **variables: str) -> str:
-    """The output of a program of the virtual environment."""
-    program, *rest = arguments
-    command = [
-        str(python.parent / program) if program == "rowcast" else str(python),
-        *([] if program == "rowcast" else [program]),
-        *rest,
-    ]
-    done = subprocess.run(
-        command, cwd=directory, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +62,7 @@ def test_the_source_distribution_has_the_same_package(dist: Path) -> None:
 def test_a_new_project_checks_and_its_tests_pass(python: Path, shop: Path) -> None:
     """With the commands of its README; a second ``init`` changes nothing."""
     assert run(python, shop, "rowcast", "check") == "config: 1 resources, no problems.\n"
-    output = run(python, shop, "-m", "pytest", "-p", "no:cacheprovider", "--durations=0", "-vv")
+    output = run(python, shop, "-m", "pytest", "-p", "no:cacheprovider")
     assert "3 passed" in output
     again = run(python, shop.parent, "rowcast", "init", "shop", code=1)
     assert "nothing was written" in again
