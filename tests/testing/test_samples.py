@@ -55,7 +55,23 @@ def test_samples_differ_where_the_rules_allow_it() -> None:
     assert [sample(field, number) for number in (1, 2)] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^[0-9]{13}$", r"^\d{3}-\d{4}$", "^[A-Z]{2}[0-9]{2,30}$", "^(low|high)$", r"^[^\s@]+@[^\s@]+$", "x", "^.{5}$",
+        r"^\+?[1-9]\d{1,14}$", "^(?:[a-f0-9]{2}:){5}[a-f0-9]{2}$", r"^(a|b)\1$", "^[^a]$", "^$|^z$",
+    ],
+)  # fmt: skip
+def test_patterns_have_examples(pattern: str) -> None:
+    """The usual ones, and different examples where there are many."""
+    field = make_field("code", "string", pattern=pattern, blank=True)
+    made = {sample(field, number) for number in range(1, 31)}
+    assert len(made) == 30 or pattern in ("^(low|high)$", "x", r"^(a|b)\1$", "^$|^z$"), made
+
+
 def test_what_cannot_be_made_up_is_an_error() -> None:
-    """A pattern, a lower bound that nothing meets, a type without an example."""
-    with pytest.raises(ValueError, match="pattern"):
-        sample(make_field("isbn", "string", pattern="^[0-9]{13}$"), 1)
+    """It says what is in the way."""
+    with pytest.raises(ValueError, match="no example of the pattern"):
+        sample(make_field("isbn", "string", pattern="^(?=.*[0-9])(?=.*[a-z]).{8}$"), 1)
+    with pytest.raises(ValueError, match="Longer than maximum length 3"):
+        sample(make_field("isbn", "string", pattern="^[0-9]{13}$", max_length=3), 1)

@@ -51,6 +51,8 @@ class Factory:
         if name not in resources:
             raise LookupError(f"there is no resource {name!r}; {did_you_mean(name, resources)}")
         resource = resources[name]
+        if resource.view:
+            raise LookupError(f"{name} is a view: make rows of the tables that it reads")
         valid = {*resource.fields, *resource.columns}
         for given in values.keys() - valid:
             raise LookupError(f"{name} has no field {given!r}; {did_you_mean(given, valid)}")
@@ -58,7 +60,7 @@ class Factory:
         made = dict(values)
         for field in resource.fields.values():
             if field.name not in values and field.column_name not in values and needs_value(field):
-                made[field.column_name] = await self._value(resource, field, (*way, name))
+                made[field.name] = await self._value(resource, field, (*way, name))
         token = STORE.set(self._service.store)
         try:
             return await model(name)(**made).save()
@@ -71,7 +73,7 @@ class Factory:
             if field.to in way:
                 path = " → ".join((*way, field.to))
                 raise ValueError(f"{resource.name} needs a row that needs it ({path}): name {field.name}")
-            return (await self._make(field.to, {}, way)).pk
+            return await self._make(field.to, {}, way)
         try:
             return sample(field, self._counts[resource.name])
         except ValueError as error:

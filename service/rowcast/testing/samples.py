@@ -12,6 +12,7 @@ import marshmallow as ma
 
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.validators import validators
+from rowcast.testing.patterns import example
 
 FIRST_MOMENT: Final = dt.datetime(2000, 1, 1, 12, tzinfo=dt.UTC)
 
@@ -37,7 +38,9 @@ def sample(field: Field, number: int) -> Any:
     elif make is None:
         raise ValueError(f"there is no example of the type {field.type}")
     elif field.pattern is not None:
-        raise ValueError("nothing fits its pattern for certain")
+        value = example(field.pattern, number)
+        if value is None:
+            raise ValueError(f"no example of the pattern {field.pattern} can be made up")
     else:
         value = make(field, number)
     loaded = field.field_type.load(field, value)
