@@ -17,6 +17,7 @@ from rowcast.changes.coordination import lock_installation
 from rowcast.changes.triggers import WAKE_TICKER, create_function, qualified, triggers
 from rowcast.database.connection import Connect, Connection
 from rowcast.errors import ConfigurationError
+from rowcast.migrations.inheritance import find_parts
 from rowcast.resources.sql import SCHEMA, quote_identifier, quote_literal, quote_table
 from rowcast.resources.tables import Tables
 
@@ -155,6 +156,8 @@ async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
     relations = Counter(qualified(name, found) for name in found)
     if twice := [name for name in found if relations[qualified(name, found)] > 1]:
         raise ConfigurationError(f"{' and '.join(twice)} are the same table: give it to one resource")
+    if parts := await find_parts(connection, tables):
+        raise ConfigurationError("; ".join(parts))
     return found
 
 

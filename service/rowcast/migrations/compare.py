@@ -22,6 +22,7 @@ from sqlalchemy.types import TypeEngine
 from rowcast.migrations.catalog import Definitions, read_definitions
 from rowcast.migrations.classify import classify, execution_order, is_named_by_rowcast, key_of, table_key, table_of
 from rowcast.migrations.equivalence import is_unique, without_equivalents
+from rowcast.migrations.inheritance import find_parts
 from rowcast.migrations.operations import Cast, Implementation, ddl_of
 from rowcast.migrations.renaming import find_renames
 from rowcast.migrations.schemas import find_missing_schemas
@@ -51,10 +52,11 @@ def find_differences(context: MigrationContext, tables: Tables) -> list[Differen
         return _sentences(misdeclared)  # nothing can be compared with them
     renames = await_step(context, lambda raw: find_renames(raw, tables))
     schemas = await_step(context, lambda raw: find_missing_schemas(raw, tables))
-    views = _sentences(await_step(context, lambda raw: find_view_problems(raw, tables)))
+    fixed = _sentences(await_step(context, lambda raw: find_view_problems(raw, tables)))
+    fixed += _sentences(await_step(context, lambda raw: find_parts(raw, tables.metadata.tables)))
     steps = [*(Difference(each, each.step) for each in schemas), *(Difference(each, each.step) for each in renames)]
     if not renames:
-        return steps + views + _compare(context, tables)
+        return steps + fixed + _compare(context, tables)
     assert context.connection is not None
     with context.connection.begin_nested() as savepoint:
         context.connection.execute(sa.text(f"SET LOCAL lock_timeout = '{COMPARISON_LOCK_TIMEOUT}'"))
@@ -62,7 +64,7 @@ def find_differences(context: MigrationContext, tables: Tables) -> list[Differen
             context.connection.execute(sa.text(str(each.sqltext)))
         differences = _compare(context, tables)
         savepoint.rollback()
-    return steps + views + differences
+    return steps + fixed + differences
 
 
 def _sentences(problems: Iterable[str]) -> list[Difference]:
