@@ -24,6 +24,7 @@ def test_every_dependency_is_imported() -> None:
                 case ast.ImportFrom(module=str(module), level=0):
                     imported.add(module.partition(".")[0])
     distributions = packages_distributions()
-    used = {distribution.lower() for name in imported for distribution in distributions.get(name, ())}
+    found = {distribution for name in imported for distribution in distributions.get(name, ())}
+    used = {re.sub(r"[-_.]+", "-", name).lower() for name in found}  # as indexes compare names
     greenlet = {"greenlet"}  # which SQLAlchemy's asyncio bridge imports
     assert required - used - greenlet == set()

@@ -73,8 +73,8 @@ def _takes(code: Any, value: Any, character: str) -> bool:
     if code is codes.ANY:
         return True
     if code is codes.NOT_LITERAL:
-        return ord(character) != value
-    negated = value[0][0] is codes.NEGATE
+        return bool(ord(character) != value)
+    negated = bool(value[0][0] is codes.NEGATE)
     return negated != any(_has(each, character) for each in value[1 if negated else 0 :])
 
 
