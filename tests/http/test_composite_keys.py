@@ -12,6 +12,8 @@ import pytest_asyncio
 from aiohttp import ClientResponse
 from yarl import URL
 
+from rowcast.database.sequences import sequences_behind
+
 from ..databases import Databases
 from ..sse import listen
 from ..waiting import until
@@ -92,6 +94,14 @@ RESOURCES: dict[str, dict[str, Any]] = {
         },
         "primary_key": ["order", "place"],
         "viewset": {"ordering_fields": ["n"], "filterset_fields": {"order__name": ["exact"]}},
+    },
+    "items": {
+        "fields": {
+            "tenant": {"type": "string"},
+            "number": {"type": "integer", "default": "database"},
+            "text": {"type": "string", "unique": True},
+        },
+        "primary_key": ["tenant", "number"],
     },
     "codes": {
         "fields": {
@@ -257,6 +267,8 @@ class Mine(ModelViewSet):
         await row.delete()
 """
 READINGS = """
+CREATE TABLE items (tenant text CHECK (tenant <> ''), number serial, text text NOT NULL UNIQUE CHECK (text <> ''),
+    PRIMARY KEY (number, tenant));
 CREATE TABLE "Legacy" ("orderNo" integer, "atPlace" text CHECK ("atPlace" <> ''), "howMany" integer DEFAULT 0 NOT NULL,
     PRIMARY KEY ("orderNo", "atPlace"));
 CREATE TYPE mood AS ENUM ('calm', 'wild, free', 'odd');
@@ -283,7 +295,7 @@ async def _shop(databases: Databases, tmp_path_factory: pytest.TempPathFactory) 
 async def shop(_shop: Service) -> Service:
     """The shop with two lines: the second product in the first two of three orders."""
     await _shop.sql.execute(
-        'TRUNCATE orders, products, lines, places, mine, "Legacy", moods, notes, codes, pairs, profiles, badges RESTART IDENTITY'
+        'TRUNCATE orders, products, lines, places, mine, "Legacy", items, moods, notes, codes, pairs, profiles, badges RESTART IDENTITY'
     )
     await _shop.sql.execute(ROWS)
     return _shop
@@ -708,3 +720,20 @@ async def test_columns_of_other_names(shop: Service) -> None:
     assert [row["n"] for row in (await get(shop, "/legacy/?ordering=n&page=56"))["results"]] == [3]
     assert (await get(shop, "/orders/2/?expand=legacy"))["legacy"] == [row | {"place": "y"}]
     assert (await shop.client.delete("/legacy/2,y/")).status == 204
+
+
+async def test_a_part_that_the_database_counts(shop: Service) -> None:
+    """It is not required; a sequence behind the rows is moved on, unless it is another rule that is violated."""
+    made = await shop.client.post("/items/", json={"tenant": "t", "text": "a"})
+    assert (made.status, path_of(made)) == (201, "/items/t,1/")
+    await shop.sql.execute("INSERT INTO items VALUES ('t', 2, 'b'), ('u', 9, 'c')")
+    async with shop.sql.transaction():
+        behind = await sequences_behind(shop.sql.fetch, shop.queries.tables)
+        assert ("items.number", 1, 9) in [(found.column, found.last, found.largest) for found in behind]
+    taken = await shop.client.post("/items/", json={"tenant": "u", "text": "a"})
+    assert (taken.status, list((await taken.json())["errors"])) == (409, ["text"])
+    await shop.sql.execute("SELECT setval('items_number_seq', 1)")
+    moved = await shop.client.post("/items/", json={"tenant": "t", "text": "d"})
+    assert (moved.status, path_of(moved)) == (201, "/items/t,10/")
+    sent = await shop.client.post("/items/", json={"tenant": "t", "number": 2, "text": "e"})
+    assert sent.status == 409

@@ -5,6 +5,7 @@ Rows that are loaded with their keys (COPY, a restored dump, INSERT with ids) le
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from rowcast.resources.fields import Kind
+from rowcast.resources.fields import Field, Kind
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import quote_identifier, quote_literal, quote_table
 from rowcast.resources.tables import Tables
@@ -32,19 +33,24 @@ class SequenceBehind:
     repair: str
 
 
-def has_generated_key(resource: Resource) -> bool:
-    """Whether the database counts the keys of a resource."""
-    key = resource.key
-    return key.is_counted or (key.database_default and key.field_type.kind is Kind.NUMBER)
+def counted_field(resource: Resource) -> Field | None:
+    """The key, or the part of it, whose values the database counts; ``None`` if there is none, or several."""
+    counted = [
+        field
+        for field in resource.key_fields
+        if field.is_counted or (field.database_default and field.field_type.kind is Kind.NUMBER)
+    ]
+    return counted[0] if len(counted) == 1 else None
 
 
 async def sequences_behind(fetch: Fetch, tables: Tables) -> list[SequenceBehind]:
     """The sequences that will give a key that a row has; ``fetch`` runs a statement and returns its rows."""
     found = []
     for resource in tables.resources.values():
-        if resource.view or not has_generated_key(resource):
+        field = counted_field(resource)
+        if resource.view or field is None:
             continue
-        table, column, key = _names(resource)
+        table, column, key = _names(resource, field)
         rows = await fetch(f"SELECT pg_get_serial_sequence({table}, {column}) AS sequence")
         sequence = rows[0]["sequence"]
         if sequence is None:
@@ -56,18 +62,20 @@ async def sequences_behind(fetch: Fetch, tables: Tables) -> list[SequenceBehind]
         last, called, largest = row["last_value"], row["is_called"], row["largest"]
         if largest is not None and (last < largest or (last == largest and not called)):
             repair = f"SELECT setval({quote_literal(sequence)}, {largest})"
-            found.append(SequenceBehind(f"{resource.table}.{resource.key.stored_column}", last, largest, repair))
+            found.append(SequenceBehind(f"{resource.table}.{field.stored_column}", last, largest, repair))
     return found
 
 
-async def move_sequence(fetch: Fetch, resource: Resource, taken: asyncpg.UniqueViolationError) -> bool:
+async def move_sequence(fetch: Fetch, resource: Resource, field: Field, taken: asyncpg.UniqueViolationError) -> bool:
     """Move the sequence of a resource's keys on to the largest key if it has given one that is ``taken``.
+
+    ``field`` is the counted one of the key.
 
     Returns whether another attempt gets another key: not if something else than the resource's key was taken.
     """
-    if _is_about_others(taken, resource.key.stored_column):
+    if _is_about_others(taken, {each.stored_column for each in resource.key_fields}):
         return False
-    table, column, key = _names(resource)
+    table, column, key = _names(resource, field)
     rows = await fetch(_SEQUENCE_SQL.format(table=table, column=column), taken.constraint_name)
     if not rows:
         return False
@@ -81,21 +89,23 @@ async def move_sequence(fetch: Fetch, resource: Resource, taken: asyncpg.UniqueV
         _logger.warning(
             "sequence_was_behind",
             table=resource.table,
-            column=resource.key.stored_column,
+            column=field.stored_column,
             sequence=sequence,
             now=moved[0]["setval"],
         )
     return True
 
 
-def _is_about_others(taken: asyncpg.UniqueViolationError, column: str) -> bool:
-    """Whether PostgreSQL reports other columns than this one: ``Key (name)=(x) already exists.``, in any language.
+def _is_about_others(taken: asyncpg.UniqueViolationError, columns: set[str]) -> bool:
+    """Whether PostgreSQL reports other columns than these: ``Key (name)=(x) already exists.``, in any language.
 
     A caller inside a transaction needs a second connection to ask the database, so it must not ask for each violation.
     """
-    return bool(taken.detail) and not any(f"({name})=(" in taken.detail for name in (column, f'"{column}"'))
+    found = _COLUMNS.search(taken.detail or "")
+    return found is not None and {name.strip('"') for name in found[1].split(", ")} != columns
 
 
+_COLUMNS: Final = re.compile(r"\(([^()]*)\)=\(")
 _SEQUENCE_SQL: Final = """
 SELECT sequence FROM (SELECT {table}::regclass AS oid, pg_get_serial_sequence({table}, {column}) AS sequence) AS given
 WHERE sequence IS NOT NULL AND EXISTS (
@@ -105,7 +115,7 @@ WHERE sequence IS NOT NULL AND EXISTS (
 """
 
 
-def _names(resource: Resource) -> tuple[str, str, str]:
-    """The table and the key's column as arguments of ``pg_get_serial_sequence``, and the column in SQL."""
-    column = resource.key.stored_column
+def _names(resource: Resource, field: Field) -> tuple[str, str, str]:
+    """The table and a column of the key as arguments of ``pg_get_serial_sequence``, and the column in SQL."""
+    column = field.stored_column
     return quote_literal(quote_table(resource.table)), quote_literal(column), quote_identifier(column)

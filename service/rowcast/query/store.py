@@ -12,7 +12,7 @@ import orjson
 
 from rowcast.database.errors import POLICY_REFUSES, RefusedByRule, TryAgain, violated_guard
 from rowcast.database.pool import Database
-from rowcast.database.sequences import has_generated_key, move_sequence
+from rowcast.database.sequences import counted_field, move_sequence
 from rowcast.database.table_traits import read_traits
 from rowcast.errors import ApiError, Conflict, OutsideScope, PermissionDenied, ValidationError
 from rowcast.query.compilation import Statement
@@ -158,10 +158,10 @@ class Store:
             taken = error.__cause__
             if (
                 isinstance(taken, asyncpg.UniqueViolationError)
-                and has_generated_key(resource)
-                and resource.key_columns[0] not in columns
+                and (counted := counted_field(resource)) is not None
+                and counted.column_name not in columns
                 and not self._is_other_rule(resource, taken)
-                and await move_sequence(self.database.fetch_outside, resource, taken)
+                and await move_sequence(self.database.fetch_outside, resource, counted, taken)
             ):
                 raise TryAgain() from error
             raise

@@ -217,8 +217,13 @@ class Tables:
 
 
 def _keyed(table: sa.Table, resource: Resource) -> sa.Table:
-    """The table for statements: its columns by the names that these have there."""
-    if all(field.column is None for field in resource.columns.values()):
+    """The table for statements: its columns by the names that these have there.
+
+    SQLAlchemy warns of each INSERT without a value for a column of a primary key, unless it generates the value itself. So
+    the table has no key if others may generate values of it.
+    """
+    others = resource.primary_key or resource.key.database_default
+    if not others and all(field.column is None for field in resource.columns.values()):
         return table
     columns = (
         sa.Column(field.stored_column, table.c[field.stored_column].type, key=name)
