@@ -30,7 +30,10 @@ RESOURCES: dict[str, dict[str, Any]] = {
     "customers": {
         "fields": {"code": {"type": "string", "primary_key": True, "default": "database"}, "name": {"type": "text"}}
     },
-    "keys": {"fields": {"id": {"type": "uuid", "primary_key": True, "default": "database"}, "name": {"type": "text"}}},
+    "keys": {
+        "managed": False,
+        "fields": {"id": {"type": "uuid", "primary_key": True, "default": "database"}, "name": {"type": "text"}},
+    },
 }
 VIEWS = """
 from rowcast import ModelViewSet, action, model
@@ -85,6 +88,12 @@ async def test_a_body_may_leave_the_value_to_the_database(service: Service) -> N
 async def test_a_value_that_the_database_always_generates_cannot_be_written(service: Service) -> None:
     document = await service.post("/invoices/", {"place": 7}, 400)
     assert document["errors"] == {"non_field_errors": ["A value that the database generates cannot be written."]}
+
+
+async def test_a_table_that_is_not_managed_has_triggers_alone(service: Service) -> None:
+    names = await service.sql.fetch("SELECT tgname FROM pg_trigger WHERE tgrelid = 'keys'::regclass ORDER BY 1")
+    assert [name for (name,) in names] == ["rowcast_delete", "rowcast_insert", "rowcast_truncate", "rowcast_update"]
+    assert not await service.sql.fetchval("SELECT count(*) FROM pg_constraint WHERE conname = 'ck_keys_name_blank'")
 
 
 async def test_keys_of_any_type(service: Service) -> None:

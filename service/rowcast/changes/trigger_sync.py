@@ -19,7 +19,7 @@ from rowcast.database.connection import Connect, Connection
 from rowcast.errors import ConfigurationError
 from rowcast.migrations.inheritance import find_parts
 from rowcast.resources.sql import SCHEMA, quote_identifier, quote_literal, quote_table
-from rowcast.resources.tables import Tables
+from rowcast.resources.tables import Tables, is_managed
 
 _COMMENT: Final = "Rowcast: logs changes"  # begins the comment of the service's functions; a digest follows
 _TRIGGER_FUNCTIONS: Final = sql.load("trigger_functions")
@@ -48,7 +48,7 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
 
     A table that has taken the place of a logged one counts as truncated: readers of the log load it again.
     """
-    schemas = await _schemas(connection, set(tables.metadata.tables))
+    schemas = await _schemas(connection, tables)
     found: list[Pending] = []
     comments: dict[str, str] = dict(await connection.fetch(_TRIGGER_FUNCTIONS, f"{_COMMENT}%"))
     installed: dict[tuple[str, str], str] = {
@@ -143,10 +143,13 @@ async def _suspend(connection: Connection, wakeup: str) -> None:
         )
 
 
-async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
+async def _schemas(connection: Connection, tables: Tables) -> dict[str, str]:
     """The schema in which each table is found."""
-    quoted = {quote_table(name): name for name in sorted(tables)}
+    declared = tables.metadata.tables
+    quoted = {quote_table(name): name for name in sorted(declared)}
     found = {quoted[name]: schema for name, schema in await connection.fetch(_TABLE_SCHEMAS, list(quoted))}
+    if missing := [name for name, schema in found.items() if schema is None and not is_managed(declared[name])]:
+        raise ConfigurationError(f"there is no table {', '.join(missing)}: create it, or correct `table`")
     if missing := [name for name, schema in found.items() if schema is None]:
         names = ", ".join(missing)
         raise ConfigurationError(
@@ -164,7 +167,7 @@ async def _schemas(connection: Connection, tables: set[str]) -> dict[str, str]:
 async def qualified_names(connect: Connect, tables: Tables) -> list[str]:
     """The tables of the resources and of their links, as quoted SQL identifiers with their schemas."""
     async with session(connect) as connection:
-        schemas = await _schemas(connection, set(tables.metadata.tables))
+        schemas = await _schemas(connection, tables)
         return [
             qualified(trigger.table, schemas) for trigger in triggers(tables, schemas) if trigger.operation == "insert"
         ]

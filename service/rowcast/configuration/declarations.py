@@ -95,6 +95,7 @@ RESOURCE_SECTION: Final = value_types.section(
         "name": value_types.string(RESOURCE_NAME, "a lower-case name such as tasks or blog-posts"),
         "table": value_types.string(TABLE_NAME, "a name such as tasks, or sales.Orders with its schema"),
         "model": value_types.string(MODEL_NAME, "a name such as Task"),
+        "managed": value_types.boolean(),
         "renamed_from": value_types.string(TABLE_NAME, "the table's former name"),
         "view": value_types.boolean(),
         "primary_key": value_types.ListOf(value_types.string(), least=1, null=True),
@@ -390,6 +391,7 @@ class _ResourceReader:
             primary_key=primary_key,
             unique=loaded.get("unique") or (),
             indexes=loaded.get("indexes") or (),
+            managed=loaded.get("managed", True),
             renamed_from=self._former_table(table, loaded.get("renamed_from")),
             view=loaded.get("view") or False,
             label=loaded.get("label"),
@@ -457,6 +459,10 @@ class _ResourceReader:
         if resource.renamed_from == resource.table:
             self._report(("renamed_from",), "is the table's present name")
         columns = {field.stored_column: field.name for field in resource.columns.values()}
+        former = [(), *(("fields", name) for name, field in resource.fields.items() if field.renamed_from)]
+        for path in () if resource.managed else former[not resource.renamed_from :]:
+            message = "contradicts 'managed: false': the table is not changed"
+            self._report((*path, "renamed_from"), AboutKey(f"'renamed_from' {message}"))
         for name, field in resource.fields.items():
             if field.former_column in columns:
                 self._report(

@@ -19,7 +19,7 @@ from rowcast import __version__
 from rowcast.migrations.compatibility import serves
 from rowcast.migrations.values import VERSION_TABLE, Connection
 from rowcast.resources.sql import DIALECT, SCHEMA, cut_identifier, quote_identifier, quote_table
-from rowcast.resources.tables import IMPLIED_LIMIT, RULE, Tables
+from rowcast.resources.tables import IMPLIED_LIMIT, RULE, Tables, is_managed
 
 CATALOG_SQL: Final = """
 WITH relation AS (
@@ -130,7 +130,7 @@ class Definitions:
 
     def is_own(self, table: sa.Table) -> bool:
         """Whether Rowcast has made a table: its primary key has the name that Rowcast gives."""
-        return (table.key, str(table.primary_key.name)) in self.primary_keys
+        return is_managed(table) and (table.key, str(table.primary_key.name)) in self.primary_keys
 
     def has_identity(self, column: tuple[str, str]) -> bool:
         """Whether the database generates the column's values, as an identity or a serial column."""
@@ -189,6 +189,7 @@ async def digest(connection: Connection, tables: Tables) -> str:
         metadata.create_all(sa.create_mock_engine("postgresql+asyncpg://", record), checkfirst=False)
     declared.sort()  # SQLAlchemy keeps the indexes of a table in a set, so their order differs between two starts
     lines = [__version__, *(repr(tuple(row)) for row in catalog), *declared]
+    lines += [f"unmanaged {name}" for name, table in tables.metadata.tables.items() if not is_managed(table)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -27,6 +27,7 @@ from rowcast.migrations.operations import Cast, Implementation, ddl_of
 from rowcast.migrations.renaming import find_renames
 from rowcast.migrations.schemas import find_missing_schemas
 from rowcast.migrations.session import await_step
+from rowcast.migrations.unmanaged import without_unmanaged
 from rowcast.migrations.values import DdlStep
 from rowcast.migrations.views import find_tables_that_are_views, find_view_problems
 from rowcast.resources.exchanged import LocalTime
@@ -92,8 +93,9 @@ def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
     script = produce_migrations(comparison, tables.metadata)
     assert script.upgrade_ops is not None
     operations = without_equivalents(list(_flatten(script.upgrade_ops.ops, found, declared, tables)), found)
+    operations, sentences = without_unmanaged(operations, found, declared, tables)
     operations.sort(key=execution_order)
-    return _problems(found, declared, tables) + [
+    return _problems(found, declared, tables, sentences) + [
         Difference(operation, DdlStep(ddl_of(context, operation), additive, needed))
         for operation, (additive, needed) in classify(operations, found, declared)
     ]
@@ -106,9 +108,8 @@ def _is_declared(tables: Tables, name: str | None, kind: str, parents: Any) -> b
     return kind != "table" or table_key(parents["schema_name"], str(name)) in tables.metadata.tables
 
 
-def _problems(found: Definitions, declared: Definitions, tables: Tables) -> list[Difference]:
-    """What the config expects of generated columns and cannot have."""
-    sentences: list[str] = []
+def _problems(found: Definitions, declared: Definitions, tables: Tables, sentences: list[str]) -> list[Difference]:
+    """``sentences``, and those about what the config expects of columns and cannot have."""
     for name, row in found.columns.items():
         column = tables.metadata.tables[name[0]].c.get(name[1])
         if column is None or not found.is_generated(name):

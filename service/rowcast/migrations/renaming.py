@@ -10,7 +10,7 @@ from alembic.operations import ops
 
 from rowcast.migrations.values import Connection, DdlStep
 from rowcast.resources.sql import cut_identifier, quote_identifier, quote_literal, quote_table, split_table
-from rowcast.resources.tables import RENAMED_FROM, Tables
+from rowcast.resources.tables import RENAMED_FROM, Tables, is_managed
 
 _COLUMNS_SQL: Final = """
 SELECT name, array_remove(array_agg(attname::text), NULL) FROM unnest($1::text[]) AS name
@@ -66,7 +66,9 @@ def _renamed_columns(tables: Tables, found: dict[str, list[str]]) -> Iterator[Re
             old = column.info.get(RENAMED_FROM)
             if old in columns and old not in table.c and column.name not in columns:
                 yield Rename(name, old, column.name, column=True)
-        if name in tables.links:  # the model of one of its sides may have another name than before
+        if name in tables.links and is_managed(
+            table
+        ):  # the model of one of its sides may have another name than before
             missing = [column.name for column in table.c if column.name not in columns]
             unknown = [column for column in columns if column not in table.c]
             if len(missing) == len(unknown) == 1 and _has_renamed_side(table):

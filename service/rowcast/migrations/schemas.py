@@ -6,7 +6,7 @@ from alembic.operations import ops
 
 from rowcast.migrations.values import Connection, DdlStep
 from rowcast.resources.sql import quote_identifier
-from rowcast.resources.tables import Tables
+from rowcast.resources.tables import Tables, is_managed
 
 _MISSING_SQL = "SELECT name FROM unnest($1::text[]) AS name WHERE to_regnamespace(quote_ident(name)) IS NULL"
 
@@ -32,6 +32,6 @@ class CreateSchema(ops.ExecuteSQLOp):
 
 async def find_missing_schemas(connection: Connection, tables: Tables) -> list[CreateSchema]:
     """The schemas to create for the declared tables."""
-    schemas = sorted({table.schema for table in tables.metadata.tables.values() if table.schema is not None})
+    schemas = sorted({table.schema for table in tables.metadata.tables.values() if table.schema and is_managed(table)})
     missing = await connection.fetch(_MISSING_SQL, schemas) if schemas else []
     return [CreateSchema(name) for (name,) in missing]

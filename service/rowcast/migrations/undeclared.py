@@ -15,7 +15,7 @@ from rowcast.migrations.catalog import Definitions
 from rowcast.migrations.classify import table_of
 from rowcast.migrations.failures import SchemaError
 from rowcast.resources.sql import DIALECT, quote_identifier, quote_table, split_table
-from rowcast.resources.tables import Tables
+from rowcast.resources.tables import Tables, is_managed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,15 @@ def notes(found: Definitions, tables: Tables) -> Iterator[str]:
     """Sentences about the columns that the config does not name, one a table."""
     columns: dict[str, list[str]] = {}
     for (table, name), needed in undeclared_columns(found, tables).items():
+        managed = is_managed(tables.metadata.tables[table])
+        if not (needed or managed):
+            continue
         reason = " (NOT NULL without a default, so that the service cannot add rows)" if needed else ""
         columns.setdefault(table, []).append(f"{table}.{name}{reason}")
     for names in columns.values():
         yield f"not in the config: {', '.join(names)}"
-    if columns:
-        example = next(iter(columns.values()))[0].partition(" ")[0]
+    if droppable := [names[0] for table, names in columns.items() if is_managed(tables.metadata.tables[table])]:
+        example = droppable[0].partition(" (")[0]
         yield f"They stay as they are. To drop one: rowcast makemigrations --drop {example} -m 'what it does'"
 
 
@@ -86,6 +89,8 @@ def drops(context: MigrationContext, tables: Tables, names: Sequence[str]) -> li
         schema, bare = split_table(owner)
         table = sa.Table(bare, sa.MetaData(), schema=schema, autoload_with=connection, resolve_fks=False)
         declared = tables.metadata.tables.get(owner)
+        if declared is not None and not is_managed(declared):
+            raise SchemaError(f"--drop {name}: the resource of this table has `managed: false`, so it is not changed.")
         made.append(
             _drop_part(connection, table, declared, name, part) if part else _drop_table(connection, table, declared)
         )

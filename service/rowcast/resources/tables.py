@@ -22,6 +22,7 @@ from rowcast.resources.traits import TableTraits
 
 CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
 
+UNMANAGED: Final = "unmanaged"  # in ``info`` of a table that Rowcast must not change
 OWN_DEFAULT: Final = "own_default"  # the same for a column whose default the table's owner has written
 RENAMED_FROM: Final = "renamed_from"  # the name that a column or table had before, in its ``info``
 WRITTEN: Final = "written"  # the same for a column that the service writes
@@ -110,6 +111,7 @@ class Tables:
     def _table(self, resource: Resource) -> sa.Table:
         schema, name = split_table(resource.table)
         table = sa.Table(name, self.metadata, schema=schema, comment=resource.description)
+        table.info[UNMANAGED] = not resource.managed
         if resource.renamed_from:
             table.info[RENAMED_FROM] = resource.renamed_from
         for name, field in resource.columns.items():
@@ -177,6 +179,7 @@ class Tables:
         near, far = link_columns(resource, target)
         schema, name = split_table(link_table(resource, field))
         table = sa.Table(name, self.metadata, schema=schema)
+        table.info[UNMANAGED] = not resource.managed
         if resource.renamed_from:
             table.info[RENAMED_FROM] = link_table(replace(resource, table=resource.renamed_from), field)
         for column, side in ((near, resource), (far, target)):
@@ -214,6 +217,11 @@ class Tables:
         else:
             self.guards[f"{table}.{constraint}"] = guard
             self.guards.setdefault(constraint, guard)
+
+
+def is_managed(table: sa.Table) -> bool:
+    """Whether Rowcast may change a table."""
+    return not table.info.get(UNMANAGED)
 
 
 def _keyed(table: sa.Table, resource: Resource) -> sa.Table:

@@ -76,3 +76,13 @@ def test_a_default_of_the_database(read: Load, problems: Problems) -> None:
     ]
     (line,) = problems({"tasks.yaml": "fields: {a: {type: datetime, auto_now: true, default: database}}"})
     assert "'auto_now' contradicts 'default'" in line
+
+
+def test_a_table_that_is_not_managed_is_not_renamed(read: Load, problems: Problems) -> None:
+    assert not read({"tasks.yaml": f"managed: false\n{FIELDS}"}).resources["tasks"].managed
+    lines = problems(
+        {"tasks.yaml": "managed: false\nrenamed_from: jobs\nfields: {name: {type: text, renamed_from: b}}"}
+    )
+    assert [line.rpartition(": 'renamed_from' ")[2] for line in lines] == [
+        "contradicts 'managed: false': the table is not changed"
+    ] * 2

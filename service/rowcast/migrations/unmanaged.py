@@ -1,0 +1,60 @@
+"""Tables with ``managed: false``: nothing of them is changed, and what keeps a resource from being served is a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from alembic.operations import ops
+
+from rowcast.migrations.catalog import Definitions
+from rowcast.migrations.classify import table_of, widens
+from rowcast.resources.tables import CONFIGURED_DEFAULT, Tables, is_managed
+
+
+def without_unmanaged(
+    operations: Iterable[ops.MigrateOperation], found: Definitions, declared: Definitions, tables: Tables
+) -> tuple[list[ops.MigrateOperation], list[str]]:
+    """The operations on tables that may be changed, and what those on others mean for the service."""
+    kept: list[ops.MigrateOperation] = []
+    sentences: list[str] = []
+    for step in operations:
+        if is_managed(tables.metadata.tables[table_of(step)]):
+            kept.append(step)
+        elif (sentence := _problem(step, found, declared, tables)) is not None:
+            sentences.append(sentence)
+    return kept, sentences
+
+
+def _problem(step: ops.MigrateOperation, found: Definitions, declared: Definitions, tables: Tables) -> str | None:
+    """Why the table cannot be served as it is, and what to do; ``None`` if it can be."""
+    table = table_of(step)
+    match step:
+        case ops.CreateTableOp():
+            return (
+                f"there is no table {table}, and `managed: false` forbids to create it: create it, or correct `table`"
+            )
+        case ops.AddColumnOp():
+            name = f"{table}.{step.column.name}"
+            return (
+                f"there is no column {name}: add it to the table, name the right one with `column`, or remove the field"
+            )
+        case ops.AlterColumnOp() if step.modify_type is not None:
+            column = table, step.column_name
+            here, there = found.columns[column]["type"], declared.columns[column]["type"]
+            if widens(here, there):  # values that the column does not take are an error of the request
+                return None
+            return f"{'.'.join(column)} has the type {here}, and its field is for {there}: give the field another type"
+        case ops.AlterColumnOp() if step.modify_server_default is not False:
+            name = f"{table}.{step.column_name}"
+            if CONFIGURED_DEFAULT in tables.metadata.tables[table].c[step.column_name].info:
+                return (
+                    f"{name} does not have the default of its field: write `default: database`, or set it in the table"
+                )
+            return (
+                f"{name} has no default, and its field expects the database to set it: set a default in the table, or "
+                "let clients send the value (`required: true` on a key, no `auto_now_add`)"
+            )
+        case ops.CreatePrimaryKeyOp():
+            key = ", ".join(map(str, step.columns))
+            return f"{table} has no unique rule on {key} without nulls, so it cannot be the key: name another one, or add the rule"
+    return None

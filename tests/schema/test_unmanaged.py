@@ -1,0 +1,109 @@
+"""Resources with ``managed: false``: their tables are never changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from rowcast.migrations.failures import SchemaError
+from rowcast.resources.tables import Tables
+
+from .declarations import Database, declare, field, key, resource
+
+LEGACY = """
+CREATE SCHEMA crm;
+CREATE TABLE crm.people (id integer NOT NULL, name varchar(20), "extra" text NOT NULL, note text DEFAULT 'x');
+CREATE UNIQUE INDEX ON crm.people (id)
+"""
+
+
+def people(*fields: object, **options: object) -> Tables:
+    name = field("name", "string", max_length=50, unique=True, index=True, min_length=2, help_text="A name.")
+    declared = (key("integer", database_default=False, sent_key=True), name, *fields)
+    return declare(
+        resource("people", *declared, table="crm.people", managed=False, description="People.", **options),  # type: ignore[arg-type]
+        resource("desks", key("integer"), field("person", "foreign_key", to="people", null=True)),
+    )
+
+
+async def test_nothing_of_the_table_is_changed(database: Database) -> None:
+    """Not its columns, constraints, indexes and comments; other tables are, and may refer to it."""
+    await database.execute(LEGACY)
+    before = await database.fetch(
+        "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'crm.people'::regclass"
+    )
+    tables = people()
+    plan = await database.plan(tables)
+    assert not [step for step in plan.statements if "ALTER" in step.sql or "COMMENT" in step.sql]
+    assert plan.notes == [
+        "not in the config: crm.people.extra (NOT NULL without a default, so that the service cannot add rows)"
+    ]
+    assert (await database.migrate(tables)).left == []
+    assert await database.pending(tables) == []
+    assert (await database.compare(tables)).statements == []
+    after = await database.fetch(
+        "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'crm.people'::regclass"
+    )
+    assert after == before
+    assert (
+        await database.column(
+            "SELECT conname FROM pg_constraint WHERE conrelid = 'crm.people'::regclass AND contype <> 'n'"
+        )
+        == []
+    )
+    with pytest.raises(SchemaError, match="nothing to write a revision of"):
+        await database.makemigrations(tables)
+    with pytest.raises(SchemaError, match="`managed: false`, so it is not changed"):
+        await database.makemigrations(tables, drop=["crm.people.extra"])
+
+
+async def test_a_table_that_is_missing_is_not_made(database: Database) -> None:
+    """Neither is its schema."""
+    sentence = (
+        "-- there is no table crm.people, and `managed: false` forbids to create it: create it, or correct `table`"
+    )
+    assert sentence in map(str, (await database.plan(people())).statements)
+    assert sentence in await database.pending(people())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("DROP COLUMN name", "there is no column crm.people.name: add it to the table, name the right one with `column`, "
+         "or remove the field"),
+        ("ALTER name TYPE integer USING 1", "crm.people.name has the type integer, and its field is for character "
+         "varying(50): give the field another type"),
+        ("ALTER id TYPE bigint", "crm.people.id has the type bigint, and its field is for integer: give the field another type"),
+        ("DROP COLUMN id, ADD id integer", "crm.people has no unique rule on id without nulls, so it cannot be the key: name another one, "
+         "or add the rule"),
+    ],
+)  # fmt: skip
+async def test_what_keeps_it_from_being_served(database: Database, change: str, sentence: str) -> None:
+    await database.execute(f"{LEGACY}; ALTER TABLE crm.people {change}")
+    plan = await database.plan(people())
+    assert [str(step) for step in plan.statements if step.problem] == [f"-- {sentence}"]
+    assert f"-- {sentence}" in plan.pending
+
+
+async def test_defaults_that_the_fields_expect(database: Database) -> None:
+    """A configured one, and one of a time that nobody sends."""
+    await database.execute(f"{LEGACY}; ALTER TABLE crm.people ADD made timestamptz NOT NULL")
+    tables = people(field("note", "text", default="y"), field("made", "datetime", auto_now_add=True))
+    assert sorted(str(step)[:40] for step in (await database.plan(tables)).statements if step.problem) == [
+        "-- crm.people.made has no default, and i",
+        "-- crm.people.note does not have the def",
+    ]
+
+
+async def test_the_digest_depends_on_it(database: Database) -> None:
+    """A table that was in line while it was managed is compared again."""
+    await database.execute(
+        "CREATE TABLE notes (id serial, text varchar(9) NOT NULL); CREATE UNIQUE INDEX ON notes (id)"
+    )
+
+    def notes(managed: bool) -> Tables:
+        return declare(
+            resource("notes", key("integer"), field("text", "string", max_length=9, unique=True), managed=managed)
+        )
+
+    assert (await database.migrate(notes(False))).left == []
+    assert await database.pending(notes(True)) != []
