@@ -501,7 +501,10 @@ async def test_scope_permissions_and_hooks(shop: Service) -> None:
     assert (made.status, (await made.json())["text"], path_of(made)) == (201, "x!", "/mine/a%2Cb,1/")
     outside = await shop.client.post("/mine/", json={"tenant": "closed", "number": 1, "text": "x"})
     assert outside.status == 403, await outside.text()
-    await shop.sql.execute("INSERT INTO mine VALUES ('closed', 2, 't'), ('a', 9, 't')")
+    async with listen(shop.client, "/mine/stream/") as source:
+        assert (await source.next()).event == "ready"
+        await shop.sql.execute("INSERT INTO mine VALUES ('closed', 2, 't'), ('a', 9, 't'), ('a', 8, 't')")
+        assert (await source.next()).json()["id"] == "a,8"
     await get(shop, "/mine/closed,2/", 404)
     await get(shop, "/mine/a,9/", 401)  # nobody is signed in
     address = URL("/mine/a%2Cb,1/", encoded=True)
