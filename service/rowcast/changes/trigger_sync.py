@@ -159,7 +159,7 @@ async def _schemas(connection: Connection, tables: Tables) -> dict[str, str]:
     relations = Counter(qualified(name, found) for name in found)
     if twice := [name for name in found if relations[qualified(name, found)] > 1]:
         raise ConfigurationError(f"{' and '.join(twice)} are the same table: give it to one resource")
-    if parts := await find_parts(connection, tables):
+    if parts := await find_parts(connection, declared):
         raise ConfigurationError("; ".join(parts))
     return found
 
