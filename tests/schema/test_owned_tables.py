@@ -8,7 +8,7 @@ from rowcast.migrations import commands
 from rowcast.migrations.failures import SchemaError
 from rowcast.resources.fields import Field
 
-from .declarations import Database, declare, field, key, resource
+from .declarations import OWN, Database, declare, field, key, resource
 
 INVOICES = """
 CREATE SEQUENCE numbers;
@@ -187,9 +187,7 @@ async def test_a_datetime_with_a_zone_has_a_column_without(database: Database, z
     """In a new table, from a revision as well, and in one that is there."""
     start = field("start", "datetime", zone=zone, auto_now_add=True, min="2000-01-01T00:00:00+00:00")
     tables = declare(resource("things", start, field("x", "datetime", zone=zone, null=True)))
-    await database.execute(
-        "CREATE SCHEMA rowcast; CREATE FUNCTION rowcast.uuid7() RETURNS uuid LANGUAGE sql AS 'SELECT gen_random_uuid()'"
-    )
+    await database.execute(OWN)
     await database.makemigrations(tables)
     assert (await database.migrate(tables, sync=False)).left == []
     assert (await database.compare(tables)).statements == []
@@ -199,6 +197,31 @@ async def test_a_datetime_with_a_zone_has_a_column_without(database: Database, z
         "-- things.x has a time zone in the database; remove `zone` from its field",
         *[sql for sql in await database.pending(tables) if "ck_things_start_min" in sql],
     ]
+
+
+async def test_types_with_names_of_postgresql(database: Database) -> None:
+    """A revision makes their columns, and a column of the type is in line, whatever other names the type has."""
+    await database.execute("CREATE DOMAIN mail AS text CHECK (VALUE LIKE '%@%')")
+    natives = ("inet", "int[]", "bit(3)", "mail", "varchar(9)")
+    fields = [
+        field("a", "smallint", default=1),
+        field("b", "real", min=0.5, default=1.5),
+        field("c", "citext", choices=("x", "y"), default="x"),
+        field("d", "bytea", default="AP8="),
+        *(field(f"n{n}", "native", null=True, **{"as": type_}) for n, type_ in enumerate(natives)),
+    ]
+    tables = declare(resource("things", *fields))
+    with pytest.raises(SchemaError, match=r"things.c: this database has no type CITEXT; run `CREATE EXTENSION citext`"):
+        await database.makemigrations(tables)
+    await database.execute(f"CREATE EXTENSION citext; {OWN}")
+    await database.makemigrations(tables)
+    assert (await database.migrate(tables, sync=False)).left == []
+    assert (await database.compare(tables)).statements == []
+    tables = declare(resource("things", field("x", "native", null=True, **{"as": "inett"})))
+    with pytest.raises(
+        SchemaError, match=r"things.x: this database has no type inett; correct `as`, or create the type"
+    ):
+        await database.plan(tables)
 
 
 FAMILY = """

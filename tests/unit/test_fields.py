@@ -20,6 +20,8 @@ from rowcast.resources.types.compound import split_list
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "uuid": st.uuids(),
+    "smallint": st.integers(-(2**15), 2**15 - 1),
+    "bytea": st.binary(),
     "integer": st.integers(-(2**31), 2**31 - 1),
     "big_integer": st.integers(-(2**63), 2**63 - 1),
     "float": st.floats(allow_nan=False, allow_infinity=False),

@@ -39,6 +39,7 @@ DATABASE_DEFAULT: Final = "database"  # as the value of ``default``
 RESERVED_COLUMNS: Final = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")  # of every PostgreSQL table
 
 
+NATIVE_TYPE: Final = r'(?:[A-Za-z_][A-Za-z0-9_$]*|"[^"]+")(?:[. ](?:[A-Za-z_][A-Za-z0-9_$]*|"[^"]+"))*(?:\([A-Za-z0-9_, ]+\))?[A-Za-z ]*(?:\[\])*'
 ZONE_NAME: Final = r"[A-Za-z][A-Za-z0-9_+/-]*"
 
 FIELD_OPTIONS: Final[Mapping[str, Any]] = {
@@ -59,6 +60,7 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "pattern": value_types.string(),
     "max_digits": value_types.integer(1, 1000),
     "decimal_places": value_types.integer(0, 1000),
+    "as": value_types.string(NATIVE_TYPE, "the name of a PostgreSQL type such as inet or public.geometry(Point,4326)"),
     "zone": value_types.string(ZONE_NAME, "the name of a time zone such as Europe/Berlin"),
     "of": value_types.one_of(sorted(scalar_types())),
     "to": value_types.string(least=1),
@@ -86,6 +88,7 @@ def options_of(type_: str) -> frozenset[str]:
     """The names of the options that a field of this type takes."""
     field_type = FIELD_TYPES[type_]
     values = _OF_SETS if field_type.kind in (Kind.ARRAY, Kind.JSON) else _OF_VALUES
+    values = _OF_COLUMNS if field_type.kind in (Kind.BINARY, Kind.NATIVE) else values
     return _OF_KIND.get(field_type.kind, values) | field_type.options
 
 
@@ -123,7 +126,7 @@ _CONTRADICTIONS: Final = (
     ("auto_now_add", "auto_now", "auto_now also sets the field when a row is added"),
 )
 _ORDERED: Final = (("min_length", "max_length"), ("decimal_places", "max_digits"))
-NEEDED: Final = ("to", "of")  # required for every type that takes them
+NEEDED: Final = ("to", "of", "as")  # required for every type that takes them
 _TOGETHER: Final = (("max_digits", "decimal_places"), ("decimal_places", "max_digits"), ("order", "choices"))
 _OF_ELEMENTS: Final = ("min", "max", "max_digits", "decimal_places")  # options of an array that apply to its items
 _UNPORTABLE: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\[bB]|\(\?(?![:=!]|<[=!])|\{,[0-9])")

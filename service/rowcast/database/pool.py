@@ -33,6 +33,7 @@ STATEMENTS_PER_CONNECTION: Final = 256  # prepared ones; each takes some 20 kB h
 TRANSACTION_ATTEMPTS: Final = 3  # if it collides with another transaction
 SESSION_SETTINGS: Final[Mapping[str, str]] = {
     "timezone": "UTC",
+    "datestyle": "ISO, MDY",
     "intervalstyle": "iso_8601",
     "extra_float_digits": "1",
     "jit": "off",

@@ -56,7 +56,7 @@ SELECT name,
     coalesce((SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(given.name)), false) AS policies,
     coalesce(row_security_active(to_regclass(given.name)::oid), false) AS policies_apply,
     (
-        SELECT json_agg(json_build_array(attname, format_type(base, modifier), domain, labels))::text
+        SELECT json_agg(json_build_array(attname, format_type(base, modifier), domain, labels, ordered))::text
         FROM pg_attribute, LATERAL (
             WITH RECURSIVE step (type, modifier, domain) AS (
                 VALUES (atttypid, atttypmod, NULL::name)
@@ -71,7 +71,19 @@ SELECT name,
             SELECT step.type AS base, step.modifier, item.domain,
                 CASE pg_type.typtype WHEN 'e' THEN ARRAY(
                     SELECT enumlabel::text FROM pg_enum WHERE enumtypid = item.type ORDER BY enumsortorder
-                ) END AS labels
+                ) END AS labels,
+                pg_type.typcategory IN ('B', 'D', 'N', 'S', 'T') OR EXISTS (
+                    SELECT FROM pg_opclass JOIN pg_am ON pg_am.oid = opcmethod
+                    WHERE amname = 'btree' AND opcdefault AND (
+                        opcintype = item.type OR opcintype = CASE pg_type.typtype
+                            WHEN 'e' THEN 'anyenum'::regtype WHEN 'r' THEN 'anyrange'::regtype
+                            WHEN 'm' THEN 'anymultirange'::regtype WHEN 'c' THEN 'record'::regtype
+                        END OR EXISTS (
+                            SELECT FROM pg_cast
+                            WHERE castsource = item.type AND casttarget = opcintype AND castmethod = 'b' AND castcontext = 'i'
+                        )
+                    )
+                ) AS ordered
             FROM step JOIN pg_type own ON own.oid = step.type AND own.typtype <> 'd',
                 item JOIN pg_type ON pg_type.oid = item.type AND pg_type.typtype <> 'd'
         ) AS found
@@ -104,8 +116,9 @@ async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
             frozenset(keys[column] for column in loose if column in keys),
             policies,
             policies_apply,
-            types={column: type_ for column, type_, _, _ in columns},
-            domains={column: domain for column, _, domain, _ in columns if domain},
-            labels={column: tuple(labels) for column, _, _, labels in columns if labels is not None},
+            types={column: type_ for column, type_, _, _, _ in columns},
+            domains={column: domain for column, _, domain, _, _ in columns if domain},
+            labels={column: tuple(labels) for column, _, _, labels, _ in columns if labels is not None},
+            unordered=frozenset(column for column, _, _, _, ordered in columns if not ordered),
         )
     return found

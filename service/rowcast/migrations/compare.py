@@ -6,6 +6,7 @@ primary keys are compared here, by their definitions in the catalog.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -90,7 +91,9 @@ def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
     comparison.impl = Implementation(context.dialect, context.connection, False, True, None, {})
     assert context.connection is not None
     context.connection.dialect.default_schema_name = None  # a table without a schema is not the one with the default
-    script = produce_migrations(comparison, tables.metadata)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
+        script = produce_migrations(comparison, tables.metadata)
     assert script.upgrade_ops is not None
     operations = without_equivalents(list(_flatten(script.upgrade_ops.ops, found, declared, tables)), found)
     operations, sentences = without_unmanaged(operations, found, declared, tables)

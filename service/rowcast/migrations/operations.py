@@ -14,7 +14,7 @@ from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.operations import Operations, ops
 from alembic.runtime.migration import MigrationContext
 
-from rowcast.resources.exchanged import LocalTime
+from rowcast.resources.exchanged import Exchanged, LocalTime, Native
 from rowcast.resources.sql import DIALECT
 
 _BIND_PARAMETER: Final = re.compile(r"(?<![:\w\\]):\w|\\:")
@@ -46,7 +46,11 @@ def render(steps: Iterable[ops.MigrateOperation]) -> str:
 
 def _render_item(kind: str, item: object, _context: AutogenContext) -> str | Literal[False]:
     """A type of Rowcast's own as SQLAlchemy's, which revisions need not import from Rowcast."""
-    return "postgresql.TIMESTAMP()" if kind == "type" and isinstance(item, LocalTime) else False
+    if kind != "type" or not isinstance(item, Exchanged):
+        return False
+    if isinstance(item, Native):
+        return f"Native({item.printed!r})"
+    return "postgresql.TIMESTAMP()" if isinstance(item, LocalTime) else f"postgresql.{item.printed}()"
 
 
 def _repeatable(steps: Iterable[ops.MigrateOperation]) -> Iterator[ops.MigrateOperation]:

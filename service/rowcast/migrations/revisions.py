@@ -47,7 +47,11 @@ def _revisions_after(scripts: ScriptDirectory, heads: Sequence[str]) -> list[Scr
 
 def write_revision(directory: Path, message: str, upgrades: str, downgrades: str) -> Path:
     (directory / "versions").mkdir(parents=True, exist_ok=True)
-    imports = "from sqlalchemy.dialects import postgresql" if "postgresql." in upgrades + downgrades else ""
+    lines = {
+        "Native(": "from rowcast.resources.exchanged import Native",
+        "postgresql.": "from sqlalchemy.dialects import postgresql",
+    }
+    imports = "\n".join(line for name, line in lines.items() if name in upgrades + downgrades)
     with reports_python(directory / "versions"):
         script = script_directory(directory).generate_revision(
             rev_id(), message, upgrades=upgrades, downgrades=downgrades, imports=imports

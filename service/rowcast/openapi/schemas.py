@@ -99,6 +99,8 @@ def _annotations(field: Field, *sentences: str) -> Schema:
     if not is_numeric(value_schema(limited)):
         limits += [f"Not less than {limited.min}."] if limited.min is not None else []
         limits += [f"Not more than {limited.max}."] if limited.max is not None else []
+    if field.native_type is not None:
+        limits.append(f"A value of PostgreSQL's type {field.native_type}, in its own text form.")
     description = " ".join(filter(None, [field.help_text, *limits, *sentences]))
     return present(title=field.label, description=description or None)
 

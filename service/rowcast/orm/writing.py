@@ -9,14 +9,15 @@ from inspect import iscoroutine
 from types import TracebackType
 from typing import Any
 
-from rowcast.errors import Conflict, DoesNotFit, ValidationError
+import asyncpg
+
+from rowcast.errors import ApiError, Conflict, DoesNotFit, ValidationError
 from rowcast.orm import statements
 from rowcast.orm.bridge import spawn
 from rowcast.orm.expressions import F
 from rowcast.orm.state import Row, RowState, set_state, state_of
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Condition, Query, Shape
-from rowcast.query.misfits import with_fields
 from rowcast.query.store import NOT_MADE, Store, current_store
 from rowcast.resources.resource import Resource
 
@@ -73,8 +74,8 @@ async def insert_row(store: Store, resource: str, values: Mapping[str, Any]) -> 
     declared = store.queries.resources[resource]
     try:
         return await store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
-    except ValidationError as error:
-        raise with_fields(error, store.queries.resources.traits_of(resource), values) from error.__cause__
+    except (ApiError, asyncpg.PostgresError) as error:
+        raise await store.explained(error, declared, values) from error.__cause__
 
 
 async def insert_instances(store: Store, resource: Resource, rows: Sequence[Row]) -> None:
@@ -111,10 +112,8 @@ async def _insert_documents(
         return await store.database.retrying(
             lambda: store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
         )
-    except ValidationError as error:
-        traits = store.queries.resources.traits_of(resource)
-        named = (with_fields(error, traits, document) for document in documents)
-        raise next((each for each in named if each is not error), error) from error.__cause__
+    except (ApiError, asyncpg.PostgresError) as error:
+        raise await store.explained(error, declared, *documents) from error.__cause__
 
 
 async def update_rows(store: Store, resource: str, values: Mapping[str, Any], *where: Condition) -> list[Any]:
@@ -140,9 +139,9 @@ async def update_rows(store: Store, resource: str, values: Mapping[str, Any], *w
         if by_rules:
             return await _update_by_rules(store, query, statement, arguments)
         return await store.database.fetch_all(statement.sql, statement.arguments(arguments), changes=statement.changes)
-    except ValidationError as error:
+    except (ApiError, asyncpg.PostgresError) as error:
         plain = {name: value for name, value in values.items() if not isinstance(value, F)}
-        named = with_fields(error, store.queries.resources.traits_of(resource), plain)
+        named = await store.explained(error, store.queries.resources[resource], plain)
         computed = [name for name, shape in sets if shape is not None]
         if named is error and isinstance(error, DoesNotFit) and computed:
             raise ValidationError({name: ["The result does not fit."] for name in computed}) from None

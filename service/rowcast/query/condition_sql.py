@@ -257,7 +257,7 @@ class Source:
                 same.append(column.is_(None))
                 continue
             (type_,) = self._types(path)
-            value: Any = sa.null() if null else self._cast_text(type_) if text else self.binds(type_)
+            value: Any = sa.null() if null else self._cast_text(type_) if text else self._value(type_)
             value = sort_key(path.field, value)
             differs = column < value if descending else column > value
             with_null = sa.or_(differs, column.is_(None)) if may_be_null and not descending else differs

@@ -11,10 +11,10 @@ import asyncpg
 
 from rowcast.errors import DoesNotFit, ValidationError
 from rowcast.resources.traits import TableTraits
+from rowcast.resources.types.postgresql import NOT_SINGLE, SINGLE_MAX, SINGLE_MIN
 
 _SIZED_TYPE: Final = re.compile(r"([^(]+)\((\d+)(?:,(-?\d+))?\)")
 _INTEGER_BITS: Final = {"smallint": 16, "integer": 32, "bigint": 64}
-_REAL_RANGE: Final = (1.2e-38, 3.4028235e38)
 
 
 def with_fields(error: ValidationError, traits: TableTraits, values: Mapping[str, Any]) -> ValidationError:
@@ -50,14 +50,16 @@ def _misfit(type_: str, value: Any, labels: Collection[str] | None) -> str | Non
         low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         return None if low <= value <= high else f"Must be between {low} and {high}."
     if isinstance(value, int | float) and type_ == "real":
-        least, most = _REAL_RANGE
-        return None if not value or least <= abs(value) <= most else "Does not fit a number of single precision."
+        return None if not value or SINGLE_MIN <= abs(value) <= SINGLE_MAX else NOT_SINGLE
     sized = _SIZED_TYPE.fullmatch(type_)
     if sized is None:
         return None
     size, scale = int(sized[2]), int(sized[3] or 0)
     if isinstance(value, str) and sized[1] in ("character varying", "character"):
         return f"Longer than maximum length {size}." if value[size:].strip(" ") else None
+    if isinstance(value, str) and sized[1] in ("bit", "bit varying"):
+        fits = len(value) == size if sized[1] == "bit" else len(value) <= size
+        return None if fits else f"Not a valid {type_}."
     number = _decimal(value) if sized[1] == "numeric" else None
     if number is not None and abs(number) + Decimal(5).scaleb(-scale - 1) >= 10 ** (size - scale):  # it is rounded
         return f"Must have at most {size - scale} digits before the decimal point."

@@ -150,7 +150,8 @@ def _logged_row(table: sa.Table) -> sa.FromClause:
     for column in table.c:
         if isinstance(column.type, Exchanged) and column.type.json_type is not None:
             text = sql(f"_given.document ->> {quote_literal(column.key)}")
-            other[column.key] = column.type.from_json(sa.cast(text, column.type.json_type)).label(column.key)
+            value = column.type.from_json(sa.cast(text, column.type.json_type))
+            other[column.key] = sa.type_coerce(value, column.type).label(column.key)
     if not other and not renamed:
         return record.lateral("_logged")
     rows = record.alias("_row")

@@ -110,7 +110,7 @@ def _no_column(_field: Field) -> Any:
     raise AssertionError("a key of several fields has several columns")
 
 
-_NEVER_PARTS: Final = (Kind.JSON, Kind.ARRAY, Kind.RELATIONS)
+_NEVER_PARTS: Final = (Kind.JSON, Kind.ARRAY, Kind.RELATIONS, Kind.BINARY, Kind.NATIVE)
 _COMPOSITE_KEY: Final = FieldType(
     name="key",
     kind=Kind.KEY,

@@ -17,6 +17,11 @@ from rowcast.resources.sql import DIALECT, quote_literal
 
 Column = sa.ColumnElement[Any]
 MOMENT: Final = sa.DateTime(timezone=True)
+_UNLIMITED: Final = {
+    "bit": '"bit"',
+    "char": "bpchar",
+    "character": "bpchar",
+}  # SQL has 1 as the limit of those without one
 _LIMITS: Final = re.compile(r" ?\([0-9, -]+\)")
 
 
@@ -79,6 +84,34 @@ class EnumType(Exchanged):
         return sa.select(labels.c.label).where(condition(sa.cast(labels.c.label, sa.Text()))).scalar_subquery()
 
 
+class Native(Exchanged):
+    """Any type, exchanged in its text form. If PostgreSQL has no order for it, it is compared and sorted as text."""
+
+    json_type = sa.Text()
+
+    def __init__(self, printed: str, *, ordered: bool = True) -> None:
+        super().__init__(printed, sa.Text())
+        self.ordered = ordered
+        base, dimension, _ = _unlimited(printed).partition("[]")
+        self._unlimited = Exchanged(_UNLIMITED.get(base.lower(), base) + dimension, sa.Text())
+
+    def stored(self, value: Column) -> Column:
+        return sa.cast(value, self._unlimited)  # with a limit, the cast would cut the value
+
+    def plain(self, column: Column) -> Column:
+        text = sa.func.format(sa.literal_column("'%s'"), column, type_=sa.Text)  # a cast has another form of some types
+        return sa.case((column.is_not(None), text), else_=None)
+
+    def argument(self, value: Column) -> Column:
+        return self.stored(value) if self.ordered else self.plain(self.stored(value))
+
+    def arguments(self, values: Column) -> Column:
+        if self.ordered and not self.printed.endswith("[]"):
+            return sa.cast(values, postgresql.ARRAY(self._unlimited))
+        items = sa.func.unnest(values).table_valued(sa.column("item", sa.Text()), name="_item").render_derived()
+        return sa.select(self.argument(items.c.item)).scalar_subquery()
+
+
 class Single(Exchanged):
     """A number of single precision, exchanged as the one of double precision that has its digits."""
 
@@ -87,6 +120,37 @@ class Single(Exchanged):
 
     def plain(self, column: Column) -> Column:
         return sa.cast(sa.cast(column, sa.Text()), self.driver)
+
+
+class Singles(Exchanged):
+    """An array of such numbers."""
+
+    def __init__(self) -> None:
+        super().__init__("REAL[]", postgresql.ARRAY(sa.Double()))
+
+    def plain(self, column: Column) -> Column:
+        return sa.cast(sa.cast(column, postgresql.ARRAY(sa.Text())), self.driver)
+
+
+class Bytes(Exchanged):
+    """``bytea``, whose JSON form is base64."""
+
+    json_type = sa.Text()
+
+    def __init__(self) -> None:
+        super().__init__("BYTEA", postgresql.BYTEA())
+
+    def stored(self, value: Column) -> Column:
+        return value
+
+    def from_json(self, value: Column) -> Column:
+        return sa.func.decode(value, sa.literal_column("'base64'"), type_=self.driver)
+
+    def plain(self, column: Column) -> Column:
+        return column
+
+    def arguments(self, values: Column) -> Column:
+        return values
 
 
 class LocalTime(Exchanged):
@@ -115,6 +179,8 @@ def _each(values: Column, type_: TypeEngine[Any], convert: Any) -> Column:
 
 def comparable(column: Column) -> Column:
     """A column in a form that can be compared: that of a json field may be ``json`` in the database."""
+    if isinstance(column.type, Native) and not column.type.ordered:
+        return column.type.plain(column)
     cast = isinstance(column.type, postgresql.JSONB) or (isinstance(column.type, EnumType) and column.type.domain)
     return sa.cast(column, column.type) if cast else column
 
@@ -124,18 +190,24 @@ def readable(column: Column) -> Column:
     return column.type.plain(column) if isinstance(column.type, Exchanged) else comparable(column)
 
 
-def as_it_is(declared: TypeEngine[Any], printed: str, *, enum: bool = False, domain: bool = False) -> TypeEngine[Any]:
+def as_it_is(
+    declared: TypeEngine[Any], printed: str, *, enum: bool = False, domain: bool = False, ordered: bool = True
+) -> TypeEngine[Any]:
     """The type of a column that exists: the declared one, or that of the database if parameters must have it.
 
     ``printed`` is the type as PostgreSQL prints it, the base type of a domain; ``enum`` is true also for an array of enums, and
-    ``domain`` says that it has been one.
+    ``domain`` says that it has been one. ``ordered``: whether PostgreSQL has an order for it.
 
     >>> as_it_is(sa.Text(), "mood", enum=True).printed, as_it_is(sa.Integer(), "smallint")
     ('mood', Integer())
     """
+    if isinstance(declared, Native):
+        return Native(declared.printed, ordered=ordered)
     if isinstance(declared, Exchanged):
         return declared
     if isinstance(declared, postgresql.ARRAY):
+        if printed == "real[]":
+            return Singles()
         if not printed.endswith("[]") or _unlimited(printed) == _unlimited(_print(declared)):
             return declared
         items = sa.Text() if isinstance(declared.item_type, sa.String) else declared.item_type

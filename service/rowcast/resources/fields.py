@@ -43,6 +43,8 @@ class Kind(StrEnum):
     BOOLEAN = "boolean"
     JSON = "json"
     ARRAY = "array"
+    BINARY = "binary"
+    NATIVE = "native"  # a type of PostgreSQL's in its text form
     RELATION = "relation"  # to one row
     RELATIONS = "relations"  # to many rows
     KEY = "key"  # the values of several fields, which are the primary key together
@@ -85,6 +87,7 @@ class FieldType:
         None  # the JSON form as PostgreSQL reads the column's type, if it is another
     )
     generated_key: str | None = None  # SQL of the default of a primary key
+    is_item: bool = True  # whether an array can have items of the type
     binary_float: bool = False  # whether JSON numbers of any length are rounded to a float of 64 bits
 
 
@@ -114,6 +117,7 @@ class Field:
     pattern: str | None = None
     max_digits: int | None = None
     decimal_places: int | None = None
+    native_type: str | None = None  # ``as``: the type of the column
     zone: str | None = None  # of a datetime whose column has none
     of: FieldType | None = None
     to: str | None = None

@@ -122,10 +122,13 @@ def _like(name: str, before: str, after: str, matches: Callable[[str, str], bool
 
 
 _ROWS: tuple[Lookup, ...] = (
-    Lookup("exact", _SCALAR | {Kind.ARRAY}, Argument.ONE, lambda column, arg: column == arg,
+    Lookup("exact", _SCALAR | {Kind.ARRAY, Kind.BINARY}, Argument.ONE, lambda column, arg: column == arg,
            matches=lambda value, arg: bool(value == arg)),
     Lookup("exact", frozenset({Kind.JSON}), Argument.ONE, lambda column, arg: column == arg),
-    Lookup("ne", _SCALAR, Argument.ONE, lambda column, arg: column.is_distinct_from(arg),
+    Lookup("exact", frozenset({Kind.NATIVE}), Argument.ONE, lambda column, arg: column == arg),
+    Lookup("ne", frozenset({Kind.NATIVE}), Argument.ONE, lambda column, arg: column.is_distinct_from(arg),
+           of_null=lambda _arg: True),
+    Lookup("ne", _SCALAR | {Kind.BINARY}, Argument.ONE, lambda column, arg: column.is_distinct_from(arg),
            matches=lambda value, arg: bool(value != arg), of_null=lambda _arg: True),
     *_ordered("gt", operator.gt, operator.gt),
     *_ordered("gte", operator.ge, operator.ge),
@@ -133,9 +136,10 @@ _ROWS: tuple[Lookup, ...] = (
     *_ordered("lte", operator.le, operator.le),
     *_ordered("range", lambda column, arg: column.between(*arg),
               lambda value, arg: bool(arg[0] <= value <= arg[1]), Argument.PAIR),
-    Lookup("in", _SCALAR, Argument.MANY, lambda column, arg: column == sa.any_(arg),
+    Lookup("in", _SCALAR | {Kind.BINARY}, Argument.MANY, lambda column, arg: column == sa.any_(arg),
            matches=lambda value, arg: value in arg),
-    Lookup("isnull", _SCALAR | {Kind.ARRAY, Kind.JSON}, Argument.FLAG,
+    Lookup("in", frozenset({Kind.NATIVE}), Argument.MANY, lambda column, arg: column == sa.any_(arg)),
+    Lookup("isnull", _SCALAR | {Kind.ARRAY, Kind.JSON, Kind.BINARY, Kind.NATIVE}, Argument.FLAG,
            lambda column, arg: column.is_(None) if arg else column.is_not(None),
            matches=lambda _value, arg: not arg, of_null=lambda arg: bool(arg)),
     Lookup("contains", frozenset({Kind.ARRAY, Kind.JSON}), Argument.ONE, lambda column, arg: column.bool_op("@>")(arg)),

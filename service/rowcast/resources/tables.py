@@ -90,7 +90,11 @@ class Tables:
                 values = self.resources.key_of(field)
                 declared = values.field_type.column(values)
                 table.c[name].type = as_it_is(
-                    declared, found.types.get(name, ""), enum=name in found.labels, domain=name in found.domains
+                    declared,
+                    found.types.get(name, ""),
+                    enum=name in found.labels,
+                    domain=name in found.domains,
+                    ordered=name not in found.unordered,
                 )
 
     def written(self, resource: str) -> sa.Table:

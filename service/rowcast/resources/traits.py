@@ -24,6 +24,7 @@ class TableTraits:
         loose: The columns of strings that can be equal without having the same characters.
         types: The type of each column as PostgreSQL prints it, the base type of a domain.
         domains: The domain of each column that has one, or of the items of its array.
+        unordered: The columns whose type, or that of their items, has no order.
         labels: The values of each column that is an enum, or of the items of its array.
     """
 
@@ -38,6 +39,7 @@ class TableTraits:
     types: Mapping[str, str] = field(default_factory=dict)
     domains: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unordered: frozenset[str] = frozenset()
 
 
 PLAIN: Final = TableTraits()

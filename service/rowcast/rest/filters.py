@@ -59,6 +59,10 @@ class BaseFilterBackend:
         """The parameters that are regular expressions, which only PostgreSQL can check."""
         return ()
 
+    def typed(self) -> Mapping[str, tuple[Lookup, Field]]:
+        """The parameters whose values only PostgreSQL can check, each with its lookup and the field that it compares."""
+        return {}
+
     def apply(self, query: Query, params: Mapping[str, str]) -> Query:
         """The query with the conditions or the order of ``params``. ``ParseError`` names the parameter and valid values."""
         raise NotImplementedError
@@ -101,6 +105,13 @@ class FieldFilter(BaseFilterBackend):
     def patterns(self) -> tuple[str, ...]:
         """The parameters that are regular expressions."""
         return tuple(name for name, parameter in self._parameters.items() if parameter.lookup.name in PATTERNS)
+
+    def typed(self) -> Mapping[str, tuple[Lookup, Field]]:
+        return {
+            name: (parameter.lookup, parameter.values)
+            for name, parameter in self._parameters.items()
+            if parameter.values.native_type and parameter.lookup.takes in (Argument.ONE, Argument.MANY)
+        }
 
     def apply(self, query: Query, params: Mapping[str, str]) -> Query:
         conditions: list[Condition] = []

@@ -66,5 +66,7 @@ def _describe_field(field: ColumnField | RelatedKeysField, action: str, *, requi
         described["default"] = declared.default
     if declared.of:
         described["of"] = declared.of.name
+    if declared.native_type:
+        described["as"] = declared.native_type
     limits = {name: getattr(declared, name) for name in _LIMITS}
     return described | {name: limit for name, limit in limits.items() if limit is not None}

@@ -17,11 +17,11 @@ from rowcast.resources.types import FIELD_TYPES, make_field
 from .conftest import Load, Problems
 
 OPTIONS = """primary_key required null blank default unique index choices order min max min_length max_length pattern
-max_digits decimal_places zone of to on_delete related_name any_key read_only write_only auto_now auto_now_add column
+max_digits decimal_places as zone of to on_delete related_name any_key read_only write_only auto_now auto_now_add column
 renamed_from label
 help_text"""
 TYPES = """string text email url slug uuid integer big_integer float decimal boolean date time datetime duration json
-array foreign_key many_to_many"""
+array foreign_key many_to_many smallint real citext bytea native"""
 
 VALUES: dict[str, dict[str, str]] = {
     "text": {"default": "abc", "choices": "[abc, abd]", "blank": "true", "min_length": "1", "max_length": "9",
@@ -38,6 +38,7 @@ VALUES: dict[str, dict[str, str]] = {
                  "max": "2027-01-01T00:00:00Z"},
     "duration": {"default": "P1D", "choices": "[P1D, PT1H]", "min": "PT0S", "max": "P9D"},
     "json": {"default": "{a: [1]}", "choices": "[{a: [1]}, 2]"},
+    "bytea": {"default": "AP8="},
     "array": {"default": "[1]", "choices": "[1, 2]", "min": "0", "max": "5", "of": "decimal", "max_digits": "5",
               "decimal_places": "2", "min_length": "0", "max_length": "9"},
 }  # fmt: skip
@@ -55,6 +56,7 @@ FLAGS = (
 )
 OTHERS = {
     "order": "choices",
+    "as": "inet",
     "zone": "Europe/Berlin",
     "to": "things",
     "on_delete": "restrict",
@@ -65,7 +67,7 @@ OTHERS = {
     "help_text": "H",
 }
 SAME = {"string": "text", "slug": "text", "integer": "number", "big_integer": "number", "float": "number",
-        "decimal": "number"}  # fmt: skip
+        "decimal": "number", "smallint": "number", "real": "number"}  # fmt: skip
 
 
 def things(*fields: str, rest: str = "") -> dict[str, str]:
@@ -91,7 +93,7 @@ def test_every_option_is_accepted_by_every_type_that_it_applies_to(read: Load, t
     """Together with the other options that it needs."""
     written = {"type": type_, option: "false" if option in FLAGS else "L"}
     values: dict[str, Any] = {**OTHERS, **VALUES["text"], **VALUES.get(SAME.get(type_, type_), {})}
-    written |= {name: values[name] for name in ("to", "of") if name in options_of(type_)}
+    written |= {name: values[name] for name in ("to", "of", "as") if name in options_of(type_)}
     if option in ("max_digits", "decimal_places"):
         written |= {name: values[name] for name in ("max_digits", "decimal_places")}
     if option == "order":
@@ -109,7 +111,12 @@ def test_every_option_is_accepted_by_every_type_that_it_applies_to(read: Load, t
 @pytest.mark.parametrize("type_", sorted(FIELD_TYPES))
 def test_an_option_that_does_not_apply_is_reported_with_those_that_do(problems: Problems, type_: str) -> None:
     """Every type refuses all other options, at the place of their keys."""
-    needs = {"array": ", of: integer", "foreign_key": ", to: things", "many_to_many": ", to: things"}.get(type_, "")
+    needs = {
+        "array": ", of: integer",
+        "foreign_key": ", to: things",
+        "many_to_many": ", to: things",
+        "native": ", as: inet",
+    }.get(type_, "")
     for option in FIELD_OPTIONS.keys() - options_of(type_):
         start = f"a: {{type: {type_}{needs}, "
         [line] = problems(things(f"{start}{option}: {'[1]' if option == 'choices' else 'true'}}}"))[:1]
@@ -117,6 +124,18 @@ def test_an_option_that_does_not_apply_is_reported_with_those_that_do(problems: 
             assert line.startswith(
                 f"things.yaml:2:{len(start) + 3}: {option!r} does not apply to {type_}, which takes "
             )
+
+
+@pytest.mark.parametrize(
+    ("type_", "right"),
+    [("inet", True), ("numeric(10, 2)[]", True), ("public.geometry(Point,4326)", True), ('"My Type"', True),
+     ("timestamp(3) with time zone", True), ("double precision", True), ("int; DROP TABLE x", False), ("", False),
+     ("int)", False), ("a--b", False)],
+)  # fmt: skip
+def test_as_is_the_name_of_a_type(problems: Problems, type_: str, right: bool) -> None:
+    """Nothing else, since it is part of statements."""
+    lines = problems(things(f"a: {{type: native, as: '{type_}'}}"))
+    assert lines == [] if right else "must be the name of a PostgreSQL type" in lines[0]
 
 
 def test_a_zone_that_does_not_exist_is_reported(problems: Problems) -> None:
@@ -296,8 +315,8 @@ def test_the_examples_of_the_docstrings_hold() -> None:
         ("type: decimal, max_digits: 3, decimal_places: 1, default: '1.55'",
          "2:65: default: Must have at most 1 decimal places."),
         ("type: array", "2:3: a field of type array needs 'of'"),
-        ("type: array, of: array", "2:24: of: 'array' is unknown; valid here: big_integer, boolean, date, datetime, "
-         "decimal, duration, email, float, integer, json, slug, string, text, time, url, uuid"),
+        ("type: array, of: array", "2:24: of: 'array' is unknown; valid here: big_integer, boolean, citext, date, "
+         "datetime, decimal, duration, email, float, integer, json, real, slug, smallint, string, text, time, url, uuid"),
         ("type: array, of: string, min: 5", "2:32: 'min' does not apply to an array of string"),
         ("type: array, of: integer, default: [1, x]", "2:42: default: Item 1: Not a valid integer."),
         ("type: array, of: integer, choices: [1], default: [2]",

@@ -103,10 +103,14 @@ def test_schema_and_loader_agree_on_the_structure(name: str, document: dict[str,
 @pytest.mark.parametrize("type_", FIELD_TYPES)
 def test_the_schema_has_the_options_of_each_type(type_: str) -> None:
     """An editor can therefore offer those that apply."""
-    needs = {name: value for name, value in (("to", "x"), ("of", "integer")) if name in declarations.options_of(type_)}
+    needs = {
+        name: value
+        for name, value in (("to", "x"), ("of", "integer"), ("as", "inet"))
+        if name in declarations.options_of(type_)
+    }
     examples = {"max_length": 1, "min_length": 1, "pattern": "a", "choices": ["a"], "of": "integer", "to": "x",
                 "on_delete": "cascade", "related_name": "a", "label": "a", "help_text": "a", "max_digits": 1,
-                "column": "b", "renamed_from": "b", "decimal_places": 0, "order": "choices", "zone": "UTC",
+                "column": "b", "renamed_from": "b", "decimal_places": 0, "order": "choices", "zone": "UTC", "as": "inet",
                 "type": type_}  # fmt: skip
     for option in declarations.FIELD_OPTIONS:
         document = {"fields": {"a": {"type": type_, **needs, option: examples.get(option, True)}}}

@@ -63,6 +63,11 @@ FILES = {
           marks:    {type: many_to_many, to: marks, related_name: things}
           secret:   {type: string, write_only: true, null: true}
           views:    {type: integer, read_only: true, default: 0}
+          small:    {type: smallint, null: true}
+          single:   {type: real, null: true}
+          mail:     {type: citext, null: true}
+          data:     {type: bytea, null: true}
+          ip:       {type: native, as: inet, null: true}
           created:  {type: datetime, auto_now_add: true}
           updated:  {type: datetime, auto_now: true}
     """,
@@ -101,6 +106,8 @@ LOOKUPS: dict[str, tuple[str, ...]] = {
     "uuid": ("exact", "in"),
     "json": ("exact", "contains"),
     "numbers": ("exact", "contains"),
+    "data": ("exact", "in"),
+    "ip": ("exact", "ne", "in", "isnull"),
     "box": ("exact", "in", "isnull"),
     "box__name": ("exact", "icontains"),
     "marks": ("exact",),

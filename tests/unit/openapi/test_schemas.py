@@ -66,6 +66,11 @@ GOOD_AND_BAD: dict[str, tuple[list[Any], list[Any]]] = {
     "box_id": ([1, None], ["1", 2**31]),
     "marks": ([["a"], [{"code": "a", "more": 1}], []], ["a", [1], [{"id": "a"}]]),
     "secret": (["s", None], [""]),
+    "small": ([-32768, None], [32768, "1"]),
+    "single": ([1.5, None], [1e39, "1"]),
+    "mail": (["A", None], ["", 1]),
+    "data": (["", "AP8=", "QQ==", None], ["AP8", "A-==", 1]),
+    "ip": (["10.0.0.1", None], [1]),
     "views": ([1, "anything"], []),
     "box": ([None, {"id": 1}], [1]),
 }

@@ -2,6 +2,7 @@
 CREATE OR REPLACE FUNCTION rowcast.{function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
+    SET datestyle = 'ISO, MDY'
     SET intervalstyle = 'iso_8601'
     SET extra_float_digits = 1
 AS {body}

@@ -30,7 +30,8 @@ def _integer_range(bits: int) -> tuple[int, int]:
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
-def _integer_type(name: str, bits: int, column: type[TypeEngine[Any]]) -> FieldType:
+def integer_type(name: str, bits: int, column: type[TypeEngine[Any]]) -> FieldType:
+    """The type of integers with so many bits."""
     low, high = _integer_range(bits)
 
     def load(_field: Field, value: object) -> int:
@@ -56,7 +57,8 @@ def _integer_type(name: str, bits: int, column: type[TypeEngine[Any]]) -> FieldT
     )
 
 
-def _load_float(_field: Field, value: object) -> float:
+def load_float(_field: Field, value: object) -> float:
+    """A finite number from JSON."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ValueError("Not a valid number.")
     try:
@@ -68,13 +70,14 @@ def _load_float(_field: Field, value: object) -> float:
     return number
 
 
-def _parse_float(field: Field, text: str) -> float:
+def parse_float(field: Field, text: str) -> float:
+    """A finite number from a string."""
     if not _NUMBER.fullmatch(text):
         raise ValueError("Not a valid number.")
-    return _load_float(field, float(text))
+    return load_float(field, float(text))
 
 
-def _dump_float(_field: Field, value: float) -> float | str:
+def dump_float(_field: Field, value: float) -> float | str:
     """Finite numbers as numbers; infinity and NaN, which direct SQL can store, as PostgreSQL's ``to_json`` has them."""
     if math.isfinite(value):
         return value
@@ -163,15 +166,15 @@ def _parse_boolean(_field: Field, text: str) -> bool:
 
 
 NUMBER_TYPES: Final = (
-    _integer_type("integer", 32, sa.Integer),
-    _integer_type("big_integer", 64, sa.BigInteger),
+    integer_type("integer", 32, sa.Integer),
+    integer_type("big_integer", 64, sa.BigInteger),
     FieldType(
         name="float",
         kind=Kind.NUMBER,
         column=lambda _field: postgresql.DOUBLE_PRECISION(),
-        load=_load_float,
-        parse=_parse_float,
-        dump=_dump_float,
+        load=load_float,
+        parse=parse_float,
+        dump=dump_float,
         nearest=lambda _field, text: float(text),
         schema=lambda _field: {"type": "number", "format": "double"},
         options=_LIMITS,

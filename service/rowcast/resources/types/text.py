@@ -19,7 +19,8 @@ STRING_SCHEMA: Final[Schema] = {"type": "string", "pattern": NO_NUL}
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
-def _load_text(_field: Field, value: object) -> str:
+def load_text(_field: Field, value: object) -> str:
+    """A string that PostgreSQL can store."""
     if not isinstance(value, str):
         raise ValueError("Not a valid string.")
     if "\x00" in value:
@@ -37,8 +38,8 @@ def text_type(name: str, *, key: bool = True, **facts: Any) -> FieldType:
         name=name,
         kind=Kind.TEXT,
         column=_text_column,
-        load=_load_text,
-        parse=_load_text,
+        load=load_text,
+        parse=load_text,
         schema=lambda _field: dict(STRING_SCHEMA),
         options=frozenset({"blank", "min_length", "max_length", "pattern"} | ({"primary_key"} if key else set())),
         **facts,
