@@ -272,6 +272,8 @@ def default_of(section: type[Any], *path: str) -> str:
     if len(path) > 1:
         return default_of(here["section"], *path[1:])
     default = here["default"]
+    if isinstance(default, bool):
+        return str(default).lower()
     return "" if default is None else f"[{', '.join(default)}]" if isinstance(default, list) else str(default)
 
 

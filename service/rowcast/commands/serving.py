@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import click
@@ -31,6 +30,7 @@ from rowcast.errors import ConfigurationError
 from rowcast.server.admin import admin_listener
 from rowcast.server.app import create_app
 from rowcast.server.checking import check_configuration
+from rowcast.server.debug import DebugRefused, check_debug, in_debug
 from rowcast.server.http import Runner, tune_garbage_collector
 from rowcast.server.modules import forget_modules
 from rowcast.server.prepare import prepare
@@ -48,7 +48,8 @@ from rowcast.tasks import spawn
 @click.option("--port", type=int, help="The port to listen on; 0 picks a free one.  [default: 8000]")
 @click.option("--workers", type=int, help="How many processes share the port.  [default: 1]")
 @click.option("--migrate", is_flag=True, help="Make the database's schema match the config first.")
-@click.option("--reload", is_flag=True, help="For development: apply each change of the config's files at once.")
+@click.option("--reload", is_flag=True, help="For development: apply each change of a file at once; sets server.debug.")
+@click.option("--insecure-debug", is_flag=True, help="Allow server.debug where others can reach the service.")
 def serve(
     config: Path,
     database_url: str | None,
@@ -57,19 +58,30 @@ def serve(
     workers: int | None,
     migrate: bool,
     reload: bool,
+    insecure_debug: bool,
 ) -> None:
     """Serve the resources until SIGTERM or SIGINT. SIGHUP, or `rowcast reload`, applies a changed config."""
     with suppress(ValueError):  # a thread that is not the main one, in which nothing is served
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service can reload
     if reload and workers not in (None, 1):
         raise click.UsageError("--reload serves with one process: leave out --workers.")
-    read = partial(load_configuration, config, database_url, host=host, port=port, workers=1 if reload else workers)
+    number = 1 if reload else workers
+
+    def read() -> Configuration:
+        configuration = load_configuration(config, database_url, host=host, port=port, workers=number)
+        switch = f"{configuration.files[''].location(('server', 'debug'))}: debug"
+        if reload:
+            configuration, switch = in_debug(configuration), "--reload"
+        if configuration.settings.server.debug and not insecure_debug:
+            check_debug(configuration, switch)
+        return configuration
+
     while True:
         files = files_of(config) if reload else None
         try:
             return _serve_from(read, files, migrate=migrate)
         except ConfigurationError as error:
-            if files is None or isinstance(error, _AddressError) or not config.is_dir():
+            if files is None or isinstance(error, _AddressError | DebugRefused) or not config.is_dir():
                 raise
             click.echo(f"{error}\nWaiting for a change in {config}.", err=True)
         wait_for_change(config, files)

@@ -137,6 +137,7 @@ class Server:
     host: str = _setting(value_types.string(least=1), "127.0.0.1")
     port: int = _setting(value_types.integer(0, 65535), 8000)
     workers: int = _setting(value_types.integer(1, 1024), 1)
+    debug: bool = _setting(value_types.boolean(), False)
     admin: Address | None = field(default=None, metadata={"value_type": _address(), "default": None})
     cors_origins: tuple[str, ...] = _setting(
         value_types.ListOf(

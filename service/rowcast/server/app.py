@@ -30,6 +30,7 @@ from rowcast.server import health
 from rowcast.server.admin import AdminListener
 from rowcast.server.admin import attach as attach_metrics
 from rowcast.server.cors import cors
+from rowcast.server.debug import describe_errors, watching_coroutines
 from rowcast.server.hosts import Hosts
 from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import Lifecycle
@@ -100,7 +101,11 @@ def create_app(
 
     requests = Requests()
     answer_errors = errors(
-        Hosts(settings.server).check, lifecycle.check_ready, requests=requests, count_failure=throttles.count_failure
+        Hosts(settings.server).check,
+        lifecycle.check_ready,
+        requests=requests,
+        count_failure=throttles.count_failure,
+        **({"describe": describe_errors(configuration.directory)} if settings.server.debug else {}),
     )
     app = web.Application(
         middlewares=[answer_errors],
@@ -121,6 +126,8 @@ def create_app(
     for path in ("/stream", "/stream/"):
         app.router.add_get(path, combined)
     lifecycle.attach(app)
+    if settings.server.debug:
+        app.cleanup_ctx.append(watching_coroutines)
     if admin is not None:
         attach_metrics(app, service, admin)
     return app

@@ -9,6 +9,7 @@ from typing import Final
 from rowcast.configuration.load import Reading
 from rowcast.configuration.yaml import Problems
 from rowcast.server.app import bind
+from rowcast.server.debug import refused_debug
 from rowcast.server.hosts import missing_names
 from rowcast.server.importer import Importer
 from rowcast.server.missing_scopes import missing_scopes
@@ -38,6 +39,7 @@ def check_configuration(found: Reading) -> Iterator[str]:
     yield from overridden_by_config(configuration, bound.service)
     yield from missing_scopes(configuration, bound.service)
     yield from missing_names(configuration)
+    yield from refused_debug(configuration)
     file = configuration.files[""]
     for path, message in file.absent.items():
         yield f"{file.location(path)}: {message}; `rowcast serve` needs it"

@@ -54,13 +54,15 @@ _logger = structlog.get_logger(__name__)
 def errors(
     *checks: Callable[[web.Request], None],
     requests: Requests | None = None,
+    describe: Callable[[Exception], ApiError] = lambda _: InternalError(),
     count_failure: Callable[[web.Request], Awaitable[ApiError | None]] | None = None,
 ) -> Middleware:
     """Answer every failure with its problem document, and log the service's own failures once.
 
-    ``requests`` counts them. ``checks`` raise for a request that may not be answered, or not now. ``count_failure`` counts wrong credentials, and
-    returns another error if there were too many. ``X-Request-ID`` is the client's, if it sends a plain one; otherwise a
-    random prefix per process and the number of the request.
+    ``requests`` counts them. ``checks`` raise for a request that may not be answered, or not now. ``count_failure`` counts wrong
+    credentials, and returns another error if there were too many. ``describe`` makes the error for a failure of the service.
+    ``X-Request-ID`` is the client's, if it sends a plain one; otherwise a random prefix per process and the number of the
+    request.
     """
     process, numbers = secrets.token_hex(6), count(1)
     requests = requests or Requests()
@@ -81,9 +83,9 @@ def errors(
             return problem(instead or error, request_id)
         except web.HTTPException as error:
             return problem(_from_aiohttp(error), request_id)
-        except Exception:
+        except Exception as error:
             _logger.exception("request_failed", request_id=request_id, method=request.method, path=request.path)
-            return problem(InternalError(), request_id)
+            return problem(describe(error), request_id)
         finally:
             requests.active -= 1
             if requests.none_left is not None and not requests.active:
