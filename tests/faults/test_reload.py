@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 
 from rowcast.configuration.load import Configuration, load
-from rowcast.server.admin import admin_listener
+from rowcast.server.admin import admin
 from rowcast.server.app import create_app
 from rowcast.server.http import Runner
 from rowcast.server.lifecycle import STARTED
@@ -333,7 +333,8 @@ async def test_a_replaced_application_is_freed(tmp_path: Path, database_url: str
     )
 
     def make(configuration: Configuration, once: bool) -> web.Application:
-        return create_app(configuration, database_url, migrate=True, once=once, admin=admin)
+        assert served is not None
+        return create_app(configuration, database_url, migrate=True, once=once, metrics=served.metrics)
 
     async def set_up() -> Runner:
         runner = Runner(make(configuration, False), configuration.settings.server)
@@ -341,25 +342,26 @@ async def test_a_replaced_application_is_freed(tmp_path: Path, database_url: str
         await runner.app[STARTED]
         return runner
 
-    with admin_listener(configuration.settings.server) as admin:
-        assert admin is not None
+    with admin(configuration.settings.server) as served:
+        assert served is not None
         runner = await asyncio.create_task(set_up())
         reloader = Reloader(runner, configuration, Source(lambda: load(tmp_path, environ={}), make), lambda _: None)
-        try:
-            for _ in range(2):
-                before = weakref.ref(runner.app), weakref.ref(sys.modules["rules"])
-                assert (await reloader.reload()).problems == ()
-                async with aiohttp.ClientSession() as session, session.get(admin.url) as response:
-                    assert "rowcast_streams 0.0" in await response.text()
+        async with served.serving():
+            try:
+                for _ in range(2):
+                    before = weakref.ref(runner.app), weakref.ref(sys.modules["rules"])
+                    assert (await reloader.reload()).problems == ()
+                    async with aiohttp.ClientSession() as session, session.get(served.url) as response:
+                        assert "rowcast_streams 0.0" in await response.text()
 
-                def is_freed(before: tuple[Any, ...] = before) -> bool:
-                    gc.collect()
-                    return [each() for each in before] == [None, None]
+                    def is_freed(before: tuple[Any, ...] = before) -> bool:
+                        gc.collect()
+                        return [each() for each in before] == [None, None]
 
-                await until(is_freed, seconds=10)
-        finally:
-            await runner.cleanup()
-            gc.unfreeze()
+                    await until(is_freed, seconds=10)
+            finally:
+                await runner.cleanup()
+                gc.unfreeze()
 
 
 async def printed(server: Server) -> str:

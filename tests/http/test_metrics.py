@@ -9,14 +9,16 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
+from yarl import URL
 
 from rowcast.errors import ConfigurationError
-from rowcast.server.admin import admin_listener
+from rowcast.server.admin import admin
 from rowcast.server.app import create_app
 from rowcast.server.lifecycle import STARTED
 from rowcast.testing.client import Client, ServiceServer
@@ -75,12 +77,12 @@ async def service(databases: Databases, tmp_path_factory: pytest.TempPathFactory
     """One service with metrics for all tests, which read differences."""
     configuration = configure(tmp_path_factory.mktemp("metrics"), NOTES, ADMIN)
     async with databases.copy(EMPTY) as url:
-        with admin_listener(configuration.settings.server) as listener:
-            assert listener is not None
-            app = create_app(configuration, url, migrate=True, admin=listener)
-            async with Client(ServiceServer(app, configuration.settings.server)) as client:
+        with admin(configuration.settings.server) as served:
+            assert served is not None
+            app = create_app(configuration, url, migrate=True, metrics=served.metrics)
+            async with served.serving(), Client(ServiceServer(app, configuration.settings.server)) as client:
                 await app[STARTED]
-                yield Service(client, listener.url)
+                yield Service(client, served.url)
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -160,7 +162,7 @@ async def test_metrics_are_at_their_own_address_alone(service: Service) -> None:
 
 
 async def test_numbers_of_several_workers_are_those_of_all(databases: Databases, tmp_path: Path) -> None:
-    """Whichever worker answers a scrape; one that is replaced takes its own numbers with it, and no others."""
+    """Whichever worker answers a scrape, and across a reload; one that is replaced takes its own numbers with it alone."""
     configure(tmp_path / "config", NOTES, ADMIN)
     async with databases.copy(EMPTY) as url:
         process = await asyncio.create_subprocess_exec(
@@ -177,20 +179,31 @@ async def test_numbers_of_several_workers_are_those_of_all(databases: Databases,
                 ):
                     lines.append(line)
             (admin,) = [line.split()[-1] for line in lines if line.startswith("Metrics are on")]
-            await _check_workers(line.split()[-1], admin)
+            await _check_workers(process, line.split()[-1], admin)
         finally:
             process.send_signal(signal.SIGTERM)
             await process.wait()
 
 
-async def _check_workers(origin: str, admin: str) -> None:
+async def _check_workers(process: asyncio.subprocess.Process, origin: str, admin: str) -> None:
     async def scrape() -> Scraped:
         async with ClientSession() as session, session.get(admin) as response:
             return Scraped(await response.text())
 
-    for _ in range(20):  # on connections of their own, so that both workers get some
-        async with ClientSession() as session, session.get(f"{origin}/notes/") as response:
+    async def get(path: str) -> Any:
+        async with ClientSession() as session, session.get(f"{origin}{path}") as response:
             assert response.status == 200
+            return await response.json()
+
+    async def reloaded() -> bool:
+        return all([(await get("/health/ready")).get("config", {}).get("state") == "applied" for _ in range(8)])
+
+    for _ in range(10):  # on connections of their own, so that both workers get some
+        await get("/notes/")
+    process.send_signal(signal.SIGHUP)
+    await until(reloaded)
+    for _ in range(10):
+        await get("/notes/")
     scraped = [await scrape() for _ in range(5)]
     assert {each.sum("rowcast_requests_total", route="/notes/", status="200") for each in scraped} == {20}
     workers = scraped[0].labels("rowcast_feed_connected", "worker")
@@ -212,12 +225,12 @@ async def _check_workers(origin: str, admin: str) -> None:
 async def test_taken_address_is_reported_as_such(tmp_path: Path) -> None:
     """With its setting."""
     configuration = configure(tmp_path, NOTES, ADMIN)
-    with admin_listener(configuration.settings.server) as listener:
-        assert listener is not None
-        port = listener.listening.getsockname()[1]
+    with admin(configuration.settings.server) as served:
+        assert served is not None
+        port = URL(served.url).port
         again = configure(tmp_path, NOTES, f"server: {{admin: '127.0.0.1:{port}'}}")
         with (
             pytest.raises(ConfigurationError, match=f"server.admin: port {port} of 127.0.0.1 is taken"),
-            admin_listener(again.settings.server),
+            admin(again.settings.server),
         ):
             pass

@@ -27,7 +27,8 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.load import read as read_files
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
-from rowcast.server.admin import admin_listener
+from rowcast.server.admin import admin as open_admin
+from rowcast.server.admin import with_metrics
 from rowcast.server.app import create_app
 from rowcast.server.checking import check_configuration
 from rowcast.server.debug import DebugRefused, check_debug, in_debug
@@ -94,25 +95,26 @@ def _serve_from(read: Callable[[], Configuration], files: Files | None, *, migra
     server = configuration.settings.server
     _check_address(server)
     with (
-        admin_listener(server) as admin,
+        open_admin(server) as admin,
         open_database(configuration, exclusive=True) as (url, embedded),
         announced(configuration) as record,
     ):
         migrates = migrate or embedded
+        metrics = None if admin is None else admin.metrics
         if admin is not None:
             click.echo(f"Metrics are on {admin.url}")
 
         def make(configuration: Configuration, once: bool) -> web.Application:
             database, now = configuration.settings.database.url or url, once or server.workers == 1
-            return create_app(configuration, database, migrate=migrates and now, once=once, admin=admin)
+            return create_app(configuration, database, migrate=migrates and now, once=once, metrics=metrics)
 
         source = Source(read, make)
         if server.workers == 1:
-            uvloop.run(_serve(configuration, source, record, files))
+            uvloop.run(with_metrics(admin, _serve(configuration, source, record, files)))
         else:
             if migrates:
                 asyncio.run(prepare(configuration, *tables_and_database(configuration, url), migrate=True))
-            run_workers(configuration, source, record)
+            run_workers(configuration, source, record, admin)
 
 
 @click.command()

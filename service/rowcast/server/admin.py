@@ -15,8 +15,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -26,33 +25,75 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from rowcast.changes.cache import CountingCache
-from rowcast.changes.feed import Feed
 from rowcast.configuration.settings import Address, Server
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import ConfigurationError
-from rowcast.rest.plan import Service
 from rowcast.server.metrics import Metrics
 
 SCRAPE_TIMEOUT_SECONDS: Final = 2.0  # for another worker, and for the database; what does not answer is left out
 
 
-@dataclass(frozen=True, slots=True)
-class AdminListener:
-    """The listening socket of ``server.admin``, and with several workers the directory of their own sockets."""
+class Admin:
+    """The metrics of a process, and the socket at which it serves them.
 
-    listening: socket.socket
-    directory: Path | None
+    It is made before worker processes are forked. With several of them ``directory`` has a socket of each.
+    """
+
+    def __init__(self, listening: socket.socket, directory: Path | None) -> None:
+        self.metrics = Metrics()
+        self._listening = listening
+        self._directory = directory
 
     @property
     def url(self) -> str:
         """The address of the metrics."""
-        host, port = self.listening.getsockname()[:2]
+        host, port = self._listening.getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Serve the metrics of this process, together with those of the other workers."""
+        runners = [await _listen_with(self._scrape, lambda runner: web.SockSite(runner, self._listening))]
+        if self._directory is not None:
+            path = str(self._directory / f"{os.getpid()}.sock")
+            runners.append(await _listen_with(self._share, lambda runner: web.UnixSite(runner, path)))
+        try:
+            yield
+        finally:
+            for runner in runners:
+                await runner.cleanup()
+
+    async def _share(self, request: web.Request) -> web.Response:
+        """For another worker: the metrics of this one."""
+        return web.Response(text=self.metrics.text())
+
+    async def _scrape(self, request: web.Request) -> web.Response:
+        """For Prometheus: the metrics of every worker, and those of the database that they share."""
+        text = self.metrics.text()
+        if self._directory is not None:
+            text = _text(_labelled({str(os.getpid()): text, **await _others(self._directory)}))
+        return web.Response(text=text + _text(await self._shared()), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _shared(self) -> list[Metric]:
+        """The size of the log, which is the same for every worker; nothing while the database is away."""
+        if (feed := self.metrics.feed) is None:
+            return []
+        try:
+            async with asyncio.timeout(SCRAPE_TIMEOUT_SECONDS):
+                state = await feed.state()
+        except (*DRIVER_ERRORS, TimeoutError, ConfigurationError):
+            return []
+        return [GaugeMetricFamily("rowcast_log_bytes", "The size of the change log in the database.", state.size)]
+
+
+async def with_metrics(admin: Admin | None, work: Awaitable[None]) -> None:
+    """Do some work, and serve the metrics meanwhile, if there are any."""
+    async with nullcontext() if admin is None else admin.serving():
+        await work
 
 
 @contextmanager
-def admin_listener(server: Server) -> Iterator[AdminListener | None]:
+def admin(server: Server) -> Iterator[Admin | None]:
     """Listen at ``server.admin``, for processes that are forked inside the context; ``None`` if there is none."""
     if server.admin is None:
         yield None
@@ -61,7 +102,7 @@ def admin_listener(server: Server) -> Iterator[AdminListener | None]:
     directory = Path(tempfile.mkdtemp(prefix="rowcast-")) if server.workers > 1 else None
     try:
         with _listen(server.admin) as listening:
-            yield AdminListener(listening, directory)
+            yield Admin(listening, directory)
     finally:
         if directory is not None and os.getpid() == owner:
             shutil.rmtree(directory, ignore_errors=True)
@@ -75,62 +116,6 @@ def _listen(address: Address) -> socket.socket:
         raise ConfigurationError(f"server.admin: port {address.port} of {address.host} {reason}") from error
 
 
-def attach(app: web.Application, service: Service, listener: AdminListener) -> None:
-    """Count what an application does, and serve it at a listener for as long as the application runs."""
-    assert isinstance(service.cache, CountingCache)
-    metrics = Metrics(service, service.cache)
-    app.middlewares.insert(0, metrics.middleware())
-    app.on_response_prepare.append(metrics.count_stream)
-    app.cleanup_ctx.append(_Admin(metrics, service.feed, listener).run)
-
-
-class _Admin:
-    """Serves the metrics of one process at a listener, together with those of the other workers."""
-
-    def __init__(self, metrics: Metrics, feed: Feed, listener: AdminListener) -> None:
-        self._metrics = metrics
-        self._feed = feed
-        self._listener = listener
-
-    async def run(self, app: web.Application) -> AsyncIterator[None]:
-        """From an application's start to its clean-up."""
-        runners = [
-            await _listen_with(self._scrape, lambda runner: web.SockSite(runner, self._listener.listening.dup()))
-        ]
-        if (directory := self._listener.directory) is not None:
-            path = str(directory / f"{os.getpid()}.sock")
-            runners.append(await _listen_with(self._share, lambda runner: web.UnixSite(runner, path)))
-        yield
-        for runner in runners:
-            await runner.cleanup()
-
-    async def _share(self, request: web.Request) -> web.Response:
-        """For another worker: the metrics of this one."""
-        return web.Response(text=self._metrics.text())
-
-    async def _scrape(self, request: web.Request) -> web.Response:
-        """For Prometheus: the metrics of every worker, and those of the database that they share."""
-        text = self._metrics.text()
-        if self._listener.directory is not None:
-            text = _text(_labelled({str(os.getpid()): text, **await self._others(self._listener.directory)}))
-        return web.Response(text=text + _text(await self._shared()), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    async def _others(self, directory: Path) -> dict[str, str]:
-        """The metrics of the other workers, by process id."""
-        paths = _sockets(directory)
-        texts = await asyncio.gather(*map(_read, paths))
-        return {path.stem: text for path, text in zip(paths, texts, strict=True) if text is not None}
-
-    async def _shared(self) -> list[Metric]:
-        """The size of the log, which is the same for every worker; nothing while the database is away."""
-        try:
-            async with asyncio.timeout(SCRAPE_TIMEOUT_SECONDS):
-                state = await self._feed.state()
-        except (*DRIVER_ERRORS, TimeoutError, ConfigurationError):
-            return []
-        return [GaugeMetricFamily("rowcast_log_bytes", "The size of the change log in the database.", state.size)]
-
-
 async def _listen_with(
     handler: Callable[[web.Request], Awaitable[web.Response]], site: Callable[[web.AppRunner], web.BaseSite]
 ) -> web.AppRunner:
@@ -141,6 +126,13 @@ async def _listen_with(
     await runner.setup()
     await site(runner).start()
     return runner
+
+
+async def _others(directory: Path) -> dict[str, str]:
+    """The metrics of the other workers, by process id."""
+    paths = _sockets(directory)
+    texts = await asyncio.gather(*map(_read, paths))
+    return {path.stem: text for path, text in zip(paths, texts, strict=True) if text is not None}
 
 
 def _sockets(directory: Path) -> list[Path]:

@@ -27,13 +27,12 @@ from rowcast.rest.plan import SERVICE, Service
 from rowcast.rest.request import BODY_TIMEOUT
 from rowcast.rest.routers import Route
 from rowcast.server import health
-from rowcast.server.admin import AdminListener
-from rowcast.server.admin import attach as attach_metrics
 from rowcast.server.cors import cors
 from rowcast.server.debug import describe_errors, watching_coroutines
 from rowcast.server.hosts import Hosts
 from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import Lifecycle
+from rowcast.server.metrics import Metrics
 from rowcast.server.middleware import REQUESTS, Requests, add_headers, errors
 from rowcast.server.policies import unscoped_streams
 from rowcast.server.routes import named_classes, noting, plan_routes, register
@@ -63,7 +62,7 @@ def create_app(
     migrate: bool = False,
     matches: bool = False,
     once: bool = False,
-    admin: AdminListener | None = None,
+    metrics: Metrics | None = None,
 ) -> web.Application:
     """The service for a configuration on a database.
 
@@ -76,13 +75,13 @@ def create_app(
         migrate: Make the database match the config first.
         matches: It is known to match, as the copies of a migrated database do that tests use.
         once: Let ``STARTED`` fail if the service cannot start, instead of trying again.
-        admin: Where the metrics are served. Without it nothing is counted.
+        metrics: What counts what the application does.
 
     Raises:
         ConfigurationError: names everything that is wrong with the Python that the config names.
     """
     problems = Problems()
-    bound = bind(configuration, url, problems, counting=admin is not None)
+    bound = bind(configuration, url, problems, counting=metrics is not None)
     problems.check()
     settings, service, throttles = configuration.settings, bound.service, bound.throttles
     unscoped = unscoped_streams(bound.routes)
@@ -128,8 +127,8 @@ def create_app(
     lifecycle.attach(app)
     if settings.server.debug:
         app.cleanup_ctx.append(watching_coroutines)
-    if admin is not None:
-        attach_metrics(app, service, admin)
+    if metrics is not None:
+        metrics.watch(app, service)
     return app
 
 

@@ -13,7 +13,7 @@ import queue
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from threading import Thread
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from rowcast.changes.connection import cancel
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
+from rowcast.server.admin import Admin
 from rowcast.server.http import Runner, tune_garbage_collector
 from rowcast.server.reload import Reloader, Source, log_outcome
 from rowcast.server.running import Outcome, Record, terminal_watch
@@ -39,13 +40,13 @@ CANNOT_START: Final = 4  # gunicorn's exit code of a worker that cannot start, w
 RESTART_SECONDS: Final = 2.0  # before a worker is replaced that cannot start, while others work
 
 
-def run(configuration: Configuration, source: Source, record: Record) -> None:
+def run(configuration: Configuration, source: Source, record: Record, admin: Admin | None) -> None:
     """Serve with ``server.workers`` processes until a signal; exits the process.
 
     ``source`` makes the application in each of them. The line that reports the service as ready is printed once, when all of
-    them are.
+    them are. Each serves its metrics at ``admin``.
     """
-    _Workers(configuration, source, record).run()
+    _Workers(configuration, source, record, admin).run()
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
@@ -69,10 +70,12 @@ class _Runner(Runner):
     def __init__(self, app: web.Application, server: Server) -> None:
         super().__init__(app, server)
         self.tasks: list[asyncio.Task[None]] = []
+        self.with_metrics = AsyncExitStack()
 
     async def cleanup(self) -> None:
         await cancel(self.tasks)
         await super().cleanup()
+        await self.with_metrics.aclose()
 
 
 class _Worker(GunicornUVLoopWebWorker):
@@ -85,7 +88,8 @@ class _Worker(GunicornUVLoopWebWorker):
 class _Workers(BaseApplication):  # type: ignore[misc]
     """gunicorn, configured by our settings instead of its own."""
 
-    def __init__(self, configuration: Configuration, source: Source, record: Record) -> None:
+    def __init__(self, configuration: Configuration, source: Source, record: Record, admin: Admin | None) -> None:
+        self._admin = admin
         self._configuration = configuration
         self._server = configuration.settings.server
         self._source = source
@@ -137,6 +141,8 @@ class _Workers(BaseApplication):  # type: ignore[misc]
                     reloader.request()
 
         async def follow(app: web.Application) -> None:
+            if self._admin is not None:
+                await runner.with_metrics.enter_async_context(self._admin.serving())
             runner.tasks = [spawn(self._report(reloader), "start"), spawn(reloader.run(), "reload")]
 
         app.on_startup.append(follow)
