@@ -303,3 +303,59 @@ async def test_a_resource_that_is_gone_does_not_keep_a_replica_from_starting(
     assert "public.gone" in line
     assert (await service.client.post("/gone/", json={"name": "x"})).status == 201
     assert await service.sql.fetchval("SELECT count(*) FROM rowcast.change WHERE resource = 'gone'") == 1
+
+
+MAKERS = """
+from rowcast import ModelViewSet, action, model
+
+Thing = model("things")
+
+class Things(ModelViewSet):
+    model = Thing
+
+    @action(detail=False, methods=["POST"])
+    async def make(self, request):
+        one = await Thing.objects.create(name="b")
+        two, three = Thing(name="c"), Thing(name="d", id="00000000-0000-0000-0000-000000000007")
+        await Thing.objects.bulk_create([two, three])
+        return [[str(row.id), row.made_at.isoformat(), row.on_day.isoformat(), row.local.isoformat()] for row in (one, two, three)]
+"""
+
+
+async def test_a_table_of_others_needs_no_defaults_for_what_the_service_generates(run: Run) -> None:
+    """Frameworks that set keys and times themselves give the columns none; the service does as they do."""
+    auto = {"auto_now_add": True}
+    service = await run(
+        {
+            "things": {
+                "managed": False,
+                "fields": {
+                    "id": {"type": "uuid", "primary_key": True},
+                    "name": {"type": "string", "blank": True},
+                    "made_at": {"type": "datetime", **auto},
+                    "on_day": {"type": "date", **auto},
+                    "local": {"type": "datetime", "zone": "Asia/Tokyo", **auto},
+                    "changed_at": {"type": "datetime", "column": "changedAt", "auto_now": True},
+                },
+                "viewset": {"class": "views:Things"},
+            }
+        },
+        modules={"views": MAKERS},
+        prepare="""CREATE TABLE things (id uuid PRIMARY KEY, name text NOT NULL, made_at timestamptz NOT NULL,
+            on_day date NOT NULL, local timestamp NOT NULL, "changedAt" timestamptz NOT NULL)""",
+    )
+    for body in ({"name": "a"}, {"name": "a", "id": "00000000-0000-0000-0000-000000000001"}):
+        response = await service.client.post("/things/", json=body)
+        row = await response.json()
+        assert response.status == 201
+        assert row["id"] == body.get("id", row["id"])
+        assert row["made_at"] == row["local"] == row["changed_at"]
+        assert row["on_day"] == row["made_at"][:10]
+        assert response.headers["ETag"]
+    changed = await (await service.client.patch(f"/things/{row['id']}/", json={"name": "z"})).json()
+    assert changed["changed_at"] > row["changed_at"]
+    assert changed["made_at"] == row["made_at"]
+    made = await (await service.client.post("/things/make/")).json()
+    assert len({key for key, *_ in made}) == 3
+    assert all(moment == local for _, moment, _, local in made)
+    assert await service.sql.fetchval("SELECT count(*) FROM pg_attrdef WHERE adrelid = 'things'::regclass") == 0

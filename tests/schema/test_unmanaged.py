@@ -85,12 +85,17 @@ async def test_what_keeps_it_from_being_served(database: Database, change: str, 
 
 
 async def test_defaults_that_the_fields_expect(database: Database) -> None:
-    """A configured one, and one of a time that nobody sends."""
-    await database.execute(f"{LEGACY}; ALTER TABLE crm.people ADD made timestamptz NOT NULL")
+    """A configured one, and that of an integer key; what the service generates itself needs none."""
+    await database.execute(
+        f"{LEGACY}; ALTER TABLE crm.people ADD made timestamptz NOT NULL; CREATE TABLE notes (id integer PRIMARY KEY);"
+    )
     tables = people(field("note", "text", default="y"), field("made", "datetime", auto_now_add=True))
-    assert sorted(str(step)[:40] for step in (await database.plan(tables)).statements if step.problem) == [
-        "-- crm.people.made has no default, and i",
-        "-- crm.people.note does not have the def",
+    assert [str(step)[:40] for step in (await database.plan(tables)).statements if step.problem] == [
+        "-- crm.people.note does not have the def"
+    ]
+    tables = declare(resource("notes", field("id", "integer", primary_key=True), managed=False))
+    assert [str(step)[:40] for step in (await database.plan(tables)).statements if step.problem] == [
+        "-- notes.id has no default, and the data"
     ]
 
 

@@ -50,9 +50,11 @@ def _problem(step: ops.MigrateOperation, found: Definitions, declared: Definitio
                 return (
                     f"{name} does not have the default of its field: write `default: database`, or set it in the table"
                 )
+            if tables.metadata.tables[table].c[step.column_name].identity is None:
+                return None  # the service generates the value
             return (
-                f"{name} has no default, and its field expects the database to set it: set a default in the table, or "
-                "let clients send the value (`required: true` on a key, no `auto_now_add`)"
+                f"{name} has no default, and the database is to generate it: set a default in the table, or let "
+                "clients send the key (`required: true`)"
             )
         case ops.CreatePrimaryKeyOp():
             key = ", ".join(map(str, step.columns))

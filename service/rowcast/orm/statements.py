@@ -17,7 +17,7 @@ from rowcast.query.condition_sql import Source
 from rowcast.query.conditions import Shape
 from rowcast.query.dependencies import dependents
 from rowcast.query.select import sort_steps
-from rowcast.query.write import restriction, touched
+from rowcast.query.write import generated, restriction, touched
 from rowcast.resources.exchanged import Exchanged, readable
 from rowcast.resources.resource import Through
 from rowcast.resources.tables import Tables
@@ -99,7 +99,7 @@ def insert_row(tables: Tables, resource: str, columns: tuple[str, ...]) -> State
     """Insert one row, and return it. Values: the columns'."""
     binds = Binds()
     table = tables.written(resource)
-    values = {name: binds(table.c[name].type) for name in columns}
+    values = {name: binds(table.c[name].type) for name in columns} | generated(tables, resource, columns)
     return compiled(sa.insert(table).values(values).returning(*map(readable, table.c)), changes={resource})
 
 
@@ -110,9 +110,10 @@ def insert_rows(tables: Tables, resource: str, columns: tuple[str, ...]) -> Stat
         *(sa.column(name, _json_type(table.c[name])) for name in columns)
     )
     given = rows.render_derived(name="_given", with_types=True)
-    rows_of_values = sa.select(*(_from_json(table.c[name], given.c[name]) for name in columns))
+    values = generated(tables, resource, columns)
+    rows_of_values = sa.select(*(_from_json(table.c[name], given.c[name]) for name in columns), *values.values())
     return compiled(
-        sa.insert(table).from_select(list(columns), rows_of_values).returning(*map(readable, table.c)),
+        sa.insert(table).from_select([*columns, *values], rows_of_values).returning(*map(readable, table.c)),
         changes={resource},
     )
 

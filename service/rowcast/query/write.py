@@ -23,7 +23,7 @@ from rowcast.query.versions import XMIN, stamp, version, xmin
 from rowcast.resources.exchanged import LocalTime
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import quote_literal, quote_table
-from rowcast.resources.tables import Tables
+from rowcast.resources.tables import Tables, generated_value
 
 
 def insert(
@@ -41,6 +41,7 @@ def insert(
     values = {name: binds(table.c[name].type) for name in columns}
     partitioned = tables.resources.traits_of(projection.resource).partitioned
     system = [] if partitioned else [xmin(quote_table(table.key))]
+    values |= generated(tables, projection.resource, columns)
     new = sa.insert(table).values(values).returning(*table.c, *system).cte("_new")
     linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=False)]
     return compiled(
@@ -140,7 +141,7 @@ def insert_by_rules(tables: Tables, resource: str, columns: tuple[str, ...]) -> 
     """
     binds = Binds()
     table = tables.of[resource]
-    values = {name: binds(table.c[name].type) for name in columns}
+    values = {name: binds(table.c[name].type) for name in columns} | generated(tables, resource, columns)
     return compiled(
         sa.insert(tables.written(resource)).values(values).returning(_key(tables, resource)), changes={resource}
     )
@@ -163,6 +164,15 @@ def touched(resource: Resource) -> dict[str, Any]:
         for name, field in resource.columns.items()
         if field.auto_now
     }
+
+
+def generated(tables: Tables, resource: str, columns: tuple[str, ...]) -> dict[str, Any]:
+    """The columns besides ``columns`` that an insert sets itself: a table of others may not have the default for them."""
+    declared = tables.resources[resource]
+    if declared.managed:
+        return {}
+    fields = ((name, field) for name, field in declared.columns.items() if name not in columns)
+    return {name: sql(value) for name, field in fields if (value := generated_value(field)) is not None}
 
 
 def restriction(tables: Tables, resource: str, where: Shape, binds: Binds) -> sa.ColumnElement[bool]:

@@ -340,15 +340,17 @@ def _server_default(field: Field, values: Field) -> sa.TextClause | None:
         if field.default is None:
             return None
         return _sql_text(quote_literal(_text(values, field.default)))
-    if field.auto_now or field.auto_now_add:
-        expression = field.field_type.now
-        if field.zone:
-            expression = f"timezone({quote_literal(field.zone)}, {expression})"
-    elif field.primary_key and not field.sent_key:
-        expression = field.field_type.generated_key
-    else:
-        expression = None
+    expression = generated_value(field)
     return None if expression is None else _sql_text(expression)
+
+
+def generated_value(field: Field) -> str | None:
+    """The SQL of the value that a new row has if nobody gives one: the time, or a new UUID."""
+    if field.auto_now or field.auto_now_add:
+        return f"timezone({quote_literal(field.zone)}, {field.field_type.now})" if field.zone else field.field_type.now
+    if field.primary_key and not (field.sent_key or field.database_default):
+        return field.field_type.generated_key
+    return None
 
 
 def _sql_text(expression: str) -> sa.TextClause:
