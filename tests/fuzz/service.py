@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 
 from tests.conftest import ROOT
 
@@ -87,6 +88,9 @@ class Service:
 @asynccontextmanager
 async def running(config: Path, database_url: str) -> AsyncIterator[Service]:
     """Start a service for a config directory on an empty database, and stop it afterwards."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("CREATE EXTENSION IF NOT EXISTS citext")
+    await connection.close()
     with tempfile.TemporaryDirectory(prefix="rowcast-fuzz-") as directory:  # a short path: sockets allow 107 bytes
         socket = f"{directory}/probe"
         process = await asyncio.create_subprocess_exec(
