@@ -305,6 +305,21 @@ async def test_a_key_with_another_action_is_replaced_by_a_revision_alone(databas
     assert planned.pending == []
 
 
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT", "RESTRICT", "NO ACTION"])
+async def test_a_key_without_on_delete_keeps_the_action_of_its_owner(database: Database, action: str) -> None:
+    """There is no difference; for a key that Rowcast has made, the default is restrict."""
+    await database.execute(
+        "CREATE TABLE parents (id serial PRIMARY KEY);"
+        f"CREATE TABLE kids (id serial PRIMARY KEY, parent_id integer REFERENCES parents ON DELETE {action});"
+        "CREATE INDEX ON kids (parent_id)"
+    )
+    parent = field("parent", "foreign_key", to="parents", null=True)
+    tables = declare(resource("parents", key("integer")), resource("kids", key("integer"), parent))
+    assert (await database.plan(tables)).statements == []
+    await database.execute("ALTER TABLE kids RENAME CONSTRAINT kids_parent_id_fkey TO fk_kids_parent_id")
+    assert bool((await database.plan(tables)).statements) is (action not in ("RESTRICT", "NO ACTION"))
+
+
 async def test_columns_that_the_config_does_not_name_are_kept(database: Database) -> None:
     """They are listed in a comment of the plan, and no revision drops them by itself."""
     await database.migrate(

@@ -25,6 +25,7 @@ _COMMENT: Final = "Rowcast: logs changes"  # begins the comment of the service's
 _TRIGGER_FUNCTIONS: Final = sql.load("trigger_functions")
 _INSTALLED_TRIGGERS: Final = sql.load("installed_triggers")
 _TABLE_SCHEMAS: Final = sql.load("table_schemas")
+_NULLED_TABLES: Final = sql.load("nulled_tables")
 _LOG_TRUNCATE: Final = sql.load("log_truncate")
 _FUNCTIONS_TO_SUSPEND: Final = sql.load("functions_to_suspend")
 _SUSPENDED_BODY: Final = sql.load("suspended_body")
@@ -62,7 +63,9 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
             found.append(Pending(f"the function {SCHEMA}.{name} is missing or out of date", f"{create}; {remember}"))
 
     bare: dict[str, bool] = {}  # relation → whether its rows may be others than those in the log
-    for trigger in triggers(tables, schemas, wakeup=wakeup):
+    quoted = {qualified(name, schemas): name for name in schemas}
+    nulled = {quoted[row["name"]] for row in await connection.fetch(_NULLED_TABLES, list(quoted))}
+    for trigger in triggers(tables, schemas, nulled, wakeup=wakeup):
         known = trigger.function in comments
         check_function(trigger.function, trigger.create)
         table = qualified(trigger.table, schemas)

@@ -23,7 +23,7 @@ now.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -106,12 +106,19 @@ def create_function(name: str, body: str) -> str:
     return sql.fill(_FUNCTION, function=quote_identifier(name), body=quote_literal(body))
 
 
-def triggers(tables: Tables, schemas: Mapping[str, str], *, wakeup: str = "notify") -> Iterator[Trigger]:
-    """Every trigger of every resource. ``schemas`` is the schema of each table."""
+def triggers(
+    tables: Tables, schemas: Mapping[str, str], nulled: Container[str] = (), *, wakeup: str = "notify"
+) -> Iterator[Trigger]:
+    """Every trigger of every resource.
+
+    ``schemas`` is the schema of each table. Rows of the tables ``nulled`` may lose several references in one statement.
+    """
     for resource in tables.resources.values():
         if resource.view:
             continue
-        writer = _ResourceTriggers(tables, resource, schemas, notify=wakeup == "notify")
+        writer = _ResourceTriggers(
+            tables, resource, schemas, notify=wakeup == "notify", nulled=resource.table in nulled
+        )
         for operation, body in writer.bodies():
             yield Trigger(resource.table, operation, cut_identifier(f"{resource.name}.{operation}"), body)
         for field in writer.lists:
@@ -148,7 +155,9 @@ class _ResourceTriggers:
     column of a resource can be taken for anything else.
     """
 
-    def __init__(self, tables: Tables, resource: Resource, schemas: Mapping[str, str], *, notify: bool) -> None:
+    def __init__(
+        self, tables: Tables, resource: Resource, schemas: Mapping[str, str], *, notify: bool, nulled: bool
+    ) -> None:
         self._wake = WAKE_TICKER if notify else ""
         self._resources = tables.resources
         self._resource = resource
@@ -158,7 +167,7 @@ class _ResourceTriggers:
         self._key = self._keys[0]  # the only one, if the resource has links
         self._name = quote_literal(resource.name)
         references = [field for field in resource.fields.values() if field.field_type.kind is Kind.RELATION]
-        self._cascades = len(references) > 1 and any(field.on_delete == "set_null" for field in references)
+        self._cascades = nulled or (len(references) > 1 and any(field.on_delete == "set_null" for field in references))
         self.lists = [field for field in resource.links.values() if not field.write_only]
         self._row = cache(self._make_row)  # the bodies have some rows in common, each with an expression per column
 

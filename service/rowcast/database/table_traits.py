@@ -88,7 +88,11 @@ SELECT name,
                 item JOIN pg_type ON pg_type.oid = item.type AND pg_type.typtype <> 'd'
         ) AS found
         WHERE attrelid = to_regclass(given.name) AND attnum > 0 AND NOT attisdropped
-    ) AS types
+    ) AS types,
+    ARRAY(
+        SELECT attname::text FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attnum = ANY (conkey)
+        WHERE conrelid = to_regclass(given.name) AND contype = 'f' AND confdeltype IN ('c', 'n', 'd')
+    ) AS passing
 FROM unnest($1::text[]) AS given (name)
 """
 
@@ -104,7 +108,9 @@ async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
     names = {quote_table(table.key): resource for resource, table in tables.of.items()}
     found = {}
     for row in await fetch(_TRAITS_SQL, list(names)):
-        name, partitioned, skipping, rules, triggered, patternless, loose, policies, policies_apply, types = row
+        name, partitioned, skipping, rules, triggered, patternless, loose, policies, policies_apply, types, passing = (
+            row
+        )
         keys = {column.name: column.key for column in tables.of[names[name]].c}
         columns = [(keys[each[0]], *each[1:]) for each in json.loads(types or "[]") if each[0] in keys]
         found[names[name]] = TableTraits(
@@ -119,6 +125,7 @@ async def read_traits(fetch: Fetch, tables: Tables) -> dict[str, TableTraits]:
             types={column: type_ for column, type_, _, _, _ in columns},
             domains={column: domain for column, _, domain, _, _ in columns if domain},
             labels={column: tuple(labels) for column, _, _, labels, _ in columns if labels is not None},
+            passing=frozenset(keys[column] for column in passing if column in keys),
             unordered=frozenset(column for column, _, _, _, ordered in columns if not ordered),
         )
     return found

@@ -95,7 +95,7 @@ def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
         warnings.filterwarnings("ignore", "Did not recognize type", sa.exc.SAWarning)
         script = produce_migrations(comparison, tables.metadata)
     assert script.upgrade_ops is not None
-    operations = without_equivalents(list(_flatten(script.upgrade_ops.ops, found, declared, tables)), found)
+    operations = without_equivalents(list(_flatten(script.upgrade_ops.ops, found, declared, tables)), found, tables)
     operations, sentences = without_unmanaged(operations, found, declared, tables)
     operations.sort(key=execution_order)
     return _problems(found, declared, tables, sentences) + [

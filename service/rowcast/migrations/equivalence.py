@@ -10,22 +10,36 @@ import sqlalchemy as sa
 from alembic.operations import ops
 
 from rowcast.migrations.catalog import Definitions
-from rowcast.migrations.classify import key_of, table_of, target_of
+from rowcast.migrations.classify import is_named_by_rowcast, key_of, table_of, target_of
+from rowcast.resources.tables import Tables
 
 _ACTIONS: Final = {"RESTRICT": ("r", "a"), "CASCADE": ("c",), "SET NULL": ("n",)}
 """The letters in the catalog of the actions that do what is declared. NO ACTION refuses as RESTRICT does."""
 _DESCENDING: Final = 3  # in ``indoption``: in the opposite order, with the nulls first
 
 
-def without_equivalents(operations: Sequence[ops.MigrateOperation], found: Definitions) -> list[ops.MigrateOperation]:
+def without_equivalents(
+    operations: Sequence[ops.MigrateOperation], found: Definitions, tables: Tables
+) -> list[ops.MigrateOperation]:
     """The operations without those that make what is there under another name, and those that drop that."""
+    any_action = {
+        (resource.table, field.stored_column)
+        for resource in tables.resources.values()
+        for field in resource.columns.values()
+        if field.to is not None and field.on_delete is None
+    }
+
+    def is_same(name: tuple[str, str], step: ops.CreateForeignKeyOp) -> bool:
+        free = not is_named_by_rowcast(*name) and (name[0], step.local_cols[0]) in any_action
+        return _is_same_reference(found.foreign_keys[name], step, any_action=free)
+
     dropped = {key_of(step) for step in operations if isinstance(step, ops.DropConstraintOp | ops.DropIndexOp)}
     kept = {
         name
         for step in operations
         if isinstance(step, ops.CreateForeignKeyOp)
-        for name, row in found.foreign_keys.items()
-        if name[0] == table_of(step) and _is_same_reference(row, step)
+        for name in found.foreign_keys
+        if name[0] == table_of(step) and is_same(name, step)
     }
     kept |= {name for step in operations for name in _former_names(step, found, dropped)}
     return [step for step in operations if not _is_served(step, found, dropped - kept, kept)]
@@ -68,7 +82,8 @@ def _is_served(
             return _is_indexed(found, step, dropped)
         case ops.CreateForeignKeyOp():
             return any(
-                name[0] == table_of(step) and _is_same_reference(found.foreign_keys[name], step) for name in kept
+                name[0] == table_of(step) and _is_same_reference(found.foreign_keys[name], step, any_action=True)
+                for name in kept
             )
         case ops.DropConstraintOp() | ops.DropIndexOp():
             return key_of(step) in kept
@@ -100,10 +115,10 @@ def _column_and_order(term: Any) -> tuple[str, int]:
     return str(getattr(column, "name", column)), _DESCENDING if descending else 0
 
 
-def _is_same_reference(row: asyncpg.Record, step: ops.CreateForeignKeyOp) -> bool:
+def _is_same_reference(row: asyncpg.Record, step: ops.CreateForeignKeyOp, *, any_action: bool) -> bool:
     action, target = row["extra"].split("|")
     return (
         row["columns"] == list(step.local_cols)
         and (target, row["base"]) == (target_of(step), ",".join(step.remote_cols))
-        and action in _ACTIONS[step.kw["ondelete"]]
+        and (any_action or action in _ACTIONS[step.kw["ondelete"]])
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rowcast.query.conditions import Shape
 from rowcast.query.projection import Projection
-from rowcast.resources.fields import Kind
+from rowcast.resources.fields import Field, Kind
 from rowcast.resources.resource import Resources
 
 
@@ -62,9 +62,16 @@ def dependents(resources: Resources, resource: str) -> frozenset[str]:
                 other.name
                 for other in resources.values()
                 for field in other.fields.values()
-                if field.to == here and (field.on_delete != "restrict" or field.field_type.kind is Kind.RELATIONS)
+                if field.to == here
+                and (field.field_type.kind is Kind.RELATIONS or _passes_on(resources, other.name, field))
             ]
     return frozenset(found)
+
+
+def _passes_on(resources: Resources, resource: str, field: Field) -> bool:
+    """Whether rows may change with the deletion of the row that a foreign key refers to."""
+    declared = field.on_delete not in (None, "restrict")
+    return declared or field.column_name in resources.traits_of(resource).passing
 
 
 def paths_in(shape: Shape) -> Iterator[str]:

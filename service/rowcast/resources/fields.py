@@ -121,7 +121,9 @@ class Field:
     zone: str | None = None  # of a datetime whose column has none
     of: FieldType | None = None
     to: str | None = None
-    on_delete: str = "restrict"  # of a foreign key
+    on_delete: str | None = (
+        None  # of a foreign key; ``None`` is restrict for a new one, and any action of an existing one
+    )
     related_name: str | None = None
     any_key: bool = False  # a body may name rows that its caller could not see
     read_only: bool = False

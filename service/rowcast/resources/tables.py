@@ -141,7 +141,7 @@ class Tables:
                 table.append_constraint(
                     sa.ForeignKeyConstraint(
                         [column], [f"{target.table}.{target.key.stored_column}"], name=guard,
-                        ondelete=field.on_delete.replace("_", " ").upper(),
+                        ondelete=(field.on_delete or "restrict").replace("_", " ").upper(),
                     )
                 )  # fmt: skip
                 if not field.unique and name != key[0]:

@@ -25,6 +25,7 @@ class TableTraits:
         types: The type of each column as PostgreSQL prints it, the base type of a domain.
         domains: The domain of each column that has one, or of the items of its array.
         unordered: The columns whose type, or that of their items, has no order.
+        passing: The columns with a foreign key whose action changes or deletes the row when its target is deleted.
         labels: The values of each column that is an enum, or of the items of its array.
     """
 
@@ -40,6 +41,7 @@ class TableTraits:
     domains: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unordered: frozenset[str] = frozenset()
+    passing: frozenset[str] = frozenset()
 
 
 PLAIN: Final = TableTraits()
