@@ -40,7 +40,7 @@ async def test_a_test_after_the_first_takes_less_than_300_ms(
     from rowcast.testing.client import running
 
     server, template = request.getfixturevalue("rowcast_server"), request.getfixturevalue("rowcast_template")
-    times = []
+    times: list[float] = []
     while len(times) < 20 and min(times, default=1) >= 0.3:  # other processes may be busy
         begin = time.perf_counter()
         async with (
