@@ -7,7 +7,9 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from tests.conftest import Serve, configure, rowcast
 
@@ -142,3 +144,48 @@ def test_debug_is_refused_where_others_reach_the_service(
     if "--host" not in options:
         code, output = rowcast(tmp_path, "check")
         assert (code, "`rowcast serve` refuses this without --insecure-debug" in output) == (0, True)
+
+
+LISTED = {
+    "tasks": "fields: {title: {type: string}}\nviewset: {permission_classes: [AllowAny], filterset_fields: [title]}"
+}
+
+
+@pytest.mark.parametrize(
+    ("service", "values"), [("log: {sql: all}", False), ("{log: {sql: all}, server: {debug: true}}", True)]
+)
+async def test_all_sql_is_logged(serve: Serve, service: str, values: bool) -> None:
+    """Each statement with its time and the number of its rows; the values only in debug, and shortened."""
+    client = await serve(LISTED, service)
+    with capture_logs() as log:
+        for title in ("a", "b", "x" * 250):
+            await (await client.post("/tasks/", json={"title": title})).read()
+        async with client.get("/tasks/?title__in=a,b") as response:
+            assert (await response.json())["count"] == 2
+        async with client.get("/tasks/?title=none") as response:
+            assert (await response.json())["count"] == 0
+    statements = [entry for entry in log if entry["event"] == "sql"]
+    inserts = [entry for entry in statements if "INSERT INTO" in entry["sql"]]
+    assert [entry["rows"] for entry in inserts] == [1, 1, 1]
+    assert [entry["rows"] for entry in statements[-2:]] == [2, 0]
+    for entry in statements:
+        assert entry["milliseconds"] > 0
+        assert "\n" not in entry["sql"]
+        assert ("values" in entry) == values
+    assert ("xxx" in str(statements)) == values
+    assert "x" * 250 not in str(statements)
+
+
+async def test_slow_sql_is_logged(serve: Serve, sql: asyncpg.Connection) -> None:
+    """From ``log.slow_after`` on, and what fails with its error; without the setting nothing is logged."""
+    client = await serve(LISTED, "{log: {sql: slow, slow_after: 150ms}, database: {statement_timeout: 300ms}}")
+    other = await serve(LISTED)
+    with capture_logs() as log:
+        await (await client.get("/tasks/")).read()
+        async with sql.transaction():
+            await sql.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+            assert (await client.get("/tasks/?title=a")).status == 503
+            assert (await other.get("/tasks/?title=b")).status == 503
+    (entry,) = [entry for entry in log if entry["event"] == "sql"]
+    assert entry["error"] == "Unavailable"
+    assert entry["milliseconds"] >= 300

@@ -277,6 +277,14 @@ class Api:
 
 
 @dataclass(frozen=True, slots=True)
+class Log:
+    """What the log has beside what the service reports about itself."""
+
+    sql: str = _setting(value_types.one_of(("off", "slow", "all")), "off")
+    slow_after: float = _setting(value_types.duration(), "100ms")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything of ``service.yaml``."""
 
@@ -286,6 +294,7 @@ class Settings:
     auth: Auth = field(default_factory=Auth, metadata=_section(Auth))
     stream: Stream = field(default_factory=Stream, metadata=_section(Stream))
     throttle: Throttle = field(default_factory=Throttle, metadata=_section(Throttle))
+    log: Log = field(default_factory=Log, metadata=_section(Log))
 
 
 SETTINGS_SECTION: Final = _section_type(Settings)

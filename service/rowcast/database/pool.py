@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
@@ -26,6 +27,7 @@ from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
 
 Result = TypeVar("Result")
+Note = Callable[[str, Sequence[Any], float, Any, Exception | None], None]  # SQL, values, seconds, result, error
 Work: TypeAlias = Callable[[], Awaitable[object]]
 
 CONNECT_TIMEOUT_SECONDS: Final = 10  # outside the pool, where the URL sets no other one
@@ -120,6 +122,27 @@ class Database:
         return await open_connection(
             self.url, CONNECT_TIMEOUT_SECONDS, server_settings={"application_name": "rowcast", **settings}
         )
+
+    def observe(self, note: Note) -> None:
+        """Call a function after each statement of the pool, with its result or the error that it has caused."""
+        execute = self._execute
+
+        async def observed(
+            connection: Connection, method: str, sql: str, arguments: Sequence[Any], deleting: bool
+        ) -> Any:
+            begun = monotonic()
+            result: Any = None
+            error: Exception | None = None
+            try:
+                result = await execute(connection, method, sql, arguments, deleting)
+            except Exception as raised:
+                error = raised
+                raise
+            finally:
+                note(sql, arguments, monotonic() - begun, result, error)
+            return result
+
+        self._execute = observed  # type: ignore[method-assign]
 
     def fetch(
         self, sql: str, arguments: Sequence[Any], *, deleting: bool = False, changes: Collection[str] = ()

@@ -36,6 +36,7 @@ from rowcast.server.metrics import Metrics
 from rowcast.server.middleware import REQUESTS, Requests, add_headers, errors
 from rowcast.server.policies import unscoped_streams
 from rowcast.server.routes import named_classes, noting, plan_routes, register
+from rowcast.server.sql_log import log_statements
 from rowcast.streams.admission import Admission
 from rowcast.streams.hub import Hub
 from rowcast.tasks import Supervisor
@@ -149,6 +150,8 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
         idle_timeout=settings.database.idle_in_transaction_timeout,
     )
     judges = pool(url, tables.guards, size=JUDGES, statement_timeout=settings.stream.filter_timeout)
+    for each in (database, judges):
+        log_statements(each, settings)
     supervisor = Supervisor()
     identity = Identity(replace(settings.auth, jwt=None), database)
     if settings.auth.jwt is not None:
