@@ -37,6 +37,10 @@ from rowcast.testing.samples import sample
         ("array", {"of": "integer", "min_length": 2, "min": 3}),
         ("array", {"of": "string", "choices": ("calm", "wild")}),
         ("string", {"choices": ("low", "high")}),
+        ("smallint", {"max": 9}),
+        ("real", {"min": 0.5}),
+        ("citext", {"min_length": 20}),
+        ("bytea", {}),
     ],
 )
 def test_sample_is_valid(type_: str, options: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import uuid
 from collections.abc import Callable, Mapping
@@ -132,4 +133,8 @@ _MAKERS: Final[Mapping[str, Callable[[Field, int], Any]]] = {  # type → its ex
     "duration": _duration,
     "json": lambda _field, _number: {},
     "array": _array,
+    "smallint": lambda field, number: int(_number(field, number)),
+    "real": lambda field, number: float(_number(field, number)),
+    "citext": _text,
+    "bytea": lambda _field, number: base64.b64encode(str(number).encode()).decode(),
 }

@@ -58,7 +58,12 @@ def _load_array(field: Field, value: object) -> list[Any]:
 
 def _nearest_array(field: Field, value: list[Any]) -> list[Any]:
     element = field.element
-    return [recall(element, item)[0] for item in value]
+    return [None if item is None else recall(element, item)[0] for item in value]
+
+
+def _dump_array(field: Field, value: list[Any]) -> list[Any]:
+    element = field.element  # an item is null only in a table whose owner allows it
+    return [None if item is None else element.field_type.dump(element, item) for item in value]
 
 
 def _parse_array(field: Field, text: str) -> list[Any]:
@@ -147,7 +152,7 @@ COMPOUND_TYPES: Final = (
         column=lambda field: postgresql.ARRAY(field.element.field_type.column(field.element)),
         load=_load_array,
         parse=_parse_array,
-        dump=lambda field, value: [field.element.field_type.dump(field.element, item) for item in value],
+        dump=_dump_array,
         nearest=_nearest_array,
         json=_array_json,
         schema=_array_schema,
