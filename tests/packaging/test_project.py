@@ -84,7 +84,7 @@ def test_a_connection_and_a_schema_of_ones_own(python: Path, shop: Path, tmp_pat
 
 
 def test_a_new_project_is_served(python: Path, shop: Path) -> None:
-    """On an embedded database, with a token that is made meanwhile, and the action of its Python."""
+    """On an embedded database, with the action of its Python; every command attaches to that database meanwhile."""
     process = subprocess.Popen(
         [str(python.parent / "rowcast"), "serve", "--port", "0"],
         cwd=shop, env=environment(), stdout=subprocess.PIPE, text=True,
@@ -106,6 +106,16 @@ def test_a_new_project_is_served(python: Path, shop: Path) -> None:
         status, tea = post("/products/", {"name": "Tea", "price": "3.50"})
         assert (status, tea["stock"]) == (201, 0)
         assert post(f"/products/{tea['id']}/restock/", {"amount": 5}) == (200, {"id": tea["id"], "stock": 5})
+        (shop / "count.py").write_text("from rowcast import model\nprint(await model('products').objects.count())\n")
+        assert run(python, shop, "rowcast", "run", "count.py") == "1\n"
+        assert "in line with the config" in run(python, shop, "rowcast", "plan")
+        assert "WRONG" not in run(python, shop, "rowcast", "doctor")
+        written = run(python, shop, "rowcast", "makemigrations", "--empty", "-m", "first").strip()
+        assert "revision applied" in run(python, shop, "rowcast", "migrate")
+        assert (shop / written).is_file()
+        run(python, shop, "rowcast", "reload")
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{ready[0]}/docs/") as response:
+            assert "shop" in response.read().decode()
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
