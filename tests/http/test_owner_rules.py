@@ -164,6 +164,65 @@ async def test_row_that_a_trigger_skips_is_409(both: Service, table: str) -> Non
     assert await both.get(f"/{table}/{row['id']}/") == changed
 
 
+REDIRECTED = """
+CREATE TABLE {0} (id serial PRIMARY KEY, name varchar NOT NULL);
+CREATE TABLE {0}_old (CHECK (name LIKE 'old%')) INHERITS ({0});
+CREATE TABLE {0}_elsewhere (name varchar);
+CREATE FUNCTION redirect_{0}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.name LIKE 'old%' THEN INSERT INTO {0}_old VALUES (NEW.*); RETURN NULL; END IF;
+    IF NEW.name = 'elsewhere' THEN INSERT INTO {0}_elsewhere VALUES (NEW.name); RETURN NULL; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER redirect BEFORE INSERT ON {0} FOR EACH ROW EXECUTE FUNCTION redirect_{0}();
+"""
+
+
+@pytest.mark.parametrize("table", ["notes", "soft"])
+async def test_row_that_a_trigger_writes_to_an_inheriting_table_is_made(run: Run, table: str) -> None:
+    """It is a row of the table, once; one that the trigger writes elsewhere is a 409, and is not written."""
+    resources = {"notes": {**SOFT, "viewset": {}}, "soft": SOFT}
+    sql = REDIRECTED.format("notes") + REDIRECTED.format("soft")
+    both = await run(resources, modules={"views": SOFT_VIEWS}, prepare=sql)
+    first = await both.post(f"/{table}/", {"name": "new"})
+    response, row = await both.ask("POST", f"/{table}/", {"name": "old one"}, status=201)
+    assert row == {"id": row["id"], "name": "old one"}
+    assert response.headers["Location"].endswith(f"/{table}/{row['id']}/")
+    await refused(both, "POST", f"/{table}/", {"name": "elsewhere"})
+    assert await both.rows(f"/{table}/") == [first, row]
+    assert await both.sql.fetchval(f"SELECT count(*) FROM {table}_old") == 1
+    assert await both.sql.fetchval(f"SELECT count(*) FROM {table}_elsewhere") == 0
+    assert (await both.patch(f"/{table}/{row['id']}/", {"name": "old two"}))["name"] == "old two"
+    await both.delete(f"/{table}/{row['id']}/")
+
+
+async def test_redirected_row_may_have_a_key_of_several_fields_or_one_that_a_function_gives(run: Run) -> None:
+    """A row whose key is there already is not made."""
+    trigger_of = """
+        CREATE TABLE {0}_part () INHERITS ({0});
+        CREATE FUNCTION redirect_{0}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO {0}_part VALUES (NEW.*); RETURN NULL;
+        END $$;
+        CREATE TRIGGER redirect BEFORE INSERT ON {0} FOR EACH ROW EXECUTE FUNCTION redirect_{0}();
+    """
+    sql = f"""
+        CREATE TABLE visits (person integer, day date, note varchar, PRIMARY KEY (person, day)); {trigger_of.format("visits")}
+        CREATE TABLE tickets (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), note varchar); {trigger_of.format("tickets")}
+    """
+    note = {"type": "string", "null": True}
+    visits = {
+        "primary_key": ["person", "day"],
+        "fields": {"person": {"type": "integer"}, "day": {"type": "date"}, "note": note},
+    }
+    tickets = {"fields": {"id": {"type": "uuid", "primary_key": True}, "note": note}}
+    service = await run({"visits": visits, "tickets": tickets}, prepare=sql)
+    visit = {"person": 1, "day": "2026-01-02", "note": "x"}
+    assert await service.post("/visits/", visit) == visit
+    await refused(service, "POST", "/visits/", visit)
+    assert await service.rows("/visits/") == [visit]
+    ticket = await service.post("/tickets/", {"note": "y"})
+    assert await service.rows("/tickets/") == [ticket]
+
+
 async def test_what_a_trigger_does_instead_is_rolled_back_with_the_409(run: Run) -> None:
     """A refusal changes nothing: neither the row nor the one that the trigger has written elsewhere."""
     service = await run({"notes": NOTES})

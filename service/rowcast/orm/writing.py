@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from inspect import iscoroutine
 from types import TracebackType
@@ -72,10 +72,36 @@ async def insert_row(store: Store, resource: str, values: Mapping[str, Any]) -> 
     statement = store.queries.compiled(statements.insert_row)(resource, columns)
     arguments = statement.arguments([values[name] for name in columns])
     declared = store.queries.resources[resource]
+    insert = partial(store.insert_rows, declared, columns, store.database.fetch_all, statement, arguments)
     try:
-        return await store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
+        if "insert" in store.queries.resources.traits_of(resource).skipping:
+            return await _insert_or_redirect(store, declared, values, insert)
+        return await insert()
     except (ApiError, asyncpg.PostgresError) as error:
         raise await store.explained(error, declared, values) from error.__cause__
+
+
+async def _insert_or_redirect(
+    store: Store, resource: Resource, values: Mapping[str, Any], insert: Callable[[], Awaitable[list[Any]]]
+) -> list[Any]:
+    """Insert a row into a table whose triggers may skip it, or write it to a table that inherits from this one."""
+    with suppress(_Skipped):
+        async with store.database.transaction():
+            if records := await insert():
+                return records
+            raise _Skipped
+    async with store.database.transaction():
+        return await _select(store, store.by_keys(resource, await store.insert_redirected(resource, values)))
+
+
+class _Skipped(Exception):
+    """A trigger has skipped a row; what else it has done is rolled back."""
+
+
+async def _select(store: Store, query: Query) -> list[Any]:
+    """The rows of a query with their columns."""
+    select = store.queries.compiled(statements.select_instances)(query.resource, (), query.shape, (), False, False)
+    return await store.database.fetch_all(select.sql, select.arguments(query.values))
 
 
 async def insert_instances(store: Store, resource: Resource, rows: Sequence[Row]) -> None:
@@ -160,6 +186,4 @@ async def _update_by_rules(store: Store, query: Query, statement: Statement, arg
         changed = [key for key, place in after.items() if before[key] != place]
         if not changed:
             return []
-        found = store.by_keys(resource, *changed)
-        select = store.queries.compiled(statements.select_instances)(resource.name, (), found.shape, (), False, False)
-        return await store.database.fetch_all(select.sql, select.arguments(found.values))
+        return await _select(store, store.by_keys(resource, *changed))

@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 
 from rowcast.database.errors import POLICY_REFUSES, RefusedByRule, TryAgain, violated_guard
+from rowcast.database.key_defaults import key_defaults
 from rowcast.database.pool import Database
 from rowcast.database.sequences import counted_field, move_sequence
 from rowcast.database.table_traits import read_traits
@@ -127,6 +128,19 @@ class Store:
                 await self._require(later, row.key)
                 return await self._read_again(resource, projection, row.key) if again else row
 
+        async def write_or_redirect() -> StoredRow:
+            try:
+                return await write_whole()
+            except Conflict as error:
+                if error.detail != NOT_MADE:
+                    raise
+            async with self.database.transaction():
+                key = await self.insert_redirected(resource, {name: values[name] for name in columns})
+                if links:
+                    await self.relink(self.by_keys(resource, key), {name: values[name] for name in links})
+                await self._require(within, key)
+                return await self._read_again(resource, projection, key)
+
         async def write_by_rules() -> StoredRow:
             async with self.database.transaction():
                 made = self.queries.insert_by_rules(resource.name, columns)
@@ -141,11 +155,32 @@ class Store:
 
         traits = self.queries.resources.traits_of(resource.name)
         again = traits.partitioned or self._stale(projection, links)
-        whole = again or later is not None or "insert" in traits.skipping
+        usual = write_whole if again or later is not None else write
         try:
-            return await self._write("insert", resource, write_whole if whole else write, write_by_rules)
+            return await self._write(
+                "insert", resource, write_or_redirect if "insert" in traits.skipping else usual, write_by_rules
+            )
         except (ApiError, asyncpg.PostgresError) as error:
             raise await self.explained(error, resource, values) from error.__cause__
+
+    async def insert_redirected(self, resource: Resource, values: Mapping[str, Any]) -> str:
+        """Insert a row that a trigger has skipped before, in a transaction, and return its key as text.
+
+        The trigger may have written it to a table that inherits from this one, so that it is a row of this one. ``Conflict``
+        if it is not, or if it was there before. ``values`` are those of columns.
+        """
+        missing = [name for name in resource.key_columns if name not in values]
+        values = {**values, **await key_defaults(self.database.fetch_all, resource, missing)}
+        key = tuple(values.get(name) for name in resource.key_columns)
+        row = Query(resource.name, (by_key(self.queries.resources, resource.name, key if len(key) > 1 else key[0]),))
+        if None in key or await self.lock_places(row):
+            raise Conflict(NOT_MADE)
+        made = self.queries.insert_by_rules(resource.name, tuple(values))
+        await self.database.fetch(made.sql, made.arguments(list(values.values())), changes=made.changes)
+        (text,) = await self.lock_places(row) or [None]
+        if text is None:
+            raise Conflict(NOT_MADE)
+        return text
 
     async def insert_rows(
         self,
