@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
@@ -86,6 +86,36 @@ def values_in_filters(chance: Random, service: Service) -> Attack:
     lookup = chance.choice([each for each in lookups[name] if "regex" not in each])
     parameter = name if lookup == "exact" else f"{name}__{lookup}"
     return Attack((get(chance, f"/{resource}/", (parameter, value(chance))),))
+
+
+@generator
+def groups(chance: Random, service: Service) -> Attack:
+    """The same, in groups of conditions: deep, long, cut, with keys that are there twice; in addresses, bodies and streams."""
+    resource, lookups = chance.choice((("kinds", KIND_LOOKUPS), ("things", LOOKUPS)))
+    group = _group(chance, lookups, chance.choice((0, 1, 3, 6, 60)))
+    if chance.random() < 0.2:
+        group = group[: chance.randrange(len(group) + 1)]
+    if chance.random() < 0.5:
+        body = f'{{"filter": {group}, "page_size": {chance.choice(("1", "0", "true", "[]", number(chance)))}}}'
+        return Attack((request("QUERY", f"/{resource}/", body.encode(errors="surrogatepass")),))
+    path = chance.choice((f"/{resource}/", f"/{resource}/", f"/{resource}/stream/"))
+    return Attack((get(chance, path, ("filter", group)),), enough=b"event: ready")
+
+
+def _group(chance: Random, lookups: Mapping[str, Sequence[str]], depth: int) -> str:
+    """A group of conditions as JSON, or nearly."""
+    members = []
+    for _ in range(chance.choice((0, 1, 2, 60))):
+        name = chance.choice([*lookups, "nothing", "and", "or", "not", "filter", ""])
+        lookup = chance.choice([each for each in lookups.get(name, ["exact"]) if "regex" not in each])
+        sent = value(chance)
+        argument = sent if chance.random() < 0.5 and isinstance(sent, str) else json.dumps(str(sent))
+        members.append(f'"{name}{"" if lookup == "exact" else "__" + lookup}": {argument}')
+    for _ in range(chance.randint(0, 2) if depth else 0):
+        inner = _group(chance, lookups, depth - 1)
+        operator = chance.choice(("and", "or", "not"))
+        members.append(f'"{operator}": {inner if operator == "not" or chance.random() < 0.1 else f"[{inner}]"}')
+    return "{" + ", ".join(members) + "}"
 
 
 @generator

@@ -214,6 +214,7 @@ async def test_filters_and_streams_compare_as_the_type_does(spots: Service, filt
         ("ip__in=10.0.0.1,x", "ip__in: not a valid inet."),
         ("span__ne=5", "span__ne: not a valid int4range."),
         ("mood=glad", 'mood: not a valid "Mood".'),
+        ('filter={"or":[{"ip":"10.0.0.1"},{"not":{"ip__in":["x"]}}]}', "filter.or[1].not.ip__in: not a valid inet."),
         ("data=x", "data: Not valid base64."),
     ],
 )

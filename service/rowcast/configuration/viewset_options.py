@@ -24,7 +24,7 @@ from rowcast.resources.resource import Path, Relation, Resources
 SEARCH_PREFIXES: Final = "^=$@"
 RESERVED_PARAMETERS: Final = (
     "page", "page_size", "limit", "offset", "cursor", "search", "ordering", "fields", "expand",
-    "last_event_id", "access_token", "snapshot",
+    "filter", "last_event_id", "access_token", "snapshot",
 )  # fmt: skip
 
 Messages: TypeAlias = Iterator[tuple[Steps, str]]

@@ -81,7 +81,8 @@ STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
     "list": StandardOperation(
         "{} list",
         "The rows that match. To continue exactly after this response, open a stream with the response's "
-        "`X-Stream-Position` as `last_event_id`.",
+        "`X-Stream-Position` as `last_event_id`. The method `QUERY`, which OpenAPI 3.1 has no place for, takes the same "
+        "parameters in a JSON body.",
         (*READ_FAILURES, HTTPStatus.PRECONDITION_FAILED),
         _IF_NONE_MATCH,
     ),

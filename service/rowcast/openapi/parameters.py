@@ -10,7 +10,8 @@ from rowcast.resources.fields import Field, Kind, Schema
 from rowcast.resources.lookups import PATTERN_MAX_CHARACTERS, PATTERNS, Argument, Lookup
 from rowcast.resources.types.numbers import integer_schema
 from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
-from rowcast.rest.filters import CHOICE_LOOKUPS, SEARCH_MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.rest.filter_groups import CHOICE_LOOKUPS, GROUP_PARAMETER
+from rowcast.rest.filters import SEARCH_MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.pagination import MAX_OFFSET
 from rowcast.rest.plan import ModelPlan, ViewPlan
 
@@ -79,6 +80,7 @@ def _described_parameters(schemas: Schemas, plan: ModelPlan) -> Iterator[Schema]
             case FieldFilter():
                 for name, lookup, values in backend.describe():
                     yield _filter(schemas, name, lookup, values)
+                yield _group(schemas, plan, backend)
             case SearchFilter():
                 yield _search(plan)
             case OrderingFilter():
@@ -115,6 +117,32 @@ def _filter(schemas: Schemas, name: str, lookup: Lookup, values: Field) -> Schem
             content = {"application/json": {"schema": schemas.json()}}
             return {"name": name, "in": "query", "description": description, "content": content}
     return query_parameter(name, description, item)
+
+
+def _group(schemas: Schemas, plan: ModelPlan, backend: FieldFilter) -> Schema:
+    """The parameter for groups of conditions."""
+    arguments = {name: _argument(lookup, values) for name, lookup, values in backend.describe()}
+    schema = schemas.filter_group(plan.resource, arguments)
+    description = "Only rows that meet these conditions: `and`, `or` and `not` of the other filters, as JSON."
+    content = {"application/json": {"schema": schema}}
+    return {"name": GROUP_PARAMETER, "in": "query", "description": description, "content": content}
+
+
+def _argument(lookup: Lookup, values: Field) -> Schema:
+    """The argument of a filter in a group of conditions, as JSON."""
+    of_choices = values.choices and lookup.name in CHOICE_LOOKUPS and values.field_type.kind is not Kind.ARRAY
+    item: Schema = {"enum": list(values.choices)} if of_choices else value_schema(values)
+    match lookup.takes:
+        case Argument.FLAG:
+            return {"type": "boolean"}
+        case Argument.TEXT:
+            pattern = {"format": "regex", "maxLength": PATTERN_MAX_CHARACTERS} if lookup.name in PATTERNS else {}
+            return STRING_SCHEMA | pattern
+        case Argument.MANY:
+            return {"type": "array", "items": item}
+        case Argument.PAIR:
+            return {"type": "array", "items": item, "minItems": 2, "maxItems": 2}
+    return {"anyOf": [item, {"type": "null"}]} if lookup.name in ("exact", "ne") else item
 
 
 def _search(plan: ModelPlan) -> Schema:

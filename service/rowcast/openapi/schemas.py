@@ -13,7 +13,7 @@ that JSON Schema cannot express, such as the earliest date of a field, is in the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import marshmallow as ma
@@ -26,6 +26,7 @@ from rowcast.resources.resource import Relation, Resource
 from rowcast.resources.types.compound import is_numeric, limit_schema
 from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
 from rowcast.rest.expansion import expandable_relations, visible_relations
+from rowcast.rest.filter_groups import GROUP_MAX_CONDITIONS, GROUP_MAX_DEPTH
 from rowcast.rest.pagination import (
     UNPAGED,
     CursorPagination,
@@ -143,6 +144,23 @@ class Schemas:
     def shared(self, name: str, schema: Schema) -> Schema:
         """A reference to a schema that belongs to no resource."""
         return self._component(self._name("", name), lambda: schema)
+
+    def filter_group(self, resource: Resource, arguments: Mapping[str, Schema]) -> Schema:
+        """A group of conditions of ``?filter=``; ``arguments`` has the value of each that a viewset opens."""
+        name = self._name(resource.model, "Filter")
+        group = _reference(name)
+        groups = {"type": "array", "items": group, "minItems": 1}
+        properties = {**arguments, "and": groups, "or": groups, "not": group}
+        description = f"All must hold. At most {GROUP_MAX_DEPTH} groups inside one another, and {GROUP_MAX_CONDITIONS} conditions."
+        return self._component(
+            name,
+            lambda: {
+                "type": "object",
+                "description": description,
+                "properties": properties,
+                "additionalProperties": False,
+            },
+        )
 
     def json(self) -> Schema:
         """Any JSON that PostgreSQL can store."""

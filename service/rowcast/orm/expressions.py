@@ -5,6 +5,7 @@ Both are plain values, usable before the configuration is known; ``resolve`` tur
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,29 @@ class Q:
         self.operator = "and"
         self.parts = parts
         self.lookups = lookups
+
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> Q:
+        """The condition of a group as clients write it in ``?filter=``, with any lookup.
+
+        ``{"or": [{"pages__gte": 500}, {"not": {"read": True}}]}``: all keys must hold; ``and`` and ``or`` have lists of
+        groups, ``not`` has one.
+
+        Raises:
+            ValueError: a group is not a mapping, or a list of groups is empty.
+        """
+        if not isinstance(group, Mapping):
+            raise ValueError(f"a group of conditions is a mapping, not {group!r}")
+        made = cls(**{name: value for name, value in group.items() if name not in ("and", "or", "not")})
+        for operator in ("and", "or"):
+            if operator in group:
+                parts = [cls.of(each) for each in group[operator]]
+                if not parts:
+                    raise ValueError(f"{operator}: needs at least one group")
+                joined = cls(*parts)
+                joined.operator = operator
+                made &= joined
+        return made & ~cls.of(group["not"]) if "not" in group else made
 
     def __and__(self, other: Q) -> Q:
         return Q(self, other)

@@ -229,7 +229,7 @@ def _plan_model(
         serializer=serializer,
         filters=filters,
         pattern_parameters=tuple(name for backend in filters for name in backend.patterns()),
-        typed_parameters={name: typed for backend in filters for name, typed in backend.typed().items()},
+        takes_natives=any(backend.takes_natives for backend in filters),
         paginator=paginator,
         cache="off" if as_callers or resource.view else options["cache"],
         count=options["count"],

@@ -6,18 +6,23 @@ Each backend reads its own parameters. ``ViewPlan.check_parameters`` refuses a p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 from rowcast.errors import ParseError, did_you_mean
-from rowcast.query.conditions import Comparison, Condition, Junction, Query, compare, total_order
-from rowcast.resources.fields import Field, Kind
-from rowcast.resources.lookups import LOOKUPS, PATTERNS, Argument, Lookup, check_pattern
+from rowcast.query.conditions import Comparison, Condition, Junction, Query, total_order
+from rowcast.resources.fields import Field
+from rowcast.resources.lookups import LOOKUPS, PATTERNS, Lookup, check_pattern
 from rowcast.resources.resource import Resource, Resources
+from rowcast.rest.filter_groups import (
+    GROUP_PARAMETER,
+    FilterParameter,
+    NativeValues,
+    native_values_of_group,
+    read_group,
+)
 
 SEARCH_MAX_WORDS: Final = 16  # words and quoted phrases together
-CHOICE_LOOKUPS: Final = ("exact", "ne", "in", "contains")  # lookups whose argument must be one of the field's choices
 _SEARCH_PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
 _WORD: Final = re.compile(r'"([^"]*)"|(\S+)')
 
@@ -59,26 +64,19 @@ class BaseFilterBackend:
         """The parameters that are regular expressions, which only PostgreSQL can check."""
         return ()
 
-    def typed(self) -> Mapping[str, tuple[Lookup, Field]]:
-        """The parameters whose values only PostgreSQL can check, each with its lookup and the field that it compares."""
-        return {}
+    takes_natives: bool = False  # whether there may be values that only PostgreSQL can check
+
+    def native_values(self, params: Mapping[str, str]) -> Iterator[NativeValues]:
+        """The values of ``params`` that only PostgreSQL can check."""
+        return iter(())
 
     def apply(self, query: Query, params: Mapping[str, str]) -> Query:
         """The query with the conditions or the order of ``params``. ``ParseError`` names the parameter and valid values."""
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
-class _Parameter:
-    """A filter parameter: ``priority__in`` is the path ``priority`` and the lookup ``in``."""
-
-    path: str
-    lookup: Lookup
-    values: Field
-
-
 class FieldFilter(BaseFilterBackend):
-    """Filters by field: ``?completed=true&priority__in=high,low``."""
+    """Filters by field: ``?completed=true&priority__in=high,low``, and groups of the same conditions: ``?filter={…}``."""
 
     native = True
 
@@ -87,15 +85,16 @@ class FieldFilter(BaseFilterBackend):
         return cls(resources, resource.name, options["filterset_fields"])
 
     def __init__(self, resources: Resources, resource: str, filterset: Mapping[str, tuple[str, ...]]) -> None:
-        self._parameters: dict[str, _Parameter] = {}
+        self._parameters: dict[str, FilterParameter] = {}
         for path, lookups in filterset.items():
             values = resources.resolve(resource, path).values
             for name in lookups:
                 lookup = LOOKUPS[values.field_type.kind, name]
-                self._parameters[path if name == "exact" else f"{path}__{name}"] = _Parameter(path, lookup, values)
+                self._parameters[path if name == "exact" else f"{path}__{name}"] = FilterParameter(path, lookup, values)
+        self.takes_natives = any(parameter.is_native for parameter in self._parameters.values())
 
     def parameters(self) -> tuple[str, ...]:
-        return tuple(self._parameters)
+        return (*self._parameters, GROUP_PARAMETER) if self._parameters else ()
 
     def describe(self) -> Iterator[tuple[str, Lookup, Field]]:
         """Each parameter with its lookup and the field that it compares."""
@@ -103,15 +102,20 @@ class FieldFilter(BaseFilterBackend):
             yield name, parameter.lookup, parameter.values
 
     def patterns(self) -> tuple[str, ...]:
-        """The parameters that are regular expressions."""
-        return tuple(name for name, parameter in self._parameters.items() if parameter.lookup.name in PATTERNS)
+        """The parameters that are regular expressions, or may have some."""
+        found = [name for name, parameter in self._parameters.items() if parameter.is_pattern]
+        return (*found, GROUP_PARAMETER) if found else ()
 
-    def typed(self) -> Mapping[str, tuple[Lookup, Field]]:
-        return {
-            name: (parameter.lookup, parameter.values)
-            for name, parameter in self._parameters.items()
-            if parameter.values.native_type and parameter.lookup.takes in (Argument.ONE, Argument.MANY)
-        }
+    def group(self, params: Mapping[str, str]) -> tuple[Condition, ...]:
+        """The conditions of ``?filter=``."""
+        return read_group(params[GROUP_PARAMETER], self._parameters) if GROUP_PARAMETER in params else ()
+
+    def native_values(self, params: Mapping[str, str]) -> Iterator[NativeValues]:
+        for name, text in params.items():
+            if name in self._parameters:
+                yield from self._parameters[name].native_values(name, self._parameters[name].of_text(text))
+        if GROUP_PARAMETER in params:
+            yield from native_values_of_group(params[GROUP_PARAMETER], self._parameters)
 
     def apply(self, query: Query, params: Mapping[str, str]) -> Query:
         conditions: list[Condition] = []
@@ -120,27 +124,12 @@ class FieldFilter(BaseFilterBackend):
             if parameter is None:
                 continue
             try:
-                argument = parameter.lookup.parse(parameter.values, text)
+                conditions.append(parameter.of_text(text))
             except ValueError as error:
                 raise ParseError(f"{name}: {error}", code="invalid_parameter") from None
-            values = parameter.values
-            if (
-                values.choices
-                and parameter.lookup.takes is not Argument.TEXT
-                and parameter.lookup.name in CHOICE_LOOKUPS
-            ):
-                _check_choices(name, values, argument if isinstance(argument, list | tuple) else [argument])
-            conditions.append(compare(parameter.path, parameter.lookup.name, argument, values.field_type.kind))
+        if GROUP_PARAMETER in params and self._parameters:
+            conditions += self.group(params)
         return query.restrict(*conditions) if conditions else query
-
-
-def _check_choices(name: str, values: Field, arguments: Sequence[object]) -> None:
-    """Refuse a filter by a value that is not one of the choices: no row could match it, so it is a mistake."""
-    field = values.element if values.field_type.kind is Kind.ARRAY else values
-    valid = [field.field_type.load(field, choice) for choice in field.choices]
-    for argument in arguments:
-        if argument not in valid:
-            raise ParseError(f"{name}: must be one of {', '.join(map(str, values.choices))}.", code="invalid_parameter")
 
 
 class SearchFilter(BaseFilterBackend):

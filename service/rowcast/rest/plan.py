@@ -28,7 +28,6 @@ from rowcast.query.conditions import Query
 from rowcast.query.projection import Projection
 from rowcast.query.store import Store
 from rowcast.resources.fields import Field
-from rowcast.resources.lookups import Lookup
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest.declared_scope import DeclaredScope
 from rowcast.rest.filters import BaseFilterBackend
@@ -164,7 +163,7 @@ class ModelPlan(ViewPlan):
     serializer: Serializer
     filters: Sequence[BaseFilterBackend]
     pattern_parameters: Sequence[str]  # the parameters that are regular expressions
-    typed_parameters: Mapping[str, tuple[Lookup, Field]]  # the parameters whose values only PostgreSQL can check
+    takes_natives: bool  # whether filters may have values that only PostgreSQL can check
     paginator: BasePagination
     # options that requests read
     cache: str

@@ -58,19 +58,18 @@ async def list_query(view: ModelView) -> Query:
         query: Query = view.filter_queryset(await scope_of(view))
     else:
         query = (await spawn(view.filter_queryset, await scoped_rows(view))).query
-    if plan.typed_parameters:
-        await _check_typed(view)
+    if plan.takes_natives:
+        await _check_natives(view)
     return in_default_order(plan, query)
 
 
-async def _check_typed(view: ModelView) -> None:
-    """Raise ``ParseError`` for a parameter that PostgreSQL does not take as a value of its field."""
-    plan, params = view.view_plan, view.request.query_params
-    for name, (lookup, field) in plan.typed_parameters.items():
-        if name in params:
-            values = lookup.parse(field, params[name])
-            if not await plan.service.store.is_native(field, *(values if isinstance(values, tuple) else [values])):
-                raise ParseError(f"{name}: not a valid {field.native_type}.", code="invalid_parameter")
+async def _check_natives(view: ModelView) -> None:
+    """Raise ``ParseError`` for a filter that PostgreSQL does not take as a value of its field."""
+    plan = view.view_plan
+    for backend in plan.filters:
+        for each in backend.native_values(view.request.query_params):
+            if not await plan.service.store.is_native(each.field, *each.values):
+                raise ParseError(f"{each.place}: not a valid {each.field.native_type}.", code="invalid_parameter")
 
 
 def in_default_order(plan: ModelPlan, query: Query) -> Query:

@@ -33,6 +33,8 @@ from rowcast.query.projection import Projection
 from rowcast.query.store import STORE
 from rowcast.resources.lossless_json import parse
 from rowcast.resources.types import make_field
+from rowcast.rest.filter_groups import GROUP_PARAMETER, values_in
+from rowcast.rest.filters import FieldFilter
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.rendering import current_serializer, instance_of, related_paths, render, requested_projection
@@ -222,7 +224,7 @@ async def subscription_of(view: ModelView) -> Subscription:
     query = (await list_query(view)).unsorted()
     serializer = current_serializer(view)
     shown = requested_projection(plan, serializer, {"fields": params["fields"]} if "fields" in params else {})
-    expressions = _bounded(query, params)
+    expressions = _bounded(plan, query, params)
     try:
         await plan.service.store.check_patterns(expressions)
     except InvalidPattern as error:
@@ -245,7 +247,7 @@ async def subscription_of(view: ModelView) -> Subscription:
     )
 
 
-def _bounded(query: Query, params: Mapping[str, str]) -> list[str]:
+def _bounded(plan: ModelPlan, query: Query, params: Mapping[str, str]) -> list[str]:
     """The regular expressions of a stream; ``ParseError`` if the client sends too many, or too many values.
 
     Unlike a list's, they are kept and evaluated as long as the stream is open.
@@ -255,6 +257,10 @@ def _bounded(query: Query, params: Mapping[str, str]) -> list[str]:
             name = f"{condition.path}__in"
             if name in params and len(condition.argument) > STREAM_VALUES_MAX:
                 raise ParseError(f"{name}: at most {STREAM_VALUES_MAX} values on a stream.", code="invalid_parameter")
+    for backend in plan.filters:
+        if isinstance(backend, FieldFilter) and values_in(backend.group(params)) > STREAM_VALUES_MAX:
+            message = f"{GROUP_PARAMETER}: at most {STREAM_VALUES_MAX} values in a list on a stream."
+            raise ParseError(message, code="invalid_parameter")
     expressions = list(dict.fromkeys(patterns(query.where)))
     if len(expressions) > STREAM_PATTERNS_MAX:
         raise ParseError(f"At most {STREAM_PATTERNS_MAX} regular expressions on a stream.", code="invalid_parameter")

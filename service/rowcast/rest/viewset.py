@@ -33,6 +33,7 @@ from rowcast.rest.etags import is_conditional
 from rowcast.rest.introspection import actions_of, is_ours
 from rowcast.rest.negotiation import accepts_json
 from rowcast.rest.plan import NO_POLICIES, SERVICE, ModelPlan, ViewPlan, policy_instances
+from rowcast.rest.query_method import ACCEPT_QUERY, QUERY, as_get
 from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
 from rowcast.rest.request import Request, base_url
@@ -297,12 +298,21 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str]) -> Handler:
     make_view = partial(viewset, view_plan=plan, action_map=action_map, **plan.attributes)
     may_be_cached = plan.public_and_cacheable and action_map.get("GET") in READING_ACTIONS
 
+    queried = plan if action_map.get("GET") == "list" and isinstance(plan, ModelPlan) else None
+
     async def handler(http: web.Request) -> web.StreamResponse:
-        if may_be_cached and http.method == "GET" and (response := cached_response(plan, http)) is not None:
-            return response
-        if plan.acts_as_caller:  # as nobody until dispatch, which a class may override, says otherwise
-            plan.service.store.database.act_for(lambda: ANONYMOUS)
-        return await make_view().dispatch(http)
+        if queried is not None and http.method == QUERY:
+            http = await as_get(queried, http)
+        response: web.StreamResponse | None = None
+        if may_be_cached and http.method == "GET":
+            response = cached_response(plan, http)
+        if response is None:
+            if plan.acts_as_caller:  # as nobody until dispatch, which a class may override, says otherwise
+                plan.service.store.database.act_for(lambda: ANONYMOUS)
+            response = await make_view().dispatch(http)
+        if queried is not None:
+            response.headers.update(ACCEPT_QUERY)
+        return response
 
     if isinstance(plan, ModelPlan) and plan.key.parts:
         return with_part_as_sent(handler, plan.lookup_url_kwarg)

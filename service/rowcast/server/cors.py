@@ -14,9 +14,7 @@ from aiohttp.typedefs import Middleware
 
 from rowcast.rest.viewset import Handler
 
-EXPOSED_HEADERS: Final = (
-    "Location, X-Stream-Position, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Allow, ETag"
-)
+EXPOSED_HEADERS: Final = "Location, X-Stream-Position, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Allow, ETag, Accept-Query"
 Signal: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
@@ -37,7 +35,7 @@ def cors(origins: Sequence[str]) -> tuple[Middleware, Signal]:
         if request.method != "OPTIONS" or method is None or origin_of(request) is None:
             return await handler(request)
         headers = {
-            "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+            "Access-Control-Allow-Methods": "GET, HEAD, QUERY, POST, PUT, PATCH, DELETE, OPTIONS",
             "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", "*"),
             "Access-Control-Max-Age": "600",
         }

@@ -27,7 +27,7 @@ from rowcast.rest.viewset import Handler
 from rowcast.streams.sse import StreamResponse
 
 DURATIONS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 OTHER_METHOD: Final = "other"  # a client may send any word as a method
 NO_ROUTE: Final = "none"
 COUNTERS: Final[Mapping[str, tuple[str, Callable[[Service], float]]]] = {
