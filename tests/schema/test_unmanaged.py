@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rowcast.migrations.failures import SchemaError
+from rowcast.resources.fields import JoinTable
 from rowcast.resources.tables import Tables
 
 from .declarations import Database, declare, field, key, resource
@@ -112,3 +113,40 @@ async def test_the_digest_depends_on_it(database: Database) -> None:
 
     assert (await database.migrate(notes(False))).left == []
     assert await database.pending(notes(True)) != []
+
+
+def joined(**options: object) -> Tables:
+    return declare(
+        resource(
+            "a", key("integer"), field("bs", "many_to_many", to="b", through=JoinTable("x.ab", "A", "B"), **options)
+        ),
+        resource("b", key("integer")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        (None, "there is no table x.ab, which a.bs has links in: create it, or correct `through`"),
+        ('"A" integer', "there is no column x.ab.B, which a.bs has links in: correct `through`"),
+        ('"A" integer, "B" text', "x.ab.B has the type text, and its field is for integer: give the field another type"),
+        ('"A" integer, "B" integer, n integer NOT NULL', "x.ab.n is NOT NULL without a default, so no links of a.bs can be "
+         "added: give the column a default, or make the field `read_only`"),
+    ],
+)  # fmt: skip
+async def test_join_tables_that_cannot_serve(database: Database, columns: str | None, sentence: str) -> None:
+    await database.execute("CREATE SCHEMA x" if columns is None else f"CREATE SCHEMA x; CREATE TABLE x.ab ({columns})")
+    plan = await database.plan(joined())
+    assert [str(step) for step in plan.statements if step.problem] == [f"-- {sentence}"]
+    assert [step for step in plan.statements if "x.ab" in step.sql and not step.problem] == []
+
+
+async def test_a_join_table_is_left_alone(database: Database) -> None:
+    await database.execute(
+        'CREATE SCHEMA x; CREATE TABLE x.ab (id serial PRIMARY KEY, "A" integer, "B" integer, n text NOT NULL)'
+    )
+    assert (await database.migrate(joined(read_only=True))).left == []
+    assert (await database.compare(joined(read_only=True))).statements == []
+    assert await database.column(
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'x.ab'::regclass AND contype <> 'n'"
+    ) == ["ab_pkey"]

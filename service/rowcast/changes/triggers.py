@@ -350,6 +350,6 @@ class _ResourceTriggers:
     def _links_of(self, field: Field) -> _Links:
         assert field.to is not None
         target = self._resources[field.to]
-        source_column, target_column = link_columns(self._resource, target)
+        source_column, target_column = link_columns(self._resource, field, target)
         table = qualified(link_table(self._resource, field), self._schemas)
         return _Links(table, source_column, target_column, self._resources.key_of(target.key))

@@ -21,7 +21,7 @@ from rowcast.configuration.primary_key import set_primary_key
 from rowcast.configuration.yaml import AboutKey, Document, External, Problems, Steps
 from rowcast.errors import did_you_mean
 from rowcast.resources import validators
-from rowcast.resources.fields import MISSING, Field, Kind
+from rowcast.resources.fields import MISSING, Field, JoinTable, Kind
 from rowcast.resources.lossless_json import with_exact_integers
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import IDENTIFIER_MAX_BYTES, SCHEMA, split_table
@@ -66,6 +66,17 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "to": value_types.string(least=1),
     "on_delete": value_types.one_of(("restrict", "cascade", "set_null")),
     "related_name": value_types.string(FIELD_NAME, "a lower-case name such as open_tasks", null=True),
+    "through": value_types.Nested(
+        value_types.section(
+            "Through",
+            {
+                "table": value_types.string(TABLE_NAME, "a name such as sales.order_tags", required=True),
+                "near": value_types.string(SQL_NAME, "the name of a column", required=True),
+                "far": value_types.string(SQL_NAME, "the name of a column", required=True),
+            },
+            JoinTable,
+        )
+    ),
     "any_key": value_types.boolean(),
     "read_only": value_types.boolean(),
     "write_only": value_types.boolean(),
@@ -152,6 +163,8 @@ class _FieldReader:
         """The field, without its wrong options."""
         self._check_options()
         self._take_database_default()
+        if not isinstance(self.values.get("through"), JoinTable):
+            self.values.pop("through", None)  # it has mistakes of its own
         self._check_pattern()
         self._check_zone()
         if self.field_type.kind not in _OF_KIND and not (
@@ -268,6 +281,8 @@ class _FieldReader:
             self._report("required", "false needs a default, or null: true")
         if self.values.get("on_delete") == "set_null" and not field.null:
             self._report("on_delete", "set_null needs null: true")
+        if field.through and field.through.near == field.through.far:
+            self._report("through", "near and far must be two columns")
         former, relation = self.values.get("renamed_from"), self.field_type.kind is Kind.RELATION
         if former and relation and field.column is None and not re.fullmatch(FIELD_NAME, former):
             self._report("renamed_from", "must be the field's former name; with 'column' it is the column's")

@@ -306,9 +306,12 @@ def _storage_problems(by_name: Mapping[str, Declaration], draft: Resources) -> I
     for name, one in by_name.items():
         for field in one.resource.links.values():
             assert field.to is not None
-            table, columns = link_table(one.resource, field), link_columns(one.resource, draft[field.to])
+            table, columns = link_table(one.resource, field), link_columns(one.resource, field, draft[field.to])
             if table in tables:
-                message = f"its table {table} already belongs to {tables[table]}; rename the field"
+                way = "rename the field"
+                if field.through:
+                    way = "a table of links has one field, which `related_name` names for the other side"
+                message = f"its table {table} already belongs to {tables[table]}; {way}"
                 yield one, ("fields", field.name), AboutKey(f"{field.name!r}: {message}")
             tables[table] = f"{name}.{field.name}"
             for long in (each for each in (*table.split("."), *columns) if len(each.encode()) > IDENTIFIER_MAX_BYTES):

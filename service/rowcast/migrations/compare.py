@@ -28,7 +28,7 @@ from rowcast.migrations.operations import Cast, Implementation, ddl_of
 from rowcast.migrations.renaming import find_renames
 from rowcast.migrations.schemas import find_missing_schemas
 from rowcast.migrations.session import await_step
-from rowcast.migrations.unmanaged import without_unmanaged
+from rowcast.migrations.unmanaged import find_unwritable_links, without_unmanaged
 from rowcast.migrations.values import DdlStep
 from rowcast.migrations.views import find_tables_that_are_views, find_view_problems
 from rowcast.resources.exchanged import LocalTime
@@ -97,6 +97,7 @@ def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
     assert script.upgrade_ops is not None
     operations = without_equivalents(list(_flatten(script.upgrade_ops.ops, found, declared, tables)), found, tables)
     operations, sentences = without_unmanaged(operations, found, declared, tables)
+    sentences += find_unwritable_links(found, tables)
     operations.sort(key=execution_order)
     return _problems(found, declared, tables, sentences) + [
         Difference(operation, DdlStep(ddl_of(context, operation), additive, needed))

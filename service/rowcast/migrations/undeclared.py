@@ -15,7 +15,7 @@ from rowcast.migrations.catalog import Definitions
 from rowcast.migrations.classify import table_of
 from rowcast.migrations.failures import SchemaError
 from rowcast.resources.sql import DIALECT, quote_identifier, quote_table, split_table
-from rowcast.resources.tables import Tables, is_managed
+from rowcast.resources.tables import JOINS, Tables, is_managed
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def notes(found: Definitions, tables: Tables) -> Iterator[str]:
     columns: dict[str, list[str]] = {}
     for (table, name), needed in undeclared_columns(found, tables).items():
         managed = is_managed(tables.metadata.tables[table])
-        if not (needed or managed):
+        if not (needed or managed) or JOINS in tables.metadata.tables[table].info:
             continue
         reason = " (NOT NULL without a default, so that the service cannot add rows)" if needed else ""
         columns.setdefault(table, []).append(f"{table}.{name}{reason}")

@@ -23,7 +23,7 @@ from rowcast.query.versions import XMIN, stamp, version, xmin
 from rowcast.resources.exchanged import LocalTime
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import quote_literal, quote_table
-from rowcast.resources.tables import Tables, generated_value
+from rowcast.resources.tables import JOINS, Tables, generated_value
 
 
 def insert(
@@ -223,5 +223,12 @@ def _relink(tables: Tables, resource: str, field: str, new: sa.CTE, binds: Binds
             link.c[source_column] == sa.select(owner).scalar_subquery(), link.c[target_column] != sa.all_(keys)
         )
         yield gone.cte(f"_gone_{field}")
-    rows = postgresql.insert(link).from_select([source_column, target_column], sa.select(owner, sa.func.unnest(keys)))
+    pairs = sa.select(owner, sa.func.unnest(keys))
+    if JOINS in link.info:  # which may have no unique rule
+        given = sa.func.unnest(keys).table_valued("key").render_derived(name="_given")
+        there, listed = link.alias("_there"), sa.cast(given.c.key, link.c[target_column].type)
+        same = sa.and_(there.c[source_column] == owner, there.c[target_column] == listed)
+        missing = ~sa.exists(sa.select(sql("1")).select_from(there).where(same).correlate(new, given))
+        pairs = sa.select(owner, listed).select_from(new.join(given, sa.true())).where(missing).distinct()
+    rows = postgresql.insert(link).from_select([source_column, target_column], pairs)
     yield rows.on_conflict_do_nothing().cte(f"_came_{field}")

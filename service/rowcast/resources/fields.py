@@ -92,6 +92,15 @@ class FieldType:
 
 
 @dataclass(frozen=True, slots=True)
+class JoinTable:
+    """A table that others have made for a many_to_many field, with its columns for the keys of both sides."""
+
+    table: str
+    near: str  # of the resource that declares the field
+    far: str
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """One declared field. ``required``, ``blank`` and the like are resolved, not as written."""
 
@@ -125,6 +134,7 @@ class Field:
         None  # of a foreign key; ``None`` is restrict for a new one, and any action of an existing one
     )
     related_name: str | None = None
+    through: JoinTable | None = None
     any_key: bool = False  # a body may name rows that its caller could not see
     read_only: bool = False
     write_only: bool = False

@@ -244,7 +244,7 @@ class Resources(Mapping[str, Resource]):
             if name:
                 back[name] = Relation(name, declared, resource.name, many=True, column=declared.column_name)
             return
-        near, far = link_columns(resource, target)
+        near, far = link_columns(resource, declared, target)
         table = link_table(resource, declared)
         own[declared.name] = Relation(declared.name, declared, target.name, many=True, link=Through(table, near, far))
         if name:
@@ -252,12 +252,14 @@ class Resources(Mapping[str, Resource]):
 
 
 def link_table(resource: Resource, declared: Field) -> str:
-    """The table of a many_to_many field: ``tasks_tags`` for field ``tags`` of table ``tasks``."""
-    return f"{resource.table}_{declared.name}"
+    """The table of a many_to_many field: ``tasks_tags`` for field ``tags`` of table ``tasks``, unless it names another."""
+    return declared.through.table if declared.through else f"{resource.table}_{declared.name}"
 
 
-def link_columns(resource: Resource, target: Resource) -> tuple[str, str]:
+def link_columns(resource: Resource, declared: Field, target: Resource) -> tuple[str, str]:
     """The columns of that table, the declaring side's first: ``task_id, tag_id``, or ``from_…, to_…`` within a resource."""
+    if declared.through:
+        return declared.through.near, declared.through.far
     near, far = (f"{_snake(side.model)}_id" for side in (resource, target))
     return (f"from_{near}", f"to_{far}") if near == far else (near, far)
 

@@ -23,6 +23,7 @@ from rowcast.resources.traits import TableTraits
 CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
 
 UNMANAGED: Final = "unmanaged"  # in ``info`` of a table that Rowcast must not change
+JOINS: Final = "joins"  # the same for a table that others have made for a many_to_many field, with this field
 OWN_DEFAULT: Final = "own_default"  # the same for a column whose default the table's owner has written
 RENAMED_FROM: Final = "renamed_from"  # the name that a column or table had before, in its ``info``
 WRITTEN: Final = "written"  # the same for a column that the service writes
@@ -180,11 +181,14 @@ class Tables:
     def _link(self, resource: Resource, field: Field) -> sa.Table:
         assert field.to is not None
         target = self.resources[field.to]
-        near, far = link_columns(resource, target)
+        near, far = link_columns(resource, field, target)
         schema, name = split_table(link_table(resource, field))
         table = sa.Table(name, self.metadata, schema=schema)
-        table.info[UNMANAGED] = not resource.managed
-        if resource.renamed_from:
+        table.info[UNMANAGED] = not resource.managed or field.through is not None
+        if field.through is not None:
+            table.info[JOINS] = f"{resource.name}.{field.name}"
+            table.info[WRITTEN] = not field.read_only
+        elif resource.renamed_from:
             table.info[RENAMED_FROM] = link_table(replace(resource, table=resource.renamed_from), field)
         for column, side in ((near, resource), (far, target)):
             key = self.resources.key_of(side.key)

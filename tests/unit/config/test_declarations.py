@@ -17,7 +17,7 @@ from rowcast.resources.types import FIELD_TYPES, make_field
 from .conftest import Load, Problems
 
 OPTIONS = """primary_key required null blank default unique index choices order min max min_length max_length pattern
-max_digits decimal_places as zone of to on_delete related_name any_key read_only write_only auto_now auto_now_add column
+max_digits decimal_places as zone of to on_delete related_name through any_key read_only write_only auto_now auto_now_add column
 renamed_from label
 help_text"""
 TYPES = """string text email url slug uuid integer big_integer float decimal boolean date time datetime duration json
@@ -62,6 +62,7 @@ OTHERS = {
     "on_delete": "restrict",
     "related_name": "back",
     "column": "Legacy",
+    "through": "{table: x.y, near: a, far: b}",
     "renamed_from": "before",
     "label": "L",
     "help_text": "H",

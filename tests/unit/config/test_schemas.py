@@ -111,6 +111,7 @@ def test_the_schema_has_the_options_of_each_type(type_: str) -> None:
     examples = {"max_length": 1, "min_length": 1, "pattern": "a", "choices": ["a"], "of": "integer", "to": "x",
                 "on_delete": "cascade", "related_name": "a", "label": "a", "help_text": "a", "max_digits": 1,
                 "column": "b", "renamed_from": "b", "decimal_places": 0, "order": "choices", "zone": "UTC", "as": "inet",
+                "through": {"table": "x.y", "near": "a", "far": "b"},
                 "type": type_}  # fmt: skip
     for option in declarations.FIELD_OPTIONS:
         document = {"fields": {"a": {"type": type_, **needs, option: examples.get(option, True)}}}

@@ -86,3 +86,24 @@ def test_a_table_that_is_not_managed_is_not_renamed(read: Load, problems: Proble
     assert [line.rpartition(": 'renamed_from' ")[2] for line in lines] == [
         "contradicts 'managed: false': the table is not changed"
     ] * 2
+
+
+@pytest.mark.parametrize(
+    ("through", "message"),
+    [
+        ("{table: x.ab, near: A}", "far: is required"),
+        ("{table: x.y.ab, near: A, far: B}", "table: must be a name such as sales.order_tags"),
+        ("{table: x.ab, near: A, far: A}", "through: near and far must be two columns"),
+        ("{table: x.ab, near: A, fra: B}", "unknown key 'fra'; did you mean far?"),
+        ("{table: tasks, near: A, far: B}", "its table tasks already belongs to tasks; a table of links has one field"),
+    ],
+)
+def test_join_tables_that_are_wrong(problems: Problems, through: str, message: str) -> None:
+    lines = problems({"tasks.yaml": f"fields: {{a: {{type: many_to_many, to: tasks, through: {through}}}}}"})
+    assert message in "\n".join(lines)
+
+
+def test_a_join_table_is_of_many_to_many_alone(problems: Problems) -> None:
+    fields = "fields: {a: {type: foreign_key, to: tasks, through: {table: x, near: a, far: b}}}"
+    (line,) = problems({"tasks.yaml": fields})
+    assert "'through' does not apply to foreign_key" in line

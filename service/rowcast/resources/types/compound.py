@@ -159,5 +159,7 @@ COMPOUND_TYPES: Final = (
         options=frozenset({"of", "min", "max", "min_length", "max_length", "max_digits", "decimal_places"}),
     ),
     _relation_type("foreign_key", Kind.RELATION, {}, frozenset({"to", "on_delete", "related_name", "any_key"})),
-    _relation_type("many_to_many", Kind.RELATIONS, {"type": "array"}, frozenset({"to", "related_name", "any_key"})),
+    _relation_type(
+        "many_to_many", Kind.RELATIONS, {"type": "array"}, frozenset({"to", "related_name", "any_key", "through"})
+    ),
 )
