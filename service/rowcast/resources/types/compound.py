@@ -77,6 +77,8 @@ def _array_json(field: Field, column: Column) -> Column:
     shown = element.field_type.json(element, item)
     if shown is item:
         return column
+    if isinstance(shown, sa.Cast) and shown.clause is item:
+        return sa.cast(column, postgresql.ARRAY(shown.type))
     source = sa.func.unnest(column).table_valued(sa.column("item", item.type), name="item").render_derived()
     rows = sa.select(element.field_type.json(element, source.c.item)).scalar_subquery()
     return sa.case((column.is_not(None), sa.func.array(rows)), else_=None)
