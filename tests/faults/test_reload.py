@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import os
+import pty
 import signal
 import sys
+import termios
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -23,7 +26,8 @@ from rowcast.server.app import create_app
 from rowcast.server.http import Runner
 from rowcast.server.lifecycle import STARTED
 from rowcast.server.reload import Reloader, Source
-from tests.conftest import configure, rowcast
+from tests.conftest import ROOT, configure, rowcast
+from tests.sse import EventSource
 from tests.waiting import until
 
 from .clients import NOTES, RESOURCES, assert_equal, writing
@@ -254,6 +258,20 @@ async def test_additive_ddl_is_done_with_migrate(
     assert (await get(server, "/owners/?fields=email"))[0] == 200
 
 
+async def test_streams_end_as_a_response_ends(start: Start, tmp_path: Path) -> None:
+    """With their time to connect again, and not as a lost connection does; the connection stays open."""
+    server = await start()
+    async with aiohttp.ClientSession() as session:
+        async with session.get(server.make_url("/notes/stream/")) as response:
+            source = EventSource(response)
+            assert (await source.next()).event == "ready"
+            assert (await asyncio.to_thread(rowcast, tmp_path, "reload"))[0] == 0
+            assert [event async for event in source] == []
+            assert source.retry == 2000
+        async with session.get(server.make_url("/notes/stream/"), headers={"Last-Event-ID": source.last_id}) as again:
+            assert (await EventSource(again).next()).event == "ready"
+
+
 async def test_settings_of_a_process_take_a_restart(start: Start, tmp_path: Path) -> None:
     """Where it listens and how many processes there are: a changed one is a problem, at its place."""
     await start()
@@ -453,3 +471,34 @@ def test_reload_serves_with_one_process(tmp_path: Path) -> None:
     configure(tmp_path / "config", RESOURCES)
     code, output = rowcast(tmp_path, "serve", "--reload", "--workers", "2")
     assert (code, "--reload serves with one process" in output) == (2, True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_closed_terminal_ends_the_service(tmp_path: Path, database_url: str, workers: int) -> None:
+    """As it ends other programs: nobody would be left to stop it. A hangup while it is open is a reload."""
+    configure(tmp_path / "config", RESOURCES, f"server: {{workers: {workers}}}")
+    terminal, own = pty.openpty()
+    command = [
+        sys.executable, "-m", "rowcast", "serve", "--config", str(tmp_path / "config"), "--database-url", database_url,
+        "--port", "0", "--migrate",
+    ]  # fmt: skip
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=own, stdout=own, stderr=own, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env={**os.environ, "PYTHONPATH": str(ROOT / "service"), "ROWCAST_DATA": str(tmp_path / "data")},
+    )  # fmt: skip
+    os.close(own)
+    output, reader = asyncio.StreamReader(), os.fdopen(terminal, "rb", 0)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(output), reader
+    )
+    try:
+        async with asyncio.timeout(60):
+            await output.readuntil(b" is ready on http://")
+            process.send_signal(signal.SIGHUP)
+            await output.readuntil(b"config_reloaded")
+            transport.close()
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
