@@ -15,6 +15,7 @@ from rowcast.changes.trigger_sync import pending
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError, Unavailable
 from rowcast.migrations import commands
+from rowcast.migrations.failures import SchemaError
 from rowcast.resources.tables import Tables
 from rowcast.server.prepare import prepare as make_ready
 
@@ -298,6 +299,8 @@ async def _refuses(
             with pytest.raises(Unavailable) as refused:
                 await make_ready(configuration, tables, database, migrate=migrate)
             assert sentence in str(refused.value)
+        with pytest.raises(SchemaError, match="There is nothing that a revision could do: "):
+            await commands.makemigrations(database.connect, tables, directory / "migrations", "x")
         after = await sql.fetch(
             "SELECT oid, relname, relkind FROM pg_class WHERE relnamespace = 'public'::regnamespace"
         )

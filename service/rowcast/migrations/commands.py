@@ -117,6 +117,9 @@ async def makemigrations(
         steps = [each.operation for each in differences if each.operation is not None] + [
             each.operation for each in dropped
         ]
+        problems = [each.statement.sql for each in differences if each.statement.problem]
+        if problems and not steps:
+            raise SchemaError(f"There is nothing that a revision could do: {'; '.join(problems)}")
         if not steps:
             raise SchemaError("The database is in line with the config: there is nothing to write a revision of.")
         back = [operation.reverse() for operation in reversed(steps)]
