@@ -28,6 +28,8 @@ TASKS = {"tasks": "fields: {title: {type: string}}"}
 OPENING = (
     "adopt",
     "doctor",
+    "dump tasks",
+    "load /dev/null tasks --format csv",
     "makemigrations -m x",
     "migrate",
     "plan",

@@ -120,7 +120,7 @@ def _run_in_service(config: Path, database_url: str | None, name: str, work: Cal
     configuration = load_configuration(config, database_url)
 
     async def run() -> Any:
-        async with standalone_service(configuration, url, migrate=embedded):
+        async with standalone_service(configuration, url, migrate=embedded, report=_warn):
             try:
                 return await spawn(work)
             except SystemExit as end:
@@ -131,6 +131,10 @@ def _run_in_service(config: Path, database_url: str | None, name: str, work: Cal
 
     with open_database(configuration) as (url, embedded):
         return asyncio.run(run())
+
+
+def _warn(pending: str) -> None:
+    click.echo(pending, err=True)
 
 
 def _traceback(error: BaseException, name: str) -> str:
@@ -164,7 +168,7 @@ def _interact(configuration: Configuration, url: str, embedded: bool) -> None:
         import readline  # noqa: F401, PLC0415 - input() has line editing then
     with _loop_in_thread() as loop:
         service: Service | None = None
-        opened = standalone_service(configuration, url, migrate=embedded)
+        opened = standalone_service(configuration, url, migrate=embedded, report=_warn)
         try:
             service = asyncio.run_coroutine_threadsafe(opened.__aenter__(), loop).result()
             STORE.set(service.store)

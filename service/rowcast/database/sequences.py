@@ -45,25 +45,33 @@ def counted_field(resource: Resource) -> Field | None:
 
 async def sequences_behind(fetch: Fetch, tables: Tables) -> list[SequenceBehind]:
     """The sequences that will give a key that a row has; ``fetch`` runs a statement and returns its rows."""
-    found = []
-    for resource in tables.resources.values():
-        field = counted_field(resource)
-        if resource.view or field is None:
-            continue
-        table, column, key = _names(resource, field)
-        rows = await fetch(f"SELECT pg_get_serial_sequence({table}, {column}) AS sequence")
-        sequence = rows[0]["sequence"]
-        if sequence is None:
-            continue
-        (row,) = await fetch(
-            f"SELECT last_value, is_called, (SELECT max({key}) FROM {quote_table(resource.table)}) AS largest"
-            f" FROM {sequence}"
-        )
-        last, called, largest = row["last_value"], row["is_called"], row["largest"]
-        if largest is not None and (last < largest or (last == largest and not called)):
-            repair = f"SELECT setval({quote_literal(sequence)}, {largest})"
-            found.append(SequenceBehind(f"{resource.table}.{field.stored_column}", last, largest, repair))
-    return found
+    found = [await _behind(fetch, resource) for resource in tables.resources.values()]
+    return [each for each in found if each is not None]
+
+
+async def move_behind(fetch: Fetch, resource: Resource) -> None:
+    """Move the sequence of a resource's keys on to the largest key, if it is behind."""
+    if (found := await _behind(fetch, resource)) is not None:
+        await fetch(found.repair)
+
+
+async def _behind(fetch: Fetch, resource: Resource) -> SequenceBehind | None:
+    field = counted_field(resource)
+    if resource.view or field is None:
+        return None
+    table, column, key = _names(resource, field)
+    rows = await fetch(f"SELECT pg_get_serial_sequence({table}, {column}) AS sequence")
+    sequence = rows[0]["sequence"]
+    if sequence is None:
+        return None
+    (row,) = await fetch(
+        f"SELECT last_value, is_called, (SELECT max({key}) FROM {quote_table(resource.table)}) AS largest FROM {sequence}"
+    )
+    last, called, largest = row["last_value"], row["is_called"], row["largest"]
+    if largest is None or last > largest or (last == largest and called):
+        return None
+    repair = f"SELECT setval({quote_literal(sequence)}, {largest})"
+    return SequenceBehind(f"{resource.table}.{field.stored_column}", last, largest, repair)
 
 
 async def move_sequence(fetch: Fetch, resource: Resource, field: Field, taken: asyncpg.UniqueViolationError) -> bool:

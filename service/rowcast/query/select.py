@@ -122,6 +122,15 @@ def row(tables: Tables, projection: Projection, where: Shape) -> Statement:
     return compiled(columns.select_from(source.clause.join(item, sa.true())).where(condition))
 
 
+def every_row(tables: Tables, projection: Projection) -> Statement:
+    """All rows in the order of their keys, as JSON objects: ``result``. No values."""
+    table, binds = tables.of[projection.resource], Binds()
+    item = sa.select(*document(tables, projection, table, binds)).correlate(table).lateral("_d")
+    rows = sa.select(sa.func.row_to_json(item.table_valued()).label("result"))
+    rows = rows.select_from(table.join(item, sa.true()))
+    return compiled(rows.order_by(*key_columns(tables, projection.resource, table)))
+
+
 def match_logged(tables: Tables, resource: str, where: Shape) -> Statement:
     """The rows of the change log that meet a condition: their ``position`` in the list, from 1.
 

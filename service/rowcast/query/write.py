@@ -5,7 +5,7 @@ Each function builds one statement from a shape, and its docstring names the val
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -47,6 +47,34 @@ def insert(
     return compiled(
         _written(tables, projection, new, binds, within, with_version=not links and not partitioned).add_cte(*linked),
         changes={projection.resource},
+    )
+
+
+def insert_many(tables: Tables, resource: str, shapes: Sequence[tuple[str, ...]]) -> Statement:
+    """Insert a row for each of some lists of columns, and return ``created`` for each. Values: the columns', row by row."""
+    binds = Binds()
+    table = tables.written(resource)
+    every = dict.fromkeys(name for columns in shapes for name in columns)
+    default = sql("DEFAULT")
+    values = [{name: binds(table.c[name].type) if name in columns else default for name in every} for columns in shapes]
+    statement = postgresql.insert(table).values(values).returning(sql("true").label("created"))
+    return compiled(statement, changes={resource})
+
+
+def upsert_many(tables: Tables, resource: str, columns: tuple[str, ...], rows: int, on: tuple[str, ...]) -> Statement:
+    """Insert so many rows, or change those that exist, by the columns ``on`` of a unique rule.
+
+    Returns whether each row is new: ``created``. Values: the columns', row by row.
+    """
+    binds = Binds()
+    table = tables.written(resource)
+    values = [{name: binds(table.c[name].type) for name in columns} for _ in range(rows)]
+    statement = postgresql.insert(table).values(values)
+    changed: dict[str, Any] = {name: statement.excluded[name] for name in columns if name not in on}
+    changed = touched(tables.resources[resource]) | changed or {on[0]: statement.excluded[on[0]]}
+    statement = statement.on_conflict_do_update(index_elements=[table.c[name] for name in on], set_=changed)
+    return compiled(
+        statement.returning(sql("xmax = 0").label("created")), changes=dependents(tables.resources, resource)
     )
 
 
