@@ -150,3 +150,22 @@ async def test_a_join_table_is_left_alone(database: Database) -> None:
     assert await database.column(
         "SELECT conname FROM pg_constraint WHERE conrelid = 'x.ab'::regclass AND contype <> 'n'"
     ) == ["ab_pkey"]
+
+
+@pytest.mark.parametrize("managed", [True, False])
+async def test_a_foreign_key_to_another_column_than_the_key(database: Database, managed: bool) -> None:
+    """It would be joined with the wrong rows. One to each of both columns is no mistake."""
+    await database.execute("""
+        CREATE TABLE authors (id serial PRIMARY KEY, code integer NOT NULL UNIQUE);
+        CREATE TABLE books (id serial PRIMARY KEY, author_id integer NOT NULL REFERENCES authors (code));
+    """)
+    tables = declare(
+        resource("authors", key("integer"), field("code", "integer", unique=True), managed=managed),
+        resource("books", key("integer"), field("author", "foreign_key", to="authors"), managed=managed),
+    )
+    (sentence,) = (str(step) for step in (await database.plan(tables)).statements if step.problem)
+    assert sentence.startswith(
+        "-- books.author_id refers to authors.code in the database, and the key of its target is id: "
+    )
+    await database.execute("ALTER TABLE books ADD FOREIGN KEY (author_id) REFERENCES authors")
+    assert not any(step.problem for step in (await database.plan(tables)).statements)

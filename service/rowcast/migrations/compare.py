@@ -22,7 +22,7 @@ from sqlalchemy.types import TypeEngine
 
 from rowcast.migrations.catalog import Definitions, read_definitions
 from rowcast.migrations.classify import classify, execution_order, is_named_by_rowcast, key_of, table_key, table_of
-from rowcast.migrations.equivalence import is_unique, without_equivalents
+from rowcast.migrations.equivalence import find_references_to_others, is_unique, without_equivalents
 from rowcast.migrations.inheritance import find_parts
 from rowcast.migrations.operations import Cast, Implementation, ddl_of
 from rowcast.migrations.renaming import find_renames
@@ -97,7 +97,7 @@ def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
     assert script.upgrade_ops is not None
     operations = without_equivalents(list(_flatten(script.upgrade_ops.ops, found, declared, tables)), found, tables)
     operations, sentences = without_unmanaged(operations, found, declared, tables)
-    sentences += find_unwritable_links(found, tables)
+    sentences += [*find_unwritable_links(found, tables), *find_references_to_others(found, tables)]
     operations.sort(key=execution_order)
     return _problems(found, declared, tables, sentences) + [
         Difference(operation, DdlStep(ddl_of(context, operation), additive, needed))

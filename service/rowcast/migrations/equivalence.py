@@ -115,6 +115,24 @@ def _column_and_order(term: Any) -> tuple[str, int]:
     return str(getattr(column, "name", column)), _DESCENDING if descending else 0
 
 
+def find_references_to_others(found: Definitions, tables: Tables) -> Iterator[str]:
+    """Sentences about foreign keys that refer to a column of the target which is not its key."""
+    for table in tables.metadata.tables.values():
+        rows = [row for (owner, _), row in found.foreign_keys.items() if owner == table.key]
+        for key in table.foreign_key_constraints:
+            columns, target = [column.name for column in key.columns], key.referred_table.key
+            remote = ",".join(element.column.name for element in key.elements)
+            others = {
+                row["base"] for row in rows if row["columns"] == columns and row["extra"].partition("|")[2] == target
+            }
+            if others and remote not in others:
+                yield (
+                    f"{table.key}.{','.join(columns)} refers to {target}.{min(others)} in the database, and the key of its "
+                    f"target is {remote}: make {min(others)} the key there, or declare the field with the type of its "
+                    "values instead of foreign_key"
+                )
+
+
 def _is_same_reference(row: asyncpg.Record, step: ops.CreateForeignKeyOp, *, any_action: bool) -> bool:
     action, target = row["extra"].split("|")
     return (
