@@ -167,6 +167,24 @@ async def test_another_type_stays_a_difference(database: Database, type_: str, d
     assert step.additive is additive
 
 
+@pytest.mark.parametrize(
+    ("type_", "declared", "default"),
+    [("smallint", "integer", 3), ("smallint", "smallint", -3), ("bigint", "big_integer", 0), ("real", "real", 1.5)],
+)
+async def test_a_number_as_default_is_in_line_however_it_is_written(
+    database: Database, type_: str, declared: str, default: float
+) -> None:
+    """PostgreSQL prints the type of some constants."""
+    await database.execute(
+        f"CREATE TABLE things (id uuid DEFAULT gen_random_uuid() PRIMARY KEY, x {type_} NOT NULL DEFAULT {default})"
+    )
+    assert (await database.plan(declare(resource("things", field("x", declared, default=default))))).statements == []
+    other = declare(resource("things", field("x", declared, default=default + 1)))
+    assert [step.sql.split(" SET ")[1] for step in (await database.plan(other)).statements] == [
+        f"DEFAULT '{default + 1}';"
+    ]
+
+
 async def test_choices_are_compared_with_the_values_of_an_enum(database: Database) -> None:
     """A service waits for a choice that the enum does not have; a value that the config does not have is reported."""
     await database.execute(f"{DOMAINS} CREATE TABLE things (id uuid DEFAULT gen_random_uuid() PRIMARY KEY, x mood)")

@@ -6,6 +6,7 @@ primary keys are compared here, by their definitions in the catalog.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -200,6 +201,17 @@ def _compare_default(
     return PriorityDispatchResult.CONTINUE
 
 
+def _bare(default: str | None) -> str | None:
+    """A default without the type of a number: ``'3'::smallint`` and ``3`` are equal in a column of any type."""
+    match = _TYPED_NUMBER.fullmatch(default or "")
+    return match[1] if match else default
+
+
+_TYPED_NUMBER: Final = re.compile(
+    r"'(-?[0-9]+(?:\.[0-9]+)?)'::(?:smallint|integer|bigint|real|double precision|numeric)"
+)
+
+
 def _default_differs(here: Definitions, there: Definitions, column: tuple[str, str], declared: sa.Column[Any]) -> bool:
     """Whether a column lacks the default that the config names.
 
@@ -208,7 +220,7 @@ def _default_differs(here: Definitions, there: Definitions, column: tuple[str, s
     """
     wanted = there.columns[column]["definition"]
     if CONFIGURED_DEFAULT in declared.info:
-        return here.has_identity(column) or bool(here.columns[column]["definition"] != wanted)
+        return here.has_identity(column) or _bare(here.columns[column]["definition"]) != _bare(wanted)
     return there.fills(column) and not here.fills(column)
 
 
