@@ -15,9 +15,9 @@ from rowcast.configuration.declarations import (
     FIELD_OPTIONS,
     RESERVED_RESOURCES,
     RESOURCE_SECTION,
-    model_name,
     options_of,
 )
+from rowcast.configuration.model_names import model_name
 from rowcast.configuration.yaml import REFERENCE
 from rowcast.resources.composite import can_be_part
 from rowcast.resources.fields import Kind

@@ -7,7 +7,6 @@ type cannot be read is left out, and its name is in ``Declaration.lost``.
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,12 +16,12 @@ from zoneinfo import available_timezones
 from marshmallow import ValidationError
 
 from rowcast.configuration import value_types, viewset_options
+from rowcast.configuration.declared_values import canonical, choice_of, is_inverted, item_field, valid_value
+from rowcast.configuration.model_names import model_name
 from rowcast.configuration.primary_key import set_primary_key
-from rowcast.configuration.yaml import AboutKey, Document, External, Problems, Steps
+from rowcast.configuration.yaml import AboutKey, Document, Problems, Steps
 from rowcast.errors import did_you_mean
-from rowcast.resources import validators
 from rowcast.resources.fields import MISSING, Field, JoinTable, Kind
-from rowcast.resources.lossless_json import with_exact_integers
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import IDENTIFIER_MAX_BYTES, SCHEMA, split_table
 from rowcast.resources.types import FIELD_TYPES, make_field, scalar_types
@@ -237,24 +236,24 @@ class _FieldReader:
     def _read_values(self) -> None:
         """Convert min, max, choices and default to the JSON form of their type, and check each by those before it."""
         typed = {name: self.values.pop(name) for name in ("min", "max", "choices", "default") if name in self.values}
-        element = _element(self._field())
+        element = item_field(self._field())
         limits: dict[str, Any] = {}
         for option in ("min", "max"):
             if typed.get(option) is not None:
-                self._load((option,), lambda given: _canonical(element, given), typed[option], limits, option)
-        if len(limits) == 2 and _inverted(element, limits["min"], limits["max"]):
+                self._load((option,), lambda given: canonical(element, given), typed[option], limits, option)
+        if len(limits) == 2 and is_inverted(element, limits["min"], limits["max"]):
             self._report("min", f"may not be larger than max ({limits['max']})")
             limits = {}
         self.values |= limits
         if "choices" in typed:
-            element, chosen = _element(self._field()), dict[int, Any]()
+            element, chosen = item_field(self._field()), dict[int, Any]()
             for at, given in enumerate(typed["choices"]):
-                self._load(("choices", at), lambda given: _choice(element, given, chosen), given, chosen, at)
+                self._load(("choices", at), lambda given: choice_of(element, given, chosen), given, chosen, at)
             if len(chosen) == len(typed["choices"]):
                 self.values["choices"] = tuple(chosen.values())
         if typed.get("default") is not None:
             whole = replace(self._field(), blank=self.values.get("blank", typed["default"] == ""))
-            self._load(("default",), lambda given: _valid_value(whole, given), typed["default"], self.values, "default")
+            self._load(("default",), lambda given: valid_value(whole, given), typed["default"], self.values, "default")
         elif "default" in typed:
             self.values["default"] = None
 
@@ -292,57 +291,6 @@ class _FieldReader:
     def _is_set(self, option: str) -> bool:
         """Whether an option is true; for ``default``, whether it is there."""
         return option in self.written if option == "default" else self.values.get(option) is True
-
-
-def _element(field: Field) -> Field:
-    """The field that choices, min and max apply to: that of an array's items, or the field itself."""
-    return field.element if field.field_type.kind is Kind.ARRAY else field
-
-
-def _with_t(given: Any) -> Any:
-    """A datetime as RFC 3339 has it; YAML may write it with a space."""
-    return type(given)(_DATE_AND_SPACE.sub(r"\1T", given)) if isinstance(given, str) else given
-
-
-_DATE_AND_SPACE: Final = re.compile(r"^([0-9]{4}-[0-9]{2}-[0-9]{2}) ")
-
-
-def _canonical(field: Field, given: Any) -> Any:
-    """A value as the service writes it in JSON. ``ValueError`` says why it is not of the field's type."""
-    if field.field_type.kind is Kind.JSON:
-        given = with_exact_integers(given)
-    if field.item_type.native is dt.datetime:
-        given = [_with_t(item) for item in given] if isinstance(given, list) else _with_t(given)
-    loaded = (
-        field.field_type.parse(field, given) if isinstance(given, External) else field.field_type.load(field, given)
-    )
-    return field.field_type.dump(field, loaded)
-
-
-def _valid_value(field: Field, given: Any) -> Any:
-    """A value as from ``_canonical``, which also passes the validators of request bodies."""
-    value = _canonical(field, given)
-    for item in value if field.field_type.kind is Kind.ARRAY else [value]:
-        if field.choices and item not in field.choices:
-            raise ValueError(f"{item!r} is not one of the choices; {did_you_mean(str(item), map(str, field.choices))}")
-    loaded = field.field_type.load(field, value)
-    for rule in validators.validators(field, replace(field, choices=())):
-        try:
-            rule(loaded)
-        except ValidationError as error:
-            raise ValueError(" ".join(map(str, error.messages))) from None
-    return value
-
-
-def _choice(field: Field, given: Any, others: Mapping[int, Any]) -> Any:
-    value = _valid_value(field, given)
-    if any(type(other) is type(value) and other == value for other in others.values()):
-        raise ValueError(f"{value!r} is listed twice")
-    return value
-
-
-def _inverted(field: Field, low: Any, high: Any) -> bool:
-    return bool(field.field_type.load(field, low) > field.field_type.load(field, high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -535,31 +483,3 @@ def _bad_name(field: Field) -> Iterator[str]:
         yield f"{reserved.pop()!r} is a column that every PostgreSQL table has; choose another name"
     elif len(field.stored_column.encode()) > IDENTIFIER_MAX_BYTES:
         yield f"{(field.column or field.name)!r} is too long: a column's name has at most {IDENTIFIER_MAX_BYTES} characters"
-
-
-_IRREGULAR: Final[Mapping[str, str]] = {
-    "people": "person", "children": "child", "movies": "movie", "caches": "cache", "indices": "index",
-    **{name: name for name in ("news", "series", "species", "data")},
-}  # fmt: skip
-_ENDINGS: Final = (
-    ("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("zzes", "zz"), ("ouses", "ouse"),
-    ("auses", "ause"), ("uses", "us"), ("iases", "ias"), ("oes", "o"), ("ss", "ss"), ("us", "us"), ("is", "is"),
-    ("s", ""),
-)  # fmt: skip
-
-
-def model_name(name: str) -> str:
-    """The name of a resource in the singular and in CamelCase, by the first ending that fits; ``model`` overrides it.
-
-    >>> [model_name(name) for name in ("tasks", "blog-posts", "categories", "boxes", "statuses", "news")]
-    ['Task', 'BlogPost', 'Category', 'Box', 'Status', 'News']
-    """
-    *words, last = re.split("[-_]", name)
-    if last in _IRREGULAR:
-        last = _IRREGULAR[last]
-    else:
-        for plural, singular in _ENDINGS:
-            if last.endswith(plural) and last != plural:
-                last = last.removesuffix(plural) + singular
-                break
-    return "".join(word.capitalize() for word in (*words, last))

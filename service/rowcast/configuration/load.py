@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from rowcast.configuration import declarations, settings, viewset_options, yaml
 from rowcast.configuration.declarations import Declaration, names_of
+from rowcast.configuration.model_names import model_name
 from rowcast.configuration.primary_key import circular_key, reference_problem, set_some_key
 from rowcast.configuration.scope import ScopeGroup
 from rowcast.configuration.settings import Settings
@@ -142,7 +143,7 @@ def _declarations(
             declared.append(_without_wrong_options(declaration, own))
             lost |= declaration.lost
         else:
-            lost |= {path.stem, declarations.model_name(path.stem), *_words(path)}
+            lost |= {path.stem, model_name(path.stem), *_words(path)}
     return declared, lost
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from rowcast.configuration import declarations
-from rowcast.configuration.declarations import FIELD_OPTIONS, model_name, options_of
+from rowcast.configuration import model_names
+from rowcast.configuration.declarations import FIELD_OPTIONS, options_of
+from rowcast.configuration.model_names import model_name
 from rowcast.resources.fields import MISSING, Field
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.types import FIELD_TYPES, make_field
@@ -267,7 +268,7 @@ def test_a_model_is_named_in_the_singular(name: str, model: str) -> None:
 
 def test_the_examples_of_the_docstrings_hold() -> None:
     """The examples are run as doctests."""
-    assert doctest.testmod(declarations).failed == 0
+    assert doctest.testmod(model_names).failed == 0
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------
