@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import doctest
 import time
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -37,7 +38,7 @@ async def test_a_directory_without_a_config_gets_one(project: Make) -> None:
     )
     assert shop.resource("customers") == (
         "table: customers\n"
-        "managed: false # the owner of the table changes it; Rowcast only adds the triggers of its streams\n"
+        "managed: false # Rowcast adds the triggers of its streams, and changes nothing else\n"
         "fields:\n"
         "  id: {type: integer, primary_key: true}\n"
         "  name: {type: string, max_length: 80, blank: true}\n"
@@ -70,6 +71,22 @@ async def test_files_are_never_overwritten(project: Make) -> None:
     assert (shop.directory / "else" / "parcels.yml").read_text() == "mine"
     assert shop.run("adopt")[0] == 0
     assert shop.resources() == ["clients", "orders", "parcels"]
+
+
+async def test_a_join_is_declared_where_a_file_is_written(project: Make) -> None:
+    """A file that exists is not changed, so the other side declares the links; without another side they are left out."""
+    tags = "CREATE TABLE tags (id serial PRIMARY KEY); CREATE TABLE customers_tags (customer_id integer REFERENCES customers, "
+    shop = await project(SHOP + tags + "tag_id integer REFERENCES tags, PRIMARY KEY (customer_id, tag_id))")
+    shop.write("customers", "fields: {id: {type: integer, primary_key: true}, name: {type: string}}")
+    assert shop.run("adopt")[0] == 0
+    through = "through: {table: customers_tags, near: tag_id, far: customer_id}"
+    assert f"  customers: {{type: many_to_many, to: customers, {through}}}\n" in shop.resource("tags")
+    assert shop.run("adopt") == (0, "The config has every table that can be adopted.")
+    shop.write("tags", "fields: {id: {type: integer, primary_key: true}}")
+    assert shop.run("adopt")[1].splitlines()[-1] == (
+        "left out: customers_tags, because it joins customers and tags, whose files exist; "
+        "add a many_to_many field to one of them"
+    )
 
 
 async def test_a_config_with_a_mistake_is_not_added_to(project: Make) -> None:
@@ -133,6 +150,72 @@ async def test_patterns_and_schemas_choose_tables(project: Make) -> None:
     )
     assert shop.run("check")[0] == 0
     assert shop.run("plan") == (0, "-- The database is in line with the config.")
+
+
+ODD = """
+CREATE DOMAIN "Percent" AS numeric(5, 2) CHECK (VALUE <= 100);
+CREATE TYPE "Mood" AS ENUM ('so-so', 'very: good', 'null', '3');
+CREATE TABLE "Straße der Wörter" (
+    "2nd key" text PRIMARY KEY DEFAULT 'x', "createdAt" timestamp NOT NULL DEFAULT now(), "naïve Col" integer, "_x" integer,
+    "__a__b" integer, x integer, search text NOT NULL, page integer, "class" boolean DEFAULT true, "%$" integer, ümläut "Percent",
+    "Mood" "Mood" NOT NULL DEFAULT 'so-so', moods "Mood"[], "shareRate" real[], tree xml, "apiKey" text
+);
+CREATE INDEX ON "Straße der Wörter" (search, x);
+CREATE INDEX ON "Straße der Wörter" (page) WHERE x > 0;
+CREATE UNIQUE INDEX ON "Straße der Wörter" (lower(search));
+CREATE UNIQUE INDEX ON "Straße der Wörter" ("_x", x);
+CREATE TABLE metrics (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, metrics integer REFERENCES "metrics");
+CREATE TABLE "stream" (id numeric PRIMARY KEY);
+CREATE TABLE model (id uuid PRIMARY KEY, status text, status_id uuid UNIQUE REFERENCES model ON DELETE SET NULL);
+CREATE TABLE models (status model, id smallint UNIQUE NOT NULL, other_id uuid REFERENCES model, FOREIGN KEY (id) REFERENCES models (id));
+CREATE TABLE "with.dot" (id integer PRIMARY KEY);
+COMMENT ON TABLE model IS 'A ${env:HOME}';
+COMMENT ON TABLE "metrics" IS 'Two lines
+of "text": # all of it';
+"""
+
+
+async def test_names_and_types_of_all_kinds_are_accepted_by_the_config(project: Make) -> None:
+    """Or left out with a reason; the plan is empty in any case."""
+    odd = await project(ODD)
+    code, output = odd.run("adopt")
+    assert code == 0
+    assert [line for line in output.splitlines() if line.startswith("left out")] == [
+        "left out: stream, because its key id has the type numeric, which no key has",
+        "left out: with.dot, because its name has a character that no config has in a name",
+    ]
+    assert odd.run("check") == (0, "config: 4 resources, no problems.")
+    code, plan = odd.run("plan")
+    assert (code, plan.splitlines()[0]) == (0, "-- The database is in line with the config.")
+    assert odd.resources() == ["metrics", "models", "public_models", "strasse_der_worters"]
+    assert odd.run("adopt", "--check")[0] == 0
+    text = odd.resource("strasse_der_worters")
+    for line in (
+        'table: "Straße der Wörter"',
+        '  column_2nd_key: {type: text, column: "2nd key", primary_key: true, default: database}',
+        "  created_at: {type: datetime, column: createdAt, auto_now_add: true}",
+        '  naive_col: {type: integer, column: "naïve Col", null: true}',
+        "  x_2: {type: integer, column: _x, null: true}",
+        "  x: {type: integer, null: true}",
+        "  # %$: left out, because it has a character in its name that no config has",
+        '  mood: {type: string, choices: [so-so, "very: good", "null", "3"], column: Mood, default: database}',
+        "    search: [in]",
+    ):
+        assert line in text.splitlines(), line
+    assert 'description: "Two lines of \\"text\\": # all of it"' in odd.resource("metrics")
+    assert "description" not in odd.resource("models")
+
+
+async def test_tables_that_the_role_may_not_read_are_left_out(project: Make) -> None:
+    """They could not be served."""
+    shop = await project(SHOP)
+    role = f"{urlsplit(shop.url).path[1:]}_reader"  # roles are of the server
+    await execute(shop.url, f"CREATE ROLE {role} LOGIN; GRANT SELECT ON customers TO {role}")
+    url = shop.url.replace("postgresql://postgres@", f"postgresql://{role}@")
+    code, output = shop.run("adopt", "--database-url", url)
+    assert (code, output.splitlines()[-1]) == (0, "left out: orders, because the role may not read it")
+    assert shop.resources() == ["customers"]
+    await execute(shop.url, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 async def test_an_empty_database_is_an_error(project: Make) -> None:

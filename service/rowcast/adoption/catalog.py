@@ -12,6 +12,7 @@ from rowcast.resources.sql import SCHEMA, quote_identifier
 # Partitions are part of their table, and tables of extensions are not the owner's.
 _TABLES_SQL: Final = """
 SELECT pg_class.oid, nspname AS schema, relname AS name, relkind::text AS kind, pg_table_is_visible(pg_class.oid) AS visible,
+    has_table_privilege(pg_class.oid, 'SELECT') AND has_schema_privilege(relnamespace, 'USAGE') AS readable,
     obj_description(pg_class.oid, 'pg_class') AS comment,
     ARRAY(SELECT DISTINCT refobjid FROM pg_rewrite JOIN pg_depend ON classid = 'pg_rewrite'::regclass AND objid = pg_rewrite.oid
           WHERE ev_class = pg_class.oid AND refclassid = 'pg_class'::regclass AND refobjid <> pg_class.oid
@@ -39,10 +40,10 @@ WITH RECURSIVE step (domain, type, modifier, needed) AS (
     SELECT enumtypid AS type, array_agg(enumlabel::text ORDER BY enumsortorder) AS labels FROM pg_enum GROUP BY 1
 )
 SELECT attrelid, attname, format_type(atttypid, atttypmod) AS type,
-    format_type(base.oid, coalesce(based.modifier, atttypmod)) AS base, domain IS NOT NULL AS is_domain,
+    format_type(base.oid, coalesce(based.modifier, atttypmod)) AS base,
     CASE WHEN base.typcategory = 'A' AND base.typelem <> 0
          THEN format_type(base.typelem, coalesce(based.modifier, atttypmod)) END AS element,
-    coalesce(own.labels, items.labels, '{}') AS labels, base.typtype::text AS class,
+    coalesce(own.labels, items.labels, '{}') AS labels,
     attnotnull OR coalesce(needed, false) AS needed, pg_get_expr(adbin, adrelid) AS default,
     attidentity::text AS identity, attgenerated::text AS generated, col_description(attrelid, attnum) AS comment
 FROM pg_attribute
@@ -90,8 +91,6 @@ class Column:
     type: str
     base: str
     element: str | None = None
-    is_domain: bool = False
-    is_enum: bool = False
     labels: tuple[str, ...] = ()
     needed: bool = False  # NOT NULL
     default: str | None = None
@@ -133,13 +132,17 @@ class Index:
 
 @dataclass(slots=True)
 class Table:
-    """A table or a view. ``reads`` are the OIDs of what a view is made of."""
+    """A table or a view. ``reads`` are the OIDs of what a view is made of.
+
+    ``visible`` says that its name is found without the schema, and ``readable`` that the role may read it.
+    """
 
     oid: int
     schema: str
     name: str
     kind: str = "r"  # as in pg_class
     visible: bool = True
+    readable: bool = True
     comment: str | None = None
     reads: tuple[int, ...] = ()
     columns: dict[str, Column] = field(default_factory=dict)
@@ -175,9 +178,7 @@ async def read_database(connection: Connection, schemas: Sequence[str] | None) -
     """Read the catalog. Without ``schemas`` these are the schemas in which names without a schema are looked up."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         tables = {
-            row["oid"]: Table(
-                row["oid"], row["schema"], row["name"], row["kind"], row["visible"], row["comment"], tuple(row["reads"])
-            )
+            row["oid"]: Table(**{**row, "reads": tuple(row["reads"])})
             for row in await connection.fetch(_TABLES_SQL, None if schemas is None else list(schemas), SCHEMA)
         }
         known = list(tables)
@@ -218,8 +219,6 @@ def _column(row: Any) -> Column:
         row["type"],
         row["base"],
         element=row["element"],
-        is_domain=row["is_domain"],
-        is_enum=row["class"] == "e",
         labels=tuple(row["labels"]),
         needed=row["needed"],
         default=None if row["generated"] else row["default"],
@@ -234,7 +233,7 @@ async def _django_apps(connection: Connection, tables: Iterable[Table]) -> tuple
     for table in tables:
         if table.name == "django_migrations" and "app" in table.columns:
             source = f"{quote_identifier(table.schema)}.{quote_identifier(table.name)}"
-            if await connection.fetchval("SELECT has_table_privilege($1::oid, 'SELECT')", table.oid):
+            if table.readable:
                 apps = [row[0] for row in await connection.fetch(f"SELECT DISTINCT app FROM {source}")]
                 return tuple(sorted({*apps, "auth", "django"}))
     return ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,26 +10,33 @@ from typing import Any, Final
 
 from rowcast.adoption import indexes, names, relations
 from rowcast.adoption.catalog import Column, Database, Reference, Table
-from rowcast.adoption.columns import FieldDraft, NotAField, add_comment, check_name, describe, name_column, type_of
+from rowcast.adoption.columns import (
+    FieldDraft,
+    NotAField,
+    add_comment,
+    check_name,
+    describe,
+    leave_to_database,
+    name_column,
+    type_of,
+)
 from rowcast.adoption.relations import Join, Link, Target
 from rowcast.configuration.declarations import (
-    FIELD_OPTIONS,
     RESERVED_RESOURCES,
-    RESOURCE_SECTION,
+    SQL_NAME,
     options_of,
 )
 from rowcast.configuration.model_names import model_name
 from rowcast.configuration.yaml import REFERENCE
 from rowcast.resources.composite import can_be_part
 from rowcast.resources.fields import Kind
-from rowcast.resources.resource import Resources
+from rowcast.resources.resource import Resource, Resources
 from rowcast.resources.sql import IDENTIFIER_MAX_BYTES
 from rowcast.resources.types import FIELD_TYPES, make_field
 
 PERMISSIONS: Final = ("IsAdminUser",)
 _MISSING_KEY: Final = "it has no primary key, and no unique index over columns that are never null"
 _VIEW_KEY: Final = "no column of it is surely a key; a file of your own may name one"
-_UNWRITABLE: Final = frozenset("\"'%:\\.")  # in the name of a table, which a config cannot have
 
 
 @dataclass(slots=True)
@@ -80,7 +88,7 @@ class Drafting:
             oid: ResourceDraft(labels[oid], table, self.keys[oid], model=names.model(labels[oid]))
             for oid, table in chosen.items()
         }
-        joins = list(relations.find_joins(chosen.values(), self._targets())) if "through" in FIELD_OPTIONS else []
+        joins = list(relations.find_joins(chosen.values(), self._targets()))
         for join in joins:
             del self.drafts[join.table.oid]
         targets = self._targets()
@@ -95,11 +103,9 @@ class Drafting:
 
     def _is_adoptable(self, table: Table) -> bool:
         reason = None
-        if table.is_view and "view" not in RESOURCE_SECTION.fields:
-            reason = "it is a view"
-        elif table.oid not in self.keys:
+        if table.oid not in self.keys:
             reason = _VIEW_KEY if table.is_view else _MISSING_KEY
-        elif _UNWRITABLE & set(table.schema + table.name):
+        elif not all(re.fullmatch(SQL_NAME, part) for part in (table.schema, table.name)):
             reason = "its name has a character that no config has in a name"
         else:
             reason = self._key_problem(table)
@@ -124,7 +130,7 @@ class Drafting:
         """What foreign keys may refer to: the drafts, and the resources of the config."""
         served = served_tables(self.database, self.existing)
         found = {
-            oid: Target(name, self.database.tables[oid], self.existing[name].key_columns)
+            oid: Target(name, self.database.tables[oid], _key_of(self.existing[name]))
             for oid, name in served.items()
             if name in self.existing
         }
@@ -136,22 +142,21 @@ class Drafting:
         table, taken = draft.table, set[str]()
         references = {name: self._reference(table, name, targets) for name in table.columns}
         made: dict[str, FieldDraft] = {}
-        if "managed" not in RESOURCE_SECTION.fields:
-            references |= {name: None for name in references if not indexes.is_indexed(table, name)}
         if len(draft.key) == 1 and self._leads_to(table.oid, targets, table.oid):
             references[draft.key[0]] = None
-        for name, column in table.columns.items():  # fields that are not relations have the first choice of names
-            if references[name] is not None:
-                continue
+        plain = [name for name, reference in references.items() if reference is None]
+        for name in sorted(plain, key=lambda name: names.identifier(name, "column") != name):  # equal names first
+            column = table.columns[name]
             label = names.unique_name((names.identifier(name, "column"),), taken)
             try:
                 made[name] = describe(
                     column, label, key=draft.key == (name,), part=name in draft.key, view=table.is_view
                 )
                 taken.add(label)
+                made[name].notes += self._other_references(table, name, targets)
             except NotAField as error:
                 draft.left_out[name] = str(error)
-        for name, reference in references.items():
+        for name, reference in references.items():  # fields that are not relations have the first choice
             if reference is not None and name not in made:
                 try:
                     made[name] = self._foreign_key(table.columns[name], reference, targets, taken, table.is_view)
@@ -173,6 +178,20 @@ class Drafting:
             if read is not None and same and (found := relations.reference_of(read, column, targets)) is not None:
                 return found
         return None
+
+    def _other_references(self, table: Table, column: str, targets: Mapping[int, Target]) -> Iterator[str]:
+        """Remarks about foreign keys of a column that are not relations."""
+        for reference in table.references:
+            if column not in reference.columns:
+                continue
+            target = self.database.tables.get(reference.target)
+            refers = f"refers to {'a table of a schema that was not read' if target is None else target}"
+            if len(reference.columns) > 1:
+                yield f"{refers} by several columns: {', '.join(reference.columns)}"
+            elif reference.target in targets:
+                yield f"{refers} by {reference.target_columns[0]}, which is not its key"
+            else:
+                yield refers if target is None else f"{refers}, to which no relation can lead"
 
     def _leads_to(self, oid: int, targets: Mapping[int, Target], end: int) -> bool:
         """Whether the key of a table is a foreign key that leads, by keys of others, to a table."""
@@ -201,26 +220,31 @@ class Drafting:
         name_column(options, column, f"{name}_id")
         if not column.needed:
             options["null"] = True
-        if action := None if view else relations.on_delete(reference):
-            if action == "set_null" and column.needed:
-                action = None
-            else:
-                options["on_delete"] = action
+        if not view:
+            leave_to_database(options, column)
+        action = None if view else relations.on_delete(reference)
+        if action and not (action == "set_null" and column.needed):
+            options["on_delete"] = action
         key = target.table.columns[target.key[0]]
         draft = FieldDraft(name, column.name, options, key_kind=FIELD_TYPES[type_of(key)["type"]].kind)
         add_comment(draft, column)
         return draft
 
     def _add_join(self, join: Join, targets: Mapping[int, Target]) -> None:
-        near, far = targets[join.near.target], targets[join.far.target]
-        draft = next((each for each in self.drafts.values() if each.name == near.resource), None)
-        if draft is None:
-            self.left_out[str(join.table)] = f"it joins {near.resource}, which the config has, with {far.resource}"
+        sides = [(join.near, join.far, join.field), (join.far, join.near, targets[join.near.target].resource)]
+        declaring = [side for side in sides if side[0].target in self.drafts]
+        if not declaring:
+            both = " and ".join(targets[side.target].resource for side in (join.near, join.far))
+            self.left_out[str(join.table)] = (
+                f"it joins {both}, whose files exist; add a many_to_many field to one of them"
+            )
             return
-        through = {"table": str(join.table), "near": join.near.columns[0], "far": join.far.columns[0]}
-        candidates = (join.field, far.resource, f"{far.resource}_of_{join.field}")
+        near, far, field_name = declaring[0]
+        draft, target = self.drafts[near.target], targets[far.target]
+        through = {"table": str(join.table), "near": near.columns[0], "far": far.columns[0]}
+        candidates = (field_name, target.resource, f"{target.resource}_of_{field_name}")
         name = names.unique_name(candidates, draft.names)
-        options = {"type": "many_to_many", "to": far.resource, "through": through}
+        options = {"type": "many_to_many", "to": target.resource, "through": through}
         draft.fields[f"\0{join.table}"] = FieldDraft(name, "", options)  # which no column is called
 
     def _name_links(self) -> None:
@@ -245,17 +269,20 @@ class Drafting:
         """Add what follows from constraints and indexes."""
         table = draft.table
         for columns in () if table.is_view else table.unique:
-            if not all(column in draft.fields for column in columns):
+            if set(columns) == set(draft.key) or not all(column in draft.fields for column in columns):
                 continue
             if len(columns) == 1:
-                if columns != draft.key:
-                    draft.fields[columns[0]].options["unique"] = True
+                draft.fields[columns[0]].options["unique"] = True
             else:
                 draft.unique.append([draft.fields[column].name for column in columns])
         for column, each in draft.fields.items():
             if each.kind is Kind.RELATION and not table.is_view and not indexes.is_indexed(table, column):
                 each.notes.append("no index, so lists are not filtered by it")
         draft.viewset = {"permission_classes": list(PERMISSIONS), **indexes.viewset_options(table, draft.fields)}
+
+
+def _key_of(resource: Resource) -> tuple[str, ...]:
+    return tuple(field.stored_column for field in resource.key_fields)
 
 
 def choose_key(table: Table) -> tuple[str, ...] | None:

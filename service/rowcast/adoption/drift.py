@@ -25,7 +25,7 @@ def find_drift(
         if oid not in chosen or not resource:
             continue
         table = database.tables[oid]
-        declared = configuration.resources[resource].columns
+        declared = {field.stored_column for field in configuration.resources[resource].columns.values()}
         remarks = _commented(configuration, resource)
         for column in table.columns.values():
             labels = {column.name, names.identifier(column.name, "column"), names.relation(column.name)}

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from rowcast.adoption.drafts import ResourceDraft, description, key_option, model_option
-from rowcast.configuration.declarations import RESOURCE_SECTION
 from rowcast.configuration.yaml import YAML_SUFFIXES
 
 _PLAIN: Final = re.compile(r"[A-Za-z_/][A-Za-z0-9_./()-]*(?: [A-Za-z0-9_./()-]+)*")
 _WORDS: Final = frozenset({"null", "Null", "NULL", "true", "True", "TRUE", "false", "False", "FALSE"})
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-_OWNED: Final = "the owner of the table changes it; Rowcast only adds the triggers of its streams"
+_OWNED: Final = "Rowcast adds the triggers of its streams, and changes nothing else"
 _CLOSED: Final = "closed until you open it"
 
 
@@ -35,10 +34,7 @@ def _lines(draft: ResourceDraft) -> Iterator[str]:
     yield f"table: {scalar(str(table))}"
     if model := model_option(draft):
         yield f"model: {model}"
-    if "managed" in RESOURCE_SECTION.fields and not table.is_view:
-        yield f"managed: false # {_OWNED}"
-    if table.is_view:
-        yield "view: true"
+    yield "view: true" if table.is_view else f"managed: false # {_OWNED}"
     if text := description(table):
         yield f"description: {scalar(text)}"
     yield from _notes(draft.notes)

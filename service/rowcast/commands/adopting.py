@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 from tqdm import tqdm
@@ -29,7 +30,7 @@ from rowcast.database.pool import CONNECT_TIMEOUT_SECONDS
 from rowcast.errors import ConfigurationError
 from rowcast.migrations import commands
 
-PROGRESS_FROM = 100  # files
+PROGRESS_MIN_FILES: Final = 100
 
 
 @click.command()
@@ -102,7 +103,7 @@ def _write(adoption: Adoption, directory: Path) -> None:
         written = 0
         resources = adoption.resources.values()
         for draft in tqdm(
-            resources, unit="file", leave=False, disable=None if len(resources) >= PROGRESS_FROM else True
+            resources, unit="file", leave=False, disable=None if len(resources) >= PROGRESS_MIN_FILES else True
         ):
             if (path := existing_file(directory, draft.name)) is not None:
                 tqdm.write(f"exists: {path}, so {draft.table} is not written")
