@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from rowcast.resources.types import FIELD_TYPES
 
 from ..conftest import configure, rowcast
+from .terminal import Terminal
 
 BOOKS = {
     "authors": "fields: {id: {type: integer, primary_key: true}, name: {type: string, max_length: 20}}",
@@ -252,6 +254,24 @@ class BookViewSet(ModelViewSet):
     assert await sql.fetchval("SELECT subtitle FROM books") == "by hand"
 
 
+async def test_progress_is_shown_on_a_terminal(files: Files) -> None:
+    """On standard error, and not between rows that are printed on the same terminal."""
+    (files.directory / "b.csv").write_text("title\n" + "".join(f"t{n}\n" for n in range(1000)))
+    for arguments, printed, bar in (
+        (("load", str(files.directory / "b.csv"), "books"), "1,000 created", True),
+        (("dump", "books", str(files.directory / "d.json")), "rows [", True),
+        (("dump", "authors", "--format", "json"), "[\r\n]", False),
+    ):
+        terminal = Terminal(files.directory, *arguments, "--database-url", files.database_url)
+        try:
+            shown = terminal.until(printed)
+            assert (re.search(r"\r(books|authors): .*\|.*B/s|rows \[", shown) is not None) == bar, shown
+            assert terminal.process.wait(30) == 0
+        finally:
+            terminal.process.kill()
+            os.close(terminal.screen)
+
+
 async def test_mistakes_are_a_line(files: Files) -> None:
     """Files that are none, and options that do not fit."""
     for arguments, message in (
@@ -288,6 +308,11 @@ EVERY_TYPE: dict[str, tuple[str, Any]] = {  # type → its options, and a value 
     "array": ("of: string", ["a,b", 'c"', "[", ""]),
     "foreign_key": ("to: targets", 2),
     "many_to_many": ("to: targets", [1, 2]),
+    "smallint": ("", -32768),
+    "real": ("", 0.1),
+    "citext": ("", "A, b"),
+    "bytea": ("", "AP8s"),
+    "native": ("as: inet", "10.0.0.1"),
 }
 
 
@@ -295,7 +320,8 @@ EVERY_TYPE: dict[str, tuple[str, Any]] = {  # type → its options, and a value 
 @pytest.mark.parametrize("format", ["csv", "ndjson", "json"])
 async def test_dump_loads_again(tmp_path: Path, database_url: str, sql: asyncpg.Connection, format: str) -> None:
     """With values of every type, and with nulls: the rows are the same, with their keys and read-only fields."""
-    assert set(EVERY_TYPE) <= set(FIELD_TYPES)
+    assert set(EVERY_TYPE) == set(FIELD_TYPES)
+    await sql.execute("CREATE EXTENSION citext")
     lines = ["  id: {type: integer, primary_key: true}", "  secret: {type: string, write_only: true, null: true}"]
     for name, (options, _) in EVERY_TYPE.items():
         null = "" if name == "many_to_many" or "auto" in options else ", null: true"

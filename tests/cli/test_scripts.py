@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pty
-import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from ..conftest import configure, rowcast, without_settings
+from .terminal import Terminal
 
 NOTES = {"notes": "fields: {id: {type: integer, primary_key: true}, text: {type: string}}"}
 HOOKS = """\
@@ -141,38 +139,6 @@ async def test_database_that_does_not_match_is_reported(tmp_path: Path, database
         code, output = rowcast(tmp_path, *command, DATABASE_URL=database_url)
         assert (code, output.splitlines()[-1] == "0") == ((0, True) if command[0] == "shell" else (1, False)), output
         assert output.startswith("The database is not in line with the config; pending: CREATE TABLE tags"), output
-
-
-class Terminal:
-    """A terminal in which a command runs."""
-
-    def __init__(self, directory: Path, *arguments: str) -> None:
-        hidden = without_settings()
-        environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"TERM": "dumb"}
-        self.screen, inner = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rowcast", *arguments, "--config", str(directory / "config")],
-            stdin=inner, stdout=inner, stderr=inner, env=environment, start_new_session=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # which becomes the controlling terminal
-        )  # fmt: skip
-        os.close(inner)
-        self.printed = b""
-
-    def type(self, text: str) -> None:
-        os.write(self.screen, text.encode())
-
-    def until(self, text: str, seconds: float = 30) -> str:
-        """What is printed up to a text."""
-        end = time.monotonic() + seconds
-        while text.encode() not in self.printed and time.monotonic() < end:
-            if select.select([self.screen], [], [], 0.5)[0]:
-                try:
-                    self.printed += os.read(self.screen, 1024)
-                except OSError:
-                    break
-        before, found, self.printed = self.printed.partition(text.encode())
-        assert found, before.decode()
-        return (before + found).decode()
 
 
 async def test_console_awaits(tmp_path: Path, database_url: str) -> None:

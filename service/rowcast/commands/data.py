@@ -171,9 +171,9 @@ def _size(source: IO[bytes]) -> int | None:
     return os.fstat(source.fileno()).st_size if source.seekable() else None
 
 
-def _bar(total: int | None, unit: str, resource: str) -> Any:
+def _bar(total: int | None, unit: str, resource: str, *, hidden: bool = False) -> Any:
     """A progress bar on standard error, if that is a terminal."""
-    return tqdm(total=total, unit=unit, unit_scale=True, desc=resource, disable=None, leave=False)
+    return tqdm(total=total, unit=unit, unit_scale=True, desc=resource, disable=hidden or None, leave=False)
 
 
 def _followed(records: Iterable[Record], source: IO[bytes], bar: Any) -> Iterator[Record]:
@@ -256,7 +256,7 @@ async def _dump(
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             cursor = await connection.cursor(statement.sql)
             target.write(writer.start())
-            with _bar(None, " rows", resource.name) as bar:
+            with _bar(None, " rows", resource.name, hidden=target.isatty()) as bar:
                 while found := await cursor.fetch(PAGE_ROWS):
                     rows = (with_keys_alone(row["result"], keys) if keys else row["result"] for row in found)
                     target.write(writer.rows(rows))
