@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from marshmallow import ValidationError
 from marshmallow import fields as ma
+from yarl import URL
 
 from rowcast.configuration import value_types
 from rowcast.configuration.database_url import check_url
@@ -113,6 +114,22 @@ def _address() -> value_types.ValueType:
     return value_types.ValueType(take, written.written, null=True)
 
 
+def _server_url() -> value_types.ValueType:
+    """The URL of a service, or its path on the host that a page comes from."""
+    expected = "a URL such as https://api.example.com, or a path such as /, without a query"
+    written = value_types.string(_SERVER, expected, least=1)
+
+    def take(value: Any) -> str:
+        url: str = written.take(value)
+        try:
+            URL(url)
+        except ValueError:
+            raise ValueError(f"must be {expected}") from None
+        return url
+
+    return value_types.ValueType(take, written.written)
+
+
 _CLAIM: Final = r"[^.\s]+(?:\.[^.\s]+)*"
 _REFERENCE: Final = rf"\$user\.(?:id|is_staff|is_authenticated)|\$claims\.{_CLAIM}"
 _SETTING_NAME: Final = (
@@ -121,7 +138,7 @@ _SETTING_NAME: Final = (
 _ROLE: Final = r"(?![Nn][Oo][Nn][Ee]$)[^\x00]{1,63}"
 _ROLE_EXPECTED: Final = "the name of a role, and not none"
 _ORIGIN: Final = r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+"
-_ADDRESS: Final = r"(?:https?://[^/?#\s]+)?(?:/[^?#\s]*)?"
+_SERVER: Final = r"(?:https?://[^/?#\s]+)?(?:/[^?#\s]*)?"
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _HOST: Final = rf"\*|(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\]?"
 _SYMMETRIC: Final = ("HS256", "HS384", "HS512")
@@ -268,12 +285,7 @@ class Api:
     title: str = _setting(value_types.string(least=1), "Rowcast")
     version: str | None = _setting(value_types.string(least=1, null=True))  # null: that of Rowcast
     description: str | None = _setting(value_types.string(null=True))
-    servers: tuple[str, ...] = _setting(
-        value_types.ListOf(
-            value_types.string(_ADDRESS, "a URL such as https://api.example.com, or a path such as /, without a query")
-        ),
-        [],
-    )
+    servers: tuple[str, ...] = _setting(value_types.ListOf(_server_url()), [])
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,13 @@ def test_secrets_are_not_shown_when_settings_are_printed(read: Load) -> None:
         ("server:\n  port:", "2:3: port: may not be empty"),
         ("server: {port: 70000}", "1:16: port: must be at most 65535"),
         ("server: {workers: 0}", "1:19: workers: must be at least 1"),
+        ("server: {admin: '9100'}", "1:17: admin: must be a host and a port such as 127.0.0.1:9100"),
+        ("server: {admin: 'a:70000'}", "1:17: admin: must have a port of at most 65535"),
+        ("api: {servers: ['https://a:99999']}", "1:17: servers[0]: must be a URL such as https://api.example.com, or a path such as /, "
+         "without a query"),
+        ("api: {servers: ['']}", "1:17: servers[0]: must have at least 1 characters"),
+        ("api: {servers: ['/?x']}", "1:17: servers[0]: must be a URL such as https://api.example.com, or a path such as /, "
+         "without a query"),
         ("server: {host: 5}", "1:16: host: must be a string; quote it"),
         ("server: {body_limit: 1}", "1:22: body_limit: must be a size such as 512B, 256KiB, 1MiB or 2GB"),
         ("server: {shutdown_grace: 10}", "1:26: shutdown_grace: must be a duration such as 250ms, 10s, 5m, 24h or 30d"),
