@@ -24,6 +24,7 @@ from rowcast.database.sequences import SequenceBehind, sequences_behind
 from rowcast.database.table_lock import lock_holder
 from rowcast.database.table_traits import read_traits
 from rowcast.migrations import commands, failures
+from rowcast.resources.sql import DIALECT
 from rowcast.resources.tables import Tables
 
 PROBE_TIMEOUT_SECONDS: Final = 2.0  # for a notification to arrive, and for waiting changes to be delivered
@@ -125,7 +126,8 @@ async def _schema(connect: Connect, tables: Tables, migrations: Path) -> list[Fi
 async def _rows(connection: Connection, tables: Tables) -> list[Finding]:
     """What is wrong with the rows of the tables: policies that hide them from the service, keys that are taken."""
     traits = await read_traits(connection.fetch, tables)
-    forced = [tables.resources[name].table for name, table in traits.items() if table.policies_apply]
+    quote = DIALECT.identifier_preparer.format_table
+    forced = [quote(tables.of[name]) for name, table in traits.items() if table.policies_apply]
     if forced:  # whose largest keys the service may not see
         return [Finding("policies", _FORCED.format(table=table), wrong=True) for table in forced]
     return [
