@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ from rowcast.changes.triggers import WAKE_TICKER, create_function, qualified, tr
 from rowcast.database.connection import Connect, Connection
 from rowcast.errors import ConfigurationError
 from rowcast.migrations.inheritance import find_parts
-from rowcast.resources.sql import SCHEMA, quote_identifier, quote_literal, quote_table
+from rowcast.resources.sql import SCHEMA, cut_identifier, quote_identifier, quote_literal, quote_table
 from rowcast.resources.tables import Tables, is_managed
 
 _COMMENT: Final = "Rowcast: logs changes"  # begins the comment of the service's functions; a digest follows
@@ -47,7 +48,8 @@ class Pending:
 async def pending(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[Pending]:
     """What is missing, in order, until every change of every resource is logged; empty if nothing is.
 
-    A table that has taken the place of a logged one counts as truncated: readers of the log load it again.
+    A table that has taken the place of a logged one counts as truncated: readers of the log load it again. So does one with a
+    field that has another name than before for the same column.
     """
     schemas = await _schemas(connection, tables)
     found: list[Pending] = []
@@ -56,11 +58,23 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
         (row["relation"], row["name"]): row["function"] for row in await connection.fetch(_INSTALLED_TRIGGERS)
     }
 
+    names = {
+        cut_identifier(f"{resource.name}.insert"): {field.stored_column: key for key, field in resource.columns.items()}
+        for resource in tables.resources.values()
+    }
+
     def check_function(name: str, create: str) -> None:
         comment = f"{_COMMENT} ({hashlib.blake2s(create.encode(), digest_size=16).hexdigest()})"
-        if comments.pop(name, None) != comment:
+        if name in names:
+            comment += f" {json.dumps(names[name])}"
+        before = comments.pop(name, "")
+        if before != comment:
             remember = f"COMMENT ON FUNCTION {SCHEMA}.{quote_identifier(name)} IS {quote_literal(comment)}"
-            found.append(Pending(f"the function {SCHEMA}.{name} is missing or out of date", f"{create}; {remember}"))
+            statement = f"{create}; {remember}"
+            if _is_renamed(before, names.get(name, {})):
+                resource = quote_literal(name.partition(".")[0])
+                statement = f"{statement}; {sql.fill(_LOG_TRUNCATE, resource=resource)}"
+            found.append(Pending(f"the function {SCHEMA}.{name} is missing or out of date", statement))
 
     bare: dict[str, bool] = {}  # relation → whether its rows may be others than those in the log
     quoted = {qualified(name, schemas): name for name in schemas}
@@ -88,6 +102,13 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
         function = f"{SCHEMA}.{quote_identifier(name)}"
         found.append(Pending(problem, f"DROP FUNCTION {function}", function))
     return found
+
+
+def _is_renamed(comment: str, names: Mapping[str, str]) -> bool:
+    """Whether a column has another name in the log than when a function got this comment."""
+    _, start, rest = comment.partition(" {")
+    before: dict[str, str] = json.loads(f"{{{rest}") if start else {}
+    return any(before.get(column, key) != key for column, key in names.items())
 
 
 async def sync_triggers(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[str]:
@@ -131,7 +152,7 @@ async def suspend_triggers(connection: Connection, *, wakeup: str = "notify") ->
 
 
 async def _suspend(connection: Connection, wakeup: str) -> None:
-    for name, body, columns in await connection.fetch(_FUNCTIONS_TO_SUSPEND, f"{_COMMENT}%"):
+    for name, body, columns, comment in await connection.fetch(_FUNCTIONS_TO_SUSPEND, f"{_COMMENT}%"):
         suspended = sql.fill(
             _SUSPENDED_BODY,
             body=body,
@@ -140,9 +161,10 @@ async def _suspend(connection: Connection, wakeup: str) -> None:
             wake=WAKE_TICKER if wakeup == "notify" else "",
         )
         function = quote_identifier(name)
+        names = "".join(comment.partition(" {")[1:])
         await connection.execute(
             f"{create_function(name, suspended)};"
-            f"COMMENT ON FUNCTION {SCHEMA}.{function} IS {quote_literal(f'{_COMMENT} (suspended)')}"
+            f"COMMENT ON FUNCTION {SCHEMA}.{function} IS {quote_literal(f'{_COMMENT} (suspended){names}')}"
         )
 
 
