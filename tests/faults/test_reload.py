@@ -382,6 +382,48 @@ async def test_a_replaced_application_is_freed(tmp_path: Path, database_url: str
                 gc.unfreeze()
 
 
+HOOKS = """
+from pathlib import Path
+from rowcast import background, on_shutdown, on_startup
+
+def note(what):
+    with (Path(__file__).parent / "happened").open("a") as file:
+        file.write(what + "-%(version)s\\n")
+
+@on_startup
+def start(state):
+    note("start")
+    %(start)s
+
+@on_shutdown
+def stop(state):
+    note("stop")
+
+@background
+async def follow():
+    note("follow")
+"""
+
+
+async def test_hooks_run_for_each_configuration(start: Start) -> None:
+    """The new ones start before the old ones stop; if one of them fails, the old configuration goes on."""
+    server = await start(modules={"hooks": HOOKS % {"version": "1", "start": ""}})
+    happened = server.config / "happened"
+    (server.config / "hooks.py").write_text(HOOKS % {"version": "2", "start": "raise OSError('no broker')"})
+    os.kill(server.pid, signal.SIGHUP)
+    (problem,) = (await until_state(server, "rejected"))["problems"]
+    assert problem == "hooks.py:12: on_startup start has failed: OSError; the service's log has its message"
+    (server.config / "hooks.py").write_text(HOOKS % {"version": "3", "start": ""})
+    os.kill(server.pid, signal.SIGHUP)
+    await until_state(server, "applied")
+    await until(lambda: "stop-1" in happened.read_text())
+    os.kill(server.pid, signal.SIGTERM)
+    assert await server.ended() == 0
+    assert happened.read_text().split() == [
+        "start-1", "follow-1", "start-2", "start-3", "follow-3", "stop-1", "stop-3",
+    ]  # fmt: skip
+
+
 async def printed(server: Server) -> str:
     """The next line on standard error that is not one of the log."""
     while (line := await server.complaint()).startswith("{"):

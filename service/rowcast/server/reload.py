@@ -40,7 +40,7 @@ _PLAIN_VARIABLES: Final = frozenset(
 FIXED: Final = (
     ("server", "host"), ("server", "port"), ("server", "workers"), ("server", "admin"), ("database", "data"),
 )  # fmt: skip
-_EXCEPTION: Final = re.compile(r"( cannot be imported: (?:[^:\s]+:[0-9]+: )?(?:\w+)): .*")
+_EXCEPTION: Final = re.compile(r"( (?:cannot be imported|has failed): (?:[^:\s]+:[0-9]+: )?(?:\w+)): .*")
 _USER_INFO: Final = re.compile(r"://[^/\s]*@")
 _logger = structlog.get_logger(__name__)
 
