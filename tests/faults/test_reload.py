@@ -12,6 +12,7 @@ import sys
 import termios
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rowcast.server.admin import admin
 from rowcast.server.app import create_app
 from rowcast.server.http import Runner
 from rowcast.server.lifecycle import STARTED
+from rowcast.server.metrics import Metrics
 from rowcast.server.reload import Reloader, Source
 from tests.conftest import ROOT, configure, rowcast
 from tests.sse import EventSource
@@ -344,15 +346,14 @@ async def test_a_hangup_never_kills(start: Start, tmp_path: Path, database_url: 
     assert await server.ended() == 0
 
 
-async def test_a_replaced_application_is_freed(tmp_path: Path, database_url: str) -> None:
-    """With its modules: reloads do not fill the memory. The address of metrics stays open."""
-    configuration = configure(
-        tmp_path, WITH_MODULE, "server: {admin: '127.0.0.1:0'}", modules={"rules": PERMISSION % "old"}
-    )
+@asynccontextmanager
+async def reloadable(
+    configuration: Configuration, url: str, metrics: Metrics | None = None
+) -> AsyncIterator[tuple[Runner, Reloader]]:
+    """A service in the process of the tests, and what reloads it."""
 
     def make(configuration: Configuration, once: bool) -> web.Application:
-        assert served is not None
-        return create_app(configuration, database_url, migrate=True, once=once, metrics=served.metrics)
+        return create_app(configuration, url, migrate=True, once=once, metrics=metrics)
 
     async def set_up() -> Runner:
         runner = Runner(make(configuration, False), configuration.settings.server)
@@ -360,26 +361,57 @@ async def test_a_replaced_application_is_freed(tmp_path: Path, database_url: str
         await runner.app[STARTED]
         return runner
 
+    source = Source(lambda: load(configuration.directory, environ={}), make)
+    runner = await asyncio.create_task(set_up())
+    try:
+        yield runner, Reloader(runner, configuration, source, lambda _: None)
+    finally:
+        await runner.cleanup()
+        gc.unfreeze()
+
+
+async def test_a_replaced_application_is_freed(tmp_path: Path, database_url: str) -> None:
+    """With its modules: reloads do not fill the memory. The address of metrics stays open."""
+    configuration = configure(
+        tmp_path, WITH_MODULE, "server: {admin: '127.0.0.1:0'}", modules={"rules": PERMISSION % "old"}
+    )
     with admin(configuration.settings.server) as served:
         assert served is not None
-        runner = await asyncio.create_task(set_up())
-        reloader = Reloader(runner, configuration, Source(lambda: load(tmp_path, environ={}), make), lambda _: None)
-        async with served.serving():
-            try:
-                for _ in range(2):
-                    before = weakref.ref(runner.app), weakref.ref(sys.modules["rules"])
-                    assert (await reloader.reload()).problems == ()
-                    async with aiohttp.ClientSession() as session, session.get(served.url) as response:
-                        assert "rowcast_streams 0.0" in await response.text()
+        async with reloadable(configuration, database_url, served.metrics) as (runner, reloader), served.serving():
+            for _ in range(2):
+                before = weakref.ref(runner.app), weakref.ref(sys.modules["rules"])
+                assert (await reloader.reload()).problems == ()
+                async with aiohttp.ClientSession() as session, session.get(served.url) as response:
+                    assert "rowcast_streams 0.0" in await response.text()
 
-                    def is_freed(before: tuple[Any, ...] = before) -> bool:
-                        gc.collect()
-                        return [each() for each in before] == [None, None]
+                def is_freed(before: tuple[Any, ...] = before) -> bool:
+                    gc.collect()
+                    return [each() for each in before] == [None, None]
 
-                    await until(is_freed, seconds=10)
-            finally:
-                await runner.cleanup()
-                gc.unfreeze()
+                await until(is_freed, seconds=10)
+
+
+async def test_a_start_that_fails_or_takes_too_long_is_a_rejection(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a function of ``@on_startup``; what had been started is stopped, and the service goes on as it was."""
+    configuration = configure(tmp_path, RESOURCES)
+    async with reloadable(configuration, database_url) as (runner, reloader):
+        app, tasks = runner.app, len(asyncio.all_tasks())
+        hooks = "from rowcast import on_startup\nimport asyncio\n@on_startup\nasync def begin(): "
+        (tmp_path / "hooks.py").write_text(hooks + "1 / 0")
+        (problem,) = (await reloader.reload()).problems
+        assert "hooks.py:4" in problem
+        with monkeypatch.context() as patched:
+            patched.setattr("rowcast.server.reload.START_SECONDS", 1)
+            (tmp_path / "hooks.py").write_text(hooks + "await asyncio.sleep(60)")
+            (problem,) = (await reloader.reload()).problems
+            assert problem.startswith("The new config was not ready in time")
+        assert runner.app is app
+        assert len(asyncio.all_tasks()) == tasks
+        (tmp_path / "hooks.py").write_text(hooks + "pass")
+        assert (await reloader.reload()).problems == ()
+        assert runner.app is not app
 
 
 HOOKS = """

@@ -23,7 +23,7 @@ from aiohttp import web
 
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.yaml import REFERENCE, SUFFIXES, Problems
-from rowcast.errors import ConfigurationError
+from rowcast.errors import ConfigurationError, Unavailable
 from rowcast.server.health import READINESS
 from rowcast.server.http import Runner, tune_garbage_collector
 from rowcast.server.lifecycle import START_ERRORS, STARTED
@@ -32,7 +32,8 @@ from rowcast.server.prepare import startup_error
 from rowcast.server.running import Outcome, now
 
 RETRY_SECONDS: Final = 1.0
-START_SECONDS: Final = 60.0  # for the new application to start; DDL takes as long as it does
+START_SECONDS: Final = 60.0  # for the new application to start, its DDL included
+_TOO_SLOW: Final = "The new config was not ready in time; DDL that takes longer is for `rowcast migrate`."
 SECRET_MIN_CHARACTERS: Final = 8  # shorter values are parts of many other words
 _PLAIN_VARIABLES: Final = frozenset(
     ("HOME", "HOSTNAME", "LANG", "LOGNAME", "OLDPWD", "PATH", "PWD", "ROWCAST_CONFIG", "SHELL", "TERM", "USER")
@@ -120,8 +121,6 @@ class Reloader:
             problems = [startup_error(error)]
             if self._retries:
                 asyncio.get_running_loop().call_later(RETRY_SECONDS, self.request)
-        except TimeoutError:
-            problems = [f"The new configuration was not ready within {START_SECONDS:.0f} s."]
         except Exception:
             problems = ["An error that nobody expected; the service's log has its traceback."]
             _logger.exception("reload_failed")
@@ -142,8 +141,13 @@ class Reloader:
         runner = Runner(app, configuration.settings.server)
         try:
             await runner.setup()
-            async with asyncio.timeout(START_SECONDS):
-                await app[STARTED]
+            try:
+                async with asyncio.timeout(START_SECONDS) as limit:
+                    await app[STARTED]
+            except TimeoutError:
+                if limit.expired():
+                    raise Unavailable(_TOO_SLOW) from None
+                raise
         except BaseException:
             await app.shutdown()
             await app.cleanup()
