@@ -476,11 +476,13 @@ async def test_with_reload_each_change_of_a_file_is_applied(
             found, body = await get(server, "/notes/", version=version)
             return (found, len(body.get("results", ()))) == (status, rows)
 
-        await until(reached, seconds=10)
+        await until(reached)
 
     write(server, {"notes": WITH_MODULE["notes"] + "  page_size: 1\n"})
     await shows(200, 1)
-    assert (await printed(server)).startswith("Reloaded in 0.")  # of a second
+    line = await printed(server)
+    assert line.startswith("Reloaded in "), line
+    assert float(line.split()[2]) < 5  # a fraction of a second, unless the machine is busy
     await client.until(lambda: client.connections == 2)
     write(server, {"notes": WITH_MODULE["notes"] + "  page_sise: 1\n"})
     assert "notes.yaml:11:3: unknown key 'page_sise'; did you mean page_size?" in await printed(server)
