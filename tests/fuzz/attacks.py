@@ -89,6 +89,39 @@ def values_in_filters(chance: Random, service: Service) -> Attack:
 
 
 @generator
+def aggregates(chance: Random, service: Service) -> Attack:
+    """Functions, groups, conditions on results, zones, orders and pages: right ones, wrong ones, and hostile values."""
+    names = (
+        "group_by",
+        "count",
+        "sum",
+        "avg",
+        "min",
+        "max",
+        "count_distinct",
+        "ordering",
+        "tz",
+        "filter",
+        "page",
+        "page_size",
+    )
+    results = ("count", "sum_integer", "avg_decimal", "max_datetime", "min_string")
+    fields = (*COLUMNS, "*", "datetime__trunc_month", "date__trunc_week", "datetime__trunc_hour", "nothing")
+    pairs: dict[str, str | bytes] = {}
+    for _ in range(chance.randint(0, 6)):
+        if chance.random() < 0.3:
+            name = f"{chance.choice(results)}__{chance.choice(('gt', 'gte', 'lt', 'lte', 'ne', 'in'))}"
+            pairs[name] = value(chance) if chance.random() < 0.5 else chance.choice(("1", "0.5", "2026-01-01"))
+            continue
+        name = chance.choice(names)
+        right = ",".join(chance.sample(fields, chance.choice((1, 1, 2, 9))))
+        zones = ("Europe/Berlin", "America/St_Johns", "UTC", "posixrules", "../etc/passwd")
+        usual = {"tz": chance.choice(zones), "ordering": f"-{chance.choice(results)}", "page": "2", "page_size": "0"}
+        pairs[name] = value(chance) if chance.random() < 0.3 else usual.get(name, right)
+    return Attack((get(chance, "/kinds/aggregate/", *pairs.items()),))
+
+
+@generator
 def groups(chance: Random, service: Service) -> Attack:
     """The same, in groups of conditions: deep, long, cut, with keys that are there twice; in addresses, bodies and streams."""
     resource, lookups = chance.choice((("kinds", KIND_LOOKUPS), ("things", LOOKUPS)))

@@ -13,6 +13,8 @@ from aiohttp import ClientResponse
 
 from rowcast.database.pool import Database
 from rowcast.query.statements import Queries
+from rowcast.resources.aggregates import FUNCTIONS, GROUP_BY, suits
+from rowcast.resources.fields import Field
 from rowcast.resources.lookups import lookups_of
 from rowcast.resources.types import FIELD_TYPES
 from rowcast.rest.plan import Service as SharedService
@@ -54,10 +56,19 @@ def every_lookup(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]
     return {name: lookups_of(FIELD_TYPES[each["type"]].kind) for name, each in fields.items()}
 
 
+def every_aggregate(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Each function, and ``group_by``, with every field that it suits."""
+    values = {name: Field(name, FIELD_TYPES[each["type"]]) for name, each in fields.items()}
+    return {function: [name for name in values if suits(function, values[name])] for function in (GROUP_BY, *FUNCTIONS)}
+
+
 RESOURCES: dict[str, dict[str, Any]] = {
     "kinds": {
         "fields": KINDS,
-        "viewset": {"filterset_fields": every_lookup(KINDS), "ordering_fields": list(KINDS), "max_page_size": 1000},
+        "viewset": {
+            "filterset_fields": every_lookup(KINDS), "ordering_fields": list(KINDS), "max_page_size": 1000,
+            "aggregates": every_aggregate(KINDS),
+        },
     },
     "countries": {
         "fields": {

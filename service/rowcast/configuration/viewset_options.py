@@ -17,6 +17,7 @@ from rowcast.configuration import scope, value_types
 from rowcast.configuration.yaml import AboutKey, Steps
 from rowcast.errors import did_you_mean
 from rowcast.resources.actions import ALLOWABLE_ACTIONS
+from rowcast.resources.aggregates import FUNCTIONS, GROUP_BY, TRUNC, buckets_of, suits
 from rowcast.resources.fields import Kind
 from rowcast.resources.lookups import LOOKUP_NAMES, lookups_of
 from rowcast.resources.resource import Path, Relation, Resources
@@ -161,6 +162,34 @@ def _check_prefetch_related(context: Context, value: tuple[str, ...]) -> Message
             yield (position,), str(error)
 
 
+def _check_aggregates(context: Context, value: Mapping[str, tuple[str, ...]]) -> Messages:
+    for function, paths in value.items():
+        if function not in (GROUP_BY, *FUNCTIONS):
+            yield (
+                (function,),
+                AboutKey(f"unknown function {function!r}; {did_you_mean(function, (GROUP_BY, *FUNCTIONS))}"),
+            )
+            continue
+        for position, written in enumerate(paths):
+            path, _, bucket = written.partition(TRUNC) if function == GROUP_BY else (written, "", "")
+            try:
+                found = context.path(path)
+            except ValueError as error:
+                yield (function, position), str(error)
+                continue
+            if found.many or found.values.parts:
+                yield (function, position), f"{path!r} leads to many values, or to a key of several fields"
+            elif not suits(function, found.values):
+                yield (function, position), f"{function} does not suit {path!r}, a {found.values.type} field"
+            elif bucket and bucket not in buckets_of(found.values):
+                hint = (
+                    did_you_mean(bucket, buckets_of(found.values))
+                    if buckets_of(found.values)
+                    else "it has no buckets of time"
+                )
+                yield (function, position), f"{path!r} cannot be truncated to {bucket!r}; {hint}"
+
+
 def _check_expandable(context: Context, value: tuple[str, ...]) -> Messages:
     for position, path in enumerate(value):
         try:
@@ -204,6 +233,8 @@ _VARIES_ON: Final = (
 )
 _VARIES_ON_EXPECTED: Final = "user.id, user.is_staff, user.is_authenticated, claims.<name> or header:<name>"
 
+_FUNCTION_NAMES: Final = "|".join((GROUP_BY, *FUNCTIONS))
+
 VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "serializer_class": Option(value_types.class_name(null=True)),
     "list_serializer_class": Option(value_types.class_name(null=True)),
@@ -223,6 +254,7 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "count": Option(value_types.one_of(("exact", "estimated", "none")), "exact"),
     "select_related": Option(_names(), (), _check_select_related),
     "prefetch_related": Option(_names(), (), _check_prefetch_related),
+    "aggregates": Option(value_types.MappingOf(_names(), names=_FUNCTION_NAMES), {}, _check_aggregates),
     "expandable": Option(_names(), None, _check_expandable),
     "allowed_actions": Option(_names(), None, _check_actions),
     "excluded_actions": Option(_names(), (), _check_actions),

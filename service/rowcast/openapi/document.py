@@ -132,7 +132,7 @@ class _Document:
         standard = STANDARD_OPERATIONS[action]
         parameters = query_parameters(self.schemas, plan, "stream" if action == "stream_row" else action)
         failures = [*standard.failures]
-        if action == "list" and isinstance(plan.paginator, PageNumberPagination):
+        if action in ("list", "aggregate") and isinstance(plan.paginator, PageNumberPagination):
             failures.append(HTTPStatus.NOT_FOUND)
         if standard.header is not None:
             required = plan.require_if_match and action in CHANGING_ACTIONS
@@ -159,6 +159,9 @@ class _Document:
             case "retrieve":
                 row = response("The row.", JSON, schemas.partial_row(plan.resource), "X-Stream-Position", "ETag")
                 return {"200": row, "304": _not_modified()}
+            case "aggregate":
+                groups = response("The groups.", JSON, schemas.groups(plan), "X-Stream-Position", "ETag")
+                return {"200": groups, "304": _not_modified()}
             case "create":
                 return {"201": response("The new row.", JSON, schemas.written_row(plan), "Location", "ETag")}
             case "destroy":

@@ -117,6 +117,14 @@ STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
         ),
         _IF_MATCH,
     ),
+    "aggregate": StandardOperation(
+        "{} groups",
+        "Counts, sums and other functions of the rows that the list has with the same filters, in groups. A parameter such as "
+        "`sum_price__gte` or `count__gte`, the name of a result with `gt`, `gte`, `lt`, `lte` or `ne`, is a condition on "
+        "results.",
+        (*READ_FAILURES, HTTPStatus.PRECONDITION_FAILED),
+        _IF_NONE_MATCH,
+    ),
     "stream": StandardOperation(
         "{} stream",
         "Every committed change of the rows that a list with the same filters returns, as server-sent events. An event "

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from rowcast.openapi.schemas import Schemas, value_schema
+from rowcast.resources.actions import AGGREGATE
 from rowcast.resources.fields import Field, Kind, Schema
 from rowcast.resources.lookups import PATTERN_MAX_CHARACTERS, PATTERNS, Argument, Lookup
 from rowcast.resources.types.numbers import integer_schema
 from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
+from rowcast.rest.aggregates import CALCULATIONS_MAX, GROUPS_MAX
 from rowcast.rest.filter_groups import CHOICE_LOOKUPS, GROUP_PARAMETER
 from rowcast.rest.filters import SEARCH_MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.pagination import MAX_OFFSET
@@ -66,6 +68,8 @@ def query_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list[Sch
     """Every query parameter that a standard action reads."""
     allowed = plan.allowed_parameters.get(action, frozenset())
     described = {parameter["name"]: parameter for parameter in _described_parameters(schemas, plan)}
+    if action == AGGREGATE:
+        described |= {parameter["name"]: parameter for parameter in _aggregates(plan)}
     custom = [name for name in plan.paginator.parameters if name not in described and action == "list"]
     return [
         *(parameter for name, parameter in described.items() if name in allowed),
@@ -143,6 +147,34 @@ def _argument(lookup: Lookup, values: Field) -> Schema:
         case Argument.PAIR:
             return {"type": "array", "items": item, "minItems": 2, "maxItems": 2}
     return {"anyOf": [item, {"type": "null"}]} if lookup.name in ("exact", "ne") else item
+
+
+def _aggregates(plan: ModelPlan) -> Iterator[Schema]:
+    """The parameters of ``aggregate`` that the list does not have."""
+    opened = plan.aggregates
+    if opened is None:
+        return
+    if opened.groups:
+        items = {"enum": list(opened.groups)}
+        yield list_parameter("group_by", "What the rows are grouped by.", items=items, maxItems=GROUPS_MAX)
+    for function, paths in opened.arguments.items():
+        if names := [*(["*"] if function == "count" else []), *paths]:
+            described = _FUNCTIONS[function]
+            yield list_parameter(function, described, items={"enum": names}, maxItems=CALCULATIONS_MAX)
+    yield query_parameter(
+        "ordering", "Names of results, separated by commas; a minus sign reverses an order.", {"type": "string"}
+    )
+    yield query_parameter("tz", "The time zone of buckets of time; UTC without it.", {"type": "string"})
+
+
+_FUNCTIONS: Final[Mapping[str, str]] = {
+    "count": "Count the rows (`*`), or those in which a field is not null.",
+    "sum": "The sum of these fields.",
+    "avg": "The average of these fields.",
+    "min": "The smallest value of these fields.",
+    "max": "The greatest value of these fields.",
+    "count_distinct": "The number of different values of these fields.",
+}
 
 
 def _search(plan: ModelPlan) -> Schema:

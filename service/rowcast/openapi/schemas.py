@@ -79,6 +79,18 @@ def _or_blank(schema: Schema) -> Schema:
     return {"anyOf": [{"const": ""}, schema]} if refuses_blank else schema
 
 
+def _envelope(count: Schema, rows: Schema) -> Schema:
+    """A page."""
+    address = {"type": ["string", "null"], "format": "uri"}
+    properties = {"count": count, "next": address, "previous": address, "results": rows}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
 def _or_null(schema: Schema) -> Schema:
     """A schema that allows null as well."""
     if "enum" in schema:
@@ -312,15 +324,14 @@ class Schemas:
                 count = {"type": "null"} if plan.count == "none" else {"type": "integer", "minimum": 0}
             case _:
                 return {}
-        address = {"type": ["string", "null"], "format": "uri"}
-        properties = {"count": count, "next": address, "previous": address, "results": rows}
-        page = {
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        }
-        return self._component(self._name(plan.resource.model, "Page"), lambda: page)
+        return self._component(self._name(plan.resource.model, "Page"), lambda: _envelope(count, rows))
+
+    def groups(self, plan: ModelPlan) -> Schema:
+        """The response of ``aggregate``: which results a group has is up to the request."""
+        group = {"type": "object", "description": "The group, and the results that were requested, by name."}
+        count = {"type": "integer", "minimum": 0, "description": "The number of groups."}
+        page = _envelope(count, {"type": "array", "items": group})
+        return self._component(self._name(plan.resource.model, "Groups"), lambda: page)
 
     def event(self, plan: ModelPlan) -> Schema:
         """The data of a stream's event: the row without expansions, with many_to_many fields as lists of keys."""

@@ -25,7 +25,7 @@ from rowcast.resources.fields import Field
 from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import Tables
 
-_SNAPSHOT: Final[sa.ColumnElement[Any]] = sa.literal_column("pg_current_snapshot()::text").label("snapshot")
+SNAPSHOT: Final[sa.ColumnElement[Any]] = sa.literal_column("pg_current_snapshot()::text").label("snapshot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +84,15 @@ def page(tables: Tables, shape: PageShape, where: Shape) -> Statement:
         if shape.keyset:
             keys = [sa.func.json_build_array(*(step.json(rows) for step in steps)).label("key")]
         copies = [rows.c[step.label] for step in steps] if shape.backward else []
-        numbered = sa.select(_json_text(item.table_valued()), number, *keys, *copies)
+        numbered = sa.select(json_text(item.table_valued()), number, *keys, *copies)
         items = numbered.select_from(rows.join(item, sa.true())).subquery("_q")
         order = [step.term(items) for step in steps] if shape.backward else []
     else:
         plain = sa.select(*document(tables, shape.projection, source.at(()))).select_from(source.clause)
         plain = plain.where(*conditions).order_by(*(step.term() for step in steps)).limit(one_more).offset(offset)
-        items = sa.select(_json_text(plain.subquery("_p").table_valued()), number).subquery("_q")
+        items = sa.select(json_text(plain.subquery("_p").table_valued()), number).subquery("_q")
     on_page = items.c.n <= limit
-    columns = [_joined(items.c.document, order, on_page).label("results"), sa.func.count().label("size")]
+    columns = [joined_documents(items.c.document, order, on_page).label("results"), sa.func.count().label("size")]
     if keys:
         columns.append(_array(items.c.key, order, on_page).label("keys"))
     binds.rewind()
@@ -101,7 +101,7 @@ def page(tables: Tables, shape: PageShape, where: Shape) -> Statement:
         size, before = sa.func.count(), sql(0) if offset is None else offset
         is_unknown = sa.or_(size > limit, sa.and_(size == sql(0), before > sql(0)))
         count = sa.case((is_unknown, count), else_=before + size)
-    return compiled(sa.select(*columns, count.label("count"), _SNAPSHOT))
+    return compiled(sa.select(*columns, count.label("count"), SNAPSHOT))
 
 
 def row(tables: Tables, projection: Projection, where: Shape) -> Statement:
@@ -117,7 +117,7 @@ def row(tables: Tables, projection: Projection, where: Shape) -> Statement:
     columns = sa.select(
         sa.func.row_to_json(item.table_valued()).label("result"),
         version(tables, resource, stamp(tables, resource, quote_table(table.key)), table).label("version"),
-        _SNAPSHOT,
+        SNAPSHOT,
     )
     return compiled(columns.select_from(source.clause.join(item, sa.true())).where(condition))
 
@@ -271,7 +271,7 @@ def _array(items: sa.ColumnElement[Any], order: list[Any], chosen: sa.ColumnElem
     return sa.func.coalesce(listed, sql("'{}'"))
 
 
-def _joined(
+def joined_documents(
     documents: sa.ColumnElement[Any], order: list[Any], chosen: sa.ColumnElement[bool]
 ) -> sa.ColumnElement[Any]:
     """The chosen documents as bytes, with ``BETWEEN`` between them, in an order or as they come."""
@@ -281,6 +281,6 @@ def _joined(
     return sa.func.convert_to(sa.func.coalesce(text, sql("''")), sql("'UTF8'"))
 
 
-def _json_text(row: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+def json_text(row: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
     """The JSON of a row, as text."""
     return sa.cast(sa.func.row_to_json(row), sa.Text).label("document")

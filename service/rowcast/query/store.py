@@ -16,6 +16,7 @@ from rowcast.database.pool import Database
 from rowcast.database.sequences import counted_field, move_sequence
 from rowcast.database.table_traits import read_traits
 from rowcast.errors import ApiError, Conflict, DoesNotFit, OutsideScope, PermissionDenied, Unavailable, ValidationError
+from rowcast.query.aggregation import AggregateShape
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Comparison, Query, by_key
 from rowcast.query.dependencies import paths_in
@@ -90,6 +91,13 @@ class Store:
         assert row is not None
         keys = row["keys"] if page.keyset else []
         return FetchedPage(row["results"], row["size"], row["count"], keys, row["snapshot"])
+
+    async def groups(self, query: Query, shape: AggregateShape, values: Sequence[Any]) -> FetchedPage:
+        """One page of groups of the rows of a query; ``values`` come after those of the condition."""
+        statement = self.queries.aggregate_page(shape, query.shape)
+        row = await self.database.read(statement.sql, statement.arguments([*query.values, *values]))
+        assert row is not None
+        return FetchedPage(row["results"], row["size"], row["count"], [], row["snapshot"])
 
     async def related_size(
         self, query: Query, page: PageShape, values: Sequence[Any], already: Projection, most: int

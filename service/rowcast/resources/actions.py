@@ -34,8 +34,13 @@ STANDARD_ACTIONS: Final[Mapping[str, StandardAction]] = {
     )
 }
 STREAM: Final = "stream"
+AGGREGATE: Final = "aggregate"  # which the option ``aggregates`` opens
 METADATA: Final = "metadata"  # the action of OPTIONS
-ALLOWABLE_ACTIONS: Final = (*STANDARD_ACTIONS, STREAM)  # those that allowed_actions and excluded_actions may name
+ALLOWABLE_ACTIONS: Final = (
+    *STANDARD_ACTIONS,
+    AGGREGATE,
+    STREAM,
+)  # those that allowed_actions and excluded_actions may name
 RESERVED_ACTIONS: Final = frozenset({*ALLOWABLE_ACTIONS, METADATA})  # names that @action may not take
 CHANGING_ACTIONS: Final = frozenset(name for name, action in STANDARD_ACTIONS.items() if action.changes_row)
 READING_ACTIONS: Final = frozenset(name for name, action in STANDARD_ACTIONS.items() if action.method == "GET")

@@ -21,15 +21,16 @@ from rowcast.orm.model import model
 from rowcast.query.conditions import Query, total_order
 from rowcast.query.projection import Projection, expand, with_all_columns
 from rowcast.query.store import STORE
-from rowcast.resources.actions import STREAM
+from rowcast.resources.actions import AGGREGATE, STREAM
 from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import expansion
+from rowcast.rest.aggregates import PARAMETERS, opened_aggregates, pages_of_groups
 from rowcast.rest.database_views import check_view
 from rowcast.rest.declared_scope import DeclaredScope
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import has_users_code, is_ours, near_misses, overridden_methods, owner_of
-from rowcast.rest.pagination import BasePagination, NoPagination
+from rowcast.rest.pagination import BasePagination, NoPagination, PageNumberPagination
 from rowcast.rest.plan import ModelPlan, RestrictedKey, Service, ViewPlan, policy_instances
 from rowcast.rest.rendering import READ_PARAMETERS
 from rowcast.rest.request import names_in
@@ -241,6 +242,13 @@ def _plan_model(
         require_if_match=options["require_if_match"],
         unscoped_query=Query(resource.name) if all_rows else None,
         declared_scope=declared_scope,
+        aggregates=opened_aggregates(
+            resources,
+            resource.name,
+            options["aggregates"],
+            paginator,
+            lambda: _paginator(service, {**options, "pagination_class": PageNumberPagination}, ()),
+        ),
         scoped=options["scoped"] and bool(related),
         scope_is_data=whole_table and declared_scope is not None,
         expandable_via=_expandable_via(cls, options, policies["permissions"], overridden, native_filters, serializer),
@@ -390,6 +398,7 @@ def _allowed_parameters(filters: Iterable[Any], paginator: BasePagination) -> di
         "list": frozenset({*narrowing, *sorting, *READ_PARAMETERS, *paginator.parameters}),
         "retrieve": frozenset(READ_PARAMETERS),
         STREAM: frozenset({*narrowing, *STREAM_PARAMETERS}),
+        AGGREGATE: frozenset({*narrowing, *PARAMETERS, *pages_of_groups(paginator)}),
     }
 
 

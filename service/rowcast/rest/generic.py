@@ -56,6 +56,7 @@ class GenericViewSet(ViewSet):
     scope: Any = None
     scope_unless: Any = None
     scoped: bool = False
+    aggregates: Mapping[str, Sequence[str]] = MappingProxyType({})
     stream_enabled: bool = True
     stream_varies_on: Sequence[str] | None = None
     count: str = "exact"

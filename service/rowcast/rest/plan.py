@@ -29,6 +29,7 @@ from rowcast.query.projection import Projection
 from rowcast.query.store import Store
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
+from rowcast.rest.aggregates import Aggregates
 from rowcast.rest.declared_scope import DeclaredScope
 from rowcast.rest.filters import BaseFilterBackend
 from rowcast.rest.pagination import BasePagination
@@ -177,6 +178,7 @@ class ModelPlan(ViewPlan):
     # what follows from the class
     unscoped_query: Query | None  # the scope, where it is all rows
     declared_scope: DeclaredScope | None  # the option ``scope``
+    aggregates: Aggregates | None
     scoped: bool  # whether the relations of the options are within the scopes of their rows
     scope_is_data: bool  # the option is all of the scope
     expandable_via: str | None  # the action whose permission also covers ?expand=; None if visibility differs by row

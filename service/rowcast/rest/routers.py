@@ -10,7 +10,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from rowcast.errors import ConfigurationError, did_you_mean
-from rowcast.resources.actions import STANDARD_ACTIONS, STREAM
+from rowcast.resources.actions import AGGREGATE, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import variable_parts
 from rowcast.rest.binding import at_address
 from rowcast.rest.plan import ModelPlan, ViewPlan
@@ -68,6 +68,9 @@ def routes(prefix: str, plan: ViewPlan, basename: str) -> Iterator[Route]:
     found = [_standard(plan, base, f"{basename}-list", basename, detail=False, suffix="List")]
     if streams:
         found.append(_route(plan, f"{base}/stream", f"{basename}-stream", {"GET": STREAM}, basename, suffix="Stream"))
+    if has_aggregates(plan):
+        label = f"{basename}-aggregate"
+        found.append(_route(plan, f"{base}/aggregate", label, {"GET": AGGREGATE}, basename, suffix="Aggregate"))
     found += [_extra(plan, base, function, basename) for function in extra if not function.detail]
     found += [_standard(plan, one, f"{basename}-detail", basename, detail=True, suffix="Instance")]
     if streams:
@@ -176,6 +179,16 @@ def has_stream(plan: ViewPlan) -> bool:
     allowed = plan.attribute("allowed_actions")
     return STREAM not in plan.attribute("excluded_actions") and (
         allowed is None or bool({STREAM, "list"} & set(allowed))
+    )
+
+
+def has_aggregates(plan: ViewPlan) -> bool:
+    """Whether a viewset has groups and functions: its option opens some, and the action or the list is allowed."""
+    if not isinstance(plan, ModelPlan) or plan.aggregates is None or not hasattr(plan.viewset, AGGREGATE):
+        return False
+    allowed = plan.attribute("allowed_actions")
+    return AGGREGATE not in plan.attribute("excluded_actions") and (
+        allowed is None or bool({AGGREGATE, "list"} & set(allowed))
     )
 
 

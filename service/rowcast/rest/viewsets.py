@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rowcast.rest.aggregate_action import AggregateMixin
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.mixins import (
     CreateModelMixin,
@@ -16,8 +17,8 @@ from rowcast.rest.viewset import ViewSet
 __all__ = ["GenericViewSet", "ModelViewSet", "ReadOnlyModelViewSet", "ViewSet"]
 
 
-class ReadOnlyModelViewSet(RetrieveModelMixin, ListModelMixin, StreamMixin, GenericViewSet):
-    """``list``, ``retrieve`` and the stream."""
+class ReadOnlyModelViewSet(RetrieveModelMixin, ListModelMixin, AggregateMixin, StreamMixin, GenericViewSet):
+    """``list``, ``retrieve``, the stream, and ``aggregate`` if it is opened."""
 
 
 class ModelViewSet(
@@ -26,7 +27,8 @@ class ModelViewSet(
     UpdateModelMixin,
     DestroyModelMixin,
     ListModelMixin,
+    AggregateMixin,
     StreamMixin,
     GenericViewSet,
 ):
-    """All six actions, and the stream of every committed change."""
+    """All six actions, the stream of every committed change, and ``aggregate`` if it is opened."""

@@ -24,6 +24,7 @@ from rowcast.openapi.page import FILES, START, START_SCRIPT, page, security_poli
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource
 from rowcast.rest import routers
+from rowcast.rest.aggregate_action import check_aggregates
 from rowcast.rest.binding import plan_plain, plan_resource, plan_view
 from rowcast.rest.expansion import check_scoped
 from rowcast.rest.generic import GenericViewSet
@@ -49,6 +50,7 @@ def plan_routes(service: Service, configuration: Configuration, importer: Import
         with noting(problems, location):
             if isinstance(plan, ModelPlan):
                 check_scoped(plan)
+                check_aggregates(plan)
             routes += routers.routes(prefix, plan, basename)
     with noting(problems, SourceLocation(str(configuration.directory))):
         routers.check_distinct(routes)
