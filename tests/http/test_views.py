@@ -316,6 +316,7 @@ async def _refuses(
         ({"unique": [["n"]]}, "'unique' does not apply to a view: the service does not make views"),
         ({"indexes": [["n"]]}, "'indexes' does not apply to a view"),
         ({"renamed_from": "w"}, "'renamed_from' does not apply to a view"),
+        ({"managed": False}, "'managed' does not apply to a view: the service does not make views"),
         (
             {"fields": {"id": KEY, "n": {"type": "integer", "default": 1}}},
             "'default' does not apply to a view: rows of a",

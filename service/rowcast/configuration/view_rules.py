@@ -16,6 +16,7 @@ RESOURCE_KEYS: Final[Mapping[str, str]] = {
     "unique": _NOT_MADE,
     "indexes": _NOT_MADE,
     "renamed_from": _NOT_MADE,
+    "managed": _NOT_MADE,
 }
 FIELD_OPTIONS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("unique", "index", "renamed_from"), _NOT_MADE),
@@ -46,7 +47,7 @@ def view_problems(resource: Resource, written: Mapping[str, Any], resources: Res
     if not resource.view:
         return
     for key, reason in RESOURCE_KEYS.items():
-        if written.get(key):
+        if written.get(key) not in (None, []):
             yield (key,), AboutKey(f"{key!r} does not apply to a view: {reason}")
     given = written.get("fields")
     fields = {name: options for name, options in given.items() if isinstance(options, dict)} if given else {}
