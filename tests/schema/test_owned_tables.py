@@ -236,10 +236,9 @@ async def test_types_with_names_of_postgresql(database: Database) -> None:
     assert (await database.migrate(tables, sync=False)).left == []
     assert (await database.compare(tables)).statements == []
     tables = declare(resource("things", field("x", "native", null=True, **{"as": "inett"})))
-    with pytest.raises(
-        SchemaError, match=r"things.x: this database has no type inett; correct `as`, or create the type"
-    ):
-        await database.plan(tables)
+    sentence = "-- things.x: this database has no type inett; correct `as`, or create the type first"
+    assert str(await database.plan(tables)).startswith(f"{sentence}\n")
+    assert (await database.migrate(tables)).pending == await database.pending(tables) == [sentence]
 
 
 FAMILY = """
@@ -459,5 +458,5 @@ async def test_a_generated_column_cannot_be_written_or_have_another_type(databas
     assert str(await database.plan(tables)) == "\n\n".join(sentences)
     assert await database.pending(tables) == sentences
     assert (await database.migrate(tables)).pending == sentences
-    with pytest.raises(SchemaError, match="in line with the config"):
+    with pytest.raises(SchemaError, match="There is nothing that a revision could do"):
         await database.makemigrations(tables)

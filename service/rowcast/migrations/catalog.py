@@ -17,7 +17,6 @@ from sqlalchemy.schema import CreateTable
 
 from rowcast import __version__
 from rowcast.migrations.compatibility import serves
-from rowcast.migrations.failures import SchemaError
 from rowcast.migrations.values import VERSION_TABLE, Connection
 from rowcast.resources.exchanged import Exchanged, Native
 from rowcast.resources.sql import DIALECT, SCHEMA, cut_identifier, quote_identifier, quote_table
@@ -205,7 +204,6 @@ async def is_in_line(connection: Connection, tables: Tables) -> bool:
 
 async def read_definitions(connection: Connection, tables: Tables) -> tuple[Definitions, Definitions]:
     """The definitions in the database, and those of the config for the tables that exist."""
-    await _check_types(connection, tables)
     catalog = await read_catalog(connection, tables.metadata)
     existing = {row["table"] for row in catalog}
     found = Definitions.of(catalog)
@@ -245,8 +243,8 @@ async def columns_as_declared(connection: Connection, declared: Sequence[sa.Tabl
         await savepoint.rollback()
 
 
-async def _check_types(connection: Connection, tables: Tables) -> None:
-    """``SchemaError`` for a column whose type the database does not have."""
+async def missing_types(connection: Connection, tables: Tables) -> list[str]:
+    """A sentence about each column whose type the database does not have; without its type nothing can be compared."""
     types = {
         f"{table.key}.{column.name}": column.type.printed
         for table in tables.metadata.tables.values()
@@ -254,20 +252,26 @@ async def _check_types(connection: Connection, tables: Tables) -> None:
         if isinstance(column.type, Native) or type(column.type) is Exchanged
     }
     if not types:
-        return
+        return []
     sql = "SELECT type FROM unnest($1::text[]) AS type WHERE to_regtype(type) IS NULL"
     missing = {row["type"] for row in await connection.fetch(sql, list(set(types.values())))}
-    for column, type_ in types.items():
-        if type_ in missing:
-            hint = (
-                f"run `CREATE EXTENSION {type_.lower()}`"
-                if type_ in _EXTENSIONS
-                else "correct `as`, or create the type first"
-            )
-            raise SchemaError(f"{column}: this database has no type {type_}; {hint}.")
+    return [
+        f"{column}: this database has no type {type_}; {_advice(type_)}"
+        for column, type_ in types.items()
+        if type_ in missing
+    ]
 
 
-_EXTENSIONS: Final = ("CITEXT", "citext", "hstore", "ltree", "cube", "vector", "geometry", "geography")
+def _advice(type_: str) -> str:
+    if type_.lower() in _EXTENSIONS:
+        return f"run `CREATE EXTENSION {_EXTENSIONS[type_.lower()]}`"
+    return "correct `as`, or create the type first"
+
+
+_EXTENSIONS: Final = {
+    **{name: name for name in ("citext", "hstore", "ltree", "cube", "vector")},
+    **dict.fromkeys(("geometry", "geography"), "postgis"),
+}
 
 
 class _ExistingType(sa.types.UserDefinedType[object]):

@@ -21,7 +21,7 @@ from alembic.runtime.plugins import Plugin
 from alembic.util import PriorityDispatchResult
 from sqlalchemy.types import TypeEngine
 
-from rowcast.migrations.catalog import Definitions, read_definitions
+from rowcast.migrations.catalog import Definitions, missing_types, read_definitions
 from rowcast.migrations.classify import classify, execution_order, is_named_by_rowcast, key_of, table_key, table_of
 from rowcast.migrations.equivalence import find_references_to_others, is_unique, without_equivalents
 from rowcast.migrations.inheritance import find_parts
@@ -76,6 +76,8 @@ def _sentences(problems: Iterable[str]) -> list[Difference]:
 
 
 def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
+    if missing := await_step(context, lambda raw: missing_types(raw, tables)):
+        return [Difference(None, DdlStep(each, additive=False, needed=True, problem=True)) for each in missing]
     found, declared = await_step(context, lambda raw: read_definitions(raw, tables))
     comparison = MigrationContext.configure(
         context.connection,
