@@ -331,7 +331,7 @@ def _or_object(take: Callable[[str], Any]) -> Callable[[Any], Any]:
     def take_either(value: Any) -> Any:
         if isinstance(value, str):
             return take(value)
-        if value is None or isinstance(value, bool | int | float) or is_collection(value):
+        if value is None or isinstance(value, bool | int | float | Mapping) or is_collection(value):
             raise ValueError("must be the name of a class")
         return value
 

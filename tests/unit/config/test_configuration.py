@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
+from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 from tests.conftest import DEMO, ROOT
 
 from rowcast.configuration.load import Configuration, load
+from rowcast.configuration.load import read as read_directory
 from rowcast.errors import ConfigurationError
 from rowcast.resources.tables import Tables
+from rowcast.server.checking import check_configuration
 
 from .conftest import Load, Problems
 
@@ -212,6 +216,16 @@ def test_a_throttle_scope_names_a_rate(read: Load) -> None:
     assert read(files).resources["a"].options["throttle_scope"] == "uploads"
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["permission_classes: [{}]", "scope_unless: {}", "throttle_classes: [{a: b}]", "class: {}", "pagination_class: {}"],
+)
+def test_a_mapping_is_not_a_class(problems: Problems, option: str) -> None:
+    """It ended in a traceback."""
+    (line,) = problems({"a.yaml": f"fields: {{}}\nviewset: {{{option}}}"})
+    assert line.endswith("must be the name of a class")
+
+
 # --- whatever the input -----------------------------------------------------------------------------------------------
 
 WORDS = """name table model fields unique indexes viewset type string text uuid integer decimal boolean datetime json
@@ -264,6 +278,32 @@ def test_any_input_gives_a_configuration_or_its_problems(
     except ConfigurationError as error:
         for line in str(error).splitlines():
             assert line.startswith((str(directory), "ROWCAST_", "DATABASE_URL")), line
+
+
+@given(files, environs)
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # simpler examples take minutes to find
+)
+def test_any_input_is_checked_together_with_python(
+    tmp_path_factory: pytest.TempPathFactory, files: dict[str, Any], environ: dict[str, str]
+) -> None:
+    """What is left of a config with mistakes can be bound to its classes; no mistake of YAML is left out."""
+    directory = tmp_path_factory.mktemp("config")
+    (directory / "resources").mkdir()
+    for name, document in files.items():
+        (directory / name).write_text(_flow(document), "utf-8", errors="surrogatepass")
+    found = read_directory(directory, environ=environ)
+    mistakes = found.problems.lines()
+    with mock.patch.object(sys, "path", [*sys.path]):
+        try:
+            list(check_configuration(found))
+            reported = []
+        except ConfigurationError as error:
+            reported = str(error).splitlines()
+    assert {*mistakes} <= {*reported}
 
 
 def _flow(value: object) -> str:
