@@ -1,4 +1,4 @@
-"""The command line: ``rowcast init · adopt · serve · reload · check · plan · migrate · makemigrations · token · doctor · version``.
+"""The command line: ``rowcast serve``, ``rowcast migrate`` and the others of ``COMMANDS``.
 
 Commands are imported when they run, so ``rowcast version`` and ``rowcast --help`` do not load the whole service.
 """
