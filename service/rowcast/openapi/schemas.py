@@ -13,6 +13,7 @@ that JSON Schema cannot express, such as the earliest date of a field, is in the
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -136,16 +137,29 @@ class Schemas:
         self._describe_plain_field = plugin.converter.field2property
         self.resources = service.resources
         self._service = service
+        self._pending: deque[tuple[str, Callable[[], Schema]]] = (
+            deque()
+        )  # schemas that are referred to, and not made yet
+        self._making = False
         self._serializers = {name: plan.serializer for name, plan in service.plans.items()}
         self._model_names = {resource.model for resource in self.resources.values()}
 
     # --- components
 
     def _component(self, name: str, make: Callable[[], Schema]) -> Schema:
-        """A reference to a schema, which is made unless it exists. A schema may refer to itself."""
+        """A reference to a schema, which is made unless it exists. A schema may refer to itself.
+
+        Those to which it refers are made after it, so that a long chain of relations is no deep recursion.
+        """
         if name not in self.components:
             self.components[name] = {}
-            self.components[name] = make()
+            self._pending.append((name, make))
+            while self._pending and not self._making:
+                self._making, (name_made, make_next) = True, self._pending.popleft()
+                try:
+                    self.components[name_made] = make_next()
+                finally:
+                    self._making = False
         return _reference(name)
 
     def _name(self, stem: str, part: str = "") -> str:

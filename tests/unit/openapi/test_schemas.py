@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import marshmallow as ma
@@ -11,8 +12,12 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
+from rowcast.configuration.load import load
 from rowcast.openapi.document import document
+from rowcast.openapi.schemas import Schemas
 from rowcast.resources.types import FIELD_TYPES
+from rowcast.rest.plan import SERVICE
+from rowcast.server.app import create_app
 
 from .sample import DOCUMENT, FILES, RESOURCES, SCHEMAS, VIEWS, plans_of, properties, routes_of, service_of
 
@@ -175,3 +180,16 @@ def test_fields_that_a_serializer_adds_are_described() -> None:
     schemas = document(service, routes_of(service.plans), version="1")["components"]["schemas"]
     assert schemas["LogLinePart"]["properties"]["length"] == {"type": ["integer", "null"], "readOnly": True}
     assert "length" not in schemas["LogLineCreate"]["properties"]
+
+
+def test_long_chains_of_relations_are_described(tmp_path: Path) -> None:
+    """Three hundred resources, each of which refers to the next one, and the last to the first."""
+    (tmp_path / "resources").mkdir()
+    for n in range(300):
+        fields = f"{{next: {{type: foreign_key, to: r{(n + 1) % 300}}}}}"
+        (tmp_path / f"resources/r{n}.yaml").write_text(f"fields: {fields}\n")
+    service = create_app(load(tmp_path, environ={}), "postgresql://127.0.0.1/nothing")[SERVICE]
+    schemas = Schemas(service)
+    schemas.row(service.resources["r0"])
+    assert {f"R{n}" for n in range(300)} <= schemas.components.keys()
+    assert all(schemas.components.values())
