@@ -13,7 +13,8 @@ from rowcast.resources.sql import SCHEMA, quote_identifier
 _TABLES_SQL: Final = """
 SELECT pg_class.oid, nspname AS schema, relname AS name, relkind::text AS kind, pg_table_is_visible(pg_class.oid) AS visible,
     has_table_privilege(pg_class.oid, 'SELECT') AND has_schema_privilege(relnamespace, 'USAGE') AS readable,
-    obj_description(pg_class.oid, 'pg_class') AS comment,
+    row_security_active(pg_class.oid) AS guarded, obj_description(pg_class.oid, 'pg_class') AS comment,
+    (SELECT min(inhparent::regclass::text) FROM pg_inherits WHERE inhrelid = pg_class.oid) AS parent,
     ARRAY(SELECT DISTINCT refobjid FROM pg_rewrite JOIN pg_depend ON classid = 'pg_rewrite'::regclass AND objid = pg_rewrite.oid
           WHERE ev_class = pg_class.oid AND refclassid = 'pg_class'::regclass AND refobjid <> pg_class.oid
           AND relkind IN ('v', 'm')) AS reads
@@ -134,7 +135,8 @@ class Index:
 class Table:
     """A table or a view. ``reads`` are the OIDs of what a view is made of.
 
-    ``visible`` says that its name is found without the schema, and ``readable`` that the role may read it.
+    ``visible`` says that its name is found without the schema, ``readable`` that the role may read it, and
+    ``guarded`` that row-level security applies to the role. ``parent`` is the table that it inherits from.
     """
 
     oid: int
@@ -143,6 +145,8 @@ class Table:
     kind: str = "r"  # as in pg_class
     visible: bool = True
     readable: bool = True
+    guarded: bool = False
+    parent: str | None = None
     comment: str | None = None
     reads: tuple[int, ...] = ()
     columns: dict[str, Column] = field(default_factory=dict)

@@ -70,13 +70,17 @@ class Adoption:
 class Drafting:
     """Drafts resources for tables beside those that a config has.
 
-    ``keys`` are the columns that serve as the key of a table or view, by OID.
+    ``keys`` are the columns that serve as the key of a table or view, by OID. With ``callers`` the statements of requests have
+    a role or settings of their callers.
     """
 
-    def __init__(self, database: Database, existing: Resources, keys: Mapping[int, tuple[str, ...]]) -> None:
+    def __init__(
+        self, database: Database, existing: Resources, keys: Mapping[int, tuple[str, ...]], *, callers: bool = False
+    ) -> None:
         self.database = database
         self.existing = existing
         self.keys = keys
+        self.callers = callers
         self.left_out: dict[str, str] = {}
         self.drafts: dict[int, ResourceDraft] = {}
 
@@ -279,6 +283,8 @@ class Drafting:
             if each.kind is Kind.RELATION and not table.is_view and not indexes.is_indexed(table, column):
                 each.notes.append("no index, so lists are not filtered by it")
         draft.viewset = {"permission_classes": list(PERMISSIONS), **indexes.viewset_options(table, draft.fields)}
+        if (self.callers or table.guarded) and not table.is_view:
+            draft.viewset["stream_enabled"] = False
 
 
 def _key_of(resource: Resource) -> tuple[str, ...]:

@@ -11,11 +11,14 @@ from typing import Any, Final
 from rowcast.adoption.drafts import ResourceDraft, description, key_option, model_option
 from rowcast.configuration.yaml import YAML_SUFFIXES
 
-_PLAIN: Final = re.compile(r"[A-Za-z_/][A-Za-z0-9_./()-]*(?: [A-Za-z0-9_./()-]+)*")
+_PLAIN: Final = re.compile(r"-?[A-Za-z_/][A-Za-z0-9_./()-]*(?: [A-Za-z0-9_./()-]+)*")
 _WORDS: Final = frozenset({"null", "Null", "NULL", "true", "True", "TRUE", "false", "False", "FALSE"})
 _UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _OWNED: Final = "Rowcast adds the triggers of its streams, and changes nothing else"
-_CLOSED: Final = "closed until you open it"
+_REMARKS: Final = {
+    "permission_classes": "closed until you open it",
+    "stream_enabled": "row-level security does not apply to streams, so that one needs a scope",
+}
 
 
 def resource_file(draft: ResourceDraft) -> str:
@@ -62,7 +65,7 @@ def _fields(draft: ResourceDraft) -> Iterator[str]:
 
 def _viewset(options: Mapping[str, Any]) -> Iterator[str]:
     for name, value in options.items():
-        remark = f" # {_CLOSED}" if name == "permission_classes" else ""
+        remark = f" # {_REMARKS[name]}" if name in _REMARKS else ""
         if isinstance(value, Mapping):
             yield f"  {name}:"
             yield from (f"    {key}: {flow(inner)}" for key, inner in value.items())
@@ -88,8 +91,8 @@ def flow(value: Any) -> str:
 def scalar(value: object) -> str:
     """A scalar in YAML 1.2: a string without quotes where it stays one.
 
-    >>> scalar("film"), scalar("true"), scalar("a: b"), scalar(""), scalar("-x"), scalar(True), scalar(3)
-    ('film', '"true"', '"a: b"', '""', '"-x"', 'true', '3')
+    >>> scalar("film"), scalar("true"), scalar("a: b"), scalar(""), scalar("-x"), scalar("- x"), scalar(True), scalar(3)
+    ('film', '"true"', '"a: b"', '""', '-x', '"- x"', 'true', '3')
     """
     if not isinstance(value, str):
         return json.dumps(value)

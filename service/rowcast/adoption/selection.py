@@ -43,6 +43,8 @@ def select_tables(tables: Iterable[Table], patterns: Sequence[str]) -> Iterator[
         reason = None
         if _BOOKKEEPING.fullmatch(table.name) and not set(labels) & set(wanted):
             reason = f"it is the bookkeeping of another program; --tables {table.name} adopts it"
+        elif table.parent is not None:
+            reason = f"it inherits from {table.parent}, whose rows include its own"
         elif not table.readable:
             reason = "the role may not read it"
         yield table, reason

@@ -89,7 +89,9 @@ async def _read(
         new = {table.oid for table in unserved(database, configuration.resources)}
         selected = list(select_tables(database.tables.values(), patterns))
         fitting = [table for table, reason in selected if reason is None and table.oid in new]
-        drafting = Drafting(database, configuration.resources, await find_keys(connection, fitting, database))
+        keys = await find_keys(connection, fitting, database)
+        callers = configuration.settings.database.has_callers
+        drafting = Drafting(database, configuration.resources, keys, callers=callers)
         drafting.left_out |= {str(table): reason for table, reason in selected if reason and table.oid in new}
         return database, {table.oid: table for table, _ in selected}, drafting.draft(fitting)
     finally:
