@@ -3,7 +3,7 @@
 An application for the new configuration is made and started beside the one that answers. When it is ready, it gets every
 further request, also on connections that are open; the earlier one ends its streams, whose clients resume from their
 positions, answers what it has begun, and stops. A configuration that does not check, or that the database does not fit,
-changes nothing. docs/decisions/0019-reload.md has the reasons.
+changes nothing. docs/decisions/0022-reload.md has the reasons.
 """
 
 from __future__ import annotations
