@@ -19,7 +19,12 @@ LIBRARY: Final = "swagger-ui-bundle.js"
 ICON: Final = "favicon-32x32.png"
 START: Final = "start.js"
 
-FILES: Final[Mapping[str, Path]] = {name: swagger_ui_path / name for name in (STYLE, LIBRARY, ICON)}
+# The newest one: swagger-ui-bundle, which has the same name for Python and stopped at version 4, may be installed as well.
+_FOLDER: Final = max(
+    swagger_ui_path.parent.glob("swagger-ui-*"),
+    key=lambda path: [int(number) for number in path.name.removeprefix("swagger-ui-").split(".")],
+)
+FILES: Final[Mapping[str, Path]] = {name: _FOLDER / name for name in (STYLE, LIBRARY, ICON)}
 """The files of Swagger UI that the page loads, by their names below ``/docs/``."""
 
 START_SCRIPT: Final = """\
