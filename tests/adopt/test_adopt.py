@@ -11,8 +11,11 @@ import asyncpg
 import pytest
 
 from rowcast.adoption import files, names
+from rowcast.configuration.load import load
+from rowcast.testing.client import running
 
 from .conftest import Make, execute
+from .walk import Walk, quoted
 
 SHOP = """
 CREATE TABLE customers (id serial PRIMARY KEY, name varchar(80) NOT NULL);
@@ -206,6 +209,67 @@ async def test_names_and_types_of_all_kinds_are_accepted_by_the_config(project: 
         assert line in text.splitlines(), line
     assert 'description: "Two lines of \\"text\\": # all of it"' in odd.resource("metrics")
     assert "description" not in odd.resource("models")
+
+
+SCHEMAS = """
+CREATE SCHEMA hr; CREATE SCHEMA "Weird Schema";
+CREATE TABLE hr."Employee" (
+    "EmployeeNo" integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "Name" text NOT NULL, "Boss" integer REFERENCES hr."Employee"
+);
+CREATE TABLE "Weird Schema"."order" (
+    "user" integer NOT NULL REFERENCES hr."Employee", "select" text, "group" text[], at timestamptz DEFAULT now(), "from" timetz,
+    amount money, bits bit(3), point point, range tstzrange, PRIMARY KEY ("user", at)
+);
+CREATE TABLE "user" (
+    id serial PRIMARY KEY, "order" integer, emp integer UNIQUE REFERENCES hr."Employee", "desc" varchar(10) COLLATE "C", d date,
+    t time(0), i interval, j json, n numeric, dp double precision, c char(3), u uuid DEFAULT gen_random_uuid()
+);
+CREATE TABLE "Weird Schema"."userRoles" (
+    "userId" integer REFERENCES "user" ON DELETE CASCADE, "EMP_ID" integer REFERENCES hr."Employee" ON DELETE CASCADE,
+    since date NOT NULL DEFAULT CURRENT_DATE, PRIMARY KEY ("userId", "EMP_ID")
+);
+CREATE TABLE hr.period (starts date, ends date, note text, PRIMARY KEY (starts, ends));
+CREATE TABLE hr.absence (id bigserial PRIMARY KEY, starts date, ends date, FOREIGN KEY (starts, ends) REFERENCES hr.period);
+CREATE VIEW hr.boss_list AS SELECT "EmployeeNo", "Name", "Boss" FROM hr."Employee";
+CREATE TABLE hr.code (code text UNIQUE NOT NULL, label text);
+CREATE TABLE hr.item (id serial PRIMARY KEY, code text REFERENCES hr.code (code));
+INSERT INTO hr."Employee" ("Name", "Boss") VALUES ('a', NULL), ('b', 1);
+INSERT INTO "Weird Schema"."order" VALUES (1, 's', '{a}', '2026-01-01Z', '10:00+02', 5, B'101', '(1,2)', '[2026-01-01Z,)');
+INSERT INTO "user" ("order", emp, "desc", d, t, i, j, n, dp, c)
+    VALUES (1, NULL, 'x', '2026-01-01', '10:00', '1 day', '{"b":1, "a": 2}', 1.10, 1.5, 'a');
+INSERT INTO "Weird Schema"."userRoles" VALUES (1, 2);
+INSERT INTO hr.period VALUES ('2026-01-01', '2026-01-05', 'x');
+INSERT INTO hr.absence (starts, ends) VALUES ('2026-01-01', '2026-01-05');
+INSERT INTO hr.code VALUES ('A,b%', 'l');
+INSERT INTO hr.item (code) VALUES ('A,b%');
+INSERT INTO "Straße der Wörter" ("2nd key", search) VALUES ('k', 's');
+INSERT INTO metrics DEFAULT VALUES;
+INSERT INTO model VALUES ('00000000-0000-4000-8000-000000000001', 's');
+INSERT INTO models VALUES (NULL, 1);
+"""
+
+
+async def test_tables_of_several_schemas_and_names_of_all_kinds_are_served(project: Make) -> None:
+    """They are read and written over HTTP as others are."""
+    odd = await project(ODD + SCHEMAS)
+    schemas = [argument for schema in ("public", "hr", "Weird Schema") for argument in ("--schema", schema)]
+    for command in (["adopt", *schemas], ["check"], ["migrate"]):
+        code, output = odd.run(*command)
+        assert code == 0, output
+    assert odd.run("plan")[1].splitlines()[0] == "-- The database is in line with the config."
+    assert "  starts: {type: date, null: true} # refers to hr.period by several columns: starts, ends" in odd.resource(
+        "absences"
+    )
+    assert "  boss: {type: foreign_key, to: employees, column: Boss, null: true}\n" in odd.resource("boss_list")
+    configuration = load(odd.directory / "config", environ={})
+    sql = await asyncpg.connect(odd.url)
+    async with running(configuration, odd.url, migrated=True) as client:
+        for name, resource in configuration.resources.items():
+            walk = Walk(client.as_user("admin", staff=True), sql, configuration.resources, name)
+            rows = await walk.read(await sql.fetchval(f"SELECT count(*) FROM {quoted(resource.table)}"))
+            if not resource.view:
+                await walk.write(rows, {"search": "another"} if name == "strasse_der_worters" else {})
+    await sql.close()
 
 
 async def test_tables_that_the_role_may_not_read_are_left_out(project: Make) -> None:

@@ -142,6 +142,8 @@ def another(field: Field, value: Any) -> Any:
             return value + 50
         case str() if field.field_type.kind is Kind.UUID:
             return value[:-1] + ("f" if value[-1] != "f" else "e")
+        case str() if field.type == "date":
+            return (dt.date.fromisoformat(value) + dt.timedelta(days=1)).isoformat()
         case str() if field.field_type.kind is Kind.MOMENT:
             return (dt.datetime.fromisoformat(value) + dt.timedelta(seconds=1)).isoformat()
         case str():
