@@ -128,7 +128,7 @@ def _group(schemas: Schemas, plan: ModelPlan, backend: FieldFilter) -> Schema:
     arguments = {name: _argument(lookup, values) for name, lookup, values in backend.describe()}
     schema = schemas.filter_group(plan.resource, arguments)
     description = "Only rows that meet these conditions: `and`, `or` and `not` of the other filters, as JSON."
-    content = {"application/json": {"schema": schema}}
+    content = {"application/json": {"schema": schema, "example": {}}}  # a page would make one up, with unknown values
     return {"name": GROUP_PARAMETER, "in": "query", "description": description, "content": content}
 
 
