@@ -50,17 +50,19 @@ def select_tables(tables: Iterable[Table], patterns: Sequence[str]) -> Iterator[
         yield table, reason
 
 
-def check_patterns(database: Database, schemas: Sequence[str], patterns: Sequence[str]) -> None:
+def check_patterns(
+    database: Database, schemas: Sequence[str], patterns: Sequence[str], *, embedded: bool = False
+) -> None:
     """Raise ``ConfigurationError`` for a schema or a pattern that no table has."""
-    found = ", ".join(f"{name} ({number})" for name, number in database.schemas.items())
-    where = f"schemas with tables: {found}" if found else "the database has no tables"
+    if not database.schemas:
+        another = "the embedded database has no tables; name yours with DATABASE_URL or --database-url"
+        raise ConfigurationError(another if embedded else "the database has no tables")
+    where = f"schemas with tables: {', '.join(f'{name} ({number})' for name, number in database.schemas.items())}"
     for schema in schemas:
         if not any(table.schema == schema for table in database.tables.values()):
             raise ConfigurationError(f"--schema {schema}: there is no table in this schema; {where}")
     if not database.tables:
-        raise ConfigurationError(
-            f"there is no table in the schemas of the search path; {where}. Name one with --schema"
-        )
+        raise ConfigurationError(f"no table is in a schema of the search path; name one with --schema ({where})")
     for pattern in patterns:
         if not any(True for _ in select_tables(database.tables.values(), [pattern.removeprefix(_NOT)])):
             labels = sorted(table.name for table in database.tables.values())

@@ -65,8 +65,8 @@ def adopt(
     configuration = load_configuration(config, database_url, sections=DATABASE_SECTIONS, may_be_empty=True)
     if configuration.settings.database.url is None and not config.exists():
         raise ConfigurationError(f"{config}: directory does not exist; pass --config, or DATABASE_URL to make one")
-    with open_database(configuration) as (url, _):
-        database, chosen, adoption = asyncio.run(_read(url, configuration, schemas, patterns))
+    with open_database(configuration) as (url, embedded):
+        database, chosen, adoption = asyncio.run(_read(url, configuration, schemas, patterns, embedded))
         if check:
             complete = _report_drift(url, configuration, database, chosen, adoption)
         else:
@@ -79,13 +79,13 @@ def adopt(
 
 
 async def _read(
-    url: str, configuration: Configuration, schemas: Sequence[str], patterns: Sequence[str]
+    url: str, configuration: Configuration, schemas: Sequence[str], patterns: Sequence[str], embedded: bool
 ) -> tuple[Database, dict[int, Table], Adoption]:
     """The catalog, the tables of it that the options name, and drafts for those that the config does not have."""
     connection = await open_connection(url, CONNECT_TIMEOUT_SECONDS)
     try:
         database = await read_database(connection, schemas or None)
-        check_patterns(database, schemas, patterns)
+        check_patterns(database, schemas, patterns, embedded=embedded)
         new = {table.oid for table in unserved(database, configuration.resources)}
         selected = list(select_tables(database.tables.values(), patterns))
         fitting = [table for table, reason in selected if reason is None and table.oid in new]
