@@ -76,6 +76,18 @@ async def test_files_are_never_overwritten(project: Make) -> None:
     assert shop.resources() == ["clients", "orders", "parcels"]
 
 
+async def test_files_of_a_project_name_the_schema_for_editors(project: Make) -> None:
+    """As those that `init` writes."""
+    shop = await project(SHOP)
+    schema = shop.directory / "config" / "schema"
+    schema.mkdir(parents=True)
+    (schema / "resource.schema.json").write_text("{}")
+    assert shop.run("adopt")[0] == 0
+    first, second, *_ = shop.resource("orders").splitlines()
+    assert (first, second) == ("# yaml-language-server: $schema=../schema/resource.schema.json", "table: orders")
+    assert shop.run("check")[0] == 0
+
+
 async def test_a_join_is_declared_where_a_file_is_written(project: Make) -> None:
     """A file that exists is not changed, so the other side declares the links; without another side they are left out."""
     tags = "CREATE TABLE tags (id serial PRIMARY KEY); CREATE TABLE customers_tags (customer_id integer REFERENCES customers, "

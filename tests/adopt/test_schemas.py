@@ -14,7 +14,9 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from jsonschema import Draft202012Validator
 
+from rowcast.configuration.json_schema import json_schemas
 from rowcast.configuration.load import Configuration, load
 from rowcast.testing.client import Client, running
 
@@ -232,6 +234,13 @@ async def test_the_tables_stay_as_they_are(adopted: Adopted) -> None:
     assert adopted.project.run("plan") == (0, IN_LINE)
     assert adopted.project.run("adopt", "--check")[0] == 0
     assert await adopted.sql.fetch(CATALOG) == adopted.catalog
+
+
+async def test_the_files_are_what_editors_accept(adopted: Adopted) -> None:
+    """They are valid by the JSON Schema of resource files."""
+    schema = Draft202012Validator(json_schemas()["resource.schema.json"])
+    for name in adopted.configuration.resources:
+        assert not list(schema.iter_errors(adopted.configuration.files[name].data)), name
 
 
 async def test_the_document_of_the_api_describes_all_of_it(adopted: Adopted) -> None:

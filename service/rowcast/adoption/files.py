@@ -21,9 +21,16 @@ _REMARKS: Final = {
 }
 
 
-def resource_file(draft: ResourceDraft) -> str:
-    """The text of a resource's file."""
-    return "\n".join(_lines(draft)) + "\n"
+def resource_file(draft: ResourceDraft, schema: str | None = None) -> str:
+    """The text of a resource's file. Its first line names the JSON Schema that editors use, if there is one."""
+    header = [f"# yaml-language-server: $schema={schema}"] if schema else []
+    return "\n".join([*header, *_lines(draft)]) + "\n"
+
+
+def editor_schema(directory: Path) -> str | None:
+    """The address of the JSON Schema of resource files, if it is where ``rowcast init`` puts it beside a directory of files."""
+    path = Path("..", "schema", "resource.schema.json")
+    return path.as_posix() if (directory / path).exists() else None
 
 
 def existing_file(directory: Path, name: str) -> Path | None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from rowcast.adoption.catalog import Database, Table, read_database
 from rowcast.adoption.drafts import Adoption, Drafting, unserved
 from rowcast.adoption.drift import find_drift
-from rowcast.adoption.files import existing_file, resource_file
+from rowcast.adoption.files import editor_schema, existing_file, resource_file
 from rowcast.adoption.selection import check_patterns, find_keys, select_tables
 from rowcast.commands.common import (
     CONFIG,
@@ -102,7 +102,7 @@ def _write(adoption: Adoption, directory: Path) -> None:
     """Write the files that do not exist yet, and print the name of each."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        written = 0
+        written, schema = 0, editor_schema(directory)
         resources = adoption.resources.values()
         for draft in tqdm(
             resources, unit="file", leave=False, disable=None if len(resources) >= PROGRESS_MIN_FILES else True
@@ -112,7 +112,7 @@ def _write(adoption: Adoption, directory: Path) -> None:
                 continue
             path = directory / f"{draft.name}.yaml"
             with path.open("x", encoding="utf-8") as file:
-                file.write(resource_file(draft))
+                file.write(resource_file(draft, schema))
             written += 1
             tqdm.write(f"{path}: {draft.table}")
     except OSError as error:
