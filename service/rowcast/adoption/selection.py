@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Final
@@ -23,7 +24,8 @@ _BOOKKEEPING: Final = re.compile(
 )
 _LISTED: Final = 50  # names in a message
 _SAMPLE_ROWS: Final = 100_000
-_SAMPLE_TIMEOUT: Final = "5s"
+_SAMPLE_TIMEOUT: Final = "2s"
+_SAMPLING_SECONDS: Final = 10.0  # for all views together
 
 
 def select_tables(tables: Iterable[Table], patterns: Sequence[str]) -> Iterator[tuple[Table, str | None]]:
@@ -71,10 +73,13 @@ def check_patterns(
 
 
 async def find_keys(connection: Connection, tables: Iterable[Table], database: Database) -> dict[int, tuple[str, ...]]:
-    """The key of each table that has one, by OID."""
+    """The key of each table that has one, by OID. Views are looked at for some seconds."""
     keys: dict[int, tuple[str, ...]] = {}
+    deadline = time.monotonic() + _SAMPLING_SECONDS
     for table in tables:
-        key = choose_key(table) or (await _key_of_view(connection, table, database) if table.is_view else None)
+        key = choose_key(table)
+        if key is None and table.is_view and time.monotonic() < deadline:
+            key = await _key_of_view(connection, table, database)
         if key is not None:
             keys[table.oid] = key
     return keys
