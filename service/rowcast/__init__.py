@@ -21,6 +21,7 @@ _FUNCTIONS = frozenset(
         "model",
         "on_shutdown",
         "on_startup",
+        "raw",
         "status",
         "transaction",
         "wait",

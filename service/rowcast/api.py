@@ -47,6 +47,7 @@ from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q
 from rowcast.orm.model import ColumnNotLoaded, DoesNotExist, MultipleObjectsReturned, RelationNotLoaded, model
 from rowcast.orm.queryset import get_object_or_404
+from rowcast.orm.raw import raw
 from rowcast.orm.writing import transaction
 from rowcast.rest.decorators import action
 from rowcast.rest.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
@@ -132,6 +133,7 @@ __all__ = [
     "model",
     "on_shutdown",
     "on_startup",
+    "raw",
     "status",
     "transaction",
     "wait",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 
 from rowcast.errors import Conflict, ValidationError
 from rowcast.orm.expressions import F, Q
 from rowcast.orm.model import RelationNotLoaded, model
+from rowcast.orm.raw import raw
 from rowcast.orm.writing import transaction
 from rowcast.query.store import STORE
 from rowcast.rest.plan import SERVICE
@@ -141,3 +145,77 @@ async def test_all_rows_may_be_changed_and_deleted(store: None) -> None:
     assert await Task.objects.update(view_count=F("view_count") + 1) == 2
     assert await Task.objects.all().delete() == 2
     assert await Task.objects.count() == 0
+
+
+async def test_rows_are_counted_and_summed_by_group(store: None) -> None:
+    """Groups of a column, and of a column of a related row; null is a group."""
+    home = await Category.objects.create(name="home")
+    await Task.objects.bulk_create(
+        [{"title": f"t{n}", "priority": ("high", "low")[n % 2], "view_count": n} for n in range(5)]
+    )
+    await Task.objects.filter(title__in=["t1", "t4"]).update(category=home)
+    found = await Task.objects.group_by("priority").aggregate(n=("count", "*"), most=("max", "view_count"))
+    assert found == [{"priority": "high", "n": 3, "most": 4}, {"priority": "low", "n": 2, "most": 3}]
+    rows = Task.objects.filter(view_count__gt=0).group_by("category__name", "priority")
+    assert await rows.aggregate(total=("sum", "view_count")) == [
+        {"category__name": "home", "priority": "high", "total": 4},
+        {"category__name": "home", "priority": "low", "total": 1},
+        {"category__name": None, "priority": "high", "total": 2},
+        {"category__name": None, "priority": "low", "total": 3},
+    ]
+    assert await Task.objects.aggregate(n=("count", "*")) == {"n": 5}
+    with pytest.raises(ValueError, match="leads to many rows"):
+        Task.objects.group_by("tags__name")
+
+
+async def test_rows_are_locked_until_the_transaction_ends(store: None) -> None:
+    """Another transaction leaves locked rows out, or waits; outside a transaction there is nothing to hold a lock."""
+    await Task.objects.bulk_create([Task(title="a"), Task(title="b")])
+    locked, done = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with transaction():
+            assert await Task.objects.filter(title="a").select_related("category").select_for_update()
+            locked.set()
+            await done.wait()
+
+    holding = asyncio.create_task(hold())
+    await locked.wait()
+    async with transaction():
+        free = await Task.objects.order_by("title").select_for_update(skip_locked=True)
+        assert [row.title for row in free] == ["b"]
+    done.set()
+    await holding
+    async with transaction():
+        assert len(await Task.objects.all().select_for_update()) == 2
+    with pytest.raises(RuntimeError, match="needs a transaction"):
+        await Task.objects.all().select_for_update()
+
+
+async def test_raw_sql_has_bound_values(store: None) -> None:
+    """Rows are dictionaries; a value that looks like SQL is a value, and casts are not parameters."""
+    await Task.objects.bulk_create([Task(title="a"), Task(title="'; DROP TABLE tasks --")])
+    rows = await raw(
+        "SELECT title, (:n)::int + 1 AS more FROM tasks WHERE title = :title", title="'; DROP TABLE tasks --", n=1
+    )
+    assert rows == [{"title": "'; DROP TABLE tasks --", "more": 2}]
+    with contextlib.suppress(ZeroDivisionError):
+        async with transaction():
+            assert await raw("UPDATE tasks SET title = 'c' WHERE title = :title RETURNING title", title="a") == [
+                {"title": "c"}
+            ]
+            raise ZeroDivisionError
+    assert await Task.objects.filter(title="c").exists() is False
+    for wrong in ({}, {"title": "a", "x": 1}):
+        with pytest.raises(TypeError, match="has the values title"):
+            await raw("SELECT 1 FROM tasks WHERE title = :title", **wrong)
+
+
+async def test_raw_changes_are_not_answered_from_memory(serve: Serve) -> None:
+    """A list that is kept is read again after a statement that may have changed its rows."""
+    client = await serve()
+    STORE.set(client.app[SERVICE].store)
+    before = await (await client.get("/tasks/")).json()
+    await raw("INSERT INTO tasks (id, title) VALUES (gen_random_uuid(), :title)", title="new")
+    after = await (await client.get("/tasks/")).json()
+    assert after["count"] == before["count"] + 1

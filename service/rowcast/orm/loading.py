@@ -13,8 +13,10 @@ from rowcast.query.store import Store, current_store
 from rowcast.resources.resource import Resource, Resources, Through
 
 
-async def load(of: type[Model], query: Query, bounds: tuple[int, int | None], names: tuple[str, ...]) -> list[Any]:
-    """The rows of a query as instances with their related rows or, with ``names``, as dictionaries.
+async def load(
+    of: type[Model], query: Query, bounds: tuple[int, int | None], names: tuple[str, ...], lock: str = ""
+) -> list[Any]:
+    """The rows of a query as instances with their related rows or, with ``names``, as dictionaries; see ``lock`` there.
 
     ``bounds`` are the first row and the one after the last, as in a slice; ``("*",)`` names all columns.
     """
@@ -25,7 +27,7 @@ async def load(of: type[Model], query: Query, bounds: tuple[int, int | None], na
     joined = tuple(path for path in _prefixes(query.expand) if _leads_to_one(resources, resource.name, path))
     limits = [*([] if last is None else [last - first]), *([first] if first else [])]
     statement = store.queries.compiled(statements.select_instances)(
-        resource.name, joined, query.shape, query.order, last is not None, bool(first)
+        resource.name, joined, query.shape, query.order, last is not None, bool(first), lock
     )
     records = await store.database.fetch_all(statement.sql, statement.arguments([*query.values, *limits]))
     rows = []

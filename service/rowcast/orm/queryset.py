@@ -13,6 +13,7 @@ from rowcast.orm import statements
 from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q, storable
+from rowcast.orm.grouping import GroupedRows
 from rowcast.orm.loading import load, load_related
 from rowcast.orm.model import DoesNotExist, Model, has_loaded
 from rowcast.orm.state import state_of
@@ -38,6 +39,7 @@ class QuerySet(Generic[M]):
         names: tuple[str, ...] = (),
         bounds: tuple[int, int | None] = (0, None),
         linked: tuple[Relation, Any] | None = None,
+        lock: str = "",
     ) -> None:
         self.model = of
         self._conditions = conditions
@@ -47,6 +49,8 @@ class QuerySet(Generic[M]):
         self._names = names  # values
         self._bounds = bounds  # slice
         self._linked = linked  # a many_to_many relation, and the key of the row that it starts from
+
+        self._lock = lock  # select_for_update
 
     def _with(self, **changes: Any) -> QuerySet[M]:
         """A copy with other arguments."""
@@ -83,6 +87,22 @@ class QuerySet(Generic[M]):
     def prefetch_related(self, *relations: str) -> QuerySet[M]:
         """Load these relations, to one row or to many, with further statements: one or two per relation."""
         return self._with(fetched=tuple(dict.fromkeys(self._fetched + relations)))
+
+    def select_for_update(self, *, skip_locked: bool = False) -> QuerySet[M]:
+        """Lock the rows until the transaction ends; it waits for other locks, or leaves locked rows out.
+
+        Read inside a transaction: in a handler of an unsafe method, or in ``async with transaction()``.
+        """
+        return self._with(lock="skip" if skip_locked else "wait")
+
+    def group_by(self, *names: str) -> GroupedRows:
+        """The rows in groups of equal values: ``group_by("owner").aggregate(n=("count", "*"), most=("max", "size"))``."""
+        self.unsliced("group_by")
+        resources = current_store().queries.resources
+        for name in names:
+            if resources.resolve(self.model.resource().name, name).many:
+                raise ValueError(f"group_by: {name} leads to many rows; group by a column or a relation to one row")
+        return GroupedRows(self.query, names)
 
     def values(self, *names: str) -> QuerySet[M]:
         """Dictionaries of these columns, or of all columns, instead of instances."""
@@ -167,7 +187,9 @@ class QuerySet(Generic[M]):
         return iter(wait(self._read()))
 
     async def _read(self) -> list[Any]:
-        return await load(self.model, self.query, self._bounds, self._names)
+        if self._lock and not current_store().database.in_transaction:
+            raise RuntimeError("select_for_update() needs a transaction: async with transaction()")
+        return await load(self.model, self.query, self._bounds, self._names, self._lock)
 
     async def attach(self, rows: Sequence[M]) -> None:
         """Load the related rows of this query set for rows that have been read already."""
@@ -219,7 +241,10 @@ class QuerySet(Generic[M]):
 
     @must_be_awaited
     async def aggregate(self, **functions: tuple[str, str]) -> dict[str, Any]:
-        """Aggregates over all rows: ``aggregate(total=("sum", "price"))``, with count, sum, avg, min or max."""
+        """Aggregates over all rows: ``aggregate(total=("sum", "price"))``, with count, sum, avg, min or max.
+
+        ``("count", "*")`` counts the rows.
+        """
         self.unsliced("aggregate")
         found = await self._aggregate(tuple(functions.values()))
         return dict(zip(functions, found, strict=True))

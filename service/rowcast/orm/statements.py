@@ -39,8 +39,9 @@ def select_instances(
     order: tuple[str, ...],
     has_limit: bool,
     has_offset: bool,
+    lock: str = "",
 ) -> Statement:
-    """All columns of rows, followed by those of each related row in turn.
+    """All columns of rows, followed by those of each related row in turn; ``lock`` is ``wait`` or ``skip``.
 
     Values: the condition's, then the limit and the offset, as far as there are any.
     """
@@ -56,17 +57,34 @@ def select_instances(
         query = query.limit(binds(sa.BigInteger))
     if has_offset:
         query = query.offset(binds(sa.BigInteger))
+    if lock:
+        query = query.with_for_update(of=source.at(()), skip_locked=lock == "skip")
     return compiled(query)
 
 
-def aggregate(tables: Tables, resource: str, functions: tuple[tuple[str, str], ...], where: Shape) -> Statement:
-    """Aggregates over rows: a function and a path for each; ``count`` takes an empty path. Values: the condition's."""
+def grouped(
+    tables: Tables, resource: str, groups: tuple[str, ...], functions: tuple[tuple[str, str], ...], where: Shape
+) -> Statement:
+    """The values of groups, and aggregates over the rows of each, sorted by group. Values: the condition's."""
     source = Source(tables, resource, Binds())
     conditions = source.conditions(where)
-    columns = [
-        readable(AGGREGATES[name](source.column(source.path(path)) if path else sa.literal_column("*")))
-        for name, path in functions
-    ]
+    places: list[sa.ColumnElement[Any]] = [sa.literal_column(str(n)) for n in range(1, len(groups) + 1)]
+    columns = [readable(source.column(source.path(path))) for path in groups]
+    columns += [_aggregate(source, name, path) for name, path in functions]
+    rows = sa.select(*columns).select_from(source.clause).where(*conditions)
+    return compiled(rows.group_by(*places).order_by(*places))
+
+
+def _aggregate(source: Source, name: str, path: str) -> sa.ColumnElement[Any]:
+    counted = path in ("", "*")
+    return readable(AGGREGATES[name](sa.literal_column("*") if counted else source.column(source.path(path))))
+
+
+def aggregate(tables: Tables, resource: str, functions: tuple[tuple[str, str], ...], where: Shape) -> Statement:
+    """Aggregates over rows: a function and a path for each; ``count`` takes ``*``. Values: the condition's."""
+    source = Source(tables, resource, Binds())
+    conditions = source.conditions(where)
+    columns = [_aggregate(source, name, path) for name, path in functions]
     return compiled(sa.select(*columns).select_from(source.clause).where(*conditions))
 
 
