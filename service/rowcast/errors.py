@@ -150,6 +150,13 @@ class DoesNotFit(ValidationError):
     """A value that is too large for its column. The database does not say which one."""
 
 
+class TooManyRows(ParseError):
+    """A request would change more rows than it, or the viewset, allows; nothing is written."""
+
+    code = "too_many_rows"
+    default_detail = "The request would change too many rows."
+
+
 class NotAuthenticated(ApiError):
     """Credentials are required and missing."""
 

@@ -79,6 +79,28 @@ def values_in_bodies(chance: Random, service: Service) -> Attack:
 
 
 @generator
+def many_rows(chance: Random, service: Service) -> Attack:
+    """Arrays of bodies, of anything else, with keys that are there twice; and keys and filters of what is to be changed."""
+    resource, fields = chance.choice((("things", THINGS), ("kinds", COLUMNS)))
+    ids = [str(each) for each in service.ids.get(resource) or ["1"]]
+    most = chance.choice(("0", "5", "-1", "", "9" * 30, "é"))
+    headers: tuple[Header, ...] = (("Prefer", f"max-affected={most}"),) if chance.random() < 0.3 else ()
+    if chance.random() < 0.3:
+        name = chance.choice(("id__in", "pk__in", "filter", "string", "id"))
+        items = ",".join(chance.choice((*ids, "x", "1", "%00")) for _ in range(chance.choice((0, 1, 3, 2000))))
+        return Attack((request("DELETE", f"/{resource}/?{name}={quoted(items)}"[:LINE_BYTES], None, *headers),))
+    rows = []
+    for _ in range(chance.choice((0, 1, 3, 3, 1001))):
+        row = body_of(chance, fields)[:2000]
+        key = json.dumps(chance.choice((*ids, *ids, 1, None, "x"))).encode()
+        rows.append(row if chance.random() < 0.5 else b'{"id":%b,%b' % (key, row[1:]))
+    body = b"[%b]" % b",".join(rows)
+    method = chance.choice(("POST", "PATCH", "PUT"))
+    on = chance.choice(("?on=id", "?on=string&existing=keep", "?on=", "?on=id&on=id", "")) if method == "PUT" else ""
+    return Attack((request(method, f"/{resource}/{on}", body, *headers),))
+
+
+@generator
 def values_in_filters(chance: Random, service: Service) -> Attack:
     """The same, in every lookup of every type."""
     resource, lookups = chance.choice((("kinds", KIND_LOOKUPS), ("things", LOOKUPS)))

@@ -71,7 +71,7 @@ async def test_method_that_an_address_lacks_is_405_with_allow(library: Service) 
     """``Allow`` names the methods that are there."""
     book = await a_book(library)
     for path, allowed in (
-        ("/books/", {"GET", "HEAD", "OPTIONS", "POST"}),
+        ("/books/", {"GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE"}),
         (f"/books/{book['id']}/", {"GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"}),
         ("/books/stream/", {"GET", "HEAD", "OPTIONS"}),
     ):
@@ -265,7 +265,7 @@ async def test_errors_are_sent_whatever_is_accepted(closed: Service, accept: str
     bad = {"Authorization": "Bearer rc_no"}
     for method, path, headers, status in (
         ("GET", "/nothing/", {}, 404), ("GET", "/default/x/y/", {}, 404), ("POST", "/nothing/", {}, 404),
-        ("TRACE", "/default/", {}, 405), ("DELETE", "/default/", {}, 405), ("POST", "/default/stream/", {}, 405),
+        ("TRACE", "/default/", {}, 405), ("DELETE", "/default/", {}, 401), ("POST", "/default/stream/", {}, 405),
         ("POST", "/stream/", {}, 405), ("POST", "/", {}, 405), ("POST", "/openapi.json", {}, 405),
         ("PUT", "/health/ready", {}, 405), ("GET", "/default/x/", {}, 404), ("GET", "/default/x/stream/", {}, 404),
         ("GET", "/default/stream/?nope=1", {}, 400), ("GET", "/default/stream/?snapshot=maybe", {}, 400),
@@ -343,7 +343,7 @@ async def test_actions_that_are_left_out_have_no_method(closed: Service) -> None
     response, _ = await closed.ask("DELETE", f"/fewer/{made['id']}/", status=405)
     assert "DELETE" not in response.headers["Allow"]
     response, _ = await closed.ask("GET", "/fewer/", status=405)
-    assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+    assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "PATCH", "POST"}
     for name in ("fewer", "quiet"):
         await closed.ask("GET", f"/{name}/stream/", status=404)
 

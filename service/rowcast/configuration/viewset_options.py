@@ -268,6 +268,8 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "stream_varies_on": Option(value_types.ListOf(value_types.string(_VARIES_ON, _VARIES_ON_EXPECTED)), None),
     "strict_query": Option(value_types.boolean(), True),
     "require_if_match": Option(value_types.boolean(), False),
+    "bulk": Option(value_types.ListOf(value_types.one_of(("update", "destroy"))), ()),
+    "max_bulk": Option(value_types.integer(1, 100_000), 1000),
 }
 """By name. A default of ``None`` stands for the service's own: all actions, the key, the classes of the settings."""
 
@@ -321,12 +323,15 @@ def check(
             ("excluded_actions",),
             AboutKey("excluded_actions and allowed_actions cannot both be set; use one of them"),
         )
+    if actions is not None and options.get("bulk") and not any(map(options.get, _FILTERS)):
+        yield ("bulk",), "opens changes by filter, and there is no filter: set filterset_fields"
     sizes = [options.get(name, None if actions is None else VIEWSET_OPTIONS[name].default) for name in _SIZES]
     if None not in sizes and sizes[0] > sizes[1]:
         wrong = next(name for name in _SIZES if name in options)
         yield (wrong,), f"page_size ({sizes[0]}) is larger than max_page_size ({sizes[1]})"
 
 
+_FILTERS: Final = ("filterset_fields", "search_fields", "filter_backends")
 _SIZES: Final = ("page_size", "max_page_size")
 
 

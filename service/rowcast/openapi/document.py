@@ -14,8 +14,11 @@ from rowcast.openapi.operations import (
     COMMON_FAILURES,
     HEADERS,
     HEALTH_SCHEMA,
+    IF_MATCH_ADDRESS,
     LAST_EVENT_ID_HEADER,
+    MANY_ROWS_HEADERS,
     METADATA_SCHEMA,
+    PREFER,
     PROBLEM,
     READ_FAILURES,
     SECURITY_SCHEMES,
@@ -36,6 +39,7 @@ from rowcast.openapi.parameters import (
     LAST_EVENT_ID_PARAMETER,
     SNAPSHOT_PARAMETER,
     list_parameter,
+    many_rows_parameters,
     path_parameter,
     query_parameters,
 )
@@ -113,9 +117,12 @@ class _Document:
         action, plan = route.actions[method], route.plan
         if action == "stream" and variable_parts(route.path):
             action = "stream_row"
-        identity = {"operationId": self._operation_id(route, method, action), "tags": [_tag(route)]}
+        many = action in CHANGING_ACTIONS and not variable_parts(route.path) and isinstance(plan, ModelPlan)
+        name = f"{action}_rows" if many else action
+        identity = {"operationId": self._operation_id(route, method, name), "tags": [_tag(route)]}
         if action in STANDARD_OPERATIONS and isinstance(plan, ModelPlan):
-            return identity | self._standard(plan, method, action) | security(plan, method)
+            made = self._many_rows(plan, action) if many else self._standard(plan, method, action)
+            return identity | made | security(plan, method)
         return identity | self._custom(route, method, action) | security(plan, method)
 
     def _operation_id(self, route: Route, method: str, action: str) -> str:
@@ -145,7 +152,34 @@ class _Document:
             "responses": self._success(plan, action) | failure_references(failures),
         }
         if action in BODY_ACTIONS.values():
-            body = self.schemas.body(plan, action)
+            body = (self.schemas.body_of_rows if action == "create" else self.schemas.body)(plan, action)
+            operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
+        return operation
+
+    def _many_rows(self, plan: ModelPlan, action: str) -> Schema:
+        """A changing action at the address of a list, where it is about many rows."""
+        name = f"{action}_rows"
+        standard, headers = STANDARD_OPERATIONS[name], MANY_ROWS_HEADERS[name]
+        failures = [*standard.failures, *([HTTPStatus.PRECONDITION_REQUIRED] if plan.require_if_match else [])]
+        condition = [IF_MATCH_ADDRESS | {"required": True}] if plan.require_if_match else []
+        row = self.schemas.written_row(plan)
+        rows: Schema = {"type": "array", "items": row}
+        success: dict[str, Schema] = {
+            "partial_update": {"200": response("The changed rows.", JSON, rows, *headers)},
+            "destroy": {"204": {"description": "The rows are deleted.", "headers": header_references(*headers)}},
+            "update": {
+                status: response(text, JSON, {"anyOf": [row, rows]}, *headers)
+                for status, text in (("200", "The rows, of which some were there."), ("201", "The new rows."))
+            },
+        }[action]
+        operation = {
+            "summary": standard.summary.format(plan.resource.label or plan.resource.model),
+            "description": standard.description,
+            "parameters": [*many_rows_parameters(self.schemas, plan, action), *condition, PREFER],
+            "responses": success | failure_references(failures),
+        }
+        if action in BODY_ACTIONS.values():
+            body = self.schemas.body_of_rows(plan, action)
             operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
         return operation
 
@@ -163,7 +197,9 @@ class _Document:
                 groups = response("The groups.", JSON, schemas.groups(plan), "X-Stream-Position", "ETag")
                 return {"200": groups, "304": _not_modified()}
             case "create":
-                return {"201": response("The new row.", JSON, schemas.written_row(plan), "Location", "ETag")}
+                row = schemas.written_row(plan)
+                made = {"anyOf": [row, {"type": "array", "items": row}]}
+                return {"201": response("The new row, or the new rows.", JSON, made, "Location", "ETag")}
             case "destroy":
                 return {"204": {"description": "The row is deleted.", "headers": header_references()}}
             case "stream" | "stream_row":

@@ -74,6 +74,17 @@ _IF_NONE_MATCH: Final = header_parameter(
 _IF_MATCH: Final = header_parameter(
     "If-Match", "ETags of the row as the client read it. If the row has changed since, the response is a 412."
 )
+IF_MATCH_ADDRESS: Final = header_parameter(
+    "If-Match", "ETags of a GET of this address. If what it shows has changed since, the response is a 412."
+)
+MANY_ROWS_HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # the headers of responses by operation
+    "partial_update_rows": ("X-Updated", "Preference-Applied"),
+    "destroy_rows": ("X-Deleted", "Preference-Applied"),
+    "update_rows": ("X-Created", "X-Updated", "Preference-Applied", "Location", "ETag"),
+}
+PREFER: Final = header_parameter(
+    "Prefer", "`max-affected=10`: if the request would write more rows, nothing is written and the response is a 400."
+)
 LAST_EVENT_ID_HEADER: Final = header_parameter(
     "Last-Event-ID", "The position to resume from. Browsers send it when they reconnect."
 )
@@ -86,7 +97,11 @@ STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
         (*READ_FAILURES, HTTPStatus.PRECONDITION_FAILED),
         _IF_NONE_MATCH,
     ),
-    "create": StandardOperation("Create {}", "Insert a row.", (*WRITE_FAILURES, HTTPStatus.PRECONDITION_FAILED)),
+    "create": StandardOperation(
+        "Create {}",
+        "Insert a row, or the rows of an array: all of them or none. The messages of an error have the place of the row.",
+        (*WRITE_FAILURES, HTTPStatus.PRECONDITION_FAILED),
+    ),
     "retrieve": StandardOperation(
         "Retrieve {}",
         "One row.",
@@ -125,6 +140,22 @@ STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
         (*READ_FAILURES, HTTPStatus.PRECONDITION_FAILED),
         _IF_NONE_MATCH,
     ),
+    "partial_update_rows": StandardOperation(
+        "Change parts of several {}",
+        "Change the rows that the objects of an array name by their keys, all of them or none. The messages of an error "
+        "have the place of the row.",
+        (*WRITE_FAILURES, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED),
+    ),
+    "destroy_rows": StandardOperation(
+        "Delete several {}",
+        "Delete rows, all of them or none. If other rows require one of them, the response is a 409.",
+        (*READ_FAILURES, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.PRECONDITION_FAILED),
+    ),
+    "update_rows": StandardOperation(
+        "Create or update {}",
+        "Insert a row, or the rows of an array, or change those that have the same values of the unique rule in `on`.",
+        (*WRITE_FAILURES, HTTPStatus.PRECONDITION_FAILED),
+    ),
     "stream": StandardOperation(
         "{} stream",
         "Every committed change of the rows that a list with the same filters returns, as server-sent events. An event "
@@ -158,6 +189,10 @@ HEADERS: Final[Mapping[str, Schema]] = {
         "description": "The version of the content, for `If-None-Match`; that of a row also for `If-Match`.",
         "schema": {"type": "string"},
     },
+    "X-Created": {"description": "The number of new rows.", "schema": {"type": "integer", "minimum": 0}},
+    "X-Updated": {"description": "The number of changed rows.", "schema": {"type": "integer", "minimum": 0}},
+    "X-Deleted": {"description": "The number of deleted rows.", "schema": {"type": "integer", "minimum": 0}},
+    "Preference-Applied": {"description": "The preferences that were honoured.", "schema": {"type": "string"}},
     "Location": {"description": "The address of the new row.", "schema": {"type": "string", "format": "uri"}},
     "Allow": {"description": "The methods of this address.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
@@ -206,6 +241,16 @@ METADATA_SCHEMA: Final[Schema] = {
             "type": "object",
             "description": "For each method with a body, the fields of that body.",
             "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}},
+        },
+        "many": {
+            "type": "object",
+            "description": "What a list takes for many rows: how many, how they are named, and what takes filters.",
+            "properties": {
+                "max_bulk": {"type": "integer"},
+                "key": {"type": "array", "items": {"type": "string"}},
+                "by_filter": {"type": "array", "items": {"enum": ["update", "destroy"]}},
+                "on": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
+            },
         },
     },
     "required": ["name", "description", "methods", "renders", "parses", "actions"],

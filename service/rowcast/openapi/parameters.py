@@ -16,6 +16,7 @@ from rowcast.rest.filter_groups import CHOICE_LOOKUPS, GROUP_PARAMETER
 from rowcast.rest.filters import SEARCH_MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.pagination import MAX_OFFSET
 from rowcast.rest.plan import ModelPlan, ViewPlan
+from rowcast.rest.row_keys import key_parameter
 
 _COMMA_SEPARATED: Final[Schema] = {"style": "form", "explode": False}
 _SEARCH_PATTERN: Final = rf"^(?!\s*(?:\S+\s+){{{SEARCH_MAX_WORDS}}}\S){NO_NUL[1:]}"
@@ -75,6 +76,26 @@ def query_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list[Sch
         *(parameter for name, parameter in described.items() if name in allowed),
         *(query_parameter(name, "A parameter of this list's pagination.", {"type": "string"}) for name in custom),
     ]
+
+
+def many_rows_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list[Schema]:
+    """The query parameters of an action at the address of a list: those that name rows."""
+    if action == "update":
+        rules = [",".join(columns) for columns in plan.upserts]
+        on = query_parameter("on", "The unique rule whose values name rows.", {"enum": rules}, required=True)
+        keep = "`keep` leaves rows that are there as they are."
+        return [on, query_parameter("existing", keep, {"enum": ["update", "keep"], "default": "update"})]
+    by_filter = {"partial_update": "update", "destroy": "destroy"}[action] in plan.bulk
+    found = {}
+    if by_filter:
+        described = {parameter["name"]: parameter for parameter in _described_parameters(schemas, plan)}
+        found = {name: parameter for name, parameter in described.items() if name in plan.filter_parameters}
+    if action == "destroy":
+        name = key_parameter(plan)
+        item = STRING_SCHEMA if plan.key.parts else value_schema(plan.key)
+        keys = list_parameter(name, f"The keys of the rows. {_QUOTING}", items=item, maxItems=plan.max_bulk)
+        found[name] = keys if by_filter else keys | {"required": True}
+    return list(found.values())
 
 
 def _described_parameters(schemas: Schemas, plan: ModelPlan) -> Iterator[Schema]:

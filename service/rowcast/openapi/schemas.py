@@ -36,6 +36,7 @@ from rowcast.rest.pagination import (
     PageNumberPagination,
 )
 from rowcast.rest.plan import ModelPlan, Service
+from rowcast.rest.row_keys import key_names
 from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
 from rowcast.rest.serializers import Serializer, serializer_for
 
@@ -413,6 +414,22 @@ class Schemas:
         if action == "partial_update":
             return patch
         return self._component(self._name(resource.model, "Update"), lambda: {"allOf": [patch]} | required)
+
+    def body_of_rows(self, plan: ModelPlan, action: str) -> Schema:
+        """The request body of an action at the address of a list, where it may have many rows."""
+        if action in ("create", "update"):
+            row = self.body(plan, "create")
+            rows: Schema = {"type": "array", "items": row, "maxItems": plan.max_bulk}
+            return {"anyOf": [row, rows]}
+        change = self.body(plan, "partial_update")
+        keys = {name: self._key_property(plan, name) for name in key_names(plan)}
+        named = {"allOf": [change, {"type": "object", "properties": keys, "required": list(keys)}]}
+        rows = {"type": "array", "items": named, "maxItems": plan.max_bulk}
+        return {"anyOf": [rows, change]} if "update" in plan.bulk else rows
+
+    def _key_property(self, plan: ModelPlan, name: str) -> Schema:
+        """A field of the key in the body of an action about many rows."""
+        return value_schema(plan.service.resources.key_of(plan.resource.columns[name]))
 
     def _ignored_properties(self, serializer: Serializer, ignored: frozenset[str]) -> dict[str, Schema]:
         """The fields and expansions of a response, which a body may repeat."""

@@ -18,7 +18,8 @@ from rowcast.query.conditions import Shape
 from rowcast.query.dependencies import dependents
 from rowcast.query.select import sort_steps
 from rowcast.query.write import generated, restriction, touched
-from rowcast.resources.exchanged import Exchanged, readable
+from rowcast.query.write_many import given_rows
+from rowcast.resources.exchanged import readable
 from rowcast.resources.resource import Through
 from rowcast.resources.tables import Tables
 
@@ -124,26 +125,12 @@ def insert_row(tables: Tables, resource: str, columns: tuple[str, ...]) -> State
 def insert_rows(tables: Tables, resource: str, columns: tuple[str, ...]) -> Statement:
     """Insert rows, and return them. The one value is a JSON array of objects with these columns."""
     table = tables.written(resource)
-    rows = sa.func.jsonb_to_recordset(Binds()(postgresql.JSONB)).table_valued(
-        *(sa.column(name, _json_type(table.c[name])) for name in columns)
-    )
-    given = rows.render_derived(name="_given", with_types=True)
-    values = generated(tables, resource, columns)
-    rows_of_values = sa.select(*(_from_json(table.c[name], given.c[name]) for name in columns), *values.values())
+    given, values = given_rows(tables, resource, columns, Binds())
+    more = generated(tables, resource, columns)
+    rows = sa.select(*(values[name] for name in columns), *more.values()).select_from(given)
     return compiled(
-        sa.insert(table).from_select([*columns, *values], rows_of_values).returning(*map(readable, table.c)),
-        changes={resource},
+        sa.insert(table).from_select([*columns, *more], rows).returning(*map(readable, table.c)), changes={resource}
     )
-
-
-def _json_type(column: sa.Column[Any]) -> Any:
-    """The type that the JSON form of a column's value is read as."""
-    return (isinstance(column.type, Exchanged) and column.type.json_type) or column.type
-
-
-def _from_json(column: sa.Column[Any], value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    exchanged = column.type if isinstance(column.type, Exchanged) else None
-    return value if exchanged is None or exchanged.json_type is None else exchanged.from_json(value)
 
 
 def through_rows(tables: Tables, through: Through) -> Statement:

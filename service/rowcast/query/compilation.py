@@ -30,19 +30,24 @@ class Statement:
 class Binds:
     """Makes bound parameters, whose order is the order of a statement's values."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         self._made: list[sa.BindParameter[Any]] = []
+        self._first = first  # the position of its first value among those of the statement
         self._next = 0
 
     def __call__(self, type_: Any) -> sa.BindParameter[Any]:
         if self._next == len(self._made):
-            self._made.append(sa.bindparam(f"v{self._next}", type_=type_))
+            self._made.append(sa.bindparam(f"v{self._first + self._next}", type_=type_))
         self._next += 1
         return self._made[self._next - 1]
 
     def rewind(self) -> None:
         """Return the parameters that exist once more, from the first."""
         self._next = 0
+
+    def following(self) -> Binds:
+        """Makes the parameters whose values come after those that this one has made."""
+        return Binds(self._first + len(self._made))
 
 
 def compiled(expression: Expression, *, changes: Collection[str] = ()) -> Statement:

@@ -167,10 +167,9 @@ async def _found_row(view: ModelView, request: Request, serializer: Serializer) 
     return respond(plan, request.http, body, tag_of_row(await version_of(plan, row), shown, body), snapshot)
 
 
-async def create_row(view: WritableView, request: Request) -> web.Response:
+async def create_row(view: WritableView, request: Request, body: Any) -> web.Response:
     """Insert one row, with its links, in one transaction; the response is the row as ``retrieve`` shows it."""
     plan = view.view_plan
-    body = await request.read_json()
     if not (plan.simple_writes and plan.answers_plainly()):
         serializer = view.get_serializer(data=body)
         serializer.guard = None  # the same is checked here, whatever the hook saves
@@ -257,16 +256,7 @@ async def _save(
 ) -> web.Response:
     """Save a valid body through a ``perform_…`` hook, inside the caller's transaction."""
     plan = view.view_plan
-    await spawn(hook, serializer)
-    row = serializer.instance
-    await check_scope(view, row.pk)
-    response_serializer = current_serializer(view)
-    shown = plan.default_projection(response_serializer)
-    if plan.scoped:
-        body = await row_within_scopes(view, row, {})
-    else:
-        await QuerySet(type(row)).prefetch_related(*related_paths(plan, shown)).attach([row])
-        body = await spawn(render, view, response_serializer, row, shown, {})
+    row, body = await save_row(view, hook, serializer)
     headers = etag_header(view, await version_of(plan, row), body)
     if status == HTTPStatus.CREATED:
         if plan.key.parts:
@@ -276,6 +266,20 @@ async def _save(
             key = document(plan.service.resources, row, shown_key)[plan.key_column]
         headers = {**_location(view, key), **headers}
     return json_response(body, status, headers)
+
+
+async def save_row(view: ModelView, hook: Callable[[Serializer], Any], serializer: Serializer) -> tuple[Any, bytes]:
+    """Save a valid body through a ``perform_…`` hook, inside the caller's transaction: the row, and its JSON."""
+    plan = view.view_plan
+    await spawn(hook, serializer)
+    row = serializer.instance
+    await check_scope(view, row.pk)
+    response_serializer = current_serializer(view)
+    shown = plan.default_projection(response_serializer)
+    if plan.scoped:
+        return row, await row_within_scopes(view, row, {})
+    await QuerySet(type(row)).prefetch_related(*related_paths(plan, shown)).attach([row])
+    return row, await spawn(render, view, response_serializer, row, shown, {})
 
 
 def _location(view: ModelView, key: object) -> dict[str, str]:

@@ -22,7 +22,6 @@ from rowcast.query.conditions import Query, total_order
 from rowcast.query.projection import Projection, expand, with_all_columns
 from rowcast.query.store import STORE
 from rowcast.resources.actions import AGGREGATE, STREAM
-from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import expansion
 from rowcast.rest.aggregates import PARAMETERS, opened_aggregates, pages_of_groups
@@ -31,12 +30,13 @@ from rowcast.rest.declared_scope import DeclaredScope
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import has_users_code, is_ours, near_misses, overridden_methods, owner_of
 from rowcast.rest.pagination import BasePagination, NoPagination, PageNumberPagination
-from rowcast.rest.plan import ModelPlan, RestrictedKey, Service, ViewPlan, policy_instances
+from rowcast.rest.plan import ModelPlan, Service, ViewPlan, policy_instances
 from rowcast.rest.rendering import READ_PARAMETERS
 from rowcast.rest.request import names_in
 from rowcast.rest.serializers import Serializer, serializer_for
 from rowcast.rest.signatures import Call, call_of
 from rowcast.rest.viewset import ViewSet
+from rowcast.rest.write_rules import has_simple_writes, is_allowed, restricted_keys, upserts
 
 CACHED_PROJECTIONS: Final = 256  # of each kind and viewset; clients choose ?fields= and ?expand=
 CACHED_SERIALIZERS: Final = 64  # of each viewset; get_serializer_class may return any class
@@ -52,7 +52,6 @@ _BEFORE_ACTION: Final = (
     "initialize_request", "initial", "perform_authentication", "get_authenticators", "check_permissions",
     "get_permissions", "permission_denied", "check_throttles", "get_throttles",
 )  # fmt: skip
-_SAVING_METHODS: Final = ("create", "update", "save")
 
 
 def plan_view(service: Service, cls: type[ViewSet], initkwargs: Mapping[str, Any] | None = None) -> ViewPlan:
@@ -240,6 +239,10 @@ def _plan_model(
         ordering=total_order(resource, tuple(options["ordering"])),
         related_paths=related,
         require_if_match=options["require_if_match"],
+        bulk=options["bulk"],
+        max_bulk=options["max_bulk"],
+        upserts=upserts(cls, options, resource, overridden, serializer),
+        filter_parameters=frozenset(name for each in filters if not each.sorts for name in each.parameters()),
         unscoped_query=Query(resource.name) if all_rows else None,
         declared_scope=declared_scope,
         aggregates=opened_aggregates(
@@ -259,7 +262,7 @@ def _plan_model(
         or serializer.dynamic
         or not overridden.isdisjoint(("get_serializer", "get_serializer_class")),
         native_filters=native_filters,
-        simple_writes=not options["scoped"] and _has_simple_writes(serializer, overridden, lookup_field and key.column),
+        simple_writes=not options["scoped"] and has_simple_writes(serializer, overridden, lookup_field and key.column),
         public_and_cacheable=not as_callers
         and not options["scoped"]
         and all_rows
@@ -271,7 +274,7 @@ def _plan_model(
         answers_plainly=lru_cache(maxsize=1)(
             lambda: not projections["has_python_rows"](projections["default_projection"](serializer))
         ),
-        restricted_keys=lru_cache(maxsize=1)(partial(_restricted_keys, service, resource)),
+        restricted_keys=lru_cache(maxsize=1)(partial(restricted_keys, service, resource)),
         **projections,
         **policies,
     )
@@ -350,23 +353,6 @@ def _paths_of_targets(service: Service, resource: Resource, related: tuple[str, 
                 )
 
 
-def _restricted_keys(service: Service, resource: Resource) -> tuple[RestrictedKey, ...]:
-    """The relations whose keys are checked on write. First called after every viewset is planned."""
-    found = []
-    for field in resource.fields.values():
-        target = service.plans.get(field.to or "")
-        if target is None or field.any_key:
-            continue
-        secured = service.store.database.acts_as_callers and service.resources.traits_of(target.resource.name).policies
-        if target.unscoped_query is not None and not target.asks_about_objects and not secured:
-            continue
-        values = service.resources.resolve(resource.name, field.name).values
-        many = field.field_type.kind is Kind.RELATIONS
-        name = field.name if many else field.column_name
-        found.append(RestrictedKey(name=name, path=field.name, values=values, many=many, target=target))
-    return tuple(found)
-
-
 def _bind_serializer(resources: Resources, resource: Resource, cls: type[Serializer]) -> type[Serializer]:
     """A serializer for this service: of its model's resource, or of the viewset's if it has no model."""
     if cls.resource is not None:
@@ -411,7 +397,7 @@ def _expandable_via(
     serializer: Serializer,
 ) -> str | None:
     """The reading action whose permission also covers expansion; ``None`` if some rows may be hidden from a caller."""
-    reading = next((name for name in ("retrieve", "list") if hasattr(cls, name) and _allows(options, name)), None)
+    reading = next((name for name in ("retrieve", "list") if hasattr(cls, name) and is_allowed(options, name)), None)
     by_hand = {
         "get_queryset", "get_object", "check_object_permissions", "get_serializer_class", "get_serializer", "initial",
         "dispatch", "initialize_request", "finalize_response", reading,
@@ -425,14 +411,6 @@ def _expandable_via(
         or not overridden.isdisjoint(by_hand)
     )
     return None if differs else reading
-
-
-def _has_simple_writes(serializer: Serializer, overridden: frozenset[str], lookup_column: str | None) -> bool:
-    hooks = ("perform_create", "perform_update", "get_serializer_class", "get_serializer", "get_serializer_context")
-    own_saving = any(getattr(type(serializer), name) is not getattr(Serializer, name) for name in _SAVING_METHODS)
-    shows_address = lookup_column is None or lookup_column in serializer.shown.columns
-    settled = serializer.plain and not serializer.dynamic
-    return settled and not own_saving and shows_address and overridden.isdisjoint(hooks)
 
 
 def _is_public(options: Mapping[str, Any], policies: Mapping[str, Any], overridden: frozenset[str]) -> bool:
@@ -497,9 +475,3 @@ def _checked(
         raise ConfigurationError("\n".join(f"{cls.__module__}.{cls.__name__}.{problem}" for problem in problems))
     classes = {name: value for name, value in values.items() if name in CLASS_OPTIONS}
     return {**viewset_options.normalize(resources, resource.name, found), **classes}
-
-
-def _allows(options: Mapping[str, Any], action: str) -> bool:
-    """Whether ``allowed_actions`` and ``excluded_actions`` leave an action."""
-    allowed = options["allowed_actions"]
-    return action not in options["excluded_actions"] and (allowed is None or action in allowed)

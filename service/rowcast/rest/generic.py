@@ -63,6 +63,8 @@ class GenericViewSet(ViewSet):
     strict_query: bool = True
     cache: str = "counts"
     require_if_match: bool = False
+    bulk: Sequence[str] = ()
+    max_bulk: int = 1000
 
     view_plan: ModelPlan
     _open_page: paging.OpenPage | None = None
@@ -220,7 +222,7 @@ class GenericViewSet(ViewSet):
 
     async def check_address(self) -> None:
         standard = STANDARD_ACTIONS.get(self.action)
-        if standard is not None and standard.detail:
+        if standard is not None and standard.detail and self.view_plan.lookup_url_kwarg in self.kwargs:
             await spawn(self.get_object)
 
     async def check_representation(self) -> None:

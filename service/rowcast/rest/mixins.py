@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from rowcast.orm.awaiting import must_be_awaited
-from rowcast.rest import actions
+from rowcast.rest import actions, many_rows
 from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.request import Request
 from rowcast.rest.serializers import Serializer
@@ -27,8 +27,11 @@ class CreateModelMixin:
 
     @must_be_awaited
     async def create(self: WritableView, request: Request) -> web.Response:
-        """Insert one row; the response is the row as ``retrieve`` shows it."""
-        return await actions.create_row(self, request)
+        """Insert one row, or the rows of an array; the response shows them as ``retrieve`` does."""
+        body = await request.read_json()
+        if isinstance(body, list):
+            return await many_rows.create_rows(self, request, body)
+        return await actions.create_row(self, request, body)
 
     @must_be_awaited
     async def perform_create(self, serializer: Serializer) -> None:
@@ -56,6 +59,8 @@ class UpdateModelMixin:
     @must_be_awaited
     async def partial_update(self: WritableView, request: Request, **kwargs: str) -> web.Response:
         """Change the fields that the body names, and no others."""
+        if many_rows.at_list(self):
+            return await many_rows.change_rows(self, request)
         return await actions.change_row(self, request, partial=True)
 
     @must_be_awaited
@@ -70,6 +75,8 @@ class DestroyModelMixin:
     @must_be_awaited
     async def destroy(self: WritableView, request: Request, **kwargs: str) -> web.Response:
         """Delete a row; ``Conflict`` while others refer to it."""
+        if many_rows.at_list(self):
+            return await many_rows.delete_rows(self, request)
         return await actions.delete_row(self)
 
     @must_be_awaited

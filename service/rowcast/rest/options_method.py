@@ -5,29 +5,47 @@ from __future__ import annotations
 import inspect
 from typing import Any, Final
 
-from rowcast.resources.actions import BODY_ACTIONS
+from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS
 from rowcast.resources.fields import MISSING
 from rowcast.rest.introspection import is_ours
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
+from rowcast.rest.row_keys import key_names
 from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
 
 
 def describe(view: ModelView) -> dict[str, Any]:
     """The name, description, methods and media types of an address, and the body fields of its writing actions."""
     resource = view.view_plan.resource
+    many = _many(view)
     return {
         "name": view.name or resource.label or resource.model,
         "description": view.description or resource.description or _docstring(type(view)),
         "methods": sorted(view.action_map),
         "renders": ["application/json"],
         "parses": ["application/json"],
+        **many,
         "actions": {
             method: body_fields(view.view_plan, action)
             for method, action in BODY_ACTIONS.items()
-            if view.action_map.get(method) == action
+            if view.action_map.get(method) == action and (action == "create" or not many)
         },
     }
+
+
+def _many(view: ModelView) -> dict[str, Any]:
+    """What the address of a list takes for many rows: how many, how they are named, and which changes take a filter."""
+    plan, methods = view.view_plan, view.action_map
+    if (
+        view.detail is not False
+        or plan.lookup_url_kwarg in view.kwargs
+        or CHANGING_ACTIONS.isdisjoint(methods.values())
+    ):
+        return {}
+    many: dict[str, Any] = {"max_bulk": plan.max_bulk}
+    if {"partial_update", "destroy"} & {*methods.values()}:
+        many |= {"key": list(key_names(plan)), "by_filter": list(plan.bulk)}
+    return {"many": many}
 
 
 def _docstring(viewset: type) -> str:

@@ -175,6 +175,8 @@ class ModelPlan(ViewPlan):
     ordering: Sequence[str]
     related_paths: Sequence[str]  # select_related and prefetch_related
     require_if_match: bool
+    bulk: Sequence[str]  # ``update`` and ``destroy``, as far as they are open for filters
+    max_bulk: int  # rows of one request
     # what follows from the class
     unscoped_query: Query | None  # the scope, where it is all rows
     declared_scope: DeclaredScope | None  # the option ``scope``
@@ -186,6 +188,8 @@ class ModelPlan(ViewPlan):
     finds_objects: bool  # the user's ``get_object`` finds the row
     makes_serializers: bool  # the user's ``get_serializer`` makes the serializer
     shows_by_python: bool  # Python of the user's decides what rows show, also where they are related rows
+    upserts: Sequence[tuple[str, ...]]  # the columns of each unique rule that ``PUT ?on=`` may name
+    filter_parameters: frozenset[str]  # the query parameters that narrow a list
     native_filters: bool  # the query string is read without Python of the user's
     simple_writes: bool  # a valid body is all that creating and updating take
     # caches

@@ -19,10 +19,11 @@ async def check_representation(view: Any) -> None:
     tag, exists = None, reading not in (None, STREAM)
     if reading in READING_ACTIONS and not view.view_plan.overrides(reading):
         headers = [each for each in http.headers.items() if each[0].title() not in ("If-Match", "If-None-Match")]
+        body, http._read_bytes = http._read_bytes, None  # noqa: SLF001, since aiohttp makes no copy of a request whose body it has read
+        reading_request = http.clone(method="GET", headers=headers)
+        http._read_bytes = body  # noqa: SLF001
         try:
-            response = await new_view(view.view_plan, action_map=view.action_map).dispatch(
-                http.clone(method="GET", headers=headers)
-            )
+            response = await new_view(view.view_plan, action_map=view.action_map).dispatch(reading_request)
         except ApiError:
             exists = False
         else:

@@ -10,9 +10,10 @@ from typing import Any, Final
 from aiohttp import web
 
 from rowcast.errors import ConfigurationError, did_you_mean
-from rowcast.resources.actions import AGGREGATE, STANDARD_ACTIONS, STREAM
+from rowcast.resources.actions import AGGREGATE, CHANGING_ACTIONS, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import variable_parts
 from rowcast.rest.binding import at_address
+from rowcast.rest.introspection import is_ours, owner_of
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.viewset import Handler, ViewSet, action_map_of
 
@@ -93,7 +94,22 @@ def _standard(plan: ViewPlan, path: str, label: str, basename: str, *, detail: b
         for name, action in STANDARD_ACTIONS.items()
         if action.detail == detail and hasattr(plan.viewset, name) and allows(plan, name)
     }
+    if actions and not detail and isinstance(plan, ModelPlan):
+        actions |= _of_many_rows(plan)
     return _route(plan, path, label, actions, basename, detail=detail, suffix=suffix) if actions else None
+
+
+def _of_many_rows(plan: ModelPlan) -> dict[str, str]:
+    """The changing actions at the address of a list, which are about many rows; not those that the user's class writes."""
+    return {
+        STANDARD_ACTIONS[name].method: name
+        for name in CHANGING_ACTIONS
+        if hasattr(plan.viewset, name)
+        and allows(plan, name)
+        and not plan.overrides(name)
+        and is_ours(owner_of(plan.viewset, name))
+        and name != "update"
+    }
 
 
 def _extra(plan: ViewPlan, base: str, function: Any, basename: str) -> Route | None:

@@ -7,7 +7,7 @@ decision.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rowcast.errors import NotAuthenticated, NotFound, OutsideScope, PermissionDenied, ValidationError
@@ -98,6 +98,26 @@ async def check_keys(view: ModelView, values: Mapping[str, Any], current: Query 
             errors[key.name] = [NO_ROW]
     if errors:
         raise ValidationError(errors, code="does_not_exist")
+
+
+async def check_keys_of_rows(
+    view: ModelView, rows: Sequence[Mapping[str, Any]], current: Sequence[Query] | None = None
+) -> None:
+    """``check_keys`` for many rows, with the place of each in the messages; ``current`` has the query of each."""
+    errors: dict[str, dict[str, list[str]]] = {}
+    for key in view.view_plan.restricted_keys():
+        wanted = [
+            set() if (value := values.get(key.name)) is None else set(value) if key.many else {value} for values in rows
+        ]
+        visible = await _visible(view, key.target, set().union(*wanted))
+        for place, keys in enumerate(wanted):
+            hidden = keys - visible
+            if current is not None:
+                hidden = {each for each in hidden if not await _has_key(view.view_plan, current[place], key, each)}
+            if hidden:
+                errors.setdefault(str(place), {})[key.name] = [NO_ROW]
+    if errors:
+        raise ValidationError(dict(sorted(errors.items(), key=lambda item: int(item[0]))), code="does_not_exist")
 
 
 async def _visible(view: ModelView, target: ModelPlan, keys: Collection[Any]) -> set[Any]:
