@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
@@ -145,10 +145,12 @@ class Resources(Mapping[str, Resource]):
         self._resources = dict(resources)
         self.traits: Mapping[str, TableTraits] = {}
         self._relations: dict[str, dict[str, Relation]] = {name: {} for name in resources}
+        declared_names = {(f.to, f.related_name) for r in self._resources.values() for f in r.fields.values()}
         for resource in self._resources.values():
             for declared in resource.fields.values():
                 if declared.to is not None:
-                    self._relate(resource, declared, self._resources[declared.to])
+                    name = declared.related_name or self._reverse_name(resource, declared, declared_names)
+                    self._relate(resource, declared, self._resources[declared.to], name)
 
     def __getitem__(self, name: str) -> Resource:
         return self._resources[name]
@@ -236,9 +238,22 @@ class Resources(Mapping[str, Resource]):
             return replace(declared, parts=tuple(map(self.key_of, declared.parts)))
         return declared
 
-    def _relate(self, resource: Resource, declared: Field, target: Resource) -> None:
+    def _reverse_name(
+        self, resource: Resource, declared: Field, declared_names: Set[tuple[str | None, str | None]]
+    ) -> str | None:
+        """The default name of a relation at its target: the name of the declaring resource.
+
+        It is ``None`` if a field of the target, or another relation to it, has that name (``declared_names``, by target), or
+        if two relations would have it.
+        """
+        assert declared.to is not None
+        rivals = [f for f in resource.fields.values() if f.to == declared.to and f.related_name is None]
+        taken = resource.name in self._resources[declared.to].fields or (declared.to, resource.name) in declared_names
+        return None if taken or len(rivals) > 1 else resource.name
+
+    def _relate(self, resource: Resource, declared: Field, target: Resource, name: str | None) -> None:
+        """Add a relation and, if it has a ``name`` there, the one back."""
         own, back = self._relations[resource.name], self._relations[target.name]
-        name = declared.related_name or reverse_name(self._resources, resource, declared)
         if declared.field_type.kind is Kind.RELATION:
             own[declared.name] = Relation(declared.name, declared, target.name, many=False, column=declared.column_name)
             if name:
@@ -262,19 +277,6 @@ def link_columns(resource: Resource, declared: Field, target: Resource) -> tuple
         return declared.through.near, declared.through.far
     near, far = (f"{_snake(side.model)}_id" for side in (resource, target))
     return (f"from_{near}", f"to_{far}") if near == far else (near, far)
-
-
-def reverse_name(resources: Mapping[str, Resource], resource: Resource, declared: Field) -> str | None:
-    """The default name of a relation at its target: the name of the declaring resource.
-
-    It is ``None`` if a field of the target has that name, or if two relations would have it.
-    """
-    assert declared.to is not None
-    rivals = [f for f in resource.fields.values() if f.to == declared.to and f.related_name is None]
-    taken = resource.name in resources[declared.to].fields or any(
-        f.related_name == resource.name for r in resources.values() for f in r.fields.values() if f.to == declared.to
-    )
-    return None if taken or len(rivals) > 1 else resource.name
 
 
 def _snake(name: str) -> str:
