@@ -48,6 +48,7 @@ class ApiError(Exception):
     code: str = "error"
     default_detail: ClassVar[str] = "The server could not answer this request."
     closes_connection: ClassVar[bool] = False  # after the response
+    operation: int | None = None  # the place of the operation in its batch
 
     def __init__(
         self,
@@ -75,6 +76,8 @@ class ApiError(Exception):
         }
         if self.errors is not None:
             document["errors"] = self.errors
+        if self.operation is not None:
+            document["operation"] = self.operation
         return document
 
 
@@ -314,6 +317,24 @@ class Unavailable(ApiError):
 
     def __init__(self, detail: str | None = None, *, code: str | None = None, retry_after: int = 1) -> None:
         super().__init__(detail, code=code, headers={"Retry-After": str(retry_after)})
+
+
+class OperationFailed(ApiError):
+    """A handler has answered an operation of a batch with an error of its own: its status, body and headers."""
+
+    code = "operation_failed"
+
+    def __init__(self, status: int, body: Any, *, headers: Mapping[str, str]) -> None:
+        try:
+            self.status = HTTPStatus(status)  # type: ignore[misc]
+        except ValueError:  # one that HTTP does not have a name for
+            self.status = HTTPStatus.BAD_REQUEST if status < 500 else HTTPStatus.INTERNAL_SERVER_ERROR  # type: ignore[misc]
+        super().__init__(f"The operation was answered with {status}.", headers=headers)
+        self.body = body
+
+    def problem(self, request_id: str) -> dict[str, Any]:
+        """The problem document, with the body that the handler has made."""
+        return super().problem(request_id) | {"body": self.body}
 
 
 class InternalError(ApiError):

@@ -547,6 +547,66 @@ def streams(chance: Random, service: Service) -> Attack:
     return Attack((get(chance, path, *pairs),), enough=b"event: ready")
 
 
+def _as_string(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+@generator
+def batches(chance: Random, service: Service) -> Attack:
+    """Operations with members, references and paths that are right, wrong or hostile, and too many of them."""
+    names = ("a", "b", "", "a.b", "$ref", "a" * 300)
+
+    def part(depth: int = 0) -> Any:
+        match chance.randrange(7):
+            case 0 if depth < 3:
+                return {
+                    chance.choice(("string", "$$ref", "$ref", "x")): part(depth + 1)
+                    for _ in range(chance.randint(0, 2))
+                }
+            case 1 if depth < 3:
+                return [part(depth + 1) for _ in range(chance.randint(0, 3))]
+            case 2 | 3:
+                return {"$ref": chance.choice(names)}
+            case 4:
+                return chance.choice((None, True, -1, 1.5, 2**70, {}, []))
+        return _as_string(text(chance))
+
+    def operation() -> Any:
+        resource = chance.choice(
+            ("things", "kinds", "boxes", "books", "tags", "marks", "nothing", "batch", "things/stream")
+        )
+        key = chance.choice(("", "{a}/", "{b}/", "{}/", "1/", "%00/", "?x={a}", "{a}{b}?{a}", "a" * 5000))
+        made: dict[str, Any] = {
+            "method": chance.choice(("POST", "POST", "POST", "PATCH", "PUT", "DELETE", "GET", "QUERY", "post", 1)),
+            "path": chance.choice(
+                (f"/{resource}/{key}", f"/{resource}/", f"/{resource}/", f"//{resource}", part(), "/")
+            ),
+        }
+        for name, member in (("body", {"name": "x"}), ("body", {"name": part(), "string": part()}), ("body", part()), ("ref", chance.choice(names)), ("ref", "a"),
+                            ("if_match", chance.choice(('"1"', "*", "x\r\ny: z", 1))), ("else", 1)):  # fmt: skip
+            if chance.random() < (0.05 if name in ("else", "if_match") else 0.4):
+                made[name] = member
+        return chance.choice((made, made, made, made, made, part()))
+
+    operations = [operation() for _ in range(chance.choice((0, 1, 1, 2, 3, 10, 150)))]
+    body = json.dumps(chance.choice(({"operations": operations},) * 9 + (operations,))).encode()
+    if chance.random() < 0.1:
+        body = body.replace(
+            b'"x"', chance.choice((b"[" * 400 + b"]" * 400, b'{"a":' * 300 + b"1" + b"}" * 300, b"9" * 5000))
+        )
+    headers = (("If-Match", "*"), ("Upgrade", "websocket"), ("Content-Encoding", "gzip"), ("Expect", "100-continue"))
+    return Attack(
+        (
+            request(
+                "POST",
+                chance.choice(("/batch/", "/batch")),
+                body,
+                *((chance.choice(headers),) if chance.random() < 0.1 else ()),
+            ),
+        )
+    )
+
+
 @generator
 def leavers(chance: Random, service: Service) -> Attack:
     """Clients that are gone in the middle of a request or of its response."""

@@ -24,7 +24,7 @@ from rowcast.configuration.caller_value import caller_value
 from rowcast.configuration.settings import Database as Settings
 from rowcast.database.connection import Connection
 from rowcast.database.errors import DRIVER_ERRORS
-from rowcast.database.pool import Database
+from rowcast.database.pool import Database, Transaction
 from rowcast.errors import PermissionDenied
 from rowcast.resources.sql import quote_identifier
 from rowcast.tasks import spawn
@@ -73,8 +73,15 @@ class CallerSettings:
             value = _text(caller_value(user, reference.removeprefix("$")))
             if "\0" in value or not _is_unicode(value):
                 raise PermissionDenied("The credentials have a claim that the database cannot represent.")
-            settings.append((".".join(map(quote_identifier, name.split("."))), value))
+            settings.append((_quoted(name), value))
         return Caller(tuple(settings), self._role(user))
+
+    @property
+    def sql_of_service(self) -> str:
+        """The statements that end what a caller's have set, until the transaction ends."""
+        return ";".join(
+            f"SET LOCAL {name} TO DEFAULT" for name in (*(_quoted(name) for name, _ in self.session), "role")
+        )
 
     def _role(self, user: Any) -> str | None:
         role = self.default_role
@@ -110,6 +117,11 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _quoted(setting: str) -> str:
+    """The name of a setting, each part as a quoted identifier."""
+    return ".".join(map(quote_identifier, setting.split(".")))
 
 
 def _literal(text: str) -> str:
@@ -154,12 +166,15 @@ class CallerDatabase(Database):
     async def _run(
         self, method: str, sql: str, arguments: Sequence[Any], deleting: bool, changes: Collection[str]
     ) -> Any:
-        if self._inside() is not None or (caller := self.caller()) is None:
+        inside = self._inside()
+        if inside is not None and inside.follows_callers:
+            await self._follow_caller(inside)
+        if inside is not None or (caller := self.caller()) is None:
             return await super()._run(method, sql, arguments, deleting, changes)
         self.statements += 1
         connection = await self._take()
         try:
-            await self._become(connection, caller, "BEGIN;")
+            await self._become(connection, "BEGIN;" + caller.sql)
             rows = await self._execute(connection, method, sql, arguments, deleting)
             if changes or deleting:
                 await self._execute(connection, "execute", "COMMIT", (), deleting)
@@ -183,13 +198,23 @@ class CallerDatabase(Database):
         finally:
             self._give(connection)
 
-    async def _prepare_transaction(self, connection: Connection) -> None:
+    async def _prepare_transaction(self, transaction: Transaction) -> None:
+        """Begin as the caller. A transaction that the service itself begins can have several, one after the other."""
         if (caller := self.caller()) is not None:
-            await self._become(connection, caller)
+            await self._become(transaction.connection, caller.sql)
+        transaction.follows_callers = caller is None
 
-    async def _become(self, connection: Connection, caller: Caller, begin: str = "") -> None:
+    async def _follow_caller(self, transaction: Transaction) -> None:
+        """Let the next statements of a transaction run as the caller of now, or as the service itself."""
+        if (caller := self.caller()) != transaction.caller:
+            async with transaction.turn:
+                sql = self._callers.sql_of_service if caller is None else caller.sql
+                await self._become(transaction.connection, sql)
+                transaction.caller = caller
+
+    async def _become(self, connection: Connection, sql: str) -> None:
         try:
-            await connection.execute(begin + caller.sql)
+            await connection.execute(sql)
         except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
             raise PermissionDenied(_ROLE_REFUSED, code="database_role") from error
         except DRIVER_ERRORS as error:

@@ -54,13 +54,15 @@ class PoolLoad:
     waiting: int
 
 
-class _Transaction:
+class Transaction:
     """An open transaction: its connection, a lock for its turns, the resources that it may have changed, and the work that
-    is to follow its commit."""
+    is to follow its commit. ``caller`` is as whom its statements run now; it changes if ``follows_callers``."""
 
-    __slots__ = ("changes", "connection", "following", "open", "turn")
+    __slots__ = ("caller", "changes", "connection", "following", "follows_callers", "open", "turn")
 
     def __init__(self, connection: Connection) -> None:
+        self.caller: Hashable = None
+        self.follows_callers = False
         self.connection = connection
         self.changes: set[str] = set()
         self.following: list[Work] = []
@@ -105,7 +107,7 @@ class Database:
         self._closed = False
         self._outside = asyncio.Lock()
         self._following: set[asyncio.Task[None]] = set()  # what follows commits
-        self._transaction: ContextVar[_Transaction | None] = ContextVar("transaction", default=None)
+        self._transaction: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
 
     @property
     def load(self) -> PoolLoad:
@@ -191,17 +193,18 @@ class Database:
         Inside another transaction it is a savepoint.
         """
         outer = self._inside()
-        here = outer or _Transaction(await self._take())
-        registered = len(here.following)
+        here = outer or Transaction(await self._take())
+        registered, caller = len(here.following), here.caller
         token = self._transaction.set(here)
         try:
             try:
                 async with here.connection.transaction():
                     if outer is None:
-                        await self._prepare_transaction(here.connection)
+                        await self._prepare_transaction(here)
                     yield
             except BaseException as error:
                 del here.following[registered:]
+                here.caller = caller  # a savepoint that is rolled back restores the settings
                 if isinstance(error, DRIVER_ERRORS):
                     raise self._failed(error) from error
                 raise
@@ -308,10 +311,10 @@ class Database:
                 connection.terminate()  # the driver may not have noticed that it is lost
             raise self._failed(error, deleting=deleting) from error
 
-    async def _prepare_transaction(self, connection: Connection) -> None:
+    async def _prepare_transaction(self, transaction: Transaction) -> None:
         """Make a transaction that has just begun ready for its statements."""
 
-    def _inside(self) -> _Transaction | None:
+    def _inside(self) -> Transaction | None:
         """The caller's open transaction; a task that has outlived the transaction that it was created in has none."""
         here = self._transaction.get()
         return here if here is not None and here.open else None

@@ -11,6 +11,9 @@ from inspect import cleandoc, getdoc
 from typing import Any, Final
 
 from rowcast.openapi.operations import (
+    BATCH_DESCRIPTION,
+    BATCH_FAILURES,
+    BATCH_RESULT_SCHEMA,
     COMMON_FAILURES,
     HEADERS,
     HEALTH_SCHEMA,
@@ -25,6 +28,7 @@ from rowcast.openapi.operations import (
     STANDARD_OPERATIONS,
     STREAM_FAILURES,
     WRITE_FAILURES,
+    batch_schema,
     credentials_of,
     event_stream,
     failure_references,
@@ -294,6 +298,7 @@ class _Document:
                     "503": response("The service cannot process requests now.", JSON, health),
                 },
             ),
+            "/batch/": {"post": self._batch()},
             **({"/stream/": self._combined_stream({plan.resource.name: plan for plan in streams})} if streams else {}),
         }
 
@@ -301,6 +306,24 @@ class _Document:
         """An address of the service itself, which has GET alone."""
         operation = {"operationId": operation_id, "tags": [SERVICE_TAG], "summary": summary, "responses": responses}
         return {"get": operation | keywords}
+
+    def _batch(self) -> Schema:
+        """Several changes in one transaction."""
+        body = self.schemas.shared("Batch", batch_schema(self.service.settings.server.batch_limit))
+        results = self.schemas.shared("BatchResults", BATCH_RESULT_SCHEMA)
+        return {
+            "operationId": "batch",
+            "tags": [SERVICE_TAG],
+            "summary": "Several changes in one transaction",
+            "description": BATCH_DESCRIPTION,
+            "requestBody": {"required": True, "content": {JSON: {"schema": body}}},
+            "responses": {
+                "200": response("All changes are made.", JSON, results),
+                **failure_references(BATCH_FAILURES),
+                "default": response("An operation has failed.", PROBLEM, problem(self.schemas)),
+            },
+            **credentials_of(self.service.authentication_classes, anonymous=True),
+        }
 
     def _combined_stream(self, plans: Mapping[str, ModelPlan]) -> Schema:
         """The stream of several resources."""

@@ -13,6 +13,7 @@ from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, Is
 from rowcast.openapi.parameters import header_parameter
 from rowcast.openapi.schemas import Schemas
 from rowcast.resources.fields import Schema
+from rowcast.rest.batch_operations import METHODS, PATH_PATTERN, REF_PATTERN, TAGS_PATTERN
 from rowcast.rest.plan import ViewPlan
 from rowcast.rest.response import JSON
 
@@ -225,6 +226,7 @@ PROBLEM_SCHEMA: Final[Schema] = {
         "code": {"type": "string", "description": "A stable word for programs."},
         "request_id": {"type": "string"},
         "errors": {"type": "object", "description": "The messages for each invalid field."},
+        "operation": {"type": "integer", "minimum": 0, "description": "The place of the operation in its batch."},
     },
     "required": ["type", "title", "status", "detail", "code", "request_id"],
 }
@@ -266,6 +268,61 @@ NOTICE_SCHEMA: Final[Schema] = {
         "rows": {"type": "array", "items": {"type": "object"}},
     },
 }
+BATCH_DESCRIPTION: Final = (
+    "Carry out all of these changes, in their order and in one transaction, or none. Each is answered as if it came alone. "
+    '`{"$ref": "a"}` in a body is the key of the row of the earlier operation with `"ref": "a"`, and `{a}` in a path is '
+    "what names that row in addresses. A failure is that of the first operation that fails, and `operation` is its place."
+)
+BATCH_FAILURES: Final = (*WRITE_FAILURES, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED)
+BATCH_RESULT_SCHEMA: Final[Schema] = {
+    "type": "object",
+    "description": "The responses to the operations of a batch, in their order.",
+    "properties": {
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "status": {"type": "integer", "minimum": 200, "maximum": 399},
+                    "headers": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "body": {"description": "The body of the response: JSON, another text as a string, or null."},
+                },
+                "required": ["status", "headers", "body"],
+            },
+        }
+    },
+    "required": ["results"],
+}
+
+
+def batch_schema(limit: int) -> Schema:
+    """The schema of the body of a batch with at most so many operations."""
+    operation = {
+        "type": "object",
+        "properties": {
+            "method": {"enum": list(METHODS)},
+            "path": {
+                "type": "string",
+                "pattern": PATH_PATTERN,
+                "description": "The address, with its query string.",
+            },
+            "body": {"description": "The JSON of the operation's body."},
+            "ref": {"type": "string", "pattern": REF_PATTERN, "description": "What later operations call its row."},
+            "if_match": {"type": "string", "pattern": TAGS_PATTERN, "description": "Its `If-Match`."},
+        },
+        "required": ["method", "path"],
+        "additionalProperties": False,
+    }
+    operations = {"type": "array", "minItems": 1, "maxItems": limit, "items": operation}
+    return {
+        "type": "object",
+        "description": "Changes of a batch.",
+        "properties": {"operations": operations},
+        "required": ["operations"],
+        "additionalProperties": False,
+    }
+
+
 HEALTH_SCHEMA: Final[Schema] = {
     "type": "object",
     "description": "Whether the service is available, and the reason if it is not. `config` is the result of the last reload.",

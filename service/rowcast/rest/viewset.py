@@ -314,9 +314,17 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str]) -> Handler:
             response.headers.update(ACCEPT_QUERY)
         return response
 
+    whole: Handler = handler
     if isinstance(plan, ModelPlan) and plan.key.parts:
-        return with_part_as_sent(handler, plan.lookup_url_kwarg)
-    return handler
+        whole = with_part_as_sent(handler, plan.lookup_url_kwarg)
+    vars(whole)["plan"] = plan
+    return whole
+
+
+def plan_behind(handler: Any) -> ViewPlan | None:
+    """The plan of the viewset that a handler of a route belongs to; ``None`` if it is another one's."""
+    plan: ViewPlan | None = getattr(handler, "plan", None)
+    return plan
 
 
 def action_map_of(

@@ -22,6 +22,7 @@ from rowcast.query.statements import Queries
 from rowcast.query.store import STORE, Store
 from rowcast.resources.tables import Tables
 from rowcast.rest import combined_stream
+from rowcast.rest.batch import batch
 from rowcast.rest.binding import plan_view
 from rowcast.rest.plan import SERVICE, Service
 from rowcast.rest.request import BODY_TIMEOUT
@@ -125,6 +126,8 @@ def create_app(
     combined = lifecycle.waits_for_start(combined_stream.stream)
     for path in ("/stream", "/stream/"):
         app.router.add_get(path, combined)
+    for path in ("/batch", "/batch/"):
+        app.router.add_post(path, batch)
     lifecycle.attach(app)
     if settings.server.debug:
         app.cleanup_ctx.append(watching_coroutines)

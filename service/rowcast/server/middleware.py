@@ -80,12 +80,12 @@ def errors(
             return await handler(request)
         except ApiError as error:
             instead = await count_failure(request) if count_failure is not None and failed(error) else None
-            return problem(instead or error, request_id)
+            return problem(_with_operation(instead or error, error), request_id)
         except web.HTTPException as error:
-            return problem(_from_aiohttp(error), request_id)
+            return problem(_with_operation(_from_aiohttp(error), error), request_id)
         except Exception as error:
             _logger.exception("request_failed", request_id=request_id, method=request.method, path=request.path)
-            return problem(describe(error), request_id)
+            return problem(_with_operation(describe(error), error), request_id)
         finally:
             requests.active -= 1
             if requests.none_left is not None and not requests.active:
@@ -120,6 +120,12 @@ def problem(error: ApiError, request_id: str) -> web.Response:
     if error.closes_connection:
         response.force_close()
     return response
+
+
+def _with_operation(error: ApiError, cause: Exception) -> ApiError:
+    """The error, which names the operation of a batch that has caused it."""
+    error.operation = vars(cause).get("operation")
+    return error
 
 
 def _make_problem(response: web.HTTPException, request_id: str) -> None:
