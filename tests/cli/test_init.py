@@ -16,6 +16,12 @@ from rowcast.configuration.json_schema import schema_texts
 from ..conftest import ROOT, rowcast
 
 
+@pytest.fixture(autouse=True)
+def _own_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands run in this process, whose logs stay as they are."""
+    monkeypatch.setattr("structlog.configure", lambda **_: None)
+
+
 def init(*arguments: str) -> Result:
     """The result of the command."""
     return CliRunner().invoke(main, ["init", *arguments])

@@ -38,7 +38,7 @@ ROWS = """
 
 def bearer(sub: str = "ann", **claims: Any) -> dict[str, str]:
     """The header of a caller with these claims."""
-    token = {"sub": sub, "aud": "rowcast", "exp": time.time() + 600, **claims}
+    token = {"sub": sub, "aud": "rowcast", "exp": time.time() + 86_400, **claims}
     return {"Authorization": f"Bearer {jwt.encode(token, SECRET, 'HS256')}"}
 
 

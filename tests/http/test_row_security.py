@@ -122,7 +122,7 @@ def settings(**database: Any) -> str:
 
 def caller(**claims: Any) -> dict[str, str]:
     """The headers of a caller with these claims."""
-    token = jwt.encode({"sub": "u", "aud": "rowcast", "exp": time.time() + 600, **claims}, SECRET, "HS256")
+    token = jwt.encode({"sub": "u", "aud": "rowcast", "exp": time.time() + 86_400, **claims}, SECRET, "HS256")
     return {"Authorization": f"Bearer {token}"}
 
 

@@ -93,6 +93,14 @@ def _envelope(count: Schema, rows: Schema) -> Schema:
     }
 
 
+def _as_in_bodies(values: Field, schema: Schema) -> Schema:
+    """The schema of a field's values with those that only bodies may have: decimals as numbers."""
+    if values.field_type.body_schema is None or "enum" in schema:
+        return schema
+    also = values.field_type.body_schema(values)
+    return schema | also | {"type": [also["type"], *_types(schema)]}
+
+
 def _or_null(schema: Schema) -> Schema:
     """A schema that allows null as well."""
     if "enum" in schema:
@@ -228,10 +236,9 @@ class Schemas:
         """The value of a serializer's field in a request body."""
         match field:
             case ColumnField(declared=declared, values=values):
-                schema = self._property(declared, values)
-                if values.field_type.body_schema is not None and "enum" not in schema:
-                    also = values.field_type.body_schema(values)
-                    schema |= also | {"type": [also["type"], *_types(schema)]}
+                schema = _as_in_bodies(values, self._property(declared, values))
+                if values.of is not None:
+                    schema["items"] = _as_in_bodies(values.element, schema["items"])
                 return schema | _annotations(declared)
             case RelatedKeysField(declared=declared, values=values):
                 key, name = value_schema(values), field.key.column_name
