@@ -540,3 +540,15 @@ async def test_name_is_reserved(tmp_path: Path) -> None:
     """No resource is called batch."""
     with pytest.raises(ConfigurationError, match="'batch' is a route of the service itself; choose another name"):
         configure(tmp_path, {"batch": json.dumps({"fields": {"id": KEY}})})
+
+
+async def test_headers_that_are_not_text(service: Service) -> None:
+    """A header with other bytes than UTF-8 reaches the operations as it would alone."""
+    body = json.dumps({"operations": [AUTHOR]}).encode()
+    url = service.client.make_url("/")
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    head = f"POST /batch/ HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    writer.write(head.encode() + b"X-Other: \xff\xfe\r\nConnection: close\r\n\r\n" + body)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    assert await count(service) == 1
