@@ -216,7 +216,7 @@ def django_model(name: str, apps: Iterable[str], hints: Collection[str] = (), ot
     """The model in the name of one of Django's tables, without its app, in words.
 
     Django writes a model as one word. ``hints`` are names of foreign keys to the table, ``others`` the models of the same
-    database, of which it may be made.
+    database from which it may be made.
 
     >>> django_model("shop_orderitem", ["shop"], others=["order"]), django_model("shop_giftcard", ["shop"], ["gift_card"])
     ('order_item', 'gift_card')

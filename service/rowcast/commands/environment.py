@@ -1,4 +1,4 @@
-"""``.env`` in the working directory: variables for whoever runs a command there."""
+"""``.env`` in the working directory: variables for the commands that are run there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_environment(path: Path, environ: MutableMapping[str, str]) -> None:
     """Add the variables of a file to those of an environment that does not have them; an empty one counts as there.
 
     Raises:
-        ConfigurationError: names each line that is no variable.
+        ConfigurationError: names each line that is not a variable.
     """
     try:
         text = path.read_text("utf-8")

@@ -173,7 +173,7 @@ class _Document:
             "destroy": {"204": {"description": "The rows are deleted.", "headers": header_references(*headers)}},
             "update": {
                 status: response(text, JSON, {"anyOf": [row, rows]}, *headers)
-                for status, text in (("200", "The rows, of which some were there."), ("201", "The new rows."))
+                for status, text in (("200", "The rows; some of them were there."), ("201", "The new rows."))
             },
         }[action]
         operation = {

@@ -158,7 +158,7 @@ class Schemas:
     def _component(self, name: str, make: Callable[[], Schema]) -> Schema:
         """A reference to a schema, which is made unless it exists. A schema may refer to itself.
 
-        Those to which it refers are made after it, so that a long chain of relations is no deep recursion.
+        Those to which it refers are made after it, so that a long chain of relations needs no deep recursion.
         """
         if name not in self.components:
             self.components[name] = {}

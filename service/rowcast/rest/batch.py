@@ -1,4 +1,4 @@
-"""``POST /batch/``: several changes in one transaction, of which all are made or none.
+"""``POST /batch/``: several changes in one transaction: all are made, or none.
 
 Each operation becomes a request of its own, made of the batch's, which the application's router takes to the handler that
 would answer it alone. So authentication, permissions, throttles, scope and validation are those of each viewset. The

@@ -289,7 +289,7 @@ def _fields_of(resource: Resource, columns: Sequence[str]) -> list[tuple[str, Fi
 def _json_form(declared: Any, cell: str) -> Any:
     """The JSON form of a cell of CSV; ``ValueError`` if it has to be JSON and is not.
 
-    A cell that is no value of its field stays as it is: the serializer has the message.
+    A cell that is not a value of its field stays as it is: the serializer has the message.
     """
     if isinstance(declared, RelatedKeysField):
         return (

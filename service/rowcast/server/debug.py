@@ -93,7 +93,7 @@ def check_debug(configuration: Configuration, switch: str) -> None:
     """Raise ``DebugRefused`` if a service in debug can be reached by others; ``switch`` is what has switched it on."""
     if (reason := _reachable(configuration.settings.server)) is not None:
         raise DebugRefused(
-            f"{switch}: a service in debug shows exceptions and values to whoever reaches it, and {reason}; "
+            f"{switch}: a service in debug shows exceptions and values to everybody who reaches it, and {reason}; "
             "--insecure-debug accepts that"
         )
 

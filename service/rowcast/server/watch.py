@@ -26,14 +26,14 @@ OPTIONS: Final[dict[str, Any]] = {
 
 
 class _Sources(DefaultFilter):
-    """Files of which a configuration is made; not those that editors and Python leave beside them."""
+    """The files that make up a configuration; not those that editors and Python leave beside them."""
 
     def __call__(self, change: Change, path: str) -> bool:
         return path.endswith((".py", *SUFFIXES)) and super().__call__(change, path)
 
 
 def files_of(directory: Path) -> Files:
-    """The files of a directory of which a configuration is made, as they are now."""
+    """The files of a directory that make up a configuration, as they are now."""
     return frozenset(_files(directory, _Sources()))
 
 
