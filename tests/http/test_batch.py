@@ -274,7 +274,7 @@ async def test_if_match_is_of_the_operation(service: Service) -> None:
         (change("DELETE", "/books/77/"), 404, "not_found"),
         (change("POST", "/nowhere/"), 404, "not_found"),
         (change("POST", "/openapi.json"), 405, "method_not_allowed"),
-        (change("PUT", "/authors/"), 405, "method_not_allowed"),
+        (change("PUT", "/authors/stream/"), 405, "method_not_allowed"),
         (change("POST", "/secrets/", {"name": "x"}), 401, "not_authenticated"),
         (change("POST", "/authors/refuse/"), 418, "operation_failed"),
         (change("POST", "/authors/streams/"), 400, "not_in_batch"),

@@ -222,6 +222,25 @@ async def test_preconditions(run: Run) -> None:
     assert (await client.delete("/tasks/?done=true", headers={"If-Match": tag})).headers["X-Deleted"] == "1"
 
 
+async def test_triggers_that_skip_rows(run: Run) -> None:
+    """A row that a trigger skips is an error with its place, and nothing is written; a deletion counts what is gone."""
+    service = await run({"tasks": TASKS})
+    client, sql = service.client, service.sql
+    await sql.execute(
+        """
+        CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN IF coalesce(NEW.title, OLD.title) = 'skip' THEN RETURN NULL; END IF; RETURN coalesce(NEW, OLD); END $$;
+        CREATE TRIGGER a_skip BEFORE INSERT OR UPDATE OR DELETE ON tasks FOR EACH ROW EXECUTE FUNCTION skip()
+        """
+    )
+    rows = [{"title": "a"}, {"title": "skip"}, {"title": "b"}]
+    for method, path in ((client.post, "/tasks/"), (client.put, "/tasks/?on=title")):
+        response = await method(path, json=rows)
+        assert (response.status, list((await response.json())["errors"])) == (409, ["1"]), path
+    assert (await client.post("/tasks/", json=[rows[0], rows[2]])).status == 201
+    assert await sql.fetchval("SELECT count(*) FROM tasks") == 2
+
+
 async def test_what_the_users_class_writes_is_for_one_row(run: Run) -> None:
     """A viewset's own ``destroy`` is not called for many rows, nor gone around."""
     code = """
@@ -237,13 +256,13 @@ class TaskViewSet(ModelViewSet):
         {"tasks": {**TASKS, "viewset": {"class": "many_tasks:TaskViewSet"}}}, modules={"many_tasks": code}
     )
     response = await service.client.delete("/tasks/?id__in=1")
-    assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, PATCH, POST")
+    assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, PATCH, POST, PUT")
 
 
 async def test_options_shows_what_is_open(run: Run) -> None:
     service = await run({"tasks": TASKS})
     body = json.loads(await (await service.client.request("OPTIONS", "/tasks/")).text())
-    assert body["many"] == {"max_bulk": 50, "by_filter": ["update", "destroy"], "key": ["id"]}
+    assert body["many"] == {"max_bulk": 50, "by_filter": ["update", "destroy"], "key": ["id"], "on": [["title"]]}
     assert {"PATCH", "DELETE", "POST"} <= set(body["methods"])
 
 

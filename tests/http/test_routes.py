@@ -71,7 +71,7 @@ async def test_method_that_an_address_lacks_is_405_with_allow(library: Service) 
     """``Allow`` names the methods that are there."""
     book = await a_book(library)
     for path, allowed in (
-        ("/books/", {"GET", "HEAD", "OPTIONS", "POST", "PATCH", "DELETE"}),
+        ("/books/", {"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"}),
         (f"/books/{book['id']}/", {"GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"}),
         ("/books/stream/", {"GET", "HEAD", "OPTIONS"}),
     ):
@@ -343,7 +343,7 @@ async def test_actions_that_are_left_out_have_no_method(closed: Service) -> None
     response, _ = await closed.ask("DELETE", f"/fewer/{made['id']}/", status=405)
     assert "DELETE" not in response.headers["Allow"]
     response, _ = await closed.ask("GET", "/fewer/", status=405)
-    assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "PATCH", "POST"}
+    assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "PATCH", "POST", "PUT"}
     for name in ("fewer", "quiet"):
         await closed.ask("GET", f"/{name}/stream/", status=404)
 

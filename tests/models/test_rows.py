@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from uuid import uuid4
 
 import pytest
 
@@ -145,6 +146,20 @@ async def test_all_rows_may_be_changed_and_deleted(store: None) -> None:
     assert await Task.objects.update(view_count=F("view_count") + 1) == 2
     assert await Task.objects.all().delete() == 2
     assert await Task.objects.count() == 0
+
+
+async def test_rows_are_inserted_or_changed_by_a_unique_rule(store: None) -> None:
+    """``upsert`` returns the rows in their order; a row outside the query set is a conflict. ``in_bulk`` is a mapping."""
+    home = await Category.objects.create(name="home", description="old")
+    rows = await Category.objects.upsert([{"name": "work"}, Category(name="home", description="new")], on=["name"])
+    assert [(row.name, row.description) for row in rows] == [("work", ""), ("home", "new")]
+    assert rows[1] == home
+    assert await Category.objects.in_bulk([home.pk, uuid4()]) == {home.pk: home}
+    with pytest.raises(Conflict):
+        await Category.objects.filter(description="old").upsert([{"name": "home"}], on=["name"])
+    with pytest.raises(ValueError, match="is not a unique rule; "):
+        await Category.objects.upsert([{"name": "x"}], on=["description"])
+    assert await Category.objects.upsert([], on=["name"]) == []
 
 
 async def test_rows_are_counted_and_summed_by_group(store: None) -> None:

@@ -269,6 +269,7 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "strict_query": Option(value_types.boolean(), True),
     "require_if_match": Option(value_types.boolean(), False),
     "bulk": Option(value_types.ListOf(value_types.one_of(("update", "destroy"))), ()),
+    "put_creates": Option(value_types.boolean(), False),
     "max_bulk": Option(value_types.integer(1, 100_000), 1000),
 }
 """By name. A default of ``None`` stands for the service's own: all actions, the key, the classes of the settings."""

@@ -208,7 +208,10 @@ class _Document:
                 return {"204": {"description": "The row is deleted.", "headers": header_references()}}
             case "stream" | "stream_row":
                 return {"200": event_stream(schemas, [schemas.event(plan)])}
-        return {"200": response("The changed row.", JSON, schemas.written_row(plan), "ETag")}
+        changed = {"200": response("The changed row.", JSON, schemas.written_row(plan), "ETag")}
+        if action == "update" and plan.put_creates:
+            changed["201"] = response("The new row.", JSON, schemas.written_row(plan), "Location", "ETag")
+        return changed
 
     def _custom(self, route: Route, method: str, action: str) -> Schema:
         """An action that the user's viewset adds. Its response is unknown; its ``serializer_class`` describes its body."""

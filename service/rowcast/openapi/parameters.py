@@ -93,7 +93,7 @@ def many_rows_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list
     if action == "destroy":
         name = key_parameter(plan)
         item = STRING_SCHEMA if plan.key.parts else value_schema(plan.key)
-        keys = list_parameter(name, f"The keys of the rows. {_QUOTING}", items=item, maxItems=plan.max_bulk)
+        keys = list_parameter(name, f"The keys of the rows. {_QUOTING}", items=item)
         found[name] = keys if by_filter else keys | {"required": True}
     return list(found.values())
 

@@ -426,12 +426,12 @@ class Schemas:
         """The request body of an action at the address of a list, where it may have many rows."""
         if action in ("create", "update"):
             row = self.body(plan, "create")
-            rows: Schema = {"type": "array", "items": row, "maxItems": plan.max_bulk}
+            rows: Schema = {"type": "array", "items": row}
             return {"anyOf": [row, rows]}
         change = self.body(plan, "partial_update")
         keys = {name: self._key_property(plan, name) for name in key_names(plan)}
         named = {"allOf": [change, {"type": "object", "properties": keys, "required": list(keys)}]}
-        rows = {"type": "array", "items": named, "maxItems": plan.max_bulk}
+        rows = {"type": "array", "items": named}
         return {"anyOf": [rows, change]} if "update" in plan.bulk else rows
 
     def _key_property(self, plan: ModelPlan, name: str) -> Schema:

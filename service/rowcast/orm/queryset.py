@@ -17,6 +17,7 @@ from rowcast.orm.grouping import GroupedRows
 from rowcast.orm.loading import load, load_related
 from rowcast.orm.model import DoesNotExist, Model, has_loaded
 from rowcast.orm.state import state_of
+from rowcast.orm.upserting import upsert_instances
 from rowcast.orm.writing import insert_instances, update_rows
 from rowcast.query.conditions import Condition, Query, equals, total_order
 from rowcast.query.store import current_store
@@ -283,6 +284,30 @@ class QuerySet(Generic[M]):
             raise ValueError("bulk_create writes columns; save the links of each row afterwards")
         await insert_instances(store, resource, made)
         return made
+
+    @must_be_awaited
+    async def upsert(self, rows: Iterable[M | Mapping[str, Any]], *, on: Sequence[str]) -> list[M]:
+        """Insert rows, or change those that have the same values of a unique rule: all of them or none.
+
+        Args:
+            rows: Instances, or mappings with their values. Columns without a value stay as they are in a row that is there.
+            on: The fields of the unique rule, or of the key.
+
+        Returns:
+            The instances in their order, with the values that the database has stored.
+
+        Raises:
+            Conflict: a row that has the values is not one of this query set, or another unique rule is violated.
+            ValueError: there is no such rule.
+        """
+        self.unsliced("upsert")
+        made = [self.model(**row) if isinstance(row, Mapping) else row for row in rows]
+        return await upsert_instances(current_store(), self.query.unsorted(), self.model, made, on)
+
+    @must_be_awaited
+    async def in_bulk(self, keys: Iterable[Any]) -> dict[Any, M]:
+        """The rows with these keys, by key; keys of no row are left out."""
+        return {row.pk: row for row in await self.filter(pk__in=list(keys))}
 
     @must_be_awaited
     async def get_or_create(self, defaults: Mapping[str, Any] | None = None, **lookups: Any) -> tuple[M, bool]:

@@ -7,7 +7,7 @@ is one statement, and its JSON goes from PostgreSQL to the socket as it is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial as with_arguments
 from http import HTTPStatus
@@ -167,24 +167,30 @@ async def _found_row(view: ModelView, request: Request, serializer: Serializer) 
     return respond(plan, request.http, body, tag_of_row(await version_of(plan, row), shown, body), snapshot)
 
 
-async def create_row(view: WritableView, request: Request, body: Any) -> web.Response:
-    """Insert one row, with its links, in one transaction; the response is the row as ``retrieve`` shows it."""
+async def create_row(
+    view: WritableView, request: Request, body: Any, addressed: Mapping[str, Any] = NO_VALUES
+) -> web.Response:
+    """Insert one row, with its links, in one transaction; the response is the row as ``retrieve`` shows it.
+
+    ``addressed`` has the values of columns that the address fixes, which the body does not have.
+    """
     plan = view.view_plan
     if not (plan.simple_writes and plan.answers_plainly()):
         serializer = view.get_serializer(data=body)
+        serializer.fixed = {**serializer.fixed, **addressed}
         serializer.guard = None  # the same is checked here, whatever the hook saves
         serializer.is_valid(raise_exception=True)
         await check_keys(view, serializer.validated_data)
         async with plan.service.store.database.transaction():
             return await _save(view, view.perform_create, serializer, HTTPStatus.CREATED)
-    values = await _validate(view, request, body)
+    values = await _validate(view, request, body, addressed=addressed)
     store, shown = plan.service.store, plan.default_projection(plan.serializer)
     if plan.unscoped_query is not None:
         row = await store.insert(shown, values)
     else:
         row = await write_in_scope(view, lambda within: store.insert(shown, values, within))
     key = row.key if plan.lookup_field is None else orjson.loads(row.body)[plan.key_column]
-    headers = {**_location(view, key), **etag_header(view, row.version, row.body)}
+    headers = {**location(view, key), **etag_header(view, row.version, row.body)}
     return json_response(row.body, HTTPStatus.CREATED, headers)
 
 
@@ -217,14 +223,20 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
 
 
 async def _validate(
-    view: ModelView, request: Request, body: Any, query: Query | None = None, *, partial: bool = False
+    view: ModelView,
+    request: Request,
+    body: Any,
+    query: Query | None = None,
+    *,
+    partial: bool = False,
+    addressed: Mapping[str, Any] = NO_VALUES,
 ) -> dict[str, Any]:
     """The values of a body, and for a new row those that the caller's scope fixes; ``query`` is that of an existing row.
 
     A long body is validated in a thread, which takes turns with other requests; not if users' code takes part.
     """
     plan = view.view_plan
-    fixed = NO_VALUES if plan.declared_scope is None else (await caller_scope(view)).fixed
+    fixed = addressed if plan.declared_scope is None else {**(await caller_scope(view)).fixed, **addressed}
     validate = with_arguments(
         plan.serializer.validate_body, body, partial=partial, updating=query is not None, fixed=fixed
     )
@@ -264,25 +276,31 @@ async def _save(
         else:
             shown_key = Projection(plan.resource.name, (plan.key_column,))
             key = document(plan.service.resources, row, shown_key)[plan.key_column]
-        headers = {**_location(view, key), **headers}
+        headers = {**location(view, key), **headers}
     return json_response(body, status, headers)
 
 
 async def save_row(view: ModelView, hook: Callable[[Serializer], Any], serializer: Serializer) -> tuple[Any, bytes]:
     """Save a valid body through a ``perform_…`` hook, inside the caller's transaction: the row, and its JSON."""
-    plan = view.view_plan
     await spawn(hook, serializer)
     row = serializer.instance
     await check_scope(view, row.pk)
+    return row, await show_row(view, row)
+
+
+async def show_row(view: ModelView, row: Any) -> bytes:
+    """The JSON of a row as ``retrieve`` shows it by default."""
+    plan = view.view_plan
     response_serializer = current_serializer(view)
     shown = plan.default_projection(response_serializer)
     if plan.scoped:
-        return row, await row_within_scopes(view, row, {})
+        return await row_within_scopes(view, row, {})
     await QuerySet(type(row)).prefetch_related(*related_paths(plan, shown)).attach([row])
-    return row, await spawn(render, view, response_serializer, row, shown, {})
+    body: bytes = await spawn(render, view, response_serializer, row, shown, {})
+    return body
 
 
-def _location(view: ModelView, key: object) -> dict[str, str]:
+def location(view: ModelView, key: object) -> dict[str, str]:
     """The ``Location`` of a new row, below the list that it was created in; empty if its ``lookup_field`` is null."""
     if key is None:
         return {}

@@ -36,7 +36,7 @@ from rowcast.rest.request import names_in
 from rowcast.rest.serializers import Serializer, serializer_for
 from rowcast.rest.signatures import Call, call_of
 from rowcast.rest.viewset import ViewSet
-from rowcast.rest.write_rules import has_simple_writes, is_allowed, restricted_keys, upserts
+from rowcast.rest.write_rules import has_simple_writes, is_allowed, may_create_by_put, restricted_keys, upserts
 
 CACHED_PROJECTIONS: Final = 256  # of each kind and viewset; clients choose ?fields= and ?expand=
 CACHED_SERIALIZERS: Final = 64  # of each viewset; get_serializer_class may return any class
@@ -241,6 +241,7 @@ def _plan_model(
         require_if_match=options["require_if_match"],
         bulk=options["bulk"],
         max_bulk=options["max_bulk"],
+        put_creates=may_create_by_put(cls, options, overridden),
         upserts=upserts(cls, options, resource, overridden, serializer),
         filter_parameters=frozenset(name for each in filters if not each.sorts for name in each.parameters()),
         unscoped_query=Query(resource.name) if all_rows else None,

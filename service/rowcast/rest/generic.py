@@ -65,6 +65,7 @@ class GenericViewSet(ViewSet):
     require_if_match: bool = False
     bulk: Sequence[str] = ()
     max_bulk: int = 1000
+    put_creates: bool = False
 
     view_plan: ModelPlan
     _open_page: paging.OpenPage | None = None

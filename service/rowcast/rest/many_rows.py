@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial as with_arguments
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -158,25 +159,31 @@ async def delete_rows(view: WritableView, request: Request) -> web.Response:
     if named is not None:
         query = query.restrict(*named)
     simple = not (plan.overrides("perform_destroy") or plan.asks_about_objects)
-    async with store.database.transaction():
-        if simple and named is not None and not is_conditional(request.http):
-            count = await store.delete_all(query)
-        else:
-            keys = await _locked_keys(plan, query, affected)
-            count = len(keys)
 
-            async def delete() -> None:
-                if simple and keys:
-                    await store.delete_all(rows_of(plan, Query(query.resource), keys))
-                elif keys:
-                    instances = await instances_of(view, keys)
-                    for key, instance in zip(keys, instances, strict=True):
-                        with naming(view, key):
-                            await spawn(view.perform_destroy, instance)
+    async def delete() -> int:
+        async with store.database.transaction():
+            if simple and named is not None and not is_conditional(request.http):
+                count = await store.delete_all(query)
+            else:
+                keys = await _locked_keys(plan, query, affected)
+                count = len(keys)
+                await as_they_are(view, keys, with_arguments(_delete_locked, view, keys, simple=simple))
+            affected.check(count)
+        return count
 
-            await as_they_are(view, keys, delete)
-        affected.check(count)
+    count = await (store.database.retrying(delete) if simple else delete())
     return web.Response(status=HTTPStatus.NO_CONTENT, headers={"X-Deleted": str(count), **affected.headers})
+
+
+async def _delete_locked(view: WritableView, keys: Sequence[Key], *, simple: bool) -> None:
+    """Delete rows that are locked: at once, or each through ``get_object`` and the hook of the viewset."""
+    plan = view.view_plan
+    if simple and keys:
+        await plan.service.store.delete_all(rows_of(plan, Query(plan.resource.name), keys))
+    elif keys:
+        for key, instance in zip(keys, await instances_of(view, keys), strict=True):
+            with naming(view, key):
+                await spawn(view.perform_destroy, instance)
 
 
 def _named_keys(plan: ModelPlan, request: Request) -> tuple[Condition, ...] | None:
@@ -384,17 +391,22 @@ async def check_serializers(view: ModelView, serializers: Sequence[Serializer]) 
     """Validate the bodies of serializers; ``ValidationError`` with the places of those that are not valid."""
     wrong: dict[int, ApiError] = {}
     for place, serializer in enumerate(serializers):
-        serializer.guard = None  # the same is checked here, whatever the hook saves
         try:
-            serializer.is_valid(raise_exception=True)
-            current = None if serializer.instance is None else query_for(serializer.instance)
-            await check_keys(view, serializer.validated_data, current)
+            await check_serializer(view, serializer)
         except ValidationError as error:
             wrong[place] = error
             if len(wrong) == MAX_MESSAGES:
                 break
     if wrong:
         raise at_places(wrong)
+
+
+async def check_serializer(view: ModelView, serializer: Serializer) -> None:
+    """Validate the body of a serializer, and the keys in it; ``ValidationError`` if it is not valid."""
+    serializer.guard = None  # the same is checked here, whatever the hook saves
+    serializer.is_valid(raise_exception=True)
+    current = None if serializer.instance is None else query_for(serializer.instance)
+    await check_keys(view, serializer.validated_data, current)
 
 
 async def saved(view: ModelView, hook: Callable[[Serializer], Any], serializer: Serializer, place: int) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from rowcast.orm.awaiting import must_be_awaited
-from rowcast.rest import actions, many_rows
+from rowcast.rest import actions, many_rows, upserts
 from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.request import Request
 from rowcast.rest.serializers import Serializer
@@ -54,6 +54,10 @@ class UpdateModelMixin:
     @must_be_awaited
     async def update(self: WritableView, request: Request, **kwargs: str) -> web.Response:
         """Change a row to a whole body: required fields must be there, optional ones left out stay as they are."""
+        if many_rows.at_list(self):
+            return await upserts.upsert_rows(self, request)
+        if self.view_plan.put_creates:
+            return await upserts.put_row(self, request)
         return await actions.change_row(self, request, partial=False)
 
     @must_be_awaited

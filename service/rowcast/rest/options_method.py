@@ -45,6 +45,8 @@ def _many(view: ModelView) -> dict[str, Any]:
     many: dict[str, Any] = {"max_bulk": plan.max_bulk}
     if {"partial_update", "destroy"} & {*methods.values()}:
         many |= {"key": list(key_names(plan)), "by_filter": list(plan.bulk)}
+    if methods.get("PUT") == "update":
+        many["on"] = [list(columns) for columns in plan.upserts]
     return {"many": many}
 
 

@@ -177,6 +177,7 @@ class ModelPlan(ViewPlan):
     require_if_match: bool
     bulk: Sequence[str]  # ``update`` and ``destroy``, as far as they are open for filters
     max_bulk: int  # rows of one request
+    put_creates: bool  # PUT of a row that is not there inserts it
     # what follows from the class
     unscoped_query: Query | None  # the scope, where it is all rows
     declared_scope: DeclaredScope | None  # the option ``scope``

@@ -59,8 +59,12 @@ class Request:
 
     def as_get(self) -> Request:
         """The same request as if it were a GET: for what another viewset would show its caller."""
+        return self.as_method("GET")
+
+    def as_method(self, method: str) -> Request:
+        """The same request as if it had another method: for what its caller may do with that one."""
         made = type(self).__new__(type(self))
-        vars(made).update(vars(self), method="GET")
+        vars(made).update(vars(self), method=method)
         return made
 
     @property

@@ -108,7 +108,7 @@ def _of_many_rows(plan: ModelPlan) -> dict[str, str]:
         and allows(plan, name)
         and not plan.overrides(name)
         and is_ours(owner_of(plan.viewset, name))
-        and name != "update"
+        and (name != "update" or plan.upserts)
     }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from rowcast.errors import ConfigurationError
+from rowcast.orm.upserting import unique_rules
 from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource
 from rowcast.rest.plan import RestrictedKey, Service
@@ -25,11 +27,21 @@ def upserts(
         return ()
     if not overridden.isdisjoint(("create", "update")):
         return ()
-    single = [(name,) for name, field in resource.columns.items() if field.unique]
-    several = [tuple(resource.fields[name].column_name for name in names) for names in resource.unique]
     writable = {field.attribute or name for name, field in serializer.load_fields.items()}
-    rules = dict.fromkeys([resource.key_columns, *single, *several])
-    return tuple(columns for columns in rules if writable.issuperset(columns))
+    return tuple(columns for columns in unique_rules(resource) if writable.issuperset(columns))
+
+
+def may_create_by_put(cls: type, options: Mapping[str, Any], overridden: frozenset[str]) -> bool:
+    """The option ``put_creates``; ``ConfigurationError`` if the class cannot do both of what it means."""
+    if not options["put_creates"]:
+        return False
+    where = f"{cls.__module__}.{cls.__name__}.put_creates"
+    for name in ("create", "update"):
+        if not hasattr(cls, name) or not is_allowed(options, name):
+            raise ConfigurationError(f"{where}: needs the action {name!r}, which this viewset does not have")
+        if name in overridden:
+            raise ConfigurationError(f"{where}: the class has a method {name!r} of its own: override perform_{name}")
+    return True
 
 
 def has_simple_writes(serializer: Serializer, overridden: frozenset[str], lookup_column: str | None) -> bool:
