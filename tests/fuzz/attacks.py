@@ -144,6 +144,33 @@ def aggregates(chance: Random, service: Service) -> Attack:
 
 
 @generator
+def exports(chance: Random, service: Service) -> Attack:
+    """Whole lists with hostile values in filters, orders and ``Accept``; some clients leave before the end."""
+    resource, lookups = chance.choice((("kinds", KIND_LOOKUPS), ("things", LOOKUPS)))
+    name = chance.choice(list(lookups))
+    lookup = chance.choice([each for each in lookups[name] if "regex" not in each])
+    pairs: dict[str, str | bytes] = {name if lookup == "exact" else f"{name}__{lookup}": value(chance)}
+    if chance.random() < 0.5:
+        pairs = {
+            chance.choice(("excel", "fields", "ordering", "expand", "page", "cursor")): chance.choice(
+                ("true", name, "1")
+            )
+        }
+    query = "&".join(f"{key}={quoted(each)}" for key, each in pairs.items())
+    types = (
+        "text/csv",
+        "application/x-ndjson",
+        "text/csv;q=0.5, */*;q=0.4",
+        "text/csv;q=\xff",
+        ",;q=,text/csv;;q=1e999",
+    )
+    headers = (("Accept", chance.choice(types)), ("Accept-Encoding", chance.choice(("gzip", "gzip;q=nan", "*", ""))))
+    target = f"/{resource}/?{query}"[:LINE_BYTES]
+    sent = request("GET", target, None, *headers)
+    return Attack((sent,), leaves=chance.random() < 0.2)
+
+
+@generator
 def groups(chance: Random, service: Service) -> Attack:
     """The same, in groups of conditions: deep, long, cut, with keys that are there twice; in addresses, bodies and streams."""
     resource, lookups = chance.choice((("kinds", KIND_LOOKUPS), ("things", LOOKUPS)))

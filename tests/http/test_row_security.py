@@ -176,6 +176,10 @@ async def test_reads_show_what_policies_show(
             assert body["count"] == 2
             assert (await service.ask("GET", "/documents/titles/", headers=caller(org="b")))[1] == ["two"]
         assert await titles(service, org="b", is_staff=True) == ["locked", "one", "two"]
+        for org, expected in (("a", [1, 3]), ("b", [2])):
+            headers = {"Accept": "application/x-ndjson", **caller(org=org)}
+            async with service.client.get("/documents/", headers=headers) as exported:
+                assert [json.loads(line)["id"] for line in (await exported.text()).splitlines()] == expected
         response, _ = await service.ask("GET", "/documents/1/", status=200, headers=caller(org="a"))
         tag = {"If-None-Match": response.headers["ETag"]}
         await service.ask("GET", "/documents/1/", status=304, headers={**caller(org="a"), **tag})

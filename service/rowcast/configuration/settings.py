@@ -196,6 +196,7 @@ class Database:
         secret=True,
     )
     pool_size: int = _setting(value_types.integer(1, 10_000), 10)
+    export_connections: int = _setting(value_types.integer(1, 1000), 4)
     statement_timeout: float = _setting(value_types.duration(), "5s")
     idle_in_transaction_timeout: float = _setting(value_types.duration(), "30s")
     session: Mapping[str, str] = field(

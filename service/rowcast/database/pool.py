@@ -22,6 +22,7 @@ import structlog
 
 from rowcast.database.codecs import set_codecs
 from rowcast.database.connection import Connection, open_connection
+from rowcast.database.copying import with_literals
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, TryAgain, translate
 from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
@@ -29,6 +30,7 @@ from rowcast.resources.tables import Guard
 Result = TypeVar("Result")
 Note = Callable[[str, Sequence[Any], float, Any, Exception | None], None]  # SQL, values, seconds, result, error
 Work: TypeAlias = Callable[[], Awaitable[object]]
+Sink: TypeAlias = Callable[[bytes], Awaitable[object]]
 
 CONNECT_TIMEOUT_SECONDS: Final = 10  # outside the pool, where the URL sets no other one
 STATEMENTS_PER_CONNECTION: Final = 256  # prepared ones; each takes some 20 kB here, and more in PostgreSQL
@@ -68,6 +70,31 @@ class Transaction:
         self.following: list[Work] = []
         self.open = True
         self.turn = asyncio.Lock()
+
+
+class _Copying:
+    """A connection on which a statement's rows go to a sink."""
+
+    def __init__(self, connection: Connection, sink: Sink, form: Mapping[str, str]) -> None:
+        self._connection = connection
+        self._sink = sink
+        self._form = form
+
+    async def fetch(self, sql: str, *arguments: Any) -> object:
+        """Run a statement; the result has no rows."""
+        text = await with_literals(self._connection, sql, arguments)
+        return await self._connection.copy_from_query(text, output=self._take, **self._form)
+
+    async def _take(self, data: bytes) -> None:
+        try:
+            await self._sink(data)
+        except BaseException:
+            self.terminate()  # the driver would wait for the end of a statement that may have ended already
+            raise
+
+    def terminate(self) -> None:
+        """Close the connection at once."""
+        self._connection.terminate()
 
 
 class Database:
@@ -169,6 +196,19 @@ class Database:
             if error.code != "database_unavailable" or self._inside() is not None:
                 raise
             return await self.fetch(sql, arguments)
+
+    async def copy(self, sql: str, arguments: Sequence[Any], sink: Sink, **form: str) -> None:
+        """Send the rows of one statement to ``sink``, in the form of COPY's options, inside ``transaction()``.
+
+        They come in pieces of whole rows, and the next piece when ``sink`` has taken one, so that memory holds few of them. An
+        error of ``sink``, or a cancelled task, ends the statement; after an error of ``sink`` the connection is closed, so that the
+        transaction ends with ``Unavailable``.
+        """
+        self.statements += 1
+        inside = self._inside()
+        assert inside is not None
+        async with inside.turn:
+            await self._execute(_Copying(inside.connection, sink, form), "fetch", sql, arguments, False)
 
     async def fetch_outside(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement outside the caller's transaction, which may have failed, and return its rows.

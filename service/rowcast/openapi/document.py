@@ -31,6 +31,7 @@ from rowcast.openapi.operations import (
     batch_schema,
     credentials_of,
     event_stream,
+    exported_rows,
     failure_references,
     failure_responses,
     header_references,
@@ -193,6 +194,8 @@ class _Document:
         match action:
             case "list":
                 rows = response("The rows.", JSON, schemas.page(plan), "X-Stream-Position", "ETag")
+                if plan.exports:
+                    rows["content"] |= exported_rows(schemas.partial_row(plan.resource))
                 return {"200": rows, "304": _not_modified()}
             case "retrieve":
                 row = response("The row.", JSON, schemas.partial_row(plan.resource), "X-Stream-Position", "ETag")

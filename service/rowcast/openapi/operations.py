@@ -406,6 +406,17 @@ def event_stream(schemas: Schemas, events: Sequence[Schema]) -> Schema:
     return response("Every change, once it is committed.", EVENT_STREAM, schema, **{"x-itemSchema": item})
 
 
+def exported_rows(row: Schema) -> dict[str, Schema]:
+    """The contents of a list whose client asks for all rows; for NDJSON with the schema of a row, as for streams."""
+    lines = {"type": "string", "description": "All rows, without pages: a JSON object in each line."}
+    table = {
+        "type": "string",
+        "description": "All rows, without pages: the names in the first line, CRLF after each row. With the parameter "
+        "`excel=true` a cell that a spreadsheet would take for a formula begins with an apostrophe.",
+    }
+    return {"text/csv": {"schema": table}, "application/x-ndjson": {"schema": lines, "x-itemSchema": row}}
+
+
 def _name_of(reference: Schema) -> str:
     return str(reference["$ref"].rpartition("/")[2])
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from functools import lru_cache, partial
 from typing import Any, Concatenate, Final, ParamSpec, cast
 
-from rowcast.query import aggregation, dependencies, select, write
+from rowcast.query import aggregation, dependencies, export, select, write
 from rowcast.query.compilation import Statement
 from rowcast.resources.tables import Tables
 
@@ -34,6 +34,7 @@ class Queries:
         self.select_row = self.compiled(select.row)
         self.related_size = self.compiled(select.related_size)
         self.every_row = self.compiled(select.every_row)
+        self.export = self.compiled(export.rows)
         self.aggregate_page = self.compiled(aggregation.aggregate_page)
         self.match_logged = self.compiled(select.match_logged)
         self.insert = self.compiled(write.insert)

@@ -27,15 +27,16 @@ from rowcast.query.pages import BETWEEN, PageShape
 from rowcast.query.projection import Projection
 from rowcast.rest.conditional import check_version, etag_header, missing_or_changed, required_versions, version_of
 from rowcast.rest.etags import tag_of_list, tag_of_row
-from rowcast.rest.expansion import row_within_scopes, within_scopes
-from rowcast.rest.expansion_budget import adds_lists, check_size
+from rowcast.rest.expansion import reading, row_within_scopes
+from rowcast.rest.expansion_budget import check_size
+from rowcast.rest.export import export_list
+from rowcast.rest.negotiation import export_type
 from rowcast.rest.paging import list_address
 from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.rendering import (
     current_serializer,
     instance_of,
     is_plain,
-    read_projection,
     related_paths,
     render,
     render_rows,
@@ -51,15 +52,17 @@ from rowcast.rest.write_scope import check_keys, check_scope, write_in_scope
 Answer = tuple[bytes, str, str]  # body, tag, snapshot
 
 
-async def read_list(view: ModelView, request: Request) -> web.Response:
-    """One page of the rows that match, in one statement."""
+async def read_list(view: ModelView, request: Request) -> web.StreamResponse:
+    """One page of the rows that match, in one statement; or all of them, if the client asks for a media type of exports."""
     plan, params = view.view_plan, request.query_params
+    if plan.exports and (media_type := export_type(request.http)) is not None:
+        return await export_list(view, request, media_type)
     plan.check_parameters(view.action, params)
     query = await list_query(view)
     serializer = current_serializer(view)
     shown = requested_projection(plan, serializer, params)
     plain = is_plain(plan, serializer, shown)
-    query, read, grown = _reading(view, serializer, query, shown, plain=plain)
+    query, read, grown = reading(view, serializer, query, shown, plain=plain)
     page = plan.paginator.page_request(query, read, plan.count, params)
     address = list_address(view)
 
@@ -98,7 +101,7 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
         return await _found_row(view, request, serializer)
     plain = is_plain(plan, serializer, shown) and not plan.asks_about_objects
     query = await object_query(view)
-    query, read, grown = _reading(view, serializer, query, shown, plain=plain)
+    query, read, grown = reading(view, serializer, query, shown, plain=plain)
 
     async def load() -> Answer:
         if grown is not None:
@@ -123,22 +126,6 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
         size=lambda answer: len(answer[0]) + query.size,
     )
     return respond(plan, request.http, *answer, from_cache=cached)
-
-
-def _reading(
-    view: ModelView, serializer: Serializer, query: Query, shown: Projection, *, plain: bool
-) -> tuple[Query, Projection, Projection | None]:
-    """What is read of the rows of a query, and the query with the values of that; all within the scopes of related rows.
-
-    The third is what is shown if ``?expand=`` adds lists to it, whose size has to be checked, and ``None`` otherwise.
-    """
-    plan, params = view.view_plan, view.request.query_params
-    read = shown if plain else read_projection(plan, serializer, query, params)
-    if "expand" not in params and not plan.scoped:
-        return query, read, None
-    default = plan.default_projection(serializer)
-    bounded = within_scopes(view, query, shown, shown, default)[1]
-    return *within_scopes(view, query, read, shown, default), bounded if adds_lists(plan, default, shown) else None
 
 
 async def _check_size_of_row(view: ModelView, query: Query, shown: Projection, already: Projection) -> None:

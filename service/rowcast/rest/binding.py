@@ -258,6 +258,7 @@ def _plan_model(
         expandable_via=_expandable_via(cls, options, policies["permissions"], overridden, native_filters, serializer),
         asks_about_objects=objects,
         finds_objects="get_object" in overridden,
+        exports=hasattr(cls, "list") and is_ours(owner_of(cls, "list")),
         makes_serializers="get_serializer" in overridden,
         shows_by_python=serializer.hooked
         or serializer.dynamic

@@ -25,11 +25,13 @@ from rowcast.orm.model import Model, query_for
 from rowcast.query.conditions import Condition, Query
 from rowcast.query.projection import Projection
 from rowcast.resources.resource import Relation
+from rowcast.rest.expansion_budget import adds_lists
 from rowcast.rest.plan import ModelPlan, Service, new_view, policy_instances
 from rowcast.rest.protocols import ModelView
-from rowcast.rest.rendering import current_serializer, requested_projection
+from rowcast.rest.rendering import current_serializer, read_projection, requested_projection
 from rowcast.rest.request import Request, names_in
 from rowcast.rest.scope import caller_scope
+from rowcast.rest.serializers import Serializer
 
 EXPAND_MAX_PATHS: Final = 32
 EXPAND_MAX_DEPTH: Final = 8  # relations in one path
@@ -272,3 +274,19 @@ def _forbidden(resource: str, path: str) -> ParseError:
         f"expand: {path}: the rows of {resource} are shown at their own address only.",
         code="invalid_parameter",
     )
+
+
+def reading(
+    view: ModelView, serializer: Serializer, query: Query, shown: Projection, *, plain: bool
+) -> tuple[Query, Projection, Projection | None]:
+    """What is read of the rows of a query, and the query with the values of that; all within the scopes of related rows.
+
+    The third is what is shown if ``?expand=`` adds lists to it, whose size has to be checked, and ``None`` otherwise.
+    """
+    plan, params = view.view_plan, view.request.query_params
+    read = shown if plain else read_projection(plan, serializer, query, params)
+    if "expand" not in params and not plan.scoped:
+        return query, read, None
+    default = plan.default_projection(serializer)
+    bounded = within_scopes(view, query, shown, shown, default)[1]
+    return *within_scopes(view, query, read, shown, default), bounded if adds_lists(plan, default, shown) else None

@@ -17,8 +17,8 @@ class ListModelMixin:
     """``GET /tasks/``"""
 
     @must_be_awaited
-    async def list(self: ModelView, request: Request) -> web.Response:
-        """One page of the rows that match."""
+    async def list(self: ModelView, request: Request) -> web.StreamResponse:
+        """One page of the rows that match; all of them as CSV or NDJSON."""
         return await actions.read_list(self, request)
 
 

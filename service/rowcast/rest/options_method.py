@@ -8,6 +8,7 @@ from typing import Any, Final
 from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS
 from rowcast.resources.fields import MISSING
 from rowcast.rest.introspection import is_ours
+from rowcast.rest.negotiation import EXPORT_TYPES
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.row_keys import key_names
@@ -22,7 +23,7 @@ def describe(view: ModelView) -> dict[str, Any]:
         "name": view.name or resource.label or resource.model,
         "description": view.description or resource.description or _docstring(type(view)),
         "methods": sorted(view.action_map),
-        "renders": ["application/json"],
+        "renders": _media_types(view),
         "parses": ["application/json"],
         **many,
         "actions": {
@@ -48,6 +49,12 @@ def _many(view: ModelView) -> dict[str, Any]:
     if methods.get("PUT") == "update":
         many["on"] = [list(columns) for columns in plan.upserts]
     return {"many": many}
+
+
+def _media_types(view: ModelView) -> list[str]:
+    """The media types of GET."""
+    exports = view.view_plan.exports and view.action_map.get("GET") == "list"
+    return ["application/json", *(EXPORT_TYPES if exports else ())]
 
 
 def _docstring(viewset: type) -> str:

@@ -18,6 +18,7 @@ from aiohttp import web
 from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
 from rowcast.configuration.settings import Settings
+from rowcast.database.pool import Database
 from rowcast.errors import ParseError, did_you_mean
 from rowcast.hooks import Hooks, State
 from rowcast.identity.authentication import BaseAuthentication
@@ -50,6 +51,7 @@ class Service:
     settings: Settings
     resources: Resources
     store: Store
+    exports: Database
     feed: Feed
     cache: Cache
     hub: Hub
@@ -122,6 +124,7 @@ class ViewPlan:
     config: Mapping[str, Any] = field(default_factory=dict)  # the options of the config
     checks_initial: bool = False  # the user's code runs before the action, in permissions and the like
     strict_query: bool = True
+    exports: bool = False  # there is a list of Rowcast's own, all rows of which can be sent
     public_and_cacheable: bool = False  # an address has the same answer for everybody, without credentials
 
     def overrides(self, *names: str) -> bool:

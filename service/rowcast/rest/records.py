@@ -24,6 +24,8 @@ RECORD_MAX_BYTES: Final = 64 << 20  # a longer one is not a record, but a quote 
 _CHUNK_CHARACTERS: Final = 1 << 16
 _CELL: Final = re.compile(r'(?:"((?:[^"]|"")*)"|([^",]*))(,|\Z)')
 _QUOTED: Final = re.compile(r'[",\r\n]')
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+_SIGNED_NUMBER: Final = re.compile(r"[-+][0-9]+(?:\.[0-9]+)?")
 _WHITE: Final = re.compile(r"[ \t\r\n]*")
 _DECODER: Final = json.JSONDecoder()
 
@@ -236,11 +238,15 @@ _READERS: Final[Mapping[str, Callable[[IO[bytes]], Iterator[Record]]]] = {
 
 
 class RecordWriter:
-    """Makes the pieces of a file of rows, which are given as JSON; ``names`` are their columns."""
+    """Makes the pieces of a file of rows, which are given as JSON; ``names`` are their columns.
 
-    def __init__(self, format: str, names: Iterable[str]) -> None:
+    With ``excel`` strings that a spreadsheet would take for formulas begin with an apostrophe in CSV.
+    """
+
+    def __init__(self, format: str, names: Iterable[str], *, excel: bool = False) -> None:
         self._format = format
         self._names = list(names)
+        self._cell = _harmless_cell if excel else _cell
         self._before = b""
 
     def start(self) -> bytes:
@@ -250,8 +256,8 @@ class RecordWriter:
     def rows(self, rows: Iterable[bytes]) -> bytes:
         """Some rows, after those before."""
         if self._format == "csv":
-            values = map(parse, rows)
-            return b"".join(_csv_line([_cell(each.get(name)) for name in self._names]) for each in values)
+            cell, values = self._cell, map(parse, rows)
+            return b"".join(_csv_line([cell(each.get(name)) for name in self._names]) for each in values)
         if self._format == "ndjson":
             return b"".join(row + b"\n" for row in rows)
         pieces = []
@@ -272,6 +278,23 @@ def _cell(value: Any) -> str | None:
     if type(value) is str:
         return value
     return bytes(value).decode() if isinstance(value, Raw) else encode(value).decode()
+
+
+def _harmless_cell(value: Any) -> str | None:
+    """A cell that no spreadsheet takes for a formula; a number with a sign is none."""
+    cell = _cell(value)
+    if type(value) is str and value.startswith(_FORMULA_STARTS) and not _SIGNED_NUMBER.fullmatch(value):
+        return f"'{cell}"
+    return cell
+
+
+def with_crlf(lines: bytes) -> bytes:
+    """Whole records of CSV as PostgreSQL writes them, with the line ends of ``RecordWriter``; those in quotes stay."""
+    if b'"' not in lines:
+        return lines.replace(b"\n", b"\r\n")
+    parts = lines.split(b'"')
+    parts[::2] = [part.replace(b"\n", b"\r\n") for part in parts[::2]]
+    return b'"'.join(parts)
 
 
 def _csv_line(cells: Iterable[str | None]) -> bytes:

@@ -19,7 +19,8 @@ async def check_representation(view: Any) -> None:
     upserting = view.action == "update" and reading == "list"  # whose parameters name a rule, and are not the list's
     tag, exists = None, reading not in (None, STREAM)
     if reading in READING_ACTIONS and not view.view_plan.overrides(reading):
-        headers = [each for each in http.headers.items() if each[0].title() not in ("If-Match", "If-None-Match")]
+        ignored = ("If-Match", "If-None-Match", "Accept")
+        headers = [each for each in http.headers.items() if each[0].title() not in ignored]
         body, http._read_bytes = http._read_bytes, None  # noqa: SLF001, since aiohttp makes no copy of a request whose body it has read
         address = http.rel_url.with_query(None) if upserting else http.rel_url
         reading_request = http.clone(method="GET", rel_url=address, headers=headers)

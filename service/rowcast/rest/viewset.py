@@ -31,7 +31,7 @@ from rowcast.rest.addresses import fill, variable_parts, with_part_as_sent
 from rowcast.rest.decorators import VERBS, collect, is_action
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.introspection import actions_of, is_ours
-from rowcast.rest.negotiation import accepts_json
+from rowcast.rest.negotiation import EXPORT_TYPES, VARY, accepts_json, export_type
 from rowcast.rest.plan import NO_POLICIES, SERVICE, ModelPlan, ViewPlan, policy_instances
 from rowcast.rest.query_method import ACCEPT_QUERY, QUERY, as_get
 from rowcast.rest.rendering import default_projection_of, show_related
@@ -162,8 +162,7 @@ class ViewSet:
             raise MethodNotAllowed(http.method, self.action_map)
         await (run_checked(self.initial(request)) if plan.checks_initial else self.initial(request))
         if not accepts_json(http) and self.action != STREAM:  # a stream is sent as it is, whatever is accepted
-            await self.check_address()
-            raise NotAcceptable()
+            await self._check_acceptable(http)
         if http.method not in SAFE_METHODS and is_conditional(http):
             await self.check_representation()
         call = plan.call(self.action, tuple(self.kwargs))
@@ -178,6 +177,22 @@ class ViewSet:
         async with plan.service.store.database.transaction():
             await self.check_version()
             return await self.finalize_response(await spawn(handler, request, **arguments))
+
+    async def _check_acceptable(self, http: web.Request) -> None:
+        """Raise ``NotAcceptable`` for a client that takes no JSON, unless it wants all rows of a list in another form."""
+        listing = self.action == "list"
+        wanted = export_type(http) if listing else None
+        if wanted is not None and self.view_plan.exports:
+            return
+        await self.check_address()
+        if wanted is not None:
+            raise NotAcceptable(
+                f"This route returns application/json: Python code of the service makes its list, which has no form as {wanted}.",
+                headers=VARY,
+            )
+        if listing and self.view_plan.exports:
+            raise NotAcceptable(f"This route returns application/json, {' or '.join(EXPORT_TYPES)}.", headers=VARY)
+        raise NotAcceptable()
 
     def initialize_request(self, request: web.Request, *args: Any, **kwargs: Any) -> Request:
         """The request as handlers get it; sets ``action`` by its method."""
@@ -299,6 +314,7 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str]) -> Handler:
     may_be_cached = plan.public_and_cacheable and action_map.get("GET") in READING_ACTIONS
 
     queried = plan if action_map.get("GET") == "list" and isinstance(plan, ModelPlan) else None
+    shown = {**ACCEPT_QUERY, **(VARY if plan.exports else {})}
 
     async def handler(http: web.Request) -> web.StreamResponse:
         if queried is not None and http.method == QUERY:
@@ -311,7 +327,7 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str]) -> Handler:
                 plan.service.store.database.act_for(lambda: ANONYMOUS)
             response = await make_view().dispatch(http)
         if queried is not None:
-            response.headers.update(ACCEPT_QUERY)
+            response.headers.update(shown if http.method in ("GET", "HEAD") else ACCEPT_QUERY)
         return response
 
     whole: Handler = handler

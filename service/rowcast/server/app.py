@@ -153,7 +153,9 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
         idle_timeout=settings.database.idle_in_transaction_timeout,
     )
     judges = pool(url, tables.guards, size=JUDGES, statement_timeout=settings.stream.filter_timeout)
-    for each in (database, judges):
+    exports = pool(url, tables.guards, size=settings.database.export_connections)
+    exports.lift_limits()  # an export takes as long as its client
+    for each in (database, judges, exports):
         log_statements(each, settings)
     supervisor = Supervisor()
     identity = Identity(replace(settings.auth, jwt=None), database)
@@ -164,7 +166,7 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
     importer = Importer(configuration.directory)
     store = Store(Queries(tables), database, judges)
     make_cache = CountingCache if counting else Cache
-    service = _service(configuration, store, identity, make_cache, importer, problems, supervisor)
+    service = _service(configuration, store, exports, identity, make_cache, importer, problems, supervisor)
     STORE.set(service.store)
     routes = plan_routes(service, configuration, importer, problems)
     with noting(problems, SourceLocation(str(configuration.directory / "hooks.py"))):
@@ -179,6 +181,7 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
 def _service(
     configuration: Configuration,
     store: Store,
+    exports: Database,
     identity: Identity,
     make_cache: Callable[[Feed], Cache],
     importer: Importer,
@@ -200,6 +203,7 @@ def _service(
         settings=settings,
         resources=configuration.resources,
         store=store,
+        exports=exports,
         feed=feed,
         cache=cache,
         hub=Hub(

@@ -148,6 +148,7 @@ class Lifecycle:
         await self._identity.close()
         await self._throttles.close()
         await self._service.store.judge.close()
+        await self._service.exports.close()
         await self._database.close()
 
     async def _start(self) -> None:

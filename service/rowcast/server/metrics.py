@@ -151,6 +151,7 @@ class Metrics(Collector):
             {
                 "requests": [service.store.database for service in self._services],
                 "filters": [service.store.judge for service in self._services],
+                "exports": [service.exports for service in self._services],
             }
         )
 

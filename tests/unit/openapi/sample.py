@@ -171,6 +171,7 @@ def service_of(resources: Resources) -> Service:
         settings=Settings(),
         resources=resources,
         store=Store(Queries(tables), Database("postgresql://", tables.guards)),  # connects when a statement runs
+        exports=nothing,
         feed=nothing,
         cache=nothing,
         hub=nothing,

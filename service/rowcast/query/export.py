@@ -1,0 +1,42 @@
+"""The statement of an export: all rows of a query, for COPY to write.
+
+A row is one value, its JSON document, or for CSV a cell for each of its names.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from rowcast.query.compilation import Binds, Statement, compiled, sql
+from rowcast.query.condition_sql import Source
+from rowcast.query.conditions import Shape
+from rowcast.query.documents import document
+from rowcast.query.projection import Projection
+from rowcast.query.select import json_text, sort_steps
+from rowcast.resources.tables import Tables
+
+LINES: Final = {"format": "csv", "delimiter": "\x02", "quote": "\x01"}  # JSON has neither, so COPY quotes nothing
+CELLS: Final = {"format": "csv"}
+_PLAIN_TEXT: Final = (sa.Integer, sa.BigInteger, sa.SmallInteger, sa.Text)  # whose text is that of their JSON
+
+
+def rows(tables: Tables, projection: Projection, order: tuple[str, ...], where: Shape, cells: bool) -> Statement:
+    """All rows of a query, as a document each or as cells. Values: the condition's, those for related rows."""
+    binds = Binds()
+    source = Source(tables, projection.resource, binds)
+    conditions = source.conditions(where)
+    steps = sort_steps(source, order)
+    chosen = sa.select(*document(tables, projection, source.at(()), binds)).select_from(source.clause)
+    found = chosen.where(*conditions).order_by(*(step.term() for step in steps)).subquery("_p")
+    if not cells:
+        return compiled(sa.select(json_text(found.table_valued())))
+    return compiled(sa.select(*(_cell(column).label(f"_{n}") for n, column in enumerate(found.c))))
+
+
+def _cell(column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """The text of a value's JSON: a string without its quotes, and null as NULL."""
+    if type(column.type) in _PLAIN_TEXT:
+        return sa.cast(column, sa.Text)
+    return sa.func.to_json(column).op("#>>")(sql("'{}'"))
