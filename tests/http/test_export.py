@@ -446,8 +446,8 @@ async def test_a_client_that_leaves_ends_the_query(service: Service) -> None:
 async def test_a_failure_in_mid_stream_is_no_success(service: Service, version: str) -> None:
     """A row that cannot be shown after many that can: the connection is reset, in HTTP/1.0 as well."""
     await service.sql.execute(
-        "INSERT INTO python (id, title) SELECT 1000 + n, CASE n WHEN 20000 THEN 'broken' ELSE repeat('x', 1000) END "
-        "FROM generate_series(1, 20000) n"
+        "INSERT INTO python (id, title) SELECT 1000 + n, CASE n WHEN 4000 THEN 'broken' ELSE repeat('x', 1000) END "
+        "FROM generate_series(1, 4000) n"
     )
     try:
         reader, writer = await opened(service, "/python/", version)
