@@ -242,6 +242,31 @@ class Conflict(ApiError):
     default_detail = "The request conflicts with existing data."
 
 
+class KeyInUse(Conflict):
+    """A request with the same ``Idempotency-Key`` is running."""
+
+    code = "idempotency_key_in_use"
+    default_detail = "A request with this Idempotency-Key is still running; send it again in a moment."
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "1"})
+
+
+class AnswerNotKept(Conflict):
+    """The request was carried out before, and its answer was a stream, or too long to be kept."""
+
+    code = "idempotency_answer_not_kept"
+    default_detail = "The request with this Idempotency-Key has been carried out; its answer was not kept."
+
+
+class KeyReused(ApiError):
+    """The ``Idempotency-Key`` of a request was that of another one."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "idempotency_key_reused"
+    default_detail = "This Idempotency-Key was sent with another method, path, query or body; take a new one."
+
+
 class PreconditionFailed(ApiError):
     """``If-Match`` names another version than the row has now."""
 

@@ -140,6 +140,14 @@ async def test_leader_that_loses_its_lock_stops(database: Database) -> None:
     assert not await try_lock_table(await database.connect(), LEADER_TABLE)
 
 
+async def test_installation_without_answers_gets_their_table(database: Database, tables: Tables) -> None:
+    """A database of an older version of the service."""
+    connection = await database.connect()
+    await connection.execute("DROP TABLE rowcast.answer")
+    await install(connection)
+    assert await connection.fetchval("SELECT count(*) FROM rowcast.answer") == 0
+
+
 async def test_installation_without_a_gate_gets_one(database: Database, tables: Tables) -> None:
     """A database of an older version of the service: writers notify until a ticker has set it."""
     connection = await database.connect()

@@ -635,6 +635,29 @@ def batches(chance: Random, service: Service) -> Attack:
 
 
 @generator
+def retries(chance: Random, service: Service) -> Attack:
+    """Unsafe requests with a few keys, also wrong ones, one after the other and at once, with the same body or another one."""
+    keys = (
+        "0123456789abcdef",
+        '"0123456789abcdef"',
+        "k" * 255,
+        "k" * 256,
+        "short",
+        "",
+        '"',
+        '"\\',
+        '"a\\"b"',
+        "\xe9" * 20,
+    )
+    bodies = (b'{"name": "x"}', b'{"name": "y"}', b"[]", b'[{"name": "z"}]', b"{", b"")
+    path = chance.choice(("/boxes/", "/boxes/?a=1", "/boxes/0/", "/nothing/"))
+    method = chance.choice(("POST", "POST", "PUT", "PATCH", "DELETE", "GET", "QUERY"))
+    chosen = chance.choices(keys, k=chance.choice((1, 1, 1, 2)))
+    sent = request(method, path, chance.choice(bodies), *(("Idempotency-Key", key) for key in chosen))
+    return Attack((sent,), copies=chance.choice((1, 1, 5)))
+
+
+@generator
 def leavers(chance: Random, service: Service) -> Attack:
     """Clients that are gone in the middle of a request or of its response."""
     data = chance.choice((

@@ -105,6 +105,9 @@ async def test_expanded_row_is_described_as_it_is_returned(run: Run) -> None:
 EXAMPLES = {GenerationMode.POSITIVE: 6, GenerationMode.NEGATIVE: 4}  # of each operation
 
 
+BEYOND_SCHEMAS = ("does_not_exist", "idempotency_key_reused")  # which rows there are, and which keys were used
+
+
 async def test_service_conforms_to_its_document(serve: Serve) -> None:
     """For every operation except the endless streams: no response is a 5xx, and the document describes each."""
     client = await serve()
@@ -147,8 +150,10 @@ async def test_service_conforms_to_its_document(serve: Serve) -> None:
     def check(case: Any) -> None:
         response = case.call(base_url=url, timeout=20)
         assert response.status_code < 500, response.text
-        if '"code":"does_not_exist"' in response.text or '"operation":' in response.text or response.status_code == 412:
-            return  # a schema cannot express which rows exist in which version, and which operations of a batch succeed
+        if any(f'"code":"{code}"' in response.text for code in BEYOND_SCHEMAS):
+            return
+        if '"operation":' in response.text or response.status_code in (412, 413):
+            return  # a schema cannot express which rows exist in which version, and which operations of a batch succeed, or are too many
         if case.method.upper() == "PUT" and "{" not in case.path and response.status_code == 400:
             return  # nor that a body must have the fields that ?on= names
         case.validate_response(response)

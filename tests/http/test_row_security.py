@@ -197,6 +197,20 @@ async def test_own_dispatch_runs_as_nobody(
         assert (await service.ask("GET", "/own/", status=200, headers=caller(org="a")))[1] == []
 
 
+async def test_the_record_of_a_key_is_written_by_the_service(
+    database_url: str, sql: asyncpg.Connection, tmp_path: Path, roles: tuple[str, str]
+) -> None:
+    """A role without rights on Rowcast's own tables may send ``Idempotency-Key``; the change itself runs as the role."""
+    async with secured(database_url, sql, tmp_path, settings(default_role=roles[0]), roles[0]) as service:
+        headers = {**caller(org="a"), "Idempotency-Key": "0123456789abcdef"}
+        for org, status in (("b", 403), ("a", 201), ("a", 201)):
+            body = {"org": org, "title": "new"}
+            response, _ = await service.ask("POST", "/documents/", json=body, status=status, headers=headers)
+        assert response.headers["Idempotency-Replayed"] == "true"
+        assert await titles(service, org="a") == ["locked", "new", "one"]
+        assert await sql.fetchval("SELECT count(*) FROM rowcast.answer") == 1
+
+
 async def test_row_that_a_policy_refuses_is_403(
     database_url: str, sql: asyncpg.Connection, tmp_path: Path, roles: tuple[str, str]
 ) -> None:

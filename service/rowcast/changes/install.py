@@ -22,6 +22,7 @@ VERSION: Final = 1
 PARTITIONS: Final = 10  # of the log, as schema.sql creates them
 
 _SCHEMA: Final = sql.load("schema")
+_ANSWER: Final = sql.load("answer")
 _UUID7: Final = sql.load("uuid7")
 _UUID7_BEFORE_18: Final = sql.load("uuid7_before_18")
 
@@ -42,8 +43,9 @@ async def install(connection: Connection) -> None:
                 raise ConfigurationError(describe_newer(installed))
             if installed < VERSION:
                 await _create(connection)
-            else:  # an installation of version 1 may be without a gate
+            else:  # an installation of version 1 may be without these two
                 await connection.execute("CREATE SEQUENCE IF NOT EXISTS rowcast.gate")
+                await connection.execute(_ANSWER)
     except asyncpg.ReadOnlySQLTransactionError:
         raise ConfigurationError(
             "this database is read-only: the change log needs the primary, with default_transaction_read_only off"
@@ -58,7 +60,11 @@ async def install(connection: Connection) -> None:
 async def _is_complete(connection: Connection) -> bool:
     if await installed_version(connection) != VERSION:
         return False
-    return bool(await connection.fetchval("SELECT to_regclass('rowcast.gate') IS NOT NULL"))
+    return bool(
+        await connection.fetchval(
+            "SELECT to_regclass('rowcast.gate') IS NOT NULL AND to_regclass('rowcast.answer') IS NOT NULL"
+        )
+    )
 
 
 def describe_newer(installed: int) -> str:
@@ -91,6 +97,7 @@ async def read_secret(connection: Connection) -> bytes:
 async def _create(connection: Connection) -> None:
     """The tables and their first rows: the version, the secret, and an epoch with the tick that everything follows."""
     await connection.execute(_SCHEMA)
+    await connection.execute(_ANSWER)
     await connection.execute(_UUID7 if connection.get_server_version().major >= 18 else _UUID7_BEFORE_18)
     await connection.execute(
         "COMMENT ON FUNCTION rowcast.uuid7() IS 'Rowcast: a version 7 UUID, which rises with time'"

@@ -30,12 +30,14 @@ from rowcast.changes.install import PARTITIONS
 from rowcast.database.connection import Connection
 
 PARTITIONS_KEPT: Final = 8  # the retention time or the size is divided into this many partitions
+ANSWERS_AT_ONCE: Final = 10_000  # removed by one statement
 LOCK_ATTEMPTS: Final = 20
 LOCK_PAUSE_SECONDS: Final = 0.005  # between attempts, on average
 
 _PARTITIONS: Final = " UNION ALL ".join(sql.fill(sql.load("partition"), number=str(n)) for n in range(PARTITIONS))
 _PARTITION_IS_COVERED: Final = sql.load("partition_is_covered")
 _PRUNE_TICKS: Final = sql.load("prune_ticks")
+_FORGET_ANSWERS: Final = sql.load("forget_answers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,12 @@ async def maintain(connection: Connection, retention: float, size: int) -> bool:
             total -= part.size
     emptied = [await empty(connection, part) for part in closed if await _covers(connection, 0, part)]
     return await _move_on(connection, current, filled, now, retention, size) and all(emptied)
+
+
+async def forget_answers(connection: Connection, retention: float) -> None:
+    """Remove the answers of requests with an ``Idempotency-Key`` that are older than so many seconds."""
+    while await connection.execute(_FORGET_ANSWERS, retention, ANSWERS_AT_ONCE) == f"DELETE {ANSWERS_AT_ONCE}":
+        pass
 
 
 async def _current(connection: Connection) -> int:

@@ -85,7 +85,9 @@ _TRANSITIONS: Final[Mapping[Phase, frozenset[Phase]]] = {
 
 
 class Ticker(Reconnecting):
-    """Makes ticks while it leads, and keeps the log to ``retention`` seconds and ``size`` bytes."""
+    """Makes ticks while it leads, and keeps the log to ``retention`` seconds and ``size`` bytes, and answers to ``answers``
+    seconds.
+    """
 
     def __init__(
         self,
@@ -94,12 +96,14 @@ class Ticker(Reconnecting):
         wakeup: str = "notify",
         retention: float = 24 * 3600,
         size: int = 4 << 30,
+        answers: float = 24 * 3600,
         supervisor: Supervisor | None = None,
     ) -> None:
         super().__init__(connect, "ticker", supervisor)
         self._notify = wakeup == "notify"
         self._retention = retention
         self._size = size
+        self._answers = answers
         self._period = max(0.5, min(10.0, self._retention / PARTITIONS_KEPT / 4))  # of maintenance
         self._phase = Phase.STANDBY
         self.leading = asyncio.Event()  # set while this replica makes ticks
@@ -213,5 +217,6 @@ class Ticker(Reconnecting):
             async with session(self._connect) as connection:
                 if not await retention.maintain(connection, self._retention, self._size):
                     _logger.info("log_maintenance_postponed")
+                await retention.forget_answers(connection, self._answers)
         except DRIVER_ERRORS as error:
             _logger.warning("log_maintenance_failed", error=str(error) or type(error).__name__)

@@ -178,6 +178,7 @@ class Server:
     batch_limit: int = _setting(value_types.integer(1, 10_000), 100)
     expand_limit: int = _setting(value_types.integer(0, 10_000_000), 10_000)
     expand_size_limit: int = _setting(value_types.size(), "8MiB")
+    idempotency_retention: float = _setting(value_types.duration(zero=False), "24h")
     header_timeout: float = _setting(value_types.duration(zero=False), "10s")
     body_timeout: float = _setting(value_types.duration(zero=False), "30s")
     send_timeout: float = _setting(value_types.duration(zero=False), "30s")

@@ -271,10 +271,13 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "bulk": Option(value_types.ListOf(value_types.one_of(("update", "destroy"))), ()),
     "put_creates": Option(value_types.boolean(), False),
     "max_bulk": Option(value_types.integer(1, 100_000), 1000),
+    "require_idempotency_key": Option(value_types.boolean(), False),
 }
 """By name. A default of ``None`` stands for the service's own: all actions, the key, the classes of the settings."""
 
-PLAIN_OPTIONS: Final = ("permission_classes", "authentication_classes", "throttle_classes", "throttle_scope")
+PLAIN_OPTIONS: Final = (
+    "permission_classes", "authentication_classes", "throttle_classes", "throttle_scope", "require_idempotency_key",
+)  # fmt: skip
 """Those of a ``ViewSet`` without rows."""
 
 CLASS: Final = "class"  # a key in YAML that is not an option: the viewset class that the options configure

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -157,6 +157,16 @@ class CallerDatabase(Database):
             yield
         finally:
             self._caller.reset(token)
+
+    @contextlib.asynccontextmanager
+    async def own_role(self) -> AsyncIterator[None]:
+        caller = self.caller()
+        if caller is None or caller.role is None:
+            yield
+            return
+        await self.fetch("SET LOCAL role TO DEFAULT", ())
+        yield
+        await self.fetch(f"SET LOCAL ROLE {_literal(caller.role)}", ())
 
     async def close(self) -> None:
         if self._ending:

@@ -288,6 +288,11 @@ class Database:
         """Run the statements inside as the service's own role."""
         return nullcontext()
 
+    @asynccontextmanager
+    async def own_role(self) -> AsyncIterator[None]:
+        """Inside a transaction: run the statements inside as the service's own role, and those after it as before."""
+        yield
+
     @property
     def in_transaction(self) -> bool:
         """Whether the caller is inside ``transaction()``."""

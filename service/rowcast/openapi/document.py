@@ -10,6 +10,7 @@ from http import HTTPStatus
 from inspect import cleandoc, getdoc
 from typing import Any, Final
 
+from rowcast.identity.permissions import SAFE_METHODS
 from rowcast.openapi.operations import (
     BATCH_DESCRIPTION,
     BATCH_FAILURES,
@@ -17,6 +18,7 @@ from rowcast.openapi.operations import (
     COMMON_FAILURES,
     HEADERS,
     HEALTH_SCHEMA,
+    IDEMPOTENCY_KEY,
     IF_MATCH_ADDRESS,
     LAST_EVENT_ID_HEADER,
     MANY_ROWS_HEADERS,
@@ -52,6 +54,7 @@ from rowcast.openapi.schemas import OPENAPI_VERSION, Schemas, present
 from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS
 from rowcast.resources.fields import Schema
 from rowcast.rest.addresses import VARIABLE_PART, variable_parts
+from rowcast.rest.idempotency import REPLAYED
 from rowcast.rest.pagination import PageNumberPagination
 from rowcast.rest.plan import ModelPlan, Service
 from rowcast.rest.response import JSON
@@ -126,9 +129,12 @@ class _Document:
         name = f"{action}_rows" if many else action
         identity = {"operationId": self._operation_id(route, method, name), "tags": [_tag(route)]}
         if action in STANDARD_OPERATIONS and isinstance(plan, ModelPlan):
-            made = self._many_rows(plan, action) if many else self._standard(plan, method, action)
-            return identity | made | security(plan, method)
-        return identity | self._custom(route, method, action) | security(plan, method)
+            operation = self._many_rows(plan, action) if many else self._standard(plan, method, action)
+        else:
+            operation = self._custom(route, method, action)
+        if method not in SAFE_METHODS:
+            _add_key(operation, required=plan.attribute("require_idempotency_key"))
+        return identity | operation | security(plan, method)
 
     def _operation_id(self, route: Route, method: str, action: str) -> str:
         """A name that no other operation has."""
@@ -317,7 +323,7 @@ class _Document:
         """Several changes in one transaction."""
         body = self.schemas.shared("Batch", batch_schema(self.service.settings.server.batch_limit))
         results = self.schemas.shared("BatchResults", BATCH_RESULT_SCHEMA)
-        return {
+        operation = {
             "operationId": "batch",
             "tags": [SERVICE_TAG],
             "summary": "Several changes in one transaction",
@@ -330,6 +336,8 @@ class _Document:
             },
             **credentials_of(self.service.authentication_classes, anonymous=True),
         }
+        _add_key(operation, required=False)
+        return operation
 
     def _combined_stream(self, plans: Mapping[str, ModelPlan]) -> Schema:
         """The stream of several resources."""
@@ -365,6 +373,20 @@ def _path(route: Route) -> str:
 def _tag(route: Route) -> str:
     """The group of a viewset's operations: its resource, or the name that its routes begin with."""
     return route.plan.resource.name if isinstance(route.plan, ModelPlan) else str(route.initkwargs["basename"])
+
+
+def _add_key(operation: Schema, *, required: bool) -> None:
+    """Describe the ``Idempotency-Key`` of an unsafe operation."""
+    parameter = IDEMPOTENCY_KEY | ({"required": True} if required else {})
+    operation["parameters"] = [*operation.get("parameters", ()), parameter]
+    operation["responses"] |= failure_references(
+        status
+        for status in (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+        if str(int(status)) not in operation["responses"]
+    )
+    for status, described in operation["responses"].items():
+        if status.startswith("2") or status == "default":
+            described["headers"] |= header_references(REPLAYED)
 
 
 def _not_modified() -> Schema:

@@ -14,6 +14,7 @@ from rowcast.openapi.parameters import header_parameter
 from rowcast.openapi.schemas import Schemas
 from rowcast.resources.fields import Schema
 from rowcast.rest.batch_operations import METHODS, PATH_PATTERN, REF_PATTERN, TAGS_PATTERN
+from rowcast.rest.idempotency import KEY, KEY_MAX_CHARACTERS, REPLAYED, SHARED_KEY_MIN_CHARACTERS
 from rowcast.rest.plan import ViewPlan
 from rowcast.rest.response import JSON
 
@@ -40,6 +41,7 @@ _FAILURES: Final[Mapping[HTTPStatus, errors.ApiError]] = {
         errors.NotFound(),
         errors.NotAcceptable(),
         errors.Conflict(),
+        errors.KeyReused(),
         errors.PreconditionFailed(),
         errors.PreconditionRequired(),
         errors.RequestTimeout(),
@@ -86,6 +88,11 @@ MANY_ROWS_HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # the headers of re
 PREFER: Final = header_parameter(
     "Prefer", "`max-affected=10`: if the request would write more rows, nothing is written and the response is a 400."
 )
+IDEMPOTENCY_KEY: Final = header_parameter(
+    KEY,
+    "A string of the client's for this change, such as a UUID. A request that is sent again with the same key gets the answer "
+    f"of the first one. With credentials it may be shorter than {SHARED_KEY_MIN_CHARACTERS} characters.",
+) | {"schema": {"type": "string", "pattern": rf"^[!#-\[\]-~]{{{SHARED_KEY_MIN_CHARACTERS},{KEY_MAX_CHARACTERS}}}$"}}
 LAST_EVENT_ID_HEADER: Final = header_parameter(
     "Last-Event-ID", "The position to resume from. Browsers send it when they reconnect."
 )
@@ -195,6 +202,10 @@ HEADERS: Final[Mapping[str, Schema]] = {
     "X-Deleted": {"description": "The number of deleted rows.", "schema": {"type": "integer", "minimum": 0}},
     "Preference-Applied": {"description": "The preferences that were honoured.", "schema": {"type": "string"}},
     "Location": {"description": "The address of the new row.", "schema": {"type": "string", "format": "uri"}},
+    REPLAYED: {
+        "description": "The request was carried out before, and this is the answer of then.",
+        "schema": {"const": "true"},
+    },
     "Allow": {"description": "The methods of this address.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
     "Retry-After": {

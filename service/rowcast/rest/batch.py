@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
@@ -22,13 +23,15 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from rowcast.errors import NotAcceptable, OperationFailed, ParseError, PreconditionFailed
+from rowcast.identity.authentication import identify
 from rowcast.identity.throttling import add_rate_limit_headers
 from rowcast.query.store import STORE
 from rowcast.resources.composite import address_of
 from rowcast.resources.lossless_json import encode
 from rowcast.rest.batch_operations import ABSENT, Operation, References, read_operations
+from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.negotiation import accepts_json
-from rowcast.rest.plan import SERVICE, ModelPlan
+from rowcast.rest.plan import SERVICE, ModelPlan, policy_instances
 from rowcast.rest.request import Request, target_host
 from rowcast.rest.response import JSON, is_json, json_response
 from rowcast.rest.viewset import plan_behind
@@ -91,7 +94,7 @@ class Answer:
         return [self.body[column] for column in columns]
 
 
-async def batch(http: web.Request) -> web.Response:
+async def batch(http: web.Request) -> web.StreamResponse:
     """All operations in their order, in one transaction; the first that fails is the answer, and nothing is written.
 
     Raises:
@@ -111,7 +114,17 @@ async def batch(http: web.Request) -> web.Response:
     if "If-Match" in http.headers:
         raise PreconditionFailed("A batch has no version; give if_match to its operations.")
     operations = read_operations(body, service.settings.server.batch_limit)
-    database = service.store.database
+    if KEY not in http.headers:
+        return await _carry_out(http, operations)
+    request = Request(http)
+    await identify(request, policy_instances(service.authentication_classes))
+    http[KEYED] = True
+    return await answer_once(service.store.database, request, partial(_carry_out, http, operations), repeatable=False)
+
+
+async def _carry_out(http: web.Request, operations: Sequence[Operation]) -> web.Response:
+    """The answer of a batch whose operations have all been made."""
+    database = http.app[SERVICE].store.database
     answers: dict[str, Answer] = {}
     references = References(lambda name: answers[name].key(), lambda name: answers[name].address())
     results: list[Mapping[str, Any]] = []

@@ -28,6 +28,7 @@ from rowcast.orm.model import Model
 from rowcast.query.conditions import Query
 from rowcast.query.projection import Projection
 from rowcast.query.store import Store
+from rowcast.resources.actions import STANDARD_ACTIONS
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest.aggregates import Aggregates
@@ -142,6 +143,10 @@ class ViewPlan:
             hint = did_you_mean(name, sorted(valid))
             raise ParseError(f"{name[:50]}: unknown parameter; {hint}", code="unknown_parameter")
 
+    def may_repeat(self, action: str) -> bool:
+        """Whether an action may be run again after its transaction has been rolled back: no Python of the user's has run."""
+        return False
+
     def part_of_address(self, name: str, value: object) -> str:
         """The value of a variable part of an address, percent-encoded."""
         return quote(str(value), safe="")
@@ -207,6 +212,15 @@ class ModelPlan(ViewPlan):
     has_python_rows: Callable[[Projection], bool]  # whether Python has a say about related rows
     restricted_keys: Callable[[], Sequence[RestrictedKey]]
     expansion_targets: Callable[..., Sequence[tuple[ModelPlan, str]]]  # (plan, default, readable, expand) → who decides
+
+    def may_repeat(self, action: str) -> bool:
+        hooks = ("initial", "finalize_response", "perform_destroy", action)
+        return (
+            action in STANDARD_ACTIONS
+            and self.simple_writes
+            and not self.asks_about_objects
+            and not self.overrides(*hooks)
+        )
 
     def part_of_address(self, name: str, value: object) -> str:
         if not self.key.parts or name != self.lookup_url_kwarg:

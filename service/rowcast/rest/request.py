@@ -79,6 +79,11 @@ class Request:
                     self._params[name] = value
         return self._params
 
+    @property
+    def has_body(self) -> bool:
+        """Whether there is a body, read or not."""
+        return self.http.can_read_body if self._body is None else bool(self._body)
+
     async def receive(self) -> bytes:
         """The body, once all of it has arrived. No transaction may be open meanwhile, since the client sets the pace.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -30,6 +31,7 @@ from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTION
 from rowcast.rest.addresses import fill, variable_parts, with_part_as_sent
 from rowcast.rest.decorators import VERBS, collect, is_action
 from rowcast.rest.etags import is_conditional
+from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.introspection import actions_of, is_ours
 from rowcast.rest.negotiation import EXPORT_TYPES, VARY, accepts_json, export_type
 from rowcast.rest.plan import NO_POLICIES, SERVICE, ModelPlan, ViewPlan, policy_instances
@@ -52,6 +54,7 @@ class ViewSet:
     permission_classes: Sequence[type[BasePermission]] | None = None
     throttle_classes: Sequence[type[Any]] | None = None
     throttle_scope: str | None = None
+    require_idempotency_key: bool = False
 
     basename: str | None = None
     detail: bool | None = None
@@ -163,6 +166,16 @@ class ViewSet:
         await (run_checked(self.initial(request)) if plan.checks_initial else self.initial(request))
         if not accepts_json(http) and self.action != STREAM:  # a stream is sent as it is, whatever is accepted
             await self._check_acceptable(http)
+        if http.method not in SAFE_METHODS and (
+            KEY in http.headers or (self.require_idempotency_key and KEYED not in http)
+        ):
+            database, repeatable = plan.service.store.database, plan.may_repeat(self.action)
+            return await answer_once(database, request, self._answer, repeatable=repeatable)
+        return await self._answer()
+
+    async def _answer(self) -> web.StreamResponse:
+        """The action of a caller who is permitted, if the row or list is as the request requires it."""
+        plan, request, http = self.view_plan, self.request, self.request.http
         if http.method not in SAFE_METHODS and is_conditional(http):
             await self.check_representation()
         call = plan.call(self.action, tuple(self.kwargs))
@@ -174,7 +187,8 @@ class ViewSet:
         await _read_body(request)
         if request.method in SAFE_METHODS:
             return await self.finalize_response(await spawn(handler, request, **arguments))
-        async with plan.service.store.database.transaction():
+        database = plan.service.store.database
+        async with nullcontext() if KEY in http.headers else database.transaction():  # of answer_once
             await self.check_version()
             return await self.finalize_response(await spawn(handler, request, **arguments))
 
@@ -371,5 +385,5 @@ def action_map_of(
 async def _read_body(request: Request) -> None:
     """Read ``request.data`` before a handler runs; without a body it is an empty object."""
     request.data = {}
-    if request.method not in SAFE_METHODS and request.http.can_read_body:
+    if request.method not in SAFE_METHODS and request.has_body:
         await request.read_json()

@@ -79,6 +79,7 @@ class Lifecycle:
             wakeup=stream.wakeup,
             retention=stream.retention,
             size=stream.max_log_size,
+            answers=configuration.settings.server.idempotency_retention,
             supervisor=supervisor,
         )
         self._watch = TableWatch(
