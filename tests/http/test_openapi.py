@@ -152,8 +152,9 @@ async def test_service_conforms_to_its_document(serve: Serve) -> None:
         assert response.status_code < 500, response.text
         if any(f'"code":"{code}"' in response.text for code in BEYOND_SCHEMAS):
             return
-        if '"operation":' in response.text or response.status_code in (412, 413):
-            return  # a schema cannot express which rows exist in which version, and which operations of a batch succeed, or are too many
+        too_many = case.path == "/batch/" and response.status_code == 413
+        if '"operation":' in response.text or too_many or response.status_code == 412:
+            return  # a schema cannot express the versions of rows, nor which operations of a batch succeed, or are too many
         if case.method.upper() == "PUT" and "{" not in case.path and response.status_code == 400:
             return  # nor that a body must have the fields that ?on= names
         case.validate_response(response)

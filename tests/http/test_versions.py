@@ -300,3 +300,18 @@ async def test_object_permissions_come_before_preconditions(serve: Serve) -> Non
         assert (await client.patch(f"/notes/{key}/", json={"stars": 1}, headers=old)).status == status
         assert (await client.delete(f"/notes/{key}/", headers=old)).status == status
     assert (await client.get("/notes/1/", headers={"Accept": "text/event-stream"})).status == 401
+
+
+async def test_a_precondition_beside_a_header_that_is_not_text(serve: Serve) -> None:
+    """A header with other bytes than UTF-8 has no say in what a conditional write is compared with."""
+    client = await serve(RESOURCES)
+    tag = (await client.get("/notes/")).headers["ETag"]
+    url, body = client.make_url("/"), b'{"text": "new"}'
+    for expected, precondition in ((b"412", b'"other"'), (b"201", tag.encode())):
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        head = f"POST /notes/ HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        writer.write(
+            head.encode() + b"If-Match: " + precondition + b"\r\nX-Other: \xff\xfe\r\nConnection: close\r\n\r\n" + body
+        )
+        assert (await reader.readline()).split()[1] == expected
+        writer.close()

@@ -20,7 +20,7 @@ async def check_representation(view: Any) -> None:
     tag, exists = None, reading not in (None, STREAM)
     if reading in READING_ACTIONS and not view.view_plan.overrides(reading):
         ignored = ("If-Match", "If-None-Match", "Accept")
-        headers = [each for each in http.headers.items() if each[0].title() not in ignored]
+        headers = [each for each in http.headers.items() if each[0].title() not in ignored and _is_text(each[1])]
         body, http._read_bytes = http._read_bytes, None  # noqa: SLF001, since aiohttp makes no copy of a request whose body it has read
         address = http.rel_url.with_query(None) if upserting else http.rel_url
         reading_request = http.clone(method="GET", rel_url=address, headers=headers)
@@ -39,3 +39,12 @@ async def check_representation(view: Any) -> None:
         raise PreconditionFailed("If-None-Match excludes what this address shows now.")
     if "If-Match" in http.headers and not (exists and etags.matches(http, tag)):
         raise PreconditionFailed("If-Match excludes what this address shows now; read it again.")
+
+
+def _is_text(value: str) -> bool:
+    """Whether a header is UTF-8; aiohttp copies no other ones."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
