@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -14,6 +15,16 @@ import time
 from pathlib import Path
 
 from ..conftest import without_settings
+
+
+def heed_interrupts() -> None:
+    """Let SIGINT interrupt this process, as in a terminal: where the tests run in the background, it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _prepare() -> None:
+    heed_interrupts()
+    os.close(os.open(os.ttyname(0), os.O_RDWR))  # which becomes the controlling terminal
 
 
 class Terminal:
@@ -27,7 +38,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rowcast", *arguments, "--config", str(directory / "config")],
             stdin=inner, stdout=inner, stderr=inner, env=environment, start_new_session=True,
-            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # which becomes the controlling terminal
+            preexec_fn=_prepare,
         )  # fmt: skip
         os.close(inner)
         self.printed = b""

@@ -188,7 +188,7 @@ def test_class_may_stand_for_the_viewset(tmp_path: Path) -> None:
     assert lines == [
         "config/resources/notes.yaml:6:3: 'page_size' needs rows, but NoteViewSet is a plain ViewSet: derive it from "
         "GenericViewSet or ModelViewSet. Of options it takes permission_classes, authentication_classes, throttle_classes, "
-        "throttle_scope",
+        "throttle_scope, require_idempotency_key",
         "1",
     ]
     for wrong, message in (

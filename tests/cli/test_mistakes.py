@@ -23,6 +23,7 @@ from rowcast.database.embedded import EmbeddedPostgres
 
 from ..conftest import ROOT, configure, rowcast, without_settings
 from ..databases import at_database
+from .terminal import heed_interrupts
 
 TASKS = {"tasks": "fields: {title: {type: string}}"}
 OPENING = (
@@ -242,7 +243,7 @@ def started(directory: Path, *arguments: str, **options: object) -> subprocess.P
     command = [sys.executable, "-m", "rowcast", *arguments, "--config", str(directory / "config")]
     return subprocess.Popen(  # type: ignore[call-overload]
         command, cwd=ROOT, env={**environment, "ROWCAST_DATA": str(directory / "data")}, stderr=subprocess.PIPE,
-        **options,
+        preexec_fn=heed_interrupts, **options,
     )  # fmt: skip
 
 

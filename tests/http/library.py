@@ -236,7 +236,15 @@ def check_problem(response: ClientResponse, document: Any) -> None:
     assert response.status != 500, document
     text = json.dumps(document)
     assert not [word for word in INTERNAL if word in text], text
-    for messages in document.get("errors", {}).values():
-        assert messages, document
-        assert isinstance(messages, list), document
-        assert all(isinstance(each, str) for each in messages), document
+    check_messages(document.get("errors", {}))
+
+
+def check_messages(errors: Mapping[str, Any]) -> None:
+    """Assert that each field has messages; for an array of rows, each field of each row by its place."""
+    for name, messages in errors.items():
+        assert messages, name
+        if isinstance(messages, dict):
+            check_messages(messages)
+        else:
+            assert all(isinstance(each, str) for each in messages), messages
+            assert isinstance(messages, list), messages

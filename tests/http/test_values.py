@@ -487,7 +487,8 @@ async def test_body_must_be_one_json_object_of_bounded_size(limits: Service) -> 
     ):
         for method, url in (("POST", "/limits/"), ("PUT", path), ("PATCH", path)):
             response, problem = await limits.ask(method, url, data=data, headers=json_type)
-            assert response.status == 400, (data, problem)
+            no_rows = (method, data) == ("POST", b"[]")  # an array of rows, of which it has none
+            assert response.status == (201 if no_rows else 400), (data, problem)
     for data in (b'{"a": "' + b"x" * 20_000 + b'"}', b" " * 10_241):
         await limits.ask("POST", "/guarded/", data=data, headers=json_type, status=413)
 
