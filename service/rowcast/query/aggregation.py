@@ -13,14 +13,13 @@ from rowcast.query.condition_sql import Source, sort_key
 from rowcast.query.conditions import Shape
 from rowcast.query.select import SNAPSHOT, joined_documents, json_text
 from rowcast.resources.exchanged import readable
-from rowcast.resources.fields import Field, Kind
+from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS
 from rowcast.resources.resource import Path
-from rowcast.resources.sql import quote_literal
+from rowcast.resources.sql import IDENTIFIER_MAX_BYTES, quote_literal
 from rowcast.resources.tables import Tables
 from rowcast.resources.types import FIELD_TYPES
 
-IDENTIFIER_MAX_BYTES: Final = 63  # of a column's name
 _COUNT: Final = Field("count", FIELD_TYPES["big_integer"])
 _DECIMAL: Final = Field("decimal", FIELD_TYPES["decimal"])
 _FLOAT: Final = Field("float", FIELD_TYPES["float"])
@@ -105,9 +104,7 @@ def aggregate_page(tables: Tables, shape: AggregateShape, where: Shape) -> State
         found = found.group_by(*(sql(n) for n in range(1, len(groups) + 1)))
     for position, lookup in shape.having:
         field = fields[len(groups) + position]
-        compare = LOOKUPS[
-            Kind.NUMBER if field.field_type.kind is Kind.NUMBER else field.field_type.kind, lookup
-        ].compare
+        compare = LOOKUPS[field.field_type.kind, lookup].compare
         found = found.having(compare(readable(results[position]), binds(bound_type(field))))
     all_groups = found.cte("_groups")
     limit, offset = binds(sa.BigInteger), binds(sa.BigInteger)

@@ -107,8 +107,10 @@ class FieldFilter(BaseFilterBackend):
         return (*found, GROUP_PARAMETER) if found else ()
 
     def group(self, params: Mapping[str, str]) -> tuple[Condition, ...]:
-        """The conditions of ``?filter=``."""
-        return read_group(params[GROUP_PARAMETER], self._parameters) if GROUP_PARAMETER in params else ()
+        """The conditions of ``?filter=``, which a viewset without filters does not have."""
+        if GROUP_PARAMETER not in params or not self._parameters:
+            return ()
+        return read_group(params[GROUP_PARAMETER], self._parameters)
 
     def native_values(self, params: Mapping[str, str]) -> Iterator[NativeValues]:
         for name, text in params.items():
@@ -127,8 +129,7 @@ class FieldFilter(BaseFilterBackend):
                 conditions.append(parameter.of_text(text))
             except ValueError as error:
                 raise ParseError(f"{name}: {error}", code="invalid_parameter") from None
-        if GROUP_PARAMETER in params and self._parameters:
-            conditions += self.group(params)
+        conditions += self.group(params)
         return query.restrict(*conditions) if conditions else query
 
 

@@ -30,7 +30,7 @@ def accepts_json(http: web.Request) -> bool:
 
 def export_type(http: web.Request) -> str | None:
     """The one of ``EXPORT_TYPES`` that the ``Accept`` headers name and prefer to JSON; ``None`` without one."""
-    if http.headers.get("Accept", "*/*") in _ANYTHING:
+    if accepts_json_as_sent(http):
         return None
     ranges = _qualities(",".join(http.headers.getall("Accept")))
     json = next((ranges[each] for each in ("application/json", "application/*", "*/*") if each in ranges), 0.0)
