@@ -27,6 +27,13 @@ def _prepare() -> None:
     os.close(os.open(os.ttyname(0), os.O_RDWR))  # which becomes the controlling terminal
 
 
+def _keep_output(screen: int) -> None:
+    """Let Ctrl-C leave what is on its way to the screen: the kernel discards it after the signal, the command's answer included."""
+    modes = termios.tcgetattr(screen)
+    modes[3] |= termios.NOFLSH
+    termios.tcsetattr(screen, termios.TCSANOW, modes)
+
+
 class Terminal:
     """A terminal in which a command runs."""
 
@@ -35,6 +42,7 @@ class Terminal:
         environment = {name: value for name, value in os.environ.items() if name not in hidden} | {"TERM": "dumb"}
         self.screen, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        _keep_output(inner)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rowcast", *arguments, "--config", str(directory / "config")],
             stdin=inner, stdout=inner, stderr=inner, env=environment, start_new_session=True,
