@@ -1,4 +1,10 @@
 # The service without the embedded PostgreSQL: it wants a DATABASE_URL. `docker compose up` runs it with one.
+FROM python:3.13-slim AS web
+WORKDIR /src
+COPY requirements-web.lock .
+COPY web web
+RUN python web/build.py
+
 FROM python:3.13-slim AS build
 WORKDIR /src
 RUN python -m venv --without-pip /opt/rowcast
@@ -7,6 +13,7 @@ RUN pip --python /opt/rowcast/bin/python install --no-cache-dir --require-hashes
 COPY pyproject.toml .
 COPY README.md LICENSE ./
 COPY service service
+COPY --from=web /src/service/rowcast/assets service/rowcast/assets
 RUN pip --python /opt/rowcast/bin/python install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.13-slim

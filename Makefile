@@ -1,9 +1,14 @@
-# run  psql  test  test-fast  fuzz  docs  lint  format  schemas  dist  bench  bench-growth  bench-stream  lock
+# run  psql  web  test  test-fast  fuzz  docs  lint  format  schemas  dist  bench  bench-growth  bench-stream  lock
 # Needs make and Python 3.11 or newer (PYTHON=… selects one). Everything else is installed into .venv.
 # Paths are relative and tools are run as modules, so a checkout can have any name and can be moved.
 
 run: .venv/requirements-embedded.installed
+	@.venv/bin/python web/build.py --optional
 	@exec .venv/bin/python -m rowcast serve
+
+# /client.js and what else is built from web/: package data in service/rowcast/assets.
+web: .venv/bin/python
+	@.venv/bin/python web/build.py
 
 # SQL on the database of `make run`, while that runs, with the psql of the embedded server.
 psql:
@@ -12,6 +17,7 @@ psql:
 PYTEST = .venv/bin/python -m pytest --numprocesses=logical --maxprocesses=4
 
 test: .venv/requirements-dev.installed
+	@.venv/bin/python web/build.py --optional
 	@$(PYTEST) --dist=worksteal
 
 # The unit tests and a module of each area, in less than a minute. tests/fast.txt has the list.
@@ -40,9 +46,10 @@ format: .venv/requirements-dev.installed
 schemas: .venv/requirements-dev.installed
 	@.venv/bin/python -m rowcast schemas
 
-# The wheel and the source distribution, in dist/.
-dist: .venv/requirements-dev.installed
+# The wheel and the source distribution, with the web files, and the client's npm package, in dist/.
+dist: .venv/requirements-dev.installed web
 	.venv/bin/python -m hatchling build
+	.venv/bin/python web/build.py pack
 
 bench: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench
@@ -60,8 +67,9 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) --upgrade --extra embedded --group dev -o requirements-dev.lock
 	$(COMPILE) --constraint requirements-dev.lock --extra embedded -o requirements-embedded.lock
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock
+	$(subst pyproject.toml --group build --extra redis,--group pyproject.toml:web,$(COMPILE)) --upgrade -o requirements-web.lock
 
-.PHONY: run psql test test-fast fuzz docs lint format schemas dist bench bench-growth bench-stream lock
+.PHONY: run psql web test test-fast fuzz docs lint format schemas dist bench bench-growth bench-stream lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast contains the absolute path of its checkout: after a move or a copy it is installed again.

@@ -27,7 +27,7 @@ from rowcast.rest.binding import plan_view
 from rowcast.rest.plan import SERVICE, Service
 from rowcast.rest.request import BODY_TIMEOUT
 from rowcast.rest.routers import Route
-from rowcast.server import health
+from rowcast.server import assets, health
 from rowcast.server.cors import cors
 from rowcast.server.debug import describe_errors, watching_coroutines
 from rowcast.server.hosts import Hosts
@@ -123,6 +123,7 @@ def create_app(
     app[BODY_TIMEOUT] = settings.server.body_timeout
     register(app, service, bound.routes, lifecycle.waits_for_start)
     health.register(app, lifecycle.readiness)
+    assets.register(app)
     combined = lifecycle.waits_for_start(combined_stream.stream)
     for path in ("/stream", "/stream/"):
         app.router.add_get(path, combined)
