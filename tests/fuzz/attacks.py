@@ -101,6 +101,50 @@ def many_rows(chance: Random, service: Service) -> Attack:
 
 
 @generator
+def imports(chance: Random, service: Service) -> Attack:
+    """Files of rows with hostile cells, headers, quotes, lengths and parameters, as CSV and NDJSON, compressed or not."""
+    fields = list(THINGS)
+    resource = chance.choice(("things", "things", "seats"))
+    if chance.random() < 0.5:
+        media_type = "text/csv"
+        names = [chance.choice((*fields, "nothing", "", "string")) for _ in range(chance.choice((1, 2, 3, 40)))]
+        lines = [",".join(names).encode(errors="replace")]
+        for _ in range(chance.choice((0, 1, 5, 700))):
+            cells = (_cell(chance) for _ in range(len(names) if chance.random() < 0.9 else chance.randint(0, 5)))
+            lines.append(b",".join(cells))
+        body = chance.choice((b"\n", b"\r\n", b"\r")).join(lines)
+    else:
+        media_type = "application/x-ndjson"
+        body = b"\n".join(body_of(chance, THINGS)[:3000] for _ in range(chance.choice((0, 1, 5, 300))))
+    if chance.random() < 0.2:
+        body = body[: chance.randrange(len(body) + 1)] + chance.choice((b'"', b"\xff", b"\0", b"\n\n", b"{"))
+    values_of = {
+        "on": ("id", "string", "", "row,box,day", "é"),
+        "errors": ("skip", "skip", "fail", "x"),
+        "dry_run": ("true", "false", "1"),
+        "max_errors": ("0", "10000", "-1", "9" * 40, "٣"),
+        "empty": ("null", "text", "default", "%00"),
+        "nothing": ("1",),
+    }
+    chosen = chance.sample(list(values_of), chance.choice((0, 1, 2, 3)))
+    query = "&".join(f"{name}={quoted(chance.choice(values_of[name]))}" for name in chosen)
+    headers: list[Header] = [("Content-Type", media_type)]
+    if chance.random() < 0.2:
+        packed, encoding = chance.choice(((gzipped, "gzip"), (deflated, "deflate")))
+        body = packed(body)[: None if chance.random() < 0.5 else 50]
+        headers.append(("Content-Encoding", encoding))
+    return Attack((request("POST", f"/{resource}/import/?{query}", body, *headers),))
+
+
+def _cell(chance: Random) -> bytes:
+    """A cell of CSV: right, hostile, or with quotes in wrong places."""
+    sent = value(chance)
+    text = sent if isinstance(sent, bytes) else str(sent).encode(errors="surrogatepass")
+    cell = chance.choice((text[:200], b"1", b"", b'""', b"a", b"[1,2]", b'{"a":1}', b"true"))
+    return b'"' + cell.replace(b'"', b'""') + b'"' if chance.random() < 0.3 else cell
+
+
+@generator
 def values_in_filters(chance: Random, service: Service) -> Attack:
     """The same, in every lookup of every type."""
     resource, lookups = chance.choice((("kinds", KIND_LOOKUPS), ("things", LOOKUPS)))

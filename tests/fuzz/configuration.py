@@ -31,6 +31,7 @@ SERVICE: Mapping[str, Any] = {
 }
 VIEWSETS: Mapping[str, Mapping[str, Any]] = {
     "things": {
+        "import": True,
         "filterset_fields": LOOKUPS,
         "search_fields": ["string", "^text", "@initials", "$coded"],
         "ordering_fields": ["string", "created", "float", "decimal", "datetime"],
@@ -68,6 +69,7 @@ SEATS: Mapping[str, Any] = {
         "filterset_fields": {"box": ["exact"], "row": ["in"], "day": ["gte"]},
         "ordering_fields": ["day", "note"],
         "cache": "responses",
+        "import": True,
     },
 }
 """Rows whose key has several fields."""

@@ -33,7 +33,7 @@ SETTINGS = json.dumps(
 )
 NOTES = {
     "fields": {"id": {"type": "integer", "primary_key": True}, "text": {"type": "text", "default": ""}},
-    "viewset": {"class": "views:Notes", "max_page_size": 100},
+    "viewset": {"class": "views:Notes", "max_page_size": 100, "import": True},
 }
 VIEWS = """
 import asyncio
@@ -145,6 +145,17 @@ async def test_body_that_is_dribbled_or_never_comes_is_a_408(service: Service, m
         assert problem(await rest(reader)) == (408, "request_timeout")
         writer.close()
     await sending
+
+
+async def test_import_that_is_dribbled_or_never_comes_is_a_408(service: Service) -> None:
+    """An import has the time of other bodies for as much as they may have; nothing is written, and no connection is held."""
+    reader, writer = await connect(service)
+    header = HEAD + BODY.replace(b"application/json", b"text/csv")
+    writer.write(b"POST /notes/import/ HTTP/1.1\r\n" + header + b"text\nslow\n")
+    await until(lambda: service.service.store.database.load.in_use == 0)
+    assert problem(await rest(reader)) == (408, "request_timeout")
+    writer.close()
+    assert await service.sql.fetchval("SELECT count(*) FROM notes WHERE text = 'slow'") == 0
 
 
 @pytest.mark.parametrize("reads", [b"read", b"text", b"json"])

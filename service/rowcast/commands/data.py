@@ -21,7 +21,7 @@ from rowcast.database.sequences import move_behind
 from rowcast.errors import ConfigurationError, Messages, did_you_mean
 from rowcast.query.projection import Projection
 from rowcast.resources.resource import Resource
-from rowcast.rest.loading import Loader, Outcome, TooManyErrors
+from rowcast.rest.loading import Loader, Outcome, TableWriter, TooManyErrors
 from rowcast.rest.plan import ModelPlan, Service
 from rowcast.rest.records import FORMATS, SUFFIXES, Record, RecordWriter, read_records, with_keys_alone
 from rowcast.server.standalone import standalone_service
@@ -82,17 +82,16 @@ def load(
 
     async def work(service: Service) -> int:
         plan = _plan(service, resource, writes=True)
-        loader = Loader(
-            plan, on=[name.strip() for name in on.split(",")] if on else (), empty=empty, restore=restore, max_errors=max_errors,
-        )  # fmt: skip
+        writer = TableWriter(plan, on=[name.strip() for name in on.split(",")] if on else (), restore=restore)
         database, began, enough = service.store.database, time.monotonic(), False
+        loader = Loader(database, writer, empty=empty, max_errors=max_errors)
         with contextlib.suppress(_Undone), _bar(_size(source), "B", resource) as bar:
             async with database.transaction():
                 try:
                     outcome = await loader.load(_followed(read_records(source, form), source, bar))
                 except TooManyErrors:
                     outcome, enough = loader.outcome, True
-                failed = enough or (outcome.failed > 0 and errors == "fail")
+                failed = enough or outcome.unreadable or (outcome.failed > 0 and errors == "fail")
                 if dry_run or failed:
                     raise _Undone
                 if restore:

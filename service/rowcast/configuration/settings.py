@@ -175,6 +175,7 @@ class Server:
     max_connections: int = _setting(value_types.integer(1, 1_000_000), 12_000)
     max_connections_per_address: int = _setting(value_types.integer(1, 1_000_000), 4_000)
     body_limit: int = _setting(value_types.size(), "1MiB")
+    import_limit: int = _setting(value_types.size(), "100MiB")
     batch_limit: int = _setting(value_types.integer(1, 10_000), 100)
     expand_limit: int = _setting(value_types.integer(0, 10_000_000), 10_000)
     expand_size_limit: int = _setting(value_types.size(), "8MiB")

@@ -7,6 +7,7 @@ converts options to the form that the rest of the service reads.
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -270,6 +271,7 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "require_if_match": Option(value_types.boolean(), False),
     "bulk": Option(value_types.ListOf(value_types.one_of(("update", "destroy"))), ()),
     "put_creates": Option(value_types.boolean(), False),
+    "import": Option(value_types.boolean(), False),
     "max_bulk": Option(value_types.integer(1, 100_000), 1000),
     "require_idempotency_key": Option(value_types.boolean(), False),
 }
@@ -281,6 +283,12 @@ PLAIN_OPTIONS: Final = (
 """Those of a ``ViewSet`` without rows."""
 
 CLASS: Final = "class"  # a key in YAML that is not an option: the viewset class that the options configure
+
+
+def attribute_of(option: str) -> str:
+    """The attribute of classes that sets an option: its name, after which words of Python have an underscore."""
+    return f"{option}_" if keyword.iskeyword(option) else option
+
 
 VIEWSET_SECTION: Final = value_types.section(
     "Viewset",

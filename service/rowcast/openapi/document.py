@@ -20,6 +20,7 @@ from rowcast.openapi.operations import (
     HEALTH_SCHEMA,
     IDEMPOTENCY_KEY,
     IF_MATCH_ADDRESS,
+    IMPORT_SCHEMA,
     LAST_EVENT_ID_HEADER,
     MANY_ROWS_HEADERS,
     METADATA_SCHEMA,
@@ -45,6 +46,7 @@ from rowcast.openapi.parameters import (
     ACCESS_TOKEN_PARAMETER,
     LAST_EVENT_ID_PARAMETER,
     SNAPSHOT_PARAMETER,
+    import_parameters,
     list_parameter,
     many_rows_parameters,
     path_parameter,
@@ -126,10 +128,14 @@ class _Document:
         if action == "stream" and variable_parts(route.path):
             action = "stream_row"
         many = action in CHANGING_ACTIONS and not variable_parts(route.path) and isinstance(plan, ModelPlan)
-        name = f"{action}_rows" if many else action
+        importing = bool(route.initkwargs.get("importing"))
+        name = "import" if importing else f"{action}_rows" if many else action
         identity = {"operationId": self._operation_id(route, method, name), "tags": [_tag(route)]}
         if action in STANDARD_OPERATIONS and isinstance(plan, ModelPlan):
-            operation = self._many_rows(plan, action) if many else self._standard(plan, method, action)
+            if importing:
+                operation = self._import(plan)
+            else:
+                operation = self._many_rows(plan, action) if many else self._standard(plan, method, action)
         else:
             operation = self._custom(route, method, action)
         if method not in SAFE_METHODS:
@@ -193,6 +199,32 @@ class _Document:
             body = self.schemas.body_of_rows(plan, action)
             operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
         return operation
+
+    def _import(self, plan: ModelPlan) -> Schema:
+        """The import of a file of rows."""
+        standard = STANDARD_OPERATIONS["import"]
+        report = self.schemas.shared("Import", IMPORT_SCHEMA)
+        table = {"type": "string", "description": "Records, and the names of their fields in the first line."}
+        lines = {"type": "string", "description": "A JSON object in each line."}
+        return {
+            "summary": standard.summary.format(plan.resource.label or plan.resource.model),
+            "description": standard.description,
+            "parameters": [*import_parameters(plan), PREFER],
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "text/csv": {"schema": table},
+                    "application/x-ndjson": {
+                        "schema": lines,
+                        "x-itemSchema": self.schemas.body(plan, "create"),
+                    },
+                },
+            },
+            "responses": {"200": response("The report.", JSON, report, "Preference-Applied")}
+            | failure_references(
+                [*standard.failures, *([HTTPStatus.PRECONDITION_REQUIRED] if plan.require_if_match else [])]
+            ),
+        }
 
     def _success(self, plan: ModelPlan, action: str) -> dict[str, Schema]:
         """The responses of a standard action that succeeds, by status."""

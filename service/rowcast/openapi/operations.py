@@ -159,6 +159,12 @@ STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
         "Delete rows, all of them or none. If other rows require one of them, the response is a 409.",
         (*READ_FAILURES, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.PRECONDITION_FAILED),
     ),
+    "import": StandardOperation(
+        "Import {}",
+        "Insert the records of a file; with `on` change the rows that are there. All of them are written, or none unless "
+        "`errors=skip`. The messages of an error have the line on which the record begins.",
+        (*WRITE_FAILURES, HTTPStatus.PRECONDITION_FAILED),
+    ),
     "update_rows": StandardOperation(
         "Create or update {}",
         "Insert a row, or the rows of an array, or change those that have the same values of the unique rule in `on`.",
@@ -255,6 +261,11 @@ METADATA_SCHEMA: Final[Schema] = {
             "description": "For each method with a body, the fields of that body.",
             "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}},
         },
+        "import": {
+            "type": "object",
+            "description": "The parameters of an import, with the values that each takes.",
+            "additionalProperties": {"type": "array", "items": {"type": "string"}},
+        },
         "many": {
             "type": "object",
             "description": "What a list takes for many rows: how many, how they are named, and what takes filters.",
@@ -267,6 +278,27 @@ METADATA_SCHEMA: Final[Schema] = {
         },
     },
     "required": ["name", "description", "methods", "renders", "parses", "actions"],
+}
+IMPORT_SCHEMA: Final[Schema] = {
+    "type": "object",
+    "description": "How many records of a file are new rows, changed rows, and refused, and the messages by line.",
+    "properties": {
+        "created": {"type": "integer", "minimum": 0},
+        "updated": {"type": "integer", "minimum": 0},
+        "failed": {"type": "integer", "minimum": 0},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "line": {"type": "integer", "minimum": 1},
+                    "errors": {"type": "object", "description": "The messages for each invalid field."},
+                },
+                "required": ["line", "errors"],
+            },
+        },
+    },
+    "required": ["created", "updated", "failed", "errors"],
 }
 NOTICE_SCHEMA: Final[Schema] = {
     "type": "object",

@@ -14,6 +14,7 @@ from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
 from rowcast.rest.aggregates import CALCULATIONS_MAX, GROUPS_MAX
 from rowcast.rest.filter_groups import CHOICE_LOOKUPS, GROUP_PARAMETER
 from rowcast.rest.filters import SEARCH_MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.rest.import_parameters import MAX_ERRORS_DEFAULT, MAX_ERRORS_LIMIT, PARAMETERS
 from rowcast.rest.pagination import MAX_OFFSET
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.row_keys import key_parameter
@@ -96,6 +97,25 @@ def many_rows_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list
         keys = list_parameter(name, f"The keys of the rows. {_QUOTING}", items=item)
         found[name] = keys if by_filter else keys | {"required": True}
     return list(found.values())
+
+
+def import_parameters(plan: ModelPlan) -> list[Schema]:
+    """The query parameters of an import."""
+    rules = [",".join(columns) for columns in plan.upserts]
+    number = {"type": "integer", "minimum": 0, "maximum": MAX_ERRORS_LIMIT, "default": MAX_ERRORS_DEFAULT}
+    described = {
+        "dry_run": ("Report what would be, and write nothing.", {"type": "boolean", "default": False}),
+        "errors": ("`skip` writes the records that are valid, if some are not.", _choice("errors")),
+        "max_errors": ("How many records may fail. With one more nothing is written.", number),
+        "empty": ("What an empty cell of CSV is: no value, null, or an empty string.", _choice("empty")),
+    }
+    on = query_parameter("on", "The unique rule by which rows that are there are changed.", {"enum": rules})
+    others = [query_parameter(name, text, schema) for name, (text, schema) in described.items()]
+    return [on, *others] if rules else others
+
+
+def _choice(name: str) -> Schema:
+    return {"enum": list(PARAMETERS[name]), "default": PARAMETERS[name][0]}
 
 
 def _described_parameters(schemas: Schemas, plan: ModelPlan) -> Iterator[Schema]:

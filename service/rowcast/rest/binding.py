@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from rowcast.configuration import viewset_options
-from rowcast.configuration.viewset_options import VIEWSET_OPTIONS
+from rowcast.configuration.viewset_options import VIEWSET_OPTIONS, attribute_of
 from rowcast.errors import ConfigurationError
 from rowcast.identity import throttling
 from rowcast.identity.authentication import BUILT_IN
@@ -36,7 +36,14 @@ from rowcast.rest.request import names_in
 from rowcast.rest.serializers import Serializer, serializer_for
 from rowcast.rest.signatures import Call, call_of
 from rowcast.rest.viewset import ViewSet
-from rowcast.rest.write_rules import has_simple_writes, is_allowed, may_create_by_put, restricted_keys, upserts
+from rowcast.rest.write_rules import (
+    has_simple_writes,
+    is_allowed,
+    may_create_by_put,
+    may_import,
+    restricted_keys,
+    upserts,
+)
 
 CACHED_PROJECTIONS: Final = 256  # of each kind and viewset; clients choose ?fields= and ?expand=
 CACHED_SERIALIZERS: Final = 64  # of each viewset; get_serializer_class may return any class
@@ -211,7 +218,11 @@ def _plan_model(
         viewset=cls,
         config=config,
         attributes={
-            **{name: value for name, value in options.items() if value is not getattr(cls, name)},
+            **{
+                attribute_of(name): value
+                for name, value in options.items()
+                if value is not getattr(cls, attribute_of(name))
+            },
             **_policy_attributes(policies),
             "model": row_model,
         },
@@ -241,6 +252,7 @@ def _plan_model(
         require_if_match=options["require_if_match"],
         bulk=options["bulk"],
         max_bulk=options["max_bulk"],
+        imports=may_import(cls, options, overridden),
         put_creates=may_create_by_put(cls, options, overridden),
         upserts=upserts(cls, options, resource, overridden, serializer),
         filter_parameters=frozenset(name for each in filters if not each.sorts for name in each.parameters()),
@@ -441,16 +453,16 @@ def effective_options(
     ``config`` is checked already; what classes and actions set is checked here, by the same table.
     """
     declared = {
-        name: getattr(cls, name)
-        for name in VIEWSET_OPTIONS
-        if name not in config and hasattr(cls, name) and not is_ours(owner_of(cls, name))
+        name: getattr(cls, attribute)
+        for name, attribute in ((each, attribute_of(each)) for each in VIEWSET_OPTIONS)
+        if name not in config and hasattr(cls, attribute) and not is_ours(owner_of(cls, attribute))
     }
     own = _checked(cls, resources, resource, declared, config)
     overrides = overrides or {}
     action = _checked(
         cls, resources, resource, {name: overrides[name] for name in overrides if name in VIEWSET_OPTIONS}, {}
     )
-    defaults = {name: getattr(cls, name) for name in (*VIEWSET_OPTIONS, LOOKUP_URL_KWARG)}
+    defaults = {name: getattr(cls, attribute_of(name)) for name in (*VIEWSET_OPTIONS, LOOKUP_URL_KWARG)}
     return {**defaults, **own, **config, **overrides, **action}
 
 
@@ -461,7 +473,7 @@ def _checked(
     values: Mapping[str, Any],
     config: Mapping[str, Any],
 ) -> dict[str, Any]:
-    problems = list(near_misses(cls, VIEWSET_OPTIONS))
+    problems = list(near_misses(cls, map(attribute_of, VIEWSET_OPTIONS)))
     found: dict[str, Any] = {}
     for name, value in values.items():
         if name in CLASS_OPTIONS:

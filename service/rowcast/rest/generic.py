@@ -66,6 +66,7 @@ class GenericViewSet(ViewSet):
     bulk: Sequence[str] = ()
     max_bulk: int = 1000
     put_creates: bool = False
+    import_: bool = False
 
     view_plan: ModelPlan
     _open_page: paging.OpenPage | None = None
@@ -79,6 +80,8 @@ class GenericViewSet(ViewSet):
             return await super().dispatch(http)
         finally:
             CONTEXT.reset(token)
+            if self.importing and "request" in vars(self):
+                self.request.close_file()
 
     async def initial(self, request: Request) -> None:
         await super().initial(request)

@@ -11,10 +11,10 @@ https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header-07/
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from hashlib import sha256
 from http import HTTPStatus
-from typing import Final
+from typing import IO, Final
 
 import asyncpg
 import orjson
@@ -48,12 +48,17 @@ _RELEASE: Final = "DELETE FROM rowcast.answer WHERE key = $1"
 
 
 async def answer_once(
-    database: Database, request: Request, answer: Callable[[], Awaitable[web.StreamResponse]], *, repeatable: bool
+    database: Database,
+    request: Request,
+    answer: Callable[[], Awaitable[web.StreamResponse]],
+    *,
+    repeatable: bool,
+    receive_file: Callable[[], Awaitable[IO[bytes]]] | None = None,
 ) -> web.StreamResponse:
     """Answer a request in a transaction with the record of its key, or as it was answered before.
 
     Its caller is recognised and permitted already. ``repeatable`` means that ``answer`` may be called again if the
-    transaction collides with another one.
+    transaction collides with another one. ``receive_file`` receives the body, if that is a file.
 
     Raises:
         ParseError: there is no key, or it is malformed.
@@ -62,7 +67,8 @@ async def answer_once(
         AnswerNotKept: the request was carried out, and its answer was a stream or too long to be kept.
     """
     key = _identity(request, read_key(request))
-    fingerprint = _fingerprint(request.http, await request.receive())
+    body = [await request.receive()] if receive_file is None else _pieces(await receive_file())
+    fingerprint = _fingerprint(request.http, body)
 
     async def attempt() -> web.StreamResponse:
         async with database.transaction():
@@ -127,10 +133,20 @@ def _identity(request: Request, key: str) -> bytes:
     return _digest([caller.encode(), route.rstrip("/").encode(), key.encode()])
 
 
-def _fingerprint(http: web.Request, body: bytes) -> bytes:
+def _fingerprint(http: web.Request, body: Iterable[bytes]) -> bytes:
     """What must be the same when a request is sent again. A slash at the end of its path makes no difference."""
     url = http.rel_url
-    return _digest([http.method.encode(), url.raw_path.rstrip("/").encode(), url.raw_query_string.encode(), body])
+    whole = sha256()
+    for piece in body:
+        whole.update(piece)
+    address = [url.raw_path.rstrip("/").encode(), url.raw_query_string.encode()]
+    return _digest([http.method.encode(), *address, whole.digest()])
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """What is in a file."""
+    while piece := file.read(1 << 16):
+        yield piece
 
 
 def _digest(parts: Iterable[bytes]) -> bytes:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from functools import partial
+from http import HTTPStatus
+from itertools import islice
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from rowcast.database.errors import TryAgain
+from rowcast.database.pool import Database
 from rowcast.errors import ApiError, ConfigurationError, Messages, Unavailable, ValidationError, did_you_mean
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import model
 from rowcast.query.conditions import Query, equals
+from rowcast.query.many import has_place
 from rowcast.query.misfits import with_fields
 from rowcast.query.projection import Projection
 from rowcast.query.write import insert_many
@@ -25,17 +31,19 @@ Empty: TypeAlias = Literal["default", "null", "text"]
 BATCH_ROWS: Final = 500
 BATCH_VALUES: Final = 20_000  # PostgreSQL takes 65,535 parameters
 SINGLE_ATTEMPTS: Final = 3
+PULLED_RECORDS: Final = 200  # that are read and validated at a time
 _ANY: Final[frozenset[str]] = frozenset()
 _SAVING: Final = ("save", "_save", "create", "update")
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How many rows a load has made, changed and refused, and the messages of the first refused ones by line."""
+    """How many rows a load has made, changed and refused, and the messages of the refused ones by line."""
 
     created: int = 0
     updated: int = 0
     failed: int = 0
+    unreadable: bool = False  # the rest of the file could not be read
     errors: list[tuple[int, Messages]] = field(default_factory=list)
 
 
@@ -44,87 +52,109 @@ class TooManyErrors(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
+    """A record that is valid: its line, its values, and the body that they are the values of."""
+
     line: int
-    values: dict[str, Any]
+    values: Mapping[str, Any]
+    body: dict[str, Any]
+
+
+class RowWriter(Protocol):
+    """How the rows of a load are validated and written.
+
+    ``fields`` are those of a body by name. ``on`` are the columns by which rows that exist are changed. ``batch_rows`` is how
+    many rows one statement may have. ``in_thread`` is whether ``validate`` may run in a thread.
+    """
+
+    fields: Mapping[str, Any]
+    on: tuple[str, ...]
+    batch_rows: int
+    in_thread: bool
+
+    def validate(self, body: dict[str, Any]) -> Mapping[str, Any]:
+        """The values of a body; ``ValidationError`` if it is not valid."""
+
+    def takes_together(self, batch: Sequence[Row]) -> bool:
+        """Whether one statement can write these rows."""
+
+    async def write_together(self, batch: Sequence[Row]) -> int:
+        """Write rows in one statement; how many of them are new. ``ApiError`` if one of them is refused."""
+
+    async def write_alone(self, row: Row) -> bool:
+        """Write one row; whether it is new."""
 
 
 class Loader:
-    """Loads records into the resource of a plan, inside the caller's transaction.
+    """Loads records inside the caller's transaction.
 
     Args:
-        plan: The plan of the resource's viewset. Its serializer validates; permissions, throttles, its scope and
-            ``perform_create`` are those of requests, and have no part in it.
-        on: The fields of a unique rule: a record whose row exists changes that row.
+        writer: What validates and writes the rows.
         empty: What an empty cell of CSV is: nothing, null, or an empty string.
-        restore: Whether records have all columns of their rows: generated keys and read-only fields as well.
         max_errors: How many records may fail before ``TooManyErrors``.
-
-    Raises:
-        ConfigurationError: ``on`` is not a unique rule.
     """
 
     def __init__(
-        self,
-        plan: ModelPlan,
-        *,
-        on: Sequence[str] = (),
-        empty: Empty = "default",
-        restore: bool = False,
-        max_errors: int = 100,
+        self, database: Database, writer: RowWriter, *, empty: Empty = "default", max_errors: int = 100
     ) -> None:
         self.outcome = Outcome()
-        self._plan = plan
-        self._store = plan.service.store
-        self._resource = plan.resource
+        self._database = database
+        self._writer = writer
         self._empty = empty
         self._max_errors = max_errors
-        self._serializer = restoring_serializer(plan) if restore else plan.serializer
-        self._fields = {each.data_key or name: each for name, each in self._serializer.load_fields.items()}
-        self._on = unique_columns(self._resource, on)
-        self._check_key(restore)
-        traits = plan.service.resources.traits_of(self._resource.name)
-        own = type(self._serializer)
-        self._saves = any(getattr(own, name) is not getattr(Serializer, name) for name in _SAVING)
-        self._singly = bool(traits.partitioned or traits.skipping or traits.rules) or self._saves
-        self._batch_rows = min(BATCH_ROWS, BATCH_VALUES // len(self._resource.fields))
-        self._rows: dict[frozenset[str], list[_Row]] = {}  # by their columns, where rows that exist are changed
+        self._rows: dict[frozenset[str], list[Row]] = {}  # by their columns, where rows that exist are changed
         self._pending: set[tuple[Any, ...]] = set()  # the values of ``on`` of the rows that wait
 
     async def load(self, records: Iterator[Record]) -> Outcome:
         """Load all records, and return what has become of them; ``TooManyErrors`` if too many have failed."""
-        try:
-            for record in records:
-                await self._take(record)
-        except UnreadableFile as error:
-            self._fail(error.line, error.errors or {})
+        more = True
+        while more:
+            pull = partial(self._pull, records)
+            pulled = await asyncio.to_thread(pull) if self._writer.in_thread else pull()
+            for line, row in pulled:
+                if isinstance(row, Row):
+                    await self._take(row)
+                else:
+                    self._fail(line, row)
+            more = len(pulled) == PULLED_RECORDS
         await self._flush()
         return self.outcome
 
     # --- reading
 
-    async def _take(self, record: Record) -> None:
+    def _pull(self, records: Iterator[Record]) -> list[tuple[int, Row | Messages]]:
+        """The next records, with their lines: as rows, or the messages of those that are not valid."""
+        pulled: list[tuple[int, Row | Messages]] = []
+        try:
+            for record in islice(records, PULLED_RECORDS):
+                pulled.append((record.line, self._read(record)))
+        except UnreadableFile as error:
+            self.outcome.unreadable = True
+            pulled.append((error.line, error.errors or {}))
+        return pulled
+
+    def _read(self, record: Record) -> Row | Messages:
         if record.problem is not None:
-            self._fail(record.line, {"non_field_errors": [record.problem]})
-            return
+            return {"non_field_errors": [record.problem]}
         try:
             body = self._body(record)
-            values = self._serializer.validate_body(body)
+            return Row(record.line, self._writer.validate(body), body)
         except ValidationError as error:
-            self._fail(record.line, error.errors or {})
-            return
-        row = _Row(record.line, values)
-        if self._on:
-            if missing := [name for name in self._on if values.get(name) is None]:
-                self._fail(record.line, {name: ["Is needed to find the row."] for name in missing})
+            return error.errors or {}
+
+    async def _take(self, row: Row) -> None:
+        on = self._writer.on
+        if on:
+            if missing := [name for name in on if row.values.get(name) is None]:
+                self._fail(row.line, {name: ["Is needed to find the row."] for name in missing})
                 return
-            which = tuple(_hashable(values[name]) for name in self._on)
+            which = tuple(_hashable(row.values[name]) for name in on)
             if which in self._pending:
                 await self._flush()
             self._pending.add(which)
-        batch = self._rows.setdefault(frozenset(values) if self._on else _ANY, [])
+        batch = self._rows.setdefault(frozenset(row.values) if on else _ANY, [])
         batch.append(row)
-        if len(batch) >= self._batch_rows or len(self._rows) > BATCH_ROWS:
+        if len(batch) >= self._writer.batch_rows or len(self._rows) > BATCH_ROWS:
             await self._flush()
 
     def _body(self, record: Record) -> dict[str, Any]:
@@ -139,7 +169,7 @@ class Loader:
                     body[name] = None if self._empty == "null" else ""
                 continue
             try:
-                body[name] = _json_form(self._fields.get(name), cell)
+                body[name] = _json_form(self._writer.fields.get(name), cell)
             except ValueError:
                 problems[name] = ["Not valid JSON."]
         if problems:
@@ -161,15 +191,21 @@ class Loader:
         for batch in batches.values():
             await self._write(batch)
 
-    async def _write(self, batch: Sequence[_Row]) -> None:
-        """Write rows; if the database refuses one of them, halves of them until it is found."""
-        if not self._singly and all(row.values and not row.values.keys() & self._resource.links for row in batch):
+    async def _write(self, batch: Sequence[Row]) -> None:
+        """Write rows. If the database refuses some, write those that its error does not name, or else halves of them."""
+        if batch and self._writer.takes_together(batch):
             try:
-                async with self._store.database.transaction():
-                    created = await self._write_together(batch)
+                async with self._database.transaction():
+                    created = await self._writer.write_together(batch)
             except (ApiError, OverflowError) as error:
                 if isinstance(error, Unavailable):
                     raise
+                if isinstance(error, ApiError) and has_place(error, len(batch)):
+                    refused = {int(place): messages for place, messages in (error.errors or {}).items()}
+                    for place, messages in refused.items():
+                        self._fail(batch[place].line, messages)
+                    await self._write([row for place, row in enumerate(batch) if place not in refused])
+                    return
             else:
                 self.outcome.created += created
                 self.outcome.updated += len(batch) - created
@@ -182,13 +218,68 @@ class Loader:
         for row in batch:
             await self._write_alone(row)
 
-    async def _write_together(self, batch: Sequence[_Row]) -> int:
+    async def _write_alone(self, row: Row) -> None:
+        for attempt in range(1, SINGLE_ATTEMPTS + 1):
+            try:
+                async with self._database.transaction():
+                    new = await self._writer.write_alone(row)
+            except TryAgain:
+                if attempt == SINGLE_ATTEMPTS:
+                    raise
+                continue
+            except ApiError as error:
+                if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise
+                self._fail(row.line, error.errors or {"non_field_errors": [error.detail]})
+            else:
+                self.outcome.created += new
+                self.outcome.updated += not new
+            return
+
+
+class TableWriter:
+    """Writes rows by the serializer of a plan alone: permissions, throttles, its scope and hooks have no part in it.
+
+    Args:
+        plan: The plan of the resource's viewset.
+        on: The fields of a unique rule: a record whose row exists changes that row.
+        restore: Whether records have all columns of their rows: generated keys and read-only fields as well.
+
+    Raises:
+        ConfigurationError: ``on`` is not a unique rule.
+    """
+
+    in_thread = False
+
+    def __init__(self, plan: ModelPlan, *, on: Sequence[str] = (), restore: bool = False) -> None:
+        self._plan = plan
+        self._store = plan.service.store
+        self._resource = plan.resource
+        self._serializer = restoring_serializer(plan) if restore else plan.serializer
+        self.fields: Mapping[str, Any] = body_fields(self._serializer)
+        self.on = unique_columns(self._resource, on)
+        self._check_key(restore)
+        traits = plan.service.resources.traits_of(self._resource.name)
+        own = type(self._serializer)
+        self._saves = any(getattr(own, name) is not getattr(Serializer, name) for name in _SAVING)
+        self._singly = bool(traits.partitioned or traits.skipping or traits.rules) or self._saves
+        self.batch_rows = rows_of_a_batch(self._resource)
+
+    def validate(self, body: dict[str, Any]) -> Mapping[str, Any]:
+        """The values of a body."""
+        return self._serializer.validate_body(body)
+
+    def takes_together(self, batch: Sequence[Row]) -> bool:
+        """Whether one statement can write these rows."""
+        return not self._singly and all(row.values and not row.values.keys() & self._resource.links for row in batch)
+
+    async def write_together(self, batch: Sequence[Row]) -> int:
         """Write rows in one statement, and return how many of them are new."""
         queries, name = self._store.queries, self._resource.name
         every = dict.fromkeys(column for row in batch for column in row.values)
         shapes = tuple(tuple(column for column in every if column in row.values) for row in batch)
-        if self._on:  # rows of one shape
-            statement = queries.upsert_many(name, shapes[0], len(batch), self._on)
+        if self.on:  # rows of one shape
+            statement = queries.upsert_many(name, shapes[0], len(batch), self.on)
         elif len(set(shapes)) == 1:
             statement = queries.insert_many(name, shapes)
         else:  # of which each batch has another one
@@ -199,42 +290,28 @@ class Loader:
         )
         return sum(row["created"] for row in rows)
 
-    async def _write_alone(self, row: _Row) -> None:
-        for attempt in range(1, SINGLE_ATTEMPTS + 1):
-            try:
-                async with self._store.database.transaction():
-                    new = await self._save(row.values)
-            except TryAgain:
-                if attempt == SINGLE_ATTEMPTS:
-                    raise
-                continue
-            except ApiError as error:
-                if isinstance(error, Unavailable):
-                    raise
-                if isinstance(error, ValidationError):
-                    traits = self._plan.service.resources.traits_of(self._resource.name)
-                    error = with_fields(error, traits, row.values)
-                self._fail(row.line, error.errors or {"non_field_errors": [error.detail]})
-            else:
-                self.outcome.created += new
-                self.outcome.updated += not new
-            return
+    async def write_alone(self, row: Row) -> bool:
+        """Write one row; whether it is new."""
+        try:
+            return await self._save(row.values)
+        except ValidationError as error:
+            traits = self._plan.service.resources.traits_of(self._resource.name)
+            raise with_fields(error, traits, row.values) from error
 
     async def _save(self, values: Mapping[str, Any]) -> bool:
-        """Write one row; whether it is new."""
         nothing = Projection(self._resource.name, ())
         found = None
-        if self._on:
+        if self.on:
             key_of = self._plan.service.resources.key_of
             conditions = tuple(
-                equals(each.name, key_of(each), values[name]) for name, each in _fields_of(self._resource, self._on)
+                equals(each.name, key_of(each), values[name]) for name, each in _fields_of(self._resource, self.on)
             )
             found = Query(self._resource.name, conditions)
             if await self._store.one(found, nothing) is None:
                 found = None
         if self._saves:
             rows = model(self._resource.name).objects
-            instance = None if found is None else await rows.get(**{name: values[name] for name in self._on})
+            instance = None if found is None else await rows.get(**{name: values[name] for name in self.on})
             save = self._serializer.create if instance is None else self._serializer.update
             await spawn(save, *(() if instance is None else (instance,)), dict(values))
         elif found is not None:
@@ -244,10 +321,20 @@ class Loader:
         return found is None
 
     def _check_key(self, restore: bool) -> None:
-        for name in self._on:
-            if name not in self._fields or self._fields[name].dump_only:
+        for name in self.on:
+            if name not in self.fields or self.fields[name].dump_only:
                 hint = "" if restore else "; with --restore a file sets it"
                 raise ConfigurationError(f"--on {name}: {self._resource.name}.{name} is not set by a body{hint}")
+
+
+def body_fields(serializer: Serializer) -> dict[str, Any]:
+    """The fields of a body by their names in it."""
+    return {each.data_key or name: each for name, each in serializer.load_fields.items()}
+
+
+def rows_of_a_batch(resource: Resource) -> int:
+    """How many rows of a resource are written in one statement."""
+    return min(BATCH_ROWS, BATCH_VALUES // len(resource.fields))
 
 
 def unique_columns(resource: Resource, on: Sequence[str]) -> tuple[str, ...]:

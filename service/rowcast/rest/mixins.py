@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from rowcast.orm.awaiting import must_be_awaited
-from rowcast.rest import actions, many_rows, upserts
+from rowcast.rest import actions, importing, many_rows, upserts
 from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.request import Request
 from rowcast.rest.serializers import Serializer
@@ -27,7 +27,9 @@ class CreateModelMixin:
 
     @must_be_awaited
     async def create(self: WritableView, request: Request) -> web.Response:
-        """Insert one row, or the rows of an array; the response shows them as ``retrieve`` does."""
+        """Insert one row, or the rows of an array, which the response shows as ``retrieve`` does; or those of a file."""
+        if self.importing:
+            return await importing.import_rows(self, request)
         body = await request.read_json()
         if isinstance(body, list):
             return await many_rows.create_rows(self, request, body)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS
 from rowcast.resources.fields import MISSING
+from rowcast.rest.import_parameters import PARAMETERS
 from rowcast.rest.introspection import is_ours
 from rowcast.rest.negotiation import EXPORT_TYPES
 from rowcast.rest.plan import ModelPlan
@@ -24,8 +25,9 @@ def describe(view: ModelView) -> dict[str, Any]:
         "description": view.description or resource.description or _docstring(type(view)),
         "methods": sorted(view.action_map),
         "renders": _media_types(view),
-        "parses": ["application/json"],
+        "parses": [*EXPORT_TYPES] if view.importing else ["application/json"],
         **many,
+        **_import(view),
         "actions": {
             method: body_fields(view.view_plan, action)
             for method, action in BODY_ACTIONS.items()
@@ -49,6 +51,14 @@ def _many(view: ModelView) -> dict[str, Any]:
     if methods.get("PUT") == "update":
         many["on"] = [list(columns) for columns in plan.upserts]
     return {"many": many}
+
+
+def _import(view: ModelView) -> dict[str, Any]:
+    """The parameters of an import, with the values that each takes."""
+    if not view.importing:
+        return {}
+    rules = [",".join(columns) for columns in view.view_plan.upserts]
+    return {"import": {name: rules if name == "on" else list(values) for name, values in PARAMETERS.items()}}
 
 
 def _media_types(view: ModelView) -> list[str]:

@@ -61,6 +61,7 @@ class Service:
     throttle_classes: Sequence[type[BaseThrottle]] = ()
     make_plan: Callable[[Service, type[Any], Mapping[str, Any]], ViewPlan] | None = None
     secret: bytes = b""
+    imports: int = 0  # that are under way
     routes: dict[str, str] = field(default_factory=dict)  # name → path
     plans: dict[str, ModelPlan] = field(default_factory=dict)  # resource → the plan of its own viewset
     viewsets: dict[str, type[Any]] = field(default_factory=dict)  # resource → the class of its viewset
@@ -185,6 +186,7 @@ class ModelPlan(ViewPlan):
     require_if_match: bool
     bulk: Sequence[str]  # ``update`` and ``destroy``, as far as they are open for filters
     max_bulk: int  # rows of one request
+    imports: bool  # files of rows can be imported
     put_creates: bool  # PUT of a row that is not there inserts it
     # what follows from the class
     unscoped_query: Query | None  # the scope, where it is all rows

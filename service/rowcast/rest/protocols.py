@@ -24,6 +24,7 @@ class ModelView(Protocol):
     kwargs: dict[str, str]
     action: str
     detail: bool | None
+    importing: bool
     action_map: Mapping[str, str]
     name: str | None
     description: str | None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tempfile
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from aiohttp import web
 
@@ -15,9 +16,10 @@ from rowcast.hooks import STATE
 from rowcast.identity.authentication import check_size_of_query
 from rowcast.identity.users import ANONYMOUS, User
 from rowcast.resources.lossless_json import parse_body
-from rowcast.rest.encodings import BODY_MISMATCH, decoder
+from rowcast.rest.encodings import BODY_MISMATCH, decoder, inflater
 
 BODY_TIMEOUT: Final = web.AppKey("body_timeout", float)  # seconds for which a body may take to arrive
+FILE_IN_MEMORY_MAX_BYTES: Final = 1 << 20  # of a body that is received as a file
 PARSED_AT_ONCE_MAX_BYTES: Final = 64 * 1024  # of a body: 5 ms at most
 
 
@@ -35,6 +37,7 @@ class Request:
         self.auth: Any = None
         self.data: Any = None
         self._body: bytes | None = None
+        self._file: IO[bytes] | None = None
         self._params: dict[str, str] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -128,6 +131,54 @@ class Request:
             raise PayloadTooLarge() from None
         except (web.RequestPayloadError, ConnectionResetError):  # wrong framing, or the client has left
             raise ParseError(BODY_MISMATCH) from None
+
+    async def receive_file(self, limit: int) -> IO[bytes]:
+        """The body as a file, at its beginning, once all of it has arrived; a long one is on disk. ``close_file`` closes it.
+
+        Each ``server.body_limit`` bytes of it may take ``server.body_timeout`` to arrive, which is the pace of other bodies.
+
+        Raises:
+            PayloadTooLarge: it is longer than ``limit`` bytes, compressed or not.
+            RequestTimeout, UnsupportedMediaType, ParseError: as ``receive``.
+        """
+        if self._file is None:
+            self._file = tempfile.SpooledTemporaryFile(FILE_IN_MEMORY_MAX_BYTES)  # noqa: SIM115, close_file closes it
+            if self._body is not None:  # Python of the user's has read it
+                self._file.write(self._body)
+            elif (self.http.content_length or 0) > limit:
+                raise PayloadTooLarge()
+            else:
+                await self._fill(self._file, limit)
+        self._file.seek(0)
+        return self._file
+
+    async def _fill(self, file: IO[bytes], limit: int) -> None:
+        """Write the body to a file while it arrives."""
+        content, inflating = self.http.content, inflater(self.http, limit)
+        received, due = 0, self.http.client_max_size  # the bytes that must have arrived when the time is over
+        try:
+            while not content.at_eof():
+                async with asyncio.timeout(self.http.app[BODY_TIMEOUT]):
+                    while received < due and not content.at_eof():
+                        data = await content.readany()
+                        received += len(data)
+                        if received > limit:
+                            raise PayloadTooLarge()
+                        for piece in [data] if inflating is None else inflating.pieces(data):
+                            file.write(piece)
+                            await asyncio.sleep(0)  # a short body may be inflated for long
+                due = received + self.http.client_max_size
+        except TimeoutError:
+            raise RequestTimeout("The body did not arrive in time; send the request again.") from None
+        except (web.RequestPayloadError, ConnectionResetError):
+            raise ParseError(BODY_MISMATCH) from None
+        if inflating is not None:
+            inflating.end()
+
+    def close_file(self) -> None:
+        """Close what ``receive_file`` has returned."""
+        if self._file is not None:
+            self._file.close()
 
     async def read_json(self) -> Any:
         """The body as JSON; ``UnsupportedMediaType`` or ``ParseError`` if it is not, and what ``receive`` raises."""

@@ -72,6 +72,11 @@ def routes(prefix: str, plan: ViewPlan, basename: str) -> Iterator[Route]:
     if has_aggregates(plan):
         label = f"{basename}-aggregate"
         found.append(_route(plan, f"{base}/aggregate", label, {"GET": AGGREGATE}, basename, suffix="Aggregate"))
+    if isinstance(plan, ModelPlan) and plan.imports:
+        label = f"{basename}-import"
+        found.append(
+            _route(plan, f"{base}/import", label, {"POST": "create"}, basename, suffix="Import", importing=True)
+        )
     found += [_extra(plan, base, function, basename) for function in extra if not function.detail]
     found += [_standard(plan, one, f"{basename}-detail", basename, detail=True, suffix="Instance")]
     if streams:

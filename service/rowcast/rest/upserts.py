@@ -50,7 +50,7 @@ async def upsert_rows(view: WritableView, request: Request) -> web.Response:
     required_versions(view)
     plan, affected = view.view_plan, AffectedRows(request.http)
     on, keep = _parameters(plan, request)
-    await check_creation(view)
+    await check_permission_of(view, "create", "POST")
     body = await request.read_json()
     items = body if isinstance(body, list) else [body]
     check_count(plan, len(items))
@@ -66,7 +66,7 @@ async def upsert_rows(view: WritableView, request: Request) -> web.Response:
         else:
             written = await write(view, request, items, on, keep=keep)
     except ApiError as error:
-        raise error if isinstance(body, list) else _of_one(error) from None
+        raise error if isinstance(body, list) else of_one(error) from None
     created = sum(row.created for row in written)
     updated = sum(not (row.created or row.kept) for row in written)
     headers = {"X-Created": str(created), "X-Updated": str(updated), **affected.headers}
@@ -89,7 +89,7 @@ async def put_row(view: WritableView, request: Request) -> web.Response:
         value = key_value(view)  # NotFound for a key that no row can have
         if "If-Match" in http.headers:
             raise PreconditionFailed("If-Match: there is no row at this address.") from None
-    await check_creation(view)
+    await check_permission_of(view, "create", "POST")
     body = await request.read_json()
     if not isinstance(body, dict):
         raise ValidationError(NOT_AN_OBJECT)
@@ -111,7 +111,7 @@ async def put_row(view: WritableView, request: Request) -> web.Response:
     return response
 
 
-def _of_one(error: ApiError) -> ApiError:
+def of_one(error: ApiError) -> ApiError:
     """The error of a body that is one object: without the place of the row."""
     if error.errors and set(error.errors) == {"0"}:
         messages = error.errors["0"]
@@ -130,24 +130,32 @@ def _parameters(plan: ModelPlan, request: Request) -> tuple[tuple[str, ...], boo
             raise ParseError(f"{name[:50]}: unknown parameter; {hint}", code="unknown_parameter")
     if "on" not in params:
         raise ParseError(f"on: name a unique rule; valid here: {' or '.join(valid)}", code="invalid_parameter")
-    names = [name.strip() for name in params["on"].split(",")]
-    fields = plan.resource.fields
-    columns = [fields[name].column_name if name in fields else name for name in names]
-    found = next((each for each in plan.upserts if sorted(each) == sorted(columns)), None)
-    if found is None:
-        hint = did_you_mean(params["on"], valid)
-        raise ParseError(f"on: {params['on'][:50]!r} is not a unique rule; {hint}", code="invalid_parameter")
+    found = rule_named(plan, plan.upserts, params["on"])
     existing = params.get("existing", "update")
     if existing not in EXISTING:
         raise ParseError(f"existing: {did_you_mean(existing, EXISTING)}", code="invalid_parameter")
     return found, existing == "keep"
 
 
-async def check_creation(view: ModelView) -> None:
-    """Raise what ``check_permissions`` raises for ``create``, as for a POST."""
+def rule_named(plan: ModelPlan, rules: Sequence[tuple[str, ...]], text: str) -> tuple[str, ...]:
+    """The columns of the unique rule of ``rules`` that a parameter names; ``ParseError`` if there is none."""
+    names = [name.strip() for name in text.split(",")]
+    fields = plan.resource.fields
+    columns = [fields[name].column_name if name in fields else name for name in names]
+    found = next((each for each in rules if sorted(each) == sorted(columns)), None)
+    if found is None:
+        hint = (
+            did_you_mean(text, [",".join(each) for each in rules]) if rules else "no rule of this viewset can be used"
+        )
+        raise ParseError(f"on: {text[:50]!r} is not a unique rule; {hint}", code="invalid_parameter")
+    return found
+
+
+async def check_permission_of(view: ModelView, action: str, method: str) -> None:
+    """Raise what ``check_permissions`` raises for another action and its method."""
     request = view.request
-    with acting(view, "create"):
-        view.request = request.as_method("POST")
+    with acting(view, action):
+        view.request = request.as_method(method)
         try:
             await run_checked(view.check_permissions(view.request))
         finally:
@@ -219,7 +227,7 @@ async def _upsert_by_python(
         written = []
         for place, item in enumerate(items):
             try:
-                written.append(await _upsert_one(view, item, values[place], on, keep=keep))
+                written.append(await upsert_row(view, item, values[place], on, keep=keep))
             except ApiError as error:
                 if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     raise
@@ -227,7 +235,7 @@ async def _upsert_by_python(
         return written
 
 
-async def _upsert_one(
+async def upsert_row(
     view: WritableView, item: Any, values: dict[str, Any], on: tuple[str, ...], *, keep: bool
 ) -> many.ManyRow:
     """Write one row in the caller's transaction."""

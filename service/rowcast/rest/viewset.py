@@ -69,6 +69,7 @@ class ViewSet:
     action_map: Mapping[str, str] = {}  # method → action, at this address
     view_plan: ViewPlan
     request: Request
+    importing: bool = False  # whether the body at this address is a file of rows
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -170,7 +171,9 @@ class ViewSet:
             KEY in http.headers or (self.require_idempotency_key and KEYED not in http)
         ):
             database, repeatable = plan.service.store.database, plan.may_repeat(self.action)
-            return await answer_once(database, request, self._answer, repeatable=repeatable)
+            limit = plan.service.settings.server.import_limit
+            file = partial(request.receive_file, limit) if self.importing else None
+            return await answer_once(database, request, self._answer, repeatable=repeatable, receive_file=file)
         return await self._answer()
 
     async def _answer(self) -> web.StreamResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rowcast.errors import ConfigurationError
@@ -35,13 +35,28 @@ def may_create_by_put(cls: type, options: Mapping[str, Any], overridden: frozens
     """The option ``put_creates``; ``ConfigurationError`` if the class cannot do both of what it means."""
     if not options["put_creates"]:
         return False
-    where = f"{cls.__module__}.{cls.__name__}.put_creates"
-    for name in ("create", "update"):
+    _require(cls, options, overridden, "put_creates", ("create", "update"))
+    return True
+
+
+def may_import(cls: type, options: Mapping[str, Any], overridden: frozenset[str]) -> bool:
+    """The option ``import``; ``ConfigurationError`` if the class cannot do what it means."""
+    if not options["import"]:
+        return False
+    _require(cls, options, overridden, "import", ("create",))
+    return True
+
+
+def _require(
+    cls: type, options: Mapping[str, Any], overridden: frozenset[str], option: str, actions: Sequence[str]
+) -> None:
+    """``ConfigurationError`` unless a class has the actions that an option needs, and not methods of its own for them."""
+    where = f"{cls.__module__}.{cls.__name__}.{option}"
+    for name in actions:
         if not hasattr(cls, name) or not is_allowed(options, name):
             raise ConfigurationError(f"{where}: needs the action {name!r}, which this viewset does not have")
         if name in overridden:
             raise ConfigurationError(f"{where}: the class has a method {name!r} of its own: override perform_{name}")
-    return True
 
 
 def has_simple_writes(serializer: Serializer, overridden: frozenset[str], lookup_column: str | None) -> bool:

@@ -168,7 +168,7 @@ def overridden_by_config(configuration: Configuration, service: Service) -> Iter
     for resource in configuration.resources.values():
         for name in resource.options:
             for owner in service.viewsets[resource.name].__mro__:
-                if name in vars(owner) and not is_ours(owner):
+                if viewset_options.attribute_of(name) in vars(owner) and not is_ours(owner):
                     location = configuration.files[resource.name].location(("viewset", name), key=True)
                     yield f"{location}: {name} is set here, so {owner.__module__}.{owner.__name__}'s has no effect"
                     break
