@@ -74,13 +74,42 @@ SEATS: Mapping[str, Any] = {
 }
 """Rows whose key has several fields."""
 
+RULED: Mapping[str, Any] = {
+    "fields": {
+        "email": {"type": "string", "max_length": 40},
+        "place": {"type": "integer", "null": True},
+        "gone": {"type": "boolean", "default": False},
+        "price": {"type": "decimal", "max_digits": 8, "decimal_places": 2, "default": "1.00"},
+        "amount": {"type": "integer", "default": 1},
+        "total": {
+            "type": "decimal",
+            "max_digits": 20,
+            "decimal_places": 2,
+            "generated": "price * amount",
+            "null": True,
+        },
+    },
+    "unique": [
+        {"fields": ["email"], "lower": True, "where": "NOT gone", "message": "Taken."},
+        {"fields": ["place"], "nulls": "equal"},
+    ],
+    "check": [{"expr": "amount > 0", "message": "At least one.", "field": "amount"}, {"expr": "price < 10000 OR gone"}],
+    "viewset": {
+        "filterset_fields": {"total": ["exact", "gte", "isnull"], "email": ["iexact"]},
+        "ordering_fields": ["total"],
+        "aggregates": {"sum": ["total"], "group_by": ["gone"]},
+        "bulk": ["update", "destroy"],
+    },
+}
+"""Rows with rules that only the database keeps."""
+
 
 def write_everything(directory: Path) -> Path:
     """Write the configuration with everything, and return its directory."""
     resources: dict[str, Any] = {name: dict(each) for name, each in RESOURCES.items()}
     for name, text in FILES.items():
         resources[name] = YAML(typ="safe", pure=True).load(dedent(text)) | {"viewset": VIEWSETS[name]}
-    resources |= {"owned": OWNED, "seats": SEATS}
+    resources |= {"owned": OWNED, "seats": SEATS, "ruled": RULED}
     (directory / "resources").mkdir(parents=True)
     (directory / "service.yaml").write_text(json.dumps(SERVICE))
     for name, resource in resources.items():

@@ -8,7 +8,7 @@ type cannot be read is left out, and its name is in ``Declaration.lost``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 from zoneinfo import available_timezones
@@ -16,6 +16,12 @@ from zoneinfo import available_timezones
 from marshmallow import ValidationError
 
 from rowcast.configuration import value_types, viewset_options
+from rowcast.configuration.database_rules import (
+    CHECK_SECTION,
+    UNIQUE_SECTION,
+    column_set_problems,
+    read_rules,
+)
 from rowcast.configuration.declared_values import canonical, choice_of, is_inverted, item_field, valid_value
 from rowcast.configuration.model_names import model_name
 from rowcast.configuration.primary_key import set_primary_key
@@ -52,6 +58,7 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "index": value_types.boolean(),
     "choices": value_types.ListOf(value_types.any_value(), least=1),
     "order": value_types.one_of(("value", "choices")),
+    "generated": value_types.string(least=1),
     "min": value_types.any_value(),
     "max": value_types.any_value(),
     "min_length": value_types.integer(0, 10_485_760),
@@ -89,7 +96,7 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
 
 _OF_ALL = frozenset({"type", "required", "read_only", "write_only", "label", "help_text"})
 _OF_COLUMNS = _OF_ALL | {"null", "default", "unique", "index", "column", "renamed_from"}
-_OF_VALUES = _OF_COLUMNS | {"choices", "order"}
+_OF_VALUES = _OF_COLUMNS | {"choices", "order", "generated"}
 _OF_SETS = _OF_VALUES - {"order"}  # values that hold others
 _OF_KIND: Final[Mapping[Kind, frozenset[str]]] = {Kind.RELATIONS: _OF_ALL, Kind.RELATION: _OF_COLUMNS}
 
@@ -98,7 +105,7 @@ def options_of(type_: str) -> frozenset[str]:
     """The names of the options that a field of this type takes."""
     field_type = FIELD_TYPES[type_]
     values = _OF_SETS if field_type.kind in (Kind.ARRAY, Kind.JSON) else _OF_VALUES
-    values = _OF_COLUMNS if field_type.kind in (Kind.BINARY, Kind.NATIVE) else values
+    values = _OF_COLUMNS | {"generated"} if field_type.kind in (Kind.BINARY, Kind.NATIVE) else values
     return _OF_KIND.get(field_type.kind, values) | field_type.options
 
 
@@ -117,7 +124,10 @@ RESOURCE_SECTION: Final = value_types.section(
         "fields": value_types.MappingOf(
             value_types.Nested(value_types.section("Field", FIELD_OPTIONS)), names=FIELD_NAME, required=True
         ),
-        "unique": value_types.ListOf(value_types.ListOf(value_types.string(), least=1), null=True),
+        "unique": value_types.ListOf(
+            value_types.ListOrSection(value_types.ListOf(value_types.string(), least=1), UNIQUE_SECTION), null=True
+        ),
+        "check": value_types.ListOf(value_types.Nested(CHECK_SECTION), null=True),
         "indexes": value_types.ListOf(value_types.ListOf(value_types.string(), least=1), null=True),
         "viewset": value_types.NestedOrValue(viewset_options.VIEWSET_SECTION, viewset_options.CLASS, null=True),
     },
@@ -133,6 +143,11 @@ _CONTRADICTIONS: Final = (
     ("auto_now_add", "default", "the service sets the field"),
     ("auto_now", "required", "the service sets the field"),
     ("auto_now_add", "required", "the service sets the field"),
+    ("generated", "default", "the database computes each value"),
+    ("generated", "auto_now", "the database computes each value"),
+    ("generated", "auto_now_add", "the database computes each value"),
+    ("generated", "primary_key", "a row is found by a key that its values do not change"),
+    ("generated", "required", "clients cannot send the field"),
     ("auto_now_add", "auto_now", "auto_now also sets the field when a row is added"),
 )
 _ORDERED: Final = (("min_length", "max_length"), ("decimal_places", "max_digits"))
@@ -185,6 +200,8 @@ class _FieldReader:
     def _field(self) -> Field:
         """The field, with ``required`` and ``blank`` derived from the other options."""
         options = {option: value for option, value in self.values.items() if value is not None or option == "default"}
+        if "generated" in options:
+            options["read_only"] = True
         field = make_field(self.name, options.pop("type"), **options)
         optional = field.null or field.read_only or self._filled(field)
         return replace(
@@ -289,8 +306,10 @@ class _FieldReader:
             self._report("default", "null needs null: true")
 
     def _is_set(self, option: str) -> bool:
-        """Whether an option is true; for ``default``, whether it is there."""
-        return option in self.written if option == "default" else self.values.get(option) is True
+        """Whether an option is true; for ``default`` and ``generated``, whether it is there."""
+        if option in ("default", "generated"):
+            return option in self.written
+        return self.values.get(option) is True
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +374,6 @@ class _ResourceReader:
             model=model,
             fields=fields,
             primary_key=primary_key,
-            unique=loaded.get("unique") or (),
             indexes=loaded.get("indexes") or (),
             managed=loaded.get("managed", True),
             renamed_from=self._former_table(table, loaded.get("renamed_from")),
@@ -363,7 +381,8 @@ class _ResourceReader:
             label=loaded.get("label"),
             description=loaded.get("description"),
         )
-        self._column_sets(resource, lost)
+        self._column_sets(resource, lost, loaded.get("unique") or ())
+        resource = replace(resource, **self._rules(resource, loaded, lost))
         self._former_names(resource)
         if "name" in self.document.data and "name" not in loaded:
             lost |= {stem}
@@ -435,7 +454,11 @@ class _ResourceReader:
                     ("fields", name, "renamed_from"), f"there is still a field {columns[field.former_column]!r}"
                 )
 
-    def _column_sets(self, resource: Resource, lost: set[str]) -> None:
+    def _rules(self, resource: Resource, loaded: Mapping[str, Any], lost: set[str]) -> Mapping[str, Any]:
+        """The unique rules and checks."""
+        return read_rules(resource, loaded.get("unique") or (), loaded.get("check") or (), lost, self._report)
+
+    def _column_sets(self, resource: Resource, lost: set[str], unique_sets: Sequence[Any]) -> None:
         """Check ``unique`` and ``indexes``: lists of fields that have columns, without repetition."""
         columns = {
             name: field for name, field in resource.fields.items() if field.field_type.kind is not Kind.RELATIONS
@@ -443,27 +466,16 @@ class _ResourceReader:
         unique: set[tuple[str, ...]] = {(name,) for name, field in columns.items() if field.unique or field.primary_key}
         unique |= {resource.primary_key}
         indexed: set[tuple[str, ...]] = {(name,) for name, field in columns.items() if field.index or field.to}
-        for key, sets, declared in (("unique", resource.unique, unique), ("indexes", resource.indexes, indexed)):
+        for key, sets, declared in (("unique", unique_sets, unique), ("indexes", resource.indexes, indexed)):
             for position, names in enumerate(sets):
+                if isinstance(names, Mapping):
+                    continue
                 plain = [name.removeprefix("-") if key == "indexes" else name for name in names]
-                for index, message in _column_set_problems(plain, resource, columns, lost):
+                for index, message in column_set_problems(plain, resource, columns, lost):
                     self._report((key, position, index), message)
                 if names in declared:
                     self._report((key, position), f"[{', '.join(names)}] is declared already")
                 declared.add(names)
-
-
-def _column_set_problems(
-    names: list[str], resource: Resource, columns: Mapping[str, Field], lost: set[str]
-) -> Iterator[tuple[int, str]]:
-    """The position and the message of each wrong name in a list of fields with columns."""
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            yield index, f"{name!r} is listed twice"
-        elif name in resource.links:
-            yield index, f"{name!r} has no column: it is a many_to_many"
-        elif name not in columns and name not in lost:
-            yield index, f"there is no field {name!r}; {did_you_mean(name, columns)}"
 
 
 def _is_reserved_schema(schema: str) -> bool:

@@ -201,6 +201,7 @@ class Database:
     export_connections: int = _setting(value_types.integer(1, 1000), 4)
     statement_timeout: float = _setting(value_types.duration(), "5s")
     idle_in_transaction_timeout: float = _setting(value_types.duration(), "30s")
+    trigger_messages: bool = _setting(value_types.boolean(), False)
     session: Mapping[str, str] = field(
         default_factory=dict,
         metadata={

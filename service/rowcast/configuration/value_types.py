@@ -180,6 +180,39 @@ class NestedOrValue(Nested):
         return {"anyOf": [describe(self.schema.fields[self.key]), section]}
 
 
+class ListOrSection(fields.Field[Any]):
+    """A list, or a section."""
+
+    default_error_messages: ClassVar[dict[str, str]] = _MESSAGES  # type: ignore[misc,assignment]
+
+    def __init__(self, items: ListOf, inner: Section) -> None:
+        super().__init__()
+        self.items = items
+        self.nested = Nested(inner)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, Mapping | list | External):
+            raise ValidationError("must be a list, or a mapping")
+        return (self.nested if isinstance(value, Mapping) else self.items).deserialize(value, attr, data)
+
+    def json_schema(self) -> JsonSchema:
+        """An array, or an object."""
+        return {"anyOf": [describe(self.items), describe(self.nested)]}
+
+
+class TrueOrList(ListOf):
+    """A list, or ``true`` for everything that could be in it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, bool):
+            return value
+        return super()._deserialize(value, attr, data, **kwargs)
+
+    def json_schema(self) -> JsonSchema:
+        """A boolean or an array, or a reference."""
+        return {"anyOf": [{"type": "boolean"}, super().json_schema()]}
+
+
 def describe(value_type: fields.Field[Any]) -> JsonSchema:
     """The JSON Schema of a type."""
     schema = dict(value_type.json_schema())  # type: ignore[attr-defined]

@@ -14,12 +14,13 @@ _NOT_MADE: Final = "the service does not make views"
 _NOT_WRITTEN: Final = "rows of a view are not written"
 RESOURCE_KEYS: Final[Mapping[str, str]] = {
     "unique": _NOT_MADE,
+    "check": _NOT_MADE,
     "indexes": _NOT_MADE,
     "renamed_from": _NOT_MADE,
     "managed": _NOT_MADE,
 }
 FIELD_OPTIONS: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("unique", "index", "renamed_from"), _NOT_MADE),
+    **dict.fromkeys(("unique", "index", "renamed_from", "generated"), _NOT_MADE),
     **dict.fromkeys(
         ("default", "required", "read_only", "write_only", "auto_now", "auto_now_add", "on_delete", "any_key"),
         _NOT_WRITTEN,

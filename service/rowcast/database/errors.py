@@ -101,6 +101,7 @@ _CHECKS: Mapping[str, str] = {
 }
 
 
+MESSAGE_MAX_CHARACTERS: Final = 1000  # of a message of the database's owner
 OUTSIDE_SCOPE: Final = "rowcast: outside the scope"  # what a statement casts to a boolean to undo what it has written
 POLICY_REFUSES: Final = "A policy of the database does not allow this row."
 
@@ -119,16 +120,28 @@ class RefusedByRule(Conflict):
         super().__init__("A rule of the database does not allow this change.")
 
 
-def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool = False) -> ApiError | None:
+def translate(
+    error: Exception, guards: Mapping[str, Guard], *, deleting: bool = False, trigger_messages: bool = False
+) -> ApiError | None:
     """The API's error for an error of the driver, or ``None`` if that is a defect of the service.
 
     ``deleting`` distinguishes the two meanings of a foreign key violation: a row that is still referenced, and a
-    reference to a row that does not exist.
+    reference to a row that does not exist. With ``trigger_messages`` clients get the messages that triggers raise.
     """
     if isinstance(error, CONNECTION_LOST) and not isinstance(error, asyncpg.DataError):
         return Unavailable("The database cannot be reached; try again.", code="database_unavailable")
     if not isinstance(error, asyncpg.PostgresError):
         return None
+    meaning = _meaning(error, guards, deleting=deleting)
+    if trigger_messages and isinstance(meaning, ValidationError | Conflict) and _has_owners_message(error):
+        message = str(error.message)[:MESSAGE_MAX_CHARACTERS]
+        if isinstance(meaning, Conflict):
+            return Conflict(message, code=meaning.code)
+        return ValidationError({_field_of(error, guards): [message]})
+    return meaning
+
+
+def _meaning(error: asyncpg.PostgresError, guards: Mapping[str, Guard], *, deleting: bool) -> ApiError | None:
     guard = violated_guard(error, guards)
     match error:
         case asyncpg.UniqueViolationError() | asyncpg.ExclusionViolationError():
@@ -139,9 +152,10 @@ def translate(error: Exception, guards: Mapping[str, Guard], *, deleting: bool =
                 return Conflict(f"The row is still referenced{referrer}.", code="referenced")
             return _invalid(guard, "There is no row with this key.", code="does_not_exist")
         case asyncpg.CheckViolationError():
-            return _invalid(guard, _CHECKS.get(guard.rule if guard else "", "Not a valid value."))
+            message = guard.message if guard else None
+            return _invalid(guard, message or _CHECKS.get(guard.rule if guard else "", "Not a valid value."))
         case asyncpg.NotNullViolationError():
-            return ValidationError({_null_field(error, guards): ["May not be null."]})
+            return ValidationError({_field_of(error, guards): ["May not be null."]})
         case asyncpg.GeneratedAlwaysError():
             return ValidationError("A value that the database generates cannot be written.")
         case asyncpg.InvalidRegularExpressionError():
@@ -176,13 +190,20 @@ def violated_guard(error: asyncpg.PostgresError, guards: Mapping[str, Guard]) ->
     return qualified or guards.get(name) or guards.get(f"{table}.{name}")
 
 
-def _null_field(error: asyncpg.NotNullViolationError, guards: Mapping[str, Guard]) -> str:
-    """The field that may not be null."""
+def _field_of(error: asyncpg.PostgresError, guards: Mapping[str, Guard]) -> str:
+    """The field of the column that an error names."""
     if not error.column_name:
         return "non_field_errors"
     tables = (f"{error.schema_name}.{error.table_name}", str(error.table_name))
     found = [guards[name] for table in tables if (name := not_null_of(table, error.column_name)) in guards]
     return found[0].fields[0] if found else error.column_name
+
+
+def _has_owners_message(error: asyncpg.PostgresError) -> bool:
+    """Whether the message of an error was written by the database's owner: by RAISE, or with a SQLSTATE of its own."""
+    if error.server_source_function in ("exec_stmt_raise", "exec_stmt_assert"):
+        return True
+    return (error.sqlstate or "XX")[:2] not in (*POSTGRESQL_CLASSES, "P0")
 
 
 def _raised_by_owner(error: asyncpg.PostgresError) -> bool:
@@ -195,8 +216,8 @@ def _raised_by_owner(error: asyncpg.PostgresError) -> bool:
 def _unique(guard: Guard | None) -> Conflict:
     if guard is None:
         return Conflict("Another row has this value.", code="unique")
-    message = "Another row has this value."
-    if len(guard.fields) > 1:
+    message = guard.message or "Another row has this value."
+    if len(guard.fields) > 1 and guard.message is None:
         message = f"Another row has these values of {', '.join(guard.fields)}."
     return Conflict(message, code="unique", errors={field: [message] for field in guard.fields})
 

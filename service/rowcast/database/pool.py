@@ -102,7 +102,7 @@ class Database:
 
     ``statement_timeout``, ``idle_timeout`` (between two statements of a transaction) and ``patience``, the longest wait for
     a free connection, are in seconds. Errors of the driver are raised as ``ApiError``; ``guards`` names the fields of a
-    violated constraint.
+    violated constraint, and with ``trigger_messages`` clients get the messages that triggers raise.
     """
 
     acts_as_callers = False  # whether the statements of a request run with settings or a role of its caller
@@ -116,8 +116,10 @@ class Database:
         statement_timeout: float = 5.0,
         idle_timeout: float = 30.0,
         patience: float = 5.0,
+        trigger_messages: bool = False,
     ) -> None:
         self.url = url
+        self.trigger_messages = trigger_messages
         self.guards = guards
         self.patience = patience
         self.statements = 0  # the number of statements run so far
@@ -370,7 +372,8 @@ class Database:
             for connection in idle:
                 connection.terminate()
             self._open -= len(idle)
-        return translate(error, self.guards, deleting=deleting) or error
+        meaning = translate(error, self.guards, deleting=deleting, trigger_messages=self.trigger_messages)
+        return meaning or error
 
     async def _take(self) -> Connection:
         """A free connection, or a new one if the pool is not full; ``Unavailable`` if none becomes free in time."""

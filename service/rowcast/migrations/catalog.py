@@ -19,6 +19,7 @@ from rowcast import __version__
 from rowcast.migrations.compatibility import serves
 from rowcast.migrations.values import VERSION_TABLE, Connection
 from rowcast.resources.exchanged import Exchanged, Native
+from rowcast.resources.rule_indexes import RuleIndex, rule_indexes
 from rowcast.resources.sql import DIALECT, SCHEMA, cut_identifier, quote_identifier, quote_table
 from rowcast.resources.tables import IMPLIED_LIMIT, RULE, Tables, is_managed
 
@@ -73,8 +74,20 @@ SELECT 'index', relation.name, pg_class.relname, (indisvalid AND indpred IS NULL
        NULL, NULL
 FROM relation JOIN pg_index ON indrelid = relation.oid
 JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
+UNION ALL
+SELECT 'rule index', relation.name, pg_class.relname, indisunique::text,
+       substring(pg_get_indexdef(indexrelid) FROM ' (USING .*)$'), pg_get_expr(indpred, indrelid),
+       ARRAY(SELECT DISTINCT attname::text FROM pg_depend JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
+             WHERE classid = 'pg_class'::regclass AND objid = indexrelid AND refobjid = indrelid),
+       NULL, ARRAY(SELECT pg_get_indexdef(indexrelid, place, true) FROM generate_series(1, indnkeyatts::integer) AS place)
+FROM relation JOIN pg_index ON indrelid = relation.oid
+JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
+WHERE indisvalid AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+    AND (indpred IS NOT NULL OR indexprs IS NOT NULL OR amname = 'gin' OR to_jsonb(pg_index) @> '{"indnullsnotdistinct": true}')
 ORDER BY 1, 2, 3
 """
+
+SET_EXPRESSION_VERSION: Final = 17  # of PostgreSQL, which can change the expression of a column in place
 
 Catalog: TypeAlias = "list[asyncpg.Record]"
 _Rows: TypeAlias = "dict[tuple[str, str], asyncpg.Record]"
@@ -89,6 +102,7 @@ class Definitions:
     primary_keys: _Rows
     foreign_keys: _Rows
     indexes: _Rows
+    rule_indexes: _Rows  # over expressions, over some of the rows, or with a meaning of their own for nulls
 
     @classmethod
     def of(cls, catalog: Catalog) -> Definitions:
@@ -98,7 +112,7 @@ class Definitions:
         def of_type(type_: str) -> _Rows:
             return {name: row for name, row in of_kind("constraint").items() if row["type"] == type_}
 
-        return cls(of_kind("column"), of_type("c"), of_type("p"), of_type("f"), of_kind("index"))
+        return cls(of_kind("column"), of_type("c"), of_type("p"), of_type("f"), of_kind("index"), of_kind("rule index"))
 
     def where_equal(self, found: Definitions, other: Definitions) -> Definitions:
         """These definitions, with those of ``other`` where the database has them in that spelling."""
@@ -108,15 +122,22 @@ class Definitions:
             n for n in other.columns if n in columns and other.columns[n]["definition"] == columns[n]["definition"]
         }
         rules = {n for n, row in other.checks.items() if row["definition"] in checks.get(n[0], ())}
+        indexed = found.rule_indexes_of_tables()
+        indexes = {
+            n for n, row in other.rule_indexes.items() if (row["type"], row["definition"]) in indexed.get(n[0], ())
+        }
         return replace(
             self,
             columns={name: other.columns[name] if name in defaults else row for name, row in self.columns.items()},
             checks={name: other.checks[name] if name in rules else row for name, row in self.checks.items()},
+            rule_indexes={
+                name: other.rule_indexes[name] if name in indexes else row for name, row in self.rule_indexes.items()
+            },
         )
 
     def columns_of_rule(self, table: str, name: str) -> list[str]:
         """The columns that a constraint or index is about; empty for one over expressions alone."""
-        for rows in (self.checks, self.foreign_keys, self.indexes):
+        for rows in (self.checks, self.foreign_keys, self.rule_indexes, self.indexes):
             if (table, name) in rows:
                 columns: list[str] = rows[table, name]["columns"]
                 return columns
@@ -127,6 +148,13 @@ class Definitions:
         definitions: dict[str, set[str]] = {}
         for (table, _), row in self.checks.items():
             definitions.setdefault(table, set()).add(row["definition"])
+        return definitions
+
+    def rule_indexes_of_tables(self) -> dict[str, set[tuple[str, str]]]:
+        """Whether each index over expressions or some of the rows of a table is unique, and its definition."""
+        definitions: dict[str, set[tuple[str, str]]] = {}
+        for (table, _), row in self.rule_indexes.items():
+            definitions.setdefault(table, set()).add((row["type"], row["definition"]))
         return definitions
 
     def is_own(self, table: sa.Table) -> bool:
@@ -173,7 +201,7 @@ async def read_catalog(
     return catalog
 
 
-def _temporary(table: str) -> str:
+def temporary(table: str) -> str:
     """The quoted name of the temporary table that stands for a declared one."""
     return f"pg_temp.{quote_identifier(cut_identifier(table))}"
 
@@ -190,6 +218,11 @@ async def digest(connection: Connection, tables: Tables) -> str:
         metadata.create_all(sa.create_mock_engine("postgresql+asyncpg://", record), checkfirst=False)
     declared.sort()  # SQLAlchemy keeps the indexes of a table in a set, so their order differs between two starts
     lines = [__version__, *(repr(tuple(row)) for row in catalog), *declared]
+    lines += [
+        f"{index.name} on {name} {index}"
+        for name, table in tables.metadata.tables.items()
+        for index in rule_indexes(table)
+    ]
     lines += [f"unmanaged {name}" for name, table in tables.metadata.tables.items() if not is_managed(table)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -209,20 +242,25 @@ async def read_definitions(connection: Connection, tables: Tables) -> tuple[Defi
     found = Definitions.of(catalog)
     present = [table for table in tables.metadata.tables.values() if table.key in existing]
     script = [STAND_IN_SQL] + [_stand_in(table, {}) for table in present]
+    rules = [_index_stand_in(table, index) for table in present for index in rule_indexes(table)]
     savepoint = connection.transaction()
     await savepoint.start()
     try:
         await connection.execute(";".join(script))
-        declared = Definitions.of(await read_catalog(connection, tables.metadata, _temporary))
+        declared = Definitions.of(await read_catalog(connection, tables.metadata, temporary))
         if served := {table: types for table in present if (types := _served(table, found, declared))}:
-            script = [f"DROP TABLE {_temporary(table.key)}" for table in served]
+            script = [f"DROP TABLE {temporary(table.key)}" for table in served]
             script += [_stand_in(table, types) for table, types in served.items()]
             await connection.execute(";".join(script))
-            declared = Definitions.of(await read_catalog(connection, tables.metadata, _temporary))
-        if respelled := list(_respelled(found, declared)):
+            declared = Definitions.of(await read_catalog(connection, tables.metadata, temporary))
+        if rules:
+            await connection.execute(";".join(rules))
+            catalog = await read_catalog(connection, tables.metadata, temporary)
+            declared = replace(declared, rule_indexes=Definitions.of(catalog).rule_indexes)
+        if respelled := list(_respelled(found, declared, connection.get_server_version().major)):
             await connection.execute(";".join(respelled))
             declared = declared.where_equal(
-                found, Definitions.of(await read_catalog(connection, tables.metadata, _temporary))
+                found, Definitions.of(await read_catalog(connection, tables.metadata, temporary))
             )
     finally:
         await savepoint.rollback()
@@ -238,7 +276,7 @@ async def columns_as_declared(connection: Connection, declared: Sequence[sa.Tabl
     await savepoint.start()
     try:
         await connection.execute(";".join([STAND_IN_SQL, *(_stand_in(table, {}) for table in declared)]))
-        return Definitions.of(await read_catalog(connection, made, _temporary)).columns
+        return Definitions.of(await read_catalog(connection, made, temporary)).columns
     finally:
         await savepoint.rollback()
 
@@ -317,21 +355,44 @@ def _stand_in(table: sa.Table, served: Mapping[str, asyncpg.Record]) -> str:
     return str(CreateTable(made, []).compile(dialect=DIALECT))
 
 
-def _respelled(found: Definitions, declared: Definitions) -> Iterator[str]:
-    """DDL that creates again each declared default and check that seems to differ, from PostgreSQL's own spelling.
+def index_stand_in_name(table: str, index: str) -> str:
+    """The name of the index of a temporary table, where the tables of all schemas are in one."""
+    return cut_identifier(f"{table}.{index}")
+
+
+def _index_stand_in(table: sa.Table, index: RuleIndex) -> str:
+    name = quote_identifier(index_stand_in_name(table.key, index.name))
+    unique = "UNIQUE " if index.unique else ""
+    return f"CREATE {unique}INDEX {name} ON {temporary(table.key)} {index.definition}"
+
+
+def _respelled(found: Definitions, declared: Definitions, version: int) -> Iterator[str]:
+    """DDL that creates again each declared expression that seems to differ, from PostgreSQL's own spelling.
 
     PostgreSQL does not always print an expression that it has read back as it printed it before. An expression that
     went through ``pg_dump`` is therefore spelled as it is after being printed and read twice.
     """
     for (table, name), row in declared.columns.items():
         here = found.columns.get((table, name))
-        if here is not None and row["definition"] not in (None, here["definition"]):
-            yield f"ALTER TABLE {_temporary(table)} ALTER {quote_identifier(name)} SET DEFAULT {row['definition']}"
+        generated = bool(row["extra"].split("|")[2])
+        if here is None or row["definition"] in (None, here["definition"]):
+            continue
+        alter = f"ALTER TABLE {temporary(table)} ALTER {quote_identifier(name)}"
+        if not generated:
+            yield f"{alter} SET DEFAULT {row['definition']}"
+        elif version >= SET_EXPRESSION_VERSION:
+            yield f"{alter} SET EXPRESSION AS ({row['definition']})"
+    indexed = found.rule_indexes_of_tables()
+    for (table, name), row in declared.rule_indexes.items():
+        if (row["type"], row["definition"]) not in indexed.get(table, ()):
+            index, unique = quote_identifier(name), "UNIQUE " if row["type"] == "true" else ""
+            yield f"DROP INDEX pg_temp.{index}"
+            yield f"CREATE {unique}INDEX {index} ON {temporary(table)} {row['definition']}"
     checks = found.checks_of_tables()
     for (table, name), row in declared.checks.items():
         if row["definition"] not in checks.get(table, {row["definition"]}):
             rule, definition = quote_identifier(name), row["definition"]
-            yield f"ALTER TABLE {_temporary(table)} DROP CONSTRAINT {rule}, ADD CONSTRAINT {rule} {definition}"
+            yield f"ALTER TABLE {temporary(table)} DROP CONSTRAINT {rule}, ADD CONSTRAINT {rule} {definition}"
 
 
 # A default may call this function, and the tables may be older than the service.

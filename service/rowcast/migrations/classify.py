@@ -118,7 +118,7 @@ def _columns_needed(step: ops.MigrateOperation, declared: Definitions) -> set[tu
             near = {(table_of(step), name) for name in ["", *step.local_cols]}
             return near | {(target_of(step), name) for name in ["", *step.remote_cols]}
         case ops.CreateIndexOp():
-            columns = [str(getattr(column, "name", column)) for column in step.columns]
+            columns = [name for column in step.columns for name in _names_in(column)]
         case ops.CreatePrimaryKeyOp() | ops.CreateUniqueConstraintOp():
             columns = [str(column) for column in step.columns]
         case ops.CreateCheckConstraintOp():
@@ -130,6 +130,13 @@ def _columns_needed(step: ops.MigrateOperation, declared: Definitions) -> set[tu
         case _:
             return set()
     return {(table_of(step), column) for column in ["", *columns]}
+
+
+def _names_in(term: Any) -> list[str]:
+    """The columns in a term of an index; an expression has them quoted."""
+    if isinstance(term, sa.TextClause):
+        return [name.replace('""', '"') for name in re.findall(r'"((?:[^"]|"")+)"', str(term))]
+    return [str(getattr(term, "name", term))]
 
 
 def is_named_by_rowcast(table: str, name: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,15 +25,20 @@ from sqlalchemy.types import TypeEngine
 from rowcast.migrations.catalog import Definitions, missing_types, read_definitions
 from rowcast.migrations.classify import classify, execution_order, is_named_by_rowcast, key_of, table_key, table_of
 from rowcast.migrations.equivalence import find_references_to_others, is_unique, without_equivalents
+from rowcast.migrations.expressions import find_wrong_expressions
+from rowcast.migrations.generated_columns import find_recomputed
 from rowcast.migrations.inheritance import find_parts
 from rowcast.migrations.operations import Cast, Implementation, ddl_of
 from rowcast.migrations.renaming import find_renames
+from rowcast.migrations.rule_indexes import compare_rule_indexes
 from rowcast.migrations.schemas import find_missing_schemas
 from rowcast.migrations.session import await_step
 from rowcast.migrations.unmanaged import find_unwritable_links, without_unmanaged
 from rowcast.migrations.values import DdlStep
 from rowcast.migrations.views import find_tables_that_are_views, find_view_problems
 from rowcast.resources.exchanged import LocalTime
+from rowcast.resources.rule_indexes import RULE_INDEXES
+from rowcast.resources.sql import sql_text
 from rowcast.resources.tables import CONFIGURED_DEFAULT, OWN_DEFAULT, RULE, WRITTEN, Tables
 
 COMPARISON_LOCK_TIMEOUT: Final = "2s"  # for a table that is renamed while the rest is compared
@@ -60,14 +66,20 @@ def find_differences(context: MigrationContext, tables: Tables) -> list[Differen
     steps = [*(Difference(each, each.step) for each in schemas), *(Difference(each, each.step) for each in renames)]
     if not renames:
         return steps + fixed + _compare(context, tables)
+    with _as_if_done(context, renames):
+        return steps + fixed + _compare(context, tables)
+
+
+@contextmanager
+def _as_if_done(context: MigrationContext, steps: Iterable[ops.ExecuteSQLOp]) -> Iterator[None]:
+    """Run statements in a savepoint that is rolled back."""
     assert context.connection is not None
     with context.connection.begin_nested() as savepoint:
         context.connection.execute(sa.text(f"SET LOCAL lock_timeout = '{COMPARISON_LOCK_TIMEOUT}'"))
-        for each in renames:
-            context.connection.execute(sa.text(str(each.sqltext)))
-        differences = _compare(context, tables)
+        for each in steps:
+            context.connection.execute(sql_text(str(each.sqltext)))
+        yield
         savepoint.rollback()
-    return steps + fixed + differences
 
 
 def _sentences(problems: Iterable[str]) -> list[Difference]:
@@ -75,16 +87,25 @@ def _sentences(problems: Iterable[str]) -> list[Difference]:
     return [Difference(None, DdlStep(text, additive=False, needed=True, problem=True)) for text in problems]
 
 
-def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
+def _compare(context: MigrationContext, tables: Tables, *, recomputing: bool = True) -> list[Difference]:
+    """The differences under the present names. With ``recomputing`` changes of generated columns come first, as renames do."""
     if missing := await_step(context, lambda raw: missing_types(raw, tables)):
-        return [Difference(None, DdlStep(each, additive=False, needed=True, problem=True)) for each in missing]
+        return _sentences(missing)
+    if wrong := await_step(context, lambda raw: find_wrong_expressions(raw, tables)):
+        return _sentences(wrong)
     found, declared = await_step(context, lambda raw: read_definitions(raw, tables))
+    assert context.connection is not None
+    major = int(context.connection.dialect.server_version_info[0])  # type: ignore[index]
+    if recomputing and (recomputed := list(find_recomputed(found, declared, tables, major))):
+        steps = [Difference(each, each.step) for each in recomputed]
+        with _as_if_done(context, recomputed):
+            return steps + _compare(context, tables, recomputing=False)
     comparison = MigrationContext.configure(
         context.connection,
         opts={
             "definitions": (found, declared),
             "include_schemas": True,
-            "include_name": lambda name, kind, parents: _is_declared(tables, name, kind, parents),
+            "include_name": lambda name, kind, parents: _is_declared(tables, found, name, kind, parents),
             "autogenerate_plugins": [
                 *(f"alembic.autogenerate.{part}" for part in ("schemas", "tables", "constraints", "comments")),
                 _COMPARATORS.name,
@@ -108,8 +129,13 @@ def _compare(context: MigrationContext, tables: Tables) -> list[Difference]:
     ]
 
 
-def _is_declared(tables: Tables, name: str | None, kind: str, parents: Any) -> bool:
-    """Whether the config has this table or schema, or what is asked about is part of a table."""
+def _is_declared(tables: Tables, found: Definitions, name: str | None, kind: str, parents: Any) -> bool:
+    """Whether the config has this table or schema, or what is asked about is part of a table.
+
+    Indexes over expressions are compared elsewhere.
+    """
+    if kind == "index":
+        return (table_key(parents["schema_name"], parents["table_name"]), str(name)) not in found.rule_indexes
     if kind == "schema":
         return any(table.schema == name for table in tables.metadata.tables.values())
     return kind != "table" or table_key(parents["schema_name"], str(name)) in tables.metadata.tables
@@ -120,6 +146,8 @@ def _problems(found: Definitions, declared: Definitions, tables: Tables, sentenc
     for name, row in found.columns.items():
         column = tables.metadata.tables[name[0]].c.get(name[1])
         if column is None or not found.is_generated(name):
+            continue
+        if column.computed is not None:
             continue
         if WRITTEN in column.info:
             sentences.append(f"{'.'.join(name)} is generated by the database, so its field must be read_only")
@@ -198,7 +226,7 @@ def _compare_default(
 ) -> PriorityDispatchResult:
     operation.existing_server_default = found.server_default
     here, there = context.opts["definitions"]
-    if _default_differs(here, there, (table_key(schema, table), name), declared):
+    if declared.computed is None and _default_differs(here, there, (table_key(schema, table), name), declared):
         operation.modify_server_default = declared.server_default
     return PriorityDispatchResult.CONTINUE
 
@@ -277,13 +305,15 @@ def _is_given(rule: sa.CheckConstraint, here: Definitions, there: Definitions) -
     if column not in here.columns:
         return False
     optional = kind == "items" and not here.is_own(rule.table) and key not in here.checks
-    return optional or key not in there.checks or here.is_generated(column)
+    owners = here.is_generated(column) and rule.table.c[name].computed is None
+    return optional or key not in there.checks or owners
 
 
 _COMPARATORS: Final = Plugin(__name__)
 _COMPARATORS.add_autogenerate_comparator(_compare_type, "column", "types")
 _COMPARATORS.add_autogenerate_comparator(_compare_default, "column", "defaults")
 _COMPARATORS.add_autogenerate_comparator(_compare_constraints, "table", "constraints")
+_COMPARATORS.add_autogenerate_comparator(compare_rule_indexes, "table", "rule indexes")
 
 
 def _flatten(
@@ -299,13 +329,14 @@ def _flatten(
                 rules = [item for item in operation.columns if isinstance(item, sa.Constraint)]
                 late = [rule for rule in rules if getattr(rule, "use_alter", False)]
                 operation.columns = [*columns, *sorted(set(rules) - set(late), key=lambda rule: str(rule.name))]
+                operation.info.pop(RULE_INDEXES, None)  # which are steps of their own
                 yield operation
                 for foreign_key in late:
                     assert isinstance(foreign_key, sa.ForeignKeyConstraint)
                     step = ops.CreateForeignKeyOp.from_constraint(foreign_key)
                     del step.kw["use_alter"]
                     yield step
-            case ops.AlterColumnOp() if found.is_generated((table_of(operation), operation.column_name)):
+            case ops.AlterColumnOp() if _is_owners_expression(operation, found, tables):
                 pass  # a fact of the table
             case ops.AlterColumnOp():
                 yield from _split(operation, tables.metadata.tables[table_of(operation)].c[operation.column_name])
@@ -315,6 +346,12 @@ def _flatten(
                 pass
             case _:
                 yield operation
+
+
+def _is_owners_expression(operation: ops.AlterColumnOp, found: Definitions, tables: Tables) -> bool:
+    """Whether the database computes the values of a column, and the config does not have the expression."""
+    table, column = table_of(operation), operation.column_name
+    return found.is_generated((table, column)) and tables.metadata.tables[table].c[column].computed is None
 
 
 def _split(operation: ops.AlterColumnOp, declared: sa.Column[Any]) -> Iterator[ops.AlterColumnOp]:

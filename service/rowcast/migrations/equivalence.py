@@ -58,7 +58,9 @@ def _former_names(
         match step:
             case ops.CreateUniqueConstraintOp() if unique and sorted(row["columns"]) == sorted(map(str, step.columns)):
                 yield name
-            case ops.CreateIndexOp() if not unique and len(row["columns"]) == len(step.columns):
+            case ops.CreateIndexOp() if (
+                is_over_columns(step) and not unique and len(row["columns"]) == len(step.columns)
+            ):
                 if _is_indexed(found, step, dropped - {name}):
                     yield name
 
@@ -78,7 +80,7 @@ def _is_served(
     match step:
         case ops.CreateUniqueConstraintOp():
             return is_unique(found, table_of(step), map(str, step.columns), dropped)
-        case ops.CreateIndexOp():
+        case ops.CreateIndexOp() if is_over_columns(step):
             return _is_indexed(found, step, dropped)
         case ops.CreateForeignKeyOp():
             return any(
@@ -88,6 +90,11 @@ def _is_served(
         case ops.DropConstraintOp() | ops.DropIndexOp():
             return key_of(step) in kept
     return False
+
+
+def is_over_columns(step: ops.CreateIndexOp) -> bool:
+    """Whether an index is over columns alone, and not unique; others have no equivalents but those that are the same."""
+    return not (step.unique or any(isinstance(column, sa.TextClause) for column in step.columns))
 
 
 def _plain_indexes(found: Definitions) -> Iterable[tuple[tuple[str, str], asyncpg.Record]]:

@@ -14,6 +14,7 @@ from rowcast.errors import did_you_mean
 from rowcast.migrations.catalog import Definitions
 from rowcast.migrations.classify import table_of
 from rowcast.migrations.failures import SchemaError
+from rowcast.resources.rule_indexes import rule_indexes
 from rowcast.resources.sql import DIALECT, quote_identifier, quote_table, split_table
 from rowcast.resources.tables import JOINS, Tables, is_managed
 
@@ -125,6 +126,7 @@ def _drop_part(connection: sa.Connection, table: sa.Table, declared: sa.Table | 
     rules: set[str] = set()
     if declared is not None:
         rules = {str(rule.name) for rule in declared.constraints} | {str(index.name) for index in declared.indexes}
+        rules |= {index.name for index in rule_indexes(declared)}
     if part in rules:
         raise SchemaError(f"--drop {name}: the config has this rule; remove its option first.")
     if part in constraints:

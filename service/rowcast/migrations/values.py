@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ Connect: TypeAlias = Callable[[], Awaitable[Connection]]
 Step: TypeAlias = Callable[[Connection], Awaitable[None]]
 
 VERSION_TABLE: Final = "alembic_version"
+_RULE_DROP: Final = re.compile(r' DROP CONSTRAINT |^DROP INDEX (?:[^ ]+\.)?"?uq_')
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class DdlStep:
     @property
     def is_stale_rule(self) -> bool:
         """Whether it drops a rule that the config no longer has, and that the database goes on to enforce."""
-        return not self.needed and " DROP CONSTRAINT " in self.sql
+        return not self.needed and bool(_RULE_DROP.search(self.sql))
 
     def __str__(self) -> str:
         if self.problem:

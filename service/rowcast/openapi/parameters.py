@@ -82,7 +82,7 @@ def query_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list[Sch
 def many_rows_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list[Schema]:
     """The query parameters of an action at the address of a list: those that name rows."""
     if action == "update":
-        rules = [",".join(columns) for columns in plan.upserts]
+        rules = list(dict.fromkeys(",".join(rule.columns) for rule in plan.upserts))
         on = query_parameter("on", "The unique rule whose values name rows.", {"enum": rules}, required=True)
         keep = "`keep` leaves rows that are there as they are."
         return [on, query_parameter("existing", keep, {"enum": ["update", "keep"], "default": "update"})]
@@ -101,7 +101,7 @@ def many_rows_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list
 
 def import_parameters(plan: ModelPlan) -> list[Schema]:
     """The query parameters of an import."""
-    rules = [",".join(columns) for columns in plan.upserts]
+    rules = list(dict.fromkeys(",".join(rule.columns) for rule in plan.upserts))
     number = {"type": "integer", "minimum": 0, "maximum": MAX_ERRORS_LIMIT, "default": MAX_ERRORS_DEFAULT}
     described = {
         "dry_run": ("Report what would be, and write nothing.", {"type": "boolean", "default": False}),

@@ -13,6 +13,7 @@ from rowcast.query.conditions import Query
 from rowcast.query.projection import Projection
 from rowcast.query.store import Store
 from rowcast.resources.resource import Resource
+from rowcast.resources.rules import UniqueRule
 
 M = TypeVar("M", bound=Model)
 
@@ -28,27 +29,18 @@ async def upsert_instances(store: Store, scope: Query, of: type[M], rows: Sequen
         if any(name in resource.links for name in state.changed):
             raise ValueError("upsert writes columns; save the links of each row afterwards")
         values.append({name: value for name, value in state.values.items() if name in resource.columns})
-        if missing := [name for name in rule if values[-1].get(name) is None]:
+        if missing := [name for name in rule.columns if rule.lacks(values[-1], name)]:
             raise ValueError(f"upsert: a row has no {missing[0]}, which is in on={list(on)!r}")
     shown = Projection(resource.name, tuple(resource.columns))
     written = await many.upsert_many(store, scope, shown, rule, values)
     return [of.from_document(resources, shown, row.body) for row in written]
 
 
-def unique_rule(resource: Resource, on: Sequence[str]) -> tuple[str, ...]:
-    """The columns of the unique rule, or of the key, that fields name. ``ValueError`` if there is none."""
+def unique_rule(resource: Resource, on: Sequence[str]) -> UniqueRule:
+    """The unique rule, or the key, over exactly these fields. ``ValueError`` if there is none."""
     names = [on] if isinstance(on, str) else list(on)
-    columns = [resource.fields[name].column_name if name in resource.fields else name for name in names]
-    rules = unique_rules(resource)
-    found = next((each for each in rules if sorted(each) == sorted(columns)), None)
+    found = resource.unique_rule(names)
     if found is None:
-        valid = [",".join(each) for each in rules]
+        valid = list(dict.fromkeys(",".join(each.columns) for each in resource.unique_rules))
         raise ValueError(f"upsert: on={names!r} is not a unique rule; {did_you_mean(','.join(names), valid)}")
     return found
-
-
-def unique_rules(resource: Resource) -> tuple[tuple[str, ...], ...]:
-    """The columns of the key and of each unique rule."""
-    single = [(name,) for name, field in resource.columns.items() if field.unique]
-    several = [tuple(resource.fields[name].column_name for name in names) for names in resource.unique]
-    return tuple(dict.fromkeys([resource.key_columns, *single, *several]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import asyncpg
 
@@ -23,10 +23,10 @@ from rowcast.query.projection import Projection
 from rowcast.query.store import NOT_MADE, Store
 from rowcast.query.write_many import KEY_PREFIX, PLACE
 from rowcast.resources.resource import Resource
+from rowcast.resources.rules import UniqueRule
 
 Values = Mapping[str, Any]
 Key = tuple[Any, ...]  # the values of the columns that name a row
-TAKEN: Final = "Another row has this value."
 
 
 class ManyRow(NamedTuple):
@@ -108,13 +108,13 @@ async def upsert_many(
     store: Store,
     scope: Query,
     shown: Projection,
-    on: tuple[str, ...],
+    on: UniqueRule,
     rows: Sequence[Values],
     within: Query | None = None,
     *,
     keep: bool = False,
 ) -> list[ManyRow]:
-    """Insert rows, or change those of a scope that have the same values of the columns ``on``; all or none.
+    """Insert rows, or change those of a scope that have the same values of the rule ``on``; all or none.
 
     With ``keep`` a row that is there stays as it is. A row that is there outside the scope is a ``Conflict``, as for
     ``insert_many``. Errors have the messages by place.
@@ -129,9 +129,9 @@ async def upsert_many(
         try:
             records = await store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
         except asyncpg.CardinalityViolationError:
-            raise ValidationError(f"Two of the rows have the same {', '.join(on)}.") from None
+            raise ValidationError(f"Two of the rows have the same {', '.join(on.columns)}.") from None
         except asyncpg.InvalidColumnReferenceError:
-            message = f"The database has no unique rule of {', '.join(on)}."
+            message = f"The database has no unique rule of {', '.join(on.columns)}."
             raise Unavailable(message, code="schema_mismatch") from None
         written = {row[PLACE]: ManyRow(row["result"], row["key"], row["created"]) for row in records}
         missing = [place for place in places if place not in written]
@@ -144,8 +144,8 @@ async def upsert_many(
 
     async def there(places: Sequence[int]) -> dict[int, ManyRow]:
         statement = store.queries.compiled(write_many.select_many)(shown, on, scope.shape)
-        keys = {place: tuple(rows[place][name] for name in on) for place in places}
-        found = await _run(store, statement, _keyed(store, shown.resource, on, keys, (), rows, places), scope)
+        keys = {place: tuple(rows[place][name] for name in on.columns) for place in places}
+        found = await _run(store, statement, _keyed(store, shown.resource, on.columns, keys, (), rows, places), scope)
         return {row[PLACE]: ManyRow(row["result"], row["key"], kept=True) for row in found}
 
     async def one(place: int) -> ManyRow:
@@ -163,19 +163,34 @@ async def upsert_many(
     async def change(place: int) -> ManyRow | None:
         if keep:
             return (await there([place])).get(place)
-        fixed = {*on, *store.queries.resources[shown.resource].key_columns}
+        fixed = {*on.columns, *store.queries.resources[shown.resource].key_columns}
         values = {name: value for name, value in rows[place].items() if name not in fixed}
-        query = _row_of(store, scope, on, tuple(rows[place][name] for name in on))
+        if on.plain:
+            query = _row_of(store, scope, on.columns, tuple(rows[place][name] for name in on.columns))
+        else:
+            found = await lock_by_rule(store, scope, on, rows[place])
+            if not found:
+                return None
+            query = scope.restrict(*store.by_keys(store.queries.resources[scope.resource], found[0]["key"]).where)
         row = await store.update(query, shown, values)
         return None if row is None else ManyRow(row.body, row.key)
 
     return await _write(store, "upsert", shown, rows, at_once, one, within)
 
 
-def taken(columns: Sequence[str]) -> Conflict:
+def taken(rule: UniqueRule) -> Conflict:
     """The error for a row whose values of a unique rule another row has."""
-    message = TAKEN if len(columns) == 1 else f"Another row has these values of {', '.join(columns)}."
-    return Conflict(message, code="unique", errors={name: [message] for name in columns})
+    return Conflict(rule.taken, code="unique", errors={name: [rule.taken] for name in rule.columns})
+
+
+async def lock_by_rule(
+    store: Store, query: Query, rule: UniqueRule, values: Values, by: tuple[str, ...] = ()
+) -> list[Any]:
+    """Lock the row of a query that has the values of a unique rule: records of ``key`` and the columns ``by`` as text."""
+    statement = store.queries.compiled(write_many.lock_by_rule)(query.resource, rule, query.shape, by)
+    key = tuple(values[name] for name in rule.columns)
+    documents = _keyed(store, query.resource, rule.columns, [key], (), [values], [0])
+    return await store.database.fetch_all(statement.sql, statement.arguments([documents, *query.values]))
 
 
 async def lock_keys(store: Store, query: Query, most: int, by: tuple[str, ...] = ()) -> list[Any]:

@@ -19,9 +19,11 @@ from rowcast.query.dependencies import dependents
 from rowcast.query.documents import document
 from rowcast.query.keys import has_key_in, key_columns, key_text
 from rowcast.query.projection import Projection
+from rowcast.query.unique_rules import conflict_target
 from rowcast.query.versions import XMIN, stamp, version, xmin
 from rowcast.resources.exchanged import LocalTime
 from rowcast.resources.resource import Resource
+from rowcast.resources.rules import UniqueRule
 from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import JOINS, Tables, generated_value
 
@@ -61,8 +63,8 @@ def insert_many(tables: Tables, resource: str, shapes: Sequence[tuple[str, ...]]
     return compiled(statement, changes={resource})
 
 
-def upsert_many(tables: Tables, resource: str, columns: tuple[str, ...], rows: int, on: tuple[str, ...]) -> Statement:
-    """Insert so many rows, or change those that exist, by the columns ``on`` of a unique rule.
+def upsert_many(tables: Tables, resource: str, columns: tuple[str, ...], rows: int, on: UniqueRule) -> Statement:
+    """Insert so many rows, or change those that exist, by the unique rule ``on``.
 
     Returns whether each row is new: ``created``. Values: the columns', row by row.
     """
@@ -70,9 +72,10 @@ def upsert_many(tables: Tables, resource: str, columns: tuple[str, ...], rows: i
     table = tables.written(resource)
     values = [{name: binds(table.c[name].type) for name in columns} for _ in range(rows)]
     statement = postgresql.insert(table).values(values)
-    changed: dict[str, Any] = {name: statement.excluded[name] for name in columns if name not in on}
-    changed = touched(tables.resources[resource]) | changed or {on[0]: statement.excluded[on[0]]}
-    statement = statement.on_conflict_do_update(index_elements=[table.c[name] for name in on], set_=changed)
+    changed: dict[str, Any] = {name: statement.excluded[name] for name in columns if name not in on.columns}
+    first = on.columns[0]
+    changed = touched(tables.resources[resource]) | changed or {first: statement.excluded[first]}
+    statement = statement.on_conflict_do_update(**conflict_target(table, on), set_=changed)
     return compiled(
         statement.returning(sql("xmax = 0").label("created")), changes=dependents(tables.resources, resource)
     )

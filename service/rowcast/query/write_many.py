@@ -18,9 +18,11 @@ from rowcast.query.dependencies import dependents
 from rowcast.query.documents import document
 from rowcast.query.keys import key_columns, key_text
 from rowcast.query.projection import Projection
+from rowcast.query.unique_rules import conflict_target, has_values
 from rowcast.query.write import generated, restriction, touched
 from rowcast.resources.exchanged import Exchanged
-from rowcast.resources.sql import quote_table
+from rowcast.resources.rules import UniqueRule
+from rowcast.resources.sql import quote_table, sql_text
 from rowcast.resources.tables import Tables
 
 PLACE: Final = "_n"
@@ -94,12 +96,12 @@ def update_many(
 def upsert_many(
     tables: Tables,
     projection: Projection,
-    on: tuple[str, ...],
+    on: UniqueRule,
     columns: tuple[str, ...],
     where: Shape,
     keep: bool,
 ) -> Statement:
-    """Insert rows, or change those that have the same values of ``on`` and meet a condition.
+    """Insert rows, or change those that have the same values of the rule ``on`` and meet a condition.
 
     With ``keep`` none is changed. Returns ``_n``, ``result``, ``key`` and ``created`` of each row that was written.
     Values: the rows, and without ``keep`` the condition's.
@@ -112,39 +114,61 @@ def upsert_many(
     more = generated(tables, resource, columns)
     rows = sa.select(*(given.c[name] for name in columns), *more.values()).select_from(given)
     insert = postgresql.insert(table).from_select([*columns, *more], rows)
-    target = [table.c[name] for name in on]
+    target = conflict_target(table, on)
     if keep:
-        insert = insert.on_conflict_do_nothing(index_elements=target)
+        insert = insert.on_conflict_do_nothing(**target)
     else:
-        fixed = {*on, *tables.resources[resource].key_columns}
+        fixed = {*on.columns, *tables.resources[resource].key_columns}
         sets = {name: insert.excluded[name] for name in columns if name not in fixed}
         sets |= touched(tables.resources[resource])
         if not sets:  # a row has to be written to be returned
-            sets = {on[0]: table.c[on[0]]}
+            sets = {on.columns[0]: table.c[on.columns[0]]}
         condition = _after_first(tables, resource, where, binds)
-        insert = insert.on_conflict_do_update(index_elements=target, set_=sets, where=condition)
+        insert = insert.on_conflict_do_update(**target, set_=sets, where=condition)
     created: sa.ColumnElement[Any] = sql(f"{quote_table(table.key)}.xmax = 0").label("created")
     new = insert.returning(*table.c, created).cte("_new")
-    same = sa.and_(*(new.c[name] == given.c[name] for name in on))
+    same = sa.and_(*has_values(on, new.c, given.c))
     placed = sa.select(*new.c, given.c[PLACE]).select_from(new.join(given, same)).cte("_placed")
     changes = dependents(tables.resources, resource)
     return compiled(_documents(tables, projection, placed, placed.c.created), changes=changes)
 
 
-def select_many(tables: Tables, projection: Projection, by: tuple[str, ...], where: Shape) -> Statement:
-    """The rows that meet a condition and have one of the values in ``by``: ``_n``, ``result`` and ``key``.
+def select_many(tables: Tables, projection: Projection, rule: UniqueRule, where: Shape) -> Statement:
+    """The rows that meet a condition and have one of the values of a rule: ``_n``, ``result`` and ``key``.
 
     Values: the rows, the condition's.
     """
     binds = Binds()
     resource = projection.resource
     table = tables.of[resource]
-    named = {f"{KEY_PREFIX}{number}": name for number, name in enumerate(by)}
-    given, values = given_rows(tables, resource, (), binds, named)
+    given, same = _given_by_rule(tables, resource, rule, binds)
     condition = _after_first(tables, resource, where, binds)
-    same = sa.and_(*(table.c[name] == values[member] for member, name in named.items()))
     found = sa.select(*table.c, given.c[PLACE]).select_from(table.join(given, same)).where(condition).cte("_found")
     return compiled(_documents(tables, projection, found))
+
+
+def lock_by_rule(tables: Tables, resource: str, rule: UniqueRule, where: Shape, by: tuple[str, ...] = ()) -> Statement:
+    """Lock the rows that meet a condition and have the values of a rule: ``key`` and the columns ``by`` as text.
+
+    Values: the rows, the condition's.
+    """
+    binds = Binds()
+    table = tables.of[resource]
+    given, same = _given_by_rule(tables, resource, rule, binds)
+    condition = _after_first(tables, resource, where, binds)
+    found = sa.select(key_text(tables, resource, table), *(sa.cast(table.c[name], sa.Text).label(name) for name in by))
+    return compiled(found.select_from(table.join(given, same)).where(condition).with_for_update(of=table))
+
+
+def _given_by_rule(
+    tables: Tables, resource: str, rule: UniqueRule, binds: Binds
+) -> tuple[sa.FromClause, sa.ColumnElement[bool]]:
+    """Values of a rule as rows, and the condition that a row of the table has them."""
+    named = {f"{KEY_PREFIX}{number}": name for number, name in enumerate(rule.columns)}
+    given, values = given_rows(tables, resource, (), binds, named)
+    by_name = {name: values[member] for member, name in named.items()}
+    conditions = has_values(rule, tables.of[resource].c, by_name)
+    return given, sa.and_(*conditions, *([sql_text(f"({rule.where})")] if rule.where else []))
 
 
 def lock_keys(tables: Tables, resource: str, where: Shape, by: tuple[str, ...]) -> Statement:

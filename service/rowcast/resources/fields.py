@@ -114,6 +114,7 @@ class Field:
     null: bool = False
     blank: bool = False
     default: Any = MISSING  # the JSON form
+    generated: str | None = None  # the SQL expression from which the database computes and stores the value
     database_default: bool = False  # the column has a default that only its table's owner has written
     unique: bool = False
     index: bool = False

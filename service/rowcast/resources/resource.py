@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import itemgetter
@@ -12,6 +12,7 @@ from typing import Any
 from rowcast.errors import did_you_mean
 from rowcast.resources.composite import address_of, composite_key
 from rowcast.resources.fields import Field, Kind
+from rowcast.resources.rules import CheckRule, UniqueRule
 from rowcast.resources.traits import PLAIN, TableTraits
 
 
@@ -68,7 +69,8 @@ class Path:
 class Resource:
     """One declared resource. ``fields`` has the order of the file; ``options`` are the checked options of the viewset.
 
-    ``primary_key`` names the fields that are the key together, if there are several.
+    ``primary_key`` names the fields that are the key together, if there are several. ``unique`` has the fields of each
+    plain unique rule, and ``messages`` the messages of some of them; ``rules`` are the unique rules with conditions.
     """
 
     name: str
@@ -77,6 +79,9 @@ class Resource:
     fields: Mapping[str, Field]
     primary_key: tuple[str, ...] = ()
     unique: tuple[tuple[str, ...], ...] = ()
+    messages: Mapping[tuple[str, ...], str] = field(default_factory=lambda: MappingProxyType({}))
+    rules: tuple[UniqueRule, ...] = ()
+    checks: tuple[CheckRule, ...] = ()
     indexes: tuple[tuple[str, ...], ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     managed: bool = True  # whether Rowcast may change the table
@@ -128,6 +133,23 @@ class Resource:
     def columns(self) -> Mapping[str, Field]:
         """The fields that are columns of the table, by column name, in the order of declaration."""
         return {f.column_name: f for f in self.fields.values() if f.field_type.kind is not Kind.RELATIONS}
+
+    @cached_property
+    def unique_rules(self) -> tuple[UniqueRule, ...]:
+        """The key and each unique rule, plain ones first."""
+        plain = {self.key_columns: UniqueRule(self.key_columns)}
+        for name, each in self.columns.items():
+            if each.unique:
+                plain.setdefault((name,), UniqueRule((name,)))
+        for names in self.unique:
+            columns = tuple(self.fields[name].column_name for name in names)
+            plain.setdefault(columns, UniqueRule(columns, message=self.messages.get(names)))
+        return (*plain.values(), *self.rules)
+
+    def unique_rule(self, names: Sequence[str]) -> UniqueRule | None:
+        """The first rule over exactly these fields or columns."""
+        columns = sorted(self.fields[name].column_name if name in self.fields else name for name in names)
+        return next((rule for rule in self.unique_rules if sorted(rule.columns) == columns), None)
 
     @cached_property
     def links(self) -> Mapping[str, Field]:

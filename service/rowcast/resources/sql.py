@@ -44,3 +44,8 @@ def cut_identifier(name: str) -> str:
         return name
     digest = hashlib.blake2s(encoded, digest_size=4).hexdigest()
     return f"{encoded[: IDENTIFIER_MAX_BYTES - len(digest) - 1].decode(errors='ignore')}_{digest}"
+
+
+def sql_text(expression: str) -> sa.TextClause:
+    """The expression with its colons escaped, because SQLAlchemy reads them as the beginning of a parameter."""
+    return sa.text(expression.replace(":", r"\:"))

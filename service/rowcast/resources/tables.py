@@ -17,7 +17,9 @@ from rowcast.resources.exchanged import as_it_is, readable
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
-from rowcast.resources.sql import cut_identifier, quote_literal, split_table
+from rowcast.resources.rule_indexes import RULE_INDEXES, RuleIndex, unique_index
+from rowcast.resources.rules import digest
+from rowcast.resources.sql import cut_identifier, quote_literal, split_table, sql_text
 from rowcast.resources.traits import TableTraits
 
 CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
@@ -38,6 +40,7 @@ class Guard:
     resource: str
     fields: tuple[str, ...]
     rule: str  # unique | check | foreign_key | null
+    message: str | None = None  # the config's own
 
 
 def not_null_of(table: str, column: str) -> str:
@@ -152,7 +155,9 @@ class Tables:
         for names in resource.unique:
             columns = tuple(resource.fields[name].column_name for name in names)
             stored = (resource.fields[name].stored_column for name in names)
-            table.append_constraint(sa.UniqueConstraint(*stored, name=self._guard(resource, "uq", columns, "unique")))
+            guard = self._guard(resource, "uq", columns, "unique", message=resource.messages.get(names))
+            table.append_constraint(sa.UniqueConstraint(*stored, name=guard))
+        self._add_rules(resource, table)
         for names in resource.indexes:
             parts: list[str] = []
             terms: list[sa.ColumnElement[Any]] = []
@@ -164,6 +169,19 @@ class Tables:
             sa.Index(_name("ix", table.name, *parts), *terms)
         return table
 
+    def _add_rules(self, resource: Resource, table: sa.Table) -> None:
+        """Add the unique rules with conditions, which are indexes, and the checks by expressions."""
+        made: list[RuleIndex] = []
+        for rule in resource.rules:
+            name = self._guard(resource, "uq", rule.columns, "unique", *rule.suffixes, message=rule.message)
+            made.append(unique_index(name, resource, rule))
+        table.info[RULE_INDEXES] = tuple(made)
+        for check in resource.checks:
+            fields = (resource.fields[check.field].column_name,) if check.field else ("non_field_errors",)
+            name = _name("ck", table.name, "rule", digest(check.expr))
+            self._add_guard(resource.table, name, Guard(resource.name, fields, "check", check.message))
+            table.append_constraint(sa.CheckConstraint(sql_text(check.expr), name=name, info={RULE: ("", "rule")}))
+
     def _column(self, field: Field) -> sa.Column[Any]:
         values = self.resources.key_of(field)
         identity = field.is_counted
@@ -171,6 +189,7 @@ class Tables:
             field.stored_column,
             values.field_type.column(values),
             *([sa.Identity(always=False)] if identity else []),
+            *([sa.Computed(sql_text(field.generated), persisted=True)] if field.generated else []),
             nullable=field.null,
             autoincrement=identity,
             server_default=_server_default(field, values),
@@ -208,10 +227,18 @@ class Tables:
         sa.Index(_name("ix", name, far), table.c[far])
         return table
 
-    def _guard(self, resource: Resource, prefix: str, columns: tuple[str, ...], rule: str, suffix: str = "") -> str:
+    def _guard(
+        self,
+        resource: Resource,
+        prefix: str,
+        columns: tuple[str, ...],
+        rule: str,
+        *suffixes: str,
+        message: str | None = None,
+    ) -> str:
         parts = columns if prefix != "pk" else ()
-        name = _name(prefix, split_table(resource.table)[1], *parts, *([suffix] if suffix else []))
-        self._add_guard(resource.table, name, Guard(resource.name, columns, rule))
+        name = _name(prefix, split_table(resource.table)[1], *parts, *suffixes)
+        self._add_guard(resource.table, name, Guard(resource.name, columns, rule, message))
         return name
 
     def declared_guard(self, table: str, constraint: str) -> Guard | None:
@@ -338,14 +365,14 @@ def _array_text(element: Field, values: Iterable[Any]) -> str:
 
 def _server_default(field: Field, values: Field) -> sa.TextClause | None:
     """The default in the database, for rows written by direct SQL."""
-    if field.database_default:
+    if field.database_default or field.generated:
         return None
     if field.default is not MISSING:
         if field.default is None:
             return None
-        return _sql_text(quote_literal(_text(values, field.default)))
+        return sql_text(quote_literal(_text(values, field.default)))
     expression = generated_value(field)
-    return None if expression is None else _sql_text(expression)
+    return None if expression is None else sql_text(expression)
 
 
 def generated_value(field: Field) -> str | None:
@@ -355,11 +382,6 @@ def generated_value(field: Field) -> str | None:
     if field.primary_key and not (field.sent_key or field.database_default):
         return field.field_type.generated_key
     return None
-
-
-def _sql_text(expression: str) -> sa.TextClause:
-    """The expression with its colons escaped, because SQLAlchemy reads them as the beginning of a parameter."""
-    return sa.text(expression.replace(":", r"\:"))
 
 
 def _name(*parts: str) -> str:

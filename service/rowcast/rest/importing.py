@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, cast
 
 import orjson
@@ -27,6 +28,7 @@ from rowcast.errors import (
 )
 from rowcast.query import many
 from rowcast.query.projection import Projection
+from rowcast.resources.rules import UniqueRule
 from rowcast.rest.actions import save_row
 from rowcast.rest.import_parameters import MAX_ERRORS_DEFAULT, MAX_ERRORS_LIMIT, PARAMETERS
 from rowcast.rest.loading import Empty, Loader, Row, TooManyErrors, body_fields, rows_of_a_batch
@@ -49,7 +51,7 @@ _CHARSETS: Final = ("utf-8", "utf8", "us-ascii")
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    on: tuple[str, ...]
+    on: UniqueRule | None
     dry_run: bool
     skip: bool
     max_errors: int
@@ -132,7 +134,7 @@ def _read_options(plan: ModelPlan, request: Request) -> _Options:
     if not (number.isascii() and number.isdecimal() and len(number) < 10 and int(number) <= MAX_ERRORS_LIMIT):
         raise ParseError(f"max_errors: use a number from 0 to {MAX_ERRORS_LIMIT}.", code="invalid_parameter")
     return _Options(
-        on=rule_named(plan, plan.upserts, params["on"]) if "on" in params else (),
+        on=rule_named(plan, plan.upserts, params["on"]) if "on" in params else None,
         dry_run=params.get("dry_run") == "true",
         skip=params.get("errors") == "skip",
         max_errors=int(number),
@@ -168,7 +170,7 @@ def _slot(service: Service) -> Iterator[None]:
 # --- writing
 
 
-async def _writer(view: WritableView, on: tuple[str, ...]) -> _StatementWriter | _PythonWriter:
+async def _writer(view: WritableView, on: UniqueRule | None) -> _StatementWriter | _PythonWriter:
     """What writes the rows: statements for many at once, where Python of the user's has no say."""
     plan = view.view_plan
     if not plan.simple_writes or (on and plan.asks_about_objects):
@@ -180,7 +182,7 @@ async def _writer(view: WritableView, on: tuple[str, ...]) -> _StatementWriter |
 class _StatementWriter:
     """Writes rows as ``POST`` and ``PUT ?on=`` write arrays."""
 
-    def __init__(self, view: WritableView, on: tuple[str, ...], fixed: Mapping[str, Any]) -> None:
+    def __init__(self, view: WritableView, on: UniqueRule | None, fixed: Mapping[str, Any]) -> None:
         plan = view.view_plan
         self.fields: Mapping[str, Any] = body_fields(plan.serializer)
         self.on = on
@@ -206,7 +208,7 @@ class _StatementWriter:
         write: Callable[..., Any] = lambda within: many.insert_many(store, nothing, values, within)  # noqa: E731
         if self.on:
             scope = (await scope_of(view)).unsorted()
-            write = lambda within: many.upsert_many(store, scope, nothing, self.on, values, within)  # noqa: E731
+            write = partial(many.upsert_many, store, scope, nothing, self.on, values)
         return sum(row.created for row in await write_in_scope(view, write))
 
     async def write_alone(self, row: Row) -> bool:
@@ -223,7 +225,7 @@ class _PythonWriter:
     batch_rows = 1
     in_thread = False
 
-    def __init__(self, view: WritableView, on: tuple[str, ...]) -> None:
+    def __init__(self, view: WritableView, on: UniqueRule | None) -> None:
         self.fields: Mapping[str, Any] = body_fields(view.get_serializer())
         self.on = on
         self._view = view

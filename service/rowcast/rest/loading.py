@@ -15,13 +15,14 @@ from rowcast.database.pool import Database
 from rowcast.errors import ApiError, ConfigurationError, Messages, Unavailable, ValidationError, did_you_mean
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import model
-from rowcast.query.conditions import Query, equals
-from rowcast.query.many import has_place
+from rowcast.query.conditions import Query
+from rowcast.query.many import has_place, lock_by_rule
 from rowcast.query.misfits import with_fields
 from rowcast.query.projection import Projection
 from rowcast.query.write import insert_many
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.resource import Resource
+from rowcast.resources.rules import UniqueRule
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.records import Record, UnreadableFile, json_of_text
 from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
@@ -63,12 +64,12 @@ class Row:
 class RowWriter(Protocol):
     """How the rows of a load are validated and written.
 
-    ``fields`` are those of a body by name. ``on`` are the columns by which rows that exist are changed. ``batch_rows`` is how
+    ``fields`` are those of a body by name. ``on`` is the rule by which rows that exist are changed. ``batch_rows`` is how
     many rows one statement may have. ``in_thread`` is whether ``validate`` may run in a thread.
     """
 
     fields: Mapping[str, Any]
-    on: tuple[str, ...]
+    on: UniqueRule | None
     batch_rows: int
     in_thread: bool
 
@@ -144,11 +145,11 @@ class Loader:
 
     async def _take(self, row: Row) -> None:
         on = self._writer.on
-        if on:
-            if missing := [name for name in on if row.values.get(name) is None]:
+        if on is not None:
+            if missing := [name for name in on.columns if on.lacks(row.values, name)]:
                 self._fail(row.line, {name: ["Is needed to find the row."] for name in missing})
                 return
-            which = tuple(_hashable(row.values[name]) for name in on)
+            which = on.compared(row.values)
             if which in self._pending:
                 await self._flush()
             self._pending.add(which)
@@ -257,7 +258,7 @@ class TableWriter:
         self._resource = plan.resource
         self._serializer = restoring_serializer(plan) if restore else plan.serializer
         self.fields: Mapping[str, Any] = body_fields(self._serializer)
-        self.on = unique_columns(self._resource, on)
+        self.on = unique_rule(self._resource, on)
         self._check_key(restore)
         traits = plan.service.resources.traits_of(self._resource.name)
         own = type(self._serializer)
@@ -301,27 +302,33 @@ class TableWriter:
     async def _save(self, values: Mapping[str, Any]) -> bool:
         nothing = Projection(self._resource.name, ())
         found = None
-        if self.on:
-            key_of = self._plan.service.resources.key_of
-            conditions = tuple(
-                equals(each.name, key_of(each), values[name]) for name, each in _fields_of(self._resource, self.on)
+        if self.on is not None:
+            locked = await lock_by_rule(
+                self._store, Query(self._resource.name), self.on, values, self._resource.key_columns
             )
-            found = Query(self._resource.name, conditions)
-            if await self._store.one(found, nothing) is None:
-                found = None
+            found = locked[0] if locked else None
         if self._saves:
-            rows = model(self._resource.name).objects
-            instance = None if found is None else await rows.get(**{name: values[name] for name in self.on})
+            rows, fields = model(self._resource.name).objects, self._resource.columns
+            key_of = self._plan.service.resources.key_of
+            key = (
+                {}
+                if found is None
+                else {
+                    name: key_of(fields[name]).field_type.parse(key_of(fields[name]), found[name])
+                    for name in self._resource.key_columns
+                }
+            )
+            instance = None if found is None else await rows.get(**key)
             save = self._serializer.create if instance is None else self._serializer.update
             await spawn(save, *(() if instance is None else (instance,)), dict(values))
         elif found is not None:
-            await self._store.update(found, nothing, values)
+            await self._store.update(self._store.by_keys(self._resource, found["key"]), nothing, values)
         else:
             await self._store.insert(nothing, values)
         return found is None
 
     def _check_key(self, restore: bool) -> None:
-        for name in self.on:
+        for name in self.on.columns if self.on else ():
             if name not in self.fields or self.fields[name].dump_only:
                 hint = "" if restore else "; with --restore a file sets it"
                 raise ConfigurationError(f"--on {name}: {self._resource.name}.{name} is not set by a body{hint}")
@@ -337,23 +344,20 @@ def rows_of_a_batch(resource: Resource) -> int:
     return min(BATCH_ROWS, BATCH_VALUES // len(resource.fields))
 
 
-def unique_columns(resource: Resource, on: Sequence[str]) -> tuple[str, ...]:
-    """The columns of a unique rule with these fields; ``ConfigurationError`` if there is none."""
+def unique_rule(resource: Resource, on: Sequence[str]) -> UniqueRule | None:
+    """The unique rule with these fields; ``ConfigurationError`` if there is none."""
     if not on:
-        return ()
-    columns = []
+        return None
     for name in on:
         found = resource.fields.get(name) or resource.columns.get(name)
         if found is None or found.field_type.kind is Kind.RELATIONS:
             hint = did_you_mean(name, resource.columns)
             raise ConfigurationError(f"--on: {resource.name} has no column {name!r}; {hint}")
-        columns.append(found.column_name)
-    rules = [resource.key_columns, *((each.column_name,) for each in resource.columns.values() if each.unique)]
-    rules += [tuple(resource.fields[name].column_name for name in names) for names in resource.unique]
-    if set(columns) not in [set(rule) for rule in rules]:
-        valid = "; ".join(",".join(rule) for rule in rules)
+    rule = resource.unique_rule(on)
+    if rule is None:
+        valid = "; ".join(dict.fromkeys(",".join(each.columns) for each in resource.unique_rules))
         raise ConfigurationError(f"--on {','.join(on)}: no unique rule has these fields alone; valid here: {valid}")
-    return tuple(columns)
+    return rule
 
 
 def restoring_serializer(plan: ModelPlan) -> Serializer:
@@ -361,7 +365,7 @@ def restoring_serializer(plan: ModelPlan) -> Serializer:
     extra = {
         name: {"dump_only": False, "required": each.default is MISSING and not each.null and not each.primary_key}
         for name, each in plan.resource.columns.items()
-        if not each.write_only
+        if not (each.write_only or each.generated)
     }
     meta = type("Meta", (), {"model": model(plan.resource.name), "extra": extra})
     unbound: Any = type(f"{plan.resource.model}Restored", (Serializer,), {"Meta": meta})
@@ -400,7 +404,3 @@ def _plain_form(values: Field, cell: str) -> Any:
 
 
 _TEXTS: Final = (Kind.TEXT, Kind.MOMENT, Kind.UUID)  # whose JSON form is a string
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -49,7 +49,7 @@ def _many(view: ModelView) -> dict[str, Any]:
     if {"partial_update", "destroy"} & {*methods.values()}:
         many |= {"key": list(key_names(plan)), "by_filter": list(plan.bulk)}
     if methods.get("PUT") == "update":
-        many["on"] = [list(columns) for columns in plan.upserts]
+        many["on"] = list(dict.fromkeys(rule.columns for rule in plan.upserts))
     return {"many": many}
 
 
@@ -57,7 +57,7 @@ def _import(view: ModelView) -> dict[str, Any]:
     """The parameters of an import, with the values that each takes."""
     if not view.importing:
         return {}
-    rules = [",".join(columns) for columns in view.view_plan.upserts]
+    rules = list(dict.fromkeys(",".join(rule.columns) for rule in view.view_plan.upserts))
     return {"import": {name: rules if name == "on" else list(values) for name, values in PARAMETERS.items()}}
 
 

@@ -31,6 +31,7 @@ from rowcast.query.store import Store
 from rowcast.resources.actions import STANDARD_ACTIONS
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource, Resources
+from rowcast.resources.rules import UniqueRule
 from rowcast.rest.aggregates import Aggregates
 from rowcast.rest.declared_scope import DeclaredScope
 from rowcast.rest.filters import BaseFilterBackend
@@ -199,7 +200,7 @@ class ModelPlan(ViewPlan):
     finds_objects: bool  # the user's ``get_object`` finds the row
     makes_serializers: bool  # the user's ``get_serializer`` makes the serializer
     shows_by_python: bool  # Python of the user's decides what rows show, also where they are related rows
-    upserts: Sequence[tuple[str, ...]]  # the columns of each unique rule that ``PUT ?on=`` may name
+    upserts: Sequence[UniqueRule]  # the unique rules that ``PUT ?on=`` may name
     filter_parameters: frozenset[str]  # the query parameters that narrow a list
     native_filters: bool  # the query string is read without Python of the user's
     simple_writes: bool  # a valid body is all that creating and updating take

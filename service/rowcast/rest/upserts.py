@@ -26,8 +26,8 @@ from rowcast.errors import (
 from rowcast.orm.awaiting import run_checked
 from rowcast.orm.bridge import spawn
 from rowcast.query import many
-from rowcast.query.conditions import equals
 from rowcast.query.many import at_places
+from rowcast.resources.rules import UniqueRule
 from rowcast.resources.validators import REQUIRED
 from rowcast.rest import etags
 from rowcast.rest.actions import change_row, create_row, location, save_row, show_row
@@ -120,10 +120,10 @@ def of_one(error: ApiError) -> ApiError:
     return error
 
 
-def _parameters(plan: ModelPlan, request: Request) -> tuple[tuple[str, ...], bool]:
-    """The columns of ``on``, and whether rows that are there stay as they are."""
+def _parameters(plan: ModelPlan, request: Request) -> tuple[UniqueRule, bool]:
+    """The rule of ``on``, and whether rows that are there stay as they are."""
     params = request.query_params
-    valid = [",".join(columns) for columns in plan.upserts]
+    valid = list(dict.fromkeys(",".join(rule.columns) for rule in plan.upserts))
     for name in params:
         if name not in ("on", "existing"):
             hint = did_you_mean(name, ("on", "existing"))
@@ -137,15 +137,17 @@ def _parameters(plan: ModelPlan, request: Request) -> tuple[tuple[str, ...], boo
     return found, existing == "keep"
 
 
-def rule_named(plan: ModelPlan, rules: Sequence[tuple[str, ...]], text: str) -> tuple[str, ...]:
-    """The columns of the unique rule of ``rules`` that a parameter names; ``ParseError`` if there is none."""
+def rule_named(plan: ModelPlan, rules: Sequence[UniqueRule], text: str) -> UniqueRule:
+    """The unique rule of ``rules`` that a parameter names; ``ParseError`` if there is none."""
     names = [name.strip() for name in text.split(",")]
     fields = plan.resource.fields
     columns = [fields[name].column_name if name in fields else name for name in names]
-    found = next((each for each in rules if sorted(each) == sorted(columns)), None)
+    found = next((rule for rule in rules if sorted(rule.columns) == sorted(columns)), None)
     if found is None:
         hint = (
-            did_you_mean(text, [",".join(each) for each in rules]) if rules else "no rule of this viewset can be used"
+            did_you_mean(text, [",".join(each.columns) for each in rules])
+            if rules
+            else "no rule of this viewset can be used"
         )
         raise ParseError(f"on: {text[:50]!r} is not a unique rule; {hint}", code="invalid_parameter")
     return found
@@ -173,7 +175,7 @@ def acting(view: ModelView, action: str) -> Iterator[None]:
 
 
 async def _upsert(
-    view: WritableView, request: Request, items: Sequence[Any], on: tuple[str, ...], *, keep: bool
+    view: WritableView, request: Request, items: Sequence[Any], on: UniqueRule, *, keep: bool
 ) -> list[many.ManyRow]:
     """Write rows in one statement."""
     plan = view.view_plan
@@ -187,15 +189,14 @@ async def _upsert(
     )
 
 
-def _check_rule(rows: Sequence[dict[str, Any]], on: Sequence[str]) -> None:
+def _check_rule(rows: Sequence[dict[str, Any]], rule: UniqueRule) -> None:
     """``ValidationError`` for a row without a value of the rule, or with those of another row of the request."""
     wrong: dict[int, ApiError] = {}
     places: dict[Any, int] = {}
     for place, row in enumerate(rows):
-        errors = {name: [REQUIRED] for name in on if row.get(name) is None}
-        key = tuple(repr(row.get(name)) if isinstance(row.get(name), list | dict) else row.get(name) for name in on)
-        if not errors and (first := places.setdefault(key, place)) != place:
-            errors = {name: [f"The same value as at {first}."] for name in on}
+        errors = {name: [REQUIRED] for name in rule.columns if rule.lacks(row, name)}
+        if not errors and (first := places.setdefault(rule.compared(row), place)) != place:
+            errors = {name: [f"The same value as at {first}."] for name in rule.columns}
         if errors:
             wrong[place] = ValidationError(errors)
     if wrong:
@@ -203,7 +204,7 @@ def _check_rule(rows: Sequence[dict[str, Any]], on: Sequence[str]) -> None:
 
 
 async def _upsert_by_python(
-    view: WritableView, request: Request, items: Sequence[Any], on: tuple[str, ...], *, keep: bool
+    view: WritableView, request: Request, items: Sequence[Any], on: UniqueRule, *, keep: bool
 ) -> list[many.ManyRow]:
     """Write rows through the serializers, hooks and object permissions of the viewset."""
     plan = view.view_plan
@@ -236,17 +237,15 @@ async def _upsert_by_python(
 
 
 async def upsert_row(
-    view: WritableView, item: Any, values: dict[str, Any], on: tuple[str, ...], *, keep: bool
+    view: WritableView, item: Any, values: dict[str, Any], on: UniqueRule, *, keep: bool
 ) -> many.ManyRow:
     """Write one row in the caller's transaction."""
     plan = view.view_plan
-    store, resources = plan.service.store, plan.service.resources
-    fields = {name: resources.resolve(plan.resource.name, name).values for name in on}
-    rule = [equals(name, field, values[name]) for name, field in fields.items()]
+    store = plan.service.store
 
     async def existing() -> many.ManyRow | None:
-        query = (await scope_of(view)).unsorted().restrict(*rule)
-        found = await many.lock_keys(store, query, 1, key_names(plan))
+        query = (await scope_of(view)).unsorted()
+        found = await many.lock_by_rule(store, query, on, values, key_names(plan))
         if not found:
             return None
         key = tuple(field.field_type.parse(field, found[0][name]) for name, field in key_fields(plan))

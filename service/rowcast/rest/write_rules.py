@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rowcast.errors import ConfigurationError
-from rowcast.orm.upserting import unique_rules
 from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource
+from rowcast.resources.rules import UniqueRule
 from rowcast.rest.plan import RestrictedKey, Service
 from rowcast.rest.serializers import Serializer
 
@@ -21,14 +21,14 @@ def upserts(
     resource: Resource,
     overridden: frozenset[str],
     serializer: Serializer,
-) -> tuple[tuple[str, ...], ...]:
-    """The columns of each unique rule by which clients may insert or change rows: those that a body may have."""
+) -> tuple[UniqueRule, ...]:
+    """Each unique rule by which clients may insert or change rows: those over columns that a body may have."""
     if not all(hasattr(cls, name) and is_allowed(options, name) for name in ("create", "update")):
         return ()
     if not overridden.isdisjoint(("create", "update")):
         return ()
     writable = {field.attribute or name for name, field in serializer.load_fields.items()}
-    return tuple(columns for columns in unique_rules(resource) if writable.issuperset(columns))
+    return tuple(rule for rule in resource.unique_rules if writable.issuperset(rule.columns))
 
 
 def may_create_by_put(cls: type, options: Mapping[str, Any], overridden: frozenset[str]) -> bool:

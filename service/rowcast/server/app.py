@@ -152,6 +152,7 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
         size=settings.database.pool_size,
         statement_timeout=settings.database.statement_timeout,
         idle_timeout=settings.database.idle_in_transaction_timeout,
+        trigger_messages=settings.database.trigger_messages,
     )
     judges = pool(url, tables.guards, size=JUDGES, statement_timeout=settings.stream.filter_timeout)
     exports = pool(url, tables.guards, size=settings.database.export_connections)

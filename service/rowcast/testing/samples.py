@@ -20,7 +20,13 @@ FIRST_MOMENT: Final = dt.datetime(2000, 1, 1, 12, tzinfo=dt.UTC)
 
 def needs_value(field: Field) -> bool:
     """Whether a row cannot be inserted without a value of the field."""
-    set_by_itself = field.auto_now or field.auto_now_add or field.default is not MISSING or field.database_default
+    set_by_itself = (
+        field.auto_now
+        or field.auto_now_add
+        or field.default is not MISSING
+        or field.database_default
+        or field.generated
+    )
     generated = field.primary_key and field.field_type.generated_key is not None and not field.sent_key
     many = field.field_type.kind is Kind.RELATIONS
     return not (field.null or set_by_itself or generated or many)

@@ -17,7 +17,7 @@ from rowcast.resources.types import FIELD_TYPES, make_field
 
 from .conftest import Load, Problems
 
-OPTIONS = """primary_key required null blank default unique index choices order min max min_length max_length pattern
+OPTIONS = """primary_key required null blank default unique index choices order generated min max min_length max_length pattern
 max_digits decimal_places as zone of to on_delete related_name through any_key read_only write_only auto_now auto_now_add column
 renamed_from label
 help_text"""
@@ -57,6 +57,7 @@ FLAGS = (
 )
 OTHERS = {
     "order": "choices",
+    "generated": "\"'b'\"",
     "as": "inet",
     "zone": "Europe/Berlin",
     "to": "things",
@@ -394,7 +395,7 @@ def test_wrong_fields_are_reported_with_their_places(problems: Problems, fields:
         ("unique: [[m]]", "5:11: unique[0][0]: 'm' has no column: it is a many_to_many"),
         ("unique: [[b]]", "5:10: unique[0]: [b] is declared already"),
         ("unique: [[id]]", "5:10: unique[0]: [id] is declared already"),
-        ("unique: [a]", "5:10: unique[0]: must be a list"),
+        ("unique: [a]", "5:10: unique[0]: must be a list, or a mapping"),
         ("unique: [[]]", "5:10: unique[0]: may not be empty"),
         ("indexes: [[m, a]]", "5:12: indexes[0][0]: 'm' has no column: it is a many_to_many"),
         ("indexes: [[a, -a]]", "5:15: indexes[0][1]: 'a' is listed twice"),

@@ -80,6 +80,14 @@ def test_the_demo_is_valid() -> None:
         ("resource.schema.json", {"fields": {}, "unique": [["a"]]}),
         ("resource.schema.json", {"fields": {}, "unique": [[]]}),
         ("resource.schema.json", {"fields": {}, "unique": ["a"]}),
+        (
+            "resource.schema.json",
+            {"fields": {}, "unique": [{"fields": ["a"], "lower": True, "where": "b", "nulls": "equal"}]},
+        ),
+        ("resource.schema.json", {"fields": {}, "unique": [{"fields": ["a"], "lower": ["a"], "nulls": "x"}]}),
+        ("resource.schema.json", {"fields": {}, "unique": [{"lower": ["a"]}]}),
+        ("resource.schema.json", {"fields": {}, "check": [{"expr": "a > 0", "message": "No.", "field": "a"}]}),
+        ("resource.schema.json", {"fields": {}, "check": [{"message": "No."}]}),
         ("resource.schema.json", {"fields": {}, "viewset": {"class": "viewsets:X", "pagination_class": None}}),
         ("resource.schema.json", {"fields": {}, "viewset": {"class": "view sets"}}),
         ("resource.schema.json", {"fields": {}, "viewset": "viewsets:X"}),
@@ -111,6 +119,7 @@ def test_the_schema_has_the_options_of_each_type(type_: str) -> None:
     examples = {"max_length": 1, "min_length": 1, "pattern": "a", "choices": ["a"], "of": "integer", "to": "x",
                 "on_delete": "cascade", "related_name": "a", "label": "a", "help_text": "a", "max_digits": 1,
                 "column": "b", "renamed_from": "b", "decimal_places": 0, "order": "choices", "zone": "UTC", "as": "inet",
+                "generated": "b + 1",
                 "through": {"table": "x.y", "near": "a", "far": "b"},
                 "type": type_}  # fmt: skip
     for option in declarations.FIELD_OPTIONS:
