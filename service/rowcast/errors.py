@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
+from rowcast.error_codes import problem_type
+
 Messages = Mapping[str, Any]  # field → list of messages, or → nested Messages
 MAX_MESSAGES: Final = 100  # of a response
 NAME_MAX_CHARACTERS: Final = 100  # of a name that a client made up, in a response
@@ -67,7 +69,7 @@ class ApiError(Exception):
     def problem(self, request_id: str) -> dict[str, Any]:
         """The problem document: type, title, status, detail, code, request_id, and errors if there are any."""
         document: dict[str, Any] = {
-            "type": "about:blank",
+            "type": problem_type(self.code),
             "title": self.status.phrase,
             "status": int(self.status),
             "detail": self.detail,

@@ -34,3 +34,20 @@ async def test_page_shows_the_operations_and_tries_them(serve: Serve) -> None:
         loaded = await page.evaluate('performance.getEntriesByType("resource").map(entry => entry.name)')
         origin = url.removesuffix("/docs/")
         assert {name for name in loaded if not name.startswith((origin, "data:"))} == set()
+
+
+async def test_page_shows_the_events_of_a_stream(serve: Serve) -> None:
+    """A stream does not end; what it has sent in a few seconds is shown as its response. The page is dark like the system."""
+    client = await serve()
+    stream = 'document.querySelector("#operations-tags-tags_stream")'
+    async with chromium.page(str(client.make_url("/docs/"))) as page:
+        await page.until(stream)
+        await page.evaluate(f"{stream}.querySelector('button').click()")
+        for button in (".try-out__btn", ".execute"):
+            await page.until(f"{stream}.querySelector('{button}')")
+            await page.evaluate(f"{stream}.querySelector('{button}').click()")
+        shown = f"{stream}.querySelector('.live-responses-table .response-col_description .highlight-code')"
+        await page.until(shown)
+        assert "event: ready" in await page.evaluate(f"{shown}.textContent")
+        dark = 'matchMedia("(prefers-color-scheme: dark)").matches'
+        assert await page.evaluate(f'document.documentElement.classList.contains("dark-mode") === {dark}')

@@ -29,6 +29,7 @@ from rowcast.changes.feed import Reason
 from rowcast.configuration import declarations, viewset_options
 from rowcast.configuration.load import load
 from rowcast.configuration.settings import VARIABLES, Settings
+from rowcast.error_codes import ERROR_CODES
 from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS
 from rowcast.resources.types import FIELD_TYPES
 from rowcast.server.importer import PERMISSIONS
@@ -327,7 +328,11 @@ def codes() -> Iterator[str]:
 
 def test_every_error_code_is_documented() -> None:
     """Every error code has a row, and every row is an error code."""
-    assert set(table("rest.md", "Errors")) == set(codes())
+    documented = table("rest.md", "Errors")
+    assert set(documented) == set(codes()) == set(ERROR_CODES)
+    assert {code: cells[0] for code, cells in documented.items()} == {
+        code: each.status for code, each in ERROR_CODES.items()
+    }
 
 
 def test_every_reason_of_a_reset_is_documented() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from rowcast.resources.samples import sample
 from rowcast.resources.types import make_field
-from rowcast.testing.samples import sample
 
 
 @pytest.mark.parametrize(

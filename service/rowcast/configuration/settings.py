@@ -284,6 +284,19 @@ class Throttle:
 
 
 @dataclass(frozen=True, slots=True)
+class Contact:
+    """Whom users of the API turn to."""
+
+    name: str | None = _setting(value_types.string(least=1, null=True))
+    url: str | None = _setting(
+        value_types.string(r"https?://[^\s]+", "a URL such as https://example.com/help", null=True)
+    )
+    email: str | None = _setting(
+        value_types.string(r"[^@\s]+@[^@\s]+", "an address such as help@example.com", null=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Api:
     """What the OpenAPI document says of the service as a whole."""
 
@@ -291,6 +304,7 @@ class Api:
     version: str | None = _setting(value_types.string(least=1, null=True))  # null: that of Rowcast
     description: str | None = _setting(value_types.string(null=True))
     servers: tuple[str, ...] = _setting(value_types.ListOf(_server_url()), [])
+    contact: Contact | None = field(default=None, metadata=_section(Contact))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,13 @@ Specification: https://spec.openapis.org/oas/v3.1.0
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from http import HTTPStatus
 from inspect import cleandoc, getdoc
 from typing import Any, Final
 
 from rowcast.identity.permissions import SAFE_METHODS
+from rowcast.openapi.examples import example_body, example_row
 from rowcast.openapi.operations import (
     BATCH_DESCRIPTION,
     BATCH_FAILURES,
@@ -44,6 +46,7 @@ from rowcast.openapi.operations import (
 )
 from rowcast.openapi.parameters import (
     ACCESS_TOKEN_PARAMETER,
+    AS_PARAMETER,
     LAST_EVENT_ID_PARAMETER,
     SNAPSHOT_PARAMETER,
     import_parameters,
@@ -52,7 +55,8 @@ from rowcast.openapi.parameters import (
     path_parameter,
     query_parameters,
 )
-from rowcast.openapi.schemas import OPENAPI_VERSION, Schemas, present
+from rowcast.openapi.returned import declared_responses
+from rowcast.openapi.schemas import OBJECT, OPENAPI_VERSION, Schemas, present
 from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS
 from rowcast.resources.fields import Schema
 from rowcast.rest.addresses import VARIABLE_PART, variable_parts
@@ -84,14 +88,16 @@ class _Document:
     def assemble(self) -> dict[str, Any]:
         """The document. Its schemas come last, since making the paths makes them."""
         responses = failure_responses(self.schemas)
-        paths = self._service_paths() | {_path(route): self._path_item(route) for route in self.routes}
+        paths = self._service_paths() | {path_of(route): self._path_item(route) for route in self.routes}
         api = self.service.settings.api
+        contact = api.contact and {name: value for name, value in asdict(api.contact).items() if value is not None}
         return {
             "openapi": OPENAPI_VERSION,
             "info": {
                 "title": api.title,
                 "version": api.version or self.version,
                 "description": "\n\n".join(filter(None, (api.description, CONVENTIONS))),
+                **present(contact=contact or None),
             },
             **present(servers=[{"url": url} for url in api.servers] or None),
             "tags": self._tags(),
@@ -170,7 +176,9 @@ class _Document:
         }
         if action in BODY_ACTIONS.values():
             body = (self.schemas.body_of_rows if action == "create" else self.schemas.body)(plan, action)
-            operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
+            example = example_body(plan, action)
+            content = {"schema": body, **present(example=example or None)}
+            operation["requestBody"] = {"required": True, "content": {JSON: content}}
         return operation
 
     def _many_rows(self, plan: ModelPlan, action: str) -> Schema:
@@ -228,7 +236,8 @@ class _Document:
 
     def _success(self, plan: ModelPlan, action: str) -> dict[str, Schema]:
         """The responses of a standard action that succeeds, by status."""
-        schemas = self.schemas
+        schemas, example = self.schemas, example_row(plan)
+        shown = present(example=example)
         match action:
             case "list":
                 rows = response("The rows.", JSON, schemas.page(plan), "X-Stream-Position", "ETag")
@@ -236,7 +245,9 @@ class _Document:
                     rows["content"] |= exported_rows(schemas.partial_row(plan.resource))
                 return {"200": rows, "304": _not_modified()}
             case "retrieve":
-                row = response("The row.", JSON, schemas.partial_row(plan.resource), "X-Stream-Position", "ETag")
+                row = response(
+                    "The row.", JSON, schemas.partial_row(plan.resource), "X-Stream-Position", "ETag", **shown
+                )
                 return {"200": row, "304": _not_modified()}
             case "aggregate":
                 groups = response("The groups.", JSON, schemas.groups(plan), "X-Stream-Position", "ETag")
@@ -244,39 +255,53 @@ class _Document:
             case "create":
                 row = schemas.written_row(plan)
                 made = {"anyOf": [row, {"type": "array", "items": row}]}
-                return {"201": response("The new row, or the new rows.", JSON, made, "Location", "ETag")}
+                return {"201": response("The new row, or the new rows.", JSON, made, "Location", "ETag", **shown)}
             case "destroy":
                 return {"204": {"description": "The row is deleted.", "headers": header_references()}}
             case "stream" | "stream_row":
                 return {"200": event_stream(schemas, [schemas.event(plan)])}
-        changed = {"200": response("The changed row.", JSON, schemas.written_row(plan), "ETag")}
+        changed = {"200": response("The changed row.", JSON, schemas.written_row(plan), "ETag", **shown)}
         if action == "update" and plan.put_creates:
             changed["201"] = response("The new row.", JSON, schemas.written_row(plan), "Location", "ETag")
         return changed
 
     def _custom(self, route: Route, method: str, action: str) -> Schema:
-        """An action that the user's viewset adds. Its response is unknown; its ``serializer_class`` describes its body."""
+        """An action that the user's viewset adds. Its ``serializer_class`` describes its body."""
         handler, initkwargs = getattr(route.plan.viewset, action), route.initkwargs
         is_main = getattr(handler, "mapping", None) is not None  # other methods are mapped to handlers of their own
         name, description = (initkwargs.get("name"), initkwargs.get("description")) if is_main else (None, None)
         failures = [*(WRITE_FAILURES if method in BODY_ACTIONS else READ_FAILURES)]
         failures += [HTTPStatus.NOT_FOUND] if variable_parts(route.path) else []
-        unknown = {
-            "description": "The response of the action.",
-            "headers": header_references(),
-            "content": {JSON: {}, PROBLEM: {"schema": problem(self.schemas)}},
-        }
         operation: Schema = {
             "summary": name or action.replace("_", " ").capitalize(),
-            "responses": {"default": unknown, **failure_references(failures)},
+            "responses": {**self._responses_of(handler), **failure_references(failures)},
             **present(description=cleandoc(description or getdoc(handler) or "") or None),
         }
         if method in BODY_ACTIONS:
-            body: Schema = {"type": "object"}
+            body: Schema = dict(OBJECT)
             if initkwargs.get("serializer_class") is not None and isinstance(route.plan, ModelPlan):
                 body = self.schemas.custom_body(route.plan.serializer)
             operation["requestBody"] = {"required": "required" in body, "content": {JSON: {"schema": body}}}
         return operation
+
+    def _responses_of(self, handler: Any) -> dict[str, Schema]:
+        """What an action answers with: its ``response``, or what its annotation says that it returns."""
+        declared = declared_responses(handler)
+        default: Schema = {
+            "description": "The response of the action.",
+            "headers": header_references(),
+            "content": {JSON: {}, PROBLEM: {"schema": problem(self.schemas)}},
+        }
+        if not declared:
+            return {"default": default}
+        found: dict[str, Schema] = {}
+        for status, kind in declared.items():
+            found[str(int(status))] = (
+                {"description": "The action is done.", "headers": header_references()}
+                if kind is None
+                else response("The response of the action.", JSON, self.schemas.returned(kind))
+            )
+        return found | {"default": response("The action has failed.", PROBLEM, problem(self.schemas))}
 
     def _options(self, route: Route) -> Schema:
         metadata = self.schemas.shared("Metadata", METADATA_SCHEMA)
@@ -310,6 +335,9 @@ class _Document:
         if self.service.settings.server.openapi == "authenticated":
             refused = failure_references([HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS])
             needs = credentials_of(self.service.authentication_classes)
+        refused_caller = failure_references(
+            (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS)
+        )
         return {
             "/": self._get(
                 "root",
@@ -320,7 +348,15 @@ class _Document:
             "/openapi.json": self._get(
                 "openapi",
                 "This document",
-                {"200": response("The document.", JSON, {"type": "object"}), **unavailable, **refused},
+                {"200": response("The document.", JSON, OBJECT), **unavailable, **refused_caller},
+                parameters=[AS_PARAMETER],
+                **needs,
+            ),
+            "/asyncapi.json": self._get(
+                "asyncapi",
+                "The streams as an AsyncAPI document",
+                {"200": response("The document.", JSON, OBJECT), **unavailable, **refused_caller},
+                parameters=[AS_PARAMETER],
                 **needs,
             ),
             "/docs/": self._get(
@@ -397,7 +433,7 @@ class _Document:
         )
 
 
-def _path(route: Route) -> str:
+def path_of(route: Route) -> str:
     """The address of a route as OpenAPI writes it: ``/tasks/{id}/``."""
     return VARIABLE_PART.sub(r"{\1}", route.path) + "/"
 

@@ -11,7 +11,7 @@ from rowcast import errors
 from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.openapi.parameters import header_parameter
-from rowcast.openapi.schemas import Schemas
+from rowcast.openapi.schemas import OBJECT, Schemas
 from rowcast.resources.fields import Schema
 from rowcast.rest.batch_operations import METHODS, PATH_PATTERN, REF_PATTERN, TAGS_PATTERN
 from rowcast.rest.idempotency import KEY, KEY_MAX_CHARACTERS, REPLAYED, SHARED_KEY_MIN_CHARACTERS
@@ -236,13 +236,17 @@ PROBLEM_SCHEMA: Final[Schema] = {
     "type": "object",
     "description": "A problem document (RFC 9457).",
     "properties": {
-        "type": {"type": "string", "format": "uri-reference"},
+        "type": {
+            "type": "string",
+            "format": "uri-reference",
+            "description": "The address of a page about the code, or `about:blank` for a code of this service's own.",
+        },
         "title": {"type": "string"},
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "detail": {"type": "string", "description": "A sentence for people."},
         "code": {"type": "string", "description": "A stable word for programs."},
         "request_id": {"type": "string"},
-        "errors": {"type": "object", "description": "The messages for each invalid field."},
+        "errors": OBJECT | {"description": "The messages for each invalid field."},
         "operation": {"type": "integer", "minimum": 0, "description": "The place of the operation in its batch."},
     },
     "required": ["type", "title", "status", "detail", "code", "request_id"],
@@ -259,7 +263,7 @@ METADATA_SCHEMA: Final[Schema] = {
         "actions": {
             "type": "object",
             "description": "For each method with a body, the fields of that body.",
-            "additionalProperties": {"type": "object", "additionalProperties": {"type": "object"}},
+            "additionalProperties": {"type": "object", "additionalProperties": OBJECT},
         },
         "import": {
             "type": "object",
@@ -308,7 +312,7 @@ NOTICE_SCHEMA: Final[Schema] = {
         "resource": {"type": "string"},
         "resources": {"type": "array", "items": {"type": "string"}},
         "reason": {"type": "string"},
-        "rows": {"type": "array", "items": {"type": "object"}},
+        "rows": {"type": "array", "items": OBJECT},
     },
 }
 BATCH_DESCRIPTION: Final = (

@@ -28,7 +28,41 @@ FILES: Final[Mapping[str, Path]] = {name: _FOLDER / name for name in (STYLE, LIB
 """The files of Swagger UI that the page loads, by their names below ``/docs/``."""
 
 START_SCRIPT: Final = """\
-window.ui = SwaggerUIBundle({url: "/openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null});
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", follow);
+follow();
+
+// A stream does not end, so its response is what it sends in a few seconds.
+async function readStream(url, options) {
+  const stop = new AbortController();
+  const response = await fetch(url, {...options, signal: stop.signal});
+  if (!response.ok) return response;
+  setTimeout(() => stop.abort(), 3000);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  try {
+    for (let part; !(part = await reader.read()).done && text.length < 100000;) text += part.value;
+  } catch (error) {
+    if (!stop.signal.aborted) throw error;
+  }
+  stop.abort();
+  const headers = new Headers(response.headers);
+  headers.set("content-type", "text/plain");
+  return new Response(text, {status: response.status, headers});
+}
+
+window.ui = SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#docs",
+  deepLinking: true,
+  validatorUrl: null,
+  requestInterceptor: request => {
+    const accept = request.headers.accept ?? request.headers.Accept;
+    if (accept === "text/event-stream") request.userFetch = readStream;
+    return request;
+  },
+});
 """  # without a validator: it would send the document's address to a service on the internet
 
 
@@ -40,6 +74,7 @@ def page(title: str) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>{escape(title)}</title>
 <link rel="icon" href="/docs/{ICON}">
 <link rel="stylesheet" href="/docs/{STYLE}">

@@ -61,6 +61,9 @@ LAST_EVENT_ID_PARAMETER: Final = query_parameter(
 SNAPSHOT_PARAMETER: Final = query_parameter(
     "snapshot", "Send all current rows first, as `snapshot` events before `ready`.", {"type": "boolean"}
 )
+AS_PARAMETER: Final = query_parameter(
+    "as", "`me`: only what the caller may do, before it is about a row.", {"enum": ["me"]}
+)
 ACCESS_TOKEN_PARAMETER: Final = query_parameter(
     "access_token", "The credentials of a client that cannot send headers.", {"type": "string"}
 )

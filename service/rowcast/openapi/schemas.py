@@ -18,10 +18,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import marshmallow as ma
+import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
-from rowcast.orm.model import model
+from rowcast.openapi.returned import type_schema
+from rowcast.orm.model import Model, model
 from rowcast.resources.fields import MISSING, Field, Kind, Schema
 from rowcast.resources.resource import Relation, Resource
 from rowcast.resources.types.compound import is_numeric, limit_schema
@@ -41,6 +43,8 @@ from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
 from rowcast.rest.serializers import Serializer, serializer_for
 
 OPENAPI_VERSION: Final = "3.1.0"
+OBJECT: Final[Schema] = {"type": "object", "additionalProperties": True}
+"""Any object. Without ``additionalProperties`` generators of TypeScript take it for one without properties."""
 
 
 def present(**keywords: Any) -> Schema:
@@ -132,6 +136,22 @@ def _reference(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _members(value: Schema) -> Schema:
+    """The schema of an object all of whose members have this one."""
+    return {"additionalProperties": value}
+
+
+def _add_default(schema: Schema, default: Any) -> None:
+    """Describe the default of a field that a body may leave out.
+
+    It is not under ``default``: generators of clients take a field with that for one that is always there, and then require
+    it in bodies.
+    """
+    sentence = f"Default: `{orjson.dumps(default).decode()}`."
+    schema["description"] = " ".join(filter(None, (schema.get("description"), sentence)))
+    schema["x-default"] = default
+
+
 class Schemas:
     """The ``components.schemas`` of one document. A schema is made when something first refers to it.
 
@@ -197,30 +217,32 @@ class Schemas:
             },
         )
 
-    def json(self) -> Schema:
-        """Any JSON that PostgreSQL can store."""
-        name = self._name("", "Json")
-        inner = _reference(name)
-        return self._component(
-            name,
-            lambda: {
-                "description": "Any JSON without the character U+0000.",
-                "anyOf": [
-                    {"type": ["null", "boolean", "number"]},
-                    STRING_SCHEMA,
-                    {"type": "array", "items": inner},
-                    {"type": "object", "propertyNames": {"pattern": NO_NUL}, "additionalProperties": inner},
-                ],
-            },
-        )
+    def json(self, *, null: bool = True) -> Schema:
+        """Any JSON that PostgreSQL can store, or any but null.
+
+        Generators of clients do not understand a type that refers to itself, and ignore ``then``: for them it is any JSON.
+        """
+        name, inner = self._name("", "Json"), self._name("", "JsonValue")
+        items = {"items": {}, "if": True, "then": {"items": _reference(name)}}
+        value = {
+            "description": "Any JSON but null, without the character U+0000.",
+            "anyOf": [
+                {"type": ["boolean", "number"]},
+                STRING_SCHEMA,
+                {"type": "array", **items},
+                OBJECT | {"propertyNames": {"pattern": NO_NUL}, "if": True, "then": _members(_reference(name))},
+            ],
+        }
+        self._component(inner, lambda: value)
+        self._component(name, lambda: {"anyOf": [{"type": "null"}, _reference(inner)]})
+        return {"if": True, "then": _reference(name if null else inner)}
 
     # --- fields
 
     def _property(self, declared: Field, values: Field) -> Schema:
         """Every value of a field, null included where the field allows it."""
         if values.field_type.kind is Kind.JSON and not values.choices:
-            not_null = ["boolean", "number", "string", "array", "object"]
-            return self.json() if declared.null else {"allOf": [self.json()], "type": not_null}
+            return self.json(null=declared.null)
         schema = ruled_schema(declared, values)
         if values.of is not None and values.of.kind is Kind.JSON and not values.choices:
             schema["items"] = self._property(values.element, values.element)
@@ -242,7 +264,9 @@ class Schemas:
                 return schema | _annotations(declared)
             case RelatedKeysField(declared=declared, values=values):
                 key, name = value_schema(values), field.key.column_name
-                row = {"type": "object", "properties": {name: key}, "required": [name]}
+                described: Schema = {"type": "object", "properties": {name: key}, "required": [name]}
+                target = self.resources[declared.to or ""].model
+                row = self._component(self._name(target, f"By{name.title().replace('_', '')}"), lambda: described)
                 sentence = f"The keys of rows of {declared.to}: each is the key alone, or an object that contains it."
                 return {"type": "array", "items": {"anyOf": [key, row]}} | _annotations(declared, sentence)
         return self._response_property(field)
@@ -350,7 +374,7 @@ class Schemas:
 
     def groups(self, plan: ModelPlan) -> Schema:
         """The response of ``aggregate``: which results a group has is up to the request."""
-        group = {"type": "object", "description": "The group, and the results that were requested, by name."}
+        group = OBJECT | {"description": "The group, and the results that were requested, by name."}
         count = {"type": "integer", "minimum": 0, "description": "The number of groups."}
         page = _envelope(count, {"type": "array", "items": group})
         return self._component(self._name(plan.resource.model, "Groups"), lambda: page)
@@ -391,6 +415,25 @@ class Schemas:
 
         return self._component(self._name(plan.resource.model, "Event"), make)
 
+    def returned(self, kind: Any) -> Schema:
+        """What an action returns: the schema of a type, where a serializer or a model stands for its rows."""
+        return type_schema(kind, self._returned_row)
+
+    def _returned_row(self, kind: Any) -> Schema | None:
+        """The schema of rows, if the type is a model or a serializer."""
+        if not isinstance(kind, type):
+            return None
+        if issubclass(kind, Model):
+            return self.partial_row(kind.resource())
+        if not issubclass(kind, Serializer):
+            return None
+        plan = next((plan for plan in self._service.plans.values() if isinstance(plan.serializer, kind)), None)
+        if plan is not None:
+            return self.partial_row(plan.resource)
+        fields = kind().dump_fields
+        properties = {name: self._response_property(field) for name, field in fields.items()}
+        return {"type": "object", "properties": properties}
+
     # --- request bodies
 
     def body(self, plan: ModelPlan, action: str) -> Schema:
@@ -411,7 +454,7 @@ class Schemas:
                 if isinstance(field, ColumnField) and field.declared.write_only:
                     properties[name]["writeOnly"] = True
                 if creating and isinstance(field, ColumnField) and field.declared.default is not MISSING:
-                    properties[name]["default"] = field.declared.default
+                    _add_default(properties[name], field.declared.default)
             schema = {"type": "object", "properties": properties, "additionalProperties": False}
             return schema | required if creating else schema
 
@@ -444,7 +487,9 @@ class Schemas:
         properties: dict[str, Schema] = {name: dict(description) for name in sorted(ignored)}
         for name, relation in serializer.relations.items():
             if name not in serializer.fields:
-                properties[name] = {"type": "array" if relation.many else ["object", "null"]} | description
+                row = self.shared("IgnoredRow", OBJECT | {"description": "A related row, as it was read."})
+                ignored_row: Schema = {"anyOf": [row, {"type": "null"}]}
+                properties[name] = ({"type": "array", "items": {}} if relation.many else ignored_row) | description
         return properties
 
     def custom_body(self, serializer: Serializer) -> Schema:

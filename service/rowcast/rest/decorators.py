@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from rowcast.errors import ConfigurationError, did_you_mean
 
+NOT_DECLARED: Final[Any] = object()  # instead of the type of an action's response
 VERBS: Final = ("get", "post", "put", "patch", "delete", "head", "options", "trace")
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
@@ -113,6 +114,7 @@ def action(
     methods: Iterable[str | HTTPMethod] | None = None,
     url_path: str | None = None,
     url_name: str | None = None,
+    response: Any = NOT_DECLARED,
     **kwargs: Any,
 ) -> Callable[[F], F]:
     """Make a method of a viewset an action with an address of its own (Django REST framework, "Routing extra actions").
@@ -124,6 +126,9 @@ def action(
         url_path: The last part of the address; the method's name by default. It may contain aiohttp's ``{name}`` and
             ``{name:regex}``, Django's ``<int:name>``, or a regular expression's ``(?P<name>…)``.
         url_name: The last part of the route's name; by default the method's name with hyphens.
+        response: What the action returns, for the OpenAPI document: a serializer, a model, a type such as ``list[Task]``, a
+            ``TypedDict`` or a dataclass; ``None`` for a 204; or a dictionary of these by status. By default the
+            annotation of the function says it. What the action sends is not compared with it.
         **kwargs: Attributes of the viewset while the action runs, such as ``permission_classes`` or ``name``.
 
     Raises:
@@ -148,6 +153,7 @@ def action(
         made: Any = function
         made.mapping = MethodMapper(function.__name__, dict.fromkeys(verbs, function.__name__))
         made.detail = detail
+        made.response = response
         made.url_path = url_path or function.__name__
         made.url_name = url_name or function.__name__.replace("_", "-")
         made.kwargs = dict(kwargs)

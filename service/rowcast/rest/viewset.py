@@ -324,14 +324,19 @@ class ViewSet:
 ViewSetMixin = ViewSet  # Django REST framework has as_view in a mixin of its own
 
 
-def handler_for(plan: ViewPlan, action_map: Mapping[str, str]) -> Handler:
-    """The handler of an address: it answers from memory where nobody has to be recognised first, or by an instance."""
+def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, link: str = "") -> Handler:
+    """The handler of an address: it answers from memory where nobody has to be recognised first, or by an instance.
+
+    ``link`` is the header ``Link`` of a list, where Python of the user's has not set another.
+    """
     viewset: type[ViewSet] = plan.viewset
     make_view = partial(viewset, view_plan=plan, action_map=action_map, **plan.attributes)
     may_be_cached = plan.public_and_cacheable and action_map.get("GET") in READING_ACTIONS
 
     queried = plan if action_map.get("GET") == "list" and isinstance(plan, ModelPlan) else None
-    shown = {**ACCEPT_QUERY, **(VARY if plan.exports else {})}
+    own_list = plan.exports and not plan.overrides("finalize_response")
+    shown = {**ACCEPT_QUERY, **(VARY if plan.exports else {}), **({"Link": link} if own_list and link else {})}
+    default_link = link if not own_list else ""
 
     async def handler(http: web.Request) -> web.StreamResponse:
         if queried is not None and http.method == QUERY:
@@ -345,6 +350,8 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str]) -> Handler:
             response = await make_view().dispatch(http)
         if queried is not None:
             response.headers.update(shown if http.method in ("GET", "HEAD") else ACCEPT_QUERY)
+            if default_link:
+                response.headers.setdefault("Link", default_link)
         return response
 
     whole: Handler = handler

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import orjson
 from aiohttp import web
 
-from rowcast import __version__
 from rowcast.configuration import viewset_options
 from rowcast.configuration.declarations import RESERVED_RESOURCES
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.viewset_options import PLAIN_OPTIONS
 from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
 from rowcast.errors import ConfigurationError
-from rowcast.identity.authentication import identify, refusal
 from rowcast.identity.permissions import check_columns
-from rowcast.openapi.document import document as openapi_document
-from rowcast.openapi.page import FILES, START, START_SCRIPT, page, security_policy
-from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource
 from rowcast.rest import routers
 from rowcast.rest.aggregate_action import check_aggregates
@@ -29,10 +22,10 @@ from rowcast.rest.binding import plan_plain, plan_resource, plan_view
 from rowcast.rest.expansion import check_scoped
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import is_ours
-from rowcast.rest.plan import ModelPlan, Service, ViewPlan, policy_instances
-from rowcast.rest.request import Request, base_url
+from rowcast.rest.plan import ModelPlan, Service, ViewPlan
 from rowcast.rest.routers import Route
 from rowcast.rest.viewset import Handler, ViewSet, handler_for
+from rowcast.server.descriptions import DESCRIBED_BY, register_descriptions, register_error_pages
 from rowcast.server.importer import Importer
 
 
@@ -178,67 +171,15 @@ def register(
     app: web.Application, service: Service, routes: Sequence[Route], wrap: Callable[[Handler], Handler]
 ) -> None:
     """Add every address of the viewsets, and what describes them; ``wrap`` is for the handlers of streams."""
+    paths = {route.path for route in routes if "stream" in route.actions.values()}
+    described = service.settings.server.openapi != "off"
     for route in routes:
-        handler = handler_for(route.plan, route.action_map)
+        stream = f"{route.path}/stream"
+        links = [f'<{stream}/>; rel="alternate"; type="text/event-stream"'] if stream in paths else []
+        links += [DESCRIBED_BY] if described else []
+        handler = handler_for(route.plan, route.action_map, link=", ".join(links))
         routers.register(app, route, wrap(handler) if "stream" in route.actions.values() else handler)
         service.routes[route.name] = route.path
-    if service.settings.server.openapi != "off":
-        _register_descriptions(app, service, routes)
-
-
-def _register_descriptions(app: web.Application, service: Service, routes: Sequence[Route]) -> None:
-    """Add ``/``, ``/openapi.json`` and ``/docs/``, which describe every resource, for those whom ``server.openapi`` names."""
-    lists = [route.path for route in routes if route.name.endswith("-list")]
-    body = encode(openapi_document(service, routes, version=__version__))
-
-    async def root(request: web.Request) -> web.Response:
-        """The resources and their addresses."""
-        origin = base_url(service.settings.server, request)
-        addresses = {path[1:]: f"{origin}{path}/" for path in lists}
-        return web.Response(body=orjson.dumps(addresses), content_type="application/json")
-
-    async def describe(request: web.Request) -> web.Response:
-        return web.Response(body=body, content_type="application/json")
-
-    api = service.settings.api
-    html, policy = page(api.title), security_policy(api.servers)
-
-    async def docs(request: web.Request) -> web.Response:
-        """The document as a page."""
-        return web.Response(text=html, content_type="text/html", headers={"Content-Security-Policy": policy})
-
-    closed = service.settings.server.openapi == "authenticated"
-    described = {"/": root, "/openapi.json": describe, "/openapi.json/": describe, "/docs": docs, "/docs/": docs}
-    for path, handler in described.items():
-        app.router.add_get(path, _for_authenticated(service, handler) if closed else handler)
-    _register_files(app)
-
-
-def _register_files(app: web.Application) -> None:
-    """Add the files that the page ``/docs/`` loads: a public library, and the two lines that start it."""
-
-    def sending(path: Path) -> Handler:
-        async def send(request: web.Request) -> web.StreamResponse:
-            return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
-
-        return send
-
-    async def start(request: web.Request) -> web.Response:
-        return web.Response(text=START_SCRIPT, content_type="text/javascript", headers={"Cache-Control": "no-cache"})
-
-    app.router.add_get(f"/docs/{START}", start)
-    for name, path in FILES.items():
-        app.router.add_get(f"/docs/{name}", sending(path))
-
-
-def _for_authenticated(service: Service, handler: Handler) -> Handler:
-    """A handler that only callers with credentials reach, by ``auth.default_authentication_classes``."""
-
-    async def answer(http: web.Request) -> web.StreamResponse:
-        request, authenticators = Request(http), policy_instances(service.authentication_classes)
-        await identify(request, authenticators)
-        if not request.user.is_authenticated:
-            raise refusal(request, authenticators)
-        return await handler(http)
-
-    return answer
+    if described:
+        register_descriptions(app, service, routes)
+    register_error_pages(app)

@@ -10,8 +10,8 @@ from rowcast.orm.model import Model, model
 from rowcast.query.store import STORE
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.resource import Resource
+from rowcast.resources.samples import needs_value, sample
 from rowcast.rest.plan import Service
-from rowcast.testing.samples import needs_value, sample
 
 
 class Factory:

@@ -66,7 +66,8 @@ def test_every_reference_resolves() -> None:
 def test_every_route_is_there() -> None:
     """The paths are those of the routes, with their methods and OPTIONS, and those of the service itself."""
     expected = {f"{route.path}/": {*map(str.lower, route.actions), "options"} for route in ROUTES}
-    own = {path: {"get"} for path in ("/", "/openapi.json", "/docs/", "/stream/", "/health/live", "/health/ready")}
+    described = ("/", "/openapi.json", "/asyncapi.json", "/docs/", "/stream/", "/health/live", "/health/ready")
+    own = {path: {"get"} for path in described}
     own["/batch/"] = {"post"}
     found = {path: set(item) - {"parameters"} for path, item in DOCUMENT["paths"].items()}
     assert found == expected | own

@@ -12,8 +12,8 @@ from typing import Any, Final
 import marshmallow as ma
 
 from rowcast.resources.fields import MISSING, Field, Kind
+from rowcast.resources.patterns import example
 from rowcast.resources.validators import validators
-from rowcast.testing.patterns import example
 
 FIRST_MOMENT: Final = dt.datetime(2000, 1, 1, 12, tzinfo=dt.UTC)
 

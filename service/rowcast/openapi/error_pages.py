@@ -1,0 +1,71 @@
+"""``/docs/errors/<code>``: a page for each error code, and one with all of them, from the table ``ERROR_CODES``.
+
+The pages have no script. They are the same for every service and show nothing of its resources.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import Final
+
+from rowcast.error_codes import ERROR_CODES, PAGES
+
+STYLE_NAME: Final = "errors.css"
+STYLE_SHEET: Final = """\
+:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
+body { max-width: 44rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
+code { font: .9em ui-monospace, monospace; background: color-mix(in srgb, currentColor 10%, transparent); padding: .1em .3em; }
+dt { font-weight: 600; margin-top: 1rem; }
+dd { margin: 0; }
+"""
+POLICY: Final = (
+    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def error_page(code: str) -> str:
+    """The page of a code; ``KeyError`` for a code that Rowcast does not have."""
+    status, cause, action = ERROR_CODES[code]
+    return _page(
+        code,
+        f"<h1><code>{code}</code></h1>\n"
+        f"<dl>\n<dt>Status</dt><dd>{status}</dd>\n"
+        f"<dt>What it means</dt><dd>{_text(cause)}</dd>\n"
+        f"<dt>What to do</dt><dd>{_text(action)}</dd>\n</dl>\n"
+        f'<p><a href="{PAGES}">All error codes</a></p>',
+    )
+
+
+def index_page() -> str:
+    """The page with all codes."""
+    entries = (
+        f'<dt><a href="{PAGES}{code}">{code}</a> ({each.status})</dt><dd>{_text(each.cause)}</dd>'
+        for code, each in ERROR_CODES.items()
+    )
+    return _page("Error codes", "<h1>Error codes</h1>\n<dl>\n" + "\n".join(entries) + "\n</dl>")
+
+
+def _text(text: str) -> str:
+    """A sentence as HTML: what is in backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def _page(title: str, body: str) -> str:
+    return f"""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/{STYLE_NAME}">
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
