@@ -144,6 +144,11 @@ class Database:
         waiting = sum(not turn.done() for turn in self._waiting)
         return PoolLoad(self._size, self._open - len(self._idle), waiting)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a caller gets a connection, or may open one, without waiting for another caller."""
+        return bool(self._idle) or self._open < self._size
+
     def lift_limits(self) -> None:
         """Let statements and transactions take any time: for what no client waits for. Connections are opened later."""
         self._settings |= {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
@@ -198,6 +203,25 @@ class Database:
             if error.code != "database_unavailable" or self._inside() is not None:
                 raise
             return await self.fetch(sql, arguments)
+
+    async def fetch_when_free(
+        self, statement: Callable[[], tuple[str, Sequence[Any], Collection[str]]]
+    ) -> list[asyncpg.Record]:
+        """Wait for a free connection, outside of transactions; then make a statement, and run it.
+
+        ``statement`` returns it with its arguments and the resources that it may change.
+        """
+        connection = await self._take()
+        changes: Collection[str] = ()
+        try:
+            self.statements += 1
+            sql, arguments, changes = statement()
+            rows: list[asyncpg.Record] = await self._execute(connection, "fetch", sql, arguments, False)
+            return rows
+        finally:
+            if changes:
+                self.changed(changes)
+            self._give(connection)
 
     async def copy(self, sql: str, arguments: Sequence[Any], sink: Sink, **form: str) -> None:
         """Send the rows of one statement to ``sink``, in the form of COPY's options, inside ``transaction()``.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
+from rowcast.resources.exchanged import Exchanged
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.sql import DIALECT
 
+GIVEN: Final = "_given"  # the rows of ``GivenBinds``
 Expression: TypeAlias = sa.Select[Any] | sa.Insert | sa.Update | sa.Delete | sa.UpdateBase
 
 
@@ -48,6 +51,28 @@ class Binds:
     def following(self) -> Binds:
         """Makes the parameters whose values come after those that this one has made."""
         return Binds(self._first + len(self._made))
+
+
+class GivenBinds(Binds):
+    """Makes columns of ``_given`` in place of bound parameters: a row of it has the values of one execution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[Any] = []  # of the columns v0, v1, …
+
+    def __call__(self, type_: Any) -> Any:
+        exchanged = type_ if isinstance(type_, Exchanged) else None
+        self.types.append(type_ if exchanged is None else exchanged.driver)
+        column: sa.ColumnElement[Any] = sa.literal_column(f"{GIVEN}.v{len(self.types) - 1}", self.types[-1])
+        return column if exchanged is None else exchanged.stored(column)
+
+    def rows(self) -> sa.FromClause:
+        """The rows of ``_given``, each with its ``position`` from 1. Values: an array for each column."""
+        binds = Binds()
+        arrays = [binds(postgresql.ARRAY(type_)) for type_ in self.types]
+        columns = [sa.column(f"v{number}", type_) for number, type_ in enumerate(self.types)]
+        given = sa.func.unnest(*arrays).table_valued(*columns, with_ordinality="position")
+        return given.render_derived(name=GIVEN)
 
 
 def compiled(expression: Expression, *, changes: Collection[str] = ()) -> Statement:

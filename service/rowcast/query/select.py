@@ -12,7 +12,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from rowcast.query.compilation import Binds, Statement, compiled, sql
+from rowcast.query.compilation import Binds, GivenBinds, Statement, compiled, sql
 from rowcast.query.condition_sql import Source, sort_key
 from rowcast.query.conditions import Shape
 from rowcast.query.documents import document, related_condition
@@ -109,17 +109,31 @@ def row(tables: Tables, projection: Projection, where: Shape) -> Statement:
 
     Values: the condition's, those for related rows.
     """
+    return compiled(_row(tables, projection, where, Binds()).add_columns(SNAPSHOT))
+
+
+def rows(tables: Tables, projection: Projection, where: Shape) -> Statement:
+    """What ``row`` returns for several lists of values, each with the ``position`` of its list from 1.
+
+    OFFSET keeps the look-up of each row an execution of its own: the planner cannot make one join of them, which might
+    read the whole table. Values: an array for each value of ``row``.
+    """
+    binds = GivenBinds()
+    one = _row(tables, projection, where, binds).offset(sql(0)).lateral("_row")
+    given = binds.rows()
+    return compiled(sa.select(given.c.position, *one.c, SNAPSHOT).select_from(given.join(one, sa.true())))
+
+
+def _row(tables: Tables, projection: Projection, where: Shape, binds: Binds) -> sa.Select[Any]:
     resource, table = projection.resource, tables.of[projection.resource]
-    binds = Binds()
     source = Source(tables, resource, binds)
     condition = source.condition(where)
     item = sa.select(*document(tables, projection, table, binds)).correlate(table).lateral("_d")
     columns = sa.select(
         sa.func.row_to_json(item.table_valued()).label("result"),
         version(tables, resource, stamp(tables, resource, quote_table(table.key)), table).label("version"),
-        SNAPSHOT,
     )
-    return compiled(columns.select_from(source.clause.join(item, sa.true())).where(condition))
+    return columns.select_from(source.clause.join(item, sa.true())).where(condition)
 
 
 def every_row(tables: Tables, projection: Projection) -> Statement:

@@ -32,6 +32,7 @@ class Queries:
         self._caches: dict[Callable[..., Statement], Callable[..., Any]] = {}
         self.page = self.compiled(select.page)
         self.select_row = self.compiled(select.row)
+        self.select_rows = self.compiled(select.rows)
         self.related_size = self.compiled(select.related_size)
         self.every_row = self.compiled(select.every_row)
         self.export = self.compiled(export.rows)
@@ -40,6 +41,8 @@ class Queries:
         self.insert = self.compiled(write.insert)
         self.insert_many = self.compiled(write.insert_many)
         self.upsert_many = self.compiled(write.upsert_many)
+        self.insert_each = self.compiled(write.insert_each)
+        self.update_each = self.compiled(write.update_each)
         self.update = self.compiled(write.update)
         self.delete = self.compiled(write.delete)
         self.delete_and_compare = self.compiled(write.delete_and_compare)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -17,6 +17,7 @@ from rowcast.database.sequences import counted_field, move_sequence
 from rowcast.database.table_traits import read_traits
 from rowcast.errors import ApiError, Conflict, DoesNotFit, OutsideScope, PermissionDenied, Unavailable, ValidationError
 from rowcast.query.aggregation import AggregateShape
+from rowcast.query.coalescing import Coalescing
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Comparison, Query, by_key
 from rowcast.query.dependencies import paths_in
@@ -76,11 +77,28 @@ class Store:
     queries: Queries
     database: Database
     judges: Database | None = None
+    rows: Coalescing = field(init=False)  # the statements that requests share
+    inserts: Coalescing = field(init=False)
+    updates: Coalescing = field(init=False)
+
+    def __post_init__(self) -> None:
+        queries, database = self.queries, self.database
+        shared = {
+            "rows": Coalescing(database, queries.select_rows),
+            "inserts": Coalescing(database, queries.insert_each, writes=True),
+            "updates": Coalescing(database, queries.update_each, writes=True),
+        }
+        for name, each in shared.items():
+            object.__setattr__(self, name, each)
 
     @property
     def judge(self) -> Database:
         """Where the filters of streams are evaluated."""
         return self.judges or self.database
+
+    def _shares(self, resource: Resource) -> bool:
+        """Whether the caller's statements about a resource may be shared with other requests."""
+        return resource.coalesce and not (self.database.acts_as_callers or self.database.in_transaction)
 
     async def page(self, query: Query, page: PageShape, values: Sequence[Any]) -> FetchedPage:
         """One page of a query; ``values`` are those of the page, which come after those of the condition."""
@@ -112,20 +130,32 @@ class Store:
 
     async def one(self, query: Query, projection: Projection) -> StoredRow | None:
         """The only row of a query; ``None`` if there is none."""
-        statement = self.queries.select_row(projection, query.shape)
         values = (*query.values, *query.related_values) if query.related else query.values
-        row = await self.database.read(statement.sql, statement.arguments(values))
-        return None if row is None else StoredRow(row[0], row[1], snapshot=row[2])
+
+        def read() -> Awaitable[asyncpg.Record | None]:
+            statement = self.queries.select_row(projection, query.shape)
+            return self.database.read(statement.sql, statement.arguments(values))
+
+        row = await (
+            self.rows.row((projection, query.shape), values, read)
+            if self._shares(self.queries.resources[projection.resource])
+            else read()
+        )
+        return None if row is None else StoredRow(row["result"], row["version"], snapshot=row["snapshot"])
 
     async def insert(self, projection: Projection, values: Mapping[str, Any], within: Query | None = None) -> StoredRow:
         """Insert a row and its links; ``OutsideScope`` if the query ``within`` does not contain the row."""
         resource, columns, links = self._parts(projection, values)
         inline, later = self._checks(within)
         statement = self.queries.insert(projection, columns, links, inline.shape)
-        arguments = statement.arguments([*(values[name] for name in (*columns, *links)), *inline.values])
+        given = [*(values[name] for name in (*columns, *links)), *inline.values]
+        arguments = statement.arguments(given)
+
+        def write_alone() -> Awaitable[asyncpg.Record | None]:
+            return self.insert_rows(resource, columns, self.database.fetch, statement, arguments)
 
         async def write() -> StoredRow:
-            row = await self.insert_rows(resource, columns, self.database.fetch, statement, arguments)
+            row = await (self.inserts.row((projection, columns), given, write_alone) if shared else write_alone())
             if row is None:
                 raise Conflict(NOT_MADE)
             return StoredRow(row["result"], row["version"], row["key"])
@@ -164,6 +194,7 @@ class Store:
         traits = self.queries.resources.traits_of(resource.name)
         again = traits.partitioned or self._stale(projection, links)
         usual = write_whole if again or later is not None else write
+        shared = usual is write and not links and not inline.where and self._shares(resource)
         try:
             return await self._write(
                 "insert", resource, write_or_redirect if "insert" in traits.skipping else usual, write_by_rules
@@ -231,7 +262,11 @@ class Store:
         resource, columns, links = self._parts(projection, values)
         inline, later = self._checks(within)
         statement = self.queries.update(projection, columns, links, query.shape, inline.shape)
-        arguments = statement.arguments([*query.values, *(values[name] for name in (*columns, *links)), *inline.values])
+        given = [*query.values, *(values[name] for name in (*columns, *links)), *inline.values]
+        arguments = statement.arguments(given)
+
+        def execute() -> Awaitable[asyncpg.Record | None]:
+            return self.database.fetch(statement.sql, arguments, changes=statement.changes)
 
         async def write() -> StoredRow | None:
             async with self.database.transaction():
@@ -247,7 +282,8 @@ class Store:
                 return await self._read_again(resource, projection, row.key)
 
         async def write_alone() -> StoredRow | None:
-            row = await self.database.fetch(statement.sql, arguments, changes=statement.changes)
+            shape = projection, columns, query.shape
+            row = await (self.updates.row(shape, given, execute) if shared else execute())
             return None if row is None else StoredRow(row["result"], row["version"], row["key"])
 
         async def write_by_rules() -> StoredRow | None:
@@ -270,6 +306,7 @@ class Store:
         traits = self.queries.resources.traits_of(resource.name)
         skipping = "update" in traits.skipping
         alone = later is None and not links and not skipping and not self._stale(projection, links)
+        shared = alone and bool(columns) and not inline.where and not query.related and self._shares(resource)
         try:
             return await self._write("update", resource, write_alone if alone else write, write_by_rules)
         except (ApiError, asyncpg.PostgresError) as error:

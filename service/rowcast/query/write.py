@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rowcast.database.errors import OUTSIDE_SCOPE
-from rowcast.query.compilation import Binds, Statement, compiled, sql
+from rowcast.query.compilation import Binds, GivenBinds, Statement, compiled, sql
 from rowcast.query.condition_sql import Source
 from rowcast.query.conditions import Shape
 from rowcast.query.dependencies import dependents
@@ -50,6 +50,49 @@ def insert(
         _written(tables, projection, new, binds, within, with_version=not links and not partitioned).add_cte(*linked),
         changes={projection.resource},
     )
+
+
+def insert_each(tables: Tables, projection: Projection, columns: tuple[str, ...]) -> Statement:
+    """What ``insert`` returns for several lists of values, with the ``position`` of each list, from 1.
+
+    The rows are inserted, and returned, in the order of the lists. Values: an array for each value of ``insert``.
+    """
+    binds = GivenBinds()
+    table = tables.written(projection.resource)
+    values = {name: binds(table.c[name].type) for name in columns}
+    values |= generated(tables, projection.resource, columns)
+    given = binds.rows()
+    rows = sa.select(*values.values()).select_from(given).order_by(given.c.position)
+    new = sa.insert(table).from_select([*values], rows).returning(*table.c, xmin(quote_table(table.key))).cte("_new")
+    numbered = sa.select(*new.c, sa.func.row_number().over().label("position")).cte("_numbered")
+    return compiled(_written_each(tables, projection, numbered), changes={projection.resource})
+
+
+def update_each(tables: Tables, projection: Projection, columns: tuple[str, ...], where: Shape) -> Statement:
+    """What ``update`` returns for several lists of values, with the ``position`` of each list, from 1.
+
+    A row that another transaction has locked is left out, so that the others do not wait for it.
+    Values: an array for each value of ``update``.
+    """
+    binds = GivenBinds()
+    resource = projection.resource
+    table, key = tables.written(resource), tables.resources[resource].key_columns
+    locked_table = table.alias("_row")
+    source = Source(tables, resource, binds, locked_table)
+    one = sa.select(*(locked_table.c[name] for name in key)).select_from(source.clause).where(source.condition(where))
+    one = one.with_for_update(skip_locked=True, of=locked_table)
+    given_values = {name: binds(table.c[name].type) for name in columns}
+    given = binds.rows()
+    found = one.lateral("_found")
+    labels = {name: value.label(f"set{number}") for number, (name, value) in enumerate(given_values.items())}
+    rows = sa.select(given.c.position, *(found.c[name] for name in key), *labels.values())
+    rows = rows.select_from(given.join(found, sa.true())).order_by(*(found.c[name] for name in key))
+    locked = rows.cte("_locked")
+    sets = {name: locked.c[label.name] for name, label in labels.items()} | touched(tables.resources[resource])
+    same = sa.and_(*(table.c[name] == locked.c[name] for name in key))
+    returned = [*table.c, xmin(quote_table(table.key)), locked.c.position]
+    new = sa.update(table).where(same).values(sets).returning(*returned).cte("_new")
+    return compiled(_written_each(tables, projection, new), changes=dependents(tables.resources, resource))
 
 
 def insert_many(tables: Tables, resource: str, shapes: Sequence[tuple[str, ...]]) -> Statement:
@@ -240,6 +283,16 @@ def _written(
     failure = sa.cast(sa.func.concat(sql(quote_literal(OUTSIDE_SCOPE)), sa.func.left(key.element, sql(0))), sa.Boolean)
     met = sa.case((sa.func.coalesce(condition, sa.false()), sa.true()), else_=failure)
     return columns.select_from(row.join(source.clause, sa.true())).where(met)
+
+
+def _written_each(tables: Tables, projection: Projection, new: sa.CTE) -> sa.Select[Any]:
+    """The rows that a statement has written, with their positions."""
+    resource = projection.resource
+    row = sa.select(*document(tables, projection, new)).correlate(new).lateral("_p")
+    result = sa.func.row_to_json(row.table_valued()).label("result")
+    current = version(tables, resource, new.c[XMIN], new).label("version")
+    columns = sa.select(new.c.position, result, key_text(tables, resource, new), current)
+    return columns.select_from(new.join(row, sa.true()))
 
 
 def _relink(tables: Tables, resource: str, field: str, new: sa.CTE, binds: Binds, *, replace: bool) -> Iterator[sa.CTE]:

@@ -85,6 +85,7 @@ class Resource:
     indexes: tuple[tuple[str, ...], ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     managed: bool = True  # whether Rowcast may change the table
+    coalesce: bool = True  # whether requests that meet may share statements
     renamed_from: str | None = None  # the table's name before
     view: bool = False  # the table is a view: its rows are read, and neither written nor watched
     label: str | None = None

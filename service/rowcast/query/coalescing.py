@@ -1,0 +1,122 @@
+"""Requests that meet share a statement: rows that are read or written at the same time, by statements of one shape.
+
+The first request of a group begins it, and those that arrive in the same turn of the event loop, or before a connection is
+free, join it. A request that meets no other does not wait. If the statement fails, each is executed alone, so that its result
+does not depend on those of others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from time import monotonic
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+
+from rowcast.database.pool import Database
+from rowcast.errors import Unavailable
+from rowcast.query.compilation import Statement
+
+MAX_GROUP: Final = 64  # executions of one statement
+PAUSE_SECONDS: Final = 1.0  # after a failure
+
+Row: TypeAlias = asyncpg.Record | None
+
+
+_ALONE: Final = object()  # the result of an execution that has to be executed alone
+
+
+class _Group:
+    """Executions of one statement: the values and the future row of each."""
+
+    __slots__ = ("futures", "values")
+
+    def __init__(self) -> None:
+        self.values: list[Sequence[Any]] = []
+        self.futures: list[asyncio.Future[Any]] = []
+
+
+class Coalescing:
+    """Executions of one kind of statement by the service's own role, outside of transactions.
+
+    ``many`` builds the statement of a shape for several executions. Its values are an array for each value of the statement for
+    one, and its rows have the ``position`` of an execution, from 1. An execution that has no row there has found none if it
+    reads; if it writes, it is executed alone.
+    """
+
+    def __init__(self, database: Database, many: Callable[..., Statement], *, writes: bool = False) -> None:
+        self._database = database
+        self._many = many
+        self._writes = writes
+        self._active = 0  # executions that have not ended
+        self._open: dict[Hashable, _Group] = {}  # groups that others may join, by shape
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pause_until = 0.0  # monotonic time
+
+    async def row(self, shape: tuple[Hashable, ...], values: Sequence[Any], alone: Callable[[], Awaitable[Row]]) -> Row:
+        """The row of one execution, which is done by ``alone`` if no other one comes at the same time, or a shared one fails.
+
+        ``Unavailable`` if nobody knows whether a write has happened.
+        """
+        self._active += 1
+        try:
+            found: Any = _ALONE
+            if self._active > 1 and not any(type(value) in (list, tuple) for value in values):
+                found = await self._join(shape, values)
+            return await alone() if found is _ALONE else found
+        finally:
+            self._active -= 1
+
+    def _join(self, shape: tuple[Hashable, ...], values: Sequence[Any]) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        group = self._open.get(shape)
+        if group is None:
+            group = self._open[shape] = _Group()
+            task = asyncio.create_task(self._execute(shape, group), name="coalescing")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        group.values.append(values)
+        group.futures.append(future)
+        if len(group.values) == MAX_GROUP:
+            self._close(shape, group)
+        return future
+
+    async def _execute(self, shape: tuple[Hashable, ...], group: _Group) -> None:
+        """Execute a group once a connection is free, and settle its futures.
+
+        After a failure, which costs each of a group a second statement, groups are paused.
+        """
+
+        def statement() -> tuple[str, Sequence[Any], frozenset[str]]:
+            self._close(shape, group)
+            made = self._many(*shape)
+            return made.sql, made.arguments(list(zip(*group.values, strict=True))), made.changes
+
+        rows: dict[int, Any] = {}
+        missing: object = _ALONE
+        failure: Unavailable | None = None
+        try:
+            if self._database.is_free and (len(group.values) == 1 or monotonic() < self._pause_until):
+                return
+            records = await self._database.fetch_when_free(statement)
+            rows = {record["position"]: record for record in records}
+            missing = _ALONE if self._writes else None
+        except Exception as error:  # noqa: BLE001 - each of the group gets its own error, alone
+            self._pause_until = monotonic() + PAUSE_SECONDS
+            if self._writes and isinstance(error, Unavailable) and error.code == "database_unavailable":
+                failure = error
+        finally:
+            self._close(shape, group)
+            for position, future in enumerate(group.futures, 1):
+                if future.done():
+                    continue
+                if failure is None:
+                    future.set_result(rows.get(position, missing))
+                else:
+                    future.set_exception(copy.copy(failure))
+
+    def _close(self, shape: Hashable, group: _Group) -> None:
+        if self._open.get(shape) is group:
+            del self._open[shape]
