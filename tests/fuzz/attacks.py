@@ -145,6 +145,55 @@ def _cell(chance: Random) -> bytes:
 
 
 @generator
+def nested_rows(chance: Random, service: Service) -> Attack:
+    """Children in lists and objects, with keys of their own, of other parents and of nothing, inside one another."""
+    relations = {"authors": ("books", "pupils"), "books": ("reviews",), "boxes": ("things", "seats")}
+    targets = {"pupils": "authors"}
+    own: dict[str, tuple[dict[str, Any], ...]] = {
+        "authors": ({"name": "a"}, {"name": _as_string(text(chance))}),
+        "books": ({"title": "t"}, {"title": "t", "author_id": None}, {"tags": [1, None]}),
+        "boxes": ({"name": "n"},),
+        "reviews": ({"stars": 3}, {"stars": 9}),
+        "seats": ({"row": "r", "day": "2026-01-01"}, {"row": "r", "day": "x", "box_id": 1}),
+        "things": ({"string": "abc", "email": "a@b.de", "slug": "a", "integer": 1, "decimal": 1, "document": {}, "words": ["w"]},),
+    }  # fmt: skip
+
+    def row(resource: str, depth: int) -> Any:
+        if chance.random() < 0.03:
+            return chance.choice((None, 1, [], "x"))
+        made = dict(chance.choice(own[resource]))
+        if chance.random() < 0.4:
+            made["id"] = chance.choice((*(service.ids.get(resource) or ()), 1, None, "x", 2**70, {}))
+        if depth < chance.choice((2, 3, 12)):
+            made |= {
+                name: children(targets.get(name, name), depth + 1)
+                for name in relations.get(resource, ())
+                if chance.random() < 0.6
+            }
+        return made
+
+    def children(resource: str, depth: int) -> Any:
+        def some() -> Any:
+            if chance.random() < 0.05:
+                return chance.choice((None, {}, "x", 1))
+            most = chance.choice((0, 1, 1, 2, 3)) if depth < 4 else 1
+            return [row(resource, depth) for _ in range(most)]
+
+        if chance.random() < 0.6:
+            return some()
+        return {name: some() for name in ("create", "update", "delete", "creat") if chance.random() < 0.5}
+
+    resource = chance.choice(("authors", "books", "boxes"))
+    ids = service.ids.get(resource) or ["1"]
+    address = chance.choice((f"/{resource}/", f"/{resource}/{quoted(chance.choice(ids))}/"))
+    many = [row(resource, 0) for _ in range(chance.choice((1, 3)))]
+    body = json.dumps(chance.choice((row(resource, 0), row(resource, 0), many))).encode()
+    method = chance.choice(("POST", "PATCH", "PUT"))
+    query = chance.choice(("", "", "", "?on=name", "?filter={}")) if method != "POST" else ""
+    return Attack((request(method, f"{address}{query}", body),), copies=chance.choice((1, 1, 1, 4)))
+
+
+@generator
 def values_in_filters(chance: Random, service: Service) -> Attack:
     """The same, in every lookup of every type."""
     resource, lookups = chance.choice((("kinds", KIND_LOOKUPS), ("things", LOOKUPS)))

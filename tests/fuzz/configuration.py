@@ -41,7 +41,12 @@ VIEWSETS: Mapping[str, Mapping[str, Any]] = {
         "select_related": ["box"],
         "pagination_class": "CursorPagination",
     },
-    "boxes": {"pagination_class": "LimitOffsetPagination", "count": "none", "cache": "responses"},
+    "boxes": {
+        "pagination_class": "LimitOffsetPagination",
+        "count": "none",
+        "cache": "responses",
+        "nested": {name: {"create": True, "update": True, "delete": "missing"} for name in ("things", "seats")},
+    },
     "marks": {"pagination_class": "CursorPagination", "require_if_match": True},
     "log-lines": {"pagination_class": None, "count": "estimated", "stream_enabled": False},
     "box-parts": {"allowed_actions": ["create", "list"], "permission_classes": ["IsAuthenticated"]},
@@ -104,11 +109,18 @@ RULED: Mapping[str, Any] = {
 """Rows with rules that only the database keeps."""
 
 
+NESTED: Mapping[str, tuple[str, ...]] = {"authors": ("books", "pupils"), "books": ("reviews",)}
+"""Children that bodies may have, also authors inside authors."""
+
+
 def write_everything(directory: Path) -> Path:
     """Write the configuration with everything, and return its directory."""
     resources: dict[str, Any] = {name: dict(each) for name, each in RESOURCES.items()}
     for name, text in FILES.items():
         resources[name] = YAML(typ="safe", pure=True).load(dedent(text)) | {"viewset": VIEWSETS[name]}
+    for name, children in NESTED.items():
+        opened = {child: {"create": True, "update": True, "delete": "missing"} for child in children}
+        resources[name]["viewset"] = {**resources[name].get("viewset", {}), "nested": opened}
     resources |= {"owned": OWNED, "seats": SEATS, "ruled": RULED}
     (directory / "resources").mkdir(parents=True)
     (directory / "service.yaml").write_text(json.dumps(SERVICE))

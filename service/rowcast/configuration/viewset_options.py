@@ -191,6 +191,23 @@ def _check_aggregates(context: Context, value: Mapping[str, tuple[str, ...]]) ->
                 yield (function, position), f"{path!r} cannot be truncated to {bucket!r}; {hint}"
 
 
+def _check_nested(context: Context, value: Mapping[str, Mapping[str, Any]]) -> Messages:
+    relations = context.resources.relations(context.resource)
+    valid = [name for name, each in relations.items() if each.many and each.link is None]
+    for name, opened in value.items():
+        if name not in relations:
+            yield (
+                (name,),
+                AboutKey(f"{context.resource} has no relation back {name!r}; {did_you_mean(name, valid)}"),
+            )
+        elif name not in valid:
+            yield (name,), AboutKey(f"{name!r} is not a relation back; {did_you_mean(name, valid)}")
+        elif relations[name].field.write_only:
+            yield (name,), AboutKey(f"{name!r} is write_only, so it cannot be used here")
+        elif not (opened.get("create") or opened.get("update") or opened.get("delete") == "missing"):
+            yield (name,), AboutKey(f"{name!r} opens nothing: set create, update, or delete: missing")
+
+
 def _check_expandable(context: Context, value: tuple[str, ...]) -> Messages:
     for position, path in enumerate(value):
         try:
@@ -234,6 +251,15 @@ _VARIES_ON: Final = (
 )
 _VARIES_ON_EXPECTED: Final = "user.id, user.is_staff, user.is_authenticated, claims.<name> or header:<name>"
 
+_NESTED: Final = value_types.section(
+    "NestedRelation",
+    {
+        "create": value_types.boolean(),
+        "update": value_types.boolean(),
+        "delete": value_types.one_of(("never", "missing")),
+    },
+)
+
 _FUNCTION_NAMES: Final = "|".join((GROUP_BY, *FUNCTIONS))
 
 VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
@@ -272,6 +298,7 @@ VIEWSET_OPTIONS: Final[Mapping[str, Option]] = {
     "bulk": Option(value_types.ListOf(value_types.one_of(("update", "destroy"))), ()),
     "put_creates": Option(value_types.boolean(), False),
     "import": Option(value_types.boolean(), False),
+    "nested": Option(value_types.MappingOf(value_types.Nested(_NESTED)), {}, _check_nested),
     "max_bulk": Option(value_types.integer(1, 100_000), 1000),
     "require_idempotency_key": Option(value_types.boolean(), False),
 }

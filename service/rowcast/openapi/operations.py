@@ -270,6 +270,11 @@ METADATA_SCHEMA: Final[Schema] = {
             "description": "The parameters of an import, with the values that each takes.",
             "additionalProperties": {"type": "array", "items": {"type": "string"}},
         },
+        "nested": {
+            "type": "object",
+            "description": "The relations whose rows a body may have, and what may be done with them.",
+            "additionalProperties": {"type": "object"},
+        },
         "many": {
             "type": "object",
             "description": "What a list takes for many rows: how many, how they are named, and what takes filters.",

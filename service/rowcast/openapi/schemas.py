@@ -22,6 +22,7 @@ import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
+from rowcast.openapi.nested_bodies import children_in_body
 from rowcast.openapi.returned import type_schema
 from rowcast.orm.model import Model, model
 from rowcast.resources.fields import MISSING, Field, Kind, Schema
@@ -37,7 +38,7 @@ from rowcast.rest.pagination import (
     NoPagination,
     PageNumberPagination,
 )
-from rowcast.rest.plan import ModelPlan, Service
+from rowcast.rest.plan import ModelPlan, NestedRelation, Service
 from rowcast.rest.row_keys import key_names
 from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
 from rowcast.rest.serializers import Serializer, serializer_for
@@ -333,7 +334,16 @@ class Schemas:
 
     def _expansions(self, resource: Resource) -> dict[str, Schema]:
         """The properties of a row that expansions add."""
-        return {name: self._expansion(relation) for name, relation in self.readable_relations(resource).items()}
+        found = {name: self._expansion(relation) for name, relation in self.readable_relations(resource).items()}
+        plan = self._service.plans.get(resource.name)
+        return found | {each.name: self._children(each) for each in (plan.nested() if plan is not None else ())}
+
+    def _children(self, relation: NestedRelation) -> Schema:
+        """The children of a row in a response: expanded, or as the answer to a request that has written them shows them."""
+        child = relation.target.resource
+        expanded, whole = self._expanded_row(child), self.row(child)
+        row = whole if expanded == whole else {"anyOf": [expanded, whole]}
+        return {"type": "array", "items": row, "description": "Present if it is expanded, or was in the request."}
 
     def _expansion(self, relation: Relation) -> Schema:
         row = self._expanded_row(self.resources[relation.target])
@@ -449,6 +459,7 @@ class Schemas:
 
         def make() -> Schema:
             properties = self._ignored_properties(serializer, ignored)
+            properties |= {each.name: self._nested(plan, each) for each in plan.nested()}
             for name, field in fields.items():
                 properties[name] = self._body_property(field)
                 if isinstance(field, ColumnField) and field.declared.write_only:
@@ -476,6 +487,36 @@ class Schemas:
         named = {"allOf": [change, {"type": "object", "properties": keys, "required": list(keys)}]}
         rows = {"type": "array", "items": named}
         return {"anyOf": [rows, change]} if "update" in plan.bulk else rows
+
+    def _nested(self, plan: ModelPlan, relation: NestedRelation) -> Schema:
+        """The children of a relation in a body: a list, or an object with what is to be created, changed and deleted."""
+        child = relation.target
+        keys = {name: self._key_property(child, name) for name in key_names(child) if name != relation.column}
+        new = self._component(
+            self._name(plan.resource.model, f"New_{relation.name}"), lambda: self._new_child(relation)
+        )
+        return children_in_body(relation.opened, keys, new, self.body(child, "partial_update"))
+
+    def _new_child(self, relation: NestedRelation) -> Schema:
+        """The body of a child that is created with its parent, whose key it need not have."""
+        child = relation.target
+        serializer = child.serializer
+        fields = {name: field for name, field in serializer.load_fields.items() if name not in serializer.ignored}
+        fields.pop(relation.column, None)
+        properties = self._ignored_properties(serializer, serializer.ignored)
+        properties |= {each.name: self._nested(child, each) for each in child.nested()}
+        properties |= {name: self._body_property(field) for name, field in fields.items()}
+        parent = value_schema(relation.key)
+        properties[relation.column] = _or_null(parent) | {
+            "description": "The key of the row that it is in; leave it out."
+        }
+        required = [name for name, field in fields.items() if child.requires(name, field)]
+        return {
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": False,
+            **present(required=required or None),
+        }
 
     def _key_property(self, plan: ModelPlan, name: str) -> Schema:
         """A field of the key in the body of an action about many rows."""

@@ -254,17 +254,22 @@ async def _save(
     view: ModelView, hook: Callable[[Serializer], Any], serializer: Serializer, status: HTTPStatus
 ) -> web.Response:
     """Save a valid body through a ``perform_…`` hook, inside the caller's transaction."""
-    plan = view.view_plan
     row, body = await save_row(view, hook, serializer)
+    return json_response(body, status, await headers_of_row(view, row, body, created=status == HTTPStatus.CREATED))
+
+
+async def headers_of_row(view: ModelView, row: Any, body: bytes, *, created: bool) -> dict[str, str]:
+    """The ``ETag`` of a row that was written, whose JSON by default is ``body``; if it is new, its ``Location``, too."""
+    plan = view.view_plan
     headers = etag_header(view, await version_of(plan, row), body)
-    if status == HTTPStatus.CREATED:
+    if created:
         if plan.key.parts:
             key = plan.key.field_type.dump(plan.key, row.pk)
         else:
             shown_key = Projection(plan.resource.name, (plan.key_column,))
             key = document(plan.service.resources, row, shown_key)[plan.key_column]
         headers = {**location(view, key), **headers}
-    return json_response(body, status, headers)
+    return headers
 
 
 async def save_row(view: ModelView, hook: Callable[[Serializer], Any], serializer: Serializer) -> tuple[Any, bytes]:

@@ -41,6 +41,7 @@ from rowcast.rest.write_rules import (
     is_allowed,
     may_create_by_put,
     may_import,
+    nested_relations,
     restricted_keys,
     upserts,
 )
@@ -254,6 +255,8 @@ def _plan_model(
         max_bulk=options["max_bulk"],
         imports=may_import(cls, options, overridden),
         put_creates=may_create_by_put(cls, options, overridden),
+        nested_names=frozenset(options["nested"]),
+        nested=lru_cache(maxsize=1)(partial(nested_relations, service, resource, options["nested"])),
         upserts=upserts(cls, options, resource, overridden, serializer),
         filter_parameters=frozenset(name for each in filters if not each.sorts for name in each.parameters()),
         unscoped_query=Query(resource.name) if all_rows else None,

@@ -67,6 +67,7 @@ class GenericViewSet(ViewSet):
     max_bulk: int = 1000
     put_creates: bool = False
     import_: bool = False
+    nested: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     view_plan: ModelPlan
     _open_page: paging.OpenPage | None = None

@@ -34,6 +34,7 @@ from rowcast.rest.import_parameters import MAX_ERRORS_DEFAULT, MAX_ERRORS_LIMIT,
 from rowcast.rest.loading import Empty, Loader, Row, TooManyErrors, body_fields, rows_of_a_batch
 from rowcast.rest.many_rows import check_serializer, write_in_scope
 from rowcast.rest.negotiation import EXPORT_TYPES
+from rowcast.rest.nested_bodies import refuse_children
 from rowcast.rest.plan import ModelPlan, Service
 from rowcast.rest.preferences import AffectedRows
 from rowcast.rest.protocols import WritableView
@@ -194,6 +195,7 @@ class _StatementWriter:
 
     def validate(self, body: dict[str, Any]) -> Mapping[str, Any]:
         """The values of a body, and those that the caller's scope fixes."""
+        refuse_children(self._view.view_plan, body)
         return self._view.view_plan.serializer.validate_body(body, fixed=self._fixed)
 
     def takes_together(self, batch: Sequence[Row]) -> bool:
@@ -232,6 +234,7 @@ class _PythonWriter:
 
     def validate(self, body: dict[str, Any]) -> Mapping[str, Any]:
         """With ``on`` the values of a body; otherwise it is validated when it is written."""
+        refuse_children(self._view.view_plan, body)
         if not self.on:
             return body
         with acting(self._view, "create"):

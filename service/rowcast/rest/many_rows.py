@@ -167,7 +167,7 @@ async def delete_rows(view: WritableView, request: Request) -> web.Response:
             else:
                 keys = await _locked_keys(plan, query, affected)
                 count = len(keys)
-                await as_they_are(view, keys, with_arguments(_delete_locked, view, keys, simple=simple))
+                await as_they_are(view, keys, with_arguments(delete_locked, view, keys, simple=simple))
             affected.check(count)
         return count
 
@@ -175,7 +175,7 @@ async def delete_rows(view: WritableView, request: Request) -> web.Response:
     return web.Response(status=HTTPStatus.NO_CONTENT, headers={"X-Deleted": str(count), **affected.headers})
 
 
-async def _delete_locked(view: WritableView, keys: Sequence[Key], *, simple: bool) -> None:
+async def delete_locked(view: WritableView, keys: Sequence[Key], *, simple: bool) -> None:
     """Delete rows that are locked: at once, or each through ``get_object`` and the hook of the viewset."""
     plan = view.view_plan
     if simple and keys:

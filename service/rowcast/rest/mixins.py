@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from rowcast.orm.awaiting import must_be_awaited
-from rowcast.rest import actions, importing, many_rows, upserts
+from rowcast.rest import actions, importing, many_rows, nested, upserts
 from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.request import Request
 from rowcast.rest.serializers import Serializer
@@ -30,6 +30,8 @@ class CreateModelMixin:
         """Insert one row, or the rows of an array, which the response shows as ``retrieve`` does; or those of a file."""
         if self.importing:
             return await importing.import_rows(self, request)
+        if self.view_plan.nested_names and (written := await nested.with_children(self, request)) is not None:
+            return written
         body = await request.read_json()
         if isinstance(body, list):
             return await many_rows.create_rows(self, request, body)
@@ -56,15 +58,19 @@ class UpdateModelMixin:
     @must_be_awaited
     async def update(self: WritableView, request: Request, **kwargs: str) -> web.Response:
         """Change a row to a whole body: required fields must be there, optional ones left out stay as they are."""
+        if self.view_plan.put_creates and not many_rows.at_list(self):
+            return await upserts.put_row(self, request)
+        if self.view_plan.nested_names and (written := await nested.with_children(self, request)) is not None:
+            return written
         if many_rows.at_list(self):
             return await upserts.upsert_rows(self, request)
-        if self.view_plan.put_creates:
-            return await upserts.put_row(self, request)
         return await actions.change_row(self, request, partial=False)
 
     @must_be_awaited
     async def partial_update(self: WritableView, request: Request, **kwargs: str) -> web.Response:
         """Change the fields that the body names, and no others."""
+        if self.view_plan.nested_names and (written := await nested.with_children(self, request)) is not None:
+            return written
         if many_rows.at_list(self):
             return await many_rows.change_rows(self, request)
         return await actions.change_row(self, request, partial=True)

@@ -28,6 +28,7 @@ def describe(view: ModelView) -> dict[str, Any]:
         "parses": [*EXPORT_TYPES] if view.importing else ["application/json"],
         **many,
         **_import(view),
+        **_nested(view),
         "actions": {
             method: body_fields(view.view_plan, action)
             for method, action in BODY_ACTIONS.items()
@@ -59,6 +60,23 @@ def _import(view: ModelView) -> dict[str, Any]:
         return {}
     rules = list(dict.fromkeys(",".join(rule.columns) for rule in view.view_plan.upserts))
     return {"import": {name: rules if name == "on" else list(values) for name, values in PARAMETERS.items()}}
+
+
+def _nested(view: ModelView) -> dict[str, Any]:
+    """The relations whose rows a body may have, and what may be done with them."""
+    plan = view.view_plan
+    if not plan.nested_names or not {*BODY_ACTIONS.values()} & {*view.action_map.values()}:
+        return {}
+    nested = {}
+    for relation in plan.nested():
+        nested[relation.name] = {
+            "create": "create" in relation.opened,
+            "update": "update" in relation.opened,
+            "delete": "missing" if "delete" in relation.opened else "never",
+            "key": [name for name in key_names(relation.target) if name != relation.column],
+            "max_bulk": relation.target.max_bulk,
+        }
+    return {"nested": nested}
 
 
 def _media_types(view: ModelView) -> list[str]:

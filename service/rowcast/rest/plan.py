@@ -103,6 +103,29 @@ class RestrictedKey:
     target: ModelPlan
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NestedRelation:
+    """A relation back whose rows a body may have (the option ``nested``), under its name.
+
+    ``path`` is the foreign key of the children, ``column`` its column and ``key`` the field of its values. ``opened`` has
+    ``create``, ``update`` and ``delete``, as far as they are open; with ``delete`` a list deletes what it leaves out.
+    """
+
+    name: str
+    path: str
+    column: str
+    key: Field
+    target: ModelPlan
+    opened: frozenset[str]
+
+    @property
+    def client_keys(self) -> bool:
+        """Whether clients choose the keys of children, so that a key that is not there names a new row."""
+        columns, names = self.target.resource.columns, self.target.resource.key_columns
+        own = [name for name in names if name != self.column]
+        return self.target.lookup_field is None and all(columns[name].required for name in own)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ViewPlan:
     """Everything about a viewset, at one address, that does not depend on a request.
@@ -189,6 +212,7 @@ class ModelPlan(ViewPlan):
     max_bulk: int  # rows of one request
     imports: bool  # files of rows can be imported
     put_creates: bool  # PUT of a row that is not there inserts it
+    nested_names: frozenset[str]  # the relations whose rows bodies may have
     # what follows from the class
     unscoped_query: Query | None  # the scope, where it is all rows
     declared_scope: DeclaredScope | None  # the option ``scope``
@@ -214,6 +238,7 @@ class ModelPlan(ViewPlan):
     answers_plainly: Callable[[], bool]  # whether Python has no say about the rows that are always shown
     has_python_rows: Callable[[Projection], bool]  # whether Python has a say about related rows
     restricted_keys: Callable[[], Sequence[RestrictedKey]]
+    nested: Callable[[], Sequence[NestedRelation]]
     expansion_targets: Callable[..., Sequence[tuple[ModelPlan, str]]]  # (plan, default, readable, expand) → who decides
 
     def may_repeat(self, action: str) -> bool:
@@ -221,6 +246,7 @@ class ModelPlan(ViewPlan):
         return (
             action in STANDARD_ACTIONS
             and self.simple_writes
+            and not self.nested_names  # whose viewsets may have Python
             and not self.asks_about_objects
             and not self.overrides(*hooks)
         )

@@ -33,6 +33,8 @@ from rowcast.rest import etags
 from rowcast.rest.actions import change_row, create_row, location, save_row, show_row
 from rowcast.rest.conditional import required_versions
 from rowcast.rest.many_rows import answer, check_count, check_serializer, naming, validated, write_in_scope
+from rowcast.rest.nested import create, with_children
+from rowcast.rest.nested_bodies import has_children
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.preferences import AffectedRows
 from rowcast.rest.protocols import ModelView, WritableView
@@ -83,7 +85,7 @@ async def upsert_rows(view: WritableView, request: Request) -> web.Response:
 async def put_row(view: WritableView, request: Request) -> web.Response:
     """Change the row that the address names to a whole body, or insert it if there is none (``put_creates``)."""
     try:
-        return await change_row(view, request, partial=False)
+        return await _change(view, request)
     except NotFound:
         plan, http = view.view_plan, request.http
         value = key_value(view)  # NotFound for a key that no row can have
@@ -98,17 +100,23 @@ async def put_row(view: WritableView, request: Request) -> web.Response:
     members = {name: each for name, each in body.items() if name not in names}
     try:
         with acting(view, "create"):
-            response = await create_row(view, request, members, key)
+            insert = create if has_children(plan, members) else create_row
+            response = await insert(view, request, members, key)
     except Conflict as error:
         if error.code != "unique":
             raise
         try:
-            return await change_row(view, request, partial=False)  # another request has just inserted it
+            return await _change(view, request)  # another request has just inserted it
         except NotFound:
             raise error from None
     path = http.rel_url.raw_path.rstrip("/")
     response.headers["Location"] = f"{base_url(plan.service.settings.server, http)}{path}/"
     return response
+
+
+async def _change(view: WritableView, request: Request) -> web.Response:
+    written = await with_children(view, request)
+    return await change_row(view, request, partial=False) if written is None else written
 
 
 def of_one(error: ApiError) -> ApiError:

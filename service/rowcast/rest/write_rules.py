@@ -9,7 +9,7 @@ from rowcast.errors import ConfigurationError
 from rowcast.resources.fields import Kind
 from rowcast.resources.resource import Resource
 from rowcast.resources.rules import UniqueRule
-from rowcast.rest.plan import RestrictedKey, Service
+from rowcast.rest.plan import ModelPlan, NestedRelation, RestrictedKey, Service
 from rowcast.rest.serializers import Serializer
 
 _SAVING_METHODS: Final = ("create", "update", "save")
@@ -82,6 +82,82 @@ def restricted_keys(service: Service, resource: Resource) -> tuple[RestrictedKey
         name = field.name if many else field.column_name
         found.append(RestrictedKey(name=name, path=field.name, values=values, many=many, target=target))
     return tuple(found)
+
+
+def nested_relations(
+    service: Service, resource: Resource, options: Mapping[str, Mapping[str, Any]]
+) -> tuple[NestedRelation, ...]:
+    """The relations of the option ``nested``. First called after every viewset is planned."""
+    found = []
+    for name, chosen in options.items():
+        relation = service.resources.relations(resource.name)[name]
+        opened = {each for each in ("create", "update") if chosen.get(each)}
+        opened |= {"delete"} if chosen.get("delete") == "missing" else set()
+        key = service.resources.key_of(relation.field)
+        found.append(
+            NestedRelation(
+                name=name,
+                path=relation.field.name,
+                column=relation.column,
+                key=key,
+                target=service.plans[relation.target],
+                opened=frozenset(opened),
+            )
+        )
+    return tuple(found)
+
+
+NESTED_ACTIONS: Final = {"create": "create", "update": "partial_update", "delete": "destroy"}
+_AROUND_ACTIONS: Final = ("initial", "dispatch", "initialize_request", "finalize_response")
+
+
+def check_nested(plan: ModelPlan) -> None:
+    """``ConfigurationError`` if the rows of the option ``nested`` could not go through all that their viewset requires."""
+    if not plan.nested_names:
+        return
+    where = f"{plan.viewset.__module__}.{plan.viewset.__name__}.nested"
+    writing = [name for name in ("create", "update", "partial_update") if _has_action(plan, name)]
+    if not writing:
+        raise ConfigurationError(f"{where}: this viewset has no action that takes a body")
+    if own := next((name for name in writing if name in plan.overridden), None):
+        raise ConfigurationError(f"{where}: the class has a method {own!r} of its own: override perform_{_hook(own)}")
+    for name in sorted(plan.nested_names & plan.serializer.fields.keys()):
+        raise ConfigurationError(f"{where}.{name}: the serializer has a field of this name, which bodies would mean")
+    for name in sorted(plan.nested_names):
+        target = plan.service.resources.relations(plan.resource.name)[name].target
+        if target not in plan.service.plans:
+            raise ConfigurationError(f"{where}.{name}: {target} has no viewset that could write its rows")
+    for relation in plan.nested():
+        _check_children(plan, relation, f"{where}.{relation.name}")
+
+
+def _check_children(plan: ModelPlan, relation: NestedRelation, where: str) -> None:
+    target = relation.target
+    of = f"the viewset of {target.resource.name}"
+    for opened in sorted(relation.opened):
+        action = NESTED_ACTIONS[opened]
+        if not _has_action(target, action):
+            raise ConfigurationError(f"{where}.{opened}: needs the action {action!r}, which {of} does not have")
+        if action in target.overridden:
+            hook = f"perform_{_hook(action)}"
+            raise ConfigurationError(f"{where}.{opened}: {of} has a method {action!r} of its own: override {hook}")
+    if own := next((name for name in _AROUND_ACTIONS if name in target.overridden), None):
+        raise ConfigurationError(
+            f"{where}: {of} has a method {own!r} of its own, which rows inside a body do not reach"
+        )
+    if target.require_if_match and relation.opened & {"update", "delete"}:
+        raise ConfigurationError(f"{where}: {of} has require_if_match, and rows inside a body have no If-Match")
+    if target.attribute("require_idempotency_key") and not plan.attribute("require_idempotency_key"):
+        raise ConfigurationError(f"{where}: {of} has require_idempotency_key: set it in this viewset, too")
+
+
+def _has_action(plan: ModelPlan, name: str) -> bool:
+    allowed = {each: plan.attribute(each) for each in ("allowed_actions", "excluded_actions")}
+    return hasattr(plan.viewset, name) and is_allowed(allowed, name)
+
+
+def _hook(action: str) -> str:
+    return "update" if action == "partial_update" else action
 
 
 def is_allowed(options: Mapping[str, Any], action: str) -> bool:

@@ -128,10 +128,11 @@ async def _visible(view: ModelView, target: ModelPlan, keys: Collection[Any]) ->
     rows = await (await scoped_rows(other)).filter(pk__in=list(keys))
     if not target.asks_about_objects:
         return {row.pk for row in rows}
-    return {row.pk for row in rows if await _may_see(other, row)}
+    return {row.pk for row in rows if await may_see(other, row)}
 
 
-async def _may_see(view: ModelView, row: Any) -> bool:
+async def may_see(view: ModelView, row: Any) -> bool:
+    """Whether the object permissions of a viewset show a row to its caller."""
     try:
         await run_checked(view.check_object_permissions(view.request, row))
     except (PermissionDenied, NotAuthenticated, NotFound):

@@ -25,6 +25,7 @@ from rowcast.rest.introspection import is_ours
 from rowcast.rest.plan import ModelPlan, Service, ViewPlan
 from rowcast.rest.routers import Route
 from rowcast.rest.viewset import Handler, ViewSet, handler_for
+from rowcast.rest.write_rules import check_nested
 from rowcast.server.descriptions import DESCRIBED_BY, register_descriptions, register_error_pages
 from rowcast.server.importer import Importer
 
@@ -44,6 +45,7 @@ def plan_routes(service: Service, configuration: Configuration, importer: Import
             if isinstance(plan, ModelPlan):
                 check_scoped(plan)
                 check_aggregates(plan)
+                check_nested(plan)
             routes += routers.routes(prefix, plan, basename)
     with noting(problems, SourceLocation(str(configuration.directory))):
         routers.check_distinct(routes)
