@@ -17,7 +17,7 @@ from typing import Any
 
 import jwt
 
-from tests.http.library import KINDS, every_lookup
+from tests.http.library import COMPUTED, KINDS, every_lookup
 from tests.unit.openapi.sample import LOOKUPS
 
 from .configuration import SECRET
@@ -26,7 +26,8 @@ from .values import BODY_BYTES, COLUMNS, THINGS, body_of, expression, number, te
 from .wire import Header, deflated, gzipped, quoted, request
 
 LINE_BYTES = 60_000  # of a target: as much as the service reads, nearly
-KIND_LOOKUPS = every_lookup(KINDS)
+KIND_LOOKUPS = {**every_lookup(KINDS), **COMPUTED}
+ZONES = ("Europe/Berlin", "America/St_Johns", "UTC", "posixrules", "../etc/passwd")
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,12 @@ def values_in_filters(chance: Random, service: Service) -> Attack:
     name = chance.choice(list(lookups))
     lookup = chance.choice([each for each in lookups[name] if "regex" not in each])
     parameter = name if lookup == "exact" else f"{name}__{lookup}"
-    return Attack((get(chance, f"/{resource}/", (parameter, value(chance))),))
+    sent = (
+        value(chance) if chance.random() < 0.5 else chance.choice(("1", "1,9", "2024", "0", "2024-02-29", "12,24", "a"))
+    )
+    zone = [("tz", value(chance) if chance.random() < 0.3 else chance.choice(ZONES))] if chance.random() < 0.3 else []
+    path = f"/{resource}/" if chance.random() < 0.8 else f"/{resource}/stream/"
+    return Attack((get(chance, path, (parameter, sent), *zone),), enough=b"event: ready")
 
 
 @generator
@@ -230,8 +236,7 @@ def aggregates(chance: Random, service: Service) -> Attack:
             continue
         name = chance.choice(names)
         right = ",".join(chance.sample(fields, chance.choice((1, 1, 2, 9))))
-        zones = ("Europe/Berlin", "America/St_Johns", "UTC", "posixrules", "../etc/passwd")
-        usual = {"tz": chance.choice(zones), "ordering": f"-{chance.choice(results)}", "page": "2", "page_size": "0"}
+        usual = {"tz": chance.choice(ZONES), "ordering": f"-{chance.choice(results)}", "page": "2", "page_size": "0"}
         pairs[name] = value(chance) if chance.random() < 0.3 else usual.get(name, right)
     return Attack((get(chance, "/kinds/aggregate/", *pairs.items()),))
 
@@ -271,7 +276,7 @@ def groups(chance: Random, service: Service) -> Attack:
     if chance.random() < 0.2:
         group = group[: chance.randrange(len(group) + 1)]
     if chance.random() < 0.5:
-        body = f'{{"filter": {group}, "page_size": {chance.choice(("1", "0", "true", "[]", number(chance)))}}}'
+        body = f'{{"filter": {group}, "tz": "{chance.choice(ZONES)}", "page_size": {chance.choice(("1", "0", "true", "[]", number(chance)))}}}'
         return Attack((request("QUERY", f"/{resource}/", body.encode(errors="surrogatepass")),))
     path = chance.choice((f"/{resource}/", f"/{resource}/", f"/{resource}/stream/"))
     return Attack((get(chance, path, ("filter", group)),), enough=b"event: ready")

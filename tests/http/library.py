@@ -14,7 +14,7 @@ from aiohttp import ClientResponse
 from rowcast.database.pool import Database
 from rowcast.query.statements import Queries
 from rowcast.resources.aggregates import FUNCTIONS, GROUP_BY, suits
-from rowcast.resources.fields import Field
+from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import lookups_of
 from rowcast.resources.types import FIELD_TYPES
 from rowcast.rest.plan import Service as SharedService
@@ -41,7 +41,7 @@ SCALARS: dict[str, dict[str, Any]] = {
     "time": {},
     "datetime": {},
     "duration": {},
-    "json": {},
+    "json": {"paths": {"a__b": "integer", "a": "string", "n": "decimal", "on": "date", "ref": "uuid", "f": "float"}},
 }
 KINDS: dict[str, dict[str, Any]] = {
     "id": {"type": "uuid", "primary_key": True},
@@ -62,11 +62,21 @@ def every_aggregate(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, list[s
     return {function: [name for name in values if suits(function, values[name])] for function in (GROUP_BY, *FUNCTIONS)}
 
 
+_NUMBERS = lookups_of(Kind.NUMBER)
+COMPUTED: dict[str, list[str]] = {
+    **{f"{name}__{part}": _NUMBERS for name in ("datetime", "date") for part in ("year", "week", "weekday")},
+    "datetime__date": lookups_of(Kind.MOMENT), "datetime__hour": _NUMBERS, "time__hour": _NUMBERS,
+    "words__len": _NUMBERS, "amounts__len": _NUMBERS,
+    **{f"json__{path}": lookups_of(FIELD_TYPES[type_].kind) for path, type_ in SCALARS["json"]["paths"].items()},
+}  # fmt: skip
+"""Lookups of values that follow from fields of ``KINDS``."""
+
 RESOURCES: dict[str, dict[str, Any]] = {
     "kinds": {
         "fields": KINDS,
         "viewset": {
-            "filterset_fields": every_lookup(KINDS), "ordering_fields": list(KINDS), "max_page_size": 1000,
+            "filterset_fields": {**every_lookup(KINDS), **COMPUTED}, "max_page_size": 1000,
+            "ordering_fields": [*KINDS, "words__len", *(name for name in COMPUTED if name.startswith("json__"))],
             "aggregates": every_aggregate(KINDS),
         },
     },

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FIELDS = ("string", "integer", "boolean", "uuid", "float")
 KEYS = Projection("kinds", ("id",))
-LOOKUPS = ("exact", "ne", "gt", "lte", "in", "isnull")
+LOOKUPS = ("exact", "ne", "gt", "lte", "in", "not_in", "isnull")
 
 
 def random_group(choose: random.Random, depth: int = 0) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def random_group(choose: random.Random, depth: int = 0) -> dict[str, Any]:
         if name in ("string", "uuid") and lookup in ("gt", "lte"):
             lookup = "ne"
         value: Any = choose.choice([*VALUES[name], None] if lookup in ("exact", "ne") else VALUES[name])
-        if lookup == "in":
+        if lookup in ("in", "not_in"):
             value = choose.sample(VALUES[name], choose.randint(0, 2))
         elif lookup == "isnull":
             value = choose.random() < 0.5
@@ -60,7 +60,7 @@ def holds(group: dict[str, Any], row: dict[str, Any]) -> bool:
             if lookup == "isnull" or argument is None:
                 found = (value is None) == (argument if lookup == "isnull" else lookup == "")
             elif value is None:
-                found = lookup == "ne"
+                found = lookup in ("ne", "not_in")
             else:
                 found = ORACLE[lookup or "exact"](value, argument)
         if not found:

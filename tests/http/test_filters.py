@@ -54,6 +54,7 @@ ORACLE: dict[str, Callable[[Any, Any], bool]] = {
     "lt": lambda value, argument: value < argument,
     "lte": lambda value, argument: value <= argument,
     "in": lambda value, argument: value in argument,
+    "not_in": lambda value, argument: value not in argument,
     "range": lambda value, argument: argument[0] <= value <= argument[1],
     "startswith": lambda value, argument: value.startswith(argument),
     "istartswith": lambda value, argument: value.lower().startswith(argument.lower()),
@@ -95,7 +96,7 @@ def cases(name: str, lookup: str) -> list[tuple[str, Any]]:
     match lookup:
         case "isnull":
             return [("true", True), ("false", False)]
-        case "in":
+        case "in" | "not_in":
             return [(text_of([text_of(value) for value in chosen]), chosen) for chosen in (values[:2], values[1:], [])]
         case "range":
             return [
@@ -118,7 +119,7 @@ async def test_every_lookup_on_every_type_finds_what_python_finds(library: Servi
             continue
         load = PARSE.get(name, lambda value: value)
         for lookup in lookups:
-            if lookup in ("regex", "iregex", "search", "contains"):
+            if lookup in ("regex", "iregex", "search", "contains", "overlap"):
                 continue  # below
             for text, argument in cases(name, lookup):
                 parameter = name if lookup == "exact" else f"{name}__{lookup}"
@@ -129,9 +130,9 @@ async def test_every_lookup_on_every_type_finds_what_python_finds(library: Servi
                     if lookup == "isnull":
                         holds = (value is None) == argument
                     elif value is None:
-                        holds = lookup == "ne"
+                        holds = lookup in ("ne", "not_in")
                     else:
-                        meant = [load(v) for v in argument] if lookup in ("in", "range") else load(argument)
+                        meant = [load(v) for v in argument] if lookup in ("in", "not_in", "range") else load(argument)
                         holds = ORACLE[lookup](load(value), meant)
                     if holds:
                         expected.add(key)
@@ -155,6 +156,10 @@ MEANINGS: list[tuple[str, str, list[Any]]] = [
     ("words", "", [[]]),
     ("words", '"b","c, d"', [["b", "c, d"]]),
     ("words__contains", "b", [["a", "b"], ["b", "c, d"]]),
+    ("words__overlap", "a,x", [["a", "b"]]),
+    ("words__overlap", '"c, d",b', [["a", "b"], ["b", "c, d"]]),
+    ("words__overlap", "", []),
+    ("amounts__overlap", "2.00,7", [["1.50", "2"], ["2"]]),
     ("amounts", "1.5,2.00", [["1.50", "2"]]),
     ("amounts__contains", "2.0", [["1.50", "2"], ["2"]]),
     ("datetime", "2024-02-29T12:00:00.5", ["2024-02-29T12:00:00.5+00:00"]),

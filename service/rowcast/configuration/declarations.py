@@ -15,19 +15,19 @@ from zoneinfo import available_timezones
 
 from marshmallow import ValidationError
 
-from rowcast.configuration import value_types, viewset_options
+from rowcast.configuration import declared_values, value_types, viewset_options
 from rowcast.configuration.database_rules import (
     CHECK_SECTION,
     UNIQUE_SECTION,
     column_set_problems,
     read_rules,
 )
-from rowcast.configuration.declared_values import canonical, choice_of, is_inverted, item_field, valid_value
 from rowcast.configuration.model_names import model_name
 from rowcast.configuration.primary_key import set_primary_key
 from rowcast.configuration.yaml import AboutKey, Document, Problems, Steps
 from rowcast.errors import did_you_mean
 from rowcast.resources.fields import MISSING, Field, JoinTable, Kind
+from rowcast.resources.json_members import MEMBER_TYPES
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import IDENTIFIER_MAX_BYTES, SCHEMA, split_table
 from rowcast.resources.types import FIELD_TYPES, make_field, scalar_types
@@ -69,6 +69,7 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "as": value_types.string(NATIVE_TYPE, "the name of a PostgreSQL type such as inet or public.geometry(Point,4326)"),
     "zone": value_types.string(ZONE_NAME, "the name of a time zone such as Europe/Berlin"),
     "of": value_types.one_of(sorted(scalar_types())),
+    "paths": value_types.MappingOf(value_types.one_of(MEMBER_TYPES), names=declared_values.MEMBER_PATH),
     "to": value_types.string(least=1),
     "on_delete": value_types.one_of(("restrict", "cascade", "set_null")),
     "related_name": value_types.string(FIELD_NAME, "a lower-case name such as open_tasks", null=True),
@@ -155,7 +156,6 @@ _ORDERED: Final = (("min_length", "max_length"), ("decimal_places", "max_digits"
 NEEDED: Final = ("to", "of", "as")  # required for every type that takes them
 _TOGETHER: Final = (("max_digits", "decimal_places"), ("decimal_places", "max_digits"), ("order", "choices"))
 _OF_ELEMENTS: Final = ("min", "max", "max_digits", "decimal_places")  # options of an array that apply to its items
-_UNPORTABLE: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\[bB]|\(\?(?![:=!]|<[=!])|\{,[0-9])")
 
 
 class _FieldReader:
@@ -182,6 +182,7 @@ class _FieldReader:
             self.values.pop("through", None)  # it has mistakes of its own
         self._check_pattern()
         self._check_zone()
+        self._check_paths()
         if self.field_type.kind not in _OF_KIND and not (
             self.field_type.kind is Kind.ARRAY and "of" not in self.values
         ):
@@ -232,18 +233,11 @@ class _FieldReader:
                 self.values.pop(option, None)
 
     def _check_pattern(self) -> None:
-        pattern = self.values.get("pattern")
-        if pattern is None:
-            return
-        try:
-            re.compile(pattern)
-        except (re.error, OverflowError, RecursionError) as error:
-            self._report("pattern", f"is not a regular expression: {error}")
-            del self.values["pattern"]
-            return
-        if found := _UNPORTABLE.search(pattern):
-            message = f"{found[1]!r} has another meaning in PostgreSQL, which also checks the pattern; write it in another way"
+        """Check the pattern, and leave one out that is none."""
+        for message, is_usable in declared_values.pattern_problems(self.values.get("pattern")):
             self._report("pattern", message)
+            if not is_usable:
+                del self.values["pattern"]
 
     def _check_zone(self) -> None:
         zone = self.values.get("zone")
@@ -251,27 +245,44 @@ class _FieldReader:
             self._report("zone", f"there is no time zone {zone!r}; {did_you_mean(zone, sorted(zones))}")
             del self.values["zone"]
 
+    def _check_paths(self) -> None:
+        """Check the names of members, and leave wrong ones out."""
+        wrong = dict(declared_values.wrong_paths(self.values.get("paths", {})))
+        self.wrong += [(("paths", path), AboutKey(message)) for path, message in wrong.items()]
+        if wrong:
+            self.values["paths"] = {path: of for path, of in self.values["paths"].items() if path not in wrong}
+
     def _read_values(self) -> None:
         """Convert min, max, choices and default to the JSON form of their type, and check each by those before it."""
         typed = {name: self.values.pop(name) for name in ("min", "max", "choices", "default") if name in self.values}
-        element = item_field(self._field())
+        element = declared_values.item_field(self._field())
         limits: dict[str, Any] = {}
         for option in ("min", "max"):
             if typed.get(option) is not None:
-                self._load((option,), lambda given: canonical(element, given), typed[option], limits, option)
-        if len(limits) == 2 and is_inverted(element, limits["min"], limits["max"]):
+                self._load(
+                    (option,), lambda given: declared_values.canonical(element, given), typed[option], limits, option
+                )
+        if len(limits) == 2 and declared_values.is_inverted(element, limits["min"], limits["max"]):
             self._report("min", f"may not be larger than max ({limits['max']})")
             limits = {}
         self.values |= limits
         if "choices" in typed:
-            element, chosen = item_field(self._field()), dict[int, Any]()
+            element, chosen = declared_values.item_field(self._field()), dict[int, Any]()
             for at, given in enumerate(typed["choices"]):
-                self._load(("choices", at), lambda given: choice_of(element, given, chosen), given, chosen, at)
+                self._load(
+                    ("choices", at), lambda given: declared_values.choice_of(element, given, chosen), given, chosen, at
+                )
             if len(chosen) == len(typed["choices"]):
                 self.values["choices"] = tuple(chosen.values())
         if typed.get("default") is not None:
             whole = replace(self._field(), blank=self.values.get("blank", typed["default"] == ""))
-            self._load(("default",), lambda given: valid_value(whole, given), typed["default"], self.values, "default")
+            self._load(
+                ("default",),
+                lambda given: declared_values.valid_value(whole, given),
+                typed["default"],
+                self.values,
+                "default",
+            )
         elif "default" in typed:
             self.values["default"] = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from rowcast.configuration.yaml import External
 from rowcast.errors import did_you_mean
 from rowcast.resources import validators
 from rowcast.resources.fields import Field, Kind
+from rowcast.resources.lookups import LOOKUP_NAMES
 from rowcast.resources.lossless_json import with_exact_integers
 
 
@@ -68,3 +69,35 @@ def choice_of(field: Field, given: Any, others: Mapping[int, Any]) -> Any:
 def is_inverted(field: Field, low: Any, high: Any) -> bool:
     """Whether the lower limit is above the upper one."""
     return bool(field.field_type.load(field, low) > field.field_type.load(field, high))
+
+
+_MEMBER: Final = r"[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*"
+MEMBER_PATH: Final = rf"{_MEMBER}(?:__{_MEMBER})*"
+
+
+def wrong_paths(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The paths of a json field that are wrong, each with a message."""
+    for path in paths:
+        if not re.fullmatch(MEMBER_PATH, path):
+            yield path, f"{path!r} is not a path of names, with '__' between them, such as a__b"
+        elif path.rpartition("__")[2] in LOOKUP_NAMES:
+            yield path, f"{path!r} ends in the name of a lookup, for which filters would take it"
+
+
+_UNPORTABLE: Final = re.compile(r"(?<!\\)(?:\\\\)*(\\[bB]|\(\?(?![:=!]|<[=!])|\{,[0-9])")
+
+
+def pattern_problems(pattern: str | None) -> Iterator[tuple[str, bool]]:
+    """What is wrong with a regular expression, and whether Python can use it nevertheless."""
+    if pattern is None:
+        return
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        yield f"is not a regular expression: {error}", False
+        return
+    if found := _UNPORTABLE.search(pattern):
+        message = (
+            f"{found[1]!r} has another meaning in PostgreSQL, which also checks the pattern; write it in another way"
+        )
+        yield message, True

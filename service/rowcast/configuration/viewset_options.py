@@ -19,8 +19,9 @@ from rowcast.configuration.yaml import AboutKey, Steps
 from rowcast.errors import did_you_mean
 from rowcast.resources.actions import ALLOWABLE_ACTIONS
 from rowcast.resources.aggregates import FUNCTIONS, GROUP_BY, TRUNC, buckets_of, suits
-from rowcast.resources.fields import Kind
-from rowcast.resources.lookups import LOOKUP_NAMES, lookups_of
+from rowcast.resources.derived import derive, derived_names
+from rowcast.resources.fields import Field, Kind
+from rowcast.resources.lookups import FILTER_NAMES, lookups_of, split_part
 from rowcast.resources.resource import Path, Relation, Resources
 
 SEARCH_PREFIXES: Final = "^=$@"
@@ -67,7 +68,7 @@ class _Filterset(value_types.MappingOf):
     """A list of paths, or a mapping from paths to lookups."""
 
     def __init__(self) -> None:
-        super().__init__(value_types.ListOf(value_types.one_of(LOOKUP_NAMES), least=1))
+        super().__init__(value_types.ListOf(value_types.one_of(FILTER_NAMES), least=1))
         self.paths = value_types.ListOf(value_types.string(least=1))
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
@@ -84,28 +85,67 @@ class _Filterset(value_types.MappingOf):
 
 def _check_filters(context: Context, value: Any) -> Messages:
     parameters: dict[str, str] = {}
+    zoned = False
     for position, path in enumerate(value):
         steps: Steps = (path,) if isinstance(value, Mapping) else (position,)
         message = AboutKey if isinstance(value, Mapping) else str
         try:
-            valid = lookups_of(context.path(path).values.field_type.kind)
+            valid = filters_of(context.path(path))
         except ValueError as error:
             yield steps, message(error)
             continue
         for index, lookup in enumerate(value[path] if isinstance(value, Mapping) else ("exact",)):
             if lookup not in valid:
                 yield (*steps, index), f"{lookup!r} does not suit {path!r}; {did_you_mean(lookup, valid)}"
-            parameter = path if lookup == "exact" else f"{path}__{lookup}"
+                continue
+            parameter = path if lookup == "exact" else f"{path}__{lookup.removesuffix('__exact')}"
+            zoned |= is_zoned(context.resources, context.resource, split_part(path, lookup)[0])
             if parameter in RESERVED_PARAMETERS:
                 yield steps, message(f"{path!r} cannot be filtered by: the parameter ?{parameter}= has its own meaning")
             elif parameter in parameters:
                 yield steps, message(f"{path!r} defines the parameter ?{parameter}= a second time")
             parameters[parameter] = path
+    if zoned and "tz" in parameters:
+        path = parameters["tz"]
+        yield (path,), AboutKey(f"{path!r} cannot be filtered by beside parts of moments: ?tz= is their time zone")
+
+
+def filters_of(path: Path) -> tuple[str, ...]:
+    """What ``filterset_fields`` may open for a path: lookups, and parts of its values with lookups of these."""
+    parts = () if path.derived is not None else derived_names(path.values)
+    lookups = lookups_of(path.values.field_type.kind)
+    return (
+        *lookups,
+        *(
+            name
+            for name in FILTER_NAMES
+            if name.partition("__")[0] in parts and name not in lookups and _suits_part(path.values, name)
+        ),
+    )
+
+
+def _suits_part(values: Field, name: str) -> bool:
+    """Whether a part of a field's values has the lookup after it."""
+    part, _, lookup = name.partition("__")
+    derived = derive(values, part)
+    return derived is not None and (lookup or "exact") in lookups_of(derived.field.field_type.kind)
+
+
+def is_zoned(resources: Resources, resource: str, path: str) -> bool:
+    """Whether the values of a path depend on the time zone of a request."""
+    derived = resources.resolve(resource, path).derived
+    return derived is not None and derived.zoned
 
 
 def _default_lookups(context: Context, value: Any) -> dict[str, tuple[str, ...]]:
     if isinstance(value, Mapping):
-        return dict(value)
+        found: dict[str, tuple[str, ...]] = {}
+        for path, lookups in value.items():
+            valid_here = lookups_of(context.path(path).values.field_type.kind)
+            for written in lookups:
+                whole, lookup = (path, written) if written in valid_here else split_part(path, written)
+                found[whole] = (*found.get(whole, ()), lookup)
+        return found
     valid = {path: lookups_of(context.path(path).values.field_type.kind) for path in value}
     return {path: tuple(name for name in ("exact", "in") if name in valid[path]) for path in value}
 
@@ -129,8 +169,11 @@ def _check_ordering(context: Context, value: tuple[str, ...]) -> Messages:
     for position, written in enumerate(value):
         path = written.removeprefix("-")
         try:
-            if context.path(path).many:
+            found = context.path(path)
+            if found.many:
                 yield (position,), f"{path!r} leads to many values, so rows cannot be ordered by it"
+            elif not found.sorts:
+                yield (position,), f"rows cannot be ordered by {path!r}, a part of a time; order by the time itself"
         except ValueError as error:
             yield (position,), str(error)
         if path in seen:
@@ -180,6 +223,8 @@ def _check_aggregates(context: Context, value: Mapping[str, tuple[str, ...]]) ->
                 continue
             if found.many or found.values.parts:
                 yield (function, position), f"{path!r} leads to many values, or to a key of several fields"
+            elif found.derived is not None:
+                yield (function, position), f"{path!r} is computed from a field, and only fields can be aggregated"
             elif not suits(function, found.values):
                 yield (function, position), f"{function} does not suit {path!r}, a {found.values.type} field"
             elif bucket and bucket not in buckets_of(found.values):

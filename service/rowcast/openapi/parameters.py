@@ -18,6 +18,7 @@ from rowcast.rest.import_parameters import MAX_ERRORS_DEFAULT, MAX_ERRORS_LIMIT,
 from rowcast.rest.pagination import MAX_OFFSET
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.row_keys import key_parameter
+from rowcast.rest.zones import ZONE_PARAMETER
 
 _COMMA_SEPARATED: Final[Schema] = {"style": "form", "explode": False}
 _SEARCH_PATTERN: Final = rf"^(?!\s*(?:\S+\s+){{{SEARCH_MAX_WORDS}}}\S){NO_NUL[1:]}"
@@ -27,7 +28,8 @@ _PREDICATES: Final[Mapping[str, str]] = {  # lookup → what it requires of a fi
     "exact": "is equal to this value", "ne": "is not equal to this value", "gt": "is greater than this value",
     "gte": "is greater than or equal to this value", "lt": "is less than this value",
     "lte": "is less than or equal to this value", "range": "is between these two values, or equal to one of them",
-    "in": "is one of these values", "isnull": "is null (`true`) or not null (`false`)",
+    "in": "is one of these values", "not_in": "is none of these values, or is null",
+    "overlap": "has one of these items, or several", "isnull": "is null (`true`) or not null (`false`)",
     "contains": "contains this value", "icontains": "contains this string, ignoring case",
     "startswith": "starts with this string", "istartswith": "starts with this string, ignoring case",
     "endswith": "ends with this string", "iendswith": "ends with this string, ignoring case",
@@ -74,7 +76,7 @@ def query_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list[Sch
     allowed = plan.allowed_parameters.get(action, frozenset())
     described = {parameter["name"]: parameter for parameter in _described_parameters(schemas, plan)}
     if action == AGGREGATE:
-        described |= {parameter["name"]: parameter for parameter in _aggregates(plan)}
+        described |= {parameter["name"]: parameter for parameter in _aggregates(schemas, plan)}
     custom = [name for name in plan.paginator.parameters if name not in described and action == "list"]
     return [
         *(parameter for name, parameter in described.items() if name in allowed),
@@ -129,6 +131,8 @@ def _described_parameters(schemas: Schemas, plan: ModelPlan) -> Iterator[Schema]
                 for name, lookup, values in backend.describe():
                     yield _filter(schemas, name, lookup, values)
                 yield _group(schemas, plan, backend)
+                if backend.zoned:
+                    yield query_parameter(ZONE_PARAMETER, _ZONE, schemas.time_zone())
             case SearchFilter():
                 yield _search(plan)
             case OrderingFilter():
@@ -193,7 +197,7 @@ def _argument(lookup: Lookup, values: Field) -> Schema:
     return {"anyOf": [item, {"type": "null"}]} if lookup.name in ("exact", "ne") else item
 
 
-def _aggregates(plan: ModelPlan) -> Iterator[Schema]:
+def _aggregates(schemas: Schemas, plan: ModelPlan) -> Iterator[Schema]:
     """The parameters of ``aggregate`` that the list does not have."""
     opened = plan.aggregates
     if opened is None:
@@ -208,9 +212,10 @@ def _aggregates(plan: ModelPlan) -> Iterator[Schema]:
     yield query_parameter(
         "ordering", "Names of results, separated by commas; a minus sign reverses an order.", {"type": "string"}
     )
-    yield query_parameter("tz", "The time zone of buckets of time; UTC without it.", {"type": "string"})
+    yield query_parameter(ZONE_PARAMETER, _ZONE, schemas.time_zone())
 
 
+_ZONE: Final = "The time zone of the days, hours and other parts of time in this request; UTC without it."
 _FUNCTIONS: Final[Mapping[str, str]] = {
     "count": "Count the rows (`*`), or those in which a field is not null.",
     "sum": "The sum of these fields.",

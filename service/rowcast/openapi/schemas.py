@@ -42,6 +42,7 @@ from rowcast.rest.plan import ModelPlan, NestedRelation, Service
 from rowcast.rest.row_keys import key_names
 from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
 from rowcast.rest.serializers import Serializer, serializer_for
+from rowcast.rest.zones import zone_names
 
 OPENAPI_VERSION: Final = "3.1.0"
 OBJECT: Final[Schema] = {"type": "object", "additionalProperties": True}
@@ -237,6 +238,11 @@ class Schemas:
         self._component(inner, lambda: value)
         self._component(name, lambda: {"anyOf": [{"type": "null"}, _reference(inner)]})
         return {"if": True, "then": _reference(name if null else inner)}
+
+    def time_zone(self) -> Schema:
+        """The name of a time zone."""
+        name = self._name("", "TimeZone")
+        return self._component(name, lambda: {"type": "string", "enum": sorted(zone_names())})
 
     # --- fields
 

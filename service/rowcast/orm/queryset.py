@@ -165,8 +165,11 @@ class QuerySet(Generic[M]):
             sign, path = step[: step.startswith("-")], step.removeprefix("-")
             steps += [f"{sign}{field.name}" for field in key] if path == "pk" else [step]
         for step in steps:
-            if resources.resolve(name, step.removeprefix("-")).many:
+            found = resources.resolve(name, step.removeprefix("-"))
+            if found.many:
                 raise ValueError(f"order_by: {step} leads to many rows; order by a column or a relation to one row")
+            if not found.sorts:
+                raise ValueError(f"order_by: {step} is a part of a time; order by the time itself")
         return total_order(resources[name], steps) if steps else ()
 
     def narrowed(self, query: Query) -> QuerySet[M]:

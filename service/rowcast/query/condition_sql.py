@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql
 from rowcast.query.compilation import Binds, bound_type, sql
 from rowcast.query.conditions import Shape
 from rowcast.query.versions import stamp, version
+from rowcast.resources.derived import Derived
 from rowcast.resources.exchanged import EnumType, Exchanged, Single, comparable, readable
 from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS, Argument, Lookup
@@ -70,7 +71,8 @@ class Source:
         """The column at the end of a path over relations to one row."""
         if path.steps and path.field.primary_key:
             return self.at(path.steps[:-1]).c[path.steps[-1].column]  # this side has the key, too
-        return comparable(self.at(path.steps).c[path.column])
+        column = comparable(self.at(path.steps).c[path.column])
+        return column if path.derived is None else path.derived.sql(column, sql("'UTC'"))
 
     def columns(self, path: Path) -> Any:
         """As ``column``; for a key of several fields all of its columns."""
@@ -104,8 +106,12 @@ class Source:
                 return sa.or_(sa.false(), *map(self.condition, parts))
             case ("not", part):
                 return sa.func.coalesce(self.condition(part), sa.false()).is_(sa.false())
-            case ("is", path, lookup, flag):
-                return self._comparison(self.path(path), lookup, flag)
+            case ("is" | "is in zone" as form, path, lookup, flag):
+                found = self.path(path)
+                if found.derived is not None:
+                    zone = self.binds(sa.Text()) if form == "is in zone" else None
+                    return self._derived_comparison(found, found.derived, lookup, flag, zone)
+                return self._comparison(found, lookup, flag)
             case ("after", *steps):
                 return self._after(steps)
             case ("unchanged",):
@@ -154,7 +160,28 @@ class Source:
             return compare(self.columns(path), argument)
         if lookup == "isnull" and flag and path.field.primary_key:
             return ~self._exists(path, lambda columns: compare(columns, False))
+        if lookup == "not_in":  # the complement of ``in``: no related row has one of the values
+            return ~self._exists(path, lambda columns: sa.not_(compare(columns, argument)))
         return self._exists(path, lambda columns: compare(columns, argument))
+
+    def _derived_comparison(
+        self, path: Path, derived: Derived, lookup: str, flag: Any, zone: sa.ColumnElement[Any] | None
+    ) -> sa.ColumnElement[bool]:
+        """The SQL of a lookup on a value that follows from a column."""
+        spec = LOOKUPS[path.values.field_type.kind, lookup]
+        computed = isinstance(flag, tuple)
+        argument = (
+            self.expression(flag, path.values) if computed else self._argument(spec, flag, bound_type(path.values))
+        )
+
+        def test(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+            return derived.condition(column, zone, "" if computed else lookup, argument, spec.compare)
+
+        if not path.many:
+            return test(comparable(self.at(path.steps).c[path.column]))
+        if lookup == "not_in":
+            return ~self._exists(path, lambda column: sa.not_(test(column)))
+        return self._exists(path, test)
 
     def _is_patternless(self, path: Path) -> bool:
         """Whether the column of a path has a collation that does not work with patterns."""
@@ -162,6 +189,8 @@ class Source:
 
     def _types(self, path: Path) -> list[Any]:
         """The type of what the column of a path is compared with, or those of the columns of a key of several fields."""
+        if path.derived is not None:
+            return [bound_type(path.values)]
         table = self.tables.of[path.steps[-1].target if path.steps else self.resource]
         columns = zip(path.columns, path.values.parts or (path.values,), strict=True)
         return [

@@ -7,7 +7,7 @@ is compiled once for it. ``values`` are the parameters of that SQL, in the order
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from sys import getsizeof
 from typing import Any, TypeAlias
@@ -32,13 +32,15 @@ class Comparison:
     """One lookup on one path: ``Comparison("category__name", "icontains", "work", Kind.TEXT)``.
 
     ``argument`` is a value, a tuple of values, or an ``Expression``. Values of array and JSON fields may be lists and
-    dictionaries; comparisons with equal contents are equal.
+    dictionaries; comparisons with equal contents are equal. ``zone`` is the time zone in which a part of a moment is compared,
+    empty for UTC.
     """
 
     path: str
     lookup: str
     argument: Any
     kind: Kind
+    zone: str = ""
 
     def __eq__(self, other: object) -> bool:
         return self._identity == other._identity if isinstance(other, Comparison) else NotImplemented
@@ -49,7 +51,7 @@ class Comparison:
     @property
     def _identity(self) -> tuple[Any, ...]:
         nested = self.kind is Kind.JSON or self.kind is Kind.ARRAY
-        return self.path, self.lookup, _frozen(self.argument) if nested else self.argument, self.kind
+        return self.path, self.lookup, _frozen(self.argument) if nested else self.argument, self.kind, self.zone
 
     @property
     def lookup_spec(self) -> Lookup:
@@ -61,10 +63,12 @@ class Comparison:
         if isinstance(self.argument, Expression):
             return ("is", self.path, self.lookup, self.argument.shape)
         flag = self.argument if self.lookup_spec.takes is Argument.FLAG else None
-        return ("is", self.path, self.lookup, flag)
+        return ("is in zone" if self.zone else "is", self.path, self.lookup, flag)
 
     @property
     def values(self) -> tuple[Any, ...]:
+        if self.zone:
+            return (self.zone, *replace(self, zone="").values)
         if isinstance(self.argument, Expression):
             return self.argument.values
         match self.lookup_spec.takes:
@@ -156,8 +160,8 @@ Condition: TypeAlias = Comparison | Junction | Negation | After | Unchanged
 
 def compare(path: str, lookup: str, argument: Any, kind: Kind) -> Condition:
     """A lookup whose argument may be no key at all, of several fields, which no row has."""
-    if kind is Kind.KEY and lookup == "in" and not argument:
-        return Junction("or", ())
+    if kind is Kind.KEY and lookup in ("in", "not_in") and not argument:
+        return Junction("or" if lookup == "in" else "and", ())
     return Comparison(path, lookup, argument, kind)
 
 

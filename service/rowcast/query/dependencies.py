@@ -77,7 +77,7 @@ def _passes_on(resources: Resources, resource: str, field: Field) -> bool:
 def paths_in(shape: Shape) -> Iterator[str]:
     """The paths in a condition's shape."""
     match shape:
-        case ("is", path, _, flag):
+        case ("is" | "is in zone", path, _, flag):
             yield path
             if isinstance(flag, tuple):
                 yield from paths_in(flag)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from rowcast.query.conditions import After, Comparison, Condition, Expression, Junction, Negation, Unchanged
+from rowcast.resources.derived import Derived
 from rowcast.resources.fields import Field, Kind
-from rowcast.resources.lookups import PATTERNS, Argument
+from rowcast.resources.lookups import PATTERNS, Argument, Lookup
 from rowcast.resources.resource import Path, Resources
 
 Logged: TypeAlias = Mapping[str, Any]
@@ -54,8 +55,8 @@ def _routing_keys(
                 yield from _routing_keys(resources, resource, parts)
             case Comparison(_, "exact" | "in" as lookup, argument, kind) if kind not in (Kind.ARRAY, Kind.JSON):
                 values = frozenset(argument if lookup == "in" else [argument])
-                if values and _comparison(resources, resource, condition) is not None:
-                    path = resources.resolve(resource, condition.path)
+                path = resources.resolve(resource, condition.path)
+                if values and path.derived is None and _comparison(resources, resource, condition) is not None:
                     yield _selectivity(path.field), _routing_key(path, values)
 
 
@@ -127,6 +128,12 @@ def _comparison(resources: Resources, resource: str, condition: Comparison) -> T
     if path.steps or path.field.write_only or matches is None or isinstance(argument, Expression):
         return None
     column, field = path.column, path.values
+    if path.derived is not None:
+        field = path.derived.source
+        if condition.zone:
+            return None  # PostgreSQL has time zones of its own
+    if field.of is not None and field.of.kind is Kind.JSON:
+        return None  # in JSON, 1 is not true
     if lookup.takes is Argument.MANY:
         argument = frozenset(argument)
     traits = resources.traits_of(resource)
@@ -138,9 +145,24 @@ def _comparison(resources: Resources, resource: str, condition: Comparison) -> T
     if path.field.parts:
         key = _key_of_logged(path)
         return lambda row: matches(key(row), argument)
+    if path.derived is not None:
+        return _derived_test(path.derived, column, lookup, argument)
 
     def test(row: Logged) -> bool:
         value = row.get(column)  # a row that was logged before the column was added has none
         return of_null(argument) if value is None else matches(field.field_type.load(field, value), argument)
+
+    return test
+
+
+def _derived_test(derived: Derived, column: str, lookup: Lookup, argument: Any) -> Test:
+    """A test of a value that follows from a column."""
+    matches, of_null, source = lookup.matches, lookup.of_null, derived.source
+    assert matches is not None
+
+    def test(row: Logged) -> bool:
+        stored = row.get(column)
+        value = None if stored is None else derived.value(source.field_type.load(source, stored))
+        return of_null(argument) if value is None else matches(value, argument)
 
     return test

@@ -130,6 +130,9 @@ class Field:
     native_type: str | None = None  # ``as``: the type of the column
     zone: str | None = None  # of a datetime whose column has none
     of: FieldType | None = None
+    paths: tuple[
+        tuple[str, FieldType], ...
+    ] = ()  # of a json field: members that are filtered and sorted by, and their types
     to: str | None = None
     on_delete: str | None = (
         None  # of a foreign key; ``None`` is restrict for a new one, and any action of an existing one

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from rowcast.resources.derived import LENGTH, PARTS
 from rowcast.resources.fields import Column, Field, Kind
 from rowcast.resources.resource import Path, Resources
 from rowcast.resources.types import FIELD_TYPES
@@ -139,10 +140,16 @@ _ROWS: tuple[Lookup, ...] = (
     Lookup("in", _SCALAR | {Kind.BINARY}, Argument.MANY, lambda column, arg: column == sa.any_(arg),
            matches=lambda value, arg: value in arg),
     Lookup("in", frozenset({Kind.NATIVE}), Argument.MANY, lambda column, arg: column == sa.any_(arg)),
+    Lookup("not_in", _SCALAR | {Kind.BINARY}, Argument.MANY, lambda column, arg: (column == sa.any_(arg)).is_not(sa.true()),
+           matches=lambda value, arg: value not in arg, of_null=lambda _arg: True),
+    Lookup("not_in", frozenset({Kind.NATIVE}), Argument.MANY, lambda column, arg: (column == sa.any_(arg)).is_not(sa.true()),
+           of_null=lambda _arg: True),
     Lookup("isnull", _SCALAR | {Kind.ARRAY, Kind.JSON, Kind.BINARY, Kind.NATIVE}, Argument.FLAG,
            lambda column, arg: column.is_(None) if arg else column.is_not(None),
            matches=lambda _value, arg: not arg, of_null=lambda arg: bool(arg)),
     Lookup("contains", frozenset({Kind.ARRAY, Kind.JSON}), Argument.ONE, lambda column, arg: column.bool_op("@>")(arg)),
+    Lookup("overlap", frozenset({Kind.ARRAY}), Argument.ONE, lambda column, arg: column.bool_op("&&")(arg),
+           matches=lambda value, arg: any(item in arg for item in value)),
     _like("contains", "%", "%", lambda value, arg: arg in value),
     _like("icontains", "%", "%", None),
     _like("startswith", "", "%", lambda value, arg: value.startswith(arg)),
@@ -154,6 +161,8 @@ _ROWS: tuple[Lookup, ...] = (
     Lookup("ne", _KEY, Argument.ONE, lambda columns, arg: _same_key(columns, arg).is_not(sa.true()),
            matches=lambda value, arg: bool(value != arg), of_null=lambda _arg: True),
     Lookup("in", _KEY, Argument.MANY, _one_of_keys, matches=lambda value, arg: value in arg),
+    Lookup("not_in", _KEY, Argument.MANY, lambda columns, arg: _one_of_keys(columns, arg).is_not(sa.true()),
+           matches=lambda value, arg: value not in arg, of_null=lambda _arg: True),
     Lookup("isnull", _KEY, Argument.FLAG,
            lambda columns, arg: columns[0].is_(None) if arg else columns[0].is_not(None),
            matches=lambda _value, arg: not arg, of_null=lambda arg: bool(arg)),
@@ -167,6 +176,28 @@ LOOKUPS: Final[Mapping[tuple[Kind, str], Lookup]] = {(kind, row.name): row for r
 LOOKUP_NAMES: Final[tuple[str, ...]] = tuple(dict.fromkeys(row.name for row in _ROWS))
 PATTERNS: Final = ("regex", "iregex")  # lookups whose argument PostgreSQL may refuse
 PATTERN_MAX_CHARACTERS: Final = 200
+
+
+FILTER_NAMES: Final[
+    tuple[str, ...]
+] = (  # of ``filterset_fields``: lookups, and parts of values with or without a lookup
+    *LOOKUP_NAMES,
+    *(
+        name
+        for part, kind in ((*((name, part.field_type.kind) for name, part in PARTS.items()), (LENGTH, Kind.NUMBER)))
+        for name in (part, *(f"{part}__{row.name}" for row in _ROWS if kind in row.kinds))
+    ),
+)
+
+
+def split_part(path: str, lookup: str) -> tuple[str, str]:
+    """A path and a lookup, where a lookup such as ``year__gte`` may begin with a part of the path's values.
+
+    >>> split_part("published", "year__gte"), split_part("published", "gte")
+    (('published__year', 'gte'), ('published', 'gte'))
+    """
+    part, _, after = lookup.partition("__")
+    return (f"{path}__{part}", after or "exact") if part in PARTS or part == LENGTH else (path, lookup)
 
 
 def lookups_of(kind: Kind) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rowcast.errors import did_you_mean
 from rowcast.resources.composite import address_of, composite_key
+from rowcast.resources.derived import Derived, derive, derived_names
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.rules import CheckRule, UniqueRule
 from rowcast.resources.traits import PLAIN, TableTraits
@@ -46,18 +47,25 @@ class Path:
     """A field that can be reached from a resource: the relations on the way, its column, and the field of its values.
 
     For a foreign key ``values`` is the key that it refers to, for any other field the same as ``field``. A path to a key
-    of several fields has no ``column``, but ``columns``.
+    of several fields has no ``column``, but ``columns``. A value that follows from a column is ``derived``, and has a field of
+    its own.
     """
 
     steps: tuple[Relation, ...]
     column: str
     field: Field
     values: Field
+    derived: Derived | None = None
 
     @property
     def many(self) -> bool:
         """Whether one row can lead to several values."""
         return any(step.many for step in self.steps)
+
+    @property
+    def sorts(self) -> bool:
+        """Whether rows can be in the order of its values, which those of a part of a time are not."""
+        return self.derived is None or self.derived.sorts
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -222,11 +230,9 @@ class Resources(Mapping[str, Resource]):
             if part not in here.fields:
                 names = [*here.fields, *(name for name in self._relations[here.name] if name not in here.fields)]
                 raise ValueError(f"{here.name} has no field {part!r}; {did_you_mean(part, names)}")
-            if not last:
-                raise ValueError(
-                    f"{part!r} of {here.name} is not a relation, so {parts[position + 1]!r} cannot follow it"
-                )
             found = here.fields[part]
+            if not last:
+                return _derived_path(steps, here, found, parts[position + 1 :])
             return Path(tuple(steps), found.column_name, found, found)
         raise AssertionError("a path has at least one part")
 
@@ -287,6 +293,17 @@ class Resources(Mapping[str, Resource]):
         own[declared.name] = Relation(declared.name, declared, target.name, many=True, link=Through(table, near, far))
         if name:
             back[name] = Relation(name, declared, resource.name, many=True, link=Through(table, far, near))
+
+
+def _derived_path(steps: list[Relation], here: Resource, source: Field, names: list[str]) -> Path:
+    """The path to a value that follows from a field; ``ValueError`` if there is none of these names."""
+    name = "__".join(names)
+    derived = derive(source, name)
+    if derived is not None:
+        return Path(tuple(steps), source.column_name, derived.field, derived.field, derived)
+    message = f"{source.name!r} of {here.name} is not a relation, so {names[0]!r} cannot follow it"
+    valid = derived_names(source)
+    raise ValueError(f"{message}; {did_you_mean(name, valid)}" if valid else message)
 
 
 def link_table(resource: Resource, declared: Field) -> str:

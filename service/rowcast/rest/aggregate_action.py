@@ -12,6 +12,7 @@ from rowcast.resources.actions import STREAM
 from rowcast.rest.aggregates import PARAMETERS
 from rowcast.rest.etags import tag_of_list
 from rowcast.rest.expansion import visible_relations
+from rowcast.rest.filters import FieldFilter
 from rowcast.rest.paging import list_address
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
@@ -19,13 +20,15 @@ from rowcast.rest.rendering import current_serializer
 from rowcast.rest.request import Request
 from rowcast.rest.response_cache import cache_key, list_dependencies, respond
 from rowcast.rest.scope import list_query
+from rowcast.rest.zones import ZONE_PARAMETER
 
 
 def check_aggregates(plan: ModelPlan) -> None:
     """``ConfigurationError`` if the option ``aggregates`` opens what rows do not show, or a parameter that filters have."""
     if plan.aggregates is None:
         return
-    if taken := [name for name in PARAMETERS if name != "ordering" and name in plan.allowed_parameters[STREAM]]:
+    shared = {"ordering", *(ZONE_PARAMETER for each in plan.filters if isinstance(each, FieldFilter) and each.zoned)}
+    if taken := [name for name in PARAMETERS if name not in shared and name in plan.allowed_parameters[STREAM]]:
         raise ConfigurationError(
             f"aggregates: the parameter ?{taken[0]}= is a filter; filter by another lookup than exact"
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from zoneinfo import available_timezones
 
 from rowcast.errors import ParseError, did_you_mean
 from rowcast.query.aggregation import AggregateShape, Calculation, Group, result_field
@@ -14,9 +13,9 @@ from rowcast.resources.fields import Field
 from rowcast.resources.resource import Path, Resources
 from rowcast.rest.pagination import BasePagination, LimitOffsetPagination, PageNumberPagination
 from rowcast.rest.request import names_in
+from rowcast.rest.zones import ZONE_PARAMETER, read_zone
 
 CONDITIONS: Final = ("gt", "gte", "lt", "lte", "ne")  # on results
-ZONE_PARAMETER: Final = "tz"
 PARAMETERS: Final = (GROUP_BY, *FUNCTIONS, "ordering", ZONE_PARAMETER)
 _PAGES: Final = (PageNumberPagination, LimitOffsetPagination)  # groups have no cursor
 GROUPS_MAX: Final = 8
@@ -98,7 +97,7 @@ class Aggregates:
             position, field = fields[result]
             having.append((position, lookup))
             values.append(_parsed(name, field, params[name]))
-        zone = self._zone(params)
+        zone = read_zone(params)
         zones = [zone for group, path in groups if group.bucket and path.values.field_type.name != "date"]
         shape = AggregateShape(
             self._resource,
@@ -140,15 +139,6 @@ class Aggregates:
                 )
             steps.setdefault(names.index(name), step.startswith("-"))
         return (*steps.items(), *((position, False) for position in range(groups) if position not in steps))
-
-    @staticmethod
-    def _zone(params: Mapping[str, str]) -> str:
-        zone = params.get(ZONE_PARAMETER, "UTC")
-        if zone not in (zones := available_timezones()):
-            raise ParseError(
-                f"tz: {zone[:50]!r} is not a time zone; {did_you_mean(zone, zones)}", code="invalid_parameter"
-            )
-        return zone
 
 
 def opened_aggregates(

@@ -57,7 +57,7 @@ class DeclaredScope:
             path.column: part
             for part in _conjuncts(group)
             for path, _, name in (split_lookup(resources, resource, part.name),)
-            if name == "exact" and not path.steps and part.value is not None
+            if name == "exact" and not path.steps and path.derived is None and part.value is not None
         }
         self.fixed_columns = frozenset(self._fixing)
         self.caller_columns = [name for name, part in self._fixing.items() if isinstance(part.value, CallerValue)]

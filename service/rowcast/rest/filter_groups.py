@@ -7,11 +7,12 @@ of objects, ``not`` has one. ``not`` is the complement: it holds for every row f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from rowcast.errors import ParseError, did_you_mean
 from rowcast.query.conditions import Comparison, Condition, Junction, Negation, compare
+from rowcast.resources.derived import UTC
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import PATTERNS, Argument, Lookup
 from rowcast.resources.lossless_json import parse_body
@@ -19,7 +20,14 @@ from rowcast.resources.lossless_json import parse_body
 GROUP_PARAMETER: Final = "filter"
 GROUP_MAX_DEPTH: Final = 5  # groups inside groups
 GROUP_MAX_CONDITIONS: Final = 50
-CHOICE_LOOKUPS: Final = ("exact", "ne", "in", "contains")  # lookups whose argument must be one of the field's choices
+CHOICE_LOOKUPS: Final = (
+    "exact",
+    "ne",
+    "in",
+    "not_in",
+    "contains",
+    "overlap",
+)  # lookups whose argument must be one of the field's choices
 _LISTS: Final = ("and", "or")
 
 
@@ -34,11 +42,15 @@ class NativeValues:
 
 @dataclass(frozen=True, slots=True)
 class FilterParameter:
-    """A filter parameter: ``priority__in`` is the path ``priority`` and the lookup ``in``."""
+    """A filter parameter: ``priority__in`` is the path ``priority`` and the lookup ``in``.
+
+    ``zoned`` says that its values depend on the time zone of the request.
+    """
 
     path: str
     lookup: Lookup
     values: Field
+    zoned: bool = False
 
     @property
     def is_pattern(self) -> bool:
@@ -56,15 +68,15 @@ class FilterParameter:
             argument = condition.argument
             yield NativeValues(place, self.values, argument if isinstance(argument, tuple) else (argument,))
 
-    def of_text(self, text: str) -> Condition:
+    def of_text(self, text: str, zone: str = UTC) -> Condition:
         """The condition with an argument from a query string. ``ValueError`` is a sentence for the client."""
-        return self._compare(self.lookup.parse(self.values, text))
+        return self._compare(self.lookup.parse(self.values, text), zone)
 
-    def of_json(self, value: Any) -> Condition:
+    def of_json(self, value: Any, zone: str = UTC) -> Condition:
         """The condition with an argument from JSON. ``ValueError`` is a sentence for the client."""
         if value is None and self.lookup.name in ("exact", "ne"):
             return Comparison(self.path, "isnull", self.lookup.name == "exact", self.values.field_type.kind)
-        return self._compare(self._argument(value))
+        return self._compare(self._argument(value), zone)
 
     def _argument(self, value: Any) -> Any:
         load = self.values.field_type.load
@@ -88,7 +100,7 @@ class FilterParameter:
                     raise ValueError("must not be null; use isnull.")
                 return load(self.values, value)
 
-    def _compare(self, argument: Any) -> Condition:
+    def _compare(self, argument: Any, zone: str) -> Condition:
         """The condition; ``ValueError`` for a value that is not one of the choices: no row could match it."""
         field = self.values
         if field.choices and self.lookup.takes is not Argument.TEXT and self.lookup.name in CHOICE_LOOKUPS:
@@ -97,12 +109,13 @@ class FilterParameter:
             for each in argument if isinstance(argument, list | tuple) else [argument]:
                 if each not in valid:
                     raise ValueError(f"must be one of {', '.join(map(str, field.choices))}.")
-        return compare(self.path, self.lookup.name, argument, field.field_type.kind)
+        found = compare(self.path, self.lookup.name, argument, field.field_type.kind)
+        return replace(found, zone=zone) if self.zoned and zone != UTC and isinstance(found, Comparison) else found
 
 
-def read_group(text: str, parameters: Mapping[str, FilterParameter]) -> tuple[Condition, ...]:
+def read_group(text: str, parameters: Mapping[str, FilterParameter], zone: str = UTC) -> tuple[Condition, ...]:
     """The conditions of ``?filter=``, which must all hold; ``ParseError`` names the place of a mistake."""
-    return _Reader(parameters).read(text)
+    return _Reader(parameters, zone).read(text)
 
 
 def native_values_of_group(text: str, parameters: Mapping[str, FilterParameter]) -> Sequence[NativeValues]:
@@ -117,7 +130,7 @@ def values_in(conditions: Sequence[Condition]) -> int:
     counts = [0]
     for condition in conditions:
         match condition:
-            case Comparison(_, "in", argument, _):
+            case Comparison(_, "in" | "not_in", argument, _):
                 counts.append(len(argument))
             case Junction(_, parts):
                 counts.append(values_in(parts))
@@ -129,9 +142,10 @@ def values_in(conditions: Sequence[Condition]) -> int:
 class _Reader:
     """Reads one group, and counts its conditions."""
 
-    def __init__(self, parameters: Mapping[str, FilterParameter]) -> None:
+    def __init__(self, parameters: Mapping[str, FilterParameter], zone: str = UTC) -> None:
         self.natives: list[NativeValues] = []
         self._parameters = parameters
+        self._zone = zone
         self._count = 0
 
     def read(self, text: str) -> tuple[Condition, ...]:
@@ -173,7 +187,7 @@ class _Reader:
         if parameter is None:
             raise _mistake(place, f"unknown; {did_you_mean(name, [*self._parameters, *_LISTS, 'not'])}")
         try:
-            condition = parameter.of_json(value)
+            condition = parameter.of_json(value, self._zone)
         except ValueError as error:
             raise _mistake(place, str(error)) from None
         self.natives += parameter.native_values(place, condition)

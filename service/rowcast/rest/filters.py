@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 
 from rowcast.errors import ParseError, did_you_mean
 from rowcast.query.conditions import Comparison, Condition, Junction, Query, total_order
+from rowcast.resources.derived import UTC
 from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS, PATTERNS, Lookup, check_pattern
 from rowcast.resources.resource import Resource, Resources
@@ -21,6 +22,7 @@ from rowcast.rest.filter_groups import (
     native_values_of_group,
     read_group,
 )
+from rowcast.rest.zones import ZONE_PARAMETER, read_zone
 
 SEARCH_MAX_WORDS: Final = 16  # words and quoted phrases together
 _SEARCH_PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
@@ -87,14 +89,19 @@ class FieldFilter(BaseFilterBackend):
     def __init__(self, resources: Resources, resource: str, filterset: Mapping[str, tuple[str, ...]]) -> None:
         self._parameters: dict[str, FilterParameter] = {}
         for path, lookups in filterset.items():
-            values = resources.resolve(resource, path).values
+            found = resources.resolve(resource, path)
+            zoned = found.derived is not None and found.derived.zoned
             for name in lookups:
-                lookup = LOOKUPS[values.field_type.kind, name]
-                self._parameters[path if name == "exact" else f"{path}__{name}"] = FilterParameter(path, lookup, values)
+                lookup = LOOKUPS[found.values.field_type.kind, name]
+                parameter = FilterParameter(path, lookup, found.values, zoned)
+                self._parameters[path if name == "exact" else f"{path}__{name}"] = parameter
+        self.zoned = any(parameter.zoned for parameter in self._parameters.values())
         self.takes_natives = any(parameter.is_native for parameter in self._parameters.values())
 
     def parameters(self) -> tuple[str, ...]:
-        return (*self._parameters, GROUP_PARAMETER) if self._parameters else ()
+        if not self._parameters:
+            return ()
+        return (*self._parameters, GROUP_PARAMETER, *((ZONE_PARAMETER,) if self.zoned else ()))
 
     def describe(self) -> Iterator[tuple[str, Lookup, Field]]:
         """Each parameter with its lookup and the field that it compares."""
@@ -110,7 +117,7 @@ class FieldFilter(BaseFilterBackend):
         """The conditions of ``?filter=``, which a viewset without filters does not have."""
         if GROUP_PARAMETER not in params or not self._parameters:
             return ()
-        return read_group(params[GROUP_PARAMETER], self._parameters)
+        return read_group(params[GROUP_PARAMETER], self._parameters, read_zone(params) if self.zoned else UTC)
 
     def native_values(self, params: Mapping[str, str]) -> Iterator[NativeValues]:
         for name, text in params.items():
@@ -121,12 +128,13 @@ class FieldFilter(BaseFilterBackend):
 
     def apply(self, query: Query, params: Mapping[str, str]) -> Query:
         conditions: list[Condition] = []
+        zone = read_zone(params) if self.zoned else UTC
         for name, text in params.items():
             parameter = self._parameters.get(name)
             if parameter is None:
                 continue
             try:
-                conditions.append(parameter.of_text(text))
+                conditions.append(parameter.of_text(text, zone))
             except ValueError as error:
                 raise ParseError(f"{name}: {error}", code="invalid_parameter") from None
         conditions += self.group(params)

@@ -239,6 +239,8 @@ def _is_everything(condition: Condition) -> bool:
             return all(map(_is_everything, parts))
         case Junction(_, parts):
             return any(map(_is_everything, parts))
+        case Comparison(_, "not_in", (), _) | Negation(Comparison(_, "in", (), _)):
+            return True
         case Negation(Negation(part)):
             return _is_everything(part)
         case Negation(Junction("or", parts)):

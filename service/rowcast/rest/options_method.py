@@ -123,5 +123,7 @@ def _describe_field(field: ColumnField | RelatedKeysField, action: str, *, requi
         described["of"] = declared.of.name
     if declared.native_type:
         described["as"] = declared.native_type
+    if declared.paths:
+        described["paths"] = {path: member.name for path, member in declared.paths}
     limits = {name: getattr(declared, name) for name in _LIMITS}
     return described | {name: limit for name, limit in limits.items() if limit is not None}

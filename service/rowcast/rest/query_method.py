@@ -15,6 +15,7 @@ from rowcast.resources.lossless_json import encode
 from rowcast.rest.filter_groups import GROUP_PARAMETER
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.request import Request
+from rowcast.rest.zones import ZONE_PARAMETER
 
 QUERY: Final = "QUERY"
 ACCEPT_QUERY: Final = {"Accept-Query": "application/json"}
@@ -29,6 +30,7 @@ MEMBERS: Final = (
     "limit",
     "offset",
     "cursor",
+    ZONE_PARAMETER,
 )
 
 

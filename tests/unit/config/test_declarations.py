@@ -18,7 +18,7 @@ from rowcast.resources.types import FIELD_TYPES, make_field
 from .conftest import Load, Problems
 
 OPTIONS = """primary_key required null blank default unique index choices order generated min max min_length max_length pattern
-max_digits decimal_places as zone of to on_delete related_name through any_key read_only write_only auto_now auto_now_add column
+max_digits decimal_places as zone of paths to on_delete related_name through any_key read_only write_only auto_now auto_now_add column
 renamed_from label
 help_text"""
 TYPES = """string text email url slug uuid integer big_integer float decimal boolean date time datetime duration json
@@ -38,7 +38,7 @@ VALUES: dict[str, dict[str, str]] = {
     "datetime": {"default": "2026-01-31T12:00:00Z", "choices": "[2026-01-31T12:00:00Z]", "min": "2025-01-01T00:00:00Z",
                  "max": "2027-01-01T00:00:00Z"},
     "duration": {"default": "P1D", "choices": "[P1D, PT1H]", "min": "PT0S", "max": "P9D"},
-    "json": {"default": "{a: [1]}", "choices": "[{a: [1]}, 2]"},
+    "json": {"default": "{a: [1]}", "choices": "[{a: [1]}, 2]", "paths": "{a__b: integer}"},
     "bytea": {"default": "AP8="},
     "array": {"default": "[1]", "choices": "[1, 2]", "min": "0", "max": "5", "of": "decimal", "max_digits": "5",
               "decimal_places": "2", "min_length": "0", "max_length": "9"},

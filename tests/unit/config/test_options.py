@@ -106,7 +106,7 @@ def test_an_option_is_normalized(resources: Resources, given: Mapping[str, Any],
         (
             "filterset_fields: {count: [icontains]}",
             "28: count[0]: 'icontains' does not suit 'count'; "
-            "valid here: exact, ne, gt, gte, lt, lte, range, in, isnull",
+            "valid here: exact, ne, gt, gte, lt, lte, range, in, not_in, isnull",
         ),
         ("filterset_fields: {token: [exact]}", "20: 'token' is write_only, so it cannot be used here"),
         (

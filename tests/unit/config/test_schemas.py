@@ -120,6 +120,7 @@ def test_the_schema_has_the_options_of_each_type(type_: str) -> None:
                 "on_delete": "cascade", "related_name": "a", "label": "a", "help_text": "a", "max_digits": 1,
                 "column": "b", "renamed_from": "b", "decimal_places": 0, "order": "choices", "zone": "UTC", "as": "inet",
                 "generated": "b + 1",
+                "paths": {"a__b": "integer"},
                 "through": {"table": "x.y", "near": "a", "far": "b"},
                 "type": type_}  # fmt: skip
     for option in declarations.FIELD_OPTIONS:

@@ -90,7 +90,7 @@ FILES = {
 }
 LOOKUPS: dict[str, tuple[str, ...]] = {
     "string": (
-        "exact", "ne", "gt", "gte", "lt", "lte", "range", "in", "isnull", "contains", "icontains", "startswith",
+        "exact", "ne", "gt", "gte", "lt", "lte", "range", "in", "not_in", "isnull", "contains", "icontains", "startswith",
         "istartswith", "endswith", "iendswith", "iexact", "regex", "iregex", "search",
     ),
     "chosen": ("exact", "in", "ne"),
@@ -105,7 +105,11 @@ LOOKUPS: dict[str, tuple[str, ...]] = {
     "duration": ("exact", "lt"),
     "uuid": ("exact", "in"),
     "json": ("exact", "contains"),
-    "numbers": ("exact", "contains"),
+    "numbers": ("exact", "contains", "overlap"),
+    "numbers__len": ("exact", "gte"),
+    "datetime__year": ("exact", "gte", "range"),
+    "datetime__date": ("exact", "in"),
+    "time__hour": ("exact",),
     "data": ("exact", "in"),
     "ip": ("exact", "ne", "in", "isnull"),
     "box": ("exact", "in", "isnull"),

@@ -27,11 +27,14 @@ def scalar_types() -> frozenset[str]:
     return frozenset(name for name, each in FIELD_TYPES.items() if each.kind not in many and each.is_item)
 
 
-def make_field(name: str, type_: str, /, *, of: str | None = None, **options: Any) -> Field:
-    """A field of the type with this name; ``of`` names the type of an array's items.
+def make_field(
+    name: str, type_: str, /, *, of: str | None = None, paths: Mapping[str, str] | None = None, **options: Any
+) -> Field:
+    """A field of the type with this name; ``of`` names the type of an array's items, ``paths`` those of members.
 
     ``as`` among the options is ``Field.native_type``.
     """
     if "as" in options:
         options["native_type"] = options.pop("as")
-    return Field(name, FIELD_TYPES[type_], of=None if of is None else FIELD_TYPES[of], **options)
+    members = tuple((path, FIELD_TYPES[member]) for path, member in (paths or {}).items())
+    return Field(name, FIELD_TYPES[type_], of=None if of is None else FIELD_TYPES[of], paths=members, **options)

@@ -147,6 +147,7 @@ COMPOUND_TYPES: Final = (
         load=_load_json,
         parse=_parse_json,
         schema=lambda _field: {},
+        options=frozenset({"paths"}),
     ),
     FieldType(
         name="array",

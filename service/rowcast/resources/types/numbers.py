@@ -32,7 +32,15 @@ def _integer_range(bits: int) -> tuple[int, int]:
 
 def integer_type(name: str, bits: int, column: type[TypeEngine[Any]]) -> FieldType:
     """The type of integers with so many bits."""
-    low, high = _integer_range(bits)
+    return _integers(name, *_integer_range(bits), column, integer_schema(bits))
+
+
+def whole_numbers(low: int, high: int) -> FieldType:
+    """The type of integers between two others, for values that are computed."""
+    return _integers("integer", low, high, sa.Integer, {"type": "integer", "minimum": low, "maximum": high})
+
+
+def _integers(name: str, low: int, high: int, column: type[TypeEngine[Any]], schema: Schema) -> FieldType:
 
     def load(_field: Field, value: object) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
@@ -52,7 +60,7 @@ def integer_type(name: str, bits: int, column: type[TypeEngine[Any]]) -> FieldTy
         column=lambda _field: column(),
         load=load,
         parse=parse,
-        schema=lambda _field: integer_schema(bits),
+        schema=lambda _field: dict(schema),
         options=_LIMITS | {"primary_key"},
     )
 
