@@ -18,6 +18,7 @@ from rowcast.orm.expressions import F
 from rowcast.orm.state import Row, RowState, set_state, state_of
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Condition, Query, Shape
+from rowcast.query.explaining import explained
 from rowcast.query.store import NOT_MADE, Store, current_store
 from rowcast.resources.resource import Resource
 
@@ -78,7 +79,7 @@ async def insert_row(store: Store, resource: str, values: Mapping[str, Any]) -> 
             return await _insert_or_redirect(store, declared, values, insert)
         return await insert()
     except (ApiError, asyncpg.PostgresError) as error:
-        raise await store.explained(error, declared, values) from error.__cause__
+        raise await explained(store.queries, store.database, error, declared, values) from error.__cause__
 
 
 async def _insert_or_redirect(
@@ -139,7 +140,7 @@ async def _insert_documents(
             lambda: store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
         )
     except (ApiError, asyncpg.PostgresError) as error:
-        raise await store.explained(error, declared, *documents) from error.__cause__
+        raise await explained(store.queries, store.database, error, declared, *documents) from error.__cause__
 
 
 async def update_rows(store: Store, resource: str, values: Mapping[str, Any], *where: Condition) -> list[Any]:
@@ -167,7 +168,7 @@ async def update_rows(store: Store, resource: str, values: Mapping[str, Any], *w
         return await store.database.fetch_all(statement.sql, statement.arguments(arguments), changes=statement.changes)
     except (ApiError, asyncpg.PostgresError) as error:
         plain = {name: value for name, value in values.items() if not isinstance(value, F)}
-        named = await store.explained(error, store.queries.resources[resource], plain)
+        named = await explained(store.queries, store.database, error, store.queries.resources[resource], plain)
         computed = [name for name, shape in sets if shape is not None]
         if named is error and isinstance(error, DoesNotFit) and computed:
             raise ValidationError({name: ["The result does not fit."] for name in computed}) from None

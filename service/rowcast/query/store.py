@@ -15,17 +15,16 @@ from rowcast.database.key_defaults import key_defaults
 from rowcast.database.pool import Database
 from rowcast.database.sequences import counted_field, move_sequence
 from rowcast.database.table_traits import read_traits
-from rowcast.errors import ApiError, Conflict, DoesNotFit, OutsideScope, PermissionDenied, Unavailable, ValidationError
+from rowcast.errors import ApiError, Conflict, OutsideScope, PermissionDenied
 from rowcast.query.aggregation import AggregateShape
 from rowcast.query.coalescing import Coalescing
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Comparison, Query, by_key
 from rowcast.query.dependencies import paths_in
-from rowcast.query.misfits import with_fields
+from rowcast.query.explaining import explained
 from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
 from rowcast.query.statements import Queries
-from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource
 
 Result = TypeVar("Result")
@@ -59,12 +58,6 @@ def current_store() -> Store:
         return STORE.get()
     except LookupError:
         raise RuntimeError("models can be used while the service runs: in handlers, hooks and permissions") from None
-
-
-def _may_be_native(error: Exception) -> bool:
-    """Whether an error may be about a value of a type that only PostgreSQL knows, such as a regclass of no table."""
-    mismatch = isinstance(error, Unavailable) and error.code == "schema_mismatch"
-    return mismatch or isinstance(error, DoesNotFit | asyncpg.PostgresError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +193,7 @@ class Store:
                 "insert", resource, write_or_redirect if "insert" in traits.skipping else usual, write_by_rules
             )
         except (ApiError, asyncpg.PostgresError) as error:
-            raise await self.explained(error, resource, values) from error.__cause__
+            raise await explained(self.queries, self.database, error, resource, values) from error.__cause__
 
     async def insert_redirected(self, resource: Resource, values: Mapping[str, Any]) -> str:
         """Insert a row that a trigger has skipped before, in a transaction, and return its key as text.
@@ -310,7 +303,7 @@ class Store:
         try:
             return await self._write("update", resource, write_alone if alone else write, write_by_rules)
         except (ApiError, asyncpg.PostgresError) as error:
-            raise await self.explained(error, resource, values) from error.__cause__
+            raise await explained(self.queries, self.database, error, resource, values) from error.__cause__
 
     async def delete(self, query: Query) -> bool:
         """Delete the rows of a query; whether there were any. ``Conflict`` if the database has kept all as they are."""
@@ -350,46 +343,6 @@ class Store:
         arguments = statement.arguments(query.values)
         rows = await self.database.fetch_all(statement.sql, arguments, deleting=True, changes=statement.changes)
         return len(rows)
-
-    async def explained(self, error: Exception, resource: Resource, *rows: Mapping[str, Any]) -> Exception:
-        """The error of a write with a message on each field that has caused it; as it is if that is not known.
-
-        ``rows`` are the values that were written, by column, as Python or as JSON.
-        """
-        for values in rows:
-            if isinstance(error, ValidationError):
-                named = with_fields(error, self.queries.resources.traits_of(resource.name), values)
-                if named is not error:
-                    return named
-            if not _may_be_native(error):
-                continue
-            written = (
-                (name, self.queries.resources.key_of(resource.columns[name]))
-                for name in values
-                if name in resource.columns
-            )
-            natives = {name: field for name, field in written if field.native_type and values[name] is not None}
-            wrong = [name for name, field in natives.items() if not await self.is_native(field, values[name])]
-            if wrong:
-                return ValidationError({name: [f"Not a valid {natives[name].native_type}."] for name in wrong})
-        return error
-
-    async def is_native(self, field: Field, *texts: str) -> bool:
-        """Whether strings are values of a field's own type of PostgreSQL, which alone knows it.
-
-        Inside a transaction, which may have failed, it takes another connection.
-        """
-        cast = f"SELECT count(CAST(item AS {field.native_type})) FROM unnest($1::text[]) AS given (item)"
-        try:
-            if self.database.in_transaction:
-                await self.database.fetch_outside(cast, list(texts))
-            else:
-                await self.database.fetch(cast, [list(texts)])
-        except (ApiError, asyncpg.PostgresError) as error:
-            if isinstance(error, Unavailable) and not _may_be_native(error):
-                raise
-            return False
-        return True
 
     def refusal(self, resource: str) -> ApiError:
         """The error for a row that is there, and that the database has not changed."""

@@ -10,6 +10,7 @@ from rowcast.orm.bridge import spawn
 from rowcast.orm.expressions import fitting
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import Query, equals
+from rowcast.query.explaining import is_native
 from rowcast.resources.fields import Field
 from rowcast.rest.declared_scope import EVERYTHING, CallerScope
 from rowcast.rest.plan import ModelPlan
@@ -68,7 +69,7 @@ async def _check_natives(view: ModelView) -> None:
     plan = view.view_plan
     for backend in plan.filters:
         for each in backend.native_values(view.request.query_params):
-            if not await plan.service.store.is_native(each.field, *each.values):
+            if not await is_native(plan.service.store.database, each.field, *each.values):
                 raise ParseError(f"{each.place}: not a valid {each.field.native_type}.", code="invalid_parameter")
 
 
