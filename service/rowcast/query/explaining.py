@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 
 from rowcast.database.pool import Database
-from rowcast.errors import ApiError, Unavailable, ValidationError
+from rowcast.errors import ApiError, DoesNotFit, Unavailable, ValidationError
 from rowcast.query.misfits import with_fields
 from rowcast.query.statements import Queries
 from rowcast.resources.fields import Field
