@@ -108,6 +108,22 @@ RULED: Mapping[str, Any] = {
 }
 """Rows with rules that only the database keeps."""
 
+BINS: Mapping[str, Any] = {
+    "soft_delete": {"field": "gone", "permission_classes": ["AllowAny"]},
+    "purge_after": "1s",
+    "fields": {
+        "id": {"type": "integer", "primary_key": True},
+        "name": {"type": "string", "max_length": 10, "unique": True},
+        "parent": {"type": "foreign_key", "to": "bins", "null": True, "related_name": "children"},
+    },
+    "viewset": {
+        "filterset_fields": {"name": ["exact", "in"], "parent__name": ["exact"], "children__name": ["exact"]},
+        "bulk": ["update", "destroy"],
+        "put_creates": True,
+    },
+}
+"""Rows that DELETE marks."""
+
 
 NESTED: Mapping[str, tuple[str, ...]] = {"authors": ("books", "pupils"), "books": ("reviews",)}
 """Children that bodies may have, also authors inside authors."""
@@ -121,7 +137,7 @@ def write_everything(directory: Path) -> Path:
     for name, children in NESTED.items():
         opened = {child: {"create": True, "update": True, "delete": "missing"} for child in children}
         resources[name]["viewset"] = {**resources[name].get("viewset", {}), "nested": opened}
-    resources |= {"owned": OWNED, "seats": SEATS, "ruled": RULED}
+    resources |= {"owned": OWNED, "seats": SEATS, "ruled": RULED, "bins": BINS}
     (directory / "resources").mkdir(parents=True)
     (directory / "service.yaml").write_text(json.dumps(SERVICE))
     for name, resource in resources.items():
@@ -150,6 +166,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], ...]] = {
         for n in range(30)
     ),
     "boxes": tuple({"name": f"box {n}"} for n in range(3)),
+    "bins": tuple({"name": f"bin {n}"} for n in range(5)),
     "marks": tuple({"code": f"mark{n:02}"} for n in range(30)),
     "log-lines": tuple({"message": f"line {n}"} for n in range(10)),
     "things": tuple(

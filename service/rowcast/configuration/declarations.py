@@ -15,13 +15,8 @@ from zoneinfo import available_timezones
 
 from marshmallow import ValidationError
 
-from rowcast.configuration import declared_values, value_types, viewset_options
-from rowcast.configuration.database_rules import (
-    CHECK_SECTION,
-    UNIQUE_SECTION,
-    column_set_problems,
-    read_rules,
-)
+from rowcast.configuration import declared_values, soft_deletion, value_types, viewset_options
+from rowcast.configuration.database_rules import CHECK_SECTION, UNIQUE_SECTION, column_set_problems, read_rules
 from rowcast.configuration.model_names import model_name
 from rowcast.configuration.primary_key import set_primary_key
 from rowcast.configuration.yaml import AboutKey, Document, Problems, Steps
@@ -131,6 +126,7 @@ RESOURCE_SECTION: Final = value_types.section(
         ),
         "check": value_types.ListOf(value_types.Nested(CHECK_SECTION), null=True),
         "indexes": value_types.ListOf(value_types.ListOf(value_types.string(), least=1), null=True),
+        **soft_deletion.VALUE_TYPES,
         "viewset": value_types.NestedOrValue(viewset_options.VIEWSET_SECTION, viewset_options.CLASS, null=True),
     },
 )
@@ -393,6 +389,7 @@ class _ResourceReader:
             view=loaded.get("view") or False,
             label=loaded.get("label"),
             description=loaded.get("description"),
+            soft_delete=soft_deletion.read(loaded, fields, lost, self._report),
         )
         self._column_sets(resource, lost, loaded.get("unique") or ())
         resource = replace(resource, **self._rules(resource, loaded, lost))

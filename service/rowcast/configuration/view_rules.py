@@ -18,6 +18,8 @@ RESOURCE_KEYS: Final[Mapping[str, str]] = {
     "indexes": _NOT_MADE,
     "renamed_from": _NOT_MADE,
     "managed": _NOT_MADE,
+    "soft_delete": _NOT_WRITTEN,
+    "purge_after": _NOT_WRITTEN,
 }
 FIELD_OPTIONS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("unique", "index", "renamed_from", "generated"), _NOT_MADE),

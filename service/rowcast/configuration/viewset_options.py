@@ -17,7 +17,7 @@ from marshmallow import ValidationError, fields
 from rowcast.configuration import scope, value_types
 from rowcast.configuration.yaml import AboutKey, Steps
 from rowcast.errors import did_you_mean
-from rowcast.resources.actions import ALLOWABLE_ACTIONS
+from rowcast.resources.actions import ALLOWABLE_ACTIONS, DELETION_ACTIONS
 from rowcast.resources.aggregates import FUNCTIONS, GROUP_BY, TRUNC, buckets_of, suits
 from rowcast.resources.derived import derive, derived_names
 from rowcast.resources.fields import Field, Kind
@@ -264,7 +264,8 @@ def _check_expandable(context: Context, value: tuple[str, ...]) -> Messages:
 def _check_actions(context: Context, value: tuple[str, ...]) -> Messages:
     if context.actions is None:
         return
-    valid = [*ALLOWABLE_ACTIONS, *context.actions]
+    marks = context.resources[context.resource].soft_delete
+    valid = [*ALLOWABLE_ACTIONS, *(DELETION_ACTIONS if marks is not None else ()), *context.actions]
     for position, name in enumerate(value):
         if name not in valid:
             yield (position,), f"unknown action {name!r}; {did_you_mean(name, valid)}"

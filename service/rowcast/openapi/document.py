@@ -57,7 +57,7 @@ from rowcast.openapi.parameters import (
 )
 from rowcast.openapi.returned import declared_responses
 from rowcast.openapi.schemas import OBJECT, OPENAPI_VERSION, Schemas, present
-from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS
+from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS, RESTORE
 from rowcast.resources.fields import Schema
 from rowcast.rest.addresses import VARIABLE_PART, variable_parts
 from rowcast.rest.idempotency import REPLAYED
@@ -65,6 +65,7 @@ from rowcast.rest.pagination import PageNumberPagination
 from rowcast.rest.plan import ModelPlan, Service
 from rowcast.rest.response import JSON
 from rowcast.rest.routers import Route
+from rowcast.rest.soft_deletion import plan_with_deleted, restore_address
 
 SERVICE_TAG: Final = "Rowcast"  # of the addresses that every service has
 CONVENTIONS: Final = "Every address works with and without the slash at its end. `HEAD` mirrors `GET`."
@@ -137,7 +138,13 @@ class _Document:
         importing = bool(route.initkwargs.get("importing"))
         name = "import" if importing else f"{action}_rows" if many else action
         identity = {"operationId": self._operation_id(route, method, name), "tags": [_tag(route)]}
-        if action in STANDARD_OPERATIONS and isinstance(plan, ModelPlan):
+        if (
+            isinstance(plan, ModelPlan)
+            and action in STANDARD_OPERATIONS
+            and (action != RESTORE or restore_address(plan))
+        ):
+            if action == RESTORE:
+                plan = plan_with_deleted(plan, "only")
             if importing:
                 operation = self._import(plan)
             else:
@@ -260,7 +267,8 @@ class _Document:
                 return {"204": {"description": "The row is deleted.", "headers": header_references()}}
             case "stream" | "stream_row":
                 return {"200": event_stream(schemas, [schemas.event(plan)])}
-        changed = {"200": response("The changed row.", JSON, schemas.written_row(plan), "ETag", **shown)}
+        text = "The restored row." if action == RESTORE else "The changed row."
+        changed = {"200": response(text, JSON, schemas.written_row(plan), "ETag", **shown)}
         if action == "update" and plan.put_creates:
             changed["201"] = response("The new row.", JSON, schemas.written_row(plan), "Location", "ETag")
         return changed

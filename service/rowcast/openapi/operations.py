@@ -31,6 +31,7 @@ WRITE_FAILURES: Final = (
     *READ_FAILURES, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 )  # fmt: skip
+ROW_FAILURES: Final = (*WRITE_FAILURES, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED)
 STREAM_FAILURES: Final = (*COMMON_FAILURES, HTTPStatus.BAD_REQUEST)
 _FAILURES: Final[Mapping[HTTPStatus, errors.ApiError]] = {
     failure.status: failure
@@ -119,13 +120,13 @@ STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
     "update": StandardOperation(
         "Update {}",
         "Change a row. The body must contain every required field; optional fields that it leaves out are not changed.",
-        (*WRITE_FAILURES, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED),
+        ROW_FAILURES,
         _IF_MATCH,
     ),
     "partial_update": StandardOperation(
         "Change parts of {}",
         "Change only the fields that the body contains.",
-        (*WRITE_FAILURES, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED),
+        ROW_FAILURES,
         _IF_MATCH,
     ),
     "destroy": StandardOperation(
@@ -140,6 +141,7 @@ STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
         ),
         _IF_MATCH,
     ),
+    "restore": StandardOperation("Restore {}", "Take back the deletion of a row.", ROW_FAILURES, _IF_MATCH),
     "aggregate": StandardOperation(
         "{} groups",
         "Counts, sums and other functions of the rows that the list has with the same filters, in groups. A parameter such as "
@@ -285,6 +287,7 @@ METADATA_SCHEMA: Final[Schema] = {
                 "on": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
             },
         },
+        "soft_delete": {"type": "object"},
     },
     "required": ["name", "description", "methods", "renders", "parses", "actions"],
 }

@@ -18,6 +18,7 @@ from rowcast.rest.import_parameters import MAX_ERRORS_DEFAULT, MAX_ERRORS_LIMIT,
 from rowcast.rest.pagination import MAX_OFFSET
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.row_keys import key_parameter
+from rowcast.rest.soft_deletion import DELETED, HARD, SHOWN
 from rowcast.rest.zones import ZONE_PARAMETER
 
 _COMMA_SEPARATED: Final[Schema] = {"style": "form", "explode": False}
@@ -71,6 +72,11 @@ ACCESS_TOKEN_PARAMETER: Final = query_parameter(
 )
 
 
+HARD_PARAMETER: Final = query_parameter(
+    HARD, "Delete for good, deleted rows as well, rather than mark as deleted.", {"type": "boolean", "default": False}
+)
+
+
 def query_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list[Schema]:
     """Every query parameter that a standard action reads."""
     allowed = plan.allowed_parameters.get(action, frozenset())
@@ -101,6 +107,8 @@ def many_rows_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list
         item = STRING_SCHEMA if plan.key.parts else value_schema(plan.key)
         keys = list_parameter(name, f"The keys of the rows. {_QUOTING}", items=item)
         found[name] = keys if by_filter else keys | {"required": True}
+        if HARD in plan.allowed_parameters.get("destroy", ()):
+            found[HARD] = HARD_PARAMETER
     return list(found.values())
 
 
@@ -139,6 +147,9 @@ def _described_parameters(schemas: Schemas, plan: ModelPlan) -> Iterator[Schema]
                 yield _ordering(plan, backend)
     yield from _paging(plan)
     yield from _projection(schemas, plan)
+    if plan.resource.soft_delete is not None:
+        yield query_parameter(DELETED, "Show deleted rows as well, or these alone.", {"enum": list(SHOWN)})
+        yield HARD_PARAMETER
     yield LAST_EVENT_ID_PARAMETER
     yield SNAPSHOT_PARAMETER
     yield ACCESS_TOKEN_PARAMETER

@@ -58,7 +58,10 @@ async def load_related(
 async def load_missing_columns(rows: Sequence[Model]) -> None:
     """Give rows the columns that they were read without, as they are now. A row that is gone goes on without them."""
     if rows:
-        live = {row.pk: row for row in await type(rows[0]).objects.filter(pk__in=[row.pk for row in rows])}
+        live = {
+            row.pk: row
+            for row in await type(rows[0]).objects.all().showing("with").filter(pk__in=[row.pk for row in rows])
+        }
         for row in rows:
             if row.pk in live:
                 state_of(row).values = {**state_of(live[row.pk]).values, **state_of(row).values}

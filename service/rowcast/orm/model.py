@@ -15,12 +15,13 @@ from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.expressions import F, Q, fitting, storable
 from rowcast.orm.state import Row, RowState, instance, set_state, state_of
 from rowcast.orm.writing import insert_row, update_rows
+from rowcast.query import removal
 from rowcast.query.conditions import Query, by_key
 from rowcast.query.projection import Projection, projection_of
 from rowcast.query.store import NOT_MADE, Store, current_store
 from rowcast.resources.fields import recall
 from rowcast.resources.lossless_json import nested, parse
-from rowcast.resources.resource import Relation, Resource, Resources
+from rowcast.resources.resource import Relation, Resource, Resources, SoftDelete
 
 if TYPE_CHECKING:
     from rowcast.orm.queryset import QuerySet
@@ -201,16 +202,54 @@ class Model(Row):
         return self
 
     @must_be_awaited
-    async def delete(self) -> None:
-        """Delete the row; ``Conflict`` while others refer to it."""
-        await current_store().delete(query_for(self))
-        state_of(self).saved = False
+    async def delete(self, hard: bool | None = None) -> None:
+        """Delete the row. A row of a resource with ``soft_delete`` is marked, and stays in its table.
+
+        Args:
+            hard: Delete the row for good. By default it is so where the resource has no ``soft_delete``, and in
+                ``perform_destroy`` of a request with ``?hard=true``.
+
+        Raises:
+            Conflict: Others refer to a row that is deleted for good.
+        """
+        store, state = current_store(), state_of(self)
+        hard = state.purging if hard is None else hard
+        await removal.remove(store, query_for(self), hard=hard)
+        if hard or state.resource.soft_delete is None:
+            state.saved = False
+        else:
+            await self._read_mark()
+
+    @must_be_awaited
+    async def restore(self) -> Self:
+        """Take back the deletion of a row that is marked as deleted; nothing happens to another one.
+
+        Returns:
+            The instance itself.
+
+        Raises:
+            Conflict: Another row has a unique value of this one.
+            ValueError: The resource has no ``soft_delete``.
+        """
+        marks_of(state_of(self).resource, "restore")
+        store = current_store()
+        await store.database.retrying(lambda: removal.restore(store, query_for(self)))
+        await self._read_mark()
+        return self
+
+    async def _read_mark(self) -> None:
+        """Take over what a deletion, or the end of one, has stored."""
+        state = state_of(self)
+        fresh = await type(self).objects.all().showing("with").filter(pk=self.pk).first()
+        for name, field in state.resource.columns.items():
+            if fresh is not None and (field.auto_now or name == marks_of(state.resource, "delete").field):
+                state.values[name] = state_of(fresh).values[name]
 
     @must_be_awaited
     async def refresh(self) -> Self:
         """Read the row again, and discard unsaved changes and loaded related rows; ``NotFound`` if it was deleted."""
         state = state_of(self)
-        fresh = await type(self).objects.get(pk=self.pk)
+        fresh = await type(self).objects.all().showing("with").get(pk=self.pk)
         state.values.update(state_of(fresh).values)
         state.exact.clear()
         state.related.clear()
@@ -276,6 +315,13 @@ def _unset(state: RowState, column: str) -> None:
     """The value of a column that a row does not have: ``None`` for a new row, whose default has not been read yet."""
     if state.saved:
         raise ColumnNotLoaded(f"this {state.resource.model} has been read without {column!r}")
+
+
+def marks_of(resource: Resource, method: str) -> SoftDelete:
+    """How rows of a resource are marked as deleted; ``ValueError`` if they are not, for a method that needs it."""
+    if resource.soft_delete is None:
+        raise ValueError(f"{method}() needs the option soft_delete, which {resource.name} does not have")
+    return resource.soft_delete
 
 
 def query_for(row: Model) -> Query:

@@ -15,11 +15,12 @@ from rowcast.orm.bridge import wait
 from rowcast.orm.expressions import F, Q, storable
 from rowcast.orm.grouping import GroupedRows
 from rowcast.orm.loading import load, load_related
-from rowcast.orm.model import DoesNotExist, Model, has_loaded
+from rowcast.orm.model import DoesNotExist, Model, has_loaded, marks_of
 from rowcast.orm.state import state_of
 from rowcast.orm.upserting import upsert_instances
 from rowcast.orm.writing import insert_instances, update_rows
-from rowcast.query.conditions import Condition, Query, equals, total_order
+from rowcast.query import removal
+from rowcast.query.conditions import Condition, Query, equals, total_order, without_deleted
 from rowcast.query.store import current_store
 from rowcast.resources.resource import Relation, Resources
 
@@ -41,6 +42,7 @@ class QuerySet(Generic[M]):
         bounds: tuple[int, int | None] = (0, None),
         linked: tuple[Relation, Any] | None = None,
         lock: str = "",
+        deleted: str = "",
     ) -> None:
         self.model = of
         self._conditions = conditions
@@ -52,6 +54,7 @@ class QuerySet(Generic[M]):
         self._linked = linked  # a many_to_many relation, and the key of the row that it starts from
 
         self._lock = lock  # select_for_update
+        self._deleted = deleted  # "with" rows that are marked as deleted, or "only" those; by default without them
 
     def _with(self, **changes: Any) -> QuerySet[M]:
         """A copy with other arguments."""
@@ -105,6 +108,21 @@ class QuerySet(Generic[M]):
                 raise ValueError(f"group_by: {name} leads to many rows; group by a column or a relation to one row")
         return GroupedRows(self.query, names)
 
+    def with_deleted(self) -> QuerySet[M]:
+        """The same rows, and with them those that are marked as deleted; ``ValueError`` without ``soft_delete``."""
+        marks_of(self.model.resource(), "with_deleted")
+        return self.showing("with")
+
+    def only_deleted(self) -> QuerySet[M]:
+        """The rows that are marked as deleted, and no others; ``ValueError`` without ``soft_delete``."""
+        marks_of(self.model.resource(), "only_deleted")
+        return self.showing("only")
+
+    def showing(self, deleted: str) -> QuerySet[M]:
+        """As ``with_deleted`` or ``only_deleted``, by their last words, where the resource may have no ``soft_delete``."""
+        self.unsliced(f"{deleted}_deleted")
+        return self._with(deleted=deleted)
+
     def values(self, *names: str) -> QuerySet[M]:
         """Dictionaries of these columns, or of all columns, instead of instances."""
         return self._with(names=names or ("*",))
@@ -150,9 +168,11 @@ class QuerySet(Generic[M]):
         """The query of everything but the slice. ``ValueError`` for a path or lookup that does not exist."""
         resources = current_store().queries.resources
         name = self.model.resource().name
-        conditions = [
+        conditions = [*without_deleted(resources[name], self._deleted)]
+        conditions += [
             condition.resolve(resources, name) if isinstance(condition, Q) else condition
             for condition in self._conditions
+            if condition not in conditions
         ]
         if self._linked is not None:
             conditions.append(_is_linked(resources, name, *self._linked))
@@ -352,10 +372,21 @@ class QuerySet(Generic[M]):
         return len(await update_rows(store, resource.name, columns, *query.where))
 
     @must_be_awaited
-    async def delete(self) -> int:
-        """Delete all these rows, and return their number."""
+    async def delete(self, *, hard: bool = False) -> int:
+        """Delete all these rows, and return their number.
+
+        Args:
+            hard: Delete rows for good that a resource with ``soft_delete`` would mark.
+        """
         self.unsliced("delete")
-        return await current_store().delete_all(self.query)
+        return await removal.remove_all(current_store(), self.query, hard=hard)
+
+    @must_be_awaited
+    async def restore(self) -> int:
+        """Take back the deletion of all these rows, and return their number: ``only_deleted().filter(…).restore()``."""
+        self.unsliced("restore")
+        marks_of(self.model.resource(), "restore")
+        return await removal.restore(current_store(), self.query)
 
 
 def load_missing(rows: Sequence[Model], paths: Iterable[str]) -> None:

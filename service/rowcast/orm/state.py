@@ -14,7 +14,7 @@ from rowcast.resources.resource import Resource
 class RowState:
     """The values of a row by column, as they were read or set.
 
-    ``saved`` is whether the row is in the database. ``exact`` has the stored JSON of columns for which Python has only a
+    ``saved`` is whether the row is in the database, and ``purging`` whether ``delete()`` is to delete it for good. ``exact`` has the stored JSON of columns for which Python has only a
     nearest value. ``related`` has the related rows that are loaded, by relation. ``changed`` are the names to save.
     """
 
@@ -24,6 +24,7 @@ class RowState:
     exact: dict[str, Any] = field(default_factory=dict)
     related: dict[str, Any] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
+    purging: bool = False
 
     @property
     def key(self) -> Any:

@@ -87,7 +87,8 @@ class Source:
             source, step = self.at(steps[:-1]), steps[-1]
             target = self.tables.of[step.target].alias("_" + "__".join(names))
             target_key = target.c[self._key(step.target)]
-            self.clause = self.clause.outerjoin(target, source.c[step.column] == target_key)
+            same = sa.and_(source.c[step.column] == target_key, *self.tables.live(step.target, target))
+            self.clause = self.clause.outerjoin(target, same)
             self._joined[names] = target
         return self._joined[names]
 
@@ -248,13 +249,15 @@ class Source:
                     tables.append(link)
                     joins.append(link.c[step.link.source_column] == source.c[self._key(here)])
                     column = link.c[step.link.target_column]
-                if step is path.steps[-1] and path.field.primary_key:
+                marks = self.tables.resources[step.target].soft_delete
+                if step is path.steps[-1] and path.field.primary_key and marks is None:
                     break  # the link has the key; its row is not needed
                 joins.append(target.c[self._key(step.target)] == column)
             elif step.many:
                 joins.append(target.c[step.column] == source.c[self._key(here)])
             else:
                 joins.append(source.c[step.column] == target.c[self._key(step.target)])
+            joins += self.tables.live(step.target, target)
             tables.append(target)
             source, here = target, step.target
         else:

@@ -176,6 +176,17 @@ def by_key(resources: Resources, resource: str, value: object) -> Comparison:
     return equals(key.name, resources.key_of(key), value)
 
 
+def without_deleted(resource: Resource, shown: str = "") -> tuple[Condition, ...]:
+    """The condition that leaves out rows that are marked as deleted; none where the resource marks no rows.
+
+    ``shown="only"`` leaves out all others, and ``shown="with"`` none.
+    """
+    marks = resource.soft_delete
+    if marks is None or shown == "with":
+        return ()
+    return (Comparison(marks.field, "isnull", not shown, resource.fields[marks.field].field_type.kind),)
+
+
 def total_order(resource: Resource, steps: Sequence[str]) -> tuple[str, ...]:
     """The steps without repetition, followed by the fields of the key that they lack: an order without ties."""
     distinct: dict[str, str] = {}

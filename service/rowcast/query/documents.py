@@ -46,7 +46,9 @@ def _related(
     """The related row as a JSON object or null, or the related rows in the order of their keys as a JSON array."""
     target = tables.of[relation.target].alias()
     target_key, *more = key_columns(tables, relation.target, target)  # only rows of a relation to many may have more
-    rows = sa.select(*document(tables, shown, target, binds)).correlate(base)
+    rows = (
+        sa.select(*document(tables, shown, target, binds)).correlate(base).where(*tables.live(relation.target, target))
+    )
     if shown.where:
         assert binds is not None
         rows = rows.where(related_condition(tables, shown, target, binds))

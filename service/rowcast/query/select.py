@@ -236,6 +236,8 @@ def _related_sizes(
             texts = [sa.cast(target.c[column], sa.Text) for column in inner.columns]
             lengths = [sa.func.coalesce(sa.func.octet_length(text), sql(4)) for text in texts]
             sizes.append(sa.select(sum(lengths, sql(names)).label("bytes")).select_from(deeper))
+        if live := tables.live(relation.target, target):
+            sizes = [size.where(*live) for size in sizes]
         if inner.where:
             condition = related_condition(tables, inner, target, binds)
             sizes = [size.where(condition) for size in sizes]

@@ -22,6 +22,7 @@ from rowcast.query.projection import Projection
 from rowcast.query.unique_rules import conflict_target
 from rowcast.query.versions import XMIN, stamp, version, xmin
 from rowcast.resources.exchanged import LocalTime
+from rowcast.resources.fields import Field
 from rowcast.resources.resource import Resource
 from rowcast.resources.rules import UniqueRule
 from rowcast.resources.sql import quote_literal, quote_table
@@ -183,6 +184,37 @@ def delete_and_compare(tables: Tables, resource: str, where: Shape) -> Statement
     return compiled(rows, changes=dependents(tables.resources, resource))
 
 
+def mark(tables: Tables, resource: str, where: Shape, deleted: bool, by_rules: bool = False) -> Statement:
+    """Mark the rows that meet a condition as deleted, or as not deleted, and return their keys as ``key`` (text).
+
+    It does not return them ``by_rules`` of the table, which may not allow that. Values: the condition's.
+    """
+    table, declared = tables.written(resource), tables.resources[resource]
+    marks = declared.soft_delete
+    assert marks is not None
+    values = touched(declared) | {marks.field: present(declared.fields[marks.field]) if deleted else sa.null()}
+    statement = sa.update(table).where(restriction(tables, resource, where, Binds())).values(values)
+    return compiled(
+        statement if by_rules else statement.returning(_key(tables, resource)),
+        changes=dependents(tables.resources, resource),
+    )
+
+
+def expired(tables: Tables, resource: str) -> Statement:
+    """The keys (text) of rows that were deleted longer ago than some seconds, the first ones first.
+
+    Values: the seconds, the greatest number of rows, and how many to leave out before.
+    """
+    binds, table, declared = Binds(), tables.of[resource], tables.resources[resource]
+    marks = declared.soft_delete
+    assert marks is not None
+    column = table.c[marks.field]
+    age = sql("interval '1 second'") * binds(sa.Double)
+    rows = sa.select(_key(tables, resource)).where(column < present(declared.fields[marks.field], age))
+    rows = rows.order_by(column, *key_columns(tables, resource, table))
+    return compiled(rows.limit(binds(sa.BigInteger)).offset(binds(sa.BigInteger)))
+
+
 def lock_rows(tables: Tables, resource: str, where: Shape) -> Statement:
     """Lock the rows that meet a condition: ``key`` (text) and ``place``, another one after each change.
 
@@ -233,11 +265,13 @@ def _place(tables: Tables, resource: str) -> sa.ColumnElement[Any]:
 
 def touched(resource: Resource) -> dict[str, Any]:
     """The columns that every update of a row sets to the present: those with ``auto_now``."""
-    return {
-        name: LocalTime(field.zone).stored(sa.func.now()) if field.zone else sa.func.now()
-        for name, field in resource.columns.items()
-        if field.auto_now
-    }
+    return {name: present(field) for name, field in resource.columns.items() if field.auto_now}
+
+
+def present(field: Field, ago: Any = None) -> Any:
+    """The present, or the time so long ``ago``, as a value of a field."""
+    now: Any = sa.func.now() if ago is None else sa.func.now() - ago
+    return LocalTime(field.zone).stored(now) if field.zone else now
 
 
 def generated(tables: Tables, resource: str, columns: tuple[str, ...]) -> dict[str, Any]:
@@ -306,6 +340,10 @@ def _relink(tables: Tables, resource: str, field: str, new: sa.CTE, binds: Binds
         gone = sa.delete(link).where(
             link.c[source_column] == sa.select(owner).scalar_subquery(), link.c[target_column] != sa.all_(keys)
         )
+        target = tables.resources.relations(resource)[field].target
+        if live := tables.live(target, tables.of[target]):  # links to deleted rows are not shown, and so they stay
+            shown = sa.select(*key_columns(tables, target, tables.of[target])).where(*live)
+            gone = gone.where(link.c[target_column].in_(shown))
         yield gone.cte(f"_gone_{field}")
     pairs = sa.select(owner, sa.func.unnest(keys))
     if JOINS in link.info:  # which may have no unique rule

@@ -35,6 +35,10 @@ STANDARD_ACTIONS: Final[Mapping[str, StandardAction]] = {
 }
 STREAM: Final = "stream"
 AGGREGATE: Final = "aggregate"  # which the option ``aggregates`` opens
+LIST_DELETED: Final = "list_deleted"  # ?deleted= of list and retrieve
+RESTORE: Final = "restore"
+PURGE: Final = "purge"  # ?hard=true of destroy
+DELETION_ACTIONS: Final = (LIST_DELETED, RESTORE, PURGE)  # of a resource with ``soft_delete``
 METADATA: Final = "metadata"  # the action of OPTIONS
 ALLOWABLE_ACTIONS: Final = (
     *STANDARD_ACTIONS,

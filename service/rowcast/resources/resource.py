@@ -14,6 +14,7 @@ from rowcast.resources.composite import address_of, composite_key
 from rowcast.resources.derived import Derived, derive, derived_names
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.rules import CheckRule, UniqueRule
+from rowcast.resources.sql import quote_identifier
 from rowcast.resources.traits import PLAIN, TableTraits
 
 
@@ -73,6 +74,20 @@ class Path:
         return tuple(part.column_name for part in self.field.parts) or (self.column,)
 
 
+@dataclass(frozen=True, slots=True)
+class SoftDelete:
+    """How rows of a resource are deleted without leaving their table.
+
+    ``field`` has the time at which a row was deleted, and is null for every other row. ``permission_classes`` are those of
+    callers who may see deleted rows, restore them, and delete rows for good; ``None`` stands for administrators. Rows are
+    deleted for good ``purge_after`` so many seconds; ``None`` means never.
+    """
+
+    field: str
+    permission_classes: tuple[Any, ...] | None = None
+    purge_after: float | None = None
+
+
 @dataclass(frozen=True)
 class Resource:
     """One declared resource. ``fields`` has the order of the file; ``options`` are the checked options of the viewset.
@@ -98,6 +113,7 @@ class Resource:
     view: bool = False  # the table is a view: its rows are read, and neither written nor watched
     label: str | None = None
     description: str | None = None
+    soft_delete: SoftDelete | None = None
 
     @cached_property
     def key(self) -> Field:
@@ -145,7 +161,7 @@ class Resource:
 
     @cached_property
     def unique_rules(self) -> tuple[UniqueRule, ...]:
-        """The key and each unique rule, plain ones first."""
+        """The key and each unique rule, plain ones first. Those of a resource that keeps deleted rows are about the others."""
         plain = {self.key_columns: UniqueRule(self.key_columns)}
         for name, each in self.columns.items():
             if each.unique:
@@ -153,7 +169,12 @@ class Resource:
         for names in self.unique:
             columns = tuple(self.fields[name].column_name for name in names)
             plain.setdefault(columns, UniqueRule(columns, message=self.messages.get(names)))
-        return (*plain.values(), *self.rules)
+        if self.soft_delete is None:
+            return (*plain.values(), *self.rules)
+        key, *others = plain.values()
+        left = f"{quote_identifier(self.columns[self.soft_delete.field].stored_column)} IS NULL"
+        rules = (*others, *self.rules)
+        return (key, *(replace(rule, where=f"({rule.where}) AND {left}" if rule.where else left) for rule in rules))
 
     def unique_rule(self, names: Sequence[str]) -> UniqueRule | None:
         """The first rule over exactly these fields or columns."""

@@ -46,3 +46,10 @@ def unique_index(name: str, resource: Resource, rule: UniqueRule) -> RuleIndex:
     quoted = {column: quote_identifier(each) for column, each in stored.items()}
     terms = tuple(f"lower({quoted[column]})" if column in rule.lower else quoted[column] for column in rule.columns)
     return RuleIndex(name, tuple(stored.values()), terms, unique=True, where=rule.where, nulls_equal=rule.nulls_equal)
+
+
+def deleted_index(name: str, resource: Resource) -> RuleIndex:
+    """The index by which rows are found that were deleted long ago."""
+    assert resource.soft_delete is not None
+    stored = resource.columns[resource.soft_delete.field].stored_column
+    return RuleIndex(name, (stored,), (quote_identifier(stored),), where=f"{quote_identifier(stored)} IS NOT NULL")

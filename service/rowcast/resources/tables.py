@@ -17,7 +17,7 @@ from rowcast.resources.exchanged import as_it_is, readable
 from rowcast.resources.fields import MISSING, Field, Kind
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
-from rowcast.resources.rule_indexes import RULE_INDEXES, RuleIndex, unique_index
+from rowcast.resources.rule_indexes import RULE_INDEXES, RuleIndex, deleted_index, unique_index
 from rowcast.resources.rules import digest
 from rowcast.resources.sql import cut_identifier, quote_literal, split_table, sql_text
 from rowcast.resources.traits import TableTraits
@@ -128,6 +128,9 @@ class Tables:
                 self.guards[not_null_of(resource.table, field.column)] = Guard(resource.name, (name,), "null")
         key = resource.key_columns
         guard = self._guard(resource, "pk", key, "unique")
+        by_constraint = (
+            resource.soft_delete is None or not resource.managed
+        )  # and not by indexes over rows that are left
         stored = (field.stored_column for field in resource.key_fields)
         table.append_constraint(sa.PrimaryKeyConstraint(*stored, name=guard))
         for name, field in resource.columns.items():
@@ -135,7 +138,7 @@ class Tables:
             for rule, condition in rules(field, column):
                 guard = self._guard(resource, "ck", (name,), "check", rule)
                 table.append_constraint(sa.CheckConstraint(condition, name=guard, info={RULE: (column.name, rule)}))
-            if field.unique and not field.primary_key:
+            if field.unique and not field.primary_key and by_constraint:
                 table.append_constraint(
                     sa.UniqueConstraint(column, name=self._guard(resource, "uq", (name,), "unique"))
                 )
@@ -154,10 +157,11 @@ class Tables:
                 sa.Index(_name("ix", table.name, name), column)
         for names in resource.unique:
             columns = tuple(resource.fields[name].column_name for name in names)
-            stored = (resource.fields[name].stored_column for name in names)
-            guard = self._guard(resource, "uq", columns, "unique", message=resource.messages.get(names))
-            table.append_constraint(sa.UniqueConstraint(*stored, name=guard))
-        self._add_rules(resource, table)
+            if by_constraint:
+                guard = self._guard(resource, "uq", columns, "unique", message=resource.messages.get(names))
+                stored = (resource.fields[name].stored_column for name in names)
+                table.append_constraint(sa.UniqueConstraint(*stored, name=guard))
+        self._add_rules(resource, table, by_constraint=by_constraint)
         for names in resource.indexes:
             parts: list[str] = []
             terms: list[sa.ColumnElement[Any]] = []
@@ -169,18 +173,28 @@ class Tables:
             sa.Index(_name("ix", table.name, *parts), *terms)
         return table
 
-    def _add_rules(self, resource: Resource, table: sa.Table) -> None:
+    def _add_rules(self, resource: Resource, table: sa.Table, *, by_constraint: bool) -> None:
         """Add the unique rules with conditions, which are indexes, and the checks by expressions."""
         made: list[RuleIndex] = []
-        for rule in resource.rules:
+        for rule in resource.rules if by_constraint else resource.unique_rules:
+            if rule.plain:
+                continue
             name = self._guard(resource, "uq", rule.columns, "unique", *rule.suffixes, message=rule.message)
             made.append(unique_index(name, resource, rule))
+        marks = resource.soft_delete
+        if marks is not None and marks.purge_after is not None and not resource.fields[marks.field].index:
+            made.append(deleted_index(_name("ix", table.name, marks.field), resource))
         table.info[RULE_INDEXES] = tuple(made)
         for check in resource.checks:
             fields = (resource.fields[check.field].column_name,) if check.field else ("non_field_errors",)
             name = _name("ck", table.name, "rule", digest(check.expr))
             self._add_guard(resource.table, name, Guard(resource.name, fields, "check", check.message))
             table.append_constraint(sa.CheckConstraint(sql_text(check.expr), name=name, info={RULE: ("", "rule")}))
+
+    def live(self, resource: str, rows: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+        """The condition on rows of a resource that they are not marked as deleted; empty where no rows are."""
+        marks = self.resources[resource].soft_delete
+        return [] if marks is None else [rows.c[marks.field].is_(None)]
 
     def _column(self, field: Field) -> sa.Column[Any]:
         values = self.resources.key_of(field)

@@ -20,8 +20,10 @@ from aiohttp import web
 from rowcast.errors import InvalidPattern, NotFound, ParseError
 from rowcast.orm.awaiting import run_checked
 from rowcast.orm.bridge import spawn
-from rowcast.orm.model import document, query_for
+from rowcast.orm.model import Model, document, query_for
 from rowcast.orm.queryset import QuerySet
+from rowcast.orm.state import state_of
+from rowcast.query import removal
 from rowcast.query.conditions import Query, total_order, unchanged
 from rowcast.query.pages import BETWEEN, PageShape
 from rowcast.query.projection import Projection
@@ -238,16 +240,39 @@ async def delete_row(view: WritableView) -> web.Response:
     """Delete the row that the address names; ``Conflict`` while others refer to it."""
     plan = view.view_plan
     store = plan.service.store
+    if plan.resource.soft_delete is not None:
+        plan.check_parameters("destroy", view.request.query_params)
     simple = not plan.overrides("perform_destroy") and not plan.asks_about_objects
     if simple and "If-None-Match" not in view.request.http.headers:
         query, versions = await object_query(view), required_versions(view)
-        if not await store.delete(unchanged(query, versions)):
+        if not await removal.remove(store, unchanged(query, versions), hard=plan.purges):
             raise await missing_or_changed(plan, query, versions)
         return web.Response(status=HTTPStatus.NO_CONTENT)
     async with store.database.transaction():
         await check_version(view)
-        await spawn(view.perform_destroy, await spawn(view.get_object))
+        await destroy_instance(view, await spawn(view.get_object))
     return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+async def destroy_instance(view: WritableView, instance: Any) -> None:
+    """Delete a row through the hook of the viewset, where ``instance.delete()`` does what the request is about."""
+    if view.view_plan.purges and isinstance(instance, Model):
+        state_of(instance).purging = True
+    await spawn(view.perform_destroy, instance)
+
+
+async def restore_row(view: WritableView, request: Request) -> web.Response:
+    """Take back the deletion of the row that the address names; the response is the row as ``retrieve`` shows it."""
+    plan = view.view_plan
+    plan.check_parameters(view.action, request.query_params)
+    async with plan.service.store.database.transaction():
+        await check_version(view)
+        instance = await spawn(view.get_object)
+        await spawn(view.perform_restore, instance)
+        if isinstance(instance, Model):
+            await instance.refresh()
+        body = await show_row(view, instance)
+        return json_response(body, headers=etag_header(view, await version_of(plan, instance), body))
 
 
 async def _save(

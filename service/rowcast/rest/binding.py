@@ -18,7 +18,7 @@ from rowcast.identity import throttling
 from rowcast.identity.authentication import BUILT_IN
 from rowcast.identity.permissions import OPEN_TO_READERS, BasePermission, check_columns, checks_objects
 from rowcast.orm.model import model
-from rowcast.query.conditions import Query, total_order
+from rowcast.query.conditions import Query, total_order, without_deleted
 from rowcast.query.projection import Projection, expand, with_all_columns
 from rowcast.query.store import STORE
 from rowcast.resources.actions import AGGREGATE, STREAM
@@ -35,6 +35,7 @@ from rowcast.rest.rendering import READ_PARAMETERS
 from rowcast.rest.request import names_in
 from rowcast.rest.serializers import Serializer, serializer_for
 from rowcast.rest.signatures import Call, call_of
+from rowcast.rest.soft_deletion import with_parameters
 from rowcast.rest.viewset import ViewSet
 from rowcast.rest.write_rules import (
     has_simple_writes,
@@ -209,6 +210,7 @@ def _plan_model(
     declared_scope = _declared_scope(cls, resources, resource, options)
     whole_table = "get_queryset" not in overridden and cls.queryset is None
     all_rows = whole_table and declared_scope is None
+    live = without_deleted(resource)
     objects = any(map(checks_objects, policies["permissions"])) or not overridden.isdisjoint(
         ("get_permissions", "check_object_permissions", "get_object")
     )
@@ -229,7 +231,7 @@ def _plan_model(
         },
         overridden=overridden,
         call=_calls(cls, _key_part(cls, options)),
-        allowed_parameters=_allowed_parameters(filters, paginator),
+        allowed_parameters=with_parameters(cls, options, resource, _allowed_parameters(filters, paginator)),
         acts_as_caller=as_callers,
         checks_initial=_has_code_before_actions(policies, overridden),
         strict_query=options["strict_query"],
@@ -259,7 +261,8 @@ def _plan_model(
         nested=lru_cache(maxsize=1)(partial(nested_relations, service, resource, options["nested"])),
         upserts=upserts(cls, options, resource, overridden, serializer),
         filter_parameters=frozenset(name for each in filters if not each.sorts for name in each.parameters()),
-        unscoped_query=Query(resource.name) if all_rows else None,
+        unscoped_query=Query(resource.name, live) if all_rows else None,
+        live=live,
         declared_scope=declared_scope,
         aggregates=opened_aggregates(
             resources,

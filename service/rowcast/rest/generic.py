@@ -15,6 +15,7 @@ import orjson
 from aiohttp import web
 
 from rowcast.errors import NotFound, ValidationError
+from rowcast.identity.permissions import allowed, refusing_part
 from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import spawn, wait
 from rowcast.orm.model import Model
@@ -22,7 +23,7 @@ from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import Condition
 from rowcast.resources.actions import CHANGING_ACTIONS, METADATA, STANDARD_ACTIONS, STREAM
 from rowcast.resources.lossless_json import encode
-from rowcast.rest import conditional, expansion, options_method, paging, rendering, scope, write_scope
+from rowcast.rest import conditional, expansion, options_method, paging, rendering, scope, soft_deletion, write_scope
 from rowcast.rest.declared_scope import CallerScope
 from rowcast.rest.filters import BaseFilterBackend, FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.pagination import BasePagination, PageNumberPagination
@@ -86,6 +87,8 @@ class GenericViewSet(ViewSet):
 
     async def initial(self, request: Request) -> None:
         await super().initial(request)
+        if self.view_plan.resource.soft_delete is not None:
+            await self._admit_to_deleted(request)
         if self.view_plan.declared_scope is not None:
             await scope.caller_scope(self)
         if "expand" in self.view_plan.allowed_parameters.get(self.action, ()) and "expand" in request.query_params:
@@ -93,12 +96,32 @@ class GenericViewSet(ViewSet):
         elif self.view_plan.scoped:
             self.expansion_scopes = await expansion.scopes_of_related(self)
 
+    async def _admit_to_deleted(self, request: Request) -> None:
+        """Go on with the plan for deleted rows if the request is about them; raises unless the caller may do that."""
+        asked = soft_deletion.asked(self.view_plan, self.action, request.query_params)
+        if asked is None:
+            return
+        plan = self.view_plan = soft_deletion.plan_with_deleted(self.view_plan, asked.shown)
+        self.permission_classes = plan.permission_classes
+        action, self.action = self.action, asked.action
+        try:
+            await self.check_permissions(request)
+            if plan.overrides("get_permissions", "check_permissions"):
+                for permission in plan.deletion_permissions:
+                    if not await allowed(permission.has_permission(request, self)):
+                        self.permission_denied(request, await refusing_part(permission, request, self))
+        finally:
+            self.action = action
+        await soft_deletion.check_single(self)
+
     # --- rows
 
     def get_queryset(self) -> QuerySet[Any]:
         """The rows that this viewset is about: its scope for every action and for the stream."""
         assert self.model is not None
         rows: QuerySet[Any] = self.model.objects if self.queryset is None else self.queryset.all()
+        if self.view_plan.deleted:
+            rows = rows.showing(self.view_plan.deleted)
         if self.view_plan.declared_scope is None:
             return rows
         return scope.within(rows, self.caller_scope or wait(scope.caller_scope(self)))

@@ -308,7 +308,7 @@ class TableWriter:
             )
             found = locked[0] if locked else None
         if self._saves:
-            rows, fields = model(self._resource.name).objects, self._resource.columns
+            rows, fields = model(self._resource.name).objects.all().showing("with"), self._resource.columns
             key_of = self._plan.service.resources.key_of
             key = (
                 {}

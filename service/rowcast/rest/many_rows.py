@@ -26,13 +26,13 @@ from rowcast.errors import (
 )
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import query_for
-from rowcast.query import many
+from rowcast.query import many, removal
 from rowcast.query.conditions import Comparison, Condition, Junction, Negation, Query, equals
 from rowcast.query.many import Key, ManyRow, at_places
 from rowcast.query.projection import Projection
 from rowcast.resources.lookups import LOOKUPS
 from rowcast.resources.lossless_json import encode
-from rowcast.rest.actions import save_row
+from rowcast.rest.actions import destroy_instance, save_row
 from rowcast.rest.conditional import required_versions
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.filter_groups import FilterParameter
@@ -163,7 +163,7 @@ async def delete_rows(view: WritableView, request: Request) -> web.Response:
     async def delete() -> int:
         async with store.database.transaction():
             if simple and named is not None and not is_conditional(request.http):
-                count = await store.delete_all(query)
+                count = await removal.remove_all(store, query, hard=plan.purges)
             else:
                 keys = await _locked_keys(plan, query, affected)
                 count = len(keys)
@@ -179,11 +179,11 @@ async def delete_locked(view: WritableView, keys: Sequence[Key], *, simple: bool
     """Delete rows that are locked: at once, or each through ``get_object`` and the hook of the viewset."""
     plan = view.view_plan
     if simple and keys:
-        await plan.service.store.delete_all(rows_of(plan, Query(plan.resource.name), keys))
+        await removal.remove_all(plan.service.store, rows_of(plan, Query(plan.resource.name), keys), hard=plan.purges)
     elif keys:
         for key, instance in zip(keys, await instances_of(view, keys), strict=True):
             with naming(view, key):
-                await spawn(view.perform_destroy, instance)
+                await destroy_instance(view, instance)
 
 
 def _named_keys(plan: ModelPlan, request: Request) -> tuple[Condition, ...] | None:
@@ -213,7 +213,8 @@ async def _filtered(view: ModelView, request: Request, opened: str, named: Seque
     plan, params = view.view_plan, request.query_params
     by_filter = opened in plan.bulk
     naming_keys = (key_parameter(plan),) if opened == "destroy" else ()
-    valid = [*naming_keys, *(sorted(plan.filter_parameters - {*naming_keys}) if by_filter else ())]
+    deleting = plan.allowed_parameters.get("destroy", frozenset()) if opened == "destroy" else frozenset()
+    valid = [*naming_keys, *deleting, *(sorted(plan.filter_parameters - {*naming_keys}) if by_filter else ())]
     for name in params:
         if name not in valid and (plan.strict_query or name in plan.filter_parameters):
             raise ParseError(f"{name[:50]}: unknown parameter; {did_you_mean(name, valid)}", code="unknown_parameter")

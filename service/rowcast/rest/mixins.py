@@ -82,7 +82,7 @@ class UpdateModelMixin:
 
 
 class DestroyModelMixin:
-    """``DELETE /tasks/{id}/``"""
+    """``DELETE /tasks/{id}/``, and ``POST /tasks/{id}/restore/`` where the resource has ``soft_delete``"""
 
     @must_be_awaited
     async def destroy(self: WritableView, request: Request, **kwargs: str) -> web.Response:
@@ -93,5 +93,15 @@ class DestroyModelMixin:
 
     @must_be_awaited
     async def perform_destroy(self, instance: Any) -> None:
-        """Delete a row. Override it to mark the row as deleted instead, for example."""
+        """Delete a row, for good if the request has ``?hard=true``. Override it to do something with it, for example."""
         await instance.delete()
+
+    @must_be_awaited
+    async def restore(self: WritableView, request: Request, **kwargs: str) -> web.Response:
+        """Take back the deletion of a row of a resource with ``soft_delete``."""
+        return await actions.restore_row(self, request)
+
+    @must_be_awaited
+    async def perform_restore(self, instance: Any) -> None:
+        """Restore a row that is marked as deleted. Override it to do something with it."""
+        await instance.restore()

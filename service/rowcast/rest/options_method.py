@@ -29,6 +29,7 @@ def describe(view: ModelView) -> dict[str, Any]:
         **many,
         **_import(view),
         **_nested(view),
+        **_deletion(view.view_plan),
         "actions": {
             method: body_fields(view.view_plan, action)
             for method, action in BODY_ACTIONS.items()
@@ -77,6 +78,14 @@ def _nested(view: ModelView) -> dict[str, Any]:
             "max_bulk": relation.target.max_bulk,
         }
     return {"nested": nested}
+
+
+def _deletion(plan: ModelPlan) -> dict[str, Any]:
+    """How rows are deleted that stay in their table."""
+    marks = plan.resource.soft_delete
+    if marks is None:
+        return {}
+    return {"soft_delete": {"field": marks.field, "purge_after_seconds": marks.purge_after}}
 
 
 def _media_types(view: ModelView) -> list[str]:

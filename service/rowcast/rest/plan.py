@@ -25,7 +25,7 @@ from rowcast.identity.authentication import BaseAuthentication
 from rowcast.identity.permissions import BasePermission
 from rowcast.identity.throttling import BaseThrottle
 from rowcast.orm.model import Model
-from rowcast.query.conditions import Query
+from rowcast.query.conditions import Condition, Query
 from rowcast.query.projection import Projection
 from rowcast.query.store import Store
 from rowcast.resources.actions import STANDARD_ACTIONS
@@ -67,6 +67,9 @@ class Service:
     plans: dict[str, ModelPlan] = field(default_factory=dict)  # resource → the plan of its own viewset
     viewsets: dict[str, type[Any]] = field(default_factory=dict)  # resource → the class of its viewset
     class_plans: dict[type[Any], ViewPlan] = field(default_factory=dict)  # of classes that no resource names
+    deletion_permissions: dict[str, tuple[type[BasePermission], ...]] = field(
+        default_factory=dict
+    )  # of ``soft_delete``
     hooks: Hooks = field(default_factory=lambda: Hooks((), State()))  # the functions of the config directory
     handler_plans: WeakKeyDictionary[Any, ViewPlan] = field(default_factory=WeakKeyDictionary)
 
@@ -214,7 +217,8 @@ class ModelPlan(ViewPlan):
     put_creates: bool  # PUT of a row that is not there inserts it
     nested_names: frozenset[str]  # the relations whose rows bodies may have
     # what follows from the class
-    unscoped_query: Query | None  # the scope, where it is all rows
+    unscoped_query: Query | None  # the scope, where it is all rows but deleted ones
+    live: tuple[Condition, ...]  # leaves out deleted rows, where the resource marks them
     declared_scope: DeclaredScope | None  # the option ``scope``
     aggregates: Aggregates | None
     scoped: bool  # whether the relations of the options are within the scopes of their rows
@@ -240,6 +244,14 @@ class ModelPlan(ViewPlan):
     restricted_keys: Callable[[], Sequence[RestrictedKey]]
     nested: Callable[[], Sequence[NestedRelation]]
     expansion_targets: Callable[..., Sequence[tuple[ModelPlan, str]]]  # (plan, default, readable, expand) → who decides
+    # of requests about deleted rows
+    deleted: str = ""  # the scope is ``with`` deleted rows, or has ``only`` these
+    deletion_permissions: Sequence[BasePermission] = ()  # which ``permissions`` has as well
+
+    @property
+    def purges(self) -> bool:
+        """Whether a DELETE removes rows for good that would be marked otherwise."""
+        return self.deleted == "with"
 
     def may_repeat(self, action: str) -> bool:
         hooks = ("initial", "finalize_response", "perform_destroy", action)

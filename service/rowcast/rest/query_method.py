@@ -30,6 +30,7 @@ MEMBERS: Final = (
     "limit",
     "offset",
     "cursor",
+    "deleted",
     ZONE_PARAMETER,
 )
 

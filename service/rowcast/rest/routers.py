@@ -10,11 +10,12 @@ from typing import Any, Final
 from aiohttp import web
 
 from rowcast.errors import ConfigurationError, did_you_mean
-from rowcast.resources.actions import AGGREGATE, CHANGING_ACTIONS, STANDARD_ACTIONS, STREAM
+from rowcast.resources.actions import AGGREGATE, CHANGING_ACTIONS, RESTORE, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import variable_parts
 from rowcast.rest.binding import at_address
 from rowcast.rest.introspection import is_ours, owner_of
 from rowcast.rest.plan import ModelPlan, ViewPlan
+from rowcast.rest.soft_deletion import restore_address
 from rowcast.rest.viewset import Handler, ViewSet, action_map_of
 
 
@@ -84,6 +85,9 @@ def routes(prefix: str, plan: ViewPlan, basename: str) -> Iterator[Route]:
         found.append(
             _route(plan, f"{one}/stream", label, {"GET": STREAM}, basename, detail=True, suffix="Instance Stream")
         )
+    if isinstance(plan, ModelPlan) and restore_address(plan):
+        label = f"{basename}-restore"
+        found.append(_route(plan, f"{one}/restore", label, {"POST": RESTORE}, basename, detail=True, suffix="Restore"))
     found += [_extra(plan, one, function, basename) for function in extra if function.detail]
     for route in found:
         if route is not None:

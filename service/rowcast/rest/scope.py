@@ -23,7 +23,7 @@ async def scope_of(view: ModelView) -> Query:
     if plan.unscoped_query is not None:
         return plan.unscoped_query
     if plan.scope_is_data:
-        return Query(plan.resource.name, (await caller_scope(view)).conditions)
+        return Query(plan.resource.name, plan.live + (await caller_scope(view)).conditions)
     return (await scoped_rows(view)).query
 
 
@@ -37,10 +37,13 @@ async def caller_scope(view: ModelView) -> CallerScope:
 
 async def scoped_rows(view: ModelView) -> QuerySet[Any]:
     """The query set that ``get_queryset`` returns, which may be a coroutine."""
-    rows: Any = await spawn(view.get_queryset)
-    if not isinstance(rows, QuerySet):
-        raise TypeError(f"{type(view).__name__}.get_queryset() must return a query set, not {type(rows).__name__}")
+    found: Any = await spawn(view.get_queryset)
+    if not isinstance(found, QuerySet):
+        raise TypeError(f"{type(view).__name__}.get_queryset() must return a query set, not {type(found).__name__}")
+    rows: QuerySet[Any] = found
     rows.unsliced("a viewset's scope")
+    if view.view_plan.deleted:
+        rows = rows.showing(view.view_plan.deleted)
     if view.view_plan.declared_scope is None:
         return rows
     return within(rows, await caller_scope(view))

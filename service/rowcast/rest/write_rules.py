@@ -75,7 +75,8 @@ def restricted_keys(service: Service, resource: Resource) -> tuple[RestrictedKey
         if target is None or field.any_key:
             continue
         secured = service.store.database.acts_as_callers and service.resources.traits_of(target.resource.name).policies
-        if target.unscoped_query is not None and not target.asks_about_objects and not secured:
+        marks = target.resource.soft_delete
+        if target.unscoped_query is not None and not target.asks_about_objects and not secured and marks is None:
             continue
         values = service.resources.resolve(resource.name, field.name).values
         many = field.field_type.kind is Kind.RELATIONS
@@ -164,3 +165,9 @@ def is_allowed(options: Mapping[str, Any], action: str) -> bool:
     """Whether ``allowed_actions`` and ``excluded_actions`` leave an action."""
     allowed = options["allowed_actions"]
     return action not in options["excluded_actions"] and (allowed is None or action in allowed)
+
+
+def may_delete(options: Mapping[str, Any], action: str, base: str) -> bool:
+    """The same for an action with deleted rows, which comes with the standard action ``base``."""
+    allowed = options["allowed_actions"]
+    return action not in options["excluded_actions"] and (allowed is None or action in allowed or base in allowed)

@@ -30,6 +30,7 @@ from rowcast.rest.viewset import Handler
 from rowcast.server.health import Readiness
 from rowcast.server.policies import refused_streams
 from rowcast.server.prepare import check_additive, prepare, startup_error
+from rowcast.server.purging import Purging
 from rowcast.tasks import Supervisor
 
 STARTED: Final = web.AppKey("started", asyncio.Task)
@@ -89,6 +90,7 @@ class Lifecycle:
             forget=service.cache.clear,
             repair=self._restore_triggers if migrate else None,
         )
+        self._purging = Purging(service.store, self._ticker.leading)
         self.readiness.unlogged = lambda: self._watch.unlogged
         self._settled = asyncio.Event()  # the service has started, or has ended before
         self._waiting_handlers: set[Handler] = set()
@@ -186,6 +188,10 @@ class Lifecycle:
         self._service.cache.start()
         self._service.hub.start()
         self._watching.append(self._supervisor.every("table watch", WATCH_SECONDS, self._watch.look))
+        if self._purging.ages:
+            self._watching.append(
+                self._supervisor.every("purge of deleted rows", self._purging.period, self._purging.step)
+            )
         STORE.set(self._service.store)
         self.readiness.starting = "The functions of @on_startup are running."
         await self._service.hooks.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -14,7 +14,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.viewset_options import PLAIN_OPTIONS
 from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
 from rowcast.errors import ConfigurationError
-from rowcast.identity.permissions import check_columns
+from rowcast.identity.permissions import BasePermission, IsAdminUser, check_columns
 from rowcast.resources.resource import Resource
 from rowcast.rest import routers
 from rowcast.rest.aggregate_action import check_aggregates
@@ -24,10 +24,13 @@ from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import is_ours
 from rowcast.rest.plan import ModelPlan, Service, ViewPlan
 from rowcast.rest.routers import Route
+from rowcast.rest.soft_deletion import check_permissions_of_objects
 from rowcast.rest.viewset import Handler, ViewSet, handler_for
 from rowcast.rest.write_rules import check_nested
 from rowcast.server.descriptions import DESCRIBED_BY, register_descriptions, register_error_pages
 from rowcast.server.importer import Importer
+
+PERMISSIONS: Final = "permission_classes"
 
 
 def plan_routes(service: Service, configuration: Configuration, importer: Importer, problems: Problems) -> list[Route]:
@@ -46,6 +49,7 @@ def plan_routes(service: Service, configuration: Configuration, importer: Import
                 check_scoped(plan)
                 check_aggregates(plan)
                 check_nested(plan)
+                check_permissions_of_objects(plan)
             routes += routers.routes(prefix, plan, basename)
     with noting(problems, SourceLocation(str(configuration.directory))):
         routers.check_distinct(routes)
@@ -90,6 +94,8 @@ def _plan_of_resource(
         for name, value in {**resource.options, "class": resource.options.get("class") or default}.items()
     }
     location = file.location(("viewset", "class"), key=True)
+    if resource.soft_delete is not None:
+        service.deletion_permissions[resource.name] = _deletion_permissions(importer, problems, file, resource)
     if problems:
         return
     viewset = service.viewsets[resource.name] = options.pop("class")
@@ -105,6 +111,22 @@ def _plan_of_resource(
         with noting(problems, location):
             plan = plan_resource(service, viewset, resource, options)
             yield location, resource.name, plan, resource.model.lower()
+
+
+def _deletion_permissions(
+    importer: Importer, problems: Problems, file: Document, resource: Resource
+) -> tuple[type[BasePermission], ...]:
+    """The permissions of ``soft_delete``: those of administrators, unless it names others."""
+    assert resource.soft_delete is not None
+    named = resource.soft_delete.permission_classes
+    if named is None:
+        return (IsAdminUser,)
+    path = ("soft_delete", PERMISSIONS)
+    found: tuple[type[BasePermission], ...] = named_classes(importer, problems, file, path, PERMISSIONS, named)
+    for position, permission in enumerate(found):
+        with noting(problems, file.location((*path, position))):
+            check_columns(permission(), resource.columns)
+    return found
 
 
 def _plain_plan(
@@ -144,6 +166,8 @@ def import_classes(configuration: Configuration, importer: Importer, problems: P
     for resource in configuration.resources.values():
         for name, value in resource.options.items():
             named_classes(importer, problems, configuration.files[resource.name], ("viewset", name), name, value)
+        if resource.soft_delete is not None:
+            _deletion_permissions(importer, problems, configuration.files[resource.name], resource)
     with noting(problems, SourceLocation(str(configuration.directory / "urls.py"))):
         importer.module("urls")
 
