@@ -30,6 +30,8 @@ def doctor(config: Path, database_url: str | None) -> None:
         settings = configuration.settings
         found = asyncio.run(examine(database.connect, tables, settings.database.migrations, settings.stream))
     for finding in found:
-        click.echo(f"{'WRONG' if finding.wrong else 'ok':6}{finding.about:11}{finding.message}")
+        click.echo(
+            f"{'WRONG' if finding.wrong else 'hint' if finding.hint else 'ok':6}{finding.about:11}{finding.message}"
+        )
     if any(finding.wrong for finding in found):
         sys.exit(1)

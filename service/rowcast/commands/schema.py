@@ -16,6 +16,7 @@ from rowcast.commands.common import (
     tables_and_database,
 )
 from rowcast.migrations import commands
+from rowcast.server.index_hints import index_hints
 from rowcast.server.prepare import migration_steps
 
 
@@ -29,6 +30,8 @@ def plan(config: Path, database_url: str | None) -> None:
         tables, database = tables_and_database(configuration, url)
         directory = configuration.settings.database.migrations
         click.echo(asyncio.run(commands.plan(database.connect, tables, directory, annotate=True)))
+        for hint in asyncio.run(index_hints(database.connect, tables)):
+            click.echo(f"-- hint: {hint}")
 
 
 @click.command()

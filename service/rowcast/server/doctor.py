@@ -26,6 +26,7 @@ from rowcast.database.table_traits import read_traits
 from rowcast.migrations import commands, failures
 from rowcast.resources.sql import DIALECT
 from rowcast.resources.tables import Tables
+from rowcast.server.index_hints import index_hints
 
 PROBE_TIMEOUT_SECONDS: Final = 2.0  # for a notification to arrive, and for waiting changes to be delivered
 TICK_LATE_SECONDS: Final = 1.0  # that a change may wait for its tick
@@ -33,11 +34,12 @@ TICK_LATE_SECONDS: Final = 1.0  # that a change may wait for its tick
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report: what was checked, the result, and whether it needs attention."""
+    """One line of the report: what was checked, the result, and whether it needs attention or is a hint."""
 
     about: str
     message: str
     wrong: bool = False
+    hint: bool = False
 
 
 async def examine(connect: Connect, tables: Tables, migrations: Path, stream: Stream) -> list[Finding]:
@@ -52,6 +54,7 @@ async def examine(connect: Connect, tables: Tables, migrations: Path, stream: St
             found += await _schema(connect, tables, migrations)
         if not any(finding.wrong for finding in found):
             found += await _rows(connection, tables)
+            found += [Finding("indexes", str(each), hint=True) for each in await index_hints(connect, tables)]
         problems = await checks.find_problems(connection, tables, wakeup=stream.wakeup)
         found += [Finding("changes", problem, wrong=True) for problem in problems]
         if not problems:
