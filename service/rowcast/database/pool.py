@@ -10,8 +10,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Hashable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from time import monotonic
@@ -54,6 +64,22 @@ class PoolLoad:
     size: int
     in_use: int
     waiting: int
+
+
+TRANSACTION_ID: Final = "_tx"  # the column with the id of the transaction, in what writing statements return
+_CURRENT_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned()::text"
+
+
+class Written:
+    """What a request has changed: ``transaction`` is PostgreSQL's id of its last transaction that has written."""
+
+    __slots__ = ("transaction",)
+
+    def __init__(self) -> None:
+        self.transaction: str | None = None
+
+
+_WRITTEN: ContextVar[Written | None] = ContextVar("written", default=None)
 
 
 class Transaction:
@@ -261,6 +287,8 @@ class Database:
         outer = self._inside()
         here = outer or Transaction(await self._take())
         registered, caller = len(here.following), here.caller
+        written = _WRITTEN.get()
+        earlier = None if written is None else written.transaction
         token = self._transaction.set(here)
         try:
             try:
@@ -268,7 +296,11 @@ class Database:
                     if outer is None:
                         await self._prepare_transaction(here)
                     yield
+                    if outer is None:
+                        await self.note_transaction()
             except BaseException as error:
+                if outer is None and written is not None:
+                    written.transaction = earlier
                 del here.following[registered:]
                 here.caller = caller  # a savepoint that is rolled back restores the settings
                 if isinstance(error, DRIVER_ERRORS):
@@ -284,6 +316,30 @@ class Database:
                 self._give(here.connection)
                 if here.following:
                     self._follow(here.following)
+
+    @contextmanager
+    def noting(self) -> Iterator[Written]:
+        """What is written inside is noted, and inside another one by that.
+
+        Statements that write a row return the id of their transaction. Otherwise it is read before the commit.
+        """
+        if (outer := _WRITTEN.get()) is not None:
+            yield outer
+            return
+        token = _WRITTEN.set(written := Written())
+        try:
+            yield written
+        finally:
+            _WRITTEN.reset(token)
+
+    async def note_transaction(self) -> None:
+        """Note the id of the caller's transaction, if it has written and no statement has returned it."""
+        written, inside = _WRITTEN.get(), self._inside()
+        if written is None or written.transaction is not None or inside is None or not inside.changes:
+            return
+        with suppress(asyncpg.InFailedSQLTransactionError):  # a caught error; there will be no commit
+            row = await self.fetch(_CURRENT_TRANSACTION, ())
+            written.transaction = None if row is None else row[0]
 
     def on_commit(self, work: Work) -> None:
         """Do work once the caller's transaction has committed, in a task that nobody waits for; not if it is rolled back.
@@ -363,10 +419,16 @@ class Database:
         if (inside := self._inside()) is not None:
             inside.changes.update(changes)
             async with inside.turn:  # tasks of one handler share its connection
-                return await self._execute(inside.connection, method, sql, arguments, deleting)
+                result = await self._execute(inside.connection, method, sql, arguments, deleting)
+            if changes:
+                _note(result)
+            return result
         connection = await self._take()
         try:
-            return await self._execute(connection, method, sql, arguments, deleting)
+            result = await self._execute(connection, method, sql, arguments, deleting)
+            if changes:
+                _note(result)
+            return result
         finally:
             if changes:
                 self.changed(changes)
@@ -460,6 +522,13 @@ class Database:
         except (*CONNECTION_LOST, asyncpg.PostgresError, ConfigurationError, TimeoutError) as error:
             raise Unavailable("The database cannot be reached; try again.", code="database_unavailable") from error
         return connection
+
+
+def _note(result: Any) -> None:
+    """Note the id of the transaction, if the statement has returned it."""
+    if (written := _WRITTEN.get()) is not None and result:
+        row = result[0] if isinstance(result, list) else result
+        written.transaction = row.get(TRANSACTION_ID) or written.transaction
 
 
 def _refuse(turn: asyncio.Future[Connection | None]) -> None:

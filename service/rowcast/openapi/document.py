@@ -262,15 +262,17 @@ class _Document:
             case "create":
                 row = schemas.written_row(plan)
                 made = {"anyOf": [row, {"type": "array", "items": row}]}
-                return {"201": response("The new row, or the new rows.", JSON, made, "Location", "ETag", **shown)}
+                return {"201": response("The new row, or the new rows.", JSON, made, "Location", "ETag", "X-Transaction", **shown)}
             case "destroy":
-                return {"204": {"description": "The row is deleted.", "headers": header_references()}}
+                return {"204": {"description": "The row is deleted.", "headers": header_references("X-Transaction")}}
             case "stream" | "stream_row":
                 return {"200": event_stream(schemas, [schemas.event(plan)])}
         text = "The restored row." if action == RESTORE else "The changed row."
-        changed = {"200": response(text, JSON, schemas.written_row(plan), "ETag", **shown)}
+        changed = {"200": response(text, JSON, schemas.written_row(plan), "ETag", "X-Transaction", **shown)}
         if action == "update" and plan.put_creates:
-            changed["201"] = response("The new row.", JSON, schemas.written_row(plan), "Location", "ETag")
+            changed["201"] = response(
+                "The new row.", JSON, schemas.written_row(plan), "Location", "ETag", "X-Transaction"
+            )
         return changed
 
     def _custom(self, route: Route, method: str, action: str) -> Schema:

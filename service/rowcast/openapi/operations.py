@@ -16,7 +16,7 @@ from rowcast.resources.fields import Schema
 from rowcast.rest.batch_operations import METHODS, PATH_PATTERN, REF_PATTERN, TAGS_PATTERN
 from rowcast.rest.idempotency import KEY, KEY_MAX_CHARACTERS, REPLAYED, SHARED_KEY_MIN_CHARACTERS
 from rowcast.rest.plan import ViewPlan
-from rowcast.rest.response import JSON
+from rowcast.rest.response import JSON, TRANSACTION
 
 PROBLEM: Final = "application/problem+json"
 EVENT_STREAM: Final = "text/event-stream"
@@ -203,6 +203,10 @@ HEADERS: Final[Mapping[str, Schema]] = {
     },
     "ETag": {
         "description": "The version of the content, for `If-None-Match`; that of a row also for `If-Match`.",
+        "schema": {"type": "string"},
+    },
+    TRANSACTION: {
+        "description": "The transaction of the change, which its events have as `tx`. Without it nothing was changed.",
         "schema": {"type": "string"},
     },
     "X-Created": {"description": "The number of new rows.", "schema": {"type": "integer", "minimum": 0}},

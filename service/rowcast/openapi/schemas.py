@@ -425,6 +425,10 @@ class Schemas:
                 },
                 "at": {"type": "string", "format": "date-time"},
                 "seq": {"type": "integer"},
+                "tx": {
+                    "type": "string",
+                    "description": "The transaction; `X-Transaction` of the response of its request.",
+                },
             }
             required = [name for name in members if name not in ("changed", "cause")]
             return {"type": "object", "properties": members, "required": required}

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rowcast.database.errors import OUTSIDE_SCOPE
+from rowcast.database.pool import TRANSACTION_ID
 from rowcast.query.compilation import Binds, GivenBinds, Statement, compiled, sql
 from rowcast.query.condition_sql import Source
 from rowcast.query.conditions import Shape
@@ -166,7 +167,9 @@ def update(
 def delete(tables: Tables, resource: str, where: Shape) -> Statement:
     """Delete the rows that meet a condition, and return their keys as ``key`` (text). Values: the condition's."""
     deleted = sa.delete(tables.written(resource)).where(restriction(tables, resource, where, Binds()))
-    return compiled(deleted.returning(_key(tables, resource)), changes=dependents(tables.resources, resource))
+    return compiled(
+        deleted.returning(_key(tables, resource), transaction_id()), changes=dependents(tables.resources, resource)
+    )
 
 
 def delete_and_compare(tables: Tables, resource: str, where: Shape) -> Statement:
@@ -179,7 +182,7 @@ def delete_and_compare(tables: Tables, resource: str, where: Shape) -> Statement
     gone = sa.delete(tables.written(resource)).where(condition).returning(_key(tables, resource)).cte("_gone")
     binds.rewind()
     deleted = _key(tables, resource).element.in_(sa.select(gone.c.key)).label("deleted")
-    rows = sa.select(*[_key(tables, resource), _place(tables, resource), deleted])
+    rows = sa.select(*[_key(tables, resource), _place(tables, resource), deleted, transaction_id()])
     rows = rows.where(restriction(tables, resource, where, binds)).add_cte(gone)
     return compiled(rows, changes=dependents(tables.resources, resource))
 
@@ -253,6 +256,11 @@ def insert_by_rules(tables: Tables, resource: str, columns: tuple[str, ...]) -> 
     )
 
 
+def transaction_id() -> sa.Label[Any]:
+    """The id of the transaction, by which a client recognises the events of its own change."""
+    return sql("pg_current_xact_id()::text").label(TRANSACTION_ID)
+
+
 def _key(tables: Tables, resource: str) -> sa.Label[Any]:
     return key_text(tables, resource, tables.of[resource])
 
@@ -309,7 +317,8 @@ def _written(
     row = sa.select(*document(tables, projection, new)).subquery("_p")
     key = key_text(tables, resource, new)
     current = version(tables, resource, new.c[XMIN], new) if with_version else sql("NULL")
-    columns = sa.select(sa.func.row_to_json(row.table_valued()).label("result"), key, current.label("version"))
+    shown = sa.func.row_to_json(row.table_valued()).label("result")
+    columns = sa.select(shown, key, current.label("version"), transaction_id())
     if not within:
         return columns.select_from(row.join(new, sa.true()))
     source = Source(tables, resource, binds, new)

@@ -19,7 +19,7 @@ from rowcast.query.documents import document
 from rowcast.query.keys import key_columns, key_text
 from rowcast.query.projection import Projection
 from rowcast.query.unique_rules import conflict_target, has_values
-from rowcast.query.write import generated, restriction, touched
+from rowcast.query.write import generated, restriction, touched, transaction_id
 from rowcast.resources.exchanged import Exchanged
 from rowcast.resources.rules import UniqueRule
 from rowcast.resources.sql import quote_table, sql_text
@@ -65,7 +65,7 @@ def insert_many(tables: Tables, projection: Projection, columns: tuple[str, ...]
     rows = sa.select(*(values[name] for name in columns), *more.values()).select_from(given)
     new = sa.insert(table).from_select([*columns, *more], rows).returning(*table.c).cte("_new")
     numbered = sa.select(*new.c, sa.func.row_number().over().label(PLACE)).cte("_numbered")
-    return compiled(_documents(tables, projection, numbered), changes={resource})
+    return compiled(_documents(tables, projection, numbered, transaction_id()), changes={resource})
 
 
 def update_many(
@@ -90,7 +90,8 @@ def update_many(
         locked = sa.select(*returned).select_from(table.join(given, sa.and_(*same))).where(condition)
         new = locked.with_for_update(of=table).cte("_new")
     changes = dependents(tables.resources, resource) if columns else ()
-    return compiled(_documents(tables, projection, new), changes=changes)
+    written = [transaction_id()] if columns else []
+    return compiled(_documents(tables, projection, new, *written), changes=changes)
 
 
 def upsert_many(
@@ -130,7 +131,7 @@ def upsert_many(
     same = sa.and_(*has_values(on, new.c, given.c))
     placed = sa.select(*new.c, given.c[PLACE]).select_from(new.join(given, same)).cte("_placed")
     changes = dependents(tables.resources, resource)
-    return compiled(_documents(tables, projection, placed, placed.c.created), changes=changes)
+    return compiled(_documents(tables, projection, placed, placed.c.created, transaction_id()), changes=changes)
 
 
 def select_many(tables: Tables, projection: Projection, rule: UniqueRule, where: Shape) -> Statement:

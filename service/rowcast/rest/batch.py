@@ -33,7 +33,7 @@ from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.negotiation import accepts_json
 from rowcast.rest.plan import SERVICE, ModelPlan, policy_instances
 from rowcast.rest.request import Request, target_host
-from rowcast.rest.response import JSON, is_json, json_response
+from rowcast.rest.response import JSON, TRANSACTION, add_transaction, is_json, json_response
 from rowcast.rest.viewset import plan_behind
 
 OWN_HEADERS: Final = frozenset({
@@ -129,7 +129,7 @@ async def _carry_out(http: web.Request, operations: Sequence[Operation]) -> web.
     references = References(lambda name: answers[name].key(), lambda name: answers[name].address())
     results: list[Mapping[str, Any]] = []
     cookies: list[Any] = []
-    with database.as_service():
+    with database.as_service(), database.noting() as written:
         async with database.transaction():
             for operation in operations:
                 try:
@@ -144,6 +144,7 @@ async def _carry_out(http: web.Request, operations: Sequence[Operation]) -> web.
                 results.append(result)
                 cookies.append(response.cookies)
     answer = json_response(orjson.dumps({"results": results}))
+    add_transaction(answer, written)
     for cookie in cookies:
         answer.cookies.update(cookie)
     return answer
@@ -213,7 +214,7 @@ def _result(response: web.Response) -> tuple[Mapping[str, Any], Any]:
     """
     headers: dict[str, str] = {}
     for name, value in ((str(name), value) for name, value in response.headers.items()):
-        if name.lower() not in ("content-length", "content-type"):
+        if name.lower() not in ("content-length", "content-type", TRANSACTION.lower()):  # that of the batch
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
     body = bytes(response.body) if isinstance(response.body, bytes | bytearray) else b""
     shown: Any = None

@@ -13,11 +13,13 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
+from rowcast.database.pool import Written
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lossless_json import ExactNumber, Raw, fragment
 from rowcast.resources.types import FIELD_TYPES
 
 JSON: Final = "application/json"
+TRANSACTION: Final = "X-Transaction"
 _MOMENTS: Final[Mapping[type | None, Field]] = {
     each.native: Field(each.name, each) for each in FIELD_TYPES.values() if each.kind is Kind.MOMENT
 }
@@ -81,6 +83,12 @@ def encode(data: object, show: Callable[[Any], Any]) -> bytes:
 def json_response(body: bytes, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> web.Response:
     """A response of JSON that is already made."""
     return web.Response(body=body, status=status, headers=headers, content_type=JSON)
+
+
+def add_transaction(response: web.StreamResponse, written: Written) -> None:
+    """Name the transaction of a change that was made, as ``tx`` of its events does."""
+    if written.transaction is not None and response.status < HTTPStatus.BAD_REQUEST and not response.prepared:
+        response.headers.setdefault(TRANSACTION, written.transaction)
 
 
 def is_json(content_type: str) -> bool:

@@ -39,7 +39,7 @@ from rowcast.rest.query_method import ACCEPT_QUERY, QUERY, as_get
 from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
 from rowcast.rest.request import Request, base_url
-from rowcast.rest.response import Response, encode, is_json, json_response, verbatim_response
+from rowcast.rest.response import Response, add_transaction, encode, is_json, json_response, verbatim_response
 from rowcast.rest.response_cache import cached_response
 from rowcast.rest.signatures import KEY_NAMES
 
@@ -167,14 +167,23 @@ class ViewSet:
         await (run_checked(self.initial(request)) if plan.checks_initial else self.initial(request))
         if not accepts_json(http) and self.action != STREAM:  # a stream is sent as it is, whatever is accepted
             await self._check_acceptable(http)
-        if http.method not in SAFE_METHODS and (
-            KEY in http.headers or (self.require_idempotency_key and KEYED not in http)
-        ):
+        if http.method in SAFE_METHODS:
+            return await self._answer()
+        if KEY in http.headers or (self.require_idempotency_key and KEYED not in http):
             database, repeatable = plan.service.store.database, plan.may_repeat(self.action)
             limit = plan.service.settings.server.import_limit
             file = partial(request.receive_file, limit) if self.importing else None
-            return await answer_once(database, request, self._answer, repeatable=repeatable, receive_file=file)
-        return await self._answer()
+            return await answer_once(database, request, self._answer_change, repeatable=repeatable, receive_file=file)
+        return await self._answer_change()
+
+    async def _answer_change(self) -> web.StreamResponse:
+        """The answer of an unsafe request, with the transaction that its events name."""
+        database = self.view_plan.service.store.database
+        with database.noting() as written:
+            response = await self._answer()
+            await database.note_transaction()
+            add_transaction(response, written)
+            return response
 
     async def _answer(self) -> web.StreamResponse:
         """The action of a caller who is permitted, if the row or list is as the request requires it."""

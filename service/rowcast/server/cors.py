@@ -14,7 +14,7 @@ from aiohttp.typedefs import Middleware
 
 from rowcast.rest.viewset import Handler
 
-EXPOSED_HEADERS: Final = "Location, X-Stream-Position, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Allow, ETag, Accept-Query, X-Created, X-Updated, X-Deleted, Preference-Applied, Idempotency-Replayed"
+EXPOSED_HEADERS: Final = "Location, X-Stream-Position, X-Transaction, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Allow, ETag, Accept-Query, X-Created, X-Updated, X-Deleted, Preference-Applied, Idempotency-Replayed"
 Signal: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 

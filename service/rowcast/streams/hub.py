@@ -36,9 +36,9 @@ from rowcast.streams.snapshot import SnapshotRows, read_snapshot
 from rowcast.streams.sse import (
     CONTENT_TYPE,
     DATABASE_AWAY,
-    OPENING,
     StreamResponse,
     end_block,
+    opening,
     ready_block,
     reset_block,
 )
@@ -212,7 +212,7 @@ class Hub:
             if rows is None:
                 await self._begin(subscriber, subscriptions, last)
             else:
-                await self._send_rows(subscriber, subscriptions, rows, reason, OPENING)
+                await self._send_rows(subscriber, subscriptions, rows, reason, opening())
             await self._follow(subscriber, subscriptions, limit)
         except (ConnectionResetError, ApiError, FilterTooSlow):
             pass  # the client has gone, which is how a stream ends; or it gets the error when it connects again
@@ -230,8 +230,8 @@ class Hub:
             subscriber.position = await self._current_position(subscriptions)
         else:
             subscriber.position = Position.parse(last)
-        opening = b"" if reason is None else self._reset_block(subscriptions, subscriber.position, reason)
-        await subscriber.send(OPENING + opening + ready_block(subscriptions.about, subscriber.position))
+        reset = b"" if reason is None else self._reset_block(subscriptions, subscriber.position, reason)
+        await subscriber.send(opening() + reset + ready_block(subscriptions.about, subscriber.position))
 
     async def _check_position(self, last: str, subscriber: Subscriber | None = None) -> Reason | None:
         """The reason why a stream cannot resume from a position.
@@ -333,20 +333,20 @@ class Hub:
         subscriptions: Subscriptions,
         rows: tuple[SnapshotRows, Position],
         reason: str | None,
-        opening: bytes = b"",
+        first: bytes = b"",
     ) -> None:
         """Send all rows, and only then a position: a client that is cut off before has none, and starts again."""
         found, position = rows
         if reason is not None:
-            opening += self._reset_block(subscriptions, None, reason)
+            first += self._reset_block(subscriptions, None, reason)
         try:
             async for subscription, documents in found.blocks():
-                await subscriber.send(opening + await subscription.snapshot_block(documents))
-                opening = b""
+                await subscriber.send(first + await subscription.snapshot_block(documents))
+                first = b""
         finally:
             found.close()
         subscriber.position = position
-        await subscriber.send(opening + ready_block(subscriptions.about, position))
+        await subscriber.send(first + ready_block(subscriptions.about, position))
 
     # --- rendering
 

@@ -5,6 +5,7 @@ Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,9 +17,8 @@ from aiohttp_sse import EventSourceResponse
 from rowcast.changes.position import Position
 
 CONTENT_TYPE: Final = "text/event-stream"
-RETRY_MILLISECONDS: Final = 2000  # that a browser waits before it connects again
+RETRY_MILLISECONDS: Final = 1000, 3000  # that a browser waits before it connects again, at least and at most
 RETRY_SLOW_FILTER_MILLISECONDS: Final = 60_000  # the same, after a stream has ended because of its filter
-OPENING: Final = b"retry: %d\n" % RETRY_MILLISECONDS
 FILTER_TIMEOUT: Final = "filter_timeout"  # the reason of a reset after which the stream ends
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 DATABASE_AWAY: Final = b": the database is away\n\n"
@@ -42,6 +42,11 @@ class StreamResponse(EventSourceResponse):
 
     async def _ping(self) -> None:
         return
+
+
+def opening() -> bytes:
+    """The first line of a stream: how long to wait before the next connection, so that not all clients come at once."""
+    return b"retry: %d\n" % random.randint(*RETRY_MILLISECONDS)
 
 
 def http_chunk(frame: bytes) -> bytes:

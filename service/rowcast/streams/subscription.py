@@ -205,7 +205,7 @@ class Subscription:
             message["changed"] = changed
         elif event.op == "U":
             message["cause"] = "UPDATE"
-        message |= {"at": event.at, "seq": event.seq}
+        message |= {"at": event.at, "seq": event.seq, "tx": str(event.xid)}
         return b"data: %b\n" % encode(message)
 
     def data(self, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def test_headers_are_described() -> None:
     answers = {
         ("/things/", "get", "200"): "X-Stream-Position",
         ("/things/{id}/", "get", "200"): "X-Stream-Position",
-        ("/things/", "post", "201"): "Location Idempotency-Replayed",
+        ("/things/", "post", "201"): "Location Idempotency-Replayed X-Transaction",
     }
     for (path, method, status), headers in answers.items():
         described = operation(path, method)["responses"][status]["headers"]

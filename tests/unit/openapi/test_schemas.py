@@ -164,7 +164,7 @@ def test_events_have_rows_with_relations_as_keys() -> None:
     """The data of an event is a row without expansions, or null."""
     event = {"action": "UPDATE", "resource": "things", "id": "0191d7a2-0000-7000-8000-000000000000",
              "data": {"string": "ab", "box_id": 1, "marks": ["a"]}, "changed": ["string"],
-             "at": "2026-01-31T12:00:00+00:00", "seq": 1}  # fmt: skip
+             "at": "2026-01-31T12:00:00+00:00", "seq": 1, "tx": "742"}  # fmt: skip
     assert fits("ThingEvent", event)
     assert fits("ThingEvent", event | {"action": "DELETE", "data": None})
     assert not fits("ThingEvent", event | {"data": {"box": {"id": 1}}})
