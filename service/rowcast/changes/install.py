@@ -23,6 +23,7 @@ PARTITIONS: Final = 10  # of the log, as schema.sql creates them
 
 _SCHEMA: Final = sql.load("schema")
 _ANSWER: Final = sql.load("answer")
+_TICKET: Final = sql.load("ticket")
 _UUID7: Final = sql.load("uuid7")
 _UUID7_BEFORE_18: Final = sql.load("uuid7_before_18")
 
@@ -43,9 +44,10 @@ async def install(connection: Connection) -> None:
                 raise ConfigurationError(describe_newer(installed))
             if installed < VERSION:
                 await _create(connection)
-            else:  # an installation of version 1 may be without these two
+            else:  # an installation of version 1 may be without these
                 await connection.execute("CREATE SEQUENCE IF NOT EXISTS rowcast.gate")
                 await connection.execute(_ANSWER)
+                await connection.execute(_TICKET)
     except asyncpg.ReadOnlySQLTransactionError:
         raise ConfigurationError(
             "this database is read-only: the change log needs the primary, with default_transaction_read_only off"
@@ -62,7 +64,7 @@ async def _is_complete(connection: Connection) -> bool:
         return False
     return bool(
         await connection.fetchval(
-            "SELECT to_regclass('rowcast.gate') IS NOT NULL AND to_regclass('rowcast.answer') IS NOT NULL"
+            "SELECT num_nulls(to_regclass('rowcast.gate'), to_regclass('rowcast.answer'), to_regclass('rowcast.ticket')) = 0"
         )
     )
 
@@ -98,6 +100,7 @@ async def _create(connection: Connection) -> None:
     """The tables and their first rows: the version, the secret, and an epoch with the tick that everything follows."""
     await connection.execute(_SCHEMA)
     await connection.execute(_ANSWER)
+    await connection.execute(_TICKET)
     await connection.execute(_UUID7 if connection.get_server_version().major >= 18 else _UUID7_BEFORE_18)
     await connection.execute(
         "COMMENT ON FUNCTION rowcast.uuid7() IS 'Rowcast: a version 7 UUID, which rises with time'"

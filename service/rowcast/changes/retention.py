@@ -38,6 +38,7 @@ _PARTITIONS: Final = " UNION ALL ".join(sql.fill(sql.load("partition"), number=s
 _PARTITION_IS_COVERED: Final = sql.load("partition_is_covered")
 _PRUNE_TICKS: Final = sql.load("prune_ticks")
 _FORGET_ANSWERS: Final = sql.load("forget_answers")
+_FORGET_TICKETS: Final = sql.load("forget_tickets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,11 @@ async def forget_answers(connection: Connection, retention: float) -> None:
     """Remove the answers of requests with an ``Idempotency-Key`` that are older than so many seconds."""
     while await connection.execute(_FORGET_ANSWERS, retention, ANSWERS_AT_ONCE) == f"DELETE {ANSWERS_AT_ONCE}":
         pass
+
+
+async def forget_tickets(connection: Connection) -> None:
+    """Remove the tickets for streams that nobody has used in time."""
+    await connection.execute(_FORGET_TICKETS)
 
 
 async def _current(connection: Connection) -> int:

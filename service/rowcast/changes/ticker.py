@@ -218,5 +218,6 @@ class Ticker(Reconnecting):
                 if not await retention.maintain(connection, self._retention, self._size):
                     _logger.info("log_maintenance_postponed")
                 await retention.forget_answers(connection, self._answers)
+                await retention.forget_tickets(connection)
         except DRIVER_ERRORS as error:
             _logger.warning("log_maintenance_failed", error=str(error) or type(error).__name__)

@@ -21,6 +21,7 @@ from rowcast.database.pool import Database
 from rowcast.errors import ApiError, AuthenticationFailed, NotAuthenticated, ParseError, PermissionDenied, TokenExpired
 from rowcast.identity.jwt import JWT_MAX_CHARACTERS, JWT_PATTERN, JwtVerifier
 from rowcast.identity.protocols import Request
+from rowcast.identity.tickets import TICKET_PARAMETER, TICKET_PATTERN, TicketStore
 from rowcast.identity.tokens import TOKEN_PREFIX, TokenStore
 from rowcast.identity.users import Clock, Credentials, User
 
@@ -59,6 +60,7 @@ class Identity:
     def __init__(self, settings: Auth, database: Database, *, clock: Clock = time.time) -> None:
         self._clock = clock
         self.tokens = TokenStore(database, clock)
+        self.tickets = TicketStore(database)
         self.jwt = None if settings.jwt is None else JwtVerifier(settings.jwt, clock)
 
     async def still_valid(self, auth: object) -> bool:
@@ -113,15 +115,17 @@ class JWTAuthentication(BaseAuthentication):
 
 
 BUILT_IN: Final = frozenset({TokenAuthentication, JWTAuthentication})
-"""The classes that read nothing but the ``Authorization`` header (``access_token`` for a stream)."""
+"""The classes that read nothing but the ``Authorization`` header (``access_token`` or ``ticket`` for a stream)."""
 
 _SENT: Final = web.RequestKey("authorization", tuple)
+_TICKET: Final = web.RequestKey("ticket", tuple)  # what it stands for
 
 
 def authorization(request: Request) -> tuple[str, str] | None:
     """The scheme, in lower case, and the credentials of the ``Authorization`` header; ``None`` without the header.
 
-    For a stream without the header it is ``bearer`` and the ``access_token`` of the query string.
+    For a stream without the header it is ``bearer`` and the ``access_token`` of the query string, or what its ``ticket``
+    stands for.
     """
     sent: tuple[str, str] | tuple[()] = request.http.get(_SENT, ())
     return sent or None
@@ -136,7 +140,8 @@ async def identify(request: Request, authenticators: Sequence[BaseAuthentication
     if not authenticators:
         return
     try:
-        sent = _read_authorization(request.http, stream)
+        sent = await _redeemed(request.http) if stream else None
+        sent = sent or _read_authorization(request.http, stream)
         request.http[_SENT] = sent or ()
         if sent is None and BUILT_IN.issuperset(map(type, authenticators)):
             return
@@ -190,6 +195,26 @@ def check_size_of_query(http: web.Request) -> None:
     """
     if http.rel_url.raw_query_string.count("&") >= PARAMETERS_MAX:
         raise ParseError(f"There are more than {PARAMETERS_MAX} parameters.", code="invalid_parameter")
+
+
+async def redeem_ticket(http: web.Request) -> None:
+    """Use the ticket of a stream, if it has one; requests that are made of this one need no other."""
+    await _redeemed(http)
+
+
+async def _redeemed(http: web.Request) -> tuple[str, str] | None:
+    """The scheme and the credentials that the ticket of a stream stands for; ``None`` without a ticket."""
+    if _TICKET in http:
+        return http[_TICKET]
+    check_size_of_query(http)
+    sent = [text for text in http.query.getall(TICKET_PARAMETER, ()) if TICKET_PATTERN.fullmatch(text)]
+    if not sent:
+        return None
+    if len(sent) > 1 or "Authorization" in http.headers or "access_token" in http.query:
+        raise AuthenticationFailed("Send one ticket, and no other credentials with it.")
+    scheme, _, value = (await http.app[IDENTITY].tickets.redeem(sent[0])).strip().partition(" ")
+    http[_TICKET] = scheme.lower(), value.strip()
+    return http[_TICKET]
 
 
 def _read_authorization(http: web.Request, stream: bool) -> tuple[str, str] | None:

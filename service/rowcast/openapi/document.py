@@ -50,6 +50,7 @@ from rowcast.openapi.parameters import (
     LAST_EVENT_ID_PARAMETER,
     SNAPSHOT_PARAMETER,
     import_parameters,
+    TICKET_PARAMETER,
     list_parameter,
     many_rows_parameters,
     path_parameter,
@@ -389,6 +390,7 @@ class _Document:
                 },
             ),
             "/batch/": {"post": self._batch()},
+            "/stream-ticket/": {"post": self._stream_ticket()},
             **({"/stream/": self._combined_stream({plan.resource.name: plan for plan in streams})} if streams else {}),
         }
 
@@ -417,6 +419,22 @@ class _Document:
         _add_key(operation, required=False)
         return operation
 
+    def _stream_ticket(self) -> Schema:
+        """A ticket for one stream."""
+        ticket: Schema = {
+            "type": "object",
+            "properties": {"ticket": {"type": "string"}, "expires_in": {"type": "integer", "description": "Seconds."}},
+            "required": ["ticket", "expires_in"],
+        }
+        return {
+            "operationId": "stream_ticket",
+            "tags": [SERVICE_TAG],
+            "summary": "A ticket for one stream",
+            "description": "It stands for the credentials of this request, once, in a stream's parameter `ticket`.",
+            "responses": {"201": response("The ticket.", JSON, ticket), **failure_references(WRITE_FAILURES)},
+            **credentials_of(self.service.authentication_classes, anonymous=False),
+        }
+
     def _combined_stream(self, plans: Mapping[str, ModelPlan]) -> Schema:
         """The stream of several resources."""
         resources = list_parameter(
@@ -438,6 +456,7 @@ class _Document:
                 SNAPSHOT_PARAMETER,
                 LAST_EVENT_ID_PARAMETER,
                 ACCESS_TOKEN_PARAMETER,
+                TICKET_PARAMETER,
                 LAST_EVENT_ID_HEADER,
             ],
         )

@@ -70,6 +70,9 @@ AS_PARAMETER: Final = query_parameter(
 ACCESS_TOKEN_PARAMETER: Final = query_parameter(
     "access_token", "The credentials of a client that cannot send headers.", {"type": "string"}
 )
+TICKET_PARAMETER: Final = query_parameter(
+    "ticket", "Credentials for one connection, from `POST /stream-ticket/`.", {"type": "string"}
+)
 
 
 HARD_PARAMETER: Final = query_parameter(
@@ -153,6 +156,7 @@ def _described_parameters(schemas: Schemas, plan: ModelPlan) -> Iterator[Schema]
     yield LAST_EVENT_ID_PARAMETER
     yield SNAPSHOT_PARAMETER
     yield ACCESS_TOKEN_PARAMETER
+    yield TICKET_PARAMETER
 
 
 def _filter(schemas: Schemas, name: str, lookup: Lookup, values: Field) -> Schema:

@@ -12,17 +12,19 @@ from typing import Final
 from aiohttp import web
 
 from rowcast.errors import ParseError, PermissionDenied, did_you_mean
+from rowcast.identity.authentication import redeem_ticket
 from rowcast.identity.throttling import caller_of
+from rowcast.identity.tickets import TICKET_PARAMETER
 from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.plan import SERVICE, ModelPlan, Service, new_view
 from rowcast.rest.request import Request
 from rowcast.rest.routers import has_stream
-from rowcast.rest.stream_action import SNAPSHOT_MAX_PAGES, last_position, subscription_of, wants_snapshot
+from rowcast.rest.stream_action import SNAPSHOT_MAX_PAGES, check_ticket, last_position, subscription_of, wants_snapshot
 from rowcast.streams.subscription import Subscription, Subscriptions
 
-PARAMETERS: Final = ("resources", "snapshot", "last_event_id", "access_token")
+PARAMETERS: Final = ("resources", "snapshot", "last_event_id", "access_token", "ticket")
 _ACTION_MAP: Final = {"GET": STREAM, "HEAD": STREAM}
 
 
@@ -30,7 +32,9 @@ async def stream(http: web.Request) -> web.StreamResponse:
     """Every committed change that the streams of the named resources send, on one connection and in one order."""
     service = http.app[SERVICE]
     STORE.set(service.store)
+    await redeem_ticket(http)
     params = Request(http).query_params
+    check_ticket(params)
     plans = _named(service, params.get("resources", ""))
     own = _parameters(plans, params)
     opened = [await _open(name, plan, http, own[name]) for name, plan in plans.items()]
@@ -73,7 +77,7 @@ def _parameters(plans: Mapping[str, ModelPlan], params: Mapping[str, str]) -> di
     own: dict[str, dict[str, str]] = {name: {} for name in plans}
     for name, text in params.items():
         resource, point, parameter = name.partition(".")
-        if point and resource in own and parameter not in PARAMETERS:
+        if point and resource in own and (parameter not in PARAMETERS or parameter == TICKET_PARAMETER):
             own[resource][parameter] = text
         elif name not in PARAMETERS:
             valid = [*PARAMETERS, *(f"{resource}.<parameter>" for resource in plans)]

@@ -20,6 +20,7 @@ from rowcast.errors import (
 from rowcast.identity.authentication import BUILT_IN
 from rowcast.identity.permissions import IsOwner
 from rowcast.identity.throttling import caller_of
+from rowcast.identity.tickets import TICKET_PARAMETER, TICKET_PATTERN
 from rowcast.identity.users import Credentials, User
 from rowcast.orm.awaiting import run_checked
 from rowcast.orm.bridge import spawn
@@ -44,6 +45,7 @@ from rowcast.rest.serializers import Serializer
 from rowcast.streams.subscription import Subscription, Subscriptions
 
 TOKEN_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # of the token rather than of its user
+PRIVATE_PARAMETERS: Final = ("access_token", "ticket", "last_event_id")  # which differ by connection
 CONNECTION_HEADERS: Final = frozenset({"authorization", "last-event-id", "x-request-id"})
 SNAPSHOT_MAX_PAGES: Final = 100  # times max_page_size: the most rows of a snapshot
 STREAM_VALUES_MAX: Final = 1000  # of a filter by __in
@@ -171,7 +173,7 @@ def _request_key(request: Request) -> tuple[Hashable, ...]:
 
 def _params(request: Request) -> tuple[tuple[str, str], ...]:
     """The parameters that a request has sent, without the credentials and the position."""
-    found = [(name, text) for name, text in request.http.query.items() if name not in ("access_token", "last_event_id")]
+    found = [(name, text) for name, text in request.http.query.items() if name not in PRIVATE_PARAMETERS]
     return tuple(sorted(found))
 
 
@@ -193,6 +195,12 @@ def wants_snapshot(params: Mapping[str, str]) -> bool:
 def last_position(http: web.Request, params: Mapping[str, str]) -> str | None:
     """The position that a client resumes from; the header that browsers send takes precedence over the parameter."""
     return http.headers.get("Last-Event-ID") or params.get("last_event_id")
+
+
+def check_ticket(params: Mapping[str, str]) -> None:
+    """Raise ``ParseError`` for a ticket that is none; one that is has been redeemed."""
+    if TICKET_PARAMETER in params and not TICKET_PATTERN.fullmatch(params[TICKET_PARAMETER]):
+        raise ParseError("ticket: not one of POST /stream-ticket/.", code="invalid_parameter")
 
 
 class StreamMixin:
@@ -221,6 +229,8 @@ async def subscription_of(view: ModelView) -> Subscription:
     """What the caller may see with the parameters of the request; raises what ``list`` would raise."""
     plan, params = view.view_plan, view.request.query_params
     plan.check_parameters(view.action, params)
+    if TICKET_PARAMETER not in plan.allowed_parameters.get("list", ()):  # no filter has this name
+        check_ticket(params)
     query = (await list_query(view)).unsorted()
     serializer = current_serializer(view)
     shown = requested_projection(plan, serializer, {"fields": params["fields"]} if "fields" in params else {})

@@ -27,6 +27,8 @@ from rowcast.rest.binding import plan_view
 from rowcast.rest.plan import SERVICE, Service
 from rowcast.rest.request import BODY_TIMEOUT
 from rowcast.rest.routers import Route
+from rowcast.rest.stream_tickets import PREFIX as TICKETS
+from rowcast.rest.stream_tickets import ticket_handler
 from rowcast.server import assets, health
 from rowcast.server.cors import cors
 from rowcast.server.debug import describe_errors, watching_coroutines
@@ -129,6 +131,9 @@ def create_app(
         app.router.add_get(path, combined)
     for path in ("/batch", "/batch/"):
         app.router.add_post(path, batch)
+    tickets = ticket_handler(service)
+    for path in (f"/{TICKETS}", f"/{TICKETS}/"):
+        app.router.add_route("*", path, tickets)
     lifecycle.attach(app)
     if settings.server.debug:
         app.cleanup_ctx.append(watching_coroutines)
