@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 from rowcast.database.connection import Connection
 from rowcast.resources.sql import quote_identifier
 
+Sink: TypeAlias = Callable[[bytes], Awaitable[object]]
 _TOKEN: Final = re.compile(r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$([0-9]+)""", re.DOTALL)
 
 
@@ -30,3 +31,28 @@ def _type_name(schema: str, name: str) -> str:
     """A type as it is written in SQL; the driver calls an array of a type ``type[]``."""
     item = name.removesuffix("[]")
     return f"{quote_identifier(schema)}.{quote_identifier(item if item == name else f'_{item}')}"
+
+
+class Copying:
+    """A connection on which a statement's rows go to a sink."""
+
+    def __init__(self, connection: Connection, sink: Sink, form: Mapping[str, str]) -> None:
+        self._connection = connection
+        self._sink = sink
+        self._form = form
+
+    async def fetch(self, sql: str, *arguments: Any) -> object:
+        """Run a statement; the result has no rows."""
+        text = await with_literals(self._connection, sql, arguments)
+        return await self._connection.copy_from_query(text, output=self._take, **self._form)
+
+    async def _take(self, data: bytes) -> None:
+        try:
+            await self._sink(data)
+        except BaseException:
+            self.terminate()  # the driver would wait for the end of a statement that may have ended already
+            raise
+
+    def terminate(self) -> None:
+        """Close the connection at once."""
+        self._connection.terminate()

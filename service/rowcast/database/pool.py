@@ -32,15 +32,15 @@ import structlog
 
 from rowcast.database.codecs import set_codecs
 from rowcast.database.connection import Connection, open_connection
-from rowcast.database.copying import with_literals
+from rowcast.database.copying import Copying, Sink
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, TryAgain, translate
+from rowcast.database.written import CURRENT_TRANSACTION, WRITTEN, Written, note
 from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
 
 Result = TypeVar("Result")
 Note = Callable[[str, Sequence[Any], float, Any, Exception | None], None]  # SQL, values, seconds, result, error
 Work: TypeAlias = Callable[[], Awaitable[object]]
-Sink: TypeAlias = Callable[[bytes], Awaitable[object]]
 
 CONNECT_TIMEOUT_SECONDS: Final = 10  # outside the pool, where the URL sets no other one
 STATEMENTS_PER_CONNECTION: Final = 256  # prepared ones; each takes some 20 kB here, and more in PostgreSQL
@@ -66,22 +66,6 @@ class PoolLoad:
     waiting: int
 
 
-TRANSACTION_ID: Final = "_tx"  # the column with the id of the transaction, in what writing statements return
-_CURRENT_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned()::text"
-
-
-class Written:
-    """What a request has changed: ``transaction`` is PostgreSQL's id of its last transaction that has written."""
-
-    __slots__ = ("transaction",)
-
-    def __init__(self) -> None:
-        self.transaction: str | None = None
-
-
-_WRITTEN: ContextVar[Written | None] = ContextVar("written", default=None)
-
-
 class Transaction:
     """An open transaction: its connection, a lock for its turns, the resources that it may have changed, and the work that
     is to follow its commit. ``caller`` is as whom its statements run now; it changes if ``follows_callers``."""
@@ -96,31 +80,6 @@ class Transaction:
         self.following: list[Work] = []
         self.open = True
         self.turn = asyncio.Lock()
-
-
-class _Copying:
-    """A connection on which a statement's rows go to a sink."""
-
-    def __init__(self, connection: Connection, sink: Sink, form: Mapping[str, str]) -> None:
-        self._connection = connection
-        self._sink = sink
-        self._form = form
-
-    async def fetch(self, sql: str, *arguments: Any) -> object:
-        """Run a statement; the result has no rows."""
-        text = await with_literals(self._connection, sql, arguments)
-        return await self._connection.copy_from_query(text, output=self._take, **self._form)
-
-    async def _take(self, data: bytes) -> None:
-        try:
-            await self._sink(data)
-        except BaseException:
-            self.terminate()  # the driver would wait for the end of a statement that may have ended already
-            raise
-
-    def terminate(self) -> None:
-        """Close the connection at once."""
-        self._connection.terminate()
 
 
 class Database:
@@ -260,7 +219,7 @@ class Database:
         inside = self._inside()
         assert inside is not None
         async with inside.turn:
-            await self._execute(_Copying(inside.connection, sink, form), "fetch", sql, arguments, False)
+            await self._execute(Copying(inside.connection, sink, form), "fetch", sql, arguments, False)
 
     async def fetch_outside(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement outside the caller's transaction, which may have failed, and return its rows.
@@ -287,7 +246,7 @@ class Database:
         outer = self._inside()
         here = outer or Transaction(await self._take())
         registered, caller = len(here.following), here.caller
-        written = _WRITTEN.get()
+        written = WRITTEN.get()
         earlier = None if written is None else written.transaction
         token = self._transaction.set(here)
         try:
@@ -323,22 +282,22 @@ class Database:
 
         Statements that write a row return the id of their transaction. Otherwise it is read before the commit.
         """
-        if (outer := _WRITTEN.get()) is not None:
+        if (outer := WRITTEN.get()) is not None:
             yield outer
             return
-        token = _WRITTEN.set(written := Written())
+        token = WRITTEN.set(written := Written())
         try:
             yield written
         finally:
-            _WRITTEN.reset(token)
+            WRITTEN.reset(token)
 
     async def note_transaction(self) -> None:
         """Note the id of the caller's transaction, if it has written and no statement has returned it."""
-        written, inside = _WRITTEN.get(), self._inside()
+        written, inside = WRITTEN.get(), self._inside()
         if written is None or written.transaction is not None or inside is None or not inside.changes:
             return
         with suppress(asyncpg.InFailedSQLTransactionError):  # a caught error; there will be no commit
-            row = await self.fetch(_CURRENT_TRANSACTION, ())
+            row = await self.fetch(CURRENT_TRANSACTION, ())
             written.transaction = None if row is None else row[0]
 
     def on_commit(self, work: Work) -> None:
@@ -421,13 +380,13 @@ class Database:
             async with inside.turn:  # tasks of one handler share its connection
                 result = await self._execute(inside.connection, method, sql, arguments, deleting)
             if changes:
-                _note(result)
+                note(result)
             return result
         connection = await self._take()
         try:
             result = await self._execute(connection, method, sql, arguments, deleting)
             if changes:
-                _note(result)
+                note(result)
             return result
         finally:
             if changes:
@@ -522,13 +481,6 @@ class Database:
         except (*CONNECTION_LOST, asyncpg.PostgresError, ConfigurationError, TimeoutError) as error:
             raise Unavailable("The database cannot be reached; try again.", code="database_unavailable") from error
         return connection
-
-
-def _note(result: Any) -> None:
-    """Note the id of the transaction, if the statement has returned it."""
-    if (written := _WRITTEN.get()) is not None and result:
-        row = result[0] if isinstance(result, list) else result
-        written.transaction = row.get(TRANSACTION_ID) or written.transaction
 
 
 def _refuse(turn: asyncio.Future[Connection | None]) -> None:

@@ -32,6 +32,7 @@ from rowcast.openapi.operations import (
     SECURITY_SCHEMES,
     STANDARD_OPERATIONS,
     STREAM_FAILURES,
+    TICKET_SCHEMA,
     WRITE_FAILURES,
     batch_schema,
     credentials_of,
@@ -49,8 +50,8 @@ from rowcast.openapi.parameters import (
     AS_PARAMETER,
     LAST_EVENT_ID_PARAMETER,
     SNAPSHOT_PARAMETER,
-    import_parameters,
     TICKET_PARAMETER,
+    import_parameters,
     list_parameter,
     many_rows_parameters,
     path_parameter,
@@ -263,7 +264,11 @@ class _Document:
             case "create":
                 row = schemas.written_row(plan)
                 made = {"anyOf": [row, {"type": "array", "items": row}]}
-                return {"201": response("The new row, or the new rows.", JSON, made, "Location", "ETag", "X-Transaction", **shown)}
+                return {
+                    "201": response(
+                        "The new row, or the new rows.", JSON, made, "Location", "ETag", "X-Transaction", **shown
+                    )
+                }
             case "destroy":
                 return {"204": {"description": "The row is deleted.", "headers": header_references("X-Transaction")}}
             case "stream" | "stream_row":
@@ -421,17 +426,12 @@ class _Document:
 
     def _stream_ticket(self) -> Schema:
         """A ticket for one stream."""
-        ticket: Schema = {
-            "type": "object",
-            "properties": {"ticket": {"type": "string"}, "expires_in": {"type": "integer", "description": "Seconds."}},
-            "required": ["ticket", "expires_in"],
-        }
         return {
             "operationId": "stream_ticket",
             "tags": [SERVICE_TAG],
             "summary": "A ticket for one stream",
             "description": "It stands for the credentials of this request, once, in a stream's parameter `ticket`.",
-            "responses": {"201": response("The ticket.", JSON, ticket), **failure_references(WRITE_FAILURES)},
+            "responses": {"201": response("The ticket.", JSON, TICKET_SCHEMA), **failure_references(WRITE_FAILURES)},
             **credentials_of(self.service.authentication_classes, anonymous=False),
         }
 

@@ -238,6 +238,11 @@ SECURITY_SCHEMES: Final[Mapping[str, Schema]] = {
         "description": "`Authorization: Token …` with an access token.",
     },
 }
+TICKET_SCHEMA: Final[Schema] = {
+    "type": "object",
+    "properties": {"ticket": {"type": "string"}, "expires_in": {"type": "integer", "description": "Seconds."}},
+    "required": ["ticket", "expires_in"],
+}
 PROBLEM_SCHEMA: Final[Schema] = {
     "type": "object",
     "description": "A problem document (RFC 9457).",

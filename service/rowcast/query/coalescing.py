@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 
 from rowcast.database.pool import Database
+from rowcast.database.written import note
 from rowcast.errors import Unavailable
 from rowcast.query.compilation import Statement
 
@@ -65,7 +66,11 @@ class Coalescing:
             found: Any = _ALONE
             if self._active > 1 and not any(type(value) in (list, tuple) for value in values):
                 found = await self._join(shape, values)
-            return await alone() if found is _ALONE else found
+            if found is _ALONE:
+                return await alone()
+            if self._writes:
+                note(found)
+            return found
         finally:
             self._active -= 1
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rowcast.database.errors import OUTSIDE_SCOPE
-from rowcast.database.pool import TRANSACTION_ID
+from rowcast.database.written import TRANSACTION_ID
 from rowcast.query.compilation import Binds, GivenBinds, Statement, compiled, sql
 from rowcast.query.condition_sql import Source
 from rowcast.query.conditions import Shape
@@ -334,7 +334,7 @@ def _written_each(tables: Tables, projection: Projection, new: sa.CTE) -> sa.Sel
     row = sa.select(*document(tables, projection, new)).correlate(new).lateral("_p")
     result = sa.func.row_to_json(row.table_valued()).label("result")
     current = version(tables, resource, new.c[XMIN], new).label("version")
-    columns = sa.select(new.c.position, result, key_text(tables, resource, new), current)
+    columns = sa.select(new.c.position, result, key_text(tables, resource, new), current, transaction_id())
     return columns.select_from(new.join(row, sa.true()))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import web
 
-from rowcast.database.pool import Written
+from rowcast.database.written import Written
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lossless_json import ExactNumber, Raw, fragment
 from rowcast.resources.types import FIELD_TYPES

@@ -1,0 +1,28 @@
+"""Which transaction a request has written in: its responses name it, and so do the events of its changes."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any, Final
+
+TRANSACTION_ID: Final = "_tx"  # the column with the id of the transaction, in what writing statements return
+CURRENT_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned()::text"
+
+
+class Written:
+    """What a request has changed: ``transaction`` is PostgreSQL's id of its last transaction that has written."""
+
+    __slots__ = ("transaction",)
+
+    def __init__(self) -> None:
+        self.transaction: str | None = None
+
+
+WRITTEN: ContextVar[Written | None] = ContextVar("written", default=None)
+
+
+def note(result: Any) -> None:
+    """Note the id of the transaction, if the statement has returned it."""
+    if (written := WRITTEN.get()) is not None and result:
+        row = result[0] if isinstance(result, list) else result
+        written.transaction = row.get(TRANSACTION_ID) or written.transaction
