@@ -34,6 +34,7 @@ fields:
 unique: [[title, pages]]
 """,
 }
+PLAIN = {"plain": "fields: {id: {type: integer, primary_key: true}, note: {type: string, default: x}}"}
 pytestmark = pytest.mark.tables(BOOKS)
 
 
@@ -197,6 +198,15 @@ async def test_large_files_are_loaded_in_batches(files: Files, sql: asyncpg.Conn
     del lines[1776]
     assert files.load("\n".join(lines), name="b.ndjson") == (0, "books: 2,499 created, 0 updated, 0 failed")
     assert await sql.fetchval("SELECT count(*) FROM books WHERE pages IS NULL") == 833
+
+
+@pytest.mark.tables(PLAIN)
+async def test_records_without_values(tmp_path: Path, database_url: str, sql: asyncpg.Connection) -> None:
+    """Each is a row with the defaults."""
+    configure(tmp_path / "config", PLAIN)
+    (tmp_path / "rows.ndjson").write_text("{}\n{}\n{}\n")
+    code, _ = rowcast(tmp_path, "load", str(tmp_path / "rows.ndjson"), "plain", DATABASE_URL=database_url)
+    assert (code, await sql.fetchval("SELECT count(*) FROM plain")) == (0, 3)
 
 
 @pytest.mark.parametrize("trigger", ["", "RETURN NULL", "RAISE EXCEPTION 'no'"])

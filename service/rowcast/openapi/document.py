@@ -282,7 +282,7 @@ class _Document:
         return changed
 
     def _custom(self, route: Route, method: str, action: str) -> Schema:
-        """An action that the user's viewset adds. Its ``serializer_class`` describes its body."""
+        """An action that the user's viewset adds. Its ``request_serializer`` or ``serializer_class`` describes its body."""
         handler, initkwargs = getattr(route.plan.viewset, action), route.initkwargs
         is_main = getattr(handler, "mapping", None) is not None  # other methods are mapped to handlers of their own
         name, description = (initkwargs.get("name"), initkwargs.get("description")) if is_main else (None, None)
@@ -290,19 +290,29 @@ class _Document:
         failures += [HTTPStatus.NOT_FOUND] if variable_parts(route.path) else []
         operation: Schema = {
             "summary": name or action.replace("_", " ").capitalize(),
-            "responses": {**self._responses_of(handler), **failure_references(failures)},
+            "responses": {**self._responses_of(route, handler), **failure_references(failures)},
             **present(description=cleandoc(description or getdoc(handler) or "") or None),
         }
         if method in BODY_ACTIONS:
             body: Schema = dict(OBJECT)
-            if initkwargs.get("serializer_class") is not None and isinstance(route.plan, ModelPlan):
-                body = self.schemas.custom_body(route.plan.serializer)
+            if isinstance(route.plan, ModelPlan):
+                taken = initkwargs.get("request_serializer")
+                if taken is not None:
+                    body = self.schemas.custom_body(route.plan.shared_serializer(taken))
+                elif initkwargs.get("serializer_class") is not None:
+                    body = self.schemas.custom_body(route.plan.serializer)
             operation["requestBody"] = {"required": "required" in body, "content": {JSON: {"schema": body}}}
         return operation
 
-    def _responses_of(self, handler: Any) -> dict[str, Schema]:
-        """What an action answers with: its ``response``, or what its annotation says that it returns."""
+    def _responses_of(self, route: Route, handler: Any) -> dict[str, Schema]:
+        """What an action answers with: its ``response``, what its annotation says, or rows by ``response_serializer``."""
         declared = declared_responses(handler)
+        shown = route.initkwargs.get("response_serializer")
+        if not declared and shown is not None and isinstance(route.plan, ModelPlan):
+            row = self.schemas.shown_by(route.plan.shared_serializer(shown))
+            rows = row if handler.detail else {"anyOf": [row, {"type": "array", "items": row}]}
+            failed = response("The action has failed.", PROBLEM, problem(self.schemas))
+            return {"200": response("The rows of the action.", JSON, rows), "default": failed}
         default: Schema = {
             "description": "The response of the action.",
             "headers": header_references(),

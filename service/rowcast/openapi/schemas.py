@@ -450,9 +450,12 @@ class Schemas:
         plan = next((plan for plan in self._service.plans.values() if isinstance(plan.serializer, kind)), None)
         if plan is not None:
             return self.partial_row(plan.resource)
-        fields = kind().dump_fields
-        properties = {name: self._response_property(field) for name, field in fields.items()}
-        return {"type": "object", "properties": properties}
+        return self.shown_by(kind())
+
+    def shown_by(self, serializer: Serializer) -> Schema:
+        """A row as a serializer of an action shows it."""
+        properties = {name: self._response_property(field) for name, field in serializer.dump_fields.items()}
+        return {"type": "object", "properties": properties, "required": list(properties)}
 
     # --- request bodies
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rowcast.errors import ValidationError
 from rowcast.orm.state import Row, state_of
-from rowcast.query.conditions import Comparison, Condition, Expression, Junction, Negation, compare
+from rowcast.query.conditions import Among, Comparison, Condition, Expression, Junction, Negation, Query, compare
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import LOOKUPS, Argument, lookups_of, split_lookup
 from rowcast.resources.resource import Path, Resources
@@ -141,6 +141,8 @@ def lookup(resources: Resources, resource: str, name: str, value: Any) -> Condit
     kind = path.values.field_type.kind
     if (kind, found) not in LOOKUPS:
         raise ValueError(f"{name}: {found} does not suit a {path.values.type} field; use {', '.join(lookups_of(kind))}")
+    if hasattr(value, "as_subquery"):
+        return _among(resources, path, text, found, name, value.as_subquery())
     if value is None and found == "exact":
         return Comparison(text, "isnull", True, kind)
     if isinstance(value, F) and path.values.parts:
@@ -148,6 +150,23 @@ def lookup(resources: Resources, resource: str, name: str, value: Any) -> Condit
     if isinstance(value, F):
         return Comparison(text, found, value.resolve(resources, resource, path.values), kind)
     return compare(text, found, _argument(path, LOOKUPS[kind, found].takes, name, value), kind)
+
+
+def _among(resources: Resources, path: Path, text: str, found: str, name: str, rows: tuple[Query, str]) -> Condition:
+    """The rows whose value at a path is one of those of a query set."""
+    query, column = rows
+    if found not in ("in", "not_in"):
+        raise ValueError(f"{name}: a query set has many values: use {text}__in")
+    inner = resources.resolve(query.resource, column)
+    kinds = [each.values.field_type.kind for each in (path, inner)]
+    if path.values.parts or inner.values.parts:
+        raise ValueError(f"{name}: a key of several fields cannot be compared with a query set; await it first")
+    if path.derived is not None or inner.derived is not None:
+        raise ValueError(f"{name}: part of a value cannot be compared with a query set; await it first")
+    if kinds[0] != kinds[1] or inner.many:
+        raise ValueError(f"{name}: {column} of {query.resource} has no values that {text} could have")
+    among = Among(text, query, column)
+    return among if found == "in" else Negation(among)
 
 
 def _argument(path: Path, takes: Argument, name: str, value: Any) -> Any:

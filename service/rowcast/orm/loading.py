@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
 
 from rowcast.orm import statements
 from rowcast.orm.model import Model, RelatedRows, model
@@ -12,11 +13,20 @@ from rowcast.query.conditions import Query
 from rowcast.query.store import Store, current_store
 from rowcast.resources.resource import Resource, Resources, Through
 
+NO_ANNOTATIONS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType({})
+
 
 async def load(
-    of: type[Model], query: Query, bounds: tuple[int, int | None], names: tuple[str, ...], lock: str = ""
+    of: type[Model],
+    query: Query,
+    bounds: tuple[int, int | None],
+    names: tuple[str, ...],
+    lock: str = "",
+    annotations: Mapping[str, tuple[str, str]] = NO_ANNOTATIONS,
 ) -> list[Any]:
     """The rows of a query as instances with their related rows or, with ``names``, as dictionaries; see ``lock`` there.
+
+    ``annotations`` are functions of related rows, by name of the attribute that has the result.
 
     ``bounds`` are the first row and the one after the last, as in a slice; ``("*",)`` names all columns.
     """
@@ -27,19 +37,33 @@ async def load(
     joined = tuple(path for path in _prefixes(query.expand) if _leads_to_one(resources, resource.name, path))
     limits = [*([] if last is None else [last - first]), *([first] if first else [])]
     statement = store.queries.compiled(statements.select_instances)(
-        resource.name, joined, query.shape, query.order, last is not None, bool(first), lock
+        resource.name,
+        joined,
+        query.shape,
+        query.order,
+        last is not None,
+        bool(first),
+        lock,
+        tuple(annotations.values()),
     )
     records = await store.database.fetch_all(statement.sql, statement.arguments([*query.values, *limits]))
     rows = []
     for record in records:
         row = _instance(of, resource, record[: len(resource.columns)])
         _attach(resources, row, joined, record[len(resource.columns) :])
+        if annotations:
+            state_of(row).values |= zip(annotations, record[-len(annotations) :], strict=True)
         rows.append(row)
     await load_related(rows, resource.name, query.expand, done=joined)
-    if names:
-        columns = tuple(resource.columns) if names == ("*",) else names
-        return [{name: getattr(row, name) for name in columns} for row in rows]
-    return rows
+    return dictionaries(rows, resource, names, annotations) if names else rows
+
+
+def dictionaries(
+    rows: Iterable[Model], resource: Resource, names: tuple[str, ...], annotations: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Rows as dictionaries of these columns and annotations; ``("*",)`` names all."""
+    columns = (*resource.columns, *annotations) if names == ("*",) else names
+    return [{name: getattr(row, name) for name in columns} for row in rows]
 
 
 async def load_related(

@@ -10,17 +10,19 @@ from typing import Any, Generic, TypeVar
 
 from rowcast.errors import Conflict, NotFound, ValidationError, did_you_mean
 from rowcast.orm import statements
+from rowcast.orm.annotations import check_annotations
 from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import wait
+from rowcast.orm.chunks import RowsInChunks
 from rowcast.orm.expressions import F, Q, storable
 from rowcast.orm.grouping import GroupedRows
-from rowcast.orm.loading import load, load_related
+from rowcast.orm.loading import dictionaries, load, load_related
 from rowcast.orm.model import DoesNotExist, Model, has_loaded, marks_of
 from rowcast.orm.state import state_of
 from rowcast.orm.upserting import upsert_instances
 from rowcast.orm.writing import insert_instances, update_rows
 from rowcast.query import removal
-from rowcast.query.conditions import Condition, Query, equals, total_order, without_deleted
+from rowcast.query.conditions import After, Condition, Query, equals, total_order, without_deleted
 from rowcast.query.store import current_store
 from rowcast.resources.resource import Relation, Resources
 
@@ -55,6 +57,7 @@ class QuerySet(Generic[M]):
 
         self._lock = lock  # select_for_update
         self._deleted = deleted  # "with" rows that are marked as deleted, or "only" those; by default without them
+        self._annotations: Mapping[str, tuple[str, str]] = {}
 
     def _with(self, **changes: Any) -> QuerySet[M]:
         """A copy with other arguments."""
@@ -98,6 +101,19 @@ class QuerySet(Generic[M]):
         Read inside a transaction: in a handler of an unsafe method, or in ``async with transaction()``.
         """
         return self._with(lock="skip" if skip_locked else "wait")
+
+    def annotate(self, **functions: tuple[str, str]) -> QuerySet[M]:
+        """Give each row values of its related rows: ``annotate(n=("count", "books"), most=("max", "books__price"))``.
+
+        Args:
+            functions: By name of the attribute, a function (count, sum, avg, min or max) and a path over a relation to many
+                rows. ``values("name", "n")`` has them, too. They cannot be filtered or sorted by.
+
+        Raises:
+            ValueError: names what is wrong, and what is valid.
+        """
+        check_annotations(current_store().queries.resources, self.model, functions)
+        return self._with(annotations={**self._annotations, **functions})
 
     def group_by(self, *names: str) -> GroupedRows:
         """The rows in groups of equal values: ``group_by("owner").aggregate(n=("count", "*"), most=("max", "size"))``."""
@@ -178,6 +194,13 @@ class QuerySet(Generic[M]):
             conditions.append(_is_linked(resources, name, *self._linked))
         return Query(name, tuple(conditions), self._total_order(resources, name), (*self._joined, *self._fetched))
 
+    def as_subquery(self) -> tuple[Query, str]:
+        """The query of a query set that is a value of ``…__in``, and the column whose values it has: the key by default."""
+        self.unsliced("a query set inside a filter")
+        if len(self._names) > 1 or self._names == ("*",):
+            raise ValueError(f"a query set inside a filter has the values of one column, not of {len(self._names)}")
+        return self.query.unsorted(), next(iter(self._names), self.model.resource().key.name)
+
     def _total_order(self, resources: Resources, name: str) -> tuple[str, ...]:
         key = resources[name].key_fields
         steps: list[str] = []
@@ -210,10 +233,48 @@ class QuerySet(Generic[M]):
         """The rows, waited for without ``await``; inside a handler only."""
         return iter(wait(self._read()))
 
+    def iterate(self, chunk: int = 1000) -> RowsInChunks:
+        """The rows one after the other, of which memory holds at most ``chunk``: ``async for row in rows.iterate(500)``.
+
+        Each chunk is a statement of its own, and begins after the last row of the one before. No transaction is open
+        meanwhile, so a row that is changed during the iteration is seen as it is then; none is seen twice in the order of
+        the keys, which is that of a query set without ``order_by``.
+
+        Raises:
+            ValueError: ``chunk`` is less than 1, the query set is a slice, or it is sorted by a path over a relation.
+        """
+        self.unsliced("iterate")
+        if chunk < 1:
+            raise ValueError("iterate: a chunk has at least one row")
+        resource = self.model.resource()
+        order = self.query.order or total_order(resource, ())
+        for step in order:
+            path = current_store().queries.resources.resolve(resource.name, step.removeprefix("-"))
+            if path.steps or path.derived is not None:
+                raise ValueError(f"iterate: {step} is a column of related rows; sort by columns of the rows themselves")
+        return RowsInChunks(self.order_by(*order), chunk)
+
+    def instances(self) -> QuerySet[M]:
+        """The same rows as instances, without ``values``."""
+        return self._with(names=())
+
+    def shown(self, rows: Sequence[M]) -> list[Any]:
+        """Instances as this query set has them: as they are, or with ``values`` as dictionaries."""
+        return dictionaries(rows, self.model.resource(), self._names, self._annotations) if self._names else list(rows)
+
+    def after(self, row: M) -> QuerySet[M]:
+        """The rows after another one in the order of this query set."""
+        resources, name = current_store().queries.resources, self.model.resource().name
+        order = self.query.order
+        paths = [resources.resolve(name, step.removeprefix("-")) for step in order]
+        steps = tuple((step.removeprefix("-"), step.startswith("-")) for step in order)
+        values = state_of(row).values
+        return self._with(conditions=(*self._conditions, After(steps, tuple([values[path.column] for path in paths]))))
+
     async def _read(self) -> list[Any]:
         if self._lock and not current_store().database.in_transaction:
             raise RuntimeError("select_for_update() needs a transaction: async with transaction()")
-        return await load(self.model, self.query, self._bounds, self._names, self._lock)
+        return await load(self.model, self.query, self._bounds, self._names, self._lock, self._annotations)
 
     async def attach(self, rows: Sequence[M]) -> None:
         """Load the related rows of this query set for rows that have been read already."""

@@ -41,8 +41,9 @@ def select_instances(
     has_limit: bool,
     has_offset: bool,
     lock: str = "",
+    annotations: tuple[tuple[str, str], ...] = (),
 ) -> Statement:
-    """All columns of rows, followed by those of each related row in turn; ``lock`` is ``wait`` or ``skip``.
+    """All columns of rows, those of each related row in turn, and functions of related rows; ``lock`` is ``wait`` or ``skip``.
 
     Values: the condition's, then the limit and the offset, as far as there are any.
     """
@@ -51,6 +52,7 @@ def select_instances(
     conditions = source.conditions(where)
     joined = [source.at(()), *(source.at(tables.resources.steps(resource, path)) for path in related)]
     columns = [readable(column) for table in joined for column in table.c]
+    columns += [_annotation(source, name, path) for name, path in annotations]
     steps = sort_steps(source, order)
     query = sa.select(*(column.label(f"c{n}") for n, column in enumerate(columns))).select_from(source.clause)
     query = query.where(*conditions).order_by(*(step.term() for step in steps))
@@ -61,6 +63,15 @@ def select_instances(
     if lock:
         query = query.with_for_update(of=source.at(()), skip_locked=lock == "skip")
     return compiled(query)
+
+
+def _annotation(source: Source, name: str, path: str) -> sa.ColumnElement[Any]:
+    """A function of the rows that a path leads to."""
+
+    def function(value: Any) -> sa.ColumnElement[Any]:
+        return readable(AGGREGATES[name](value[0] if isinstance(value, list) else value))
+
+    return source.aggregate(source.path(path), function)
 
 
 def grouped(

@@ -121,7 +121,11 @@ async def insert_instances(store: Store, resource: Resource, rows: Sequence[Row]
                     for name, field in fields.items()
                 }
             )
-        records = await _insert_documents(store, resource.name, columns, documents)
+        if columns:
+            records = await _insert_documents(store, resource.name, columns, documents)
+        else:  # for which one statement has no form
+            async with store.database.transaction():
+                records = [record for _ in group for record in await insert_row(store, resource.name, {})]
         if len(records) != len(group):
             raise Conflict(NOT_MADE)
         for row, record in zip(group, records, strict=True):

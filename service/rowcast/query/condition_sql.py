@@ -115,6 +115,8 @@ class Source:
                 return self._comparison(found, lookup, flag)
             case ("after", *steps):
                 return self._after(steps)
+            case ("among", path, (resource, column, where)):
+                return self._among(self.path(path), resource, column, where)
             case ("unchanged",):
                 base = self.at(())
                 name = quote_table(base.key) if isinstance(base, sa.Table) else str(base.name)  # type: ignore[attr-defined]
@@ -230,6 +232,11 @@ class Source:
 
     def _exists(self, path: Path, test: Callable[[Any], sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
         """Whether some row at the end of a path over relations to many rows passes the test of its column or columns."""
+        tables, joins, column = self._over(path)
+        return sa.select(sa.literal_column("1")).select_from(*tables).where(*joins, test(column)).exists()
+
+    def _over(self, path: Path) -> tuple[list[sa.FromClause], list[sa.ColumnElement[bool]], Any]:
+        """The tables that a path over relations to many rows adds, how they are joined, and its column or columns."""
         first = next(n for n, step in enumerate(path.steps) if step.many)
         source = self.at(path.steps[:first])
         here = path.steps[first - 1].target if first else self.resource
@@ -263,7 +270,22 @@ class Source:
         else:
             columns = [comparable(source.c[name]) for name in path.columns]
             column = columns if path.field.parts else columns[0]
-        return sa.select(sa.literal_column("1")).select_from(*tables).where(*joins, test(column)).exists()
+        return tables, joins, column
+
+    def _among(self, path: Path, resource: str, column: str, where: Shape) -> sa.ColumnElement[bool]:
+        """Whether the value of a path is one that some row of another query has."""
+        inner = Source(self.tables, resource, self.binds, self.tables.of[resource].alias())
+        found = inner.column(inner.path(column))
+        condition = inner.condition(where)
+        rows = sa.select(found).select_from(inner.clause).where(condition).correlate(None)
+        if path.many:
+            return self._exists(path, lambda value: value.in_(rows))
+        return self.column(path).in_(rows)
+
+    def aggregate(self, path: Path, function: Callable[[Any], sa.ColumnElement[Any]]) -> sa.ScalarSelect[Any]:
+        """A function of the values at the end of a path over relations to many rows."""
+        tables, joins, column = self._over(path)
+        return sa.select(function(column)).select_from(*tables).where(*joins).scalar_subquery()
 
     def _has_logged_links(self, step: Relation) -> bool:
         """Whether the change log has the keys that a relation links the resource's rows to."""

@@ -155,7 +155,24 @@ class Unchanged:
         return (self.versions,)
 
 
-Condition: TypeAlias = Comparison | Junction | Negation | After | Unchanged
+@dataclass(frozen=True, slots=True)
+class Among:
+    """The rows with a value at a path that some row of another query has at ``column``: ``path IN (SELECT column …)``."""
+
+    path: str
+    rows: Query
+    column: str
+
+    @property
+    def shape(self) -> Shape:
+        return ("among", self.path, (self.rows.resource, self.column, self.rows.shape))
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        return self.rows.values
+
+
+Condition: TypeAlias = "Comparison | Junction | Negation | After | Unchanged | Among"
 
 
 def compare(path: str, lookup: str, argument: Any, kind: Kind) -> Condition:

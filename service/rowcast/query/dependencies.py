@@ -26,6 +26,11 @@ def reads(
         if any(field.write_only for field in (path.field, *(step.field for step in path.steps))):
             return None
         found.update(step.target for step in path.steps)
+    for inner, column, condition in subqueries_in(where):
+        others = reads(resources, inner, condition, (column,))
+        if others is None:
+            return None
+        found |= others
     return None if any(resources[name].view for name in found) else frozenset(found)
 
 
@@ -74,6 +79,15 @@ def _passes_on(resources: Resources, resource: str, field: Field) -> bool:
     return declared or field.column_name in resources.traits_of(resource).passing
 
 
+def subqueries_in(shape: Shape) -> Iterator[tuple[str, str, Shape]]:
+    """The queries in a condition's shape: of each the resource, the path whose values it has, and its condition."""
+    match shape:
+        case ("among", _, inner):
+            yield inner
+        case ("and" | "or" | "not", *parts):
+            yield from (found for part in parts for found in subqueries_in(part))
+
+
 def paths_in(shape: Shape) -> Iterator[str]:
     """The paths in a condition's shape."""
     match shape:
@@ -85,5 +99,7 @@ def paths_in(shape: Shape) -> Iterator[str]:
             yield path
         case ("after", *steps):
             yield from (path for path, *_ in steps)
+        case ("among", path, _):
+            yield path
         case (_, *parts):
             yield from (path for part in parts if isinstance(part, tuple) for path in paths_in(part))

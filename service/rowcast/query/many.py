@@ -289,6 +289,7 @@ def _needs_each(store: Store, event: str, resource: Resource, shown: Projection,
         or (event == "upsert" and traits.triggered)
         or any(shown.resource in inner.resources for _, inner in shown.related)
         or any(name in row for name in resource.links for row in rows)
+        or (event == "insert" and any(resource.columns.keys().isdisjoint(row) for row in rows))
     )
 
 

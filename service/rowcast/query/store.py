@@ -20,7 +20,7 @@ from rowcast.query.aggregation import AggregateShape
 from rowcast.query.coalescing import Coalescing
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Comparison, Query, by_key
-from rowcast.query.dependencies import paths_in
+from rowcast.query.dependencies import paths_in, subqueries_in
 from rowcast.query.explaining import explained
 from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
@@ -396,6 +396,7 @@ class Store:
             or traits.rules
             or traits.partitioned
             or any(step.many or step.target == within.resource for step in steps)
+            or any(subqueries_in(within.shape))
         ):
             return _NO_CONDITION, within
         return within, None

@@ -102,6 +102,7 @@ def insert_many(tables: Tables, resource: str, shapes: Sequence[tuple[str, ...]]
     binds = Binds()
     table = tables.written(resource)
     every = dict.fromkeys(name for columns in shapes for name in columns)
+    every = every or dict.fromkeys(tables.resources[resource].key_columns[:1])  # so that each row is one of the values
     default = sql("DEFAULT")
     values = [{name: binds(table.c[name].type) if name in columns else default for name in every} for columns in shapes]
     statement = postgresql.insert(table).values(values).returning(sql("true").label("created"))

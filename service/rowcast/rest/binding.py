@@ -33,6 +33,7 @@ from rowcast.rest.pagination import BasePagination, NoPagination, PageNumberPagi
 from rowcast.rest.plan import ModelPlan, Service, ViewPlan, policy_instances
 from rowcast.rest.rendering import READ_PARAMETERS
 from rowcast.rest.request import names_in
+from rowcast.rest.serializer_rules import check_serializers, check_serializers_of_action
 from rowcast.rest.serializers import Serializer, serializer_for
 from rowcast.rest.signatures import Call, call_of
 from rowcast.rest.soft_deletion import with_parameters
@@ -88,6 +89,7 @@ def at_address(plan: ViewPlan, initkwargs: Mapping[str, Any]) -> ViewPlan:
     if overrides:
         plan = _plan_model(plan.service, plan.viewset, plan.resource, plan.config, overrides)
     checked = {name: plan.attribute(name) for name in overrides}
+    check_serializers_of_action(plan.viewset, plan.resource, initkwargs)
     return replace(plan, attributes={**plan.attributes, **initkwargs, **checked})
 
 
@@ -198,8 +200,7 @@ def _plan_model(
     generated = serializer_for(resources, resource, row_model)
     bind_serializer = lru_cache(maxsize=CACHED_SERIALIZERS)(partial(_bind_serializer, resources, resource))
     shared_serializer = lru_cache(maxsize=CACHED_SERIALIZERS)(lambda of: bind_serializer(of).shared())
-    for name in ("serializer_class", "list_serializer_class"):
-        _check_serializer(cls, resource, name, options[name])
+    check_serializers(cls, resource, options)
     serializer = shared_serializer(options["serializer_class"] or generated)
     related = (*options["select_related"], *options["prefetch_related"])
     filters = tuple(backend.for_view(resources, resource, options) for backend in options["filter_backends"])
@@ -379,12 +380,6 @@ def _bind_serializer(resources: Resources, resource: Resource, cls: type[Seriali
         return cls
     named = cls.opts.model
     return cls.bound_to(resources, named.resource() if named else resource)
-
-
-def _check_serializer(cls: type[ViewSet], resource: Resource, name: str, own: type[Serializer] | None) -> None:
-    if own is not None and (named := own.opts.model) is not None and named.resource() is not resource:
-        message = f"{own.__name__} is of {named.resource().name}, not of {resource.name}"
-        raise ConfigurationError(f"{cls.__name__}.{name}: {message}")
 
 
 def _paginator(service: Service, options: Mapping[str, Any], explicit: Iterable[str]) -> BasePagination:

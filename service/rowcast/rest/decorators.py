@@ -130,6 +130,8 @@ def action(
             ``TypedDict`` or a dataclass; ``None`` for a 204; or a dictionary of these by status. By default the
             annotation of the function says it. What the action sends is not compared with it.
         **kwargs: Attributes of the viewset while the action runs, such as ``permission_classes`` or ``name``.
+            ``request_serializer`` is the serializer of bodies (``get_serializer(data=…)``, ``validate_data``), and
+            ``response_serializer`` that of the rows that the action returns; both are in the OpenAPI document.
 
     Raises:
         ConfigurationError: An argument is missing, or two of them contradict each other.

@@ -41,6 +41,8 @@ class GenericViewSet(ViewSet):
     queryset: QuerySet[Any] | None = None
     serializer_class: type[Serializer] | None = None
     list_serializer_class: type[Serializer] | None = None
+    request_serializer: type[Serializer] | None = None  # of the bodies of an action: @action(request_serializer=…)
+    response_serializer: type[Serializer] | None = None  # of the rows that an action returns
     filter_backends: Sequence[type[BaseFilterBackend]] = (FieldFilter, SearchFilter, OrderingFilter)
     filterset_fields: Any = MappingProxyType({})
     search_fields: Sequence[str] = ()
@@ -196,7 +198,8 @@ class GenericViewSet(ViewSet):
     def get_serializer(self, *args: Any, **kwargs: Any) -> Serializer:
         """A serializer of this action: ``get_serializer(rows, many=True).data``, ``get_serializer(data=…)``."""
         kwargs.setdefault("context", self.get_serializer_context())
-        serializer = self.view_plan.bind_serializer(self.get_serializer_class())(*args, **kwargs)
+        of_body = self.request_serializer if "data" in kwargs or len(args) > 1 else self.response_serializer
+        serializer = self.view_plan.bind_serializer(of_body or self.get_serializer_class())(*args, **kwargs)
         serializer.guard = partial(write_scope.save_in_scope, self)
         if self.caller_scope is not None:
             serializer.fixed = self.caller_scope.fixed
@@ -246,7 +249,10 @@ class GenericViewSet(ViewSet):
         if partial is None:
             partial = self.action == "partial_update"
         updating = self.action in ("update", "partial_update")
-        return rendering.current_serializer(self).validate_body(data, partial=partial, updating=updating)
+        serializer = (
+            rendering.current_serializer(self) if self.request_serializer is None else self.get_serializer(data=data)
+        )
+        return serializer.validate_body(data, partial=partial, updating=updating)
 
     async def check_address(self) -> None:
         standard = STANDARD_ACTIONS.get(self.action)

@@ -20,6 +20,7 @@ class ModelView(Protocol):
 
     request: Request
     caller_scope: CallerScope | None
+    response_serializer: type[Serializer] | None
     expansion_scopes: Mapping[str, tuple[Condition, ...]]
     kwargs: dict[str, str]
     action: str

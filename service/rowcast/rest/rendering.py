@@ -29,7 +29,7 @@ def current_serializer(view: ModelView) -> Serializer:
     plan = view.view_plan
     if plan.makes_serializers:
         return view.get_serializer()
-    shared = plan.shared_serializer(view.get_serializer_class())
+    shared = plan.shared_serializer(view.response_serializer or view.get_serializer_class())
     return view.get_serializer() if shared.dynamic else shared
 
 
