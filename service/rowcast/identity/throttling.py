@@ -150,7 +150,7 @@ def _missing_rate(scope: str, throttle: type[BaseThrottle], rates: Mapping[str, 
     )
 
 
-_HEADERS: Final = web.RequestKey("throttle_headers", dict)
+RATE_LIMITS: Final = web.RequestKey("throttle_headers", dict)
 
 
 async def check(request: Request, view: View, throttles: Sequence[BaseThrottle]) -> None:
@@ -162,14 +162,14 @@ async def check(request: Request, view: View, throttles: Sequence[BaseThrottle])
             waits.append(throttle.wait() or 0)
     windows = [each.window for each in throttles if isinstance(each, SimpleRateThrottle) and each.window is not None]
     if windows:
-        request.http[_HEADERS] = _headers(windows)
+        request.http[RATE_LIMITS] = _headers(windows)
     if waits:
         raise Throttled(max(waits))
 
 
 def add_rate_limit_headers(http: web.Request, response: web.StreamResponse) -> None:
     """Add ``RateLimit`` and ``RateLimit-Policy`` to the response of a request that was counted."""
-    if (headers := http.get(_HEADERS)) is not None:
+    if headers := http[RATE_LIMITS]:
         response.headers.update(headers)
 
 

@@ -24,7 +24,7 @@ from rowcast.errors import (
     PayloadTooLarge,
 )
 from rowcast.identity.authentication import failed
-from rowcast.identity.throttling import add_rate_limit_headers
+from rowcast.identity.throttling import RATE_LIMITS, add_rate_limit_headers
 from rowcast.rest.viewset import Handler
 
 
@@ -73,6 +73,7 @@ def errors(
         if request_id is None or not PLAIN_ID.fullmatch(request_id):
             request_id = f"{process}{next(numbers):08x}"
         request[REQUEST_ID] = request_id
+        request[RATE_LIMITS] = {}
         requests.active += 1
         try:
             for check in checks:
@@ -102,8 +103,9 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
         request_id = secrets.token_hex(10)
         if isinstance(response, web.HTTPException):
             _make_problem(response, request_id)
+    else:
+        add_rate_limit_headers(request, response)
     set_common_headers(response, request_id)
-    add_rate_limit_headers(request, response)
 
 
 def set_common_headers(response: web.StreamResponse, request_id: str) -> None:
