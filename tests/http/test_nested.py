@@ -538,3 +538,16 @@ async def test_what_cannot_work_is_refused_at_start(
     with pytest.raises(ConfigurationError) as caught:
         await run(resources, modules={"shop": MODULE})
     assert message in str(caught.value)
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_children_that_are_marked_as_deleted(run: Run) -> None:
+    """A list marks those that it leaves out; they are not shown, and their keys name nothing."""
+    lines_ = {**SHOP["lines"], "viewset": {}, "soft_delete": "deleted_at"}
+    service = await run({"orders": {**SHOP["orders"], "viewset": {"nested": {"lines": ALL}}}, "lines": lines_})
+    await service.post("/orders/", {"number": "A", "lines": [{"sku": "a"}, {"sku": "b"}]})
+    row = await service.patch("/orders/1/", {"lines": [{"id": 2}]})
+    assert [each["sku"] for each in row["lines"]] == ["b"]
+    assert await service.sql.fetchval("SELECT sku FROM lines WHERE deleted_at IS NOT NULL") == "a"
+    for body in ([{"id": 1}], {"update": [{"id": 1}]}, {"delete": [1]}):
+        await service.patch("/orders/1/", {"lines": body}, status=400)
