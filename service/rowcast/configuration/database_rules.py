@@ -94,7 +94,7 @@ def _problems(
     given: Mapping[str, Any], resource: Resource, columns: Mapping[str, Field], lost: set[str]
 ) -> Iterator[tuple[Steps, str]]:
     names = list(given.get("fields") or ())
-    for index, message in column_set_problems(names, resource, columns, lost):
+    for index, message in _column_set_problems(names, resource, columns, lost):
         yield ("fields", index), message
     lower = given.get("lower") or ()
     if lower is True:
@@ -121,7 +121,27 @@ def _check(
     return CheckRule(given["expr"], given.get("message"), name)
 
 
-def column_set_problems(
+def check_column_sets(
+    resource: Resource, unique_sets: Sequence[Any], lost: set[str], report: Callable[[Steps, str], None]
+) -> None:
+    """Check the lists of ``unique`` and ``indexes``: they are of fields that have columns, without repetition."""
+    columns = {name: field for name, field in resource.fields.items() if field.field_type.kind is not Kind.RELATIONS}
+    unique: set[tuple[str, ...]] = {(name,) for name, field in columns.items() if field.unique or field.primary_key}
+    unique |= {resource.primary_key}
+    indexed: set[tuple[str, ...]] = {(name,) for name, field in columns.items() if field.index or field.to}
+    for key, sets, declared in (("unique", unique_sets, unique), ("indexes", resource.indexes, indexed)):
+        for position, names in enumerate(sets):
+            if isinstance(names, Mapping):
+                continue
+            plain = [name.removeprefix("-") if key == "indexes" else name for name in names]
+            for index, message in _column_set_problems(plain, resource, columns, lost):
+                report((key, position, index), message)
+            if names in declared:
+                report((key, position), f"[{', '.join(names)}] is declared already")
+            declared.add(names)
+
+
+def _column_set_problems(
     names: list[str], resource: Resource, columns: Mapping[str, Field], lost: set[str]
 ) -> Iterator[tuple[int, str]]:
     """The position and the message of each wrong name in a list of fields with columns."""

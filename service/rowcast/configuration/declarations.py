@@ -8,7 +8,7 @@ type cannot be read is left out, and its name is in ``Declaration.lost``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 from zoneinfo import available_timezones
@@ -16,7 +16,7 @@ from zoneinfo import available_timezones
 from marshmallow import ValidationError
 
 from rowcast.configuration import declared_values, soft_deletion, value_types, viewset_options
-from rowcast.configuration.database_rules import CHECK_SECTION, UNIQUE_SECTION, column_set_problems, read_rules
+from rowcast.configuration.database_rules import CHECK_SECTION, UNIQUE_SECTION, check_column_sets, read_rules
 from rowcast.configuration.model_names import model_name
 from rowcast.configuration.primary_key import set_primary_key
 from rowcast.configuration.yaml import AboutKey, Document, Problems, Steps
@@ -391,7 +391,7 @@ class _ResourceReader:
             description=loaded.get("description"),
             soft_delete=soft_deletion.read(loaded, fields, lost, self._report),
         )
-        self._column_sets(resource, lost, loaded.get("unique") or ())
+        check_column_sets(resource, loaded.get("unique") or (), lost, self._report)
         resource = replace(resource, **self._rules(resource, loaded, lost))
         self._former_names(resource)
         if "name" in self.document.data and "name" not in loaded:
@@ -467,25 +467,6 @@ class _ResourceReader:
     def _rules(self, resource: Resource, loaded: Mapping[str, Any], lost: set[str]) -> Mapping[str, Any]:
         """The unique rules and checks."""
         return read_rules(resource, loaded.get("unique") or (), loaded.get("check") or (), lost, self._report)
-
-    def _column_sets(self, resource: Resource, lost: set[str], unique_sets: Sequence[Any]) -> None:
-        """Check ``unique`` and ``indexes``: lists of fields that have columns, without repetition."""
-        columns = {
-            name: field for name, field in resource.fields.items() if field.field_type.kind is not Kind.RELATIONS
-        }
-        unique: set[tuple[str, ...]] = {(name,) for name, field in columns.items() if field.unique or field.primary_key}
-        unique |= {resource.primary_key}
-        indexed: set[tuple[str, ...]] = {(name,) for name, field in columns.items() if field.index or field.to}
-        for key, sets, declared in (("unique", unique_sets, unique), ("indexes", resource.indexes, indexed)):
-            for position, names in enumerate(sets):
-                if isinstance(names, Mapping):
-                    continue
-                plain = [name.removeprefix("-") if key == "indexes" else name for name in names]
-                for index, message in column_set_problems(plain, resource, columns, lost):
-                    self._report((key, position, index), message)
-                if names in declared:
-                    self._report((key, position), f"[{', '.join(names)}] is declared already")
-                declared.add(names)
 
 
 def _is_reserved_schema(schema: str) -> bool:

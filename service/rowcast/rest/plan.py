@@ -70,6 +70,9 @@ class Service:
     deletion_permissions: dict[str, tuple[type[BasePermission], ...]] = field(
         default_factory=dict
     )  # of ``soft_delete``
+    deletion_plans: dict[tuple[ModelPlan, str], ModelPlan] = field(
+        default_factory=dict
+    )  # for requests about deleted rows
     hooks: Hooks = field(default_factory=lambda: Hooks((), State()))  # the functions of the config directory
     handler_plans: WeakKeyDictionary[Any, ViewPlan] = field(default_factory=WeakKeyDictionary)
 

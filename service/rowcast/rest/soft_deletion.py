@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from rowcast.errors import ConfigurationError, Conflict, ParseError, did_you_mean
@@ -58,12 +57,18 @@ def asked(plan: ModelPlan, action: str, params: Mapping[str, str]) -> Asked | No
     return None
 
 
-@lru_cache(maxsize=256)
 def plan_with_deleted(plan: ModelPlan, shown: str) -> ModelPlan:
-    """The plan of the same viewset at the same address, for deleted rows as well or for these alone.
+    """The plan of the same viewset at the same address, for deleted rows as well or for these alone, made once.
 
     Answers of it are not kept in memory.
     """
+    made = plan.service.deletion_plans
+    if (plan, shown) not in made:
+        made[plan, shown] = _made_with_deleted(plan, shown)
+    return made[plan, shown]
+
+
+def _made_with_deleted(plan: ModelPlan, shown: str) -> ModelPlan:
     live = without_deleted(plan.resource, shown)
     classes = plan.service.deletion_permissions[plan.resource.name]
     own = policy_instances(classes)
