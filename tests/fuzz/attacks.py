@@ -211,7 +211,10 @@ def values_in_filters(chance: Random, service: Service) -> Attack:
 
 @generator
 def aggregates(chance: Random, service: Service) -> Attack:
-    """Functions, groups, conditions on results, zones, orders and pages: right ones, wrong ones, and hostile values."""
+    """Functions, groups, conditions on results, zones, orders and pages: right ones, wrong ones, and hostile values.
+
+    Some are streams, with positions of other streams and with snapshots, left as soon as they have begun.
+    """
     names = (
         "group_by",
         "count",
@@ -238,7 +241,16 @@ def aggregates(chance: Random, service: Service) -> Attack:
         right = ",".join(chance.sample(fields, chance.choice((1, 1, 2, 9))))
         usual = {"tz": chance.choice(ZONES), "ordering": f"-{chance.choice(results)}", "page": "2", "page_size": "0"}
         pairs[name] = value(chance) if chance.random() < 0.3 else usual.get(name, right)
-    return Attack((get(chance, "/kinds/aggregate/", *pairs.items()),))
+    if chance.random() < 0.5:
+        return Attack((get(chance, "/kinds/aggregate/", *pairs.items()),))
+    for name in ("ordering", "page", "page_size"):
+        if chance.random() < 0.9:
+            pairs.pop(name, None)
+    own: dict[str, str | bytes] = {"snapshot": "true", "last_event_id": chance.choice(service.positions)}
+    if chance.random() < 0.7:
+        name = chance.choice(list(own))
+        pairs[name] = own[name] if chance.random() < 0.8 else value(chance)
+    return Attack((get(chance, "/kinds/aggregate/stream/", *pairs.items()),), enough=b"event: ready")
 
 
 @generator

@@ -64,11 +64,11 @@ class Broken:
 @contextlib.contextmanager
 def broken_stream(service: Service) -> Iterator[None]:
     stream: Any = Broken()
-    service.service.hub._open.add(stream)
+    service.service.hub.open_streams._open.add(stream)
     try:
         yield
     finally:
-        service.service.hub._open.discard(stream)
+        service.service.hub.open_streams._open.discard(stream)
 
 
 FAULTS: dict[str, Any] = {

@@ -112,6 +112,11 @@ class Feed(Reconnecting):
         return self._head
 
     @property
+    def snapshot(self) -> Snapshot:
+        """The snapshot of the newest tick whose events subscribers were called with."""
+        return self._tick.snap
+
+    @property
     def lag(self) -> float:
         """Seconds since the head was the newest change, as far as the feed could see."""
         return monotonic() - self._current_at
@@ -200,6 +205,28 @@ class Feed(Reconnecting):
                         after = batch.end
             if jumps != self._jumps:
                 raise Reset(Reason.FORKED)
+
+    async def read_seen(self, after: Position, snapshot: Snapshot) -> AsyncGenerator[Batch, None]:
+        """The events that a snapshot sees and the tick of a position does not, whether ``head`` has reached them or not.
+
+        The batches are in no order that others use. Raises ``Reset`` if some events are not kept any more, and the driver's
+        error if the database cannot be read.
+        """
+        async with self._log() as connection:
+            read = await ticks.read_ticks(connection, after.tick, 1)
+        if not read or read[0].tick != after.tick:
+            raise Reset(Reason.EXPIRED)
+        wanted = [read[0], Tick(after.tick + 1, after.epoch, snapshot)]
+        batches = read_batches(connection, Position(after.epoch, after.tick), wanted)
+        try:
+            while True:
+                async with self._log(connection):
+                    batch = await anext(batches, None)
+                if batch is None:
+                    return
+                yield batch
+        except Pruned:
+            raise Reset(Reason.EXPIRED) from None
 
     async def _prepare(self, connection: Connection) -> None:
         """Listen first, and only then look for the newest tick."""

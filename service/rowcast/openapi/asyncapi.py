@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from yarl import URL
 
+from rowcast.openapi.group_events import GROUP_EVENT
 from rowcast.openapi.operations import EVENT_STREAM
 from rowcast.openapi.parts import needed_components
 from rowcast.openapi.schemas import present
@@ -80,8 +81,13 @@ def _messages(event: Schema) -> Iterator[tuple[str, Schema]]:
     *changes, notice = event["properties"]["data"]["contentSchema"]["anyOf"]
     for change in changes:
         name = change["$ref"].rpartition("/")[2]
-        yield name, _message("message", "A change. The event has no name, so browsers call it `message`.", change)
+        if GROUP_EVENT in event["properties"]["event"]["enum"]:
+            yield name, _message(GROUP_EVENT, "A group whose results have changed.", change)
+        else:
+            yield name, _message("message", "A change. The event has no name, so browsers call it `message`.", change)
     for name in event["properties"]["event"]["enum"]:
+        if name == GROUP_EVENT:
+            continue
         yield f"Stream{name.capitalize()}", _message(name, _LIFECYCLE.get(name), notice)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from rowcast.identity.permissions import SAFE_METHODS
 from rowcast.openapi.examples import example_body, example_row
+from rowcast.openapi.group_events import GROUP_EVENT, GROUP_SCHEMA
 from rowcast.openapi.operations import (
     BATCH_DESCRIPTION,
     BATCH_FAILURES,
@@ -59,7 +60,7 @@ from rowcast.openapi.parameters import (
 )
 from rowcast.openapi.returned import declared_responses
 from rowcast.openapi.schemas import OBJECT, OPENAPI_VERSION, Schemas, present
-from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS, RESTORE
+from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS, LIVE, RESTORE
 from rowcast.resources.fields import Schema
 from rowcast.rest.addresses import VARIABLE_PART, variable_parts
 from rowcast.rest.idempotency import REPLAYED
@@ -136,6 +137,8 @@ class _Document:
         action, plan = route.actions[method], route.plan
         if action == "stream" and variable_parts(route.path):
             action = "stream_row"
+        if action == "aggregate" and route.sends_events:
+            action = LIVE
         many = action in CHANGING_ACTIONS and not variable_parts(route.path) and isinstance(plan, ModelPlan)
         importing = bool(route.initkwargs.get("importing"))
         name = "import" if importing else f"{action}_rows" if many else action
@@ -261,6 +264,8 @@ class _Document:
             case "aggregate":
                 groups = response("The groups.", JSON, schemas.groups(plan), "X-Stream-Position", "ETag")
                 return {"200": groups, "304": _not_modified()}
+            case "aggregate_stream":
+                return {"200": event_stream(schemas, [schemas.shared("GroupEvent", GROUP_SCHEMA)], GROUP_EVENT)}
             case "create":
                 row = schemas.written_row(plan)
                 made = {"anyOf": [row, {"type": "array", "items": row}]}

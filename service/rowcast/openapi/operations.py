@@ -10,6 +10,7 @@ from typing import Any, Final
 from rowcast import errors
 from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
+from rowcast.openapi import group_events
 from rowcast.openapi.parameters import header_parameter
 from rowcast.openapi.schemas import OBJECT, Schemas
 from rowcast.resources.fields import Schema
@@ -149,6 +150,9 @@ STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
         "results.",
         (*READ_FAILURES, HTTPStatus.PRECONDITION_FAILED),
         _IF_NONE_MATCH,
+    ),
+    "aggregate_stream": StandardOperation(
+        "{} groups, live", group_events.DESCRIPTION, STREAM_FAILURES, LAST_EVENT_ID_HEADER
     ),
     "partial_update_rows": StandardOperation(
         "Change parts of several {}",
@@ -450,8 +454,8 @@ def failure_references(statuses: Iterable[HTTPStatus]) -> dict[str, Schema]:
     }
 
 
-def event_stream(schemas: Schemas, events: Sequence[Schema]) -> Schema:
-    """The response of a stream with references to the schemas of its events.
+def event_stream(schemas: Schemas, events: Sequence[Schema], *named: str) -> Schema:
+    """The response of a stream with references to the schemas of its events. ``named`` are the names that these have.
 
     OpenAPI 3.1 has no keyword for the events of a stream; ``x-itemSchema`` is ``itemSchema`` of OpenAPI 3.2.
     """
@@ -465,7 +469,11 @@ def event_stream(schemas: Schemas, events: Sequence[Schema]) -> Schema:
     data = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": [*events, notice]}}
     item = {
         "type": "object",
-        "properties": {"event": {"enum": ["ready", "reset", "snapshot"]}, "id": {"type": "string"}, "data": data},
+        "properties": {
+            "event": {"enum": ["ready", "reset", "snapshot", *named]},
+            "id": {"type": "string"},
+            "data": data,
+        },
     }
     return response("Every change, once it is committed.", EVENT_STREAM, schema, **{"x-itemSchema": item})
 

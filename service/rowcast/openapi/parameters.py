@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from rowcast.openapi.schemas import Schemas, value_schema
-from rowcast.resources.actions import AGGREGATE
+from rowcast.resources.actions import AGGREGATE, LIVE
 from rowcast.resources.fields import Field, Kind, Schema
 from rowcast.resources.lookups import PATTERN_MAX_CHARACTERS, PATTERNS, Argument, Lookup
 from rowcast.resources.types.numbers import integer_schema
@@ -84,7 +84,7 @@ def query_parameters(schemas: Schemas, plan: ModelPlan, action: str) -> list[Sch
     """Every query parameter that a standard action reads."""
     allowed = plan.allowed_parameters.get(action, frozenset())
     described = {parameter["name"]: parameter for parameter in _described_parameters(schemas, plan)}
-    if action == AGGREGATE:
+    if action in (AGGREGATE, LIVE):
         described |= {parameter["name"]: parameter for parameter in _aggregates(schemas, plan)}
     custom = [name for name in plan.paginator.parameters if name not in described and action == "list"]
     return [

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from rowcast.query.compilation import Binds, Statement, bound_type, compiled, sql
 from rowcast.query.condition_sql import Source, sort_key
 from rowcast.query.conditions import Shape
-from rowcast.query.select import SNAPSHOT, joined_documents, json_text
+from rowcast.query.select import SNAPSHOT, joined_documents, json_text, logged_row, logged_rows
 from rowcast.resources.exchanged import readable
 from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS
@@ -126,6 +126,23 @@ def aggregate_page(tables: Tables, shape: AggregateShape, where: Shape) -> State
             SNAPSHOT,
         )
     )
+
+
+def groups_of_logged(tables: Tables, resource: str, groups: tuple[Group, ...]) -> Statement:
+    """The groups that rows of the change log are in, each once, as JSON objects: ``document``.
+
+    Values: the time zone of each bucket, and a list of rows.
+    """
+    binds = Binds()
+    source = Source(tables, resource, binds, logged_row(tables.of[resource]), logged="_given.document")
+    paths = [source.path(group.path) for group in groups]
+    columns = [_bucket(source, path, group, binds) for path, group in zip(paths, groups, strict=True)]
+    fields = [group.field(path.values) for path, group in zip(paths, groups, strict=True)]
+    given = logged_rows(binds)
+    found = sa.select(*(column.label(f"_{n}") for n, column in enumerate(columns))).distinct()
+    rows = found.select_from(given.join(source.clause, sa.true())).subquery("_p")
+    items = [_json(field, "", rows.c[f"_{n}"]).label(f"_{n}") for n, field in enumerate(fields)]
+    return compiled(sa.select(json_text(sa.select(*items).select_from(rows).subquery("_q").table_valued())))
 
 
 _FUNCTIONS: Final[Mapping[str, Callable[[Any], sa.ColumnElement[Any]]]] = {

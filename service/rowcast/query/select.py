@@ -151,15 +151,20 @@ def match_logged(tables: Tables, resource: str, where: Shape) -> Statement:
     Values: the condition's, a list of rows.
     """
     binds = Binds()
-    source = Source(tables, resource, binds, _logged_row(tables.of[resource]), logged="_given.document")
+    source = Source(tables, resource, binds, logged_row(tables.of[resource]), logged="_given.document")
     condition = source.condition(where)
-    rows = sa.func.unnest(binds(postgresql.ARRAY(postgresql.JSONB))).table_valued(
-        sa.column("document", postgresql.JSONB), with_ordinality="position"
-    ).render_derived(name="_given")  # fmt: skip
+    rows = logged_rows(binds)
     return compiled(sa.select(rows.c.position).select_from(rows).join(source.clause, sa.true()).where(condition))
 
 
-def _logged_row(table: sa.Table) -> sa.FromClause:
+def logged_rows(binds: Binds) -> Any:
+    """The list of logged rows that a statement is given, as rows with a ``document`` and a ``position``."""
+    return sa.func.unnest(binds(postgresql.ARRAY(postgresql.JSONB))).table_valued(
+        sa.column("document", postgresql.JSONB), with_ordinality="position"
+    ).render_derived(name="_given")  # fmt: skip
+
+
+def logged_row(table: sa.Table) -> sa.FromClause:
     """The logged row ``_given.document`` as a row of the table."""
     document = "_given.document"
     renamed = [column for column in table.c if column.name != column.key]

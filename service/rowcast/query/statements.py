@@ -37,6 +37,7 @@ class Queries:
         self.every_row = self.compiled(select.every_row)
         self.export = self.compiled(export.rows)
         self.aggregate_page = self.compiled(aggregation.aggregate_page)
+        self.groups_of_logged = self.compiled(aggregation.groups_of_logged)
         self.match_logged = self.compiled(select.match_logged)
         self.insert = self.compiled(write.insert)
         self.insert_many = self.compiled(write.insert_many)

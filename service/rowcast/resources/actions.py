@@ -35,6 +35,7 @@ STANDARD_ACTIONS: Final[Mapping[str, StandardAction]] = {
 }
 STREAM: Final = "stream"
 AGGREGATE: Final = "aggregate"  # which the option ``aggregates`` opens
+LIVE: Final = "aggregate_stream"  # the parameters and the description of ``aggregate`` as a stream
 LIST_DELETED: Final = "list_deleted"  # ?deleted= of list and retrieve
 RESTORE: Final = "restore"
 PURGE: Final = "purge"  # ?hard=true of destroy

@@ -13,6 +13,7 @@ from rowcast.rest.aggregates import PARAMETERS
 from rowcast.rest.etags import tag_of_list
 from rowcast.rest.expansion import visible_relations
 from rowcast.rest.filters import FieldFilter
+from rowcast.rest.live_aggregates import open_live
 from rowcast.rest.paging import list_address
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
@@ -52,12 +53,12 @@ def check_aggregates(plan: ModelPlan) -> None:
 
 
 class AggregateMixin:
-    """``GET /tasks/aggregate/``"""
+    """``GET /tasks/aggregate/`` and ``GET /tasks/aggregate/stream/``"""
 
     @must_be_awaited
-    async def aggregate(self: ModelView, request: Request) -> web.Response:
-        """One page of groups, with counts, sums and other functions of the rows in each."""
-        return await read_groups(self, request)
+    async def aggregate(self: ModelView, request: Request) -> web.StreamResponse:
+        """One page of groups, with counts, sums and other functions of the rows in each; or their stream."""
+        return await (open_live(self, request) if self.sends_events else read_groups(self, request))
 
 
 async def read_groups(view: ModelView, request: Request) -> web.Response:

@@ -17,6 +17,7 @@ from rowcast.rest.zones import ZONE_PARAMETER, read_zone
 
 CONDITIONS: Final = ("gt", "gte", "lt", "lte", "ne")  # on results
 PARAMETERS: Final = (GROUP_BY, *FUNCTIONS, "ordering", ZONE_PARAMETER)
+LIVE_PARAMETERS: Final = (GROUP_BY, *FUNCTIONS, ZONE_PARAMETER, "snapshot", "last_event_id", "access_token", "ticket")
 _PAGES: Final = (PageNumberPagination, LimitOffsetPagination)  # groups have no cursor
 GROUPS_MAX: Final = 8
 CALCULATIONS_MAX: Final = 32

@@ -21,10 +21,10 @@ from rowcast.orm.model import model
 from rowcast.query.conditions import Query, total_order, without_deleted
 from rowcast.query.projection import Projection, expand, with_all_columns
 from rowcast.query.store import STORE
-from rowcast.resources.actions import AGGREGATE, STREAM
+from rowcast.resources.actions import AGGREGATE, LIVE, STREAM
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import expansion
-from rowcast.rest.aggregates import PARAMETERS, opened_aggregates, pages_of_groups
+from rowcast.rest.aggregates import LIVE_PARAMETERS, PARAMETERS, opened_aggregates, pages_of_groups
 from rowcast.rest.database_views import check_view
 from rowcast.rest.declared_scope import DeclaredScope
 from rowcast.rest.generic import GenericViewSet
@@ -400,6 +400,7 @@ def _allowed_parameters(filters: Iterable[Any], paginator: BasePagination) -> di
         "retrieve": frozenset(READ_PARAMETERS),
         STREAM: frozenset({*narrowing, *STREAM_PARAMETERS}),
         AGGREGATE: frozenset({*narrowing, *PARAMETERS, *pages_of_groups(paginator)}),
+        LIVE: frozenset({*narrowing, *LIVE_PARAMETERS}),
     }
 
 

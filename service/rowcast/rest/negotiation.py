@@ -10,6 +10,7 @@ from aiohttp import web
 _ANYTHING: Final = ("*/*", "application/json")  # the headers of nearly every client, which need no parsing
 _JSON_TYPES: Final = ("*/*", "application/*", "application/json", "application/problem+json")
 _REFUSALS: Final = ("q=0", "q=0.0", "q=0.00", "q=0.000")
+EVENT_STREAM: Final = "text/event-stream"
 EXPORT_TYPES: Final[Mapping[str, str]] = {"text/csv": "csv", "application/x-ndjson": "ndjson"}
 """The media types of all rows of a list, and their formats."""
 VARY: Final[Mapping[str, str]] = {"Vary": "Accept"}

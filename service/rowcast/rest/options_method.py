@@ -9,7 +9,7 @@ from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS
 from rowcast.resources.fields import MISSING
 from rowcast.rest.import_parameters import PARAMETERS
 from rowcast.rest.introspection import is_ours
-from rowcast.rest.negotiation import EXPORT_TYPES
+from rowcast.rest.negotiation import EVENT_STREAM, EXPORT_TYPES
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.row_keys import key_names
@@ -90,6 +90,8 @@ def _deletion(plan: ModelPlan) -> dict[str, Any]:
 
 def _media_types(view: ModelView) -> list[str]:
     """The media types of GET."""
+    if view.sends_events:
+        return [EVENT_STREAM]
     exports = view.view_plan.exports and view.action_map.get("GET") == "list"
     return ["application/json", *(EXPORT_TYPES if exports else ())]
 

@@ -24,6 +24,7 @@ class ModelView(Protocol):
     expansion_scopes: Mapping[str, tuple[Condition, ...]]
     kwargs: dict[str, str]
     action: str
+    sends_events: bool
     detail: bool | None
     importing: bool
     action_map: Mapping[str, str]

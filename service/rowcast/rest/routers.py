@@ -30,6 +30,11 @@ class Route:
     plan: ViewPlan
     initkwargs: Mapping[str, Any]  # the attributes that the action sets
 
+    @property
+    def sends_events(self) -> bool:
+        """Whether the address is a stream."""
+        return STREAM in self.actions.values() or bool(self.initkwargs.get("sends_events"))
+
 
 class SimpleRouter:
     """The viewsets that ``config/urls.py`` registers under prefixes: ``router.register("users", UserViewSet)``."""
@@ -73,6 +78,11 @@ def routes(prefix: str, plan: ViewPlan, basename: str) -> Iterator[Route]:
     if has_aggregates(plan):
         label = f"{basename}-aggregate"
         found.append(_route(plan, f"{base}/aggregate", label, {"GET": AGGREGATE}, basename, suffix="Aggregate"))
+        if streams and not plan.overrides(AGGREGATE):
+            live = {"suffix": "Aggregate Stream", "sends_events": True}
+            found.append(
+                _route(plan, f"{base}/aggregate/stream", f"{label}-stream", {"GET": AGGREGATE}, basename, **live)
+            )
     if isinstance(plan, ModelPlan) and plan.imports:
         label = f"{basename}-import"
         found.append(

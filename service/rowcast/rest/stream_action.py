@@ -234,12 +234,7 @@ async def subscription_of(view: ModelView) -> Subscription:
     query = (await list_query(view)).unsorted()
     serializer = current_serializer(view)
     shown = requested_projection(plan, serializer, {"fields": params["fields"]} if "fields" in params else {})
-    expressions = _bounded(plan, query, params)
-    try:
-        await plan.service.store.check_patterns(expressions)
-    except InvalidPattern as error:
-        raise error.naming(name for name in plan.pattern_parameters if name in params) from None
-    _check_logged(plan, query)
+    await check_filters(plan, query, params)
     if view.kwargs:
         query = await _one_row(view, query)
     python = not serializer.plain or plan.asks_about_objects
@@ -255,6 +250,16 @@ async def subscription_of(view: ModelView) -> Subscription:
         caller=plan.service.store.database.caller(),
         access=ViewsetRowAccess(view, shown) if python else None,
     )
+
+
+async def check_filters(plan: ModelPlan, query: Query, params: Mapping[str, str]) -> None:
+    """Raise an error if the rows of a stream depend on too much, on wrong patterns, or on what the log does not have."""
+    expressions = _bounded(plan, query, params)
+    try:
+        await plan.service.store.check_patterns(expressions)
+    except InvalidPattern as error:
+        raise error.naming(name for name in plan.pattern_parameters if name in params) from None
+    _check_logged(plan, query)
 
 
 def _bounded(plan: ModelPlan, query: Query, params: Mapping[str, str]) -> list[str]:

@@ -65,6 +65,7 @@ class ViewSet:
     lookup_url_kwarg: str | None = None
     lookup_value_regex: str | None = None
 
+    sends_events: bool = False  # whether this address is the stream of an action
     action: str = ""
     action_map: Mapping[str, str] = {}  # method → action, at this address
     view_plan: ViewPlan
@@ -165,7 +166,9 @@ class ViewSet:
         if not self.action:
             raise MethodNotAllowed(http.method, self.action_map)
         await (run_checked(self.initial(request)) if plan.checks_initial else self.initial(request))
-        if not accepts_json(http) and self.action != STREAM:  # a stream is sent as it is, whatever is accepted
+        if (
+            not accepts_json(http) and self.action != STREAM and not self.sends_events
+        ):  # a stream is sent as it is, whatever is accepted
             await self._check_acceptable(http)
         if http.method in SAFE_METHODS:
             return await self._answer()
@@ -293,7 +296,9 @@ class ViewSet:
 
     async def perform_authentication(self, request: Request) -> None:
         """Recognise the caller. Bad credentials are an error even where none are needed."""
-        await identify(request, policy_instances(self.get_authenticators()), stream=self.action == STREAM)
+        await identify(
+            request, policy_instances(self.get_authenticators()), stream=self.action == STREAM or self.sends_events
+        )
 
     @must_be_awaited
     async def check_permissions(self, request: Request) -> None:

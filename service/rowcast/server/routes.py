@@ -197,14 +197,14 @@ def register(
     app: web.Application, service: Service, routes: Sequence[Route], wrap: Callable[[Handler], Handler]
 ) -> None:
     """Add every address of the viewsets, and what describes them; ``wrap`` is for the handlers of streams."""
-    paths = {route.path for route in routes if "stream" in route.actions.values()}
+    paths = {route.path for route in routes if route.sends_events}
     described = service.settings.server.openapi != "off"
     for route in routes:
         stream = f"{route.path}/stream"
         links = [f'<{stream}/>; rel="alternate"; type="text/event-stream"'] if stream in paths else []
         links += [DESCRIBED_BY] if described else []
         handler = handler_for(route.plan, route.action_map, link=", ".join(links))
-        routers.register(app, route, wrap(handler) if "stream" in route.actions.values() else handler)
+        routers.register(app, route, wrap(handler) if route.sends_events else handler)
         service.routes[route.name] = route.path
     if described:
         register_descriptions(app, service, routes)

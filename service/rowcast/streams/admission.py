@@ -9,18 +9,24 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
 
 from rowcast.errors import TooManyStreams, Unavailable
 from rowcast.query.conditions import Query
-from rowcast.streams.subscription import Subscriptions
 
 SLOW_FILTER_SECONDS: Final = 50.0  # for which a filter is refused that took too long; its clients come back after that
 SLOW_FILTERS_MAX: Final = 1000
 FULL_RETRY_SECONDS: Final = 30
 WAITING_MAX_BYTES: Final = 128 << 20  # that wait for the clients of all streams together
 BUFFER_MIN_BYTES: Final = 16 << 10
+
+
+class Filtered(Protocol):
+    """What is asked for by a filter."""
+
+    @property
+    def query(self) -> Query: ...
 
 
 class Admission:
@@ -43,7 +49,7 @@ class Admission:
         return min(self._buffer, max(BUFFER_MIN_BYTES, WAITING_MAX_BYTES // (self._total or 1)))
 
     @contextlib.contextmanager
-    def admit(self, caller: str, subscriptions: Subscriptions) -> Iterator[None]:
+    def admit(self, caller: str, subscriptions: Iterable[Filtered]) -> Iterator[None]:
         """Count a stream while it is open; an error says why it may not be opened."""
         if self._slow:
             self._check_filters(subscriptions)
@@ -78,7 +84,7 @@ class Admission:
             self._slow.popitem(last=False)
         return new
 
-    def _check_filters(self, subscriptions: Subscriptions) -> None:
+    def _check_filters(self, subscriptions: Iterable[Filtered]) -> None:
         now = time.monotonic()
         while self._slow and next(iter(self._slow.values())) <= now:
             self._slow.popitem(last=False)

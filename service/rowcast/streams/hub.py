@@ -26,11 +26,13 @@ from rowcast.changes.events import Batch
 from rowcast.changes.feed import Feed, Reason, Reset
 from rowcast.changes.position import Position, Snapshot
 from rowcast.database.errors import DRIVER_ERRORS
-from rowcast.errors import ApiError, Unavailable
+from rowcast.errors import Unavailable
 from rowcast.query.conditions import Query
 from rowcast.streams.admission import Admission
 from rowcast.streams.group import FAILED, Group, log_failure
 from rowcast.streams.group import Phase as GroupPhase
+from rowcast.streams.group_streams import GroupStreams
+from rowcast.streams.open_streams import CREDENTIALS_CHECK_SECONDS, OpenStreams
 from rowcast.streams.routing import SubscriptionIndex
 from rowcast.streams.snapshot import SnapshotRows, read_snapshot
 from rowcast.streams.sse import (
@@ -55,7 +57,6 @@ from rowcast.streams.subscription import (
 from rowcast.tasks import Supervisor
 
 MATCHES_CACHED_MAX: Final = 256  # results of the database, for other subscriptions with the same query
-CREDENTIALS_CHECK_SECONDS: Final = 5.0  # between two checks of the credentials of open streams
 RENDER_PATIENCE_SECONDS: Final = 30.0  # for which a batch is tried again while the database is away; then streams end
 DATABASE_RETRY_SECONDS: Final = 1.0
 SNAPSHOTS_READ_AT_ONCE: Final = 2
@@ -85,8 +86,7 @@ class Hub:
     ) -> None:
         self.feed = feed
         self.resets: Counter[str] = Counter()  # sent to clients so far, by reason
-        self._admission = admission
-        self._valid = valid
+        self.admission = admission
         self._supervisor = supervisor
         self._heartbeat = heartbeat
         self._groups: dict[tuple[Hashable, Snapshot | None], Group] = {}
@@ -94,29 +94,33 @@ class Hub:
         self._revisit: set[Group] = set()  # groups that get the next batch whatever it is about
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches: OrderedDict[tuple[Query, Hashable, Position, int], asyncio.Future[Matches]] = OrderedDict()
-        self._open: set[Subscriber] = set()
+        self.open_streams = OpenStreams(valid)
         self._reading_rows = asyncio.Semaphore(SNAPSHOTS_READ_AT_ONCE)
-        self._closing = False
+        self.closing = False
+        self.aggregates = GroupStreams(self)
         self._tasks: list[asyncio.Task[None]] = []
         self._unsubscribe: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Follow the feed and keep connections alive, until ``close``."""
         self._unsubscribe = self.feed.subscribe(self._deliver, self._on_feed_reset)
+        self.aggregates.start()
         self._tasks = [
             self._supervisor.every("stream heartbeats", self._heartbeat, self._send_heartbeats),
-            self._supervisor.every("stream credentials", CREDENTIALS_CHECK_SECONDS, self._check_credentials),
+            self._supervisor.every(
+                "stream credentials", CREDENTIALS_CHECK_SECONDS, self.open_streams.check_credentials
+            ),
         ]
 
     async def close(self) -> None:
         """End every stream at once; clients connect again by themselves."""
-        self._closing = True
+        self.closing = True
         if self._unsubscribe is not None:
             self._unsubscribe()
-        for subscriber in list(self._open):
-            subscriber.end()
+        self.open_streams.end()
         for group in self._groups.values():
             group.close()
+        self.aggregates.close()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -125,12 +129,12 @@ class Hub:
     @property
     def buffer(self) -> int:
         """Bytes that a connection may have unsent before its subscriber leaves the group."""
-        return self._admission.buffer
+        return self.admission.buffer
 
     @property
     def subscribers(self) -> int:
         """The number of open streams."""
-        return len(self._open)
+        return len(self.open_streams)
 
     @property
     def groups(self) -> Collection[Group]:
@@ -176,7 +180,7 @@ class Hub:
         """
         if http.method == "HEAD":
             return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": "no-cache"})
-        with self._admission.admit(caller, subscriptions):
+        with self.admission.admit(caller, subscriptions):
             return await self._stream(http, subscriptions, last, auths, limit)
 
     async def _stream(
@@ -191,7 +195,7 @@ class Hub:
         rows: tuple[SnapshotRows, Position] | None = None
         reason = None
         if limit is not None:
-            reason = None if last is None else await self._check_position(last)
+            reason = None if last is None else await self.check_position(last)
             if last is None or reason is not None:
                 rows = await self._read_rows(subscriptions, limit)
         response = StreamResponse()
@@ -201,31 +205,22 @@ class Hub:
             if rows is not None:
                 rows[0].close()
             return response
-        if self._closing:
+        if self.closing:
             if rows is not None:
                 rows[0].close()
             return response
         subscriber = Subscriber(http, response, self.feed.head, auths, renews=limit is not None)
-        self._open.add(subscriber)
-        try:
-            self._schedule_expiry(subscriber)
+        with self.open_streams.holding(subscriber, subscriptions.about):
             if rows is None:
                 await self._begin(subscriber, subscriptions, last)
             else:
                 await self._send_rows(subscriber, subscriptions, rows, reason, opening())
             await self._follow(subscriber, subscriptions, limit)
-        except (ConnectionResetError, ApiError, FilterTooSlow):
-            pass  # the client has gone, which is how a stream ends; or it gets the error when it connects again
-        except Exception:
-            _logger.exception("stream_failed", **subscriptions.about)
-        finally:
-            subscriber.close()
-            self._open.discard(subscriber)
         return response
 
     async def _begin(self, subscriber: Subscriber, subscriptions: Subscriptions, last: str | None) -> None:
         """Find the position where a stream begins, and open it."""
-        reason = None if last is None else await self._check_position(last, subscriber)
+        reason = None if last is None else await self.check_position(last, subscriber)
         if last is None or reason is not None:
             subscriber.position = await self._current_position(subscriptions)
         else:
@@ -233,7 +228,7 @@ class Hub:
         reset = b"" if reason is None else self._reset_block(subscriptions, subscriber.position, reason)
         await subscriber.send(opening() + reset + ready_block(subscriptions.about, subscriber.position))
 
-    async def _check_position(self, last: str, subscriber: Subscriber | None = None) -> Reason | None:
+    async def check_position(self, last: str, subscriber: Subscriber | None = None) -> Reason | None:
         """The reason why a stream cannot resume from a position.
 
         While the database is away an open ``subscriber`` waits; without one it is ``Unavailable``.
@@ -257,16 +252,16 @@ class Hub:
             snapshot = await next(iter(subscriptions)).store.snapshot()
         except Unavailable:
             return self.feed.head
-        return self._position_after(head, snapshot)
+        return self.position_after(head, snapshot)
 
-    def _position_after(self, head: Position, snapshot: str) -> Position:
+    def position_after(self, head: Position, snapshot: str) -> Position:
         """The position after the snapshot of a statement that began when the feed was at ``head``."""
         text = self.feed.stream_position(snapshot)
         return head.with_snapshot(Snapshot.parse(snapshot)) if text is None else Position.parse(text)
 
     async def _follow(self, subscriber: Subscriber, subscriptions: Subscriptions, limit: int | None) -> None:
         """Send everything after the subscriber's position, until the connection or the service ends."""
-        while not (self._closing or subscriber.gone):
+        while not (self.closing or subscriber.gone):
             if subscriber.phase is Phase.RESYNC:
                 assert limit is not None
                 reason = subscriber.begin_resync()
@@ -325,7 +320,7 @@ class Hub:
         async with self._reading_rows:
             head = self.feed.head
             found, snapshot = await read_snapshot(subscriptions, limit)
-        return found, self._position_after(head, snapshot)
+        return found, self.position_after(head, snapshot)
 
     async def _send_rows(
         self,
@@ -381,7 +376,7 @@ class Hub:
 
     def refuse_filter(self, error: FilterTooSlow, subscriptions: Subscriptions) -> None:
         """Open no stream with this filter for a while: it would end again with the next change."""
-        if self._admission.refuse(error.query):
+        if self.admission.refuse(error.query):
             _logger.warning("stream_filter_too_slow", **subscriptions.about)
 
     # --- groups
@@ -473,28 +468,4 @@ class Hub:
                 self.drop(group)
             else:
                 group.keep_alive()
-
-    async def _check_credentials(self) -> None:
-        """End the streams of callers whose credentials are no longer valid."""
-        holders: dict[int, tuple[object, list[Subscriber]]] = {}
-        for subscriber in self._open:
-            for auth in subscriber.auths:
-                holders.setdefault(id(auth), (auth, []))[1].append(subscriber)
-        for auth, subscribers in holders.values():
-            try:
-                valid = await self._valid(auth)
-                for subscriber in subscribers:
-                    if valid:
-                        self._schedule_expiry(subscriber)
-                    else:
-                        subscriber.end()
-            except Exception:
-                _logger.exception("stream_caller_not_checked")
-
-    def _schedule_expiry(self, subscriber: Subscriber) -> None:
-        """End a stream when its credentials expire, if that is before the next check."""
-        now = time.time()
-        for auth in subscriber.auths:
-            expires_at = getattr(auth, "expires_at", None)
-            if expires_at is not None and expires_at <= now + CREDENTIALS_CHECK_SECONDS:
-                asyncio.get_running_loop().call_later(max(now, expires_at) - now, subscriber.end)
+        self.aggregates.keep_alive()

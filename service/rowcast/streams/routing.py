@@ -6,14 +6,27 @@ rows is an example. So a change costs as much as the subscriptions that it can m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
 from rowcast.changes.events import Batch, Event
 from rowcast.query.matching import RoutingKey
-from rowcast.streams.subscription import Subscriptions
 
 Member = TypeVar("Member")
+
+
+class RoutedRows(Protocol):
+    """Some rows of a resource."""
+
+    @property
+    def routing_key(self) -> RoutingKey | None: ...
+
+
+class Routed(Protocol):
+    """What a member wants: rows of resources."""
+
+    @property
+    def of(self) -> Mapping[str, RoutedRows]: ...
 
 
 class SubscriptionIndex(Generic[Member]):
@@ -23,7 +36,7 @@ class SubscriptionIndex(Generic[Member]):
         self._unrouted: dict[str, set[Member]] = {}  # resource → members that each of its events can match
         self._routed: dict[str, dict[str, _Column[Member]]] = {}  # resource → column → members by value
 
-    def add(self, member: Member, subscriptions: Subscriptions) -> None:
+    def add(self, member: Member, subscriptions: Routed) -> None:
         """Add a member with its subscriptions."""
         for resource, subscription in subscriptions.of.items():
             if (key := subscription.routing_key) is None:
@@ -32,7 +45,7 @@ class SubscriptionIndex(Generic[Member]):
                 columns = self._routed.setdefault(resource, {})
                 columns.setdefault(key.column, _Column(key)).add(member, key)
 
-    def discard(self, member: Member, subscriptions: Subscriptions) -> None:
+    def discard(self, member: Member, subscriptions: Routed) -> None:
         """Remove a member; ``subscriptions`` are those that it was added with."""
         for resource, subscription in subscriptions.of.items():
             if (key := subscription.routing_key) is None:

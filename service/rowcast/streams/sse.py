@@ -75,13 +75,13 @@ def reset_block(about: Mapping[str, Any], position: Position | None, reason: str
     return b"event: reset\n%bdata: %b\n\n" % (id_line, orjson.dumps({**about, "reason": reason}))
 
 
-def end_block(about: Mapping[str, Any], position: Position | None) -> bytes:
-    """The last block of a stream whose filter takes too long. The client has to reload, and connects again much later.
+def end_block(about: Mapping[str, Any], position: Position | None, reason: str = FILTER_TIMEOUT) -> bytes:
+    """The last block of a stream that takes too much. The client has to reload, and connects again much later.
 
     Without a position the client forgets its own, so that it is sent all rows.
     """
     id_line = b"id:\n" if position is None else b""
-    block = reset_block(about, position, FILTER_TIMEOUT)
+    block = reset_block(about, position, reason)
     return b"retry: %d\n%b%b" % (RETRY_SLOW_FILTER_MILLISECONDS, id_line, block)
 
 

@@ -1,0 +1,75 @@
+"""The open streams of one process: counted while their requests last, and ended when their credentials are."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final
+
+import structlog
+
+from rowcast.errors import ApiError
+from rowcast.streams.subscriber import Subscriber
+from rowcast.streams.subscription import FilterTooSlow
+
+CREDENTIALS_CHECK_SECONDS: Final = 5.0  # between two checks of the credentials of open streams
+
+_logger = structlog.get_logger(__name__)
+
+
+class OpenStreams:
+    """The subscribers whose requests last. ``valid`` says whether a ``request.auth`` is still valid."""
+
+    def __init__(self, valid: Callable[[object], Awaitable[bool]]) -> None:
+        self._valid = valid
+        self._open: set[Subscriber] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @contextlib.contextmanager
+    def holding(self, subscriber: Subscriber, about: Mapping[str, Any]) -> Iterator[None]:
+        """Keep a subscriber while its stream is sent, however that ends; an unexpected error is logged."""
+        self._open.add(subscriber)
+        try:
+            self._schedule_expiry(subscriber)
+            yield
+        except (ConnectionResetError, ApiError, FilterTooSlow):
+            pass  # the client has gone, which is how a stream ends; or it gets the error when it connects again
+        except Exception:
+            _logger.exception("stream_failed", **about)
+        finally:
+            subscriber.close()
+            self._open.discard(subscriber)
+
+    def end(self) -> None:
+        """End every stream at once."""
+        for subscriber in list(self._open):
+            subscriber.end()
+
+    async def check_credentials(self) -> None:
+        """End the streams of callers whose credentials are no longer valid."""
+        holders: dict[int, tuple[object, list[Subscriber]]] = {}
+        for subscriber in self._open:
+            for auth in subscriber.auths:
+                holders.setdefault(id(auth), (auth, []))[1].append(subscriber)
+        for auth, subscribers in holders.values():
+            try:
+                valid = await self._valid(auth)
+                for subscriber in subscribers:
+                    if valid:
+                        self._schedule_expiry(subscriber)
+                    else:
+                        subscriber.end()
+            except Exception:
+                _logger.exception("stream_caller_not_checked")
+
+    def _schedule_expiry(self, subscriber: Subscriber) -> None:
+        """End a stream when its credentials expire, if that is before the next check."""
+        now = time.time()
+        for auth in subscriber.auths:
+            expires_at = getattr(auth, "expires_at", None)
+            if expires_at is not None and expires_at <= now + CREDENTIALS_CHECK_SECONDS:
+                asyncio.get_running_loop().call_later(max(now, expires_at) - now, subscriber.end)
