@@ -102,6 +102,29 @@ def many_rows(chance: Random, service: Service) -> Attack:
 
 
 @generator
+def preferences(chance: Random, service: Service) -> Attack:
+    """``Prefer`` that is right, wrong, quoted, cut, long and not text, on every method and in batches."""
+    parts = ("return=minimal", "return=representation", "count=none", "count=estimated", "count=exact", "handling=strict",
+             "max-affected=1", "max-affected=0", "max-affected=1e9", "return", "=", '"', 'x="a, \\"b', ";p=1", "respond-async", "\xff",
+             "count=é", "RETURN = minimal", ",,", "wait=" + "9" * 3000)  # fmt: skip
+    headers: list[Header] = [
+        ("Prefer", ", ".join(chance.choice(parts) for _ in range(chance.choice((1, 2, 5, 200)))))
+        for _ in range(chance.choice((1, 1, 2)))
+    ]
+    resource = chance.choice(("tags", "boxes", "marks", "things", "log-lines"))
+    row = f"/{resource}/{quoted(str(chance.choice(service.ids.get(resource) or ['1'])))}/"
+    body = b'{"name":"preferred-%d"}' % chance.randrange(10**6)
+    method, path, sent = chance.choice((
+        ("GET", f"/{resource}/", None), ("QUERY", f"/{resource}/", b"{}"), ("HEAD", f"/{resource}/", None), ("GET", row, None),
+        ("POST", f"/{resource}/", body), ("POST", f"/{resource}/", b"[%b]" % body), ("PATCH", row, body), ("PUT", row, body),
+        ("PUT", f"/{resource}/?on=name", body), ("OPTIONS", f"/{resource}/", None),
+        ("POST", "/batch/", b'{"operations":[{"method":"POST","path":"/%b/","body":%b}]}' % (resource.encode(), body)),
+    ))  # fmt: skip
+    methods = (b"HEAD",) if method == "HEAD" else ()
+    return Attack((request(method, path, sent, *headers),), methods=methods)
+
+
+@generator
 def imports(chance: Random, service: Service) -> Attack:
     """Files of rows with hostile cells, headers, quotes, lengths and parameters, as CSV and NDJSON, compressed or not."""
     fields = list(THINGS)

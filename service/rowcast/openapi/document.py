@@ -27,7 +27,6 @@ from rowcast.openapi.operations import (
     LAST_EVENT_ID_HEADER,
     MANY_ROWS_HEADERS,
     METADATA_SCHEMA,
-    PREFER,
     PROBLEM,
     READ_FAILURES,
     SECURITY_SCHEMES,
@@ -42,6 +41,7 @@ from rowcast.openapi.operations import (
     failure_references,
     failure_responses,
     header_references,
+    prefer,
     problem,
     response,
     security,
@@ -66,6 +66,7 @@ from rowcast.rest.addresses import VARIABLE_PART, variable_parts
 from rowcast.rest.idempotency import REPLAYED
 from rowcast.rest.pagination import PageNumberPagination
 from rowcast.rest.plan import ModelPlan, Service
+from rowcast.rest.preferences import counts_by_preference
 from rowcast.rest.response import JSON
 from rowcast.rest.routers import Route
 from rowcast.rest.soft_deletion import plan_with_deleted, restore_address
@@ -180,6 +181,8 @@ class _Document:
             required = plan.require_if_match and action in CHANGING_ACTIONS
             parameters.append(standard.header | ({"required": True} if required else {}))
             failures += [HTTPStatus.PRECONDITION_REQUIRED] if required else []
+        if action in ("create", RESTORE, *CHANGING_ACTIONS) or (action == "list" and counts_by_preference(plan)):
+            parameters.append(prefer(plan, action))
         operation = {
             "summary": standard.summary.format(plan.resource.label or plan.resource.model),
             "description": standard.description,
@@ -202,17 +205,21 @@ class _Document:
         row = self.schemas.written_row(plan)
         rows: Schema = {"type": "array", "items": row}
         success: dict[str, Schema] = {
-            "partial_update": {"200": response("The changed rows.", JSON, rows, *headers)},
+            "partial_update": {
+                "200": response("The changed rows.", JSON, rows, *headers),
+                "204": _without_body(*headers),
+            },
             "destroy": {"204": {"description": "The rows are deleted.", "headers": header_references(*headers)}},
             "update": {
                 status: response(text, JSON, {"anyOf": [row, rows]}, *headers)
                 for status, text in (("200", "The rows; some of them were there."), ("201", "The new rows."))
-            },
+            }
+            | {"204": _without_body(*headers)},
         }[action]
         operation = {
             "summary": standard.summary.format(plan.resource.label or plan.resource.model),
             "description": standard.description,
-            "parameters": [*many_rows_parameters(self.schemas, plan, action), *condition, PREFER],
+            "parameters": [*many_rows_parameters(self.schemas, plan, action), *condition, prefer(plan, action)],
             "responses": success | failure_references(failures),
         }
         if action in BODY_ACTIONS.values():
@@ -229,7 +236,7 @@ class _Document:
         return {
             "summary": standard.summary.format(plan.resource.label or plan.resource.model),
             "description": standard.description,
-            "parameters": [*import_parameters(plan), PREFER],
+            "parameters": [*import_parameters(plan), prefer(plan, "create", importing=True)],
             "requestBody": {
                 "required": True,
                 "content": {
@@ -252,7 +259,9 @@ class _Document:
         shown = present(example=example)
         match action:
             case "list":
-                rows = response("The rows.", JSON, schemas.page(plan), "X-Stream-Position", "ETag")
+                rows = response(
+                    "The rows.", JSON, schemas.page(plan), "X-Stream-Position", "ETag", "Preference-Applied"
+                )
                 if plan.exports:
                     rows["content"] |= exported_rows(schemas.partial_row(plan.resource))
                 return {"200": rows, "304": _not_modified()}
@@ -269,20 +278,23 @@ class _Document:
             case "create":
                 row = schemas.written_row(plan)
                 made = {"anyOf": [row, {"type": "array", "items": row}]}
-                return {
-                    "201": response(
-                        "The new row, or the new rows.", JSON, made, "Location", "ETag", "X-Transaction", **shown
-                    )
-                }
+                names = ("Location", "ETag", "X-Transaction", "Preference-Applied")
+                return {"201": response("The new row, or the new rows.", JSON, made, *names, **shown)}
             case "destroy":
-                return {"204": {"description": "The row is deleted.", "headers": header_references("X-Transaction")}}
+                return {
+                    "204": {"description": "The row is deleted.", "headers": header_references("X-Transaction", "Preference-Applied")}
+                }
             case "stream" | "stream_row":
                 return {"200": event_stream(schemas, [schemas.event(plan)])}
         text = "The restored row." if action == RESTORE else "The changed row."
-        changed = {"200": response(text, JSON, schemas.written_row(plan), "ETag", "X-Transaction", **shown)}
+        row = schemas.written_row(plan)
+        changed = {
+            "200": response(text, JSON, row, "ETag", "X-Transaction", "Preference-Applied", **shown),
+            "204": _without_body("ETag", "X-Transaction"),
+        }
         if action == "update" and plan.put_creates:
             changed["201"] = response(
-                "The new row.", JSON, schemas.written_row(plan), "Location", "ETag", "X-Transaction"
+                "The new row.", JSON, row, "Location", "ETag", "X-Transaction", "Preference-Applied"
             )
         return changed
 
@@ -499,6 +511,12 @@ def _add_key(operation: Schema, *, required: bool) -> None:
     for status, described in operation["responses"].items():
         if status.startswith("2") or status == "default":
             described["headers"] |= header_references(REPLAYED)
+
+
+def _without_body(*headers: str) -> Schema:
+    """The response to a change for ``Prefer: return=minimal``."""
+    names = dict.fromkeys([*headers, "Preference-Applied"])
+    return {"description": "The change is made; the client wanted no body.", "headers": header_references(*names)}
 
 
 def _not_modified() -> Schema:

@@ -16,7 +16,8 @@ from rowcast.openapi.schemas import OBJECT, Schemas
 from rowcast.resources.fields import Schema
 from rowcast.rest.batch_operations import METHODS, PATH_PATTERN, REF_PATTERN, TAGS_PATTERN
 from rowcast.rest.idempotency import KEY, KEY_MAX_CHARACTERS, REPLAYED, SHARED_KEY_MIN_CHARACTERS
-from rowcast.rest.plan import ViewPlan
+from rowcast.rest.plan import ModelPlan, ViewPlan
+from rowcast.rest.preferences import preferences_of
 from rowcast.rest.response import JSON, TRANSACTION
 
 PROBLEM: Final = "application/problem+json"
@@ -87,9 +88,20 @@ MANY_ROWS_HEADERS: Final[Mapping[str, tuple[str, ...]]] = {  # the headers of re
     "destroy_rows": ("X-Deleted", "Preference-Applied"),
     "update_rows": ("X-Created", "X-Updated", "Preference-Applied", "Location", "ETag"),
 }
-PREFER: Final = header_parameter(
-    "Prefer", "`max-affected=10`: if the request would write more rows, nothing is written and the response is a 400."
-)
+_PREFERENCES: Final[Mapping[str, str]] = {
+    "return": "`return=minimal`: the response has no body; a 200 is then a 204.",
+    "count": "`count=exact`, `count=estimated` or `count=none`: how rows are counted.",
+    "max-affected": "`max-affected=10`: if the request would write more rows, nothing is written and the response is a 400.",
+    "handling": "`handling=strict`: a preference that is not known is a 400; otherwise it is ignored.",
+}
+
+
+def prefer(plan: ModelPlan, action: str, *, importing: bool = False) -> Schema:
+    """The header with the preferences that an action honours."""
+    names = [*preferences_of(plan, [action], importing=importing)]
+    return header_parameter("Prefer", " ".join(text for name, text in _PREFERENCES.items() if name in names))
+
+
 IDEMPOTENCY_KEY: Final = header_parameter(
     KEY,
     "A string of the client's for this change, such as a UUID. A request that is sent again with the same key gets the answer "
@@ -279,6 +291,11 @@ METADATA_SCHEMA: Final[Schema] = {
             "type": "object",
             "description": "For each method with a body, the fields of that body.",
             "additionalProperties": {"type": "object", "additionalProperties": OBJECT},
+        },
+        "prefer": {
+            "type": "array",
+            "description": "The names of the preferences that the address honours.",
+            "items": {"type": "string"},
         },
         "import": {
             "type": "object",

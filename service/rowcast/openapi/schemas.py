@@ -383,7 +383,7 @@ class Schemas:
             case NoPagination():
                 return rows | {"maxItems": plan.paginator.max_page_size * UNPAGED}
             case PageNumberPagination() | LimitOffsetPagination() | CursorPagination():
-                count = {"type": "null"} if plan.count == "none" else {"type": "integer", "minimum": 0}
+                count = {"type": ["integer", "null"], "minimum": 0, "description": "Null if the rows are not counted."}
             case _:
                 return {}
         return self._component(self._name(plan.resource.model, "Page"), lambda: _envelope(count, rows))

@@ -65,7 +65,7 @@ async def read_list(view: ModelView, request: Request) -> web.StreamResponse:
     shown = requested_projection(plan, serializer, params)
     plain = is_plain(plan, serializer, shown)
     query, read, grown = reading(view, serializer, query, shown, plain=plain)
-    page = plan.paginator.page_request(query, read, plan.count, params)
+    page = plan.paginator.page_request(query, read, view.count, params)
     address = list_address(view)
 
     async def load() -> Answer:
@@ -84,6 +84,8 @@ async def read_list(view: ModelView, request: Request) -> web.StreamResponse:
 
     if not plain or (key := cache_key(view, serializer, query)) is None:
         return respond(plan, request.http, *await load())
+    if view.count != plan.count:  # which the client prefers
+        key = (key, view.count)
     answer, cached = await plan.service.cache.get_or_load(
         key,
         lambda: list_dependencies(plan, query, read),

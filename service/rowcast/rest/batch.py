@@ -32,6 +32,7 @@ from rowcast.rest.batch_operations import ABSENT, Operation, References, read_op
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.negotiation import accepts_json
 from rowcast.rest.plan import SERVICE, ModelPlan, policy_instances
+from rowcast.rest.preferences import PREFER, WHOLE_BODY, honoured
 from rowcast.rest.request import Request, target_host
 from rowcast.rest.response import JSON, TRANSACTION, add_transaction, is_json, json_response
 from rowcast.rest.viewset import plan_behind
@@ -110,6 +111,8 @@ async def batch(http: web.Request) -> web.StreamResponse:
         raise ParseError(
             "A batch takes no parameters; give them to the paths of its operations.", code="unknown_parameter"
         )
+    if PREFER in http.headers:
+        honoured(http)  # which each operation does for itself
     body = await Request(http).read_json()
     if "If-Match" in http.headers:
         raise PreconditionFailed("A batch has no version; give if_match to its operations.")
@@ -216,10 +219,17 @@ def _result(response: web.Response) -> tuple[Mapping[str, Any], Any]:
     for name, value in ((str(name), value) for name, value in response.headers.items()):
         if name.lower() not in ("content-length", "content-type", TRANSACTION.lower()):  # that of the batch
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    body = bytes(response.body) if isinstance(response.body, bytes | bytearray) else b""
+    whole = response.get(WHOLE_BODY)  # of a response without its body, since the client wants none
+    body = (
+        whole
+        if isinstance(whole, bytes)
+        else bytes(response.body)
+        if isinstance(response.body, bytes | bytearray)
+        else b""
+    )
     shown: Any = None
     encoded: Any = None
-    if body and is_json(response.content_type):
+    if body and (whole is not None or is_json(response.content_type)):
         shown, encoded = _parsed(body), orjson.Fragment(body)
     elif body:
         try:
@@ -230,6 +240,8 @@ def _result(response: web.Response) -> tuple[Mapping[str, Any], Any]:
             ) from None
     if response.status >= HTTPStatus.BAD_REQUEST:
         raise OperationFailed(response.status, shown, headers=headers)
+    if whole is not None:
+        encoded = None
     if isinstance(encoded, str):
         headers["Content-Type"] = response.headers["Content-Type"]
     return {"status": response.status, "headers": headers, "body": encoded}, shown

@@ -11,6 +11,7 @@ from rowcast.rest.import_parameters import PARAMETERS
 from rowcast.rest.introspection import is_ours
 from rowcast.rest.negotiation import EVENT_STREAM, EXPORT_TYPES
 from rowcast.rest.plan import ModelPlan
+from rowcast.rest.preferences import preferences_of
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.row_keys import key_names
 from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField
@@ -30,6 +31,7 @@ def describe(view: ModelView) -> dict[str, Any]:
         **_import(view),
         **_nested(view),
         **_deletion(view.view_plan),
+        "prefer": preferences_of(view.view_plan, view.action_map.values(), importing=view.importing),
         "actions": {
             method: body_fields(view.view_plan, action)
             for method, action in BODY_ACTIONS.items()
@@ -101,7 +103,18 @@ def _docstring(viewset: type) -> str:
     return "" if is_ours(viewset) else inspect.cleandoc(viewset.__doc__ or "")
 
 
-_LIMITS: Final = ("min", "max", "min_length", "max_length", "pattern", "max_digits", "decimal_places", "zone", "to")
+_LIMITS: Final = (
+    "min",
+    "max",
+    "min_length",
+    "max_length",
+    "pattern",
+    "max_digits",
+    "decimal_places",
+    "zone",
+    "to",
+    "json",
+)
 
 
 def body_fields(plan: ModelPlan, action: str) -> dict[str, dict[str, Any]]:

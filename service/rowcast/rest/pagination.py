@@ -70,6 +70,7 @@ class BasePagination:
     """
 
     parameters: ClassVar[tuple[str, ...]] = ()
+    counts: ClassVar[bool] = True  # whether a page has the number of all rows
     page_size: int = 0  # in a subclass: the size for viewsets whose config sets none; 0 means the viewset's own
     max_page_size: int = 0
 
@@ -231,6 +232,8 @@ def _bound_to(query: Query) -> list[bytes]:
 
 class NoPagination(BasePagination):
     """The rows alone, as an array of at most a hundred times ``max_page_size``."""
+
+    counts = False
 
     def page_request(self, query: Query, projection: Projection, count: str, params: Mapping[str, str]) -> PageRequest:
         size = self.max_page_size * UNPAGED

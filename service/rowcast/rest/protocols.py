@@ -27,6 +27,7 @@ class ModelView(Protocol):
     sends_events: bool
     detail: bool | None
     importing: bool
+    count: str
     action_map: Mapping[str, str]
     name: str | None
     description: str | None

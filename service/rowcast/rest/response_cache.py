@@ -25,6 +25,7 @@ from rowcast.rest.etags import client_has, matches
 from rowcast.rest.negotiation import accepts_json_as_sent
 from rowcast.rest.pagination import PageRequest
 from rowcast.rest.plan import ModelPlan, ViewPlan
+from rowcast.rest.preferences import PREFER
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.request import base_url
 from rowcast.rest.response import json_response
@@ -68,7 +69,12 @@ def _address_key(plan: ViewPlan, http: web.Request) -> tuple[Hashable, ...]:
 def _is_plain(http: web.Request) -> bool:
     """Whether a request has no credentials, and asks for no other representation and no fresh answer."""
     headers = http.headers
-    return "Authorization" not in headers and "Cache-Control" not in headers and accepts_json_as_sent(http)
+    return (
+        "Authorization" not in headers
+        and "Cache-Control" not in headers
+        and PREFER not in headers
+        and accepts_json_as_sent(http)
+    )
 
 
 def may_be_cached(view: ModelView) -> bool:

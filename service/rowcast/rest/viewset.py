@@ -35,6 +35,7 @@ from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.introspection import actions_of, is_ours
 from rowcast.rest.negotiation import EXPORT_TYPES, VARY, accepts_json, export_type
 from rowcast.rest.plan import NO_POLICIES, SERVICE, ModelPlan, ViewPlan, policy_instances
+from rowcast.rest.preferences import PREFER, answer_preferred, counts_by_preference
 from rowcast.rest.query_method import ACCEPT_QUERY, QUERY, as_get
 from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
@@ -170,6 +171,13 @@ class ViewSet:
             not accepts_json(http) and self.action != STREAM and not self.sends_events
         ):  # a stream is sent as it is, whatever is accepted
             await self._check_acceptable(http)
+        if PREFER in http.headers:
+            return await answer_preferred(self, self._answer_once)
+        return await self._answer_once()
+
+    async def _answer_once(self) -> web.StreamResponse:
+        """The answer, or the one that the same request has had before."""
+        plan, request, http = self.view_plan, self.request, self.request.http
         if http.method in SAFE_METHODS:
             return await self._answer()
         if KEY in http.headers or (self.require_idempotency_key and KEYED not in http):
@@ -349,7 +357,8 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, link: str = ""
 
     queried = plan if action_map.get("GET") == "list" and isinstance(plan, ModelPlan) else None
     own_list = plan.exports and not plan.overrides("finalize_response")
-    shown = {**ACCEPT_QUERY, **(VARY if plan.exports else {}), **({"Link": link} if own_list and link else {})}
+    vary = {"Vary": ", ".join(["Accept", *([PREFER] if counts_by_preference(plan) else [])])} if plan.exports else {}
+    shown = {**ACCEPT_QUERY, **vary, **({"Link": link} if own_list and link else {})}
     default_link = link if not own_list else ""
 
     async def handler(http: web.Request) -> web.StreamResponse:
