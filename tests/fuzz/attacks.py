@@ -102,6 +102,27 @@ def many_rows(chance: Random, service: Service) -> Attack:
 
 
 @generator
+def big_integers(chance: Random, service: Service) -> Attack:
+    """Strings and numbers that are, nearly are, or are not integers of 64 bits, in bodies, filters, keys and sums."""
+    sent = chance.choice((
+        str(2**63 - 1), str(2**63), str(-(2**63)), str(-(2**63) - 1), "-0", "+5", "1.0", "1e3", "", " 1", "\u0661", "0x10",
+        "9" * chance.choice((18, 19, 20, 5000)), number(chance),
+    ))  # fmt: skip
+    quoted_value = json.dumps(sent)
+    written = chance.choice((sent or "null", quoted_value, quoted_value, f"[{quoted_value}]"))
+    body = f'{{"size": {written}, "after_id": {chance.choice(("null", written))}}}'.encode(errors="surrogatepass")
+    attacks = (
+        request("POST", "/huge/", body),
+        request("POST", "/huge/", b"[%b]" % body),
+        request("PATCH", f"/huge/{quoted(sent) or '1'}/"[:LINE_BYTES], body),
+        get(chance, "/huge/", (chance.choice(("size", "size__in", "size__gt", "after")), sent)),
+        get(chance, "/huge/", ("filter", f'{{"size__gt": {written}}}')),
+        get(chance, "/huge/aggregate/", ("group_by", "size"), ("sum", "size"), ("sum_size__gte", sent)),
+    )
+    return Attack((chance.choice(attacks),))
+
+
+@generator
 def preferences(chance: Random, service: Service) -> Attack:
     """``Prefer`` that is right, wrong, quoted, cut, long and not text, on every method and in batches."""
     parts = ("return=minimal", "return=representation", "count=none", "count=estimated", "count=exact", "handling=strict",

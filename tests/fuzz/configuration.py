@@ -62,6 +62,20 @@ OWNED: Mapping[str, Any] = {
 }
 """Rows whose visibility the claims of hostile tokens decide."""
 
+HUGE: Mapping[str, Any] = {
+    "fields": {
+        "id": {"type": "big_integer", "primary_key": True, "json": "string"},
+        "after": {"type": "foreign_key", "to": "huge", "null": True},
+        "size": {"type": "big_integer", "json": "string", "default": 5, "min": 1},
+    },
+    "viewset": {
+        "filterset_fields": {"size": ["exact", "in", "gt"], "after": ["exact"]},
+        "ordering_fields": ["size"],
+        "aggregates": {"group_by": ["size"], "sum": ["size"]},
+    },
+}
+"""Rows with 64-bit numbers that are strings in JSON."""
+
 SEATS: Mapping[str, Any] = {
     "fields": {
         "box": {"type": "foreign_key", "to": "boxes", "on_delete": "cascade"},
@@ -137,7 +151,7 @@ def write_everything(directory: Path) -> Path:
     for name, children in NESTED.items():
         opened = {child: {"create": True, "update": True, "delete": "missing"} for child in children}
         resources[name]["viewset"] = {**resources[name].get("viewset", {}), "nested": opened}
-    resources |= {"owned": OWNED, "seats": SEATS, "ruled": RULED, "bins": BINS}
+    resources |= {"owned": OWNED, "seats": SEATS, "ruled": RULED, "bins": BINS, "huge": HUGE}
     (directory / "resources").mkdir(parents=True)
     (directory / "service.yaml").write_text(json.dumps(SERVICE))
     for name, resource in resources.items():

@@ -404,6 +404,7 @@ async def test_imports_leave_connections_to_others(service: Service) -> None:
         ({"import": "yes"}, "import"),
     ],
 )
+@pytest.mark.asyncio(loop_scope="function")
 async def test_mistakes_at_start(run: Run, viewset: dict[str, Any], message: str) -> None:
     own = "from rowcast import ModelViewSet\nclass Own(ModelViewSet):\n    async def create(self, request):\n        return {}\n"
     with pytest.raises(ConfigurationError, match=message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import asyncpg
@@ -279,6 +280,41 @@ async def test_numbers_keep_their_digits(library: Service) -> None:
             assert await library.sql.fetchval("SELECT json#>>'{x,0}' FROM kinds WHERE id = $1", row["id"]) == stored
         await library.delete(f"/kinds/{row['id']}/")
     assert (await library.post("/kinds/", {"json": [None, "00000000000000001", {"a:b": "c:d"}]}))["json"]
+
+
+def _digits(chance: Random) -> str:
+    """A JSON number of 1 to 60 digits, perhaps with a sign, a point, zeros at the end and an exponent."""
+    digits = "".join(chance.choice("0123456789") for _ in range(chance.randint(1, 60)))
+    whole, fraction = digits[: (place := chance.randint(1, len(digits)))], digits[place:]
+    number = chance.choice(("", "-")) + (whole.lstrip("0") or "0") + (f".{fraction}" if fraction else "")
+    if chance.random() < 0.3:
+        number += chance.choice("eE") + chance.choice(("", "+", "-")) + str(chance.randint(0, 40))
+    return number
+
+
+async def test_any_number_is_what_postgresql_makes_of_it(library: Service) -> None:
+    """1 to 60 digits, exponents and -0, as numbers of decimals and within json, and again when it is sent back as it was read."""
+    chance = Random(60)
+    numbers = ["-0", "-0.0", "0.10", "1.50", "1e2", "100.0", "-0e3", *(_digits(chance) for _ in range(400))]
+    body = ",".join(
+        f'{{"text": "{n}", "json": {{"x": [{each}]}}, "amounts": [{each}]}}' for n, each in enumerate(numbers)
+    )
+    sent = {"data": f"[{body}]", "headers": {"Content-Type": "application/json"}}
+    await library.ask("POST", "/kinds/", **sent, status=201)
+    stored = "SELECT json#>>'{x,0}' AS json, amounts[1]::text AS amount FROM kinds ORDER BY text::int"
+    expected = [
+        (row["json"], row["amount"])
+        for row in await library.sql.fetch(
+            "SELECT n::jsonb#>>'{}' AS json, n::numeric::text AS amount FROM unnest($1::text[]) WITH ORDINALITY AS t(n, place)"
+            " ORDER BY place",
+            numbers,
+        )
+    ]
+    assert [tuple(row) for row in await library.sql.fetch(stored)] == expected
+    read = await (await library.client.get("/kinds/?page_size=1000")).read()
+    rows = read[read.index(b'"results":') + len(b'"results":') : -1]
+    await library.ask("PATCH", "/kinds/", data=rows, headers=sent["headers"], status=200)
+    assert [tuple(row) for row in await library.sql.fetch(stored)] == expected
 
 
 async def test_key_that_is_twice_in_an_object_is_refused(library: Service) -> None:

@@ -19,6 +19,7 @@ from rowcast.changes.triggers import WAKE_TICKER, create_function, qualified, tr
 from rowcast.database.connection import Connect, Connection
 from rowcast.errors import ConfigurationError
 from rowcast.migrations.inheritance import find_parts
+from rowcast.resources.resource import Resource
 from rowcast.resources.sql import SCHEMA, cut_identifier, quote_identifier, quote_literal, quote_table
 from rowcast.resources.tables import Tables, is_managed
 
@@ -59,8 +60,7 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
     }
 
     names = {
-        cut_identifier(f"{resource.name}.insert"): {field.stored_column: key for key, field in resource.columns.items()}
-        for resource in tables.resources.values()
+        cut_identifier(f"{resource.name}.insert"): _names(tables, resource) for resource in tables.resources.values()
     }
 
     def check_function(name: str, create: str) -> None:
@@ -104,11 +104,20 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
     return found
 
 
+def _names(tables: Tables, resource: Resource) -> dict[str, str]:
+    """The names in the log by column and, under an empty name, the columns whose big integers are strings there."""
+    names = {field.stored_column: key for key, field in resource.columns.items()}
+    values = {key: tables.resources.key_of(field).item_type for key, field in resource.columns.items()}
+    strings = [key for key, type_ in values.items() if type_.name == "big_integer" and type_.sums_as_strings]
+    return names | ({"": ",".join(strings)} if strings else {})
+
+
 def _is_renamed(comment: str, names: Mapping[str, str]) -> bool:
-    """Whether a column has another name in the log than when a function got this comment."""
+    """Whether a column has another name or form in the log than when a function got this comment."""
     _, start, rest = comment.partition(" {")
     before: dict[str, str] = json.loads(f"{{{rest}") if start else {}
-    return any(before.get(column, key) != key for column, key in names.items())
+    renamed = any(before.get(column, key) != key for column, key in names.items() if column)
+    return renamed or (bool(before) and before.get("", "") != names.get("", ""))
 
 
 async def sync_triggers(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[str]:

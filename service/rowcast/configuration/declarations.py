@@ -21,7 +21,7 @@ from rowcast.configuration.model_names import model_name
 from rowcast.configuration.primary_key import set_primary_key
 from rowcast.configuration.yaml import AboutKey, Document, Problems, Steps
 from rowcast.errors import did_you_mean
-from rowcast.resources.fields import MISSING, Field, JoinTable, Kind
+from rowcast.resources.fields import MISSING, Field, JoinTable, Kind, with_strings
 from rowcast.resources.json_members import MEMBER_TYPES
 from rowcast.resources.resource import Resource
 from rowcast.resources.sql import IDENTIFIER_MAX_BYTES, SCHEMA, split_table
@@ -61,6 +61,7 @@ FIELD_OPTIONS: Final[Mapping[str, Any]] = {
     "pattern": value_types.string(),
     "max_digits": value_types.integer(1, 1000),
     "decimal_places": value_types.integer(0, 1000),
+    "json": value_types.one_of(value_types.BIG_INTEGER_FORMS),
     "as": value_types.string(NATIVE_TYPE, "the name of a PostgreSQL type such as inet or public.geometry(Point,4326)"),
     "zone": value_types.string(ZONE_NAME, "the name of a time zone such as Europe/Berlin"),
     "of": value_types.one_of(sorted(scalar_types())),
@@ -201,6 +202,8 @@ class _FieldReader:
         if "generated" in options:
             options["read_only"] = True
         field = make_field(self.name, options.pop("type"), **options)
+        if field.json == "string":
+            field = with_strings(field)
         optional = field.null or field.read_only or self._filled(field)
         return replace(
             field,

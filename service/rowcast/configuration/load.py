@@ -23,7 +23,7 @@ from rowcast.configuration.settings import Settings
 from rowcast.configuration.view_rules import view_problems
 from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
 from rowcast.errors import did_you_mean
-from rowcast.resources.fields import MISSING, Field, Kind
+from rowcast.resources.fields import MISSING, Field, Kind, with_strings
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
 from rowcast.resources.sql import IDENTIFIER_MAX_BYTES
 
@@ -76,6 +76,8 @@ def read(
     rates = None if problems or settings.lacks(service, "throttle", "rates") else chosen.throttle.rates
     declared, lost = _declarations(directory, environ, problems, may_be_empty)
     lost |= _rates(service) if rates is None else set()
+    if chosen.server.big_integers == "string":
+        declared = [_with_strings(one) for one in declared]
     resources, sound = _combine(declared, lost, rates, problems)
     files = {one.resource.name: one.document for one in declared}
     files[""] = service or Document("service.yaml", None)
@@ -145,6 +147,14 @@ def _declarations(
         else:
             lost |= {path.stem, model_name(path.stem), *_words(path)}
     return declared, lost
+
+
+def _with_strings(one: Declaration) -> Declaration:
+    """The declaration with strings as the JSON form of big integers, unless a field has another one of its own."""
+    fields = {
+        name: field if field.json is not None else with_strings(field) for name, field in one.resource.fields.items()
+    }
+    return replace(one, resource=replace(one.resource, fields=fields))
 
 
 def _without_wrong_options(one: Declaration, problems: Problems) -> Declaration:

@@ -177,6 +177,7 @@ class Server:
     body_limit: int = _setting(value_types.size(), "1MiB")
     import_limit: int = _setting(value_types.size(), "100MiB")
     batch_limit: int = _setting(value_types.integer(1, 10_000), 100)
+    big_integers: str = _setting(value_types.one_of(value_types.BIG_INTEGER_FORMS), "number")
     expand_limit: int = _setting(value_types.integer(0, 10_000_000), 10_000)
     expand_size_limit: int = _setting(value_types.size(), "8MiB")
     idempotency_retention: float = _setting(value_types.duration(zero=False), "24h")

@@ -22,6 +22,8 @@ JsonSchema: TypeAlias = dict[str, Any]
 REFERENCE_PATTERN: Final = r"\$\{(env|file):"
 _MESSAGES: Final = {"required": "is required", "null": "may not be empty"}
 
+BIG_INTEGER_FORMS: Final = ("number", "string")  # of integers of 64 bits in JSON
+
 
 class ValueType(fields.Field[Any]):
     """One value. ``take`` converts it from its written form or raises ``ValueError``; ``schema`` is its JSON Schema.

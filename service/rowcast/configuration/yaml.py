@@ -285,7 +285,8 @@ def _plain_value(text: str) -> Any:
     if _FLOAT.fullmatch(text):
         if math.isinf(float(text)):
             raise ValueError("the number is too large")
-        return exact_number(str(Decimal(text)))
+        number = float(text)
+        return number if Decimal(repr(number)) == Decimal(text) else exact_number(str(Decimal(text)))
     if _NOT_JSON.fullmatch(text):
         raise ValueError(f"{text} is not a valid number here; quote it to make it a string")
     return text

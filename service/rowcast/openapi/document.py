@@ -282,7 +282,10 @@ class _Document:
                 return {"201": response("The new row, or the new rows.", JSON, made, *names, **shown)}
             case "destroy":
                 return {
-                    "204": {"description": "The row is deleted.", "headers": header_references("X-Transaction", "Preference-Applied")}
+                    "204": {
+                        "description": "The row is deleted.",
+                        "headers": header_references("X-Transaction", "Preference-Applied"),
+                    }
                 }
             case "stream" | "stream_row":
                 return {"200": event_stream(schemas, [schemas.event(plan)])}

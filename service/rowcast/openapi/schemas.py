@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import marshmallow as ma
-import orjson
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
@@ -26,6 +25,7 @@ from rowcast.openapi.nested_bodies import children_in_body
 from rowcast.openapi.returned import type_schema
 from rowcast.orm.model import Model, model
 from rowcast.resources.fields import MISSING, Field, Kind, Schema
+from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Relation, Resource
 from rowcast.resources.types.compound import is_numeric, limit_schema
 from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
@@ -149,7 +149,7 @@ def _add_default(schema: Schema, default: Any) -> None:
     It is not under ``default``: generators of clients take a field with that for one that is always there, and then require
     it in bodies.
     """
-    sentence = f"Default: `{orjson.dumps(default).decode()}`."
+    sentence = f"Default: `{encode(default).decode()}`."
     schema["description"] = " ".join(filter(None, (schema.get("description"), sentence)))
     schema["x-default"] = default
 

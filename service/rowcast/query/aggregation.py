@@ -22,6 +22,7 @@ from rowcast.resources.types import FIELD_TYPES
 
 _COUNT: Final = Field("count", FIELD_TYPES["big_integer"])
 _DECIMAL: Final = Field("decimal", FIELD_TYPES["decimal"])
+_TEXT: Final = Field("sum", FIELD_TYPES["decimal"])  # of integers whose sums are strings
 _FLOAT: Final = Field("float", FIELD_TYPES["float"])
 _DAY: Final = Field("day", FIELD_TYPES["date"])
 _MOMENT: Final = Field("moment", FIELD_TYPES["datetime"])
@@ -73,6 +74,8 @@ def result_field(function: str, values: Field | None) -> Field:
     if function in ("count", "count_distinct"):
         return _COUNT
     assert values is not None
+    if function == "sum" and values.field_type.sums_as_strings:
+        return _TEXT
     if function in ("sum", "avg"):
         return _FLOAT if values.field_type.name in ("float", "real") else _DECIMAL
     return values
@@ -177,7 +180,7 @@ def _described(shape: AggregateShape, fields: list[Field]) -> list[tuple[Field, 
 
 def _json(field: Field, function: str, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """The JSON form of a result. Sums of integers are numbers, however many digits they have."""
-    if function == "sum" and isinstance(column.type, sa.Integer):
+    if function == "sum" and isinstance(column.type, sa.Integer) and field is not _TEXT:
         return column
     return field.field_type.json(field, column)
 

@@ -88,6 +88,8 @@ class FieldType:
     )
     generated_key: str | None = None  # SQL of the default of a primary key
     is_item: bool = True  # whether an array can have items of the type
+    as_string: FieldType | None = None  # the same type with strings as the JSON form of its numbers
+    sums_as_strings: bool = False  # whether sums, which have any number of digits, are strings in JSON
     binary_float: bool = False  # whether JSON numbers of any length are rounded to a float of 64 bits
 
 
@@ -127,6 +129,9 @@ class Field:
     pattern: str | None = None
     max_digits: int | None = None
     decimal_places: int | None = None
+    json: str | None = (
+        None  # ``string`` or ``number``: the JSON form of a big integer; ``None`` for that of the settings
+    )
     native_type: str | None = None  # ``as``: the type of the column
     zone: str | None = None  # of a datetime whose column has none
     of: FieldType | None = None
@@ -203,6 +208,30 @@ class Field:
             name=self.name, field_type=self.of, choices=self.choices, min=self.min, max=self.max,
             max_digits=self.max_digits, decimal_places=self.decimal_places,
         )  # fmt: skip
+
+
+def with_strings(field: Field) -> Field:
+    """A field whose 64-bit numbers, or those of whose items, are strings in JSON, its own limits and defaults included."""
+    if field.item_type.as_string is None:
+        return field
+    if field.of is not None:
+        changed = replace(field, of=field.of.as_string)
+    else:
+        assert field.field_type.as_string is not None
+        shown = None if field.field_type.as_string.dump is field.field_type.dump else "string"
+        changed = replace(field, field_type=field.field_type.as_string, json=shown)
+    item = changed.element if changed.of is not None else changed
+
+    def form(of: Field, value: Any) -> Any:
+        return value if value in (None, MISSING) else of.field_type.dump(of, of.field_type.load(of, value))
+
+    return replace(
+        changed,
+        choices=tuple(form(item, each) for each in field.choices),
+        min=form(item, field.min),
+        max=form(item, field.max),
+        default=form(changed, field.default),
+    )
 
 
 def recall(field: Field, stored: Any) -> tuple[Any, bool]:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from decimal import Decimal
 from itertools import accumulate
-from sys import float_info
 from typing import Any, Final
 
 import orjson
@@ -21,7 +19,7 @@ JSON_MAX_DEPTH: Final = 200  # levels of nesting that every encoder on the way o
 _DIGITS: Final = bytes(b"0"[0] if byte in b"0123456789." else b" "[0] for byte in range(256))
 _LONG: Final = b"0" * 17  # the digits of a number that a float may not hold exactly, which has 16 of them
 _LONG_IN_BODY: Final = b"0" * 16  # one digit less, because a number of a body may have an exponent
-_SMALLEST: Final = float_info.min  # with all of its digits
+_OWN_DIGITS: Final = re.compile(rb"[0-9][eE]|\.[0-9]*0(?![0-9])")  # which a float writes in another way, such as 1.10
 _LOOKED_INTO: Final = frozenset({dict, list, float, int})  # types of values that may have lost digits, or have members
 _QUOTE_AND_SPACE: Final = re.compile(rb'"\s')
 _STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -34,7 +32,7 @@ class Raw(bytes):
 
 
 class ExactNumber(float):
-    """The nearest float of a number that no float holds. ``str()`` of it has the number's own digits."""
+    """The nearest float of a number that has other digits. ``str()`` of it has the number's own ones."""
 
     __slots__ = ("digits",)
     digits: str
@@ -44,9 +42,9 @@ class ExactNumber(float):
 
 
 def exact_number(digits: str) -> float:
-    """A number as a float, or as an ``ExactNumber`` if no float holds it."""
+    """A number as a float, or as an ``ExactNumber`` if the float is written in another way, such as ``1.10``."""
     number = float(digits)
-    if Decimal(repr(number)) == Decimal(digits):
+    if repr(number) == digits:
         return number
     exact = ExactNumber(number)
     exact.digits = digits
@@ -64,8 +62,8 @@ def parse_body(body: bytes) -> Any:
         return value  # as most are
     if not isinstance(value, dict | list):
         return value if type(value) is not float else _parse_slowly(body)
-    members = _members_unless_tiny(value)
-    if members is None or _LONG_IN_BODY in body.translate(_DIGITS):
+    members, has_floats = _members_and_floats(value)
+    if _LONG_IN_BODY in body.translate(_DIGITS) or (has_floats and _OWN_DIGITS.search(body)):
         return _parse_slowly(body)
     return value if members == _members_in(body) else _parse_slowly(body)
 
@@ -86,9 +84,9 @@ def _members_in(body: bytes) -> int:
     return compact.count(b'":')
 
 
-def _members_unless_tiny(value: dict[str, Any] | list[Any]) -> int | None:
-    """The number of members of all objects in a value; ``None`` if it has a float so small that digits may be lost."""
-    members = 0
+def _members_and_floats(value: dict[str, Any] | list[Any]) -> tuple[int, bool]:
+    """The number of members of all objects in a value, and whether it has floats."""
+    members, has_floats = 0, False
     collections: list[Any] = [value]
     while collections:
         collection = collections.pop()
@@ -99,9 +97,9 @@ def _members_unless_tiny(value: dict[str, Any] | list[Any]) -> int | None:
             kind = type(item)
             if kind is dict or kind is list:
                 collections.append(item)
-            elif kind is float and -_SMALLEST < item < _SMALLEST:
-                return None
-    return members
+            elif kind is float:
+                has_floats = True
+    return members, has_floats
 
 
 def _parse_slowly(body: bytes) -> Any:

@@ -35,7 +35,9 @@ _MINIMAL: Final[Mapping[int, HTTPStatus]] = {
     HTTPStatus.OK: HTTPStatus.NO_CONTENT,
     HTTPStatus.CREATED: HTTPStatus.CREATED,
 }
-_WRITING: Final = frozenset({"create", "update", "partial_update", RESTORE})  # the standard actions that are answered with rows
+_WRITING: Final = frozenset(
+    {"create", "update", "partial_update", RESTORE}
+)  # the standard actions that are answered with rows
 
 
 def preferences(http: web.Request) -> dict[str, str]:

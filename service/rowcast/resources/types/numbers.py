@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -28,6 +29,22 @@ def integer_schema(bits: int) -> Schema:
 
 def _integer_range(bits: int) -> tuple[int, int]:
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def _integer_pattern(bits: int) -> str:
+    """The regular expression of integers with so many bits."""
+    low, high = (str(abs(limit)) for limit in _integer_range(bits))
+
+    def to(limit: str) -> str:
+        shorter = [f"[1-9][0-9]{{0,{len(limit) - 2}}}"]
+        for place, digit in enumerate(limit):
+            least = 0 if place else 1
+            if int(digit) > least:
+                rest = len(limit) - place - 1
+                shorter.append(f"{limit[:place]}[{least}-{int(digit) - 1}]" + (f"[0-9]{{{rest}}}" if rest else ""))
+        return "|".join([*shorter, limit])
+
+    return f"^(?:0|{to(high)}|-(?:{to(low)}))$"
 
 
 def integer_type(name: str, bits: int, column: type[TypeEngine[Any]]) -> FieldType:
@@ -62,6 +79,29 @@ def _integers(name: str, low: int, high: int, column: type[TypeEngine[Any]], sch
         parse=parse,
         schema=lambda _field: dict(schema),
         options=_LIMITS | {"primary_key"},
+    )
+
+
+def _own_limits(field: Field) -> Schema:
+    limits = {"minimum": field.min, "maximum": field.max}
+    return {keyword: int(limit) for keyword, limit in limits.items() if limit is not None}
+
+
+def _as_strings(integers: FieldType, bits: int) -> FieldType:
+    """A type of integers whose JSON form is a string; bodies may have numbers."""
+
+    def load(field: Field, value: object) -> Any:
+        return integers.parse(field, value) if isinstance(value, str) else integers.load(field, value)
+
+    return replace(
+        integers,
+        load=load,
+        dump=lambda _field, value: str(value),
+        json=lambda _field, column: sa.cast(column, sa.Text),
+        schema=lambda _field: {"type": "string", "format": f"int{bits}", "pattern": _integer_pattern(bits)},
+        body_schema=lambda field: integer_schema(bits) | _own_limits(field),
+        as_string=None,
+        sums_as_strings=True,
     )
 
 
@@ -173,9 +213,11 @@ def _parse_boolean(_field: Field, text: str) -> bool:
     raise ValueError("Not a valid boolean: use true or false.")
 
 
+_INTEGERS: Final = integer_type("integer", 32, sa.Integer)
+_BIG_INTEGERS: Final = integer_type("big_integer", 64, sa.BigInteger)
 NUMBER_TYPES: Final = (
-    integer_type("integer", 32, sa.Integer),
-    integer_type("big_integer", 64, sa.BigInteger),
+    replace(_INTEGERS, as_string=replace(_INTEGERS, sums_as_strings=True)),  # only its sums are too long for a float
+    replace(_BIG_INTEGERS, as_string=_as_strings(_BIG_INTEGERS, 64), options=_BIG_INTEGERS.options | {"json"}),
     FieldType(
         name="float",
         kind=Kind.NUMBER,
