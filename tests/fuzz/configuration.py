@@ -142,6 +142,24 @@ BINS: Mapping[str, Any] = {
 NESTED: Mapping[str, tuple[str, ...]] = {"authors": ("books", "pupils"), "books": ("reviews",)}
 """Children that bodies may have, also authors inside authors."""
 
+SEARCHED: Mapping[str, Any] = {
+    "fields": {
+        "title": {"type": "string", "max_length": 100},
+        "body": {"type": "text", "null": True},
+        "size": {"type": "integer", "default": 1},
+    },
+    "search": {"language": "english", "fields": {"title": "A", "body": "B"}},
+    "viewset": {
+        "pagination_class": "CursorPagination",
+        "filterset_fields": {"size": ["gte"]},
+        "ordering_fields": ["size"],
+        "aggregates": {"sum": ["size"], "group_by": ["size"]},
+        "bulk": ["update", "destroy"],
+        "cache": "responses",
+    },
+}
+"""Rows that are found by PostgreSQL's full text search."""
+
 
 def write_everything(directory: Path) -> Path:
     """Write the configuration with everything, and return its directory."""
@@ -151,7 +169,7 @@ def write_everything(directory: Path) -> Path:
     for name, children in NESTED.items():
         opened = {child: {"create": True, "update": True, "delete": "missing"} for child in children}
         resources[name]["viewset"] = {**resources[name].get("viewset", {}), "nested": opened}
-    resources |= {"owned": OWNED, "seats": SEATS, "ruled": RULED, "bins": BINS, "huge": HUGE}
+    resources |= {"owned": OWNED, "seats": SEATS, "ruled": RULED, "bins": BINS, "huge": HUGE, "searched": SEARCHED}
     (directory / "resources").mkdir(parents=True)
     (directory / "service.yaml").write_text(json.dumps(SERVICE))
     for name, resource in resources.items():
@@ -181,6 +199,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], ...]] = {
     ),
     "boxes": tuple({"name": f"box {n}"} for n in range(3)),
     "bins": tuple({"name": f"bin {n}"} for n in range(5)),
+    "searched": tuple({"title": "a walk <b>", "body": "walked & ran " * n or None, "size": n} for n in range(30)),
     "marks": tuple({"code": f"mark{n:02}"} for n in range(30)),
     "log-lines": tuple({"message": f"line {n}"} for n in range(10)),
     "things": tuple(

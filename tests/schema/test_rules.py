@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rowcast.resources.fields import Field
+from rowcast.resources.full_text import FullText
 from rowcast.resources.resource import Resource
 from rowcast.resources.rules import CheckRule, UniqueRule
 from rowcast.resources.tables import Tables
@@ -148,3 +149,40 @@ async def test_a_wrong_expression_is_a_sentence(database: Database, tables: Tabl
     await database.migrate(things())
     done = await database.migrate(tables)
     assert any(sentence in each for each in done.pending)
+
+
+async def test_a_search_is_a_column_and_an_index(database: Database) -> None:
+    """Another search computes it again; a field that is renamed keeps it; a search that ends is dropped by a revision."""
+    await database.migrate(things())
+    await database.execute("INSERT INTO things (email, price, amount) VALUES ('walks', 2, 3)")
+    searched = things(search=FullText("english", (("email", "A"),)))
+    planned = await database.plan(searched)
+    assert [each.sql.split(" (")[0].split(" TSV")[0] for each in planned.statements] == [
+        "ALTER TABLE things ADD COLUMN search_vector",
+        "CREATE INDEX ix_things_search_vector ON things USING gin",
+    ]
+    assert (await database.migrate(searched)).left == []
+    assert (await database.compare(searched)).statements == []
+    assert await database.column("SELECT search_vector::text FROM things") == ["'walk':1A"]
+    renamed = resource("things", key("integer"), replace(EMAIL, name="mail", renamed_from="email"), GONE, PRICE, AMOUNT)
+    other = declare(replace(renamed, search=FullText("simple", (("mail", "B"),))))
+    assert (await database.plan(other)).destructive == []
+    assert (await database.migrate(other)).left == []
+    assert (await database.compare(other)).statements == []
+    assert await database.column("SELECT search_vector::text FROM things") == ["'walks':1B"]
+    ended = declare(replace(renamed, search=None))
+    assert (await database.pending(ended)) == []
+    assert len((await database.plan(ended)).destructive) == 1
+    await database.makemigrations(ended, "ended")
+    assert (await database.migrate(ended, sync=False)).left == []
+    assert await database.fetch("SELECT FROM pg_indexes WHERE indexname LIKE '%search%'") == []
+    wrong = await database.plan(declare(replace(renamed, search=FullText("englsh", (("mail", "B"),)))))
+    assert wrong.pending == ['-- `search` of things: text search configuration "englsh" does not exist']
+
+
+async def test_a_check_of_a_renamed_column_serves(database: Database) -> None:
+    """It was dropped, and made again by the next migration alone."""
+    await database.migrate(things())
+    renamed = resource("things", key("integer"), replace(EMAIL, name="mail", renamed_from="email"), GONE, PRICE, AMOUNT)
+    done = await database.migrate(declare(renamed))
+    assert ([each.sql.split()[3] for each in done.statements], done.left) == (["RENAME"], [])

@@ -1,4 +1,4 @@
-"""``unique`` and ``check`` of a resource file: which fields the database's rules are about."""
+"""``unique``, ``check`` and ``search`` of a resource file: what the database does with the values of fields."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rowcast.configuration import value_types
-from rowcast.configuration.yaml import Steps
+from rowcast.configuration.yaml import AboutKey, Steps
 from rowcast.errors import did_you_mean
 from rowcast.resources.fields import Field, Kind
+from rowcast.resources.full_text import HIGHLIGHT, RANK_PARAMETER, VECTOR_COLUMN, WEIGHTS, FullText
 from rowcast.resources.resource import Resource
 from rowcast.resources.rules import CheckRule, UniqueRule
 
+_LANGUAGE: Final = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?"
 _NAMES: Final = value_types.ListOf(value_types.string(), least=1, required=True)
 
 UNIQUE_SECTION: Final = value_types.section(
@@ -33,15 +35,30 @@ CHECK_SECTION: Final = value_types.section(
     },
 )
 
+SEARCH_SECTION: Final = value_types.section(
+    "Search",
+    {
+        "language": value_types.string(_LANGUAGE, "the name of a text search configuration such as english"),
+        "fields": value_types.MappingOf(value_types.one_of(WEIGHTS), required=True),
+    },
+)
+
+RULE_KEYS: Final[Mapping[str, Any]] = {
+    "unique": value_types.ListOf(
+        value_types.ListOrSection(value_types.ListOf(value_types.string(), least=1), UNIQUE_SECTION), null=True
+    ),
+    "check": value_types.ListOf(value_types.Nested(CHECK_SECTION), null=True),
+    "search": value_types.Nested(SEARCH_SECTION, null=True),
+}
+"""The keys of a resource file that are read here."""
+
 
 def read_rules(
-    resource: Resource,
-    unique: Sequence[Any],
-    checks: Sequence[Any],
-    lost: set[str],
-    report: Callable[[Steps, str], None],
+    resource: Resource, loaded: Mapping[str, Any], lost: set[str], report: Callable[[Steps, str], None]
 ) -> Mapping[str, Any]:
-    """The values of ``Resource`` that are about rules, without the wrong ones, which are reported."""
+    """The values of ``Resource`` for ``unique``, ``check`` and ``search``, without the wrong ones, which are reported."""
+    unique: Sequence[Any] = loaded.get("unique") or ()
+    checks: Sequence[Any] = loaded.get("check") or ()
     columns = {name: field for name, field in resource.fields.items() if field.field_type.kind is not Kind.RELATIONS}
     plain: list[tuple[str, ...]] = []
     messages: dict[tuple[str, ...], str] = {}
@@ -75,7 +92,48 @@ def read_rules(
         else:
             rules.append(rule)
     made = [check for position, given in enumerate(checks) if (check := _check(given, position, columns, lost, report))]
-    return {"unique": tuple(plain), "messages": messages, "rules": tuple(rules), "checks": tuple(made)}
+    return {
+        "unique": tuple(plain),
+        "messages": messages,
+        "rules": tuple(rules),
+        "checks": tuple(made),
+        "search": _search(resource, loaded.get("search"), lost, report),
+    }
+
+
+def _search(resource: Resource, given: Any, lost: set[str], report: Callable[[Steps, str], None]) -> FullText | None:
+    """The option ``search``, without wrong fields, which are reported."""
+    if not isinstance(given, Mapping) or not isinstance(given.get("fields"), Mapping):
+        return None
+    columns = {name: field for name, field in resource.fields.items() if field.field_type.kind is Kind.TEXT}
+    for name in given["fields"]:
+        if name not in columns and name not in lost:
+            there = name in resource.fields
+            message = f"{name!r} is not a string" if there else f"there is no field {name!r}"
+            report(("search", "fields", name), AboutKey(f"{message}; {did_you_mean(name, columns)}"))
+        elif name in columns and columns[name].write_only:
+            report(("search", "fields", name), AboutKey(f"{name!r} is write_only, so it cannot be used here"))
+        elif name in columns and columns[name].generated:
+            report(
+                ("search", "fields", name), AboutKey(f"{name!r} is generated, and so is the column that is searched")
+            )
+    if not given["fields"]:
+        report(("search", "fields"), "may not be empty")
+    if not resource.managed:
+        report(("search",), AboutKey("'search' contradicts 'managed: false': it needs a column of the table"))
+    for name, field in resource.fields.items():
+        if name in (RANK_PARAMETER, HIGHLIGHT):
+            message = f"'search' does not go with a field {name!r}: that is the name of its own {_MEANINGS[name]}"
+            report(("search",), AboutKey(message))
+        elif field.stored_column == VECTOR_COLUMN:
+            report(
+                ("search",), AboutKey(f"'search' has the column {VECTOR_COLUMN!r}, which is that of the field {name!r}")
+            )
+    fields = tuple((name, weight) for name, weight in given["fields"].items() if name in columns)
+    return FullText(given.get("language") or "simple", fields) if fields else None
+
+
+_MEANINGS: Final = {RANK_PARAMETER: "order", HIGHLIGHT: "part of each row"}
 
 
 def _same(rule: UniqueRule) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ from zoneinfo import available_timezones
 from marshmallow import ValidationError
 
 from rowcast.configuration import declared_values, soft_deletion, value_types, viewset_options
-from rowcast.configuration.database_rules import CHECK_SECTION, UNIQUE_SECTION, check_column_sets, read_rules
+from rowcast.configuration.database_rules import RULE_KEYS, check_column_sets, read_rules
 from rowcast.configuration.model_names import model_name
 from rowcast.configuration.primary_key import set_primary_key
 from rowcast.configuration.yaml import AboutKey, Document, Problems, Steps
@@ -122,10 +122,7 @@ RESOURCE_SECTION: Final = value_types.section(
         "fields": value_types.MappingOf(
             value_types.Nested(value_types.section("Field", FIELD_OPTIONS)), names=FIELD_NAME, required=True
         ),
-        "unique": value_types.ListOf(
-            value_types.ListOrSection(value_types.ListOf(value_types.string(), least=1), UNIQUE_SECTION), null=True
-        ),
-        "check": value_types.ListOf(value_types.Nested(CHECK_SECTION), null=True),
+        **RULE_KEYS,
         "indexes": value_types.ListOf(value_types.ListOf(value_types.string(), least=1), null=True),
         **soft_deletion.VALUE_TYPES,
         "viewset": value_types.NestedOrValue(viewset_options.VIEWSET_SECTION, viewset_options.CLASS, null=True),
@@ -395,7 +392,7 @@ class _ResourceReader:
             soft_delete=soft_deletion.read(loaded, fields, lost, self._report),
         )
         check_column_sets(resource, loaded.get("unique") or (), lost, self._report)
-        resource = replace(resource, **self._rules(resource, loaded, lost))
+        resource = replace(resource, **read_rules(resource, loaded, lost, self._report))
         self._former_names(resource)
         if "name" in self.document.data and "name" not in loaded:
             lost |= {stem}
@@ -466,10 +463,6 @@ class _ResourceReader:
                 self._report(
                     ("fields", name, "renamed_from"), f"there is still a field {columns[field.former_column]!r}"
                 )
-
-    def _rules(self, resource: Resource, loaded: Mapping[str, Any], lost: set[str]) -> Mapping[str, Any]:
-        """The unique rules and checks."""
-        return read_rules(resource, loaded.get("unique") or (), loaded.get("check") or (), lost, self._report)
 
 
 def _is_reserved_schema(schema: str) -> bool:

@@ -15,6 +15,7 @@ _NOT_WRITTEN: Final = "rows of a view are not written"
 RESOURCE_KEYS: Final[Mapping[str, str]] = {
     "unique": _NOT_MADE,
     "check": _NOT_MADE,
+    "search": "the service does not make views; use search_fields",
     "indexes": _NOT_MADE,
     "renamed_from": _NOT_MADE,
     "managed": _NOT_MADE,

@@ -27,7 +27,7 @@ from rowcast.resources.resource import Path, Relation, Resources
 SEARCH_PREFIXES: Final = "^=$@"
 RESERVED_PARAMETERS: Final = (
     "page", "page_size", "limit", "offset", "cursor", "search", "ordering", "fields", "expand",
-    "filter", "last_event_id", "access_token", "snapshot",
+    "filter", "last_event_id", "access_token", "snapshot", "highlight",
 )  # fmt: skip
 
 Messages: TypeAlias = Iterator[tuple[Steps, str]]
@@ -151,6 +151,8 @@ def _default_lookups(context: Context, value: Any) -> dict[str, tuple[str, ...]]
 
 
 def _check_search(context: Context, value: tuple[str, ...]) -> Messages:
+    if value and context.resources[context.resource].search is not None:
+        yield (), "contradicts 'search' of the resource, by which ?search= goes; leave one of them out"
     seen: set[str] = set()
     for position, written in enumerate(value):
         path = written[1:] if written[:1] in SEARCH_PREFIXES else written

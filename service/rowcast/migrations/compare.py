@@ -275,15 +275,15 @@ def _compare_constraints(
     given = {name for name, rule in declarations.items() if _is_given(rule, here, there)}
     wanted = {name: row["definition"] for (owner, name), row in there.checks.items() if owner == table}
     same = {name for name in checks if name in declarations and checks[name]["definition"] == wanted.get(name)}
-    for name in sorted(checks.keys() - same):
+    others = {row["definition"] for name, row in checks.items() if name not in declarations}
+    served = {name for name in declarations.keys() - same - given if wanted[name] in others}
+    serving = {wanted[name] for name in served}
+    kept = same | {name for name in checks.keys() - declarations.keys() if checks[name]["definition"] in serving}
+    for name in sorted(checks.keys() - kept):
         condition = sa.text(checks[name]["extra"].replace(":", r"\:"))
         rule = sa.CheckConstraint(condition, name=name, table=found)
         operations.ops.append(ops.DropConstraintOp.from_constraint(rule))
-    same |= given
-    others = {row["definition"] for name, row in checks.items() if name not in declarations}
-    served = {name for name in declarations.keys() - same if wanted[name] in others}
-    serving = {wanted[name] for name in served}
-    same |= served | {name for name in checks.keys() - declarations.keys() if checks[name]["definition"] in serving}
+    same |= served | given
     for name in sorted(declarations.keys() - same):  # as text: a constraint would join the table of its columns
         condition = sa.text(context.migration_context.impl.render_ddl_sql_expr(declarations[name].sqltext))
         operations.ops.append(ops.CreateCheckConstraintOp(name, declared.name, condition, schema=schema))

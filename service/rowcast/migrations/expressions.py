@@ -11,6 +11,7 @@ from sqlalchemy.schema import CreateTable
 
 from rowcast.migrations.catalog import STAND_IN_SQL, temporary
 from rowcast.migrations.values import Connection
+from rowcast.resources.full_text import VECTOR_COLUMN
 from rowcast.resources.resource import Resource
 from rowcast.resources.rule_indexes import rule_indexes
 from rowcast.resources.sql import DIALECT, cut_identifier, quote_identifier
@@ -27,7 +28,7 @@ async def find_wrong_expressions(connection: Connection, tables: Tables) -> list
     wrong: list[str] = []
     for resource in tables.resources.values():
         table = tables.metadata.tables.get(resource.table)
-        if table is None or not (resource.checks or rule_indexes(table) or _generated(resource)):
+        if table is None or not (resource.checks or resource.search or rule_indexes(table) or _generated(resource)):
             continue
         savepoint = connection.transaction()
         await savepoint.start()
@@ -71,6 +72,10 @@ def _attempts(resource: Resource, table: sa.Table, version: int) -> Iterator[tup
             add = f"ALTER TABLE {name} ADD COLUMN {column}"
             what = f"`generated: {field.generated}` of the field {field.name}"
             yield what, f"{add} GENERATED ALWAYS AS ({field.generated}) STORED", add
+    if resource.search is not None:
+        expression = table.c[VECTOR_COLUMN].computed.sqltext  # type: ignore[union-attr]
+        add = f"ALTER TABLE {name} ADD COLUMN {quote_identifier(VECTOR_COLUMN)} tsvector"
+        yield "`search`", f"{add} GENERATED ALWAYS AS ({expression}) STORED".replace(r"\:", ":"), add
     for check in resource.checks:
         yield f"`expr: {check.expr}`", f"ALTER TABLE {name} ADD CHECK ({check.expr})", ""
     for rule in resource.rules:

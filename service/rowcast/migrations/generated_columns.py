@@ -9,6 +9,7 @@ from alembic.operations import ops
 
 from rowcast.migrations.catalog import SET_EXPRESSION_VERSION, Definitions
 from rowcast.migrations.values import DdlStep
+from rowcast.resources.full_text import VECTOR_COLUMN
 from rowcast.resources.sql import DIALECT, quote_identifier, quote_table
 from rowcast.resources.tables import WRITTEN, Tables, is_managed
 
@@ -16,8 +17,8 @@ from rowcast.resources.tables import WRITTEN, Tables, is_managed
 class Recomputed(ops.ExecuteSQLOp):
     """A change of how a column gets its values. ``step`` is what runs, and ``back`` takes it back."""
 
-    def __init__(self, sql: str, back: str, *, additive: bool) -> None:
-        self.step = DdlStep(sql, additive=additive, needed=True)
+    def __init__(self, sql: str, back: str, *, additive: bool, needed: bool = True) -> None:
+        self.step = DdlStep(sql, additive=additive, needed=needed)
         self.back = back
         super().__init__(sql)
 
@@ -34,6 +35,7 @@ def find_recomputed(found: Definitions, declared: Definitions, tables: Tables, v
     for table in tables.metadata.tables.values():
         if not is_managed(table):
             continue
+        yield from _search_that_ended(table, found)
         for column in table.c:
             name = table.key, column.name
             if name not in found.columns:
@@ -49,6 +51,17 @@ def find_recomputed(found: Definitions, declared: Definitions, tables: Tables, v
                     yield Recomputed(f"{alter} DROP EXPRESSION", back, additive=False)
                 continue
             yield _change(table, column, found, here, wanted, version)
+
+
+def _search_that_ended(table: sa.Table, found: Definitions) -> Iterator[Recomputed]:
+    """The drop of the column that was searched, of a table that Rowcast has made, with its index."""
+    name = table.key, VECTOR_COLUMN
+    if VECTOR_COLUMN in table.c or name not in found.columns or not (found.is_generated(name) and found.is_own(table)):
+        return
+    row = found.columns[name]
+    alter, column = f"ALTER TABLE {quote_table(table.key)}", quote_identifier(VECTOR_COLUMN)
+    back = f"{alter} ADD COLUMN {column} {row['type']} GENERATED ALWAYS AS ({row['definition']}) STORED"
+    yield Recomputed(f"{alter} DROP COLUMN {column}", back, additive=False, needed=False)
 
 
 def _change(

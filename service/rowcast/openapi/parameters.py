@@ -8,12 +8,21 @@ from typing import Any, Final
 from rowcast.openapi.schemas import Schemas, value_schema
 from rowcast.resources.actions import AGGREGATE, LIVE
 from rowcast.resources.fields import Field, Kind, Schema
+from rowcast.resources.full_text import HIGHLIGHT
 from rowcast.resources.lookups import PATTERN_MAX_CHARACTERS, PATTERNS, Argument, Lookup
 from rowcast.resources.types.numbers import integer_schema
 from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
 from rowcast.rest.aggregates import CALCULATIONS_MAX, GROUPS_MAX
 from rowcast.rest.filter_groups import CHOICE_LOOKUPS, GROUP_PARAMETER
-from rowcast.rest.filters import SEARCH_MAX_WORDS, FieldFilter, OrderingFilter, SearchFilter
+from rowcast.rest.filters import (
+    SEARCH_MAX_CHARACTERS,
+    SEARCH_MAX_WORDS,
+    FieldFilter,
+    FullTextFilter,
+    OrderingFilter,
+    SearchFilter,
+)
+from rowcast.rest.highlighting import highlightable
 from rowcast.rest.import_parameters import MAX_ERRORS_DEFAULT, MAX_ERRORS_LIMIT, PARAMETERS
 from rowcast.rest.pagination import MAX_OFFSET
 from rowcast.rest.plan import ModelPlan, ViewPlan
@@ -144,6 +153,8 @@ def _described_parameters(schemas: Schemas, plan: ModelPlan) -> Iterator[Schema]
                 yield _group(schemas, plan, backend)
                 if backend.zoned:
                     yield query_parameter(ZONE_PARAMETER, _ZONE, schemas.time_zone())
+            case FullTextFilter():
+                yield from _full_text(plan, backend)
             case SearchFilter():
                 yield _search(plan)
             case OrderingFilter():
@@ -250,13 +261,27 @@ def _search(plan: ModelPlan) -> Schema:
     return query_parameter("search", description, {"type": "string", "pattern": _SEARCH_PATTERN})
 
 
+def _full_text(plan: ModelPlan, backend: FullTextFilter) -> Iterator[Schema]:
+    """The parameters of a full text search."""
+    fields = ", ".join(f"`{name}`" for name, _ in backend.search.fields)
+    description = (
+        f"Only rows in which {fields} have these words in some form. Syntax of web search engines: "
+        '`"a phrase"`, `or`, and `-` before what a row must not have.'
+    )
+    yield query_parameter("search", description, STRING_SCHEMA | {"maxLength": SEARCH_MAX_CHARACTERS})
+    if names := highlightable(plan, plan.serializer):
+        marked = "Fields that each row also shows with what `search` has found in `<mark>`, escaped for HTML."
+        yield list_parameter(HIGHLIGHT, marked, items={"enum": names})
+
+
 def _ordering(plan: ModelPlan, backend: OrderingFilter) -> Schema:
     steps = [sign + name for name in backend.fields for sign in ("", "-")]
     default_order = plan.attribute("ordering")
     default = f" Without it: {', '.join(default_order)}." if default_order else ""
     ranked = [name for name in backend.fields if backend.ranks(name)]
+    by_rank = " `rank` is how well a row suits `search`, which it needs." if plan.highlights else ""
     by_choices = f" The order of {', '.join(ranked)} is that of the choices." if ranked else ""
-    description = f"The order of the rows; a minus sign reverses a field's order.{by_choices}{default}"
+    description = f"The order of the rows; a minus sign reverses a field's order.{by_choices}{by_rank}{default}"
     return list_parameter("ordering", description, items={"enum": steps})
 
 

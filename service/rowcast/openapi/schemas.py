@@ -25,12 +25,14 @@ from rowcast.openapi.nested_bodies import children_in_body
 from rowcast.openapi.returned import type_schema
 from rowcast.orm.model import Model, model
 from rowcast.resources.fields import MISSING, Field, Kind, Schema
+from rowcast.resources.full_text import HIGHLIGHT
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Relation, Resource
 from rowcast.resources.types.compound import is_numeric, limit_schema
 from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
 from rowcast.rest.expansion import expandable_relations, visible_relations
 from rowcast.rest.filter_groups import GROUP_MAX_CONDITIONS, GROUP_MAX_DEPTH
+from rowcast.rest.highlighting import highlightable
 from rowcast.rest.pagination import (
     UNPAGED,
     CursorPagination,
@@ -376,9 +378,21 @@ class Schemas:
             self._serializers[resource.name] = serializer_for(self.resources, resource, model(resource.name))()
         return self._serializers[resource.name]
 
+    def _listed_row(self, plan: ModelPlan) -> Schema:
+        """A row of a page, which may show what a search has found in it."""
+        names = highlightable(plan, plan.serializer) if plan.highlights and plan.serializer.plain else []
+        if not names:
+            return self.partial_row(plan.resource)
+        html: Schema = {"type": ["string", "null"]}
+        found: Schema = {"type": "object", "properties": dict.fromkeys(names, html), "additionalProperties": False}
+        found |= {"description": "What `search` has found, as HTML; present with `highlight`."}
+        properties = self._columns(plan.resource) | self._expansions(plan.resource) | {HIGHLIGHT: found}
+        row: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+        return self._component(self._name(plan.resource.model, "Found"), lambda: row)
+
     def page(self, plan: ModelPlan) -> Schema:
         """The response of a list."""
-        rows = {"type": "array", "items": self.partial_row(plan.resource)}
+        rows = {"type": "array", "items": self._listed_row(plan)}
         match plan.paginator:
             case NoPagination():
                 return rows | {"maxItems": plan.paginator.max_page_size * UNPAGED}

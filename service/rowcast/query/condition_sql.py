@@ -14,9 +14,10 @@ from rowcast.query.versions import stamp, version
 from rowcast.resources.derived import Derived
 from rowcast.resources.exchanged import EnumType, Exchanged, Single, comparable, readable
 from rowcast.resources.fields import Field
+from rowcast.resources.full_text import RANK, VECTOR_COLUMN
 from rowcast.resources.lookups import LOOKUPS, Argument, Lookup
 from rowcast.resources.resource import Path, Relation
-from rowcast.resources.sql import quote_literal, quote_table
+from rowcast.resources.sql import quote_identifier, quote_literal, quote_table
 from rowcast.resources.tables import Tables, rank
 from rowcast.resources.traits import TableTraits
 
@@ -61,6 +62,7 @@ class Source:
         self.binds = binds
         self.clause: sa.FromClause = base
         self._logged = logged
+        self._search: tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]] | None = None
         self._joined: dict[tuple[str, ...], sa.FromClause] = {(): base}
 
     def path(self, text: str) -> Path:
@@ -117,12 +119,38 @@ class Source:
                 return self._after(steps)
             case ("among", path, (resource, column, where)):
                 return self._among(self.path(path), resource, column, where)
+            case ("search",):
+                return self._found()
             case ("unchanged",):
                 base = self.at(())
                 name = quote_table(base.key) if isinstance(base, sa.Table) else str(base.name)  # type: ignore[attr-defined]
                 current = version(self.tables, self.resource, stamp(self.tables, self.resource, name), base)
                 return current == sa.any_(self.binds(postgresql.ARRAY(sa.Text)))
         raise AssertionError(f"no condition has the shape {shape!r}")
+
+    def rank(self) -> sa.ColumnElement[Any]:
+        """How well a row suits the search that is among the conditions, exactly as a double precision."""
+        assert self._search is not None
+        vector, query = self._search
+        return sa.cast(sa.func.ts_rank(vector, query), postgresql.DOUBLE_PRECISION)
+
+    def _found(self) -> sa.ColumnElement[bool]:
+        """Whether the search finds a row; what is searched for joins the clause, so that the rank can use it as well.
+
+        A logged row has no column that is searched, so that is computed.
+        """
+        declared, base = self.tables.resources[self.resource].search, self.at(())
+        assert declared is not None
+        query = declared.query(self.binds(sa.Text())).table_valued(sa.column("query", postgresql.TSQUERY))
+        query = query.render_derived(name="_search")
+        self.clause = self.clause.join(query, sa.true())
+        if self._logged:
+            vector = declared.vector(base)
+        else:
+            name = quote_table(base.key) if isinstance(base, sa.Table) else quote_identifier(str(base.name))  # type: ignore[attr-defined]
+            vector = sa.literal_column(f"{name}.{quote_identifier(VECTOR_COLUMN)}")
+        self._search = vector, query.c.query
+        return vector.bool_op("@@")(query.c.query)
 
     def expression(self, shape: Shape, field: Field) -> Any:
         """The SQL of arithmetic whose constants are values of a field."""
@@ -301,6 +329,11 @@ class Source:
         same: list[sa.ColumnElement[bool]] = []
         start: list[sa.ColumnElement[bool]] = []
         for position, (name, descending, null, text) in enumerate(steps):
+            if name == RANK:
+                rank, limit = self.rank(), self.binds(postgresql.DOUBLE_PRECISION)
+                later.append(sa.and_(*same, rank < limit if descending else rank > limit))
+                same.append(rank == limit)
+                continue
             path = self.path(name)
             column = sort_key(path.field, self.column(path))
             ranked = path.field.order == "choices"  # then null has a rank as well

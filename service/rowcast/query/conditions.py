@@ -172,7 +172,22 @@ class Among:
         return self.rows.values
 
 
-Condition: TypeAlias = "Comparison | Junction | Negation | After | Unchanged | Among"
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The rows that a full text search finds; only for a resource with the option ``search``."""
+
+    text: str
+
+    @property
+    def shape(self) -> Shape:
+        return ("search",)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        return (self.text,)
+
+
+Condition: TypeAlias = "Comparison | Junction | Negation | After | Unchanged | Among | Found"
 
 
 def compare(path: str, lookup: str, argument: Any, kind: Kind) -> Condition:
@@ -239,6 +254,10 @@ class Query:
     def restrict(self, *conditions: Condition) -> Query:
         """The rows that also meet these conditions."""
         return Query(self.resource, self.where + conditions, self.order, self.expand, self.related)
+
+    def showing(self, *conditions: Condition) -> Query:
+        """The same rows, with values for the projection before those that there are."""
+        return Query(self.resource, self.where, self.order, self.expand, conditions + self.related)
 
     def sort(self, order: tuple[str, ...]) -> Query:
         """The rows in this order: paths, with ``-`` in front for descending order."""

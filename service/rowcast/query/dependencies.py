@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rowcast.query.conditions import Shape
 from rowcast.query.projection import Projection
 from rowcast.resources.fields import Field, Kind
+from rowcast.resources.full_text import RANK
 from rowcast.resources.resource import Resources
 
 
@@ -19,7 +20,8 @@ def reads(
     ``None`` if the result depends on a ``write_only`` field or on a view, whose changes are not in the change log.
     """
     found = {resource} if shown is None else {resource, *shown.resources}
-    mentioned = [(resource, path) for path in (*paths_in(where), *(step.removeprefix("-") for step in order))]
+    sorted_by = [step.removeprefix("-") for step in order]
+    mentioned = [(resource, path) for path in (*paths_in(where), *sorted_by) if path != RANK]
     mentioned += [] if shown is None else _of_related(shown)
     for here, text in mentioned:
         path = resources.resolve(here, text)

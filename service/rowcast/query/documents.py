@@ -6,12 +6,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rowcast.query.compilation import Binds
+from rowcast.query.compilation import Binds, sql
 from rowcast.query.condition_sql import Source
 from rowcast.query.dependencies import paths_in
 from rowcast.query.keys import has_key_in, key_columns
 from rowcast.query.projection import Projection
+from rowcast.resources.full_text import HIGHLIGHT, FullText
 from rowcast.resources.resource import Relation, Resource
+from rowcast.resources.sql import quote_literal
 from rowcast.resources.tables import Tables
 
 
@@ -20,7 +22,8 @@ def document(
 ) -> list[sa.ColumnElement[Any]]:
     """The columns whose ``to_json`` is the JSON form of a row of ``base``.
 
-    ``binds`` are for the conditions on related rows, where the projection has some: first those of the rows that a related
+    ``binds`` are for the search whose findings are shown, and for the conditions on related rows, where the projection has
+    some: first those of the rows that a related
     row is shown with, then its own.
     """
     resources = tables.resources
@@ -29,10 +32,23 @@ def document(
     for name in projection.columns:
         field = resources.key_of(resource.columns[name])
         columns.append(field.field_type.json(field, base.c[name]).label(name))
+    if projection.highlight:
+        assert binds is not None
+        assert resource.search is not None
+        columns.append(_highlight(resource.search, projection.highlight, base, binds).label(HIGHLIGHT))
     for name, inner in projection.related:
         relation = resources.relations(resource.name)[name]
         columns.append(_related(tables, relation, inner, resource, base, binds).label(name))
     return columns
+
+
+def _highlight(search: FullText, names: tuple[str, ...], base: sa.FromClause, binds: Binds) -> sa.ColumnElement[Any]:
+    """A JSON object with what the search has found in each column."""
+    query = search.query(binds(sa.Text()))
+    parts: list[Any] = []
+    for name in names:
+        parts += [sql(quote_literal(name)), search.headline(base.c[name], query)]
+    return sa.func.json_build_object(*parts)
 
 
 def _related(

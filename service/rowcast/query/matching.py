@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from rowcast.query.conditions import After, Among, Comparison, Condition, Expression, Junction, Negation, Unchanged
+from rowcast.query.conditions import (
+    After,
+    Among,
+    Comparison,
+    Condition,
+    Expression,
+    Found,
+    Junction,
+    Negation,
+    Unchanged,
+)
 from rowcast.resources.derived import Derived
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lookups import PATTERNS, Argument, Lookup
@@ -111,7 +121,7 @@ def _test(resources: Resources, resource: str, condition: Condition) -> Test | N
         case Negation(part):
             inner = _test(resources, resource, part)
             return None if inner is None else lambda row: not inner(row)
-        case After() | Unchanged() | Among():
+        case After() | Unchanged() | Among() | Found():
             return None
 
 

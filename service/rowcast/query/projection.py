@@ -18,17 +18,18 @@ class Projection:
     """The parts of a row that are read, in order: columns by name, then related rows by relation.
 
     Each relation has its own projection. ``where`` is the shape of a condition on the rows of a relation: others are left
-    out, or null. The hash is computed once, since requests look statements up by projection.
+    out, or null. ``highlight`` are columns that are also shown with what a search has found in them. The hash is computed once, since requests look statements up by projection.
     """
 
     resource: str
     columns: tuple[str, ...]
     related: tuple[tuple[str, Projection], ...] = ()
     where: Shape = ()
+    highlight: tuple[str, ...] = ()
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.resource, self.columns, self.related, self.where))
+        return hash((self.resource, self.columns, self.related, self.where, self.highlight))
 
     def __hash__(self) -> int:
         return self._hash
@@ -55,6 +56,7 @@ class Projection:
             tuple(name for name in self.columns if name in names),
             tuple((name, inner) for name, inner in self.related if name in names),
             self.where,
+            self.highlight,
         )
 
 

@@ -22,6 +22,7 @@ from rowcast.query.projection import Projection
 from rowcast.query.versions import stamp, version
 from rowcast.resources.exchanged import Exchanged
 from rowcast.resources.fields import Field
+from rowcast.resources.full_text import RANK, RANK_FIELD
 from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import Tables
 
@@ -55,6 +56,9 @@ def sort_steps(source: Source, order: tuple[str, ...]) -> list[SortStep]:
     """The parts of an order; the joins that they need are added to the source."""
     steps = []
     for n, step in enumerate(order):
+        if step.removeprefix("-") == RANK:
+            steps.append(SortStep(source.rank(), RANK_FIELD, RANK_FIELD, f"_{n}", step.startswith("-")))
+            continue
         path = source.path(step.removeprefix("-"))
         steps.append(SortStep(source.column(path), path.field, path.values, f"_{n}", step.startswith("-")))
     return steps
@@ -78,7 +82,7 @@ def page(tables: Tables, shape: PageShape, where: Shape) -> Statement:
     number = sa.func.row_number().over().label("n")  # in the order in which the rows are read
     order: list[Any] = []
     keys = []
-    if shape.keyset or shape.keys_first or shape.projection.related:
+    if shape.keyset or shape.keys_first or shape.projection.related or shape.projection.highlight:
         rows = _page_rows(shape, source, conditions, steps, one_more, offset)
         item = sa.select(*document(tables, shape.projection, rows, binds)).correlate(rows).lateral("_d")
         if shape.keyset:

@@ -13,6 +13,7 @@ from rowcast.errors import did_you_mean
 from rowcast.resources.composite import address_of, composite_key
 from rowcast.resources.derived import Derived, derive, derived_names
 from rowcast.resources.fields import Field, Kind
+from rowcast.resources.full_text import FullText
 from rowcast.resources.rules import CheckRule, UniqueRule
 from rowcast.resources.sql import quote_identifier
 from rowcast.resources.traits import PLAIN, TableTraits
@@ -105,6 +106,7 @@ class Resource:
     messages: Mapping[tuple[str, ...], str] = field(default_factory=lambda: MappingProxyType({}))
     rules: tuple[UniqueRule, ...] = ()
     checks: tuple[CheckRule, ...] = ()
+    search: FullText | None = None
     indexes: tuple[tuple[str, ...], ...] = ()
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     managed: bool = True  # whether Rowcast may change the table

@@ -15,11 +15,12 @@ from sqlalchemy.dialects import postgresql
 
 from rowcast.resources.exchanged import as_it_is, readable
 from rowcast.resources.fields import MISSING, Field, Kind
+from rowcast.resources.full_text import VECTOR_COLUMN, FullText, vector_sql
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
 from rowcast.resources.rule_indexes import RULE_INDEXES, RuleIndex, deleted_index, unique_index
 from rowcast.resources.rules import digest
-from rowcast.resources.sql import cut_identifier, quote_literal, split_table, sql_text
+from rowcast.resources.sql import cut_identifier, quote_identifier, quote_literal, split_table, sql_text
 from rowcast.resources.traits import TableTraits
 
 CONFIGURED_DEFAULT: Final = "configured_default"  # in ``info`` of a column whose default is written in the config
@@ -184,6 +185,10 @@ class Tables:
         marks = resource.soft_delete
         if marks is not None and marks.purge_after is not None and not resource.fields[marks.field].index:
             made.append(deleted_index(_name("ix", table.name, marks.field), resource))
+        if resource.search is not None:
+            table.append_column(_vector_column(resource, resource.search))
+            name = _name("ix", table.name, VECTOR_COLUMN)
+            made.append(RuleIndex(name, (VECTOR_COLUMN,), (quote_identifier(VECTOR_COLUMN),), method="gin"))
         table.info[RULE_INDEXES] = tuple(made)
         for check in resource.checks:
             fields = (resource.fields[check.field].column_name,) if check.field else ("non_field_errors",)
@@ -276,10 +281,10 @@ def is_managed(table: sa.Table) -> bool:
 def _keyed(table: sa.Table, resource: Resource) -> sa.Table:
     """The table for statements: its columns by the names that these have there.
 
-    SQLAlchemy warns of each INSERT without a value for a column of a primary key, unless it generates the value itself. So
+    The column of ``search`` is not among them. SQLAlchemy warns of each INSERT without a value for a column of a primary key, unless it generates the value itself. So
     the table has no key if others may generate values of it.
     """
-    others = resource.primary_key or resource.key.database_default
+    others = resource.primary_key or resource.key.database_default or resource.search
     if not others and all(field.column is None for field in resource.columns.values()):
         return table
     columns = (
@@ -287,6 +292,14 @@ def _keyed(table: sa.Table, resource: Resource) -> sa.Table:
         for name, field in resource.columns.items()
     )
     return sa.Table(table.name, sa.MetaData(), *columns, schema=table.schema)
+
+
+def _vector_column(resource: Resource, search: FullText) -> sa.Column[Any]:
+    """The column that is searched, which the database computes."""
+    stored = {name: resource.fields[name].stored_column for name, _ in search.fields}
+    return sa.Column(
+        VECTOR_COLUMN, postgresql.TSVECTOR(), sa.Computed(sql_text(vector_sql(search, stored)), persisted=True)
+    )
 
 
 def _info(field: Field, values: Field) -> dict[str, object]:

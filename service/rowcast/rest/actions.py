@@ -27,11 +27,13 @@ from rowcast.query import removal
 from rowcast.query.conditions import Query, total_order, unchanged
 from rowcast.query.pages import BETWEEN, PageShape
 from rowcast.query.projection import Projection
+from rowcast.resources.full_text import HIGHLIGHT
 from rowcast.rest.conditional import check_version, etag_header, missing_or_changed, required_versions, version_of
 from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.expansion import reading, row_within_scopes
 from rowcast.rest.expansion_budget import check_size
 from rowcast.rest.export import export_list
+from rowcast.rest.highlighting import highlighted
 from rowcast.rest.negotiation import export_type
 from rowcast.rest.paging import list_address
 from rowcast.rest.protocols import ModelView, WritableView
@@ -65,6 +67,8 @@ async def read_list(view: ModelView, request: Request) -> web.StreamResponse:
     shown = requested_projection(plan, serializer, params)
     plain = is_plain(plan, serializer, shown)
     query, read, grown = reading(view, serializer, query, shown, plain=plain)
+    if plan.highlights and HIGHLIGHT in params:
+        query, read = highlighted(plan, serializer, query, read, params, plain=plain)
     page = plan.paginator.page_request(query, read, view.count, params)
     address = list_address(view)
 

@@ -22,11 +22,13 @@ from rowcast.query.conditions import Query, total_order, without_deleted
 from rowcast.query.projection import Projection, expand, with_all_columns
 from rowcast.query.store import STORE
 from rowcast.resources.actions import AGGREGATE, LIVE, STREAM
+from rowcast.resources.full_text import HIGHLIGHT
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import expansion
 from rowcast.rest.aggregates import LIVE_PARAMETERS, PARAMETERS, opened_aggregates, pages_of_groups
 from rowcast.rest.database_views import check_view
 from rowcast.rest.declared_scope import DeclaredScope
+from rowcast.rest.filters import can_highlight
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import has_users_code, is_ours, near_misses, overridden_methods, owner_of
 from rowcast.rest.pagination import BasePagination, NoPagination, PageNumberPagination
@@ -233,6 +235,7 @@ def _plan_model(
         overridden=overridden,
         call=_calls(cls, _key_part(cls, options)),
         allowed_parameters=with_parameters(cls, options, resource, _allowed_parameters(filters, paginator)),
+        highlights=can_highlight(filters),
         acts_as_caller=as_callers,
         checks_initial=_has_code_before_actions(policies, overridden),
         strict_query=options["strict_query"],
@@ -396,7 +399,9 @@ def _allowed_parameters(filters: Iterable[Any], paginator: BasePagination) -> di
     narrowing = {name for backend in filters for name in backend.parameters() if not backend.sorts}
     sorting = {name for backend in filters for name in backend.parameters() if backend.sorts}
     return {
-        "list": frozenset({*narrowing, *sorting, *READ_PARAMETERS, *paginator.parameters}),
+        "list": frozenset(
+            {*narrowing, *sorting, *[HIGHLIGHT] * can_highlight(filters), *READ_PARAMETERS, *paginator.parameters}
+        ),
         "retrieve": frozenset(READ_PARAMETERS),
         STREAM: frozenset({*narrowing, *STREAM_PARAMETERS}),
         AGGREGATE: frozenset({*narrowing, *PARAMETERS, *pages_of_groups(paginator)}),

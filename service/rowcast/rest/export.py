@@ -22,6 +22,7 @@ from rowcast.orm.bridge import spawn
 from rowcast.query.conditions import Query
 from rowcast.query.export import CELLS, LINES
 from rowcast.query.projection import Projection
+from rowcast.resources.full_text import HIGHLIGHT
 from rowcast.resources.lossless_json import parse
 from rowcast.rest.etags import matches
 from rowcast.rest.expansion import reading
@@ -59,6 +60,8 @@ async def export_list(view: ModelView, request: Request, media_type: str) -> web
     plan.check_parameters(view.action, {name: each for name, each in params.items() if name != EXCEL or excel is None})
     if paged := next((name for name in plan.paginator.parameters if name in params), None):
         raise ParseError(f"{paged}: {media_type} has all rows and no pages; leave it out.", code="invalid_parameter")
+    if plan.highlights and HIGHLIGHT in params:
+        raise ParseError(f"{HIGHLIGHT}: is for pages of JSON; leave it out.", code="invalid_parameter")
     query = await list_query(view)
     serializer = current_serializer(view)
     shown = requested_projection(plan, serializer, params)

@@ -6,13 +6,14 @@ Each backend reads its own parameters. ``ViewPlan.check_parameters`` refuses a p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 from rowcast.errors import ParseError, did_you_mean
-from rowcast.query.conditions import Comparison, Condition, Junction, Query, total_order
+from rowcast.query.conditions import Comparison, Condition, Found, Junction, Query, total_order
 from rowcast.resources.derived import UTC
 from rowcast.resources.fields import Field
+from rowcast.resources.full_text import RANK, RANK_PARAMETER, FullText
 from rowcast.resources.lookups import LOOKUPS, PATTERNS, Lookup, check_pattern
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest.filter_groups import (
@@ -25,6 +26,7 @@ from rowcast.rest.filter_groups import (
 from rowcast.rest.zones import ZONE_PARAMETER, read_zone
 
 SEARCH_MAX_WORDS: Final = 16  # words and quoted phrases together
+SEARCH_MAX_CHARACTERS: Final = 1000  # of a full text search
 _SEARCH_PREFIXES: Final[Mapping[str, str]] = {"^": "istartswith", "=": "iexact", "$": "iregex", "@": "search"}
 _WORD: Final = re.compile(r'"([^"]*)"|(\S+)')
 
@@ -150,6 +152,8 @@ class SearchFilter(BaseFilterBackend):
 
     @classmethod
     def for_view(cls, resources: Resources, resource: Resource, options: Mapping[str, Any]) -> SearchFilter:
+        if resource.search is not None:
+            return FullTextFilter(resource.search)
         return cls(resources, resource.name, tuple(options["search_fields"]))
 
     def __init__(self, resources: Resources, resource: str, fields: tuple[str, ...]) -> None:
@@ -189,6 +193,38 @@ class SearchFilter(BaseFilterBackend):
         )
 
 
+class FullTextFilter(SearchFilter):
+    """``?search=`` of a resource with the option ``search``: web search syntax, by PostgreSQL's full text search."""
+
+    def __init__(self, search: FullText) -> None:
+        self.search = search
+
+    def parameters(self) -> tuple[str, ...]:
+        return (self.parameter,)
+
+    def patterns(self) -> tuple[str, ...]:
+        return ()
+
+    def apply(self, query: Query, params: Mapping[str, str]) -> Query:
+        text = searched_text(params)
+        return query.restrict(Found(text)) if text else query
+
+
+def can_highlight(filters: Iterable[Any]) -> bool:
+    """Whether one of the backends is a full text search."""
+    return any(isinstance(backend, FullTextFilter) for backend in filters)
+
+
+def searched_text(params: Mapping[str, str]) -> str:
+    """What a full text search is for; empty if there is none."""
+    text = params.get(SearchFilter.parameter, "").strip()
+    if "\x00" in text:
+        raise ParseError("search: the character U+0000 is not allowed.", code="invalid_parameter")
+    if len(text) > SEARCH_MAX_CHARACTERS:
+        raise ParseError(f"search: at most {SEARCH_MAX_CHARACTERS} characters.", code="invalid_parameter")
+    return text
+
+
 class OrderingFilter(BaseFilterBackend):
     """``?ordering=priority,-created_at``; the viewset's own order by default. The key is always the last step."""
 
@@ -201,6 +237,8 @@ class OrderingFilter(BaseFilterBackend):
     def for_view(cls, resources: Resources, resource: Resource, options: Mapping[str, Any]) -> OrderingFilter:
         fields = tuple(options["ordering_fields"])
         ranked = frozenset(name for name in fields if resources.resolve(resource.name, name).field.order == "choices")
+        if resource.search is not None:
+            fields = (*fields, RANK_PARAMETER)
         return cls(resource, fields, tuple(options["ordering"]), ranked)
 
     def __init__(
@@ -232,4 +270,14 @@ class OrderingFilter(BaseFilterBackend):
             if name not in self.fields:
                 hint = did_you_mean(name, self.fields)
                 raise ParseError(f"ordering: {name!r} is not allowed; {hint}", code="invalid_parameter")
+        if self._resource.search is not None:
+            steps = tuple(self._ranked_step(step, query) for step in steps)
         return query.sort(total_order(self._resource, steps))
+
+    def _ranked_step(self, step: str, query: Query) -> str:
+        """A step of the order; ``rank`` as the one that needs a search."""
+        if step.removeprefix("-") != RANK_PARAMETER:
+            return step
+        if not any(isinstance(condition, Found) for condition in query.where):
+            raise ParseError("ordering: rank is for ?search= only.", code="invalid_parameter")
+        return step.replace(RANK_PARAMETER, RANK)

@@ -21,6 +21,7 @@ from rowcast.query.conditions import After, Query, StoredText
 from rowcast.query.pages import DEEP_OFFSET_ROWS, FetchedPage, PageShape
 from rowcast.query.projection import Projection
 from rowcast.resources.fields import Kind
+from rowcast.resources.full_text import RANK, RANK_FIELD
 from rowcast.resources.resource import Resources
 
 MAX_DIGITS: Final = 1000  # of a number in the query string
@@ -206,7 +207,7 @@ class CursorPagination(BasePagination):
 
     def _load(self, resource: str, path: str, value: Any) -> Any:
         """The value of a column in a cursor; one that Python does not have is PostgreSQL's own string."""
-        field = self.resources.resolve(resource, path).values
+        field = RANK_FIELD if path == RANK else self.resources.resolve(resource, path).values
         try:
             return field.field_type.load(field, value)
         except ValueError:

@@ -231,6 +231,7 @@ class ModelPlan(ViewPlan):
     finds_objects: bool  # the user's ``get_object`` finds the row
     makes_serializers: bool  # the user's ``get_serializer`` makes the serializer
     shows_by_python: bool  # Python of the user's decides what rows show, also where they are related rows
+    highlights: bool  # whether rows of a list can show what a full text search has found
     upserts: Sequence[UniqueRule]  # the unique rules that ``PUT ?on=`` may name
     filter_parameters: frozenset[str]  # the query parameters that narrow a list
     native_filters: bool  # the query string is read without Python of the user's

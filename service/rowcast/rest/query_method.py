@@ -22,6 +22,7 @@ ACCEPT_QUERY: Final = {"Accept-Query": "application/json"}
 MEMBERS: Final = (
     GROUP_PARAMETER,
     "search",
+    "highlight",
     "ordering",
     "fields",
     "expand",
