@@ -1,4 +1,4 @@
-# run  psql  web  test  test-fast  fuzz  docs  lint  format  schemas  dist  bench  bench-growth  bench-stream  lock
+# run  psql  web  test  test-fast  fuzz  docs  screenshots  lint  format  schemas  dist  bench  bench-growth  bench-stream  lock
 # Needs make and Python 3.11 or newer (PYTHON=… selects one). Everything else is installed into .venv.
 # Paths are relative and tools are run as modules, so a checkout can have any name and can be moved.
 
@@ -31,6 +31,10 @@ fuzz: .venv/requirements-dev.installed
 # The examples and tables of the documentation.
 docs: .venv/requirements-dev.installed
 	@$(PYTEST) --dist=worksteal tests/docs tests/examples
+
+# The pictures of docs/console.md, with Chromium.
+screenshots: .venv/requirements-dev.installed web
+	@.venv/bin/python -m tests.browser.screenshots
 
 lint: .venv/requirements-dev.installed
 	.venv/bin/python -m ruff check .
@@ -69,7 +73,7 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock
 	$(subst pyproject.toml --group build --extra redis,--group pyproject.toml:web,$(COMPILE)) --upgrade -o requirements-web.lock
 
-.PHONY: run psql web test test-fast fuzz docs lint format schemas dist bench bench-growth bench-stream lock
+.PHONY: run psql web test test-fast fuzz docs screenshots lint format schemas dist bench bench-growth bench-stream lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast contains the absolute path of its checkout: after a move or a copy it is installed again.

@@ -1,6 +1,6 @@
 // Bundles the sources: /client.js for the service (and what stands beside it), dist/ for npm.
 import { execFileSync } from "node:child_process";
-import { rmSync } from "node:fs";
+import { copyFileSync, rmSync } from "node:fs";
 import { build } from "esbuild";
 
 const assets = "../service/rowcast/assets";
@@ -8,6 +8,17 @@ const shared = { bundle: true, format: "esm", target: "es2022", legalComments: "
 
 rmSync(assets, { recursive: true, force: true });
 await build({ ...shared, entryPoints: ["client/src/client.ts"], outfile: `${assets}/client.js`, minify: true });
+
+await build({ // the console: names with hashes, which never change
+  ...shared,
+  entryPoints: ["console/src/main.tsx", "console/src/main.css"],
+  outdir: `${assets}/console`,
+  entryNames: "[name]-[hash]",
+  jsx: "automatic",
+  jsxImportSource: "preact",
+  minify: true,
+});
+copyFileSync("node_modules/preact/LICENSE", `${assets}/console/preact.LICENSE.txt`);
 
 if (process.argv.includes("--package")) { // what `npm pack` packs
   rmSync("client/dist", { recursive: true, force: true });

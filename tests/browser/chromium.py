@@ -6,6 +6,7 @@ Specification: https://chromedevtools.github.io/devtools-protocol/
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import json
@@ -30,13 +31,16 @@ class Page:
         self._socket = socket
         self._numbers = itertools.count(1)
         self._session: str | None = None
+        self.errors: list[str] = []
+        """The exceptions and the console's errors so far."""
 
     async def open(self, url: str) -> None:
         """Go to an address, in a new tab, and wait until it is loaded."""
         target = await self._call("Target.createTarget", url="about:blank")
         attached = await self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
-        await self._call("Page.enable")
+        for domain in ("Page", "Runtime", "Log"):
+            await self._call(f"{domain}.enable")
         await self._call("Page.navigate", url=url)
         await self._message(lambda message: message.get("method") == "Page.loadEventFired")
 
@@ -50,6 +54,35 @@ class Page:
         """Wait until an expression is true on the page."""
         look = f"const look = () => ({condition}) ? resolve() : setTimeout(look, 5); look()"
         await self.evaluate(f"new Promise(resolve => {{ {look} }})")
+
+    async def press(self, key: str, text: str = "") -> None:
+        """Press a key, such as ``Enter``."""
+        code = {"Enter": 13, "Escape": 27, "ArrowDown": 40, "ArrowUp": 38, "Tab": 9}.get(key, 0)
+        shared = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        text = text or {"Enter": "\r"}.get(key, "")
+        await self._call("Input.dispatchKeyEvent", type="keyDown", **shared, **({"text": text} if text else {}))
+        await self._call("Input.dispatchKeyEvent", type="keyUp", **shared)
+
+    async def write(self, text: str) -> None:
+        """Write into the element that has the focus."""
+        await self._call("Input.insertText", text=text)
+
+    async def look(self, *, width: int = 1280, height: int = 800, dark: bool = False) -> None:
+        """Give the page a size, and a system that is dark or light."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        await self._call("Emulation.setDeviceMetricsOverride", **metrics)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self._call("Emulation.setEmulatedMedia", features=[scheme])
+
+    async def choose_file(self, selector: str, path: str) -> None:
+        """Choose a file in an input."""
+        root = (await self._call("DOM.getDocument"))["root"]["nodeId"]
+        node = (await self._call("DOM.querySelector", nodeId=root, selector=selector))["nodeId"]
+        await self._call("DOM.setFileInputFiles", nodeId=node, files=[path])
+
+    async def screenshot(self) -> bytes:
+        """What the page shows, as PNG."""
+        return base64.b64decode((await self._call("Page.captureScreenshot", format="png"))["data"])
 
     async def _call(self, method: str, **parameters: Any) -> Any:
         """The result of one command."""
@@ -65,8 +98,21 @@ class Page:
         async with asyncio.timeout(PATIENCE):
             while True:
                 message: dict[str, Any] = json.loads(await self._socket.receive_str())
+                self._note(message)
                 if matches(message):
                     return message
+
+    def _note(self, message: dict[str, Any]) -> None:
+        """Keep the errors of the page."""
+        details = message.get("params", {})
+        match message.get("method"):
+            case "Runtime.exceptionThrown":
+                thrown = details["exceptionDetails"]
+                self.errors.append(thrown.get("exception", {}).get("description", thrown["text"]))
+            case "Log.entryAdded" if details["entry"]["level"] == "error":
+                self.errors.append(f"{details['entry']['text']} {details['entry'].get('url', '')}")
+            case "Runtime.consoleAPICalled" if details["type"] == "error":
+                self.errors.append(str(details["args"]))
 
 
 @asynccontextmanager

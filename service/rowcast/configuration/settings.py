@@ -171,6 +171,7 @@ class Server:
         [],
     )
     openapi: str = _setting(value_types.one_of(("public", "authenticated", "off")), "public")
+    console: bool | None = _setting(value_types.boolean(null=True))  # null: with the embedded database
     trusted_proxies: int = _setting(value_types.integer(0, 100), 0)
     max_connections: int = _setting(value_types.integer(1, 1_000_000), 12_000)
     max_connections_per_address: int = _setting(value_types.integer(1, 1_000_000), 4_000)

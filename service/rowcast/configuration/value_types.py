@@ -267,15 +267,16 @@ def integer(low: int | None = None, high: int | None = None, *, null: bool = Fal
     )
 
 
-def boolean() -> ValueType:
+def boolean(*, null: bool = False) -> ValueType:
     """True or false."""
 
-    def take(value: Any) -> bool:
+    def take(value: Any) -> Any:
         if not isinstance(value, bool):
             raise ValueError("must be true or false")
         return value
 
-    return ValueType(take, {"type": ["boolean", "string"], "pattern": REFERENCE_PATTERN}, read=_read_boolean)
+    written = {"type": ["boolean", "string"], "pattern": REFERENCE_PATTERN}
+    return ValueType(take, written, read=_read_boolean, null=null)
 
 
 def any_value() -> ValueType:

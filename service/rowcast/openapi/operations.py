@@ -307,6 +307,7 @@ METADATA_SCHEMA: Final[Schema] = {
             "description": "The relations whose rows a body may have, and what may be done with them.",
             "additionalProperties": {"type": "object"},
         },
+        "list": OBJECT | {"description": "What a list shows, and how it is filtered, sorted and paged."},
         "many": {
             "type": "object",
             "description": "What a list takes for many rows: how many, how they are named, and what takes filters.",

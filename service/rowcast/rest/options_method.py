@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, Final
 
 from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS
 from rowcast.resources.fields import MISSING
+from rowcast.rest.filters import FieldFilter, OrderingFilter, SearchFilter
 from rowcast.rest.import_parameters import PARAMETERS
 from rowcast.rest.introspection import is_ours
 from rowcast.rest.negotiation import EVENT_STREAM, EXPORT_TYPES
+from rowcast.rest.pagination import (
+    CursorPagination,
+    LimitOffsetPagination,
+    NoPagination,
+    PageNumberPagination,
+)
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.preferences import preferences_of
 from rowcast.rest.protocols import ModelView
@@ -32,6 +40,7 @@ def describe(view: ModelView) -> dict[str, Any]:
         **_nested(view),
         **_deletion(view.view_plan),
         "prefer": preferences_of(view.view_plan, view.action_map.values(), importing=view.importing),
+        **_list(view),
         "actions": {
             method: body_fields(view.view_plan, action)
             for method, action in BODY_ACTIONS.items()
@@ -88,6 +97,48 @@ def _deletion(plan: ModelPlan) -> dict[str, Any]:
     if marks is None:
         return {}
     return {"soft_delete": {"field": marks.field, "purge_after_seconds": marks.purge_after}}
+
+
+def _list(view: ModelView) -> dict[str, Any]:
+    """What a list shows, and how a client narrows, sorts and pages it; the filters are those of ``?filter=``, too."""
+    plan = view.view_plan
+    if view.action_map.get("GET") != "list" or view.detail is not False:
+        return {}
+    filters: dict[str, dict[str, Any]] = {}
+    for backend in plan.filters:
+        if isinstance(backend, FieldFilter):
+            for name, lookup, values in backend.describe():
+                path = name.removesuffix(f"__{lookup.name}")
+                found = filters.setdefault(path, {"type": values.type, "lookups": []})
+                found["lookups"].append(lookup.name)
+                if values.choices:
+                    found["choices"] = list(values.choices)
+    orders = [backend for backend in plan.filters if isinstance(backend, OrderingFilter)]
+    return {
+        "list": {
+            "key": list(key_names(plan)),
+            "fields": {
+                name: _describe_field(field, "list", required=False)
+                for name, field in plan.serializer.fields.items()
+                if isinstance(field, ColumnField | RelatedKeysField) and not field.declared.write_only
+            },
+            "filters": filters,
+            "search": any(isinstance(each, SearchFilter) and each.parameters() for each in plan.filters),
+            "ordering": [name for each in orders for name in each.fields],
+            "ordered_by_choices": [name for each in orders for name in each.fields if each.ranks(name)],
+            "default_ordering": list(plan.attribute("ordering")),
+            "pagination": _PAGINATIONS.get(type(plan.paginator), "other"),
+            "max_page_size": plan.paginator.max_page_size,
+        }
+    }
+
+
+_PAGINATIONS: Final[Mapping[type, str]] = {
+    PageNumberPagination: "page",
+    LimitOffsetPagination: "offset",
+    CursorPagination: "cursor",
+    NoPagination: "none",
+}
 
 
 def _media_types(view: ModelView) -> list[str]:

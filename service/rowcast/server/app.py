@@ -29,7 +29,7 @@ from rowcast.rest.request import BODY_TIMEOUT
 from rowcast.rest.routers import Route
 from rowcast.rest.stream_tickets import PREFIX as TICKETS
 from rowcast.rest.stream_tickets import ticket_handler
-from rowcast.server import assets, health
+from rowcast.server import assets, console, health
 from rowcast.server.cors import cors
 from rowcast.server.debug import describe_errors, watching_coroutines
 from rowcast.server.hosts import Hosts
@@ -126,6 +126,8 @@ def create_app(
     register(app, service, bound.routes, lifecycle.waits_for_start)
     health.register(app, lifecycle.readiness)
     assets.register(app)
+    if console.is_on(settings, configuration.resources):
+        console.register(app)
     combined = lifecycle.waits_for_start(combined_stream.stream)
     for path in ("/stream", "/stream/"):
         app.router.add_get(path, combined)
@@ -182,6 +184,9 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
     if settings.server.openapi == "authenticated" and not service.authentication_classes:
         message = "nobody is authenticated: auth.default_authentication_classes is empty"
         problems.at(configuration.files[""], ("server", "openapi"), message)
+    if settings.server.console:
+        for message in console.problems(settings, configuration.resources):
+            problems.at(configuration.files[""], ("server", "console"), message)
     return Bound(tables, service, identity, throttles, supervisor, routes)
 
 

@@ -20,7 +20,7 @@ from rowcast.errors import ApiError
 from rowcast.query.conditions import Query
 from rowcast.rest.rendering import requested_projection
 
-from .sample import BOUND, DOCUMENT, operation, parameters
+from .sample import BOUND, DOCUMENT, SCHEMAS, operation, parameters
 
 API = schemathesis.openapi.from_dict(DOCUMENT)
 FREE = ("string__regex", "string__iregex", "cursor")  # a schema cannot express their rules
@@ -123,6 +123,8 @@ def fits(query: list[tuple[str, str]]) -> bool:
 
 def _meets(schema: dict[str, Any], text: str) -> bool:
     """Whether a string fits a schema, as it is or parsed as JSON. A parameter with JSON content has no schema here."""
+    if "$ref" in schema:
+        schema = SCHEMAS[schema["$ref"].rpartition("/")[2]]
     listed = schema.get("type") == "array"
     readings: list[Any] = [text.split(",") if listed else text] if schema else []
     with contextlib.suppress(ValueError):

@@ -1,0 +1,94 @@
+"""``/console/``: a page for people over the public API, built from ``web/console``.
+
+The page has no rights of its own. Everything that it shows and does is a request that any client could send, with the credentials
+that somebody has entered. Its Content-Security-Policy allows no script, style or connection but the service's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator
+from html import escape
+from typing import Final
+
+from aiohttp import web
+
+from rowcast.configuration.settings import Settings
+from rowcast.errors import NotFound
+from rowcast.rest.plan import SERVICE
+from rowcast.server.assets import NOT_BUILT, Asset, read_assets, sending
+
+NAME: Final = "console"
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    )
+)
+_ENTRY: Final = re.compile(r"console/main-[0-9A-Z]{8}\.(js|css)")
+
+
+def is_on(settings: Settings, resources: Container[str]) -> bool:
+    """Whether there is a console: as ``server.console`` says, by default with the embedded database.
+
+    A resource of this name has its address, and a console needs ``/``, which ``server.openapi: off`` hides.
+    """
+    wanted = settings.server.console if settings.server.console is not None else settings.database.url is None
+    return wanted and not list(problems(settings, resources))
+
+
+def problems(settings: Settings, resources: Container[str]) -> Iterator[str]:
+    """Why there can be no console."""
+    if NAME in resources:
+        yield f"the resource {NAME} has this address; give it another name, or leave the console off"
+    if settings.server.openapi == "off":
+        yield "the console reads / and /openapi.json, which server.openapi: off hides"
+
+
+def register(app: web.Application) -> None:
+    """Add ``/console/`` and its files."""
+    files = {name: asset for name, asset in read_assets().items() if name.startswith(f"{NAME}/")}
+    html = _page(files, app[SERVICE].settings.api.title)
+    headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+
+    async def page(request: web.Request) -> web.Response:
+        if html is None:
+            raise NotFound(NOT_BUILT)
+        return web.Response(text=html, content_type="text/html", headers=headers)
+
+    for path in (f"/{NAME}", f"/{NAME}/"):
+        app.router.add_get(path, page)
+    for name, asset in files.items():
+        app.router.add_get(f"/{name}", sending(asset))
+
+
+def _page(files: dict[str, Asset], title: str) -> str | None:
+    """The page, which loads one script and one style sheet; ``None`` if they were not built."""
+    entries = {match[1]: name for name in files if (match := _ENTRY.fullmatch(name))}
+    if entries.keys() != {"js", "css"}:
+        return None
+    return f"""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/{entries["css"]}">
+<script type="module" src="/{entries["js"]}"></script>
+</head>
+<body>
+<div id="console" data-title="{escape(title)}"></div>
+<noscript>The console needs JavaScript. <a href="/docs/">The reference</a> shows the addresses of the service.</noscript>
+</body>
+</html>
+"""

@@ -1,0 +1,288 @@
+/** The form of a row: create, change under If-Match, and choose between three versions after a conflict. */
+
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { type Abilities, type Description, Failure, type Field, type Fields, type Row, describe, forgetLabel, keyOf, request, stringify } from "./api";
+import { ActionButtons } from "./actions";
+import { Control, Unreadable } from "./controls";
+import { fail, notify, undoChange } from "./notices";
+import { Shown } from "./values";
+
+interface Props {
+  resource: string;
+  about: Description;
+  rowKey: string | null; // null: a new row
+  abilities: Abilities;
+  onClose(): void;
+  onCreated(key: string): void;
+}
+
+interface Read {
+  row: Row;
+  etag: string | null;
+  fields: Fields;
+  writable: boolean;
+  deletable: boolean;
+}
+
+interface Conflict {
+  base: Row;
+  theirs: Read;
+}
+
+export function RowForm({ resource, about, rowKey, abilities, onClose, onCreated }: Props) {
+  const path = rowKey === null ? `/${resource}/` : `/${resource}/${rowKey}/`;
+  const [read, setRead] = useState<Read | null>(null);
+  const [values, setValues] = useState<Row>({});
+  const [errors, setErrors] = useState<Record<string, string[]>>({});
+  const [failure, setFailure] = useState<Failure | null>(null);
+  const [busy, setBusy] = useState(false);
+  const [conflict, setConflict] = useState<Conflict | null>(null);
+  const heading = useRef<HTMLHeadingElement>(null);
+
+  const load = async (): Promise<Read> => {
+    if (rowKey === null) return { row: starting(about.actions["POST"]!), etag: null, fields: about.actions["POST"]!, writable: true, deletable: false };
+    const description = await describe(path);
+    const fields = description.actions["PATCH"] ?? about.list!.fields;
+    const links = Object.keys(fields).filter(name => fields[name]!.type === "many_to_many");
+    const expand = new URLSearchParams(links.length ? { expand: links.join(",") } : {});
+    const [plain, expanded] = await Promise.all([
+      request<Row>("GET", path),
+      links.length ? request<Row>("GET", `${path}?${expand}`).catch(() => null) : null,
+    ]);
+    const row = { ...plain.data };
+    for (const name of links) {
+      const rows = expanded?.data[name] ?? row[name];
+      if (Array.isArray(rows)) row[name] = await keys(fields[name]!, rows);
+    }
+    const may = (method: string) => abilities.operations.has(`${method} /${resource}/{}/`);
+    return { row, etag: plain.headers.get("ETag"), fields, writable: "PATCH" in description.actions && may("PATCH"), deletable: may("DELETE") };
+  };
+
+  useEffect(() => {
+    let current = true;
+    setRead(null);
+    setErrors({});
+    setFailure(null);
+    setConflict(null);
+    load().then(found => {
+      if (!current) return;
+      setRead(found);
+      setValues(found.row);
+      heading.current?.focus();
+    }, error => current && setFailure(error instanceof Failure ? error : null));
+    return () => {
+      current = false;
+    };
+  }, [path]);
+
+  const changed = useMemo(() => (read ? Object.keys(values).filter(name => !same(values[name], read.row[name])) : []), [values, read]);
+  if (!read) {
+    return (
+      <Panel title={resource} heading={heading} onClose={onClose}>
+        {failure ? <p class="error" role="alert">{failure.problem.detail}</p> : <p>Loading…</p>}
+      </Panel>
+    );
+  }
+
+  const body = (): Row => {
+    const names = rowKey === null ? Object.keys(values).filter(name => values[name] !== undefined && !read.fields[name]?.read_only) : changed;
+    return Object.fromEntries(names.map(name => [name, values[name]]));
+  };
+
+  const save = async (etag = read.etag, sent = body(), base = read.row) => {
+    const unreadable = Object.keys(sent).filter(name => sent[name] instanceof Unreadable);
+    if (unreadable.length) {
+      setErrors(Object.fromEntries(unreadable.map(name => [name, ["This is not valid JSON."]])));
+      return;
+    }
+    setBusy(true);
+    setErrors({});
+    setFailure(null);
+    try {
+      if (rowKey === null) {
+        const made = await request<Row>("POST", path, { body: sent });
+        const key = keyOf(made.data, about.list?.key ?? ["id"]);
+        const own = `/${resource}/${key}/`;
+        const etag = made.headers.get("ETag");
+        notify({
+          text: "Created.",
+          undo: async () => {
+            await request("DELETE", own, { headers: etag ? { "If-Match": etag } : {} });
+            notify({ text: "Undone." });
+          },
+        });
+        onCreated(key);
+        return;
+      }
+      const done = await request<Row>("PATCH", path, { body: sent, headers: etag ? { "If-Match": etag } : {} });
+      forgetLabel(resource, decodeURIComponent(rowKey));
+      const old = Object.fromEntries(Object.keys(sent).map(name => [name, base[name]]));
+      const next = await load();
+      setRead(next);
+      setValues(next.row);
+      setConflict(null);
+      const undo = undoChange(path, old, done.headers.get("ETag") ?? next.etag, async () => {
+        const undone = await load();
+        setRead(undone);
+        setValues(undone.row);
+      });
+      notify({ text: "Saved.", undo });
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      if (error.problem.status === 412 && rowKey !== null) {
+        try {
+          setConflict({ base: read.row, theirs: await load() });
+        } catch (gone) {
+          setFailure(gone instanceof Failure ? gone : error);
+        }
+      } else {
+        const own = messages(error.problem.errors);
+        setErrors(own);
+        const unknown = Object.keys(own).some(name => !(name in read.fields));
+        setFailure(error.problem.errors && !unknown ? null : error);
+        requestAnimationFrame(() => document.querySelector<HTMLElement>(".panel [aria-invalid=true]")?.focus());
+      }
+    } finally {
+      setBusy(false);
+    }
+  };
+
+  const remove = async () => {
+    if (!confirm(`Delete this row of ${resource}?`)) return;
+    try {
+      await request("DELETE", path, { headers: read.etag ? { "If-Match": read.etag } : {} });
+      const fields = about.actions["POST"];
+      const again = fields && Object.fromEntries(Object.entries(read.row).filter(([name]) => fields[name] && !fields[name].read_only));
+      notify(again ? { text: "Deleted.", undo: async () => { await request("POST", `/${resource}/`, { body: again }); notify({ text: "The row is there again." }); } } : { text: "Deleted." });
+      onClose();
+    } catch (error) {
+      if (error instanceof Failure && error.problem.status === 412) notify({ text: "The row has changed since you opened it. Look at it again before you delete it.", failed: true });
+      else fail(error);
+    }
+  };
+
+  if (conflict) {
+    return (
+      <Panel title="Two changes of this row" heading={heading} onClose={onClose}>
+        <ConflictForm conflict={conflict} mine={values} fields={read.fields} busy={busy} onSave={chosen => save(conflict.theirs.etag, chosen, conflict.theirs.row)}
+          onDiscard={() => { setRead(conflict.theirs); setValues(conflict.theirs.row); setConflict(null); }} />
+      </Panel>
+    );
+  }
+  const own = abilities.actions.filter(each => each.resource === resource && each.detail);
+  return (
+    <Panel title={rowKey === null ? `New: ${about.name}` : about.name} heading={heading} onClose={onClose}>
+      {own.length > 0 && rowKey !== null && (
+        <ActionButtons actions={own} rowKey={rowKey} onDone={async () => { const next = await load(); setRead(next); setValues(next.row); }} />
+      )}
+      <form noValidate onSubmit={event => { event.preventDefault(); void save(); }}>
+        {failure && <p class="error" role="alert">{failure.problem.detail}{Object.entries(errors).filter(([name]) => !(name in read.fields)).map(([name, each]) => <span key={name}> {name === "non_field_errors" ? "" : `${name}: `}{each.join(" ")}</span>)}</p>}
+        {Object.entries(read.fields).map(([name, field]) => (
+          <FieldRow
+            key={name} name={name} field={field} value={values[name]} errors={errors[name]} changed={rowKey !== null && changed.includes(name)}
+            disabled={busy || !read.writable || field.read_only} onChange={value => setValues(current => ({ ...current, [name]: value }))}
+          />
+        ))}
+        {(read.writable || read.deletable) && (
+          <div class="row buttons">
+            {read.writable && <button type="submit" class="primary" disabled={busy || (rowKey !== null && !changed.length)}>{rowKey === null ? "Create" : "Save"}</button>}
+            {read.writable && rowKey !== null && <button type="button" disabled={busy || !changed.length} onClick={() => setValues(read.row)}>Reset</button>}
+            {read.deletable && <button type="button" class="danger" disabled={busy} onClick={remove}>Delete</button>}
+          </div>
+        )}
+      </form>
+    </Panel>
+  );
+}
+
+function Panel({ title, heading, onClose, children }: { title: string; heading: { current: HTMLHeadingElement | null }; onClose(): void; children: any }) {
+  return (
+    <section class="panel" aria-labelledby="panel-title" onKeyDown={event => event.key === "Escape" && onClose()}>
+      <header>
+        <h2 id="panel-title" ref={heading} tabIndex={-1}>{title}</h2>
+        <button type="button" class="quiet" aria-label="Close the form" onClick={onClose}>×</button>
+      </header>
+      {children}
+    </section>
+  );
+}
+
+function FieldRow(props: { name: string; field: Field; value: unknown; errors: string[] | undefined; changed: boolean; disabled: boolean; onChange(value: unknown): void }) {
+  const { name, field, value, errors, disabled } = props;
+  const id = `field-${name}`;
+  const described = [field.help_text && `${id}-help`, errors && `${id}-errors`].filter(Boolean).join(" ") || undefined;
+  return (
+    <div class={`field${props.changed ? " changed" : ""}`} data-field={name}>
+      <label for={id}>{field.label}{field.required && <span class="required" title="required"> *</span>}</label>
+      {field.read_only ? <output id={id}><Shown value={value} field={field} /></output> : <Control id={id} field={field} value={value} disabled={disabled} describedBy={described} invalid={Boolean(errors)} onChange={props.onChange} />}
+      {field.help_text && <small id={`${id}-help`}>{field.help_text}</small>}
+      {errors && <small class="error" id={`${id}-errors`} role="alert">{errors.join(" ")}</small>}
+    </div>
+  );
+}
+
+type Choice = "mine" | "theirs" | "base";
+
+/** For each field that both have changed: the value as it was read, one's own, or that of somebody else. */
+function ConflictForm({ conflict, mine, fields, busy, onSave, onDiscard }: { conflict: Conflict; mine: Row; fields: Fields; busy: boolean; onSave(values: Row): void; onDiscard(): void }) {
+  const { base, theirs } = conflict;
+  const own = Object.keys(mine).filter(name => !same(mine[name], base[name]));
+  const both = own.filter(name => !same(theirs.row[name], base[name]) && !same(theirs.row[name], mine[name]));
+  const [choices, set] = useState<Record<string, Choice>>({});
+  const save = () => {
+    const chosen: Row = {};
+    for (const name of own) {
+      const from = { mine, theirs: theirs.row, base }[choices[name] ?? "mine"];
+      if (!same(from[name], theirs.row[name])) chosen[name] = from[name];
+    }
+    if (Object.keys(chosen).length) onSave(chosen);
+    else onDiscard();
+  };
+  return (
+    <form onSubmit={event => { event.preventDefault(); save(); }}>
+      <p role="alert">Somebody has changed this row since you opened it. {both.length ? "Choose a value for each field that both of you have changed." : "Your fields are others than theirs, so both changes can stay."}</p>
+      {own.map(name => {
+        const labels: [Choice, string, unknown][] = [["mine", "yours", mine[name]], ["theirs", "theirs", theirs.row[name]], ["base", "before", base[name]]];
+        const field = fields[name]!;
+        return (
+          <fieldset key={name} class="conflict" data-field={name}>
+            <legend>{field.label}</legend>
+            {labels.map(([choice, label, value]) => (
+              <label key={choice}>
+                <input type="radio" name={`conflict-${name}`} value={choice} checked={(choices[name] ?? "mine") === choice} onChange={() => set({ ...choices, [name]: choice })} />
+                <strong>{label}</strong> <Shown value={value} field={field} />
+              </label>
+            ))}
+          </fieldset>
+        );
+      })}
+      <div class="row buttons">
+        <button type="submit" class="primary" disabled={busy}>Save these values</button>
+        <button type="button" disabled={busy} onClick={onDiscard}>Discard my changes</button>
+      </div>
+    </form>
+  );
+}
+
+/** The keys of linked rows. */
+async function keys(field: Field, rows: unknown[]): Promise<unknown[]> {
+  const { list } = await describe(`/${field.to}/`);
+  const name = list?.key[0] ?? "id";
+  return rows.map(row => (row && typeof row === "object" ? (row as Row)[name] : row));
+}
+
+/** The values of a new row: defaults, where there are some. */
+function starting(fields: Fields): Row {
+  return Object.fromEntries(Object.entries(fields).filter(([, field]) => !field.read_only && field.default !== undefined).map(([name, field]) => [name, field.default]));
+}
+
+function same(one: unknown, other: unknown): boolean {
+  if (one instanceof Unreadable || other instanceof Unreadable) return one === other;
+  return one === other || stringify(one ?? null) === stringify(other ?? null);
+}
+
+/** The messages of a problem by field, however they are nested. */
+function messages(errors: Record<string, unknown> | undefined): Record<string, string[]> {
+  const flat = (value: unknown): string[] => (Array.isArray(value) ? value.flatMap(flat) : value && typeof value === "object" ? Object.entries(value).flatMap(([name, each]) => flat(each).map(text => `${name}: ${text}`)) : [String(value)]);
+  return Object.fromEntries(Object.entries(errors ?? {}).map(([name, value]) => [name, flat(value)]));
+}

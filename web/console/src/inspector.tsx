@@ -1,0 +1,85 @@
+/** The stream inspector: what a stream sends, from where it resumes, and how to open it elsewhere. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { session, stringify } from "./api";
+import { notify } from "./notices";
+import { type State, type StreamEvent, follow } from "./stream";
+
+const KEPT_EVENTS = 200;
+
+export function StreamInspector({ resource, query, onClose }: { resource: string; query: URLSearchParams; onClose(): void }) {
+  const [parameters, setParameters] = useState(() => {
+    const next = new URLSearchParams(query);
+    next.delete("ordering");
+    return next.toString();
+  });
+  const [from, setFrom] = useState("");
+  const [position, setPosition] = useState("");
+  const [state, setState] = useState<State>("closed");
+  const [refused, setRefused] = useState("");
+  const [events, setEvents] = useState<StreamEvent[]>([]);
+  const stop = useRef<(() => void) | null>(null);
+  const address = `/${resource}/stream/${parameters ? `?${parameters}` : ""}`;
+
+  const close = () => {
+    stop.current?.();
+    stop.current = null;
+  };
+  const open = (start: string | null) => {
+    close();
+    setRefused("");
+    stop.current = follow(address, start, {
+      state: (next, detail) => {
+        setState(next);
+        if (next === "refused") setRefused(detail ?? "The service refuses the stream.");
+      },
+      event: event => {
+        setPosition(event.id);
+        setEvents(current => [event, ...current].slice(0, KEPT_EVENTS));
+      },
+    });
+  };
+  useEffect(() => {
+    open(null);
+    return close;
+  }, []);
+
+  const url = `${location.origin}${address}`;
+  const curl = `curl -N ${session.token ? "-H \"Authorization: Bearer $TOKEN\" " : ""}${position ? `-H 'Last-Event-ID: ${position}' ` : ""}'${url.replaceAll("'", "%27")}'`;
+  const script = `const stream = new EventSource(${JSON.stringify(url)});\nstream.onmessage = event => console.log(JSON.parse(event.data));\nstream.addEventListener("reset", () => console.log("load the list again"));`;
+  const copy = (text: string, what: string) =>
+    navigator.clipboard.writeText(text).then(() => notify({ text: `${what} is on the clipboard.` }), () => notify({ text, failed: true }));
+
+  return (
+    <section class="panel" aria-labelledby="stream-title">
+      <header>
+        <h2 id="stream-title">Stream of {resource}</h2>
+        <button type="button" class="quiet" aria-label="Close the inspector" onClick={onClose}>×</button>
+      </header>
+      <form onSubmit={event => { event.preventDefault(); open(from || null); }}>
+        <label for="stream-query">Parameters</label>
+        <input id="stream-query" class="code" value={parameters} placeholder="completed=false&fields=id,title" onInput={event => setParameters(event.currentTarget.value)} />
+        <label for="stream-from">Resume from the position</label>
+        <input id="stream-from" class="code" value={from} placeholder="now" onInput={event => setFrom(event.currentTarget.value)} />
+        <div class="row buttons">
+          <button type="submit" class="primary">Open</button>
+          <button type="button" onClick={() => { close(); setState("closed"); }}>Close</button>
+          <button type="button" disabled={!position} onClick={() => open(position)}>Resume</button>
+          <button type="button" onClick={() => setEvents([])}>Clear</button>
+          <button type="button" onClick={() => copy(curl, "The command")}>Copy as curl</button>
+          <button type="button" onClick={() => copy(script, "The script")}>Copy as JavaScript</button>
+        </div>
+      </form>
+      <p role="status"><span class={`state ${state}`}>{state}</span>{position && <> at <code>{position}</code></>}</p>
+      {refused && <p class="error" role="alert">{refused}</p>}
+      <ol class="events" reversed>
+        {events.map((event, place) => (
+          <li key={events.length - place} class={event.event}>
+            <strong>{event.event || event.data?.action || "message"}</strong> <button type="button" class="quiet code" title="Resume after this event" onClick={() => { setFrom(event.id); open(event.id); }}>{event.id}</button>
+            <pre tabIndex={0}>{stringify(event.data, 2)}</pre>
+          </li>
+        ))}
+      </ol>
+    </section>
+  );
+}
