@@ -13,7 +13,7 @@ from yarl import URL
 from rowcast.openapi.group_events import GROUP_EVENT
 from rowcast.openapi.operations import EVENT_STREAM
 from rowcast.openapi.parts import needed_components
-from rowcast.openapi.schemas import present
+from rowcast.openapi.values import present
 from rowcast.resources.fields import Schema
 from rowcast.rest.response import JSON
 

@@ -5,37 +5,30 @@ Specification: https://spec.openapis.org/oas/v3.1.0
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from inspect import cleandoc, getdoc
 from typing import Any, Final
 
 from rowcast.identity.permissions import SAFE_METHODS
+from rowcast.openapi.components import (
+    HEADERS,
+    IMPORT_SCHEMA,
+    METADATA_SCHEMA,
+    SECURITY_SCHEMES,
+)
 from rowcast.openapi.examples import example_body, example_row
 from rowcast.openapi.group_events import GROUP_EVENT, GROUP_SCHEMA
 from rowcast.openapi.operations import (
-    BATCH_DESCRIPTION,
-    BATCH_FAILURES,
-    BATCH_RESULT_SCHEMA,
     COMMON_FAILURES,
-    HEADERS,
-    HEALTH_SCHEMA,
-    IDEMPOTENCY_KEY,
     IF_MATCH_ADDRESS,
-    IMPORT_SCHEMA,
-    LAST_EVENT_ID_HEADER,
     MANY_ROWS_HEADERS,
-    METADATA_SCHEMA,
     PROBLEM,
     READ_FAILURES,
-    SECURITY_SCHEMES,
     STANDARD_OPERATIONS,
-    STREAM_FAILURES,
-    TICKET_SCHEMA,
     WRITE_FAILURES,
-    batch_schema,
-    credentials_of,
+    add_key,
     event_stream,
     exported_rows,
     failure_references,
@@ -46,24 +39,19 @@ from rowcast.openapi.operations import (
     response,
     security,
 )
+from rowcast.openapi.own_addresses import service_paths
 from rowcast.openapi.parameters import (
-    ACCESS_TOKEN_PARAMETER,
-    AS_PARAMETER,
-    LAST_EVENT_ID_PARAMETER,
-    SNAPSHOT_PARAMETER,
-    TICKET_PARAMETER,
     import_parameters,
-    list_parameter,
     many_rows_parameters,
     path_parameter,
     query_parameters,
 )
 from rowcast.openapi.returned import declared_responses
-from rowcast.openapi.schemas import OBJECT, OPENAPI_VERSION, Schemas, present
+from rowcast.openapi.schemas import OPENAPI_VERSION, Schemas
+from rowcast.openapi.values import OBJECT, present
 from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS, LIVE, RESTORE
 from rowcast.resources.fields import Schema
 from rowcast.rest.addresses import VARIABLE_PART, variable_parts
-from rowcast.rest.idempotency import REPLAYED
 from rowcast.rest.pagination import PageNumberPagination
 from rowcast.rest.plan import ModelPlan, Service
 from rowcast.rest.preferences import counts_by_preference
@@ -71,7 +59,6 @@ from rowcast.rest.response import JSON
 from rowcast.rest.routers import Route
 from rowcast.rest.soft_deletion import plan_with_deleted, restore_address
 
-SERVICE_TAG: Final = "Rowcast"  # of the addresses that every service has
 CONVENTIONS: Final = "Every address works with and without the slash at its end. `HEAD` mirrors `GET`."
 
 
@@ -93,7 +80,9 @@ class _Document:
     def assemble(self) -> dict[str, Any]:
         """The document. Its schemas come last, since making the paths makes them."""
         responses = failure_responses(self.schemas)
-        paths = self._service_paths() | {path_of(route): self._path_item(route) for route in self.routes}
+        paths = service_paths(self.service, self.routes, self.schemas) | {
+            path_of(route): self._path_item(route) for route in self.routes
+        }
         api = self.service.settings.api
         contact = api.contact and {name: value for name, value in asdict(api.contact).items() if value is not None}
         return {
@@ -158,7 +147,7 @@ class _Document:
         else:
             operation = self._custom(route, method, action)
         if method not in SAFE_METHODS:
-            _add_key(operation, required=plan.attribute("require_idempotency_key"))
+            add_key(operation, required=plan.attribute("require_idempotency_key"))
         return identity | operation | security(plan, method)
 
     def _operation_id(self, route: Route, method: str, action: str) -> str:
@@ -362,135 +351,6 @@ class _Document:
             **security(route.plan, "OPTIONS"),
         }
 
-    # --- the addresses of the service itself
-
-    def _service_paths(self) -> dict[str, Schema]:
-        unavailable = failure_references([HTTPStatus.SERVICE_UNAVAILABLE])
-        health = self.schemas.shared("Health", HEALTH_SCHEMA)
-        resources = [route.path.strip("/") for route in self.routes if route.name.endswith("-list")]
-        addresses = {
-            "type": "object",
-            "properties": {name: {"type": "string", "format": "uri"} for name in resources},
-            "required": resources,
-        }
-        streams = [
-            route.plan for route in self.routes if isinstance(route.plan, ModelPlan) and route.name.endswith("-stream")
-        ]
-        refused: dict[str, Schema] = {}
-        needs: Schema = {}
-        if self.service.settings.server.openapi == "authenticated":
-            refused = failure_references([HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS])
-            needs = credentials_of(self.service.authentication_classes)
-        refused_caller = failure_references(
-            (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS)
-        )
-        return {
-            "/": self._get(
-                "root",
-                "Addresses of the resources",
-                {"200": response("The addresses.", JSON, addresses), **unavailable, **refused},
-                **needs,
-            ),
-            "/openapi.json": self._get(
-                "openapi",
-                "This document",
-                {"200": response("The document.", JSON, OBJECT), **unavailable, **refused_caller},
-                parameters=[AS_PARAMETER],
-                **needs,
-            ),
-            "/asyncapi.json": self._get(
-                "asyncapi",
-                "The streams as an AsyncAPI document",
-                {"200": response("The document.", JSON, OBJECT), **unavailable, **refused_caller},
-                parameters=[AS_PARAMETER],
-                **needs,
-            ),
-            "/docs/": self._get(
-                "docs",
-                "This document as a page",
-                {"200": response("The page.", "text/html", {"type": "string"}), **unavailable, **refused},
-                **needs,
-            ),
-            "/health/live": self._get(
-                "health_live",
-                "Whether the service is running",
-                {"200": response("The service is running.", JSON, health)},
-            ),
-            "/health/ready": self._get(
-                "health_ready",
-                "Whether the service can process requests",
-                {
-                    "200": response("The service can process requests.", JSON, health),
-                    "503": response("The service cannot process requests now.", JSON, health),
-                },
-            ),
-            "/batch/": {"post": self._batch()},
-            "/stream-ticket/": {"post": self._stream_ticket()},
-            **({"/stream/": self._combined_stream({plan.resource.name: plan for plan in streams})} if streams else {}),
-        }
-
-    def _get(self, operation_id: str, summary: str, responses: Schema, **keywords: Any) -> Schema:
-        """An address of the service itself, which has GET alone."""
-        operation = {"operationId": operation_id, "tags": [SERVICE_TAG], "summary": summary, "responses": responses}
-        return {"get": operation | keywords}
-
-    def _batch(self) -> Schema:
-        """Several changes in one transaction."""
-        body = self.schemas.shared("Batch", batch_schema(self.service.settings.server.batch_limit))
-        results = self.schemas.shared("BatchResults", BATCH_RESULT_SCHEMA)
-        operation = {
-            "operationId": "batch",
-            "tags": [SERVICE_TAG],
-            "summary": "Several changes in one transaction",
-            "description": BATCH_DESCRIPTION,
-            "requestBody": {"required": True, "content": {JSON: {"schema": body}}},
-            "responses": {
-                "200": response("All changes are made.", JSON, results),
-                **failure_references(BATCH_FAILURES),
-                "default": response("An operation has failed.", PROBLEM, problem(self.schemas)),
-            },
-            **credentials_of(self.service.authentication_classes, anonymous=True),
-        }
-        _add_key(operation, required=False)
-        return operation
-
-    def _stream_ticket(self) -> Schema:
-        """A ticket for one stream."""
-        return {
-            "operationId": "stream_ticket",
-            "tags": [SERVICE_TAG],
-            "summary": "A ticket for one stream",
-            "description": "It stands for the credentials of this request, once, in a stream's parameter `ticket`.",
-            "responses": {"201": response("The ticket.", JSON, TICKET_SCHEMA), **failure_references(WRITE_FAILURES)},
-            **credentials_of(self.service.authentication_classes, anonymous=False),
-        }
-
-    def _combined_stream(self, plans: Mapping[str, ModelPlan]) -> Schema:
-        """The stream of several resources."""
-        resources = list_parameter(
-            "resources",
-            "The resources, separated by commas. `<resource>.<parameter>` is a parameter of that resource's own stream.",
-            items={"enum": list(plans)},
-            minItems=1,
-        )
-        return self._get(
-            "stream",
-            "Stream of several resources",
-            {
-                "200": event_stream(self.schemas, [self.schemas.event(plan) for plan in plans.values()]),
-                **failure_references(STREAM_FAILURES),
-            },
-            description="The events of these resources' own streams, on one connection and in one order.",
-            parameters=[
-                resources | {"required": True},
-                SNAPSHOT_PARAMETER,
-                LAST_EVENT_ID_PARAMETER,
-                ACCESS_TOKEN_PARAMETER,
-                TICKET_PARAMETER,
-                LAST_EVENT_ID_HEADER,
-            ],
-        )
-
 
 def path_of(route: Route) -> str:
     """The address of a route as OpenAPI writes it: ``/tasks/{id}/``."""
@@ -502,28 +362,14 @@ def _tag(route: Route) -> str:
     return route.plan.resource.name if isinstance(route.plan, ModelPlan) else str(route.initkwargs["basename"])
 
 
-def _add_key(operation: Schema, *, required: bool) -> None:
-    """Describe the ``Idempotency-Key`` of an unsafe operation."""
-    parameter = IDEMPOTENCY_KEY | ({"required": True} if required else {})
-    operation["parameters"] = [*operation.get("parameters", ()), parameter]
-    operation["responses"] |= failure_references(
-        status
-        for status in (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
-        if str(int(status)) not in operation["responses"]
-    )
-    for status, described in operation["responses"].items():
-        if status.startswith("2") or status == "default":
-            described["headers"] |= header_references(REPLAYED)
+def _not_modified() -> Schema:
+    return {
+        "description": "The client has the current version.",
+        "headers": header_references("X-Stream-Position", "ETag"),
+    }
 
 
 def _without_body(*headers: str) -> Schema:
     """The response to a change for ``Prefer: return=minimal``."""
     names = dict.fromkeys([*headers, "Preference-Applied"])
     return {"description": "The change is made; the client wanted no body.", "headers": header_references(*names)}
-
-
-def _not_modified() -> Schema:
-    return {
-        "description": "The client has the current version.",
-        "headers": header_references("X-Stream-Position", "ETag"),
-    }

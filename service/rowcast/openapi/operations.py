@@ -11,19 +11,22 @@ from rowcast import errors
 from rowcast.identity.authentication import JWTAuthentication, TokenAuthentication
 from rowcast.identity.permissions import SAFE_METHODS, AllowAny, IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
 from rowcast.openapi import group_events
+from rowcast.openapi.components import (
+    NOTICE_SCHEMA,
+    PROBLEM_SCHEMA,
+    SECURITY_SCHEMES,
+)
 from rowcast.openapi.parameters import header_parameter
-from rowcast.openapi.schemas import OBJECT, Schemas
+from rowcast.openapi.schemas import Schemas
 from rowcast.resources.fields import Schema
-from rowcast.rest.batch_operations import METHODS, PATH_PATTERN, REF_PATTERN, TAGS_PATTERN
 from rowcast.rest.idempotency import KEY, KEY_MAX_CHARACTERS, REPLAYED, SHARED_KEY_MIN_CHARACTERS
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.preferences import preferences_of
-from rowcast.rest.response import JSON, TRANSACTION
+from rowcast.rest.response import JSON
 
 PROBLEM: Final = "application/problem+json"
 EVENT_STREAM: Final = "text/event-stream"
 
-# --- failures
 
 COMMON_FAILURES: Final = (
     HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE,
@@ -60,8 +63,6 @@ _FAILURE_HEADERS: Final[Mapping[HTTPStatus, tuple[str, ...]]] = {
     HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After",),
 }
 _EXAMPLE_REQUEST_ID: Final = "0f6c1e2ab34d5978"
-
-# --- the standard actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,231 +205,7 @@ STANDARD_OPERATIONS: Final[Mapping[str, StandardOperation]] = {
         LAST_EVENT_ID_HEADER,
     ),
 }
-
-# --- components
-
-HEADERS: Final[Mapping[str, Schema]] = {
-    "X-Request-ID": {
-        "description": "The id of the request in the service's log. It is the client's own `X-Request-ID` if that fits "
-        "the pattern.",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{8,64}$"},
-    },
-    "X-Stream-Position": {
-        "description": "The position from which a stream continues exactly after this response.",
-        "schema": {"type": "string"},
-    },
-    "ETag": {
-        "description": "The version of the content, for `If-None-Match`; that of a row also for `If-Match`.",
-        "schema": {"type": "string"},
-    },
-    TRANSACTION: {
-        "description": "The transaction of the change, which its events have as `tx`. Without it nothing was changed.",
-        "schema": {"type": "string"},
-    },
-    "X-Created": {"description": "The number of new rows.", "schema": {"type": "integer", "minimum": 0}},
-    "X-Updated": {"description": "The number of changed rows.", "schema": {"type": "integer", "minimum": 0}},
-    "X-Deleted": {"description": "The number of deleted rows.", "schema": {"type": "integer", "minimum": 0}},
-    "Preference-Applied": {"description": "The preferences that were honoured.", "schema": {"type": "string"}},
-    "Location": {"description": "The address of the new row.", "schema": {"type": "string", "format": "uri"}},
-    REPLAYED: {
-        "description": "The request was carried out before, and this is the answer of then.",
-        "schema": {"const": "true"},
-    },
-    "Allow": {"description": "The methods of this address.", "schema": {"type": "string"}},
-    "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
-    "Retry-After": {
-        "description": "The seconds to wait before trying again.",
-        "schema": {"type": "integer", "minimum": 0},
-    },
-}
-SECURITY_SCHEMES: Final[Mapping[str, Schema]] = {
-    "bearer": {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "`Authorization: Bearer …` with an access token or a JSON Web Token.",
-    },
-    "token": {
-        "type": "apiKey",
-        "in": "header",
-        "name": "Authorization",
-        "description": "`Authorization: Token …` with an access token.",
-    },
-}
-TICKET_SCHEMA: Final[Schema] = {
-    "type": "object",
-    "properties": {"ticket": {"type": "string"}, "expires_in": {"type": "integer", "description": "Seconds."}},
-    "required": ["ticket", "expires_in"],
-}
-PROBLEM_SCHEMA: Final[Schema] = {
-    "type": "object",
-    "description": "A problem document (RFC 9457).",
-    "properties": {
-        "type": {
-            "type": "string",
-            "format": "uri-reference",
-            "description": "The address of a page about the code, or `about:blank` for a code of this service's own.",
-        },
-        "title": {"type": "string"},
-        "status": {"type": "integer", "minimum": 400, "maximum": 599},
-        "detail": {"type": "string", "description": "A sentence for people."},
-        "code": {"type": "string", "description": "A stable word for programs."},
-        "request_id": {"type": "string"},
-        "errors": OBJECT | {"description": "The messages for each invalid field."},
-        "operation": {"type": "integer", "minimum": 0, "description": "The place of the operation in its batch."},
-    },
-    "required": ["type", "title", "status", "detail", "code", "request_id"],
-}
-METADATA_SCHEMA: Final[Schema] = {
-    "type": "object",
-    "description": "The methods, media types and body fields of an address.",
-    "properties": {
-        "name": {"type": "string"},
-        "description": {"type": "string"},
-        "methods": {"type": "array", "items": {"type": "string"}},
-        "renders": {"type": "array", "items": {"type": "string"}},
-        "parses": {"type": "array", "items": {"type": "string"}},
-        "actions": {
-            "type": "object",
-            "description": "For each method with a body, the fields of that body.",
-            "additionalProperties": {"type": "object", "additionalProperties": OBJECT},
-        },
-        "prefer": {
-            "type": "array",
-            "description": "The names of the preferences that the address honours.",
-            "items": {"type": "string"},
-        },
-        "import": {
-            "type": "object",
-            "description": "The parameters of an import, with the values that each takes.",
-            "additionalProperties": {"type": "array", "items": {"type": "string"}},
-        },
-        "nested": {
-            "type": "object",
-            "description": "The relations whose rows a body may have, and what may be done with them.",
-            "additionalProperties": {"type": "object"},
-        },
-        "list": OBJECT | {"description": "What a list shows, and how it is filtered, sorted and paged."},
-        "many": {
-            "type": "object",
-            "description": "What a list takes for many rows: how many, how they are named, and what takes filters.",
-            "properties": {
-                "max_bulk": {"type": "integer"},
-                "key": {"type": "array", "items": {"type": "string"}},
-                "by_filter": {"type": "array", "items": {"enum": ["update", "destroy"]}},
-                "on": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
-            },
-        },
-        "soft_delete": {"type": "object"},
-    },
-    "required": ["name", "description", "methods", "renders", "parses", "actions"],
-}
-IMPORT_SCHEMA: Final[Schema] = {
-    "type": "object",
-    "description": "How many records of a file are new rows, changed rows, and refused, and the messages by line.",
-    "properties": {
-        "created": {"type": "integer", "minimum": 0},
-        "updated": {"type": "integer", "minimum": 0},
-        "failed": {"type": "integer", "minimum": 0},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "line": {"type": "integer", "minimum": 1},
-                    "errors": {"type": "object", "description": "The messages for each invalid field."},
-                },
-                "required": ["line", "errors"],
-            },
-        },
-    },
-    "required": ["created", "updated", "failed", "errors"],
-}
-NOTICE_SCHEMA: Final[Schema] = {
-    "type": "object",
-    "description": "The data of the events `ready`, `reset` and `snapshot`. `reason` is why the client must load its data "
-    "again, `rows` are current rows, and `resources` are those of a stream of several resources.",
-    "properties": {
-        "resource": {"type": "string"},
-        "resources": {"type": "array", "items": {"type": "string"}},
-        "reason": {"type": "string"},
-        "rows": {"type": "array", "items": OBJECT},
-    },
-}
-BATCH_DESCRIPTION: Final = (
-    "Carry out all of these changes, in their order and in one transaction, or none. Each is answered as if it came alone. "
-    '`{"$ref": "a"}` in a body is the key of the row of the earlier operation with `"ref": "a"`, and `{a}` in a path is '
-    "what names that row in addresses. A failure is that of the first operation that fails, and `operation` is its place."
-)
 BATCH_FAILURES: Final = (*WRITE_FAILURES, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED)
-BATCH_RESULT_SCHEMA: Final[Schema] = {
-    "type": "object",
-    "description": "The responses to the operations of a batch, in their order.",
-    "properties": {
-        "results": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "status": {"type": "integer", "minimum": 200, "maximum": 399},
-                    "headers": {"type": "object", "additionalProperties": {"type": "string"}},
-                    "body": {"description": "The body of the response: JSON, another text as a string, or null."},
-                },
-                "required": ["status", "headers", "body"],
-            },
-        }
-    },
-    "required": ["results"],
-}
-
-
-def batch_schema(limit: int) -> Schema:
-    """The schema of the body of a batch with at most so many operations."""
-    operation = {
-        "type": "object",
-        "properties": {
-            "method": {"enum": list(METHODS)},
-            "path": {
-                "type": "string",
-                "pattern": PATH_PATTERN,
-                "description": "The address, with its query string.",
-            },
-            "body": {"description": "The JSON of the operation's body."},
-            "ref": {"type": "string", "pattern": REF_PATTERN, "description": "What later operations call its row."},
-            "if_match": {"type": "string", "pattern": TAGS_PATTERN, "description": "Its `If-Match`."},
-        },
-        "required": ["method", "path"],
-        "additionalProperties": False,
-    }
-    operations = {"type": "array", "minItems": 1, "maxItems": limit, "items": operation}
-    return {
-        "type": "object",
-        "description": "Changes of a batch.",
-        "properties": {"operations": operations},
-        "required": ["operations"],
-        "additionalProperties": False,
-    }
-
-
-HEALTH_SCHEMA: Final[Schema] = {
-    "type": "object",
-    "description": "Whether the service is available, and the reason if it is not. `config` is the result of the last reload.",
-    "properties": {
-        "status": {"enum": ["ok", "unavailable"]},
-        "reason": {"type": "string"},
-        "config": {
-            "type": "object",
-            "properties": {
-                "state": {"enum": ["applied", "rejected"]},
-                "at": {"type": "string", "format": "date-time"},
-                "problems": {"type": "array", "items": {"type": "string"}},
-            },
-            "required": ["state", "at"],
-        },
-    },
-    "required": ["status"],
-}
-
-# --- responses
 
 
 def header_references(*names: str) -> Schema:
@@ -511,8 +288,6 @@ def _name_of(reference: Schema) -> str:
     return str(reference["$ref"].rpartition("/")[2])
 
 
-# --- security
-
 _ANONYMOUS_METHODS: Final[Mapping[type, frozenset[str] | None]] = {  # methods that need no credentials; None is all
     AllowAny: None,
     IsAuthenticated: frozenset(),
@@ -540,3 +315,20 @@ def credentials_of(authentication_classes: Sequence[type[Any]], *, anonymous: bo
     if not authentication_classes:
         return {"security": []}
     return {"security": [*([{}] if anonymous else []), *({name: []} for name in SECURITY_SCHEMES)]}
+
+
+# --- retries
+
+
+def add_key(operation: Schema, *, required: bool) -> None:
+    """Describe the ``Idempotency-Key`` of an unsafe operation."""
+    parameter = IDEMPOTENCY_KEY | ({"required": True} if required else {})
+    operation["parameters"] = [*operation.get("parameters", ()), parameter]
+    operation["responses"] |= failure_references(
+        status
+        for status in (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY)
+        if str(int(status)) not in operation["responses"]
+    )
+    for status, described in operation["responses"].items():
+        if status.startswith("2") or status == "default":
+            described["headers"] |= header_references(REPLAYED)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from rowcast.openapi.schemas import Schemas, value_schema
+from rowcast.openapi.schemas import Schemas
+from rowcast.openapi.values import value_schema
 from rowcast.resources.actions import AGGREGATE, LIVE
 from rowcast.resources.fields import Field, Kind, Schema
 from rowcast.resources.full_text import HIGHLIGHT

@@ -23,12 +23,23 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 
 from rowcast.openapi.nested_bodies import children_in_body
 from rowcast.openapi.returned import type_schema
+from rowcast.openapi.values import (
+    OBJECT,
+    add_default,
+    annotations_of,
+    as_in_bodies,
+    envelope,
+    object_of,
+    or_null,
+    present,
+    reference_to,
+    ruled_schema,
+    value_schema,
+)
 from rowcast.orm.model import Model, model
 from rowcast.resources.fields import MISSING, Field, Kind, Schema
 from rowcast.resources.full_text import HIGHLIGHT
-from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Relation, Resource
-from rowcast.resources.types.compound import is_numeric, limit_schema
 from rowcast.resources.types.text import NO_NUL, STRING_SCHEMA
 from rowcast.rest.expansion import expandable_relations, visible_relations
 from rowcast.rest.filter_groups import GROUP_MAX_CONDITIONS, GROUP_MAX_DEPTH
@@ -47,113 +58,6 @@ from rowcast.rest.serializers import Serializer, serializer_for
 from rowcast.rest.zones import zone_names
 
 OPENAPI_VERSION: Final = "3.1.0"
-OBJECT: Final[Schema] = {"type": "object", "additionalProperties": True}
-"""Any object. Without ``additionalProperties`` generators of TypeScript take it for one without properties."""
-
-
-def present(**keywords: Any) -> Schema:
-    """The keywords that have a value."""
-    return {keyword: value for keyword, value in keywords.items() if value is not None}
-
-
-def value_schema(field: Field) -> Schema:
-    """Every value of a field's type, without the field's own rules."""
-    return field.field_type.schema(field)
-
-
-def ruled_schema(declared: Field, values: Field) -> Schema:
-    """Every value of a field but null. ``values`` is the field itself, or the key that a foreign key refers to."""
-    kind = values.field_type.kind
-    if kind is Kind.ARRAY:
-        return value_schema(values) | present(minItems=values.min_length, maxItems=values.max_length)
-    schema = limit_schema(values, value_schema(values))
-    if kind is not Kind.TEXT:
-        return schema
-    if "enum" in schema:
-        return _or_blank(schema) if values.blank else schema
-    schema |= present(minLength=values.min_length, maxLength=values.longest)
-    if declared.to is None:
-        schema |= values.field_type.rules
-        if values.pattern is not None:  # a schema holds one pattern, so the type's own moves into allOf
-            schema |= {"allOf": [{"pattern": schema["pattern"]}], "pattern": values.pattern}
-        if not values.blank:
-            schema["minLength"] = max(1, values.min_length or 0)
-    return _or_blank(schema) if values.blank else schema
-
-
-def _or_blank(schema: Schema) -> Schema:
-    """A schema of strings that allows the empty string as well."""
-    if "enum" in schema:
-        return {"enum": ["", *(choice for choice in schema["enum"] if choice != "")]}
-    refuses_blank = schema.keys() & {"minLength", "format", "allOf"} or schema.get("pattern", NO_NUL) != NO_NUL
-    return {"anyOf": [{"const": ""}, schema]} if refuses_blank else schema
-
-
-def _envelope(count: Schema, rows: Schema) -> Schema:
-    """A page."""
-    address = {"type": ["string", "null"], "format": "uri"}
-    properties = {"count": count, "next": address, "previous": address, "results": rows}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _as_in_bodies(values: Field, schema: Schema) -> Schema:
-    """The schema of a field's values with those that only bodies may have: decimals as numbers."""
-    if values.field_type.body_schema is None or "enum" in schema:
-        return schema
-    also = values.field_type.body_schema(values)
-    return schema | also | {"type": [also["type"], *_types(schema)]}
-
-
-def _or_null(schema: Schema) -> Schema:
-    """A schema that allows null as well."""
-    if "enum" in schema:
-        return schema | {"enum": [*schema["enum"], None]}
-    if "type" in schema:
-        return schema | {"type": [*_types(schema), "null"]}
-    return {"anyOf": [*schema.get("anyOf", [schema]), {"type": "null"}]}
-
-
-def _types(schema: Schema) -> list[str]:
-    types = schema["type"]
-    return types if isinstance(types, list) else [types]
-
-
-def _annotations(field: Field, *sentences: str) -> Schema:
-    """The title and description of a field, with the limits that its schema cannot express."""
-    limited = field.element if field.field_type.kind is Kind.ARRAY else field
-    limits = []
-    if not is_numeric(value_schema(limited)):
-        limits += [f"Not less than {limited.min}."] if limited.min is not None else []
-        limits += [f"Not more than {limited.max}."] if limited.max is not None else []
-    if field.native_type is not None:
-        limits.append(f"A value of PostgreSQL's type {field.native_type}, in its own text form.")
-    description = " ".join(filter(None, [field.help_text, *limits, *sentences]))
-    return present(title=field.label, description=description or None)
-
-
-def _reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _members(value: Schema) -> Schema:
-    """The schema of an object all of whose members have this one."""
-    return {"additionalProperties": value}
-
-
-def _add_default(schema: Schema, default: Any) -> None:
-    """Describe the default of a field that a body may leave out.
-
-    It is not under ``default``: generators of clients take a field with that for one that is always there, and then require
-    it in bodies.
-    """
-    sentence = f"Default: `{encode(default).decode()}`."
-    schema["description"] = " ".join(filter(None, (schema.get("description"), sentence)))
-    schema["x-default"] = default
 
 
 class Schemas:
@@ -193,7 +97,7 @@ class Schemas:
                     self.components[name_made] = make_next()
                 finally:
                     self._making = False
-        return _reference(name)
+        return reference_to(name)
 
     def _name(self, stem: str, part: str = "") -> str:
         """A schema's name that is not a resource's model: ``TaskPage``, or ``Task_Page`` if that is a model."""
@@ -207,7 +111,7 @@ class Schemas:
     def filter_group(self, resource: Resource, arguments: Mapping[str, Schema]) -> Schema:
         """A group of conditions of ``?filter=``; ``arguments`` has the value of each that a viewset opens."""
         name = self._name(resource.model, "Filter")
-        group = _reference(name)
+        group = reference_to(name)
         groups = {"type": "array", "items": group, "minItems": 1}
         properties = {**arguments, "and": groups, "or": groups, "not": group}
         description = f"All must hold. At most {GROUP_MAX_DEPTH} groups inside one another, and {GROUP_MAX_CONDITIONS} conditions."
@@ -227,19 +131,19 @@ class Schemas:
         Generators of clients do not understand a type that refers to itself, and ignore ``then``: for them it is any JSON.
         """
         name, inner = self._name("", "Json"), self._name("", "JsonValue")
-        items = {"items": {}, "if": True, "then": {"items": _reference(name)}}
+        items = {"items": {}, "if": True, "then": {"items": reference_to(name)}}
         value = {
             "description": "Any JSON but null, without the character U+0000.",
             "anyOf": [
                 {"type": ["boolean", "number"]},
                 STRING_SCHEMA,
                 {"type": "array", **items},
-                OBJECT | {"propertyNames": {"pattern": NO_NUL}, "if": True, "then": _members(_reference(name))},
+                OBJECT | {"propertyNames": {"pattern": NO_NUL}, "if": True, "then": object_of(reference_to(name))},
             ],
         }
         self._component(inner, lambda: value)
-        self._component(name, lambda: {"anyOf": [{"type": "null"}, _reference(inner)]})
-        return {"if": True, "then": _reference(name if null else inner)}
+        self._component(name, lambda: {"anyOf": [{"type": "null"}, reference_to(inner)]})
+        return {"if": True, "then": reference_to(name if null else inner)}
 
     def time_zone(self) -> Schema:
         """The name of a time zone."""
@@ -255,29 +159,29 @@ class Schemas:
         schema = ruled_schema(declared, values)
         if values.of is not None and values.of.kind is Kind.JSON and not values.choices:
             schema["items"] = self._property(values.element, values.element)
-        return _or_null(schema) if declared.null else schema
+        return or_null(schema) if declared.null else schema
 
     def _response_property(self, field: ma.fields.Field[Any]) -> Schema:
         """The value of a serializer's field in a response."""
         if not isinstance(field, ColumnField):
             return self._describe_plain_field(field)
-        return self._property(field.declared, field.values) | _annotations(field.declared)
+        return self._property(field.declared, field.values) | annotations_of(field.declared)
 
     def _body_property(self, field: ma.fields.Field[Any]) -> Schema:
         """The value of a serializer's field in a request body."""
         match field:
             case ColumnField(declared=declared, values=values):
-                schema = _as_in_bodies(values, self._property(declared, values))
+                schema = as_in_bodies(values, self._property(declared, values))
                 if values.of is not None:
-                    schema["items"] = _as_in_bodies(values.element, schema["items"])
-                return schema | _annotations(declared)
+                    schema["items"] = as_in_bodies(values.element, schema["items"])
+                return schema | annotations_of(declared)
             case RelatedKeysField(declared=declared, values=values):
                 key, name = value_schema(values), field.key.column_name
                 described: Schema = {"type": "object", "properties": {name: key}, "required": [name]}
                 target = self.resources[declared.to or ""].model
                 row = self._component(self._name(target, f"By{name.title().replace('_', '')}"), lambda: described)
                 sentence = f"The keys of rows of {declared.to}: each is the key alone, or an object that contains it."
-                return {"type": "array", "items": {"anyOf": [key, row]}} | _annotations(declared, sentence)
+                return {"type": "array", "items": {"anyOf": [key, row]}} | annotations_of(declared, sentence)
         return self._response_property(field)
 
     # --- rows in responses
@@ -400,13 +304,13 @@ class Schemas:
                 count = {"type": ["integer", "null"], "minimum": 0, "description": "Null if the rows are not counted."}
             case _:
                 return {}
-        return self._component(self._name(plan.resource.model, "Page"), lambda: _envelope(count, rows))
+        return self._component(self._name(plan.resource.model, "Page"), lambda: envelope(count, rows))
 
     def groups(self, plan: ModelPlan) -> Schema:
         """The response of ``aggregate``: which results a group has is up to the request."""
         group = OBJECT | {"description": "The group, and the results that were requested, by name."}
         count = {"type": "integer", "minimum": 0, "description": "The number of groups."}
-        page = _envelope(count, {"type": "array", "items": group})
+        page = envelope(count, {"type": "array", "items": group})
         return self._component(self._name(plan.resource.model, "Groups"), lambda: page)
 
     def event(self, plan: ModelPlan) -> Schema:
@@ -492,7 +396,7 @@ class Schemas:
                 if isinstance(field, ColumnField) and field.declared.write_only:
                     properties[name]["writeOnly"] = True
                 if creating and isinstance(field, ColumnField) and field.declared.default is not MISSING:
-                    _add_default(properties[name], field.declared.default)
+                    add_default(properties[name], field.declared.default)
             schema = {"type": "object", "properties": properties, "additionalProperties": False}
             return schema | required if creating else schema
 
@@ -534,7 +438,7 @@ class Schemas:
         properties |= {each.name: self._nested(child, each) for each in child.nested()}
         properties |= {name: self._body_property(field) for name, field in fields.items()}
         parent = value_schema(relation.key)
-        properties[relation.column] = _or_null(parent) | {
+        properties[relation.column] = or_null(parent) | {
             "description": "The key of the row that it is in; leave it out."
         }
         required = [name for name, field in fields.items() if child.requires(name, field)]

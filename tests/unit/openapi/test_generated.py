@@ -24,6 +24,7 @@ from .sample import BOUND, DOCUMENT, SCHEMAS, operation, parameters
 
 API = schemathesis.openapi.from_dict(DOCUMENT)
 FREE = ("string__regex", "string__iregex", "cursor")  # a schema cannot express their rules
+SINGLE_MIN = 1e-37  # a number nearer to 0 has no `real`, which a schema does not say
 EXAMPLES = settings(
     max_examples=50,
     derandomize=True,
@@ -68,6 +69,8 @@ def test_bodies_that_fit_their_schema_are_accepted(resource: str, path: str, met
     @EXAMPLES
     @given(API[path][method].as_strategy(generation_mode=GenerationMode.POSITIVE))
     def check(case: Case) -> None:
+        rows = case.body if isinstance(case.body, list) else [case.body]
+        assume(not any(0 < abs(row.get("single") or 0) < SINGLE_MIN for row in rows))
         accept(resource, method, case.body)
 
     check()
