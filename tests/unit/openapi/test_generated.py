@@ -69,7 +69,7 @@ def test_bodies_that_fit_their_schema_are_accepted(resource: str, path: str, met
     @EXAMPLES
     @given(API[path][method].as_strategy(generation_mode=GenerationMode.POSITIVE))
     def check(case: Case) -> None:
-        rows = case.body if isinstance(case.body, list) else [case.body]
+        rows: list[Any] = case.body if isinstance(case.body, list) else [case.body]
         assume(not any(0 < abs(row.get("single") or 0) < SINGLE_MIN for row in rows))
         accept(resource, method, case.body)
 
