@@ -18,7 +18,7 @@ from rowcast.resources.types import FIELD_TYPES, make_field
 from .conftest import Load, Problems
 
 OPTIONS = """primary_key required null blank default unique index choices order generated min max min_length max_length pattern
-max_digits decimal_places as zone of paths to on_delete related_name through any_key read_only write_only auto_now auto_now_add column
+json max_digits decimal_places as zone of paths to on_delete related_name through any_key read_only write_only auto_now auto_now_add column
 renamed_from label
 help_text"""
 TYPES = """string text email url slug uuid integer big_integer float decimal boolean date time datetime duration json
@@ -58,6 +58,7 @@ FLAGS = (
 OTHERS = {
     "order": "choices",
     "generated": "\"'b'\"",
+    "json": "string",
     "as": "inet",
     "zone": "Europe/Berlin",
     "to": "things",

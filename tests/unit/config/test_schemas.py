@@ -119,7 +119,7 @@ def test_the_schema_has_the_options_of_each_type(type_: str) -> None:
     examples = {"max_length": 1, "min_length": 1, "pattern": "a", "choices": ["a"], "of": "integer", "to": "x",
                 "on_delete": "cascade", "related_name": "a", "label": "a", "help_text": "a", "max_digits": 1,
                 "column": "b", "renamed_from": "b", "decimal_places": 0, "order": "choices", "zone": "UTC", "as": "inet",
-                "generated": "b + 1",
+                "generated": "b + 1", "json": "string",
                 "paths": {"a__b": "integer"},
                 "through": {"table": "x.y", "near": "a", "far": "b"},
                 "type": type_}  # fmt: skip

@@ -132,7 +132,8 @@ def _meets(schema: dict[str, Any], text: str) -> bool:
     readings: list[Any] = [text.split(",") if listed else text] if schema else []
     with contextlib.suppress(ValueError):
         readings.append(json.loads(f"[{text}]" if listed else text))
-    validator = Draft202012Validator(schema, format_checker=FormatChecker())
+    whole_schema = {**schema, "components": DOCUMENT["components"]}  # to which it may refer
+    validator = Draft202012Validator(whole_schema, format_checker=FormatChecker())
     return any(validator.is_valid(reading) for reading in readings)
 
 
