@@ -161,6 +161,20 @@ def match_logged(tables: Tables, resource: str, where: Shape) -> Statement:
     return compiled(sa.select(rows.c.position).select_from(rows).join(source.clause, sa.true()).where(condition))
 
 
+def show_logged(tables: Tables, projection: Projection) -> Statement:
+    """Rows of the change log as JSON objects with their related rows: ``result``, in the order of the list.
+
+    Values: those for related rows, a list of rows.
+    """
+    binds = Binds()
+    base = logged_row(tables.of[projection.resource])
+    item = sa.select(*document(tables, projection, base, binds)).correlate(base).lateral("_d")
+    rows = logged_rows(binds)
+    shown = sa.select(sa.func.row_to_json(item.table_valued()).label("result"))
+    joined = rows.join(base, sa.true()).join(item, sa.true())
+    return compiled(shown.select_from(joined).order_by(rows.c.position))
+
+
 def logged_rows(binds: Binds) -> Any:
     """The list of logged rows that a statement is given, as rows with a ``document`` and a ``position``."""
     return sa.func.unnest(binds(postgresql.ARRAY(postgresql.JSONB))).table_valued(

@@ -39,6 +39,7 @@ class Queries:
         self.aggregate_page = self.compiled(aggregation.aggregate_page)
         self.groups_of_logged = self.compiled(aggregation.groups_of_logged)
         self.match_logged = self.compiled(select.match_logged)
+        self.show_logged = self.compiled(select.show_logged)
         self.insert = self.compiled(write.insert)
         self.insert_many = self.compiled(write.insert_many)
         self.upsert_many = self.compiled(write.upsert_many)

@@ -466,6 +466,12 @@ class Store:
         )
         return {row["position"] for row in rows}
 
+    async def show_logged(self, query: Query, projection: Projection, logged: Sequence[bytes]) -> list[bytes]:
+        """Logged rows as JSON with their related rows as they are now; ``query`` has the conditions on these."""
+        statement = self.queries.show_logged(projection)
+        values = [*query.related_values, [orjson.Fragment(row) for row in logged]]
+        return [row["result"] for row in await self.judge.fetch_all(statement.sql, statement.arguments(values))]
+
     def _parts(
         self, projection: Projection, values: Mapping[str, Any]
     ) -> tuple[Resource, tuple[str, ...], tuple[str, ...]]:

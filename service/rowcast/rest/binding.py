@@ -52,7 +52,7 @@ from rowcast.rest.write_rules import (
 
 CACHED_PROJECTIONS: Final = 256  # of each kind and viewset; clients choose ?fields= and ?expand=
 CACHED_SERIALIZERS: Final = 64  # of each viewset; get_serializer_class may return any class
-STREAM_PARAMETERS: Final = ("fields", "snapshot", "last_event_id", "access_token", "ticket")
+STREAM_PARAMETERS: Final = ("fields", "expand", "snapshot", "last_event_id", "access_token", "ticket")
 LOOKUP_URL_KWARG: Final = "lookup_url_kwarg"  # of classes and actions only, not of the config
 CLASS_OPTIONS: Final = frozenset(
     {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -34,14 +35,23 @@ from rowcast.query.projection import Projection
 from rowcast.query.store import STORE
 from rowcast.resources.lossless_json import parse
 from rowcast.resources.types import make_field
+from rowcast.rest.expansion import reading
 from rowcast.rest.filter_groups import GROUP_PARAMETER, values_in
 from rowcast.rest.filters import FieldFilter
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
-from rowcast.rest.rendering import current_serializer, instance_of, related_paths, render, requested_projection
+from rowcast.rest.rendering import (
+    current_serializer,
+    instance_of,
+    is_plain,
+    related_paths,
+    render,
+    requested_projection,
+)
 from rowcast.rest.request import Request
 from rowcast.rest.scope import list_query, row_query
 from rowcast.rest.serializers import Serializer
+from rowcast.streams.expansion import Expansion
 from rowcast.streams.subscription import Subscription, Subscriptions
 
 TOKEN_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # of the token rather than of its user
@@ -63,7 +73,7 @@ class ViewsetRowAccess:
     ``stream_varies_on`` it looks at nothing but that, the parameters and the address.
     """
 
-    def __init__(self, view: ModelView, shown: Projection) -> None:
+    def __init__(self, view: ModelView, shown: Projection, expanded: Projection, expansion: Expansion | None) -> None:
         plan, request = view.view_plan, view.request
         serializer = view.get_serializer()
         varies_on = plan.attribute("stream_varies_on")
@@ -72,7 +82,9 @@ class ViewsetRowAccess:
             self.key = (plan, _caller(view), *_request_key(request))
         else:
             self.key = (plan, request.http.path, _params(request), *[_declared(request, name) for name in varies_on])
-        self.plain = serializer.plain
+        self.plain = serializer.plain if expansion is None else is_plain(plan, serializer, expanded)
+        self._expanded = expanded
+        self._expansion = expansion
         self._view = view
         self._plan = plan
         self._serializer = serializer
@@ -103,14 +115,34 @@ class ViewsetRowAccess:
 
     async def render_rows(self, rows: Sequence[bytes]) -> list[bytes]:
         """Each row as the serializer shows it, as JSON, with links as keys."""
-        shown = Projection(self._columns.resource, ())  # the serializer's fields alone, without related rows
         params = self._view.request.query_params
+        if self._expansion is not None:
+            return await self._render_expanded(self._expansion, rows, params)
+        shown = Projection(self._columns.resource, ())  # the serializer's fields alone, without related rows
 
         def rendered(instance: Model, row: bytes) -> Awaitable[bytes]:
             fill_readable_columns(instance)
             return spawn(render, self._view, self._serializer, instance, shown, params, self._linked(row))
 
         return await self._for_each(rows, rendered)
+
+    async def _render_expanded(
+        self, expansion: Expansion, rows: Sequence[bytes], params: Mapping[str, str]
+    ) -> list[bytes]:
+        """Each row as the list shows it, with its related rows."""
+        store = self._plan.service.store
+        STORE.set(store)
+        for database in (store.database, store.judge):
+            database.act_for(self._database_caller)
+        documents = await expansion.documents(store, rows)
+        instances = [instance_of(self._plan, each, expansion.projection) for each in documents]
+        if any(field.write_only for field in self._plan.resource.columns.values()):
+            await load_missing_columns(instances)
+
+        def rendered(instance: Model) -> Awaitable[bytes]:
+            return spawn(render, self._view, self._serializer, instance, self._expanded, params)
+
+        return [await rendered(instance) for instance in instances]
 
     async def _for_each(self, rows: Sequence[bytes], call: Callable[[Model, bytes], Awaitable[Value]]) -> list[Value]:
         """The result for each logged row; if Python reads columns that are not in the log, with them."""
@@ -233,11 +265,14 @@ async def subscription_of(view: ModelView) -> Subscription:
         check_ticket(params)
     query = (await list_query(view)).unsorted()
     serializer = current_serializer(view)
-    shown = requested_projection(plan, serializer, {"fields": params["fields"]} if "fields" in params else {})
+    shown = requested_projection(
+        plan, serializer, {"fields": params["fields"]} if "fields" in params and "expand" not in params else {}
+    )
     await check_filters(plan, query, params)
     if view.kwargs:
         query = await _one_row(view, query)
-    python = not serializer.plain or plan.asks_about_objects
+    expanded, expansion = _expansion(view, serializer, query) if "expand" in params else (shown, None)
+    python = not is_plain(plan, serializer, expanded) if expansion is not None else not serializer.plain
     resources = plan.service.resources
     return Subscription(
         query=query,
@@ -248,7 +283,8 @@ async def subscription_of(view: ModelView) -> Subscription:
         routing_key=routing_key(resources, query.resource, (*query.where, *_owned(view))),
         store=plan.service.store,
         caller=plan.service.store.database.caller(),
-        access=ViewsetRowAccess(view, shown) if python else None,
+        access=ViewsetRowAccess(view, shown, expanded, expansion) if python or plan.asks_about_objects else None,
+        expansion=expansion,
     )
 
 
@@ -260,6 +296,15 @@ async def check_filters(plan: ModelPlan, query: Query, params: Mapping[str, str]
     except InvalidPattern as error:
         raise error.naming(name for name in plan.pattern_parameters if name in params) from None
     _check_logged(plan, query)
+
+
+def _expansion(view: ModelView, serializer: Serializer, query: Query) -> tuple[Projection, Expansion]:
+    """What a list with the same ``?expand=`` and ``?fields=`` shows, and what is read of each row for that."""
+    plan = view.view_plan
+    shown = requested_projection(plan, serializer, view.request.query_params)
+    query, read, _ = reading(view, serializer, query, shown, plain=is_plain(plan, serializer, shown))
+    logged = tuple(name for name in read.columns if not plan.resource.columns[name].write_only)
+    return shown, Expansion(replace(read, columns=logged), query.related)
 
 
 def _bounded(plan: ModelPlan, query: Query, params: Mapping[str, str]) -> list[str]:

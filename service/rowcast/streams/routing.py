@@ -38,6 +38,8 @@ class SubscriptionIndex(Generic[Member]):
 
     def add(self, member: Member, subscriptions: Routed) -> None:
         """Add a member with its subscriptions."""
+        for resource in subscriptions.related:
+            self._unrouted.setdefault(resource, set()).add(member)
         for resource, subscription in subscriptions.of.items():
             if (key := subscription.routing_key) is None:
                 self._unrouted.setdefault(resource, set()).add(member)
@@ -47,6 +49,8 @@ class SubscriptionIndex(Generic[Member]):
 
     def discard(self, member: Member, subscriptions: Routed) -> None:
         """Remove a member; ``subscriptions`` are those that it was added with."""
+        for resource in subscriptions.related:
+            self._unrouted.get(resource, set()).discard(member)
         for resource, subscription in subscriptions.of.items():
             if (key := subscription.routing_key) is None:
                 self._unrouted.get(resource, set()).discard(member)

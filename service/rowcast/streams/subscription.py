@@ -29,6 +29,7 @@ from rowcast.query.projection import Projection
 from rowcast.query.store import Store
 from rowcast.resources.lossless_json import Raw, encode, parse
 from rowcast.resources.resource import Resource
+from rowcast.streams.expansion import Expansion
 
 SNAPSHOT_BLOCK_ROWS: Final = 100  # rows in one event of a snapshot
 RENDERED_AT_ONCE_MAX_BYTES: Final = 32 << 10  # of rows, by the event loop itself
@@ -83,6 +84,7 @@ class Subscription:
         store: Evaluates the condition in the database, and reads snapshots.
         caller: As whom the database evaluates the condition; ``None`` for the service itself.
         access: Permissions for single rows, and Python serializers; ``None`` if the viewset has neither.
+        expansion: The related rows that rows are shown with; ``None`` for a stream without ``?expand=``.
     """
 
     query: Query
@@ -94,11 +96,12 @@ class Subscription:
     store: Store
     access: RowAccess | None = None
     caller: Hashable = None
+    expansion: Expansion | None = None
 
     @cached_property
     def key(self) -> Hashable:
         """Subscriptions with equal keys render the same bytes."""
-        return self.query, self.projection, self.watched, self.access and self.access.key, self.caller
+        return self.query, self.projection, self.watched, self.access and self.access.key, self.caller, self.expansion
 
     @cached_property
     def _floats(self) -> frozenset[str]:
@@ -154,15 +157,23 @@ class Subscription:
 
         It is ``None`` for an UPDATE after which the row is rendered as before.
         """
-        if self.access is None or self.access.plain:
-            return {}
         entered = [event for event in events if matches[event.n][1]]
+        if self.access is None or self.access.plain:
+            return await self._expanded([event for event in entered if not matches[event.n][0] or self._changed(event)])
         data: dict[int, bytes | None] = dict(await self._rendered(self.access, entered, "new"))
         hidden = [event for event in entered if matches[event.n][0] and not self._changed(event)]
         if hidden:  # Python may show a column under another name
             before = await self._rendered(self.access, hidden, "old")
             data |= {n: None for n, shown in before.items() if shown == data[n]}
         return data
+
+    async def _expanded(self, events: Sequence[Event]) -> dict[int, bytes | None]:
+        """The new row of each event with its related rows; empty if the subscription shows none."""
+        if self.expansion is None or not events:
+            return {}
+        self.store.judge.act_for(self.caller)
+        documents = await self.expansion.documents(self.store, [event.new for event in events if event.new is not None])
+        return {event.n: document for event, document in zip(events, documents, strict=True)}
 
     async def _rendered(self, access: RowAccess, events: Sequence[Event], side: str) -> dict[int, bytes]:
         rendered = await access.render_rows([getattr(event, side) for event in events])
@@ -238,6 +249,9 @@ class Subscription:
             rows = [row for row, may in zip(rows, await self.access.may_see(rows), strict=True) if may]
         if self.access is not None and not self.access.plain:
             return self._block([orjson.Fragment(row) for row in await self.access.render_rows(rows)])
+        if self.expansion is not None:
+            self.store.judge.act_for(self.caller)
+            return self._block([orjson.Fragment(row) for row in await self.expansion.documents(self.store, rows)])
         if sum(map(len, rows)) > RENDERED_AT_ONCE_MAX_BYTES:  # a thread takes turns with the event loop
             return await asyncio.to_thread(self._block_of, rows)
         return self._block_of(rows)
@@ -267,7 +281,9 @@ class Subscriptions:
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
         self.of = {subscription.query.resource: subscription for subscription in subscriptions}
         self.key: Hashable = tuple([subscription.key for subscription in self.of.values()])
-        self._with_access = any(subscription.access is not None for subscription in self.of.values())
+        self.expanded = [each for each in self.of.values() if each.expansion is not None]
+        self.related = frozenset().union(*(each.expansion.resources for each in self.expanded if each.expansion))
+        self._awaits = any(each.access is not None or each.expansion is not None for each in self.of.values())
 
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self.of.values())
@@ -291,7 +307,7 @@ class Subscriptions:
                 blocks[event.n] = subscription.block(event, (False, False))
                 continue
             match = subscription.match(event)
-            if self._with_access and subscription.access is not None and (match[0] or match[1]):
+            if self._awaits and (subscription.access or subscription.expansion) is not None and (match[0] or match[1]):
                 raise NeedsAwait
             blocks[event.n] = subscription.block(event, match)
         return self._frame(batch, seen_snapshot, blocks)
@@ -315,20 +331,39 @@ class Subscriptions:
             blocks |= {event.n: subscription.block(event, matches[event.n], data.get(event.n)) for event in changes}
         return self._frame(batch, seen_snapshot, blocks)
 
-    def _events(self, batch: Batch, seen_snapshot: Snapshot | None) -> list[Event]:
+    def _events(self, batch: Batch, seen_snapshot: Snapshot | None, related: bool = False) -> list[Event]:
+        resources = self.related if related else self.of
         return [
             event
             for event in batch.events
-            if event.resource in self.of and not (seen_snapshot is not None and seen_snapshot.sees(event.xid))
+            if event.resource in resources and not (seen_snapshot is not None and seen_snapshot.sees(event.xid))
         ]
+
+    def _stale(self, batch: Batch, seen_snapshot: Snapshot | None) -> dict[int, bytes]:
+        """The blocks about related rows that have changed, by the event that they come before."""
+        found: dict[int, bytes] = {}
+        for each in self.expanded:
+            assert each.expansion is not None
+            related = self._events(batch, seen_snapshot, related=True)
+            for n, block in each.expansion.stale_blocks(related, each.store.queries.resources).items():
+                found[n] = found.get(n, b"") + block
+        return found
 
     def _frame(self, batch: Batch, seen_snapshot: Snapshot | None, blocks: Mapping[int, bytes | None]) -> bytes:
         within = None if is_past(seen_snapshot, batch) else seen_snapshot
+        stale = self._stale(batch, seen_snapshot) if self.expanded else {}
         lines = []
         for event in batch.events:
-            if (block := blocks.get(event.n)) is not None:
+            block, first = blocks.get(event.n), stale.get(event.n, b"")
+            if (
+                block is not None
+            ):  # what comes first has no position: a client that resumes between the two gets both again
                 position = str(batch.position(event).with_snapshot(within))
-                lines.append(b"id: %b\n%b\n" % (position.encode(), block))
+                lines.append(b"%bid: %b\n%b\n" % (first, position.encode(), block))
+            elif first:
+                lines.append(
+                    b"%b: stale\nid: %b\n\n" % (first, str(batch.position(event).with_snapshot(within)).encode())
+                )
         return b"".join(lines)
 
 

@@ -205,8 +205,8 @@ def test_streams_describe_their_events() -> None:
     """A stream is an event stream, takes a position to resume from, and refers to the schema of its events."""
     found = parameters("/things/stream/")
     assert found["Last-Event-ID"]["in"] == "header"
-    assert {"last_event_id", "access_token", "chosen__in", "search", "fields"} <= found.keys()
-    assert not {"ordering", "page", "expand"} & found.keys()
+    assert {"last_event_id", "access_token", "chosen__in", "search", "fields", "ticket"} <= found.keys()
+    assert not {"ordering", "page"} & found.keys()
     content = operation("/things/stream/", "get")["responses"]["200"]["content"]["text/event-stream"]
     assert "ThingEvent" in content["schema"]["description"]
     data = content["x-itemSchema"]["properties"]["data"]["contentSchema"]["anyOf"]
