@@ -35,9 +35,9 @@ async def stream(http: web.Request) -> web.StreamResponse:
     await redeem_ticket(http)
     params = Request(http).query_params
     check_ticket(params)
-    plans = _named(service, params.get("resources", ""))
+    plans = named_plans(service, params.get("resources", ""))
     own = _parameters(plans, params)
-    opened = [await _open(name, plan, http, own[name]) for name, plan in plans.items()]
+    opened = [await open_one(name, plan, http, own[name]) for name, plan in plans.items()]
     if len({subscription.caller for subscription, _ in opened}) > 1:
         raise PermissionDenied("These resources recognise callers differently; open a stream of each.")
     limit = sum(plan.max_page_size * SNAPSHOT_MAX_PAGES for plan in plans.values())
@@ -51,7 +51,7 @@ async def stream(http: web.Request) -> web.StreamResponse:
     )
 
 
-def _named(service: Service, text: str) -> dict[str, ModelPlan]:
+def named_plans(service: Service, text: str) -> dict[str, ModelPlan]:
     """The viewsets' plans of the resources that ``?resources=`` names."""
     streamed = {name: plan for name, plan in service.plans.items() if has_stream(plan) and not plan.overrides(STREAM)}
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -86,12 +86,14 @@ def _parameters(plans: Mapping[str, ModelPlan], params: Mapping[str, str]) -> di
     return {resource: {**parameters, **shared} for resource, parameters in own.items()}
 
 
-async def _open(
+async def open_one(
     name: str, plan: ModelPlan, http: web.Request, parameters: Mapping[str, str]
 ) -> tuple[Subscription, Request]:
     """The caller's subscription to one resource, and the request with its credentials; raises what the resource's own stream would."""
     view: GenericViewSet = new_view(plan, action_map=_ACTION_MAP)
-    request = view.request = view.initialize_request(http.clone(rel_url=http.rel_url.with_query(parameters)))
+    request = view.request = view.initialize_request(
+        http.clone(method="GET", rel_url=http.rel_url.with_query(parameters))
+    )
     if plan.acts_as_caller:
         plan.service.store.database.act_for(lambda: request.user)
     await view.initial(view.request)

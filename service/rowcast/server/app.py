@@ -27,6 +27,7 @@ from rowcast.rest.binding import plan_view
 from rowcast.rest.plan import SERVICE, Service
 from rowcast.rest.request import BODY_TIMEOUT
 from rowcast.rest.routers import Route
+from rowcast.rest.stream_queries import stream_queries
 from rowcast.rest.stream_tickets import PREFIX as TICKETS
 from rowcast.rest.stream_tickets import ticket_handler
 from rowcast.server import assets, console, health
@@ -128,9 +129,11 @@ def create_app(
     assets.register(app)
     if console.is_on(settings, configuration.resources):
         console.register(app)
+    queries = lifecycle.waits_for_start(stream_queries)
     combined = lifecycle.waits_for_start(combined_stream.stream)
     for path in ("/stream", "/stream/"):
         app.router.add_get(path, combined)
+        app.router.add_route("QUERY", path, queries)
     for path in ("/batch", "/batch/"):
         app.router.add_post(path, batch)
     tickets = ticket_handler(service)

@@ -218,6 +218,13 @@ class Hub:
             await self._follow(subscriber, subscriptions, limit)
         return response
 
+    async def send(self, subscriber: Subscriber, subscriptions: Subscriptions, last: str | None) -> None:
+        """Send a stream by an open connection; returns when it has ended."""
+        subscriptions = self._subscriptions.setdefault(subscriptions.key, subscriptions)
+        with self.open_streams.holding(subscriber, subscriptions.about):
+            await self._begin(subscriber, subscriptions, last)
+            await self._follow(subscriber, subscriptions, None)
+
     async def _begin(self, subscriber: Subscriber, subscriptions: Subscriptions, last: str | None) -> None:
         """Find the position where a stream begins, and open it."""
         reason = None if last is None else await self.check_position(last, subscriber)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -48,6 +48,7 @@ class LiveGroups:
     shape: AggregateShape
     values: tuple[Any, ...]
     of: Mapping[str, Route]
+    related: ClassVar[frozenset[str]] = frozenset()
     store: Store
     caller: Hashable
     form: TallyForm | None

@@ -28,6 +28,10 @@ class Routed(Protocol):
     @property
     def of(self) -> Mapping[str, RoutedRows]: ...
 
+    @property
+    def related(self) -> frozenset[str]:
+        """Resources each of whose events may concern it, besides its own."""
+
 
 class SubscriptionIndex(Generic[Member]):
     """Members, indexed by the resources and routing keys of their subscriptions."""

@@ -32,7 +32,7 @@ class StreamResponse(EventSourceResponse):
     """
 
     def __init__(self) -> None:
-        super().__init__(send_timeout=UNACKNOWLEDGED_SECONDS)
+        super().__init__(allow_all_methods=True, send_timeout=UNACKNOWLEDGED_SECONDS)
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the headers. ``ConnectionResetError`` if the client has gone, as for every other write."""

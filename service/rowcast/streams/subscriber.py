@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from aiohttp import HttpVersion11, web
 
 from rowcast.changes.position import Position
-from rowcast.streams.sse import StreamResponse
+from rowcast.streams.sse import StreamResponse, http_chunk
 
 SEND_TIMEOUT_SECONDS: Final = 30.0  # without progress, after which a connection is aborted
 
@@ -50,11 +50,14 @@ class Subscriber:
     """One connection. ``position`` is its place in the log, for a member that of its group.
 
     ``auths`` are the ``request.auth`` that its caller was identified by. ``renews`` is set for a stream with
-    ``?snapshot=true``: a reset sends it all rows again. ``chunked`` is false for HTTP/1.0.
+    ``?snapshot=true``: a reset sends it all rows again. ``chunked`` is false for HTTP/1.0. ``marker`` is written before whatever
+    is written, where several subscribers share the connection.
     """
 
     __slots__ = (
         "_left",
+        "_marker",
+        "_marker_chunk",
         "_reset_reason",
         "_response",
         "_transport",
@@ -74,6 +77,7 @@ class Subscriber:
         auths: Sequence[object],
         *,
         renews: bool,
+        marker: bytes = b"",
     ) -> None:
         assert http.transport is not None
         self.phase = Phase.CATCHING_UP
@@ -82,6 +86,8 @@ class Subscriber:
         self.renews = renews
         self.group: Membership | None = None
         self.chunked = http.version >= HttpVersion11
+        self._marker = marker
+        self._marker_chunk = http_chunk(marker) if marker and self.chunked else marker
         self._reset_reason = ""
         self._response = response
         self._transport: asyncio.Transport = http.transport
@@ -127,7 +133,10 @@ class Subscriber:
         if self._transport.is_closing():
             self.leave()
             return
-        self._transport.write(frame)
+        if self._marker:
+            self._transport.writelines((self._marker_chunk, frame))
+        else:
+            self._transport.write(frame)
         if self._transport.get_write_buffer_size() > buffer:
             self.leave()
 
@@ -137,7 +146,7 @@ class Subscriber:
         """Write, and wait until the client has taken most of it; ``ConnectionResetError`` if it takes nothing."""
         try:
             async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                await self._response.write(frame)
+                await self._response.write(self._marker + frame if self._marker else frame)
         except TimeoutError:
             self._transport.abort()
             raise ConnectionResetError("the client reads nothing") from None

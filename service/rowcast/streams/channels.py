@@ -1,0 +1,77 @@
+"""Channels: streams that share one connection. Each has its own subscriber, in the group of its own subscriptions.
+
+An event ``query`` with the name of a channel comes before what belongs to that channel. It is written together with the bytes of
+the group, in one write, so the channels' events do not mix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from rowcast.resources.lossless_json import encode
+from rowcast.streams.hub import Hub
+from rowcast.streams.sse import StreamResponse, opening
+from rowcast.streams.subscriber import Subscriber
+from rowcast.streams.subscription import Subscriptions
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One stream of a connection: its name, what it is about, and the position that it resumes from."""
+
+    name: str
+    subscriptions: Subscriptions
+    last: str | None
+
+    @property
+    def marker(self) -> bytes:
+        """The block that comes before the channel's own."""
+        return b"event: query\ndata: %b\n\n" % encode({"query": self.name})
+
+
+def refused_block(name: str, problem: Mapping[str, Any]) -> bytes:
+    """The block about a query that may not be opened."""
+    return b"event: refused\ndata: %b\n\n" % encode({"query": name, "problem": problem})
+
+
+async def stream_channels(
+    hub: Hub,
+    http: web.Request,
+    channels: Sequence[Channel],
+    first: bytes = b"",
+    *,
+    auths: Sequence[object] = (),
+    caller: str = "",
+) -> web.StreamResponse:
+    """Respond with several streams on one connection, which ends with the first of them; each counts as a stream.
+
+    ``first`` is what is sent before them. Raises what ``Hub.stream`` raises.
+    """
+    with ExitStack() as admitted:
+        for channel in channels:
+            admitted.enter_context(hub.admission.admit(caller, channel.subscriptions))
+        response = StreamResponse()
+        try:
+            await response.prepare(http)
+            await response.write(opening() + b"\n" + first)
+        except ConnectionResetError:  # the client has gone
+            return response
+        if hub.closing:
+            return response
+        tasks = []
+        for each in channels:
+            subscriber = Subscriber(http, response, hub.feed.head, auths, renews=False, marker=each.marker)
+            tasks.append(asyncio.create_task(hub.send(subscriber, each.subscriptions, each.last)))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return response
