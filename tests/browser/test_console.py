@@ -18,6 +18,7 @@ from rowcast.server.assets import read_assets
 
 from ..conftest import ROOT, Client, Serve
 from . import chromium
+from .test_live import Service
 
 FILES = {name: asset for name, asset in read_assets().items() if name.startswith("console/")}
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
@@ -348,6 +349,32 @@ async def test_actions_are_buttons(serve: Serve, sql: asyncpg.Connection) -> Non
             "document.querySelector('tr[data-key] .yes') && document.querySelector('#field-completed').checked"
         )
     assert await sql.fetchval("SELECT completed FROM tasks")
+
+
+async def test_an_edit_survives_a_killed_service(database_url: str, sql: asyncpg.Connection) -> None:
+    """What somebody has written stays in the form, the table says that it is not live, and both go on after the restart."""
+    service = Service(database_url, "http://127.0.0.1:1", ROWCAST_SERVER_CONSOLE="true")
+    await service.start()
+    try:
+        await sql.execute("INSERT INTO tasks (title) VALUES ('Write')")
+        key = await sql.fetchval("SELECT id FROM tasks")
+        state = "document.querySelector('.bar .state').textContent"
+        async with chromium.page(f"{service.url}/console/#/tasks?row={key}") as page:
+            await fill(page, "#field-title", "Write more")
+            await page.until(f"{state} === 'live'")
+            await service.kill()
+            await page.until(f"{state} === 'reconnecting'")
+            await click(page, "Save")
+            await page.until("document.querySelector('.panel .error')?.textContent.includes('cannot be reached')")
+            await sql.execute("INSERT INTO tasks (title) VALUES ('while it was dead')")
+            await service.start()
+            await page.until(shown("while it was dead"))
+            assert await page.evaluate("document.querySelector('#field-title').value") == "Write more"
+            await click(page, "Save")
+            await page.until(shown("Write more"))
+        assert await sql.fetchval("SELECT title FROM tasks WHERE id = $1", key) == "Write more"
+    finally:
+        await service.kill()
 
 
 async def test_rows_are_reached_with_the_keyboard(serve: Serve, sql: asyncpg.Connection) -> None:

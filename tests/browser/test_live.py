@@ -29,13 +29,14 @@ SHOWN = '[...document.querySelectorAll("li")].map(li => [li.querySelector("span"
 class Service:
     """The demo on a database, as a process: killed without warning, and started again at the same address."""
 
-    def __init__(self, database_url: str, origin: str) -> None:
+    def __init__(self, database_url: str, origin: str, **variables: str) -> None:
         self._command = [sys.executable, "-m", "rowcast", "serve", "--migrate", "--config", str(ROOT / "config")]
         self._environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT / "service"),
             "DATABASE_URL": database_url,
             "ROWCAST_SERVER_CORS_ORIGINS": origin,
+            **variables,
         }
         self._process: asyncio.subprocess.Process | None = None
         self.url = ""

@@ -120,7 +120,8 @@ def _list(view: ModelView) -> dict[str, Any]:
             "fields": {
                 name: _describe_field(field, "list", required=False)
                 for name, field in plan.serializer.fields.items()
-                if isinstance(field, ColumnField | RelatedKeysField) and not field.declared.write_only
+                if isinstance(field, ColumnField | RelatedKeysField)
+                and not (field.declared.write_only or field.load_only)
             },
             "filters": filters,
             "search": any(isinstance(each, SearchFilter) and each.parameters() for each in plan.filters),

@@ -44,6 +44,7 @@ export interface Description {
   methods: string[];
   renders: string[];
   list?: ListInfo;
+  soft_delete?: unknown;
   actions: Record<string, Fields>;
 }
 export interface Problem {

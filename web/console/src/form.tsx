@@ -151,9 +151,7 @@ export function RowForm({ resource, about, rowKey, abilities, onClose, onCreated
     if (!confirm(`Delete this row of ${resource}?`)) return;
     try {
       await request("DELETE", path, { headers: read.etag ? { "If-Match": read.etag } : {} });
-      const fields = about.actions["POST"];
-      const again = fields && Object.fromEntries(Object.entries(read.row).filter(([name]) => fields[name] && !fields[name].read_only));
-      notify(again ? { text: "Deleted.", undo: async () => { await request("POST", `/${resource}/`, { body: again }); notify({ text: "The row is there again." }); } } : { text: "Deleted." });
+      notify({ text: "Deleted.", ...undoDeletion(resource, path, about, read.row, abilities) });
       onClose();
     } catch (error) {
       if (error instanceof Failure && error.problem.status === 412) notify({ text: "The row has changed since you opened it. Look at it again before you delete it.", failed: true });
@@ -169,7 +167,7 @@ export function RowForm({ resource, about, rowKey, abilities, onClose, onCreated
       </Panel>
     );
   }
-  const own = abilities.actions.filter(each => each.resource === resource && each.detail);
+  const own = abilities.actions.filter(each => each.resource === resource && each.detail && !(about.soft_delete && each.path.endsWith("/restore/"))); // the form is of rows that are there
   return (
     <Panel title={rowKey === null ? `New: ${about.name}` : about.name} heading={heading} onClose={onClose}>
       {own.length > 0 && rowKey !== null && (
@@ -269,6 +267,26 @@ async function keys(field: Field, rows: unknown[]): Promise<unknown[]> {
   const { list } = await describe(`/${field.to}/`);
   const name = list?.key[0] ?? "id";
   return rows.map(row => (row && typeof row === "object" ? (row as Row)[name] : row));
+}
+
+/** How to bring a deleted row back: a row that stays in its table is restored, any other is inserted again. */
+function undoDeletion(resource: string, path: string, about: Description, row: Row, abilities: Abilities): { undo?: () => Promise<void> } {
+  const fields = about.actions["POST"];
+  let send: () => Promise<unknown>;
+  if (about.soft_delete) {
+    if (!abilities.operations.has(`POST /${resource}/{}/restore/`)) return {};
+    send = () => request("POST", `${path}restore/`);
+  } else {
+    if (!fields || !abilities.operations.has(`POST /${resource}/`)) return {};
+    const body = Object.fromEntries(Object.entries(row).filter(([name]) => fields[name] && !fields[name].read_only));
+    send = () => request("POST", `/${resource}/`, { body });
+  }
+  return {
+    undo: async () => {
+      await send();
+      notify({ text: "The row is there again." });
+    },
+  };
 }
 
 /** The values of a new row: defaults, where there are some. */
