@@ -263,6 +263,43 @@ async def test_a_conflict_is_a_choice_and_a_change_can_be_undone(serve: Serve, s
         assert await sql.fetchval("SELECT number FROM things") == 6
 
 
+async def test_an_open_form_follows_its_row(serve: Serve, sql: asyncpg.Connection) -> None:
+    """A change of somebody else is in the form at once; where one has written oneself, it is announced and nothing is lost."""
+    client = await serve(EVERY, OPEN)
+    await sql.execute("INSERT INTO things (name, number) VALUES ('thing', 1)")
+    async with console(client, "#/things?row=1") as page:
+        await page.until(f"{shown('thing')} && document.querySelector('#field-name')")
+        await page.until("document.querySelector('.bar .state').textContent === 'live'")
+        await sql.execute("UPDATE things SET name = 'theirs'")
+        await page.until("document.querySelector('#field-name').value === 'theirs'")
+        await fill(page, "#field-note", "mine")
+        await sql.execute("UPDATE things SET name = 'theirs again'")
+        await page.until("document.querySelector('.stale')?.textContent.includes('changed this row')")
+        assert await page.evaluate("document.querySelector('#field-note').value") == "mine"
+        await sql.execute("DELETE FROM things")
+        await page.until("document.querySelector('.stale')?.textContent.includes('left the table')")
+
+
+async def test_a_page_that_nobody_sees_has_no_stream(serve: Serve, sql: asyncpg.Connection) -> None:
+    """It resumes when it is seen again, without a loss: browsers have six connections for all tabs."""
+    client = await serve(EVERY, OPEN)
+    state = "document.querySelector('.bar .state').textContent"
+
+    def turn(visibility: str) -> str:
+        return (
+            f"Object.defineProperty(document, 'visibilityState', {{value: '{visibility}', configurable: true}});"
+            "document.dispatchEvent(new Event('visibilitychange')); 0"
+        )
+
+    async with console(client, "#/things") as page:
+        await page.until(f"document.querySelector('.bar .state') && {state} === 'live'")
+        await page.evaluate(turn("hidden"))
+        await page.until(f"{state} === 'paused'")
+        await sql.execute("INSERT INTO things (name, number) VALUES ('meanwhile', 1)")
+        await page.evaluate(turn("visible"))
+        await page.until(f"{state} === 'live' && {shown('meanwhile')}")
+
+
 async def test_a_deleted_row_can_be_brought_back(serve: Serve, sql: asyncpg.Connection) -> None:
     """Delete asks first, and undo inserts the row again."""
     client = await serve({"notes": "fields: {text: {type: string}}"}, OPEN)

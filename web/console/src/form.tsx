@@ -11,6 +11,8 @@ interface Props {
   resource: string;
   about: Description;
   rowKey: string | null; // null: a new row
+  /** The row as the table has it, if it is there. */
+  live?: Row | undefined;
   abilities: Abilities;
   onClose(): void;
   onCreated(key: string): void;
@@ -29,7 +31,7 @@ interface Conflict {
   theirs: Read;
 }
 
-export function RowForm({ resource, about, rowKey, abilities, onClose, onCreated }: Props) {
+export function RowForm({ resource, about, rowKey, live, abilities, onClose, onCreated }: Props) {
   const path = rowKey === null ? `/${resource}/` : `/${resource}/${rowKey}/`;
   const [read, setRead] = useState<Read | null>(null);
   const [values, setValues] = useState<Row>({});
@@ -76,6 +78,30 @@ export function RowForm({ resource, about, rowKey, abilities, onClose, onCreated
   }, [path]);
 
   const changed = useMemo(() => (read ? Object.keys(values).filter(name => !same(values[name], read.row[name])) : []), [values, read]);
+  // Somebody else's change: shown at once, unless there is one's own; then saving is a choice.
+  const shown = useRef(live);
+  const [stale, setStale] = useState(false);
+  useEffect(() => {
+    const before = shown.current;
+    shown.current = live;
+    if (!read || rowKey === null || !before || before === live || busy) return;
+    if (live && Object.entries(live).every(([name, value]) => !(name in read.row) || same(value, read.row[name]))) return;
+    if (!live || changed.length) {
+      setStale(true);
+      return;
+    }
+    let current = true;
+    load().then(next => {
+      if (!current) return;
+      setRead(next);
+      setValues(next.row);
+    }, () => current && setStale(true));
+    return () => {
+      current = false;
+    };
+  }, [live]);
+  useEffect(() => setStale(false), [read]);
+
   if (!read) {
     return (
       <Panel title={resource} heading={heading} onClose={onClose}>
@@ -174,6 +200,7 @@ export function RowForm({ resource, about, rowKey, abilities, onClose, onCreated
         <ActionButtons actions={own} rowKey={rowKey} onDone={async () => { const next = await load(); setRead(next); setValues(next.row); }} />
       )}
       <form noValidate onSubmit={event => { event.preventDefault(); void save(); }}>
+        {stale && <p class="stale" role="status">{live ? "Somebody else has changed this row. When you save, you can choose." : "This row has left the table: it was deleted, or the filters exclude it now."}</p>}
         {failure && <p class="error" role="alert">{failure.problem.detail}{Object.entries(errors).filter(([name]) => !(name in read.fields)).map(([name, each]) => <span key={name}> {name === "non_field_errors" ? "" : `${name}: `}{each.join(" ")}</span>)}</p>}
         {Object.entries(read.fields).map(([name, field]) => (
           <FieldRow

@@ -17,6 +17,7 @@ export interface Snapshot {
 
 const MARK_MILLISECONDS = 4000;
 const PAGE_ROWS = 100;
+const FRAME_MILLISECONDS = 16;
 
 export class LiveList {
   private rows = new Map<string, Row>();
@@ -177,11 +178,11 @@ export class LiveList {
   private tell(): void {
     if (this.planned) return;
     this.planned = true;
-    queueMicrotask(() => {
+    setTimeout(() => {
       this.planned = false;
       this.snapshot = this.take();
       for (const listener of this.listeners) listener();
-    });
+    }, FRAME_MILLISECONDS);
   }
 
   private take(): Snapshot {

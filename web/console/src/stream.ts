@@ -7,7 +7,7 @@ export interface StreamEvent {
   id: string;
   data: any;
 }
-export type State = "connecting" | "live" | "waiting" | "refused" | "closed";
+export type State = "connecting" | "live" | "waiting" | "paused" | "refused" | "closed";
 
 export interface Handlers {
   event(event: StreamEvent): void;
@@ -16,16 +16,46 @@ export interface Handlers {
 
 const FIRST_WAIT = 500;
 const LONGEST_WAIT = 15_000;
+const HIDDEN_MILLISECONDS = 2000;
 
-/** Follow a stream from a position. The result closes it. */
+/** Wait until somebody can see the page. */
+function seen(): Promise<void> {
+  return new Promise(resolve => {
+    const look = () => {
+      if (document.visibilityState === "hidden") return;
+      document.removeEventListener("visibilitychange", look);
+      resolve();
+    };
+    document.addEventListener("visibilitychange", look);
+    look();
+  });
+}
+
+/**
+ * Follow a stream from a position. The result closes it.
+ *
+ * A page that nobody sees has no connection, since browsers have six for all tabs of a service; it resumes when it is seen again.
+ */
 export function follow(address: string, position: string | null, handlers: Handlers): () => void {
   let stopped = false;
   let last = position;
   let wait = FIRST_WAIT;
   let controller = new AbortController();
+  let timer = 0;
+  const hide = () => {
+    clearTimeout(timer);
+    if (document.visibilityState === "hidden") timer = window.setTimeout(() => controller.abort(), HIDDEN_MILLISECONDS);
+  };
+  document.addEventListener("visibilitychange", hide);
 
   async function run(): Promise<void> {
     while (!stopped) {
+      if (document.visibilityState === "hidden") {
+        handlers.state?.("paused");
+        await seen();
+        if (stopped) return;
+        wait = FIRST_WAIT;
+      }
       handlers.state?.("connecting");
       controller = new AbortController();
       try {
@@ -52,6 +82,7 @@ export function follow(address: string, position: string | null, handlers: Handl
       } catch (error) {
         if (stopped) return;
       }
+      if (document.visibilityState === "hidden") continue;
       handlers.state?.("waiting");
       await new Promise(resolve => setTimeout(resolve, wait * (0.5 + Math.random())));
       wait = Math.min(wait * 2, LONGEST_WAIT);
@@ -61,6 +92,8 @@ export function follow(address: string, position: string | null, handlers: Handl
   void run();
   return () => {
     stopped = true;
+    clearTimeout(timer);
+    document.removeEventListener("visibilitychange", hide);
     controller.abort();
     handlers.state?.("closed");
   };

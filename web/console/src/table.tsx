@@ -73,7 +73,7 @@ export function Table({ resource, about, abilities, query }: Props) {
           onSort={sort} onOpen={row => change({ row, panel: null })} onEnd={() => void list.more()} label={about.name}
         />
       </div>
-      {open !== null && <RowForm key={`${resource}/${open}`} resource={resource} about={about} rowKey={open} abilities={abilities} onClose={() => change({ row: null })} onCreated={row => change({ row, panel: null })} />}
+      {open !== null && <RowForm key={`${resource}/${open}`} resource={resource} about={about} rowKey={open} live={rows[keys.indexOf(open)]} abilities={abilities} onClose={() => change({ row: null })} onCreated={row => change({ row, panel: null })} />}
       {open === null && panel === "new" && creates && <RowForm key="new" resource={resource} about={about} rowKey={null} abilities={abilities} onClose={() => change({ panel: null })} onCreated={row => change({ row, panel: null })} />}
       {open === null && panel === "stream" && <StreamInspector resource={resource} query={new URLSearchParams(asked)} onClose={() => change({ panel: null })} />}
       {open === null && panel === "import" && <ImportPanel resource={resource} onClose={() => change({ panel: null })} />}
@@ -81,7 +81,7 @@ export function Table({ resource, about, abilities, query }: Props) {
   );
 }
 
-const STATES = { connecting: "connecting", live: "live", waiting: "reconnecting", refused: "not live", closed: "closed" };
+const STATES = { connecting: "connecting", live: "live", waiting: "reconnecting", paused: "paused", refused: "not live", closed: "closed" };
 
 function columnsOf(info: ListInfo, row: Record<string, unknown> | undefined): string[] {
   const declared = Object.entries(info.fields).filter(([name, field]) => field.type !== "many_to_many" || (row && name in row)).map(([name]) => name);
