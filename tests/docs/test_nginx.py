@@ -69,14 +69,15 @@ async def port(client: Client, tmp_path: Path) -> AsyncIterator[int]:
     write_certificate(tmp_path)
     port = free_port()
     block = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)[0]
-    for old, new in (
-        ("127.0.0.1:8000", f"{client.host}:{client.port}"),
-        ("8443", str(port)),
-        (f"/etc/ssl/{NAME}.pem", str(tmp_path / "cert.pem")),
-        (f"/etc/ssl/{NAME}.key", str(tmp_path / "cert.key")),
-    ):
-        assert old in block
-        block = block.replace(old, new)
+    here = {
+        "127.0.0.1:8000": f"{client.host}:{client.port}",
+        "8443": str(port),
+        f"/etc/ssl/{NAME}.pem": str(tmp_path / "cert.pem"),
+        f"/etc/ssl/{NAME}.key": str(tmp_path / "cert.key"),
+    }
+    assert all(written in block for written in here)
+    # All at once: what has been replaced may have 8443 in it, as the port 38443 has.
+    block = re.sub("|".join(map(re.escape, here)), lambda match: here[match[0]], block)
     temporary = "".join(
         f"{each}_temp_path {tmp_path}; " for each in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
