@@ -58,6 +58,10 @@ fields: {id: {type: integer, primary_key: true}, name: {type: string, max_length
 viewset: {permission_classes: [AllowAny]}
 """
 RESOURCES = {"books": FIELDS % "books", "shadows": FIELDS % "shadows", "authors": AUTHORS}
+STRINGS = {
+    "books": (FIELDS % "books").replace("author__name, kind,", "author__name, kind, big,"),
+    "authors": AUTHORS,
+}
 pytestmark = pytest.mark.tables(RESOURCES)
 POSITIONS = 12  # that a client of the random tests has seen in the end
 CHECKED = 5
@@ -181,6 +185,28 @@ async def test_form_of_events(serve: Serve, sql: asyncpg.Connection) -> None:
         ]
         await sql.execute("DELETE FROM books WHERE kind = 'a'")
         assert (await source.next()).data == '{"group":{"author_id":1,"kind":"a"},"data":null}'
+
+
+@pytest.mark.tables(STRINGS)
+async def test_big_integers_are_strings(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Sums that are counted, and groups, have the form of the results at each step; so do conditions on them."""
+    client = await serve(STRINGS, "server: {big_integers: string}")
+    query = "group_by=big&count=*&sum=big,pages,price&avg=big&sum_big__ne=3"
+    async with listen(client, f"/books/aggregate/stream/?{query}&snapshot=true") as source:
+        table, _ = await begin(source, query)
+        for step in (
+            "INSERT INTO books (big, pages, price) VALUES (9007199254740993, 2147483647, 0.5), (3, 1, NULL), (NULL, 5, 1)",
+            "INSERT INTO books (big, pages) VALUES (9007199254740993, 2147483647), (3, NULL), (-3, 0)",
+            "UPDATE books SET pages = 2, big = 9223372036854775807 WHERE big > 3",
+            "DELETE FROM books WHERE id = 1",
+        ):
+            await sql.execute(step)
+            expected, _ = await results(client, query)
+            await settled(source, table, expected)
+        assert table['["9223372036854775807"]'] == {
+            "big": "9223372036854775807", "count": 1, "sum_big": "9223372036854775807", "sum_pages": "2",
+            "sum_price": None, "avg_big": "9223372036854775807",
+        }  # fmt: skip
 
 
 async def test_averages_have_the_digits_of_postgresql(sql: asyncpg.Connection) -> None:

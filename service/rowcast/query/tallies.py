@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 from rowcast.query.aggregation import AggregateShape, Calculation, Group, result_field
 from rowcast.query.conditions import Condition
 from rowcast.query.matching import Logged, Test, matcher
+from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS
 from rowcast.resources.lossless_json import Raw, encode, parse
 from rowcast.resources.resource import Path, Resources
@@ -50,8 +51,8 @@ class Tally:
 class TallyForm:
     """How rows are counted for a shape.
 
-    ``arguments`` are columns, each with the places of its sums or ``None`` if it is only counted; sums of ``decimals``
-    are strings. ``results`` are functions and positions of arguments. ``base`` is the shape that reads the tallies of all groups.
+    ``arguments`` are columns, each with the places of its sums or ``None`` if it is only counted; sums of those at the
+    positions ``strings`` are strings. ``results`` are functions and positions of arguments. ``base`` is the shape that reads the tallies of all groups.
     """
 
     shape: AggregateShape
@@ -59,7 +60,7 @@ class TallyForm:
     test: Test
     groups: tuple[Callable[[Logged], Hashable], ...]
     arguments: tuple[tuple[str, int | None], ...]
-    decimals: frozenset[int]
+    strings: frozenset[int]
     results: tuple[tuple[str, int], ...]
     conditions: tuple[tuple[int, Callable[[Any], bool]], ...]
 
@@ -139,7 +140,7 @@ class Tallies:
         assert places is not None
         if function == "avg":
             return average(tally.sums[position], places, count)
-        return _decimal(tally.sums[position], places) if position in self.form.decimals else tally.sums[position]
+        return _decimal(tally.sums[position], places) if position in self.form.strings else tally.sums[position]
 
     def _loaded(self, document: bytes) -> tuple[GroupKey, Tally]:
         """A group as the database has computed it for the shape ``base``."""
@@ -219,7 +220,7 @@ def tally_form(
         frozenset(
             position
             for position, column in enumerate(order)
-            if resources.resolve(shape.resource, paths[column]).values.field_type.name == "decimal"
+            if _has_string_sums(resources.resolve(shape.resource, paths[column]).values)
         ),
         tuple(
             (each.function, order.index(column) if column else -1)
@@ -227,6 +228,10 @@ def tally_form(
         ),
         tuple(conditions),
     )
+
+
+def _has_string_sums(field: Field) -> bool:
+    return field.field_type.name == "decimal" or field.field_type.sums_as_strings
 
 
 def _condition(matches: Callable[[Any, Any], bool], of_null: bool, bound: Any) -> Callable[[Any], bool]:
