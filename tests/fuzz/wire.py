@@ -85,7 +85,7 @@ def responses(data: bytes, methods: Sequence[bytes] = ()) -> list[Response]:
         response = Response(int(match[1]), headers)
         if response.status == 100:
             continue
-        if response.status not in (204, 304) and methods[len(found) : len(found) + 1] != [b"HEAD"]:
+        if response.status not in (204, 304) and tuple(methods[len(found) : len(found) + 1]) != (b"HEAD",):
             data = _read_body(response, data)
         found.append(response)
     return found
