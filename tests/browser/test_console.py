@@ -122,6 +122,33 @@ async def test_a_row_changed_by_sql_shows_in_an_open_table(serve: Serve, sql: as
         await page.until("document.querySelector('.empty')")
 
 
+async def test_rows_of_another_address_and_rows_without_a_stream(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Rows that their slug names, whose slug changes, and that go; a list that has no stream is shown all the same."""
+    fields = "fields: {name: {type: slug, unique: true}, note: {type: string, default: a}}"
+    resources = {
+        "pages": f"{fields}\nviewset: {{lookup_field: name}}",
+        "quiet": f"{fields}\nviewset: {{stream_enabled: false}}",
+    }
+    client = await serve(resources, OPEN)
+    for table in resources:
+        await sql.execute(f"INSERT INTO {table} (name) VALUES ('one'), ('two')")
+    rows = "[...document.querySelectorAll('tr[data-key]')].map(row => row.dataset.key).sort().join()"
+    async with console(client, "#/pages?row=one") as page:
+        await page.until(f"{rows} === 'one,two' && document.querySelector('#field-note')")
+        await page.until("document.querySelector('.bar .state').textContent === 'live'")
+        await fill(page, "#field-note", "b")
+        await click(page, "Save")
+        await page.until("document.querySelector('.notice')?.textContent.includes('Saved')")
+        await sql.execute("UPDATE pages SET name = 'three' WHERE name = 'two'")
+        await page.until(f"{rows} === 'one,three'")
+        await sql.execute("DELETE FROM pages WHERE name = 'three'")
+        await page.until(f"{rows} === 'one'")
+        await page.evaluate("location.hash = '#/quiet'; 0")
+        await page.until(
+            f"{rows}.split(',').length === 2 && document.querySelector('.bar .state').textContent === 'not live'"
+        )
+
+
 async def test_a_table_scrolls_over_all_its_pages(serve: Serve, sql: asyncpg.Connection) -> None:
     """The document has the rows on the screen alone, and the next page is loaded when its end is near."""
     client = await serve(EVERY, OPEN)

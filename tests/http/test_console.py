@@ -112,6 +112,7 @@ async def test_options_of_a_list_say_how_it_is_read(serve: Serve) -> None:
     assert list(found.pop("fields")) == ["id", "name", "level"]
     assert found == {
         "key": ["id"],
+        "primary_key": ["id"],
         "filters": {
             "name": {"type": "string", "lookups": ["exact", "icontains"]},
             "level": {"type": "string", "lookups": ["in"], "choices": ["low", "high"]},

@@ -117,6 +117,7 @@ def _list(view: ModelView) -> dict[str, Any]:
     return {
         "list": {
             "key": list(key_names(plan)),
+            "primary_key": list(plan.resource.key_columns),
             "fields": {
                 name: _describe_field(field, "list", required=False)
                 for name, field in plan.serializer.fields.items()

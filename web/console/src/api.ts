@@ -28,7 +28,9 @@ export interface Filter {
   choices?: unknown[];
 }
 export interface ListInfo {
+  /** What addresses name a row by, and what events do. */
   key: string[];
+  primary_key: string[];
   fields: Fields;
   filters: Record<string, Filter>;
   search: boolean;

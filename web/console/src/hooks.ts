@@ -27,6 +27,7 @@ export function useLoaded<T>(load: () => Promise<T>, dependencies: unknown[]): L
   const [found, set] = useState<Loaded<T>>({ value: null, error: null });
   useEffect(() => {
     let current = true;
+    set(known => (known.value === null && known.error === null ? known : { value: null, error: null }));
     load().then(
       value => current && set({ value, error: null }),
       error => current && set({ value: null, error }),

@@ -1,6 +1,6 @@
 /** A list that stays current: pages of rows, then every change of them, in the order of the list. */
 
-import { type Description, Failure, type ListInfo, type Row, keyOf, request } from "./api";
+import { Failure, type ListInfo, type Row, keyOf, request } from "./api";
 import { type State, follow } from "./stream";
 
 export interface Snapshot {
@@ -22,6 +22,7 @@ const FRAME_MILLISECONDS = 16;
 export class LiveList {
   private rows = new Map<string, Row>();
   private order: string[] = [];
+  private keys = new Map<string, string>(); // of events → of addresses
   private count: number | null = null;
   private next: string | null = null;
   private loading = false;
@@ -37,7 +38,7 @@ export class LiveList {
   constructor(
     readonly resource: string,
     readonly info: ListInfo,
-    readonly about: Description,
+    readonly streams: boolean,
     readonly query: URLSearchParams,
   ) {
     this.snapshot = this.take();
@@ -72,6 +73,7 @@ export class LiveList {
       const rows: Row[] = Array.isArray(data) ? data : data.results ?? [];
       this.rows.clear();
       this.order = [];
+      this.keys.clear();
       this.add(rows);
       this.count = Array.isArray(data) ? rows.length : data.count ?? null;
       this.next = Array.isArray(data) ? null : data.next ?? null;
@@ -110,11 +112,20 @@ export class LiveList {
     for (const row of rows) {
       const key = keyOf(row, this.info.key);
       if (!this.rows.has(key)) this.order.push(key);
-      this.rows.set(key, row);
+      this.set(key, row);
     }
   }
 
+  private set(key: string, row: Row): void {
+    this.rows.set(key, row);
+    this.keys.set(keyOf(row, this.info.primary_key), key);
+  }
+
   private follow(position: string | null): void {
+    if (!this.streams) {
+      this.state = "refused";
+      return;
+    }
     const query = new URLSearchParams(this.query);
     for (const name of ["ordering", "expand"]) query.delete(name);
     this.stop = follow(`/${this.resource}/stream/?${query}`, position, {
@@ -131,18 +142,25 @@ export class LiveList {
   }
 
   private change(event: { action: string; id: unknown; data: Row | null; changed?: string[] }): void {
-    const key = event.data ? keyOf(event.data, this.info.key) : this.info.key.length > 1 ? String(event.id) : encodeURIComponent(String(event.id));
+    const id = this.info.primary_key.length > 1 ? String(event.id) : encodeURIComponent(String(event.id));
+    const known = this.keys.get(id);
     if (event.action === "DELETE") {
-      if (this.rows.delete(key)) this.order = this.order.filter(each => each !== key);
+      if (known !== undefined) this.drop(known);
       if (this.count !== null) this.count -= 1;
     } else {
-      const known = this.rows.get(key);
-      if (event.action === "INSERT" && !known && this.count !== null) this.count += 1;
-      const row = { ...known, ...event.data! };
-      this.place(key, row, known);
-      this.mark(key, known ? new Set(event.changed ?? []) : new Set(["*"]));
+      const key = keyOf(event.data!, this.info.key);
+      const before = known === undefined ? undefined : this.rows.get(known);
+      if (known !== undefined && known !== key) this.drop(known); // its address is another one now
+      if (event.action === "INSERT" && !before && this.count !== null) this.count += 1;
+      this.place(key, { ...before, ...event.data! }, known === key ? before : undefined);
+      this.mark(key, before ? new Set(event.changed ?? []) : new Set(["*"]));
     }
     this.tell();
+  }
+
+  private drop(key: string): void {
+    this.rows.delete(key);
+    this.order = this.order.filter(each => each !== key);
   }
 
   /** Put a row to its place in the order. A row after the last loaded one is not shown until its page is loaded. */
@@ -150,20 +168,17 @@ export class LiveList {
     const steps = (this.query.get("ordering")?.split(",") ?? this.info.default_ordering).filter(Boolean);
     const moved = !known || steps.some(step => known[step.replace("-", "")] !== row[step.replace("-", "")]);
     if (!moved) {
-      this.rows.set(key, row);
+      this.set(key, row);
       return;
     }
-    if (known) {
-      this.order = this.order.filter(each => each !== key);
-      this.rows.delete(key);
-    }
+    if (known) this.drop(key);
     let place = this.order.findIndex(each => compare(row, this.rows.get(each)!, steps, this.info) < 0);
     if (place < 0) {
       if (this.next) return;
       place = this.order.length;
     }
     this.order.splice(place, 0, key);
-    this.rows.set(key, row);
+    this.set(key, row);
   }
 
   private mark(key: string, fields: Set<string>): void {

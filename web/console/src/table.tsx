@@ -28,7 +28,8 @@ export function Table({ resource, about, abilities, query }: Props) {
   const info = about.list!;
   const asked = PARAMETERS.filter(name => query.get(name)).map(name => [name, query.get(name)!]);
   const key = JSON.stringify(asked);
-  const list = useMemo(() => new LiveList(resource, info, about, new URLSearchParams(asked)), [resource, key]);
+  const streams = abilities.streams.has(resource);
+  const list = useMemo(() => new LiveList(resource, info, streams, new URLSearchParams(asked)), [resource, key, streams]);
   useEffect(() => () => list.close(), [list]);
   const { rows, keys, count, state, failure, loading, more, changed } = useStore(list);
   const [filtering, setFiltering] = useState(query.has("filter"));
@@ -60,7 +61,7 @@ export function Table({ resource, about, abilities, query }: Props) {
           {Object.keys(info.filters).length > 0 && <button type="button" aria-expanded={filtering} onClick={() => setFiltering(!filtering)}>Filters{query.has("filter") ? " ●" : ""}</button>}
           <Columns names={names} chosen={columns} info={info} onChange={chosen => change({ columns: chosen.join(",") }, true)} />
           {creates && <button type="button" class="primary" onClick={() => change({ row: null, panel: "new" })}>New</button>}
-          {abilities.streams.has(resource) && <button type="button" onClick={() => change({ row: null, panel: "stream" })}>Stream</button>}
+          {streams && <button type="button" onClick={() => change({ row: null, panel: "stream" })}>Stream</button>}
           {abilities.imports.has(resource) && <button type="button" onClick={() => change({ row: null, panel: "import" })}>Import</button>}
           {about.renders.includes("text/csv") && <Export resource={resource} query={new URLSearchParams(asked)} />}
         </header>
