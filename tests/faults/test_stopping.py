@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -47,4 +48,25 @@ async def test_a_stopping_service_is_not_ready_at_first(run: Run, workers: int) 
         assert response.status == 200
     assert (await health(server))[0] == 503
     os.kill(server.pid, signal.SIGTERM)
+    assert await server.ended() == 0
+
+
+@pytest.mark.tables(RESOURCES)
+async def test_streams_end_one_after_the_other(run: Run) -> None:
+    """Over ``stream.drain``, while new connections are refused and open ones end; a second signal ends the rest."""
+    server = await run(service="stream: {drain: 60s}")  # a stream each 1.5 s
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        headers = {"Accept": "text/event-stream"}
+        url = server.make_url("/notes/stream/")
+        streams = await asyncio.gather(*(session.get(url, headers=headers) for _ in range(40)))
+        ends = [asyncio.create_task(stream.read()) for stream in streams]
+        os.kill(server.pid, signal.SIGTERM)
+        async with asyncio.timeout(30):
+            while sum(end.done() for end in ends) < 2:
+                await asyncio.wait([end for end in ends if not end.done()], return_when=asyncio.FIRST_COMPLETED)
+        assert sum(not end.done() for end in ends) > 20
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(server.make_url("/notes/"))
+        os.kill(server.pid, signal.SIGTERM)
+        assert all(body.startswith(b"retry: ") and b"event: ready" in body for body in await asyncio.gather(*ends))
     assert await server.ended() == 0

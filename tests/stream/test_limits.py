@@ -47,7 +47,7 @@ def user(name: str) -> dict[str, str]:
 
 
 async def test_open_streams_are_limited_by_caller_and_in_all(service: Service) -> None:
-    """A status of its own says so at once, and for a browser's EventSource that is the end."""
+    """A status of its own says so at once; a browser's EventSource, which would give up, gets the time to wait."""
     paths = ("/notes/stream/", "/notes/stream/?snapshot=true", "/stream/?resources=notes")
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(AsyncExitStack())
@@ -63,9 +63,30 @@ async def test_open_streams_are_limited_by_caller_and_in_all(service: Service) -
         async with asyncio.timeout(0.9):  # before another attempt is made
             response, problem = await service.ask("GET", paths[0], status=503, headers=user("bob"))
         assert (problem["code"], response.headers["Retry-After"]) == ("too_many_streams", "30")
+        for headers, status in ((user("ann"), 429), (user("bob"), 503)):
+            async with listen(service.client, paths[0], headers=headers) as source:
+                busy = await source.next()
+                problem = busy.json()
+                assert (busy.event, problem["code"], problem["status"]) == ("busy", "too_many_streams", status)
+                assert (source.last_id, 30_000 <= (source.retry or 0) <= 60_000) == ("", True)
+                with pytest.raises(EOFError):
+                    await source.next()
         await first.aclose()
         await until(lambda: service.service.hub.subscribers == 3)
         await stack.enter_async_context(listen(service.client, paths[0], headers=user("bob")))
+
+
+async def test_streams_end_at_an_age(databases: Databases, tmp_path: Path) -> None:
+    """And their clients resume: a change in between is sent by the next stream."""
+    settings = json.dumps({"auth": {"default_permission_classes": ["AllowAny"]}, "stream": {"max_age": "1s"}})
+    async with running(databases, tmp_path, {"notes": NOTES}, settings) as service:
+        async with listen(service.client, "/notes/stream/") as source:
+            assert source.response.headers["Cache-Control"] == "no-cache, no-transform"
+            assert [event.event async for event in source] == ["ready"]
+        await service.ask("POST", "/notes/", {"text": "a"}, status=201)
+        last = source.last_id
+        async with listen(service.client, "/notes/stream/", last_id=last) as source:
+            assert [(await source.next()).event for _ in range(2)] == ["ready", "message"]
 
 
 async def test_bytes_that_wait_are_limited_in_all() -> None:

@@ -227,6 +227,7 @@ def _service(
             supervisor,
             Admission(stream.max_streams, stream.max_streams_per_caller, stream.buffer),
             heartbeat=stream.heartbeat,
+            max_age=stream.max_age,
         ),
         permission_classes=classes(
             "permission_classes", auth.default_permission_classes, "auth", "default_permission_classes"

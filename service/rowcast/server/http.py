@@ -27,6 +27,7 @@ from rowcast.configuration.settings import Server
 from rowcast.errors import ApiError, InternalError, NotFound, ParseError, RequestTimeout, Unavailable
 from rowcast.server import middleware
 from rowcast.server.health import READINESS
+from rowcast.server.lifecycle import LIFECYCLE
 from rowcast.tasks import spawn
 
 HEADER_MAX_BYTES: Final = 64 * 1024  # of the request line and of each header; more than any credentials have
@@ -78,17 +79,37 @@ class Runner(web.AppRunner):
         return retiring
 
     async def cleanup(self) -> None:
-        """Stop: not ready at first, then without new connections, and without streams; then what is open may finish."""
+        """Stop: not ready at first, then without new connections; streams end one after the other; what is open may finish."""
         if (readiness := self.app.get(READINESS)) is not None:
             readiness.stopping = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), self._server_settings.shutdown_delay)
+        await self._drain()
         await super().cleanup()
         if self._retiring:
             await asyncio.wait(self._retiring, timeout=RETIRE_SECONDS)
 
+    async def _drain(self) -> None:
+        """Take no more connections, and end the streams over ``stream.drain``; each connection ends with its response.
+
+        A client whose stream ends could otherwise open the next one here, by the same connection.
+        """
+        if (lifecycle := self.app.get(LIFECYCLE)) is None or self.server is None:
+            return
+        for site in list(self.sites):
+            await site.stop()
+        await asyncio.sleep(0)  # connections that have been accepted begin
+        self.server.pre_shutdown()
+        hurry = asyncio.create_task(self._hurry.wait())
+        drain = asyncio.create_task(lifecycle.drain())
+        try:
+            await asyncio.wait((drain, hurry), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            drain.cancel()
+            hurry.cancel()
+
     def hurry(self) -> None:
-        """Stop without ``server.shutdown_delay``, or end it."""
+        """Stop without ``server.shutdown_delay`` and ``stream.drain``, or end them."""
         self._hurry.set()
 
     async def _make_server(self) -> web.Server:  # aiohttp has no other way to set the class of connections

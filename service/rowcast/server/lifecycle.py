@@ -20,7 +20,7 @@ from rowcast.changes.table_watch import WATCH_SECONDS, TableWatch
 from rowcast.changes.ticker import Ticker
 from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.configuration.load import Configuration
-from rowcast.errors import TooManyStreams, Unavailable
+from rowcast.errors import Throttled, TooManyStreams, Unavailable
 from rowcast.identity.authentication import Identity
 from rowcast.identity.throttling import Throttles
 from rowcast.query.store import STORE
@@ -28,9 +28,11 @@ from rowcast.resources.tables import Tables
 from rowcast.rest.plan import Service
 from rowcast.rest.viewset import Handler
 from rowcast.server.health import Readiness
+from rowcast.server.middleware import REQUEST_ID
 from rowcast.server.policies import refused_streams
 from rowcast.server.prepare import check_additive, prepare, startup_error
 from rowcast.server.purging import Purging
+from rowcast.streams.sse import CONTENT_TYPE, come_back
 from rowcast.tasks import Supervisor
 
 STARTED: Final = web.AppKey("started", asyncio.Task)
@@ -109,10 +111,19 @@ class Lifecycle:
     def waits_for_start(self, handler: Handler) -> Handler:
         """A stream's handler that waits for the start, and for a database that is away.
 
-        Any response but a 200 ends a browser's EventSource for good, whereas it opens a lost connection again.
+        Any response but a 200 ends a browser's EventSource for good, so what it has to wait for is a stream that is over at
+        once, with the time until the next attempt.
         """
 
         async def wait(request: web.Request) -> web.StreamResponse:
+            try:
+                return await attempt_to_open(request)
+            except (TooManyStreams, Throttled, Unavailable) as error:
+                if request.headers.get("Accept") != CONTENT_TYPE:
+                    raise
+                return come_back(error.problem(request[REQUEST_ID]), int(error.headers["Retry-After"]))
+
+        async def attempt_to_open(request: web.Request) -> web.StreamResponse:
             await self._settled.wait()
             for attempt in range(STREAM_OPEN_ATTEMPTS):
                 try:
@@ -123,8 +134,6 @@ class Lifecycle:
                     if error.code in FINAL_CODES:
                         raise
                     await asyncio.sleep(min(attempt, 1))
-            if request.transport is not None:
-                request.transport.abort()
             raise Unavailable("The service has ended, or its database is away.")
 
         self._waiting_handlers.add(wait)
@@ -136,6 +145,7 @@ class Lifecycle:
         """Run with an application: from its start-up to its clean-up."""
         app.cleanup_ctx.append(self._run)
         app.on_shutdown.append(self._end_streams)
+        app[LIFECYCLE] = self
 
     async def _run(self, app: web.Application) -> AsyncIterator[None]:
         app[STARTED] = starting = asyncio.create_task(self._start(), name="start")
@@ -203,6 +213,13 @@ class Lifecycle:
         async with session(self._database.connect) as connection:
             await sync_triggers(connection, self._tables, wakeup=self._configuration.settings.stream.wakeup)
 
+    async def drain(self) -> None:
+        """End every stream, spread over ``stream.drain``."""
+        await self._service.hub.open_streams.drain(self._configuration.settings.stream.drain)
+
     async def _end_streams(self, _: web.Application) -> None:
         self._settled.set()
         await self._service.hub.close()
+
+
+LIFECYCLE: Final = web.AppKey("lifecycle", Lifecycle)

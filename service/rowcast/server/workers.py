@@ -109,11 +109,13 @@ class _Workers(BaseApplication):  # type: ignore[misc]
 
     def load_config(self) -> None:
         host = f"[{self._server.host}]" if ":" in self._server.host else self._server.host
+        drain = self._configuration.settings.stream.drain
+        stopping = self._server.shutdown_delay + drain + self._server.shutdown_grace
         options = {
             "bind": f"{host}:{self._server.port}",
             "workers": self._server.workers,
             "worker_class": _Worker,
-            "graceful_timeout": max(1, math.ceil(self._server.shutdown_delay + self._server.shutdown_grace)),
+            "graceful_timeout": max(1, math.ceil(stopping)),
             "loglevel": "warning",
             "when_ready": self._announce,
         }

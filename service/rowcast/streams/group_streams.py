@@ -17,7 +17,7 @@ from rowcast.streams.board import Board, Gap
 from rowcast.streams.live_groups import LiveGroups
 from rowcast.streams.open_streams import OpenStreams
 from rowcast.streams.routing import SubscriptionIndex
-from rowcast.streams.sse import CONTENT_TYPE, StreamResponse, opening, ready_block, reset_block
+from rowcast.streams.sse import CACHE_CONTROL, CONTENT_TYPE, StreamResponse, opening, ready_block, reset_block
 from rowcast.streams.subscriber import Phase, Subscriber
 
 BOARDS_READ_AT_ONCE: Final = 1  # so that filters of streams have the other connection of theirs
@@ -103,7 +103,7 @@ class GroupStreams:
             TooManyStreams: The caller has too many.
         """
         if http.method == "HEAD":
-            return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": "no-cache"})
+            return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": CACHE_CONTROL})
         with self._hub.admission.admit(caller, [groups]):
             board = self._board(groups)
             board.users += 1

@@ -36,6 +36,7 @@ from rowcast.streams.open_streams import CREDENTIALS_CHECK_SECONDS, OpenStreams
 from rowcast.streams.routing import SubscriptionIndex
 from rowcast.streams.snapshot import SnapshotRows, read_snapshot
 from rowcast.streams.sse import (
+    CACHE_CONTROL,
     CONTENT_TYPE,
     DATABASE_AWAY,
     StreamResponse,
@@ -73,6 +74,7 @@ class Hub:
         supervisor: Runs the hub's background tasks.
         admission: Decides how many streams may be open, and how many bytes may wait for one of them.
         heartbeat: Seconds between two comments that keep connections alive.
+        max_age: Seconds that a stream lasts at most; 0 for no limit.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Hub:
         admission: Admission,
         *,
         heartbeat: float,
+        max_age: float = 0,
     ) -> None:
         self.feed = feed
         self.resets: Counter[str] = Counter()  # sent to clients so far, by reason
@@ -94,7 +97,7 @@ class Hub:
         self._revisit: set[Group] = set()  # groups that get the next batch whatever it is about
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches: OrderedDict[tuple[Query, Hashable, Position, int], asyncio.Future[Matches]] = OrderedDict()
-        self.open_streams = OpenStreams(valid)
+        self.open_streams = OpenStreams(valid, max_age)
         self._reading_rows = asyncio.Semaphore(SNAPSHOTS_READ_AT_ONCE)
         self.closing = False
         self.aggregates = GroupStreams(self)
@@ -179,7 +182,7 @@ class Hub:
             TooManyStreams: The caller has too many.
         """
         if http.method == "HEAD":
-            return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": "no-cache"})
+            return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": CACHE_CONTROL})
         with self.admission.admit(caller, subscriptions):
             return await self._stream(http, subscriptions, last, auths, limit)
 

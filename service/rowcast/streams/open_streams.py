@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
@@ -15,15 +16,21 @@ from rowcast.streams.subscriber import Subscriber
 from rowcast.streams.subscription import FilterTooSlow
 
 CREDENTIALS_CHECK_SECONDS: Final = 5.0  # between two checks of the credentials of open streams
+DRAIN_AT_ONCE_MAX: Final = 20  # streams that come back together are no load
+YOUNGEST_SHARE: Final = 0.75  # of the age at which streams end: the least that is drawn for a stream
 
 _logger = structlog.get_logger(__name__)
 
 
 class OpenStreams:
-    """The subscribers whose requests last. ``valid`` says whether a ``request.auth`` is still valid."""
+    """The subscribers whose requests last.
 
-    def __init__(self, valid: Callable[[object], Awaitable[bool]]) -> None:
+    ``valid`` says whether a ``request.auth`` is still valid. ``max_age`` is how many seconds a stream lasts at most; 0 for no limit.
+    """
+
+    def __init__(self, valid: Callable[[object], Awaitable[bool]], max_age: float = 0) -> None:
         self._valid = valid
+        self._max_age = max_age
         self._open: set[Subscriber] = set()
 
     def __len__(self) -> int:
@@ -33,6 +40,7 @@ class OpenStreams:
     def holding(self, subscriber: Subscriber, about: Mapping[str, Any]) -> Iterator[None]:
         """Keep a subscriber while its stream is sent, however that ends; an unexpected error is logged."""
         self._open.add(subscriber)
+        ending = self._schedule_end(subscriber)
         try:
             self._schedule_expiry(subscriber)
             yield
@@ -41,12 +49,26 @@ class OpenStreams:
         except Exception:
             _logger.exception("stream_failed", **about)
         finally:
+            if ending is not None:
+                ending.cancel()
             subscriber.close()
             self._open.discard(subscriber)
 
     def end(self) -> None:
         """End every stream at once."""
         for subscriber in list(self._open):
+            subscriber.end()
+
+    async def drain(self, seconds: float) -> None:
+        """End every stream, spread over a time, in an order at random; a few end at once."""
+        streams = list(self._open)
+        random.shuffle(streams)
+        gap = seconds / len(streams) if len(streams) > DRAIN_AT_ONCE_MAX else 0.0
+        clock = asyncio.get_running_loop().time
+        begin = clock()
+        for number, subscriber in enumerate(streams):
+            if (wait := begin + number * gap - clock()) > 0:
+                await asyncio.sleep(wait)
             subscriber.end()
 
     async def check_credentials(self) -> None:
@@ -65,6 +87,13 @@ class OpenStreams:
                         subscriber.end()
             except Exception:
                 _logger.exception("stream_caller_not_checked")
+
+    def _schedule_end(self, subscriber: Subscriber) -> asyncio.TimerHandle | None:
+        """End a stream when it has reached its age, which is drawn, so that streams of one moment do not end in one."""
+        if not self._max_age:
+            return None
+        age = self._max_age * random.uniform(YOUNGEST_SHARE, 1)
+        return asyncio.get_running_loop().call_later(age, subscriber.end)
 
     def _schedule_expiry(self, subscriber: Subscriber) -> None:
         """End a stream when its credentials expire, if that is before the next check."""

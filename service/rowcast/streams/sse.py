@@ -17,6 +17,7 @@ from aiohttp_sse import EventSourceResponse
 from rowcast.changes.position import Position
 
 CONTENT_TYPE: Final = "text/event-stream"
+CACHE_CONTROL: Final = "no-cache, no-transform"  # a proxy that compresses would keep events back
 RETRY_MILLISECONDS: Final = 1000, 3000  # that a browser waits before it connects again, at least and at most
 RETRY_SLOW_FILTER_MILLISECONDS: Final = 60_000  # the same, after a stream has ended because of its filter
 FILTER_TIMEOUT: Final = "filter_timeout"  # the reason of a reset after which the stream ends
@@ -33,6 +34,7 @@ class StreamResponse(EventSourceResponse):
 
     def __init__(self) -> None:
         super().__init__(allow_all_methods=True, send_timeout=UNACKNOWLEDGED_SECONDS)
+        self.headers["Cache-Control"] = CACHE_CONTROL
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the headers. ``ConnectionResetError`` if the client has gone, as for every other write."""
@@ -47,6 +49,20 @@ class StreamResponse(EventSourceResponse):
 def opening() -> bytes:
     """The first line of a stream: how long to wait before the next connection, so that not all clients come at once."""
     return b"retry: %d\n" % random.randint(*RETRY_MILLISECONDS)
+
+
+def come_back(problem: Mapping[str, Any], seconds: int) -> web.Response:
+    """A stream that is over at once: its client waits, and then connects again.
+
+    That is for a browser's ``EventSource``, which gives up after an error status. The time is at random, from ``seconds`` to twice
+    as long, so that not all clients come back at once. The event has no id: the client keeps its position.
+    """
+    wait = random.randint(1000 * seconds, 2000 * seconds)
+    return web.Response(
+        body=b"retry: %d\nevent: busy\ndata: %b\n\n" % (wait, orjson.dumps(problem, option=orjson.OPT_NON_STR_KEYS)),
+        content_type=CONTENT_TYPE,
+        headers={"Cache-Control": CACHE_CONTROL, "X-Accel-Buffering": "no", "Retry-After": str(seconds)},
+    )
 
 
 def http_chunk(frame: bytes) -> bytes:
