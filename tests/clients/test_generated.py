@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ NPM_PACKAGES: Final = ("openapi-typescript@7.13.0", "typescript@5.9.3", "@asynca
 PYTHON_PACKAGE: Final = "openapi-python-client==0.29.1"
 INSTALL_SECONDS: Final = 90
 NPM: Final = shutil.which("npm")
+REST: Final = (ROOT / "docs" / "rest.md").read_text()
 OPEN: Final = json.dumps({"auth": {"default_permission_classes": ["AllowAny"]}})
 
 
@@ -88,10 +90,15 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The OpenAPI documents of the demo, and of a configuration with every type of field."""
+    """The OpenAPI documents of the demo, of every type of field, and of the resources of docs/rest.md, which have every option."""
     every = configure(tmp_path_factory.mktemp("every"), FILES, OPEN)
+    pages = tmp_path_factory.mktemp("rest")
+    for path, text in re.findall(r"^```yaml\n# (config/\S+)\n(.*?)^```$", REST, re.MULTILINE | re.DOTALL):
+        (pages / path).parent.mkdir(parents=True, exist_ok=True)
+        (pages / path).write_text(text)
+    rest = load(pages / "config", environ={})
     found = {}
-    for name, configuration in (("demo", load(ROOT / "config", environ={})), ("every", every)):
+    for name, configuration in (("demo", load(ROOT / "config", environ={})), ("every", every), ("rest", rest)):
         problems = Problems()
         bound = bind(configuration, "postgresql://", problems)
         problems.check()
@@ -120,6 +127,12 @@ const wrong: Schemas["TaskCreate"] = { title: 1 };
 // @ts-expect-error
 const missing: Schemas["TaskCreate"] = {};
 export { made, change, titles, messages, title, back, wrong, missing };
+""",
+    "rest": """
+const made: Schemas["BookCreate"] = { title: "Emma", author_id: 1 };
+const event = {} as Schemas["BookEvent"];
+const changed: string[] | undefined = event.changed;
+export { made, changed };
 """,
     "every": """
 const made: Schemas["ThingCreate"] = {
@@ -153,7 +166,7 @@ def test_openapi_typescript_makes_types_that_compile(
     run(str(binaries / "tsc"), *options, f"use-{name}.ts", cwd=node)
 
 
-@pytest.mark.parametrize("name", ["demo", "every"])
+@pytest.mark.parametrize("name", ["demo", "every", "rest"])
 def test_asyncapi_documents_fit_the_official_schema(
     node: Path, documents: dict[str, dict[str, Any]], name: str
 ) -> None:
@@ -164,7 +177,7 @@ def test_asyncapi_documents_fit_the_official_schema(
     assert "tasks_stream" in made["channels"] or name != "demo"
 
 
-@pytest.mark.parametrize("name", ["demo", "every"])
+@pytest.mark.parametrize("name", ["demo", "every", "rest"])
 def test_openapi_python_client_makes_a_client_without_warnings(
     python: Path, documents: dict[str, dict[str, Any]], name: str
 ) -> None:
@@ -182,9 +195,12 @@ def generate(python: Path, openapi: dict[str, Any], name: str) -> None:
     """Generate a client as the package ``name``; what the generator cannot use is a failure."""
     (python / f"{name}.json").write_text(json.dumps(openapi))
     (python / "no-hooks.yaml").write_text("post_hooks: []\n")  # which format the code
-    options = ("--meta", "none", "--overwrite", "--fail-on-warning", "--config", "no-hooks.yaml")
+    options = ("--meta", "none", "--overwrite", "--config", "no-hooks.yaml")
     command = str(python / "env" / "bin" / "openapi-python-client")
-    run(command, "generate", "--path", f"{name}.json", "--output-path", name, *options, cwd=python)
+    printed = run(command, "generate", "--path", f"{name}.json", "--output-path", name, *options, cwd=python)
+    assert "Unable to process schema" not in printed, printed
+    left_out = re.findall(r"WARNING parsing (\S+ \S+)", printed)  # it has no bodies of CSV
+    assert [operation for operation in left_out if not operation.endswith("/import/")] == [], printed
 
 
 USE_OF_CLIENT = """

@@ -109,7 +109,7 @@ METADATA_SCHEMA: Final[Schema] = {
         "nested": {
             "type": "object",
             "description": "The relations whose rows a body may have, and what may be done with them.",
-            "additionalProperties": {"type": "object"},
+            "additionalProperties": OBJECT,
         },
         "list": OBJECT | {"description": "What a list shows, and how it is filtered, sorted and paged."},
         "many": {
@@ -122,7 +122,7 @@ METADATA_SCHEMA: Final[Schema] = {
                 "on": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
             },
         },
-        "soft_delete": {"type": "object"},
+        "soft_delete": OBJECT,
     },
     "required": ["name", "description", "methods", "renders", "parses", "actions"],
 }
@@ -139,7 +139,7 @@ IMPORT_SCHEMA: Final[Schema] = {
                 "type": "object",
                 "properties": {
                     "line": {"type": "integer", "minimum": 1},
-                    "errors": {"type": "object", "description": "The messages for each invalid field."},
+                    "errors": OBJECT | {"description": "The messages for each invalid field."},
                 },
                 "required": ["line", "errors"],
             },

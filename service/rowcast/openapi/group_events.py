@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
+from rowcast.openapi.values import OBJECT
 from rowcast.resources.fields import Schema
 
 GROUP_EVENT: Final = "group"  # the name of these events
 GROUP_SCHEMA: Final[Schema] = {
     "type": "object",
     "properties": {
-        "group": {"type": "object", "description": "The values that the rows of the group have in common, by name."},
+        "group": OBJECT | {"description": "The values that the rows of the group have in common, by name."},
         "data": {
             "type": ["object", "null"],
+            "additionalProperties": True,
             "description": "The group and its results, by name; null if it is gone or does not meet the conditions.",
         },
     },

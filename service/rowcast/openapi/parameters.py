@@ -340,7 +340,6 @@ def _composite_key(name: str, key: Field) -> Schema:
     schema = {
         "type": "array",
         "prefixItems": [value_schema(part) for part in key.parts],
-        "items": False,
         "minItems": size,
         "maxItems": size,
     }

@@ -146,9 +146,10 @@ class Schemas:
         return {"if": True, "then": reference_to(name if null else inner)}
 
     def time_zone(self) -> Schema:
-        """The name of a time zone."""
-        name = self._name("", "TimeZone")
-        return self._component(name, lambda: {"type": "string", "enum": sorted(zone_names())})
+        """The name of a time zone. Generators of clients ignore ``then``: as members of an enum, GMT+0 and GMT-0 are the same."""
+        names = {"enum": sorted(zone_names())}
+        described: Schema = {"type": "string", "description": "Such as `Europe/Berlin`.", "if": True, "then": names}
+        return self._component(self._name("", "TimeZone"), lambda: described)
 
     # --- fields
 
@@ -426,7 +427,11 @@ class Schemas:
         new = self._component(
             self._name(plan.resource.model, f"New_{relation.name}"), lambda: self._new_child(relation)
         )
-        return children_in_body(relation.opened, keys, new, self.body(child, "partial_update"))
+
+        def component(part: str, schema: Schema) -> Schema:
+            return self._component(self._name(plan.resource.model, f"{part}_{relation.name}"), lambda: schema)
+
+        return children_in_body(relation.opened, keys, new, self.body(child, "partial_update"), component)
 
     def _new_child(self, relation: NestedRelation) -> Schema:
         """The body of a child that is created with its parent, whose key it need not have."""
