@@ -1,4 +1,4 @@
-# run  psql  web  test  test-fast  fuzz  docs  screenshots  lint  format  schemas  dist  bench  bench-growth  bench-stream  lock
+# run  psql  web  test  test-fast  fuzz  operate  docs  screenshots  lint  format  schemas  dist  bench  bench-growth  bench-stream  lock
 # Needs make and Python 3.11 or newer (PYTHON=… selects one). Everything else is installed into .venv.
 # Paths are relative and tools are run as modules, so a checkout can have any name and can be moved.
 
@@ -55,6 +55,10 @@ dist: .venv/requirements-dev.installed web
 	.venv/bin/python -m hatchling build
 	.venv/bin/python web/build.py pack
 
+# Services behind Debian's own pgbouncer and the like; each test skips where its server is missing.
+operate: .venv/requirements-dev.installed
+	@.venv/bin/python -m pytest tests/operate
+
 bench: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench
 
@@ -73,7 +77,7 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock
 	$(subst pyproject.toml --group build --extra redis,--group pyproject.toml:web,$(COMPILE)) --upgrade -o requirements-web.lock
 
-.PHONY: run psql web test test-fast fuzz docs screenshots lint format schemas dist bench bench-growth bench-stream lock
+.PHONY: run psql web test test-fast fuzz operate docs screenshots lint format schemas dist bench bench-growth bench-stream lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast contains the absolute path of its checkout: after a move or a copy it is installed again.

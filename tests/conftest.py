@@ -31,6 +31,7 @@ from rowcast.testing.client import Client, running
 
 from .databases import EMPTY, EXTERNAL_URL, Databases, databases_of, temporary_server
 
+OPERATE = Path(__file__).parent / "operate"
 ROOT = Path(__file__).parent.parent
 DEMO = ("categories", "comments", "tags", "tasks")  # a reader who follows the README has further files
 Serve = Callable[..., Awaitable[Client]]
@@ -46,6 +47,14 @@ structlog.configure(
 
 
 gc.set_threshold(20_000, 20, 50)  # collections of the imported libraries' objects take a tenth of the time otherwise
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the tests that need servers of others, unless the command line names them: `make operate`."""
+    if collection_path != OPERATE:
+        return None
+    named = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    return None if any(path.is_relative_to(OPERATE) for path in named) else True
 
 
 @pytest.fixture(scope="session", autouse=True)
