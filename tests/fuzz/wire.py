@@ -86,7 +86,9 @@ def responses(data: bytes, methods: Sequence[bytes] = ()) -> list[Response]:
         if response.status == 100:
             continue
         is_head = tuple(methods[len(found) : len(found) + 1]) == (b"HEAD",)
-        if is_head and response.status == 400:  # a request that cannot be read has no method that the service could know
+        if (
+            is_head and response.status == 400
+        ):  # a request that cannot be read has no method that the service could know
             is_head = data[:5] in (b"", b"HTTP/")
         if response.status not in (204, 304) and not is_head:
             data = _read_body(response, data)

@@ -91,7 +91,7 @@ async def start(serve: Serve, sql: asyncpg.Connection) -> Client:
     await sql.execute(
         "INSERT INTO categories VALUES (1, 'home'), (2, 'work'); INSERT INTO tags VALUES (1, 'a'), (2, 'b');"
         "INSERT INTO tasks (id, title, category_id) VALUES (1, 'one', 1), (2, 'two', NULL);"
-        "INSERT INTO comments (id, text, hidden, task_id) VALUES (1, 'c', false, 1), (2, 'hidden', true, 1)"
+        "INSERT INTO comments (id, text, hidden, task_id) VALUES (1, 'c', false, 1), (2, 'hidden', true, 1), (9, 'line\nbreak', false, 1)"
     )
     return client
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -19,6 +18,10 @@ from rowcast.streams.hub import Hub
 from rowcast.streams.sse import StreamResponse, opening
 from rowcast.streams.subscriber import Subscriber
 from rowcast.streams.subscription import Subscriptions
+
+LEFT_CHECK_SECONDS: Final = (
+    2.0  # between two looks whether a client is still there, to which nothing may be written for long
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,11 @@ async def stream_channels(
     auths: Sequence[object] = (),
     caller: str = "",
 ) -> web.StreamResponse:
-    """Respond with several streams on one connection, which ends with the first of them; each counts as a stream.
+    """Respond with several streams on one connection, which ends with the first of them. They count as one.
 
     ``first`` is what is sent before them. Raises what ``Hub.stream`` raises.
     """
-    with ExitStack() as admitted:
-        for channel in channels:
-            admitted.enter_context(hub.admission.admit(caller, channel.subscriptions))
+    with hub.admission.admit(caller, [each for channel in channels for each in channel.subscriptions]):
         response = StreamResponse()
         try:
             await response.prepare(http)
@@ -64,14 +65,25 @@ async def stream_channels(
             return response
         if hub.closing:
             return response
-        tasks = []
-        for each in channels:
-            subscriber = Subscriber(http, response, hub.feed.head, auths, renews=False, marker=each.marker)
-            tasks.append(asyncio.create_task(hub.send(subscriber, each.subscriptions, each.last)))
+        subscribers = [
+            Subscriber(http, response, hub.feed.head, auths, renews=False, marker=each.marker) for each in channels
+        ]
+        streams = [
+            asyncio.create_task(hub.send(subscriber, each.subscriptions, each.last))
+            for subscriber, each in zip(subscribers, channels, strict=True)
+        ]
+        left = asyncio.create_task(_left(http))
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([left, *streams], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            left.cancel()
+            for subscriber in subscribers:  # not by cancelling, which could leave the log locked by a reader
+                subscriber.end()
+            await asyncio.gather(left, *streams, return_exceptions=True)
         return response
+
+
+async def _left(http: web.Request) -> None:
+    """Return when the client has gone: one that changes its queries opens another connection."""
+    while http.transport is not None and not http.transport.is_closing():  # noqa: ASYNC110 - aiohttp has no event for it
+        await asyncio.sleep(LEFT_CHECK_SECONDS)

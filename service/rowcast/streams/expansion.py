@@ -74,7 +74,7 @@ class Expansion:
         documents: list[bytes] = []
         for first in range(0, len(rows), ROWS_AT_ONCE):
             documents += await store.show_logged(query, self.projection, rows[first : first + ROWS_AT_ONCE])
-        return documents
+        return [document.replace(b"\n", b"") for document in documents]  # PostgreSQL writes lists in lines
 
     def stale_blocks(self, events: Sequence[Event], resources: Resources) -> dict[int, bytes]:
         """A block for each path at which objects have changed, by the ``n`` of the last event that has changed some."""
