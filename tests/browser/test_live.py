@@ -15,6 +15,8 @@ import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
+from rowcast.server.assets import CLIENT, read_assets
+
 from ..conftest import ROOT
 from . import chromium
 
@@ -185,3 +187,20 @@ async def test_what_a_visitor_does_is_in_the_table(origin: str, service: Service
         await page.evaluate('document.querySelector("li:last-child button").click()')
         await page.until("tasks.size === 1")
         await same(page, service, sql)
+
+
+@pytest.mark.skipif(CLIENT not in read_assets(), reason="the web files are not built; `make web` builds them")
+async def test_page_of_ten_lines_is_live_on_another_origin(
+    origin: str, service: Service, sql: asyncpg.Connection
+) -> None:
+    """With the client of the service, which the page imports from there, over a killed service."""
+    shown = '[...document.querySelectorAll("li")].map(li => li.textContent).join()'
+    async with chromium.page(f"{origin}/short.html?api={service.url}") as page, requests(service) as request:
+        first = await request("POST", "/tasks/", title="one")
+        await page.until(f"{shown} === 'one'")
+        await service.kill()
+        await sql.execute("INSERT INTO tasks (title) VALUES ('two')")
+        await service.start()
+        await page.until(f"{shown} === 'two,one'")
+        await request("DELETE", f"/tasks/{first['id']}/")
+        await page.until(f"{shown} === 'two'")
