@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from aiohttp import ClientSession
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
-from rowcast.errors import ConfigurationError
+from rowcast import __version__
+from rowcast.database.pool import Database
+from rowcast.errors import ConfigurationError, Unavailable
 from rowcast.server.admin import admin
 from rowcast.server.app import create_app
 from rowcast.server.lifecycle import STARTED
@@ -34,8 +38,12 @@ NOTES = {
             "fields": {"id": {"type": "integer", "primary_key": True}, "text": {"type": "string"}},
             "viewset": {"permission_classes": ["AllowAny"], "cache": "responses"},
         }
-    )
+    ),
+    "boards": json.dumps(
+        {"fields": {"name": {"type": "string"}}, "viewset": {"permission_classes": ["AllowAny"], "cache": "responses"}},
+    ),
 }
+REQUESTS = "http_server_request_duration_seconds_count"
 ADMIN = "server: {admin: '127.0.0.1:0'}"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -94,7 +102,7 @@ async def test_requests_are_counted_by_route_and_status(service: Service) -> Non
     await service.client.request("PURGE", "/notes/")
     found = await service.scrape()
     assert {
-        (route, status): found.sum("rowcast_requests_total", route=route, status=status, method="GET")
+        (route, status): found.sum(REQUESTS, route=route, status=status, method="GET")
         for route, status in (
             ("/notes/", "200"), ("/notes/", "400"), ("/notes/{id}/", "404"), ("none", "404"), ("/docs/", "200"),
         )
@@ -105,11 +113,36 @@ async def test_requests_are_counted_by_route_and_status(service: Service) -> Non
         ("none", "404"): 1,
         ("/docs/", "200"): 1,
     }  # fmt: skip
-    assert found.sum("rowcast_requests_total", route="/notes/", method="POST", status="201") == 1
-    assert found.labels("rowcast_requests_total", "method") == {"GET", "POST", "other"}
-    assert found.sum("rowcast_request_seconds_count", route="/notes/", method="GET") == 3
-    assert 0 < found.sum("rowcast_request_seconds_sum", route="/notes/", method="GET") < 3
-    assert found.sum("rowcast_request_seconds_bucket", route="/notes/", method="GET", le="+Inf") == 3
+    assert found.sum(REQUESTS, route="/notes/", method="POST", status="201") == 1
+    assert found.labels(REQUESTS, "method") == {"GET", "POST", "other"}
+    assert found.sum("http_server_request_duration_seconds_sum", route="/notes/", method="GET") > 0
+    assert found.sum("http_server_request_duration_seconds_bucket", route="/notes/", method="GET", le="+Inf") == 3
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_requests_are_active_while_they_are_answered(service: Service) -> None:
+    """A request is one from its header on, and a stream is none."""
+    async with listen(service.client, "/notes/stream/") as events:
+        await events.next()
+        assert (await service.scrape()).sum("http_server_active_requests") == 0
+        url = service.client.make_url("/notes/")
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(
+            b"POST /notes/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+        )
+
+        async def active() -> bool:
+            return (await service.scrape()).sum("http_server_active_requests") == 1
+
+        await until(active)
+        writer.write(b'{"text":1')
+        await reader.readline()
+        writer.close()
+
+        async def answered() -> bool:
+            return (await service.scrape()).sum("http_server_active_requests") == 0
+
+        await until(answered)
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -119,39 +152,146 @@ async def test_streams_are_counted_while_they_are_open(service: Service) -> None
     async with listen(service.client, "/notes/stream/", last_id="nonsense") as events:
         assert (await events.next()).event == "reset"
         open_ = await service.scrape()
-        assert (before.sum("rowcast_streams"), open_.sum("rowcast_streams")) == (0, 1)
+        assert (before.sum("rowcast_streams"), open_.sum("rowcast_streams", resource="notes")) == (0, 1)
         assert open_.sum("rowcast_stream_resets_total", reason="malformed") == 1
+        opened = [each.sum("rowcast_streams_opened_total", resource="notes") for each in (before, open_)]
+        assert opened[1] - opened[0] == 1
 
     async def ended() -> bool:
         return (await service.scrape()).sum("rowcast_streams") == 0
 
     await until(ended)
     after = await service.scrape()
-    assert after.sum("rowcast_requests_total", route="/notes/stream/") == 1
-    assert after.sum("rowcast_request_seconds_count", route="/notes/stream/") == 0
+    assert after.sum(REQUESTS, route="/notes/stream/") == 0
+    closed = [each.sum("rowcast_streams_closed_total", reason="client") for each in (before, after)]
+    assert closed[1] - closed[0] == 1
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_streams_are_sent_is_counted(service: Service) -> None:
+    """A frame serves all streams of a group; its bytes count for each of them. Streams of several resources are ``*``."""
+    before = await service.scrape()
+    async with (
+        listen(service.client, "/notes/stream/") as first,
+        listen(service.client, "/notes/stream/") as second,
+        listen(service.client, "/stream/?resources=notes,boards") as third,
+    ):
+        for events in (first, second, third):
+            await events.next()
+
+        async def together() -> bool:
+            return (await service.scrape()).sum("rowcast_stream_groups") >= 2
+
+        await until(together)
+        assert (await service.scrape()).sum("rowcast_streams", resource="*") == 1
+        await service.client.post("/notes/", json={"text": "sent"})
+        for events in (first, second, third):
+            assert (await events.next()).json()["data"]["text"] == "sent"
+        after = await service.scrape()
+    names = ("rowcast_stream_deliveries_total", "rowcast_stream_frames_total", "rowcast_stream_bytes_total")
+    deliveries, frames, sent = (after.sum(name) - before.sum(name) for name in names)
+    assert deliveries == 3
+    assert 2 <= frames <= 3  # a stream that has not joined its group yet has a frame of its own
+    assert sent > 3 * len('{"text": "sent"}')
+    delays = [each.sum("rowcast_commit_to_delivery_seconds_count") for each in (before, after)]
+    assert delays[1] - delays[0] >= 1
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_statements_are_timed_by_their_summary(service: Service) -> None:
+    """Whatever their SQL is; the cache of statements is counted by kind."""
+    before = await service.scrape()
+    made = await service.client.post("/notes/", json={"text": "summary"})
+    path = URL(made.headers["Location"]).path
+    await service.client.get(path)
+    await service.client.patch(path, json={"text": "changed"})
+    await service.client.delete(path)
+    after = await service.scrape()
+    name = "db_client_operation_duration_seconds_count"
+    for verb in ("INSERT", "SELECT", "UPDATE", "DELETE"):
+        assert after.sum(name, summary=f"{verb} notes") > before.sum(name, summary=f"{verb} notes"), verb
+    assert after.sum("rowcast_statement_shapes") > 0
+    assert after.sum("rowcast_statement_cache_misses_total") >= after.sum("rowcast_statement_shapes")
 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_state_of_memory_pool_feed_and_log_is_read(service: Service) -> None:
     """At each scrape."""
+
+    async def leads() -> bool:
+        return (await service.scrape()).sum("rowcast_ticker_leader") == 1
+
+    await until(leads)
     before = await service.scrape()
     for _ in range(3):
-        await service.client.get("/notes/?page_size=7")
+        await service.client.get("/boards/?page_size=7")  # nobody writes to it
     found = await service.scrape()
     names = ("rowcast_cache_hits_total", "rowcast_cache_misses_total", "rowcast_statements_total")
     hits, misses, statements = (found.sum(name) - before.sum(name) for name in names)
     assert hits == 2
+    assert found.labels("rowcast_cache_hits_total", "kind") == {"counts", "responses"}
     assert misses >= 1
     assert statements >= 1
     assert found.sum("rowcast_cache_bytes") > 0
     assert found.sum("rowcast_feed_connected") == 1
     assert found.sum("rowcast_feed_lag_seconds") < 5
-    assert (found.sum("rowcast_pool_size", pool="requests"), found.sum("rowcast_pool_in_use", pool="requests")) == (
-        10,
-        0,
-    )
-    assert found.sum("rowcast_pool_waiting") == 0
+    assert found.sum("rowcast_feed_tick") > 0
+    assert found.sum("rowcast_feed_reconnects_total") == 0
+    assert found.sum("rowcast_ticker_ticks_total") >= 1
+    pool = {name: found.sum(f"rowcast_pool_{name}", pool="requests") for name in ("size", "in_use", "waiting")}
+    assert pool == {"size": 10, "in_use": 0, "waiting": 0}
+    assert found.sum("rowcast_pool_idle", pool="requests") >= 1
     assert found.sum("rowcast_log_bytes") > 0
+    assert found.sum("rowcast_log_age_seconds") > 0
+    assert found.sum("rowcast_build_info", version=__version__) == 1
+    assert found.sum("process_resident_memory_bytes") > 0
+
+    async def measured() -> bool:
+        return (await service.scrape()).sum("rowcast_event_loop_lag_seconds_count") > 0
+
+    await until(measured)
+
+
+async def test_waits_for_a_connection_are_timed(database_url: str) -> None:
+    """Also those that end without one."""
+    waits: list[bool] = []
+    database = Database(database_url, {}, size=1, patience=0.05)
+    database.observe_waits(lambda seconds, refused: waits.append(refused))
+    async with database.transaction():
+        with pytest.raises(Unavailable):
+            await asyncio.create_task(database.fetch("SELECT 1", ()), context=Context())
+        waiting = asyncio.create_task(database.fetch("SELECT 1", ()), context=Context())
+        await asyncio.sleep(0)
+    await waiting
+    await database.close()
+    assert waits == [True, False]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_health_is_at_the_admin_address_too(service: Service) -> None:
+    """With the same answers."""
+    for path in ("/health/live", "/health/ready", "/health/ready/"):
+        response = await service.client.session.get(service.url.replace("/metrics", path))
+        assert (response.status, await response.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_documentation_lists_every_metric_and_label(service: Service) -> None:
+    """And no other one."""
+    page = (ROOT / "docs/operations.md").read_text()
+    table = page[page.index("| metric | labels |") :].split("\n\n")[0]
+    documented = {
+        name: set(re.findall(r"`(\w+)`", labels))
+        for names, labels in re.findall(r"^\| (`[^|]+) \| ([^|]*)\|", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    found = await service.scrape()
+    served: dict[str, set[str]] = {}
+    for sample in found.samples:
+        name = re.sub("_(bucket|count|sum)$", "", sample.name)
+        if not name.startswith("process_"):
+            served.setdefault(name, set()).update(sample.labels.keys() - {"le"})
+    assert {name: labels for name, labels in documented.items() if not name.startswith("process_")} == served
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -162,7 +302,7 @@ async def test_metrics_are_at_their_own_address_alone(service: Service) -> None:
 
 
 async def test_numbers_of_several_workers_are_those_of_all(databases: Databases, tmp_path: Path) -> None:
-    """Whichever worker answers a scrape, and across a reload; one that is replaced takes its own numbers with it alone."""
+    """Whichever worker answers a scrape, across a reload, and after one of them is gone: no counter ever falls."""
     configure(tmp_path / "config", NOTES, ADMIN)
     async with databases.copy(EMPTY) as url:
         process = await asyncio.create_subprocess_exec(
@@ -205,21 +345,28 @@ async def _check_workers(process: asyncio.subprocess.Process, origin: str, admin
     for _ in range(10):
         await get("/notes/")
     scraped = [await scrape() for _ in range(5)]
-    assert {each.sum("rowcast_requests_total", route="/notes/", status="200") for each in scraped} == {20}
-    workers = scraped[0].labels("rowcast_feed_connected", "worker")
-    assert len(workers) == 2
-    assert len([sample for sample in scraped[0].samples if sample.name == "rowcast_log_bytes"]) == 1
-    gone = min(workers)
-    lost = scraped[0].sum("rowcast_requests_total", route="/notes/", worker=gone)
-    os.kill(int(gone), signal.SIGKILL)
+    assert {each.sum(REQUESTS, route="/notes/", status="200") for each in scraped} == {20}
+    for name in ("rowcast_log_bytes", "rowcast_feed_connected", "rowcast_ticker_leader"):
+        assert len([sample for sample in scraped[0].samples if sample.name == name]) == 1
+
+    async def leads() -> bool:
+        return (await scrape()).sum("rowcast_ticker_leader") == 1
+
+    await until(leads)
+    assert scraped[0].sum("rowcast_pool_size", pool="requests") == 20
+    os.kill(_children(process.pid)[0], signal.SIGKILL)
 
     async def replaced() -> bool:
-        return len((await scrape()).labels("rowcast_feed_connected", "worker") - {gone}) == 2
+        return (await scrape()).sum("rowcast_pool_size", pool="requests") == 20 and len(_children(process.pid)) == 2
 
     await until(replaced)
-    found = await scrape()
-    assert gone not in found.labels("rowcast_feed_connected", "worker")
-    assert found.sum("rowcast_requests_total", route="/notes/", status="200") == 20 - lost
+    assert (await scrape()).sum(REQUESTS, route="/notes/", status="200") == 20
+
+
+def _children(process: int) -> list[int]:
+    """The processes that a process has made and that run."""
+    listed = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(pid) for pid in listed if "zombie" not in Path(f"/proc/{pid}/status").read_text()]
 
 
 async def test_taken_address_is_reported_as_such(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ older than ``FEED_MAX_LAG_SECONDS``.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -230,18 +230,17 @@ class Cache:
 
 
 class CountingCache(Cache):
-    """A cache that counts how often it has a value. Counting is a call more for each read, so others do not."""
+    """A cache that counts how often it has a value, by kind. Counting is a call more for each read, so others do not."""
 
     def __init__(self, feed: Feed) -> None:
         super().__init__(feed)
-        self.hits = self.misses = 0
+        self.hits: Counter[str] = Counter()
+        self.misses: Counter[str] = Counter()
 
     def get(self, key: Hashable) -> Any:
         value = super().get(key)
-        if value is None:
-            self.misses += 1
-        else:
-            self.hits += 1
+        counts = self.misses if value is None else self.hits
+        counts["counts" if type(key) is tuple and key[0] == "count" else "responses"] += 1
         return value
 
 

@@ -35,6 +35,7 @@ class Reconnecting(ABC):
         self._tasks: list[asyncio.Task[None]] = []
         self._bell = asyncio.Event()
         self._lost = False
+        self.connections = 0  # that have been made ready so far
 
     async def start(self) -> None:
         """Start the task; returns at once."""
@@ -71,6 +72,7 @@ class Reconnecting(ABC):
                 async with session(self._connect, self._lose) as connection:
                     self._lost = False
                     await self._prepare(connection)
+                    self.connections += 1
                     delay = shortest
                     await self._work(connection)
             except DRIVER_ERRORS as error:

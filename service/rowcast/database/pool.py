@@ -59,10 +59,11 @@ _logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
-    """How many connections a pool may open and are in use, and how many callers wait for one."""
+    """How many connections a pool may open, are in use and are open without use, and how many callers wait for one."""
 
     size: int
     in_use: int
+    idle: int
     waiting: int
 
 
@@ -127,7 +128,7 @@ class Database:
     def load(self) -> PoolLoad:
         """The use of the pool now."""
         waiting = sum(not turn.done() for turn in self._waiting)
-        return PoolLoad(self._size, self._open - len(self._idle), waiting)
+        return PoolLoad(self._size, self._open - len(self._idle), len(self._idle), waiting)
 
     @property
     def is_free(self) -> bool:
@@ -164,6 +165,22 @@ class Database:
             return result
 
         self._execute = observed  # type: ignore[method-assign]
+
+    def observe_waits(self, note: Callable[[float, bool], None]) -> None:
+        """Call a function after each wait for a connection, with its seconds and whether it has ended without one."""
+        wait = self._wait
+
+        async def observed() -> Connection | None:
+            begun, refused = monotonic(), False
+            try:
+                return await wait()
+            except Unavailable:
+                refused = True
+                raise
+            finally:
+                note(monotonic() - begun, refused)
+
+        self._wait = observed  # type: ignore[method-assign]
 
     def fetch(
         self, sql: str, arguments: Sequence[Any], *, deleting: bool = False, changes: Collection[str] = ()

@@ -7,9 +7,9 @@ first time a request costs one look-up by shape, and its values are put into the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache, partial
-from typing import Any, Concatenate, Final, ParamSpec, cast
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, cast
 
 from rowcast.query import aggregation, dependencies, export, select, write
 from rowcast.query.compilation import Statement
@@ -17,6 +17,14 @@ from rowcast.resources.tables import Tables
 
 Shapes = ParamSpec("Shapes")
 CACHED_STATEMENTS: Final = 2048  # of each builder
+
+
+class CacheUse(Protocol):
+    """How often a cache had a statement, or had it made, and how many it has."""
+
+    hits: int
+    misses: int
+    currsize: int
 
 
 class Queries:
@@ -65,6 +73,11 @@ class Queries:
 
             self._caches[build] = statement
         return self._caches[build]
+
+    def caches(self) -> Iterator[tuple[str, CacheUse]]:
+        """The use of the cache of each builder, by the builder's name."""
+        for build, cached in self._caches.items():
+            yield build.__name__, cached.cache_info()  # type: ignore[attr-defined]
 
     def key(self, resource: str) -> str:
         """The name of a resource's key column."""

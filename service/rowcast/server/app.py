@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -43,6 +43,7 @@ from rowcast.server.routes import named_classes, noting, plan_routes, register
 from rowcast.server.sql_log import log_statements
 from rowcast.streams.admission import Admission
 from rowcast.streams.hub import Hub
+from rowcast.streams.traffic import Traffic
 from rowcast.tasks import Supervisor
 
 JUDGES: Final = 2  # connections on which filters of streams are evaluated
@@ -143,12 +144,12 @@ def create_app(
     if settings.server.debug:
         app.cleanup_ctx.append(watching_coroutines)
     if metrics is not None:
-        metrics.watch(app, service)
+        metrics.watch(app, service, lifecycle)
     return app
 
 
 def bind(configuration: Configuration, url: str, problems: Problems, *, counting: bool = False) -> Bound:
-    """The parts of a service on a database, to which no connection is opened. With ``counting`` its cache counts its hits.
+    """The parts of a service on a database, to which no connection is opened. With ``counting`` its cache and streams count.
 
     What is wrong with the keys of callers, and with the Python that the config names, is added to ``problems``.
     """
@@ -177,8 +178,7 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
     throttles = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
     importer = Importer(configuration.directory)
     store = Store(Queries(tables), database, judges)
-    make_cache = CountingCache if counting else Cache
-    service = _service(configuration, store, exports, identity, make_cache, importer, problems, supervisor)
+    service = _service(configuration, store, exports, identity, importer, problems, supervisor, counting=counting)
     STORE.set(service.store)
     routes = plan_routes(service, configuration, importer, problems)
     with noting(problems, SourceLocation(str(configuration.directory / "hooks.py"))):
@@ -198,16 +198,17 @@ def _service(
     store: Store,
     exports: Database,
     identity: Identity,
-    make_cache: Callable[[Feed], Cache],
     importer: Importer,
     problems: Problems,
     supervisor: Supervisor,
+    *,
+    counting: bool,
 ) -> Service:
     """What the viewsets share. Classes that the settings name and that do not exist are added to ``problems``."""
     settings = configuration.settings
     database = store.database
     feed = Feed(database.connect, wakeup=settings.stream.wakeup, supervisor=supervisor)
-    cache = make_cache(feed)
+    cache = CountingCache(feed) if counting else Cache(feed)
     database.changed = cache.invalidate
 
     def classes(option: str, value: Any, *path: str) -> Any:
@@ -228,6 +229,7 @@ def _service(
             Admission(stream.max_streams, stream.max_streams_per_caller, stream.buffer),
             heartbeat=stream.heartbeat,
             max_age=stream.max_age,
+            traffic=Traffic() if counting else None,
         ),
         permission_classes=classes(
             "permission_classes", auth.default_permission_classes, "auth", "default_permission_classes"

@@ -16,6 +16,7 @@ from rowcast.tasks import Supervisor
 
 FEED_GRACE_SECONDS: Final = 5.0  # that streams may be behind, or the feed without a connection
 PROBE_TIMEOUT_SECONDS: Final = 2.0
+STARTING: Final = "The service is starting."
 
 
 class Readiness:
@@ -27,7 +28,7 @@ class Readiness:
     """
 
     def __init__(self, feed: Feed, supervisor: Supervisor) -> None:
-        self.starting: str | None = "The service is starting."
+        self.starting: str | None = STARTING
         self.stopping = False
         self.config: Mapping[str, Any] | None = None
         self.unlogged: Callable[[], Sequence[str]] = tuple
@@ -72,11 +73,18 @@ READINESS: Final = web.AppKey("readiness", Readiness)
 def register(app: web.Application, readiness: Readiness) -> None:
     """Add ``/health/live`` and ``/health/ready``."""
     app[READINESS] = readiness
+    add_routes(app, lambda: readiness)
+
+
+def add_routes(app: web.Application, current: Callable[[], Readiness | None]) -> None:
+    """Add the addresses to an application; ``current`` returns the readiness of the service, if there is one yet."""
 
     async def live(request: web.Request) -> web.Response:
         return _answer(None)
 
     async def ready(request: web.Request) -> web.Response:
+        if (readiness := current()) is None:
+            return _answer(STARTING)
         return _answer(await readiness.reason(), readiness.config)
 
     for path, handler in (("/health/live", live), ("/health/ready", ready)):

@@ -77,7 +77,7 @@ class Lifecycle:
         self._once = once
         self._unscoped_streams = unscoped_streams
         self._database = service.store.database
-        self._ticker = Ticker(
+        self.ticker = Ticker(
             self._database.connect,
             wakeup=stream.wakeup,
             retention=stream.retention,
@@ -92,7 +92,7 @@ class Lifecycle:
             forget=service.cache.clear,
             repair=self._restore_triggers if migrate else None,
         )
-        self._purging = Purging(service.store, self._ticker.leading)
+        self._purging = Purging(service.store, self.ticker.leading)
         self.readiness.unlogged = lambda: self._watch.unlogged
         self._settled = asyncio.Event()  # the service has started, or has ended before
         self._waiting_handlers: set[Handler] = set()
@@ -157,7 +157,7 @@ class Lifecycle:
         await self._service.hooks.stop(grace)
         await self._database.finish(grace)
         await self._service.feed.stop()
-        await self._ticker.stop()
+        await self.ticker.stop()
         await self._identity.close()
         await self._throttles.close()
         await self._service.store.judge.close()
@@ -192,7 +192,7 @@ class Lifecycle:
             attempt += 1
             await asyncio.sleep(min(START_RETRY_MAX_SECONDS, 0.1 * 2**attempt) * random.uniform(0.5, 1))
         feed = self._service.feed
-        await self._ticker.start()
+        await self.ticker.start()
         await feed.start()
         await feed.ready.wait()
         self._service.cache.start()

@@ -1,183 +1,184 @@
-"""What a process counts for Prometheus: its requests, and at each scrape the state of its streams, feed, pools and memory.
+"""What a process measures for Prometheus: requests, statements and waits as they end, all else when a scrape asks for it.
 
-A request costs a counter and an observation, some two microseconds, and only in a service with ``server.admin``. All
-else is read when a scrape asks for it.
+Only a service with ``server.admin`` measures anything. A request costs a look-up of its histogram and an addition, well
+below a microsecond. No label has values that a client chooses: a route is a template, and a method or a table that the
+config does not have is ``other`` or left out.
 
 Format: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
 from __future__ import annotations
 
+import asyncio
+import platform
 from collections import Counter as Numbers
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from time import perf_counter
-from typing import Final, TypeAlias
+from typing import Any, Final
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import Metric
 
-from rowcast.changes.cache import CountingCache
+from rowcast import __version__
 from rowcast.changes.feed import Feed
 from rowcast.database.pool import Database
+from rowcast.database.summaries import Summaries
 from rowcast.rest.plan import Service
 from rowcast.rest.viewset import Handler
+from rowcast.server.health import READINESS, Readiness
+from rowcast.server.lifecycle import Lifecycle
+from rowcast.server.measures import Histogram, Labels, histogram, numbers
+from rowcast.server.middleware import REQUESTS
+from rowcast.server.service_metrics import COUNTERS, Measured, counted, gauges, pools_of
 from rowcast.streams.sse import StreamResponse
 
-DURATIONS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 OTHER_METHOD: Final = "other"  # a client may send any word as a method
 NO_ROUTE: Final = "none"
-COUNTERS: Final[Mapping[str, tuple[str, Callable[[Service], float]]]] = {
-    "rowcast_statements": ("SQL statements of requests.", lambda service: service.store.database.statements),
-    "rowcast_cache_hits": ("Reads that memory answered.", lambda service: _cache(service).hits),
-    "rowcast_cache_misses": ("Reads that memory could have answered.", lambda service: _cache(service).misses),
-}
-GAUGES: Final[Mapping[str, tuple[str, Callable[[Service], float]]]] = {
-    "rowcast_streams": ("Open streams.", lambda service: service.hub.subscribers),
-    "rowcast_cache_bytes": ("Memory that kept answers take.", lambda service: service.cache.held),
-    "rowcast_cache_entries": ("Kept answers.", lambda service: len(service.cache)),
-}
-_RESETS: Final = "rowcast_stream_resets"
-
-RequestMetrics: TypeAlias = "tuple[Counter, Histogram]"
-Measured: TypeAlias = "Callable[[web.Request, int], RequestMetrics]"
-
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside each counter, for the time at which it began
+DELAYS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+LOOP_PERIOD_SECONDS: Final = 0.1  # between two measurements of the event loop's lag
+BUILD: Final[Labels] = (("version", __version__), ("python", platform.python_version()))
 
 
-class Metrics(Collector):
+class Metrics:
     """The metrics of one process. While its configuration is reloaded it has two applications, which count as one."""
 
     def __init__(self) -> None:
-        self._services: list[Service] = []
-        self._ended: Numbers[tuple[str, str]] = Numbers()  # what applications had counted that are gone
-        self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "rowcast_requests",
-            "Requests that were answered; streams when they begin.",
-            ("method", "route", "status"),
-            registry=self._registry,
-        )
-        self._seconds = Histogram(
-            "rowcast_request_seconds",
-            "Time from a request's header to its response, without streams.",
-            ("method", "route"),
-            buckets=DURATIONS_SECONDS,
-            registry=self._registry,
-        )
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-
-    def text(self) -> str:
-        """The metrics, in the text format."""
-        return generate_latest(self._registry).decode()
+        self._running: list[Measured] = []
+        self._readiness: Readiness | None = None
+        self._ended: Numbers[tuple[str, Labels]] = Numbers()  # what applications had counted that are gone
+        self._requests: dict[Labels, Histogram] = {}
+        self._statements: dict[Labels, Histogram] = {}
+        self._waits: dict[Labels, Histogram] = {}
+        self._refused: Numbers[Labels] = Numbers()
+        self._delays = Histogram(DELAYS_SECONDS)
+        self._loop = Histogram()
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
 
     @property
     def feed(self) -> Feed | None:
         """The feed of the newest application that has started."""
-        return next((each.feed for each in reversed(self._services) if each.feed.ready.is_set()), None)
+        return next((each.service.feed for each in reversed(self._running) if each.service.feed.ready.is_set()), None)
 
-    def watch(self, app: web.Application, service: Service) -> None:
-        """Count what an application does, for as long as it runs."""
-        of = self._by_request(app)
+    @property
+    def readiness(self) -> Readiness | None:
+        """Whether the newest application that has started can answer; of the newest one, if none has."""
+        started = [each.readiness for each in reversed(self._running) if each.readiness.starting is None]
+        return next(iter(started), self._readiness)
+
+    def watch(self, app: web.Application, service: Service, lifecycle: Lifecycle) -> None:
+        """Measure what an application does, for as long as it runs."""
+        observe = self._by_request(app)
+        measured = Measured(service, lifecycle.ticker, app[READINESS], app[REQUESTS])
+        self._readiness = app[READINESS]
 
         @web.middleware
         async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
             begun = perf_counter()
             response = await handler(request)
             if type(response) is not StreamResponse:
-                counter, histogram = of(request, response.status)
-                counter.inc()
-                histogram.observe(perf_counter() - begun)
+                observe(request, response.status, perf_counter() - begun)
             return response
 
-        async def count_stream(request: web.Request, response: web.StreamResponse) -> None:
-            """Its client ends a stream without a response, so that ``measure`` does not see the end."""
-            if type(response) is StreamResponse:
-                of(request, response.status)[0].inc()
-
         async def run(app: web.Application) -> AsyncIterator[None]:
-            self._services.append(service)
+            self._running.append(measured)
             yield
-            self._services.remove(service)
-            self._ended.update(_counted(service))
+            self._running.remove(measured)
+            self._ended.update(counted(service, lifecycle.ticker))
 
         app.middlewares.insert(0, measure)
-        app.on_response_prepare.append(count_stream)
         app.cleanup_ctx.append(run)
+        summaries = Summaries(
+            [*service.store.queries.tables.metadata.tables, *service.store.queries.tables.views.tables]
+        )
+        for name, pool in pools_of(service):
+            self._watch_pool(name, pool, summaries)
+        if service.hub.traffic is not None:
+            service.hub.traffic.note_delay = self._delays.observe
 
-    def _by_request(self, app: web.Application) -> Measured:
-        """A function to the metrics of a request's route, method and status, which are looked up once."""
-        known: dict[tuple[web.AbstractResource | None, str, int], RequestMetrics] = {}
+    async def follow_loop(self) -> None:
+        """Measure for ever how late the event loop is."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            due = clock() + LOOP_PERIOD_SECONDS
+            await asyncio.sleep(LOOP_PERIOD_SECONDS)
+            self._loop.observe(max(0.0, clock() - due))
 
-        def find(resource: web.AbstractResource | None, method: str, status: int) -> RequestMetrics:
+    def _watch_pool(self, name: str, pool: Database, summaries: Summaries) -> None:
+        labels: Labels = (("pool", name),)
+        waits = self._waits.setdefault(labels, Histogram())
+        self._refused[labels] += 0
+        known: dict[str, Histogram] = {}
+        statements = self._statements
+
+        def note(sql: str, values: Any, seconds: float, result: Any, error: Exception | None) -> None:
+            summary = summaries.of(sql)
+            if (found := known.get(summary)) is None:
+                found = known[summary] = statements.setdefault((("summary", summary),), Histogram())
+            found.observe(seconds)
+
+        def note_wait(seconds: float, refused: bool) -> None:
+            waits.observe(seconds)
+            self._refused[labels] += refused
+
+        pool.observe(note)
+        pool.observe_waits(note_wait)
+
+    def _by_request(self, app: web.Application) -> Callable[[web.Request, int, float], None]:
+        """A function that notes the time of a request; the histogram of route, method and status is looked up once."""
+        known: dict[tuple[web.AbstractResource | None, str, int], Histogram] = {}
+
+        def find(resource: web.AbstractResource | None, method: str, status: int) -> Histogram:
+            if method not in METHODS:
+                method = OTHER_METHOD
             if (resource, method, status) not in known:
                 route = NO_ROUTE if resource is None else _template(app, resource.canonical)
-                counter = self._requests.labels(method, route, str(status))
-                known[resource, method, status] = counter, self._seconds.labels(method, route)
+                labels = (("method", method), ("route", route), ("status", str(status)))
+                known[resource, method, status] = self._requests.setdefault(labels, Histogram())
             return known[resource, method, status]
 
-        def of(request: web.Request, status: int) -> RequestMetrics:
-            resource, method = request.match_info.route.resource, request.method
-            return known.get((resource, method, status)) or find(
-                resource, method if method in METHODS else OTHER_METHOD, status
-            )
+        def observe(request: web.Request, status: int, seconds: float) -> None:
+            key = request.match_info.route.resource, request.method, status
+            (known.get(key) or find(*key)).observe(seconds)
 
-        return of
+        return observe
 
     # --- the state of the process
 
-    def collect(self) -> Iterator[Metric]:
-        """The metrics that are read when they are asked for."""
-        counted = self._ended.copy()
-        for service in self._services:
-            counted.update(_counted(service))
-        for name, (documentation, _) in COUNTERS.items():
-            yield CounterMetricFamily(name, documentation, value=counted[name, ""])
-        resets = CounterMetricFamily(_RESETS, "Streams whose client had to load its data again.", labels=("reason",))
-        for (name, reason), number in counted.items():
-            if name == _RESETS:
-                resets.add_metric((reason,), number)
-        yield resets
-        for name, (documentation, read) in GAUGES.items():
-            yield GaugeMetricFamily(name, documentation, sum(map(read, self._services)))
-        if (feed := self.feed) is not None:
-            yield GaugeMetricFamily("rowcast_feed_lag_seconds", "How far the feed is behind the database.", feed.lag)
-            yield GaugeMetricFamily("rowcast_feed_connected", "Whether the feed has its connection.", feed.connected)
-        yield from _pools(
-            {
-                "requests": [service.store.database for service in self._services],
-                "filters": [service.store.judge for service in self._services],
-                "exports": [service.exports for service in self._services],
-            }
+    def families(self) -> Iterator[Metric]:
+        """The metrics as they are now."""
+        yield histogram(
+            "http_server_request_duration_seconds",
+            "Time from a request's header to its response, without streams.",
+            self._requests,
         )
+        yield histogram(
+            "db_client_operation_duration_seconds", "Time of SQL statements of requests and streams.", self._statements
+        )
+        yield histogram("rowcast_pool_wait_seconds", "Waits for a connection of a pool that was full.", self._waits)
+        yield numbers("rowcast_pool_timeouts", "Waits that have ended without one.", "counter", self._refused)
+        yield histogram(
+            "rowcast_commit_to_delivery_seconds",
+            "Time from the last statement of a transaction to the moment at which its events were written to streams.",
+            {(): self._delays},
+        )
+        yield histogram("rowcast_event_loop_lag_seconds", "How late the event loop was.", {(): self._loop})
+        yield from self._counters()
+        yield from gauges(self._running, self.feed)
+        yield numbers("rowcast_build_info", "1, with the versions of the service.", "gauge", {BUILD: 1})
+        yield from self._process.collect()
 
-
-def _cache(service: Service) -> CountingCache:
-    assert isinstance(service.cache, CountingCache)
-    return service.cache
-
-
-def _counted(service: Service) -> dict[tuple[str, str], float]:
-    """What a service has counted, by metric and reason."""
-    counted: dict[tuple[str, str], float] = {(name, ""): read(service) for name, (_, read) in COUNTERS.items()}
-    return counted | {(_RESETS, str(reason)): number for reason, number in service.hub.resets.items()}
-
-
-def _pools(pools: Mapping[str, list[Database]]) -> Iterator[Metric]:
-    """The connections of the pools: how many there may be, are in use, and are waited for."""
-    families = {
-        "size": GaugeMetricFamily("rowcast_pool_size", "Connections that a pool may open.", labels=("pool",)),
-        "in_use": GaugeMetricFamily("rowcast_pool_in_use", "Connections that run a statement.", labels=("pool",)),
-        "waiting": GaugeMetricFamily("rowcast_pool_waiting", "Callers that wait for a connection.", labels=("pool",)),
-    }
-    for name, each in pools.items():
-        for key, family in families.items():
-            family.add_metric((name,), sum(getattr(pool.load, key) for pool in each))
-    yield from families.values()
+    def _counters(self) -> Iterator[Metric]:
+        found = self._ended.copy()
+        for each in self._running:
+            found.update(counted(each.service, each.ticker))
+        by_name: dict[str, dict[Labels, float]] = {name: {} for name in COUNTERS}
+        for (name, labels), number in found.items():
+            by_name[name][labels] = number
+        for name, documentation in COUNTERS.items():
+            yield numbers(name, documentation, "counter", by_name[name])
 
 
 def _template(app: web.Application, canonical: str) -> str:

@@ -16,7 +16,6 @@ from aiohttp import web
 from rowcast.resources.lossless_json import encode
 from rowcast.streams.hub import Hub
 from rowcast.streams.sse import StreamResponse, opening
-from rowcast.streams.subscriber import Subscriber
 from rowcast.streams.subscription import Subscriptions
 
 LEFT_CHECK_SECONDS: Final = (
@@ -66,7 +65,8 @@ async def stream_channels(
         if hub.closing:
             return response
         subscribers = [
-            Subscriber(http, response, hub.feed.head, auths, renews=False, marker=each.marker) for each in channels
+            hub.make_subscriber(http, response, hub.feed.head, auths, renews=False, marker=each.marker)
+            for each in channels
         ]
         streams = [
             asyncio.create_task(hub.send(subscriber, each.subscriptions, each.last))

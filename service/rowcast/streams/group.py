@@ -225,7 +225,7 @@ class Group:
         """Send the members the events up to a position. Subscribers that have waited there become members."""
         self._position = position
         if frame:
-            self.write(frame)
+            self.send(frame)
         for subscriber in list(self.waiting):
             if subscriber.position.sort_key == position.sort_key:
                 self.waiting.discard(subscriber)
@@ -238,6 +238,8 @@ class Group:
         chunk, buffer = http_chunk(frame), self._hub.buffer
         for member in list(self.members):
             member.write(chunk if member.chunked else frame, buffer)
+
+    send = write  # for a frame with events
 
     def keep_alive(self) -> None:
         """Send a comment to everybody, and to members the newest position."""

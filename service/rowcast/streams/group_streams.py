@@ -31,6 +31,7 @@ class Owner(Protocol):
     admission: Admission
     open_streams: OpenStreams
     closing: bool
+    make_subscriber: Callable[..., Subscriber]
 
     @property
     def buffer(self) -> int:
@@ -126,7 +127,7 @@ class GroupStreams:
             return response
         if self._hub.closing:
             return response
-        subscriber = Subscriber(http, response, board.position, auths, renews=snapshot)
+        subscriber = self._hub.make_subscriber(http, response, board.position, auths, renews=snapshot)
         with self._hub.open_streams.holding(subscriber, board.groups.about):
             try:
                 await self._follow(subscriber, board, await self._begin(subscriber, board, last, reason))
@@ -147,7 +148,7 @@ class GroupStreams:
             return await self._send_table(subscriber, board, gap.reason)
         serial = board.serial
         if keys:
-            await subscriber.send(board.frame(list(keys)))
+            await subscriber.send_events(board.frame(list(keys)))
         return serial
 
     async def _send_table(self, subscriber: Subscriber, board: Board, reason: str | None, first: bytes = b"") -> int:
@@ -180,7 +181,7 @@ class GroupStreams:
                 continue
             if keys:
                 frame, serial = board.frame(keys), board.serial
-                await subscriber.send(frame)
+                await subscriber.send_events(frame)
                 continue
             subscriber.position = board.position
             await subscriber.stay(board)

@@ -55,6 +55,7 @@ from rowcast.streams.subscription import (
     is_past,
     remaining,
 )
+from rowcast.streams.traffic import Traffic, measured
 from rowcast.tasks import Supervisor
 
 MATCHES_CACHED_MAX: Final = 256  # results of the database, for other subscriptions with the same query
@@ -75,6 +76,7 @@ class Hub:
         admission: Decides how many streams may be open, and how many bytes may wait for one of them.
         heartbeat: Seconds between two comments that keep connections alive.
         max_age: Seconds that a stream lasts at most; 0 for no limit.
+        traffic: Counts what is sent.
     """
 
     def __init__(
@@ -86,10 +88,16 @@ class Hub:
         *,
         heartbeat: float,
         max_age: float = 0,
+        traffic: Traffic | None = None,
     ) -> None:
         self.feed = feed
         self.resets: Counter[str] = Counter()  # sent to clients so far, by reason
         self.admission = admission
+        self.traffic = traffic
+        self.make_subscriber: Callable[..., Subscriber] = Subscriber
+        self._make_group: Callable[..., Group] = Group
+        if traffic is not None:
+            self.make_subscriber, self._make_group = measured(traffic)
         self._supervisor = supervisor
         self._heartbeat = heartbeat
         self._groups: dict[tuple[Hashable, Snapshot | None], Group] = {}
@@ -106,7 +114,8 @@ class Hub:
 
     def start(self) -> None:
         """Follow the feed and keep connections alive, until ``close``."""
-        self._unsubscribe = self.feed.subscribe(self._deliver, self._on_feed_reset)
+        deliver = self._deliver if self.traffic is None else self._deliver_measured
+        self._unsubscribe = self.feed.subscribe(deliver, self._on_feed_reset)
         self.aggregates.start()
         self._tasks = [
             self._supervisor.every("stream heartbeats", self._heartbeat, self._send_heartbeats),
@@ -212,7 +221,7 @@ class Hub:
             if rows is not None:
                 rows[0].close()
             return response
-        subscriber = Subscriber(http, response, self.feed.head, auths, renews=limit is not None)
+        subscriber = self.make_subscriber(http, response, self.feed.head, auths, renews=limit is not None)
         with self.open_streams.holding(subscriber, subscriptions.about):
             if rows is None:
                 await self._begin(subscriber, subscriptions, last)
@@ -307,7 +316,7 @@ class Hub:
                 continue
             subscriber.position = position
             if frame:
-                await subscriber.send(frame)
+                await subscriber.send_events(frame)
 
     async def _reset_subscriber(
         self, subscriber: Subscriber, subscriptions: Subscriptions, position: Position, reason: str
@@ -398,7 +407,7 @@ class Hub:
         """
         group = self._groups.get((subscriptions.key, seen_snapshot))
         if group is None:
-            group = Group(self, subscriptions, seen_snapshot)
+            group = self._make_group(self, subscriptions, seen_snapshot)
             self._register(group)
         return group
 
@@ -447,6 +456,11 @@ class Hub:
                     group.skip(batch, error)
         finally:
             self._revisit |= {group for group in revisit if group.seen_snapshot is not None or group.waiting}
+
+    def _deliver_measured(self, batch: Batch) -> None:
+        assert self.traffic is not None
+        self._deliver(batch)
+        self.traffic.delivered(batch)
 
     def _merge(self, group: Group, batch: Batch) -> None:
         """Move the members of a group whose snapshot no longer matters to the group without a snapshot."""

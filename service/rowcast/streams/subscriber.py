@@ -18,6 +18,15 @@ from rowcast.streams.sse import StreamResponse, http_chunk
 
 SEND_TIMEOUT_SECONDS: Final = 30.0  # without progress, after which a connection is aborted
 
+# Why a stream has ended, in metrics.
+AGE: Final = "age"  # it has lasted for its time
+CLIENT: Final = "client"  # the client has left
+CREDENTIALS: Final = "credentials"  # they have expired, or were revoked
+FAILED: Final = "failed"  # an error of the service, or a limit of a filter
+SHUTDOWN: Final = "shutdown"  # the service stops, or has another configuration
+SLOW: Final = "slow"  # the client reads nothing
+UNAVAILABLE: Final = "unavailable"  # the database was away for too long
+
 
 class Phase(Enum):
     """What a subscriber is doing."""
@@ -63,6 +72,7 @@ class Subscriber:
         "_transport",
         "auths",
         "chunked",
+        "ended_by",
         "group",
         "phase",
         "position",
@@ -85,6 +95,7 @@ class Subscriber:
         self.auths = tuple(auth for auth in auths if auth is not None)
         self.renews = renews
         self.group: Membership | None = None
+        self.ended_by: str | None = None  # why the stream was ended, if its client has not left
         self.chunked = http.version >= HttpVersion11
         self._marker = marker
         self._marker_chunk = http_chunk(marker) if marker and self.chunked else marker
@@ -148,8 +159,13 @@ class Subscriber:
             async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                 await self._response.write(self._marker + frame if self._marker else frame)
         except TimeoutError:
+            self.ended_by = SLOW
             self._transport.abort()
             raise ConnectionResetError("the client reads nothing") from None
+
+    async def send_events(self, frame: bytes) -> None:
+        """``send`` for a frame with events."""
+        await self.send(frame)
 
     def require_resync(self, reason: str) -> None:
         """Leave the group if there is one; an open stream has to be sent all rows again."""
@@ -168,15 +184,21 @@ class Subscriber:
 
     # --- the end
 
-    def end(self) -> None:
+    def end(self, reason: str = FAILED) -> None:
         """End the stream. The connection of a client that is catching up is aborted; it resumes with a new one."""
         if self.phase is Phase.CLOSED:
             return
+        self.ended_by = reason
         if self.phase is Phase.LIVE:
             self._part(Phase.CLOSED)
         else:
             self._transport.abort()
             self._enter(Phase.CLOSED)
+
+    @property
+    def connection(self) -> asyncio.Transport:
+        """The connection, which other subscribers may share."""
+        return self._transport
 
     def close(self) -> None:
         """The request is over, whatever the phase was."""

@@ -1,0 +1,126 @@
+"""The state of a service as metrics: what it has counted, and what it has now. Read when a scrape asks for it."""
+
+from __future__ import annotations
+
+from collections import Counter as Numbers
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import Metric
+
+from rowcast.changes.cache import CountingCache
+from rowcast.changes.feed import Feed
+from rowcast.changes.ticker import Ticker
+from rowcast.database.pool import Database, PoolLoad
+from rowcast.rest.plan import Service
+from rowcast.server.health import Readiness
+from rowcast.server.measures import Labels, numbers
+from rowcast.server.middleware import Requests
+
+COUNTERS: Final[Mapping[str, str]] = {
+    "rowcast_statements": "SQL statements of requests.",
+    "rowcast_statement_cache_hits": "Statements whose SQL had been made before, by their kind.",
+    "rowcast_statement_cache_misses": "Statements whose SQL was made, by their kind.",
+    "rowcast_cache_hits": "Reads that memory answered, by kind.",
+    "rowcast_cache_misses": "Reads that memory could have answered, by kind.",
+    "rowcast_streams_opened": "Streams that have begun.",
+    "rowcast_streams_closed": "Streams that have ended, by reason.",
+    "rowcast_stream_resets": "Streams whose client had to load its data again, by reason.",
+    "rowcast_stream_frames": "Frames with events that were made; one serves all streams of a group.",
+    "rowcast_stream_deliveries": "Frames with events that were written to streams.",
+    "rowcast_stream_bytes": "Bytes that were written to streams.",
+    "rowcast_feed_reconnects": "Connections of the feed after its first one.",
+    "rowcast_ticker_ticks": "Ticks that this process has made.",
+}
+_POOL: Final[Mapping[str, tuple[str, Callable[[PoolLoad], int]]]] = {
+    "rowcast_pool_size": ("Connections that a pool may open.", lambda load: load.size),
+    "rowcast_pool_idle": ("Connections that are open and free.", lambda load: load.idle),
+    "rowcast_pool_in_use": ("Connections that run a statement.", lambda load: load.in_use),
+    "rowcast_pool_waiting": ("Callers that wait for a connection.", lambda load: load.waiting),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an application has that is measured."""
+
+    service: Service
+    ticker: Ticker
+    readiness: Readiness
+    requests: Requests
+
+
+def pools_of(service: Service) -> Iterator[tuple[str, Database]]:
+    """The pools of a service, by name."""
+    yield "requests", service.store.database
+    yield "filters", service.store.judge
+    yield "exports", service.exports
+
+
+def counted(service: Service, ticker: Ticker) -> Numbers[tuple[str, Labels]]:
+    """What a service has counted, by metric and labels."""
+    cache, hub = service.cache, service.hub
+    assert isinstance(cache, CountingCache)
+    assert hub.traffic is not None
+    found: Numbers[tuple[str, Labels]] = Numbers()
+
+    def add(name: str, number: int, **labels: str) -> None:
+        found[name, tuple(labels.items())] += number
+
+    add("rowcast_statements", service.store.database.statements)
+    for kind, use in service.store.queries.caches():
+        add("rowcast_statement_cache_hits", use.hits, statement=kind)
+        add("rowcast_statement_cache_misses", use.misses, statement=kind)
+    for kind in ("counts", "responses"):
+        add("rowcast_cache_hits", cache.hits[kind], kind=kind)
+        add("rowcast_cache_misses", cache.misses[kind], kind=kind)
+    for resource, number in hub.open_streams.opened.items():
+        add("rowcast_streams_opened", number, resource=resource)
+    for reason, number in hub.open_streams.closed.items():
+        add("rowcast_streams_closed", number, reason=reason)
+    for reason, number in hub.resets.items():
+        add("rowcast_stream_resets", number, reason=str(reason))
+    add("rowcast_stream_frames", hub.traffic.frames)
+    add("rowcast_stream_deliveries", hub.traffic.deliveries)
+    add("rowcast_stream_bytes", hub.traffic.bytes)
+    add("rowcast_feed_reconnects", max(0, service.feed.connections - 1))
+    add("rowcast_ticker_ticks", ticker.ticks)
+    return found
+
+
+def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
+    """What applications have now, all of a process together; ``feed`` is that of the newest."""
+    services = [each.service for each in running]
+
+    def gauge(name: str, documentation: str, value: float | dict[Labels, float]) -> Metric:
+        return numbers(name, documentation, "gauge", value if isinstance(value, dict) else {(): value})
+
+    streams: Numbers[Labels] = Numbers()
+    shapes: Numbers[Labels] = Numbers()
+    for service in services:
+        streams.update({(("resource", name),): number for name, number in service.hub.open_streams.of.items()})
+        shapes.update({(("statement", kind),): use.currsize for kind, use in service.store.queries.caches()})
+    active = sum(each.requests.active - each.service.hub.open_streams.connections for each in running)
+    yield gauge("http_server_active_requests", "Requests that are being answered, without streams.", max(0, active))
+    yield gauge("rowcast_streams", "Open streams; those of several resources as *.", dict(streams))
+    yield gauge(
+        "rowcast_stream_groups",
+        "Groups of streams that get the same frames.",
+        sum(len(service.hub.groups) for service in services),
+    )
+    yield gauge("rowcast_statement_shapes", "Statements whose SQL is kept, by their kind.", dict(shapes))
+    yield gauge("rowcast_cache_bytes", "Memory that kept answers take.", sum(each.cache.held for each in services))
+    yield gauge("rowcast_cache_entries", "Kept answers.", sum(len(each.cache) for each in services))
+    leading = any(each.ticker.leading.is_set() for each in running)
+    yield gauge("rowcast_ticker_leader", "Whether this process makes the ticks.", leading)
+    if feed is not None:
+        yield gauge("rowcast_feed_lag_seconds", "How far the feed is behind the database.", feed.lag)
+        yield gauge("rowcast_feed_connected", "Whether the feed has its connection.", feed.connected)
+        yield gauge("rowcast_feed_tick", "The newest tick that the feed has delivered.", feed.head.tick)
+    for name, (documentation, read) in _POOL.items():
+        found: Numbers[Labels] = Numbers()
+        for service in services:
+            for pool, database in pools_of(service):
+                found[("pool", pool),] += read(database.load)
+        yield gauge(name, documentation, dict(found))
