@@ -278,6 +278,9 @@ async def test_health_is_at_the_admin_address_too(service: Service) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_documentation_lists_every_metric_and_label(service: Service) -> None:
     """And no other one."""
+    await service.client.get("/notes/")
+    async with listen(service.client, "/notes/stream/") as events:
+        await events.next()
     page = (ROOT / "docs/operations.md").read_text()
     table = page[page.index("| metric | labels |") :].split("\n\n")[0]
     documented = {
@@ -299,6 +302,21 @@ async def test_metrics_are_at_their_own_address_alone(service: Service) -> None:
     """Nothing of it is on the service's port, and nothing of the service on this one."""
     assert (await service.client.get("/metrics")).status == 404
     assert (await service.client.session.get(service.url.replace("/metrics", "/notes/"))).status == 404
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("file", ["grafana.json", "alerts.yaml"])
+async def test_every_metric_of_the_dashboard_and_the_alerts_exists(service: Service, file: str) -> None:
+    """With the labels by which they are summed or chosen."""
+    expressions = (ROOT / "ops" / file).read_text()
+    found = await service.scrape()
+    served = {sample.name for sample in found.samples}
+    used = set(re.findall(r"\b(?:http|db|rowcast|process)_\w+", expressions))
+    assert len(used) > 7
+    assert used - served == set()
+    labels = {label for sample in found.samples for label in sample.labels} | {"job", "instance"}
+    by = {label for group in re.findall(r"\bby \(([^)]*)\)", expressions) for label in re.findall(r"\w+", group)}
+    assert by <= labels
 
 
 async def test_numbers_of_several_workers_are_those_of_all(databases: Databases, tmp_path: Path) -> None:

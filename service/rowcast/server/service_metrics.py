@@ -10,13 +10,14 @@ from typing import Final
 from prometheus_client.core import Metric
 
 from rowcast.changes.cache import CountingCache
-from rowcast.changes.feed import Feed
+from rowcast.changes.feed import Feed, Reason
 from rowcast.changes.ticker import Ticker
 from rowcast.database.pool import Database, PoolLoad
 from rowcast.rest.plan import Service
 from rowcast.server.health import Readiness
 from rowcast.server.measures import Labels, numbers
 from rowcast.server.middleware import Requests
+from rowcast.streams.subscriber import CLOSED_BY
 
 COUNTERS: Final[Mapping[str, str]] = {
     "rowcast_statements": "SQL statements of requests.",
@@ -77,10 +78,10 @@ def counted(service: Service, ticker: Ticker) -> Numbers[tuple[str, Labels]]:
         add("rowcast_cache_misses", cache.misses[kind], kind=kind)
     for resource, number in hub.open_streams.opened.items():
         add("rowcast_streams_opened", number, resource=resource)
-    for reason, number in hub.open_streams.closed.items():
-        add("rowcast_streams_closed", number, reason=reason)
-    for reason, number in hub.resets.items():
-        add("rowcast_stream_resets", number, reason=str(reason))
+    for reason in CLOSED_BY:
+        add("rowcast_streams_closed", hub.open_streams.closed[reason], reason=reason)
+    for reason in {*map(str, Reason), *map(str, hub.resets)}:  # from zero on, so that the first one is an increase
+        add("rowcast_stream_resets", hub.resets[reason], reason=reason)
     add("rowcast_stream_frames", hub.traffic.frames)
     add("rowcast_stream_deliveries", hub.traffic.deliveries)
     add("rowcast_stream_bytes", hub.traffic.bytes)
