@@ -25,7 +25,7 @@ from .process import Reading
 from .service import Service
 from .wire import Malformed, Response, exchange, responses
 
-SHED = {"statement_timeout", "database_busy"}
+SHED = {"statement_timeout", "database_busy", "overloaded"}
 ANSWER_SECONDS = 5 * STATEMENT_SECONDS + 5.0  # of a request: it may wait for a connection, and then for its statements
 WAIT_SECONDS = 0.15  # for a response that need not come
 LEAVES_SECONDS = 0.01

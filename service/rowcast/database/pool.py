@@ -23,7 +23,6 @@ from collections.abc import (
 )
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -34,6 +33,7 @@ from rowcast.database.codecs import set_codecs
 from rowcast.database.connection import Connection, open_connection
 from rowcast.database.copying import Copying, Sink
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, TryAgain, translate
+from rowcast.database.pool_load import PoolLoad
 from rowcast.database.written import CURRENT_TRANSACTION, WRITTEN, Written, note
 from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
@@ -55,16 +55,6 @@ SESSION_SETTINGS: Final[Mapping[str, str]] = {
 
 
 _logger = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLoad:
-    """How many connections a pool may open, are in use and are open without use, and how many callers wait for one."""
-
-    size: int
-    in_use: int
-    idle: int
-    waiting: int
 
 
 class Transaction:

@@ -12,7 +12,8 @@ from prometheus_client.core import Metric
 from rowcast.changes.cache import CountingCache
 from rowcast.changes.feed import Feed, Reason
 from rowcast.changes.ticker import Ticker
-from rowcast.database.pool import Database, PoolLoad
+from rowcast.database.pool import Database
+from rowcast.database.pool_load import PoolLoad
 from rowcast.rest.plan import Service
 from rowcast.server.health import Readiness
 from rowcast.server.measures import Labels, numbers

@@ -26,7 +26,7 @@ FAILED: Final = "failed"  # an error of the service, or a limit of a filter
 SHUTDOWN: Final = "shutdown"  # the service stops, or has another configuration
 SLOW: Final = "slow"  # the client reads nothing
 UNAVAILABLE: Final = "unavailable"  # the database was away for too long
-CLOSED_BY: Final = (CLIENT, CREDENTIALS, FAILED, SHUTDOWN, SLOW, UNAVAILABLE)
+CLOSED_BY: Final = (AGE, CLIENT, CREDENTIALS, FAILED, SHUTDOWN, SLOW, UNAVAILABLE)
 
 
 class Phase(Enum):
