@@ -315,6 +315,7 @@ class Api:
 class Log:
     """What the log has beside what the service reports about itself."""
 
+    access: str = _setting(value_types.one_of(("off", "errors", "slow", "all")), "off")
     sql: str = _setting(value_types.one_of(("off", "slow", "all")), "off")
     slow_after: float = _setting(value_types.duration(), "100ms")
 

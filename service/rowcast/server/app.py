@@ -31,6 +31,7 @@ from rowcast.rest.stream_queries import stream_queries
 from rowcast.rest.stream_tickets import PREFIX as TICKETS
 from rowcast.rest.stream_tickets import ticket_handler
 from rowcast.server import assets, console, health
+from rowcast.server.access_log import log_requests
 from rowcast.server.cors import cors
 from rowcast.server.debug import describe_errors, watching_coroutines
 from rowcast.server.hosts import Hosts
@@ -143,6 +144,7 @@ def create_app(
     lifecycle.attach(app)
     if settings.server.debug:
         app.cleanup_ctx.append(watching_coroutines)
+    log_requests(app, settings.log)
     if metrics is not None:
         metrics.watch(app, service, lifecycle)
     return app
