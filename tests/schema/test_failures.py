@@ -175,7 +175,7 @@ async def test_a_table_in_use_does_not_hold_up_a_migration_for_ever(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A migration gives up a lock that it does not get, so that later requests go on."""
-    monkeypatch.setattr("rowcast.migrations.commands.TABLE_LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr("rowcast.migrations.alteration.TABLE_LOCK_TIMEOUT", "50ms")
     await database.migrate(declare(things(NAME)))
     user = await database.connect()
     async with user.transaction():

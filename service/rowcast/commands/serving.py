@@ -7,9 +7,10 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import uvloop
@@ -27,8 +28,6 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.load import read as read_files
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
-from rowcast.server.admin import admin as open_admin
-from rowcast.server.admin import with_metrics
 from rowcast.server.app import create_app
 from rowcast.server.checking import check_configuration
 from rowcast.server.debug import DebugRefused, check_debug, in_debug
@@ -38,8 +37,10 @@ from rowcast.server.prepare import prepare
 from rowcast.server.reload import Reloader, Source, log_outcome
 from rowcast.server.running import Outcome, Record, announced, now, terminal_watch
 from rowcast.server.watch import Files, files_of, wait_for_change, watch
-from rowcast.server.workers import run as run_workers
 from rowcast.tasks import spawn
+
+if TYPE_CHECKING:
+    from rowcast.server.admin import Admin
 
 
 @click.command()
@@ -95,7 +96,7 @@ def _serve_from(read: Callable[[], Configuration], files: Files | None, *, migra
     server = configuration.settings.server
     _check_address(server)
     with (
-        open_admin(server) as admin,
+        _open_admin(server) as admin,
         open_database(configuration, exclusive=True) as (url, embedded),
         announced(configuration) as record,
     ):
@@ -110,10 +111,12 @@ def _serve_from(read: Callable[[], Configuration], files: Files | None, *, migra
 
         source = Source(read, make)
         if server.workers == 1:
-            uvloop.run(with_metrics(admin, _serve(configuration, source, record, files)))
+            uvloop.run(_with_metrics(admin, _serve(configuration, source, record, files)))
         else:
             if migrates:
                 asyncio.run(prepare(configuration, *tables_and_database(configuration, url), migrate=True))
+            from rowcast.server.workers import run as run_workers
+
             run_workers(configuration, source, record, admin)
 
 
@@ -125,6 +128,21 @@ def check(config: Path) -> None:
     for line in check_configuration(found):
         click.echo(line)
     click.echo(f"{config}: {len(found.configuration.resources)} resources, no problems.")
+
+
+def _open_admin(server: Server) -> AbstractContextManager[Admin | None]:
+    """The address for operators; without one its library is not loaded."""
+    if server.admin is None:
+        return nullcontext()
+    from rowcast.server.admin import admin
+
+    return admin(server)
+
+
+async def _with_metrics(admin: Admin | None, work: Awaitable[None]) -> None:
+    """Do some work, and serve the metrics meanwhile, if there are any."""
+    async with nullcontext() if admin is None else admin.serving():
+        await work
 
 
 class _AddressError(ConfigurationError):

@@ -8,7 +8,7 @@ converts options to the form that the rest of the service reads.
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -20,7 +20,7 @@ from rowcast.errors import did_you_mean
 from rowcast.resources.actions import ALLOWABLE_ACTIONS, DELETION_ACTIONS
 from rowcast.resources.aggregates import FUNCTIONS, GROUP_BY, TRUNC, buckets_of, suits
 from rowcast.resources.derived import derive, derived_names
-from rowcast.resources.fields import Field, Kind
+from rowcast.resources.fields import Kind
 from rowcast.resources.lookups import FILTER_NAMES, lookups_of, split_part
 from rowcast.resources.resource import Path, Relation, Resources
 
@@ -112,23 +112,20 @@ def _check_filters(context: Context, value: Any) -> Messages:
 
 def filters_of(path: Path) -> tuple[str, ...]:
     """What ``filterset_fields`` may open for a path: lookups, and parts of its values with lookups of these."""
-    parts = () if path.derived is not None else derived_names(path.values)
     lookups = lookups_of(path.values.field_type.kind)
-    return (
-        *lookups,
-        *(
-            name
-            for name in FILTER_NAMES
-            if name.partition("__")[0] in parts and name not in lookups and _suits_part(path.values, name)
-        ),
-    )
+    parts = () if path.derived is not None else derived_names(path.values)
+    of_parts = {
+        part: lookups_of(derived.field.field_type.kind) for part in parts if (derived := derive(path.values, part))
+    }
+    if not of_parts:
+        return tuple(lookups)
+    return (*lookups, *(name for name in FILTER_NAMES if name not in lookups and _suits_part(of_parts, name)))
 
 
-def _suits_part(values: Field, name: str) -> bool:
-    """Whether a part of a field's values has the lookup after it."""
+def _suits_part(of_parts: Mapping[str, Sequence[str]], name: str) -> bool:
+    """Whether a part of a field's values has the lookup after it. ``of_parts`` are the lookups of each part."""
     part, _, lookup = name.partition("__")
-    derived = derive(values, part)
-    return derived is not None and (lookup or "exact") in lookups_of(derived.field.field_type.kind)
+    return (lookup or "exact") in of_parts.get(part, ())
 
 
 def is_zoned(resources: Resources, resource: str, path: str) -> bool:

@@ -20,20 +20,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from ruamel.yaml import YAML
-from ruamel.yaml.composer import MaxDepthExceededError
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from ruamel.yaml.reader import ReaderError
-from ruamel.yaml.resolver import VersionedResolver
-from ruamel.yaml.tag import Tag
-
+from rowcast.configuration import common_yaml
+from rowcast.configuration.yaml_nodes import MAX_DEPTH, Node, Unreadable
 from rowcast.errors import ConfigurationError
 from rowcast.resources.lossless_json import exact_number
 
 Steps: TypeAlias = tuple[str | int, ...]  # keys and positions that lead from the top of a document to a value
 
-MAX_DEPTH: Final = 64
 MAX_VALUES: Final = 20_000  # in a document, where an alias counts as all of its values
 INTEGER_MAX_DIGITS: Final = 1_000
 YAML_SUFFIXES: Final = (".yaml", ".yml")
@@ -199,7 +192,7 @@ def parse(
         text = re.sub(r"^[ \t]+", lambda blank: " " * len(blank[0]), text, flags=re.MULTILINE)
     try:
         node = _compose(text)
-    except _Unreadable as error:
+    except Unreadable as error:
         problems.add(SourceLocation(file, error.line, error.column), error.message)
         return None
     builder = _Builder(file, environ, problems, frozenset(optional), lenient=lenient)
@@ -212,47 +205,13 @@ def parse(
     return Document(file, data, builder.keys, builder.values, builder.unread, builder.absent)
 
 
-class _Resolver(VersionedResolver):
-    """Marks nodes without a tag, to distinguish written tags. ``_Builder`` converts plain scalars."""
-
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        return Tag(suffix="plain" if kind is ScalarNode and implicit[0] else "untagged")
-
-
-@dataclass
-class _Unreadable(Exception):
-    line: int
-    column: int
-    message: str
-
-
 def _compose(text: str) -> Node | None:
-    yaml = YAML(typ="base", pure=True)
-    yaml.Resolver = _Resolver
-    yaml.max_depth = MAX_DEPTH
-    yaml.composer.warn_double_anchors = False
-    try:
-        node: Node | None = yaml.compose(text)
-    except MaxDepthExceededError as error:
-        raise _Unreadable(*_mark(error), "cannot be read: nested too deeply") from None
-    except MarkedYAMLError as error:
-        raise _Unreadable(*_mark(error), f"cannot be read: {error.problem or error.context}") from None
-    except ReaderError as error:
-        before = text[: error.position]
-        column = len(before) - before.rfind("\n")
-        raise _Unreadable(
-            before.count("\n") + 1, column, f"cannot be read: the character U+{ord(text[error.position]):04X}"
-        ) from None
-    except (ValueError, OverflowError):  # of chr(), for an escape such as "\\UFFFFFFFF"
-        at = yaml.reader
-        raise _Unreadable(at.line + 1, at.column + 1, "cannot be read: no such character") from None
-    return node
+    node = common_yaml.compose(text)
+    if node is not None:
+        return node
+    from rowcast.configuration import whole_yaml
 
-
-def _mark(error: MarkedYAMLError) -> tuple[int, int]:
-    """The line and column, from 1, of an error of ruamel.yaml."""
-    mark = error.problem_mark or error.context_mark
-    return (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
+    return whole_yaml.compose(text)
 
 
 @dataclass
@@ -320,25 +279,25 @@ class _Builder:
 
     def build(self, node: Node, path: Steps, depth: int) -> Any:
         place = self.values[path] = self._place(node)
-        if isinstance(node, ScalarNode) and node.start_mark.index == node.end_mark.index and path in self.keys:
+        if node.empty and path in self.keys:
             self.values[path] = self.keys[path]  # an empty value, whose mark is that of the next token
         if depth > MAX_DEPTH or len(self.values) > MAX_VALUES:
             raise _LimitExceeded(place, "cannot be read: too many nested or repeated values")
-        if str(node.tag).startswith(("!", "tag:")):
-            self._unread(path, f"the tag {_short_tag(node)} is not supported; remove it")
+        if node.tag:
+            self._unread(path, f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not supported; remove it")
             return None
-        if isinstance(node, MappingNode):
+        if node.kind == "mapping":
             return dict(self._items(node, path, depth))
-        if isinstance(node, SequenceNode):
+        if node.kind == "list":
             items = [self.build(item, (*path, position), depth + 1) for position, item in enumerate(node.value)]
             return _ABSENT if any(item is _ABSENT for item in items) else items
         return self._scalar(node, path)
 
-    def _items(self, node: MappingNode, path: Steps, depth: int) -> Iterator[tuple[str, Any]]:
+    def _items(self, node: Node, path: Steps, depth: int) -> Iterator[tuple[str, Any]]:
         seen: dict[str, SourceLocation] = {}
         for key_node, value_node in node.value:
             place = self._place(key_node)
-            if not isinstance(key_node, ScalarNode):
+            if key_node.kind != "scalar":
                 self.problems.add(place, "a key must be a string")
                 continue
             key = self._text(key_node.value)
@@ -360,7 +319,7 @@ class _Builder:
         if "${" in text:
             return self._replace_references(text, path)
         try:
-            return _plain_value(text) if str(node.tag) == "plain" else text
+            return _plain_value(text) if node.plain else text
         except ValueError as error:
             return self._unread(path, str(error))
 
@@ -401,7 +360,7 @@ class _Builder:
         return None if "\x00" in text else text
 
     def _place(self, node: Node) -> SourceLocation:
-        return SourceLocation(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+        return SourceLocation(self.file, node.line, node.column)
 
 
 class _NotThere(Exception):
@@ -424,10 +383,6 @@ def _look_up(match: re.Match[str], environ: Mapping[str, str]) -> str:
                 reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
                 raise _NotThere(f"the file {name} cannot be read: {reason}") from None
     raise LookupError(f"${{{match['source']}:…}} is unknown; use ${{env:NAME}} or ${{file:/path}}")
-
-
-def _short_tag(node: Node) -> str:
-    return str(node.tag).replace("tag:yaml.org,2002:", "!!")
 
 
 def _value_name(path: Sequence[str | int]) -> str:

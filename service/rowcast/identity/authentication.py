@@ -9,23 +9,28 @@ RFC 9110 section 11 (401, ``WWW-Authenticate``), RFC 6750 (``Bearer``).
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Sequence
 from inspect import isawaitable
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aiohttp import web
 
 from rowcast.configuration.settings import Auth
 from rowcast.database.pool import Database
 from rowcast.errors import ApiError, AuthenticationFailed, NotAuthenticated, ParseError, PermissionDenied, TokenExpired
-from rowcast.identity.jwt import JWT_MAX_CHARACTERS, JWT_PATTERN, JwtVerifier
 from rowcast.identity.protocols import Request
 from rowcast.identity.tickets import TICKET_PARAMETER, TICKET_PATTERN, TicketStore
 from rowcast.identity.tokens import TOKEN_PREFIX, TokenStore
 from rowcast.identity.users import Clock, Credentials, User
 
+if TYPE_CHECKING:
+    from rowcast.identity.jwt import JwtVerifier
+
 BEARER_CHALLENGE: Final = 'Bearer realm="rowcast"'
+JWT_PATTERN: Final = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]*){2}")
+JWT_MAX_CHARACTERS: Final = 8192
 PARAMETERS_MAX: Final = 1000  # of a request
 
 Authenticated: TypeAlias = tuple[Any, Any]  # request.user and request.auth
@@ -61,7 +66,11 @@ class Identity:
         self._clock = clock
         self.tokens = TokenStore(database, clock)
         self.tickets = TicketStore(database)
-        self.jwt = None if settings.jwt is None else JwtVerifier(settings.jwt, clock)
+        self.jwt: JwtVerifier | None = None
+        if settings.jwt is not None:
+            from rowcast.identity.jwt import JwtVerifier
+
+            self.jwt = JwtVerifier(settings.jwt, clock)
 
     async def still_valid(self, auth: object) -> bool:
         """Whether the credentials of an open stream are neither expired nor revoked.

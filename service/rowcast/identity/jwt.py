@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import jwt
@@ -14,8 +13,6 @@ from rowcast.errors import AuthenticationFailed, ConfigurationError, TokenExpire
 from rowcast.identity.jwks import Key, KeySet, KeySource, SingleKey, key_fits
 from rowcast.identity.users import Clock, Credentials, User
 
-JWT_PATTERN: Final = re.compile(r"[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]*){2}")
-JWT_MAX_CHARACTERS: Final = 8192
 LEEWAY_SECONDS: Final = 10  # that the issuer's clock may differ from ours
 EXPIRES_MAX_SECONDS: Final = 253_402_300_799  # the end of the year 9999
 

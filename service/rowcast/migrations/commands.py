@@ -6,34 +6,25 @@ in the service's own tables, the indexes and constraints whose names do not begi
 
 A comparison takes a few hundred milliseconds and usually finds nothing. So a comparison that found no difference
 leaves a digest of the declared and the existing tables, as the comment of the version table, and nothing is compared
-while the digest stays the same. A table that was altered by hand has another digest.
+while the digest stays the same. A table that was altered by hand has another digest. Alembic is
+loaded only where there is something to compare or to alter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-from alembic.config import Config
-from alembic.operations import Operations
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
-
-from rowcast.migrations.catalog import Definitions, digest, is_in_line, read_catalog
-from rowcast.migrations.compare import Difference, find_differences
-from rowcast.migrations.failures import SchemaError, TableMissingError, reports_python, sqlstate
-from rowcast.migrations.operations import render
-from rowcast.migrations.renaming import Rename, find_renames
-from rowcast.migrations.revisions import script_directory, unapplied, write_revision
-from rowcast.migrations.session import MIGRATION_WAIT_SECONDS, await_step, migration_lock, run_in_transaction, session
-from rowcast.migrations.undeclared import Drop, drops, notes, rename_hints
-from rowcast.migrations.values import VERSION_TABLE, Connect, DdlStep, LogSteps, Migration, Plan, Revision
-from rowcast.resources.sql import SCHEMA
+from rowcast.migrations.catalog import Definitions, is_in_line, read_catalog
+from rowcast.migrations.failures import SchemaError, TableMissingError
+from rowcast.migrations.revisions import unapplied, write_revision
+from rowcast.migrations.session import MIGRATION_WAIT_SECONDS, migration_lock, session
+from rowcast.migrations.values import Connect, LogSteps, Migration, Plan, Revision
 from rowcast.resources.tables import Tables
 
-TABLE_LOCK_TIMEOUT: Final = "10s"  # a lock that waits for a table in use makes all later statements wait for it
+if TYPE_CHECKING:
+    from alembic.runtime.environment import EnvironmentContext
 
 
 async def plan(connect: Connect, tables: Tables, directory: Path | None = None, *, annotate: bool = False) -> Plan:
@@ -43,17 +34,20 @@ async def plan(connect: Connect, tables: Tables, directory: Path | None = None, 
     """
     async with session(connect) as connection:
         revisions = await unapplied(connection, directory) if directory else []
+        in_line = await is_in_line(connection, tables)
+        if in_line and not annotate:
+            return Plan([], revisions, [])
+        from rowcast.migrations.alteration import compare, rename_steps
+        from rowcast.migrations.undeclared import notes
+
         found = Definitions.of(await read_catalog(connection, tables.metadata) if annotate else [])
         remarks = list(notes(found, tables))
-        if await is_in_line(connection, tables):
+        if in_line:
             return Plan([], revisions, remarks)
-        if not annotate and (
-            renames := await find_renames(connection, tables)
-        ):  # the rest cannot be compared without locks
-            return Plan([each.step for each in renames], revisions)
-        differences = await run_in_transaction(connection, lambda context: find_differences(context, tables))
-        remarks = [*rename_hints((each.operation for each in differences), found, tables), *remarks]
-        return Plan([difference.statement for difference in differences], revisions, remarks)
+        if not annotate and (renames := await rename_steps(connection, tables)):
+            return Plan(renames, revisions)
+        steps, hints = await compare(connection, tables, found)
+        return Plan(steps, revisions, [*hints, *remarks])
 
 
 async def pending(connect: Connect, tables: Tables, directory: Path) -> list[str]:
@@ -110,25 +104,15 @@ async def makemigrations(
                 "Run `rowcast migrate`, then make the revision."
             )
 
-        def work(context: MigrationContext) -> tuple[list[Difference], list[Drop]]:
-            return find_differences(context, tables), drops(context, tables, drop)
+        from rowcast.migrations.alteration import write_differences
 
-        differences, dropped = await run_in_transaction(connection, work)
-        steps = [each.operation for each in differences if each.operation is not None] + [
-            each.operation for each in dropped
-        ]
-        problems = [each.statement.sql for each in differences if each.statement.problem]
-        if problems and not steps:
-            raise SchemaError(f"There is nothing that a revision could do: {'; '.join(problems)}")
-        if not steps:
-            raise SchemaError("The database is in line with the config: there is nothing to write a revision of.")
-        back = [operation.reverse() for operation in reversed(steps)]
-        path = write_revision(directory, message, render(steps), render(back))
-        return Revision(path, [each.message for each in dropped])
+        return await write_differences(connection, tables, directory, message, drop)
 
 
 async def run_alembic(connect: Connect, environment: EnvironmentContext) -> None:
     """Run a command of alembic itself, such as a downgrade, under the same lock: ``migrations/env.py`` calls this."""
+    from rowcast.migrations.transaction import run_in_transaction
+
     async with session(connect) as connection, migration_lock(connect, MIGRATION_WAIT_SECONDS):
         await run_in_transaction(connection, lambda _context: environment.run_migrations(), environment)
 
@@ -150,47 +134,6 @@ async def _migrate(
                 await log.install(connection)
                 await log.renew(connection)
             return Migration()
+        from rowcast.migrations.alteration import alter
 
-        def work(context: MigrationContext) -> Migration:
-            bare = sync and not create and not await_step(context, lambda raw: read_catalog(raw, tables.metadata))
-            context.execute(f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'")
-            await_step(context, log.install)
-            applied = _apply(context, tables, log) if create else []
-            if revisions:
-                await_step(context, log.suspend)
-            try:
-                with reports_python(directory / "versions"):
-                    environment.run_migrations()
-            except sa.exc.DBAPIError as error:
-                if bare and sqlstate(error) in ("42P01", "42703"):  # undefined table, undefined column
-                    raise TableMissingError from error
-                raise
-            if sync:
-                applied += _apply(context, tables, log)
-            left = [difference.statement for difference in find_differences(context, tables)]
-            await_step(context, log.renew)
-            compared = "" if left else await_step(context, lambda raw: digest(raw, tables))
-            context.execute(f"COMMENT ON TABLE {SCHEMA}.{VERSION_TABLE} IS '{compared}'")
-            return Migration(revisions, applied, left)
-
-        scripts = script_directory(directory)
-
-        def steps(heads: Any, _context: MigrationContext) -> Any:
-            return scripts._upgrade_revs("heads", heads)
-
-        with EnvironmentContext(Config(), scripts, fn=steps) as environment:
-            return await run_in_transaction(connection, work, environment)
-
-
-def _apply(context: MigrationContext, tables: Tables, log: LogSteps) -> list[DdlStep]:
-    """Run the additive differences; the first that the rows do not allow ends the migration."""
-    operations = Operations(context)
-    additive = [difference for difference in find_differences(context, tables) if difference.statement.additive]
-    renamed = {each.operation.table for each in additive if isinstance(each.operation, Rename)}
-    if renamed:
-        resources = [name for name, table in tables.of.items() if table.key in renamed]
-        await_step(context, lambda raw: log.reset(raw, resources))
-    for difference in additive:
-        assert difference.operation is not None
-        operations.invoke(difference.operation)
-    return [difference.statement for difference in additive]
+        return await alter(connection, tables, directory, revisions, sync, log, create)

@@ -32,7 +32,7 @@ from rowcast.migrations.operations import Cast, Implementation, ddl_of
 from rowcast.migrations.renaming import find_renames
 from rowcast.migrations.rule_indexes import compare_rule_indexes
 from rowcast.migrations.schemas import find_missing_schemas
-from rowcast.migrations.session import await_step
+from rowcast.migrations.transaction import await_step
 from rowcast.migrations.unmanaged import find_unwritable_links, without_unmanaged
 from rowcast.migrations.values import DdlStep
 from rowcast.migrations.views import find_tables_that_are_views, find_view_problems

@@ -10,7 +10,6 @@ from typing import Final
 
 import asyncpg
 import sqlalchemy as sa
-from alembic.util import CommandError
 
 from rowcast.errors import ConfigurationError
 
@@ -39,6 +38,11 @@ def sqlstate(error: BaseException) -> str | None:
     return getattr(_driver_error(error), "sqlstate", None)
 
 
+def is_of_alembic(error: BaseException) -> bool:
+    """Whether it is a ``CommandError`` of alembic, which is loaded only where there is something to do for it."""
+    return any(each.__module__ == "alembic.util.exc" for each in type(error).__mro__)
+
+
 def explain(error: sa.exc.DBAPIError | asyncpg.PostgresError) -> str:
     """What failed, why, and what can be done."""
     lines = ["Nothing was changed in the database, because a statement failed."]
@@ -55,9 +59,11 @@ def reports_python(directory: Path) -> Iterator[None]:
     """Raise ``SchemaError`` for an error in the Python of the revisions in ``directory``, with file and line."""
     try:
         yield
-    except (CommandError, ConfigurationError, TableMissingError, sa.exc.DBAPIError, asyncpg.PostgresError):
+    except (ConfigurationError, TableMissingError, sa.exc.DBAPIError, asyncpg.PostgresError):
         raise
     except (Exception, SystemExit) as error:
+        if is_of_alembic(error):
+            raise
         where = _place(directory.resolve(), error)
         if where is None and not isinstance(error, KeyError):  # of alembic, for a revision that is not there
             raise

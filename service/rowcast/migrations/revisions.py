@@ -1,21 +1,27 @@
-"""Revisions: the files in ``versions``, those that a database has not applied yet, and writing a new one."""
+"""Revisions: the files in ``versions``, those that a database has not applied yet, and writing a new one.
+
+Alembic is loaded when there are any.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import alembic
-from alembic.script import Script, ScriptDirectory
-from alembic.util import rev_id
+from typing import TYPE_CHECKING
 
 from rowcast.migrations.failures import SchemaError, reports_python
 from rowcast.migrations.values import VERSION_TABLE, Connection
 from rowcast.resources.sql import SCHEMA
 
+if TYPE_CHECKING:
+    from alembic.script import Script, ScriptDirectory
+
 
 def script_directory(directory: Path) -> ScriptDirectory:
     """The revisions of ``directory/versions``. Alembic's other files come from its own package."""
+    import alembic
+    from alembic.script import ScriptDirectory
+
     return ScriptDirectory(
         Path(alembic.__file__).parent / "templates" / "generic",
         version_locations=[directory / "versions"],
@@ -29,6 +35,8 @@ async def unapplied(connection: Connection, directory: Path) -> list[str]:
     heads: list[str] = []
     if await connection.fetchval("SELECT to_regclass($1)", f"{SCHEMA}.{VERSION_TABLE}"):
         heads = [row[0] for row in await connection.fetch(f"SELECT version_num FROM {SCHEMA}.{VERSION_TABLE}")]
+    if not heads and not any((directory / "versions").glob("*.py")):
+        return []
     scripts = script_directory(directory)
     with reports_python(directory / "versions"):
         revisions = {script.revision for script in scripts.walk_revisions()}
@@ -46,6 +54,8 @@ def _revisions_after(scripts: ScriptDirectory, heads: Sequence[str]) -> list[Scr
 
 
 def write_revision(directory: Path, message: str, upgrades: str, downgrades: str) -> Path:
+    from alembic.util import rev_id
+
     (directory / "versions").mkdir(parents=True, exist_ok=True)
     lines = {
         "Native(": "from rowcast.resources.exchanged import Native",

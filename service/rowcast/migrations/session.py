@@ -1,26 +1,20 @@
-"""One connection for a migration: without time limits, under a lock, and with alembic running over it."""
+"""One connection for a migration: without time limits, and under a lock."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import Final
 
 import asyncpg
 import sqlalchemy as sa
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
-from alembic.util import CommandError
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
 from rowcast.database.table_lock import lock_holder, try_lock_table
-from rowcast.migrations.failures import SchemaError, explain
-from rowcast.migrations.values import VERSION_TABLE, Connect, Connection
+from rowcast.migrations.failures import SchemaError, explain, is_of_alembic
+from rowcast.migrations.values import Connect, Connection
 from rowcast.resources.sql import SCHEMA
 
-Result = TypeVar("Result")
 MIGRATION_TABLE: Final = "rowcast.secret"  # a migration has the lock on it
 FIRST_MIGRATION_LOCK: Final = 0x726F7763617374  # the advisory lock of the first migration
 _TRY_FIRST_LOCK: Final = """
@@ -50,7 +44,9 @@ async def session(connect: Connect) -> AsyncIterator[Connection]:
         yield connection
     except (sa.exc.DBAPIError, asyncpg.PostgresError) as error:
         raise SchemaError(explain(error)) from error
-    except CommandError as error:
+    except Exception as error:
+        if not is_of_alembic(error):
+            raise
         raise SchemaError(f"The revisions cannot be used: {error}") from error
     finally:
         await connection.close()
@@ -84,39 +80,3 @@ async def _try_lock(connection: Connection) -> bool:
     if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", MIGRATION_TABLE):
         return await try_lock_table(connection, MIGRATION_TABLE)
     return bool(await connection.fetchval(_TRY_FIRST_LOCK, FIRST_MIGRATION_LOCK))
-
-
-async def run_in_transaction(
-    connection: Connection,
-    work: Callable[[MigrationContext], Result],
-    environment: EnvironmentContext | None = None,
-) -> Result:
-    """Run ``work``, which is blocking code of alembic, over the connection in one transaction; return its result.
-
-    With an environment, ``work`` may run its migrations. Without one, nothing is committed.
-    """
-
-    async def use_connection() -> Connection:
-        return connection
-
-    def synchronous(bind: sa.Connection) -> Result:
-        if environment is None:
-            with bind.begin() as transaction:
-                result = work(MigrationContext.configure(bind))
-                transaction.rollback()
-                return result
-        environment.configure(bind, version_table=VERSION_TABLE, version_table_schema=SCHEMA)
-        with environment.begin_transaction():
-            return work(environment.get_context())
-
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=use_connection, poolclass=NullPool)
-    async with engine.connect() as bind:
-        return await bind.run_sync(synchronous)
-
-
-def await_step(context: MigrationContext, step: Callable[[Connection], Awaitable[Result]]) -> Result:
-    """Run ``step`` on the driver's connection, within the context's transaction, and return its result."""
-    assert context.connection is not None
-    context.connection.execute(sa.text("SELECT"))  # the transaction begins with the first statement
-    result: Result = context.connection.connection.run_async(step)
-    return result

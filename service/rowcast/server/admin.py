@@ -17,8 +17,8 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -104,12 +104,6 @@ class Admin:
             numbers("rowcast_log_bytes", "The size of the change log in the database.", "gauge", {(): state.size}),
             numbers("rowcast_log_age_seconds", "The age of the oldest position in the log.", "gauge", {(): age}),
         ]
-
-
-async def with_metrics(admin: Admin | None, work: Awaitable[None]) -> None:
-    """Do some work, and serve the metrics meanwhile, if there are any."""
-    async with nullcontext() if admin is None else admin.serving():
-        await work
 
 
 @contextmanager

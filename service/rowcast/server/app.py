@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -37,7 +37,6 @@ from rowcast.server.debug import describe_errors, watching_coroutines
 from rowcast.server.hosts import Hosts
 from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import Lifecycle
-from rowcast.server.metrics import Metrics
 from rowcast.server.middleware import REQUESTS, Requests, add_headers, errors
 from rowcast.server.policies import unscoped_streams
 from rowcast.server.routes import named_classes, noting, plan_routes, register
@@ -46,6 +45,9 @@ from rowcast.streams.admission import Admission
 from rowcast.streams.hub import Hub
 from rowcast.streams.traffic import Traffic
 from rowcast.tasks import Supervisor
+
+if TYPE_CHECKING:
+    from rowcast.server.metrics import Metrics
 
 JUDGES: Final = 2  # connections on which filters of streams are evaluated
 

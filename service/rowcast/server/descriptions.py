@@ -18,8 +18,6 @@ from rowcast import __version__
 from rowcast.error_codes import ERROR_CODES, PAGES
 from rowcast.errors import NotFound, ParseError, did_you_mean
 from rowcast.identity.authentication import identify, refusal
-from rowcast.openapi.asyncapi import asyncapi_document
-from rowcast.openapi.document import document as openapi_document
 from rowcast.openapi.error_pages import POLICY, STYLE_NAME, STYLE_SHEET, error_page, index_page
 from rowcast.openapi.page import FILES, START, START_SCRIPT, page, security_policy
 from rowcast.resources.lossless_json import encode
@@ -39,9 +37,7 @@ DESCRIBED_BY: Final = '</openapi.json>; rel="describedby"; type="application/jso
 def register_descriptions(app: web.Application, service: Service, routes: Sequence[Route]) -> None:
     """Add the addresses that describe every resource, for those whom ``server.openapi`` names."""
     lists = [route.path for route in routes if route.name.endswith("-list")]
-    document = openapi_document(service, routes, version=__version__)
-    body = encode(document)
-    callers = _OfCallers(service, routes)
+    whole, callers = _Whole(service, routes), _OfCallers(service, routes)
 
     async def root(request: web.Request) -> web.Response:
         """The resources and their addresses."""
@@ -51,12 +47,14 @@ def register_descriptions(app: web.Application, service: Service, routes: Sequen
 
     async def describe(request: web.Request) -> web.Response:
         """The OpenAPI document, whole or as the caller's."""
-        whole = body if _caller_alone(request) is False else encode(await callers.document(request))
-        return web.Response(body=whole, content_type="application/json", headers=_NOT_STORED)
+        body = encode(await callers.document(request)) if _caller_alone(request) else await whole.body()
+        return web.Response(body=body, content_type="application/json", headers=_NOT_STORED)
 
     async def streams(request: web.Request) -> web.Response:
         """The AsyncAPI document, whole or as the caller's."""
-        shown = await callers.document(request) if _caller_alone(request) else document
+        from rowcast.openapi.asyncapi import asyncapi_document
+
+        shown = await (callers.document(request) if _caller_alone(request) else whole.document())
         found = asyncapi_document(shown, base_url(service.settings.server, request))
         return web.Response(body=encode(found), content_type="application/json", headers=_NOT_STORED)
 
@@ -103,6 +101,36 @@ def _caller_alone(request: web.Request) -> bool:
     return "as" in request.query
 
 
+def _document(service: Service, routes: Sequence[Route]) -> dict[str, Any]:
+    from rowcast.openapi.document import document
+
+    return document(service, routes, version=__version__)
+
+
+class _Whole:
+    """The document for everybody. It is made when it is first asked for, so that a service starts without it."""
+
+    def __init__(self, service: Service, routes: Sequence[Route]) -> None:
+        self._service = service
+        self._routes = routes
+        self._making: asyncio.Task[tuple[dict[str, Any], bytes]] | None = None
+
+    async def document(self) -> dict[str, Any]:
+        return (await self._made())[0]
+
+    async def body(self) -> bytes:
+        return (await self._made())[1]
+
+    async def _made(self) -> tuple[dict[str, Any], bytes]:
+        if self._making is None or (self._making.done() and self._making.exception() is not None):
+            self._making = asyncio.create_task(asyncio.to_thread(self._make), name="openapi document")
+        return await asyncio.shield(self._making)
+
+    def _make(self) -> tuple[dict[str, Any], bytes]:
+        document = _document(self._service, self._routes)
+        return document, encode(document)
+
+
 class _OfCallers:
     """The documents of callers: as many as there are sets of actions that some caller may take, the last ones in memory."""
 
@@ -128,7 +156,7 @@ class _OfCallers:
             actions = {method: action for method, action in route.actions.items() if (route.path, method) in allowed}
             if actions:
                 routes.append(replace(route, actions=actions))
-        return openapi_document(self._service, routes, version=__version__)
+        return _document(self._service, routes)
 
 
 def _catalog(origin: str) -> dict[str, Any]:
