@@ -73,11 +73,11 @@ class Clients:
         self.refused: Counter[str] = Counter()
         self.times: list[float] = []  # of requests
 
-    async def _ask(self, path: str, last: str = "") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _ask(self, path: str, accept: str, last: str = "") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         resume = f"Last-Event-ID: {last}\r\n" if last else ""
         writer.write(
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n{resume}Connection: close\r\n\r\n".encode()
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n{resume}Connection: close\r\n\r\n".encode()
         )
         return reader, writer
 
@@ -88,7 +88,7 @@ class Clients:
             self.begun.append(time.monotonic())
             try:
                 async with self._opening:
-                    reader, writer = await self._ask("/notes/stream/", last)
+                    reader, writer = await self._ask("/notes/stream/", "text/event-stream", last)
                     status = (await reader.readline())[9:12].decode()
                     head = await reader.readuntil(b"event: ready\n") if status == "200" else b""
             except (OSError, asyncio.IncompleteReadError):
@@ -110,7 +110,7 @@ class Clients:
         """Requests, until this is cancelled."""
         while True:
             begin = time.monotonic()
-            reader, writer = await self._ask("/notes/")
+            reader, writer = await self._ask("/notes/", "application/json")
             status = (await reader.readline())[9:12].decode()
             await reader.read()
             writer.close()
@@ -166,6 +166,7 @@ async def measure(directory: Path, url: str, streams: int, drain: str) -> str:
         await asyncio.sleep(1)
         clients.begun.clear()
         clients.times.clear()
+        clients.refused.clear()
         for replica in replicas:
             await replica.stop()
             await replica.start()
@@ -177,7 +178,7 @@ async def measure(directory: Path, url: str, streams: int, drain: str) -> str:
         middle, late = times[len(times) // 2], times[int(len(times) * 0.99)]
         return (
             f"| `{drain}` | {len(clients.begun)} | {most_in_a_second(clients.begun)} | {middle * 1000:.0f} ms | {late * 1000:.0f} ms"
-            f" | {times[-1] * 1000:.0f} ms | {', '.join(f'{count} × {status}' for status, count in clients.refused.items()) or 'none'} |"
+            f" | {times[-1] * 1000:.0f} ms | {', '.join(f'{count} of {status}' for status, count in clients.refused.items()) or 'none'} |"
         )
     finally:
         for task in tasks:
