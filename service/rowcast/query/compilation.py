@@ -62,7 +62,7 @@ class GivenBinds(Binds):
 
     def __call__(self, type_: Any) -> Any:
         exchanged = type_ if isinstance(type_, Exchanged) else None
-        self.types.append(type_ if exchanged is None else exchanged.driver)
+        self.types.append(_without_limits(type_ if exchanged is None else exchanged.driver))
         column: sa.ColumnElement[Any] = sa.literal_column(f"{GIVEN}.v{len(self.types) - 1}", self.types[-1])
         return column if exchanged is None else exchanged.stored(column)
 
@@ -73,6 +73,11 @@ class GivenBinds(Binds):
         columns = [sa.column(f"v{number}", type_) for number, type_ in enumerate(self.types)]
         given = sa.func.unnest(*arrays).table_valued(*columns, with_ordinality="position")
         return given.render_derived(name=GIVEN)
+
+
+def _without_limits(type_: Any) -> Any:
+    """A type whose values a cast leaves as they are, so that a column refuses one that is too long for it."""
+    return sa.Text() if isinstance(type_, sa.String) else sa.Numeric() if type(type_) is sa.Numeric else type_
 
 
 def compiled(expression: Expression, *, changes: Collection[str] = ()) -> Statement:

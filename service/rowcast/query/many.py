@@ -62,7 +62,11 @@ async def insert_many(
 
     async def at_once(columns: tuple[str, ...], places: Sequence[int]) -> dict[int, ManyRow]:
         statement = store.queries.compiled(write_many.insert_many)(shown, columns)
-        arguments = statement.arguments([_documents(store, shown.resource, columns, (rows[n] for n in places))])
+        chosen = [rows[place] for place in places]
+        if write_many.can_unnest(store.queries.tables, shown.resource, columns):
+            arguments = statement.arguments([[row[name] for row in chosen] for name in columns])
+        else:
+            arguments = statement.arguments([_documents(store, shown.resource, columns, chosen)])
         declared = store.queries.resources[shown.resource]
         records = await store.insert_rows(declared, columns, store.database.fetch_all, statement, arguments)
         if len(records) != len(places):

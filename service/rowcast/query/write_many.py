@@ -1,7 +1,8 @@
 """Statements that write many rows at once and return them as JSON.
 
 Each function builds one statement from a shape, and its docstring names the values that the statement needs, in order. The
-rows are one value, a JSON array of objects: by column, and ``_n`` is the place of a row in the request.
+rows are one value, a JSON array of objects: by column, and ``_n`` is the place of a row in the request. Those of an insert
+are an array for each column where PostgreSQL can unnest them, which takes less time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from rowcast.query.compilation import Binds, Statement, compiled, sql
+from rowcast.query.compilation import Binds, GivenBinds, Statement, compiled, sql
 from rowcast.query.conditions import Shape
 from rowcast.query.dependencies import dependents
 from rowcast.query.documents import document
@@ -56,13 +57,29 @@ def _from_json(column: sa.Column[Any], value: sa.ColumnElement[Any]) -> sa.Colum
     return value if exchanged is None or exchanged.json_type is None else exchanged.from_json(value)
 
 
+def can_unnest(tables: Tables, resource: str, columns: tuple[str, ...]) -> bool:
+    """Whether the values of columns may be arrays: none is an array itself, or JSON, which may be a list."""
+    types = [tables.of[resource].c[name].type for name in columns]
+    drivers = [type_.driver if isinstance(type_, Exchanged) else type_ for type_ in types]
+    return not any(isinstance(type_, postgresql.ARRAY | sa.JSON) for type_ in drivers)
+
+
 def insert_many(tables: Tables, projection: Projection, columns: tuple[str, ...]) -> Statement:
-    """Insert rows, and return ``result`` (a JSON object) and ``key`` (text) of each, in their order. Values: the rows."""
+    """Insert rows, and return ``result`` (a JSON object) and ``key`` (text) of each, in their order.
+
+    Values: an array for each column if these ``can_unnest``, otherwise the rows.
+    """
     resource = projection.resource
     table = tables.written(resource)
-    given, values = given_rows(tables, resource, columns, Binds())
     more = generated(tables, resource, columns)
-    rows = sa.select(*(values[name] for name in columns), *more.values()).select_from(given)
+    if can_unnest(tables, resource, columns):
+        binds = GivenBinds()
+        given_values = [binds(table.c[name].type) for name in columns]
+        given = binds.rows()
+        rows = sa.select(*given_values, *more.values()).select_from(given).order_by(given.c.position)
+    else:
+        given, values = given_rows(tables, resource, columns, Binds())
+        rows = sa.select(*(values[name] for name in columns), *more.values()).select_from(given)
     new = sa.insert(table).from_select([*columns, *more], rows).returning(*table.c).cte("_new")
     numbered = sa.select(*new.c, sa.func.row_number().over().label(PLACE)).cte("_numbered")
     return compiled(_documents(tables, projection, numbered, transaction_id()), changes={resource})

@@ -19,7 +19,9 @@ def loads_by_fields(schema: ma.Schema) -> bool:
         and cls.dict_class is ma.Schema.dict_class
         and schema.unknown == ma.RAISE
         and all(
-            isinstance(field, ColumnField | RelatedKeysField) and "." not in (field.attribute or "")
+            type(field) in (ColumnField, RelatedKeysField)
+            and "." not in (field.attribute or "")
+            and not (field.pre_load or field.post_load)
             for field in schema.load_fields.values()
         )
     )
@@ -36,10 +38,15 @@ def load_by_fields(schema: ma.Schema, body: Mapping[str, Any], absent: bool | Co
         key = name if field.data_key is None else field.data_key
         if key in body:
             found += 1
+            value = body[key]
             try:
-                loaded[field.attribute or name] = field.deserialize(body[key], key, body)
-            except ma.ValidationError:
+                if value is not None and type(field) is ColumnField:
+                    value = field.value_of(value)
+                elif value is not None or not field.allow_none:
+                    value = field.deserialize(value, key, body)
+            except (ValueError, ma.ValidationError):
                 return None
+            loaded[field.attribute or name] = value
         elif not (absent is True or (absent and name in absent)) and (
             field.required or field.load_default is not ma.missing
         ):

@@ -43,6 +43,13 @@ class ColumnField(ma.fields.Field[Any]):
             return exact[name]  # the row's attribute is only the nearest Python value
         return self.values.field_type.dump(self.values, value)
 
+    def value_of(self, value: Any) -> Any:
+        """The Python value of one from JSON that is not null; ``ValueError`` or ``ma.ValidationError`` if it is not valid."""
+        value = self.values.field_type.load(self.values, value)
+        for validator in self.validators:
+            validator(value)
+        return value
+
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         try:
             return self.values.field_type.load(self.values, value)

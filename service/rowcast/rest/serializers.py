@@ -305,14 +305,18 @@ class Serializer(ma.Schema, metaclass=_Settled):
         if not isinstance(body, dict):
             raise ValidationError("The body must be a JSON object.")
         keys = self.resource.key_columns if updating and self.resource else ()
-        values = {
-            name: value
-            for name, value in body.items()
-            if name not in self.ignored and name not in keys and not self._is_expansion(name, value)
-        }
+        if self.ignored.isdisjoint(body) and not keys and self.relations.keys().isdisjoint(body):
+            values = body
+        else:
+            values = {
+                name: value
+                for name, value in body.items()
+                if name not in self.ignored and name not in keys and not self._is_expansion(name, value)
+            }
         absent: bool | tuple[str, ...] = partial or (*keys, *fixed) or False
         if self._loads_by_fields and (valid := load_by_fields(self, values, absent)) is not None:
             return {**fixed, **valid} if fixed and not updating else valid
+        values = dict(values)
         unlisted = self._drop_unknown(values)
         try:
             loaded = dict(self.load(values, partial=absent, many=False))
