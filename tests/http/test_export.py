@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -173,6 +174,37 @@ QUERIES = [
     {"filter": '{"or": [{"title": "=1+1"}, {"author": 2}]}'},
     {"expand": "author"},
 ]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_cells_have_the_text_of_their_json(databases: Databases, tmp_path: Path) -> None:
+    """In columns of each type that is not quoted and parsed, and of character(n), which keeps its blanks."""
+    columns = {
+        "code": ("string", "character(5)", "'ab'"), "note": ("text", "bpchar", "'c '"), "name": ("string", "varchar", "'\"x\\'"),
+        "yes": ("boolean", "boolean", "true"), "weight": ("float", "float8", "1e300"), "least": ("float", "float8", "-0.1"),
+        "born": ("date", "date", "'infinity'"), "at": ("datetime", "timestamptz", "'2024-02-29 23:30:00.5+02'"),
+        "early": ("datetime", "timestamptz", "'0044-03-15 00:00Z BC'"), "hour": ("time", "time", "'01:02:03.5'"),
+        "token": ("uuid", "uuid", "'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'"), "old": ("datetime", "timestamp", "'2024-01-01'"),
+    }  # fmt: skip
+    fields = {name: {"type": type_, "null": True} for name, (type_, _, _) in columns.items()}
+    resource = {
+        "managed": False,
+        "fields": {"id": {"type": "integer", "primary_key": True, "required": True}, **fields},
+    }
+    made = ", ".join(f"{name} {printed}" for name, (_, printed, _) in columns.items())
+    values = ", ".join(value for _, _, value in columns.values())
+    prepare = f"CREATE TABLE things (id integer PRIMARY KEY, {made}); INSERT INTO things VALUES (1, {values}); INSERT INTO things VALUES (2)"
+    async with running(databases, tmp_path, {"things": resource}, prepare=prepare) as service:
+        rows = objects((await export(service, "/things/"))[1])
+        cells = table((await export(service, "/things/", CSV))[1])
+        assert cells[0]["code"] == "ab   "
+        assert cells == [
+            {
+                name: "" if value is None else value if isinstance(value, str) else json.dumps(value)
+                for name, value in row.items()
+            }
+            for row in rows
+        ]
 
 
 @pytest.mark.asyncio(loop_scope="module")
