@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import asyncpg
 import pytest
 import structlog
+from aiohttp import web
 from click.testing import CliRunner
 
 from rowcast.changes import install
@@ -26,10 +28,12 @@ from rowcast.configuration import yaml
 from rowcast.configuration.load import Configuration, load
 from rowcast.database.pool import Database
 from rowcast.resources.tables import Tables
+from rowcast.server.app import create_app
 from rowcast.server.prepare import prepare
 from rowcast.testing.client import Client, running
 
 from .databases import EMPTY, EXTERNAL_URL, Databases, databases_of, temporary_server
+from .pgbouncer import BEHIND_POOLER, Poolers, behind_pooler
 
 OPERATE = Path(__file__).parent / "operate"
 ROOT = Path(__file__).parent.parent
@@ -55,6 +59,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     named = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
     return None if any(path.is_relative_to(OPERATE) for path in named) else True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def poolers() -> Iterator[Poolers | None]:
+    """With ``ROWCAST_TEST_POOLER=pgbouncer`` requests of all services go through a pooler in transaction mode."""
+    if not BEHIND_POOLER:
+        yield None
+        return
+    with Poolers() as running_poolers:
+
+        def create(configuration: Configuration, url: str, **options: Any) -> web.Application:
+            pooled = running_poolers.url(url)
+            if pooled is None or configuration.settings.database.direct_url is not None:
+                return create_app(configuration, url, **options)
+            return create_app(behind_pooler(configuration, url), pooled, **options)
+
+        with mock.patch("rowcast.testing.client.create_app", create):
+            yield running_poolers
 
 
 @pytest.fixture(scope="session", autouse=True)

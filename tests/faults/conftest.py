@@ -11,6 +11,7 @@ import pytest
 from rowcast.database.embedded import EmbeddedPostgres
 from tests.conftest import configure
 from tests.databases import Databases, databases_of, needs_embedded_server, temporary_server
+from tests.pgbouncer import Poolers
 
 from .clients import RESOURCES, Client
 from .processes import Server
@@ -53,15 +54,18 @@ async def open_client() -> AsyncIterator[Open]:
 
 
 @pytest.fixture
-async def run(database_url: str, tmp_path: Path) -> AsyncIterator[Run]:
+async def run(database_url: str, tmp_path: Path, poolers: Poolers | None) -> AsyncIterator[Run]:
     """Start a process of the service: ``server = await run()``; all of them end with the test."""
     servers: list[Server] = []
 
     async def start(url: str | None = None, service: str = "{}", *, migrate: bool = True) -> Server:
         directory = tmp_path / f"process{len(servers)}"
         configure(directory, RESOURCES, service)
-        servers.append(Server(directory, url or database_url, migrate=migrate))
-        await servers[-1].start()
+        direct = url or database_url
+        pooled = None if poolers is None else poolers.url(direct)
+        variables = {"ROWCAST_DATABASE_DIRECT_URL": direct, "ROWCAST_DATABASE_PREPARED_STATEMENTS": "false"}
+        servers.append(Server(directory, pooled or direct, migrate=migrate))
+        await servers[-1].start(**(variables if pooled else {}))
         return servers[-1]
 
     yield start

@@ -82,7 +82,7 @@ async def _read(
     url: str, configuration: Configuration, schemas: Sequence[str], patterns: Sequence[str], embedded: bool
 ) -> tuple[Database, dict[int, Table], Adoption]:
     """The catalog, the tables of it that the options name, and drafts for those that the config does not have."""
-    connection = await open_connection(url, CONNECT_TIMEOUT_SECONDS)
+    connection = await open_connection(configuration.settings.database.direct_url or url, CONNECT_TIMEOUT_SECONDS)
     try:
         database = await read_database(connection, schemas or None)
         check_patterns(database, schemas, patterns, embedded=embedded)

@@ -64,5 +64,8 @@ def open_database(configuration: Configuration, *, exclusive: bool = False) -> I
 
 def tables_and_database(configuration: Configuration, url: str) -> tuple[Tables, Database]:
     """The tables of a configuration, and the database at a URL."""
-    tables = Tables(configuration.resources)
-    return tables, Database(url, tables.guards)
+    tables, settings = Tables(configuration.resources), configuration.settings.database
+    database = Database(
+        url, tables.guards, direct_url=settings.direct_url, prepared_statements=settings.prepared_statements
+    )
+    return tables, database

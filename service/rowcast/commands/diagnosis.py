@@ -16,7 +16,7 @@ from rowcast.commands.common import (
     open_database,
     tables_and_database,
 )
-from rowcast.server.doctor import examine
+from rowcast.server.doctor import Finding, examine, examine_requests
 
 
 @click.command()
@@ -28,7 +28,13 @@ def doctor(config: Path, database_url: str | None) -> None:
     with open_database(configuration) as (url, _):
         tables, database = tables_and_database(configuration, url)
         settings = configuration.settings
-        found = asyncio.run(examine(database.connect, tables, settings.database.migrations, settings.stream))
+
+        async def examine_all() -> list[Finding]:
+            found = await examine(database.connect, tables, settings.database.migrations, settings.stream)
+            away = any(finding.about == "database" and finding.wrong for finding in found)
+            return found if away else [*found, *await examine_requests(database)]
+
+        found = asyncio.run(examine_all())
     for finding in found:
         click.echo(
             f"{'WRONG' if finding.wrong else 'hint' if finding.hint else 'ok':6}{finding.about:11}{finding.message}"

@@ -105,7 +105,9 @@ def _with_tokens(config: Path, database_url: str | None, work: Callable[[asyncpg
 
     async def run() -> T:
         try:
-            connection = await open_connection(url, CONNECT_TIMEOUT_SECONDS)
+            connection = await open_connection(
+                configuration.settings.database.direct_url or url, CONNECT_TIMEOUT_SECONDS
+            )
             try:
                 if embedded:
                     await install(connection)

@@ -199,6 +199,8 @@ class Database:
         _database_url(),
         secret=True,
     )
+    direct_url: str | None = _setting(_database_url(), secret=True)
+    prepared_statements: bool = _setting(value_types.boolean(), True)
     pool_size: int = _setting(value_types.integer(1, 10_000), 10)
     export_connections: int = _setting(value_types.integer(1, 1000), 4)
     statement_timeout: float = _setting(value_types.duration(), "5s")
@@ -334,7 +336,8 @@ class Settings:
 
 
 SETTINGS_SECTION: Final = _section_type(Settings)
-OPTIONAL: Final[frozenset[Steps]] = frozenset({("database", "url")})  # null if its reference is not set
+OPTIONAL: Final[frozenset[Steps]] = frozenset({("database", "url"), ("database", "direct_url")})
+"""Settings that are null if their references are not set."""
 
 
 def _leaves(cls: type[Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -383,7 +386,7 @@ def read(
         for key, message in _jwt_problems(settings.auth.jwt):
             problems.at(merged, ("auth", "jwt", key), message)
     if not lacks(merged, "database"):
-        for setting, message in _session_problems(settings.database):
+        for setting, message in _database_problems(settings.database):
             problems.at(merged, ("database", *setting), message)
     migrations = Path(os.path.normpath(directory / settings.database.migrations))
     return replace(settings, database=replace(settings.database, migrations=migrations))
@@ -421,8 +424,10 @@ def _merge(document: Document, environ: Mapping[str, str], overrides: Mapping[st
     return replace(document, data=data, values=values, unread=unread, absent=absent)
 
 
-def _session_problems(database: Database) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The setting and the message of each problem with the settings and roles of callers."""
+def _database_problems(database: Database) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The setting and the message of each problem with the connections, and with the settings and roles of callers."""
+    if database.direct_url is not None and database.url is None:
+        yield ("direct_url",), "has no effect without url: requests use the embedded database"
     for name in database.session:
         if not re.fullmatch(_SETTING_NAME, name):
             yield ("session", name), "is not a setting of your own: its name needs a dot, such as app.user_id"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 
@@ -28,3 +28,13 @@ async def open_connection(url: str, patience: float, **options: Any) -> Connecti
         asyncpg.CantChangeRuntimeParamError,
     ) as error:
         raise ConfigurationError(f"database.url has a parameter that PostgreSQL refuses: {error}") from error
+    except asyncpg.ProtocolViolationError as error:
+        if "startup parameter" not in str(error):
+            raise
+        raise ConfigurationError(f"{_POOLER_REFUSES}: {error}") from error
+
+
+_POOLER_REFUSES: Final = (
+    "the URL leads to a pooler that refuses settings of a session: without parameters for the session it can be"
+    " database.url if database.direct_url leads to PostgreSQL itself"
+)

@@ -34,6 +34,7 @@ from rowcast.database.connection import Connection, open_connection
 from rowcast.database.copying import Copying, Sink
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, TryAgain, translate
 from rowcast.database.pool_load import PoolLoad
+from rowcast.database.pooled import PooledConnection
 from rowcast.database.written import CURRENT_TRANSACTION, WRITTEN, Written, note
 from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
@@ -79,6 +80,9 @@ class Database:
     ``statement_timeout``, ``idle_timeout`` (between two statements of a transaction) and ``patience``, the longest wait for
     a free connection, are in seconds. Errors of the driver are raised as ``ApiError``; ``guards`` names the fields of a
     violated constraint, and with ``trigger_messages`` clients get the messages that triggers raise.
+
+    With ``direct_url`` the pool's connections go through a pooler in transaction mode at ``url``, and those outside the
+    pool go to ``direct_url``.
     """
 
     acts_as_callers = False  # whether the statements of a request run with settings or a role of its caller
@@ -93,8 +97,12 @@ class Database:
         idle_timeout: float = 30.0,
         patience: float = 5.0,
         trigger_messages: bool = False,
+        direct_url: str | None = None,
+        prepared_statements: bool = True,
     ) -> None:
         self.url = url
+        self.direct_url = direct_url
+        self.prepared_statements = prepared_statements
         self.trigger_messages = trigger_messages
         self.guards = guards
         self.patience = patience
@@ -130,9 +138,11 @@ class Database:
         self._settings |= {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0"}
 
     async def connect(self, **settings: str) -> Connection:
-        """A connection outside the pool, with the driver's codecs, for the caller to close: LISTEN, migrations."""
+        """A direct connection outside the pool, with the driver's codecs, for the caller to close: LISTEN, migrations."""
         return await open_connection(
-            self.url, CONNECT_TIMEOUT_SECONDS, server_settings={"application_name": "rowcast", **settings}
+            self.direct_url or self.url,
+            CONNECT_TIMEOUT_SECONDS,
+            server_settings={"application_name": "rowcast", **settings},
         )
 
     def observe(self, note: Note) -> None:
@@ -478,16 +488,27 @@ class Database:
         else:
             self._idle.append(connection)
 
+    async def open(self) -> Connection:
+        """A new connection as those of the pool, for the caller to close. Raises the driver's errors as they are."""
+        statements = STATEMENTS_PER_CONNECTION if self.prepared_statements else 0
+        pooled = self.direct_url is not None
+        connection = await open_connection(
+            self.url, self.patience, statement_cache_size=statements, max_cached_statement_lifetime=0,
+            connection_class=PooledConnection if pooled else Connection,
+            server_settings={"application_name": "rowcast", **({} if pooled else self._settings)},
+        )  # fmt: skip
+        if pooled:
+            connection.begin_with(self._settings)
+        await set_codecs(connection)
+        return connection
+
     async def _new(self) -> Connection:
         try:
-            connection = await open_connection(
-                self.url, self.patience, statement_cache_size=STATEMENTS_PER_CONNECTION, max_cached_statement_lifetime=0,
-                server_settings={"application_name": "rowcast", **self._settings},
-            )  # fmt: skip
-            await set_codecs(connection)
+            return await self.open()
         except (*CONNECTION_LOST, asyncpg.PostgresError, ConfigurationError, TimeoutError) as error:
+            if isinstance(error, ConfigurationError):
+                _logger.error("database_url_refused", error=str(error))
             raise Unavailable("The database cannot be reached; try again.", code="database_unavailable") from error
-        return connection
 
 
 def _refuse(turn: asyncio.Future[Connection | None]) -> None:

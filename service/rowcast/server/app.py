@@ -168,9 +168,12 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
         statement_timeout=settings.database.statement_timeout,
         idle_timeout=settings.database.idle_in_transaction_timeout,
         trigger_messages=settings.database.trigger_messages,
+        direct_url=settings.database.direct_url,
+        prepared_statements=settings.database.prepared_statements,
     )
-    judges = pool(url, tables.guards, size=JUDGES, statement_timeout=settings.stream.filter_timeout)
-    exports = pool(url, tables.guards, size=settings.database.export_connections)
+    direct = settings.database.direct_url or url
+    judges = pool(direct, tables.guards, size=JUDGES, statement_timeout=settings.stream.filter_timeout)
+    exports = pool(direct, tables.guards, size=settings.database.export_connections)
     exports.lift_limits()  # an export takes as long as its client
     for each in (database, judges, exports):
         log_statements(each, settings)

@@ -20,9 +20,12 @@ from rowcast.changes.ticker import TICKER_NAME
 from rowcast.configuration.settings import Stream
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS
+from rowcast.database.pool import Database
+from rowcast.database.pooled import pooler_problems
 from rowcast.database.sequences import SequenceBehind, sequences_behind
 from rowcast.database.table_lock import lock_holder
 from rowcast.database.table_traits import read_traits
+from rowcast.errors import ConfigurationError
 from rowcast.migrations import commands, failures
 from rowcast.resources.sql import DIALECT
 from rowcast.resources.tables import Tables
@@ -68,6 +71,29 @@ async def examine(connect: Connect, tables: Tables, migrations: Path, stream: St
         connection.terminate()
 
 
+async def examine_requests(database: Database) -> list[Finding]:
+    """Check whether requests can use the database's URL, beside the direct one if there are two."""
+    try:
+        connection = await database.open()
+        try:
+            role = await connection.fetchval("SELECT current_user")
+            if database.direct_url is None:
+                return []
+            problems = await pooler_problems(
+                database.open, database.connect, prepared_statements=database.prepared_statements
+            )
+        finally:
+            connection.terminate()
+    except (*DRIVER_ERRORS, TimeoutError) as error:
+        return [Finding("requests", f"cannot be served: {error or type(error).__name__}", wrong=True)]
+    except ConfigurationError as error:
+        return [Finding("requests", str(error), wrong=True)]
+    if problems:
+        return [Finding("requests", problem, wrong=True) for problem in problems]
+    statements = "with" if database.prepared_statements else "without"
+    return [Finding("requests", f"through a pooler as {role}, {statements} prepared statements")]
+
+
 async def _database(connection: Connection) -> Finding:
     name, role, version, address, port = await connection.fetchrow(
         """SELECT current_database(), current_user, current_setting('server_version'),
@@ -103,7 +129,7 @@ async def _session(connect: Connect, wakeup: str) -> Finding:
     return Finding("session", "is the connection's own, and NOTIFY arrives" if notified.is_set() else "is kept")
 
 
-_POOLER: Final = "Connect to PostgreSQL itself, or to a pooler in session mode"
+_POOLER: Final = "Connect to PostgreSQL itself with database.direct_url, or to a pooler in session mode"
 
 
 @contextlib.asynccontextmanager

@@ -15,6 +15,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Settings
 from rowcast.database.errors import CONNECTION_LOST
 from rowcast.database.pool import Database
+from rowcast.database.pooled import pooler_problems
 from rowcast.database.table_guards import read_guards
 from rowcast.database.table_traits import read_traits
 from rowcast.errors import Unavailable
@@ -41,6 +42,8 @@ async def prepare(
     settings = configuration.settings
     connection = await database.connect()
     try:
+        if database.direct_url is not None:
+            await _check_pooler(database)
         if not matches:
             await _match(configuration, tables, database, connection, migrate=migrate)
         tables.learn(await read_traits(connection.fetch, tables))
@@ -49,6 +52,13 @@ async def prepare(
         return hashlib.sha256(key.encode()).digest() if key else await read_secret(connection)
     finally:
         await connection.close()
+
+
+async def _check_pooler(database: Database) -> None:
+    """Raise ``Unavailable`` if requests cannot go through the pooler at the database's URL."""
+    problems = await pooler_problems(database.open, database.connect, prepared_statements=database.prepared_statements)
+    if problems:
+        raise Unavailable(f"The database cannot be used: {'; '.join(problems)}")
 
 
 async def _match(
