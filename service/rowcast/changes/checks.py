@@ -8,6 +8,7 @@ from rowcast.changes import sql
 from rowcast.changes.install import VERSION, describe_newer, installed_version
 from rowcast.changes.trigger_sync import pending
 from rowcast.database.connection import Connection
+from rowcast.database.engines import unsuitable_engine
 from rowcast.errors import ConfigurationError
 from rowcast.resources.sql import SCHEMA
 from rowcast.resources.tables import Tables
@@ -21,8 +22,8 @@ _SEQUENCE_IS_ORDERED: Final = sql.load("sequence_is_ordered")
 
 async def blocking_problems(connection: Connection) -> list[str]:
     """The problems with which a service cannot work on this database at all, missing rights of the role included."""
-    if await connection.fetchval("SELECT pg_is_in_recovery()"):
-        return ["the database is a standby: streams need a connection to the primary server"]
+    if (unsuitable := await unsuitable_engine(connection)) is not None:
+        return [unsuitable]
     problems = []
     if await connection.fetchval("SELECT current_setting('default_transaction_read_only')::bool"):
         problems.append("the database is read-only: default_transaction_read_only is on, for all or for this role")

@@ -15,7 +15,9 @@ from rowcast.commands.common import (
     open_database,
     tables_and_database,
 )
+from rowcast.database.engines import check_engine
 from rowcast.migrations import commands
+from rowcast.migrations.values import Migration
 from rowcast.server.index_hints import index_hints
 from rowcast.server.prepare import migration_steps
 
@@ -44,12 +46,14 @@ def migrate(config: Path, database_url: str | None, sync: bool) -> None:
     with open_database(configuration) as (url, _):
         tables, database = tables_and_database(configuration, url)
         steps = migration_steps(tables, configuration.settings)
-        done = asyncio.run(
-            commands.migrate(
-                database.connect, tables, configuration.settings.database.migrations,
-                sync=sync, steps=steps,
+
+        async def apply() -> Migration:
+            await check_engine(database.connect, tables)
+            return await commands.migrate(
+                database.connect, tables, configuration.settings.database.migrations, sync=sync, steps=steps
             )
-        )  # fmt: skip
+
+        done = asyncio.run(apply())
         for line in (*(f"-- revision applied: {name}" for name in done.revisions), *map(str, done.statements)):
             click.echo(line)
         if done.left:

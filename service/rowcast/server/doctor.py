@@ -19,6 +19,7 @@ from rowcast.changes.state import LogState, read_state
 from rowcast.changes.ticker import TICKER_NAME
 from rowcast.configuration.settings import Stream
 from rowcast.database.connection import Connect, Connection
+from rowcast.database.engines import engine_problems
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS
 from rowcast.database.pool import Database
 from rowcast.database.pooled import pooler_problems
@@ -52,7 +53,10 @@ async def examine(connect: Connect, tables: Tables, migrations: Path, stream: St
     except DRIVER_ERRORS as error:
         return [Finding("database", f"cannot be reached: {error or type(error).__name__}", wrong=True)]
     try:
-        found = [await _database(connection), await _session(connect, stream.wakeup)]
+        found = [await _database(connection)]
+        if problems := await engine_problems(connection, tables):
+            return [*found, *(Finding("database", problem, wrong=True) for problem in problems)]
+        found.append(await _session(connect, stream.wakeup))
         if not any(finding.wrong for finding in found):
             found += await _schema(connect, tables, migrations)
         if not any(finding.wrong for finding in found):

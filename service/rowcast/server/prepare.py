@@ -13,6 +13,7 @@ from rowcast.changes.install import install, read_secret
 from rowcast.changes.trigger_sync import log_reset, suspend_triggers, sync_triggers
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Settings
+from rowcast.database.engines import engine_problems
 from rowcast.database.errors import CONNECTION_LOST
 from rowcast.database.pool import Database
 from rowcast.database.pooled import pooler_problems
@@ -66,6 +67,8 @@ async def _match(
 ) -> None:
     """Make the database match the config, or raise ``Unavailable`` if it does not."""
     settings = configuration.settings
+    if problems := await engine_problems(connection, tables):
+        raise Unavailable(f"The database cannot be used: {'; '.join(problems)}")
     if migrate:
         steps = migration_steps(tables, settings)
         done = await commands.migrate(database.connect, tables, settings.database.migrations, sync=True, steps=steps)
