@@ -41,6 +41,7 @@ pool_mode = transaction
 max_client_conn = 2000
 default_pool_size = {size}
 server_idle_timeout = 5
+server_login_retry = 0.1
 log_connections = 0
 log_disconnections = 0
 {further}

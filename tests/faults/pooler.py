@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
+Alter = Callable[[bytes], bytes]
 IDLE, NOTIFICATION, READY = b"I", b"A", b"Z"
 
 
@@ -25,15 +26,24 @@ class Session:
     greeting: bytes
 
 
-class Pooler:
-    """Listens on TCP for the database at ``url``, which listens on a socket. ``shared`` lends a session for a transaction only."""
+def without_notifications(message: bytes) -> bytes:
+    """The message, unless it is a notification."""
+    return b"" if message[:1] == NOTIFICATION else message
 
-    def __init__(self, url: str, *, shared: bool) -> None:
+
+class Pooler:
+    """Listens on TCP for the database at ``url``, which listens on a socket. ``shared`` lends a session for a transaction only.
+
+    ``alter`` returns what is sent on for a message of either side; nothing if it is empty.
+    """
+
+    def __init__(self, url: str, *, shared: bool, alter: Alter = without_notifications) -> None:
         parts = urlsplit(url)
         options = parse_qs(parts.query)
         self._socket = f"{options['host'][0]}/.s.PGSQL.{options['port'][0]}"
         self._parts = parts
         self._shared = shared
+        self._alter = alter
         self._free: list[Session] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -98,8 +108,8 @@ class Pooler:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                message = await _message(reader)
-                if message[:1] != NOTIFICATION:
+                message = self._alter(await _message(reader))
+                if message:
                     writer.write(message)
                     await writer.drain()
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, Self
 
+import asyncpg
 import structlog
 
 from rowcast.database.connection import Connect, Connection
@@ -16,6 +17,7 @@ from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.tasks import Supervisor
 
 RECONNECT_SECONDS: Final = 0.1, 5.0  # the pause before connecting again: at first, and at most
+LISTEN_RETRY_SECONDS: Final = 60.0  # with a connection that gets no notifications
 
 _logger = structlog.get_logger(__name__)
 
@@ -91,9 +93,36 @@ class Reconnecting(ABC):
                 await self._bell.wait()
         self._check_connection()
 
+    async def _listen(self, connection: Connection, channel: str) -> None:
+        """Let notifications of a channel ring the bell.
+
+        LISTEN reads what is left in the queue of notifications. It fails, whenever it is tried, where the state of a
+        transaction in the queue has been vacuumed away. A look at how full the queue is removes what no session waits for.
+        As long as another session keeps the queue, the task polls, and tries again with a new connection after a while.
+        """
+        try:
+            await connection.add_listener(channel, self.ring)
+            return
+        except asyncpg.UndefinedFileError as error:  # "could not access status of transaction …"
+            _logger.warning("listen_failed", channel=channel, error=str(error))
+        try:
+            await connection.execute("SELECT pg_notification_queue_usage()", timeout=10)
+            await connection.add_listener(channel, self.ring)
+        except asyncpg.UndefinedFileError as error:
+            note = (
+                "a session that listens and is in a transaction keeps the queue of notifications; changes arrive later"
+            )
+            _logger.error("listen_keeps_failing", channel=channel, error=str(error), note=note)
+            asyncio.get_running_loop().call_later(LISTEN_RETRY_SECONDS, _terminate, connection)
+
     def _check_connection(self) -> None:
         if self._lost:
             raise ConnectionError("the connection to PostgreSQL has ended")
+
+
+def _terminate(connection: Connection) -> None:
+    if not connection.is_closed():
+        connection.terminate()
 
 
 @contextlib.asynccontextmanager

@@ -233,7 +233,7 @@ class Feed(Reconnecting):
         await prepare_session(connection)
         await connection.execute("SET application_name = 'rowcast feed'")
         if self._notify:
-            await connection.add_listener(TICK_CHANNEL, self.ring)
+            await self._listen(connection, TICK_CHANNEL)
         if self._head is None:
             self._move(await ticks.newest_tick(connection))
             self.ready.set()

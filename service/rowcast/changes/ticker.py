@@ -123,7 +123,7 @@ class Ticker(Reconnecting):
             f"{_SESSION}; SET synchronous_commit = on; SET idle_session_timeout = '{LEADER_SILENCE_SECONDS}s'"
         )
         if self._notify:
-            await connection.add_listener(WAKE_CHANNEL, self.ring)
+            await self._listen(connection, WAKE_CHANNEL)
 
     async def _work(self, connection: Connection) -> None:
         while True:
