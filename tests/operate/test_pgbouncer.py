@@ -16,6 +16,7 @@ from rowcast.database.pool import Database
 from rowcast.database.pooled import pooler_problems
 from rowcast.errors import Unavailable
 from rowcast.resources.tables import Tables
+from rowcast.rest.plan import SERVICE
 from rowcast.server.prepare import prepare
 from rowcast.testing.client import running
 from tests.conftest import ROOT, configure, rowcast, write_config
@@ -107,6 +108,26 @@ async def test_a_statement_that_takes_too_long(pgbouncer: PgBouncer, database_ur
             assert response.status == 503
             assert (await response.json())["code"] == "statement_timeout"
         await blocker.close()
+        assert (await client.get("/notes/")).status == 200
+
+
+async def test_a_pooler_without_a_free_session(
+    pgbouncer: PgBouncer, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request does not wait longer for a session than for a connection of the service's own pool."""
+    configuration = behind_pooler(configure(tmp_path, RESOURCES, OPEN), database_url)
+    async with running(configuration, pgbouncer.url(database_url)) as client:
+        monkeypatch.setattr(client.app[SERVICE].store.database, "patience", 0.3)
+        others = [await asyncpg.connect(pgbouncer.url(database_url), statement_cache_size=0) for _ in range(2)]
+        for other in others:
+            await other.execute("BEGIN; SELECT")
+        for _ in range(2):
+            response = await client.get("/notes/")
+            assert response.status == 503
+            assert (await response.json())["code"] == "database_unavailable"
+        for other in others:
+            await other.execute("COMMIT")
+            await other.close()
         assert (await client.get("/notes/")).status == 200
 
 

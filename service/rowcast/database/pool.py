@@ -498,7 +498,7 @@ class Database:
             server_settings={"application_name": "rowcast", **({} if pooled else self._settings)},
         )  # fmt: skip
         if pooled:
-            connection.begin_with(self._settings)
+            connection.begin_with(self._settings, self.patience)
         await set_codecs(connection)
         return connection
 

@@ -31,9 +31,11 @@ class PooledConnection(asyncpg.Connection):  # type: ignore[misc]
     """A connection whose every transaction begins with settings of its own."""
 
     begin = "BEGIN;"
+    patience = 5.0
 
-    def begin_with(self, settings: Mapping[str, str]) -> None:
-        """Set these settings at the beginning of each transaction."""
+    def begin_with(self, settings: Mapping[str, str], patience: float) -> None:
+        """Set these settings at the beginning of each transaction, and wait so many seconds for a session at most."""
+        self.patience = patience
         self.begin = "BEGIN;" + "".join(f"SET LOCAL {name} = '{value}';" for name, value in settings.items())
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - the driver's
@@ -42,7 +44,7 @@ class PooledConnection(asyncpg.Connection):  # type: ignore[misc]
         if self.is_in_transaction():
             status = await super().execute(query, *args, timeout=timeout)
         elif query.startswith("BEGIN"):
-            status = await super().execute(self.begin + query.partition(";")[2], timeout=timeout)
+            status = await self._begin(query.partition(";")[2])
         else:
             execute = super().execute
             status = await self._alone(lambda: execute(query, *args, timeout=timeout))
@@ -63,9 +65,18 @@ class PooledConnection(asyncpg.Connection):  # type: ignore[misc]
         fetchrow = super().fetchrow
         return await self._alone(lambda: fetchrow(query, *args, **options))
 
+    async def _begin(self, further: str = "") -> str:
+        """Begin a transaction, with further statements. A pooler lets it wait while it has no session to lend."""
+        try:
+            status: str = await super().execute(self.begin + further, timeout=self.patience)
+        except TimeoutError:
+            self.terminate()
+            raise
+        return status
+
     async def _alone(self, run: Callable[[], Awaitable[Result]]) -> Result:
         """Run one statement in a transaction of its own."""
-        await super().execute(self.begin)
+        await self._begin()
         try:
             result = await run()
         except BaseException:
