@@ -2,7 +2,7 @@
 
 Such a pooler refuses settings in the start-up packet, and a SET would stay in a session that others get next. So each
 transaction begins with its settings, as SET LOCAL, and each statement is inside a transaction. This costs a statement two
-round trips more, and needs nothing from the pooler. docs/decisions/0027-poolers.md has the reasons.
+round trips more, and needs nothing from the pooler. docs/decisions/0028-poolers.md has the reasons.
 """
 
 from __future__ import annotations
