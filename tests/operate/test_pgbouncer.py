@@ -37,7 +37,7 @@ OPEN = "auth: {default_permission_classes: [AllowAny]}"
 SUITE = [
     "batch bulk coalescing database export filters idempotency import pages row_security values wire writes zones",
     "resume transactions",
-    "list random",
+    "list",
 ]
 DIRECTORIES = ["http", "stream", "faults"]
 VALUES = {
