@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +34,12 @@ def digest() -> str:
 
 def node(*arguments: str, environment: dict[str, str] | None = None) -> None:
     """Run Node in ``web``; nothing is printed unless it fails."""
+    certificates = ssl.get_default_verify_paths().cafile  # a company's own, too, which Node does not look for
+    trusted = {} if certificates is None else {"NODE_EXTRA_CA_CERTS": certificates}
     path = os.pathsep.join((str((NODE / "bin").resolve()), os.environ.get("PATH", "")))
-    run(str((NODE / "bin" / "node").resolve()), *arguments, environment={"PATH": path, **(environment or {})})
+    run(
+        str((NODE / "bin" / "node").resolve()), *arguments, environment={**trusted, "PATH": path, **(environment or {})}
+    )
 
 
 def npm(*arguments: str) -> None:

@@ -83,7 +83,7 @@ VIEWSETS = dedent("""
             return {"task": self.get_object("1")}
 
         @action(detail=False, methods=["post"])
-        async def nested(self, request):
+        async def inside(self, request):
             await self.first_write()
             await self.helper()
 
@@ -134,7 +134,7 @@ CALLS = {
     "updated": ("QuerySet.update", 'Task.objects.update(title="x")'),
     "deleted": ("Model.delete", "(await Task.objects.first()).delete()"),
     "returned": ("GenericViewSet.get_object", 'return {"task": self.get_object("1")}'),
-    "nested": ("get_object_or_404", 'get_object_or_404(Task, title="first")'),
+    "inside": ("get_object_or_404", 'get_object_or_404(Task, title="first")'),
     "unchecked": (
         "ViewSet.check_object_permissions",
         "self.check_object_permissions(request, await Task.objects.first())",

@@ -377,3 +377,23 @@ async def test_rule_that_the_config_no_longer_has_is_dropped(serve: Serve, capsy
     client = await serve({"t": f"fields: {fields % ', max_length: 9'}\n{viewset}"})
     assert "rules_left" not in capsys.readouterr().out
     assert [(await client.post("/t/", json={"e": "a"})).status for _ in range(2)] == [201, 201]
+
+
+async def test_transaction_that_is_cancelled_leaves_nothing_to_the_next_one(run: Run) -> None:
+    """Whenever it is cancelled, also while BEGIN or COMMIT is on its way, the next transaction is a whole one."""
+    service = await run({"parents": PARENT}, json.dumps({**json.loads(OPEN), "database": {"pool_size": 1}}))
+    database = service.database
+    insert = "INSERT INTO parents (id, name) VALUES (gen_random_uuid(), $1)"
+
+    async def write(name: str) -> None:
+        async with database.transaction():
+            await database.fetch(insert, [name])
+
+    for turns in range(20):
+        task = asyncio.create_task(write(f"cancelled {turns}"))
+        for _ in range(turns):
+            await asyncio.sleep(0 if turns < 10 else 0.0005)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await write(f"kept {turns}")
+        assert await service.sql.fetchval("SELECT count(*) FROM parents WHERE name = $1", f"kept {turns}") == 1

@@ -204,6 +204,7 @@ QUERIES: list[tuple[Any, dict[str, Any], int, str]] = [
     ({"ordering": ["a,b"]}, {}, 400, "ordering: must be"),
     ({"ordering": ["nothing"]}, {}, 400, "ordering: 'nothing' is not allowed"),
     ({"filter": "{}"}, {}, 400, "filter: must be an object"),
+    ({"filter": json.loads('{"not":' * 400 + "{}" + "}" * 400)}, {}, 400, "filter: is nested too deeply"),
     ([], {}, 400, "The body must be a JSON object."),
     ({}, {"params": {"page": "1"}}, 400, "A QUERY has its parameters in the body"),
     (None, {"data": "filter={}"}, 415, "application/json"),

@@ -106,7 +106,9 @@ async def outcome(service: Service, method: str, path: str, **options: Any) -> t
     """The status, the headers and the body of a response, without what differs between two requests of the same kind."""
     async with service.client.request(method, path, **options) as response:
         headers = {
-            name: text for name, text in response.headers.items() if name not in ("Date", "X-Request-ID", "Server")
+            name: text
+            for name, text in response.headers.items()
+            if name not in ("Date", "X-Request-ID", "Server", "Retry-After")
         }
         if response.status == 200 and response.content_type == "text/event-stream":
             return response.status, headers, None

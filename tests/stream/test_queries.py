@@ -93,12 +93,16 @@ async def test_a_query_that_is_refused_does_not_end_the_others(serve: Serve, sql
         problem = event.json()["problem"]
         assert (event.json()["query"], problem["status"], problem["code"]) == ("a", 400, "unknown_parameter")
         assert (await take(source, 1))[0][:2] == ("b", "ready")
+    deep: Any = {}
+    for _ in range(400):
+        deep = {"not": deep}
     for body, code in (
         ({"queries": {"a": queries["a"]}}, "unknown_parameter"),
         ({"queries": {"a": {"resource": "nothing"}}}, "invalid_parameter"),
         ({"queries": {}}, "parse_error"),
         ({"queries": {"a": {"resource": "notes", "parms": {}}}}, "parse_error"),
         ({"queries": {"a": {"resource": "notes", "params": {"done": None}}}}, "parse_error"),
+        ({"queries": {"a": {"resource": "notes", "params": {"filter": deep}}}}, "invalid_parameter"),
         ({"queries": {str(n): {"resource": "notes"} for n in range(101)}}, "parse_error"),
         ([], "parse_error"),
     ):

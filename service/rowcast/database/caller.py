@@ -24,7 +24,8 @@ from rowcast.configuration.caller_value import caller_value
 from rowcast.configuration.settings import Database as Settings
 from rowcast.database.connection import Connection
 from rowcast.database.errors import DRIVER_ERRORS
-from rowcast.database.pool import Database, Transaction
+from rowcast.database.pool import Database
+from rowcast.database.transactions import Transaction
 from rowcast.errors import PermissionDenied
 from rowcast.resources.sql import quote_identifier
 from rowcast.tasks import spawn

@@ -24,7 +24,7 @@ from collections.abc import (
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from time import monotonic
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import structlog
@@ -35,13 +35,13 @@ from rowcast.database.copying import Copying, Sink
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, TryAgain, translate
 from rowcast.database.pool_load import PoolLoad
 from rowcast.database.pooled import PooledConnection
+from rowcast.database.transactions import Transaction, Work, begun
 from rowcast.database.written import CURRENT_TRANSACTION, WRITTEN, Written, note
 from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
 
 Result = TypeVar("Result")
 Note = Callable[[str, Sequence[Any], float, Any, Exception | None], None]  # SQL, values, seconds, result, error
-Work: TypeAlias = Callable[[], Awaitable[object]]
 
 CONNECT_TIMEOUT_SECONDS: Final = 10  # outside the pool, where the URL sets no other one
 STATEMENTS_PER_CONNECTION: Final = 256  # prepared ones; each takes some 20 kB here, and more in PostgreSQL
@@ -56,22 +56,6 @@ SESSION_SETTINGS: Final[Mapping[str, str]] = {
 
 
 _logger = structlog.get_logger(__name__)
-
-
-class Transaction:
-    """An open transaction: its connection, a lock for its turns, the resources that it may have changed, and the work that
-    is to follow its commit. ``caller`` is as whom its statements run now; it changes if ``follows_callers``."""
-
-    __slots__ = ("caller", "changes", "connection", "following", "follows_callers", "open", "turn")
-
-    def __init__(self, connection: Connection) -> None:
-        self.caller: Hashable = None
-        self.follows_callers = False
-        self.connection = connection
-        self.changes: set[str] = set()
-        self.following: list[Work] = []
-        self.open = True
-        self.turn = asyncio.Lock()
 
 
 class Database:
@@ -268,7 +252,7 @@ class Database:
         token = self._transaction.set(here)
         try:
             try:
-                async with here.connection.transaction():
+                async with begun(here.connection):
                     if outer is None:
                         await self._prepare_transaction(here)
                     yield

@@ -11,10 +11,9 @@ from typing import Any, Final
 from aiohttp import web
 
 from rowcast.errors import ParseError, UnsupportedMediaType, did_you_mean
-from rowcast.resources.lossless_json import encode
 from rowcast.rest.filter_groups import GROUP_PARAMETER
 from rowcast.rest.plan import ModelPlan
-from rowcast.rest.request import Request
+from rowcast.rest.request import Request, parameter_text
 from rowcast.rest.zones import ZONE_PARAMETER
 
 QUERY: Final = "QUERY"
@@ -64,7 +63,7 @@ async def as_get(plan: ModelPlan, http: web.Request) -> web.Request:
 def _parameter(name: str, value: Any) -> str:
     """A member as a parameter of an address."""
     if name == GROUP_PARAMETER:
-        return encode(value).decode()
+        return parameter_text(name, value)
     match value:
         case str():
             return value

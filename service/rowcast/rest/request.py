@@ -15,7 +15,7 @@ from rowcast.errors import ParseError, PayloadTooLarge, RequestTimeout, Unsuppor
 from rowcast.hooks import STATE
 from rowcast.identity.authentication import check_size_of_query
 from rowcast.identity.users import ANONYMOUS, User
-from rowcast.resources.lossless_json import parse_body
+from rowcast.resources.lossless_json import encode, parse_body
 from rowcast.rest.encodings import BODY_MISMATCH, decoder, inflater
 
 BODY_TIMEOUT: Final = web.AppKey("body_timeout", float)  # seconds for which a body may take to arrive
@@ -237,3 +237,11 @@ def _arrival(http: web.Request) -> str:
     if not isinstance(local, tuple):
         return "localhost"
     return f"[{local[0]}]:{local[1]}" if ":" in local[0] else f"{local[0]}:{local[1]}"
+
+
+def parameter_text(name: str, value: object) -> str:
+    """A JSON value of a body as a parameter of an address; ``ParseError`` if it is nested too deeply."""
+    try:
+        return encode(value).decode()
+    except (TypeError, RecursionError):
+        raise ParseError(f"{name}: is nested too deeply.", code="invalid_parameter") from None

@@ -14,10 +14,9 @@ from aiohttp import web
 from rowcast.errors import ApiError, ParseError, did_you_mean
 from rowcast.identity.throttling import caller_of
 from rowcast.query.store import STORE
-from rowcast.resources.lossless_json import encode
 from rowcast.rest.combined_stream import named_plans, open_one
 from rowcast.rest.plan import SERVICE
-from rowcast.rest.request import Request
+from rowcast.rest.request import Request, parameter_text
 from rowcast.streams.channels import Channel, refused_block, stream_channels
 from rowcast.streams.subscription import Subscriptions
 
@@ -92,7 +91,7 @@ def _text(at: str, value: Any) -> str:
         case str():
             return value
         case bool() | int() | float() | dict():
-            return encode(value).decode()
+            return parameter_text(at, value)
         case list() if all(isinstance(each, str | int) and "," not in str(each) for each in value):
             return ",".join(map(str, value))
     raise ParseError(f"{at}: must be a string, a number, true or false, an object, or a list of names.")
