@@ -131,6 +131,9 @@ def upsert_many(
     given = sa.select(*(values[name].label(name) for name in columns), source.c[PLACE]).select_from(source).cte("_rows")
     more = generated(tables, resource, columns)
     rows = sa.select(*(given.c[name] for name in columns), *more.values()).select_from(given)
+    rows = rows.order_by(
+        *(given.c[name] for name in on.columns)
+    )  # so that two requests for the same rows do not deadlock
     insert = postgresql.insert(table).from_select([*columns, *more], rows)
     target = conflict_target(table, on)
     if keep:
