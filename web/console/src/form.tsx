@@ -94,7 +94,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
     load().then(next => {
       if (!current) return;
       setRead(next);
-      setValues(next.row);
+      setValues(mine => kept(mine, read.row, next.row));
     }, () => current && setStale(true));
     return () => {
       current = false;
@@ -150,7 +150,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
       const undo = undoChange(path, old, done.headers.get("ETag") ?? next.etag, async () => {
         const undone = await load();
         setRead(undone);
-        setValues(undone.row);
+        setValues(mine => kept(mine, next.row, undone.row));
       });
       notify({ text: "Saved.", undo });
     } catch (error) {
@@ -297,6 +297,11 @@ async function keys(field: Field, rows: unknown[]): Promise<unknown[]> {
 }
 
 /** How to bring a deleted row back: a row that stays in its table is restored, any other is inserted again. */
+/** The values of a row that was read again, with what has been typed since it was read before. */
+function kept(mine: Row, before: Row, next: Row): Row {
+  return { ...next, ...Object.fromEntries(Object.entries(mine).filter(([name, value]) => !same(value, before[name]))) };
+}
+
 function undoDeletion(resource: string, path: string, about: Description, row: Row, abilities: Abilities): { undo?: () => Promise<void> } {
   const fields = about.actions["POST"];
   let send: () => Promise<unknown>;
