@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -58,27 +57,20 @@ def test_the_console_is_on_with_the_embedded_database() -> None:
         return Settings(server=type(Settings().server)(**server), database=Database(url=url))
 
     own = "postgresql://host/name"
-    assert console.is_on(settings(None), ())
-    assert not console.is_on(settings(own), ())
-    assert console.is_on(settings(own, console=True), ())
-    assert not console.is_on(settings(None, console=False), ())
-    assert not console.is_on(settings(None, openapi="off"), ())
-    assert not console.is_on(settings(None), ("console",))
+    assert console.is_on(settings(None))
+    assert not console.is_on(settings(own))
+    assert console.is_on(settings(own, console=True))
+    assert not console.is_on(settings(None, console=False))
+    assert not console.is_on(settings(None, openapi="off"))
 
 
-@pytest.mark.parametrize(
-    ("resource", "server", "message"),
-    [
-        ("notes", {"console": True, "openapi": "off"}, "console: the console reads / and /openapi.json"),
-        ("console", {"console": True}, "console: the resource console has this address"),
-    ],
-)
-async def test_a_console_that_cannot_be_is_refused(
-    serve: Serve, resource: str, server: dict[str, Any], message: str
-) -> None:
-    """With the place of the setting."""
-    with pytest.raises(ConfigurationError, match=rf"service.yaml:1:\d+: {message}"):
-        await serve({resource: "fields: {}"}, json.dumps({"server": server}))
+async def test_a_console_that_cannot_be_is_refused(serve: Serve) -> None:
+    """With the place of the setting, or of the resource."""
+    message = r"service.yaml:1:\d+: console: the console reads / and /openapi.json"
+    with pytest.raises(ConfigurationError, match=message):
+        await serve({"notes": "fields: {}"}, '{"server": {"console": true, "openapi": "off"}}')
+    with pytest.raises(ConfigurationError, match="'console' is a route of the service itself"):
+        await serve({"console": "fields: {}"}, "{}")
 
 
 async def test_an_installation_without_web_files_says_so(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

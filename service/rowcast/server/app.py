@@ -131,7 +131,7 @@ def create_app(
     register(app, service, bound.routes, lifecycle.waits_for_start)
     health.register(app, lifecycle.readiness)
     assets.register(app)
-    if console.is_on(settings, configuration.resources):
+    if console.is_on(settings):
         console.register(app)
     queries = lifecycle.waits_for_start(stream_queries)
     combined = lifecycle.waits_for_start(combined_stream.stream)
@@ -195,7 +195,7 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
         message = "nobody is authenticated: auth.default_authentication_classes is empty"
         problems.at(configuration.files[""], ("server", "openapi"), message)
     if settings.server.console:
-        for message in console.problems(settings, configuration.resources):
+        for message in console.problems(settings):
             problems.at(configuration.files[""], ("server", "console"), message)
     return Bound(tables, service, identity, throttles, supervisor, routes)
 

@@ -7,7 +7,7 @@ that somebody has entered. Its Content-Security-Policy allows no script, style o
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from html import escape
 from typing import Final
 
@@ -35,19 +35,17 @@ POLICY: Final = "; ".join(
 _ENTRY: Final = re.compile(r"console/main-[0-9A-Z]{8}\.(js|css)")
 
 
-def is_on(settings: Settings, resources: Container[str]) -> bool:
+def is_on(settings: Settings) -> bool:
     """Whether there is a console: as ``server.console`` says, by default with the embedded database.
 
-    A resource of this name has its address, and a console needs ``/``, which ``server.openapi: off`` hides.
+    It needs ``/``, which ``server.openapi: off`` hides.
     """
     wanted = settings.server.console if settings.server.console is not None else settings.database.url is None
-    return wanted and not list(problems(settings, resources))
+    return wanted and not list(problems(settings))
 
 
-def problems(settings: Settings, resources: Container[str]) -> Iterator[str]:
+def problems(settings: Settings) -> Iterator[str]:
     """Why there can be no console."""
-    if NAME in resources:
-        yield f"the resource {NAME} has this address; give it another name, or leave the console off"
     if settings.server.openapi == "off":
         yield "the console reads / and /openapi.json, which server.openapi: off hides"
 
