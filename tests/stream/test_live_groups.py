@@ -347,7 +347,8 @@ async def test_a_client_has_what_the_query_gives_at_every_position(
     serve: Serve, sql: asyncpg.Connection, database_url: str, queries: tuple[str, ...]
 ) -> None:
     """Under concurrent transactions, on two replicas, for clients that come, go, resume and load again."""
-    clients = [await serve(RESOURCES) for _ in range(2)]
+    patient = '{"stream": {"filter_timeout": "30s"}}'  # a statement that waits for a core does not end the streams
+    clients = [await serve(RESOURCES, patient) for _ in range(2)]
     await sql.execute("INSERT INTO authors (name) VALUES ('ann'), ('bob'), ('eve')")
     done = asyncio.Event()
     writers = [asyncio.create_task(write(database_url, seed, done)) for seed in range(3)]
