@@ -287,7 +287,10 @@ async def follow(clients: list[Client], query: str, chance: random.Random) -> di
         path = f"{address}&snapshot=true" if snapshot else address
         async with listen(client, path, last_id=last_id or None, deadline=60) as source:
             for _ in range(chance.randrange(1, 25)):
-                event = await source.next()
+                try:
+                    event = await source.next()
+                except EOFError:  # the service ends a stream that it cannot serve, and the client resumes
+                    break
                 match event.event:
                     case "reset":
                         table, last_id = {}, ""
