@@ -6,7 +6,7 @@ Each function builds one statement from a shape, and its docstring names the val
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -28,6 +28,8 @@ from rowcast.resources.resource import Resource
 from rowcast.resources.rules import UniqueRule
 from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import JOINS, Tables, generated_value
+
+POSITION: Final = "position"  # of an execution among those of a statement, from 1
 
 
 def insert(
@@ -59,15 +61,45 @@ def insert_each(tables: Tables, projection: Projection, columns: tuple[str, ...]
 
     The rows are inserted, and returned, in the order of the lists. Values: an array for each value of ``insert``.
     """
+    resource = projection.resource
+    rows = given_rows_to_insert(tables, resource, columns)
+    new = numbered_insert(tables, resource, columns, rows, POSITION, xmin(quote_table(tables.written(resource).key)))
+    return compiled(_written_each(tables, projection, new), changes={resource})
+
+
+def given_rows_to_insert(tables: Tables, resource: str, columns: tuple[str, ...]) -> sa.Select[Any]:
+    """The rows of ``GivenBinds`` in their order, with the columns that an insert sets itself."""
     binds = GivenBinds()
-    table = tables.written(projection.resource)
-    values = {name: binds(table.c[name].type) for name in columns}
-    values |= generated(tables, projection.resource, columns)
+    table = tables.written(resource)
+    values = [binds(table.c[name].type) for name in columns]
     given = binds.rows()
-    rows = sa.select(*values.values()).select_from(given).order_by(given.c.position)
-    new = sa.insert(table).from_select([*values], rows).returning(*table.c, xmin(quote_table(table.key))).cte("_new")
-    numbered = sa.select(*new.c, sa.func.row_number().over().label("position")).cte("_numbered")
-    return compiled(_written_each(tables, projection, numbered), changes={projection.resource})
+    more = generated(tables, resource, columns).values()
+    return sa.select(*values, *more).select_from(given).order_by(given.c.position)
+
+
+def numbered_insert(
+    tables: Tables,
+    resource: str,
+    columns: tuple[str, ...],
+    rows: sa.Select[Any],
+    place: str,
+    *more: sa.ColumnElement[Any],
+) -> sa.CTE:
+    """Insert rows of these columns and those that an insert sets itself: the new rows with ``more``, numbered from 1 as ``place``."""
+    table = tables.written(resource)
+    names = [*columns, *generated(tables, resource, columns)]
+    new = sa.insert(table).from_select(names, rows).returning(*table.c, *more).cte("_new")
+    return sa.select(*new.c, sa.func.row_number().over().label(place)).cte("_numbered")
+
+
+def written_rows(
+    tables: Tables, projection: Projection, new: sa.CTE, place: str, *more: sa.ColumnElement[Any]
+) -> sa.Select[Any]:
+    """The place, ``result`` (a JSON object) and ``key`` (text) of written rows, and ``more`` of each."""
+    row = sa.select(*document(tables, projection, new)).correlate(new).lateral("_p")
+    result = sa.func.row_to_json(row.table_valued()).label("result")
+    columns = sa.select(new.c[place], result, key_text(tables, projection.resource, new), *more)
+    return columns.select_from(new.join(row, sa.true()))
 
 
 def update_each(tables: Tables, projection: Projection, columns: tuple[str, ...], where: Shape) -> Statement:
@@ -92,7 +124,7 @@ def update_each(tables: Tables, projection: Projection, columns: tuple[str, ...]
     locked = rows.cte("_locked")
     sets = {name: locked.c[label.name] for name, label in labels.items()} | touched(tables.resources[resource])
     same = sa.and_(*(table.c[name] == locked.c[name] for name in key))
-    returned = [*table.c, xmin(quote_table(table.key)), locked.c.position]
+    returned = [*table.c, xmin(quote_table(table.key)), locked.c[POSITION]]
     new = sa.update(table).where(same).values(sets).returning(*returned).cte("_new")
     return compiled(_written_each(tables, projection, new), changes=dependents(tables.resources, resource))
 
@@ -331,12 +363,8 @@ def _written(
 
 def _written_each(tables: Tables, projection: Projection, new: sa.CTE) -> sa.Select[Any]:
     """The rows that a statement has written, with their positions."""
-    resource = projection.resource
-    row = sa.select(*document(tables, projection, new)).correlate(new).lateral("_p")
-    result = sa.func.row_to_json(row.table_valued()).label("result")
-    current = version(tables, resource, new.c[XMIN], new).label("version")
-    columns = sa.select(new.c.position, result, key_text(tables, resource, new), current, transaction_id())
-    return columns.select_from(new.join(row, sa.true()))
+    current = version(tables, projection.resource, new.c[XMIN], new).label("version")
+    return written_rows(tables, projection, new, POSITION, current, transaction_id())
 
 
 def _relink(tables: Tables, resource: str, field: str, new: sa.CTE, binds: Binds, *, replace: bool) -> Iterator[sa.CTE]:

@@ -13,14 +13,21 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from rowcast.query.compilation import Binds, GivenBinds, Statement, compiled, sql
+from rowcast.query.compilation import Binds, Statement, compiled, sql
 from rowcast.query.conditions import Shape
 from rowcast.query.dependencies import dependents
-from rowcast.query.documents import document
 from rowcast.query.keys import key_columns, key_text
 from rowcast.query.projection import Projection
 from rowcast.query.unique_rules import conflict_target, has_values
-from rowcast.query.write import generated, restriction, touched, transaction_id
+from rowcast.query.write import (
+    generated,
+    given_rows_to_insert,
+    numbered_insert,
+    restriction,
+    touched,
+    transaction_id,
+    written_rows,
+)
 from rowcast.resources.exchanged import Exchanged
 from rowcast.resources.rules import UniqueRule
 from rowcast.resources.sql import quote_table, sql_text
@@ -70,19 +77,14 @@ def insert_many(tables: Tables, projection: Projection, columns: tuple[str, ...]
     Values: an array for each column if these ``can_unnest``, otherwise the rows.
     """
     resource = projection.resource
-    table = tables.written(resource)
-    more = generated(tables, resource, columns)
     if can_unnest(tables, resource, columns):
-        binds = GivenBinds()
-        given_values = [binds(table.c[name].type) for name in columns]
-        given = binds.rows()
-        rows = sa.select(*given_values, *more.values()).select_from(given).order_by(given.c.position)
+        rows = given_rows_to_insert(tables, resource, columns)
     else:
         given, values = given_rows(tables, resource, columns, Binds())
-        rows = sa.select(*(values[name] for name in columns), *more.values()).select_from(given)
-    new = sa.insert(table).from_select([*columns, *more], rows).returning(*table.c).cte("_new")
-    numbered = sa.select(*new.c, sa.func.row_number().over().label(PLACE)).cte("_numbered")
-    return compiled(_documents(tables, projection, numbered, transaction_id()), changes={resource})
+        more = generated(tables, resource, columns).values()
+        rows = sa.select(*(values[name] for name in columns), *more).select_from(given)
+    new = numbered_insert(tables, resource, columns, rows, PLACE)
+    return compiled(_documents(tables, projection, new, transaction_id()), changes={resource})
 
 
 def update_many(
@@ -131,9 +133,8 @@ def upsert_many(
     given = sa.select(*(values[name].label(name) for name in columns), source.c[PLACE]).select_from(source).cte("_rows")
     more = generated(tables, resource, columns)
     rows = sa.select(*(given.c[name] for name in columns), *more.values()).select_from(given)
-    rows = rows.order_by(
-        *(given.c[name] for name in on.columns)
-    )  # so that two requests for the same rows do not deadlock
+    # In the order of the rule, so that two requests for the same rows do not deadlock.
+    rows = rows.order_by(*(given.c[name] for name in on.columns))
     insert = postgresql.insert(table).from_select([*columns, *more], rows)
     target = conflict_target(table, on)
     if keep:
@@ -214,7 +215,4 @@ def _after_first(tables: Tables, resource: str, where: Shape, binds: Binds) -> s
 
 def _documents(tables: Tables, projection: Projection, new: sa.CTE, *more: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """The JSON of rows with their keys and places, in the order of these."""
-    row = sa.select(*document(tables, projection, new)).correlate(new).lateral("_p")
-    result = sa.func.row_to_json(row.table_valued()).label("result")
-    columns = sa.select(new.c[PLACE], result, key_text(tables, projection.resource, new), *more)
-    return columns.select_from(new.join(row, sa.true())).order_by(new.c[PLACE])
+    return written_rows(tables, projection, new, PLACE, *more).order_by(new.c[PLACE])
