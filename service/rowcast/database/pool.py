@@ -35,7 +35,7 @@ from rowcast.database.copying import Copying, Sink
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, TryAgain, translate
 from rowcast.database.pool_load import PoolLoad
 from rowcast.database.pooled import PooledConnection
-from rowcast.database.transactions import Transaction, Work, begun
+from rowcast.database.transactions import FollowingWork, Transaction, Work, begun
 from rowcast.database.written import CURRENT_TRANSACTION, WRITTEN, Written, note
 from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
@@ -103,7 +103,7 @@ class Database:
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._closed = False
         self._outside = asyncio.Lock()
-        self._following: set[asyncio.Task[None]] = set()  # what follows commits
+        self._following = FollowingWork()
         self._transaction: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
 
     @property
@@ -275,7 +275,7 @@ class Database:
                 )  # also after a rollback: a COMMIT may have succeeded before its reply was lost
                 self._give(here.connection)
                 if here.following:
-                    self._follow(here.following)
+                    self._following.begin(here.following)
 
     @contextmanager
     def noting(self) -> Iterator[Written]:
@@ -309,15 +309,11 @@ class Database:
         if (inside := self._inside()) is not None:
             inside.following.append(work)
         else:
-            self._follow([work])
+            self._following.begin([work])
 
     async def finish(self, seconds: float) -> None:
         """Wait until all that follows commits has been done, at most so many seconds; then cancel what is left."""
-        if self._following:
-            _, late = await asyncio.wait(self._following, timeout=seconds)
-            for task in late:
-                _logger.error("on_commit_took_too_long", seconds=seconds)
-                task.cancel()
+        await self._following.finish(seconds)
 
     def act_for(self, caller: Hashable) -> None:
         """Run the statements of this task as a caller; see ``CallerDatabase``."""
@@ -357,20 +353,6 @@ class Database:
         idle, self._idle = self._idle, []
         for connection in idle:
             await connection.close(timeout=2)
-
-    def _follow(self, all_work: Sequence[Work]) -> None:
-        """Do what follows a commit, one after the other."""
-
-        async def follow() -> None:
-            for work in all_work:
-                try:
-                    await work()
-                except Exception as error:
-                    _logger.error("on_commit_failed", exc_info=error)
-
-        task = asyncio.create_task(follow(), name="on_commit")
-        self._following.add(task)
-        task.add_done_callback(self._following.discard)
 
     async def _run(
         self, method: str, sql: str, arguments: Sequence[Any], deleting: bool, changes: Collection[str]

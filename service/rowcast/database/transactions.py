@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import asyncpg
+import structlog
 
 from rowcast.database.connection import Connection
 
 Work: TypeAlias = Callable[[], Awaitable[object]]
+
+_logger = structlog.get_logger(__name__)
 
 
 class Transaction:
@@ -28,6 +31,35 @@ class Transaction:
         self.following: list[Work] = []
         self.open = True
         self.turn = asyncio.Lock()
+
+
+class FollowingWork:
+    """What is done after commits, in tasks that nobody waits for. An error is logged."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, all_work: Sequence[Work]) -> None:
+        """Do what follows one commit, one after the other."""
+
+        async def follow() -> None:
+            for work in all_work:
+                try:
+                    await work()
+                except Exception as error:
+                    _logger.error("on_commit_failed", exc_info=error)
+
+        task = asyncio.create_task(follow(), name="on_commit")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def finish(self, seconds: float) -> None:
+        """Wait until all has been done, at most so many seconds; then cancel what is left."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=seconds)
+            for task in late:
+                _logger.error("on_commit_took_too_long", seconds=seconds)
+                task.cancel()
 
 
 @asynccontextmanager
