@@ -10,6 +10,7 @@ from html import escape
 from typing import Final
 
 from rowcast.error_codes import ERROR_CODES, PAGES
+from rowcast.openapi.html import html_page
 
 STYLE_NAME: Final = "errors.css"
 STYLE_SHEET: Final = """\
@@ -52,20 +53,5 @@ def _text(text: str) -> str:
 
 
 def _page(title: str, body: str) -> str:
-    return f"""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="data:,">
-<link rel="stylesheet" href="/docs/{STYLE_NAME}">
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+    head = ('<link rel="icon" href="data:,">', f'<link rel="stylesheet" href="/docs/{STYLE_NAME}">')
+    return html_page(title, head, f"<main>\n{body}\n</main>")

@@ -7,12 +7,13 @@ and no connection but to the service and the ``servers`` that the document names
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Final
 
 from swagger_ui_bundle import swagger_ui_path
 from yarl import URL
+
+from rowcast.openapi.html import SCHEMES, html_page
 
 STYLE: Final = "swagger-ui.css"
 LIBRARY: Final = "swagger-ui-bundle.js"
@@ -68,25 +69,10 @@ window.ui = SwaggerUIBundle({
 
 def page(title: str) -> str:
     """The page, for a document with this title."""
-    return f"""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
-<link rel="icon" href="/docs/{ICON}">
-<link rel="stylesheet" href="/docs/{STYLE}">
-</head>
-<body>
-<div id="docs"></div>
-<noscript>This page needs JavaScript. The document itself is <a href="/openapi.json">openapi.json</a>.</noscript>
-<script src="/docs/{LIBRARY}"></script>
-<script src="/docs/{START}"></script>
-</body>
-</html>
-"""
+    head = (SCHEMES, f'<link rel="icon" href="/docs/{ICON}">', f'<link rel="stylesheet" href="/docs/{STYLE}">')
+    without = 'This page needs JavaScript. The document itself is <a href="/openapi.json">openapi.json</a>.'
+    scripts = f'<script src="/docs/{LIBRARY}"></script>\n<script src="/docs/{START}"></script>'
+    return html_page(title, head, f'<div id="docs"></div>\n<noscript>{without}</noscript>\n{scripts}')
 
 
 def security_policy(servers: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from rowcast.configuration.settings import Settings
 from rowcast.errors import NotFound
+from rowcast.openapi.html import SCHEMES, html_page
 from rowcast.rest.plan import SERVICE
 from rowcast.server.assets import NOT_BUILT, Asset, read_assets, sending
 
@@ -72,21 +73,12 @@ def _page(files: dict[str, Asset], title: str) -> str | None:
     entries = {match[1]: name for name in files if (match := _ENTRY.fullmatch(name))}
     if entries.keys() != {"js", "css"}:
         return None
-    return f"""\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
-<link rel="icon" href="data:,">
-<link rel="stylesheet" href="/{entries["css"]}">
-<script type="module" src="/{entries["js"]}"></script>
-</head>
-<body>
-<div id="console" data-title="{escape(title)}"></div>
-<noscript>The console needs JavaScript. <a href="/docs/">The reference</a> shows the addresses of the service.</noscript>
-</body>
-</html>
-"""
+    head = (
+        SCHEMES,
+        '<link rel="icon" href="data:,">',
+        f'<link rel="stylesheet" href="/{entries["css"]}">',
+        f'<script type="module" src="/{entries["js"]}"></script>',
+    )
+    without = 'The console needs JavaScript. <a href="/docs/">The reference</a> shows the addresses of the service.'
+    body = f'<div id="console" data-title="{escape(title)}"></div>\n<noscript>{without}</noscript>'
+    return html_page(title, head, body)
