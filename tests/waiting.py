@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 from collections.abc import Awaitable, Callable
 
 INTERVAL_SECONDS = 0.005
@@ -17,3 +18,14 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float 
             if await found if inspect.isawaitable(found) else found:
                 return
             await asyncio.sleep(INTERVAL_SECONDS)
+
+
+async def until_listening(process: asyncio.subprocess.Process, port: int) -> None:
+    """Wait until a process that runs accepts connections."""
+
+    def listening() -> bool:
+        assert process.returncode is None
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    await until(listening)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from ..conftest import ROOT, Client, Serve
 from ..tls import NAME, free_port, write_certificate
-from ..waiting import until
+from ..waiting import until_listening
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 SETTINGS = json.dumps(
@@ -64,12 +63,7 @@ async def port(client: Client, tmp_path: Path) -> AsyncIterator[int]:
     assert NGINX is not None
     process = await asyncio.create_subprocess_exec(NGINX, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"))
 
-    def listening() -> bool:
-        assert process.returncode is None
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    await until(listening)
+    await until_listening(process, port)
     yield port
     process.terminate()
     await process.wait()

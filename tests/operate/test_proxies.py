@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from ..conftest import ROOT, Client, Serve
 from ..sse import Event, Parser
 from ..tls import NAME, free_port, write_certificate
-from ..waiting import until
+from ..waiting import until_listening
 
 SETTINGS = json.dumps(
     {
@@ -80,12 +79,7 @@ async def port(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> 
         stderr=asyncio.subprocess.DEVNULL,
     )
 
-    def listening() -> bool:
-        assert process.returncode is None
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    await until(listening)
+    await until_listening(process, port)
     yield port
     process.kill()
     await process.wait()
