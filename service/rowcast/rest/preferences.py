@@ -26,9 +26,8 @@ PREFERENCES: Final[Mapping[str, tuple[str, ...]]] = {
     MAX_AFFECTED: (),
 }
 """The preferences by name, with their values. ``max-affected`` has a number, and is a promise: a wrong one is an error."""
-WHOLE_BODY: Final = (
-    "whole_body"  # the item of a response without its body that has the body, for the operations of a batch
-)
+# The body of a response that is sent without one, for the operations of a batch.
+WHOLE_BODY: Final = web.ResponseKey("whole_body", object)
 
 _PART: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
 _MINIMAL: Final[Mapping[int, HTTPStatus]] = {
