@@ -9,10 +9,15 @@ const shared = { bundle: true, format: "esm", target: "es2022", legalComments: "
 rmSync(assets, { recursive: true, force: true });
 await build({ ...shared, entryPoints: ["client/src/client.ts"], outfile: `${assets}/client.js`, minify: true });
 
+const client = { // the one that the service serves; the console's files are in a folder beside it
+  name: "client",
+  setup: ({ onResolve }) => onResolve({ filter: /^@rowcast\/client$/ }, () => ({ path: "../client.js", external: true })),
+};
 await build({ // the console: names with hashes, which never change
   ...shared,
   entryPoints: ["console/src/main.tsx", "console/src/main.css"],
   outdir: `${assets}/console`,
+  plugins: [client],
   entryNames: "[name]-[hash]",
   jsx: "automatic",
   jsxImportSource: "preact",

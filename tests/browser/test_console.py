@@ -14,10 +14,13 @@ import asyncpg
 import pytest
 
 from rowcast.identity.tokens import create_token
+from rowcast.rest.plan import SERVICE
 from rowcast.server.assets import read_assets
 
 from ..conftest import ROOT, Client, Serve
+from ..waiting import until
 from . import chromium
+from .test_client import connections
 from .test_live import Service
 
 FILES = {name: asset for name, asset in read_assets().items() if name.startswith("console/")}
@@ -325,6 +328,22 @@ async def test_a_page_that_nobody_sees_has_no_stream(serve: Serve, sql: asyncpg.
         await sql.execute("INSERT INTO things (name, number) VALUES ('meanwhile', 1)")
         await page.evaluate(turn("visible"))
         await page.until(f"{state} === 'live' && {shown('meanwhile')}")
+
+
+async def test_two_tabs_share_one_connection(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Tables, counts and the inspector of all tabs: the policy of the page allows the client's worker."""
+    client = await serve(EVERY, OPEN)
+    live = "document.querySelector('.bar .state')?.textContent === 'live'"
+    inspected = "document.querySelector('.events li')"
+    async with console(client, "#/things?panel=stream") as page:
+        await page.until(f"{live} && {inspected}")
+        await page.open(f"{client.make_url('/console/')}#/labels")
+        await page.until(live)
+        streams = client.app[SERVICE].hub.open_streams
+        await until(lambda: len(streams) == 1 + 2 + 2 * len(EVERY))  # two tables, the counts, and the inspector
+        assert len(connections(client)) == 1
+        await sql.execute("INSERT INTO labels (name) VALUES ('seen by both')")
+        await page.until(shown("seen by both"))
 
 
 async def test_a_deleted_row_can_be_brought_back(serve: Serve, sql: asyncpg.Connection) -> None:

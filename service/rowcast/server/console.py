@@ -17,7 +17,7 @@ from rowcast.configuration.settings import Settings
 from rowcast.errors import NotFound
 from rowcast.openapi.html import SCHEMES, html_page
 from rowcast.rest.plan import SERVICE
-from rowcast.server.assets import NOT_BUILT, Asset, read_assets, sending
+from rowcast.server.assets import CLIENT, NOT_BUILT, Asset, read_assets, sending
 
 NAME: Final = "console"
 POLICY: Final = "; ".join(
@@ -26,11 +26,13 @@ POLICY: Final = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "connect-src 'self'",
+        "worker-src 'self'",  # for the connection of all tabs
         "img-src 'self' data:",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
         "require-trusted-types-for 'script'",
+        "trusted-types rowcast",  # the client's, for the address of its worker
     )
 )
 _ENTRY: Final = re.compile(r"console/main-[0-9A-Z]{8}\.(js|css)")
@@ -77,6 +79,7 @@ def _page(files: dict[str, Asset], title: str) -> str | None:
         SCHEMES,
         '<link rel="icon" href="data:,">',
         f'<link rel="stylesheet" href="/{entries["css"]}">',
+        f'<link rel="modulepreload" href="/{CLIENT}">',
         f'<script type="module" src="/{entries["js"]}"></script>',
     )
     without = 'The console needs JavaScript. <a href="/docs/">The reference</a> shows the addresses of the service.'

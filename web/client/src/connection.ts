@@ -8,7 +8,7 @@ export interface Query {
   params: Record<string, unknown>;
   position: string | null;
 }
-export type State = "connecting" | "live" | "refused";
+export type State = "connecting" | "live" | "paused" | "refused";
 export type Message =
   | { type: "event"; event: string; data: any; position: string | null }
   | { type: "position"; position: string }
@@ -17,6 +17,8 @@ export type Message =
 /** What carries live queries: a connection of this page, or of a worker. */
 export interface Transport {
   watch(query: Query, receive: (message: Message) => void): () => void;
+  /** End what it has itself, after all queries have ended. */
+  close?(): void;
 }
 
 interface Watched {
@@ -25,12 +27,26 @@ interface Watched {
   refused: boolean;
 }
 
+const MOST_QUERIES = 100; // which the service takes on one connection
 const RETRY_MS = 1000;
 const LONGEST_WAIT_MS = 30_000;
 const SILENCE_MS = 60_000; // without even a heartbeat, after which the connection is given up
 const GATHER_MS = 5; // queries that are opened together share a connection at once
 
-export class Connection implements Transport {
+/** As many connections as the queries need. */
+export class Connections implements Transport {
+  private readonly open: Connection[] = [];
+
+  constructor(private readonly http: Http) {}
+
+  watch(query: Query, receive: (message: Message) => void): () => void {
+    let free = this.open.find(each => each.size < MOST_QUERIES);
+    if (!free) this.open.push((free = new Connection(this.http)));
+    return free.watch(query, receive);
+  }
+}
+
+class Connection implements Transport {
   private watched = new Map<string, Watched>();
   private numbers = 0;
   private running = false;
@@ -43,13 +59,20 @@ export class Connection implements Transport {
     globalThis.addEventListener?.("online", () => this.wake?.());
   }
 
+  /** How many queries it has that are not refused. */
+  get size(): number {
+    let size = 0;
+    for (const { refused } of this.watched.values()) if (!refused) size++;
+    return size;
+  }
+
   watch(query: Query, receive: (message: Message) => void): () => void {
     const name = String(++this.numbers);
     this.watched.set(name, { query: { ...query }, receive, refused: false });
     this.reopen();
     return () => {
       this.watched.delete(name);
-      if (![...this.watched.values()].some(each => !each.refused)) this.reopen(); // others lose no time for this
+      if (!this.size) this.reopen(); // others lose no time for this
     };
   }
 
@@ -67,7 +90,7 @@ export class Connection implements Transport {
   private async run(): Promise<void> {
     this.running = true;
     let failures = 0;
-    while ([...this.watched.values()].some(each => !each.refused)) {
+    while (this.size) {
       this.changed = false;
       const open = new Map([...this.watched].filter(([, each]) => !each.refused));
       const outcome = await this.open(open);
@@ -109,7 +132,7 @@ export class Connection implements Transport {
         began = true;
         for (const block of parser.feed(decoder.decode(value, { stream: true }))) {
           if (block.retry !== null) retry = block.retry;
-          const data = block.data === null ? null : JSON.parse(block.data);
+          const data = block.data === null ? null : this.http.parse(block.data);
           if (block.event === "query") current = open.get(data.query);
           else if (block.event === "refused") this.refuse(open.get(data.query), data.problem);
           else if (current && this.isWatched(current)) deliver(current, block.event, block.id, data);

@@ -1,5 +1,7 @@
 /** Requests with credentials, and their failures. */
 
+import { parse, stringify } from "./json";
+
 /** The value of `Authorization`, or nothing. `expired` is true if the last one was refused. */
 export type Credentials = (expired: boolean) => string | null | undefined | Promise<string | null | undefined>;
 export type Fetch = typeof fetch;
@@ -10,6 +12,8 @@ export interface Problem {
   title: string;
   detail?: string;
   code?: string;
+  /** The address of a page about this kind of problem. */
+  type?: string;
   errors?: Record<string, unknown>;
 }
 
@@ -29,8 +33,11 @@ export class Refused extends Error {
 }
 
 export interface Send {
+  /** The media type of the response; JSON by default. */
   accept?: string;
+  /** A `Blob`, a `FormData` or bytes are sent as they are, anything else as JSON. */
   body?: unknown;
+  headers?: Record<string, string>;
   signal?: AbortSignal;
 }
 
@@ -40,20 +47,25 @@ export class Http {
     readonly base: string,
     readonly credentials: Credentials,
     readonly fetch: Fetch,
+    /** Whether integers that a number cannot hold are read as BigInt. */
+    readonly bigint = false,
   ) {}
 
   /** The response, if it is a success. Credentials that are refused are renewed, once. */
-  async send(method: string, path: string, { accept = "application/json", body, signal }: Send = {}): Promise<Response> {
+  async send(method: string, path: string, { accept = "application/json", body, headers, signal }: Send = {}): Promise<Response> {
+    const raw = body instanceof Blob || body instanceof FormData || body instanceof ArrayBuffer || ArrayBuffer.isView(body);
     for (let expired = false; ; expired = true) {
       const authorization = await this.credentials(expired);
-      const headers: Record<string, string> = { Accept: accept };
-      if (authorization) headers.Authorization = authorization;
-      if (body !== undefined) headers["Content-Type"] = "application/json";
-      const response = await this.fetch(this.base + path, {
+      const response = await this.fetch(this.base + path.replace(/^\//, ""), {
         method,
-        headers,
+        headers: {
+          Accept: accept,
+          ...(authorization ? { Authorization: authorization } : {}),
+          ...(body === undefined || raw ? {} : { "Content-Type": "application/json" }),
+          ...headers,
+        },
         cache: "no-store",
-        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+        ...(body === undefined ? {} : { body: raw ? (body as BodyInit) : stringify(body) }),
         ...(signal ? { signal } : {}),
       });
       if (response.ok) return response;
@@ -63,6 +75,16 @@ export class Http {
       }
       throw new Refused(await problemOf(response));
     }
+  }
+
+  /** The value of a JSON text of the service. */
+  parse(text: string): any {
+    return this.bigint ? parse(text) : JSON.parse(text);
+  }
+
+  /** The body of a response. */
+  async read(response: Response): Promise<any> {
+    return this.parse(await response.text());
   }
 }
 

@@ -3,25 +3,32 @@
 import type { Message, Query, Transport } from "./connection";
 import { type Http, type Problem, Refused } from "./http";
 import { type ListInfo, Order, type Row } from "./order";
+import { Reader } from "./reader";
+import { type Selection, streamParams } from "./selection";
 
-export interface LiveOptions {
-  /** Conditions, as in `?filter=`: `{completed: false, or: [{priority: "high"}, {due__lt: "2026-01-01"}]}`. */
-  filter?: Record<string, unknown>;
-  /** Relations whose rows are shown. */
-  expand?: readonly string[];
+export interface LiveOptions extends Selection {
   /** As in `?ordering=`: `"-created_at"`, or several. By default that of the list. */
   ordering?: string | readonly string[];
   /** How many rows; without it all of them. */
   limit?: number;
-  search?: string;
-  fields?: readonly string[];
-  /** Further parameters of the list and of its stream. */
-  params?: Record<string, string>;
 }
 
-export type Status = "loading" | "live" | "connecting" | "refused" | "closed";
+export type Status = "loading" | "live" | "connecting" | "paused" | "refused" | "closed";
 export type Key = string | number;
 export type Listener<T> = (rows: readonly T[]) => void;
+
+/** An event of the list's stream, and the row that the list had before. */
+export interface Change<T = Row> {
+  action: "INSERT" | "UPDATE" | "DELETE";
+  id: Key;
+  data: T | null;
+  changed?: string[];
+  cause?: "UPDATE";
+  at: string;
+  tx?: string;
+  before: T | null;
+}
+type ChangeEvent = Omit<Change, "before">;
 
 interface Overlay {
   kind: "create" | "update" | "delete";
@@ -32,33 +39,36 @@ interface Overlay {
 }
 
 const SPARE_ROWS = 20; // kept beyond the limit, so that a deletion seldom needs another request
-const PAGE_ROWS = 100;
+const MORE_ROWS = 100;
 const UNCONFIRMED_MS = 3000; // for which one's own change is shown without its event, which another filter may keep away
 const REMEMBERED = 1000; // of one's own transactions whose events came before the response
-const ANSWER_MS = 30_000; // for one response; then the request is sent again
 const RELOAD_MS = 50;
 const HELD_MS = 1000; // for which events wait for the response to a row of one's own, which one of them may be about
 const LONGEST_WAIT_MS = 30_000;
 
 export class Live<T extends Row = Row> {
   private rows: Row[] = [];
-  private more = false;
+  private rest = false; // whether there are rows after those that are here
+  private total: number | null = null;
+  private limit: number;
+  private reader: Reader | null = null;
   private order: Order | null = null;
-  private info: ListInfo | null = null;
+  private identities = new WeakMap<Row, string>();
   private turn = 0;
+  private reading = true;
   private unwatch: (() => void) | null = null;
   private overlays = new Map<string, Overlay>();
   private seen = new Set<string>();
   private listeners = new Set<Listener<T>>();
+  private watchers = new Set<(change: Change<T>) => void>();
   private snapshot: readonly T[] = Object.freeze([]);
   private planned: ReturnType<typeof setTimeout> | null = null;
   private reloads = 0;
   private failures = 0;
   private created = 0;
   private creating = 0;
-  private held: Change[] = [];
+  private held: ChangeEvent[] = [];
   private emitting = false;
-  private exportable = true;
   private state: Status = "loading";
   private refusal: Problem | null = null;
 
@@ -68,7 +78,9 @@ export class Live<T extends Row = Row> {
     readonly resource: string,
     private readonly options: LiveOptions,
     private readonly describe: (resource: string) => Promise<ListInfo>,
+    private readonly closed: () => void = () => undefined,
   ) {
+    this.limit = options.limit ?? Infinity;
     void this.load();
   }
 
@@ -82,12 +94,46 @@ export class Live<T extends Row = Row> {
   /** The rows now: the same array until something changes. */
   getSnapshot = (): readonly T[] => this.snapshot;
 
+  /** Call a listener with each change of a row, before the rows are given to `subscribe`; the result ends that. */
+  changes = (listener: (change: Change<T>) => void): (() => void) => {
+    this.watchers.add(listener);
+    return () => void this.watchers.delete(listener);
+  };
+
+  /** Show more rows of a limited list. */
+  more(rows: number = MORE_ROWS): void {
+    if (this.state === "closed" || !this.hasMore) return;
+    this.limit += rows;
+    if (this.rest && this.rows.length < this.limit) void this.load();
+    this.emit();
+  }
+
+  /** Whether a limited list has rows that are not shown. */
+  get hasMore(): boolean {
+    return this.rest || this.rows.length > this.limit;
+  }
+
+  /** How many rows there are in all, whatever the limit; `null` if the list's pages do not say so. */
+  get count(): number | null {
+    return this.total;
+  }
+
+  /** Whether the rows have been read, once at least. */
+  get loaded(): boolean {
+    return this.unwatch !== null;
+  }
+
+  /** Whether rows are being read: the first ones, more of them, or all of them again. */
+  get loading(): boolean {
+    return this.reading;
+  }
+
   /** `loading` until the first rows are there; `connecting` while the connection is lost; `refused`: see `problem`. */
   get status(): Status {
     return this.state;
   }
 
-  /** Why the list is refused. */
+  /** Why the list is refused, or only its stream: then the rows stay as they were read. */
   get problem(): Problem | null {
     return this.refusal;
   }
@@ -99,6 +145,8 @@ export class Live<T extends Row = Row> {
     for (const { timer } of this.overlays.values()) clearTimeout(timer);
     this.set("closed");
     this.listeners.clear();
+    this.watchers.clear();
+    this.closed();
   }
 
   // --- changes of one's own
@@ -111,9 +159,9 @@ export class Live<T extends Row = Row> {
     this.emit();
     try {
       const response = await this.http.send("POST", `${this.resource}/`, { body: values });
-      const row = (await response.json()) as T;
+      const [row] = await Promise.all([this.http.read(response) as Promise<T>, this.prepare()]);
       this.overlays.delete(temporary);
-      this.confirm(this.keyOf(row), { kind: "create", row, tx: response.headers.get("X-Transaction") });
+      this.confirm(this.identity(row), { kind: "create", row, tx: response.headers.get("X-Transaction") });
       return row;
     } catch (error) {
       this.overlays.delete(temporary);
@@ -126,15 +174,15 @@ export class Live<T extends Row = Row> {
 
   /** Change a row. The new values are shown at once, and the old ones again if the service refuses them (`Refused`). */
   async update(key: Key, values: Partial<T>): Promise<T> {
-    return this.change(String(key), { kind: "update", row: { ...values }, tx: null }, async () => {
+    return this.change(this.find(key), { kind: "update", row: { ...values }, tx: null }, async () => {
       const response = await this.http.send("PATCH", this.address(key), { body: values });
-      return [response, (await response.json()) as T];
+      return [response, (await this.http.read(response)) as T];
     });
   }
 
   /** Delete a row. It disappears at once, and comes back if the service refuses that (`Refused`). */
   async delete(key: Key): Promise<void> {
-    await this.change(String(key), { kind: "delete", row: {}, tx: null }, async () => [
+    await this.change(this.find(key), { kind: "delete", row: {}, tx: null }, async () => [
       await this.http.send("DELETE", this.address(key)),
       undefined as never,
     ]);
@@ -186,21 +234,28 @@ export class Live<T extends Row = Row> {
     return `${this.resource}/${String(key).split(",").map(encodeURIComponent).join(",")}/`;
   }
 
+  /** The identity of the row with a key as in addresses. */
+  private find(key: Key): string {
+    const names = this.reader?.info.key ?? [];
+    const found = this.rows.find(row => names.map(name => String(row[name])).join(",") === String(key));
+    return found ? this.identity(found) : String(key);
+  }
+
   // --- the list
 
   private async load(): Promise<void> {
     const turn = ++this.turn;
+    this.reading = true;
     try {
-      this.info ??= await this.describe(this.resource);
-      this.order ??= new Order(this.ordering() ?? this.info.default_ordering, this.info);
+      const reader = await this.prepare();
       const known = new Map([...this.overlays].filter(([, overlay]) => overlay.tx !== null));
-      const { rows, more, position } = await this.read();
+      const { rows, more, count, position } = await reader.read(this.limit, SPARE_ROWS);
       if (turn !== this.turn) return;
-      [this.rows, this.more, this.failures, this.held] = [rows, more, 0, []];
+      [this.rows, this.rest, this.total, this.failures, this.held, this.reading] = [rows, more, count, 0, [], false];
       for (const [key, overlay] of known) if (this.overlays.get(key) === overlay) this.drop(key); // the list has them
       this.unwatch?.();
-      const query: Query = { resource: this.resource, params: this.streamParams(), position };
-      this.unwatch = this.transport.watch(query, message => turn === this.turn && this.receive(message));
+      const query: Query = { resource: this.resource, params: streamParams(this.options, reader.info), position };
+      this.unwatch = this.transport.watch(query, message => this.receive(message));
       this.emit();
     } catch (error) {
       if (turn !== this.turn) return;
@@ -210,93 +265,25 @@ export class Live<T extends Row = Row> {
     }
   }
 
+  private async prepare(): Promise<Reader> {
+    if (!this.reader) {
+      const info = await this.describe(this.resource);
+      this.reader ??= new Reader(this.http, this.resource, this.options, info);
+      this.order = new Order(this.reader.ordering, info);
+    }
+    return this.reader;
+  }
+
   private refuse(problem: Problem): void {
     this.refusal = problem;
+    this.reading = false;
     this.set("refused");
   }
 
-  /** The rows, whether there are more, and the position from which the stream continues: all of one moment. */
-  private async read(): Promise<{ rows: Row[]; more: boolean; position: string }> {
-    const { limit } = this.options;
-    const info = this.info!;
-    const size = Math.min(info.max_page_size, limit === undefined ? PAGE_ROWS : limit + SPARE_ROWS);
-    const names: Record<string, string> = { page: "page_size", cursor: "page_size", offset: "limit" };
-    const paged = names[info.pagination] ? { [names[info.pagination]!]: String(size) } : {};
-    const first = await this.page(`${this.resource}/?${this.search({ ...this.listParams(), ...paged })}`);
-    if (first.next === null || first.rows.length >= (limit ?? Infinity)) return { ...first, more: first.next !== null };
-    const found = await this.whole();
-    if (!found) return this.pages(first);
-    const most = (limit ?? Infinity) + SPARE_ROWS;
-    return { rows: found.rows.slice(0, most), more: found.rows.length > most, position: found.position };
-  }
-
-  /** All rows in one response, and so of one moment; `null` for a list that is not sent so. */
-  private async whole(): Promise<{ rows: Row[]; position: string } | null> {
-    if (!this.exportable) return null;
-    try {
-      const path = `${this.resource}/?${this.search(this.listParams())}`;
-      const signal = AbortSignal.timeout(ANSWER_MS);
-      const response = await this.http.send("GET", path, { accept: "application/x-ndjson", signal });
-      const lines = (await response.text()).split("\n").filter(Boolean);
-      return { rows: lines.map(line => JSON.parse(line) as Row), position: positionOf(response) };
-    } catch (error) {
-      if (!(error instanceof Refused && (error.status === 400 || error.status === 406))) throw error;
-      this.exportable = false; // Python makes it, or relations to many rows are expanded: there are only pages
-      return null;
-    }
-  }
-
-  /** All pages: several times, if something has been changed meanwhile that may have moved a row to another page. */
-  private async pages(first: Page): Promise<{ rows: Row[]; more: boolean; position: string }> {
-    const { limit } = this.options;
-    for (let attempt = 1; ; attempt++) {
-      const found = new Map(first.rows.map(row => [this.keyOf(row), row]));
-      let page = first;
-      while (page.next !== null && (limit === undefined || found.size < limit)) {
-        page = await this.page(page.next);
-        for (const row of page.rows) found.set(this.keyOf(row), row);
-      }
-      if (page.position === first.position || this.info!.pagination === "cursor" || attempt === 3)
-        return { rows: [...found.values()], more: page.next !== null, position: first.position };
-      first = await this.page(first.path);
-    }
-  }
-
-  private async page(path: string): Promise<Page> {
-    const response = await this.http.send("GET", path, { signal: AbortSignal.timeout(ANSWER_MS) });
-    const body: unknown = await response.json();
-    const position = positionOf(response);
-    if (Array.isArray(body)) return { path, rows: body as Row[], next: null, position };
-    const { results, next } = body as { results: Row[]; next: string | null };
-    return { path, rows: results, next: next === null ? null : `${this.resource}/${new URL(next).search}`, position };
-  }
-
-  private ordering(): string[] | null {
-    const { ordering } = this.options;
-    return ordering === undefined ? null : typeof ordering === "string" ? ordering.split(",") : [...ordering];
-  }
-
-  private streamParams(): Record<string, string> {
-    const { filter, expand, search, fields, params } = this.options;
-    const found: Record<string, string> = { ...params, expand: (expand ?? []).join(",") };
-    if (filter && Object.keys(filter).length) found.filter = JSON.stringify(filter);
-    if (search) found.search = search;
-    if (fields) found.fields = [...new Set([...fields, ...(expand ?? []).map(path => path.split("__")[0]!), ...this.info!.key])].join(",");
+  private identity(row: Row): string {
+    let found = this.identities.get(row);
+    if (found === undefined) this.identities.set(row, (found = this.reader!.identity(row)));
     return found;
-  }
-
-  private listParams(): Record<string, string> {
-    const { expand, ...found } = this.streamParams();
-    const ordering = this.ordering();
-    return { ...found, ...(expand ? { expand } : {}), ...(ordering ? { ordering: ordering.join(",") } : {}) };
-  }
-
-  private search(params: Record<string, string>): string {
-    return String(new URLSearchParams(params));
-  }
-
-  private keyOf(row: Row): string {
-    return this.info!.key.map(name => String(row[name])).join(",");
   }
 
   /** Load the list again, soon: at once for the first time, and more slowly if that happens again and again. */
@@ -324,7 +311,7 @@ export class Live<T extends Row = Row> {
   }
 
   /** Apply a change; while a row of one's own is on its way, later, so that it is not shown twice. */
-  private hold(change: Change): void {
+  private hold(change: ChangeEvent): void {
     if (!this.held.length && !(this.creating && change.action === "INSERT")) return this.apply(change);
     if (this.held.push(change) === 1) setTimeout(() => this.release(), HELD_MS);
   }
@@ -335,15 +322,16 @@ export class Live<T extends Row = Row> {
     for (const change of held) this.apply(change);
   }
 
-  private apply(change: Change): void {
-    const key = String(change.id);
+  private apply(change: ChangeEvent): void {
+    const key = this.reader!.identityOf(change.id);
     if (change.tx !== undefined) this.recognise(key, change.tx);
-    const index = this.rows.findIndex(row => this.keyOf(row) === key);
+    const index = this.rows.findIndex(row => this.identity(row) === key);
     const before = index < 0 ? null : this.rows[index]!;
     if (before) this.rows.splice(index, 1);
     if (change.data) this.put(change.data, before, index);
-    const { limit } = this.options;
-    if (limit !== undefined && this.more && this.rows.length < limit) this.plan(); // a row that is not here has moved up
+    if (this.total !== null && change.action !== "UPDATE") this.total += change.action === "INSERT" ? 1 : -1;
+    for (const watcher of [...this.watchers]) watcher({ ...change, before } as Change<T>);
+    if (this.rest && this.rows.length < this.limit) this.plan(); // a row that is not here has moved up
     this.emit();
   }
 
@@ -357,22 +345,22 @@ export class Live<T extends Row = Row> {
     if (place === undefined) {
       this.rows.splice(before ? index : this.rows.length, 0, row); // until the list is loaded again
       this.plan();
-    } else if (!(this.more && place === this.rows.length)) {
+    } else if (!(this.rest && place === this.rows.length)) {
       this.rows.splice(place, 0, row);
     }
-    const most = (this.options.limit ?? Infinity) + SPARE_ROWS;
+    const most = this.limit + SPARE_ROWS;
     if (this.rows.length > most) {
       this.rows.length = most;
-      this.more = true;
+      this.rest = true;
     }
   }
 
   /** Whether a row here shows one of the related rows that have changed. */
   private shows({ path, ids }: { path: string; ids: Key[] | null }): boolean {
     if (ids === null) return true;
-    const keys = new Set(ids.map(String));
+    const keys = new Set(ids.map(each => (path === "" ? this.reader!.identityOf(each) : String(each))));
     const steps = path === "" ? [] : path.split(".");
-    if (!steps.length) return this.rows.some(row => keys.has(this.keyOf(row)));
+    if (!steps.length) return this.rows.some(row => keys.has(this.identity(row)));
     const reach = (value: any, at: number): boolean => {
       if (Array.isArray(value)) return value.some(each => reach(each, at));
       if (value === null || typeof value !== "object") return false;
@@ -403,7 +391,7 @@ export class Live<T extends Row = Row> {
       shown = [];
       const here = new Set<string>();
       for (const row of this.rows) {
-        const key = this.keyOf(row);
+        const key = this.identity(row);
         here.add(key);
         const overlay = this.overlays.get(key);
         if (overlay?.kind !== "delete") shown.push(overlay ? this.complete({ ...row, ...overlay.row }, row) : row);
@@ -413,7 +401,7 @@ export class Live<T extends Row = Row> {
         shown.splice(this.order.place(row, shown) ?? 0, 0, this.complete(row, {}));
       }
     }
-    return shown.slice(0, this.options.limit) as T[];
+    return shown.slice(0, this.limit) as T[];
   }
 
   /** A row of one's own with the related rows that are shown: as another row has them, or none until the event comes. */
@@ -422,7 +410,7 @@ export class Live<T extends Row = Row> {
     for (const path of this.options.expand ?? []) {
       const name = path.split("__")[0]!;
       const column = `${name}_id`;
-      if (!(column in this.info!.fields)) found[name] ??= [];
+      if (!(column in this.reader!.info.fields)) found[name] ??= [];
       else if (!(name in found) || row[column] !== before[column]) {
         const other = row[column] == null ? undefined : this.rows.find(each => each[column] === row[column]);
         found[name] = other?.[name] ?? null;
@@ -447,24 +435,4 @@ export class Live<T extends Row = Row> {
       for (const listener of [...this.listeners]) listener(this.snapshot);
     });
   }
-}
-
-interface Change {
-  action: "INSERT" | "UPDATE" | "DELETE";
-  id: Key;
-  data: Row | null;
-  tx?: string;
-}
-
-interface Page {
-  path: string;
-  rows: Row[];
-  next: string | null;
-  position: string;
-}
-
-function positionOf(response: Response): string {
-  const position = response.headers.get("X-Stream-Position");
-  if (position === null) throw new Error("The response has no position."); // it took too long; the next one will have one
-  return position;
 }

@@ -4,12 +4,21 @@ export type Row = Record<string, any>;
 
 /** What `OPTIONS` of a list says about it. */
 export interface ListInfo {
+  /** The fields that addresses name a row by. */
   key: string[];
+  /** The fields that events name a row by. */
+  primary_key?: string[];
   fields: Record<string, { type: string; choices?: unknown[] }>;
   default_ordering: string[];
   ordered_by_choices?: string[];
   pagination: string;
   max_page_size: number;
+}
+
+/** The fields that tell rows apart: those that events name them by, if rows have them. */
+export function identityFields(info: ListInfo): string[] {
+  const found = info.primary_key ?? info.key;
+  return found.every(name => name in info.fields) ? found : info.key;
 }
 
 const NUMBERS = new Set(["integer", "float", "smallint"]);
@@ -25,7 +34,7 @@ export class Order {
     const named = ordering.map(each => each.replace(/^-/, ""));
     this.terms = [
       ...ordering.map(each => ({ name: each.replace(/^-/, ""), descending: each.startsWith("-") })),
-      ...info.key.filter(name => !named.includes(name)).map(name => ({ name, descending: false })),
+      ...identityFields(info).filter(name => !named.includes(name)).map(name => ({ name, descending: false })),
     ];
   }
 

@@ -1,10 +1,10 @@
 /** One connection for all tabs: a `SharedWorker` has it, and tabs speak to it through ports. */
 
-import { Connection, type Message, type Query, type Transport } from "./connection";
+import { Connections, type Message, type Query, type Transport } from "./connection";
 import { Http } from "./http";
 
 type ToWorker =
-  | { type: "open"; base: string; owner: string; lock: string | null }
+  | { type: "open"; base: string; owner: string; bigint: boolean; lock: string | null }
   | { type: "watch"; id: number; query: Query }
   | { type: "unwatch"; id: number }
   | { type: "credentials"; id: number; value: string | null }
@@ -28,7 +28,7 @@ export class SharedTransport implements Transport {
   private watched = new Map<number, Watched>();
   private numbers = 0;
   private port: MessagePort | null = null;
-  private direct: Connection | null = null;
+  private direct: Connections | null = null;
   private readonly opened: Promise<void>;
 
   constructor(
@@ -62,8 +62,10 @@ export class SharedTransport implements Transport {
   private async open(address: string | URL): Promise<void> {
     const lock = await holdLock();
     const owner = (await this.http.credentials(false)) ?? "";
+    const { base, bigint } = this.http;
+    const hello = (held: string | null) => this.send({ type: "open", base, owner, bigint, lock: held });
     await new Promise<void>((resolve, reject) => {
-      const worker = new SharedWorker(address, { type: "module", name: "rowcast" });
+      const worker = new SharedWorker(trusted(address), { type: "module", name: "rowcast" });
       const timer = setTimeout(reject, HELLO_MS);
       worker.onerror = () => reject();
       worker.port.onmessage = ({ data }: MessageEvent<ToTab>) => {
@@ -73,19 +75,25 @@ export class SharedTransport implements Transport {
         } else void this.receive(data);
       };
       this.port = worker.port;
-      this.send({ type: "open", base: this.http.base, owner, lock });
+      hello(lock);
     });
     addEventListener("pagehide", () => this.send({ type: "close" }));
     addEventListener("pageshow", event => {
       if (!event.persisted) return; // a page that comes back as it was
-      this.send({ type: "open", base: this.http.base, owner, lock: null });
+      hello(null);
       for (const [id, one] of this.watched) this.begin(id, one);
     });
   }
 
+  close(): void {
+    this.send({ type: "close" });
+    this.port?.close();
+    this.port = null;
+  }
+
   private goAlone(): void {
     this.port = null;
-    this.direct = new Connection(this.http);
+    this.direct = new Connections(this.http);
   }
 
   private async receive(data: ToTab): Promise<void> {
@@ -101,6 +109,27 @@ export class SharedTransport implements Transport {
   }
 }
 
+interface Policy {
+  createScriptURL(text: string): any;
+}
+interface TrustedTypes {
+  createPolicy(name: string, rules: Policy): Policy;
+}
+let policy: Policy | null = null;
+
+/** An address for a worker as pages take it whose Content-Security-Policy requires trusted types, and allows `rowcast`. */
+function trusted(address: string | URL): string | URL {
+  const types = (globalThis as { trustedTypes?: TrustedTypes }).trustedTypes;
+  if (!types) return address;
+  policy ??= types.createPolicy("rowcast", {
+    createScriptURL: text => {
+      if (new URL(text, location.href).origin !== location.origin) throw new TypeError("A worker is of the page's own origin.");
+      return text;
+    },
+  });
+  return policy.createScriptURL(String(address));
+}
+
 /** Hold a lock as long as this tab lives, so that the worker notices its end. `null` where there are no locks. */
 async function holdLock(): Promise<string | null> {
   if (!navigator.locks) return null;
@@ -113,7 +142,7 @@ async function holdLock(): Promise<string | null> {
 
 /** What a worker is made of: the connections of its tabs, one for each service and its credentials. */
 export function serveTabs(scope: { onconnect: ((event: MessageEvent) => void) | null }): void {
-  const connections = new Map<string, { connection: Connection; ports: Set<MessagePort> }>();
+  const connections = new Map<string, { connection: Connections; ports: Set<MessagePort> }>();
   const asked = new Map<number, (value: string | null) => void>();
   let questions = 0;
 
@@ -131,13 +160,14 @@ export function serveTabs(scope: { onconnect: ((event: MessageEvent) => void) | 
     });
   }
 
-  function connectionOf(base: string, owner: string, port: MessagePort): Connection {
-    const name = `${base} ${owner}`;
+  function connectionOf(base: string, owner: string, bigint: boolean, port: MessagePort): Connections {
+    const name = `${base} ${bigint} ${owner}`;
     let found = connections.get(name);
     if (!found) {
       const ports = new Set<MessagePort>();
-      const http = new Http(base, expired => (owner === "" && !expired ? null : ask(ports, expired)), (...args) => fetch(...args));
-      found = { connection: new Connection(http), ports };
+      const credentials = (expired: boolean) => (owner === "" && !expired ? null : ask(ports, expired));
+      const http = new Http(base, credentials, (...args) => fetch(...args), bigint);
+      found = { connection: new Connections(http), ports };
       connections.set(name, found);
     }
     found.ports.add(port);
@@ -146,7 +176,7 @@ export function serveTabs(scope: { onconnect: ((event: MessageEvent) => void) | 
 
   scope.onconnect = ({ ports: [port] }) => {
     const unwatch = new Map<number, () => void>();
-    let connection: Connection | null = null;
+    let connection: Connections | null = null;
 
     function close(): void {
       for (const end of unwatch.values()) end();
@@ -157,7 +187,7 @@ export function serveTabs(scope: { onconnect: ((event: MessageEvent) => void) | 
     port!.onmessage = ({ data }: MessageEvent<ToWorker>) => {
       const send = (message: ToTab) => port!.postMessage(message);
       if (data.type === "open") {
-        connection = connectionOf(data.base, data.owner, port!);
+        connection = connectionOf(data.base, data.owner, data.bigint, port!);
         if (data.lock !== null) void navigator.locks.request(data.lock, close);
         send({ type: "hello" });
       } else if (data.type === "watch" && connection) {

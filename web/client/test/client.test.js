@@ -5,7 +5,7 @@ import { afterEach, beforeEach, test } from "node:test";
 
 import { FakeService } from "./fake.js";
 
-const { Refused, rowcast } = await import(process.env.ROWCAST_CLIENT ?? "../../../service/rowcast/assets/client.js");
+const { Refused, parse, rowcast, stringify } = await import(process.env.ROWCAST_CLIENT ?? "../../../service/rowcast/assets/client.js");
 
 let service;
 let client;
@@ -92,6 +92,149 @@ test("a limited list is filled up again", async () => {
   await shows(list, [140, 130, 131, 132]);
   service.put({ id: 140, title: "last", rank: 500 });
   await shows(list, [130, 131, 132, 133]);
+});
+
+test("a limited list shows more, in one snapshot, and of a large table no more than that", async () => {
+  for (let id = 100; id < 2000; id++) service.put({ id, title: "more", rank: id });
+  const list = await live({ limit: 2 });
+  await shows(list, [1, 2]);
+  assert.deepEqual([list.hasMore, list.count, list.loading, list.loaded], [true, 1905, false, true]);
+  list.more(2); // these are here already
+  await shows(list, [1, 2, 3, 4]);
+  assert.equal(service.requests.filter(each => each.startsWith("GET")).length, 1);
+  list.more(300);
+  assert.equal(list.loading, true);
+  await until(() => list.getSnapshot().length === 304 && !list.loading);
+  assert.equal(list.getSnapshot()[303].id, 398);
+  assert.ok(service.exported < 400, String(service.exported));
+  assert.equal(list.count, 1905);
+  service.delete(1);
+  service.put({ id: 3000, title: "far away", rank: 3000 });
+  service.put({ id: 3001, title: "near", rank: 1 });
+  await until(() => list.count === 1906 && list.getSnapshot()[0].id === 3001);
+  list.more(5000);
+  await until(() => !list.hasMore);
+  assert.deepEqual([list.getSnapshot().length, list.count], [1906, 1906]);
+});
+
+test("each change comes with the row before it, and the count follows", async () => {
+  const list = await live({ filter: { title: "t1" } });
+  const changes = [];
+  const end = list.changes(({ action, id, data, before }) => changes.push([action, id, data?.rank, before?.rank]));
+  service.put({ id: 1, title: "t1", rank: 11 });
+  service.put({ id: 2, title: "t1", rank: 5 });
+  service.put({ id: 1, title: "gone", rank: 11 });
+  await shows(list, [2]);
+  assert.deepEqual(changes, [["UPDATE", 1, 11, 10], ["INSERT", 2, 5, undefined], ["DELETE", 1, undefined, 11]]);
+  assert.equal(list.count, 1);
+  end();
+  service.delete(2);
+  await shows(list, []);
+  assert.equal(changes.length, 3);
+});
+
+test("rows that addresses name by another field than events do", async () => {
+  service.key = ["title"];
+  const list = await live({ fields: ["rank"] });
+  service.put({ id: 1, title: "renamed", rank: 45 });
+  await shows(list, [2, 3, 4, 1, 5]);
+  service.delete(3);
+  await shows(list, [2, 4, 1, 5]);
+  const updating = list.update("t2", { rank: 100 });
+  await until(() => list.getSnapshot().find(row => row.id === 2).rank === 100);
+  await updating;
+  await shows(list, [4, 1, 5, 2]);
+  await list.delete("t2");
+  await shows(list, [4, 1, 5]);
+});
+
+test("large integers keep their digits, if that is wanted", { skip: !JSON.rawJSON && "this Node has no source of numbers" }, async () => {
+  const text = '{"id":9007199254740993,"small":1,"text":"9007199254740993","list":[-9007199254740993]}';
+  assert.deepEqual(parse(text), { id: 9007199254740993n, small: 1, text: "9007199254740993", list: [-9007199254740993n] });
+  assert.equal(stringify(parse(text)), text);
+  service.put({ id: 9007199254740993n, title: "large", rank: 1 });
+  const made = rowcast("http://service/", { fetch: service.fetch, bigint: true });
+  const list = made.live("things");
+  open.push(list);
+  await shows(list, [9007199254740993n, 1, 2, 3, 4, 5]);
+  await until(() => list.status === "live");
+  service.put({ id: 9007199254740993n, title: "changed", rank: 1 });
+  await until(() => list.getSnapshot()[0].title === "changed");
+});
+
+test("events of a resource, as they come, and from a position", async () => {
+  const made = rowcast("http://service/", { fetch: service.fetch });
+  const seen = [];
+  const follow = options => made.watch("things", options, message => message.type === "event" && seen.push([message.event, message.data.id, message.position]));
+  follow({ filter: { title: "x" }, position: "5" });
+  await until(() => seen.length === 1);
+  service.put({ id: 8, title: "x", rank: 1 });
+  service.put({ id: 9, title: "y", rank: 1 });
+  service.put({ id: 10, title: "x", rank: 1 });
+  await until(() => seen.length === 3);
+  assert.deepEqual(seen.slice(1), [["", 8, "6"], ["", 10, "8"]]);
+  const end = follow({ position: "7" });
+  await until(() => seen.length === 6);
+  assert.deepEqual(seen.at(-1), ["", 10, "8"]);
+  end();
+  made.close();
+  await until(() => service.streams.size === 0);
+});
+
+test("more than a hundred queries have several connections", async () => {
+  const made = rowcast("http://service/", { fetch: service.fetch });
+  let live = 0;
+  for (let n = 0; n < 150; n++) made.watch("things", { position: "5" }, message => message.type === "state" && message.state === "live" && live++);
+  await until(() => live >= 150 && service.streams.size === 2);
+  assert.deepEqual([...service.streams].map(each => Object.keys(each.queries).length).sort(), [100, 50]);
+  made.close();
+  await until(() => service.streams.size === 0);
+});
+
+test("a page that is hidden has no connection, and resumes when it is seen", async context => {
+  context.mock.timers.enable({ apis: ["setTimeout"] });
+  globalThis.document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+  context.after(() => delete globalThis.document);
+  const turn = async (state, milliseconds) => {
+    document.visibilityState = state;
+    document.dispatchEvent(new Event("visibilitychange"));
+    context.mock.timers.tick(milliseconds);
+  };
+  const step = async condition => {
+    for (let n = 0; n < 2000 && !condition(); n++) {
+      context.mock.timers.tick(10);
+      await new Promise(resolve => setImmediate(resolve));
+    }
+    assert.ok(condition(), String(condition));
+  };
+  const list = rowcast("http://service/", { fetch: service.fetch, pauseHidden: true }).live("things");
+  open.push(list);
+  await step(() => list.status === "live");
+  await turn("hidden", 1000);
+  await turn("visible", 5000);
+  assert.equal(list.status, "live"); // it was hidden for too short a time
+  await turn("hidden", 3000);
+  assert.equal(list.status, "paused");
+  await step(() => service.streams.size === 0);
+  service.put({ id: 6, title: "meanwhile", rank: 60 });
+  await turn("visible", 0);
+  await step(() => list.status === "live" && list.getSnapshot().length === 6);
+  assert.equal(service.requests.filter(each => each.startsWith("GET")).length, 1);
+});
+
+test("requests have the client's credentials, and bodies of any kind", async () => {
+  service.token = "right";
+  const made = rowcast("http://service/", { fetch: service.fetch, token: "right" });
+  const response = await made.send("POST", "/things/", { body: { id: 7n, title: "sent" } });
+  assert.equal((await response.json()).title, "sent");
+  await made.send("POST", "things/", { body: new Blob(['{"id": 8, "title": "as it is"}']), headers: { "Content-Type": "text/csv" } });
+  assert.equal(service.sent["Content-Type"], "text/csv");
+  assert.equal(service.rows.get(8).title, "as it is");
+  assert.deepEqual((await made.describe("/things/")).list.key, ["id"]);
+  await made.describe("things/");
+  assert.equal(service.requests.filter(each => each.startsWith("OPTIONS")).length, 1);
+  service.token = "another";
+  await assert.rejects(made.send("GET", "things/"), error => error instanceof Refused && error.status === 401);
 });
 
 test("texts are placed by the service, which knows the collation", async () => {

@@ -1,5 +1,7 @@
 // A service in memory, as `fetch` sees it: one resource, lists with an order and pages, and QUERY /stream/ with positions.
 
+const { parse, stringify } = await import(process.env.ROWCAST_CLIENT ?? "../../../service/rowcast/assets/client.js");
+
 export class FakeService {
   rows = new Map();
   log = []; // every change: {position, change}
@@ -9,6 +11,7 @@ export class FakeService {
   pageSize = 100;
   transactions = 100;
   refuse = null; // the status with which changes are refused
+  key = ["id"]; // what addresses name a row by
   oldest = 0; // positions before it get a reset
 
   fields = {
@@ -23,10 +26,13 @@ export class FakeService {
     this.requests.push(`${method} ${url.pathname}${url.search}`);
     if (this.down) throw new TypeError("fetch failed");
     if (this.token !== null && headers.Authorization !== `Bearer ${this.token}`) return problem(401, "Wrong token.");
-    const parsed = body === undefined ? undefined : JSON.parse(body);
+    this.sent = headers;
+    const text = body instanceof Blob ? await body.text() : body;
+    const parsed = text === undefined ? undefined : parse(text);
     if (method === "QUERY") return this.stream(parsed.queries, signal);
     if (method === "OPTIONS") return json({ list: this.description() });
-    const key = Number(url.pathname.split("/")[2]);
+    const named = decodeURIComponent(url.pathname.split("/")[2]);
+    const key = [...this.rows.values()].find(row => String(row[this.key[0]]) === named)?.id;
     if (method === "GET") return this.list(url, headers.Accept);
     if (this.refuse) return problem(this.refuse, "Refused.");
     const tx = String(++this.transactions);
@@ -43,7 +49,7 @@ export class FakeService {
 
   description() {
     return {
-      key: ["id"], fields: this.fields, default_ordering: ["rank"], pagination: "page", max_page_size: this.pageSize,
+      key: this.key, primary_key: ["id"], fields: this.fields, default_ordering: ["rank"], pagination: "page", max_page_size: this.pageSize,
     };
   }
 
@@ -55,14 +61,24 @@ export class FakeService {
     rows.sort((a, b) => sign * ((a[field] === null) - (b[field] === null) || (a[field] > b[field]) - (a[field] < b[field])) || a.id - b.id);
     const position = { "X-Stream-Position": String(this.log.length) };
     if (accept === "application/x-ndjson") {
-      return new Response(rows.map(row => JSON.stringify(row) + "\n").join(""), { headers: position });
+      this.exported = 0;
+      const lines = rows.values();
+      const body = new ReadableStream({
+        pull: controller => {
+          const { value, done } = lines.next();
+          if (done) return controller.close();
+          this.exported++;
+          controller.enqueue(new TextEncoder().encode(stringify(value) + "\n"));
+        },
+      });
+      return new Response(body, { headers: position });
     }
     const size = Number(url.searchParams.get("page_size") ?? 20);
     const page = Number(url.searchParams.get("page") ?? 1);
     const next = new URL(url);
     next.searchParams.set("page", String(page + 1));
     const results = rows.slice((page - 1) * size, page * size);
-    return json({ results, next: rows.length > page * size ? next.href : null }, 200, position);
+    return json({ count: rows.length, results, next: rows.length > page * size ? next.href : null }, 200, position);
   }
 
   matches(row, filter) {
@@ -97,29 +113,33 @@ export class FakeService {
   stream(queries, signal) {
     const service = this;
     const encoder = new TextEncoder();
+    const starts = Object.fromEntries(
+      Object.entries(queries).map(([name, { last_event_id }]) => [name, Number(last_event_id ?? service.log.length)]),
+    );
     let send;
     const body = new ReadableStream({
       start(controller) {
         const write = text => controller.enqueue(encoder.encode(text));
-        const marked = (name, text) => write(`event: query\ndata: ${JSON.stringify({ query: name })}\n\n${text}`);
+        const marked = (name, text) => write(`event: query\ndata: ${stringify({ query: name })}\n\n${text}`);
         send = {
           queries,
           send(n) {
             const { before, after, tx } = service.log[n - 1];
             for (const [name, { params }] of Object.entries(queries)) {
+              if (n <= starts[name]) continue;
               const [was, is] = [before, after].map(row => service.matches(row, params.filter));
               if (!was && !is) continue;
               const change = {
                 action: was ? (is ? "UPDATE" : "DELETE") : "INSERT", id: (after ?? before).id, data: is ? after : null, tx,
               };
-              marked(name, `id: ${n}\ndata: ${JSON.stringify(change)}\n\n`);
+              marked(name, `id: ${n}\ndata: ${stringify(change)}\n\n`);
             }
           },
-          all: (event, data) => Object.keys(queries).forEach(name => marked(name, `event: ${event}\nid: ${service.log.length}\ndata: ${JSON.stringify(data)}\n\n`)),
+          all: (event, data) => Object.keys(queries).forEach(name => marked(name, `event: ${event}\nid: ${service.log.length}\ndata: ${stringify(data)}\n\n`)),
           end: () => (service.streams.delete(send), controller.close()),
         };
         write("retry: 5\n\n");
-        const from = Math.min(...Object.values(queries).map(each => Number(each.last_event_id)));
+        const from = Math.min(...Object.values(starts));
         if (from < service.oldest) send.all("reset", { reason: "expired" });
         send.all("ready", {});
         for (let n = from + 1; n <= service.log.length; n++) send.send(n);
@@ -139,7 +159,7 @@ export class FakeService {
 }
 
 function json(body, status = 200, headers = {}) {
-  return new Response(JSON.stringify(body), { status, headers: { "Content-Type": "application/json", ...headers } });
+  return new Response(stringify(body), { status, headers: { "Content-Type": "application/json", ...headers } });
 }
 
 function problem(status, detail) {

@@ -1,7 +1,7 @@
 /** The actions that Python of the service adds, as buttons. */
 
 import { useState } from "preact/hooks";
-import { type Action, Failure, parse, request, stringify } from "./api";
+import { type Action, Refused, parse, request, stringify } from "./api";
 import { fail, notify } from "./notices";
 
 export function ActionButtons({ actions, rowKey, onDone }: { actions: Action[]; rowKey?: string; onDone?(): void }) {
@@ -19,7 +19,7 @@ export function ActionButtons({ actions, rowKey, onDone }: { actions: Action[]; 
       setAsking(null);
       onDone?.();
     } catch (error) {
-      if (error instanceof Failure) fail(error);
+      if (error instanceof Refused) fail(error);
       else throw error;
     } finally {
       setBusy("");

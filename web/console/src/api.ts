@@ -1,4 +1,8 @@
-/** Requests to the service: JSON, credentials, problem documents, and what OPTIONS and the OpenAPI document say. */
+/** What the console asks the service: its rows, by the client, and what OPTIONS and the OpenAPI document say. */
+
+import { type Client, Refused, parse, rowcast } from "@rowcast/client";
+
+export { Refused, parse, stringify } from "@rowcast/client";
 
 export interface Field {
   type: string;
@@ -49,15 +53,6 @@ export interface Description {
   soft_delete?: unknown;
   actions: Record<string, Fields>;
 }
-export interface Problem {
-  title: string;
-  status: number;
-  detail: string;
-  code: string;
-  type: string;
-  request_id?: string;
-  errors?: Record<string, unknown>;
-}
 export interface Action {
   id: string;
   resource: string;
@@ -69,17 +64,9 @@ export interface Action {
   body: boolean;
 }
 
-/** A response that is not a success. */
-export class Failure extends Error {
-  constructor(readonly problem: Problem) {
-    super(problem.detail);
-  }
-}
-
 export interface Answer<T> {
   data: T;
   headers: Headers;
-  status: number;
 }
 
 const TOKEN = "rowcast.token";
@@ -93,7 +80,8 @@ export const session = {
   set(token: string | null): void {
     if (token) sessionStorage.setItem(TOKEN, token);
     else sessionStorage.removeItem(TOKEN);
-    descriptions.clear();
+    client.close();
+    client = connect();
     labels.clear();
     for (const each of listeners) each();
   },
@@ -103,72 +91,36 @@ export const session = {
   },
 };
 
-export function authorization(): Record<string, string> {
-  return session.token ? { Authorization: `Bearer ${session.token}` } : {};
+const base = new URL(/* of the service */ "..", import.meta.url);
+
+function connect(): Client<unknown> {
+  const { token } = session;
+  return rowcast(base, { credentials: () => (token ? `Bearer ${token}` : null), bigint: true, pauseHidden: true });
 }
 
-type RawJSON = { rawJSON?: (text: string) => unknown };
+/** The client with the credentials of now. */
+export let client = connect();
 
-/** JSON whose large integers keep their digits, as BigInt. */
-export function parse(text: string): any {
-  const revive = (_: string, value: unknown, context?: { source?: string }) =>
-    typeof value === "number" && context?.source && /^-?\d{16,}$/.test(context.source) && !Number.isSafeInteger(value)
-      ? BigInt(context.source)
-      : value;
-  return JSON.parse(text, revive as (key: string, value: unknown) => unknown);
-}
-
-export function stringify(value: unknown, indent?: number): string {
-  const raw = (JSON as RawJSON).rawJSON;
-  return JSON.stringify(value, (_, each) => (typeof each === "bigint" ? (raw ? raw(String(each)) : Number(each)) : each), indent);
-}
-
-/** Send a request. A response that is not a success is thrown as a Failure. */
+/** Send a request. A response that is not a success is thrown as `Refused`; so is that there is none, with the status 0. */
 export async function request<T = any>(
   method: string,
   path: string,
-  options: { body?: unknown; headers?: Record<string, string>; raw?: BodyInit; signal?: AbortSignal } = {},
+  options: { body?: unknown; headers?: Record<string, string>; signal?: AbortSignal } = {},
 ): Promise<Answer<T>> {
-  const headers: Record<string, string> = { Accept: "application/json", ...authorization(), ...options.headers };
-  let body: BodyInit | undefined = options.raw;
-  if (options.body !== undefined) {
-    body = stringify(options.body);
-    headers["Content-Type"] = "application/json";
-  }
-  let response: Response;
   try {
-    response = await fetch(path, { method, headers, body: body ?? null, signal: options.signal ?? null, cache: "no-store" });
+    const response = await client.send(method, path, options);
+    const text = await response.text();
+    const json = /\bjson\b/.test(response.headers.get("Content-Type") ?? "");
+    return { data: text ? (json ? parse(text) : text) : null, headers: response.headers };
   } catch (error) {
-    if (options.signal?.aborted) throw error;
-    throw new Failure({ title: "No answer", status: 0, code: "unreachable", type: "", detail: "The service cannot be reached." });
+    if (error instanceof Refused || options.signal?.aborted) throw error;
+    throw new Refused({ title: "No answer", status: 0, code: "unreachable", detail: "The service cannot be reached." });
   }
-  const text = await response.text();
-  let data: any = null;
-  try {
-    data = text ? parse(text) : null;
-  } catch {
-    data = text;
-  }
-  if (!response.ok) {
-    const problem: Problem = data && typeof data === "object" && "detail" in data
-      ? data
-      : { title: response.statusText, status: response.status, code: "", type: "", detail: String(text).slice(0, 300) || response.statusText };
-    throw new Failure(problem);
-  }
-  return { data, headers: response.headers, status: response.status };
 }
 
-const descriptions = new Map<string, Promise<Description>>();
-
-/** What OPTIONS says of an address; asked for once. */
+/** What OPTIONS says of an address. */
 export function describe(path: string): Promise<Description> {
-  let found = descriptions.get(path);
-  if (!found) {
-    found = request<Description>("OPTIONS", path).then(answer => answer.data);
-    found.catch(() => descriptions.delete(path));
-    descriptions.set(path, found);
-  }
-  return found;
+  return client.describe(path) as Promise<Description>;
 }
 
 /** The names of the resources: those addresses that have a list. */

@@ -1,7 +1,7 @@
 /** The form of a row: create, change under If-Match, and choose between three versions after a conflict. */
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { type Abilities, type Description, Failure, type Field, type Fields, type Row, describe, forgetLabel, keyOf, request, stringify } from "./api";
+import { type Abilities, type Description, Refused, type Field, type Fields, type Row, describe, forgetLabel, keyOf, request, stringify } from "./api";
 import { ActionButtons } from "./actions";
 import { Control, Unreadable } from "./controls";
 import { fail, notify, undoChange } from "./notices";
@@ -36,7 +36,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
   const [read, setRead] = useState<Read | null>(null);
   const [values, setValues] = useState<Row>({});
   const [errors, setErrors] = useState<Record<string, string[]>>({});
-  const [failure, setFailure] = useState<Failure | null>(null);
+  const [failure, setFailure] = useState<Refused | null>(null);
   const [busy, setBusy] = useState(false);
   const [conflict, setConflict] = useState<Conflict | null>(null);
   const heading = useRef<HTMLHeadingElement>(null);
@@ -71,7 +71,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
       setRead(found);
       setValues(found.row);
       heading.current?.focus();
-    }, error => current && setFailure(error instanceof Failure ? error : null));
+    }, error => current && setFailure(error instanceof Refused ? error : null));
     return () => {
       current = false;
     };
@@ -105,7 +105,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
   if (!read) {
     return (
       <Panel title={resource} heading={heading} onClose={onClose}>
-        {failure ? <p class="error" role="alert">{failure.problem.detail}</p> : <p>Loading…</p>}
+        {failure ? <p class="error" role="alert">{failure.message}</p> : <p>Loading…</p>}
       </Panel>
     );
   }
@@ -154,12 +154,12 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
       });
       notify({ text: "Saved.", undo });
     } catch (error) {
-      if (!(error instanceof Failure)) throw error;
+      if (!(error instanceof Refused)) throw error;
       if (error.problem.status === 412 && rowKey !== null) {
         try {
           setConflict({ base: read.row, theirs: await load() });
         } catch (gone) {
-          setFailure(gone instanceof Failure ? gone : error);
+          setFailure(gone instanceof Refused ? gone : error);
         }
       } else {
         const own = messages(error.problem.errors);
@@ -180,7 +180,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
       notify({ text: "Deleted.", ...undoDeletion(resource, path, about, read.row, abilities) });
       onClose();
     } catch (error) {
-      if (error instanceof Failure && error.problem.status === 412) notify({ text: "The row has changed since you opened it. Look at it again before you delete it.", failed: true });
+      if (error instanceof Refused && error.problem.status === 412) notify({ text: "The row has changed since you opened it. Look at it again before you delete it.", failed: true });
       else fail(error);
     }
   };
@@ -201,7 +201,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
       )}
       <form noValidate onSubmit={event => { event.preventDefault(); void save(); }}>
         {stale && <p class="stale" role="status">{live ? "Somebody else has changed this row. When you save, you can choose." : "This row has left the table: it was deleted, or the filters exclude it now."}</p>}
-        {failure && <p class="error" role="alert">{failure.problem.detail}{Object.entries(errors).filter(([name]) => !(name in read.fields)).map(([name, each]) => <span key={name}> {name === "non_field_errors" ? "" : `${name}: `}{each.join(" ")}</span>)}</p>}
+        {failure && <p class="error" role="alert">{failure.message}{Object.entries(errors).filter(([name]) => !(name in read.fields)).map(([name, each]) => <span key={name}> {name === "non_field_errors" ? "" : `${name}: `}{each.join(" ")}</span>)}</p>}
         {Object.entries(read.fields).map(([name, field]) => (
           <FieldRow
             key={name} name={name} field={field} value={values[name]} errors={errors[name]} changed={rowKey !== null && changed.includes(name)}

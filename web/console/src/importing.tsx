@@ -1,7 +1,7 @@
 /** Import: a CSV or NDJSON file, tried first, with its errors by line. */
 
 import { useState } from "preact/hooks";
-import { Failure, request } from "./api";
+import { Refused, request } from "./api";
 import { fail, notify } from "./notices";
 
 interface Report {
@@ -28,11 +28,11 @@ export function ImportPanel({ resource, onClose }: { resource: string; onClose()
     if (skip) query.set("errors", "skip");
     const type = /\.(nd)?jsonl?$/i.test(chosen.name) ? "application/x-ndjson" : "text/csv";
     try {
-      const { data } = await request<Report>("POST", `/${resource}/import/?${query}`, { raw: chosen, headers: { "Content-Type": type } });
+      const { data } = await request<Report>("POST", `/${resource}/import/?${query}`, { body: chosen, headers: { "Content-Type": type } });
       setReport({ dry, report: data });
       if (!dry) notify({ text: `${data.created} rows created, ${data.updated} updated.` });
     } catch (error) {
-      if (!(error instanceof Failure)) throw error;
+      if (!(error instanceof Refused)) throw error;
       const errors = Object.entries(error.problem.errors ?? {}).filter(([line]) => /^\d+$/.test(line));
       if (errors.length) setReport({ dry, report: { created: 0, updated: 0, failed: errors.length, errors: errors.map(([line, each]) => ({ line: Number(line), errors: each as Record<string, unknown> })) } });
       else fail(error);

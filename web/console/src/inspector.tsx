@@ -1,11 +1,17 @@
 /** The stream inspector: what a stream sends, from where it resumes, and how to open it elsewhere. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { session, stringify } from "./api";
+import type { State } from "@rowcast/client";
+import { client, session, stringify } from "./api";
 import { notify } from "./notices";
-import { type State, type StreamEvent, follow } from "./stream";
 
 const KEPT_EVENTS = 200;
+
+interface StreamEvent {
+  event: string; // "" for a change
+  data: any;
+  position: string | null;
+}
 
 export function StreamInspector({ resource, query, onClose }: { resource: string; query: URLSearchParams; onClose(): void }) {
   const [parameters, setParameters] = useState(() => {
@@ -15,7 +21,7 @@ export function StreamInspector({ resource, query, onClose }: { resource: string
   });
   const [from, setFrom] = useState("");
   const [position, setPosition] = useState("");
-  const [state, setState] = useState<State>("closed");
+  const [state, setState] = useState<State | "closed">("closed");
   const [refused, setRefused] = useState("");
   const [events, setEvents] = useState<StreamEvent[]>([]);
   const stop = useRef<(() => void) | null>(null);
@@ -28,15 +34,16 @@ export function StreamInspector({ resource, query, onClose }: { resource: string
   const open = (start: string | null) => {
     close();
     setRefused("");
-    stop.current = follow(address, start, {
-      state: (next, detail) => {
-        setState(next);
-        if (next === "refused") setRefused(detail ?? "The service refuses the stream.");
-      },
-      event: event => {
-        setPosition(event.id);
-        setEvents(current => [event, ...current].slice(0, KEPT_EVENTS));
-      },
+    setState("connecting");
+    const params = Object.fromEntries(new URLSearchParams(parameters));
+    stop.current = client.watch(resource, { params, position: start }, message => {
+      if (message.type === "state") {
+        setState(message.state);
+        if (message.problem) setRefused(message.problem.detail ?? message.problem.title);
+        return;
+      }
+      if (message.position) setPosition(message.position);
+      if (message.type === "event") setEvents(current => [message, ...current].slice(0, KEPT_EVENTS));
     });
   };
   useEffect(() => {
@@ -75,7 +82,7 @@ export function StreamInspector({ resource, query, onClose }: { resource: string
       <ol class="events" reversed>
         {events.map((event, place) => (
           <li key={events.length - place} class={event.event}>
-            <strong>{event.event || event.data?.action || "message"}</strong> <button type="button" class="quiet code" title="Resume after this event" onClick={() => { setFrom(event.id); open(event.id); }}>{event.id}</button>
+            <strong>{event.event || event.data?.action || "message"}</strong> {event.position && <button type="button" class="quiet code" title="Resume after this event" onClick={() => { setFrom(event.position!); open(event.position); }}>{event.position}</button>}
             <pre tabIndex={0}>{stringify(event.data, 2)}</pre>
           </li>
         ))}

@@ -2,13 +2,14 @@
 
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { Failure, abilities, describe, request, resources, session } from "./api";
+import { Refused, abilities, client, describe, request, resources, session } from "./api";
 import { hash, useLoaded, usePlace } from "./hooks";
 import { Notices } from "./notices";
-import { follow } from "./stream";
 import { Table } from "./table";
 
-const COUNT_MILLISECONDS = 500;
+const COUNTED_RESOURCES = 200; // more would need more connections than a browser has
+const COUNT_MILLISECONDS = 100;
+const COUNTED_PAGES = ["page", "cursor", "offset"];
 
 function useToken(): number {
   const [round, turn] = useState(0);
@@ -16,44 +17,42 @@ function useToken(): number {
   return round;
 }
 
-/** The number of rows of each resource, counted again after a change. */
-function useCounts(names: string[], streams: ReadonlySet<string> | undefined, round: number): Record<string, string> {
+/** The number of rows of each resource, as its list has it now. */
+function useCounts(names: string[], round: number): Record<string, string> {
   const [counts, set] = useState<Record<string, string>>({});
   useEffect(() => {
+    const found: Record<string, string> = {};
+    let timer = 0;
     let current = true;
-    const timers = new Map<string, number>();
-    const count = async (name: string) => {
-      let text = "";
-      try {
-        const { list } = await describe(`/${name}/`);
-        const sized = list && ["page", "cursor"].includes(list.pagination) ? "?page_size=1" : list?.pagination === "offset" ? "?limit=1" : null;
-        if (sized === null) return;
-        const { data } = await request<any>("GET", `/${name}/${sized}`);
-        text = data.count === null ? "" : Number(data.count).toLocaleString();
-      } catch (error) {
-        text = error instanceof Failure && [401, 403].includes(error.problem.status) ? "🔒" : "";
-      }
-      if (current) set(known => ({ ...known, [name]: text }));
+    const show = (name: string, text: string) => {
+      found[name] = text;
+      timer ||= window.setTimeout(() => {
+        timer = 0;
+        set({ ...found });
+      }, COUNT_MILLISECONDS);
     };
-    names.forEach(name => void count(name));
-    const again = (name: string) => {
-      if (!timers.has(name)) timers.set(name, window.setTimeout(() => { timers.delete(name); void count(name); }, COUNT_MILLISECONDS));
-    };
-    const watched = names.filter(name => streams?.has(name));
-    const stop = watched.length
-      ? follow(`/stream/?resources=${watched.map(encodeURIComponent).join(",")}`, null, {
-          event: event => {
-            if (event.event === "reset") watched.forEach(again);
-            else if (event.event === "" && event.data.action !== "UPDATE") again(event.data.resource);
-          },
-        })
-      : () => undefined;
+    const locked = ({ status }: { status: number }) => ([401, 403].includes(status) ? "🔒" : "");
+    const ends = new Set<() => void>();
+    for (const name of names.slice(0, COUNTED_RESOURCES)) {
+      describe(`/${name}/`).then(
+        ({ list }) => {
+          if (!current || !list || !COUNTED_PAGES.includes(list.pagination)) return;
+          const live = client.live(name, { limit: 1, fields: [] });
+          ends.add(() => live.close());
+          live.subscribe(() => {
+            if (live.loaded) show(name, live.count === null ? "" : live.count.toLocaleString());
+            else if (live.problem) show(name, locked(live.problem));
+          });
+        },
+        error => current && show(name, error instanceof Refused ? locked(error) : ""),
+      );
+    }
     return () => {
       current = false;
-      stop();
-      timers.forEach(clearTimeout);
+      clearTimeout(timer);
+      for (const end of ends) end();
     };
-  }, [names.join(), [...(streams ?? [])].join(), round]);
+  }, [names.join(), round]);
   return counts;
 }
 
@@ -77,7 +76,7 @@ function SignIn() {
       setError("");
     } catch (failure) {
       session.set(before);
-      setError(failure instanceof Failure ? failure.problem.detail : String(failure));
+      setError(failure instanceof Refused ? failure.message : String(failure));
     }
   };
   if (signedIn && !open) return <div class="signin" key={round}><span>{who(session.token!)}</span> <button type="button" onClick={() => session.set(null)}>Sign out</button></div>;
@@ -110,7 +109,7 @@ function Console({ title }: { title: string }) {
   const names = useLoaded(resources, [round]);
   const able = useLoaded(abilities, [round]);
   const all = names.value ?? [];
-  const counts = useCounts(all, able.value?.streams, round);
+  const counts = useCounts(all, round);
   const chosen = place.path[0] ?? all[0];
   const known = chosen !== undefined && (all.includes(chosen) || !names.value);
   useEffect(() => {
@@ -158,7 +157,7 @@ function Console({ title }: { title: string }) {
 function View({ resource, query, able }: { resource: string; query: URLSearchParams; able: import("./api").Abilities }) {
   const about = useLoaded(() => describe(`/${resource}/`), [resource]);
   if (about.error) {
-    const locked = about.error instanceof Failure && [401, 403].includes(about.error.problem.status);
+    const locked = about.error instanceof Refused && [401, 403].includes(about.error.problem.status);
     return <p class="error" role="alert">{about.error.message}{locked && !session.token && " Sign in to see these rows."}</p>;
   }
   if (!about.value) return <p class="empty">Loading…</p>;

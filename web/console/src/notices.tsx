@@ -1,7 +1,7 @@
 /** Messages at the edge of the page: what was done, with a way to undo it, and what failed. */
 
 import { useEffect } from "preact/hooks";
-import { Failure, type Row, request } from "./api";
+import { Refused, type Row, request } from "./api";
 import { type Store, useStore } from "./hooks";
 
 export interface Notice {
@@ -23,7 +23,7 @@ export function notify(notice: Notice | null): void {
 }
 
 export function fail(error: unknown): void {
-  notify({ text: error instanceof Failure ? `${error.problem.title}: ${error.problem.detail}` : String(error), failed: true });
+  notify({ text: error instanceof Refused ? `${error.problem.title}: ${error.message}` : String(error), failed: true });
 }
 
 /** How to undo the change of a row: its old values, if nobody has changed it since. */
@@ -46,7 +46,7 @@ export function Notices() {
   }, [notice]);
   const undo = () => {
     notice!.undo!().catch(error => {
-      const changed = error instanceof Failure && error.problem.status === 412;
+      const changed = error instanceof Refused && error.problem.status === 412;
       if (changed) notify({ text: "The row has changed since, so this cannot be undone.", failed: true });
       else fail(error);
     });

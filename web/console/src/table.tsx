@@ -2,14 +2,14 @@
 
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ActionButtons } from "./actions";
-import { type Abilities, type Description, type ListInfo, authorization } from "./api";
+import { type Abilities, type Description, type ListInfo, client } from "./api";
 import { FilterBuilder } from "./filters";
 import { RowForm } from "./form";
 import { go, useStore } from "./hooks";
 import { ImportPanel } from "./importing";
 import { StreamInspector } from "./inspector";
-import { LiveList } from "./live";
 import { fail } from "./notices";
+import { TableRows } from "./rows";
 import { Shown } from "./values";
 
 const ROW_PIXELS = 34;
@@ -29,9 +29,10 @@ export function Table({ resource, about, abilities, query }: Props) {
   const asked = PARAMETERS.filter(name => query.get(name)).map(name => [name, query.get(name)!]);
   const key = JSON.stringify(asked);
   const streams = abilities.streams.has(resource);
-  const list = useMemo(() => new LiveList(resource, info, streams, new URLSearchParams(asked)), [resource, key, streams]);
+  const list = useMemo(() => new TableRows(resource, info, Object.fromEntries(asked)), [resource, key]);
   useEffect(() => () => list.close(), [list]);
-  const { rows, keys, count, state, failure, loading, more, changed } = useStore(list);
+  const { rows, keys, count, status, problem, loaded, loading, more, changed } = useStore(list);
+  const failure = problem && (streams || !loaded) ? problem : null; // a list without a stream is shown all the same
   const [filtering, setFiltering] = useState(query.has("filter"));
 
   const change = (changes: Record<string, string | null>, replace = false) => {
@@ -55,7 +56,7 @@ export function Table({ resource, about, abilities, query }: Props) {
       <div class="main">
         <header class="bar">
           <h1>{about.name}</h1>
-          <span class={`state ${state}`} role="status" title="Whether changes arrive">{STATES[state]}</span>
+          <span class={`state ${status}`} role="status" title="Whether changes arrive">{STATES[status]}</span>
           <span class="count">{count === null ? `${rows.length}${more ? "+" : ""}` : count.toLocaleString()} rows</span>
           <Search info={info} value={query.get("search") ?? ""} onChange={search => change({ search }, true)} />
           {Object.keys(info.filters).length > 0 && <button type="button" aria-expanded={filtering} onClick={() => setFiltering(!filtering)}>Filters{query.has("filter") ? " ●" : ""}</button>}
@@ -68,10 +69,10 @@ export function Table({ resource, about, abilities, query }: Props) {
         {about.description && <p class="description">{about.description.split("\n")[0]}</p>}
         {abilities.actions.some(each => each.resource === resource && !each.detail) && <ActionButtons actions={abilities.actions.filter(each => each.resource === resource && !each.detail)} />}
         {filtering && <FilterBuilder key={resource} info={info} value={query.get("filter") ?? ""} onChange={filter => change({ filter }, true)} />}
-        {failure && <p class="error" role="alert">{failure.problem.detail}{failure.problem.type.startsWith("/") && <> <a href={failure.problem.type} target="_blank" rel="noreferrer">{failure.problem.code}</a></>}</p>}
+        {failure && <p class="error" role="alert">{failure.detail ?? failure.title}{failure.type?.startsWith("/") && <> <a href={failure.type} target="_blank" rel="noreferrer">{failure.code}</a></>}</p>}
         <Grid
           info={info} rows={rows} keys={keys} columns={columns} changed={changed} count={count} open={open} ordering={ordering} loading={loading} more={more}
-          onSort={sort} onOpen={row => change({ row, panel: null })} onEnd={() => void list.more()} label={about.name}
+          onSort={sort} onOpen={row => change({ row, panel: null })} onEnd={() => list.more()} label={about.name}
         />
       </div>
       {open !== null && <RowForm key={`${resource}/${open}`} resource={resource} about={about} rowKey={open} live={rows[keys.indexOf(open)]} abilities={abilities} onClose={() => change({ row: null })} onCreated={row => change({ row, panel: null })} />}
@@ -82,7 +83,7 @@ export function Table({ resource, about, abilities, query }: Props) {
   );
 }
 
-const STATES = { connecting: "connecting", live: "live", waiting: "reconnecting", paused: "paused", refused: "not live", closed: "closed" };
+const STATES = { loading: "connecting", live: "live", connecting: "reconnecting", paused: "paused", refused: "not live", closed: "closed" };
 
 function columnsOf(info: ListInfo, row: Record<string, unknown> | undefined): string[] {
   const declared = Object.entries(info.fields).filter(([name, field]) => field.type !== "many_to_many" || (row && name in row)).map(([name]) => name);
@@ -134,8 +135,7 @@ function Columns({ names, chosen, info, onChange }: { names: string[]; chosen: s
 function Export({ resource, query }: { resource: string; query: URLSearchParams }) {
   const save = async (type: string, extension: string) => {
     try {
-      const response = await fetch(`/${resource}/?${query}`, { headers: { Accept: type, ...authorization() } });
-      if (!response.ok) throw new Error((await response.json()).detail);
+      const response = await client.send("GET", `${resource}/?${query}`, { accept: type });
       const address = URL.createObjectURL(await response.blob());
       const link = document.createElement("a");
       link.href = address;
@@ -160,7 +160,7 @@ function Export({ resource, query }: { resource: string; query: URLSearchParams 
 interface GridProps {
   info: ListInfo;
   label: string;
-  rows: Record<string, unknown>[];
+  rows: readonly Record<string, unknown>[];
   keys: string[];
   columns: string[];
   changed: ReadonlyMap<string, ReadonlySet<string>>;
