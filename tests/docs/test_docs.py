@@ -180,7 +180,8 @@ class Session:
                 output = self._as_documented(bytes(printed))
                 raise AssertionError(f"$ {command}\n{output}\n--- the page says\n{expected}") from None
             finally:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):  # it may have ended by itself, after --max-time
+                    process.kill()
                 await process.wait()
 
     @staticmethod
