@@ -206,6 +206,18 @@ async def test_a_mistake_leaves_the_last_good_configuration(start: Start, tmp_pa
     assert (code, output.startswith(f"no service of {tmp_path / 'config'} has its file in ")) == (1, True)
 
 
+async def test_the_level_of_the_log_follows_a_reload(start: Start, tmp_path: Path) -> None:
+    """From the start on, and for the process as a whole."""
+    server = await start(RESOURCES, "log: {level: error}")
+    write(server, RESOURCES, "log: {level: info}")
+    code, output = rowcast(tmp_path, "reload", "--pid", str(server.pid))
+    assert code == 0, output
+    os.kill(server.pid, signal.SIGTERM)
+    log = await server.log()
+    assert "config_reloaded" in log
+    assert "feed_connected" not in log
+
+
 async def test_problems_in_health_have_no_secrets(start: Start, tmp_path: Path) -> None:
     """Neither what comes from variables and files, nor what an exception of a module has to say."""
     (tmp_path / "secret").write_text("written-in-a-file\n")

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.conftest import Serve, configure, rowcast
+from tests.waiting import until
 
 TASKS = {
     "tasks": "fields: {title: {type: string}}\nviewset: {class: 'viewsets:TaskViewSet', permission_classes: [AllowAny]}"
@@ -165,13 +166,13 @@ async def test_all_sql_is_logged(serve: Serve, service: str, values: bool) -> No
         async with client.get("/tasks/?title=none") as response:
             assert (await response.json())["count"] == 0
     statements = [entry for entry in log if entry["event"] == "sql"]
-    inserts = [entry for entry in statements if "INSERT INTO" in entry["sql"]]
-    assert [entry["rows"] for entry in inserts] == [1, 1, 1]
-    assert [entry["rows"] for entry in statements[-2:]] == [2, 0]
+    inserts = [entry for entry in statements if entry["db.query.summary"] == "INSERT tasks"]
+    assert [entry["db.response.returned_rows"] for entry in inserts] == [1, 1, 1]
+    assert [entry["db.response.returned_rows"] for entry in statements[-2:]] == [2, 0]
     for entry in statements:
-        assert entry["milliseconds"] > 0
-        assert "\n" not in entry["sql"]
-        assert ("values" in entry) == values
+        assert entry["db.client.operation.duration"] > 0
+        assert "\n" not in entry["db.query.text"]
+        assert ("db.query.parameter.0" in entry) == values
     assert ("xxx" in str(statements)) == values
     assert "x" * 250 not in str(statements)
 
@@ -187,5 +188,21 @@ async def test_slow_sql_is_logged(serve: Serve, sql: asyncpg.Connection) -> None
             assert (await client.get("/tasks/?title=a")).status == 503
             assert (await other.get("/tasks/?title=b")).status == 503
     (entry,) = [entry for entry in log if entry["event"] == "sql"]
-    assert entry["error"] == "Unavailable"
-    assert entry["milliseconds"] >= 300
+    assert entry["error.type"] == "57014"
+    assert entry["db.client.operation.duration"] >= 0.3
+
+
+async def test_the_plan_of_a_slow_read_is_logged(serve: Serve) -> None:
+    """Once for each statement, with the node that costs most, and without values; not that of a write."""
+    client = await serve(LISTED, "log: {sql: slow, slow_after: 0s}")
+    with capture_logs() as log:
+        await (await client.post("/tasks/", json={"title": "secret"})).read()
+        for title in ("secret", "other"):
+            await (await client.get(f"/tasks/?title={title}")).read()
+        await until(lambda: any(entry["event"] == "sql_plan" for entry in log))
+        await (await client.get("/tasks/?title=third")).read()
+    (entry,) = [entry for entry in log if entry["event"] == "sql_plan"]
+    assert entry["db.query.summary"] == "SELECT tasks"
+    assert "tasks" in entry["rowcast.plan.node"]
+    assert 0 < entry["rowcast.plan.cost"] <= entry["rowcast.plan.total_cost"]
+    assert "secret" not in str(entry)

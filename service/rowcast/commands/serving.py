@@ -32,6 +32,7 @@ from rowcast.server.app import create_app
 from rowcast.server.checking import check_configuration
 from rowcast.server.debug import DebugRefused, check_debug, in_debug
 from rowcast.server.http import Runner, tune_garbage_collector
+from rowcast.server.log_entries import set_level
 from rowcast.server.modules import forget_modules
 from rowcast.server.prepare import prepare
 from rowcast.server.reload import Reloader, Source, log_outcome
@@ -94,6 +95,7 @@ def _serve_from(read: Callable[[], Configuration], files: Files | None, *, migra
     """Serve until a signal, beginning with the configuration that is read now; with ``files``, which follows changes."""
     configuration = read()
     server = configuration.settings.server
+    set_level(configuration.settings.log.level)
     _check_address(server)
     with (
         _open_admin(server) as admin,

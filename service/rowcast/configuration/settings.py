@@ -155,6 +155,7 @@ class Server:
     port: int = _setting(value_types.integer(0, 65535), 8000)
     workers: int = _setting(value_types.integer(1, 1024), 1)
     debug: bool = _setting(value_types.boolean(), False)
+    timing: bool = _setting(value_types.boolean(), False)
     admin: Address | None = field(default=None, metadata={"value_type": _address(), "default": None})
     cors_origins: tuple[str, ...] = _setting(
         value_types.ListOf(
@@ -317,6 +318,7 @@ class Api:
 class Log:
     """What the log has beside what the service reports about itself."""
 
+    level: str = _setting(value_types.one_of(("debug", "info", "warning", "error")), "info")
     access: str = _setting(value_types.one_of(("off", "errors", "slow", "all")), "off")
     sql: str = _setting(value_types.one_of(("off", "slow", "all")), "off")
     slow_after: float = _setting(value_types.duration(), "100ms")

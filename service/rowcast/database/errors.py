@@ -106,6 +106,14 @@ OUTSIDE_SCOPE: Final = "rowcast: outside the scope"  # what a statement casts to
 POLICY_REFUSES: Final = "A policy of the database does not allow this row."
 
 
+def sqlstate(error: BaseException) -> str | None:
+    """The SQLSTATE of an error of PostgreSQL, or of the one that an error of the service stands for."""
+    for each in (error, error.__cause__):
+        if isinstance(each, asyncpg.PostgresError):
+            return str(each.sqlstate)
+    return None
+
+
 class TryAgain(Conflict):
     """Another attempt may succeed. A client gets it where the attempt cannot be repeated for it."""
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from rowcast.resources.tables import Tables
+
 SUMMARIES_KEPT: Final = 4096
 OTHER: Final = "other"
 VERBS: Final = frozenset(
@@ -20,6 +22,11 @@ _PART: Final = r'(?:"(?:[^"]|"")+"|[A-Za-z_][\w$]*)'
 _TOKEN: Final = re.compile(rf"'(?:[^']|'')*'|{_PART}(?:\.{_PART})*|[()]|\S")
 _WRITES: Final = {"INSERT": "INTO", "UPDATE": "", "DELETE": "FROM"}
 _OWN: Final = "rowcast."
+
+
+def summaries_of(tables: Tables) -> Summaries:
+    """The summaries of statements about the tables and views of a configuration."""
+    return Summaries([*tables.metadata.tables, *tables.views.tables])
 
 
 class Summaries:

@@ -24,6 +24,7 @@ MAX_GROUP: Final = 64  # executions of one statement
 PAUSE_SECONDS: Final = 1.0  # after a failure
 
 Row: TypeAlias = asyncpg.Record | None
+Join: TypeAlias = Callable[[tuple[Hashable, ...], Sequence[Any]], Awaitable[Any]]
 
 
 _ALONE: Final = object()  # the result of an execution that has to be executed alone
@@ -56,6 +57,10 @@ class Coalescing:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause_until = 0.0  # monotonic time
 
+    def instrument(self, wrap: Callable[[Join], Join]) -> None:
+        """Let what ``wrap`` makes of it join groups. The task that executes a group has the context of its first execution."""
+        self._join = wrap(self._join)  # type: ignore[method-assign,assignment]
+
     async def row(self, shape: tuple[Hashable, ...], values: Sequence[Any], alone: Callable[[], Awaitable[Row]]) -> Row:
         """The row of one execution, which is done by ``alone`` if no other one comes at the same time, or a shared one fails.
 
@@ -74,7 +79,7 @@ class Coalescing:
         finally:
             self._active -= 1
 
-    def _join(self, shape: tuple[Hashable, ...], values: Sequence[Any]) -> asyncio.Future[Any]:
+    def _join(self, shape: tuple[Hashable, ...], values: Sequence[Any]) -> Awaitable[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         group = self._open.get(shape)
         if group is None:

@@ -245,9 +245,9 @@ def _end_early(view: ModelView, body: _Body | None, error: BaseException) -> Non
         if isinstance(error, Exception):
             _logger.error(
                 "export_failed",
-                path=http.path,
                 exc_info=None if isinstance(error, ApiError) else error,
                 error=str(error),
+                **{"url.path": http.path},
             )
             return
     if isinstance(error, InvalidPattern):

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from rowcast.configuration.settings import Log
 from rowcast.rest.viewset import Handler
+from rowcast.server.log_entries import REQUEST
 from rowcast.server.middleware import REQUEST_ID
 from rowcast.streams.sse import StreamResponse
 
@@ -39,7 +40,7 @@ def log_requests(app: web.Application, log: Log) -> None:
                 "http.server.request.duration": round(seconds, 6),
                 "request_id": request.get(REQUEST_ID),
             }
-            _logger.info("request", **about)
+            _logger.info(REQUEST, **about)
         return response
 
     app.middlewares.insert(0, note)

@@ -41,6 +41,7 @@ from rowcast.server.middleware import REQUESTS, Requests, add_headers, errors
 from rowcast.server.policies import unscoped_streams
 from rowcast.server.routes import named_classes, noting, plan_routes, register
 from rowcast.server.sql_log import log_statements
+from rowcast.server.timing import time_requests
 from rowcast.streams.admission import Admission
 from rowcast.streams.hub import Hub
 from rowcast.streams.traffic import Traffic
@@ -147,6 +148,9 @@ def create_app(
     if settings.server.debug:
         app.cleanup_ctx.append(watching_coroutines)
     log_requests(app, settings.log)
+    log_statements(app, service)
+    if settings.server.timing:
+        time_requests(app, service)
     if metrics is not None:
         metrics.watch(app, service, lifecycle)
     return app
@@ -175,8 +179,6 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
     judges = pool(direct, tables.guards, size=JUDGES, statement_timeout=settings.stream.filter_timeout)
     exports = pool(direct, tables.guards, size=settings.database.export_connections)
     exports.lift_limits()  # an export takes as long as its client
-    for each in (database, judges, exports):
-        log_statements(each, settings)
     supervisor = Supervisor()
     identity = Identity(replace(settings.auth, jwt=None), database)
     if settings.auth.jwt is not None:

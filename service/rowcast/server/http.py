@@ -306,7 +306,8 @@ class _Connection(web.RequestHandler):
         """The response where there is no request for the application to answer; the connection ends with it."""
         number = secrets.token_hex(10)
         if status >= 500:
-            _logger.error("request_failed", request_id=number, method=request.method, path=request.path, exc_info=exc)
+            about = {"http.request.method": request.method, "url.path": request.path}
+            _logger.error("request_failed", request_id=number, exc_info=exc, **about)
         if request.writer.output_size > 0:
             raise ConnectionError("A part of the response has been sent already.")
         error: ApiError = InternalError()

@@ -28,6 +28,7 @@ from rowcast.resources.tables import Tables
 from rowcast.rest.plan import Service
 from rowcast.rest.viewset import Handler
 from rowcast.server.health import Readiness
+from rowcast.server.log_entries import set_level
 from rowcast.server.middleware import REQUEST_ID
 from rowcast.server.policies import refused_streams
 from rowcast.server.prepare import check_additive, prepare, startup_error
@@ -206,6 +207,7 @@ class Lifecycle:
         self.readiness.starting = "The functions of @on_startup are running."
         await self._service.hooks.start()
         self._service.hooks.start_tasks()
+        set_level(self._configuration.settings.log.level)
         self.readiness.starting = None
         self._settled.set()
 

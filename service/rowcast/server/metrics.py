@@ -23,7 +23,7 @@ from prometheus_client.core import Metric
 from rowcast import __version__
 from rowcast.changes.feed import Feed
 from rowcast.database.pool import Database
-from rowcast.database.summaries import Summaries
+from rowcast.database.summaries import Summaries, summaries_of
 from rowcast.rest.plan import Service
 from rowcast.rest.viewset import Handler
 from rowcast.server.health import READINESS, Readiness
@@ -90,9 +90,7 @@ class Metrics:
 
         app.middlewares.insert(0, measure)
         app.cleanup_ctx.append(run)
-        summaries = Summaries(
-            [*service.store.queries.tables.metadata.tables, *service.store.queries.tables.views.tables]
-        )
+        summaries = summaries_of(service.store.queries.tables)
         for name, pool in pools_of(service):
             self._watch_pool(name, pool, summaries)
         if service.hub.traffic is not None:

@@ -85,7 +85,8 @@ def errors(
         except web.HTTPException as error:
             return problem(_with_operation(_from_aiohttp(error), error), request_id)
         except Exception as error:
-            _logger.exception("request_failed", request_id=request_id, method=request.method, path=request.path)
+            about = {"http.request.method": request.method, "url.path": request.path}
+            _logger.exception("request_failed", request_id=request_id, **about)
             return problem(_with_operation(describe(error), error), request_id)
         finally:
             requests.active -= 1
