@@ -434,6 +434,111 @@ async def test_actions_are_buttons(serve: Serve, sql: asyncpg.Connection) -> Non
     assert await sql.fetchval("SELECT completed FROM tasks")
 
 
+ORDERS = {
+    "customers": "fields: {id: {type: integer, primary_key: true}, code: {type: slug, unique: true}, name: {type: string}}\n"
+    "viewset: {lookup_field: code, search_fields: [name], filterset_fields: [id]}",
+    "orders": """
+        fields:
+          id: {type: integer, primary_key: true}
+          note: {type: string, default: ""}
+          customer: {type: foreign_key, to: customers}
+        viewset: {class: viewsets:Orders, filterset_fields: {customer: [exact, in], customer__name: [exact], id: [gte]}, ordering: [id]}
+    """,
+}
+SENDING = """
+from marshmallow import fields, validate
+from rowcast import ModelViewSet, Response, Serializer, action, model
+
+class Sending(Serializer):
+    carrier = fields.String(required=True, validate=validate.OneOf(["post", "bike"]))
+    weight = fields.Integer(required=True, validate=validate.Range(min=1))
+    express = fields.Boolean(load_default=False)
+    on = fields.Date(allow_none=True)
+    data = fields.Dict()
+
+class Orders(ModelViewSet):
+    model = model("orders")
+
+    @action(detail=True, methods=["post"], request_serializer=Sending)
+    async def send(self, request, **kwargs):
+        return Response(self.validate_data(request.data))
+
+    @action(detail=False, methods=["post"])
+    async def echo(self, request):
+        return Response({"received": request.data})
+"""
+
+
+async def orders(serve: Serve, sql: asyncpg.Connection) -> Client:
+    """Orders of thirty customers, whose addresses have a code."""
+    client = await serve(ORDERS, OPEN, modules={"viewsets": SENDING})
+    await sql.execute(
+        "INSERT INTO customers (id, code, name) SELECT n, 'c-' || n, 'customer ' || n FROM generate_series(1, 30) n;"
+        "INSERT INTO orders (id, note, customer_id) SELECT n, 'order ' || n, n FROM generate_series(1, 30) n"
+    )
+    return client
+
+
+async def test_a_filter_by_related_rows_is_found_by_typing(serve: Serve, sql: asyncpg.Connection) -> None:
+    """One row, and several; a view that is opened by its address shows their labels, also where addresses have no key."""
+    client = await orders(serve, sql)
+    value = "document.querySelector('.condition [role=combobox]')"
+    option = "document.querySelector('.condition [role=option][aria-selected=true]')"
+    keys = "[...document.querySelectorAll('tr[data-key]')].map(row => row.dataset.key).join()"
+    async with console(client, "#/orders") as page:
+        await page.until(f"{keys}.startsWith('1,2,3')")
+        await click(page, "Filters")
+        await click(page, "Add condition")
+        await page.until(value)
+        await page.evaluate(f"{value}.focus()")
+        await page.write("customer 17")
+        await page.until(f"{option}?.textContent === 'customer 17'")
+        await page.press("Enter")
+        await page.until(f"{keys} === '17'")
+        await fill(page, ".condition select[aria-label=Comparison]", "in", "change")
+        for name in ("customer 21", "customer 22"):
+            await page.until(value)
+            await page.evaluate(f"{value}.blur(); {value}.focus()")
+            await page.write(name)
+            await page.until(f"{option}?.textContent === {json.dumps(name)}")
+            await page.press("Enter")
+            await page.until(f"document.querySelector('.condition .chips').textContent.includes({json.dumps(name)})")
+        await page.until(f"{keys} === '17,21,22'")
+        address = await page.evaluate("location.hash")
+    async with console(client, address) as page:
+        chips = "[...document.querySelectorAll('.condition .chips li')].map(each => each.firstChild.textContent).join()"
+        await page.until(f"{keys} === '17,21,22' && {chips} === 'customer 17,customer 21,customer 22'")
+        await page.evaluate("document.querySelector('.condition .chips button').click()")
+        await page.until(f"{keys} === '21,22'")
+
+
+async def test_the_body_of_an_action_is_a_form(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Made from its serializer, with the service's messages at their fields; any other action takes JSON."""
+    client = await orders(serve, sql)
+    async with console(client, "#/orders?row=3") as page:
+        await page.until("document.querySelector('.panel .actions')")
+        await click(page, "Send", "document.querySelector('.panel')")
+        await page.until("document.querySelector('#action-carrier')?.tagName === 'SELECT'")
+        await fill(page, "#action-weight", "0")
+        await fill(page, "#action-data", '{"a": 1}')
+        await click(page, "Send", "document.querySelector('.body .buttons')")
+        await page.until(
+            "document.querySelector('#action-weight-errors') && document.querySelector('#action-carrier-errors')"
+        )
+        await fill(page, "#action-carrier", "1", "change")
+        await fill(page, "#action-weight", "12")
+        await fill(page, "#action-on", "2026-03-04")
+        await page.evaluate("document.querySelector('#action-express').click()")
+        await click(page, "Send", "document.querySelector('.body .buttons')")
+        await page.until("document.querySelector('.panel .actions pre')")
+        sent = json.loads(await page.evaluate("document.querySelector('.panel .actions pre').textContent"))
+        assert sent == {"carrier": "bike", "weight": 12, "express": True, "on": "2026-03-04", "data": {"a": 1}}
+        await page.evaluate("document.querySelector('[aria-label=\"Echo, with a body\"]').click()")
+        await fill(page, "#action-body", '{"any": [9007199254740993]}')
+        await click(page, "Send", "document.querySelector('.main .body')")
+        await page.until("document.querySelector('.main .actions pre')?.textContent.includes('9007199254740993')")
+
+
 async def test_an_edit_survives_a_killed_service(database_url: str, sql: asyncpg.Connection) -> None:
     """What somebody has written stays in the form, the table says that it is not live, and both go on after the restart."""
     service = Service(database_url, "http://127.0.0.1:1", ROWCAST_SERVER_CONSOLE="true")

@@ -728,6 +728,66 @@ def streams(chance: Random, service: Service) -> Attack:
     return Attack((get(chance, path, *pairs),), enough=b"event: ready")
 
 
+@generator
+def stream_queries(chance: Random, service: Service) -> Attack:
+    """Many streams by one body: names, resources, parameters and positions of all kinds, groups of filters, and too many of them."""
+
+    def params(resource: str) -> Any:
+        fields = list({"things": THINGS, "kinds": COLUMNS}.get(resource, THINGS))
+        filters: dict[str, Any] = {
+            f"{chance.choice(fields)}{chance.choice(('', '__in', '__gte', '__isnull', '__x'))}": chance.choice(
+                (_as_string(value(chance)), 1, True, None, [1, "x"], {"or": []}, 2**70)
+            )
+        }
+        for _ in range(chance.choice((0, 0, 1, 3, 40))):
+            filters = {chance.choice(("and", "or")): [filters, {}]} if chance.random() < 0.7 else {"not": filters}
+        made: dict[str, Any] = {
+            "filter": chance.choice((filters, json.dumps(filters), filters, [filters])),
+            "fields": chance.choice((fields[:2], [], ["nothing"], ",".join(fields), [1, 2.5])),
+            "expand": chance.choice(([], ["box"], "marks", "box__things", ["nothing"])),
+            "snapshot": True,
+            "access_token": "x",
+            _as_string(text(chance))[:300]: chance.choice((1, None, {}, [[]])),
+        }
+        return {
+            name: each
+            for name, each in made.items()
+            if chance.random() < (0.4 if name in ("filter", "fields", "expand") else 0.05)
+        }
+
+    def query() -> Any:
+        resource = chance.choice(("things", "things", "kinds", "boxes", "owned", "nothing", "things,kinds", ""))
+        made: dict[str, Any] = {"resource": resource, "params": params(resource)}
+        if chance.random() < 0.5:
+            made["last_event_id"] = chance.choice(
+                (*service.positions[:3], "x", "9" * 400, "", None, 1, _as_string(text(chance)))
+            )
+        if chance.random() < 0.1:
+            made[chance.choice(("resource", "params", "more"))] = chance.choice(
+                (None, [], 1, {"a": {"b": {}}}, "x" * 5000)
+            )
+        return chance.choice((made,) * 12 + (None, [], "things"))
+
+    names = chance.choice(
+        (("a",), ("a", "b"), ("a", "b", "é☃"), ("",), ("x" * 101,), ("a\nb", "a\u2028"), tuple(map(str, range(101))))
+    )
+    body = json.dumps(
+        chance.choice(({"queries": {name: query() for name in names}},) * 12 + ({"queries": []}, {}, [], None))
+    ).encode()
+    if chance.random() < 0.1:
+        body = chance.choice(
+            (
+                body[:-3],
+                body.replace(b'"a"', b'"a":{},"a"', 1),
+                body.replace(b"{}", b'{"a":' * 400 + b"1" + b"}" * 400),
+                b"\xff",
+                b"",
+            )
+        )
+    path = chance.choice(("/stream/",) * 8 + ("/stream", "/stream/?resources=things", "/things/stream/"))
+    return Attack((request("QUERY", path, body),), enough=b"event: ready")
+
+
 def _as_string(value: str | bytes) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else value
 

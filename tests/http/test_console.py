@@ -117,3 +117,20 @@ async def test_options_of_a_list_say_how_it_is_read(serve: Serve) -> None:
         "max_page_size": 50,
     }
     assert "list" not in await (await client.options("/notes/1/")).json()
+
+
+async def test_filters_by_relations_name_their_resource(serve: Serve) -> None:
+    """Those whose values are keys of its rows, over any number of relations; not those by other values."""
+    resources = {
+        "authors": "fields: {name: {type: string}}",
+        "books": """
+            fields: {author: {type: foreign_key, to: authors, related_name: books}, readers: {type: many_to_many, to: authors, related_name: read}}
+            viewset: {filterset_fields: [id, author, author_id, readers, author__id, author__name, author__books, author__read__id]}
+        """,
+    }
+    client = await serve(resources)
+    found = (await (await client.options("/books/")).json())["list"]["filters"]
+    assert {name: each["to"] for name, each in found.items() if "to" in each} == {
+        "author": "authors", "author_id": "authors", "readers": "authors", "author__id": "authors", "author__books": "books",
+        "author__read__id": "books",
+    }  # fmt: skip

@@ -205,18 +205,52 @@ async def test_streams_are_channels(service: Service) -> None:
     assert document["asyncapi"] == "3.0.0"
     channel = document["channels"]["books_stream"]
     assert channel["address"] == "/books/stream/"
-    assert list(channel["messages"]) == ["BookEvent", "StreamReady", "StreamReset", "StreamSnapshot"]
+    assert list(channel["messages"]) == ["BookEvent", "StreamReady", "StreamReset", "StreamSnapshot", "StreamStale"]
     operation = document["operations"]["books_stream"]
     assert operation["action"] == "send"
     assert {"fields", "last_event_id"} <= operation["bindings"]["http"]["query"]["properties"].keys()
     assert document["operations"]["secrets_stream"]["security"]
     assert "security" not in operation  # which anonymous callers may open
     assert document["channels"]["books_stream_row"]["parameters"].keys() == {"id"}
+    queries = document["operations"]["stream_queries"]
+    assert (queries["action"], document["channels"]["stream_queries"]["address"]) == ("receive", "/stream/")
+    assert [each["$ref"].rpartition("/")[2] for each in queries["messages"]] == ["StreamQueries"]
+    replies = {each["$ref"].rpartition("/")[2] for each in queries["reply"]["messages"]}
+    assert {"BookEvent", "StreamReady", "StreamStale", "StreamQuery", "StreamRefused"} <= replies
     assert document["servers"]["server1"]["host"] == f"{service.client.host}:{service.client.port}"
     for reference in re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document)):
         part = document
         for step in reference.split("/"):
             part = part[step]
+
+
+async def test_queries_on_one_connection_are_described(service: Service) -> None:
+    """The schema of the body takes what the service takes, and refuses what it refuses."""
+    document = await service.get("/openapi.json")
+    operation = document["paths"]["/stream/"]["x-query"]
+    schema = json.loads(
+        json.dumps(operation["requestBody"]["content"]["application/json"]["schema"]).replace('"#/', '"urn:api#/')
+    )
+    registry = Registry().with_resource("urn:api", DRAFT202012.create_resource(document))
+    validator = Draft202012Validator(schema, registry=registry)
+    query = {"resource": "books", "params": {"fields": ["id"]}}
+    bodies: dict[int, list[dict[str, Any]]] = {
+        200: [{"queries": {"a": query, "b": {"resource": "books", "last_event_id": None}}}],
+        400: [
+            {},
+            {"queries": {}},
+            {"queries": {"a": {"resource": "book"}}},
+            {"queries": {"a": query | {"more": 1}}},
+            {"queries": {"a": {"resource": "books", "params": {"snapshot": True}}}},
+            {"queries": {"a": {"resource": "books", "params": {"page": 1}}}},
+            {"queries": {"a": query | {"last_event_id": 1}}},
+        ],
+    }
+    for status, tried in bodies.items():
+        for body in tried:
+            assert validator.is_valid(body) == (status == 200), body
+            async with service.client.request("QUERY", "/stream/", json=body) as response:
+                assert response.status == status, (body, await response.text())
 
 
 async def test_catalog_names_the_documents(service: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import asyncpg
@@ -181,6 +182,41 @@ async def test_python_serializers_show_expansions(serve: Serve, sql: asyncpg.Con
         event = await next_change(source)
         assert event["data"] == await row(client, "/shouted/?expand=category", 1)
         assert (event["data"]["loud"], event["data"]["category"]["name"]) == ("X!", "work")
+
+
+@pytest.mark.parametrize(("setting", "value"), [("expand_limit", 20), ("expand_size_limit", "600B")])
+async def test_a_row_with_too_many_related_rows_is_a_reset(
+    serve: Serve, sql: asyncpg.Connection, setting: str, value: object
+) -> None:
+    """Each row has the bound of a list; others of the same transaction may have as much, and the stream goes on after it."""
+    client = await serve(RESOURCES, json.dumps({"server": {setting: value}}), modules={"viewsets": PYTHON})
+    await sql.execute(
+        "INSERT INTO tasks (id, title) SELECT n, 'task' FROM generate_series(1, 5) n;"
+        "INSERT INTO comments (id, text, task_id) SELECT n, 'comment', n % 5 + 1 FROM generate_series(1, 50) n"
+    )
+    async with listen(client, "/tasks/stream/?expand=comments") as source:
+        await ready(source)
+        await sql.execute("UPDATE tasks SET title = 'changed'")  # 50 related rows, of which each shows 10
+        events = [await next_change(source) for _ in range(5)]
+        assert [len(event["data"]["comments"]) for event in events] == [10] * 5
+        await sql.execute(
+            "INSERT INTO comments (id, text, task_id) SELECT n, 'comment', 1 FROM generate_series(51, 90) n"
+        )
+        assert (await next_stale(source))["ids"] == [1]
+        await sql.execute("UPDATE tasks SET title = 'again' WHERE id < 3")
+        reset = await source.next()
+        assert (reset.event, reset.json()) == ("reset", {"resource": "tasks", "reason": "expansion_too_large"})
+        await sql.execute("UPDATE tasks SET title = 'on' WHERE id = 2")
+        event = await next_change(source)
+        assert (event["id"], len(event["data"]["comments"])) == (2, 10)
+    await sql.execute(
+        "INSERT INTO tasks (id, title) VALUES (9, 'large');"
+        "INSERT INTO comments (id, text, task_id) SELECT n, 'comment', 9 FROM generate_series(91, 150) n"
+    )
+    async with listen(client, "/tasks/stream/?expand=comments&snapshot=true") as source:
+        found = await source.next()
+        assert (found.event, found.json()["reason"]) == ("reset", "expansion_too_large")
+    assert (await (await client.get("/tasks/9/?expand=comments")).json())["code"] == "expansion_too_large"
 
 
 async def test_what_a_list_refuses_to_expand_a_stream_refuses(serve: Serve, sql: asyncpg.Connection) -> None:

@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from yarl import URL
 
+from rowcast.openapi.components import QUERY_EVENTS
 from rowcast.openapi.group_events import GROUP_EVENT
-from rowcast.openapi.operations import EVENT_STREAM
+from rowcast.openapi.operations import EVENT_STREAM, LIFECYCLE_EVENTS
+from rowcast.openapi.own_addresses import QUERY_OPERATION
 from rowcast.openapi.parts import needed_components
 from rowcast.openapi.values import present
 from rowcast.resources.fields import Schema
@@ -33,18 +35,22 @@ def asyncapi_document(openapi: Mapping[str, Any], origin: str) -> dict[str, Any]
     for path, item, operation, stream in _streams(openapi):
         name = operation["operationId"]
         own = dict(_messages(stream))
-        messages |= own
+        request = dict(_request(operation))
+        messages |= own | request
         channels[name] = {
             "address": path,
             "title": operation["summary"],
             **present(description=operation.get("description"), parameters=_parameters(item)),
-            "messages": {each: {"$ref": f"#/components/messages/{each}"} for each in own},
+            "messages": {each: {"$ref": f"#/components/messages/{each}"} for each in own | request},
         }
+        channel = {"$ref": f"#/channels/{name}"}
+        sent, received = ([{"$ref": f"{channel['$ref']}/messages/{each}"} for each in some] for some in (own, request))
         operations[name] = {
-            "action": "send",
-            "channel": {"$ref": f"#/channels/{name}"},
+            "action": "receive" if request else "send",
+            "channel": channel,
             "summary": operation["summary"],
-            "messages": [{"$ref": f"#/channels/{name}/messages/{each}"} for each in own],
+            "messages": received or sent,
+            **({"reply": {"channel": channel, "messages": sent}} if request else {}),
             **present(security=_security(operation)),
             "bindings": {"http": _binding(operation)},
         }
@@ -70,42 +76,55 @@ def asyncapi_document(openapi: Mapping[str, Any], origin: str) -> dict[str, Any]
 def _streams(openapi: Mapping[str, Any]) -> Iterator[tuple[str, Schema, Schema, Schema]]:
     """Every stream: its path, the item of that, the operation, and the schema of one event."""
     for path, item in openapi["paths"].items():
-        operation = item.get("get", {})
-        content = operation.get("responses", {}).get("200", {}).get("content", {}).get(EVENT_STREAM)
-        if content is not None:
-            yield path, item, operation, content["x-itemSchema"]
+        for method in ("get", QUERY_OPERATION):
+            operation = item.get(method, {})
+            content = operation.get("responses", {}).get("200", {}).get("content", {}).get(EVENT_STREAM)
+            if content is not None:
+                yield path, item, operation, content["x-itemSchema"]
+
+
+def _request(operation: Schema) -> Iterator[tuple[str, Schema]]:
+    """The message that opens a stream by its body; none where parameters do."""
+    if "requestBody" in operation:
+        body = operation["requestBody"]["content"][JSON]["schema"]
+        name = body["$ref"].rpartition("/")[2]
+        yield name, {"name": name, "summary": operation["summary"], "contentType": JSON, "payload": body}
 
 
 def _messages(event: Schema) -> Iterator[tuple[str, Schema]]:
     """The messages of a stream by name: those without an ``event`` of their own, and the lifecycle's."""
     *changes, notice = event["properties"]["data"]["contentSchema"]["anyOf"]
+    names = event["properties"]["event"]["enum"]
+    about_queries = changes.pop() if QUERY_EVENTS.keys() <= {*names} else notice
     for change in changes:
         name = change["$ref"].rpartition("/")[2]
-        if GROUP_EVENT in event["properties"]["event"]["enum"]:
+        if GROUP_EVENT in names:
             yield name, _message(GROUP_EVENT, "A group whose results have changed.", change)
         else:
             yield name, _message("message", "A change. The event has no name, so browsers call it `message`.", change)
-    for name in event["properties"]["event"]["enum"]:
-        if name == GROUP_EVENT:
-            continue
-        yield f"Stream{name.capitalize()}", _message(name, _LIFECYCLE.get(name), notice)
+    for name in names:
+        if name in LIFECYCLE_EVENTS:
+            yield f"Stream{name.capitalize()}", _message(name, _LIFECYCLE[name], notice)
+        elif name in QUERY_EVENTS:
+            yield f"Stream{name.capitalize()}", _message(name, QUERY_EVENTS[name], about_queries)
 
 
 _LIFECYCLE: Final[Mapping[str, str]] = {
     "ready": "The stream is open.",
     "reset": "The client must load its data again.",
     "snapshot": "Rows as they are now, before `ready`.",
+    "stale": "Related rows have changed that the stream shows with `expand`.",
 }
 
 
-def _message(name: str, summary: str | None, payload: Schema) -> Schema:
+def _message(name: str, summary: str, payload: Schema) -> Schema:
     identifier = {
         "type": "object",
         "properties": {"id": {"type": "string", "description": "The position to resume from."}},
     }
     return {
         "name": name,
-        **present(summary=summary),
+        "summary": summary,
         "contentType": JSON,
         "headers": identifier,
         "payload": payload,
@@ -124,6 +143,8 @@ def _binding(operation: Schema) -> Schema:
     required = [
         each["name"] for each in operation.get("parameters", ()) if each["in"] == "query" and each.get("required")
     ]
+    if "requestBody" in operation:
+        return {"x-method": "QUERY", "bindingVersion": _HTTP_BINDING}  # which is not among the binding's methods
     return {
         "method": "GET",
         "query": {"type": "object", "properties": query, **present(required=required or None)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rowcast.openapi.values import OBJECT
@@ -10,6 +10,7 @@ from rowcast.resources.fields import Schema
 from rowcast.rest.batch_operations import METHODS, PATH_PATTERN, REF_PATTERN, TAGS_PATTERN
 from rowcast.rest.idempotency import REPLAYED
 from rowcast.rest.response import TRANSACTION
+from rowcast.rest.stream_queries import NAME_MAX_CHARACTERS, QUERIES_MAX
 
 HEADERS: Final[Mapping[str, Schema]] = {
     "X-Request-ID": {
@@ -149,15 +150,70 @@ IMPORT_SCHEMA: Final[Schema] = {
 }
 NOTICE_SCHEMA: Final[Schema] = {
     "type": "object",
-    "description": "The data of the events `ready`, `reset` and `snapshot`. `reason` is why the client must load its data "
-    "again, `rows` are current rows, and `resources` are those of a stream of several resources.",
+    "description": "The data of the events `ready`, `reset`, `snapshot` and `stale`. `reason` is why the client must load its "
+    "data again, `rows` are current rows, and `resources` are those of a stream of several resources. In `stale`, `ids` are the "
+    "keys of the related rows that have changed, null for all, and `path` is where rows show them.",
     "properties": {
         "resource": {"type": "string"},
         "resources": {"type": "array", "items": {"type": "string"}},
         "reason": {"type": "string"},
         "rows": {"type": "array", "items": OBJECT},
+        "path": {"type": "string"},
+        "ids": {"type": ["array", "null"], "items": {}},
     },
 }
+QUERY_EVENTS: Final[Mapping[str, str]] = {
+    "query": "All events until the next one of this name belong to the query.",
+    "refused": "The query is not opened; `problem` is why.",
+}
+
+
+def query_event_schema(problem: Schema) -> Schema:
+    """The data of the events of ``QUERY_EVENTS``."""
+    return {
+        "type": "object",
+        "description": "The data of the events `query`, which says to which query the following events belong, and `refused`.",
+        "properties": {"query": {"type": "string"}, "problem": problem},
+        "required": ["query"],
+    }
+
+
+def queries_schema(queries: Sequence[Schema]) -> Schema:
+    """The body of ``QUERY /stream/``; ``queries`` are the schemas of one query of each resource."""
+    return {
+        "type": "object",
+        "description": "Queries by a name of the client's. Each is a stream of its own.",
+        "properties": {
+            "queries": {
+                "type": "object",
+                "minProperties": 1,
+                "maxProperties": QUERIES_MAX,
+                "propertyNames": {"minLength": 1, "maxLength": NAME_MAX_CHARACTERS},
+                "additionalProperties": {"anyOf": [*queries]},
+            }
+        },
+        "required": ["queries"],
+        "additionalProperties": False,
+    }
+
+
+def query_schema(resource: str, params: Mapping[str, Schema]) -> Schema:
+    """One query of a resource, with the parameters of its stream."""
+    return {
+        "type": "object",
+        "properties": {
+            "resource": {"const": resource},
+            "params": {"type": "object", "properties": {**params}, "additionalProperties": False},
+            "last_event_id": {
+                "type": ["string", "null"],
+                "description": "The position to resume from; now without it.",
+            },
+        },
+        "required": ["resource"],
+        "additionalProperties": False,
+    }
+
+
 BATCH_DESCRIPTION: Final = (
     "Carry out all of these changes, in their order and in one transaction, or none. Each is answered as if it came alone. "
     '`{"$ref": "a"}` in a body is the key of the row of the earlier operation with `"ref": "a"`, and `{a}` in a path is '

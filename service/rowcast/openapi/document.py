@@ -263,7 +263,8 @@ class _Document:
                 groups = response("The groups.", JSON, schemas.groups(plan), "X-Stream-Position", "ETag")
                 return {"200": groups, "304": _not_modified()}
             case "aggregate_stream":
-                return {"200": event_stream(schemas, [schemas.shared("GroupEvent", GROUP_SCHEMA)], GROUP_EVENT)}
+                group = schemas.shared("GroupEvent", GROUP_SCHEMA)
+                return {"200": event_stream(schemas, [group], GROUP_EVENT, lifecycle=("ready", "reset", "snapshot"))}
             case "create":
                 row = schemas.written_row(plan)
                 made = {"anyOf": [row, {"type": "array", "items": row}]}

@@ -37,6 +37,7 @@ WRITE_FAILURES: Final = (
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
 )  # fmt: skip
 ROW_FAILURES: Final = (*WRITE_FAILURES, HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED)
+LIFECYCLE_EVENTS: Final = ("ready", "reset", "snapshot", "stale")
 STREAM_FAILURES: Final = (*COMMON_FAILURES, HTTPStatus.BAD_REQUEST)
 _FAILURES: Final[Mapping[HTTPStatus, errors.ApiError]] = {
     failure.status: failure
@@ -249,23 +250,26 @@ def failure_references(statuses: Iterable[HTTPStatus]) -> dict[str, Schema]:
     }
 
 
-def event_stream(schemas: Schemas, events: Sequence[Schema], *named: str) -> Schema:
+def event_stream(
+    schemas: Schemas, events: Sequence[Schema], *named: str, lifecycle: Sequence[str] = LIFECYCLE_EVENTS
+) -> Schema:
     """The response of a stream with references to the schemas of its events. ``named`` are the names that these have.
 
     OpenAPI 3.1 has no keyword for the events of a stream; ``x-itemSchema`` is ``itemSchema`` of OpenAPI 3.2.
     """
     notice = schemas.shared("StreamNotice", NOTICE_SCHEMA)
     names = " or ".join(f"`{_name_of(event)}`" for event in events)
+    *others, last = [f"`{name}`" for name in lifecycle]
     schema = {
         "type": "string",
-        "description": f"Server-sent events. The `data` of each is JSON: `{_name_of(notice)}` in the events `ready`, "
-        f"`reset` and `snapshot`, and {names} in all others.",
+        "description": f"Server-sent events. The `data` of each is JSON: `{_name_of(notice)}` in the events "
+        f"{', '.join(others)} and {last}, and {names} in all others.",
     }
     data = {"type": "string", "contentMediaType": JSON, "contentSchema": {"anyOf": [*events, notice]}}
     item = {
         "type": "object",
         "properties": {
-            "event": {"enum": ["ready", "reset", "snapshot", *named]},
+            "event": {"enum": [*lifecycle, *named]},
             "id": {"type": "string"},
             "data": data,
         },

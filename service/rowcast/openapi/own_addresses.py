@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -10,8 +10,12 @@ from rowcast.openapi.components import (
     BATCH_DESCRIPTION,
     BATCH_RESULT_SCHEMA,
     HEALTH_SCHEMA,
+    QUERY_EVENTS,
     TICKET_SCHEMA,
     batch_schema,
+    queries_schema,
+    query_event_schema,
+    query_schema,
 )
 from rowcast.openapi.operations import (
     BATCH_FAILURES,
@@ -33,6 +37,7 @@ from rowcast.openapi.parameters import (
     SNAPSHOT_PARAMETER,
     TICKET_PARAMETER,
     list_parameter,
+    query_parameters,
 )
 from rowcast.openapi.schemas import Schemas
 from rowcast.openapi.values import OBJECT
@@ -41,6 +46,13 @@ from rowcast.rest.plan import ModelPlan, Service
 from rowcast.rest.response import JSON
 from rowcast.rest.routers import Route
 
+QUERY_OPERATION: Final = "x-query"  # OpenAPI 3.1 has no place for this method; 3.2 has ``query``
+CONNECTION_PARAMETERS: Final = (
+    "snapshot",
+    "last_event_id",
+    "access_token",
+    "ticket",
+)  # of a stream with its own address
 SERVICE_TAG: Final = "Rowcast"  # of the addresses that every service has
 
 
@@ -165,7 +177,7 @@ class _OwnAddresses:
             items={"enum": list(plans)},
             minItems=1,
         )
-        return self._get(
+        combined = self._get(
             "stream",
             "Stream of several resources",
             {
@@ -182,3 +194,33 @@ class _OwnAddresses:
                 LAST_EVENT_ID_HEADER,
             ],
         )
+        return combined | {QUERY_OPERATION: self._stream_queries(plans)}
+
+    def _stream_queries(self, plans: Mapping[str, ModelPlan]) -> Schema:
+        """Many streams on one connection, by the method ``QUERY``."""
+        queries = [
+            self.schemas.shared(f"{plan.resource.model}StreamQuery", query_schema(name, dict(self._params(plan))))
+            for name, plan in plans.items()
+        ]
+        body = self.schemas.shared("StreamQueries", queries_schema(queries))
+        events = [self.schemas.event(plan) for plan in plans.values()]
+        own = self.schemas.shared("StreamQueryEvent", query_event_schema(problem(self.schemas)))
+        return {
+            "operationId": "stream_queries",
+            "tags": [SERVICE_TAG],
+            "summary": "Many queries on one connection",
+            "description": "Each query is a stream of its own, with its own parameters and its own position. An event `query` "
+            "names the query of all events that follow.",
+            "requestBody": {"required": True, "content": {JSON: {"schema": body}}},
+            "responses": {
+                "200": event_stream(self.schemas, [*events, own], *QUERY_EVENTS, lifecycle=("ready", "reset", "stale")),
+                **failure_references([*STREAM_FAILURES, HTTPStatus.UNSUPPORTED_MEDIA_TYPE]),
+            },
+        }
+
+    def _params(self, plan: ModelPlan) -> Iterator[tuple[str, Schema]]:
+        """The parameters of a resource's stream as members of JSON."""
+        for parameter in query_parameters(self.schemas, plan, "stream"):
+            if parameter["name"] not in CONNECTION_PARAMETERS:
+                schema = parameter["schema"] if "schema" in parameter else parameter["content"][JSON]["schema"]
+                yield parameter["name"], schema

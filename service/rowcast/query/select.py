@@ -5,7 +5,7 @@ Each function builds one statement from a shape, and its docstring names the val
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -219,7 +219,19 @@ def related_size(tables: Tables, shape: PageShape, where: Shape, already: Projec
     offset = binds(sa.BigInteger) if shape.has_offset else None
     found = _page_rows(shape, source, conditions, steps, limit, offset)
     base = sa.select(*found.c).cte("_page")
-    sizes = list(_related_sizes(tables, shape.projection, already, base, base, binds))
+    return _total_size(list(_related_sizes(tables, shape.projection, already, base, base, binds)), most)
+
+
+def related_size_of_logged(tables: Tables, projection: Projection, already: Projection | None, most: int) -> Statement:
+    """``related_size`` for rows of the change log. Values: a list of rows, those for related rows."""
+    binds = Binds()
+    rows, logged = logged_rows(binds), logged_row(tables.of[projection.resource])
+    base = sa.select(*logged.c).select_from(rows.join(logged, sa.true())).cte("_page")
+    return _total_size(list(_related_sizes(tables, projection, already, base, base, binds)), most)
+
+
+def _total_size(sizes: Sequence[sa.Select[Any]], most: int) -> Statement:
+    """The number of rows of some queries, up to ``most``, and the sum of their ``bytes``."""
     related = sa.union_all(*sizes).limit(sql(most)).subquery("_related")
     total = sa.cast(sa.func.coalesce(sa.func.sum(related.c.bytes), sql(0)), sa.BigInteger)
     counted: Any = sa.select(sa.func.count().label("rows"), total.label("bytes"))

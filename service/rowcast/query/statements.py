@@ -42,6 +42,7 @@ class Queries:
         self.select_row = self.compiled(select.row)
         self.select_rows = self.compiled(select.rows)
         self.related_size = self.compiled(select.related_size)
+        self.related_size_of_logged = self.compiled(select.related_size_of_logged)
         self.every_row = self.compiled(select.every_row)
         self.export = self.compiled(export.rows)
         self.aggregate_page = self.compiled(aggregation.aggregate_page)

@@ -472,6 +472,15 @@ class Store:
         values = [*query.related_values, [orjson.Fragment(row) for row in logged]]
         return [row["result"] for row in await self.judge.fetch_all(statement.sql, statement.arguments(values))]
 
+    async def related_size_of_logged(
+        self, query: Query, projection: Projection, logged: Sequence[bytes], already: Projection, most: int
+    ) -> tuple[int, int]:
+        """As ``related_size``, for what ``show_logged`` would read."""
+        statement = self.queries.related_size_of_logged(projection, already, most)
+        values = [[orjson.Fragment(row) for row in logged], *query.related_values]
+        (row,) = await self.judge.fetch_all(statement.sql, statement.arguments(values))
+        return row["rows"], row["bytes"]
+
     def _parts(
         self, projection: Projection, values: Mapping[str, Any]
     ) -> tuple[Resource, tuple[str, ...], tuple[str, ...]]:

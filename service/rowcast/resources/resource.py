@@ -262,6 +262,18 @@ class Resources(Mapping[str, Resource]):
     def _path_to_key(self, steps: list[Relation], here: Resource) -> Path:
         return Path(tuple(steps), "" if here.primary_key else here.key.column_name, here.key, self.key_of(here.key))
 
+    def target_of(self, resource: str, path: str) -> str | None:
+        """The resource whose key a path means, such as ``category``, ``tasks`` or ``category__id``; ``None`` for other values."""
+        here, crossed = self._resources[resource], False
+        parts = path.split("__")
+        for place, part in enumerate(parts, 1):
+            name = here.columns[part].name if part in here.columns and part not in here.fields else part
+            relation = self._relations[here.name].get(name)
+            if relation is None:
+                return here.name if crossed and place == len(parts) and name == here.key.name else None
+            here, crossed = self._resources[relation.target], True
+        return here.name
+
     def steps(self, resource: str, path: str, *, readable: bool = False) -> tuple[Relation, ...]:
         """The relations that a path such as ``category__parent`` follows.
 

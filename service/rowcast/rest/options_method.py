@@ -104,6 +104,7 @@ def _list(view: ModelView) -> dict[str, Any]:
     plan = view.view_plan
     if view.action_map.get("GET") != "list" or view.detail is not False:
         return {}
+    resources = plan.service.resources
     filters: dict[str, dict[str, Any]] = {}
     for backend in plan.filters:
         if isinstance(backend, FieldFilter):
@@ -113,6 +114,8 @@ def _list(view: ModelView) -> dict[str, Any]:
                 found["lookups"].append(lookup.name)
                 if values.choices:
                     found["choices"] = list(values.choices)
+                if (target := resources.target_of(plan.resource.name, path)) in plan.service.plans:
+                    found["to"] = target
     orders = [backend for backend in plan.filters if isinstance(backend, OrderingFilter)]
     return {
         "list": {

@@ -51,7 +51,7 @@ from rowcast.rest.rendering import (
 from rowcast.rest.request import Request
 from rowcast.rest.scope import list_query, row_query
 from rowcast.rest.serializers import Serializer
-from rowcast.streams.expansion import Expansion
+from rowcast.streams.expansion import Bound, Expansion
 from rowcast.streams.subscription import Subscription, Subscriptions
 
 TOKEN_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # of the token rather than of its user
@@ -302,9 +302,12 @@ def _expansion(view: ModelView, serializer: Serializer, query: Query) -> tuple[P
     """What a list with the same ``?expand=`` and ``?fields=`` shows, and what is read of each row for that."""
     plan = view.view_plan
     shown = requested_projection(plan, serializer, view.request.query_params)
-    query, read, _ = reading(view, serializer, query, shown, plain=is_plain(plan, serializer, shown))
+    query, read, grown = reading(view, serializer, query, shown, plain=is_plain(plan, serializer, shown))
     logged = tuple(name for name in read.columns if not plan.resource.columns[name].write_only)
-    return shown, Expansion(replace(read, columns=logged), query.related)
+    server = plan.service.settings.server
+    limits = server.expand_limit, server.expand_size_limit
+    bound = None if grown is None else Bound(grown, plan.default_projection(serializer), *limits)
+    return shown, Expansion(replace(read, columns=logged), query.related, bound)
 
 
 def _bounded(plan: ModelPlan, query: Query, params: Mapping[str, str]) -> list[str]:

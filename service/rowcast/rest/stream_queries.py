@@ -81,6 +81,8 @@ def _queries(body: Any) -> dict[str, tuple[str, dict[str, str], str | None]]:
         resource, params, last = query.get("resource"), query.get("params", {}), query.get("last_event_id")
         if not isinstance(resource, str) or not isinstance(params, dict) or not isinstance(last, str | None):
             raise ParseError(f"{at}: resource and last_event_id must be strings, and params an object.")
+        if "snapshot" in params:
+            raise ParseError(f"{at}.params.snapshot: a query of several begins without its rows; read the list first.")
         found[name] = resource, {key: _text(f"{at}.params.{key[:50]}", value) for key, value in params.items()}, last
     return found
 

@@ -19,6 +19,7 @@ from rowcast.query.store import Store
 from rowcast.resources.lossless_json import encode
 from rowcast.resources.resource import Relation, Resources
 
+TOO_LARGE: Final = "expansion_too_large"  # the reason of a reset; lists have an error with this code
 ROWS_AT_ONCE: Final = 100  # rows that one statement reads related rows for
 STALE_KEYS_MAX: Final = 100  # in one ``stale``; if there are more, it names none
 
@@ -56,12 +57,32 @@ class Step:
         return self.path, {_hashable(key) for row in (before, after) for key in row.get(links, ())}
 
 
+class ExpansionTooLarge(Exception):
+    """A row has more related rows, or more bytes of them, than may be shown."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How many related ``rows``, and ``size`` bytes of them, one row may have in ``shown`` beside those in ``already``."""
+
+    shown: Projection
+    already: Projection
+    rows: int
+    size: int
+
+    async def allows(self, store: Store, query: Query, logged: Sequence[bytes]) -> bool:
+        """Whether logged rows together have no more than that."""
+        rows, size = await store.related_size_of_logged(query, self.shown, logged, self.already, self.rows + 1)
+        return rows <= self.rows and size <= self.size
+
+
 @dataclass(frozen=True)
 class Expansion:
-    """What is read with each row: the projection, and the values of its conditions on related rows."""
+    """What is read with each row: the projection, the values of its conditions on related rows, and the bound of lists."""
 
     projection: Projection
     conditions: tuple[Condition, ...]
+    bound: Bound | None = None
 
     @cached_property
     def resources(self) -> frozenset[str]:
@@ -69,12 +90,21 @@ class Expansion:
         return frozenset().union(*(inner.resources for _, inner in self.projection.related))
 
     async def documents(self, store: Store, rows: Sequence[bytes]) -> list[bytes]:
-        """Logged rows as JSON, with their related rows as they are now."""
+        """Logged rows as JSON, with their related rows as they are now; ``ExpansionTooLarge`` if one has too many."""
         query = Query(self.projection.resource, related=self.conditions)
         documents: list[bytes] = []
         for first in range(0, len(rows), ROWS_AT_ONCE):
-            documents += await store.show_logged(query, self.projection, rows[first : first + ROWS_AT_ONCE])
+            documents += await self._read(store, query, rows[first : first + ROWS_AT_ONCE])
         return [document.replace(b"\n", b"") for document in documents]  # PostgreSQL writes lists in lines
+
+    async def _read(self, store: Store, query: Query, rows: Sequence[bytes]) -> list[bytes]:
+        """The documents of rows, in so many statements that none reads more than the bound of a row."""
+        if self.bound is not None and not await self.bound.allows(store, query, rows):
+            if len(rows) == 1:
+                raise ExpansionTooLarge
+            half = len(rows) // 2
+            return [*await self._read(store, query, rows[:half]), *await self._read(store, query, rows[half:])]
+        return await store.show_logged(query, self.projection, rows)
 
     def stale_blocks(self, events: Sequence[Event], resources: Resources) -> dict[int, bytes]:
         """A block for each path at which objects have changed, by the ``n`` of the last event that has changed some."""

@@ -19,6 +19,7 @@ from rowcast.changes.events import Batch
 from rowcast.changes.feed import Feed, Reset
 from rowcast.changes.position import Position, Snapshot
 from rowcast.errors import Unavailable
+from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
 from rowcast.streams.sse import KEEP_ALIVE, end_block, http_chunk, keep_alive_block, reset_block
 from rowcast.streams.subscriber import Subscriber
 from rowcast.streams.subscription import FilterTooSlow, NeedsAwait, Subscriptions
@@ -174,6 +175,8 @@ class Group:
                     self._say_goodbye()
                     self._end()
                     return
+                except ExpansionTooLarge:
+                    self._reset(batch.end, TOO_LARGE)
                 except Exception as error:
                     self.skip(batch, error)
                 else:

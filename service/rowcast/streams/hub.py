@@ -29,6 +29,7 @@ from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import Unavailable
 from rowcast.query.conditions import Query
 from rowcast.streams.admission import Admission
+from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
 from rowcast.streams.group import FAILED, Group, log_failure
 from rowcast.streams.group import Phase as GroupPhase
 from rowcast.streams.group_streams import GroupStreams
@@ -309,8 +310,11 @@ class Hub:
                 await subscriber.send(end_block(subscriptions.about, None if subscriber.renews else position))
                 raise
             except Exception as error:
-                log_failure(subscriptions, batch, error)
-                await self._reset_subscriber(subscriber, subscriptions, position, FAILED)
+                too_large = isinstance(error, ExpansionTooLarge)
+                if not too_large:
+                    log_failure(subscriptions, batch, error)
+                reason = TOO_LARGE if too_large else FAILED
+                await self._reset_subscriber(subscriber, subscriptions, position, reason)
                 if subscriber.phase is not Phase.CATCHING_UP:
                     return
                 continue
@@ -357,6 +361,9 @@ class Hub:
             async for subscription, documents in found.blocks():
                 await subscriber.send(first + await subscription.snapshot_block(documents))
                 first = b""
+        except ExpansionTooLarge:
+            await subscriber.send(first + end_block(subscriptions.about, None, TOO_LARGE))
+            raise
         finally:
             found.close()
         subscriber.position = position

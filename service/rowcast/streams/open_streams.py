@@ -13,6 +13,7 @@ from typing import Any, Final
 import structlog
 
 from rowcast.errors import ApiError
+from rowcast.streams.expansion import ExpansionTooLarge
 from rowcast.streams.subscriber import AGE, CLIENT, CREDENTIALS, FAILED, SHUTDOWN, UNAVAILABLE, Subscriber
 from rowcast.streams.subscription import FilterTooSlow
 
@@ -60,7 +61,11 @@ class OpenStreams:
             yield
         except ConnectionResetError:  # which is how a stream ends whose client has gone
             pass
-        except (ApiError, FilterTooSlow) as error:  # the client gets the error when it connects again
+        except (
+            ApiError,
+            ExpansionTooLarge,
+            FilterTooSlow,
+        ) as error:  # the client gets the error when it connects again
             reason = UNAVAILABLE if isinstance(error, ApiError) else FAILED
         except asyncio.CancelledError:
             reason = CLIENT if subscriber.gone else SHUTDOWN

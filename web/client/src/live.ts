@@ -305,7 +305,7 @@ export class Live<T extends Row = Row> {
       else this.set(message.state);
     } else if (message.type === "event") {
       if (message.event === "") this.hold(message.data);
-      else if (message.event === "reset") this.plan(0);
+      else if (message.event === "reset") this.plan(message.data.reason === "expansion_too_large" ? undefined : 0); // it may come often
       else if (message.event === "stale" && this.shows(message.data)) this.plan();
     }
   }

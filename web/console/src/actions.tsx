@@ -1,40 +1,53 @@
-/** The actions that Python of the service adds, as buttons. */
+/** The actions that Python of the service adds, as buttons, with a form for their body. */
 
 import { useState } from "preact/hooks";
-import { type Action, Refused, parse, request, stringify } from "./api";
+import { type Action, type Fields, Refused, type Row, parse, request, stringify } from "./api";
+import { FieldRow, messages, starting, unreadable } from "./fields";
 import { fail, notify } from "./notices";
 
 export function ActionButtons({ actions, rowKey, onDone }: { actions: Action[]; rowKey?: string; onDone?(): void }) {
   const [busy, setBusy] = useState("");
   const [result, setResult] = useState<{ label: string; text: string } | null>(null);
   const [asking, setAsking] = useState<Action | null>(null);
+  const [refused, setRefused] = useState<Refused | null>(null);
   const run = async (action: Action, body?: unknown) => {
     setBusy(action.id);
     setResult(null);
+    setRefused(null);
     try {
       const path = action.path.replace(/\{\w+\}/, rowKey ?? "");
-      const { data } = await request("GET" === action.method ? "GET" : action.method, path, action.method === "GET" ? {} : { body: body ?? {} });
+      const { data } = await request(action.method, path, action.body ? { body: body ?? {} } : {});
       if (data !== null) setResult({ label: action.label, text: typeof data === "string" ? data : stringify(data, 2) });
       notify({ text: `${action.label}: done.` });
       setAsking(null);
       onDone?.();
     } catch (error) {
-      if (error instanceof Refused) fail(error);
-      else throw error;
+      if (!(error instanceof Refused)) throw error;
+      if (asking) setRefused(error);
+      else fail(error);
     } finally {
       setBusy("");
     }
+  };
+  const ask = (action: Action) => {
+    setRefused(null);
+    setAsking(action);
   };
   return (
     <div class="actions">
       <div class="row">
         {actions.map(action => (
-          <button key={action.id} type="button" title={action.description} disabled={busy !== ""} onClick={() => (action.body ? setAsking(action) : run(action))}>
-            {action.label}
-          </button>
+          <span key={action.id}>
+            <button type="button" title={action.description} disabled={busy !== ""} aria-expanded={action.fields ? asking === action : undefined} onClick={() => (action.fields ? ask(action) : run(action))}>
+              {action.label}
+            </button>
+            {action.body && !action.fields && (
+              <button type="button" class="quiet" disabled={busy !== ""} aria-label={`${action.label}, with a body`} title="Send a body, as JSON" onClick={() => ask(action)}>{"{…}"}</button>
+            )}
+          </span>
         ))}
       </div>
-      {asking && <BodyForm action={asking} onSend={body => run(asking, body)} onCancel={() => setAsking(null)} />}
+      {asking && <BodyForm key={asking.id} action={asking} busy={busy !== ""} refused={refused} onSend={body => run(asking, body)} onCancel={() => setAsking(null)} />}
       {result && (
         <details open>
           <summary>{result.label}</summary>
@@ -45,21 +58,55 @@ export function ActionButtons({ actions, rowKey, onDone }: { actions: Action[]; 
   );
 }
 
-function BodyForm({ action, onSend, onCancel }: { action: Action; onSend(body: unknown): void; onCancel(): void }) {
-  const [text, set] = useState("{}");
+interface BodyProps {
+  action: Action;
+  busy: boolean;
+  refused: Refused | null;
+  onSend(body: unknown): void;
+  onCancel(): void;
+}
+
+/** The body of an action: a control for each field, or JSON where the document does not say which there are. */
+function BodyForm({ action, busy, refused, onSend, onCancel }: BodyProps) {
+  const fields: Fields = action.fields ?? {};
+  const [values, setValues] = useState<Row>(() => starting(fields));
+  const [text, setText] = useState("{}");
+  const [wrong, setWrong] = useState<Record<string, string[]> | null>(null);
+  const errors: Record<string, string[]> = wrong ?? messages(refused?.problem.errors);
+  const others = Object.entries(errors).filter(([name]) => !(name in fields));
   const send = () => {
-    try {
-      onSend(parse(text));
-    } catch {
-      notify({ text: "This is not valid JSON.", failed: true });
+    if (action.fields) {
+      const found = unreadable(values);
+      setWrong(found);
+      if (!found) onSend(Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)));
+      return;
     }
+    let body: unknown;
+    try {
+      body = parse(text);
+    } catch {
+      setWrong({ body: ["This is not valid JSON."] });
+      return;
+    }
+    setWrong(null);
+    onSend(body);
   };
   return (
-    <form onSubmit={event => { event.preventDefault(); send(); }}>
-      <label for="action-body">Body of {action.label}, as JSON</label>
-      <textarea id="action-body" class="code" rows={4} value={text} onInput={event => set(event.currentTarget.value)} />
-      <div class="row">
-        <button type="submit" class="primary">Send</button>
+    <form class="body" noValidate aria-label={action.label} onSubmit={event => { event.preventDefault(); send(); }} onKeyDown={event => { if (event.key === "Escape") { event.stopPropagation(); onCancel(); } }}>
+      {(refused || others.length > 0) && (
+        <p class="error" role="alert">{refused?.message}{others.map(([name, each]) => <span key={name}> {["body", "non_field_errors"].includes(name) ? "" : `${name}: `}{each.join(" ")}</span>)}</p>
+      )}
+      {Object.entries(fields).map(([name, field]) => (
+        <FieldRow key={name} prefix="action" name={name} field={field} value={values[name]} errors={errors[name]} changed={false} disabled={busy} onChange={value => setValues(current => ({ ...current, [name]: value }))} />
+      ))}
+      {!action.fields && (
+        <div class="field">
+          <label for="action-body">Body of {action.label}, as JSON</label>
+          <textarea id="action-body" class="code" rows={4} spellcheck={false} value={text} onInput={event => setText(event.currentTarget.value)} />
+        </div>
+      )}
+      <div class="row buttons">
+        <button type="submit" class="primary" disabled={busy}>Send</button>
         <button type="button" onClick={onCancel}>Cancel</button>
       </div>
     </form>

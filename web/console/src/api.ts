@@ -1,6 +1,7 @@
 /** What the console asks the service: its rows, by the client, and what OPTIONS and the OpenAPI document say. */
 
 import { type Client, Refused, parse, rowcast } from "@rowcast/client";
+import { bodyFields } from "./schema";
 
 export { Refused, parse, stringify } from "@rowcast/client";
 
@@ -30,6 +31,8 @@ export interface Filter {
   type: string;
   lookups: string[];
   choices?: unknown[];
+  /** The resource of which the values are keys. */
+  to?: string;
 }
 export interface ListInfo {
   /** What addresses name a row by, and what events do. */
@@ -61,7 +64,9 @@ export interface Action {
   label: string;
   description: string;
   detail: boolean;
+  /** Whether the request has a body, and its fields if the document says which. */
   body: boolean;
+  fields: Fields | null;
 }
 
 export interface Answer<T> {
@@ -151,7 +156,6 @@ export async function abilities(): Promise<Abilities> {
         if (last === "stream" && !detail) found.streams.add(resource);
       } else if (last === "import" && !detail && operation.requestBody?.content?.["text/csv"]) found.imports.add(resource);
       else if (last !== "aggregate") {
-        const schema = operation.requestBody?.content?.["application/json"]?.schema;
         found.actions.push({
           id: operation.operationId,
           resource,
@@ -160,7 +164,8 @@ export async function abilities(): Promise<Abilities> {
           label: operation.summary ?? last,
           description: operation.description ?? "",
           detail: Boolean(detail),
-          body: Boolean(schema?.properties),
+          body: operation.requestBody !== undefined,
+          fields: bodyFields(operation.requestBody?.content?.["application/json"]?.schema, data),
         });
       }
     }
@@ -187,19 +192,26 @@ export function labelOf(row: Row, info: ListInfo | undefined): string {
   return info ? info.key.map(name => String(row[name])).join(", ") : String(row["id"] ?? "");
 }
 
-/** The label of the row with this key; the key itself if it cannot be read. */
+/** The label of the row that relations name by this key; the key itself if it cannot be read. */
 export function labelByKey(resource: string, key: unknown): Promise<string> {
-  const path = `/${resource}/${encodeURIComponent(String(key))}/`;
-  let found = labels.get(path);
-  if (!found) {
-    found = Promise.all([describe(`/${resource}/`), request<Row>("GET", path)])
-      .then(([about, answer]) => labelOf(answer.data, about.list))
-      .catch(() => String(key));
-    labels.set(path, found);
-  }
+  const name = `${resource}/${String(key)}`;
+  let found = labels.get(name);
+  if (!found) labels.set(name, (found = rowByKey(resource, key).then(([row, list]) => (row ? labelOf(row, list) : String(key)), () => String(key))));
   return found;
 }
 
-export function forgetLabel(resource: string, key: unknown): void {
-  labels.delete(`/${resource}/${encodeURIComponent(String(key))}/`);
+async function rowByKey(resource: string, key: unknown): Promise<[Row | undefined, ListInfo | undefined]> {
+  const { list } = await describe(`/${resource}/`);
+  const [column] = list?.primary_key ?? [];
+  if (!list || list.key.join() === list.primary_key.join()) {
+    return [(await request<Row>("GET", `/${resource}/${encodeURIComponent(String(key))}/`)).data, list];
+  }
+  if (!column || !list.filters[column]?.lookups.includes("exact")) return [undefined, list]; // addresses have another field
+  const { data } = await request<any>("GET", `/${resource}/?${new URLSearchParams({ [column]: String(key) })}`);
+  return [(Array.isArray(data) ? data : data.results)[0], list];
+}
+
+/** Read labels again: a row has changed. */
+export function forgetLabels(resource: string): void {
+  for (const name of labels.keys()) if (name.startsWith(`${resource}/`)) labels.delete(name);
 }

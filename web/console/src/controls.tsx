@@ -168,7 +168,7 @@ async function suggestions(resource: string, text: string, signal: AbortSignal):
   else if (text && contains) query.set(`${contains[0]}__icontains`, text);
   const { data } = await request<any>("GET", `/${resource}/?${query}`, { signal });
   const rows: Row[] = Array.isArray(data) ? data : data.results;
-  const options = rows.map(row => ({ key: list.key.length === 1 ? row[list.key[0]!] : keyOf(row, list.key), label: labelOf(row, list) }));
+  const options = rows.map(row => ({ key: list.primary_key.length === 1 ? row[list.primary_key[0]!] : keyOf(row, list.primary_key), label: labelOf(row, list) }));
   const wanted = text.toLowerCase();
   return options.filter(each => list.search || contains || !text || each.label.toLowerCase().includes(wanted)).slice(0, SUGGESTIONS);
 }
@@ -253,21 +253,42 @@ function useLabel(resource: string, key: unknown): string {
   return label;
 }
 
-function Relation({ id, field, value, disabled, describedBy, invalid, onChange }: ControlProps) {
-  const label = useLabel(field.to!, value);
-  return <TypeAhead id={id} resource={field.to!} label="" text={label} disabled={disabled} describedBy={describedBy} invalid={invalid} onPick={option => onChange(option ? option.key : null)} />;
+function Relation({ id, field, value, ...others }: ControlProps) {
+  return <RowPicker id={id} resource={field.to!} label="" value={value} {...others} />;
 }
 
-function Relations({ id, field, value, disabled, describedBy, onChange }: ControlProps) {
-  const keys = Array.isArray(value) ? value : [];
+function Relations({ id, field, value, ...others }: ControlProps) {
+  return <RowsPicker id={id} resource={field.to!} label="" chosen={`Chosen ${field.label}`} value={Array.isArray(value) ? value : []} {...others} />;
+}
+
+interface PickerProps<Value> {
+  id: string;
+  resource: string;
+  /** The name of the input, where no `<label>` has it. */
+  label: string;
+  value: Value;
+  disabled?: boolean;
+  describedBy?: string | undefined;
+  invalid?: boolean;
+  onChange(value: Value): void;
+}
+
+/** The key of a row, which is found by typing; `null` for none. */
+export function RowPicker({ id, resource, label, value, disabled = false, describedBy, invalid = false, onChange }: PickerProps<unknown>) {
+  const text = useLabel(resource, value);
+  return <TypeAhead id={id} resource={resource} label={label} text={text} disabled={disabled} describedBy={describedBy} invalid={invalid} onPick={option => onChange(option ? option.key : null)} />;
+}
+
+/** The keys of rows, which are found by typing. */
+export function RowsPicker({ id, resource, label, chosen, value: keys, disabled = false, describedBy, onChange }: PickerProps<unknown[]> & { chosen: string }) {
   const [round, turn] = useState(0);
   return (
     <div>
-      <ul class="chips" aria-label={`Chosen ${field.label}`}>
-        {keys.map(key => <Chip key={String(key)} resource={field.to!} value={key} disabled={disabled} onRemove={() => onChange(keys.filter(each => each !== key))} />)}
+      <ul class="chips" aria-label={chosen}>
+        {keys.map(key => <Chip key={String(key)} resource={resource} value={key} disabled={disabled} onRemove={() => onChange(keys.filter(each => each !== key))} />)}
       </ul>
       <TypeAhead
-        key={round} id={id} resource={field.to!} label="" text="" disabled={disabled} describedBy={describedBy}
+        key={round} id={id} resource={resource} label={label} text="" disabled={disabled} describedBy={describedBy}
         onPick={option => {
           if (!option) return;
           if (!keys.includes(option.key)) onChange([...keys, option.key]);

@@ -1,7 +1,9 @@
 /** The filter builder: conditions and groups of them, made from what OPTIONS says that a list allows. */
 
-import { useState } from "preact/hooks";
-import { type Filter, type ListInfo, parse, stringify } from "./api";
+import { useId, useState } from "preact/hooks";
+import { type Filter, type ListInfo, describe, parse, stringify } from "./api";
+import { RowPicker, RowsPicker } from "./controls";
+import { useLoaded } from "./hooks";
 
 export interface Condition {
   kind: "condition";
@@ -21,7 +23,9 @@ const WORDS: Record<string, string> = {
   istartswith: "starts with (any case)", endswith: "ends with", iendswith: "ends with (any case)", iexact: "is (any case)",
   regex: "matches", iregex: "matches (any case)", search: "has the words", overlap: "has one of", len: "has the length",
 };
+const PICKED = new Set(["exact", "ne", "in", "not_in"]); // comparisons with keys of rows
 const LISTS = new Set(["in", "not_in", "range", "overlap"]);
+const TEXTS = new Set(["string", "text", "citext", "slug", "email", "url", "char"]); // which may be empty
 const NUMBERS = new Set(["integer", "smallint", "big_integer", "float", "real"]);
 
 /** The groups of `?filter=` as a tree. */
@@ -62,7 +66,9 @@ export function write(group: Group, info: ListInfo): string {
 
 function written(node: Node, info: ListInfo): Record<string, unknown> | null {
   if (node.kind === "condition") {
-    if (node.text === "" && node.lookup !== "isnull" && node.lookup !== "exact") return null;
+    const filter = info.filters[node.field];
+    if (node.text === "" && !["isnull", "exact"].includes(node.lookup)) return null;
+    if (node.text === "" && node.lookup === "exact" && filter && (filter.to || !TEXTS.has(filter.type))) return null; // not written yet
     const name = node.lookup === "exact" ? node.field : `${node.field}__${node.lookup}`;
     return { [name]: value(node, info.filters[node.field]) };
   }
@@ -195,7 +201,20 @@ function ValueEditor({ condition, filter, onChange }: { condition: Condition; fi
       </select>
     );
   }
+  if (filter?.to && PICKED.has(condition.lookup)) return <KeyEditor text={condition.text} to={filter.to} many={LISTS.has(condition.lookup)} onChange={onChange} />;
   const date = filter?.type === "date" && !LISTS.has(condition.lookup);
   const hint = LISTS.has(condition.lookup) ? "a, b" : filter?.type === "datetime" ? "2026-01-31T12:00:00Z" : "";
   return <input aria-label="Value" type={date ? "date" : "text"} value={condition.text} placeholder={hint} onChange={input} />;
+}
+
+/** The keys of rows of a resource: found by typing, or written where the resource has no list that the caller may read. */
+function KeyEditor({ text, to, many, onChange }: { text: string; to: string; many: boolean; onChange(text: string): void }) {
+  const id = useId();
+  const about = useLoaded(() => describe(`/${to}/`), [to]);
+  if (about.error || (about.value && about.value.list?.primary_key.length !== 1)) {
+    return <input aria-label="Value" type="text" value={text} placeholder={many ? "a, b" : ""} onChange={event => onChange(event.currentTarget.value)} />;
+  }
+  if (!many) return <RowPicker id={id} resource={to} label="Value" value={text} onChange={key => onChange(key === null ? "" : String(key))} />;
+  const keys = text.split(",").map(each => each.trim()).filter(Boolean);
+  return <RowsPicker id={id} resource={to} label="Value" chosen="Chosen rows" value={keys} onChange={chosen => onChange([...new Set(chosen.map(String))].join(", "))} />;
 }

@@ -1,9 +1,10 @@
 /** The form of a row: create, change under If-Match, and choose between three versions after a conflict. */
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { type Abilities, type Description, Refused, type Field, type Fields, type Row, describe, forgetLabel, keyOf, request, stringify } from "./api";
+import { type Abilities, type Description, Refused, type Field, type Fields, type Row, describe, forgetLabels, keyOf, request, stringify } from "./api";
 import { ActionButtons } from "./actions";
-import { Control, Unreadable } from "./controls";
+import { Unreadable } from "./controls";
+import { FieldRow, messages, starting, unreadable } from "./fields";
 import { fail, notify, undoChange } from "./notices";
 import { Shown } from "./values";
 
@@ -116,9 +117,9 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
   };
 
   const save = async (etag = read.etag, sent = body(), base = read.row) => {
-    const unreadable = Object.keys(sent).filter(name => sent[name] instanceof Unreadable);
-    if (unreadable.length) {
-      setErrors(Object.fromEntries(unreadable.map(name => [name, ["This is not valid JSON."]])));
+    const wrong = unreadable(sent);
+    if (wrong) {
+      setErrors(wrong);
       return;
     }
     setBusy(true);
@@ -141,7 +142,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
         return;
       }
       const done = await request<Row>("PATCH", path, { body: sent, headers: etag ? { "If-Match": etag } : {} });
-      forgetLabel(resource, decodeURIComponent(rowKey));
+      forgetLabels(resource);
       const old = Object.fromEntries(Object.keys(sent).map(name => [name, base[name]]));
       const next = await load();
       setRead(next);
@@ -232,20 +233,6 @@ function Panel({ title, heading, onClose, children }: { title: string; heading: 
   );
 }
 
-function FieldRow(props: { name: string; field: Field; value: unknown; errors: string[] | undefined; changed: boolean; disabled: boolean; onChange(value: unknown): void }) {
-  const { name, field, value, errors, disabled } = props;
-  const id = `field-${name}`;
-  const described = [field.help_text && `${id}-help`, errors && `${id}-errors`].filter(Boolean).join(" ") || undefined;
-  return (
-    <div class={`field${props.changed ? " changed" : ""}`} data-field={name}>
-      <label for={id}>{field.label}{field.required && <span class="required" title="required"> *</span>}</label>
-      {field.read_only ? <output id={id}><Shown value={value} field={field} /></output> : <Control id={id} field={field} value={value} disabled={disabled} describedBy={described} invalid={Boolean(errors)} onChange={props.onChange} />}
-      {field.help_text && <small id={`${id}-help`}>{field.help_text}</small>}
-      {errors && <small class="error" id={`${id}-errors`} role="alert">{errors.join(" ")}</small>}
-    </div>
-  );
-}
-
 type Choice = "mine" | "theirs" | "base";
 
 /** For each field that both have changed: the value as it was read, one's own, or that of somebody else. */
@@ -296,12 +283,12 @@ async function keys(field: Field, rows: unknown[]): Promise<unknown[]> {
   return rows.map(row => (row && typeof row === "object" ? (row as Row)[name] : row));
 }
 
-/** How to bring a deleted row back: a row that stays in its table is restored, any other is inserted again. */
 /** The values of a row that was read again, with what has been typed since it was read before. */
 function kept(mine: Row, before: Row, next: Row): Row {
   return { ...next, ...Object.fromEntries(Object.entries(mine).filter(([name, value]) => !same(value, before[name]))) };
 }
 
+/** How to bring a deleted row back: a row that stays in its table is restored, any other is inserted again. */
 function undoDeletion(resource: string, path: string, about: Description, row: Row, abilities: Abilities): { undo?: () => Promise<void> } {
   const fields = about.actions["POST"];
   let send: () => Promise<unknown>;
@@ -321,18 +308,7 @@ function undoDeletion(resource: string, path: string, about: Description, row: R
   };
 }
 
-/** The values of a new row: defaults, where there are some. */
-function starting(fields: Fields): Row {
-  return Object.fromEntries(Object.entries(fields).filter(([, field]) => !field.read_only && field.default !== undefined).map(([name, field]) => [name, field.default]));
-}
-
 function same(one: unknown, other: unknown): boolean {
   if (one instanceof Unreadable || other instanceof Unreadable) return one === other;
   return one === other || stringify(one ?? null) === stringify(other ?? null);
-}
-
-/** The messages of a problem by field, however they are nested. */
-function messages(errors: Record<string, unknown> | undefined): Record<string, string[]> {
-  const flat = (value: unknown): string[] => (Array.isArray(value) ? value.flatMap(flat) : value && typeof value === "object" ? Object.entries(value).flatMap(([name, each]) => flat(each).map(text => `${name}: ${text}`)) : [String(value)]);
-  return Object.fromEntries(Object.entries(errors ?? {}).map(([name, value]) => [name, flat(value)]));
 }
