@@ -397,3 +397,26 @@ async def test_transaction_that_is_cancelled_leaves_nothing_to_the_next_one(run:
         await asyncio.gather(task, return_exceptions=True)
         await write(f"kept {turns}")
         assert await service.sql.fetchval("SELECT count(*) FROM parents WHERE name = $1", f"kept {turns}") == 1
+
+
+PLACE = """
+CREATE FUNCTION place(integer) RETURNS integer PARALLEL SAFE LANGUAGE plpgsql AS 'BEGIN RETURN pg_backend_pid(); END';
+CREATE TABLE numbers AS SELECT generate_series(1, 10000) AS n
+"""
+ALWAYS_PARALLEL = {
+    "parallel_setup_cost": 0, "min_parallel_table_scan_size": 0,
+    "max_parallel_workers_per_gather": 2, "parallel_leader_participation": "off",
+}  # fmt: skip
+
+
+async def test_a_statement_with_one_row_may_use_parallel_workers(run: Run) -> None:
+    """PostgreSQL uses none for a client that limits how many rows it takes."""
+    service = await run({"notes": {"fields": {}}}, prepare=PLACE)
+    async with service.database.transaction():
+        for name, value in ALWAYS_PARALLEL.items():
+            await service.database.fetch(f"SET LOCAL {name} = {value}", ())
+        row = await service.database.fetch(
+            "SELECT at <> pg_backend_pid() FROM (SELECT max(place(n)) AS at FROM numbers) AS there", ()
+        )
+    assert row is not None
+    assert row[0]

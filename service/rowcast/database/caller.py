@@ -174,19 +174,17 @@ class CallerDatabase(Database):
             await asyncio.wait(self._ending, timeout=2)
         await super().close()
 
-    async def _run(
-        self, method: str, sql: str, arguments: Sequence[Any], deleting: bool, changes: Collection[str]
-    ) -> Any:
+    async def _run(self, sql: str, arguments: Sequence[Any], deleting: bool, changes: Collection[str]) -> Any:
         inside = self._inside()
         if inside is not None and inside.follows_callers:
             await self._follow_caller(inside)
         if inside is not None or (caller := self.caller()) is None:
-            return await super()._run(method, sql, arguments, deleting, changes)
+            return await super()._run(sql, arguments, deleting, changes)
         self.statements += 1
         connection = await self._take()
         try:
             await self._become(connection, "BEGIN;" + caller.sql)
-            rows = await self._execute(connection, method, sql, arguments, deleting)
+            rows = await self._execute(connection, "fetch", sql, arguments, deleting)
             if changes or deleting:
                 await self._execute(connection, "execute", "COMMIT", (), deleting)
             return rows

@@ -166,20 +166,22 @@ class Database:
 
         self._wait = observed  # type: ignore[method-assign]
 
-    def fetch(
+    async def fetch(
         self, sql: str, arguments: Sequence[Any], *, deleting: bool = False, changes: Collection[str] = ()
-    ) -> Coroutine[Any, Any, asyncpg.Record | None]:
+    ) -> asyncpg.Record | None:
         """Run one statement and return its first row, or ``None``. Inside ``transaction()`` it is part of that.
 
         ``changes`` are the resources that it may change; ``changed`` is called with them after it, or its transaction.
+        All rows are read, since PostgreSQL uses no parallel workers for a client that limits their number.
         """
-        return self._run("fetchrow", sql, arguments, deleting, changes)
+        rows: list[asyncpg.Record] = await self._run(sql, arguments, deleting, changes)
+        return rows[0] if rows else None
 
     def fetch_all(
         self, sql: str, arguments: Sequence[Any], *, deleting: bool = False, changes: Collection[str] = ()
     ) -> Coroutine[Any, Any, list[asyncpg.Record]]:
         """Run one statement and return all its rows."""
-        return self._run("fetch", sql, arguments, deleting, changes)
+        return self._run(sql, arguments, deleting, changes)
 
     async def read(self, sql: str, arguments: Sequence[Any]) -> asyncpg.Record | None:
         """``fetch`` for a statement that changes nothing: it runs again if its connection was lost."""
@@ -354,23 +356,21 @@ class Database:
         for connection in idle:
             await connection.close(timeout=2)
 
-    async def _run(
-        self, method: str, sql: str, arguments: Sequence[Any], deleting: bool, changes: Collection[str]
-    ) -> Any:
+    async def _run(self, sql: str, arguments: Sequence[Any], deleting: bool, changes: Collection[str]) -> Any:
         self.statements += 1
         if (inside := self._inside()) is not None:
             inside.changes.update(changes)
             async with inside.turn:  # tasks of one handler share its connection
-                result = await self._execute(inside.connection, method, sql, arguments, deleting)
+                rows = await self._execute(inside.connection, "fetch", sql, arguments, deleting)
             if changes:
-                note(result)
-            return result
+                note(rows)
+            return rows
         connection = await self._take()
         try:
-            result = await self._execute(connection, method, sql, arguments, deleting)
+            rows = await self._execute(connection, "fetch", sql, arguments, deleting)
             if changes:
-                note(result)
-            return result
+                note(rows)
+            return rows
         finally:
             if changes:
                 self.changed(changes)

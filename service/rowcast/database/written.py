@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -21,8 +22,7 @@ class Written:
 WRITTEN: ContextVar[Written | None] = ContextVar("written", default=None)
 
 
-def note(result: Any) -> None:
+def note(rows: Sequence[Any]) -> None:
     """Note the id of the transaction, if the statement has returned it."""
-    if (written := WRITTEN.get()) is not None and result:
-        row = result[0] if isinstance(result, list) else result
-        written.transaction = row.get(TRANSACTION_ID) or written.transaction
+    if (written := WRITTEN.get()) is not None and rows:
+        written.transaction = rows[0].get(TRANSACTION_ID) or written.transaction

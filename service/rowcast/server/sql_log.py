@@ -67,9 +67,9 @@ def _log_pool(pool: Database, settings: Settings, summaries: Summaries, plans: S
 
 def _rows(result: Any) -> int:
     """How many rows a statement has returned. A page is one row for PostgreSQL, with the number of its own."""
-    if result is None or isinstance(result, str):
+    if not isinstance(result, list):
         return 0
-    return len(result) if isinstance(result, list) else int(result.get("size", 1) or 0)
+    return int(result[0].get("size", 1) or 0) if len(result) == 1 else len(result)
 
 
 def _short(value: Any) -> str:
