@@ -39,6 +39,7 @@ from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.middleware import REQUESTS, Requests, add_headers, errors
 from rowcast.server.policies import unscoped_streams
+from rowcast.server.router import Router
 from rowcast.server.routes import named_classes, noting, plan_routes, register
 from rowcast.server.sql_log import log_statements
 from rowcast.server.timing import time_requests
@@ -120,6 +121,7 @@ def create_app(
         middlewares=[answer_errors],
         client_max_size=settings.server.body_limit,
     )
+    app._router = Router()  # noqa: SLF001, aiohttp takes no router of one's own
     app.on_response_prepare.append(add_headers)
     if settings.server.cors_origins:
         preflight, allow = cors(settings.server.cors_origins)

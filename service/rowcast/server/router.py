@@ -1,0 +1,87 @@
+"""aiohttp's router, with tables of the addresses that nearly every request has: a list's, and a row's.
+
+aiohttp tries the routes that begin like an address one after the other, those of rows with a regular expression. A viewset
+has about ten. Here a whole address, or all but its last part, is the key of its route. What the tables do not have, aiohttp
+finds as always.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from aiohttp import web
+from aiohttp.web_urldispatcher import MatchedSubAppResource, UrlMappingMatchInfo
+
+_ANY_PART: Final = "(?P<{}>[^/]+)"  # the pattern of a part of an address that may be anything
+_VARIABLE: Final = re.compile(r"\{(\w+)\}")
+
+
+class Router(web.UrlDispatcher):
+    """Finds a route for every method whose address is fixed, or fixed but for its last part, in one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._whole: dict[str, web.AbstractRoute | None] = {}  # ``None`` where the route differs by method
+        self._but_last: dict[str, tuple[str, web.AbstractRoute] | None] = {}  # with the name of the part
+        self._but_last_and_slash: dict[str, tuple[str, web.AbstractRoute] | None] = {}
+
+    def freeze(self) -> None:
+        """End the registration of routes."""
+        super().freeze()
+        if any(isinstance(each, MatchedSubAppResource) for each in self.resources()):
+            return  # an application of its own for some requests, at any address
+        others = {_first_part(each) for each in self.resources() if not _is_simple(each)}
+        for resource in self.resources():
+            if _first_part(resource) not in others:
+                self._add(resource)
+
+    def _add(self, resource: web.AbstractResource) -> None:
+        """Put a resource into its table, unless an earlier one is there."""
+        path, routes = resource.canonical, list(resource)
+        route = routes[0] if [each.method for each in routes] == ["*"] else None
+        if "{" not in path:
+            self._whole.setdefault(path, route)
+            return
+        before, _, last = path.removesuffix("/").rpartition("/")
+        name = _VARIABLE.fullmatch(last)
+        if name is not None and "{" not in before:
+            table = self._but_last_and_slash if path.endswith("/") else self._but_last
+            table.setdefault(before, None if route is None else (name[1], route))
+
+    async def resolve(self, request: web.Request) -> UrlMappingMatchInfo:
+        """The route of a request, with the variable parts of its address."""
+        path = request.rel_url.raw_path
+        if path in self._whole:
+            if (route := self._whole[path]) is not None:
+                return UrlMappingMatchInfo({}, route)
+        elif "%" not in path:
+            if path[-1:] == "/":
+                before, _, last = path[:-1].rpartition("/")
+                found = self._but_last_and_slash.get(before)
+            else:
+                before, _, last = path.rpartition("/")
+                found = self._but_last.get(before)
+            if found is not None and last:
+                return UrlMappingMatchInfo({found[0]: last}, found[1])
+        return await super().resolve(request)
+
+
+def _first_part(resource: web.AbstractResource) -> str:
+    return resource.canonical.partition("/")[2].partition("/")[0]
+
+
+def _is_simple(resource: web.AbstractResource) -> bool:
+    """Whether each part of a resource's address is fixed, or may be anything."""
+    path = resource.canonical
+    if isinstance(resource, web.PlainResource):
+        return True
+    parts = path.split("/")
+    expected = _VARIABLE.sub(
+        lambda part: _ANY_PART.format(part[1]), re.escape(path).replace(r"\{", "{").replace(r"\}", "}")
+    )
+    return (
+        isinstance(resource, web.DynamicResource)
+        and resource.get_info()["pattern"].pattern == expected
+        and all("{" not in part or _VARIABLE.fullmatch(part) for part in parts)
+    )
