@@ -17,7 +17,7 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from rowcast.errors import InvalidPattern, NotFound, ParseError
+from rowcast.errors import NotFound, ParseError
 from rowcast.orm.awaiting import run_checked
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import Model, document, query_for
@@ -35,7 +35,6 @@ from rowcast.rest.expansion_budget import check_size
 from rowcast.rest.export import export_list
 from rowcast.rest.highlighting import highlighted
 from rowcast.rest.negotiation import export_type
-from rowcast.rest.paging import list_address
 from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.rendering import (
     current_serializer,
@@ -48,12 +47,20 @@ from rowcast.rest.rendering import (
 )
 from rowcast.rest.request import Request, base_url
 from rowcast.rest.response import encode, json_response
-from rowcast.rest.response_cache import cache_key, list_dependencies, read_page, respond, row_dependencies
+from rowcast.rest.response_cache import (
+    Answer,
+    cache_key,
+    list_address,
+    list_dependencies,
+    may_be_cached,
+    read_page,
+    respond,
+    respond_from,
+    row_dependencies,
+)
 from rowcast.rest.scope import caller_scope, list_query, object_query
 from rowcast.rest.serializers import NO_VALUES, Serializer
 from rowcast.rest.write_scope import check_keys, check_scope, write_in_scope
-
-Answer = tuple[bytes, str, str]  # body, tag, snapshot
 
 
 async def read_list(view: ModelView, request: Request) -> web.StreamResponse:
@@ -70,33 +77,23 @@ async def read_list(view: ModelView, request: Request) -> web.StreamResponse:
     if plan.highlights and HIGHLIGHT in params:
         query, read = highlighted(plan, serializer, query, read, params, plain=plain)
     page = plan.paginator.page_request(query, read, view.count, params)
-    address = list_address(view)
+    address = list_address(plan, request.http, params)
 
     async def load() -> Answer:
         if grown is not None:
             already = plan.default_projection(serializer)
             await check_size(plan, query, replace(page.shape, projection=grown), page.values, already)
-        try:
-            rows = await read_page(view, query, page)
-        except InvalidPattern as error:
-            raise error.naming(name for name in plan.pattern_parameters if name in params) from None
+        rows = await read_page(plan, query, page, params, kept=may_be_cached(view))
         if not plain:
             rendered = await spawn(render_rows, view, serializer, rows.documents, read, shown)
             rows = replace(rows, results=BETWEEN.join(rendered))
         body = plan.paginator.body(page, query, rows, address)
         return body, tag_of_list(body), rows.snapshot
 
-    if not plain or (key := cache_key(view, serializer, query)) is None:
-        return respond(plan, request.http, *await load())
-    if view.count != plan.count:  # which the client prefers
+    key = cache_key(view, serializer, query) if plain else None
+    if key is not None and view.count != plan.count:  # which the client prefers
         key = (key, view.count)
-    answer, cached = await plan.service.cache.get_or_load(
-        key,
-        lambda: list_dependencies(plan, query, read),
-        load,
-        size=lambda answer: len(answer[0]) + query.size,
-    )
-    return respond(plan, request.http, *answer, from_cache=cached)
+    return await respond_from(plan, request.http, key, query, lambda: list_dependencies(plan, query, read), load)
 
 
 async def read_row(view: ModelView, request: Request) -> web.Response:
@@ -125,15 +122,8 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
         by_version = serializer.plain and not shown.related  # the version and the projection determine the body
         return body, tag_of_row(found.version, shown, None if by_version else body), found.snapshot
 
-    if not plain or (key := cache_key(view, serializer, query)) is None:
-        return respond(plan, request.http, *await load())
-    answer, cached = await plan.service.cache.get_or_load(
-        key,
-        lambda: row_dependencies(plan, query, read),
-        load,
-        size=lambda answer: len(answer[0]) + query.size,
-    )
-    return respond(plan, request.http, *answer, from_cache=cached)
+    key = cache_key(view, serializer, query) if plain else None
+    return await respond_from(plan, request.http, key, query, lambda: row_dependencies(plan, query, read), load)
 
 
 async def _check_size_of_row(view: ModelView, query: Query, shown: Projection, already: Projection) -> None:

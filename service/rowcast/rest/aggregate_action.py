@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from rowcast.changes.cache import Dependencies
 from rowcast.errors import ConfigurationError, InvalidPattern, NotFound
 from rowcast.orm.awaiting import must_be_awaited
 from rowcast.query.conditions import Query
@@ -14,12 +15,11 @@ from rowcast.rest.etags import tag_of_list
 from rowcast.rest.expansion import visible_relations
 from rowcast.rest.filters import FieldFilter
 from rowcast.rest.live_aggregates import open_live
-from rowcast.rest.paging import list_address
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.rendering import current_serializer
 from rowcast.rest.request import Request
-from rowcast.rest.response_cache import cache_key, list_dependencies, respond
+from rowcast.rest.response_cache import Answer, cache_key, list_address, list_dependencies, respond_from
 from rowcast.rest.scope import list_query
 from rowcast.rest.zones import ZONE_PARAMETER
 
@@ -71,11 +71,11 @@ async def read_groups(view: ModelView, request: Request) -> web.Response:
     plan.check_parameters(view.action, {name: text for name, text in params.items() if name not in conditions})
     asked = opened.read(params, conditions)
     page = opened.paginator.page_request(Query(plan.resource.name), Projection(plan.resource.name, ()), "exact", params)
-    address = list_address(view)
+    address = list_address(plan, request.http, params)
     params.pop("ordering", None)  # of results, and not of the rows that list_query sorts
     query = (await list_query(view)).unsorted()
 
-    async def load() -> tuple[bytes, str, str]:
+    async def load() -> Answer:
         try:
             found = await plan.service.store.groups(query, asked.shape, (*asked.values, page.limit, page.offset))
         except InvalidPattern as error:
@@ -83,12 +83,8 @@ async def read_groups(view: ModelView, request: Request) -> web.Response:
         body = opened.paginator.body(page, query, found, address)
         return body, tag_of_list(body), found.snapshot
 
-    if (key := cache_key(view, current_serializer(view), query)) is None:
-        return respond(plan, request.http, *await load())
-    answer, cached = await plan.service.cache.get_or_load(
-        key,
-        lambda: list_dependencies(plan, query.sort(asked.paths), Projection(plan.resource.name, ())),
-        load,
-        size=lambda answer: len(answer[0]) + query.size,
-    )
-    return respond(plan, request.http, *answer, from_cache=cached)
+    def dependencies() -> Dependencies | None:
+        return list_dependencies(plan, query.sort(asked.paths), Projection(plan.resource.name, ()))
+
+    key = cache_key(view, current_serializer(view), query)
+    return await respond_from(plan, request.http, key, query, dependencies, load)

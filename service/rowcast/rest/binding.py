@@ -218,6 +218,12 @@ def _plan_model(
         ("get_permissions", "check_object_permissions", "get_object")
     )
     as_callers = service.store.database.acts_as_callers  # what one caller reads is not for another one
+    public = (
+        all_rows
+        and native_filters
+        and not (as_callers or options["scoped"] or serializer.dynamic or overridden)
+        and _are_open(policies)
+    )
     projections = _projections(service, resource, related)
     return ModelPlan(
         service=service,
@@ -287,12 +293,8 @@ def _plan_model(
         or not overridden.isdisjoint(("get_serializer", "get_serializer_class")),
         native_filters=native_filters,
         simple_writes=not options["scoped"] and has_simple_writes(serializer, overridden, lookup_field and key.column),
-        public_and_cacheable=not as_callers
-        and not options["scoped"]
-        and all_rows
-        and native_filters
-        and not serializer.dynamic
-        and _is_public(options, policies, overridden),
+        is_public=public,
+        public_and_cacheable=public and options["cache"] == "responses",
         bind_serializer=bind_serializer,
         shared_serializer=shared_serializer,
         answers_plainly=lru_cache(maxsize=1)(
@@ -434,14 +436,12 @@ def _expandable_via(
     return None if differs else reading
 
 
-def _is_public(options: Mapping[str, Any], policies: Mapping[str, Any], overridden: frozenset[str]) -> bool:
-    """Whether an address has the same answer for everybody, without credentials, and answers are cached."""
+def _are_open(policies: Mapping[str, Any]) -> bool:
+    """Whether anybody may read without credentials, as often as wanted."""
     return (
-        options["cache"] == "responses"
-        and all(type(permission) in OPEN_TO_READERS for permission in policies["permissions"])
+        all(type(permission) in OPEN_TO_READERS for permission in policies["permissions"])
         and all(type(authenticator) in BUILT_IN for authenticator in policies["authenticators"])
         and not policies["throttle_classes"]
-        and not overridden
     )
 
 

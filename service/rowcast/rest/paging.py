@@ -14,7 +14,7 @@ from rowcast.query.conditions import Query
 from rowcast.query.pages import BETWEEN, FetchedPage
 from rowcast.query.projection import Projection
 from rowcast.rest.expansion_budget import adds_lists, check_size
-from rowcast.rest.pagination import ListAddress, PageRequest
+from rowcast.rest.pagination import PageRequest
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.rendering import (
     current_serializer,
@@ -24,9 +24,8 @@ from rowcast.rest.rendering import (
     read_projection,
     requested_projection,
 )
-from rowcast.rest.request import base_url
 from rowcast.rest.response import Response, encode
-from rowcast.rest.response_cache import read_page
+from rowcast.rest.response_cache import list_address, may_be_cached, read_page
 from rowcast.rest.scope import in_default_order
 from rowcast.rest.stream_position import position_header
 
@@ -66,7 +65,7 @@ async def read_instances(view: ModelView, rows: Any) -> tuple[InstancePage, Open
     shown = requested_projection(plan, serializer, read_parameters(view))
     if adds_lists(plan, already, shown):
         await check_size(plan, query, replace(request.shape, projection=shown), request.values, already)
-    fetched = await read_page(view, query, request)
+    fetched = await read_page(plan, query, request, view.request.query_params, kept=may_be_cached(view))
     return InstancePage(instance_of(plan, each, read) for each in fetched.documents), OpenPage(request, query, fetched)
 
 
@@ -97,13 +96,8 @@ def envelope(view: ModelView, page: OpenPage, data: Sequence[Any]) -> Response:
     plan = view.view_plan
     prepare_result(view, data)
     shown = replace(page.fetched, results=BETWEEN.join(encode(item, view.serialize) for item in data))
-    body = plan.paginator.body(page.request, page.query, shown, list_address(view))
+    body = plan.paginator.body(
+        page.request, page.query, shown, list_address(plan, view.request.http, view.request.query_params)
+    )
     headers = position_header(plan, page.fetched.snapshot) if page.fetched.snapshot else {}
     return Response(orjson.Fragment(body), headers=headers)
-
-
-def list_address(view: ModelView) -> ListAddress:
-    """The absolute address of this list, for the links to its other pages."""
-    http = view.request.http
-    params = tuple(each for each in view.request.query_params.items() if each[0] != "access_token")
-    return ListAddress(base_url(view.view_plan.service.settings.server, http) + http.rel_url.raw_path, params)

@@ -157,7 +157,8 @@ class ViewPlan:
     checks_initial: bool = False  # the user's code runs before the action, in permissions and the like
     strict_query: bool = True
     exports: bool = False  # there is a list of Rowcast's own, all rows of which can be sent
-    public_and_cacheable: bool = False  # an address has the same answer for everybody, without credentials
+    is_public: bool = False  # all rows are there for everybody, without credentials and without Python of the user's
+    public_and_cacheable: bool = False  # and answers are kept, by their addresses alone
 
     def overrides(self, *names: str) -> bool:
         """Whether the user's class replaces one of these methods."""

@@ -23,6 +23,18 @@ FILE_IN_MEMORY_MAX_BYTES: Final = 1 << 20  # of a body that is received as a fil
 PARSED_AT_ONCE_MAX_BYTES: Final = 64 * 1024  # of a body: 5 ms at most
 
 
+def query_parameters(http: web.Request) -> dict[str, str]:
+    """Each parameter of an address with its string; ``ParseError`` if one is given twice, or there are too many."""
+    found: dict[str, str] = {}
+    if http.rel_url.raw_query_string:
+        check_size_of_query(http)
+        for name, value in http.query.items():
+            if name in found:
+                raise ParseError(f"{name}: is given twice.", code="invalid_parameter")
+            found[name] = value
+    return found
+
+
 class Request:
     """An aiohttp request with ``user``, ``auth``, ``query_params`` and ``data``; every other attribute is aiohttp's.
 
@@ -73,13 +85,7 @@ class Request:
     @property
     def query_params(self) -> dict[str, str]:
         if self._params is None:
-            self._params = {}
-            if self.http.rel_url.raw_query_string:
-                check_size_of_query(self.http)
-                for name, value in self.http.query.items():
-                    if name in self._params:
-                        raise ParseError(f"{name}: is given twice.", code="invalid_parameter")
-                    self._params[name] = value
+            self._params = query_parameters(self.http)
         return self._params
 
     @property

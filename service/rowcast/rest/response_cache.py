@@ -6,16 +6,17 @@ reports a change of what it depends on.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from http import HTTPStatus
+from typing import TypeAlias
 from uuid import UUID
 
 from aiohttp import web
 
 from rowcast.changes.cache import Dependencies
-from rowcast.errors import PreconditionFailed
+from rowcast.errors import InvalidPattern, PreconditionFailed
 from rowcast.query.conditions import Query
 from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
@@ -23,7 +24,7 @@ from rowcast.resources.actions import READING_ACTIONS
 from rowcast.resources.composite import key_text
 from rowcast.rest.etags import client_has, matches
 from rowcast.rest.negotiation import accepts_json_as_sent
-from rowcast.rest.pagination import PageRequest
+from rowcast.rest.pagination import ListAddress, PageRequest
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.preferences import PREFER
 from rowcast.rest.protocols import ModelView
@@ -32,13 +33,31 @@ from rowcast.rest.response import json_response
 from rowcast.rest.serializers import Serializer
 from rowcast.rest.stream_position import position_header
 
+Answer: TypeAlias = tuple[bytes, str, str]  # body, tag, snapshot
+
 
 def cached_response(plan: ViewPlan, http: web.Request) -> web.Response | None:
     """The response kept for a public address, for which no caller has to be recognised; ``None`` if there is none."""
-    if not plan.public_and_cacheable or not _is_plain(http):
+    if not plan.public_and_cacheable or not is_plain(http):
         return None
-    answer = plan.service.cache.get(_address_key(plan, http))
+    answer = plan.service.cache.get(address_key(plan, http))
     return None if answer is None else respond(plan, http, *answer, from_cache=True)
+
+
+async def respond_from(
+    plan: ModelPlan,
+    http: web.Request,
+    key: Hashable,
+    query: Query,
+    dependencies: Callable[[], Dependencies | None],
+    load: Callable[[], Awaitable[Answer]],
+) -> web.Response:
+    """The response with the answer that is kept under a key, or loaded and kept then; just loaded if the key is ``None``."""
+    if key is None:
+        return respond(plan, http, *await load())
+    cache = plan.service.cache
+    answer, cached = await cache.get_or_load(key, dependencies, load, size=lambda made: len(made[0]) + query.size)
+    return respond(plan, http, *answer, from_cache=cached)
 
 
 def cache_key(view: ModelView, serializer: Serializer, query: Query) -> Hashable:
@@ -50,7 +69,7 @@ def cache_key(view: ModelView, serializer: Serializer, query: Query) -> Hashable
     plan, http = view.view_plan, view.request.http
     if plan.cache != "responses" or not serializer.plain or not may_be_cached(view):
         return None
-    key = _address_key(plan, http)
+    key = address_key(plan, http)
     if (
         plan.public_and_cacheable
         and view.action in READING_ACTIONS
@@ -61,12 +80,12 @@ def cache_key(view: ModelView, serializer: Serializer, query: Query) -> Hashable
     return (*key, view.action, plan.default_projection(serializer), query)
 
 
-def _address_key(plan: ViewPlan, http: web.Request) -> tuple[Hashable, ...]:
+def address_key(plan: ViewPlan, http: web.Request) -> tuple[Hashable, ...]:
     """An address and its origin, to which the links to other pages belong."""
     return plan, http.raw_path, base_url(plan.service.settings.server, http)
 
 
-def _is_plain(http: web.Request) -> bool:
+def is_plain(http: web.Request) -> bool:
     """Whether a request has no credentials, and asks for no other representation and no fresh answer."""
     headers = http.headers
     return (
@@ -104,11 +123,28 @@ def list_dependencies(plan: ModelPlan, query: Query, shown: Projection | None = 
     return None if reads is None else Dependencies(reads)
 
 
-async def read_page(view: ModelView, query: Query, page: PageRequest) -> FetchedPage:
-    """A page of a query. Its exact count comes from the cache, where that has it."""
-    plan = view.view_plan
+def list_address(plan: ModelPlan, http: web.Request, params: Mapping[str, str]) -> ListAddress:
+    """The absolute address of a list, for the links to its other pages."""
+    kept = tuple(each for each in params.items() if each[0] != "access_token")
+    return ListAddress(base_url(plan.service.settings.server, http) + http.rel_url.raw_path, kept)
+
+
+async def read_page(
+    plan: ModelPlan, query: Query, page: PageRequest, params: Mapping[str, str], *, kept: bool
+) -> FetchedPage:
+    """A page of a query. Its exact count comes from the cache if what is ``kept`` may answer, and is there.
+
+    ``ParseError`` names the parameter whose regular expression PostgreSQL refuses.
+    """
+    try:
+        return await _read_page(plan, query, page, kept=kept)
+    except InvalidPattern as error:
+        raise error.naming(name for name in plan.pattern_parameters if name in params) from None
+
+
+async def _read_page(plan: ModelPlan, query: Query, page: PageRequest, *, kept: bool) -> FetchedPage:
     store = plan.service.store
-    if page.shape.count != "exact" or plan.cache == "off" or not may_be_cached(view):
+    if page.shape.count != "exact" or plan.cache == "off" or not kept:
         return await store.page(query, page.shape, page.values)
     counted: FetchedPage | None = None
 

@@ -114,7 +114,11 @@ def key_value(view: ModelView, key: object = None) -> Any:
     plan = view.view_plan
     if plan.key.parts and isinstance(key, list | tuple):
         return _fitting_key(plan.key, key)
-    text = str(view.kwargs[plan.lookup_url_kwarg] if key is None else key)
+    return parse_key(plan, str(view.kwargs[plan.lookup_url_kwarg] if key is None else key))
+
+
+def parse_key(plan: ModelPlan, text: str) -> Any:
+    """The value of a key as it is written in addresses; ``NotFound`` if no row can have it."""
     try:
         value = plan.key.field_type.parse(plan.key, text)
     except ValueError:

@@ -30,6 +30,7 @@ from rowcast.query.store import STORE
 from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import fill, variable_parts, with_part_as_sent
 from rowcast.rest.decorators import VERBS, collect, is_action
+from rowcast.rest.direct_reading import asks_plainly, direct_reader
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.introspection import actions_of, is_ours
@@ -360,6 +361,7 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, link: str = ""
     vary = {"Vary": ", ".join(["Accept", *([PREFER] if counts_by_preference(plan) else [])])} if plan.exports else {}
     shown = {**ACCEPT_QUERY, **vary, **({"Link": link} if own_list and link else {})}
     default_link = link if not own_list else ""
+    read = direct_reader(plan, action_map.get("GET")) if isinstance(plan, ModelPlan) else None
 
     async def handler(http: web.Request) -> web.StreamResponse:
         if queried is not None and http.method == QUERY:
@@ -367,6 +369,8 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, link: str = ""
         response: web.StreamResponse | None = None
         if may_be_cached and http.method == "GET":
             response = cached_response(plan, http)
+        if response is None and read is not None and asks_plainly(http):
+            response = await read(http)
         if response is None:
             if plan.acts_as_caller:  # as nobody until dispatch, which a class may override, says otherwise
                 plan.service.store.database.act_for(lambda: ANONYMOUS)

@@ -1,0 +1,194 @@
+"""Plain requests for rows and lists take a shorter way, with the same answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse
+
+from rowcast.rest.generic import GenericViewSet
+
+from .conftest import Run
+from .library import Service
+
+BOOKS: dict[str, Any] = {
+    "fields": {
+        "id": {"type": "integer", "primary_key": True},
+        "title": {"type": "string", "max_length": 50},
+        "author": {"type": "foreign_key", "to": "authors", "null": True, "on_delete": "set_null"},
+        "secret": {"type": "string", "max_length": 50, "default": "hidden", "write_only": True},
+        "deleted_at": {"type": "datetime", "null": True, "read_only": True},
+    },
+    "soft_delete": "deleted_at",
+    "viewset": {
+        "select_related": ["author"], "filterset_fields": {"title": ["exact", "regex"]}, "search_fields": ["title"],
+        "ordering_fields": ["title"], "page_size": 2,
+    },
+}  # fmt: skip
+RESOURCES: dict[str, Any] = {
+    "authors": {"fields": {"name": {"type": "string", "max_length": 50, "unique": True}},
+                "viewset": {"lookup_field": "name"}},
+    "books": BOOKS,
+    "kept": {**BOOKS, "fields": {**BOOKS["fields"], "author": {"type": "integer", "null": True}},
+             "viewset": {**BOOKS["viewset"], "select_related": [], "cache": "responses", "count": "none"}},
+}  # fmt: skip
+ADDRESSES = (
+    "/authors/", "/authors/Ann%20B/", "/authors/nobody/", "/authors/?name=x", "/authors", "/authors/Ann%20B",
+    *(f"/{books}/{rest}" for books in ("books", "kept") for rest in (
+        "", "?page=2", "?page=3", "?page_size=1", "?page_size=x", "?title=One", "?title=a%20b", "?search=tw", "?fields=title",
+        "?ordering=-title", "?ordering=secret", "?titel=One", "?title__regex=(", "?title=One&title=One", "?secret=x",
+        "1/", "1/?fields=id", "1/?fields=secret", "1/?x=1", "3/", "9/", "01/", "x/", "99999999999999999999/",
+    )),
+)  # fmt: skip
+LONG_WAY = {"Accept": "application/json;q=0.9"}  # which takes more than a look to understand
+
+
+@pytest.fixture
+async def service(run: Run) -> Service:
+    """Books, the third of which is deleted."""
+    service = await run(RESOURCES)
+    await service.sql.execute("INSERT INTO authors (id, name) VALUES (gen_random_uuid(), 'Ann B')")
+    rows = "(id, title, deleted_at) VALUES (1, 'One', NULL), (2, 'Two', NULL), (3, 'Three', now()), (4, 'Four', NULL)"
+    await service.sql.execute(f"INSERT INTO books {rows}; INSERT INTO kept {rows}")
+    await service.sql.execute("UPDATE books SET author_id = (SELECT id FROM authors) WHERE id < 3")
+    return service
+
+
+@pytest.fixture
+def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that have reached an instance of a viewset."""
+    paths: list[str] = []
+    dispatch = GenericViewSet.dispatch
+
+    async def noted(self: GenericViewSet, http: Any) -> Any:
+        paths.append(http.path_qs)
+        return await dispatch(self, http)
+
+    monkeypatch.setattr(GenericViewSet, "dispatch", noted)
+    return paths
+
+
+async def answer(service: Service, method: str, path: str, headers: dict[str, str]) -> tuple[Any, ...]:
+    """Everything about an answer that does not differ from request to request."""
+    response: ClientResponse = await service.client.request(method, path, headers=headers)
+    document = (await response.json()) if response.content_type.endswith("json") else await response.read()
+    if isinstance(document, dict):
+        document.pop("request_id", None)
+    changing = ("X-Request-ID", "X-Stream-Position", "Date", "Content-Length" if response.status >= 400 else "")
+    kept = {name: value for name, value in response.headers.items() if name not in changing}
+    return response.status, document, kept, "X-Stream-Position" in response.headers
+
+
+async def test_the_short_way_has_the_answers_of_the_long_one(service: Service, dispatched: list[str]) -> None:
+    for path in ADDRESSES:
+        expected = await answer(service, "GET", path, LONG_WAY)
+        assert dispatched, path
+        dispatched.clear()
+        found = await answer(service, "GET", path, {})
+        assert not dispatched, path
+        assert found == expected, path
+        tag = expected[2].get("ETag")
+        for name in ("If-None-Match", "If-Match"):
+            for value in (tag, '"other"', "*"):
+                if value is not None:
+                    conditional = {name: value}
+                    expected = await answer(service, "GET", path, {**conditional, **LONG_WAY})
+                    assert await answer(service, "GET", path, conditional) == expected, (path, conditional)
+        dispatched.clear()
+
+
+UNDECIDED: tuple[tuple[str, dict[str, str]], ...] = (
+    ("/books/?expand=author", {}),
+    ("/books/?%65xpand=author", {}),
+    ("/books/1/?expand=author", {}),
+    ("/books/?deleted=with", {}),
+    ("/books/3/?deleted=with", {}),
+    ("/books/1/", {"Authorization": "Token wrong"}),
+    ("/books/", {"Authorization": "Token wrong"}),
+    ("/books/", {"Prefer": "count=none"}),
+    ("/books/", {"Accept": "text/csv"}),
+    ("/books/", {"Accept": "text/html"}),
+    ("/books/1/", {"Accept": "text/html"}),
+)
+
+
+async def test_a_request_about_which_somebody_decides_takes_the_long_way(
+    service: Service, dispatched: list[str]
+) -> None:
+    for path, headers in UNDECIDED:
+        await service.client.get(path, headers=headers)
+        assert len(dispatched) == 1, (path, headers)
+        dispatched.clear()
+
+
+async def test_only_reading_is_direct(service: Service, dispatched: list[str]) -> None:
+    for method in ("HEAD", "OPTIONS", "PATCH", "DELETE"):
+        await service.client.request(method, "/books/1/", json={} if method == "PATCH" else None)
+    assert len(dispatched) == 4
+
+
+PYTHON = """
+from marshmallow import fields
+from rowcast import BasePermission, ModelViewSet, Serializer
+
+class Nobody(BasePermission):
+    def has_permission(self, request, view):
+        return False
+
+class Even(BasePermission):
+    def has_object_permission(self, request, view, row):
+        return row.id % 2 == 0
+
+class Shouting(Serializer):
+    id = fields.Integer()
+    title = fields.Method("shout")
+
+    def shout(self, row):
+        return row.title.upper()
+
+class Own(ModelViewSet):
+    def get_queryset(self):
+        return super().get_queryset().filter(id=2)
+
+class Retrieving(ModelViewSet):
+    async def retrieve(self, request, id):
+        return {"own": True}
+
+class Choosing(ModelViewSet):
+    def get_serializer_class(self):
+        return Shouting if self.action == "retrieve" else super().get_serializer_class()
+
+class ListsOwn(ModelViewSet):
+    list_serializer_class = Shouting
+"""
+
+
+@pytest.mark.parametrize(
+    ("viewset", "path", "status", "document"),
+    [
+        ({"permission_classes": ["views:Nobody"]}, "/notes/1/", 401, None),
+        ({"permission_classes": ["IsAuthenticated"]}, "/notes/", 401, None),
+        ({"permission_classes": ["views:Even"]}, "/notes/1/", 401, None),
+        ({"class": "views:Own"}, "/notes/1/", 404, None),
+        ({"class": "views:Retrieving"}, "/notes/1/", 200, {"own": True}),
+        ({"class": "views:Choosing"}, "/notes/1/", 200, {"id": 1, "title": "ONE"}),
+        ({"serializer_class": "views:Shouting"}, "/notes/1/", 200, {"id": 1, "title": "ONE"}),
+        ({"class": "views:ListsOwn"}, "/notes/?page_size=1", 200, [{"id": 1, "title": "ONE"}]),
+        ({"scope": {"title": "Two"}}, "/notes/1/", 404, None),
+        ({"throttle_classes": ["AnonRateThrottle"]}, "/notes/1/", 429, None),
+        ({"excluded_actions": ["retrieve"]}, "/notes/1/", 405, None),
+    ],
+)  # fmt: skip
+async def test_where_python_or_a_caller_decides_nothing_is_direct(
+    run: Run, viewset: dict[str, Any], path: str, status: int, document: Any
+) -> None:
+    fields = {"id": {"type": "integer", "primary_key": True}, "title": {"type": "string", "max_length": 50}}
+    settings = '{"auth": {"default_permission_classes": ["AllowAny"]}, "throttle": {"rates": {"anon": "1/day"}}}'
+    service = await run({"notes": {"fields": fields, "viewset": viewset}}, settings, {"views": PYTHON})
+    await service.sql.execute("INSERT INTO notes (id, title) VALUES (1, 'One'), (2, 'Two')")
+    if status == 429:
+        await service.get("/notes/1/")
+    found = await service.get(path, status)
+    if document is not None:
+        assert found.get("results", found) == document
