@@ -1,9 +1,11 @@
-"""Plain requests for rows and lists take a shorter way, with the same answers."""
+"""Requests for rows and lists about which data decide take a shorter way, with the same answers."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import jwt
 import pytest
 from aiohttp import ClientResponse
 
@@ -11,6 +13,9 @@ from rowcast.rest.generic import GenericViewSet
 
 from .conftest import Run
 from .library import Service
+
+SECRET = "a shared secret of 32 bytes or more"
+SETTINGS = f"auth: {{jwt: {{secret: {SECRET}, audience: rowcast}}, default_permission_classes: [AllowAny]}}"
 
 BOOKS: dict[str, Any] = {
     "fields": {
@@ -32,6 +37,12 @@ RESOURCES: dict[str, Any] = {
     "books": BOOKS,
     "kept": {**BOOKS, "fields": {**BOOKS["fields"], "author": {"type": "integer", "null": True}},
              "viewset": {**BOOKS["viewset"], "select_related": [], "cache": "responses", "count": "none"}},
+    "notes": {  # of tenants, for callers with credentials
+        "fields": {"id": {"type": "integer", "primary_key": True}, "tenant": {"type": "integer"},
+                   "text": {"type": "string", "max_length": 50}},
+        "viewset": {"permission_classes": ["IsAuthenticated"], "scope": {"tenant": "$claims.tenant"},
+                    "scope_unless": "IsAdminUser", "filterset_fields": ["text"], "cache": "responses"},
+    },
 }  # fmt: skip
 ADDRESSES = (
     "/authors/", "/authors/Ann%20B/", "/authors/nobody/", "/authors/?name=x", "/authors", "/authors/Ann%20B",
@@ -41,13 +52,15 @@ ADDRESSES = (
         "1/", "1/?fields=id", "1/?fields=secret", "1/?x=1", "3/", "9/", "01/", "x/", "99999999999999999999/",
     )),
 )  # fmt: skip
+NOTES = ("/notes/", "/notes/?text=b", "/notes/?texd=b", "/notes/1/", "/notes/2/", "/notes/9/", "/notes/x/")
 LONG_WAY = {"Accept": "application/json;q=0.9"}  # which takes more than a look to understand
 
 
 @pytest.fixture
 async def service(run: Run) -> Service:
     """Books, the third of which is deleted."""
-    service = await run(RESOURCES)
+    service = await run(RESOURCES, SETTINGS)
+    await service.sql.execute("INSERT INTO notes (id, tenant, text) VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 1, 'b')")
     await service.sql.execute("INSERT INTO authors (id, name) VALUES (gen_random_uuid(), 'Ann B')")
     rows = "(id, title, deleted_at) VALUES (1, 'One', NULL), (2, 'Two', NULL), (3, 'Three', now()), (4, 'Four', NULL)"
     await service.sql.execute(f"INSERT INTO books {rows}; INSERT INTO kept {rows}")
@@ -80,14 +93,21 @@ async def answer(service: Service, method: str, path: str, headers: dict[str, st
     return response.status, document, kept, "X-Stream-Position" in response.headers
 
 
+def bearer(**claims: Any) -> dict[str, str]:
+    """The header of a caller with these claims."""
+    token = {"sub": "ann", "aud": "rowcast", "exp": time.time() + 86_400, **claims}
+    return {"Authorization": f"Bearer {jwt.encode(token, SECRET, 'HS256')}"}
+
+
 async def test_the_short_way_has_the_answers_of_the_long_one(service: Service, dispatched: list[str]) -> None:
     for path in ADDRESSES:
         expected = await answer(service, "GET", path, LONG_WAY)
         assert dispatched, path
         dispatched.clear()
-        found = await answer(service, "GET", path, {})
-        assert not dispatched, path
-        assert found == expected, path
+        for headers in ({}, bearer()):
+            found = await answer(service, "GET", path, headers)
+            assert not dispatched, path
+            assert found == expected, path
         tag = expected[2].get("ETag")
         for name in ("If-None-Match", "If-Match"):
             for value in (tag, '"other"', "*"):
@@ -98,14 +118,43 @@ async def test_the_short_way_has_the_answers_of_the_long_one(service: Service, d
         dispatched.clear()
 
 
+async def test_each_caller_has_the_answers_of_the_long_way(service: Service, dispatched: list[str]) -> None:
+    callers = [
+        bearer(tenant=1),
+        bearer(tenant=2),
+        bearer(tenant="1"),
+        bearer(),
+        bearer(tenant=[1]),
+        bearer(is_staff=True),
+    ]
+    shown = []
+    for headers in callers:
+        for path in NOTES:
+            expected = await answer(service, "GET", path, {**headers, **LONG_WAY})
+            assert len(dispatched) == 1, path
+            assert await answer(service, "GET", path, headers) == expected, path
+            assert len(dispatched) == 1, path
+            dispatched.clear()
+        shown.append([row["id"] for row in (await answer(service, "GET", "/notes/", headers))[1]["results"]])
+    assert shown == [[1, 3], [2], [1, 3], [], [], [1, 2, 3]]
+
+
+async def test_refused_callers_have_the_answers_of_the_long_way(service: Service) -> None:
+    expired = bearer(exp=time.time() - 100_000)
+    for headers in ({}, {"Authorization": "Token wrong"}, {"Authorization": "Bearer x.y.z"}, expired):
+        for path in ("/notes/", "/notes/1/", "/books/", "/books/1/?id=1&id=2"):
+            expected = await answer(service, "GET", path, {**headers, **LONG_WAY})
+            assert await answer(service, "GET", path, headers) == expected, path
+
+
 UNDECIDED: tuple[tuple[str, dict[str, str]], ...] = (
     ("/books/?expand=author", {}),
     ("/books/?%65xpand=author", {}),
     ("/books/1/?expand=author", {}),
     ("/books/?deleted=with", {}),
     ("/books/3/?deleted=with", {}),
-    ("/books/1/", {"Authorization": "Token wrong"}),
-    ("/books/", {"Authorization": "Token wrong"}),
+    ("/notes/", {}),
+    ("/books/", {"Cache-Control": "no-cache"}),
     ("/books/", {"Prefer": "count=none"}),
     ("/books/", {"Accept": "text/csv"}),
     ("/books/", {"Accept": "text/html"}),
@@ -147,6 +196,10 @@ class Shouting(Serializer):
     def shout(self, row):
         return row.title.upper()
 
+class Everybody(BasePermission):
+    def has_permission(self, request, view):
+        return view.action != "list"
+
 class Own(ModelViewSet):
     def get_queryset(self):
         return super().get_queryset().filter(id=2)
@@ -171,6 +224,7 @@ class ListsOwn(ModelViewSet):
         ({"permission_classes": ["IsAuthenticated"]}, "/notes/", 401, None),
         ({"permission_classes": ["views:Even"]}, "/notes/1/", 401, None),
         ({"class": "views:Own"}, "/notes/1/", 404, None),
+        ({"scope": {"id": 2}, "scope_unless": "views:Everybody"}, "/notes/1/", 200, {"id": 1, "title": "One"}),
         ({"class": "views:Retrieving"}, "/notes/1/", 200, {"own": True}),
         ({"class": "views:Choosing"}, "/notes/1/", 200, {"id": 1, "title": "ONE"}),
         ({"serializer_class": "views:Shouting"}, "/notes/1/", 200, {"id": 1, "title": "ONE"}),

@@ -84,6 +84,8 @@ class IsAuthenticatedOrReadOnly(BasePermission):
 
 OPEN_TO_READERS: Final = frozenset({AllowAny, IsAuthenticatedOrReadOnly})
 """The permissions that let every caller read."""
+BY_CALLER_ALONE: Final = frozenset({AllowAny, IsAuthenticated, IsAdminUser, IsAuthenticatedOrReadOnly})
+"""The permissions that read nothing but the caller and the method, so that they need no view."""
 
 
 class IsOwner(BasePermission):

@@ -16,7 +16,7 @@ from rowcast.configuration.viewset_options import VIEWSET_OPTIONS, attribute_of
 from rowcast.errors import ConfigurationError
 from rowcast.identity import throttling
 from rowcast.identity.authentication import BUILT_IN
-from rowcast.identity.permissions import OPEN_TO_READERS, BasePermission, check_columns, checks_objects
+from rowcast.identity.permissions import BY_CALLER_ALONE, OPEN_TO_READERS, BasePermission, check_columns, checks_objects
 from rowcast.orm.model import model
 from rowcast.query.conditions import Query, total_order, without_deleted
 from rowcast.query.projection import Projection, expand, with_all_columns
@@ -218,12 +218,16 @@ def _plan_model(
         ("get_permissions", "check_object_permissions", "get_object")
     )
     as_callers = service.store.database.acts_as_callers  # what one caller reads is not for another one
-    public = (
-        all_rows
+    data_alone = (
+        whole_table
         and native_filters
         and not (as_callers or options["scoped"] or serializer.dynamic or overridden)
-        and _are_open(policies)
+        and not policies["throttle_classes"]
+        and all(type(authenticator) in BUILT_IN for authenticator in policies["authenticators"])
+        and all(type(permission) in BY_CALLER_ALONE for permission in policies["permissions"])
+        and not (declared_scope is not None and declared_scope.needs_view)
     )
+    public = all_rows and data_alone and OPEN_TO_READERS.issuperset(map(type, policies["permissions"]))
     projections = _projections(service, resource, related)
     return ModelPlan(
         service=service,
@@ -293,6 +297,7 @@ def _plan_model(
         or not overridden.isdisjoint(("get_serializer", "get_serializer_class")),
         native_filters=native_filters,
         simple_writes=not options["scoped"] and has_simple_writes(serializer, overridden, lookup_field and key.column),
+        data_alone=data_alone,
         is_public=public,
         public_and_cacheable=public and options["cache"] == "responses",
         bind_serializer=bind_serializer,
@@ -434,15 +439,6 @@ def _expandable_via(
         or not overridden.isdisjoint(by_hand)
     )
     return None if differs else reading
-
-
-def _are_open(policies: Mapping[str, Any]) -> bool:
-    """Whether anybody may read without credentials, as often as wanted."""
-    return (
-        all(type(permission) in OPEN_TO_READERS for permission in policies["permissions"])
-        and all(type(authenticator) in BUILT_IN for authenticator in policies["authenticators"])
-        and not policies["throttle_classes"]
-    )
 
 
 # --- options

@@ -14,7 +14,7 @@ from typing import Any, Final
 from rowcast.configuration.caller_value import caller_value
 from rowcast.configuration.scope import CallerValue, ScopeGroup, ScopeLookup, ScopePart
 from rowcast.errors import ValidationError
-from rowcast.identity.permissions import BasePermission, allowed
+from rowcast.identity.permissions import BY_CALLER_ALONE, BasePermission, allowed
 from rowcast.identity.protocols import Request, View
 from rowcast.orm.expressions import lookup
 from rowcast.query.conditions import Comparison, Condition, Junction, Negation
@@ -63,8 +63,13 @@ class DeclaredScope:
         self.caller_columns = [name for name, part in self._fixing.items() if isinstance(part.value, CallerValue)]
         self._cached = lru_cache(maxsize=CACHED_SCOPES, typed=True)(self._resolve)
 
-    async def of(self, request: Request, view: View) -> CallerScope:
-        """The scope of a request's caller."""
+    @property
+    def needs_view(self) -> bool:
+        """Whether Python of the user's decides which callers have no scope."""
+        return self._unless is not None and type(self._unless) not in BY_CALLER_ALONE
+
+    async def of(self, request: Request, view: View | None) -> CallerScope:
+        """The scope of a request's caller; without a view unless ``needs_view``."""
         if self._unless is not None and await allowed(self._unless.has_permission(request, view)):
             return EVERYTHING
         found = [caller_value(request.user, f"{value.source}.{value.name}") for value in self._values]

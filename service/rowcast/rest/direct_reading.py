@@ -1,7 +1,7 @@
 """Lists and rows by the shortest way: from the address to the statement, without an instance of the viewset.
 
-It is open where a request leaves nothing to decide: anybody may read, no Python of the user's takes part, and the request
-has no credentials. Every other request goes through ``ViewSet.dispatch``, with the same answer.
+It is open where data decide alone: the caller's own attributes, the option ``scope``, and no Python of the user's. Whatever
+has to be refused, expanded, or sent in another form goes through ``ViewSet.dispatch``, with the same answer.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import Final, TypeAlias
 from aiohttp import web
 
 from rowcast.errors import NotFound
-from rowcast.query.conditions import equals
+from rowcast.identity.authentication import identify
+from rowcast.identity.permissions import allowed
+from rowcast.query.conditions import Query, equals
 from rowcast.resources.full_text import HIGHLIGHT
 from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.rendering import requested_projection
-from rowcast.rest.request import query_parameters
+from rowcast.rest.request import Request, query_parameters
 from rowcast.rest.response_cache import (
     Answer,
-    address_key,
     is_plain,
+    key_of_answer,
     list_address,
     list_dependencies,
     read_page,
@@ -31,37 +33,63 @@ from rowcast.rest.response_cache import (
 from rowcast.rest.scope import in_default_order, parse_key
 
 Reader: TypeAlias = Callable[[web.Request], Awaitable[web.Response | None]]
-_DECIDED: Final = frozenset({"expand", "deleted", HIGHLIGHT})  # the parameters about which somebody decides
+_Answering: TypeAlias = Callable[[web.Request, dict[str, str], Query], Awaitable[web.Response]]
+_DECIDED: Final = frozenset({"expand", "deleted", HIGHLIGHT})  # the parameters about which more has to be decided
 
 
 def direct_reader(plan: ModelPlan, action: str | None) -> Reader | None:
-    """The function that answers such requests for an action; ``None`` if the viewset leaves something to decide.
+    """The function that answers GETs of an action; ``None`` if the viewset has no such way.
 
-    It returns ``None`` where the parameters of a request leave something to decide.
+    It returns ``None`` for a request that takes the long way.
     """
-    decides = plan.attribute("response_serializer") is not None or plan.attribute("list_serializer_class") is not None
-    if not plan.is_public or plan.takes_natives or not plan.serializer.plain or decides or not plan.answers_plainly():
+    shows_otherwise = any(plan.attribute(name) is not None for name in ("response_serializer", "list_serializer_class"))
+    if not plan.data_alone or plan.takes_natives or not plan.serializer.plain or shows_otherwise:
         return None
-    return {"list": _list_reader, "retrieve": _row_reader}.get(action or "", lambda _: None)(plan)
-
-
-def asks_plainly(http: web.Request) -> bool:
-    """Whether a request is a GET without credentials and preferences."""
-    return http.method == "GET" and is_plain(http)
-
-
-def _row_reader(plan: ModelPlan) -> Reader:
-    scope, part, one = plan.unscoped_query, plan.lookup_url_kwarg, plan.service.store.one
-    name = plan.lookup_field or plan.resource.key.name
-    assert scope is not None
+    if action not in _ANSWERING or not plan.answers_plainly():
+        return None
+    answer = _ANSWERING[action](plan)
 
     async def read(http: web.Request) -> web.Response | None:
-        params = query_parameters(http)
-        if not _DECIDED.isdisjoint(params):
+        if not is_plain(http):
             return None
+        text = http.rel_url.raw_query_string
+        if text and any(name in text for name in _DECIDED):
+            return None
+        scope = plan.unscoped_query
+        if (not plan.is_public or "Authorization" in http.headers) and (
+            scope := await _scope_of_caller(plan, http)
+        ) is None:
+            return None
+        params = query_parameters(http)
+        if params and not _DECIDED.isdisjoint(params):  # in percent-encoding
+            return None
+        assert scope is not None
+        return await answer(http, params, scope)
+
+    return read
+
+
+async def _scope_of_caller(plan: ModelPlan, http: web.Request) -> Query | None:
+    """The rows that the caller of a request may read; ``None`` if the request has to be refused."""
+    request = Request(http)
+    await identify(request, plan.authenticators)
+    for permission in plan.permissions:
+        if not await allowed(permission.has_permission(request, None)):
+            return None
+    if plan.declared_scope is None:
+        return plan.unscoped_query
+    return Query(plan.resource.name, plan.live + (await plan.declared_scope.of(request, None)).conditions)
+
+
+def _row_answering(plan: ModelPlan) -> _Answering:
+    part, one, serializer = plan.lookup_url_kwarg, plan.service.store.one, plan.serializer
+    name = plan.lookup_field or plan.resource.key.name
+    by_default = plan.default_projection(serializer)
+
+    async def answer(http: web.Request, params: dict[str, str], scope: Query) -> web.Response:
         plan.check_parameters("retrieve", params)
         query = scope.restrict(equals(name, plan.key, parse_key(plan, http.match_info[part])))
-        shown = requested_projection(plan, plan.serializer, params)
+        shown = requested_projection(plan, serializer, params)
 
         async def load() -> Answer:
             found = await one(query, shown)
@@ -70,35 +98,38 @@ def _row_reader(plan: ModelPlan) -> Reader:
             tag = tag_of_row(found.version, shown, found.body if shown.related else None)
             return found.body, tag, found.snapshot
 
-        key = address_key(plan, http) if plan.public_and_cacheable else None
+        key = key_of_answer(plan, http, "retrieve", by_default, query) if plan.cache == "responses" else None
         return await respond_from(plan, http, key, query, lambda: row_dependencies(plan, query, shown), load)
 
-    return read
+    return answer
 
 
-def _list_reader(plan: ModelPlan) -> Reader:
-    scope = plan.unscoped_query
-    assert scope is not None
+def _list_answering(plan: ModelPlan) -> _Answering:
+    serializer, paginator = plan.serializer, plan.paginator
+    by_default = plan.default_projection(serializer)
 
-    async def read(http: web.Request) -> web.Response | None:
-        params = query_parameters(http)
-        if not _DECIDED.isdisjoint(params):
-            return None
+    async def answer(http: web.Request, params: dict[str, str], scope: Query) -> web.Response:
         plan.check_parameters("list", params)
         query = scope
         for backend in plan.filters:
             query = backend.apply(query, params)
         query = in_default_order(plan, query)
-        shown = requested_projection(plan, plan.serializer, params)
-        page = plan.paginator.page_request(query, shown, plan.count, params)
+        shown = requested_projection(plan, serializer, params)
+        page = paginator.page_request(query, shown, plan.count, params)
         address = list_address(plan, http, params)
 
         async def load() -> Answer:
             rows = await read_page(plan, query, page, params, kept=True)
-            body = plan.paginator.body(page, query, rows, address)
+            body = paginator.body(page, query, rows, address)
             return body, tag_of_list(body), rows.snapshot
 
-        key = address_key(plan, http) if plan.public_and_cacheable else None
+        key = key_of_answer(plan, http, "list", by_default, query) if plan.cache == "responses" else None
         return await respond_from(plan, http, key, query, lambda: list_dependencies(plan, query, shown), load)
 
-    return read
+    return answer
+
+
+_ANSWERING: Final[dict[str | None, Callable[[ModelPlan], _Answering]]] = {
+    "list": _list_answering,
+    "retrieve": _row_answering,
+}

@@ -157,8 +157,9 @@ class ViewPlan:
     checks_initial: bool = False  # the user's code runs before the action, in permissions and the like
     strict_query: bool = True
     exports: bool = False  # there is a list of Rowcast's own, all rows of which can be sent
-    is_public: bool = False  # all rows are there for everybody, without credentials and without Python of the user's
-    public_and_cacheable: bool = False  # and answers are kept, by their addresses alone
+    public_and_cacheable: bool = (
+        False  # an address has the same answer for everybody, without credentials, which is kept
+    )
 
     def overrides(self, *names: str) -> bool:
         """Whether the user's class replaces one of these methods."""
@@ -227,6 +228,8 @@ class ModelPlan(ViewPlan):
     aggregates: Aggregates | None
     scoped: bool  # whether the relations of the options are within the scopes of their rows
     scope_is_data: bool  # the option is all of the scope
+    data_alone: bool  # no Python of the user's has a say about who reads what
+    is_public: bool  # and everybody may read all rows, without credentials
     expandable_via: str | None  # the action whose permission also covers ?expand=; None if visibility differs by row
     asks_about_objects: bool  # Python has a say about single rows
     finds_objects: bool  # the user's ``get_object`` finds the row

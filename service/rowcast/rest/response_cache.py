@@ -38,9 +38,9 @@ Answer: TypeAlias = tuple[bytes, str, str]  # body, tag, snapshot
 
 def cached_response(plan: ViewPlan, http: web.Request) -> web.Response | None:
     """The response kept for a public address, for which no caller has to be recognised; ``None`` if there is none."""
-    if not plan.public_and_cacheable or not is_plain(http):
+    if not plan.public_and_cacheable or "Authorization" in http.headers or not is_plain(http):
         return None
-    answer = plan.service.cache.get(address_key(plan, http))
+    answer = plan.service.cache.get(_address_key(plan, http))
     return None if answer is None else respond(plan, http, *answer, from_cache=True)
 
 
@@ -61,39 +61,33 @@ async def respond_from(
 
 
 def cache_key(view: ModelView, serializer: Serializer, query: Query) -> Hashable:
-    """The key of the answer to this request; ``None`` if it is not kept.
-
-    The address alone is the key where that is public; not with ``?expand=``, since other viewsets then decide whether this
-    caller may see their rows.
-    """
+    """The key of the answer to this request; ``None`` if it is not kept."""
     plan, http = view.view_plan, view.request.http
     if plan.cache != "responses" or not serializer.plain or not may_be_cached(view):
         return None
-    key = address_key(plan, http)
-    if (
-        plan.public_and_cacheable
-        and view.action in READING_ACTIONS
-        and http.method == "GET"
-        and "expand" not in http.query
-    ):
-        return key
-    return (*key, view.action, plan.default_projection(serializer), query)
+    return key_of_answer(plan, http, view.action, plan.default_projection(serializer), query)
 
 
-def address_key(plan: ViewPlan, http: web.Request) -> tuple[Hashable, ...]:
+def key_of_answer(plan: ModelPlan, http: web.Request, action: str, shown: Projection, query: Query) -> Hashable:
+    """The key of an answer that is kept; ``shown`` is what the action shows by default.
+
+    The address alone is the key where that is public; not with ``?expand=``, since other viewsets then decide whether this
+    caller may see their rows. Otherwise the query has the caller's scope.
+    """
+    key = _address_key(plan, http)
+    public = plan.public_and_cacheable and action in READING_ACTIONS and http.method == "GET"
+    return key if public and "expand" not in http.query else (*key, action, shown, query)
+
+
+def _address_key(plan: ViewPlan, http: web.Request) -> tuple[Hashable, ...]:
     """An address and its origin, to which the links to other pages belong."""
     return plan, http.raw_path, base_url(plan.service.settings.server, http)
 
 
 def is_plain(http: web.Request) -> bool:
-    """Whether a request has no credentials, and asks for no other representation and no fresh answer."""
+    """Whether a request asks for no other representation and no fresh answer."""
     headers = http.headers
-    return (
-        "Authorization" not in headers
-        and "Cache-Control" not in headers
-        and PREFER not in headers
-        and accepts_json_as_sent(http)
-    )
+    return "Cache-Control" not in headers and PREFER not in headers and accepts_json_as_sent(http)
 
 
 def may_be_cached(view: ModelView) -> bool:

@@ -30,7 +30,7 @@ from rowcast.query.store import STORE
 from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import fill, variable_parts, with_part_as_sent
 from rowcast.rest.decorators import VERBS, collect, is_action
-from rowcast.rest.direct_reading import asks_plainly, direct_reader
+from rowcast.rest.direct_reading import direct_reader
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.introspection import actions_of, is_ours
@@ -369,7 +369,7 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, link: str = ""
         response: web.StreamResponse | None = None
         if may_be_cached and http.method == "GET":
             response = cached_response(plan, http)
-        if response is None and read is not None and asks_plainly(http):
+        if response is None and read is not None and http.method == "GET":
             response = await read(http)
         if response is None:
             if plan.acts_as_caller:  # as nobody until dispatch, which a class may override, says otherwise
