@@ -362,14 +362,14 @@ class Database:
             inside.changes.update(changes)
             async with inside.turn:  # tasks of one handler share its connection
                 rows = await self._execute(inside.connection, "fetch", sql, arguments, deleting)
-            if changes:
-                note(rows)
+            if changes and rows:
+                note(rows[0])
             return rows
         connection = await self._take()
         try:
             rows = await self._execute(connection, "fetch", sql, arguments, deleting)
-            if changes:
-                note(rows)
+            if changes and rows:
+                note(rows[0])
             return rows
         finally:
             if changes:

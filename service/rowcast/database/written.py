@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ class Written:
 WRITTEN: ContextVar[Written | None] = ContextVar("written", default=None)
 
 
-def note(rows: Sequence[Any]) -> None:
-    """Note the id of the transaction, if the statement has returned it."""
-    if (written := WRITTEN.get()) is not None and rows:
-        written.transaction = rows[0].get(TRANSACTION_ID) or written.transaction
+def note(row: Mapping[str, Any]) -> None:
+    """Note the id of the transaction, if the statement has returned it with a row."""
+    if (written := WRITTEN.get()) is not None:
+        written.transaction = row.get(TRANSACTION_ID) or written.transaction
