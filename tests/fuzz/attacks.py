@@ -335,23 +335,39 @@ def groups(chance: Random, service: Service) -> Attack:
         body = f'{{"filter": {group}, "tz": "{chance.choice(ZONES)}", "page_size": {chance.choice(("1", "0", "true", "[]", number(chance)))}}}'
         return Attack((request("QUERY", f"/{resource}/", body.encode(errors="surrogatepass")),))
     path = chance.choice((f"/{resource}/", f"/{resource}/", f"/{resource}/stream/"))
-    return Attack((get(chance, path, ("filter", group)),), enough=b"event: ready")
+    return Attack((get(chance, path, ("filter", group[:LINE_BYTES])),), enough=b"event: ready")
 
 
 def _group(chance: Random, lookups: Mapping[str, Sequence[str]], depth: int) -> str:
-    """A group of conditions as JSON, or nearly."""
+    """A group of conditions as JSON, or nearly, with groups around it; nothing is put around one that fills a body."""
+    group = _flat_group(chance, lookups, chance.choice((0, 1, 2, 60)))
+    for level in range(depth):
+        if len(group) > BODY_BYTES:
+            break
+        conditions = _conditions(chance, lookups, chance.choice((0, 1, 2, 60) if level < 3 else (0, 0, 0, 1)))
+        operator = chance.choice(("and", "or", "not"))
+        inner = [group, _flat_group(chance, lookups, 1)] if chance.random() < 0.2 else [group]
+        chance.shuffle(inner)
+        listed = (operator != "not") != (chance.random() < 0.02)
+        members = [*conditions, f'"{operator}": {"[" if listed else ""}{", ".join(inner)}{"]" if listed else ""}']
+        group = "{" + ", ".join(members) + "}"
+    return group
+
+
+def _flat_group(chance: Random, lookups: Mapping[str, Sequence[str]], count: int) -> str:
+    return "{" + ", ".join(_conditions(chance, lookups, count)) + "}"
+
+
+def _conditions(chance: Random, lookups: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    """The members of a group that are conditions."""
     members = []
-    for _ in range(chance.choice((0, 1, 2, 60))):
+    for _ in range(count):
         name = chance.choice([*lookups, "nothing", "and", "or", "not", "filter", ""])
         lookup = chance.choice([each for each in lookups.get(name, ["exact"]) if "regex" not in each])
-        sent = value(chance)
+        sent = value(chance)[: chance.choice((20, 300, BODY_BYTES))]
         argument = sent if chance.random() < 0.5 and isinstance(sent, str) else json.dumps(str(sent))
         members.append(f'"{name}{"" if lookup == "exact" else "__" + lookup}": {argument}')
-    for _ in range(chance.randint(0, 2) if depth else 0):
-        inner = _group(chance, lookups, depth - 1)
-        operator = chance.choice(("and", "or", "not"))
-        members.append(f'"{operator}": {inner if operator == "not" or chance.random() < 0.1 else f"[{inner}]"}')
-    return "{" + ", ".join(members) + "}"
+    return members
 
 
 @generator
