@@ -49,6 +49,7 @@ structlog.configure(
     ]
 )
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that a test starts would compile the service again
 
 gc.set_threshold(20_000, 20, 50)  # collections of the imported libraries' objects take a tenth of the time otherwise
 
