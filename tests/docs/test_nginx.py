@@ -98,7 +98,7 @@ async def test_streams_pass_through_the_proxy_at_once(port: int, sql: asyncpg.Co
         async with (
             aiohttp.ClientSession(f"https://127.0.0.1:{port}", connector=connector) as session,
             session.get(path, headers={"Host": NAME}) as response,
-            asyncio.timeout(5),
+            asyncio.timeout(30),
         ):
             assert response.content_type == "text/event-stream"
             async for line in response.content:

@@ -27,6 +27,7 @@ class Server:
             *["--migrate"] * migrate,
             *options,
         ]
+        self._variables: dict[str, str] = {}  # of its environment, also when it is started again
         self._process: asyncio.subprocess.Process | None = None
         self.origin = "http://127.0.0.1:1"  # nobody
 
@@ -40,13 +41,14 @@ class Server:
 
     async def launch(self, **variables: str) -> None:
         """Start a process and do not wait until it is ready."""
+        self._variables |= variables
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "rowcast", "serve", *self._arguments,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "service"), "ROWCAST_DATA": str(self.config.parent / "data"), **variables}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "service"), "ROWCAST_DATA": str(self.config.parent / "data"), **self._variables}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
 
     async def start(self, **variables: str) -> None:
-        """Start a process, with variables of its environment, and wait until it is ready."""
+        """Start a process, with variables of its environment besides those of earlier starts, and wait until it is ready."""
         await self.launch(**variables)
         await self.ready()
 

@@ -46,13 +46,16 @@ MORE = RESOURCES | {
 }
 PERMISSION = """
 import asyncio
+from pathlib import Path
 from rowcast import BasePermission
 
 class Mine(BasePermission):
     async def has_permission(self, request, view):
         if "slow" in request.headers:
-            request.app["slow"] = True
-            await asyncio.sleep(1.5)
+            begun, end = (Path(request.headers["slow"]) / name for name in ("begun", "end"))
+            begun.touch()
+            while not end.exists():
+                await asyncio.sleep(0.01)
         return "%s" == request.headers.get("version", "old")
 """
 WITH_MODULE = RESOURCES | {"notes": NOTES.replace("AllowAny", "'rules:Mine'")}
@@ -301,8 +304,8 @@ async def test_settings_of_a_process_take_a_restart(start: Start, tmp_path: Path
 async def test_modules_are_imported_again(start: Start, tmp_path: Path) -> None:
     """Also if size and time of the file are the same; a request that has begun ends with the code that it began with."""
     server = await start(WITH_MODULE, modules={"rules": PERMISSION % "old"})
-    slow = asyncio.create_task(get(server, "/notes/", slow="yes"))
-    await asyncio.sleep(0.3)
+    slow = asyncio.create_task(get(server, "/notes/", slow=str(tmp_path)))
+    await until((tmp_path / "begun").exists)
     stat = (server.config / "rules.py").stat()
     (server.config / "rules.py").write_text(PERMISSION % "new")
     os.utime(server.config / "rules.py", ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -310,6 +313,7 @@ async def test_modules_are_imported_again(start: Start, tmp_path: Path) -> None:
     assert not slow.done()
     assert (await get(server, "/notes/", version="new"))[0] == 200
     assert (await get(server, "/notes/", version="old"))[0] in (401, 403)
+    (tmp_path / "end").touch()
     assert (await slow)[0] == 200
     (server.config / "rules.py").write_text(PERMISSION % "other" + "oops")
     assert (await asyncio.to_thread(rowcast, tmp_path, "reload"))[0] == 1
@@ -407,7 +411,7 @@ async def test_a_replaced_application_is_freed(tmp_path: Path, database_url: str
                     gc.collect()
                     return [each() for each in before] == [None, None]
 
-                await until(is_freed, seconds=10)
+                await until(is_freed)
 
 
 async def test_a_start_that_fails_or_takes_too_long_is_a_rejection(
@@ -501,7 +505,7 @@ async def test_with_reload_each_change_of_a_file_is_applied(
     await shows(200, 1)
     line = await printed(server)
     assert line.startswith("Reloaded in "), line
-    assert float(line.split()[2]) < 5  # a fraction of a second, unless the machine is busy
+    assert 0 < float(line.split()[2]) < 30
     await client.until(lambda: client.connections == 2)
     write(server, {"notes": WITH_MODULE["notes"] + "  page_sise: 1\n"})
     assert "notes.yaml:11:3: unknown key 'page_sise'; did you mean page_size?" in await printed(server)

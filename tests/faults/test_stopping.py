@@ -40,7 +40,7 @@ async def test_a_starting_service_answers_503(tmp_path: Path, database_url: str)
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_stopping_service_is_not_ready_at_first(run: Run, workers: int) -> None:
     """Requests are answered during ``server.shutdown_delay``, on new connections; a second signal ends that."""
-    delay = "60s" if workers == 1 else "2s"  # the parent of several workers passes no second signal on
+    delay = "60s" if workers == 1 else "6s"  # the parent of several workers passes no second signal on
     server = await run(service=f"server: {{shutdown_delay: {delay}, workers: {workers}}}")
     os.kill(server.pid, signal.SIGTERM)
     await until_health(server, "stopping")

@@ -52,7 +52,7 @@ async def send(
     reader, writer = await asyncio.open_connection(service.client.host, service.client.port)
     head = "\r\n".join((f"{lines[0]} HTTP/{version}", *lines[1:], "Connection: close", "", ""))
     writer.write(head.encode("latin-1") + body)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answer, _, content = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     first, *rest = answer.decode("latin-1").split("\r\n")

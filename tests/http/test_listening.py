@@ -32,7 +32,7 @@ async def _ask(port: int, request: bytes) -> tuple[bytes, bytes]:
     """The head and the body of the response, read until the connection is closed."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     return head, body
