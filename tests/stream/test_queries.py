@@ -99,6 +99,8 @@ async def test_a_query_that_is_refused_does_not_end_the_others(serve: Serve, sql
     for body, code in (
         ({"queries": {"a": queries["a"]}}, "unknown_parameter"),
         ({"queries": {"a": {"resource": "nothing"}}}, "invalid_parameter"),
+        ({"queries": {"a": {"resource": "notes,notes"}}}, "invalid_parameter"),
+        ({"queries": {"a": {"resource": ""}}}, "invalid_parameter"),
         ({"queries": {}}, "parse_error"),
         ({"queries": {"a": {"resource": "notes", "parms": {}}}}, "parse_error"),
         ({"queries": {"a": {"resource": "notes", "params": {"done": None}}}}, "parse_error"),

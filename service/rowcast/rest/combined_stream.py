@@ -53,23 +53,27 @@ async def stream(http: web.Request) -> web.StreamResponse:
 
 def named_plans(service: Service, text: str) -> dict[str, ModelPlan]:
     """The viewsets' plans of the resources that ``?resources=`` names."""
-    streamed = {name: plan for name, plan in service.plans.items() if has_stream(plan) and not plan.overrides(STREAM)}
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        message = f"resources: name those to watch, with commas between them; {did_you_mean('', streamed)}"
+        message = f"resources: name those to watch, with commas between them; {did_you_mean('', _streamed(service))}"
         raise ParseError(message, code="invalid_parameter")
-    for name in names:
-        if name not in streamed:
-            raise ParseError(
-                f"resources: there is no stream of {name[:50]!r}; {did_you_mean(name, streamed)}",
-                code="invalid_parameter",
-            )
-        if streamed[name].overrides("dispatch"):
-            raise ParseError(
-                f"resources: {name} has its own stream only: its viewset overrides dispatch().",
-                code="invalid_parameter",
-            )
-    return {name: streamed[name] for name in names}
+    return {name: streamed_plan(service, name, "resources") for name in names}
+
+
+def streamed_plan(service: Service, name: str, where: str) -> ModelPlan:
+    """The plan of the viewset whose stream may be one of several on a connection; ``ParseError`` says ``where`` it is named."""
+    streamed = _streamed(service)
+    if name not in streamed:
+        message = f"{where}: there is no stream of {name[:50]!r}; {did_you_mean(name, streamed)}"
+        raise ParseError(message, code="invalid_parameter")
+    if streamed[name].overrides("dispatch"):
+        message = f"{where}: {name} has its own stream only: its viewset overrides dispatch()."
+        raise ParseError(message, code="invalid_parameter")
+    return streamed[name]
+
+
+def _streamed(service: Service) -> dict[str, ModelPlan]:
+    return {name: plan for name, plan in service.plans.items() if has_stream(plan) and not plan.overrides(STREAM)}
 
 
 def _parameters(plans: Mapping[str, ModelPlan], params: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -14,7 +14,7 @@ from aiohttp import web
 from rowcast.errors import ApiError, ParseError, did_you_mean
 from rowcast.identity.throttling import caller_of
 from rowcast.query.store import STORE
-from rowcast.rest.combined_stream import named_plans, open_one
+from rowcast.rest.combined_stream import open_one, streamed_plan
 from rowcast.rest.plan import SERVICE
 from rowcast.rest.request import Request, parameter_text
 from rowcast.streams.channels import Channel, refused_block, stream_channels
@@ -42,7 +42,7 @@ async def stream_queries(http: web.Request) -> web.StreamResponse:
     requests: list[Request] = []
     for name, (resource, params, last) in queries.items():
         try:
-            plan = named_plans(service, resource)[resource]
+            plan = streamed_plan(service, resource, f"queries.{name}.resource")
             subscription, request = await open_one(f"queries.{name}", plan, http, params)
         except ApiError as error:
             first = first or error
