@@ -113,7 +113,7 @@ def _check_filters(context: Context, value: Any) -> Messages:
 def filters_of(path: Path) -> tuple[str, ...]:
     """What ``filterset_fields`` may open for a path: lookups, and parts of its values with lookups of these."""
     lookups = lookups_of(path.values.field_type.kind)
-    parts = () if path.derived is not None else derived_names(path.values)
+    parts = () if path.computed else derived_names(path.values)
     of_parts = {
         part: lookups_of(derived.field.field_type.kind) for part in parts if (derived := derive(path.values, part))
     }
@@ -222,7 +222,7 @@ def _check_aggregates(context: Context, value: Mapping[str, tuple[str, ...]]) ->
                 continue
             if found.many or found.values.parts:
                 yield (function, position), f"{path!r} leads to many values, or to a key of several fields"
-            elif found.derived is not None:
+            elif found.computed:
                 yield (function, position), f"{path!r} is computed from a field, and only fields can be aggregated"
             elif not suits(function, found.values):
                 yield (function, position), f"{function} does not suit {path!r}, a {found.values.type} field"

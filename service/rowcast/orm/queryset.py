@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from rowcast.errors import Conflict, NotFound, ValidationError, did_you_mean
 from rowcast.orm import statements
-from rowcast.orm.annotations import check_annotations
+from rowcast.orm.annotations import check_annotations, paths_of, steps_with_paths, with_paths
 from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import wait
 from rowcast.orm.chunks import RowsInChunks
@@ -107,7 +107,8 @@ class QuerySet(Generic[M]):
 
         Args:
             functions: By name of the attribute, a function (count, sum, avg, min or max) and a path over a relation to many
-                rows. ``values("name", "n")`` has them, too. They cannot be filtered or sorted by.
+                rows. ``values("name", "n")`` has them, and this query set is filtered and sorted by them:
+                ``filter(n__gte=2).order_by("-n")``.
 
         Raises:
             ValueError: names what is wrong, and what is valid.
@@ -185,8 +186,9 @@ class QuerySet(Generic[M]):
         resources = current_store().queries.resources
         name = self.model.resource().name
         conditions = [*without_deleted(resources[name], self._deleted)]
+        paths = paths_of(self._annotations)
         conditions += [
-            condition.resolve(resources, name) if isinstance(condition, Q) else condition
+            with_paths(condition, paths).resolve(resources, name) if isinstance(condition, Q) else condition
             for condition in self._conditions
             if condition not in conditions
         ]
@@ -204,7 +206,7 @@ class QuerySet(Generic[M]):
     def _total_order(self, resources: Resources, name: str) -> tuple[str, ...]:
         key = resources[name].key_fields
         steps: list[str] = []
-        for step in self._order:
+        for step in steps_with_paths(self._order, paths_of(self._annotations)):
             sign, path = step[: step.startswith("-")], step.removeprefix("-")
             steps += [f"{sign}{field.name}" for field in key] if path == "pk" else [step]
         for step in steps:

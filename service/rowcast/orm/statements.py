@@ -6,14 +6,13 @@ statement needs, in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rowcast.query.compilation import Binds, Statement, compiled
-from rowcast.query.condition_sql import Source
+from rowcast.query.condition_sql import AGGREGATES, Source
 from rowcast.query.conditions import Shape
 from rowcast.query.dependencies import dependents
 from rowcast.query.select import sort_steps
@@ -22,14 +21,6 @@ from rowcast.query.write_many import given_rows
 from rowcast.resources.exchanged import readable
 from rowcast.resources.resource import Through
 from rowcast.resources.tables import Tables
-
-AGGREGATES: Final[Mapping[str, Callable[[Any], sa.ColumnElement[Any]]]] = {
-    "count": sa.func.count,
-    "sum": sa.func.sum,
-    "avg": sa.func.avg,
-    "min": sa.func.min,
-    "max": sa.func.max,
-}
 
 
 def select_instances(
@@ -52,7 +43,7 @@ def select_instances(
     conditions = source.conditions(where)
     joined = [source.at(()), *(source.at(tables.resources.steps(resource, path)) for path in related)]
     columns = [readable(column) for table in joined for column in table.c]
-    columns += [_annotation(source, name, path) for name, path in annotations]
+    columns += [source.function_of(name, source.path(path)) for name, path in annotations]
     steps = sort_steps(source, order)
     query = sa.select(*(column.label(f"c{n}") for n, column in enumerate(columns))).select_from(source.clause)
     query = query.where(*conditions).order_by(*(step.term() for step in steps))
@@ -63,15 +54,6 @@ def select_instances(
     if lock:
         query = query.with_for_update(of=source.at(()), skip_locked=lock == "skip")
     return compiled(query)
-
-
-def _annotation(source: Source, name: str, path: str) -> sa.ColumnElement[Any]:
-    """A function of the rows that a path leads to."""
-
-    def function(value: Any) -> sa.ColumnElement[Any]:
-        return readable(AGGREGATES[name](value[0] if isinstance(value, list) else value))
-
-    return source.aggregate(source.path(path), function)
 
 
 def grouped(

@@ -12,6 +12,7 @@ from rowcast.query.compilation import Binds, Statement, bound_type, compiled, sq
 from rowcast.query.condition_sql import Source, sort_key
 from rowcast.query.conditions import Shape
 from rowcast.query.select import SNAPSHOT, joined_documents, json_text, logged_row, logged_rows
+from rowcast.resources.aggregates import STRING_SUM, result_field
 from rowcast.resources.exchanged import readable
 from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS
@@ -20,10 +21,6 @@ from rowcast.resources.sql import IDENTIFIER_MAX_BYTES, quote_literal
 from rowcast.resources.tables import Tables
 from rowcast.resources.types import FIELD_TYPES
 
-_COUNT: Final = Field("count", FIELD_TYPES["big_integer"])
-_DECIMAL: Final = Field("decimal", FIELD_TYPES["decimal"])
-_TEXT: Final = Field("sum", FIELD_TYPES["decimal"])  # of integers whose sums are strings
-_FLOAT: Final = Field("float", FIELD_TYPES["float"])
 _DAY: Final = Field("day", FIELD_TYPES["date"])
 _MOMENT: Final = Field("moment", FIELD_TYPES["datetime"])
 
@@ -64,21 +61,6 @@ class AggregateShape:
     names: tuple[str, ...]
     having: tuple[tuple[int, str], ...] = ()
     order: tuple[tuple[int, bool], ...] = ()
-
-
-def result_field(function: str, values: Field | None) -> Field:
-    """The field of a function's result; ``values`` is that of its argument.
-
-    Sums and averages of integers and decimals have any number of digits, so they are decimals.
-    """
-    if function in ("count", "count_distinct"):
-        return _COUNT
-    assert values is not None
-    if function == "sum" and values.field_type.sums_as_strings:
-        return _TEXT
-    if function in ("sum", "avg"):
-        return _FLOAT if values.field_type.name in ("float", "real") else _DECIMAL
-    return values
 
 
 def aggregate_page(tables: Tables, shape: AggregateShape, where: Shape) -> Statement:
@@ -180,7 +162,7 @@ def _described(shape: AggregateShape, fields: list[Field]) -> list[tuple[Field, 
 
 def _json(field: Field, function: str, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """The JSON form of a result. Sums of integers are numbers, however many digits they have."""
-    if function == "sum" and isinstance(column.type, sa.Integer) and field is not _TEXT:
+    if function == "sum" and isinstance(column.type, sa.Integer) and field is not STRING_SUM:
         return column
     return field.field_type.json(field, column)
 

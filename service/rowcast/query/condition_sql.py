@@ -21,6 +21,13 @@ from rowcast.resources.sql import quote_identifier, quote_literal, quote_table
 from rowcast.resources.tables import Tables, rank
 from rowcast.resources.traits import TableTraits
 
+AGGREGATES: Final[Mapping[str, Callable[[Any], sa.ColumnElement[Any]]]] = {
+    "count": sa.func.count,
+    "sum": sa.func.sum,
+    "avg": sa.func.avg,
+    "min": sa.func.min,
+    "max": sa.func.max,
+}
 _ARITHMETIC: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "+": lambda left, right: left + right,
     "-": lambda left, right: left - right,
@@ -71,6 +78,8 @@ class Source:
 
     def column(self, path: Path) -> sa.ColumnElement[Any]:
         """The column at the end of a path over relations to one row."""
+        if path.argument is not None:
+            return self.function_of(path.function, path.argument)
         if path.steps and path.field.primary_key:
             return self.at(path.steps[:-1]).c[path.steps[-1].column]  # this side has the key, too
         column = comparable(self.at(path.steps).c[path.column])
@@ -220,7 +229,7 @@ class Source:
 
     def _types(self, path: Path) -> list[Any]:
         """The type of what the column of a path is compared with, or those of the columns of a key of several fields."""
-        if path.derived is not None:
+        if path.computed:
             return [bound_type(path.values)]
         table = self.tables.of[path.steps[-1].target if path.steps else self.resource]
         columns = zip(path.columns, path.values.parts or (path.values,), strict=True)
@@ -310,10 +319,12 @@ class Source:
             return self._exists(path, lambda value: value.in_(rows))
         return self.column(path).in_(rows)
 
-    def aggregate(self, path: Path, function: Callable[[Any], sa.ColumnElement[Any]]) -> sa.ScalarSelect[Any]:
-        """A function of the values at the end of a path over relations to many rows."""
+    def function_of(self, function: str, path: Path) -> sa.ColumnElement[Any]:
+        """A function of the values at the end of a path over relations to many rows, as the driver decodes it."""
         tables, joins, column = self._over(path)
-        return sa.select(function(column)).select_from(*tables).where(*joins).scalar_subquery()
+        value = column[0] if isinstance(column, list) else column
+        found = readable(AGGREGATES[function](readable(value) if function in ("sum", "avg") else value))
+        return sa.select(found).select_from(*tables).where(*joins).scalar_subquery()
 
     def _has_logged_links(self, step: Relation) -> bool:
         """Whether the change log has the keys that a relation links the resource's rows to."""

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
-from rowcast.query.aggregation import AggregateShape, Calculation, Group, result_field
+from rowcast.query.aggregation import AggregateShape, Calculation, Group
 from rowcast.query.conditions import Condition
 from rowcast.query.matching import Logged, Test, matcher
+from rowcast.resources.aggregates import result_field
 from rowcast.resources.fields import Field
 from rowcast.resources.lookups import LOOKUPS
 from rowcast.resources.lossless_json import Raw, encode, parse

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from rowcast.errors import did_you_mean
+from rowcast.resources.aggregates import functions_of_related, related_field
 from rowcast.resources.composite import address_of, composite_key
 from rowcast.resources.derived import Derived, derive, derived_names
 from rowcast.resources.fields import Field, Kind
@@ -50,7 +51,7 @@ class Path:
 
     For a foreign key ``values`` is the key that it refers to, for any other field the same as ``field``. A path to a key
     of several fields has no ``column``, but ``columns``. A value that follows from a column is ``derived``, and has a field of
-    its own.
+    its own. So has a ``function`` of the values at the end of ``argument``, a path to many: such a path leads to one value.
     """
 
     steps: tuple[Relation, ...]
@@ -58,11 +59,18 @@ class Path:
     field: Field
     values: Field
     derived: Derived | None = None
+    function: str = ""
+    argument: Path | None = None
 
     @property
     def many(self) -> bool:
         """Whether one row can lead to several values."""
-        return any(step.many for step in self.steps)
+        return not self.function and any(step.many for step in self.steps)
+
+    @property
+    def computed(self) -> bool:
+        """Whether its values follow from others, so that no column has them."""
+        return self.derived is not None or bool(self.function)
 
     @property
     def sorts(self) -> bool:
@@ -228,7 +236,8 @@ class Resources(Mapping[str, Resource]):
     def resolve(self, resource: str, path: str) -> Path:
         """The field at the end of a path such as ``category__name``, and the relations that lead to it.
 
-        A path that ends in a relation means the key of the related rows. ``ValueError`` names the part that is wrong
+        A path that ends in a relation means the key of the related rows. After a path to many, ``count`` and the like are a
+        function of their values: ``books__count``, ``books__price__sum``. ``ValueError`` names the part that is wrong
         and what is valid.
         """
         steps: list[Relation] = []
@@ -251,7 +260,11 @@ class Resources(Mapping[str, Resource]):
             if last and part == here.key.name:
                 return self._path_to_key(steps, here)
             if part not in here.fields:
+                several = any(step.many for step in steps)
+                if last and part == "count" and several:
+                    return _function_path(part, self._path_to_key(steps, here))
                 names = [*here.fields, *(name for name in self._relations[here.name] if name not in here.fields)]
+                names += ["count"] if several else []
                 raise ValueError(f"{here.name} has no field {part!r}; {did_you_mean(part, names)}")
             found = here.fields[part]
             if not last:
@@ -330,6 +343,12 @@ class Resources(Mapping[str, Resource]):
             back[name] = Relation(name, declared, resource.name, many=True, link=Through(table, far, near))
 
 
+def _function_path(function: str, argument: Path) -> Path:
+    """The path to a function of the values at the end of a path to many."""
+    found = related_field(argument.field.name, function, argument.values)
+    return Path(argument.steps, argument.column, found, found, function=function, argument=argument)
+
+
 def _derived_path(steps: list[Relation], here: Resource, source: Field, names: list[str]) -> Path:
     """The path to a value that follows from a field; ``ValueError`` if there is none of these names."""
     name = "__".join(names)
@@ -337,7 +356,10 @@ def _derived_path(steps: list[Relation], here: Resource, source: Field, names: l
     if derived is not None:
         return Path(tuple(steps), source.column_name, derived.field, derived.field, derived)
     message = f"{source.name!r} of {here.name} is not a relation, so {names[0]!r} cannot follow it"
-    valid = derived_names(source)
+    functions = functions_of_related(source) if any(step.many for step in steps) else ()
+    if name in functions:
+        return _function_path(name, Path(tuple(steps), source.column_name, source, source))
+    valid = (*derived_names(source), *functions)
     raise ValueError(f"{message}; {did_you_mean(name, valid)}" if valid else message)
 
 

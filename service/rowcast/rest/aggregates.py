@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from rowcast.errors import ParseError, did_you_mean
-from rowcast.query.aggregation import AggregateShape, Calculation, Group, result_field
-from rowcast.resources.aggregates import FUNCTIONS, GROUP_BY, TRUNC, buckets_of
+from rowcast.query.aggregation import AggregateShape, Calculation, Group
+from rowcast.resources.aggregates import FUNCTIONS, GROUP_BY, TRUNC, buckets_of, result_field
 from rowcast.resources.fields import Field
 from rowcast.resources.resource import Path, Resources
 from rowcast.rest.pagination import BasePagination, LimitOffsetPagination, PageNumberPagination
