@@ -62,13 +62,17 @@ SELECT conrelid, contype::text AS kind, confrelid, confdeltype::text AS action,
     ARRAY(SELECT attname::text FROM unnest(conkey) WITH ORDINALITY AS key (number, place)
           JOIN pg_attribute ON attrelid = conrelid AND attnum = number ORDER BY place) AS columns,
     ARRAY(SELECT attname::text FROM unnest(confkey) WITH ORDINALITY AS key (number, place)
-          JOIN pg_attribute ON attrelid = confrelid AND attnum = number ORDER BY place) AS target_columns
-FROM pg_constraint WHERE conrelid = ANY ($1::oid[]) AND contype IN ('p', 'f')
+          JOIN pg_attribute ON attrelid = confrelid AND attnum = number ORDER BY place) AS target_columns,
+    pg_get_expr(conbin, conrelid) AS expr, pg_get_constraintdef(oid) AS definition
+FROM pg_constraint WHERE conrelid = ANY ($1::oid[]) AND contype IN ('p', 'f', 'c', 'x')
 ORDER BY conrelid, conname
 """
 # An expression among the columns of an index is an empty name. Operator classes tell trigrams from other GIN indexes.
 _INDEXES_SQL: Final = """
-SELECT indrelid, indisunique AS unique, amname AS method, indpred IS NOT NULL AS partial,
+SELECT indrelid, indisunique AS unique, amname AS method, pg_get_expr(indpred, indrelid) AS where,
+    to_jsonb(pg_index) @> '{"indnullsnotdistinct": true}' AS nulls_equal,
+    ARRAY(SELECT pg_get_indexdef(indexrelid, place, false) FROM generate_series(1, indnkeyatts::integer) AS place) AS terms,
+    substring(pg_get_indexdef(indexrelid) FROM ' (USING .*)$') AS definition,
     ARRAY(SELECT coalesce(attname::text, '') FROM unnest(indkey::smallint[]) WITH ORDINALITY AS key (number, place)
           LEFT JOIN pg_attribute ON attrelid = indrelid AND attnum = number AND number > 0
           WHERE place <= indnkeyatts ORDER BY place) AS columns,
@@ -121,14 +125,31 @@ class Index:
 
     columns: tuple[str, ...]
     unique: bool = False
-    partial: bool = False
+    where: str | None = None  # the condition of an index over some of the rows
     method: str = "btree"
     classes: tuple[str, ...] = ()
+    terms: tuple[str, ...] = ()  # the columns and expressions as SQL
+    nulls_equal: bool = False
+    definition: str = ""  # what stands after the name of the table in ``CREATE INDEX``
+
+    @property
+    def partial(self) -> bool:
+        """Whether it is over some of the rows."""
+        return self.where is not None
 
     @property
     def plain(self) -> bool:
         """Whether it is over all rows and over columns alone."""
         return not self.partial and "" not in self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check constraint: the columns that it is about, its condition, and the whole constraint as SQL."""
+
+    columns: tuple[str, ...]
+    expr: str
+    definition: str
 
 
 @dataclass(slots=True)
@@ -153,6 +174,8 @@ class Table:
     key: tuple[str, ...] = ()
     references: list[Reference] = field(default_factory=list)
     indexes: list[Index] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    exclusions: list[str] = field(default_factory=list)  # exclusion constraints as SQL
 
     def __str__(self) -> str:
         return self.name if self.visible else f"{self.schema}.{self.name}"
@@ -165,7 +188,13 @@ class Table:
     @property
     def unique(self) -> list[tuple[str, ...]]:
         """The columns of its unique rules, of any name, apart from the key."""
-        rules = {index.columns for index in self.indexes if index.unique and index.plain}
+        rules = {
+            index.columns
+            for index in self.indexes
+            if index.unique
+            and index.plain
+            and not (index.nulls_equal and any(not self.columns[name].needed for name in index.columns))
+        }
         return sorted(columns for columns in rules if set(columns) != set(self.key))
 
 
@@ -189,15 +218,23 @@ async def read_database(connection: Connection, schemas: Sequence[str] | None) -
         for row in await connection.fetch(_COLUMNS_SQL, known):
             tables[row["attrelid"]].columns[row["attname"]] = _column(row)
         for row in await connection.fetch(_CONSTRAINTS_SQL, known):
+            table = tables[row["conrelid"]]
             if row["kind"] == "p":
-                tables[row["conrelid"]].key = tuple(row["columns"])
+                table.key = tuple(row["columns"])
+            elif row["kind"] == "c":
+                table.checks.append(Check(tuple(row["columns"]), row["expr"], row["definition"]))
+            elif row["kind"] == "x":
+                table.exclusions.append(row["definition"])
             else:
                 reference = Reference(
                     tuple(row["columns"]), row["confrelid"], tuple(row["target_columns"]), row["action"]
                 )
-                tables[row["conrelid"]].references.append(reference)
+                table.references.append(reference)
         for row in await connection.fetch(_INDEXES_SQL, known):
-            index = Index(tuple(row["columns"]), row["unique"], row["partial"], row["method"], tuple(row["classes"]))
+            index = Index(
+                tuple(row["columns"]), row["unique"], row["where"], row["method"], tuple(row["classes"]),
+                tuple(row["terms"]), row["nulls_equal"], row["definition"],
+            )  # fmt: skip
             tables[row["indrelid"]].indexes.append(index)
         counts = {row[0]: row[1] for row in await connection.fetch(_SCHEMAS_SQL, SCHEMA)}
         return Database(tables, await _django_apps(connection, tables.values()), counts)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rowcast.adoption import indexes, names, relations
+from rowcast.adoption import indexes, names, relations, rules
 from rowcast.adoption.catalog import Column, Database, Reference, Table
 from rowcast.adoption.columns import (
     FieldDraft,
@@ -50,7 +50,9 @@ class ResourceDraft:
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     model: str = ""
-    unique: list[list[str]] = field(default_factory=list)
+    unique: list[Any] = field(default_factory=list)  # lists of fields, and rules
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    rule_remarks: list[str] = field(default_factory=list)  # about rules that the file does not have
     viewset: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -279,6 +281,11 @@ class Drafting:
                 draft.fields[columns[0]].options["unique"] = True
             else:
                 draft.unique.append([draft.fields[column].name for column in columns])
+        if not table.is_view:
+            unique, remarks = rules.unique_options(table, draft.fields)
+            draft.checks, others = rules.check_options(table, draft.fields)
+            draft.unique += unique
+            draft.rule_remarks = [*remarks, *others]
         for column, each in draft.fields.items():
             if each.kind is Kind.RELATION and not table.is_view and not indexes.is_indexed(table, column):
                 each.notes.append("no index, so lists are not filtered by it")

@@ -54,7 +54,11 @@ def _lines(draft: ResourceDraft) -> Iterator[str]:
         yield f"primary_key: {flow(key)}"
     if draft.unique:
         yield "unique:"
-        yield from (f"  - {flow(names)}" for names in draft.unique)
+        yield from (f"  - {flow(rule)}" for rule in draft.unique)
+    if draft.checks:
+        yield "check:"
+        yield from (f"  - {flow(rule)}" for rule in draft.checks)
+    yield from _notes(draft.rule_remarks)
     yield "viewset:"
     yield from _viewset(draft.viewset)
 
