@@ -22,6 +22,7 @@ BOOKS: dict[str, Any] = {
         "title": {"type": "string", "max_length": 200},
         "body": {"type": "text", "null": True},
         "pages": {"type": "integer", "default": 1},
+        "kind": {"type": "string", "max_length": 5, "null": True},
     },
     "search": {"language": "english", "fields": {"title": "A", "body": "B"}},
     "viewset": {
@@ -29,7 +30,7 @@ BOOKS: dict[str, Any] = {
         "filterset_fields": {"pages": ["gte"]},
         "ordering_fields": ["pages"],
         "bulk": ["update", "destroy"],
-        "aggregates": {"sum": ["pages"], "count": []},
+        "aggregates": {"group_by": ["kind"], "sum": ["pages"], "count": []},
         "max_page_size": 1000,
         "cache": "responses",
     },
@@ -205,6 +206,33 @@ async def test_streams_have_what_the_search_finds(run: Run) -> None:
                     break
 
 
+@pytest.mark.parametrize("search", ["walk", "walk -hills", '"walk far"', "tea or cooking"])
+async def test_live_groups_are_those_of_what_the_search_finds(run: Run, search: str) -> None:
+    """Rows that enter and leave what is found, whose numbers change, and that are deleted; the groups end as a query has them."""
+    service = await run({"books": BOOKS})
+    await service.client.post("/books/", json=ROWS)
+    query = f"group_by=kind&count=*&sum=pages&search={quote(search)}"
+    async with listen(service.client, f"/books/aggregate/stream/?{query}&snapshot=true") as source:
+        held: dict[Any, Any] = {}
+        while (event := await source.next()).event == "snapshot":
+            held |= {row["kind"]: row for row in event.json()["rows"]}
+        for step in (
+            "INSERT INTO books (title, kind) VALUES ('walk far', 'a'), ('tea, cooking', 'a'), ('nothing', 'b')",
+            "UPDATE books SET title = 'walks, hills' WHERE kind = 'a'",
+            "UPDATE books SET title = title || ' tea walk far', pages = pages * 2",
+            "UPDATE books SET kind = 'c' WHERE id > 2",
+            "UPDATE books SET title = 'hills', body = NULL WHERE kind = 'c'",
+            "DELETE FROM books",
+        ):
+            await service.sql.execute(step)
+            rows = (await service.get(f"/books/aggregate/?{query}"))["results"]
+            while held != {row["kind"]: row for row in rows}:
+                change = (await source.next()).json()
+                held.pop(change["group"]["kind"], None)
+                if change["data"] is not None:
+                    held[change["group"]["kind"]] = change["data"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -236,3 +264,16 @@ async def test_the_document_describes_it(run: Run) -> None:
     streamed = {each["name"] for each in document["paths"]["/books/stream/"]["get"]["parameters"] if "name" in each}
     assert "search" in streamed
     assert "highlight" not in streamed
+
+
+async def test_options_describe_it(run: Run) -> None:
+    """With the language, the weights of the fields that rows show, and those that can be highlighted."""
+    service = await run({"books": BOOKS, "plain": {"fields": {"id": BOOKS["fields"]["id"]}}})
+    listed = (await service.ask("OPTIONS", "/books/"))[1]["list"]
+    assert listed["search"] is True
+    assert listed["full_text"] == {
+        "language": "english", "fields": {"title": "A", "body": "B"}, "highlight": ["title", "body"],
+    }  # fmt: skip
+    assert listed["ordering"][-1] == "rank"
+    plain = (await service.ask("OPTIONS", "/plain/"))[1]["list"]
+    assert (plain["search"], "full_text" in plain) == (False, False)

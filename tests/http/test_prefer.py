@@ -238,6 +238,29 @@ async def test_batch_with_minimal_answers(service: Service) -> None:
     assert await service.sql.fetchval("SELECT title FROM books") == "b"
 
 
+async def test_max_affected_is_about_all_operations_of_a_batch(service: Service) -> None:
+    """The operation with which there are too many rows is named, and nothing is written; of one fewer, all are."""
+    one = {"method": "POST", "path": "/books/", "body": {"title": "a"}}
+    two = {"method": "POST", "path": "/books/", "body": [{"title": "b"}, {"title": "c"}]}
+    changed = {"method": "PATCH", "path": "/books/", "body": [{"id": 1, "title": "d"}]}
+    gone = {"method": "DELETE", "path": "/books/?id__in=1,2,77"}
+    upserted = {"method": "PUT", "path": "/books/?on=isbn", "body": [{"isbn": "x", "title": "e"}]}
+    operations = [one, two, {**one, "method": "PATCH", "path": "/books/1/"}, changed, gone, upserted]
+    for most, failing in ((0, 0), (2, 1), (3, 2), (4, 3), (6, 4), (7, 5)):
+        await service.sql.execute("TRUNCATE books RESTART IDENTITY")
+        headers = prefer(f"max-affected={most}")
+        response = await service.client.post("/batch/", json={"operations": operations}, headers=headers)
+        problem = await response.json()
+        assert (response.status, problem["code"], problem["operation"]) == (400, "too_many_rows", failing), most
+        assert await service.sql.fetchval("SELECT count(*) FROM books") == 0
+    await service.sql.execute("TRUNCATE books RESTART IDENTITY")
+    response = await service.client.post("/batch/", json={"operations": operations}, headers=prefer("max-affected=8"))
+    results = (await response.json())["results"]
+    assert [each["headers"]["Preference-Applied"] for each in results] == ["max-affected=8"] * len(operations)
+    again = await service.client.post("/batch/", json={"operations": [one] * 8}, headers=prefer("max-affected=8"))
+    assert again.status == 200, "each batch counts its own rows"
+
+
 async def test_replayed_answers_are_as_the_client_prefers_them_now(service: Service) -> None:
     key = {"Idempotency-Key": "0123456789-prefer"}
     first = await service.client.post("/books/", json={"title": "x"}, headers=key | prefer("return=minimal"))

@@ -303,3 +303,27 @@ async def test_mistakes_are_reported_at_start(run: Run, change: dict[str, Any], 
     with pytest.raises(ConfigurationError) as caught:
         await run({"notes": {"fields": FIELDS, **change}}, SETTINGS)
     assert message in str(caught.value)
+
+
+async def test_estimated_counts_leave_deleted_rows_out(run: Run) -> None:
+    """Statistics say how many rows are deleted, as old as they are; a filter, and a table without statistics, count."""
+    resource = {
+        "fields": {"id": FIELDS["id"], "size": {"type": "integer", "default": 0}},
+        "soft_delete": {"field": "gone", "permission_classes": ["AllowAny"]},
+        "viewset": {"count": "estimated", "filterset_fields": ["size"]},
+    }
+    service = await run({"notes": resource})
+    await service.sql.execute(
+        "ALTER TABLE notes SET (autovacuum_enabled = false);"
+        "INSERT INTO notes (gone) SELECT CASE WHEN n % 4 = 0 THEN now() END FROM generate_series(1, 400) AS n"
+    )
+
+    async def count(query: str = "") -> int:
+        found: int = (await service.get(f"/notes/?page_size=5{query}"))["count"]
+        return found
+
+    assert [await count(each) for each in ("", "&deleted=only", "&deleted=with")] == [300, 100, 400]
+    await service.sql.execute("ANALYZE notes")
+    await service.sql.execute("UPDATE notes SET gone = now()")
+    assert [await count(each) for each in ("", "&deleted=only", "&deleted=with")] == [300, 100, 400]
+    assert [await count(f"&size=0{each}") for each in ("", "&deleted=only", "&deleted=with")] == [0, 400, 400]

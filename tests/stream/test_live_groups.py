@@ -126,6 +126,7 @@ QUERIES = (
     "group_by=author__name&count=*&avg=price",
     "group_by=kind&count=*&author__name=ann",
     "group_by=price&count=*&kind__icontains=A",
+    "group_by=author&count=*&sum=price&search=a",
 )
 
 

@@ -23,6 +23,7 @@ from rowcast.query.versions import stamp, version
 from rowcast.resources.exchanged import Exchanged
 from rowcast.resources.fields import Field
 from rowcast.resources.full_text import RANK, RANK_FIELD
+from rowcast.resources.resource import Resource
 from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import Tables
 
@@ -299,21 +300,45 @@ def _page_rows(
 
 
 def _count(tables: Tables, shape: PageShape, where: Shape, binds: Binds) -> Any:
-    """The number of rows that meet the condition: exact, PostgreSQL's estimate if there is no condition, or null."""
+    """The number of rows that meet the condition: exact, PostgreSQL's estimate if there is none of a client's, or null."""
     if shape.count == "none":
         return sa.cast(sa.null(), sa.BigInteger)
     source = Source(tables, shape.projection.resource, binds)
     conditions = source.conditions(where)
-    rows = sa.select(sa.func.count()).select_from(source.clause)
-    if conditions:
-        return rows.where(*conditions).scalar_subquery()
-    if shape.count == "exact" or tables.resources.traits_of(shape.projection.resource).policies:
-        return rows.scalar_subquery()  # the estimate counts rows that a policy hides
-    analyzed: sa.ColumnElement[int] = sa.literal_column("nullif(reltuples, -1)::bigint")
-    table = quote_literal(quote_table(tables.of[shape.projection.resource].key))
+    counted = sa.select(sa.func.count()).select_from(source.clause).where(*conditions).scalar_subquery()
+    resource = tables.resources[shape.projection.resource]
+    part = _estimated_part(resource, where)
+    if part is None or shape.count == "exact" or tables.resources.traits_of(resource.name).policies:
+        return counted  # the estimate counts rows that a policy hides
+    analyzed: sa.ColumnElement[int] = sa.literal_column(f"(nullif(reltuples, -1) * {part})::bigint")
+    table = quote_literal(quote_table(tables.of[resource.name].key))
     estimate = sa.select(analyzed).select_from(sa.table("pg_class", schema="pg_catalog"))
-    estimate = estimate.where(sa.literal_column(f"oid = {table}::regclass AND relkind <> 'v'"))
-    return sa.func.coalesce(estimate.scalar_subquery(), rows.scalar_subquery())
+    estimate = estimate.where(sa.literal_column(f"pg_class.oid = {table}::regclass AND relkind <> 'v'"))
+    return sa.func.coalesce(estimate.scalar_subquery(), counted)
+
+
+def _estimated_part(resource: Resource, where: Shape) -> str | None:
+    """Which part of the table's rows meets a condition, as SQL beside ``pg_class``, by statistics; ``None`` if they do not say.
+
+    Without a condition that is all of them, and the rows that are marked as deleted, and the others, have a part of their own.
+    """
+    if not where:
+        return "1"
+    marks = resource.soft_delete
+    if marks is None:
+        return None
+    nulls = _NULLS_SQL.format(quote_literal(resource.columns[marks.field].stored_column))
+    parts = {True: nulls, False: f"(1 - {nulls})"}
+    return next((part for null, part in parts.items() if where == ("and", ("is", marks.field, "isnull", null))), None)
+
+
+# Statistics that include inheriting tables are the only ones of a partitioned table.
+_NULLS_SQL: Final = (
+    "(SELECT null_frac FROM pg_catalog.pg_stats"
+    " WHERE schemaname = (SELECT nspname FROM pg_catalog.pg_namespace WHERE pg_namespace.oid = relnamespace)"
+    " AND tablename = relname AND attname = {}"
+    " ORDER BY inherited LIMIT 1)"
+)
 
 
 def _array(items: sa.ColumnElement[Any], order: list[Any], chosen: sa.ColumnElement[bool]) -> sa.ColumnElement[Any]:

@@ -32,7 +32,7 @@ from rowcast.rest.batch_operations import ABSENT, Operation, References, read_op
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.negotiation import accepts_json
 from rowcast.rest.plan import SERVICE, ModelPlan, policy_instances
-from rowcast.rest.preferences import PREFER, WHOLE_BODY, honoured
+from rowcast.rest.preferences import BATCH_ROWS, PREFER, WHOLE_BODY, BatchRows, honoured
 from rowcast.rest.request import Request, target_host
 from rowcast.rest.response import JSON, TRANSACTION, add_transaction, is_json, json_response
 from rowcast.rest.viewset import plan_behind
@@ -113,6 +113,7 @@ async def batch(http: web.Request) -> web.StreamResponse:
         )
     if PREFER in http.headers:
         honoured(http)  # which each operation does for itself
+        http[BATCH_ROWS] = BatchRows()
     body = await Request(http).read_json()
     if "If-Match" in http.headers:
         raise PreconditionFailed("A batch has no version; give if_match to its operations.")
@@ -145,6 +146,8 @@ async def _carry_out(http: web.Request, operations: Sequence[Operation]) -> web.
                 if operation.ref is not None:
                     answers[operation.ref] = Answer(plan, shown)
                 results.append(result)
+                if (rows := http.get(BATCH_ROWS)) is not None:
+                    rows.end_operation()
                 cookies.append(response.cookies)
     answer = json_response(orjson.dumps({"results": results}))
     add_transaction(answer, written)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS
 from rowcast.resources.fields import MISSING
 from rowcast.rest.filters import FieldFilter, OrderingFilter, SearchFilter
+from rowcast.rest.highlighting import highlightable
 from rowcast.rest.import_parameters import PARAMETERS
 from rowcast.rest.introspection import is_ours
 from rowcast.rest.negotiation import EVENT_STREAM, EXPORT_TYPES
@@ -129,6 +130,7 @@ def _list(view: ModelView) -> dict[str, Any]:
             },
             "filters": filters,
             "search": any(isinstance(each, SearchFilter) and each.parameters() for each in plan.filters),
+            **_full_text(plan),
             "ordering": [name for each in orders for name in each.fields],
             "ordered_by_choices": [name for each in orders for name in each.fields if each.ranks(name)],
             "default_ordering": list(plan.attribute("ordering")),
@@ -136,6 +138,16 @@ def _list(view: ModelView) -> dict[str, Any]:
             "max_page_size": plan.paginator.max_page_size,
         }
     }
+
+
+def _full_text(plan: ModelPlan) -> dict[str, Any]:
+    """How ``?search=`` reads texts, which fields it looks in, and which of them ``?highlight=`` takes."""
+    search = plan.resource.search
+    if search is None or not plan.highlights:
+        return {}
+    highlight = highlightable(plan, plan.serializer) if plan.answers_plainly() else []
+    shown = {name: weight for name, weight in search.fields if name in plan.serializer.fields}
+    return {"full_text": {"language": search.language, "fields": shown, "highlight": highlight}}
 
 
 _PAGINATIONS: Final[Mapping[type, str]] = {

@@ -72,11 +72,35 @@ def _printable(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()[:50]
 
 
+class BatchRows:
+    """How many rows the operations of a batch have written: those ``before`` the one that runs, and this one itself."""
+
+    def __init__(self) -> None:
+        self.before = 0
+        self._operation = 0
+
+    def with_operation(self, count: int) -> int:
+        """The rows of the batch if the operation that runs writes so many."""
+        self._operation = max(self._operation, count)
+        return self.before + self._operation
+
+    def end_operation(self) -> None:
+        """Begin to count those of the next operation."""
+        self.before, self._operation = self.before + self._operation, 0
+
+
+BATCH_ROWS: Final = web.RequestKey("batch_rows", BatchRows)  # of an operation of a batch
+
+
 class AffectedRows:
-    """``Prefer: max-affected=10``: how many rows a request may write; ``None`` for any number."""
+    """``Prefer: max-affected=10``: how many rows a request may write; ``None`` for any number.
+
+    The operations of a batch may write so many together.
+    """
 
     def __init__(self, http: web.Request) -> None:
         self.most: int | None = None
+        self._batch = http.get(BATCH_ROWS)
         text = preferences(http).get(MAX_AFFECTED) if PREFER in http.headers else None
         if text is not None:
             if not (text.isascii() and text.isdecimal() and len(text) < 10):
@@ -85,8 +109,11 @@ class AffectedRows:
 
     def check(self, count: int) -> None:
         """Raise ``TooManyRows`` if so many rows are more than the client wants to write."""
-        if self.most is not None and count > self.most:
-            raise TooManyRows(f"Prefer: {MAX_AFFECTED}={self.most}: the request would write more rows.")
+        if self.most is None:
+            return
+        if (count if self._batch is None else self._batch.with_operation(count)) > self.most:
+            who = "request" if self._batch is None else "batch"
+            raise TooManyRows(f"Prefer: {MAX_AFFECTED}={self.most}: the {who} would write more rows.")
 
     @property
     def headers(self) -> dict[str, str]:
