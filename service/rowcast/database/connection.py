@@ -1,8 +1,9 @@
-"""How a connection to PostgreSQL is opened, and its type."""
+"""How a connection to PostgreSQL is opened, and its types."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeAlias
 
 import asyncpg
@@ -12,6 +13,37 @@ from rowcast.errors import ConfigurationError
 
 Connection: TypeAlias = asyncpg.Connection
 Connect: TypeAlias = Callable[[], Awaitable[Connection]]
+
+
+STATEMENTS_ON_TRIAL: Final = 512
+
+
+class SparingConnection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection that keeps a prepared statement when it comes a second time.
+
+    The driver keeps those that came last. So a client whose every request is a statement of its own would evict those that
+    others use. A statement that comes once is prepared without a name, which costs no more, and is forgotten.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._on_trial: OrderedDict[str, None] = OrderedDict()
+
+    def _get_statement(
+        self, query: str, *args: Any, named: Any = False, use_cache: bool = True, **options: Any
+    ) -> Coroutine[Any, Any, Any]:
+        if use_cache and not named:
+            use_cache = query in self._on_trial
+            if use_cache:
+                self._on_trial.move_to_end(query)
+            else:
+                self._on_trial[query] = None
+                if len(self._on_trial) > STATEMENTS_ON_TRIAL:
+                    self._on_trial.popitem(last=False)
+        made: Coroutine[Any, Any, Any] = super()._get_statement(
+            query, *args, named=named, use_cache=use_cache, **options
+        )
+        return made
 
 
 async def open_connection(url: str, patience: float, **options: Any) -> Connection:

@@ -30,7 +30,7 @@ import asyncpg
 import structlog
 
 from rowcast.database.codecs import set_codecs
-from rowcast.database.connection import Connection, open_connection
+from rowcast.database.connection import Connection, SparingConnection, open_connection
 from rowcast.database.copying import Copying, Sink
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, TryAgain, translate
 from rowcast.database.pool_load import PoolLoad
@@ -460,7 +460,7 @@ class Database:
         pooled = self.direct_url is not None
         connection = await open_connection(
             self.url, self.patience, statement_cache_size=statements, max_cached_statement_lifetime=0,
-            connection_class=PooledConnection if pooled else Connection,
+            connection_class=PooledConnection if pooled else SparingConnection,
             server_settings={"application_name": "rowcast", **({} if pooled else self._settings)},
         )  # fmt: skip
         if pooled:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from rowcast.database.connection import Connect, Connection
+from rowcast.database.connection import Connect, Connection, SparingConnection
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS
 
 Result = TypeVar("Result")
@@ -27,7 +27,7 @@ SELECT current_database() || coalesce(' on ' || host(inet_server_addr()) || ':' 
 """
 
 
-class PooledConnection(asyncpg.Connection):  # type: ignore[misc]
+class PooledConnection(SparingConnection):
     """A connection whose every transaction begins with settings of its own."""
 
     begin = "BEGIN;"

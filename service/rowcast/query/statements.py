@@ -1,30 +1,23 @@
 """The statements of a service, each compiled once per shape.
 
 A request has a *shape* (which lookups on which fields, which order, which relations, which kind of page) and *values*.
-A statement is built from the shape alone, with every value a bound parameter, and kept in a bounded cache. After the
-first time a request costs one look-up by shape, and its values are put into the statement's order.
+A statement is built from the shape alone, with every value a bound parameter, and kept in a bounded cache, from which
+shapes that come once evict none that are in use. After the first time a request costs one look-up by shape, and its
+values are put into the statement's order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from functools import lru_cache, partial
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, cast
+from functools import partial
+from typing import Concatenate, ParamSpec, cast
 
 from rowcast.query import aggregation, dependencies, export, select, write
 from rowcast.query.compilation import Statement
+from rowcast.query.shape_cache import ShapeCache
 from rowcast.resources.tables import Tables
 
 Shapes = ParamSpec("Shapes")
-CACHED_STATEMENTS: Final = 2048  # of each builder
-
-
-class CacheUse(Protocol):
-    """How often a cache had a statement, or had it made, and how many it has."""
-
-    hits: int
-    misses: int
-    currsize: int
 
 
 class Queries:
@@ -37,7 +30,7 @@ class Queries:
         self.tables = tables
         self.resources = tables.resources
         self.compilations = 0
-        self._caches: dict[Callable[..., Statement], Callable[..., Any]] = {}
+        self._caches: dict[Callable[..., Statement], ShapeCache[Statement]] = {}
         self.page = self.compiled(select.page)
         self.select_row = self.compiled(select.row)
         self.select_rows = self.compiled(select.rows)
@@ -61,24 +54,23 @@ class Queries:
         self.insert_by_rules = self.compiled(write.insert_by_rules)
         self.update_by_rules = self.compiled(write.update_by_rules)
         self.delete_by_rules = self.compiled(write.delete_by_rules)
-        self.reads = lru_cache(CACHED_STATEMENTS)(partial(dependencies.reads, tables.resources))
+        self.reads = ShapeCache(partial(dependencies.reads, tables.resources))
 
     def compiled(self, build: Callable[Concatenate[Tables, Shapes], Statement]) -> Callable[Shapes, Statement]:
         """A builder of statements with its cache: called with a shape that it has seen, it builds nothing."""
         if build not in self._caches:
 
-            @lru_cache(CACHED_STATEMENTS)
             def statement(*shape: Hashable) -> Statement:
                 self.compilations += 1
                 return cast("Callable[..., Statement]", build)(self.tables, *shape)
 
-            self._caches[build] = statement
-        return self._caches[build]
+            self._caches[build] = ShapeCache(statement)
+        return cast("Callable[Shapes, Statement]", self._caches[build])
 
-    def caches(self) -> Iterator[tuple[str, CacheUse]]:
+    def caches(self) -> Iterator[tuple[str, ShapeCache[Statement]]]:
         """The use of the cache of each builder, by the builder's name."""
         for build, cached in self._caches.items():
-            yield build.__name__, cached.cache_info()  # type: ignore[attr-defined]
+            yield build.__name__, cached
 
     def key(self, resource: str) -> str:
         """The name of a resource's key column."""
