@@ -58,6 +58,11 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
         "`?expand=` would add more rows or bytes than `server.expand_limit` and `expand_size_limit` allow.",
         "Expand less, or request smaller pages.",
     ),
+    "list_too_large": ErrorCode(
+        "400",
+        "The rows of the answer would have more bytes than `server.list_size_limit` allows.",
+        "Request smaller pages, or fewer `fields`. `Accept: application/x-ndjson` sends rows of any size.",
+    ),
     "too_many_rows": ErrorCode(
         "400",
         "More rows match than `Prefer: max-affected` or `max_bulk` allows. Nothing is written.",

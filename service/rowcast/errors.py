@@ -162,6 +162,13 @@ class TooManyRows(ParseError):
     default_detail = "The request would change too many rows."
 
 
+class ListTooLarge(ParseError):
+    """The rows of an answer would have more bytes than the settings allow."""
+
+    code = "list_too_large"
+    default_detail = "The rows have too many bytes for one answer: request fewer of them, or fewer fields."
+
+
 class NotAuthenticated(ApiError):
     """Credentials are required and missing."""
 

@@ -45,6 +45,12 @@ VIEWSETS: Mapping[str, Mapping[str, Any]] = {
         "pagination_class": "LimitOffsetPagination",
         "count": "none",
         "cache": "responses",
+        "filterset_fields": {
+            "things__count": ["exact", "gte", "in"],
+            "things__decimal__sum": ["exact", "lt"],
+            "things__string__max": ["icontains", "isnull"],
+        },
+        "ordering_fields": ["things__count", "things__decimal__sum", "things__datetime__max"],
         "nested": {name: {"create": True, "update": True, "delete": "missing"} for name in ("things", "seats")},
     },
     "marks": {"pagination_class": "CursorPagination", "require_if_match": True},
@@ -131,7 +137,13 @@ BINS: Mapping[str, Any] = {
         "parent": {"type": "foreign_key", "to": "bins", "null": True, "related_name": "children"},
     },
     "viewset": {
-        "filterset_fields": {"name": ["exact", "in"], "parent__name": ["exact"], "children__name": ["exact"]},
+        "filterset_fields": {
+            "name": ["exact", "in"],
+            "parent__name": ["exact"],
+            "children__name": ["exact"],
+            "children__count": ["gte"],
+        },
+        "ordering_fields": ["children__count"],
         "bulk": ["update", "destroy"],
         "put_creates": True,
     },

@@ -108,6 +108,29 @@ async def test_snapshot_that_nobody_reads_takes_no_memory(serve: Serve, sql: asy
     assert [row["id"] for block in blocks for row in json.loads(block)["rows"]] == list(range(1, 2001))
 
 
+async def test_wide_rows_of_a_snapshot_are_read_in_parts(serve: Serve, sql: asyncpg.Connection) -> None:
+    """50 MB of rows are never in memory together, before they are in the file or after; all of them arrive, in order."""
+    client = await serve({"pages": PAGES})
+    await sql.execute("SET session_replication_role = replica")  # so that the feed does not hold the rows
+    await sql.execute("INSERT INTO pages (id, text) SELECT i, repeat('x', 5000) FROM generate_series(1, 10000) i")
+    reader, writer = await asyncio.open_connection(client.host, client.port, limit=2 << 20)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        writer.write(b"GET /pages/stream/?snapshot=true HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        ids: list[int] = []
+        async with asyncio.timeout(120):
+            while b"event: ready" not in (event := await reader.readuntil(b"\n\n")):
+                if found := re.search(rb"event: snapshot\ndata: (.*)\n\n", event):
+                    ids += [row["id"] for row in json.loads(found[1])["rows"]]
+        assert tracemalloc.get_traced_memory()[1] < 30 << 20
+    finally:
+        tracemalloc.stop()
+    writer.close()
+    assert ids == list(range(1, 10001))
+
+
 async def test_snapshot_has_a_bound_in_bytes(
     serve: Serve, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,7 @@ class Server:
     big_integers: str = _setting(value_types.one_of(value_types.BIG_INTEGER_FORMS), "number")
     expand_limit: int = _setting(value_types.integer(0, 10_000_000), 10_000)
     expand_size_limit: int = _setting(value_types.size(), "8MiB")
+    list_size_limit: int = _setting(value_types.size(), "64MiB")
     idempotency_retention: float = _setting(value_types.duration(zero=False), "24h")
     header_timeout: float = _setting(value_types.duration(zero=False), "10s")
     body_timeout: float = _setting(value_types.duration(zero=False), "30s")

@@ -16,7 +16,7 @@ SUMMARIES_KEPT: Final = 4096
 OTHER: Final = "other"
 VERBS: Final = frozenset(
     ("SELECT", "INSERT", "UPDATE", "DELETE", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "SET", "LOCK", "COPY",
-     "CALL", "MERGE", "TRUNCATE", "VALUES")
+     "CALL", "MERGE", "TRUNCATE", "VALUES", "DECLARE", "FETCH", "CLOSE")
 )  # fmt: skip
 _PART: Final = r'(?:"(?:[^"]|"")+"|[A-Za-z_][\w$]*)'
 _TOKEN: Final = re.compile(rf"'(?:[^']|'')*'|{_PART}(?:\.{_PART})*|[()]|\S")

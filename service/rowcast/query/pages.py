@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from rowcast.errors import ListTooLarge
 from rowcast.query.conditions import Shape
 from rowcast.query.projection import Projection
 
@@ -48,6 +50,13 @@ class FetchedPage:
     count: int | None
     keys: list[bytes]
     snapshot: str
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], keys: list[bytes]) -> FetchedPage:
+        """The page that a statement has returned; ``ListTooLarge`` if it has returned none, since there are too many bytes."""
+        if row["results"] is None:
+            raise ListTooLarge()
+        return cls(row["results"], row["size"], row["count"], keys, row["snapshot"])
 
     @property
     def documents(self) -> list[bytes]:

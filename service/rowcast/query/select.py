@@ -68,6 +68,8 @@ def sort_steps(source: Source, order: tuple[str, ...]) -> list[SortStep]:
 def page(tables: Tables, shape: PageShape, where: Shape) -> Statement:
     """A page as one row: ``results`` (JSON objects with ``BETWEEN`` between them), ``size``, ``count``, ``snapshot``.
 
+    ``results`` is null if the objects have more bytes than a page may have.
+
     One row beyond the page is read, to find out whether others follow (or precede, for a backward page); ``size``
     includes it. An exact count is only made if the page is not the last one, which gives the count itself. A keyset also
     returns ``keys``, for each row a JSON array with the values of its order.
@@ -97,7 +99,8 @@ def page(tables: Tables, shape: PageShape, where: Shape) -> Statement:
         plain = plain.where(*conditions).order_by(*(step.term() for step in steps)).limit(one_more).offset(offset)
         items = sa.select(json_text(plain.subquery("_p").table_valued()), number).subquery("_q")
     on_page = items.c.n <= limit
-    columns = [joined_documents(items.c.document, order, on_page).label("results"), sa.func.count().label("size")]
+    results = joined_documents(items.c.document, order, on_page, tables.page_max_bytes)
+    columns = [results.label("results"), sa.func.count().label("size")]
     if keys:
         columns.append(_array(items.c.key, order, on_page).label("keys"))
     binds.rewind()
@@ -348,13 +351,16 @@ def _array(items: sa.ColumnElement[Any], order: list[Any], chosen: sa.ColumnElem
 
 
 def joined_documents(
-    documents: sa.ColumnElement[Any], order: list[Any], chosen: sa.ColumnElement[bool]
+    documents: sa.ColumnElement[Any], order: list[Any], chosen: sa.ColumnElement[bool], max_bytes: int | None = None
 ) -> sa.ColumnElement[Any]:
-    """The chosen documents as bytes, with ``BETWEEN`` between them, in an order or as they come."""
+    """The chosen documents as bytes, with ``BETWEEN`` between them, in an order or as they come; null for more bytes."""
     between: Any = sql("E',\\n'")
     last = postgresql.aggregate_order_by(between, *order) if order else between
     text = sa.func.string_agg(documents, last).filter(chosen)
-    return sa.func.convert_to(sa.func.coalesce(text, sql("''")), sql("'UTF8'"))
+    joined = sa.func.convert_to(sa.func.coalesce(text, sql("''")), sql("'UTF8'"))
+    if max_bytes is None:
+        return joined
+    return sa.case((sa.func.octet_length(text) > sql(max_bytes), sa.null()), else_=joined)  # one aggregate, seen twice
 
 
 def json_text(row: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:

@@ -94,21 +94,20 @@ class Store:
         return resource.coalesce and not (self.database.acts_as_callers or self.database.in_transaction)
 
     async def page(self, query: Query, page: PageShape, values: Sequence[Any]) -> FetchedPage:
-        """One page of a query; ``values`` are those of the page, which come after those of the condition."""
+        """One page of a query, or ``ListTooLarge``; ``values`` are those of the page, which come after the condition's."""
         statement = self.queries.page(page, query.shape)
         row = await self.database.read(
             statement.sql, statement.arguments([*query.values, *values, *query.related_values])
         )
         assert row is not None
-        keys = row["keys"] if page.keyset else []
-        return FetchedPage(row["results"], row["size"], row["count"], keys, row["snapshot"])
+        return FetchedPage.of(row, row["keys"] if page.keyset else [])
 
     async def groups(self, query: Query, shape: AggregateShape, values: Sequence[Any]) -> FetchedPage:
         """One page of groups of the rows of a query; ``values`` come after those of the condition."""
         statement = self.queries.aggregate_page(shape, query.shape)
         row = await self.database.read(statement.sql, statement.arguments([*query.values, *values]))
         assert row is not None
-        return FetchedPage(row["results"], row["size"], row["count"], [], row["snapshot"])
+        return FetchedPage.of(row, [])
 
     async def related_size(
         self, query: Query, page: PageShape, values: Sequence[Any], already: Projection, most: int

@@ -61,6 +61,8 @@ class Tables:
     ``views`` has the resources' views instead, which are read as tables are: nothing is compared with them as a whole, or
     made of them.
 
+    ``page_max_bytes`` bounds the JSON of the rows of a page that a statement returns; ``None`` is no bound.
+
     ``guards[constraint]`` is the meaning of a constraint. The name has the table before it, ``schema.table.constraint`` or
     ``table.constraint``, if the table has a schema, or if the owner of an existing table has made the constraint. There is
     also one for each NOT NULL of a column whose name in the database is another one than its key.
@@ -71,6 +73,7 @@ class Tables:
         self.metadata = sa.MetaData()
         self.views = sa.MetaData()
         self.guards: dict[str, Guard] = {}
+        self.page_max_bytes: int | None = None
         self.of: dict[str, sa.Table] = {}
         self.links: dict[str, sa.Table] = {}
         for resource in declared.values():

@@ -165,6 +165,7 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
     """
     settings = configuration.settings
     tables = Tables(configuration.resources)
+    tables.page_max_bytes = settings.server.list_size_limit
     callers = CallerSettings.of_settings(settings.database)
     pool = Database if callers is None else partial(CallerDatabase, callers=callers)
     database = pool(

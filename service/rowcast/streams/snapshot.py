@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from tempfile import SpooledTemporaryFile
 from typing import Final
 
-from rowcast.errors import ParseError
+from rowcast.errors import ListTooLarge, ParseError
+from rowcast.query.pages import FetchedPage
 from rowcast.streams.subscription import SNAPSHOT_BLOCK_ROWS, Subscription, Subscriptions
 
 MEMORY_MAX_BYTES: Final = 256 << 10  # of a snapshot's rows; more are in a file
 SNAPSHOT_MAX_BYTES: Final = 64 << 20
+ROWS_AT_ONCE: Final = 500  # of one statement; more are read in parts, from the first row on
 _INSTEAD: Final = (
     "narrow the filter, or read the list page by page and open the stream with the X-Stream-Position of its first page as "
     "last_event_id."
@@ -86,9 +88,24 @@ async def _read_into(found: SnapshotRows, subscriptions: Subscriptions, limit: i
     async with database.transaction():
         await database.fetch("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY", ())
         for subscription in subscriptions:
-            rows, snapshot = await subscription.read_rows(limit + 1)
-            limit -= len(rows)
-            if limit < 0:
-                raise ParseError(f"snapshot: there are too many rows for one; {_INSTEAD}", code="invalid_parameter")
-            await found.add(subscription, rows)
+            first = await _first_rows(subscription, limit + 1)
+            snapshot = snapshot or (await subscription.store.snapshot() if first is None else first.snapshot)
+            async for rows in subscription.rows_in_parts() if first is None else _once(first.documents):
+                limit -= len(rows)
+                if limit < 0:
+                    raise ParseError(f"snapshot: there are too many rows for one; {_INSTEAD}", code="invalid_parameter")
+                await found.add(subscription, rows)
     return snapshot
+
+
+async def _first_rows(subscription: Subscription, limit: int) -> FetchedPage | None:
+    """All rows of a subscription, by the statement that is fastest for few rows; ``None`` if there are many."""
+    try:
+        page = await subscription.read_rows(min(limit, ROWS_AT_ONCE))
+    except ListTooLarge:
+        return None
+    return page if page.size <= ROWS_AT_ONCE else None
+
+
+async def _once(rows: list[bytes]) -> AsyncIterator[list[bytes]]:
+    yield rows

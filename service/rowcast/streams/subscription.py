@@ -12,7 +12,7 @@ has Python for it (serializers with code, permissions for single rows). Then ``r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias
@@ -23,8 +23,9 @@ from rowcast.changes.events import Batch, Event
 from rowcast.changes.position import Snapshot
 from rowcast.errors import Unavailable
 from rowcast.query.conditions import Query, total_order
+from rowcast.query.cursor import read_in_parts
 from rowcast.query.matching import RoutingKey, Test, patterns
-from rowcast.query.pages import PageShape
+from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
 from rowcast.query.store import Store
 from rowcast.resources.lossless_json import Raw, encode, parse
@@ -230,18 +231,25 @@ class Subscription:
 
     # --- all rows at once
 
-    async def read_rows(self, limit: int) -> tuple[list[bytes], str]:
-        """Up to ``limit`` matching rows in the form of logged ones, ordered by key, and PostgreSQL's snapshot."""
+    async def read_rows(self, limit: int) -> FetchedPage:
+        """Up to ``limit`` matching rows in the form of logged ones, ordered by key; ``ListTooLarge`` for many bytes."""
+        page = PageShape(self._as_logged, total_order(self.resource, ()), count="none")
+        return await self.store.page(self.query, page, (limit,))
+
+    def rows_in_parts(self) -> AsyncIterator[list[bytes]]:
+        """All of these rows, in parts, inside a transaction."""
+        return read_in_parts(self.store, self.query.sort(total_order(self.resource, ())), self._as_logged)
+
+    @property
+    def _as_logged(self) -> Projection:
+        """What logged rows have: the columns, and the keys that the row's own fields link it to."""
         columns = tuple(name for name, field in self.resource.columns.items() if not field.write_only)
         links = tuple(
             (name, Projection(inner.resource, (self.store.queries.key(inner.resource),)))
             for name, inner in self.projection.related
             if name in self.resource.links
         )
-        logged = Projection(self.query.resource, columns, links)
-        page = PageShape(logged, total_order(self.resource, ()), count="none")
-        found = await self.store.page(self.query, page, (limit,))
-        return found.documents, found.snapshot
+        return Projection(self.query.resource, columns, links)
 
     async def snapshot_block(self, rows: Sequence[bytes]) -> bytes:
         """The block with some rows of ``read_rows``."""
