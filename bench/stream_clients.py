@@ -34,7 +34,7 @@ class Stream:
         self.rest: bytes | None = None
         self.socket = socket.create_connection(address, timeout=60)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT
-        self.socket.sendall(b"GET %b HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n" % path.encode())
+        self.socket.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n" % path.encode())
 
 
 class Subscribers:
