@@ -30,6 +30,7 @@ from rowcast.query.live import read_groups
 from rowcast.query.pages import FetchedPage
 from rowcast.query.tallies import GroupKey, Tallies, Uncountable
 from rowcast.streams.live_groups import LiveGroups
+from rowcast.streams.members import Members, Sender
 from rowcast.streams.sse import FILTER_TIMEOUT, end_block, http_chunk, keep_alive_block, reset_block
 from rowcast.streams.subscriber import Subscriber
 from rowcast.streams.subscription import remaining
@@ -63,6 +64,7 @@ class Owner(Protocol):
 
     feed: Feed
     resets: Counter[str]
+    sender: Sender
 
     @property
     def buffer(self) -> int:
@@ -83,7 +85,7 @@ class Board:
         self.groups = groups
         self.table: dict[GroupKey, bytes] = {}
         self.serial = 0
-        self.members: set[Subscriber] = set()
+        self.members: Members[tuple[int, Position]] = Members(hub)  # marks are serials and positions
         self.users = 0
         self.ended = False
         self._hub = hub
@@ -120,9 +122,8 @@ class Board:
     def dismiss(self, subscriber: Subscriber) -> None:
         """Remove a subscriber."""
         if subscriber in self.members:
-            self.members.discard(subscriber)
-            self._left[subscriber] = self.serial
-            subscriber.position = self.position
+            mark = self.members.discard(subscriber) or (self.serial, self.position)
+            self._left[subscriber], subscriber.position = mark
         if not self.members:
             self._rest()
 
@@ -367,6 +368,7 @@ class Board:
         self, changes: Mapping[GroupKey, bytes | None], position: Position, snapshots: tuple[Snapshot, ...]
     ) -> None:
         """Change the table, and send members what differs. The members are those from before."""
+        before = self.serial, self._position or position
         self._position, self._snapshots = position, snapshots
         changed = [key for key, row in changes.items() if self.table.get(key) != row]
         if changed:
@@ -381,7 +383,7 @@ class Board:
         if self._broken is not None:
             self._reset(self._broken)
         elif changed and self.members:
-            self._write(self.frame(changed))
+            self.members.send(self.frame(changed), before)
         if len(self._changed) > 2 * self.groups.limit:
             self._changed = {key: serial for key, serial in self._changed.items() if key in self.table}
             self._floor = self.serial
@@ -396,12 +398,9 @@ class Board:
             member.require_resync(reason)
         if self.members:
             self._hub.resets[reason] += len(self.members)
-            self._write(reset_block(self.groups.about, self.remember(), reason))
-
-    def _write(self, frame: bytes) -> None:
-        chunk, buffer = http_chunk(frame), self._hub.buffer
-        for member in list(self.members):
-            member.write(chunk if member.chunked else frame, buffer)
+            block = reset_block(self.groups.about, self.remember(), reason)
+            self.members.send(block, (self.serial, self.position))
+            self.members.send_all()  # nobody may leave without it
 
     def keep_alive(self) -> None:
         """Send members a comment and the newest position."""
@@ -410,7 +409,7 @@ class Board:
         if not (self._dirty.is_set() or self._lock.locked()):
             self._move(self._hub.feed.head)
         if self.members:
-            self._write(keep_alive_block(self.remember()))
+            self.members.send(keep_alive_block(self.remember()), (self.serial, self.position))
 
     # --- the end
 
@@ -426,6 +425,7 @@ class Board:
 
     def _finish(self, reason: str) -> None:
         """Send every member the block that ends a stream which takes too much, and end it."""
+        self.members.send_all()
         for member in list(self.members):
             block = end_block(self.groups.about, None if member.renews else self.position, reason)
             member.write(http_chunk(block) if member.chunked else block, self._hub.buffer)

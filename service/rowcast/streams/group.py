@@ -1,6 +1,6 @@
 """A group: the subscribers with equal subscriptions that have kept up.
 
-Each batch is evaluated once per group and rendered into one frame, whose bytes every member gets in one write. A group is
+Each batch is evaluated once per group and rendered into one frame, whose bytes every member gets (``members``). A group is
 at the head of the feed, whether a batch concerned it or not. When a batch cannot be rendered at once, because it needs the
 database or Python that waits, the group falls back to a task that reads the feed until it is at the head again.
 """
@@ -20,6 +20,7 @@ from rowcast.changes.feed import Feed, Reset
 from rowcast.changes.position import Position, Snapshot
 from rowcast.errors import Unavailable
 from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
+from rowcast.streams.members import Members, Sender
 from rowcast.streams.sse import KEEP_ALIVE, end_block, http_chunk, keep_alive_block, reset_block
 from rowcast.streams.subscriber import Subscriber
 from rowcast.streams.subscription import FilterTooSlow, NeedsAwait, Subscriptions
@@ -50,6 +51,7 @@ class Owner(Protocol):
 
     feed: Feed
     resets: Counter[str]
+    sender: Sender
 
     @property
     def buffer(self) -> int:
@@ -71,7 +73,7 @@ class Owner(Protocol):
 class Group:
     """Subscribers at one position of the log.
 
-    ``members`` are at ``position``. Subscribers that are ``waiting`` are further on, at a position that the group will
+    ``members`` are at ``position``, or are being sent what leads there. Subscribers that are ``waiting`` are further on, at a position that the group will
     reach. ``seen_snapshot`` is the snapshot whose transactions the clients have already received, in their list of rows.
     """
 
@@ -79,7 +81,7 @@ class Group:
         self.phase = Phase.LIVE
         self.subscriptions = subscriptions
         self.seen_snapshot = seen_snapshot
-        self.members: set[Subscriber] = set()
+        self.members: Members[Position] = Members(hub)
         self.waiting: set[Subscriber] = set()
         self._hub = hub
         self._position = hub.feed.head  # of a group that is not live
@@ -117,8 +119,7 @@ class Group:
     def dismiss(self, subscriber: Subscriber) -> None:
         """Remove a subscriber; a member's ``position`` becomes that of the group."""
         if subscriber in self.members:
-            subscriber.position = self.client_position
-        self.members.discard(subscriber)
+            subscriber.position = self.members.discard(subscriber) or self.client_position
         self.waiting.discard(subscriber)
         if self.empty and self.phase is not Phase.CLOSED:
             self._hub.revisit_on_next_batch(self)
@@ -127,11 +128,11 @@ class Group:
         """Take over all subscribers of a group at the same position, which is closed."""
         for subscriber in [*other.members, *other.waiting]:
             subscriber.group = self
-        self.members |= other.members
+        self.members.take(other.members)
         self.waiting |= other.waiting
         if self.waiting:
             self._hub.revisit_on_next_batch(self)
-        other.members, other.waiting = set(), set()
+        other.waiting = set()
         other.close()
 
     # --- batches
@@ -147,7 +148,7 @@ class Group:
             self._position = batch.start
             self._task = spawn(self._catch_up(), "stream group")
             return
-        self._advance(batch.end, frame)
+        self._advance(batch, frame)
 
     async def _catch_up(self) -> None:
         """Read on to the head of the feed, batch by batch; if that fails, only the group's streams end."""
@@ -180,7 +181,7 @@ class Group:
                 except Exception as error:
                     self.skip(batch, error)
                 else:
-                    self._advance(batch.end, frame)
+                    self._advance(batch, frame)
             self._task = None
             self._enter(Phase.LIVE)
         except Reset as reset:
@@ -189,6 +190,7 @@ class Group:
 
     def _say_goodbye(self) -> None:
         """Send every client the block that ends a stream with a slow filter."""
+        self.members.send_all()
         for subscriber in [*self.members, *self.waiting]:
             position = self.client_position if subscriber in self.members else subscriber.position
             block = end_block(self.subscriptions.about, None if subscriber.renews else position)
@@ -213,7 +215,8 @@ class Group:
         self._cancel()
         if self.phase is Phase.CATCHING_UP:
             self._enter(Phase.LIVE)
-        self.members |= self.waiting
+        for subscriber in self.waiting:
+            self.members.add(subscriber)
         self.waiting.clear()
         self._reset(self.position, reason)
 
@@ -222,13 +225,19 @@ class Group:
         for member in [member for member in self.members if member.renews]:
             member.require_resync(reason)
         self._hub.resets[reason] += len(self.members)
-        self._advance(position, reset_block(self.subscriptions.about, self.client_position, reason))
+        self.send(reset_block(self.subscriptions.about, self.client_position, reason), self.client_position)
+        self.members.send_all()  # nobody may leave without it
+        self._admit_waiting(position)
 
-    def _advance(self, position: Position, frame: bytes) -> None:
-        """Send the members the events up to a position. Subscribers that have waited there become members."""
-        self._position = position
+    def _advance(self, batch: Batch, frame: bytes) -> None:
+        """Send the members the events of a batch."""
         if frame:
-            self.send(frame)
+            self.send(frame, batch.start.with_snapshot(self.seen_snapshot))
+        self._position = batch.end
+        self._admit_waiting(batch.end)
+
+    def _admit_waiting(self, position: Position) -> None:
+        """Let subscribers become members that have waited for a position."""
         for subscriber in list(self.waiting):
             if subscriber.position.sort_key == position.sort_key:
                 self.waiting.discard(subscriber)
@@ -236,17 +245,15 @@ class Group:
             elif subscriber.position.sort_key < position.sort_key:
                 subscriber.leave()
 
-    def write(self, frame: bytes) -> None:
-        """One write for each member, of the same bytes."""
-        chunk, buffer = http_chunk(frame), self._hub.buffer
-        for member in list(self.members):
-            member.write(chunk if member.chunked else frame, buffer)
+    def write(self, frame: bytes, before: Position) -> None:
+        """Send the members a frame; those that have everything else are at the position ``before``."""
+        self.members.send(frame, before)
 
     send = write  # for a frame with events
 
     def keep_alive(self) -> None:
         """Send a comment to everybody, and to members the newest position."""
-        self.write(keep_alive_block(self.client_position))
+        self.write(keep_alive_block(self.client_position), self.client_position)
         for subscriber in list(self.waiting):
             subscriber.write(http_chunk(KEEP_ALIVE) if subscriber.chunked else KEEP_ALIVE, self._hub.buffer)
 

@@ -15,6 +15,7 @@ from rowcast.changes.position import Position
 from rowcast.streams.admission import Admission
 from rowcast.streams.board import Board, Gap
 from rowcast.streams.live_groups import LiveGroups
+from rowcast.streams.members import Sender
 from rowcast.streams.open_streams import OpenStreams
 from rowcast.streams.routing import SubscriptionIndex
 from rowcast.streams.sse import CACHE_CONTROL, CONTENT_TYPE, StreamResponse, opening, ready_block, reset_block
@@ -31,6 +32,7 @@ class Owner(Protocol):
     admission: Admission
     open_streams: OpenStreams
     closing: bool
+    sender: Sender
     make_subscriber: Callable[..., Subscriber]
 
     @property

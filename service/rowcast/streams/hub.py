@@ -1,7 +1,7 @@
 """The hub: every stream of one process, and the way of a batch from the feed to them.
 
 Subscribers with equal subscriptions form a *group*. Each batch is evaluated once per group and rendered into one frame, and
-every member gets those bytes in one write. Groups that a batch cannot match are skipped (``routing``).
+every member gets those bytes, in slices (``members``). Groups that a batch cannot match are skipped (``routing``).
 
 A subscriber that does not read fast enough leaves its group when its buffer is full. It then reads on by itself, from the
 feed's memory or from the log, as fast as its client takes it; so does one that resumes. When it has reached its group's
@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -34,6 +35,7 @@ from rowcast.streams.group import FAILED, Group, log_failure
 from rowcast.streams.group import Phase as GroupPhase
 from rowcast.streams.group_streams import GroupStreams
 from rowcast.streams.open_streams import CREDENTIALS_CHECK_SECONDS, OpenStreams
+from rowcast.streams.members import Sender
 from rowcast.streams.routing import SubscriptionIndex
 from rowcast.streams.snapshot import SnapshotRows, read_snapshot
 from rowcast.streams.sse import (
@@ -100,6 +102,7 @@ class Hub:
         if traffic is not None:
             self.make_subscriber, self._make_group = measured(traffic)
         self._supervisor = supervisor
+        self.sender = Sender()
         self._heartbeat = heartbeat
         self._groups: dict[tuple[Hashable, Snapshot | None], Group] = {}
         self._index: SubscriptionIndex[Group] = SubscriptionIndex()
@@ -467,7 +470,7 @@ class Hub:
     def _deliver_measured(self, batch: Batch) -> None:
         assert self.traffic is not None
         self._deliver(batch)
-        self.traffic.delivered(batch)
+        self.sender.when_sent(partial(self.traffic.delivered, batch))
 
     def _merge(self, group: Group, batch: Batch) -> None:
         """Move the members of a group whose snapshot no longer matters to the group without a snapshot."""

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from rowcast.changes.events import Batch
-from rowcast.changes.position import Snapshot
+from rowcast.changes.position import Position, Snapshot
 from rowcast.streams.group import Group, Owner
 from rowcast.streams.subscriber import Subscriber
 from rowcast.streams.subscription import Subscriptions
@@ -47,14 +47,14 @@ class MeasuredGroup(Group):
         super().__init__(hub, subscriptions, seen_snapshot)
         self._traffic = traffic
 
-    def write(self, frame: bytes) -> None:
+    def write(self, frame: bytes, before: Position) -> None:
         self._traffic.bytes += len(frame) * len(self.members)
-        super().write(frame)
+        super().write(frame, before)
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: bytes, before: Position) -> None:
         self._traffic.frames += 1
         self._traffic.deliveries += len(self.members)
-        self.write(frame)
+        self.write(frame, before)
 
 
 class MeasuredSubscriber(Subscriber):
