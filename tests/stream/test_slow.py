@@ -63,3 +63,20 @@ async def test_client_that_does_not_read_gets_everything_later(
         assert len({event.id for event in events}) == 150
         await sql.execute("INSERT INTO pages (id, text) VALUES (200, 'abfence')")
         assert (await next_change(slow))["id"] == (await next_change(other))["id"] == 200
+
+
+async def test_little_waits_in_the_service_for_a_client_that_does_not_read(
+    serve: Serve, sql: asyncpg.Connection
+) -> None:
+    """What exceeds its buffer stays in the log, however slowly the changes come."""
+    client = await serve({"pages": PAGES}, service="stream: {buffer: 64KiB}", modules={"viewsets": PLAIN})
+    async with listen(client, "/pages/stream/") as slow, listen(client, "/pages/stream/", deadline=30) as other:
+        await ready(slow)
+        await ready(other)
+        waiting = 0
+        for n in range(100):
+            await sql.execute("INSERT INTO pages (id, text) VALUES ($1, repeat('ab', 100000))", n)
+            assert (await next_change(other))["id"] == n
+            transports = [each.transport for each in client.server.handler.connections]
+            waiting = max(waiting, *(each.get_write_buffer_size() for each in transports if each is not None))
+        assert waiting < 500_000  # the buffer and two changes

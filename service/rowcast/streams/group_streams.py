@@ -174,6 +174,7 @@ class GroupStreams:
     async def _follow(self, subscriber: Subscriber, board: Board, serial: int) -> None:
         """Send everything that changes, until the connection or the service ends."""
         while not (self._hub.closing or subscriber.gone or board.ended):
+            await subscriber.make_room(self._hub.buffer)
             try:
                 if subscriber.phase is Phase.RESYNC:
                     serial = await self._send_table(subscriber, board, subscriber.begin_resync())

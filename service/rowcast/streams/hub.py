@@ -34,8 +34,8 @@ from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
 from rowcast.streams.group import FAILED, Group, log_failure
 from rowcast.streams.group import Phase as GroupPhase
 from rowcast.streams.group_streams import GroupStreams
-from rowcast.streams.open_streams import CREDENTIALS_CHECK_SECONDS, OpenStreams
 from rowcast.streams.members import Sender
+from rowcast.streams.open_streams import CREDENTIALS_CHECK_SECONDS, OpenStreams
 from rowcast.streams.routing import SubscriptionIndex
 from rowcast.streams.snapshot import SnapshotRows, read_snapshot
 from rowcast.streams.sse import (
@@ -285,6 +285,7 @@ class Hub:
     async def _follow(self, subscriber: Subscriber, subscriptions: Subscriptions, limit: int | None) -> None:
         """Send everything after the subscriber's position, until the connection or the service ends."""
         while not (self.closing or subscriber.gone):
+            await subscriber.make_room(self.buffer)
             if subscriber.phase is Phase.RESYNC:
                 assert limit is not None
                 reason = subscriber.begin_resync()

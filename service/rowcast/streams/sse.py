@@ -40,10 +40,15 @@ class StreamResponse(EventSourceResponse):
         """Send the headers. ``ConnectionResetError`` if the client has gone, as for every other write."""
         if request.transport is None:  # aiohttp-sse asserts that there is one
             raise ConnectionResetError("The client has left before the stream began.")
-        return await super().prepare(request)
+        self._set_tcp_user_timeout(request)
+        writer = await web.StreamResponse.prepare(self, request)  # without the task of a ping
+        self.headers.clear()  # which have been sent, and would be in memory as long as the stream
+        return writer
 
-    async def _ping(self) -> None:
-        return
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what waits for it, if that is more than the transport's limit."""
+        assert self._payload_writer is not None
+        await self._payload_writer.drain()
 
 
 def opening() -> bytes:

@@ -7,7 +7,7 @@ group's. Otherwise the coroutine of its request (``Hub.stream``) reads the log f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from enum import Enum
 from typing import Final, Protocol
 
@@ -156,9 +156,18 @@ class Subscriber:
 
     async def send(self, frame: bytes) -> None:
         """Write, and wait until the client has taken most of it; ``ConnectionResetError`` if it takes nothing."""
+        await self._wait_for_client(self._response.write(self._marker + frame if self._marker else frame))
+
+    async def make_room(self, buffer: int) -> None:
+        """Wait, if more than ``buffer`` bytes wait for the client, until it has taken most of them, like ``send``."""
+        if self._transport.get_write_buffer_size() > buffer:
+            self._transport.set_write_buffer_limits(high=buffer)
+            await self._wait_for_client(self._response.drain())
+
+    async def _wait_for_client(self, sending: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                await self._response.write(self._marker + frame if self._marker else frame)
+                await sending
         except TimeoutError:
             self.ended_by = SLOW
             self._transport.abort()
