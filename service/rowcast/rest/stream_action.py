@@ -246,10 +246,9 @@ class StreamMixin:
 async def open_stream(view: ModelView, request: Request) -> web.StreamResponse:
     """Send a viewset's stream; returns when it has ended."""
     plan, params = view.view_plan, request.query_params
-    subscription = await subscription_of(view)
     return await plan.service.hub.stream(
         request.http,
-        Subscriptions([subscription]),
+        Subscriptions([await subscription_of(view)]),
         last_position(request.http, params),
         auths=[request.auth],
         caller=caller_of(request),

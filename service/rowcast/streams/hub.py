@@ -29,6 +29,7 @@ from rowcast.changes.position import Position, Snapshot
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import Unavailable
 from rowcast.query.conditions import Query
+from rowcast.query.store import Store
 from rowcast.streams.admission import Admission
 from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
 from rowcast.streams.group import FAILED, Group, log_failure
@@ -101,8 +102,8 @@ class Hub:
         self._make_group: Callable[..., Group] = Group
         if traffic is not None:
             self.make_subscriber, self._make_group = measured(traffic)
-        self._supervisor = supervisor
         self.sender = Sender()
+        self._supervisor = supervisor
         self._heartbeat = heartbeat
         self._groups: dict[tuple[Hashable, Snapshot | None], Group] = {}
         self._index: SubscriptionIndex[Group] = SubscriptionIndex()
@@ -110,6 +111,8 @@ class Hub:
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches: OrderedDict[tuple[Query, Hashable, Position, int], asyncio.Future[Matches]] = OrderedDict()
         self.open_streams = OpenStreams(valid, max_age)
+        self._reading_snapshot = asyncio.Lock()
+        self._next_snapshot: asyncio.Future[str] | None = None  # of a statement that has not begun
         self._reading_rows = asyncio.Semaphore(SNAPSHOTS_READ_AT_ONCE)
         self.closing = False
         self.aggregates = GroupStreams(self)
@@ -196,8 +199,13 @@ class Hub:
         """
         if http.method == "HEAD":
             return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": CACHE_CONTROL})
+        subscriptions = self._shared(subscriptions)
         with self.admission.admit(caller, subscriptions):
             return await self._stream(http, subscriptions, last, auths, limit)
+
+    def _shared(self, subscriptions: Subscriptions) -> Subscriptions:
+        """Those that other streams have already, if they are equal; so that each stream need not keep its own."""
+        return self._subscriptions.setdefault(subscriptions.key, subscriptions)
 
     async def _stream(
         self,
@@ -207,7 +215,6 @@ class Hub:
         auths: Sequence[object],
         limit: int | None,
     ) -> web.StreamResponse:
-        subscriptions = self._subscriptions.setdefault(subscriptions.key, subscriptions)
         rows: tuple[SnapshotRows, Position] | None = None
         reason = None
         if limit is not None:
@@ -236,7 +243,7 @@ class Hub:
 
     async def send(self, subscriber: Subscriber, subscriptions: Subscriptions, last: str | None) -> None:
         """Send a stream by an open connection; returns when it has ended."""
-        subscriptions = self._subscriptions.setdefault(subscriptions.key, subscriptions)
+        subscriptions = self._shared(subscriptions)
         with self.open_streams.holding(subscriber, subscriptions.about):
             await self._begin(subscriber, subscriptions, last)
             await self._follow(subscriber, subscriptions, None)
@@ -271,11 +278,20 @@ class Hub:
         If the database is away it is the head of the feed.
         """
         head = self.feed.head
+        if self._next_snapshot is None:
+            self._next_snapshot = asyncio.ensure_future(self._read_snapshot(next(iter(subscriptions)).store))
         try:
-            snapshot = await next(iter(subscriptions)).store.snapshot()
+            snapshot = await asyncio.shield(self._next_snapshot)
         except Unavailable:
             return self.feed.head
         return self.position_after(head, snapshot)
+
+    async def _read_snapshot(self, store: Store) -> str:
+        """A snapshot for all streams that open before its statement begins, which is when the one before has ended."""
+        async with self._reading_snapshot:
+            self._next_snapshot = None
+            with store.database.as_service():
+                return await store.snapshot()
 
     def position_after(self, head: Position, snapshot: str) -> Position:
         """The position after the snapshot of a statement that began when the feed was at ``head``."""
