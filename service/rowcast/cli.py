@@ -5,6 +5,7 @@ Commands are imported when they run, so ``rowcast version`` and ``rowcast --help
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping
 from importlib import import_module
@@ -53,8 +54,11 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
+        gc.disable()  # what is imported stays, so looking through it again and again finds nothing
         module = import_module(f"rowcast.commands.{COMMANDS[cmd_name][0]}")
         import_module("rowcast.commands.logs").configure_logs()
+        gc.freeze()
+        gc.enable()
         command: click.Command = getattr(module, cmd_name)
         return command
 
