@@ -21,6 +21,7 @@ import pytest
 import structlog
 from aiohttp import web
 from click.testing import CliRunner
+from hypothesis import HealthCheck, settings
 
 from rowcast.changes import install
 from rowcast.cli import main
@@ -52,6 +53,10 @@ structlog.configure(
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process that a test starts would compile the service again
 
 gc.set_threshold(20_000, 20, 50)  # collections of the imported libraries' objects take a tenth of the time otherwise
+
+# How long an example takes says nothing on a machine that has other work.
+settings.register_profile("at_any_pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("at_any_pace")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
