@@ -82,4 +82,6 @@ async def test_rules_of_a_table_are_written(project: Make) -> None:
         ]
         for changes, status, names in wrong:
             response = await client.post("/accounts/", json=row | changes)
-            assert (response.status, set((await response.json())["errors"])) == (status, names), changes
+            errors = (await response.json()).get("errors", {})
+            assert response.status == status, changes
+            assert names <= set(errors), (changes, errors)
