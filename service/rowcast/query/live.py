@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from rowcast.query.aggregation import AggregateShape
 from rowcast.query.conditions import Query
+from rowcast.query.logged import fetch_about
 from rowcast.query.pages import FetchedPage
 from rowcast.query.store import Store
 from rowcast.query.tallies import GroupKey
@@ -22,7 +21,7 @@ async def read_groups(
     statement = store.queries.aggregate_page(shape, query.shape)
     row = await store.judge.read(statement.sql, statement.arguments([*query.values, *values, limit, 0]))
     assert row is not None
-    return FetchedPage(row["results"], row["size"], row["count"], [], row["snapshot"])
+    return FetchedPage.of(row, [])
 
 
 async def groups_of_logged(
@@ -30,7 +29,5 @@ async def groups_of_logged(
 ) -> set[GroupKey]:
     """The groups that logged rows are in. ``zones`` are those of the buckets."""
     statement = store.queries.groups_of_logged(shape.resource, shape.groups)
-    rows = await store.judge.fetch_all(
-        statement.sql, statement.arguments([*zones, [orjson.Fragment(row) for row in logged]])
-    )
+    rows = await fetch_about(store, statement, logged, before=zones)
     return {tuple(parse(row["document"].encode()).values()) for row in rows}

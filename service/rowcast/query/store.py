@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 import asyncpg
-import orjson
 
 from rowcast.database.errors import POLICY_REFUSES, RefusedByRule, TryAgain, violated_guard
 from rowcast.database.key_defaults import key_defaults
@@ -454,31 +453,6 @@ class Store:
         """``InvalidPattern`` if one of these regular expressions is not valid in PostgreSQL."""
         if patterns:
             await self.judge.read("SELECT count(*) FROM unnest($1::text[]) AS p (p) WHERE '' ~ p", [patterns])
-
-    async def matching(self, query: Query, logged: Sequence[bytes]) -> set[int]:
-        """The positions, from 1, of the logged rows that meet the conditions of a query."""
-        if not logged:
-            return set()
-        statement = self.queries.match_logged(query.resource, query.shape)
-        rows = await self.judge.fetch_all(
-            statement.sql, statement.arguments([*query.values, [orjson.Fragment(row) for row in logged]])
-        )
-        return {row["position"] for row in rows}
-
-    async def show_logged(self, query: Query, projection: Projection, logged: Sequence[bytes]) -> list[bytes]:
-        """Logged rows as JSON with their related rows as they are now; ``query`` has the conditions on these."""
-        statement = self.queries.show_logged(projection)
-        values = [*query.related_values, [orjson.Fragment(row) for row in logged]]
-        return [row["result"] for row in await self.judge.fetch_all(statement.sql, statement.arguments(values))]
-
-    async def related_size_of_logged(
-        self, query: Query, projection: Projection, logged: Sequence[bytes], already: Projection, most: int
-    ) -> tuple[int, int]:
-        """As ``related_size``, for what ``show_logged`` would read."""
-        statement = self.queries.related_size_of_logged(projection, already, most)
-        values = [[orjson.Fragment(row) for row in logged], *query.related_values]
-        (row,) = await self.judge.fetch_all(statement.sql, statement.arguments(values))
-        return row["rows"], row["bytes"]
 
     def _parts(
         self, projection: Projection, values: Mapping[str, Any]

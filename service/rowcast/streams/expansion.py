@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from rowcast.changes.events import Event
 from rowcast.query.conditions import Condition, Query
+from rowcast.query.logged import related_size_of_logged, show_logged
 from rowcast.query.projection import Projection
 from rowcast.query.store import Store
 from rowcast.resources.lossless_json import encode
@@ -72,7 +73,7 @@ class Bound:
 
     async def allows(self, store: Store, query: Query, logged: Sequence[bytes]) -> bool:
         """Whether logged rows together have no more than that."""
-        rows, size = await store.related_size_of_logged(query, self.shown, logged, self.already, self.rows + 1)
+        rows, size = await related_size_of_logged(store, query, self.shown, logged, self.already, self.rows + 1)
         return rows <= self.rows and size <= self.size
 
 
@@ -104,7 +105,7 @@ class Expansion:
                 raise ExpansionTooLarge
             half = len(rows) // 2
             return [*await self._read(store, query, rows[:half]), *await self._read(store, query, rows[half:])]
-        return await store.show_logged(query, self.projection, rows)
+        return await show_logged(store, query, self.projection, rows)
 
     def stale_blocks(self, events: Sequence[Event], resources: Resources) -> dict[int, bytes]:
         """A block for each path at which objects have changed, by the ``n`` of the last event that has changed some."""

@@ -29,7 +29,6 @@ from rowcast.changes.position import Position, Snapshot
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import Unavailable
 from rowcast.query.conditions import Query
-from rowcast.query.store import Store
 from rowcast.streams.admission import Admission
 from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
 from rowcast.streams.group import FAILED, Group, log_failure
@@ -38,6 +37,7 @@ from rowcast.streams.group_streams import GroupStreams
 from rowcast.streams.members import Sender
 from rowcast.streams.open_streams import CREDENTIALS_CHECK_SECONDS, OpenStreams
 from rowcast.streams.routing import SubscriptionIndex
+from rowcast.streams.shared_snapshot import SharedSnapshot
 from rowcast.streams.snapshot import SnapshotRows, read_snapshot
 from rowcast.streams.sse import (
     CACHE_CONTROL,
@@ -111,8 +111,7 @@ class Hub:
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches: OrderedDict[tuple[Query, Hashable, Position, int], asyncio.Future[Matches]] = OrderedDict()
         self.open_streams = OpenStreams(valid, max_age)
-        self._reading_snapshot = asyncio.Lock()
-        self._next_snapshot: asyncio.Future[str] | None = None  # of a statement that has not begun
+        self._snapshot = SharedSnapshot()
         self._reading_rows = asyncio.Semaphore(SNAPSHOTS_READ_AT_ONCE)
         self.closing = False
         self.aggregates = GroupStreams(self)
@@ -278,20 +277,11 @@ class Hub:
         If the database is away it is the head of the feed.
         """
         head = self.feed.head
-        if self._next_snapshot is None:
-            self._next_snapshot = asyncio.ensure_future(self._read_snapshot(next(iter(subscriptions)).store))
         try:
-            snapshot = await asyncio.shield(self._next_snapshot)
+            snapshot = await self._snapshot.read(next(iter(subscriptions)).store)
         except Unavailable:
             return self.feed.head
         return self.position_after(head, snapshot)
-
-    async def _read_snapshot(self, store: Store) -> str:
-        """A snapshot for all streams that open before its statement begins, which is when the one before has ended."""
-        async with self._reading_snapshot:
-            self._next_snapshot = None
-            with store.database.as_service():
-                return await store.snapshot()
 
     def position_after(self, head: Position, snapshot: str) -> Position:
         """The position after the snapshot of a statement that began when the feed was at ``head``."""
@@ -330,10 +320,9 @@ class Hub:
                 await subscriber.send(end_block(subscriptions.about, None if subscriber.renews else position))
                 raise
             except Exception as error:
-                too_large = isinstance(error, ExpansionTooLarge)
-                if not too_large:
+                reason = TOO_LARGE if isinstance(error, ExpansionTooLarge) else FAILED
+                if reason == FAILED:
                     log_failure(subscriptions, batch, error)
-                reason = TOO_LARGE if too_large else FAILED
                 await self._reset_subscriber(subscriber, subscriptions, position, reason)
                 if subscriber.phase is not Phase.CATCHING_UP:
                     return

@@ -13,6 +13,7 @@ from rowcast.changes.events import Event
 from rowcast.query.aggregation import AggregateShape
 from rowcast.query.conditions import Query
 from rowcast.query.live import groups_of_logged
+from rowcast.query.logged import matching
 from rowcast.query.matching import RoutingKey
 from rowcast.query.store import Store
 from rowcast.query.tallies import GroupKey, TallyForm, Uncountable
@@ -89,8 +90,8 @@ class LiveGroups:
                 pass
         self.store.judge.act_for(self.caller)
         if self.query.where:  # groups of other rows are not for everybody to know
-            matching = await self.store.matching(self.query, rows)
-            rows = [rows[place - 1] for place in matching]
+            places = await matching(self.store, self.query, rows)
+            rows = [rows[place - 1] for place in places]
         if not rows or not self.shape.groups:
             return {()} if rows else set()
         return await groups_of_logged(self.store, self.shape, self.zones, rows)

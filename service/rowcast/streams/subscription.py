@@ -24,6 +24,7 @@ from rowcast.changes.position import Snapshot
 from rowcast.errors import Unavailable
 from rowcast.query.conditions import Query, total_order
 from rowcast.query.cursor import read_in_parts
+from rowcast.query.logged import matching
 from rowcast.query.matching import RoutingKey, Test, patterns
 from rowcast.query.pages import FetchedPage, PageShape
 from rowcast.query.projection import Projection
@@ -129,7 +130,7 @@ class Subscription:
         events = [event for event in batch.events if event.resource == self.query.resource and event.op != "T"]
         rows = [(n, row) for event in events for n, row in ((event.n, event.old), (-event.n, event.new)) if row]
         try:
-            places = await self.store.matching(self.query, [row for _, row in rows])
+            places = await matching(self.store, self.query, [row for _, row in rows])
         except Unavailable as error:
             if error.code == "statement_timeout" and patterns(self.query.where):
                 raise FilterTooSlow(self.query) from error
