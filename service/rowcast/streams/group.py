@@ -73,8 +73,8 @@ class Owner(Protocol):
 class Group:
     """Subscribers at one position of the log.
 
-    ``members`` are at ``position``, or are being sent what leads there. Subscribers that are ``waiting`` are further on, at a position that the group will
-    reach. ``seen_snapshot`` is the snapshot whose transactions the clients have already received, in their list of rows.
+    ``members`` are at ``position``, or are being sent what leads there. Subscribers that are ``waiting`` are further on, at a
+    position that the group will reach. ``seen_snapshot`` is the snapshot whose transactions the clients have already received, in their list of rows.
     """
 
     def __init__(self, hub: Owner, subscriptions: Subscriptions, seen_snapshot: Snapshot | None) -> None:

@@ -40,13 +40,13 @@ class Sender:
     """Sends a slice in each turn of the event loop. Groups whose members lack something take turns."""
 
     def __init__(self) -> None:
-        self._sending: deque[Members[Any]] = deque()
+        self._sending: dict[Members[Any], None] = {}  # in the order of their turns
         self._awaited: deque[tuple[list[tuple[Members[Any], int]], Callable[[], None]]] = deque()
         self._scheduled = False
 
     def add(self, members: Members[Any]) -> None:
         """Let members take turns, too, until they lack nothing."""
-        self._sending.append(members)
+        self._sending.setdefault(members)
         if not self._scheduled:
             self._schedule()
 
@@ -62,13 +62,14 @@ class Sender:
     def _send_slice(self) -> None:
         left = SLICE_WRITES
         while self._sending and left > 0:
-            members = self._sending.popleft()
+            members = next(iter(self._sending))
+            del self._sending[members]
             try:
                 left -= members.send_some(left)
             except Exception:  # of one connection, which has had its turn
                 _logger.exception("stream_failed")
             if members.lack:
-                self._sending.append(members)
+                self._sending.setdefault(members)
         self._call_awaited()
         self._scheduled = False
         if self._sending:
@@ -98,7 +99,6 @@ class Members(Collection[Subscriber], Generic[Mark]):
         self._frames: deque[tuple[bytes, Mark]] = deque()  # the newest, from the first one that a member lacks
         self._cohorts: dict[int, set[Subscriber]] = {}
         self._count = 0
-        self._taking_turns = False
 
     def __len__(self) -> int:
         return self._count
@@ -111,9 +111,8 @@ class Members(Collection[Subscriber], Generic[Mark]):
 
     @property
     def lack(self) -> bool:
-        """Whether a member lacks a frame, so that it is its turn again."""
-        self._taking_turns = bool(self._frames)
-        return self._taking_turns
+        """Whether a member lacks a frame."""
+        return bool(self._frames)
 
     def have(self, end: int) -> bool:
         """Whether all members have the frames before a number."""
@@ -148,9 +147,7 @@ class Members(Collection[Subscriber], Generic[Mark]):
             return
         self._frames.append((frame, before))
         self.end += 1
-        if not self._taking_turns:
-            self._taking_turns = True
-            self._hub.sender.add(self)
+        self._hub.sender.add(self)
 
     def send_all(self) -> None:
         """Send each member at once everything that it lacks, in one write."""

@@ -61,11 +61,8 @@ class OpenStreams:
             yield
         except ConnectionResetError:  # which is how a stream ends whose client has gone
             pass
-        except (
-            ApiError,
-            ExpansionTooLarge,
-            FilterTooSlow,
-        ) as error:  # the client gets the error when it connects again
+        except (ApiError, ExpansionTooLarge, FilterTooSlow) as error:
+            # The client gets the error when it connects again.
             reason = UNAVAILABLE if isinstance(error, ApiError) else FAILED
         except asyncio.CancelledError:
             reason = CLIENT if subscriber.gone else SHUTDOWN
