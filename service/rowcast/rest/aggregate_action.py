@@ -79,7 +79,7 @@ async def read_groups(view: ModelView, request: Request) -> web.Response:
         try:
             found = await plan.service.store.groups(query, asked.shape, (*asked.values, page.limit, page.offset))
         except InvalidPattern as error:
-            raise error.naming(name for name in plan.pattern_parameters if name in params) from None
+            raise plan.pattern_error(error, params) from None
         body = opened.paginator.body(page, query, found, address)
         return body, tag_of_list(body), found.snapshot
 

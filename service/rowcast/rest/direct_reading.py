@@ -30,7 +30,7 @@ from rowcast.rest.response_cache import (
     respond_from,
     row_dependencies,
 )
-from rowcast.rest.scope import in_default_order, parse_key
+from rowcast.rest.scope import declared_rows, in_default_order, parse_key
 
 Reader: TypeAlias = Callable[[web.Request], Awaitable[web.Response | None]]
 _Answering: TypeAlias = Callable[[web.Request, dict[str, str], Query], Awaitable[web.Response]]
@@ -55,15 +55,13 @@ def direct_reader(plan: ModelPlan, action: str | None) -> Reader | None:
         text = http.rel_url.raw_query_string
         if text and any(name in text for name in _DECIDED):
             return None
-        scope = plan.unscoped_query
-        if (not plan.is_public or "Authorization" in http.headers) and (
-            scope := await _scope_of_caller(plan, http)
-        ) is None:
+        asks_nobody = plan.is_public and "Authorization" not in http.headers
+        scope = plan.unscoped_query if asks_nobody else await _scope_of_caller(plan, http)
+        if scope is None:
             return None
         params = query_parameters(http)
         if params and not _DECIDED.isdisjoint(params):  # in percent-encoding
             return None
-        assert scope is not None
         return await answer(http, params, scope)
 
     return read
@@ -78,7 +76,7 @@ async def _scope_of_caller(plan: ModelPlan, http: web.Request) -> Query | None:
             return None
     if plan.declared_scope is None:
         return plan.unscoped_query
-    return Query(plan.resource.name, plan.live + (await plan.declared_scope.of(request, None)).conditions)
+    return declared_rows(plan, await plan.declared_scope.of(request, None))
 
 
 def _row_answering(plan: ModelPlan) -> _Answering:

@@ -251,9 +251,7 @@ def _end_early(view: ModelView, body: _Body | None, error: BaseException) -> Non
             )
             return
     if isinstance(error, InvalidPattern):
-        raise error.naming(
-            name for name in view.view_plan.pattern_parameters if name in view.request.query_params
-        ) from None
+        raise view.view_plan.pattern_error(error, view.request.query_params) from None
     raise error
 
 

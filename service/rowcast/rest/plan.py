@@ -19,7 +19,7 @@ from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
 from rowcast.configuration.settings import Settings
 from rowcast.database.pool import Database
-from rowcast.errors import ParseError, did_you_mean
+from rowcast.errors import InvalidPattern, ParseError, did_you_mean
 from rowcast.hooks import Hooks, State
 from rowcast.identity.authentication import BaseAuthentication
 from rowcast.identity.permissions import BasePermission
@@ -83,6 +83,10 @@ class Service:
             assert self.make_plan is not None
             plan = self.handler_plans[handler] = self.make_plan(self, viewset, initkwargs)
         return plan
+
+    def pools(self) -> dict[str, Database]:
+        """The pools of connections, by what they are for."""
+        return {"requests": self.store.database, "filters": self.store.judge, "exports": self.exports}
 
     def projections(self) -> dict[str, Projection]:
         """What the viewset of each resource shows of a row by default, which expansions show as well."""
@@ -157,9 +161,7 @@ class ViewPlan:
     checks_initial: bool = False  # the user's code runs before the action, in permissions and the like
     strict_query: bool = True
     exports: bool = False  # there is a list of Rowcast's own, all rows of which can be sent
-    public_and_cacheable: bool = (
-        False  # an address has the same answer for everybody, without credentials, which is kept
-    )
+    public_and_cacheable: bool = False  # answers are kept, and an address has one for everybody, without credentials
 
     def overrides(self, *names: str) -> bool:
         """Whether the user's class replaces one of these methods."""
@@ -255,6 +257,10 @@ class ModelPlan(ViewPlan):
     # of requests about deleted rows
     deleted: str = ""  # the scope is ``with`` deleted rows, or has ``only`` these
     deletion_permissions: Sequence[BasePermission] = ()  # which ``permissions`` has as well
+
+    def pattern_error(self, error: InvalidPattern, params: Mapping[str, str]) -> InvalidPattern:
+        """An error of PostgreSQL's about regular expressions, with the names of those parameters that are some."""
+        return error.naming(name for name in self.pattern_parameters if name in params)
 
     @property
     def purges(self) -> bool:

@@ -133,7 +133,7 @@ async def read_page(
     try:
         return await _read_page(plan, query, page, kept=kept)
     except InvalidPattern as error:
-        raise error.naming(name for name in plan.pattern_parameters if name in params) from None
+        raise plan.pattern_error(error, params) from None
 
 
 async def _read_page(plan: ModelPlan, query: Query, page: PageRequest, *, kept: bool) -> FetchedPage:

@@ -23,8 +23,13 @@ async def scope_of(view: ModelView) -> Query:
     if plan.unscoped_query is not None:
         return plan.unscoped_query
     if plan.scope_is_data:
-        return Query(plan.resource.name, plan.live + (await caller_scope(view)).conditions)
+        return declared_rows(plan, await caller_scope(view))
     return (await scoped_rows(view)).query
+
+
+def declared_rows(plan: ModelPlan, scope: CallerScope) -> Query:
+    """The rows that the option ``scope`` leaves to a caller, where it is all of the viewset's scope."""
+    return Query(plan.resource.name, plan.live + scope.conditions)
 
 
 async def caller_scope(view: ModelView) -> CallerScope:

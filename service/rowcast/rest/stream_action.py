@@ -293,7 +293,7 @@ async def check_filters(plan: ModelPlan, query: Query, params: Mapping[str, str]
     try:
         await plan.service.store.check_patterns(expressions)
     except InvalidPattern as error:
-        raise error.naming(name for name in plan.pattern_parameters if name in params) from None
+        raise plan.pattern_error(error, params) from None
     _check_logged(plan, query)
 
 

@@ -30,7 +30,7 @@ from rowcast.server.health import READINESS, Readiness
 from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.measures import Histogram, Labels, histogram, numbers
 from rowcast.server.middleware import REQUESTS
-from rowcast.server.service_metrics import COUNTERS, Measured, counted, gauges, pools_of
+from rowcast.server.service_metrics import COUNTERS, Measured, counted, gauges
 from rowcast.streams.sse import StreamResponse
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
@@ -91,7 +91,7 @@ class Metrics:
         app.middlewares.insert(0, measure)
         app.cleanup_ctx.append(run)
         summaries = summaries_of(service.store.queries.tables)
-        for name, pool in pools_of(service):
+        for name, pool in service.pools().items():
             self._watch_pool(name, pool, summaries)
         if service.hub.traffic is not None:
             service.hub.traffic.note_delay = self._delays.observe

@@ -12,7 +12,6 @@ from prometheus_client.core import Metric
 from rowcast.changes.cache import CountingCache
 from rowcast.changes.feed import Feed, Reason
 from rowcast.changes.ticker import Ticker
-from rowcast.database.pool import Database
 from rowcast.database.pool_load import PoolLoad
 from rowcast.rest.plan import Service
 from rowcast.server.health import Readiness
@@ -51,13 +50,6 @@ class Measured:
     ticker: Ticker
     readiness: Readiness
     requests: Requests
-
-
-def pools_of(service: Service) -> Iterator[tuple[str, Database]]:
-    """The pools of a service, by name."""
-    yield "requests", service.store.database
-    yield "filters", service.store.judge
-    yield "exports", service.exports
 
 
 def counted(service: Service, ticker: Ticker) -> Numbers[tuple[str, Labels]]:
@@ -123,6 +115,6 @@ def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
     for name, (documentation, read) in _POOL.items():
         found: Numbers[Labels] = Numbers()
         for service in services:
-            for pool, database in pools_of(service):
+            for pool, database in service.pools().items():
                 found[("pool", pool),] += read(database.load)
         yield gauge(name, documentation, dict(found))

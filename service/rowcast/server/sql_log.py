@@ -33,7 +33,7 @@ def log_statements(app: web.Application, service: Service) -> None:
     if not service.store.database.acts_as_callers:  # of whose plans their settings and policies are a part
         plans = SlowPlans(service.store.judge)
         app.cleanup_ctx.append(plans.running)
-    for pool in (service.store.database, service.store.judge, service.exports):
+    for pool in service.pools().values():
         _log_pool(pool, service.settings, summaries, plans)
 
 
@@ -53,8 +53,7 @@ def _log_pool(pool: Database, settings: Settings, summaries: Summaries, plans: S
         if error is None:
             about["db.response.returned_rows"] = _rows(result)
         else:
-            state = sqlstate(error)
-            about["error.type"] = state or type(error).__name__
+            about["error.type"] = sqlstate(error) or type(error).__name__
         if shows_values:
             for place, value in enumerate(values[:VALUES_MAX]):
                 about[f"db.query.parameter.{place}"] = _short(value)

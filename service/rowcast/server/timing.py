@@ -51,7 +51,7 @@ def time_requests(app: web.Application, service: Service) -> None:
     app.middlewares.insert(0, measure)
     app.on_response_prepare.append(add_header)
     store = service.store
-    for pool in (store.database, store.judge, service.exports):
+    for pool in service.pools().values():
         pool.observe(note)
     for shared in (store.rows, store.inserts, store.updates):
         shared.instrument(_measuring)
