@@ -55,10 +55,12 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
         gc.disable()  # what is imported stays, so looking through it again and again finds nothing
-        module = import_module(f"rowcast.commands.{COMMANDS[cmd_name][0]}")
-        import_module("rowcast.commands.logs").configure_logs()
-        gc.freeze()
-        gc.enable()
+        try:
+            module = import_module(f"rowcast.commands.{COMMANDS[cmd_name][0]}")
+            import_module("rowcast.commands.logs").configure_logs()
+            gc.freeze()
+        finally:
+            gc.enable()
         command: click.Command = getattr(module, cmd_name)
         return command
 

@@ -24,7 +24,7 @@ def unique_options(table: Table, fields: Mapping[str, FieldDraft]) -> tuple[list
             continue
         rule = _unique_rule(index, fields)
         if rule is None:
-            remarks.append(f"not declared, but enforced by the database: UNIQUE {index.definition}")
+            remarks.append(_remark(f"UNIQUE {index.definition}"))
         elif rule not in rules:
             rules.append(rule)
     return rules, remarks
@@ -68,10 +68,10 @@ def _term(term: str, fields: Mapping[str, FieldDraft]) -> tuple[str, bool] | Non
 def check_options(table: Table, fields: Mapping[str, FieldDraft]) -> tuple[list[dict[str, Any]], list[str]]:
     """The rules of ``check``, each with its field if it is about one, and remarks about the others and about exclusions."""
     rules: list[dict[str, Any]] = []
-    remarks = [f"not declared, but enforced by the database: {each}" for each in table.exclusions]
+    remarks = [_remark(each) for each in table.exclusions]
     for check in table.checks:
         if not (_is_whole(check, fields) and _is_literal(check.expr)):
-            remarks.append(f"not declared, but enforced by the database: {check.definition}")
+            remarks.append(_remark(check.definition))
             continue
         rule: dict[str, Any] = {"expr": _without_parentheses(check.expr)}
         if len(check.columns) == 1:
@@ -79,6 +79,10 @@ def check_options(table: Table, fields: Mapping[str, FieldDraft]) -> tuple[list[
         if rule not in rules:
             rules.append(rule)
     return rules, remarks
+
+
+def _remark(definition: str) -> str:
+    return f"not declared, but enforced by the database: {definition}"
 
 
 def _is_whole(check: Check, fields: Mapping[str, FieldDraft]) -> bool:

@@ -206,7 +206,7 @@ def query_schema(resource: str, params: Mapping[str, Schema]) -> Schema:
             "params": {"type": "object", "properties": {**params}, "additionalProperties": False},
             "last_event_id": {
                 "type": ["string", "null"],
-                "description": "The position to resume from; now without it.",
+                "description": "The position to resume from. Without it the query begins now.",
             },
         },
         "required": ["resource"],

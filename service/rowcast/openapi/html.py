@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import Final
+
+SCHEMES: Final = '<meta name="color-scheme" content="light dark">'
 
 
 def html_page(title: str, head: Sequence[str], body: str) -> str:
@@ -23,6 +26,3 @@ def html_page(title: str, head: Sequence[str], body: str) -> str:
 </body>
 </html>
 """
-
-
-SCHEMES = '<meta name="color-scheme" content="light dark">'

@@ -47,12 +47,8 @@ from rowcast.rest.response import JSON
 from rowcast.rest.routers import Route
 
 QUERY_OPERATION: Final = "x-query"  # OpenAPI 3.1 has no place for this method; 3.2 has ``query``
-CONNECTION_PARAMETERS: Final = (
-    "snapshot",
-    "last_event_id",
-    "access_token",
-    "ticket",
-)  # of a stream with its own address
+# Of a stream with an address of its own.
+CONNECTION_PARAMETERS: Final = ("snapshot", "last_event_id", "access_token", "ticket")
 SERVICE_TAG: Final = "Rowcast"  # of the addresses that every service has
 
 
