@@ -58,7 +58,7 @@ LONG_WAY = {"Accept": "application/json;q=0.9"}  # which takes more than a look 
 
 @pytest.fixture
 async def service(run: Run) -> Service:
-    """Books, the third of which is deleted."""
+    """Four books; the third one is marked as deleted."""
     service = await run(RESOURCES, SETTINGS)
     await service.sql.execute("INSERT INTO notes (id, tenant, text) VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 1, 'b')")
     await service.sql.execute("INSERT INTO authors (id, name) VALUES (gen_random_uuid(), 'Ann B')")

@@ -27,7 +27,7 @@ def timing(response: ClientResponse) -> tuple[float, float]:
 
 
 async def test_responses_have_their_times(serve: Serve) -> None:
-    """Also errors; without the setting there is no header."""
+    """Errors have the header, too. Without the setting no response has it."""
     client, other = await serve(NOTES, TIMED), await serve(NOTES)
     async with client.post("/notes/", json={"id": 1, "text": "a"}) as response:
         statements, total = timing(response)
@@ -49,7 +49,7 @@ async def test_a_stream_has_the_time_until_it_begins(serve: Serve) -> None:
 
 
 async def test_requests_that_share_a_statement_each_have_its_time(serve: Serve) -> None:
-    """It is no longer than the whole request."""
+    """The time of statements is at most the time of the whole request."""
     client = await serve(NOTES, TIMED)
     await client.post("/notes/", json={"id": 1, "text": "a"})
 

@@ -196,7 +196,7 @@ async def test_a_row_with_too_many_related_rows_is_a_reset(
     )
     async with listen(client, "/tasks/stream/?expand=comments") as source:
         await ready(source)
-        await sql.execute("UPDATE tasks SET title = 'changed'")  # 50 related rows, of which each shows 10
+        await sql.execute("UPDATE tasks SET title = 'changed'")  # each of the 5 rows shows 10 related ones
         events = [await next_change(source) for _ in range(5)]
         assert [len(event["data"]["comments"]) for event in events] == [10] * 5
         await sql.execute(

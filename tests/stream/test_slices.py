@@ -125,7 +125,7 @@ async def test_groups_and_other_work_get_their_turn_between_slices() -> None:
 
 
 async def test_frames_that_arrive_meanwhile_share_a_write() -> None:
-    """A member gets all that it lacks at once, as far as that is no more than may wait for it."""
+    """A member gets in one write what it lacks, up to the bytes that may wait for a client."""
     hub = Hub()
     members = Members[int](hub)
     with mock.patch.object(members_module, "SLICE_WRITES", 1):

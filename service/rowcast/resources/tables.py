@@ -61,7 +61,7 @@ class Tables:
     ``views`` has the resources' views instead, which are read as tables are: nothing is compared with them as a whole, or
     made of them.
 
-    ``page_max_bytes`` bounds the JSON of the rows of a page that a statement returns; ``None`` is no bound.
+    ``page_max_bytes`` is the most bytes that the rows of a page may have as JSON; ``None`` if there is no limit.
 
     ``guards[constraint]`` is the meaning of a constraint. The name has the table before it, ``schema.table.constraint`` or
     ``table.constraint``, if the table has a schema, or if the owner of an existing table has made the constraint. There is

@@ -54,7 +54,7 @@ class _Warning:
 
 
 def _call_later(seconds: float, function: Callable[[], None]) -> None:
-    with suppress(RuntimeError):  # there is no event loop in this thread
+    with suppress(RuntimeError):  # this thread has no event loop
         asyncio.get_running_loop().call_later(seconds, function)
 
 
