@@ -40,6 +40,31 @@ async def test_a_ticker_that_is_stopped_hands_over(database: Database) -> None:
     await watch.fence(connection)
 
 
+async def test_a_ticker_that_waits_for_the_lead_is_not_woken_by_writers(database: Database) -> None:
+    """It looks four times a second whether the lock is free, however many notifications wake the ticker that leads."""
+    statements: list[str] = []
+
+    async def connect() -> asyncpg.Connection:
+        connection = await database.direct()
+        connection.add_query_logger(lambda record: statements.append(record.query))
+        return connection
+
+    leader = await database.ticker()
+    await within(leader.leading.wait())
+    connection = await database.connect()
+    async with Ticker(connect) as waiting:
+        await until(lambda: len(statements) > 3)
+        for i in range(5):
+            await within(leader.asleep.wait())
+            ticks_before = leader.ticks
+            await connection.execute("INSERT INTO tags (name) VALUES ($1)", str(i))
+            await until(lambda: leader.ticks > ticks_before)  # noqa: B023
+        before, started = len(statements), monotonic()
+        await until(lambda: len(statements) >= before + 4)
+        assert monotonic() - started > 2 * SAFETY_POLL_SECONDS
+        assert not waiting.leading.is_set()
+
+
 async def test_a_frozen_ticker_is_ended_by_the_server(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A leader that is silent for a while loses its session, and with it the lead."""
     monkeypatch.setattr("rowcast.changes.ticker.LEADER_SILENCE_SECONDS", 1)

@@ -122,8 +122,6 @@ class Ticker(Reconnecting):
         await connection.execute(
             f"{_SESSION}; SET synchronous_commit = on; SET idle_session_timeout = '{LEADER_SILENCE_SECONDS}s'"
         )
-        if self._notify:
-            await self._listen(connection, WAKE_CHANNEL)
 
     async def _work(self, connection: Connection) -> None:
         while True:
@@ -143,6 +141,8 @@ class Ticker(Reconnecting):
         """Lead for ever, with the connection that has the lock."""
         if not await sequence_is_ordered(connection):
             raise ConfigurationError("the sequence rowcast.change_seq must have CACHE 1, INCREMENT 1 and NO CYCLE")
+        if self._notify:  # a ticker that waits for the lead is not to be woken by writers
+            await self._listen(connection, WAKE_CHANNEL)
         epoch = await current_epoch(connection)
         _logger.info("ticker_leads", epoch=epoch)
         try:
