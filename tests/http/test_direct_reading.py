@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import jwt
@@ -11,6 +12,7 @@ from aiohttp import ClientResponse
 
 from rowcast.rest.generic import GenericViewSet
 
+from ..waiting import until
 from .conftest import Run
 from .library import Service
 
@@ -169,6 +171,46 @@ async def test_a_request_about_which_somebody_decides_takes_the_long_way(
         await service.client.get(path, headers=headers)
         assert len(dispatched) == 1, (path, headers)
         dispatched.clear()
+
+
+KEPT_LINKS: dict[str, Any] = {
+    name: {
+        "fields": {"id": {"type": "integer", "primary_key": True}, "name": {"type": "string", "default": "x"}, **{
+            to: {"type": "foreign_key", "to": to, "null": True, "on_delete": "set_null"} for to in targets
+        }},
+        "viewset": {"cache": "responses", **viewset},
+    }
+    for name, targets, viewset in (
+        ("groups", [], {}), ("members", [], {"permission_classes": ["IsAuthenticated"]}), ("links", ["groups", "members"], {}),
+    )
+}  # fmt: skip
+
+
+async def test_an_expanded_answer_is_kept_for_everybody_where_everybody_may_read_the_rows(
+    run: Run, dispatched: list[str]
+) -> None:
+    """Rows of a viewset that refuses some callers are never in an answer for everybody."""
+    service = await run(KEPT_LINKS, SETTINGS)
+    await service.sql.execute(
+        "INSERT INTO groups (id, name) VALUES (1, 'x'); INSERT INTO members (id, name) VALUES (1, 'x')"
+    )
+    await service.sql.execute("INSERT INTO links (id, name, groups_id, members_id) VALUES (1, 'x', 1, 1)")
+    for path in ("/links/?expand=groups", "/links/1/?expand=groups"):
+        kept = await answer(service, "GET", path, {})
+        assert await answer(service, "GET", path, {}) == kept
+        assert len(dispatched) == 1
+        await service.sql.execute("UPDATE groups SET name = name || '!'")  # which the feed reports
+        await until(partial(shows_otherwise, service, path, kept))
+        dispatched.clear()
+    for path in ("/links/?expand=members", "/links/1/?expand=groups,members"):
+        for _ in range(2):
+            assert (await answer(service, "GET", path, bearer()))[0] == 200
+            assert (await answer(service, "GET", path, {}))[0] == 401
+
+
+async def shows_otherwise(service: Service, path: str, kept: tuple[Any, ...]) -> bool:
+    """Whether an address has another answer now."""
+    return await answer(service, "GET", path, {}) != kept
 
 
 async def test_only_reading_is_direct(service: Service, dispatched: list[str]) -> None:

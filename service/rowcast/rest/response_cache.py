@@ -65,18 +65,31 @@ def cache_key(view: ModelView, serializer: Serializer, query: Query) -> Hashable
     plan, http = view.view_plan, view.request.http
     if plan.cache != "responses" or not serializer.plain or not may_be_cached(view):
         return None
-    return key_of_answer(plan, http, view.action, plan.default_projection(serializer), query)
+    shown = plan.default_projection(serializer)
+    return key_of_answer(
+        plan, http, view.action, shown, query, expanded=_expands_restricted_rows(view, serializer, shown)
+    )
 
 
-def key_of_answer(plan: ModelPlan, http: web.Request, action: str, shown: Projection, query: Query) -> Hashable:
+def _expands_restricted_rows(view: ModelView, serializer: Serializer, shown: Projection) -> bool:
+    """Whether a request expands rows that not everybody may read."""
+    plan, text = view.view_plan, view.request.query_params.get("expand")
+    if not text or view.action not in READING_ACTIONS:
+        return False
+    return not all(target.is_public for target, _ in plan.expansion_targets(plan, shown, serializer.readable, text))
+
+
+def key_of_answer(
+    plan: ModelPlan, http: web.Request, action: str, shown: Projection, query: Query, *, expanded: bool = False
+) -> Hashable:
     """The key of an answer that is kept; ``shown`` is what the action shows by default.
 
-    The address alone is the key where that is public; not with ``?expand=``, since other viewsets then decide whether this
-    caller may see their rows. Otherwise the query has the caller's scope.
+    The address alone is the key where that is public; not if the answer has ``expanded`` rows about which other viewsets
+    decide by the caller. Otherwise the query has the caller's scope.
     """
     key = _address_key(plan, http)
     public = plan.public_and_cacheable and action in READING_ACTIONS and http.method == "GET"
-    return key if public and "expand" not in http.query else (*key, action, shown, query)
+    return key if public and not expanded else (*key, action, shown, query)
 
 
 def _address_key(plan: ViewPlan, http: web.Request) -> tuple[Hashable, ...]:
