@@ -207,7 +207,9 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
     "starting": ErrorCode("503", "The service is not ready.", f"`/health/ready` has the reason. {_WAIT}"),
     "database_unavailable": ErrorCode("503", "The database cannot be reached.", _WAIT),
     "database_busy": ErrorCode("503", "Every connection is busy, or a lock could not be acquired.", _WAIT),
-    "overloaded": ErrorCode("503", "Too many connections are open, or too many exports are under way.", _WAIT),
+    "overloaded": ErrorCode(
+        "503", "Too many connections are open, request bodies arrive, or exports are under way.", _WAIT
+    ),
     "statement_timeout": ErrorCode(
         "503",
         "The statement ran longer than `database.statement_timeout`.",

@@ -353,6 +353,16 @@ class Unavailable(ApiError):
         super().__init__(detail, code=code, headers={"Retry-After": str(retry_after)})
 
 
+class TooManyBodies(Unavailable):
+    """The bodies that have not been answered take ``server.bodies_limit`` bytes; the rest of this one is not read."""
+
+    code = "overloaded"
+    closes_connection = True
+
+    def __init__(self) -> None:
+        super().__init__("Too many request bodies are arriving; try again later.", retry_after=5)
+
+
 class OperationFailed(ApiError):
     """A handler has answered an operation of a batch with an error of its own: its status, body and headers."""
 

@@ -177,6 +177,7 @@ class Server:
     max_connections: int = _setting(value_types.integer(1, 1_000_000), 12_000)
     max_connections_per_address: int = _setting(value_types.integer(1, 1_000_000), 4_000)
     body_limit: int = _setting(value_types.size(), "1MiB")
+    bodies_limit: int = _setting(value_types.size(), "64MiB")
     import_limit: int = _setting(value_types.size(), "100MiB")
     batch_limit: int = _setting(value_types.integer(1, 10_000), 100)
     big_integers: str = _setting(value_types.one_of(value_types.BIG_INTEGER_FORMS), "number")

@@ -16,6 +16,7 @@ from rowcast.hooks import STATE
 from rowcast.identity.authentication import check_size_of_query
 from rowcast.identity.users import ANONYMOUS, User
 from rowcast.resources.lossless_json import encode, parse_body
+from rowcast.rest.body_memory import BODY_MEMORY, UNCOUNTED_MAX_BYTES
 from rowcast.rest.encodings import BODY_MISMATCH, decoder, inflater
 
 BODY_TIMEOUT: Final = web.AppKey("body_timeout", float)  # seconds for which a body may take to arrive
@@ -99,6 +100,7 @@ class Request:
         Raises:
             RequestTimeout: it has not arrived within ``server.body_timeout``.
             PayloadTooLarge: it is longer than ``server.body_limit``, compressed or not.
+            TooManyBodies: with other bodies it takes more memory than ``server.bodies_limit``.
             UnsupportedMediaType: its ``Content-Encoding`` is unknown.
             ParseError: it does not match its headers, or the client has left.
         """
@@ -107,6 +109,7 @@ class Request:
             self._body = await self._receive()
             if decode is not None:
                 self._body = decode(self._body, self.http.client_max_size)
+                self.http.app[BODY_MEMORY].take(self.http, len(self._body))
                 self.http._read_bytes = self._body  # noqa: SLF001  (what aiohttp's read(), text() and json() return)
         return self._body
 
@@ -128,15 +131,32 @@ class Request:
         """The body as it was sent."""
         try:
             if self.http.content.is_eof():  # it arrived together with the header
-                return await self.http.read()
+                body = await self.http.read()
+                if len(body) > UNCOUNTED_MAX_BYTES:
+                    self.http.app[BODY_MEMORY].take(self.http, len(body))
+                return body
             async with asyncio.timeout(self.http.app[BODY_TIMEOUT]):
-                return await self.http.read()
+                return await self._arriving()
         except TimeoutError:
             raise RequestTimeout("The body did not arrive in time; send the request again.") from None
         except web.HTTPRequestEntityTooLarge:
             raise PayloadTooLarge() from None
         except (web.RequestPayloadError, ConnectionResetError):  # wrong framing, or the client has left
             raise ParseError(BODY_MISMATCH) from None
+
+    async def _arriving(self) -> bytes:
+        """The body once all of it has arrived, counted piece by piece."""
+        http, limit, body = self.http, self.http.client_max_size, bytearray()
+        if (http.content_length or 0) > limit:
+            raise PayloadTooLarge()
+        memory = http.app[BODY_MEMORY]
+        while piece := await http.content.readany():
+            memory.take(http, len(piece))
+            body += piece
+            if len(body) > limit:
+                raise PayloadTooLarge()
+        http._read_bytes = bytes(body)  # noqa: SLF001  (what aiohttp's read(), text() and json() return)
+        return http._read_bytes  # noqa: SLF001
 
     async def receive_file(self, limit: int) -> IO[bytes]:
         """The body as a file, at its beginning, once all of it has arrived; a long one is on disk. ``close_file`` closes it.

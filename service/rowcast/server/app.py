@@ -24,6 +24,7 @@ from rowcast.resources.tables import Tables
 from rowcast.rest import combined_stream
 from rowcast.rest.batch import batch
 from rowcast.rest.binding import plan_view
+from rowcast.rest.body_memory import BODY_MEMORY, BodyMemory
 from rowcast.rest.plan import SERVICE, Service
 from rowcast.rest.request import BODY_TIMEOUT
 from rowcast.rest.routers import Route
@@ -109,11 +110,12 @@ def create_app(
         once=once,
     )
 
-    requests = Requests()
+    requests, bodies = Requests(), BodyMemory(settings.server)
     answer_errors = errors(
         Hosts(settings.server).check,
         lifecycle.check_ready,
         requests=requests,
+        bodies=bodies,
         count_failure=throttles.count_failure,
         **({"describe": describe_errors(configuration.directory)} if settings.server.debug else {}),
     )
@@ -130,6 +132,7 @@ def create_app(
     app[SERVICE], app[IDENTITY], app[THROTTLES] = service, bound.identity, throttles
     app[STATE] = service.hooks.state
     app[REQUESTS] = requests
+    app[BODY_MEMORY] = bodies
     app[BODY_TIMEOUT] = settings.server.body_timeout
     register(app, service, bound.routes, lifecycle.waits_for_start)
     health.register(app, lifecycle.readiness)

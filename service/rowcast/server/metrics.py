@@ -24,6 +24,7 @@ from rowcast import __version__
 from rowcast.changes.feed import Feed
 from rowcast.database.pool import Database
 from rowcast.database.summaries import Summaries, summaries_of
+from rowcast.rest.body_memory import BODY_MEMORY
 from rowcast.rest.plan import Service
 from rowcast.rest.viewset import Handler
 from rowcast.server.health import READINESS, Readiness
@@ -71,7 +72,7 @@ class Metrics:
     def watch(self, app: web.Application, service: Service, lifecycle: Lifecycle) -> None:
         """Measure what an application does, for as long as it runs."""
         observe = self._by_request(app)
-        measured = Measured(service, lifecycle.ticker, app[READINESS], app[REQUESTS])
+        measured = Measured(service, lifecycle.ticker, app[READINESS], app[REQUESTS], app[BODY_MEMORY])
         self._readiness = app[READINESS]
 
         @web.middleware

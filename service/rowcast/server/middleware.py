@@ -25,6 +25,7 @@ from rowcast.errors import (
 )
 from rowcast.identity.authentication import failed
 from rowcast.identity.throttling import RATE_LIMITS, add_rate_limit_headers
+from rowcast.rest.body_memory import BodyMemory
 from rowcast.rest.viewset import Handler
 
 
@@ -54,12 +55,13 @@ _logger = structlog.get_logger(__name__)
 def errors(
     *checks: Callable[[web.Request], None],
     requests: Requests | None = None,
+    bodies: BodyMemory | None = None,
     describe: Callable[[Exception], ApiError] = lambda _: InternalError(),
     count_failure: Callable[[web.Request], Awaitable[ApiError | None]] | None = None,
 ) -> Middleware:
     """Answer every failure with its problem document, and log the service's own failures once.
 
-    ``requests`` counts them. ``checks`` raise for a request that may not be answered, or not now. ``count_failure`` counts wrong
+    ``requests`` counts them, and ``bodies`` what theirs take until they are answered. ``checks`` raise for a request that may not be answered, or not now. ``count_failure`` counts wrong
     credentials, and returns another error if there were too many. ``describe`` makes the error for a failure of the service.
     ``X-Request-ID`` is the client's, if it sends a plain one; otherwise a random prefix per process and the number of the
     request.
@@ -90,6 +92,8 @@ def errors(
             return problem(_with_operation(describe(error), error), request_id)
         finally:
             requests.active -= 1
+            if bodies is not None and bodies.total:
+                bodies.release(request)
             if requests.none_left is not None and not requests.active:
                 requests.none_left.set()
 

@@ -13,6 +13,7 @@ from rowcast.changes.cache import CountingCache
 from rowcast.changes.feed import Feed, Reason
 from rowcast.changes.ticker import Ticker
 from rowcast.database.pool_load import PoolLoad
+from rowcast.rest.body_memory import BodyMemory
 from rowcast.rest.plan import Service
 from rowcast.server.health import Readiness
 from rowcast.server.measures import Labels, numbers
@@ -50,6 +51,7 @@ class Measured:
     ticker: Ticker
     readiness: Readiness
     requests: Requests
+    bodies: BodyMemory
 
 
 def counted(service: Service, ticker: Ticker) -> Numbers[tuple[str, Labels]]:
@@ -97,6 +99,8 @@ def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
         shapes.update({(("statement", kind),): use.currsize for kind, use in service.store.queries.caches()})
     active = sum(each.requests.active - each.service.hub.open_streams.connections for each in running)
     yield gauge("http_server_active_requests", "Requests that are being answered, without streams.", max(0, active))
+    bodies = sum(each.bodies.total for each in running)
+    yield gauge("rowcast_request_body_bytes", "Memory that the bodies of unanswered requests take.", bodies)
     yield gauge("rowcast_streams", "Open streams; those of several resources as *.", dict(streams))
     yield gauge(
         "rowcast_stream_groups",

@@ -1,0 +1,133 @@
+"""The bodies of all requests together take a bounded amount of memory, however slowly they arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TypeAlias
+
+import pytest
+
+from rowcast.rest.body_memory import BODY_MEMORY
+
+from ..waiting import until
+from .conftest import Run
+from .library import Service
+
+KIB = 1024
+SETTINGS = json.dumps(
+    {"auth": {"default_permission_classes": ["AllowAny"]}, "server": {"body_limit": "64KiB", "bodies_limit": "128KiB"}}
+)
+NOTES = {"fields": {"id": {"type": "integer", "primary_key": True}, "text": {"type": "text"}}}
+HEADER = "POST /notes/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n"
+
+
+class Sender:
+    """A client that sends a body in two parts, from an address of its own."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def answer(self) -> tuple[int, str | None, bool]:
+        """The status of the next response, the code of its problem document, and whether the connection stays open."""
+        header = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(header.partition("content-length: ")[2].split("\r\n")[0])
+        document = json.loads(await self._reader.readexactly(length))
+        return int(header.split()[1]), document.get("code"), "connection: close" not in header
+
+
+Connect: TypeAlias = Callable[[str], Awaitable[Sender]]
+
+
+@pytest.fixture
+async def service(run: Run) -> Service:
+    """Bodies of 64 KiB, and of 128 KiB together: those from one address may have 64 KiB."""
+    return await run({"notes": NOTES}, SETTINGS)
+
+
+@pytest.fixture
+async def connect(service: Service) -> AsyncIterator[Connect]:
+    async with AsyncExitStack() as stack:
+
+        async def opened(address: str) -> Sender:
+            port = service.client.port
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+            stack.callback(writer.close)
+            return Sender(reader, writer)
+
+        yield opened
+
+
+def body(size: int) -> bytes:
+    """A request with a body of so many bytes."""
+    text = json.dumps({"text": "x" * (size - len('{"text": ""}'))})
+    return (HEADER.format(size, "") + text).encode()
+
+
+async def begin(service: Service, sender: Sender, size: int, part: int) -> bytes:
+    """Send a part of a body; returns what is left of it once the service has that part."""
+    request, memory = body(size), service.client.app[BODY_MEMORY]
+    end, before = len(request) - (size - part), memory.total
+    await sender.send(request[:end])
+    await until(lambda: memory.total == before + part)
+    return request[end:]
+
+
+async def test_bodies_from_one_address_have_a_bound(service: Service, connect: Connect) -> None:
+    """Further ones are a 503 and end their connections; short ones, those of others, and what has begun are answered."""
+    slow = await connect("127.0.0.1")
+    left = await begin(service, slow, 60 * KIB, 40 * KIB)
+    for size in (60 * KIB, 30 * KIB):
+        another = await connect("127.0.0.1")
+        await another.send(body(size))
+        assert await another.answer() == (503, "overloaded", False)
+    for address, size in (("127.0.0.1", KIB), ("127.0.0.2", 60 * KIB)):
+        other = await connect(address)
+        await other.send(body(size))
+        assert await other.answer() == (201, None, True)
+    await slow.send(left)
+    assert await slow.answer() == (201, None, True)
+    assert service.client.app[BODY_MEMORY].total == 0
+
+
+async def test_bodies_from_all_addresses_have_a_bound(service: Service, connect: Connect) -> None:
+    """What has ended, also by its client's leaving, leaves room for others."""
+    first, second, third = [await connect(f"127.0.0.{number}") for number in (1, 2, 3)]
+    await begin(service, first, 60 * KIB, 50 * KIB)
+    left = await begin(service, second, 60 * KIB, 50 * KIB)
+    await third.send(body(40 * KIB))
+    assert await third.answer() == (503, "overloaded", False)
+    first._writer.close()
+    await until(lambda: service.client.app[BODY_MEMORY].total == 50 * KIB)
+    fourth = await connect("127.0.0.4")
+    for _ in range(5):
+        await fourth.send(body(40 * KIB))
+        assert await fourth.answer() == (201, None, True)
+    await second.send(left)
+    assert (await second.answer())[0] == 201
+
+
+async def test_inflated_bodies_count(service: Service, connect: Connect) -> None:
+    """A short body that becomes a long one takes as much memory as that."""
+    slow, other = await connect("127.0.0.1"), await connect("127.0.0.1")
+    left = await begin(service, slow, 60 * KIB, 40 * KIB)
+    packed = gzip.compress(json.dumps({"text": "x" * 50 * KIB}).encode())
+    assert len(packed) < KIB
+    await other.send(HEADER.format(len(packed), "Content-Encoding: gzip\r\n").encode() + packed)
+    assert await other.answer() == (503, "overloaded", False)
+    await slow.send(left)
+    assert (await slow.answer())[0] == 201
+
+
+async def test_a_body_that_is_too_long_is_refused_before_it_arrives(service: Service, connect: Connect) -> None:
+    sender = await connect("127.0.0.1")
+    await sender.send(HEADER.format(65 * KIB, "").encode() + b"{")
+    assert (await sender.answer())[:2] == (413, "payload_too_large")
+    assert service.client.app[BODY_MEMORY].total == 0
