@@ -7,6 +7,7 @@ import sys
 
 NOT_AT_START = (
     "alembic",
+    "cryptography",
     "gunicorn",
     "jwt",
     "mako",
@@ -14,6 +15,7 @@ NOT_AT_START = (
     "rowcast.openapi.document",
     "ruamel",
     "sqlalchemy.orm",
+    "watchfiles",
 )
 
 

@@ -11,7 +11,6 @@ from typing import Final
 import click
 
 from rowcast.configuration.load import Configuration, load
-from rowcast.database.embedded import EmbeddedPostgres, shared_server
 from rowcast.database.pool import Database
 from rowcast.resources.tables import Tables
 
@@ -54,7 +53,10 @@ def open_database(configuration: Configuration, *, exclusive: bool = False) -> I
     settings = configuration.settings.database
     if settings.url is not None:
         yield settings.url, False
-    elif exclusive:
+        return
+    from rowcast.database.embedded import EmbeddedPostgres, shared_server
+
+    if exclusive:
         with EmbeddedPostgres(settings.data) as server:
             yield server.url, True
     else:

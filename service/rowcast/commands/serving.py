@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,11 +37,11 @@ from rowcast.server.modules import forget_modules
 from rowcast.server.prepare import prepare
 from rowcast.server.reload import Reloader, Source, log_outcome
 from rowcast.server.running import Outcome, Record, announced, now, terminal_watch
-from rowcast.server.watch import Files, files_of, wait_for_change, watch
 from rowcast.tasks import spawn
 
 if TYPE_CHECKING:
     from rowcast.server.admin import Admin
+    from rowcast.server.watch import Files
 
 
 @click.command()
@@ -79,12 +79,22 @@ def serve(
             check_debug(configuration, switch)
         return configuration
 
+    if reload:
+        _serve_and_watch(read, config, migrate=migrate)
+    else:
+        _serve_from(read, None, migrate=migrate)
+
+
+def _serve_and_watch(read: Callable[[], Configuration], config: Path, *, migrate: bool) -> None:
+    """Serve until a signal; while the configuration cannot be served, wait until its files change."""
+    from rowcast.server.watch import files_of, wait_for_change
+
     while True:
-        files = files_of(config) if reload else None
+        files = files_of(config)
         try:
             return _serve_from(read, files, migrate=migrate)
         except ConfigurationError as error:
-            if files is None or isinstance(error, _AddressError | DebugRefused) or not config.is_dir():
+            if isinstance(error, _AddressError | DebugRefused) or not config.is_dir():
                 raise
             click.echo(f"{error}\nWaiting for a change in {config}.", err=True)
         wait_for_change(config, files)
@@ -189,8 +199,8 @@ async def _serve(configuration: Configuration, source: Source, record: Record, f
         loop.add_signal_handler(number, end)
     loop.add_signal_handler(signal.SIGHUP, lambda: end() if hung_up() else reloader.request())
     tasks = [spawn(reloader.run(), "reload")]
-    for directory, known in _watched(configuration, files):
-        tasks.append(spawn(watch(directory, known, reloader.request), f"watching {directory}"))
+    if files is not None:
+        tasks += _watching(configuration, files, reloader.request)
     try:
         await web.TCPSite(runner, server.host, server.port).start()
         stopping, started = asyncio.create_task(ended.wait()), asyncio.create_task(reloader.started())
@@ -207,12 +217,14 @@ async def _serve(configuration: Configuration, source: Source, record: Record, f
         await runner.cleanup()
 
 
-def _watched(configuration: Configuration, files: Files | None) -> Iterator[tuple[Path, Files]]:
-    """The directories that are watched with their files: those of the config are given, and revisions are as they are now."""
-    if files is not None:
-        yield configuration.directory, files
-        if (migrations := configuration.settings.database.migrations).is_dir():
-            yield migrations, files_of(migrations)
+def _watching(configuration: Configuration, files: Files, changed: Callable[[], None]) -> list[asyncio.Task[None]]:
+    """Tasks that call a function for each change of the config's files, from ``files`` on, and of its revisions, from now on."""
+    from rowcast.server.watch import files_of, watch
+
+    known = {configuration.directory: files}
+    if (migrations := configuration.settings.database.migrations).is_dir():
+        known[migrations] = files_of(migrations)
+    return [spawn(watch(directory, found, changed), f"watching {directory}") for directory, found in known.items()]
 
 
 class _Reporter:

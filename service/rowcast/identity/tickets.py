@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from typing import Final
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING, Final
 
 from rowcast.database.pool import Database
 from rowcast.errors import AuthenticationFailed
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 TICKET_SECONDS: Final = 30  # for which a ticket can be used
 TICKET_PREFIX: Final = "st_"
@@ -42,7 +43,7 @@ class TicketStore:
     async def issue(self, authorization: str) -> str:
         """A ticket that stands for an ``Authorization`` header."""
         ticket = TICKET_PREFIX + secrets.token_urlsafe(32)
-        sealed = AESGCM(_key(ticket)).encrypt(_NONCE, authorization.encode("utf-8", "surrogateescape"), None)
+        sealed = _cipher(ticket).encrypt(_NONCE, authorization.encode("utf-8", "surrogateescape"), None)
         with self._database.as_service():
             await self._database.fetch(_ISSUE, (_digest(ticket), sealed, TICKET_SECONDS))
         return ticket
@@ -53,13 +54,15 @@ class TicketStore:
             row = await self._database.fetch(_REDEEM, (_digest(ticket),))
         if row is None or not row["fresh"]:
             raise AuthenticationFailed("The ticket was used already, or has expired: get a new one.")
-        return AESGCM(_key(ticket)).decrypt(_NONCE, row["sealed"], None).decode("utf-8", "surrogateescape")
+        return _cipher(ticket).decrypt(_NONCE, row["sealed"], None).decode("utf-8", "surrogateescape")
 
 
 def _digest(ticket: str) -> bytes:
     return hashlib.sha256(ticket.encode()).digest()
 
 
-def _key(ticket: str) -> bytes:
-    """The key of a ticket's header, which its digest does not give."""
-    return hashlib.sha256(b"rowcast ticket key\0" + ticket.encode()).digest()
+def _cipher(ticket: str) -> AESGCM:
+    """Encrypts a ticket's header, with a key that the ticket's digest does not give."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(hashlib.sha256(b"rowcast ticket key\0" + ticket.encode()).digest())

@@ -9,12 +9,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import urlencode
 
 import orjson
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from rowcast.errors import NotFound, ParseError
 from rowcast.query.conditions import After, Query, StoredText
@@ -23,6 +21,9 @@ from rowcast.query.projection import Projection
 from rowcast.resources.fields import Kind
 from rowcast.resources.full_text import RANK, RANK_FIELD
 from rowcast.resources.resource import Resources
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 MAX_DIGITS: Final = 1000  # of a number in the query string
 MAX_OFFSET: Final = 2**63 - 1  # what PostgreSQL's OFFSET can hold
@@ -186,6 +187,8 @@ class CursorPagination(BasePagination):
         return base64.urlsafe_b64encode(self._cipher.encrypt(content, _bound_to(query))).rstrip(b"=").decode()
 
     def _read(self, text: str, query: Query) -> tuple[bool, tuple[Any, ...]]:
+        from cryptography.exceptions import InvalidTag
+
         refused = ParseError(
             "cursor: was not issued here for this list and order; start without one.", code="invalid_cursor"
         )
@@ -224,6 +227,8 @@ class CursorPagination(BasePagination):
 @lru_cache(maxsize=8)
 def _cipher(secret: bytes) -> AESSIV:
     """Encrypts equal contents equally (RFC 5297), so that equal pages have equal tags."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+
     return AESSIV(hashlib.blake2b(b"cursors", key=secret, digest_size=64).digest())
 
 
