@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from rowcast.changes import retention, sql
-from rowcast.changes.checks import find_problems, leftovers
+from rowcast.changes.checks import examine, find_problems
 from rowcast.changes.feed import Feed
 from rowcast.changes.install import install, read_secret
 from rowcast.changes.ticker import Ticker
@@ -106,10 +106,10 @@ async def test_drift_is_found_and_mended(database: Database) -> None:
         Resources({"tags": Resource("tags", "tags", "Tag", {"id": make_field("id", "integer", primary_key=True)})})
     )
     assert not [problem for problem in await find_problems(connection, fewer) if "tasks" in problem]
-    assert {"public.tasks", "public.tasks_tags"} <= set(await leftovers(connection, fewer))
+    assert {"public.tasks", "public.tasks_tags"} <= set((await examine(connection, fewer)).leftovers)
     assert await sync_triggers(connection, fewer)
     assert await sync_triggers(connection, fewer) == []
-    assert await leftovers(connection, fewer) == []
+    assert (await examine(connection, fewer)).leftovers == []
     left = await connection.fetch(
         "SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger WHERE tgname LIKE 'rowcast%' AND NOT tgisinternal"
     )

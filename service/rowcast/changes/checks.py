@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from rowcast.changes import sql
 from rowcast.changes.install import VERSION, describe_newer, installed_version
@@ -33,19 +33,34 @@ async def blocking_problems(connection: Connection) -> list[str]:
     return problems if missing is None else [*problems, missing]
 
 
+class Findings(NamedTuple):
+    """What keeps changes from being delivered, one sentence for each problem, and the tables that are logged for nobody.
+
+    These belong to no resource. A replica with another configuration may serve them.
+    """
+
+    problems: list[str]
+    leftovers: list[str]
+
+
 async def find_problems(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> list[str]:
     """All problems that keep changes from being delivered; empty if there are none."""
+    return (await examine(connection, tables, wakeup=wakeup)).problems
+
+
+async def examine(connection: Connection, tables: Tables, *, wakeup: str = "notify") -> Findings:
+    """All problems of the log. Tables that are logged for nobody are found only where the log is usable."""
     if problems := await blocking_problems(connection):
-        return problems
+        return Findings(problems, [])
     installed = await installed_version(connection)
     if installed > VERSION:
-        return [describe_newer(installed)]
+        return Findings([describe_newer(installed)], [])
     if installed < VERSION:
-        return ["the change log is not installed: run `rowcast migrate`"]
+        return Findings(["the change log is not installed: run `rowcast migrate`"], [])
     try:
         missing = await pending(connection, tables, wakeup=wakeup)
     except ConfigurationError as error:
-        return [str(error)]
+        return Findings([str(error)], [])
     problems = [f"{change.problem}: run `rowcast migrate`" for change in missing if not change.leftover]
     for (table,) in await connection.fetch(_TABLES_WITH_DISABLED_TRIGGERS):
         problems.append(
@@ -59,13 +74,8 @@ async def find_problems(connection: Connection, tables: Tables, *, wakeup: str =
         problems.append(
             "the sequence rowcast.change_seq needs CACHE 1, INCREMENT 1 and NO CYCLE: the order of changes depends on it"
         )
-    return problems
-
-
-async def leftovers(connection: Connection, tables: Tables) -> list[str]:
-    """The tables that are logged and belong to no resource. A replica with another configuration may serve them."""
-    found = await pending(connection, tables)
-    return sorted({change.leftover for change in found if change.leftover and " TRIGGER " in change.statement})
+    tables_left = {change.leftover for change in missing if change.leftover and " TRIGGER " in change.statement}
+    return Findings(problems, sorted(tables_left))
 
 
 async def log_is_usable(connection: Connection) -> bool:

@@ -31,7 +31,7 @@ _NULLED_TABLES: Final = sql.load("nulled_tables")
 _LOG_TRUNCATE: Final = sql.load("log_truncate")
 _FUNCTIONS_TO_SUSPEND: Final = sql.load("functions_to_suspend")
 _SUSPENDED_BODY: Final = sql.load("suspended_body")
-_RELATIONS_OF_TABLE: Final = sql.load("relations_of_table")
+_RELATIONS_OF_TABLES: Final = sql.load("relations_of_tables")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,12 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
     bare: dict[str, bool] = {}  # relation → whether its rows may be others than those in the log
     quoted = {qualified(name, schemas): name for name in schemas}
     nulled = {quoted[row["name"]] for row in await connection.fetch(_NULLED_TABLES, list(quoted))}
+    relations = await _relations(connection, list(quoted))
     for trigger in triggers(tables, schemas, nulled, wakeup=wakeup):
         known = trigger.function in comments
         check_function(trigger.function, trigger.create)
         table = qualified(trigger.table, schemas)
-        for relation in await _relations(connection, table):
+        for relation in relations[table]:
             if relation not in bare:
                 none = known and not any(of == relation for of, _ in installed)
                 bare[relation] = none and (relation == table or await _has_rows(connection, relation))
@@ -211,6 +212,9 @@ async def _has_rows(connection: Connection, relation: str) -> bool:
     return bool(await connection.fetchval(f"SELECT EXISTS (SELECT FROM {relation})"))
 
 
-async def _relations(connection: Connection, table: str) -> list[str]:
-    """The table and its partitions or children."""
-    return [relation for (relation,) in await connection.fetch(_RELATIONS_OF_TABLE, table)]
+async def _relations(connection: Connection, tables: Sequence[str]) -> dict[str, list[str]]:
+    """Each table with its partitions or children."""
+    found: dict[str, list[str]] = {table: [] for table in tables}
+    for table, relation in await connection.fetch(_RELATIONS_OF_TABLES, tables):
+        found[table].append(relation)
+    return found

@@ -189,7 +189,7 @@ class _ResourceTriggers:
         pk, key = self._text_of_key("rowcast_new"), self._columns_of_key("rowcast_new")
 
         def log(rows: str, *, linked: bool = True) -> str:
-            new = self._row("rowcast_new", linked=linked)
+            new = self._row("rowcast_new", linked=linked or not self.lists)
             return sql.fill(_LOG_INSERTED_ROWS, resource=self._name, pk=pk, new=new, rows=rows)
 
         unlinked = log("rowcast_new", linked=False)

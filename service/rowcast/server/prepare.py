@@ -86,13 +86,14 @@ async def _match(
         )
     if sentences := [step.sql for step in left if step.problem and not step.needed]:
         _logger.warning("choices_left", note="the database has values that the config does not name", enums=sentences)
-    if not pending:
-        pending, advice = await checks.find_problems(connection, tables, wakeup=settings.stream.wakeup), ""
     if pending:
         raise Unavailable(_not_in_line(pending, advice))
-    if leftovers := [] if migrate else await checks.leftovers(connection, tables):
+    found = await checks.examine(connection, tables, wakeup=settings.stream.wakeup)
+    if found.problems:
+        raise Unavailable(_not_in_line(found.problems, ""))
+    if found.leftovers:
         note = "no resource has these tables, and their changes are still logged; `rowcast migrate` ends that"
-        _logger.warning("triggers_left", note=note, tables=leftovers)
+        _logger.warning("triggers_left", note=note, tables=found.leftovers)
 
 
 async def check_additive(configuration: Configuration, tables: Tables, database: Database) -> None:
