@@ -462,9 +462,8 @@ def effective_options(
     }
     own = _checked(cls, resources, resource, declared, config)
     overrides = overrides or {}
-    action = _checked(
-        cls, resources, resource, {name: overrides[name] for name in overrides if name in VIEWSET_OPTIONS}, {}
-    )
+    changed = {name: overrides[name] for name in overrides if name in VIEWSET_OPTIONS}
+    action = _checked(cls, resources, resource, changed, {}) if changed else {}
     defaults = {name: getattr(cls, attribute_of(name)) for name in (*VIEWSET_OPTIONS, LOOKUP_URL_KWARG)}
     return {**defaults, **own, **config, **overrides, **action}
 

@@ -21,6 +21,8 @@ def has_users_code(cls: type) -> bool:
 
 def overridden_methods(cls: type) -> frozenset[str]:
     """The names of Rowcast's methods that a user's class, or one of its parents, replaces."""
+    if all(map(is_ours, cls.__mro__)):
+        return frozenset()
     ours = [owner for owner in cls.__mro__ if owner.__module__.startswith("rowcast.")]
     names = {
         name
@@ -38,13 +40,14 @@ def owner_of(cls: type, name: str) -> type:
 
 def near_misses(cls: type, options: Iterable[str]) -> Iterator[str]:
     """A message for each attribute of a user's class that is almost an option, or has a name that instances need."""
+    users = [owner for owner in cls.__mro__ if not is_ours(owner)]
+    if not users:
+        return
     names = [*options, "model", "queryset", "lookup_url_kwarg", "lookup_value_regex"]
     ours = [owner for owner in cls.__mro__ if is_ours(owner)]
     instance_names = {name for owner in ours for name in inspect.get_annotations(owner)}
     class_names = {name for owner in ours for name in vars(owner)}
-    for owner in cls.__mro__:
-        if is_ours(owner):
-            continue
+    for owner in users:
         for name, value in vars(owner).items():
             if name in instance_names - class_names:
                 yield f"{name}: viewsets have an attribute of this name; choose another one"

@@ -118,7 +118,7 @@ class ViewSet:
     @classmethod
     def get_extra_actions(cls) -> list[Any]:
         """The methods that ``@action`` has marked."""
-        return [member for _, member in inspect.getmembers(cls, is_action)]
+        return [member for name in dir(cls) if is_action(member := getattr(cls, name, None))]
 
     def reverse_action(
         self, url_name: str, *key: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
