@@ -80,7 +80,7 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
     ),
     "invalid_host": ErrorCode(
         "400",
-        "`Host`, the target or `X-Forwarded-Host` names a host that `server.allowed_hosts` does not allow, or is malformed.",
+        "`Host`, the target, `X-Forwarded-Host` or `Forwarded` names a host that `server.allowed_hosts` does not allow, or is malformed.",
         "Call the service by one of its names. An operator adds names to `server.allowed_hosts`.",
     ),
     "idempotency_key_required": ErrorCode(
@@ -222,7 +222,7 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
 
 
 def problem_type(code: str) -> str:
-    """The ``type`` of a problem document with this code: the address of its page, on the host that has sent the document.
+    """The ``type`` of a problem document with this code: the address of its page, below ``server.root_path``.
 
     >>> problem_type("unique"), problem_type("a_code_of_your_own")
     ('/docs/errors/unique', 'about:blank')

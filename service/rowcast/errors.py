@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
-from rowcast.error_codes import problem_type
+from rowcast.error_codes import NO_PAGE, problem_type
 
 Messages = Mapping[str, Any]  # field → list of messages, or → nested Messages
 MAX_MESSAGES: Final = 100  # of a response
@@ -80,6 +80,13 @@ class ApiError(Exception):
             document["errors"] = self.errors
         if self.operation is not None:
             document["operation"] = self.operation
+        return document
+
+    def problem_below(self, root_path: str, request_id: str) -> dict[str, Any]:
+        """The problem document for clients that see the service below a path: with the address of its page there."""
+        document = self.problem(request_id)
+        if root_path and document["type"] == problem_type(self.code) != NO_PAGE:
+            document["type"] = root_path + document["type"]
         return document
 
 

@@ -116,14 +116,14 @@ class Page:
 
 
 @asynccontextmanager
-async def page(url: str) -> AsyncIterator[Page]:
-    """A tab at an address, in a browser of its own that is gone afterwards."""
+async def page(url: str, *options: str) -> AsyncIterator[Page]:
+    """A tab at an address, in a browser of its own, with these options, that is gone afterwards."""
     assert FOUND is not None
     with tempfile.TemporaryDirectory(prefix="rowcast-browser-", ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             FOUND, "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}",
             "--no-sandbox", "--no-first-run", "--no-proxy-server", "--disable-gpu", "--disable-dev-shm-usage",
-            "--disable-background-networking", "about:blank",
+            "--disable-background-networking", *options, "about:blank",
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:

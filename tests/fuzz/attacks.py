@@ -592,7 +592,7 @@ def pipelines(chance: Random, service: Service) -> Attack:
 HEADERS = (
     "Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Content-Type", "Cookie", "Expect", "Forwarded", "Host",
     "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "Last-Event-ID", "Origin", "Access-Control-Request-Method", "Prefer",
-    "Range", "Referer", "Sec-WebSocket-Key", "TE", "Trailer", "Upgrade", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+    "Range", "Referer", "Sec-WebSocket-Key", "TE", "Trailer", "Upgrade", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Prefix", "X-Forwarded-Proto",
     "X-HTTP-Method-Override", "X-Request-ID", "Content-Encoding", "Content-Range", "Date", "Via", "Idempotency-Key",
 )  # fmt: skip
 

@@ -312,13 +312,13 @@ async def test_counting_takes_little_memory(clock: Clock, monkeypatch: pytest.Mo
     assert memory.windows == 500
 
 
-def request_of(peer: object, *forwarded: str) -> web.Request:
+def request_of(peer: object, *forwarded: str, headers: dict[str, str] | None = None) -> web.Request:
     class Transport:
         def get_extra_info(self, name: str, default: object = None) -> object:
             return peer if name == "peername" else default
 
-    headers = CIMultiDict([("X-Forwarded-For", line) for line in forwarded])
-    return make_mocked_request("GET", "/", headers, transport=Transport())
+    sent = CIMultiDict([*(("X-Forwarded-For", line) for line in forwarded), *(headers or {}).items()])
+    return make_mocked_request("GET", "/", sent, transport=Transport())
 
 
 @pytest.mark.parametrize(
@@ -346,6 +346,26 @@ def test_address_of_a_client(peer: str, forwarded: list[str], proxies: int, addr
     """Only trusted proxies are believed; an IPv6 caller has a whole /64."""
     peername: object = (peer, 4711, 0, 0) if ":" in peer else (peer, 4711) if peer else ""
     assert client_address(request_of(peername, *forwarded), proxies) == address
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "more", "proxies", "address"),
+    [
+        ("for=203.0.113.9", {}, 0, "192.0.2.1"),
+        ("for=203.0.113.9", {}, 1, "203.0.113.9"),
+        ('for=6.6.6.6, For="203.0.113.9:4711";proto=https', {}, 1, "203.0.113.9"),
+        ('for="[2001:db8:1:2:3::1]:4711", for=10.0.0.1', {}, 2, "2001:db8:1:2::/64"),
+        ("for=unknown", {}, 1, "192.0.2.1"),
+        ("for=_hidden", {}, 1, "192.0.2.1"),
+        ("proto=https", {}, 1, "192.0.2.1"),
+        ("for=6.6.6.6", {"X-Forwarded-For": "203.0.113.9"}, 1, "203.0.113.9"),
+        ("for=6.6.6.6", {"X-Forwarded-Proto": "https"}, 1, "192.0.2.1"),
+    ],
+)
+def test_address_in_forwarded(forwarded: str, more: dict[str, str], proxies: int, address: str) -> None:
+    """The form of RFC 7239 counts where no proxy uses the other one, which a client cannot change."""
+    request = request_of(("192.0.2.1", 4711), headers={"Forwarded": forwarded, **more})
+    assert client_address(request, proxies) == address
 
 
 async def test_a_caller_cannot_choose_an_address(throttled: Throttled) -> None:

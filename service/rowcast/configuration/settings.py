@@ -139,6 +139,9 @@ _ROLE: Final = r"(?![Nn][Oo][Nn][Ee]$)[^\x00]{1,63}"
 _ROLE_EXPECTED: Final = "the name of a role, and not none"
 _ORIGIN: Final = r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+"
 _SERVER: Final = r"(?:https?://[^/?#\s]+)?(?:/[^?#\s]*)?"
+ROOT_PATH: Final = r"(?=.{0,200}$)(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)*"
+"""A path below which clients find a service: without double slashes, ``.`` and ``..``, and without characters that have to be
+escaped in an address, in HTML or in a header."""
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _HOST: Final = rf"\*|(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]+\]?"
 _SYMMETRIC: Final = ("HS256", "HS384", "HS512")
@@ -174,6 +177,9 @@ class Server:
     openapi: str = _setting(value_types.one_of(("public", "authenticated", "off")), "public")
     console: bool | None = _setting(value_types.boolean(null=True))  # null: with the embedded database
     trusted_proxies: int = _setting(value_types.integer(0, 100), 0)
+    root_path: str = _setting(
+        value_types.string(ROOT_PATH, "a path of up to 200 characters such as /api, without a slash at its end"), ""
+    )
     max_connections: int = _setting(value_types.integer(1, 1_000_000), 12_000)
     max_connections_per_address: int = _setting(value_types.integer(1, 1_000_000), 4_000)
     body_limit: int = _setting(value_types.size(), "1MiB")

@@ -25,6 +25,7 @@ from aiohttp import web
 from rowcast.configuration.settings import UNLIMITED, Rate, Throttle, rate
 from rowcast.errors import ConfigurationError, Throttled
 from rowcast.identity.protocols import Request, View
+from rowcast.identity.proxies import reported
 from rowcast.identity.throttle_storage import STORAGE_TIMEOUT_SECONDS, Storage, StorageUnavailable, open_storage
 from rowcast.identity.users import Clock
 
@@ -192,14 +193,11 @@ def caller_of(request: Any) -> str:
 def client_address(http: web.Request, trusted_proxies: int) -> str:
     """The address of a client: an IPv4 address, the /64 of an IPv6 address, or ``local`` for a Unix socket.
 
-    In ``X-Forwarded-For`` only the entry that the outermost trusted proxy wrote is used: the one as far from the right as
-    there are proxies. A client can write anything further left.
+    With trusted proxies it is the address that the outermost of them has reported.
     """
     peer = http.remote or ""
-    if not trusted_proxies:
-        return _network(peer) or "local"
-    entries = [part.strip() for line in http.headers.getall("X-Forwarded-For", ()) for part in line.split(",")]
-    return _network(entries[-trusted_proxies:][0] if entries else peer) or _network(peer) or "local"
+    shown = reported(http, "for", trusted_proxies) if trusted_proxies else None
+    return _network(shown or peer) or _network(peer) or "local"
 
 
 def _network(text: str) -> str | None:

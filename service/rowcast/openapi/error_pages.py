@@ -25,8 +25,8 @@ POLICY: Final = (
 )
 
 
-def error_page(code: str) -> str:
-    """The page of a code; ``KeyError`` for a code that Rowcast does not have."""
+def error_page(code: str, root_path: str = "") -> str:
+    """The page of a code, in a service below a path; ``KeyError`` for a code that Rowcast does not have."""
     status, cause, action = ERROR_CODES[code]
     return _page(
         code,
@@ -34,17 +34,18 @@ def error_page(code: str) -> str:
         f"<dl>\n<dt>Status</dt><dd>{status}</dd>\n"
         f"<dt>What it means</dt><dd>{_text(cause)}</dd>\n"
         f"<dt>What to do</dt><dd>{_text(action)}</dd>\n</dl>\n"
-        f'<p><a href="{PAGES}">All error codes</a></p>',
+        f'<p><a href="{root_path}{PAGES}">All error codes</a></p>',
+        root_path,
     )
 
 
-def index_page() -> str:
-    """The page with all codes."""
+def index_page(root_path: str = "") -> str:
+    """The page with all codes, in a service below a path."""
     entries = (
-        f'<dt><a href="{PAGES}{code}">{code}</a> ({each.status})</dt><dd>{_text(each.cause)}</dd>'
+        f'<dt><a href="{root_path}{PAGES}{code}">{code}</a> ({each.status})</dt><dd>{_text(each.cause)}</dd>'
         for code, each in ERROR_CODES.items()
     )
-    return _page("Error codes", "<h1>Error codes</h1>\n<dl>\n" + "\n".join(entries) + "\n</dl>")
+    return _page("Error codes", "<h1>Error codes</h1>\n<dl>\n" + "\n".join(entries) + "\n</dl>", root_path)
 
 
 def _text(text: str) -> str:
@@ -52,6 +53,6 @@ def _text(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-def _page(title: str, body: str) -> str:
-    head = ('<link rel="icon" href="data:,">', f'<link rel="stylesheet" href="/docs/{STYLE_NAME}">')
+def _page(title: str, body: str, root_path: str) -> str:
+    head = ('<link rel="icon" href="data:,">', f'<link rel="stylesheet" href="{root_path}/docs/{STYLE_NAME}">')
     return html_page(title, head, f"<main>\n{body}\n</main>")

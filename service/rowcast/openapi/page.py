@@ -54,7 +54,7 @@ async function readStream(url, options) {
 }
 
 window.ui = SwaggerUIBundle({
-  url: "/openapi.json",
+  url: new URL("../openapi.json", document.currentScript.src).href,
   dom_id: "#docs",
   deepLinking: true,
   validatorUrl: null,
@@ -67,11 +67,12 @@ window.ui = SwaggerUIBundle({
 """  # without a validator: it would send the document's address to a service on the internet
 
 
-def page(title: str) -> str:
-    """The page, for a document with this title."""
-    head = (SCHEMES, f'<link rel="icon" href="/docs/{ICON}">', f'<link rel="stylesheet" href="/docs/{STYLE}">')
-    without = 'This page needs JavaScript. The document itself is <a href="/openapi.json">openapi.json</a>.'
-    scripts = f'<script src="/docs/{LIBRARY}"></script>\n<script src="/docs/{START}"></script>'
+def page(title: str, root_path: str = "") -> str:
+    """The page, for a document with this title, in a service below a path."""
+    files = f"{root_path}/docs"
+    head = (SCHEMES, f'<link rel="icon" href="{files}/{ICON}">', f'<link rel="stylesheet" href="{files}/{STYLE}">')
+    without = f'This page needs JavaScript. The document itself is <a href="{root_path}/openapi.json">openapi.json</a>.'
+    scripts = f'<script src="{files}/{LIBRARY}"></script>\n<script src="{files}/{START}"></script>'
     return html_page(title, head, f'<div id="docs"></div>\n<noscript>{without}</noscript>\n{scripts}')
 
 

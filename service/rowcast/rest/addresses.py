@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import web
 
@@ -20,6 +20,18 @@ def fill(path: str, parts: Iterable[str]) -> str:
     """An address with its variable parts replaced, in order."""
     values = iter(parts)
     return VARIABLE_PART.sub(lambda _: next(values), path)
+
+
+class Link(NamedTuple):
+    """A path of the service and what stands there, for ``Link`` (RFC 8288): ``("/openapi.json", 'rel="describedby"')``."""
+
+    path: str
+    parameters: str
+
+
+def link_header(links: Iterable[Link], root_path: str) -> str:
+    """The header for clients that see the service below a path."""
+    return ", ".join(f"<{root_path}{link.path}>; {link.parameters}" for link in links)
 
 
 def with_part_as_sent(

@@ -14,6 +14,7 @@ from rowcast.configuration.settings import Server
 from rowcast.errors import ParseError, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from rowcast.hooks import STATE
 from rowcast.identity.authentication import check_size_of_query
+from rowcast.identity.proxies import reported, reported_prefix
 from rowcast.identity.users import ANONYMOUS, User
 from rowcast.resources.lossless_json import encode, parse_body
 from rowcast.rest.body_memory import BODY_MEMORY, UNCOUNTED_MAX_BYTES
@@ -229,24 +230,27 @@ def names_in(text: str) -> tuple[str, ...]:
 
 
 def base_url(settings: Server, http: web.Request) -> str:
-    """Scheme and host as the client sees them; ``X-Forwarded-…`` counts where ``trusted_proxies`` allows it.
+    """Scheme, host and prefix as the client sees them; what proxies report counts where ``trusted_proxies`` allows it.
 
-    ``server.hosts`` has checked every host of the request.
+    ``server.hosts`` has checked all of them.
     """
     scheme, host = http.scheme, target_host(http) or http.headers.get("Host") or _arrival(http)
     if settings.trusted_proxies:
-        by_proxy = (forwarded(http, "X-Forwarded-Proto", settings.trusted_proxies) or "").lower()
+        by_proxy = (reported(http, "proto", settings.trusted_proxies) or "").lower()
         scheme = by_proxy if by_proxy in ("http", "https") else scheme
-        host = forwarded(http, "X-Forwarded-Host", settings.trusted_proxies) or host
-    return f"{scheme}://{host}"
+        host = reported(http, "host", settings.trusted_proxies) or host
+    return f"{scheme}://{host}{root_path(settings, http)}"
 
 
-def forwarded(http: web.Request, name: str, trusted_proxies: int) -> str | None:
-    """What the outermost trusted proxy wrote into an ``X-Forwarded-…`` header: a client can write anything before it."""
-    if name not in http.headers:
-        return None
-    entries = [part.strip() for line in http.headers.getall(name) for part in line.split(",")]
-    return entries[-trusted_proxies:][0]
+def root_path(settings: Server, http: web.BaseRequest) -> str:
+    """The path below which the client sees the service, such as ``/api``: mostly empty, and never with a slash at its end."""
+    if not settings.trusted_proxies:
+        return settings.root_path
+    try:
+        prefix = reported_prefix(http, settings.trusted_proxies)
+    except ParseError:  # in the response that refuses it
+        return settings.root_path
+    return settings.root_path if prefix is None else prefix
 
 
 def target_host(http: web.Request) -> str | None:

@@ -16,7 +16,7 @@ from rowcast.identity.throttling import caller_of
 from rowcast.query.store import STORE
 from rowcast.rest.combined_stream import open_one, streamed_plan
 from rowcast.rest.plan import SERVICE
-from rowcast.rest.request import Request, parameter_text
+from rowcast.rest.request import Request, parameter_text, root_path
 from rowcast.streams.channels import Channel, refused_block, stream_channels
 from rowcast.streams.subscription import Subscriptions
 
@@ -46,7 +46,8 @@ async def stream_queries(http: web.Request) -> web.StreamResponse:
             subscription, request = await open_one(f"queries.{name}", plan, http, params)
         except ApiError as error:
             first = first or error
-            refusals.append(refused_block(name, error.problem("")))
+            below = root_path(service.settings.server, http)
+            refusals.append(refused_block(name, error.problem_below(below, "")))
             continue
         requests.append(request)
         channels.append(Channel(name, Subscriptions([subscription]), last))

@@ -28,7 +28,7 @@ from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.store import STORE
 from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
-from rowcast.rest.addresses import fill, variable_parts, with_part_as_sent
+from rowcast.rest.addresses import Link, fill, link_header, variable_parts, with_part_as_sent
 from rowcast.rest.decorators import VERBS, collect, is_action
 from rowcast.rest.direct_reading import direct_reader
 from rowcast.rest.etags import is_conditional
@@ -40,7 +40,7 @@ from rowcast.rest.preferences import PREFER, answer_preferred, counts_by_prefere
 from rowcast.rest.query_method import ACCEPT_QUERY, QUERY, as_get
 from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
-from rowcast.rest.request import Request, base_url
+from rowcast.rest.request import Request, base_url, root_path
 from rowcast.rest.response import Response, add_transaction, encode, is_json, json_response, verbatim_response
 from rowcast.rest.response_cache import cached_response
 from rowcast.rest.signatures import KEY_NAMES
@@ -347,10 +347,10 @@ class ViewSet:
 ViewSetMixin = ViewSet  # Django REST framework has as_view in a mixin of its own
 
 
-def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, link: str = "") -> Handler:
+def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequence[Link] = ()) -> Handler:
     """The handler of an address: it answers from memory where nobody has to be recognised first, or by an instance.
 
-    ``link`` is the header ``Link`` of a list, where Python of the user's has not set another.
+    ``links`` are the header ``Link`` of a list, where Python of the user's has not set another.
     """
     viewset: type[ViewSet] = plan.viewset
     make_view = partial(viewset, view_plan=plan, action_map=action_map, **plan.attributes)
@@ -358,9 +358,10 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, link: str = ""
 
     queried = plan if action_map.get("GET") == "list" and isinstance(plan, ModelPlan) else None
     own_list = plan.exports and not plan.overrides("finalize_response")
+    server = plan.service.settings.server
+    link = link_header(links, server.root_path)
     vary = {"Vary": ", ".join(["Accept", *([PREFER] if counts_by_preference(plan) else [])])} if plan.exports else {}
-    shown = {**ACCEPT_QUERY, **vary, **({"Link": link} if own_list and link else {})}
-    default_link = link if not own_list else ""
+    shown = {**ACCEPT_QUERY, **vary}
     read = direct_reader(plan, action_map.get("GET")) if isinstance(plan, ModelPlan) else None
 
     async def handler(http: web.Request) -> web.StreamResponse:
@@ -376,9 +377,11 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, link: str = ""
                 plan.service.store.database.act_for(lambda: ANONYMOUS)
             response = await make_view().dispatch(http)
         if queried is not None:
-            response.headers.update(shown if http.method in ("GET", "HEAD") else ACCEPT_QUERY)
-            if default_link:
-                response.headers.setdefault("Link", default_link)
+            reading = http.method in ("GET", "HEAD")
+            response.headers.update(shown if reading else ACCEPT_QUERY)
+            if links and (reading or not own_list) and "Link" not in response.headers:
+                moved = server.trusted_proxies and link_header(links, root_path(server, http))
+                response.headers["Link"] = moved or link
         return response
 
     whole: Handler = handler

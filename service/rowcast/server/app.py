@@ -26,7 +26,7 @@ from rowcast.rest.batch import batch
 from rowcast.rest.binding import plan_view
 from rowcast.rest.body_memory import BODY_MEMORY, BodyMemory
 from rowcast.rest.plan import SERVICE, Service
-from rowcast.rest.request import BODY_TIMEOUT
+from rowcast.rest.request import BODY_TIMEOUT, root_path
 from rowcast.rest.routers import Route
 from rowcast.rest.stream_queries import stream_queries
 from rowcast.rest.stream_tickets import PREFIX as TICKETS
@@ -116,6 +116,7 @@ def create_app(
         lifecycle.check_ready,
         requests=requests,
         bodies=bodies,
+        seen_below=partial(root_path, settings.server),
         count_failure=throttles.count_failure,
         **({"describe": describe_errors(configuration.directory)} if settings.server.debug else {}),
     )

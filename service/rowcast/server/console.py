@@ -17,6 +17,7 @@ from rowcast.configuration.settings import Settings
 from rowcast.errors import NotFound
 from rowcast.openapi.html import SCHEMES, html_page
 from rowcast.rest.plan import SERVICE
+from rowcast.rest.request import root_path
 from rowcast.server.assets import CLIENT, NOT_BUILT, Asset, read_assets, sending
 
 NAME: Final = "console"
@@ -56,12 +57,13 @@ def problems(settings: Settings) -> Iterator[str]:
 def register(app: web.Application) -> None:
     """Add ``/console/`` and its files."""
     files = {name: asset for name, asset in read_assets().items() if name.startswith(f"{NAME}/")}
-    html = _page(files, app[SERVICE].settings.api.title)
+    settings, entries = app[SERVICE].settings, _entries(files)
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 
     async def page(request: web.Request) -> web.Response:
-        if html is None:
+        if entries is None:
             raise NotFound(NOT_BUILT)
+        html = _page(*entries, settings.api.title, root_path(settings.server, request))
         return web.Response(text=html, content_type="text/html", headers=headers)
 
     for path in (f"/{NAME}", f"/{NAME}/"):
@@ -70,18 +72,21 @@ def register(app: web.Application) -> None:
         app.router.add_get(f"/{name}", sending(asset))
 
 
-def _page(files: dict[str, Asset], title: str) -> str | None:
-    """The page, which loads one script and one style sheet; ``None`` if they were not built."""
+def _entries(files: dict[str, Asset]) -> tuple[str, str] | None:
+    """The script and the style sheet that the page loads; ``None`` if they were not built."""
     entries = {match[1]: name for name in files if (match := _ENTRY.fullmatch(name))}
-    if entries.keys() != {"js", "css"}:
-        return None
+    return (entries["js"], entries["css"]) if entries.keys() == {"js", "css"} else None
+
+
+def _page(script: str, style: str, title: str, root_path: str) -> str:
+    """The page, in a service below a path."""
     head = (
         SCHEMES,
         '<link rel="icon" href="data:,">',
-        f'<link rel="stylesheet" href="/{entries["css"]}">',
-        f'<link rel="modulepreload" href="/{CLIENT}">',
-        f'<script type="module" src="/{entries["js"]}"></script>',
+        f'<link rel="stylesheet" href="{root_path}/{style}">',
+        f'<link rel="modulepreload" href="{root_path}/{CLIENT}">',
+        f'<script type="module" src="{root_path}/{script}"></script>',
     )
-    without = 'The console needs JavaScript. <a href="/docs/">The reference</a> shows the addresses of the service.'
+    without = f'The console needs JavaScript. <a href="{root_path}/docs/">The reference</a> shows the addresses of the service.'
     body = f'<div id="console" data-title="{escape(title)}"></div>\n<noscript>{without}</noscript>'
     return html_page(title, head, body)

@@ -15,15 +15,17 @@ import orjson
 from aiohttp import web
 
 from rowcast import __version__
+from rowcast.configuration.settings import Server
 from rowcast.error_codes import ERROR_CODES, PAGES
 from rowcast.errors import NotFound, ParseError, did_you_mean
 from rowcast.identity.authentication import identify, refusal
 from rowcast.openapi.error_pages import POLICY, STYLE_NAME, STYLE_SHEET, error_page, index_page
 from rowcast.openapi.page import FILES, START, START_SCRIPT, page, security_policy
 from rowcast.resources.lossless_json import encode
+from rowcast.rest.addresses import Link, link_header
 from rowcast.rest.permitted import permitted
 from rowcast.rest.plan import Service, policy_instances
-from rowcast.rest.request import Request, base_url
+from rowcast.rest.request import Request, base_url, root_path
 from rowcast.rest.routers import Route
 from rowcast.rest.viewset import Handler
 
@@ -31,23 +33,26 @@ CATALOG: Final = "/.well-known/api-catalog"
 LINKSET: Final = "application/linkset+json"
 CATALOG_PROFILE: Final = "https://www.rfc-editor.org/info/rfc9727"
 DOCUMENTS_MAX: Final = 16  # of callers
-DESCRIBED_BY: Final = '</openapi.json>; rel="describedby"; type="application/json"'
+DESCRIBED_BY: Final = Link("/openapi.json", 'rel="describedby"; type="application/json"')
 
 
 def register_descriptions(app: web.Application, service: Service, routes: Sequence[Route]) -> None:
     """Add the addresses that describe every resource, for those whom ``server.openapi`` names."""
     lists = [route.path for route in routes if route.name.endswith("-list")]
     whole, callers = _Whole(service, routes), _OfCallers(service, routes)
+    server, api = service.settings.server, service.settings.api
 
     async def root(request: web.Request) -> web.Response:
         """The resources and their addresses."""
-        origin = base_url(service.settings.server, request)
+        origin = base_url(server, request)
         addresses = {path[1:]: f"{origin}{path}/" for path in lists}
         return web.Response(body=orjson.dumps(addresses), content_type="application/json")
 
     async def describe(request: web.Request) -> web.Response:
         """The OpenAPI document, whole or as the caller's."""
         body = encode(await callers.document(request)) if _caller_alone(request) else await whole.body()
+        if not api.servers and (below := root_path(server, request)):
+            body = b'{"servers":%b,%b' % (encode([{"url": below}]), body.removeprefix(b"{"))
         return web.Response(body=body, content_type="application/json", headers=_NOT_STORED)
 
     async def streams(request: web.Request) -> web.Response:
@@ -55,25 +60,25 @@ def register_descriptions(app: web.Application, service: Service, routes: Sequen
         from rowcast.openapi.asyncapi import asyncapi_document
 
         shown = await (callers.document(request) if _caller_alone(request) else whole.document())
-        found = asyncapi_document(shown, base_url(service.settings.server, request))
+        found = asyncapi_document(shown, base_url(server, request))
         return web.Response(body=encode(found), content_type="application/json", headers=_NOT_STORED)
 
     async def catalog(request: web.Request) -> web.Response:
         """The API catalog (RFC 9727): a linkset (RFC 9264) of what describes the service."""
-        found = _catalog(base_url(service.settings.server, request))
+        found = _catalog(base_url(server, request))
         response = web.Response(body=orjson.dumps(found))
         response.headers["Content-Type"] = f'{LINKSET}; profile="{CATALOG_PROFILE}"'
-        response.headers["Link"] = f'<{CATALOG}>; rel="api-catalog"'
+        response.headers["Link"] = link_header([Link(CATALOG, 'rel="api-catalog"')], root_path(server, request))
         return response
 
-    api = service.settings.api
-    html, policy = page(api.title), security_policy(api.servers)
+    policy = security_policy(api.servers)
 
     async def docs(request: web.Request) -> web.Response:
         """The document as a page."""
+        html = page(api.title, root_path(server, request))
         return web.Response(text=html, content_type="text/html", headers={"Content-Security-Policy": policy})
 
-    closed = service.settings.server.openapi == "authenticated"
+    closed = server.openapi == "authenticated"
     for path, handler in (
         ("/", root),
         ("/openapi.json", describe),
@@ -176,18 +181,20 @@ def _catalog(origin: str) -> dict[str, Any]:
     }
 
 
-def register_error_pages(app: web.Application) -> None:
+def register_error_pages(app: web.Application, server: Server) -> None:
     """Add the pages to which the ``type`` of problem documents leads."""
     headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 
     async def index(request: web.Request) -> web.Response:
-        return web.Response(text=index_page(), content_type="text/html", headers=headers)
+        return web.Response(text=index_page(root_path(server, request)), content_type="text/html", headers=headers)
 
     async def one(request: web.Request) -> web.Response:
         code = request.match_info["code"]
         if code not in ERROR_CODES:
             raise NotFound(f"There is no error code {code[:50]!r}; {did_you_mean(code, ERROR_CODES)}")
-        return web.Response(text=error_page(code), content_type="text/html", headers=headers)
+        return web.Response(
+            text=error_page(code, root_path(server, request)), content_type="text/html", headers=headers
+        )
 
     async def style(request: web.Request) -> web.Response:
         return web.Response(text=STYLE_SHEET, content_type="text/css", headers={"Cache-Control": "no-cache"})

@@ -1,4 +1,6 @@
-"""Which hosts a request may name: what ``Location`` and the links of responses begin with (RFC 9110, 7.2; RFC 9112, 3.2).
+"""Which hosts and prefixes a request may name: what ``Location`` and the links of responses begin with.
+
+RFC 9110, 7.2; RFC 9112, 3.2; RFC 7239.
 
 A client writes ``Host``, and the target may be absolute, so both are checked before anything is answered. Otherwise a page
 could make a browser send requests to the service under a name of its own (DNS rebinding), and a cache could store links to
@@ -17,7 +19,8 @@ from aiohttp import HttpVersion11, web
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Server
 from rowcast.errors import ParseError
-from rowcast.rest.request import forwarded, target_host
+from rowcast.identity.proxies import header_of, reported, reported_prefix
+from rowcast.rest.request import target_host
 
 ACCEPTED_MAX: Final = 1024  # hosts with their ports that are remembered, and not parsed again
 EXEMPT_PATHS: Final = "/health/"  # probes name a host as they like
@@ -51,7 +54,7 @@ def missing_names(configuration: Configuration) -> Iterator[str]:
         location = configuration.files[""].location(("server", "trusted_proxies"), key=True)
         yield (
             f"{location}: behind a proxy, server.allowed_hosts has to list the names that clients use, such as"
-            " api.example.com: requests with another Host or X-Forwarded-Host are a 400"
+            " api.example.com: requests with another Host, X-Forwarded-Host or Forwarded are a 400"
         )
 
 
@@ -71,17 +74,19 @@ class Hosts:
         self._accepted: set[str] = set()
 
     def check(self, http: web.Request) -> None:
-        """Raise ``ParseError`` if a request names a host that is malformed or not allowed."""
+        """Raise ``ParseError`` if a request names a host that is malformed or not allowed, or a malformed prefix."""
         host, proxies = http.headers.get("Host"), self._server.trusted_proxies
         if host in self._accepted and not proxies and http.raw_path.startswith("/"):
             return  # as nearly all are
         if host is None and http.version >= HttpVersion11:
             raise ParseError("Host: HTTP/1.1 requires this header.", code="invalid_host")
-        shown = (forwarded(http, "X-Forwarded-Host", proxies) or None) if proxies else None
+        shown = (reported(http, "host", proxies) or None) if proxies else None
         if host is not None and host not in self._accepted:  # behind a proxy that reports its own, it is not shown
             self._check_one("Host", host, http, needs_leave=shown is None)
         if shown is not None and shown not in self._accepted:
-            self._check_one("X-Forwarded-Host", shown, http)
+            self._check_one(header_of(http, "host"), shown, http)
+        if proxies:
+            reported_prefix(http, proxies)
         if (target := target_host(http)) is not None:
             self._check_one("The target's host", target, http)
 

@@ -25,6 +25,7 @@ from aiohttp.web_protocol import _ErrInfo
 
 from rowcast.configuration.settings import Server
 from rowcast.errors import ApiError, InternalError, NotFound, ParseError, RequestTimeout, Unavailable
+from rowcast.rest.request import root_path
 from rowcast.server import middleware
 from rowcast.server.health import READINESS
 from rowcast.server.lifecycle import LIFECYCLE
@@ -196,7 +197,7 @@ class _Connection(web.RequestHandler):
         self._address = str(peer[0]) if isinstance(peer, tuple) else ""
         if not self._connections_open.count(self._address):
             assert isinstance(transport, asyncio.Transport)
-            transport.write(_full_response())
+            transport.write(_full_response(self._settings.root_path))
             transport.close()
             return
         self._header_timer = self._loop.call_later(self._settings.header_timeout, self._header_late)
@@ -313,17 +314,17 @@ class _Connection(web.RequestHandler):
         error: ApiError = InternalError()
         if status < 500:
             error = exc if isinstance(exc, ApiError) else ParseError(_MALFORMED_REQUEST)
-        response = middleware.problem(error, number)
+        response = middleware.problem(error, number, root_path(self._settings, request))
         middleware.set_common_headers(response, number)
         response.force_close()
         return response
 
 
-def _full_response() -> bytes:
+def _full_response(below: str) -> bytes:
     """The response on a connection that is one too many; its request is not read."""
     error = Unavailable("There are too many connections; try again later.", code="overloaded", retry_after=10)
     number = secrets.token_hex(10)
-    body = orjson.dumps(error.problem(number))
+    body = orjson.dumps(error.problem_below(below, number))
     head = (
         f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {middleware.PROBLEM}\r\nContent-Length: {len(body)}\r\n"
         f"Retry-After: {error.headers['Retry-After']}\r\nX-Request-ID: {number}\r\nServer: rowcast\r\n"

@@ -26,6 +26,7 @@ from rowcast.identity.throttling import Throttles
 from rowcast.query.store import STORE
 from rowcast.resources.tables import Tables
 from rowcast.rest.plan import Service
+from rowcast.rest.request import root_path
 from rowcast.rest.viewset import Handler
 from rowcast.server.health import Readiness
 from rowcast.server.log_entries import set_level
@@ -122,7 +123,8 @@ class Lifecycle:
             except (TooManyStreams, Throttled, Unavailable) as error:
                 if request.headers.get("Accept") != CONTENT_TYPE:
                     raise
-                return come_back(error.problem(request[REQUEST_ID]), int(error.headers["Retry-After"]))
+                below = root_path(self._configuration.settings.server, request)
+                return come_back(error.problem_below(below, request[REQUEST_ID]), int(error.headers["Retry-After"]))
 
         async def attempt_to_open(request: web.Request) -> web.StreamResponse:
             await self._settled.wait()

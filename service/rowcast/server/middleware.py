@@ -26,6 +26,8 @@ from rowcast.errors import (
 from rowcast.identity.authentication import failed
 from rowcast.identity.throttling import RATE_LIMITS, add_rate_limit_headers
 from rowcast.rest.body_memory import BodyMemory
+from rowcast.rest.plan import SERVICE
+from rowcast.rest.request import root_path
 from rowcast.rest.viewset import Handler
 
 
@@ -56,12 +58,14 @@ def errors(
     *checks: Callable[[web.Request], None],
     requests: Requests | None = None,
     bodies: BodyMemory | None = None,
+    seen_below: Callable[[web.BaseRequest], str] = lambda _: "",
     describe: Callable[[Exception], ApiError] = lambda _: InternalError(),
     count_failure: Callable[[web.Request], Awaitable[ApiError | None]] | None = None,
 ) -> Middleware:
     """Answer every failure with its problem document, and log the service's own failures once.
 
-    ``requests`` counts them, and ``bodies`` what theirs take until they are answered. ``checks`` raise for a request that may not be answered, or not now. ``count_failure`` counts wrong
+    ``requests`` counts them, and ``bodies`` what theirs take until they are answered. ``seen_below`` is the path below which the
+    client of a request sees the service. ``checks`` raise for a request that may not be answered, or not now. ``count_failure`` counts wrong
     credentials, and returns another error if there were too many. ``describe`` makes the error for a failure of the service.
     ``X-Request-ID`` is the client's, if it sends a plain one; otherwise a random prefix per process and the number of the
     request.
@@ -83,13 +87,13 @@ def errors(
             return await handler(request)
         except ApiError as error:
             instead = await count_failure(request) if count_failure is not None and failed(error) else None
-            return problem(_with_operation(instead or error, error), request_id)
+            return problem(_with_operation(instead or error, error), request_id, seen_below(request))
         except web.HTTPException as error:
-            return problem(_with_operation(_from_aiohttp(error), error), request_id)
+            return problem(_with_operation(_from_aiohttp(error), error), request_id, seen_below(request))
         except Exception as error:
             about = {"http.request.method": request.method, "url.path": request.path}
             _logger.exception("request_failed", request_id=request_id, **about)
-            return problem(_with_operation(describe(error), error), request_id)
+            return problem(_with_operation(describe(error), error), request_id, seen_below(request))
         finally:
             requests.active -= 1
             if bodies is not None and bodies.total:
@@ -107,7 +111,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     except KeyError:  # aiohttp itself refused the request, by its Expect header
         request_id = secrets.token_hex(10)
         if isinstance(response, web.HTTPException):
-            _make_problem(response, request_id)
+            _make_problem(response, request_id, root_path(request.app[SERVICE].settings.server, request))
     else:
         add_rate_limit_headers(request, response)
     set_common_headers(response, request_id)
@@ -120,9 +124,9 @@ def set_common_headers(response: web.StreamResponse, request_id: str) -> None:
     response.headers["X-Content-Type-Options"] = "nosniff"
 
 
-def problem(error: ApiError, request_id: str) -> web.Response:
-    """The response for an error: its problem document (RFC 9457)."""
-    body = orjson.dumps(error.problem(request_id), option=orjson.OPT_NON_STR_KEYS)
+def problem(error: ApiError, request_id: str, below: str = "") -> web.Response:
+    """The response for an error: its problem document (RFC 9457), for clients that see the service below a path."""
+    body = orjson.dumps(error.problem_below(below, request_id), option=orjson.OPT_NON_STR_KEYS)
     response = web.Response(body=body, status=error.status, headers=error.headers, content_type=PROBLEM)
     if error.closes_connection:
         response.force_close()
@@ -135,9 +139,9 @@ def _with_operation(error: ApiError, cause: Exception) -> ApiError:
     return error
 
 
-def _make_problem(response: web.HTTPException, request_id: str) -> None:
+def _make_problem(response: web.HTTPException, request_id: str, below: str) -> None:
     """Turn an error of aiohttp that is already being sent into a problem document."""
-    document = problem(_from_aiohttp(response), request_id)
+    document = problem(_from_aiohttp(response), request_id, below)
     response.body = document.body
     response.headers["Content-Type"] = PROBLEM
     response.headers["Content-Length"] = str(document.content_length)

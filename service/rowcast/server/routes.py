@@ -17,6 +17,7 @@ from rowcast.errors import ConfigurationError
 from rowcast.identity.permissions import BasePermission, IsAdminUser, check_columns
 from rowcast.resources.resource import Resource
 from rowcast.rest import routers
+from rowcast.rest.addresses import Link
 from rowcast.rest.aggregate_action import check_aggregates
 from rowcast.rest.binding import plan_plain, plan_resource, plan_view
 from rowcast.rest.expansion import check_scoped
@@ -201,11 +202,11 @@ def register(
     described = service.settings.server.openapi != "off"
     for route in routes:
         stream = f"{route.path}/stream"
-        links = [f'<{stream}/>; rel="alternate"; type="text/event-stream"'] if stream in paths else []
+        links = [Link(f"{stream}/", 'rel="alternate"; type="text/event-stream"')] if stream in paths else []
         links += [DESCRIBED_BY] if described else []
-        handler = handler_for(route.plan, route.action_map, link=", ".join(links))
+        handler = handler_for(route.plan, route.action_map, links=links)
         routers.register(app, route, wrap(handler) if route.sends_events else handler)
         service.routes[route.name] = route.path
     if described:
         register_descriptions(app, service, routes)
-    register_error_pages(app)
+    register_error_pages(app, service.settings.server)

@@ -96,7 +96,8 @@ export const session = {
   },
 };
 
-const base = new URL(/* of the service */ "..", import.meta.url);
+/** The address of the service, which may be below a path of its host. */
+export const base = new URL("..", import.meta.url);
 
 function connect(): Client<unknown> {
   const { token } = session;

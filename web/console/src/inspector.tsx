@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { State } from "@rowcast/client";
-import { client, session, stringify } from "./api";
+import { base, client, session, stringify } from "./api";
 import { notify } from "./notices";
 
 const KEPT_EVENTS = 200;
@@ -51,7 +51,7 @@ export function StreamInspector({ resource, query, onClose }: { resource: string
     return close;
   }, []);
 
-  const url = `${location.origin}${address}`;
+  const url = new URL(address.slice(1), base).href;
   const curl = `curl -N ${session.token ? "-H \"Authorization: Bearer $TOKEN\" " : ""}${position ? `-H 'Last-Event-ID: ${position}' ` : ""}'${url.replaceAll("'", "%27")}'`;
   const script = `const stream = new EventSource(${JSON.stringify(url)});\nstream.onmessage = event => console.log(JSON.parse(event.data));\nstream.addEventListener("reset", () => console.log("load the list again"));`;
   const copy = (text: string, what: string) =>

@@ -2,7 +2,7 @@
 
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { Refused, abilities, client, describe, request, resources, session } from "./api";
+import { Refused, abilities, base, client, describe, request, resources, session } from "./api";
 import { hash, useLoaded, usePlace } from "./hooks";
 import { Notices } from "./notices";
 import { Table } from "./table";
@@ -131,7 +131,7 @@ function Console({ title }: { title: string }) {
       <a class="skip" href="#content" onClick={event => { event.preventDefault(); document.getElementById("content")?.focus(); }}>To the rows</a>
       <header class="top">
         <strong>{title}</strong>
-        <a href="/docs/">Reference</a>
+        <a href={new URL("docs/", base).href}>Reference</a>
         <SignIn />
       </header>
       <nav aria-label="Resources">
