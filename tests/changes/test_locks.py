@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from rowcast.changes.checks import find_problems
 from rowcast.changes.coordination import LEADER_TABLE
 from rowcast.changes.install import install
 from rowcast.changes.ticker import TICKER_NAME, Ticker
@@ -146,6 +147,20 @@ async def test_installation_without_answers_gets_their_table(database: Database,
     await connection.execute("DROP TABLE rowcast.answer")
     await install(connection)
     assert await connection.fetchval("SELECT count(*) FROM rowcast.answer") == 0
+
+
+async def test_installation_without_traces_gets_their_column(database: Database, tables: Tables) -> None:
+    """A database of an older version of the service: it is reported, and its changes stay as they are."""
+    connection = await database.connect()
+    await connection.execute(
+        "ALTER TABLE rowcast.change DROP COLUMN traceparent; INSERT INTO tags (id, name) VALUES (1, 'one')"
+    )
+    (problem,) = await find_problems(connection, tables)
+    assert "earlier Rowcast: run `rowcast migrate`" in problem
+    await install(connection)
+    assert await find_problems(connection, tables) == []
+    await connection.execute("INSERT INTO tags (id, name) VALUES (2, 'two')")
+    assert await connection.fetchval("SELECT count(*) FROM rowcast.change WHERE traceparent IS NULL") == 2
 
 
 async def test_installation_without_a_gate_gets_one(database: Database, tables: Tables) -> None:

@@ -15,6 +15,8 @@ from rowcast.resources.types import make_field
 
 from .watching import Database, blocked, create, new, old, resources, summary
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 
 @pytest.mark.parametrize("wakeup", ["notify", "poll"])
 async def test_insert_update_delete_are_delivered_in_order(database: Database, wakeup: str) -> None:
@@ -30,6 +32,41 @@ async def test_insert_update_delete_are_delivered_in_order(database: Database, w
     assert [event.pk for event in events] == [str(key)] * 3
     assert events[1].before == events[0].after
     assert new(events[0])["price"] == "1.50"
+
+
+async def test_the_changes_of_a_transaction_have_its_trace(database: Database) -> None:
+    """What a writer has set is in each of its changes, cascades and links included, until its transaction ends."""
+    await database.ticker()
+    watch = await database.watch()
+    connection = await database.connect()
+    key = await connection.fetchval("INSERT INTO tasks (title) VALUES ('a') RETURNING id")
+    await connection.execute("INSERT INTO tags (id, name) VALUES (1, 'one')")
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL rowcast.traceparent = '{TRACEPARENT}'")
+        await connection.execute("UPDATE tasks SET title = 'b'")
+        await connection.execute("INSERT INTO tasks_tags VALUES ($1, 1)", key)
+        await connection.execute("DELETE FROM tasks")
+        await connection.execute("TRUNCATE tasks CASCADE")
+    await connection.execute("INSERT INTO tasks (title) VALUES ('c')")
+    events = [event for event in await watch.fence(connection) if event.resource == "tasks"]
+    assert [(event.op, event.traceparent) for event in events] == [
+        ("I", None), ("U", TRACEPARENT), ("U", TRACEPARENT), ("D", TRACEPARENT), ("T", TRACEPARENT), ("I", None)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "x", f"{TRACEPARENT} ", TRACEPARENT[:-1] + "\n", TRACEPARENT.upper(), f"01{TRACEPARENT[2:]}", "0" * 9000],
+)
+async def test_what_is_no_trace_is_not_logged(database: Database, value: str) -> None:
+    """A writer that sets anything else writes as before."""
+    await database.ticker()
+    watch = await database.watch()
+    connection = await database.connect()
+    await connection.execute("SELECT set_config('rowcast.traceparent', $1, false)", value)
+    await connection.execute("INSERT INTO tags (id, name) VALUES (1, 'one')")
+    events = [event for event in await watch.fence(connection) if event.resource == "tags"]
+    assert [(event.pk, event.traceparent) for event in events] == [("1", None)]
 
 
 async def test_every_way_to_insert_is_delivered(database: Database) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from rowcast.changes import sql
-from rowcast.changes.install import VERSION, describe_newer, installed_version
+from rowcast.changes.install import VERSION, describe_newer, installed_version, is_complete
 from rowcast.changes.trigger_sync import pending
 from rowcast.database.connection import Connection
 from rowcast.database.engines import unsuitable_engine
@@ -57,6 +57,8 @@ async def examine(connection: Connection, tables: Tables, *, wakeup: str = "noti
         return Findings([describe_newer(installed)], [])
     if installed < VERSION:
         return Findings(["the change log is not installed: run `rowcast migrate`"], [])
+    if not await is_complete(connection):
+        return Findings(["the change log is that of an earlier Rowcast: run `rowcast migrate`"], [])
     try:
         missing = await pending(connection, tables, wakeup=wakeup)
     except ConfigurationError as error:

@@ -16,6 +16,7 @@ class Event:
     """One change: the ``n``-th of its tick, with the row before and after as the JSON that clients get.
 
     ``op`` is I, U, D, or T for TRUNCATE, which has no ``pk`` and no rows. ``old`` is ``None`` for I, ``new`` for D.
+    ``traceparent`` is the trace that it belongs to, as W3C Trace Context writes it.
     """
 
     n: int
@@ -27,6 +28,7 @@ class Event:
     pk: str | None
     old: bytes | None
     new: bytes | None
+    traceparent: str | None = None
 
     @property
     def size(self) -> int:

@@ -24,6 +24,7 @@ PARTITIONS: Final = 10  # of the log, as schema.sql creates them
 _SCHEMA: Final = sql.load("schema")
 _ANSWER: Final = sql.load("answer")
 _TICKET: Final = sql.load("ticket")
+_TRACEPARENT: Final = sql.load("traceparent")
 _UUID7: Final = sql.load("uuid7")
 _UUID7_BEFORE_18: Final = sql.load("uuid7_before_18")
 
@@ -35,7 +36,7 @@ async def install(connection: Connection) -> None:
         ConfigurationError: A newer Rowcast has installed it, the database is read-only, or the role may not do it.
     """
     try:
-        if await _is_complete(connection):
+        if await is_complete(connection):
             return
         async with connection.transaction():
             await lock_installation(connection)
@@ -48,6 +49,7 @@ async def install(connection: Connection) -> None:
                 await connection.execute("CREATE SEQUENCE IF NOT EXISTS rowcast.gate")
                 await connection.execute(_ANSWER)
                 await connection.execute(_TICKET)
+                await connection.execute(_TRACEPARENT)
     except asyncpg.ReadOnlySQLTransactionError:
         raise ConfigurationError(
             "this database is read-only: the change log needs the primary, with default_transaction_read_only off"
@@ -59,12 +61,14 @@ async def install(connection: Connection) -> None:
         ) from None
 
 
-async def _is_complete(connection: Connection) -> bool:
+async def is_complete(connection: Connection) -> bool:
+    """Whether the schema is installed in this version, with all that was added to the version since."""
     if await installed_version(connection) != VERSION:
         return False
     return bool(
         await connection.fetchval(
-            "SELECT num_nulls(to_regclass('rowcast.gate'), to_regclass('rowcast.answer'), to_regclass('rowcast.ticket')) = 0"
+            """SELECT num_nulls(to_regclass('rowcast.gate'), to_regclass('rowcast.answer'), to_regclass('rowcast.ticket')) = 0
+            AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('rowcast.change') AND attname = 'traceparent')"""
         )
     )
 
@@ -101,6 +105,7 @@ async def _create(connection: Connection) -> None:
     await connection.execute(_SCHEMA)
     await connection.execute(_ANSWER)
     await connection.execute(_TICKET)
+    await connection.execute(_TRACEPARENT)
     await connection.execute(_UUID7 if connection.get_server_version().major >= 18 else _UUID7_BEFORE_18)
     await connection.execute(
         "COMMENT ON FUNCTION rowcast.uuid7() IS 'Rowcast: a version 7 UUID, which rises with time'"

@@ -8,6 +8,7 @@ interleaved. This needs a sequence that assigns numbers in the order of the call
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncGenerator, Sequence
@@ -24,6 +25,7 @@ from rowcast.database.connection import Connection
 PAGE_EVENTS: Final = 64, 1024  # changes read at once: at first, and at most
 PAGE_BYTES: Final = 1 << 20  # the approximate size of the rows in a page
 
+_TRACEPARENT: Final = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _READER_SESSION: Final = sql.load("reader_session")
 _TRANSACTIONS: Final = sql.load("transactions_between_ticks")
 _CHANGES_OF_TRANSACTIONS: Final = sql.load("changes_of_transactions")
@@ -81,7 +83,10 @@ def _refuse(_value: object) -> bytes:
 
 
 def _event(n: int, row: asyncpg.Record) -> Event:
-    return Event(n, row["xid"], row["seq"], row["at"], row["resource"], row["op"].decode(), *row[5:])
+    seq, xid, at, resource, op, pk, old, new, traceparent = row
+    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent) is None:  # any writer can set it
+        traceparent = None
+    return Event(n, xid, seq, at, resource, op.decode(), pk, old, new, traceparent)
 
 
 class _Pages:

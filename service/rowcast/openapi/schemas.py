@@ -348,8 +348,12 @@ class Schemas:
                     "type": "string",
                     "description": "The transaction; `X-Transaction` of the response of its request.",
                 },
+                "traceparent": {
+                    "type": "string",
+                    "description": "The trace of the request that made the change (W3C Trace Context), if it has one.",
+                },
             }
-            required = [name for name in members if name not in ("changed", "cause")]
+            required = [name for name in members if name not in ("changed", "cause", "traceparent")]
             return {"type": "object", "properties": members, "required": required}
 
         return self._component(self._name(plan.resource.model, "Event"), make)

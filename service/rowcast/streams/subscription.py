@@ -219,6 +219,8 @@ class Subscription:
         elif event.op == "U":
             message["cause"] = "UPDATE"
         message |= {"at": event.at, "seq": event.seq, "tx": str(event.xid)}
+        if event.traceparent is not None:
+            message["traceparent"] = event.traceparent
         return b"data: %b\n" % encode(message)
 
     def data(self, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ export interface Change<T = Row> {
   cause?: "UPDATE";
   at: string;
   tx?: string;
+  traceparent?: string;
   before: T | null;
 }
 type ChangeEvent = Omit<Change, "before">;
