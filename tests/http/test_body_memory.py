@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
 import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import TypeAlias
 
 import pytest
 
+from rowcast.rest import body_memory
 from rowcast.rest.body_memory import BODY_MEMORY
 
 from ..waiting import until
@@ -21,8 +23,30 @@ KIB = 1024
 SETTINGS = json.dumps(
     {"auth": {"default_permission_classes": ["AllowAny"]}, "server": {"body_limit": "64KiB", "bodies_limit": "128KiB"}}
 )
-NOTES = {"fields": {"id": {"type": "integer", "primary_key": True}, "text": {"type": "text"}}}
-HEADER = "POST /notes/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n"
+NOTES = {
+    "fields": {
+        "id": {"type": "integer", "primary_key": True}, "text": {"type": "text", "default": ""}, "data": {"type": "json", "default": []},
+    },
+    "viewset": {"class": "views:Notes"},
+}  # fmt: skip
+VIEWS = """
+import asyncio
+from rowcast import ModelViewSet, action
+
+go_on = asyncio.Event()
+
+class Notes(ModelViewSet):
+    @action(detail=False, methods=["POST"])
+    async def stall(self, request):
+        assert await request.read_json() == request.data
+        await go_on.wait()
+        return {}
+
+    @action(detail=False, methods=["GET"])
+    async def release(self, request):
+        go_on.set()
+"""
+HEADER = "POST /notes/{} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n"
 
 
 class Sender:
@@ -34,6 +58,9 @@ class Sender:
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
         await self._writer.drain()
+
+    def close(self) -> None:
+        self._writer.close()
 
     async def answer(self) -> tuple[int, str | None, bool]:
         """The status of the next response, the code of its problem document, and whether the connection stays open."""
@@ -49,7 +76,7 @@ Connect: TypeAlias = Callable[[str], Awaitable[Sender]]
 @pytest.fixture
 async def service(run: Run) -> Service:
     """Bodies of 64 KiB, and of 128 KiB together: those from one address may have 64 KiB."""
-    return await run({"notes": NOTES}, SETTINGS)
+    return await run({"notes": NOTES}, SETTINGS, {"views": VIEWS})
 
 
 @pytest.fixture
@@ -68,7 +95,7 @@ async def connect(service: Service) -> AsyncIterator[Connect]:
 def body(size: int) -> bytes:
     """A request with a body of so many bytes."""
     text = json.dumps({"text": "x" * (size - len('{"text": ""}'))})
-    return (HEADER.format(size, "") + text).encode()
+    return (HEADER.format("", size, "") + text).encode()
 
 
 async def begin(service: Service, sender: Sender, size: int, part: int) -> bytes:
@@ -104,7 +131,7 @@ async def test_bodies_from_all_addresses_have_a_bound(service: Service, connect:
     left = await begin(service, second, 60 * KIB, 50 * KIB)
     await third.send(body(40 * KIB))
     assert await third.answer() == (503, "overloaded", False)
-    first._writer.close()
+    first.close()
     await until(lambda: service.client.app[BODY_MEMORY].total == 50 * KIB)
     fourth = await connect("127.0.0.4")
     for _ in range(5):
@@ -120,7 +147,7 @@ async def test_inflated_bodies_count(service: Service, connect: Connect) -> None
     left = await begin(service, slow, 60 * KIB, 40 * KIB)
     packed = gzip.compress(json.dumps({"text": "x" * 50 * KIB}).encode())
     assert len(packed) < KIB
-    await other.send(HEADER.format(len(packed), "Content-Encoding: gzip\r\n").encode() + packed)
+    await other.send(HEADER.format("", len(packed), "Content-Encoding: gzip\r\n").encode() + packed)
     assert await other.answer() == (503, "overloaded", False)
     await slow.send(left)
     assert (await slow.answer())[0] == 201
@@ -128,6 +155,39 @@ async def test_inflated_bodies_count(service: Service, connect: Connect) -> None
 
 async def test_a_body_that_is_too_long_is_refused_before_it_arrives(service: Service, connect: Connect) -> None:
     sender = await connect("127.0.0.1")
-    await sender.send(HEADER.format(65 * KIB, "").encode() + b"{")
+    await sender.send(HEADER.format("", 65 * KIB, "").encode() + b"{")
     assert (await sender.answer())[:2] == (413, "payload_too_large")
     assert service.client.app[BODY_MEMORY].total == 0
+
+
+def test_examples() -> None:
+    """The examples are run as doctests."""
+    assert doctest.testmod(body_memory).failed == 0
+
+
+def lists(path: str = "") -> bytes:
+    """A request with a short body that becomes half a megabyte of Python's objects."""
+    text = json.dumps({"data": [[]] * 3000}, separators=(",", ":"))
+    return (HEADER.format(path, len(text), "") + text).encode()
+
+
+async def test_parsed_bodies_wait_for_each_other(service: Service, connect: Connect) -> None:
+    """One at a time, where each takes more than all may; in their order, and those whose clients leave are passed over."""
+    memory = service.client.app[BODY_MEMORY]
+    senders = [await connect(f"127.0.0.{number}") for number in (1, 2, 3)]
+    await senders[0].send(lists("stall/"))
+    await until(lambda: memory.total == len(lists()) - lists().index(b"{"))
+    await senders[1].send(lists())
+    await until(lambda: memory.waiting == 1)
+    await senders[2].send(lists())
+    await until(lambda: memory.waiting == 2)
+    senders[1].close()
+    await until(lambda: memory.waiting == 1)
+    short = await connect("127.0.0.1")
+    await short.send(body(KIB))
+    assert await short.answer() == (201, None, True)
+    assert memory.waiting == 1
+    await service.client.get("/notes/release/")
+    assert (await senders[0].answer())[0] == 200
+    assert await senders[2].answer() == (201, None, True)
+    assert (memory.total, memory.waiting) == (0, 0)

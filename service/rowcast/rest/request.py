@@ -11,13 +11,13 @@ from typing import IO, Any, Final
 from aiohttp import web
 
 from rowcast.configuration.settings import Server
-from rowcast.errors import ParseError, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from rowcast.errors import ParseError, PayloadTooLarge, RequestTimeout, TooManyBodies, UnsupportedMediaType
 from rowcast.hooks import STATE
 from rowcast.identity.authentication import check_size_of_query
 from rowcast.identity.proxies import reported, reported_prefix
 from rowcast.identity.users import ANONYMOUS, User
 from rowcast.resources.lossless_json import encode, parse_body
-from rowcast.rest.body_memory import BODY_MEMORY, UNCOUNTED_MAX_BYTES
+from rowcast.rest.body_memory import BODY_MEMORY, UNCOUNTED_MAX_BYTES, parsed_size
 from rowcast.rest.encodings import BODY_MISMATCH, decoder, inflater
 
 BODY_TIMEOUT: Final = web.AppKey("body_timeout", float)  # seconds for which a body may take to arrive
@@ -159,6 +159,14 @@ class Request:
         http._read_bytes = bytes(body)  # noqa: SLF001  (what aiohttp's read(), text() and json() return)
         return http._read_bytes  # noqa: SLF001
 
+    async def _wait_for_memory(self, body: bytes) -> None:
+        """Wait until there is room for a body once it is parsed; ``TooManyBodies`` after ``server.body_timeout``."""
+        try:
+            async with asyncio.timeout(self.http.app[BODY_TIMEOUT]):
+                await self.http.app[BODY_MEMORY].before_parsing(self.http, parsed_size(body))
+        except TimeoutError:
+            raise TooManyBodies() from None
+
     async def receive_file(self, limit: int) -> IO[bytes]:
         """The body as a file, at its beginning, once all of it has arrived; a long one is on disk. ``close_file`` closes it.
 
@@ -208,7 +216,10 @@ class Request:
             self._file.close()
 
     async def read_json(self) -> Any:
-        """The body as JSON; ``UnsupportedMediaType`` or ``ParseError`` if it is not, and what ``receive`` raises."""
+        """The body as JSON; ``UnsupportedMediaType`` or ``ParseError`` if it is not, and what ``receive`` raises.
+
+        A long body waits for others, whose requests are answered meanwhile.
+        """
         media_type = self.http.content_type
         if media_type != "application/json" and not media_type.endswith("+json"):
             raise UnsupportedMediaType()
@@ -217,6 +228,8 @@ class Request:
             raise ParseError("The body is empty; send a JSON object.")
         try:
             self.has_long_body = len(raw) > PARSED_AT_ONCE_MAX_BYTES
+            if len(raw) > UNCOUNTED_MAX_BYTES:
+                await self._wait_for_memory(raw)
             # A thread takes turns with the event loop, which otherwise waits for a whole megabyte of numbers.
             self.data = await asyncio.to_thread(parse_body, raw) if self.has_long_body else parse_body(raw)
         except ValueError as error:
