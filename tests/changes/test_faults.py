@@ -12,10 +12,13 @@ import asyncpg
 import pytest
 
 from rowcast.changes import ticks
+from rowcast.changes.cache import FEED_MAX_LAG_SECONDS
+from rowcast.changes.connection import QUIET_POLL_SECONDS, SAFETY_POLL_SECONDS
 from rowcast.changes.coordination import GATE_SHUT, LEADER_TABLE, WAKE_CHANNEL
 from rowcast.changes.events import Event
 from rowcast.changes.feed import Feed
-from rowcast.changes.ticker import SAFETY_POLL_SECONDS, Ticker
+from rowcast.changes.position import Position
+from rowcast.changes.ticker import Ticker
 from rowcast.changes.trigger_sync import sync_triggers
 from rowcast.database.connection import Connect
 from rowcast.database.table_lock import lock_holder
@@ -179,6 +182,63 @@ async def test_writers_notify_only_while_the_ticker_sleeps(database: Database) -
     await listener.execute("SELECT")
     assert len(heard) == before + 1
     await watch.fence(connection)
+
+
+async def test_a_ticker_looks_more_often_while_writers_do_not_notify(database: Database) -> None:
+    """It looks rarely while it sleeps; four times a second after a change that no notification came for, until one comes."""
+    connection, tables = await database.connect(), Tables(resources())
+    pauses = []
+
+    class Watched(Ticker):
+        async def _wait(self, seconds: float) -> None:
+            pauses.append(seconds)
+            await super()._wait(seconds)
+
+    async def pause_after_a_change() -> float:
+        """The pause of the ticker that sleeps again."""
+        await within(ticker.asleep.wait())
+        made = ticker.ticks
+        await connection.execute("INSERT INTO tags (name) VALUES ('t')")
+        await until(lambda: ticker.ticks > made and ticker.asleep.is_set())
+        return pauses[-1]
+
+    async with Watched(database.direct) as ticker:
+        await within(ticker.asleep.wait())
+        assert pauses[-1] == QUIET_POLL_SECONDS
+        await sync_triggers(connection, tables, wakeup="poll")
+        assert await pause_after_a_change() == SAFETY_POLL_SECONDS
+        await sync_triggers(connection, tables, wakeup="notify")
+        async with asyncio.timeout(20):
+            while await pause_after_a_change() != QUIET_POLL_SECONDS:  # a poll may come sooner than a notification
+                pass
+
+
+async def test_a_feed_looks_more_often_while_the_ticker_does_not_notify(database: Database) -> None:
+    """It looks rarely, but so that caches remain in use; four times a second after a tick that no notification came for."""
+    assert SAFETY_POLL_SECONDS < QUIET_POLL_SECONDS < FEED_MAX_LAG_SECONDS
+    connection = await database.connect()
+    pauses: list[tuple[float, Position]] = []
+
+    class Watched(Feed):
+        async def _wait(self, seconds: float) -> None:
+            pauses.append((seconds, self.head))
+            await super()._wait(seconds)
+
+    async def pause_after_a_change() -> float:
+        """The pause of the feed that has read it."""
+        before = feed.head
+        await connection.execute("INSERT INTO tags (name) VALUES ('t')")
+        await until(lambda: feed.head != before and pauses[-1][1] == feed.head)
+        return pauses[-1][0]
+
+    async with Watched(database.direct) as feed:
+        await until(lambda: bool(pauses))
+        assert pauses[-1][0] == QUIET_POLL_SECONDS
+        async with Ticker(database.direct, wakeup="poll"):
+            assert await pause_after_a_change() == SAFETY_POLL_SECONDS
+        async with Ticker(database.direct), asyncio.timeout(20):
+            while await pause_after_a_change() != QUIET_POLL_SECONDS:  # a poll may come sooner than a notification
+                pass
 
 
 async def test_without_notifications_the_poll_takes_over(database: Database) -> None:

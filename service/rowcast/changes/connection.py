@@ -17,6 +17,8 @@ from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.tasks import Supervisor
 
 RECONNECT_SECONDS: Final = 0.1, 5.0  # the pause before connecting again: at first, and at most
+SAFETY_POLL_SECONDS: Final = 0.250  # between looks for changes, where no notification came for the last one,
+QUIET_POLL_SECONDS: Final = 0.750  # and where one came; within the second in which caches want to be confirmed
 LISTEN_RETRY_SECONDS: Final = 60.0  # with a connection that gets no notifications
 
 _logger = structlog.get_logger(__name__)
@@ -36,6 +38,8 @@ class Reconnecting(ABC):
         self._supervisor = supervisor or Supervisor()
         self._tasks: list[asyncio.Task[None]] = []
         self._bell = asyncio.Event()
+        self._rang = False  # when the last look began
+        self._heard = False  # whether notifications arrive, as far as the last change shows
         self._lost = False
         self.connections = 0  # that have been made ready so far
 
@@ -86,6 +90,20 @@ class Reconnecting(ABC):
         self._lost = True
         self._bell.set()
 
+    def _begin_look(self) -> None:
+        """Look for changes from now on; what rings the bell later is for the next look."""
+        self._rang = self._bell.is_set()
+        self._bell.clear()
+
+    def _note_change(self) -> None:
+        """The look has found a change, of which a notification should have come."""
+        self._heard = self._rang or self._bell.is_set()
+
+    @property
+    def _safety_pause(self) -> float:
+        """Seconds to the next look if no notification comes before."""
+        return QUIET_POLL_SECONDS if self._heard else SAFETY_POLL_SECONDS
+
     async def _wait(self, seconds: float) -> None:
         """Wait until the bell rings, at most ``seconds``; ``ConnectionError`` if the connection is lost."""
         with contextlib.suppress(TimeoutError):
@@ -100,6 +118,8 @@ class Reconnecting(ABC):
         transaction in the queue has been vacuumed away. A look at how full the queue is removes what no session waits for.
         As long as another session keeps the queue, the task polls, and tries again with a new connection after a while.
         """
+        self._heard = True
+        self._bell.set()  # what is there already, a look finds without a notification
         try:
             await connection.add_listener(channel, self.ring)
             return
@@ -112,6 +132,7 @@ class Reconnecting(ABC):
             note = (
                 "a session that listens and is in a transaction keeps the queue of notifications; changes arrive later"
             )
+            self._heard = False
             _logger.error("listen_keeps_failing", channel=channel, error=str(error), note=note)
             asyncio.get_running_loop().call_later(LISTEN_RETRY_SECONDS, _terminate, connection)
 

@@ -250,12 +250,13 @@ class Feed(Reconnecting):
         pause = POLL_MIN_SECONDS
         looked = float("-inf")
         while True:
-            self._bell.clear()
+            self._begin_look()
             started = monotonic()
             read = await ticks.read_ticks(connection, self._tick.tick)
             if not read or read[0] != self._tick:
                 await self._reset(connection)
             elif len(read) > 1:
+                self._note_change()
                 try:
                     async for batch in read_batches(connection, self.head, read):
                         self._apply(batch)
@@ -268,7 +269,7 @@ class Feed(Reconnecting):
                     self._current_at = started
                 looked = started
                 self.connected = True
-                pause = POLL_MAX_SECONDS if self._notify else min(1.25 * pause, POLL_MAX_SECONDS)
+                pause = self._safety_pause if self._notify else min(1.25 * pause, POLL_MAX_SECONDS)
                 await self._wait(pause)
             else:
                 self._check_connection()

@@ -13,8 +13,8 @@ finds it open notifies.
 A writer may find the gate shut just before the ticker opens it, and commit later without a notification. Such a writer
 already has a transaction number when it looks. So the ticker, which is **dozing** now, opens the gate, takes a
 transaction number of its own, and polls on until every transaction with a smaller number has ended. Every writer that
-looks later finds the gate open. A poll every 250 ms is the safety net if any of this fails, or if
-notifications do not arrive.
+looks later finds the gate open. A poll every 750 ms is the safety net if any of this fails. After a poll that finds a change
+of which no notification came, there are four polls a second, until a notification arrives again.
 
 With ``wakeup="poll"`` the triggers never notify, and neither does the ticker. It polls more slowly the longer nothing
 changes.
@@ -36,7 +36,7 @@ import structlog
 
 from rowcast.changes import retention, ticks
 from rowcast.changes.checks import sequence_is_ordered
-from rowcast.changes.connection import Reconnecting, session
+from rowcast.changes.connection import SAFETY_POLL_SECONDS, Reconnecting, session
 from rowcast.changes.coordination import GATE_OPEN, GATE_SHUT, LEADER_TABLE, WAKE_CHANNEL, set_gate
 from rowcast.changes.epochs import current_epoch
 from rowcast.changes.reader import prepare_session
@@ -50,7 +50,6 @@ from rowcast.tasks import Supervisor
 POLL_MIN_SECONDS: Final = 0.002
 POLL_MAX_SECONDS: Final = 0.020
 DOZE_AFTER_SECONDS: Final = 0.020  # without a change
-SAFETY_POLL_SECONDS: Final = 0.250  # between polls while asleep, and between attempts to lead
 LEADER_SILENCE_SECONDS: Final = 10  # after which the server ends the leader's sessions
 LOCK_KEPT_SHARE: Final = 0.2  # of these seconds, after which the connection with the lock is used again
 
@@ -170,7 +169,7 @@ class Ticker(Reconnecting):
             await set_gate(connection, GATE_OPEN)  # as it is while a ticker is waking
         self._enter(Phase.WAKING if self._notify else Phase.POLLING)
         while True:
-            self._bell.clear()
+            self._begin_look()
             started = monotonic()
             if started - kept > LOCK_KEPT_SHARE * LEADER_SILENCE_SECONDS:
                 await keep_lock(lock)
@@ -181,16 +180,18 @@ class Ticker(Reconnecting):
                 self.ticks += 1
                 changed = finished
                 interval = min(max(POLL_MIN_SECONDS, 4 * (finished - started)), POLL_MAX_SECONDS)
+                if self._phase is Phase.ASLEEP:
+                    self._note_change()
                 if self._phase in (Phase.DOZING, Phase.ASLEEP):
                     self._enter(Phase.WAKING)
             elif self._phase is not Phase.ASLEEP:
                 interval = min(1.25 * interval, interval_max)
             match self._phase:
                 case Phase.ASLEEP:
-                    await self._wait(SAFETY_POLL_SECONDS)
+                    await self._wait(self._safety_pause)
                 case Phase.DOZING if oldest > doze_until:
                     self._enter(Phase.ASLEEP)
-                    await self._wait(SAFETY_POLL_SECONDS)
+                    await self._wait(self._safety_pause)
                 case Phase.WAKING | Phase.AWAKE if finished - changed > DOZE_AFTER_SECONDS:
                     if self._phase is Phase.AWAKE:
                         await self._open_gate(connection)
