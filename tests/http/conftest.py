@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from rowcast.resources.sql import quote_table
+from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.plan import SERVICE
 
 from .. import conftest
@@ -78,3 +79,17 @@ async def run(databases: Databases, tmp_path: Path) -> AsyncIterator[Run]:
             return await stack.enter_async_context(made)
 
         yield start
+
+
+@pytest.fixture
+def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that have reached an instance of a viewset."""
+    paths: list[str] = []
+    dispatch = GenericViewSet.dispatch
+
+    async def noted(self: GenericViewSet, http: Any) -> Any:
+        paths.append(http.path_qs)
+        return await dispatch(self, http)
+
+    monkeypatch.setattr(GenericViewSet, "dispatch", noted)
+    return paths

@@ -10,8 +10,6 @@ import jwt
 import pytest
 from aiohttp import ClientResponse
 
-from rowcast.rest.generic import GenericViewSet
-
 from ..waiting import until
 from .conftest import Run
 from .library import Service
@@ -68,20 +66,6 @@ async def service(run: Run) -> Service:
     await service.sql.execute(f"INSERT INTO books {rows}; INSERT INTO kept {rows}")
     await service.sql.execute("UPDATE books SET author_id = (SELECT id FROM authors) WHERE id < 3")
     return service
-
-
-@pytest.fixture
-def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The addresses that have reached an instance of a viewset."""
-    paths: list[str] = []
-    dispatch = GenericViewSet.dispatch
-
-    async def noted(self: GenericViewSet, http: Any) -> Any:
-        paths.append(http.path_qs)
-        return await dispatch(self, http)
-
-    monkeypatch.setattr(GenericViewSet, "dispatch", noted)
-    return paths
 
 
 async def answer(service: Service, method: str, path: str, headers: dict[str, str]) -> tuple[Any, ...]:
@@ -211,12 +195,6 @@ async def test_an_expanded_answer_is_kept_for_everybody_where_everybody_may_read
 async def shows_otherwise(service: Service, path: str, kept: tuple[Any, ...]) -> bool:
     """Whether an address has another answer now."""
     return await answer(service, "GET", path, {}) != kept
-
-
-async def test_only_reading_is_direct(service: Service, dispatched: list[str]) -> None:
-    for method in ("HEAD", "OPTIONS", "PATCH", "DELETE"):
-        await service.client.request(method, "/books/1/", json={} if method == "PATCH" else None)
-    assert len(dispatched) == 4
 
 
 PYTHON = """

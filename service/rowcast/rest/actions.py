@@ -6,15 +6,11 @@ is one statement, and its JSON goes from PostgreSQL to the socket as it is.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial as with_arguments
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
 
-import orjson
 from aiohttp import web
 
 from rowcast.errors import NotFound, ParseError
@@ -28,13 +24,14 @@ from rowcast.query.conditions import Query, total_order, unchanged
 from rowcast.query.pages import BETWEEN, PageShape
 from rowcast.query.projection import Projection
 from rowcast.resources.full_text import HIGHLIGHT
-from rowcast.rest.conditional import check_version, etag_header, missing_or_changed, required_versions, version_of
+from rowcast.rest.conditional import check_version, etag_header, required_versions, version_of
 from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.expansion import reading, row_within_scopes
 from rowcast.rest.expansion_budget import check_size
 from rowcast.rest.export import export_list
 from rowcast.rest.highlighting import highlighted
 from rowcast.rest.negotiation import export_type
+from rowcast.rest.plain_writing import changed, created, location, missing_or_changed, validated
 from rowcast.rest.protocols import ModelView, WritableView
 from rowcast.rest.rendering import (
     current_serializer,
@@ -45,7 +42,7 @@ from rowcast.rest.rendering import (
     render_rows,
     requested_projection,
 )
-from rowcast.rest.request import Request, base_url
+from rowcast.rest.request import Request
 from rowcast.rest.response import encode, json_response
 from rowcast.rest.response_cache import (
     Answer,
@@ -168,15 +165,16 @@ async def create_row(
         await check_keys(view, serializer.validated_data)
         async with plan.service.store.database.transaction():
             return await _save(view, view.perform_create, serializer, HTTPStatus.CREATED)
-    values = await _validate(view, request, body, addressed=addressed)
+    fixed = {**(await caller_scope(view)).fixed, **addressed}
+    values = await validated(plan, request, body, fixed)
+    if plan.restricted_keys():
+        await check_keys(view, values)
     store, shown = plan.service.store, plan.default_projection(plan.serializer)
     if plan.unscoped_query is not None:
         row = await store.insert(shown, values)
     else:
         row = await write_in_scope(view, lambda within: store.insert(shown, values, within))
-    key = row.key if plan.lookup_field is None else orjson.loads(row.body)[plan.key_column]
-    headers = {**location(view, key), **etag_header(view, row.version, row.body)}
-    return json_response(row.body, HTTPStatus.CREATED, headers)
+    return created(plan, request.http, row, current_serializer(view))
 
 
 async def change_row(view: WritableView, request: Request, *, partial: bool) -> web.Response:
@@ -186,7 +184,10 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
     simple = plan.simple_writes and not plan.asks_about_objects and plan.answers_plainly()
     if simple and "If-None-Match" not in request.http.headers:
         query = await object_query(view)
-        values = await _validate(view, request, await request.read_json(), query, partial=partial)
+        body, fixed = await request.read_json(), (await caller_scope(view)).fixed
+        values = await validated(plan, request, body, fixed, partial=partial, updating=True)
+        if plan.restricted_keys():
+            await check_keys(view, values, query)
         versions = required_versions(view)
         here, shown = unchanged(query, versions), plan.default_projection(plan.serializer)
         if plan.unscoped_query is not None:
@@ -195,7 +196,7 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
             row = await write_in_scope(view, lambda within: store.update(here, shown, values, within))
         if row is None:
             raise await missing_or_changed(plan, query, versions)
-        return json_response(row.body, headers=etag_header(view, row.version, row.body))
+        return changed(plan, row, current_serializer(view))
     await request.receive()  # before the transaction, which would hold locks until the body has arrived
     async with store.database.transaction():
         await check_version(view)
@@ -205,31 +206,6 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
         serializer.is_valid(raise_exception=True)
         await check_keys(view, serializer.validated_data, query_for(instance))
         return await _save(view, view.perform_update, serializer, HTTPStatus.OK)
-
-
-async def _validate(
-    view: ModelView,
-    request: Request,
-    body: Any,
-    query: Query | None = None,
-    *,
-    partial: bool = False,
-    addressed: Mapping[str, Any] = NO_VALUES,
-) -> dict[str, Any]:
-    """The values of a body, and for a new row those that the caller's scope fixes; ``query`` is that of an existing row.
-
-    A long body is validated in a thread, which takes turns with other requests; not if users' code takes part.
-    """
-    plan = view.view_plan
-    fixed = addressed if plan.declared_scope is None else {**(await caller_scope(view)).fixed, **addressed}
-    validate = with_arguments(
-        plan.serializer.validate_body, body, partial=partial, updating=query is not None, fixed=fixed
-    )
-    in_thread = request.has_long_body and not any(type(plan.serializer)._hooks.values())  # noqa: SLF001, marshmallow has no other way
-    values = await asyncio.to_thread(validate) if in_thread else validate()
-    if plan.restricted_keys():
-        await check_keys(view, values, query)
-    return values
 
 
 async def delete_row(view: WritableView) -> web.Response:
@@ -289,7 +265,7 @@ async def headers_of_row(view: ModelView, row: Any, body: bytes, *, created: boo
         else:
             shown_key = Projection(plan.resource.name, (plan.key_column,))
             key = document(plan.service.resources, row, shown_key)[plan.key_column]
-        headers = {**location(view, key), **headers}
+        headers = {**location(plan, view.request.http, key), **headers}
     return headers
 
 
@@ -311,17 +287,3 @@ async def show_row(view: ModelView, row: Any) -> bytes:
     await QuerySet(type(row)).prefetch_related(*related_paths(plan, shown)).attach([row])
     body: bytes = await spawn(render, view, response_serializer, row, shown, {})
     return body
-
-
-def location(view: ModelView, key: object) -> dict[str, str]:
-    """The ``Location`` of a new row, below the list that it was created in; empty if its ``lookup_field`` is null."""
-    if key is None:
-        return {}
-    field = view.view_plan.key
-    if field.parts:
-        part = field.field_type.dump(field, field.field_type.load(field, key))
-    else:
-        part = quote(key if isinstance(key, str) else encode(key, view.serialize).decode(), safe="")
-    http = view.request.http
-    path = http.rel_url.raw_path.rstrip("/")
-    return {"Location": f"{base_url(view.view_plan.service.settings.server, http)}{path}/{part}/"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -24,6 +25,14 @@ def loads_by_fields(schema: ma.Schema) -> bool:
             and not (field.pre_load or field.post_load)
             for field in schema.load_fields.values()
         )
+    )
+
+
+def has_methods(cls: type, base: type) -> bool:
+    """Whether a class has methods or properties that are not those of a parent ``base``."""
+    own = [owner for owner in cls.__mro__ if owner not in base.__mro__]
+    return any(
+        inspect.isroutine(member) or isinstance(member, property) for owner in own for member in vars(owner).values()
     )
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rowcast.errors import ApiError, NotFound, PreconditionFailed, PreconditionRequired
+from rowcast.errors import PreconditionFailed, PreconditionRequired
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import Model, query_for
 from rowcast.query.conditions import Query, unchanged
 from rowcast.query.projection import Projection
 from rowcast.resources.actions import CHANGING_ACTIONS
 from rowcast.rest import etags
+from rowcast.rest.plain_writing import missing_or_changed, tag_header
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.rendering import current_serializer
@@ -55,19 +56,6 @@ async def _has_version(plan: ModelPlan, query: Query, versions: tuple[str, ...])
     return found is not None and ("*" in versions or found.version in versions)
 
 
-async def missing_or_changed(plan: ModelPlan, query: Query, versions: tuple[str, ...] | None) -> ApiError:
-    """The error for a row that a write did not find: it has another version, or does not exist.
-
-    If it is there in the right version, a policy of the table has refused the change, or a trigger has skipped it.
-    """
-    found = await plan.service.store.one(query, Projection(plan.resource.name, ()))
-    if found is None:
-        return NotFound()
-    if versions is not None and found.version not in versions:
-        return PreconditionFailed()
-    return plan.service.store.refusal(plan.resource.name)
-
-
 async def version_of(plan: ModelPlan, row: Any) -> str | None:
     """The version of a row; ``None`` if it is not a row of this resource."""
     if not isinstance(row, Model) or row.resource().name != plan.resource.name:
@@ -78,8 +66,4 @@ async def version_of(plan: ModelPlan, row: Any) -> str | None:
 
 def etag_header(view: ModelView, version: str | None, body: bytes) -> dict[str, str]:
     """The ``ETag`` of what ``retrieve`` shows of a row by default; empty if the version is not known."""
-    if version is None:
-        return {}
-    serializer = current_serializer(view)
-    shown = view.view_plan.default_projection(serializer)
-    return {"ETag": etags.tag_of_row(version, shown, None if serializer.plain and not shown.related else body)}
+    return {} if version is None else tag_header(view.view_plan, current_serializer(view), version, body)

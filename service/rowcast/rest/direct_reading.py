@@ -14,8 +14,9 @@ from aiohttp import web
 from rowcast.errors import NotFound
 from rowcast.identity.authentication import identify
 from rowcast.identity.permissions import allowed
-from rowcast.query.conditions import Query, equals
+from rowcast.query.conditions import Query
 from rowcast.resources.full_text import HIGHLIGHT
+from rowcast.rest.declared_scope import EVERYTHING, CallerScope
 from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.rendering import requested_projection
@@ -30,14 +31,14 @@ from rowcast.rest.response_cache import (
     respond_from,
     row_dependencies,
 )
-from rowcast.rest.scope import declared_rows, in_default_order, parse_key
+from rowcast.rest.scope import in_default_order, parse_key, row_at, rows_of_caller
 
-Reader: TypeAlias = Callable[[web.Request], Awaitable[web.Response | None]]
+Direct: TypeAlias = Callable[[web.Request], Awaitable[web.Response | None]]
 _Answering: TypeAlias = Callable[[web.Request, dict[str, str], Query], Awaitable[web.Response]]
 _DECIDED: Final = frozenset({"expand", "deleted", HIGHLIGHT})  # the parameters about which more has to be decided
 
 
-def direct_reader(plan: ModelPlan, action: str | None) -> Reader | None:
+def direct_reader(plan: ModelPlan, action: str) -> Direct | None:
     """The function that answers GETs of an action; ``None`` if the viewset has no such way.
 
     It returns ``None`` for a request that takes the long way.
@@ -56,37 +57,33 @@ def direct_reader(plan: ModelPlan, action: str | None) -> Reader | None:
         if text and any(name in text for name in _DECIDED):
             return None
         asks_nobody = plan.is_public and "Authorization" not in http.headers
-        scope = plan.unscoped_query if asks_nobody else await _scope_of_caller(plan, http)
+        scope = EVERYTHING if asks_nobody else await recognised(plan, Request(http))
         if scope is None:
             return None
         params = query_parameters(http)
         if params and not _DECIDED.isdisjoint(params):  # in percent-encoding
             return None
-        return await answer(http, params, scope)
+        return await answer(http, params, rows_of_caller(plan, scope))
 
     return read
 
 
-async def _scope_of_caller(plan: ModelPlan, http: web.Request) -> Query | None:
-    """The rows that the caller of a request may read; ``None`` if the request has to be refused."""
-    request = Request(http)
+async def recognised(plan: ModelPlan, request: Request) -> CallerScope | None:
+    """What the option ``scope`` means for the caller of a request; ``None`` if the request has to be refused."""
     await identify(request, plan.authenticators)
     for permission in plan.permissions:
         if not await allowed(permission.has_permission(request, None)):
             return None
-    if plan.declared_scope is None:
-        return plan.unscoped_query
-    return declared_rows(plan, await plan.declared_scope.of(request, None))
+    return EVERYTHING if plan.declared_scope is None else await plan.declared_scope.of(request, None)
 
 
 def _row_answering(plan: ModelPlan) -> _Answering:
     part, one, serializer = plan.lookup_url_kwarg, plan.service.store.one, plan.serializer
-    name = plan.lookup_field or plan.resource.key.name
     by_default = plan.default_projection(serializer)
 
     async def answer(http: web.Request, params: dict[str, str], scope: Query) -> web.Response:
         plan.check_parameters("retrieve", params)
-        query = scope.restrict(equals(name, plan.key, parse_key(plan, http.match_info[part])))
+        query = row_at(plan, scope, parse_key(plan, http.match_info[part]))
         shown = requested_projection(plan, serializer, params)
 
         async def load() -> Answer:
@@ -127,7 +124,7 @@ def _list_answering(plan: ModelPlan) -> _Answering:
     return answer
 
 
-_ANSWERING: Final[dict[str | None, Callable[[ModelPlan], _Answering]]] = {
+_ANSWERING: Final[dict[str, Callable[[ModelPlan], _Answering]]] = {
     "list": _list_answering,
     "retrieve": _row_answering,
 }

@@ -131,6 +131,8 @@ class Request:
     async def _receive(self) -> bytes:
         """The body as it was sent."""
         try:
+            if self.http._read_bytes is not None:  # noqa: SLF001  (by another object for this request, which has counted it)
+                return self.http._read_bytes  # noqa: SLF001
             if self.http.content.is_eof():  # it arrived together with the header
                 body = await self.http.read()
                 if len(body) > UNCOUNTED_MAX_BYTES:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 from decimal import Decimal
 from http import HTTPStatus
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 from aiohttp import web
 
+from rowcast.database.pool import Database
 from rowcast.database.written import Written
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lossless_json import ExactNumber, Raw, fragment
 from rowcast.resources.types import FIELD_TYPES
+
+Answered = TypeVar("Answered", bound=web.StreamResponse | None)
 
 JSON: Final = "application/json"
 TRANSACTION: Final = "X-Transaction"
@@ -83,6 +86,16 @@ def encode(data: object, show: Callable[[Any], Any]) -> bytes:
 def json_response(body: bytes, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> web.Response:
     """A response of JSON that is already made."""
     return web.Response(body=body, status=status, headers=headers, content_type=JSON)
+
+
+async def noting_transaction(database: Database, answer: Callable[[], Awaitable[Answered]]) -> Answered:
+    """The answer to an unsafe request, with the transaction that its events name."""
+    with database.noting() as written:
+        response = await answer()
+        await database.note_transaction()
+        if response is not None:
+            add_transaction(response, written)
+        return response
 
 
 def add_transaction(response: web.StreamResponse, written: Written) -> None:

@@ -23,13 +23,13 @@ async def scope_of(view: ModelView) -> Query:
     if plan.unscoped_query is not None:
         return plan.unscoped_query
     if plan.scope_is_data:
-        return declared_rows(plan, await caller_scope(view))
+        return rows_of_caller(plan, await caller_scope(view))
     return (await scoped_rows(view)).query
 
 
-def declared_rows(plan: ModelPlan, scope: CallerScope) -> Query:
-    """The rows that the option ``scope`` leaves to a caller, where it is all of the viewset's scope."""
-    return Query(plan.resource.name, plan.live + scope.conditions)
+def rows_of_caller(plan: ModelPlan, scope: CallerScope) -> Query:
+    """The viewset's scope for a caller, where it is all rows, or all that the option ``scope`` leaves."""
+    return plan.unscoped_query or Query(plan.resource.name, plan.live + scope.conditions)
 
 
 async def caller_scope(view: ModelView) -> CallerScope:
@@ -107,8 +107,12 @@ async def object_query(view: ModelView, key: object = None) -> Query:
 
 def row_query(view: ModelView, scope: Query, key: object = None) -> Query:
     """The query for the row of a scope that the address, or ``key``, names; ``NotFound`` if it names none."""
-    plan = view.view_plan
-    return scope.restrict(equals(plan.lookup_field or plan.resource.key.name, plan.key, key_value(view, key)))
+    return row_at(view.view_plan, scope, key_value(view, key))
+
+
+def row_at(plan: ModelPlan, rows: Query, key: Any) -> Query:
+    """The query for the row among others that addresses name by this key."""
+    return rows.restrict(equals(plan.lookup_field or plan.resource.key.name, plan.key, key))
 
 
 def key_value(view: ModelView, key: object = None) -> Any:

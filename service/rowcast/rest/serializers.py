@@ -25,7 +25,7 @@ from rowcast.orm.state import Row
 from rowcast.query.projection import Projection, projection_of
 from rowcast.resources.fields import MISSING
 from rowcast.resources.resource import Relation, Resource, Resources
-from rowcast.rest.body_loading import load_by_fields, loads_by_fields
+from rowcast.rest.body_loading import has_methods, load_by_fields, loads_by_fields
 from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField, generated_fields
 from rowcast.rest.serializer_options import UNSUPPORTED, UNSUPPORTED_META, SerializerOptions
 
@@ -82,6 +82,7 @@ class Serializer(ma.Schema, metaclass=_Settled):
     guard: Callable[..., Awaitable[Any]] | None = None  # the viewset's, which checks what is saved: ``save_in_scope``
     nested: ClassVar[tuple[str, ...]] = ()  # the relations that fields of its class show, at any depth
     plain: bool = False  # whether its responses are its projection and the relations
+    codeless: bool = False  # whether no Python of the user's takes part in validating a body
     hooked: ClassVar[bool] = False  # whether it has code that changes its responses
     dynamic: ClassVar[bool] = False  # whether instances may differ in their fields, so that each request makes its own
     _strings: frozenset[str] = frozenset()  # the attributes that string fields show
@@ -133,6 +134,7 @@ class Serializer(ma.Schema, metaclass=_Settled):
             self.dump_fields[name].attribute or name for name in inner if isinstance(inner[name], ma.fields.String)
         )
         self._loads_by_fields = loads_by_fields(self)
+        self.codeless = self._loads_by_fields and not (self.opts.extra or has_methods(type(self), Serializer))
         if self.resource is None:
             return
         columns = tuple(name for name in self.shown.columns if isinstance(self.dump_fields.get(name), ColumnField))

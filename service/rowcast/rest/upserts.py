@@ -30,11 +30,12 @@ from rowcast.query.many import at_places
 from rowcast.resources.rules import UniqueRule
 from rowcast.resources.validators import REQUIRED
 from rowcast.rest import etags
-from rowcast.rest.actions import change_row, create_row, location, save_row, show_row
+from rowcast.rest.actions import change_row, create_row, save_row, show_row
 from rowcast.rest.conditional import required_versions
 from rowcast.rest.many_rows import answer, check_count, check_serializer, naming, validated, write_in_scope
 from rowcast.rest.nested import create, with_children
 from rowcast.rest.nested_bodies import has_children
+from rowcast.rest.plain_writing import location
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.preferences import AffectedRows
 from rowcast.rest.protocols import ModelView, WritableView
@@ -78,7 +79,7 @@ async def upsert_rows(view: WritableView, request: Request) -> web.Response:
     (row,) = written
     if row.created:
         key: Any = row.key if plan.lookup_field is None else orjson.loads(row.body)[plan.key_column]
-        headers |= location(view, key)
+        headers |= location(plan, request.http, key)
     return json_response(row.body, status, headers)
 
 

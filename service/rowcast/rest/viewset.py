@@ -30,7 +30,8 @@ from rowcast.query.store import STORE
 from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import Link, fill, link_header, variable_parts, with_part_as_sent
 from rowcast.rest.decorators import VERBS, collect, is_action
-from rowcast.rest.direct_reading import direct_reader
+from rowcast.rest.direct_reading import Direct, direct_reader
+from rowcast.rest.direct_writing import direct_writer
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.introspection import actions_of, is_ours
@@ -41,7 +42,7 @@ from rowcast.rest.query_method import ACCEPT_QUERY, QUERY, as_get
 from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
 from rowcast.rest.request import Request, base_url, root_path
-from rowcast.rest.response import Response, add_transaction, encode, is_json, json_response, verbatim_response
+from rowcast.rest.response import Response, encode, is_json, json_response, noting_transaction, verbatim_response
 from rowcast.rest.response_cache import cached_response
 from rowcast.rest.signatures import KEY_NAMES
 
@@ -190,12 +191,7 @@ class ViewSet:
 
     async def _answer_change(self) -> web.StreamResponse:
         """The answer of an unsafe request, with the transaction that its events name."""
-        database = self.view_plan.service.store.database
-        with database.noting() as written:
-            response = await self._answer()
-            await database.note_transaction()
-            add_transaction(response, written)
-            return response
+        return await noting_transaction(self.view_plan.service.store.database, self._answer)
 
     async def _answer(self) -> web.StreamResponse:
         """The action of a caller who is permitted, if the row or list is as the request requires it."""
@@ -348,7 +344,7 @@ ViewSetMixin = ViewSet  # Django REST framework has as_view in a mixin of its ow
 
 
 def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequence[Link] = ()) -> Handler:
-    """The handler of an address: it answers from memory where nobody has to be recognised first, or by an instance.
+    """The handler of an address: it answers from memory, directly, or by an instance of the viewset.
 
     ``links`` are the header ``Link`` of a list, where Python of the user's has not set another.
     """
@@ -362,7 +358,7 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
     link = link_header(links, server.root_path)
     vary = {"Vary": ", ".join(["Accept", *([PREFER] if counts_by_preference(plan) else [])])} if plan.exports else {}
     shown = {**ACCEPT_QUERY, **vary}
-    read = direct_reader(plan, action_map.get("GET")) if isinstance(plan, ModelPlan) else None
+    direct = _direct_ways(plan, action_map) if isinstance(plan, ModelPlan) else {}
 
     async def handler(http: web.Request) -> web.StreamResponse:
         if queried is not None and http.method == QUERY:
@@ -370,8 +366,8 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
         response: web.StreamResponse | None = None
         if may_be_cached and http.method == "GET":
             response = cached_response(plan, http)
-        if response is None and read is not None and http.method == "GET":
-            response = await read(http)
+        if response is None and (directly := direct.get(http.method)) is not None:
+            response = await directly(http)
         if response is None:
             if plan.acts_as_caller:  # as nobody until dispatch, which a class may override, says otherwise
                 plan.service.store.database.act_for(lambda: ANONYMOUS)
@@ -389,6 +385,15 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
         whole = with_part_as_sent(handler, plan.lookup_url_kwarg)
     vars(whole)["plan"] = plan
     return whole
+
+
+def _direct_ways(plan: ModelPlan, action_map: Mapping[str, str]) -> dict[str, Direct]:
+    """By method, the functions that answer without an instance of the viewset, where there are some."""
+    ways = {
+        method: direct_reader(plan, action) if method == "GET" else direct_writer(plan, action)
+        for method, action in action_map.items()
+    }
+    return {method: way for method, way in ways.items() if way is not None}
 
 
 def plan_behind(handler: Any) -> ViewPlan | None:
