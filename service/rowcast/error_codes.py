@@ -208,7 +208,9 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
     "database_unavailable": ErrorCode("503", "The database cannot be reached.", _WAIT),
     "database_busy": ErrorCode("503", "Every connection is busy, or a lock could not be acquired.", _WAIT),
     "overloaded": ErrorCode(
-        "503", "Too many connections are open, request bodies arrive, or exports are under way.", _WAIT
+        "503",
+        "Too many connections are open, requests are being answered, bodies arrive, or exports are under way.",
+        _WAIT,
     ),
     "statement_timeout": ErrorCode(
         "503",

@@ -51,6 +51,7 @@ class ApiError(Exception):
     default_detail: ClassVar[str] = "The server could not answer this request."
     closes_connection: ClassVar[bool] = False  # after the response
     operation: int | None = None  # the place of the operation in its batch
+    limit: str | None = None  # the setting whose limit the service or its caller has reached
 
     def __init__(
         self,
@@ -248,6 +249,7 @@ class RequestTimeout(ApiError):
     code = "request_timeout"
     default_detail = "The request did not arrive in time; send it again."
     closes_connection = True
+    limit = "body_timeout"
 
 
 class Conflict(ApiError):
@@ -345,6 +347,8 @@ class TooManyStreams(ApiError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "too_many_streams"
 
+    limit = "max_streams_per_caller"
+
     def __init__(self, detail: str, *, wait: int) -> None:
         super().__init__(detail, headers={"Retry-After": str(wait)})
 
@@ -356,8 +360,11 @@ class Unavailable(ApiError):
     code = "unavailable"
     default_detail = "The service cannot answer right now; try again."
 
-    def __init__(self, detail: str | None = None, *, code: str | None = None, retry_after: int = 1) -> None:
+    def __init__(
+        self, detail: str | None = None, *, code: str | None = None, retry_after: int = 1, limit: str | None = None
+    ) -> None:
         super().__init__(detail, code=code, headers={"Retry-After": str(retry_after)})
+        self.limit = limit
 
 
 class TooManyBodies(Unavailable):
@@ -367,7 +374,7 @@ class TooManyBodies(Unavailable):
     closes_connection = True
 
     def __init__(self) -> None:
-        super().__init__("Too many request bodies are arriving; try again later.", retry_after=5)
+        super().__init__("Too many request bodies are arriving; try again later.", retry_after=5, limit="bodies_limit")
 
 
 class OperationFailed(ApiError):

@@ -33,6 +33,7 @@ from rowcast.error_codes import ERROR_CODES
 from rowcast.resources.lookups import LOOKUP_NAMES, LOOKUPS
 from rowcast.resources.types import FIELD_TYPES
 from rowcast.server.importer import PERMISSIONS
+from rowcast.server.service_metrics import LIMITS
 from tests.conftest import DEMO, ROOT, Serve, rowcast
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -256,6 +257,13 @@ def table(page: str, heading: str) -> dict[str, list[str]]:
 def test_every_field_type_is_documented() -> None:
     """The page has the same types as the code, in the same order."""
     assert list(table("config.md", "Field types")) == list(FIELD_TYPES)
+
+
+def test_every_counted_limit_is_documented() -> None:
+    """The page has the settings whose limits are counted, in the same order; some share a row."""
+    section = (ROOT / "docs" / "operations.md").read_text().partition("\n## Limits\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]*`) \|", section, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(cells)) == ["limit", *LIMITS]
 
 
 def test_every_field_option_is_documented() -> None:

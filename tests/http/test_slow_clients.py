@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from rowcast.errors import ConfigurationError
+from rowcast.server.middleware import REQUESTS
 
 from ..conftest import configure
 from ..databases import Databases
@@ -275,6 +276,7 @@ async def test_client_that_does_not_read_its_response_is_disconnected(service: S
     slow = await unread(service, b"GET /notes/ HTTP/1.1\r\n" + HEAD + b"\r\n")
     await until(lambda: open_connections(service) > 0)
     await until(lambda: open_connections(service) == 0)
+    assert service.client.app[REQUESTS].refused["send_timeout"] == 1
     await service.sql.execute("UPDATE notes SET text = 'x'")
     assert len(await service.rows("/notes/")) == 20
     slow.close()

@@ -182,6 +182,7 @@ class Server:
     )
     max_connections: int = _setting(value_types.integer(1, 1_000_000), 12_000)
     max_connections_per_address: int = _setting(value_types.integer(1, 1_000_000), 4_000)
+    max_active_requests: int | None = _setting(value_types.integer(1, 1_000_000, null=True))
     body_limit: int = _setting(value_types.size(), "1MiB")
     bodies_limit: int = _setting(value_types.size(), "64MiB")
     import_limit: int = _setting(value_types.size(), "100MiB")

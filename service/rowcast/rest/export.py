@@ -215,6 +215,7 @@ async def _send(
             f"{load.size} exports are under way, and there are no more at once; try again later.",
             code="overloaded",
             retry_after=BUSY_RETRY_SECONDS,
+            limit="export_connections",
         )
     exports.act_for(plan.service.store.database.caller())
     body: _Body | None = None

@@ -33,6 +33,7 @@ from rowcast.rest.stream_tickets import PREFIX as TICKETS
 from rowcast.rest.stream_tickets import ticket_handler
 from rowcast.server import assets, console, health
 from rowcast.server.access_log import log_requests
+from rowcast.server.active_requests import limit_active
 from rowcast.server.cors import cors
 from rowcast.server.debug import describe_errors, watching_coroutines
 from rowcast.server.hosts import Hosts
@@ -130,6 +131,8 @@ def create_app(
         preflight, allow = cors(settings.server.cors_origins)
         app.middlewares.append(preflight)
         app.on_response_prepare.append(allow)
+    if (most := settings.server.max_active_requests) is not None:
+        app.middlewares.append(limit_active(most, lifecycle.is_ordinary))
     app[SERVICE], app[IDENTITY], app[THROTTLES] = service, bound.identity, throttles
     app[STATE] = service.hooks.state
     app[REQUESTS] = requests

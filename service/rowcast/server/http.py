@@ -119,6 +119,7 @@ class Runner(web.AppRunner):
         assert isinstance(made, _Connections)
         made.settings = self._server_settings
         made.open, made.open_from = 0, Counter()
+        made.refused = self.app[middleware.REQUESTS].refused if middleware.REQUESTS in self.app else Counter()
         return made
 
 
@@ -134,10 +135,11 @@ class _Connections(web.Server):
     settings: Server
     open: int
     open_from: Counter[str]  # by address; empty if the addresses are those of proxies
+    refused: Counter[str]  # how often a limit was reached, by the name of its setting
 
     def adopt(self, other: _Connections) -> None:
         """Answer requests as another server does."""
-        self.settings = other.settings
+        self.settings, self.refused = other.settings, other.refused
         self.request_handler, self.request_factory = other.request_handler, other.request_factory
         self._kwargs = other._kwargs
         for connection in self.connections:
@@ -149,10 +151,13 @@ class _Connections(web.Server):
         self.open += 1
         if self.settings.trusted_proxies == 0:
             self.open_from[address] += 1
-        return (
-            self.open <= self.settings.max_connections
-            and self.open_from[address] <= self.settings.max_connections_per_address
-        )
+        if self.open > self.settings.max_connections:
+            self.refused["max_connections"] += 1
+            return False
+        if self.open_from[address] > self.settings.max_connections_per_address:
+            self.refused["max_connections_per_address"] += 1
+            return False
+        return True
 
     def discount(self, address: str) -> None:
         """Count a connection that is closed."""
@@ -231,6 +236,7 @@ class _Connection(web.RequestHandler):
         if not self._header_begun:
             self.force_close()
             return
+        self._connections_open.refused["header_timeout"] += 1
         error = RequestTimeout("The header did not arrive in time; send the request again.")
         self._messages.append((_ErrInfo(error.status, error, error.detail), EMPTY_PAYLOAD))
         self._waiter.set_result(None)
@@ -265,6 +271,7 @@ class _Connection(web.RequestHandler):
         if self.transport is None:
             return
         if self._drain_waiter is not None and bytes_not_taken(self.transport) >= before:
+            self._connections_open.refused["send_timeout"] += 1
             self.transport.abort()
         else:
             self._watch_sending()
@@ -284,6 +291,7 @@ class _Connection(web.RequestHandler):
             return
         left = bytes_not_taken(transport)
         if before is not None and left >= before:
+            self._connections_open.refused["send_timeout"] += 1
             transport.abort()
         else:
             self._loop.call_later(self._settings.send_timeout, self._watch_closing, transport, left)

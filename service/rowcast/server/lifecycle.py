@@ -30,7 +30,7 @@ from rowcast.rest.request import root_path
 from rowcast.rest.viewset import Handler
 from rowcast.server.health import Readiness
 from rowcast.server.log_entries import set_level
-from rowcast.server.middleware import REQUEST_ID
+from rowcast.server.middleware import REQUEST_ID, REQUESTS
 from rowcast.server.policies import refused_streams
 from rowcast.server.prepare import check_additive, prepare, startup_error
 from rowcast.server.purging import Purging
@@ -106,9 +106,13 @@ class Lifecycle:
         """Raise ``Unavailable`` for a request that cannot be answered before the service has started."""
         if self.readiness.starting is None:
             return
-        if request.match_info.handler in self._waiting_handlers or request.path.startswith("/health/"):
+        if not self.is_ordinary(request):
             return
         raise Unavailable("The service is not ready; /health/ready says why.", code="starting")
+
+    def is_ordinary(self, request: web.Request) -> bool:
+        """Whether a request opens no stream and is not about health."""
+        return request.match_info.handler not in self._waiting_handlers and not request.path.startswith("/health/")
 
     def waits_for_start(self, handler: Handler) -> Handler:
         """A stream's handler that waits for the start, and for a database that is away.
@@ -123,6 +127,8 @@ class Lifecycle:
             except (TooManyStreams, Throttled, Unavailable) as error:
                 if request.headers.get("Accept") != CONTENT_TYPE:
                     raise
+                if error.limit is not None:
+                    request.app[REQUESTS].refused[error.limit] += 1
                 below = root_path(self._configuration.settings.server, request)
                 return come_back(error.problem_below(below, request[REQUEST_ID]), int(error.headers["Retry-After"]))
 

@@ -87,7 +87,7 @@ class Metrics:
             self._running.append(measured)
             yield
             self._running.remove(measured)
-            self._ended.update(counted(service, lifecycle.ticker))
+            self._ended.update(counted(service, lifecycle.ticker, app[REQUESTS]))
 
         app.middlewares.insert(0, measure)
         app.cleanup_ctx.append(run)
@@ -172,7 +172,7 @@ class Metrics:
     def _counters(self) -> Iterator[Metric]:
         found = self._ended.copy()
         for each in self._running:
-            found.update(counted(each.service, each.ticker))
+            found.update(counted(each.service, each.ticker, each.requests))
         by_name: dict[str, dict[Labels, float]] = {name: {} for name in COUNTERS}
         for (name, labels), number in found.items():
             by_name[name][labels] = number

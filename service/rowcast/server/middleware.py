@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Final
@@ -32,12 +33,16 @@ from rowcast.rest.viewset import Handler
 
 
 class Requests:
-    """The number of requests that an application is answering, its streams included."""
+    """The number of requests that an application is answering, its streams included; and how often a limit was reached.
 
-    __slots__ = ("active", "none_left")
+    ``refused`` counts by the names of the settings.
+    """
+
+    __slots__ = ("active", "none_left", "refused")
 
     def __init__(self) -> None:
         self.active = 0
+        self.refused: Counter[str] = Counter()
         self.none_left: asyncio.Event | None = None  # once somebody waits for it
 
     async def end(self) -> None:
@@ -86,6 +91,8 @@ def errors(
                 check(request)
             return await handler(request)
         except ApiError as error:
+            if error.limit is not None:
+                requests.refused[error.limit] += 1
             instead = await count_failure(request) if count_failure is not None and failed(error) else None
             return problem(_with_operation(instead or error, error), request_id, seen_below(request))
         except web.HTTPException as error:

@@ -34,7 +34,14 @@ COUNTERS: Final[Mapping[str, str]] = {
     "rowcast_stream_bytes": "Bytes that were written to streams.",
     "rowcast_feed_reconnects": "Connections of the feed after its first one.",
     "rowcast_ticker_ticks": "Ticks that this process has made.",
+    "rowcast_limits_reached": "Requests, streams and connections that a limit has refused or ended, by its setting.",
 }
+LIMITS: Final = (
+    "max_connections", "max_connections_per_address", "max_active_requests", "max_streams", "max_streams_per_caller",
+    "bodies_limit", "export_connections", "header_timeout", "body_timeout", "send_timeout",
+)  # fmt: skip
+"""The settings whose limits are counted when they are reached."""
+
 _POOL: Final[Mapping[str, tuple[str, Callable[[PoolLoad], int]]]] = {
     "rowcast_pool_size": ("Connections that a pool may open.", lambda load: load.size),
     "rowcast_pool_idle": ("Connections that are open and free.", lambda load: load.idle),
@@ -54,7 +61,7 @@ class Measured:
     bodies: BodyMemory
 
 
-def counted(service: Service, ticker: Ticker) -> Numbers[tuple[str, Labels]]:
+def counted(service: Service, ticker: Ticker, requests: Requests) -> Numbers[tuple[str, Labels]]:
     """What a service has counted, by metric and labels."""
     cache, hub = service.cache, service.hub
     assert isinstance(cache, CountingCache)
@@ -82,6 +89,8 @@ def counted(service: Service, ticker: Ticker) -> Numbers[tuple[str, Labels]]:
     add("rowcast_stream_bytes", hub.traffic.bytes)
     add("rowcast_feed_reconnects", max(0, service.feed.connections - 1))
     add("rowcast_ticker_ticks", ticker.ticks)
+    for limit in LIMITS:
+        add("rowcast_limits_reached", requests.refused[limit], limit=limit)
     return found
 
 

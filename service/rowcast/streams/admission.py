@@ -64,6 +64,7 @@ class Admission:
                 "There are too many open streams; try again later.",
                 code=TooManyStreams.code,
                 retry_after=FULL_RETRY_SECONDS,
+                limit="max_streams",
             )
         self._open[caller] += 1
         self._total += 1
