@@ -70,12 +70,12 @@ bench-stream: .venv/requirements-dev.installed
 
 # Three complete sets: for deployment, the same with the embedded PostgreSQL, and that with the development tools.
 COMPILE = .venv/bin/python -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
-	--custom-compile-command 'make lock' pyproject.toml --group build --extra redis
+	--custom-compile-command 'make lock' pyproject.toml --group build --extra nats --extra redis
 lock: .venv/requirements-dev.installed
 	$(COMPILE) --upgrade --extra embedded --group dev -o requirements-dev.lock
 	$(COMPILE) --constraint requirements-dev.lock --extra embedded -o requirements-embedded.lock
 	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock
-	$(subst pyproject.toml --group build --extra redis,--group pyproject.toml:web,$(COMPILE)) --upgrade -o requirements-web.lock
+	$(subst pyproject.toml --group build --extra nats --extra redis,--group pyproject.toml:web,$(COMPILE)) --upgrade -o requirements-web.lock
 
 .PHONY: run psql web test test-fast fuzz operate docs screenshots lint format schemas dist bench bench-growth bench-stream lock
 .DELETE_ON_ERROR:

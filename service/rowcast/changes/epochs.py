@@ -27,9 +27,14 @@ class Epoch:
     base: int
 
 
+async def current_history(connection: Connection) -> asyncpg.Record:
+    """What identifies the history of this database: ``system_identifier``, ``timeline`` and ``database``."""
+    return await connection.fetchrow(_CURRENT_HISTORY, timeout=10)
+
+
 async def current_epoch(connection: Connection) -> int:
     """The epoch of this database's history; a new one is made if the newest epoch is of another history."""
-    history = await connection.fetchrow(_CURRENT_HISTORY)
+    history = await current_history(connection)
     if (epoch := await _epoch_of(connection, history)) is not None:
         return epoch
     async with connection.transaction():

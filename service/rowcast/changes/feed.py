@@ -5,6 +5,9 @@ reads the newest tick, and then goes on from its own head, so no change is lost 
 that is bounded in events and bytes. A reader whose position is older than the ring reads the log, one page at a time,
 over a second connection that all such readers share.
 
+With a relay, the feed of the node that makes ticks passes its batches on, and the feeds of the others apply these instead of
+reading ticks, while they hear it (``rowcast.changes.relay``). After each connect a feed looks at the log first.
+
 ``head`` moves and subscribers are called in one step of the event loop. So code that reads ``head`` and subscribes
 without an ``await`` in between misses nothing and gets nothing twice.
 """
@@ -30,6 +33,7 @@ from rowcast.changes.epochs import read_epochs
 from rowcast.changes.events import Batch
 from rowcast.changes.position import POSITION_MAX_LENGTH, Position, Snapshot
 from rowcast.changes.reader import Pruned, prepare_session, read_batches
+from rowcast.changes.relay import FED_POLL_SECONDS, LEADER_POLL_SECONDS, Relay
 from rowcast.changes.state import LogState, read_state
 from rowcast.changes.ticks import Tick
 from rowcast.database.connection import Connect, Connection
@@ -79,9 +83,14 @@ class Feed(Reconnecting):
         wakeup: str = "notify",
         events: int = 100_000,
         size: int = 64 << 20,
+        relay: Relay | None = None,
         supervisor: Supervisor | None = None,
     ) -> None:
         super().__init__(connect, "feed", supervisor)
+        self.relay = relay
+        if relay is not None:
+            relay.notify(of_changes=self.ring, of_messages=self.ring)
+        self.fed = False  # the relay's batches are applied, and notifications do not arrive
         self._notify = wakeup == "notify"
         self._bounds = events, size
         self._ring: deque[Batch] = deque()
@@ -232,8 +241,11 @@ class Feed(Reconnecting):
         """Listen first, and only then look for the newest tick."""
         await prepare_session(connection)
         await connection.execute("SET application_name = 'rowcast feed'")
+        self.fed = False
         if self._notify:
             await self._listen(connection, TICK_CHANNEL)
+        if self.relay is not None:
+            await self.relay.use(connection)
         if self._head is None:
             self._move(await ticks.newest_tick(connection))
             self.ready.set()
@@ -249,30 +261,78 @@ class Feed(Reconnecting):
         """Apply the changes of new ticks, for ever."""
         pause = POLL_MIN_SECONDS
         looked = float("-inf")
+        behind = False
         while True:
             self._begin_look()
+            await self._follow_relay(connection, self.fed and self._is_heard)
+            if self.fed and not behind and self._take_from_relay():
+                left = looked + FED_POLL_SECONDS - monotonic()
+                if left > 0:
+                    await self._wait(left)
+                    continue
             started = monotonic()
-            read = await ticks.read_ticks(connection, self._tick.tick)
-            if not read or read[0] != self._tick:
-                await self._reset(connection)
-            elif len(read) > 1:
-                self._note_change()
-                try:
-                    async for batch in read_batches(connection, self.head, read):
-                        self._apply(batch)
-                except Pruned:
-                    await self._reset(connection)
+            read = await self._look(connection)
+            behind = read == ticks.TICKS_PER_READ
+            if read > 1:
                 pause = POLL_MIN_SECONDS
-            if len(read) < ticks.TICKS_PER_READ:
-                ticking = len(read) > 1 and started - looked < LOOK_MAX_AGE_SECONDS
+            if behind:
+                self._check_connection()
+                continue
+            if not self.fed:
+                ticking = read > 1 and started - looked < LOOK_MAX_AGE_SECONDS
                 if ticking or not await ticks.changes_are_waiting(connection):
                     self._current_at = started
-                looked = started
-                self.connected = True
+            looked = started
+            self.connected = True
+            await self._follow_relay(connection, self._is_heard)
+            if not self.fed:
                 pause = self._safety_pause if self._notify else min(1.25 * pause, POLL_MAX_SECONDS)
+                if self.relay is not None and self.relay.leads:
+                    self.relay.beat(self.head, current=self._current_at == started)
+                    pause = min(pause, LEADER_POLL_SECONDS)
                 await self._wait(pause)
-            else:
-                self._check_connection()
+
+    async def _look(self, connection: Connection) -> int:
+        """Read new ticks, and apply their changes. Returns how many ticks were read, the one at the head included."""
+        if self.relay is not None:
+            self.relay.begin_look()
+        read = await ticks.read_ticks(connection, self._tick.tick)
+        if not read or read[0] != self._tick:
+            await self._reset(connection)
+        elif len(read) > 1:
+            self._note_change()
+            if self.relay is not None and self.fed:
+                self.relay.filled += len(read) - 1
+            try:
+                async for batch in read_batches(connection, self.head, read):
+                    self._apply(batch)
+            except Pruned:
+                await self._reset(connection)
+        return len(read)
+
+    @property
+    def _is_heard(self) -> bool:
+        return self.relay is not None and self.relay.feeds
+
+    async def _follow_relay(self, connection: Connection, fed: bool) -> None:
+        """Follow the relay, or the notifications of ticks: these arrive before the next look."""
+        if fed == self.fed:
+            return
+        if self._notify and fed:
+            await connection.remove_listener(TICK_CHANNEL, self.ring)
+        elif self._notify:
+            await self._listen(connection, TICK_CHANNEL)
+        self.fed = fed
+        _logger.info("feed_follows", source="relay" if fed else "log", head=str(self.head))
+
+    def _take_from_relay(self) -> bool:
+        """Apply what has arrived. Returns whether it is all that was announced."""
+        assert self.relay is not None
+        for batch in self.relay.take(self.head):
+            self._apply(batch)
+        if (current_at := self.relay.current_at(self.head)) is not None:
+            self._current_at = current_at
+        return not self.relay.lacks(self.head)
 
     def _apply(self, batch: Batch) -> None:
         self._ring.append(batch)
@@ -285,6 +345,8 @@ class Feed(Reconnecting):
         self._head = batch.end
         if batch.last:
             self._pass(Tick(batch.tick, batch.epoch, batch.snap))
+        if self.relay is not None:
+            self.relay.pass_on(batch)
         for apply in tuple(self._subscribers):
             try:
                 apply(batch)

@@ -2,17 +2,20 @@
 
 "Build the new table beside the old one, then rename both" is how ETL jobs and schema tools replace a table. The new one
 has no triggers, so that its changes are not logged: caches would be wrong for ever, and streams silent. Every process
-looks once a second.
+looks once a second. With a relay the leader does, and has the others look when it has found such a table. They look now
+and then as well, because they may serve tables that the leader does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Final
 
 import structlog
 
 from rowcast.changes.feed import Feed
+from rowcast.changes.relay import FED_POLL_SECONDS
 from rowcast.changes.trigger_sync import qualified_names
 from rowcast.database.connection import Connect
 from rowcast.database.errors import DRIVER_ERRORS
@@ -45,9 +48,17 @@ class TableWatch:
         self._repair = repair
         self.unlogged: list[str] = []
         self._names: list[str] = []
+        self._looked = float("-inf")
 
     async def look(self) -> None:
-        """Look once."""
+        """Look once, unless another node does and has found nothing."""
+        relay = self._feed.relay
+        if relay is not None:
+            if relay.take_alarm():  # its triggers may be back already, and changes without an event are in caches
+                self._forget()
+            elif relay.feeds and monotonic() - self._looked < FED_POLL_SECONDS:
+                return
+        self._looked = monotonic()
         try:
             self._names = self._names or await qualified_names(self._connect, self._tables)
             await self._look(self._names)
@@ -60,6 +71,8 @@ class TableWatch:
         if not self.unlogged:
             return
         self._forget()
+        if self._feed.relay is not None:
+            self._feed.relay.alarm()
         if self.unlogged != before:
             _logger.error(
                 "changes_not_logged",

@@ -3,7 +3,8 @@
 The replica that has the lock on ``LEADER_TABLE`` makes ticks; the others look four times a second whether it is free. The
 lock belongs to a connection of its own, so it is free when that ends, for whatever reason; then the leader stops. If the
 leader is silent for a while, the server ends the connection. For a moment there may be two tickers. They do no harm: each
-tick is one statement, which sees the tick before, and of two statements that make the same tick one fails.
+tick is one statement, which sees the tick before, and of two statements that make the same tick one fails. Nodes that are
+fed by a relay hear whether there is a leader, and look at the lock twice a minute.
 
 **Awake**, the ticker polls every 2 to 20 ms: faster after a change, and slower where the server is busy. This is cheap
 for the ticker and free for writers; a NOTIFY in each writing transaction would serialize their commits. **Asleep**, it
@@ -40,6 +41,7 @@ from rowcast.changes.connection import SAFETY_POLL_SECONDS, Reconnecting, sessio
 from rowcast.changes.coordination import GATE_OPEN, GATE_SHUT, LEADER_TABLE, WAKE_CHANNEL, set_gate
 from rowcast.changes.epochs import current_epoch
 from rowcast.changes.reader import prepare_session
+from rowcast.changes.relay import FED_POLL_SECONDS, Relay
 from rowcast.changes.retention import PARTITIONS_KEPT
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import DRIVER_ERRORS
@@ -96,9 +98,13 @@ class Ticker(Reconnecting):
         retention: float = 24 * 3600,
         size: int = 4 << 30,
         answers: float = 24 * 3600,
+        relay: Relay | None = None,
         supervisor: Supervisor | None = None,
     ) -> None:
         super().__init__(connect, "ticker", supervisor)
+        self._relay = relay
+        if relay is not None:
+            relay.notify(of_changes=self.ring)
         self._notify = wakeup == "notify"
         self._retention = retention
         self._size = size
@@ -118,14 +124,15 @@ class Ticker(Reconnecting):
         if await connection.fetchval("SELECT pg_is_in_recovery()", timeout=10):
             raise ConfigurationError("the database is a standby: ticks are made on the primary server")
         await prepare_session(connection)
-        await connection.execute(
-            f"{_SESSION}; SET synchronous_commit = on; SET idle_session_timeout = '{LEADER_SILENCE_SECONDS}s'"
-        )
+        await connection.execute(f"{_SESSION}; SET synchronous_commit = on")
 
     async def _work(self, connection: Connection) -> None:
         while True:
+            self._bell.clear()
             while await lock_holder(connection, LEADER_TABLE) is not None:
-                await self._wait(SAFETY_POLL_SECONDS * random.uniform(0.8, 1.2))
+                fed = self._relay is not None and self._relay.feeds
+                await self._wait((FED_POLL_SECONDS if fed else SAFETY_POLL_SECONDS) * random.uniform(0.8, 1.2))
+                self._bell.clear()
             async with session(self._connect, self._lose_lock) as lock:
                 await lock.execute(_SESSION)
                 if await try_lock_table(lock, LEADER_TABLE, silence=LEADER_SILENCE_SECONDS):
@@ -140,6 +147,7 @@ class Ticker(Reconnecting):
         """Lead for ever, with the connection that has the lock."""
         if not await sequence_is_ordered(connection):
             raise ConfigurationError("the sequence rowcast.change_seq must have CACHE 1, INCREMENT 1 and NO CYCLE")
+        await connection.execute(f"SET idle_session_timeout = '{LEADER_SILENCE_SECONDS}s'")
         if self._notify:  # a ticker that waits for the lead is not to be woken by writers
             await self._listen(connection, WAKE_CHANNEL)
         epoch = await current_epoch(connection)
@@ -157,6 +165,8 @@ class Ticker(Reconnecting):
                 event.set()
             else:
                 event.clear()
+        if self._relay is not None:
+            self._relay.lead(self.leading.is_set())
 
     async def _lead(self, connection: Connection, lock: Connection, epoch: int) -> None:
         """Poll for ever."""

@@ -16,7 +16,7 @@ from rowcast.commands.common import (
     open_database,
     tables_and_database,
 )
-from rowcast.server.doctor import Finding, examine, examine_requests
+from rowcast.server.doctor import Finding, examine, examine_relay, examine_requests
 
 
 @click.command()
@@ -32,7 +32,9 @@ def doctor(config: Path, database_url: str | None) -> None:
         async def examine_all() -> list[Finding]:
             found = await examine(database.connect, tables, settings.database.migrations, settings.stream)
             away = any(finding.about == "database" and finding.wrong for finding in found)
-            return found if away else [*found, *await examine_requests(database)]
+            if not away:
+                found += await examine_requests(database)
+            return found if settings.stream.relay is None else [*found, *await examine_relay(settings.stream.relay)]
 
         found = asyncio.run(examine_all())
     for finding in found:

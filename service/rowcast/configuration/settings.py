@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from marshmallow import ValidationError
 from marshmallow import fields as ma
@@ -110,6 +111,24 @@ def _address() -> value_types.ValueType:
         if int(port) > 65535:
             raise ValueError("must have a port of at most 65535")
         return Address(host.strip("[]"), int(port))
+
+    return value_types.ValueType(take, written.written, null=True)
+
+
+def _relay_url() -> value_types.ValueType:
+    """The URL of a message bus, or null."""
+    expected = "a URL such as nats://user:password@host:4222"
+    written = value_types.string(r"(?:nats|tls)://[^\s?#]+", expected, null=True)
+
+    def take(value: Any) -> str:
+        url: str = written.take(value)
+        try:
+            parts = urlsplit(url)
+            if not parts.hostname or parts.port == 0:
+                raise ValueError
+        except ValueError:  # the port is not one, or a bracket is not part of an address
+            raise ValueError(f"must be {expected}") from None
+        return url
 
     return value_types.ValueType(take, written.written, null=True)
 
@@ -278,6 +297,7 @@ class Stream:
     max_age: float = _setting(value_types.duration(), "0s")
     buffer: int = _setting(value_types.size(), "256KiB")
     wakeup: str = _setting(value_types.one_of(("notify", "poll")), "notify")
+    relay: str | None = _setting(_relay_url(), secret=True)
     max_streams: int = _setting(value_types.integer(1, 1_000_000), 10_000)
     max_streams_per_caller: int = _setting(value_types.integer(1, 1_000_000), 200)
     filter_timeout: float = _setting(value_types.duration(), "1s")

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from rowcast.changes.cache import Cache, CountingCache
 from rowcast.changes.feed import Feed
+from rowcast.changes.relay import Relay, open_bus
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.yaml import Problems, SourceLocation
 from rowcast.database.caller import CallerDatabase, CallerSettings
@@ -226,7 +227,11 @@ def _service(
     """What the viewsets share. Classes that the settings name and that do not exist are added to ``problems``."""
     settings = configuration.settings
     database = store.database
-    feed = Feed(database.connect, wakeup=settings.stream.wakeup, supervisor=supervisor)
+    relay = None
+    if settings.stream.relay is not None:
+        with noting(problems, configuration.files[""].location(("stream", "relay"), key=True)):
+            relay = Relay(open_bus(settings.stream.relay), supervisor)
+    feed = Feed(database.connect, wakeup=settings.stream.wakeup, relay=relay, supervisor=supervisor)
     cache = CountingCache(feed) if counting else Cache(feed)
     database.changed = cache.invalidate
 

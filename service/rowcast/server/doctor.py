@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from rowcast.changes import checks, retention
+from rowcast.changes.bus import BusLost
 from rowcast.changes.coordination import LEADER_TABLE
 from rowcast.changes.install import PARTITIONS
 from rowcast.changes.reader import prepare_session
+from rowcast.changes.relay import open_bus
 from rowcast.changes.state import LogState, read_state
 from rowcast.changes.ticker import TICKER_NAME
 from rowcast.configuration.settings import Stream
@@ -96,6 +98,31 @@ async def examine_requests(database: Database) -> list[Finding]:
         return [Finding("requests", problem, wrong=True) for problem in problems]
     statements = "with" if database.prepared_statements else "without"
     return [Finding("requests", f"through a pooler as {role}, {statements} prepared statements")]
+
+
+async def examine_relay(url: str) -> list[Finding]:
+    """Check whether messages of ``stream.relay`` arrive, over a channel of the check's own."""
+    bus, mark, arrived = open_bus(url), secrets.token_bytes(32), asyncio.Event()
+
+    def receive(message: bytes) -> None:
+        if message == mark:
+            arrived.set()
+
+    channel = f"rowcast.{secrets.token_hex(16)}"
+    try:
+        async with bus.session(channel, receive, _ignore), bus.session(channel, receive, _ignore) as session:
+            await session.publish(mark)
+            await asyncio.wait_for(arrived.wait(), PROBE_TIMEOUT_SECONDS)
+    except BusLost as error:
+        return [Finding("relay", f"{bus.place} cannot be reached: {error}. Changes arrive without it", wrong=True)]
+    except TimeoutError:
+        message = f"messages do not arrive over {bus.place}: the user needs to send to and receive from rowcast.*"
+        return [Finding("relay", message, wrong=True)]
+    return [Finding("relay", f"messages of up to {_size(session.limit)} arrive over {bus.place}")]
+
+
+def _ignore() -> None:
+    """A connection that ends is found by what does not arrive."""
 
 
 async def _database(connection: Connection) -> Finding:

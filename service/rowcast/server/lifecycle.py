@@ -85,6 +85,7 @@ class Lifecycle:
             retention=stream.retention,
             size=stream.max_log_size,
             answers=configuration.settings.server.idempotency_retention,
+            relay=service.feed.relay,
             supervisor=supervisor,
         )
         self._watch = TableWatch(
@@ -167,6 +168,8 @@ class Lifecycle:
         await self._database.finish(grace)
         await self._service.feed.stop()
         await self.ticker.stop()
+        if self._service.feed.relay is not None:
+            await self._service.feed.relay.stop()
         await self._identity.close()
         await self._throttles.close()
         await self._service.store.judge.close()
@@ -201,6 +204,8 @@ class Lifecycle:
             attempt += 1
             await asyncio.sleep(min(START_RETRY_MAX_SECONDS, 0.1 * 2**attempt) * random.uniform(0.5, 1))
         feed = self._service.feed
+        if feed.relay is not None:
+            await feed.relay.start()
         await self.ticker.start()
         await feed.start()
         await feed.ready.wait()

@@ -21,6 +21,7 @@ MERGED: Final[Mapping[str, Any]] = {
     "rowcast_feed_lag_seconds": max,
     "rowcast_feed_connected": min,
     "rowcast_feed_tick": min,
+    "rowcast_relay_connected": min,
     "rowcast_build_info": max,
     "process_start_time_seconds": max,
     "process_max_fds": min,

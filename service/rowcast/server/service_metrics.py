@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 
 from rowcast.changes.cache import CountingCache
 from rowcast.changes.feed import Feed, Reason
+from rowcast.changes.relay import DROPPED_BECAUSE
 from rowcast.changes.ticker import Ticker
 from rowcast.database.pool_load import PoolLoad
 from rowcast.rest.body_memory import BodyMemory
@@ -35,6 +36,10 @@ COUNTERS: Final[Mapping[str, str]] = {
     "rowcast_feed_reconnects": "Connections of the feed after its first one.",
     "rowcast_ticker_ticks": "Ticks that this process has made.",
     "rowcast_limits_reached": "Requests, streams and connections that a limit has refused or ended, by its setting.",
+    "rowcast_relay_published": "Messages that this process has sent to the relay.",
+    "rowcast_relay_received": "Messages of the leader that have arrived from the relay.",
+    "rowcast_relay_dropped": "Messages of the relay that were dropped, by reason.",
+    "rowcast_relay_filled_ticks": "Ticks that were read from the log because the relay has lost or left out something.",
 }
 LIMITS: Final = (
     "max_connections", "max_connections_per_address", "max_active_requests", "max_streams", "max_streams_per_caller",
@@ -91,6 +96,12 @@ def counted(service: Service, ticker: Ticker, requests: Requests) -> Numbers[tup
     add("rowcast_ticker_ticks", ticker.ticks)
     for limit in LIMITS:
         add("rowcast_limits_reached", requests.refused[limit], limit=limit)
+    relay = service.feed.relay
+    add("rowcast_relay_published", 0 if relay is None else relay.published)
+    add("rowcast_relay_received", 0 if relay is None else relay.received)
+    for reason in DROPPED_BECAUSE:
+        add("rowcast_relay_dropped", 0 if relay is None else relay.dropped[reason], reason=reason)
+    add("rowcast_relay_filled_ticks", 0 if relay is None else relay.filled)
     return found
 
 
@@ -124,6 +135,9 @@ def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
     if feed is not None:
         yield gauge("rowcast_feed_lag_seconds", "How far the feed is behind the database.", feed.lag)
         yield gauge("rowcast_feed_connected", "Whether the feed has its connection.", feed.connected)
+        connected = feed.relay is not None and feed.relay.connected
+        yield gauge("rowcast_relay_connected", "Whether the relay has its connection.", connected)
+        yield gauge("rowcast_feed_fed", "Whether the feed applies what the relay brings.", feed.fed)
         yield gauge("rowcast_feed_tick", "The newest tick that the feed has delivered.", feed.head.tick)
     for name, (documentation, read) in _POOL.items():
         found: Numbers[Labels] = Numbers()

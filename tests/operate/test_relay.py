@@ -1,0 +1,292 @@
+"""Services that share their changes over a real message bus: what it costs PostgreSQL, and what its loss does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+import pytest
+
+from rowcast.changes.bus import BusLost
+from rowcast.changes.epochs import current_history
+from rowcast.changes.install import read_secret
+from rowcast.changes.relay import open_bus
+from rowcast.changes.relay_messages import RelayKey
+from rowcast.database.embedded import EmbeddedPostgres
+from tests.conftest import rowcast, write_config
+from tests.databases import Databases, databases_of, needs_embedded_server, temporary_server
+from tests.faults.clients import RESOURCES, Client, assert_equal, writing
+from tests.faults.processes import Server
+from tests.tls import free_port
+from tests.waiting import until, until_listening
+
+NODES = int(os.environ.get("ROWCAST_TEST_NODES", "3"))
+OUTAGE_COMMITS = int(os.environ.get("ROWCAST_TEST_COMMITS", "300"))  # while the bus is away
+WRITES = 80  # while statements are counted
+WRITE_SECONDS = 0.05  # between two of them
+PASSWORD = "secret@bus"
+NEEDS = {"nats": ("nats-server", "nats")}  # of a bus: the program and the module
+
+
+class BusServer:
+    """The server of a bus, which a test may kill and start again."""
+
+    def __init__(self, kind: str, directory: Path) -> None:
+        self.port = free_port()
+        self.url = f"{kind}://rowcast:{PASSWORD.replace('@', '%40')}@127.0.0.1:{self.port}"
+        self._directory = directory
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it, and wait until it can be used."""
+        self._process = await asyncio.create_subprocess_exec(
+            _program("nats"), "--addr", "127.0.0.1", "--port", str(self.port), "--user", "rowcast", "--pass", PASSWORD,
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        await until_listening(self._process, self.port)
+
+    async def kill(self) -> None:
+        """Kill it without warning."""
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+            self._process = None
+
+
+class Node(Server):
+    """A process of the service with metrics at ``admin``, about which it prints a line first."""
+
+    async def start(self, **variables: str) -> None:
+        self.admin = f"127.0.0.1:{free_port()}"
+        await self.launch(ROWCAST_SERVER_ADMIN=self.admin, **variables)
+        for _ in range(2):
+            await self.ready()
+
+
+def _program(kind: str) -> str:
+    program, module = NEEDS[kind]
+    path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    if path is None:
+        pytest.skip(f"needs {program}")
+    if find_spec(module) is None:
+        pytest.skip(f"needs rowcast[{kind}]")
+    return path
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """A server that counts statements."""
+    needs_embedded_server()
+    with temporary_server({"shared_preload_libraries": "pg_stat_statements"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
+    """The databases of that server."""
+    with databases_of(postgres.url) as databases:
+        yield databases
+
+
+@pytest.fixture(params=sorted(NEEDS))
+async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BusServer]:
+    """A bus that runs."""
+    _program(request.param)
+    server = BusServer(request.param, tmp_path)
+    await server.start()
+    yield server
+    await server.kill()
+
+
+@contextlib.asynccontextmanager
+async def services(directory: Path, url: str, number: int, relay: str | None) -> AsyncIterator[list[Node]]:
+    """So many processes of the service on a database, all of them ready."""
+    write_config(directory / "config", RESOURCES)
+    relayed = {} if relay is None else {"ROWCAST_STREAM_RELAY": relay}
+    servers = [Node(directory / "config", url, migrate=not i) for i in range(number)]
+    try:
+        for i, server in enumerate(servers):
+            await server.start(ROWCAST_DATA=str(directory / f"data{i}"), **relayed)
+        yield servers
+    finally:
+        for server in servers:
+            await server.kill()
+
+
+async def statements(sql: asyncpg.Connection) -> int:
+    """How many statements were run on the database so far."""
+    found: int = await sql.fetchval(
+        """SELECT sum(calls)::int FROM pg_stat_statements
+        WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+    )
+    return found
+
+
+async def measure(sql: asyncpg.Connection) -> int:
+    """How many statements are run while rows are written at a steady rate."""
+    before = await statements(sql)
+    for _ in range(WRITES):
+        await sql.execute("INSERT INTO owners (name) VALUES ('a')")
+        await asyncio.sleep(WRITE_SECONDS)
+    return await statements(sql) - before
+
+
+async def settled(sql: asyncpg.Connection, number: int) -> None:
+    """Wait until all nodes but the leader are fed: only one feed listens."""
+    query = """SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'rowcast feed' AND query LIKE 'UNLISTEN%'"""
+
+    async def fed() -> bool:
+        return bool(await sql.fetchval(query) == number - 1)
+
+    await until(fed)
+
+
+async def test_statements_do_not_grow_with_the_number_of_nodes(
+    bus: BusServer, database_url: str, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """With a relay, more processes of a service run hardly more statements while rows are written; without one they do."""
+    await sql.execute("CREATE EXTENSION pg_stat_statements")
+    found: dict[tuple[int, bool], int] = {}
+    for number, relayed in ((1, False), (1, True), (NODES, True), (NODES, False)):
+        relay = bus.url if relayed else None
+        async with (
+            services(tmp_path / f"{number}{relayed}", database_url, number, relay) as servers,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            clients = [await stack.enter_async_context(Client([server])) for server in servers]
+            for client in clients:
+                await client.ready()
+            if relayed:
+                await settled(sql, number)
+            found[number, relayed] = await measure(sql)
+            await assert_equal(sql, *clients)
+    assert found[NODES, False] - found[1, False] > 2 * (found[NODES, True] - found[1, True]), found
+    assert found[NODES, True] < 1.2 * found[1, True], found
+    assert found[1, True] < 1.2 * found[1, False], found
+
+
+async def test_a_bus_that_is_killed_loses_and_delays_nothing(
+    bus: BusServer, database_url: str, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Clients of all nodes have each change once, in order, while the bus is away, after it has come back, and while the node
+    that makes the ticks is killed.
+    """
+    async with services(tmp_path, database_url, NODES, bus.url) as servers, contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(servers[i:] + servers[:i])) for i in range(NODES)]
+        for client in clients:
+            await client.ready()
+        await settled(sql, NODES)
+        async with writing(database_url) as writers:
+            await writers.more(OUTAGE_COMMITS // 4)
+            await bus.kill()
+            await writers.more(OUTAGE_COMMITS)
+        await assert_equal(sql, *clients)
+        async with writing(database_url) as writers:
+            await bus.start()
+            await settled(sql, NODES)
+            await writers.more(OUTAGE_COMMITS // 4)
+        await assert_equal(sql, *clients)
+        async with writing(database_url) as writers:
+            await servers[0].kill()
+            await writers.more(OUTAGE_COMMITS)
+            await servers[0].start()
+            await settled(sql, NODES)
+        await assert_equal(sql, *clients)
+        assert [client.resets for client in clients] == [[]] * NODES
+
+
+async def relay_metrics(server: Node) -> dict[str, float]:
+    """The metrics of a process about the relay, without their labels."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://{server.admin}/metrics") as response:
+        lines = re.findall(r"^rowcast_((?:relay|feed)_\w+)(\{.*\})? ([0-9.e+]+)$", await response.text(), re.MULTILINE)
+    found: dict[str, float] = {}
+    for name, _, value in lines:
+        found[name] = found.get(name, 0) + float(value)
+    return found
+
+
+async def test_metrics_show_what_the_relay_does(
+    bus: BusServer, database_url: str, sql: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """Which process sends, which are fed, and what was dropped; a stranger at the channel does no harm."""
+    async with services(tmp_path, database_url, 2, bus.url) as servers:
+        await settled(sql, 2)
+        key = RelayKey.of(await read_secret(sql), tuple((await current_history(sql)).values()))
+        async with open_bus(bus.url).session(key.channel, lambda message: None, lambda: None) as stranger:
+            await stranger.publish(b"nonsense")
+            async with Client(servers[1:]) as client:
+                await client.ready()
+                await assert_equal(sql, client)
+
+            async def counted() -> bool:
+                leader, other = [await relay_metrics(server) for server in servers]
+                assert leader["relay_published_total"] > 0
+                assert (leader["relay_connected"], leader["feed_fed"], other["feed_fed"]) == (1, 0, 1)
+                assert (other["relay_connected"], other["relay_filled_ticks_total"]) == (1, 0)
+                return other["relay_received_total"] > 0 and other["relay_dropped_total"] == 1
+
+            await until(counted)
+
+
+async def test_the_log_does_not_have_the_password(bus: BusServer, database_url: str, tmp_path: Path) -> None:
+    """Not when the bus refuses it either; the service works without the bus."""
+    wrong = bus.url.replace("rowcast:", "somebody:")
+    async with services(tmp_path, database_url, 1, wrong) as (server,):
+        async with Client([server]) as client:
+            await client.ready()
+        os.kill(server.pid, signal.SIGTERM)
+        log = await server.log()
+    assert "relay_lost" in log
+    assert PASSWORD not in log
+    assert "secret" not in log
+
+
+async def test_doctor_sends_a_message(bus: BusServer, database_url: str, tmp_path: Path) -> None:
+    """``rowcast doctor`` reports whether messages arrive."""
+    write_config(tmp_path / "config", RESOURCES)
+    options = ("--config", str(tmp_path / "config"), "--database-url", database_url)
+    _, found = rowcast(tmp_path, "doctor", *options, ROWCAST_STREAM_RELAY=bus.url)
+    assert f"ok    relay      messages of up to 1 MiB arrive over nats://127.0.0.1:{bus.port}" in found
+    _, found = rowcast(tmp_path, "doctor", *options, ROWCAST_STREAM_RELAY=bus.url.replace("rowcast:", "x:"))
+    assert f"WRONG relay      nats://127.0.0.1:{bus.port} cannot be reached" in found
+    assert "secret" not in found
+
+
+async def test_a_session_ends_with_its_server(bus: BusServer) -> None:
+    """``lost`` is called, messages cannot be sent any more, and nobody can connect."""
+    lost, arrived = asyncio.Event(), asyncio.Event()
+    messages: list[bytes] = []
+
+    def receive(message: bytes) -> None:
+        messages.append(message)
+        arrived.set()
+
+    opened = open_bus(bus.url)
+    assert PASSWORD not in opened.place
+    async with (
+        opened.session("rowcast.x", receive, lost.set),
+        opened.session("rowcast.x", receive, lost.set) as session,
+    ):
+        for message in (b"", bytes(range(256)), b"x" * session.limit):
+            arrived.clear()
+            await session.publish(message)
+            await arrived.wait()
+            assert messages[-1] == message
+        assert not lost.is_set()
+        await bus.kill()
+        await asyncio.wait_for(lost.wait(), 20)
+        with pytest.raises(BusLost):
+            await session.publish(b"x")
+    with pytest.raises(BusLost):
+        async with opened.session("rowcast.x", receive, lost.set):
+            pass
