@@ -1,0 +1,186 @@
+"""What further processes of a service cost PostgreSQL, with and without a relay, and how late changes are while the bus is away.
+
+``python -m bench.nodes`` prints a row for each number of processes: statements a second while nothing is written and while rows
+are written, and the time from a commit to a client. It needs ``nats-server``, ``rowcast[nats]`` and the embedded PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import click
+
+from bench.rollout import NOTES, Replica
+from rowcast.database.embedded import EmbeddedPostgres
+
+RELAY: Final = "ROWCAST_STREAM_RELAY"
+SETTLE_SECONDS: Final = 5.0  # after the last process is ready
+WRITES: Final = 50  # rows a second
+COUNTED: Final = "SELECT sum(calls)::int FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%'"
+BY_QUERY: Final = """SELECT calls, left(regexp_replace(query, '\\s+', ' ', 'g'), 100) FROM pg_stat_statements
+    WHERE query NOT LIKE '%pg_stat_statements%' ORDER BY calls DESC LIMIT 12"""
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        port: int = made.getsockname()[1]
+        return port
+
+
+class Nats:
+    """A NATS server, which can be killed and started again."""
+
+    def __init__(self) -> None:
+        self._port = free_port()
+        self.url = f"nats://127.0.0.1:{self._port}"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it."""
+        program = shutil.which("nats-server", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+        assert program, "this needs nats-server"
+        self._process = await asyncio.create_subprocess_exec(
+            program, "--addr", "127.0.0.1", "--port", str(self._port), stderr=asyncio.subprocess.DEVNULL
+        )
+
+    async def kill(self) -> None:
+        """Kill it without warning."""
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+            self._process = None
+
+
+class Stream:
+    """A client that notes how old each row is when it arrives."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.ages: list[float] = []
+
+    async def read(self) -> None:
+        """Read until this is cancelled."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        writer.write(b"GET /notes/stream/ HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n")
+        with suppress(asyncio.CancelledError):
+            while line := await reader.readline():
+                if found := re.search(rb'"text": ?"([0-9.]+)"', line):
+                    self.ages.append(time.time() - float(found[1]))
+        writer.close()
+
+
+async def write(connection: asyncpg.Connection, seconds: float) -> None:
+    """Insert rows with the time as their text, at a steady rate."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        await connection.execute("INSERT INTO notes (text) VALUES ($1)", str(time.time()))
+        await asyncio.sleep(1 / WRITES)
+
+
+async def count(connection: asyncpg.Connection, seconds: float, *, writing: bool) -> float:
+    """Statements a second while rows are written, or nothing is."""
+    await connection.execute("SELECT pg_stat_statements_reset()")
+    await (write(connection, seconds) if writing else asyncio.sleep(seconds))
+    return float(await connection.fetchval(COUNTED) or 0) / seconds
+
+
+def quantiles(ages: list[float]) -> str:
+    """Median, 99th percentile and the largest, in milliseconds."""
+    ages = sorted(ages)
+    return " / ".join(f"{1000 * ages[round(share * (len(ages) - 1))]:.0f}" for share in (0.5, 0.99, 1))
+
+
+@asynccontextmanager
+async def replicas(directory: Path, url: str, number: int) -> AsyncIterator[list[int]]:
+    """The ports of so many processes on a database."""
+    ports = [free_port() for _ in range(number)]
+    running = [Replica(directory / "config", url, port) for port in ports]
+    try:
+        for replica in running:
+            await replica.start()
+        yield ports
+    finally:
+        await asyncio.gather(*(replica.stop() for replica in running if hasattr(replica, "process")))
+
+
+async def run(directory: Path, url: str, numbers: list[int], seconds: float, outage: float, *, queries: bool) -> None:
+    (directory / "config" / "resources").mkdir(parents=True)
+    (directory / "config" / "service.yaml").write_text("server: {workers: 1}")
+    (directory / "config" / "resources" / "notes.yaml").write_text(NOTES)
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE EXTENSION pg_stat_statements")
+    nats = Nats()
+    print(f"{WRITES} rows a second are written; times from commit to client: median / 99 % / most, in ms")
+    for relay in (None, nats.url):
+        os.environ.pop(RELAY, None)
+        if relay is not None:
+            os.environ[RELAY] = relay
+            await nats.start()
+        for number in numbers:
+            async with replicas(directory, url, number) as ports:
+                await asyncio.sleep(SETTLE_SECONDS)
+                idle = await count(connection, seconds, writing=False)
+                streams = [Stream(port) for port in ports]
+                tasks = [asyncio.create_task(stream.read()) for stream in streams]
+                busy = await count(connection, seconds, writing=True)
+                if queries:
+                    for row in await connection.fetch(BY_QUERY):
+                        print("   ", *row)
+                ages = [age for stream in streams for age in stream.ages]
+                print(
+                    f"{number:3} processes {'with' if relay else 'without'} a relay:"
+                    f" {idle:.0f} statements a second idle, {busy:.0f} busy; {quantiles(ages)}",
+                    flush=True,
+                )
+                if relay is not None and number == numbers[-1] and outage:
+                    before = [len(stream.ages) for stream in streams]
+                    writing = asyncio.create_task(write(connection, outage + 10))
+                    await asyncio.sleep(2)
+                    await nats.kill()
+                    await asyncio.sleep(outage)
+                    await nats.start()
+                    await writing
+                    await asyncio.sleep(2)
+                    late = [age for stream, done in zip(streams, before, strict=True) for age in stream.ages[done:]]
+                    numbers_of_events = {len(stream.ages) - done for stream, done in zip(streams, before, strict=True)}
+                    print(f"    with the bus killed for {outage:.0f} s: {quantiles(late)}; events {numbers_of_events}")
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks)
+    await nats.kill()
+    await connection.close()
+
+
+@click.command()
+@click.option("--processes", default="1,5,20", help="How many, separated by commas.")
+@click.option("--seconds", default=10.0, help="How long to count statements.")
+@click.option("--outage", default=30.0, help="For how long to kill the bus.")
+@click.option("--queries", is_flag=True, help="Print what is run most often.")
+def main(processes: str, seconds: float, outage: float, queries: bool) -> None:
+    """Measure."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    with tempfile.TemporaryDirectory(prefix="rowcast-nodes-") as name:
+        directory = Path(name)
+        settings = {"shared_preload_libraries": "pg_stat_statements", "max_connections": "400"}
+        with EmbeddedPostgres(directory / "data", settings=settings) as postgres:
+            asyncio.run(
+                run(directory, postgres.url, list(map(int, processes.split(","))), seconds, outage, queries=queries)
+            )
+
+
+if __name__ == "__main__":
+    main()
