@@ -427,6 +427,37 @@ async def test_a_value_that_changed_while_it_was_read_is_not_cached(serve: Serve
     assert await cache.get_or_load("a", item, load) == ("value", False)
 
 
+async def test_a_value_that_was_read_before_the_cache_was_cleared_is_not_cached(serve: Serve) -> None:
+    """Changes may not have been counted before that, such as those that a reset of the feed leaves out."""
+    client = await serve(RESPONSES)
+    cache = cache_of(client)
+    await until(lambda: cache.fresh)
+
+    async def load() -> str:
+        cache.clear()
+        return "old"
+
+    assert await cache.get_or_load("key", lambda: Dependencies(["items"]), load) == ("old", False)
+    assert cache.get("key") is None
+
+
+async def test_a_value_as_of_an_earlier_generation_is_compared_with_that(serve: Serve) -> None:
+    """It is cached unless something of it has changed since then."""
+    client = await serve(RESPONSES)
+    cache = cache_of(client)
+    await until(lambda: cache.fresh)
+    before = cache.generation
+    cache.invalidate(["items"])
+
+    async def load() -> str:
+        return "read"
+
+    for resource in ("items", "others"):
+        await cache.get_or_load(resource, lambda: Dependencies([resource]), load, as_of=lambda: before)  # noqa: B023
+    assert cache.get("items") is None
+    assert cache.get("others") == "read"
+
+
 async def test_every_response_was_true_a_moment_ago(serve: Serve, sql: asyncpg.Connection, database_url: str) -> None:
     """Readers and writers on two replicas and plain SQL, with rollbacks and a feed that is cut off and comes back.
 

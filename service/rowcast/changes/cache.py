@@ -66,6 +66,7 @@ class Cache:
         self._written: dict[str, int] = {}  # the same, of changes that do not name their rows
         self._loads: dict[Hashable, _Load] = {}
         self._generation = 0
+        self._cleared = 0  # the generation of the last ``clear``, before which changes may not have been counted
 
     def start(self) -> None:
         """Subscribe to the feed, for as long as the feed runs."""
@@ -75,6 +76,11 @@ class Cache:
     def fresh(self) -> bool:
         """Whether the feed is recent enough for entries to be returned."""
         return self._feed.connected and self._feed.lag < FEED_MAX_LAG_SECONDS
+
+    @property
+    def generation(self) -> int:
+        """The number of the newest change, or reset, that entries are compared with."""
+        return self._generation
 
     @property
     def held(self) -> int:
@@ -103,6 +109,7 @@ class Cache:
         *,
         size: Callable[[Value], int] = lambda _: 0,
         wait: bool = False,
+        as_of: Callable[[], int | None] = lambda: None,
     ) -> tuple[Value, bool]:
         """Return the cached value, or load it and put it into the cache; and whether it was cached.
 
@@ -115,6 +122,8 @@ class Cache:
             size: Returns the bytes that the value takes in memory.
             wait: Wait up to ``LOAD_WAIT_SECONDS`` for another caller that is loading the same key, instead of loading
                 it at the same time. Costs a future per load.
+            as_of: Called after ``load``; returns the generation as of which the value is current if a standby has
+                returned it, which may not have the changes since.
         """
         cached = self.get(key)
         if cached is None and wait and key in self._loads:
@@ -127,6 +136,7 @@ class Cache:
         since, resources, row = self._generation, dependencies.resources, dependencies.row
         with self._loading(key, resources) if wait else nullcontext():
             value = await load()
+            since = min(since, since if (older := as_of()) is None else older)
             self.put(key, value, since=since, resources=resources, row=row, size=size(value))
         return value, False
 
@@ -145,6 +155,8 @@ class Cache:
         ``row`` is the resource and the key, as a string, of the only row that was read from that resource.
         """
         entry = _Entry(value, since, frozenset(resources), row, size + ENTRY_OVERHEAD_BYTES + _length(key))
+        if since < self._cleared:
+            return
         if row is not None and self._changed.get(row[0], 0) > since:
             return  # the change may be of this row
         if not self._is_current(entry) or entry.size > self._bound // 8:
@@ -167,6 +179,7 @@ class Cache:
     def clear(self) -> None:
         """Drop every entry."""
         self._generation += 1
+        self._cleared = self._generation
         self._entries.clear()
         self._rows.clear()
         self._held = 0
