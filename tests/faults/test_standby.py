@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -18,42 +16,7 @@ from tests.databases import SETTINGS, needs_embedded_server
 
 from .clients import RESOURCES, assert_equal
 from .conftest import Open
-
-PATIENCE = 30.0
-
-
-def socket_of(url: str) -> str:
-    return parse_qs(urlsplit(url).query)["host"][0]
-
-
-class Standby:
-    """A copy of a server that follows it."""
-
-    def __init__(self, primary: EmbeddedPostgres, directory: Path) -> None:
-        directory.mkdir()
-        (directory / "lock").touch()
-        command = [
-            str(embedded._binaries() / "pg_basebackup"), "--pgdata", str(directory / "cluster"), "--write-recovery-conf",
-            "--checkpoint=fast", "--no-sync", "--username", embedded.ROLE, "--host", socket_of(primary.url),
-            "--port", str(embedded.PORT),
-        ]  # fmt: skip
-        subprocess.run(command, check=True, env=embedded._environment(), timeout=60)
-        self.server = EmbeddedPostgres(directory, settings=SETTINGS)
-        self._started: asyncio.Future[str]
-
-    async def start(self) -> asyncpg.Connection:
-        """Follow; a connection to the standby. It is only when it is promoted that it counts as started."""
-        self._started = asyncio.ensure_future(asyncio.to_thread(self.server.start))
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                try:
-                    return await asyncpg.connect(self.server.url)
-                except (OSError, asyncpg.CannotConnectNowError, embedded.EmbeddedPostgresError):
-                    await asyncio.sleep(0.05)
-
-    async def promote(self, connection: asyncpg.Connection) -> None:
-        await connection.execute("SELECT pg_promote()")
-        await asyncio.wait_for(self._started, PATIENCE)
+from .standbys import PATIENCE, Standby, socket_of
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from rowcast.changes.connection import RECONNECT_SECONDS, Reconnecting
 from rowcast.changes.coordination import TICK_CHANNEL
 from rowcast.changes.epochs import read_epochs
 from rowcast.changes.events import Batch
-from rowcast.changes.position import POSITION_MAX_LENGTH, Position, Snapshot
+from rowcast.changes.position import POSITION_MAX_LENGTH, WITH_SNAPSHOT, Position, Snapshot
 from rowcast.changes.reader import Pruned, prepare_session, read_batches
 from rowcast.changes.relay import FED_POLL_SECONDS, LEADER_POLL_SECONDS, Relay
 from rowcast.changes.state import LogState, read_state
@@ -125,6 +125,14 @@ class Feed(Reconnecting):
         """The snapshot of the newest tick whose events subscribers were called with."""
         return self._tick.snap
 
+    def has_delivered(self, wanted: Position | int) -> bool:
+        """Whether subscribers were called with all events up to a position, or of a transaction, for certain."""
+        if isinstance(wanted, int):
+            return self._tick.snap.sees(wanted)
+        if wanted.epoch != self.head.epoch or wanted.sort_key > self.head.sort_key:
+            return False
+        return wanted.snapshot is None or wanted.snapshot <= self._tick.snap
+
     @property
     def lag(self) -> float:
         """Seconds since the head was the newest change, as far as the feed could see."""
@@ -156,14 +164,15 @@ class Feed(Reconnecting):
         return unsubscribe
 
     def stream_position(self, snapshot: str) -> str | None:
-        """The position that continues a response whose statement had this ``snapshot``.
+        """The position that continues a response whose statement had this ``snapshot``; a standby's is that already.
 
         It follows the newest tick that the snapshot includes, so the time of the call does not matter. ``None`` if the
         feed was not ready when the statement ran, or the statement took longer than ``SNAPSHOT_MAX_AGE_SECONDS``.
         """
         arguments = (snapshot, self._ticks[-1] if self._ticks else None)
         if arguments != self._continued[0]:  # while nothing is written, all statements have the same snapshot
-            self._continued = (arguments, self._continuing(Snapshot.parse(snapshot)))
+            of_standby = WITH_SNAPSHOT in snapshot
+            self._continued = (arguments, snapshot if of_standby else self._continuing(Snapshot.parse(snapshot)))
         return self._continued[1]
 
     def _continuing(self, seen: Snapshot) -> str | None:

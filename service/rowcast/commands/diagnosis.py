@@ -17,6 +17,7 @@ from rowcast.commands.common import (
     tables_and_database,
 )
 from rowcast.server.doctor import Finding, examine, examine_relay, examine_requests
+from rowcast.server.replica_doctor import examine_replicas
 
 
 @click.command()
@@ -34,6 +35,7 @@ def doctor(config: Path, database_url: str | None) -> None:
             away = any(finding.about == "database" and finding.wrong for finding in found)
             if not away:
                 found += await examine_requests(database)
+                found += await examine_replicas(settings.database, tables, database.connect)
             return found if settings.stream.relay is None else [*found, *await examine_relay(settings.stream.relay)]
 
         found = asyncio.run(examine_all())

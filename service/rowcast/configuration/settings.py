@@ -25,6 +25,7 @@ from rowcast.configuration.permission_expression import PermissionTree
 from rowcast.configuration.yaml import Document, External, Problems, SourceLocation, Steps
 
 SECRET_MIN_BYTES: Final = 32
+REPLICA_LAG_SECONDS: Final = 1.0, 60.0  # that a replica may be behind, at least and at most
 SERVICES_DIRECTORY: Final = "services"  # in ``database.data``: the files of running services
 
 
@@ -85,12 +86,12 @@ def _path(written: str) -> dict[str, Any]:
     return {"value_type": path, "default": written}
 
 
-def _database_url() -> value_types.ValueType:
+def _database_url(*, null: bool = True) -> value_types.ValueType:
     """The URL of a PostgreSQL database, or null."""
     written = value_types.string(
-        r"postgres(?:ql)?://.*", "a URL such as postgresql://user:password@host/name", null=True
+        r"postgres(?:ql)?://.*", "a URL such as postgresql://user:password@host/name", null=null
     )
-    return value_types.ValueType(lambda value: check_url(written.take(value)), written.written, null=True)
+    return value_types.ValueType(lambda value: check_url(written.take(value)), written.written, null=null)
 
 
 class Address(NamedTuple):
@@ -229,6 +230,8 @@ class Database:
         secret=True,
     )
     direct_url: str | None = _setting(_database_url(), secret=True)
+    replicas: tuple[str, ...] = _setting(value_types.ListOf(_database_url(null=False)), [], secret=True)
+    replica_max_lag: float = _setting(value_types.duration(), "5s")
     prepared_statements: bool = _setting(value_types.boolean(), True)
     pool_size: int = _setting(value_types.integer(1, 10_000), 10)
     export_connections: int = _setting(value_types.integer(1, 1000), 4)
@@ -455,10 +458,17 @@ def _merge(document: Document, environ: Mapping[str, str], overrides: Mapping[st
     return replace(document, data=data, values=values, unread=unread, absent=absent)
 
 
-def _database_problems(database: Database) -> Iterator[tuple[tuple[str, ...], str]]:
+def _database_problems(database: Database) -> Iterator[tuple[Steps, str]]:
     """The setting and the message of each problem with the connections, and with the settings and roles of callers."""
     if database.direct_url is not None and database.url is None:
         yield ("direct_url",), "has no effect without url: requests use the embedded database"
+    if database.replicas and database.url is None:
+        yield ("replicas",), "have no effect without url: the embedded database has no replicas"
+    for position, url in enumerate(database.replicas):
+        if url == database.url or url in database.replicas[:position]:
+            yield ("replicas", position), "is a URL that is there already: each replica has its own"
+    if not REPLICA_LAG_SECONDS[0] <= database.replica_max_lag <= REPLICA_LAG_SECONDS[1]:
+        yield ("replica_max_lag",), "must be from 1s to 1m"
     for name in database.session:
         if not re.fullmatch(_SETTING_NAME, name):
             yield ("session", name), "is not a setting of your own: its name needs a dot, such as app.user_id"

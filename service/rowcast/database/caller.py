@@ -26,6 +26,7 @@ from rowcast.database.connection import Connection
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.database.pool import Database
 from rowcast.database.transactions import Transaction
+from rowcast.database.written import note
 from rowcast.errors import PermissionDenied
 from rowcast.resources.sql import quote_identifier
 from rowcast.tasks import spawn
@@ -131,13 +132,19 @@ def _literal(text: str) -> str:
 
 
 class CallerDatabase(Database):
-    """A pool whose statements run as the caller of the current request, if there is one."""
+    """A pool whose statements run as the caller of the current request, if there is one.
+
+    ``first`` are statements that the service's own role executes at the beginning of each transaction of one statement.
+    """
 
     acts_as_callers = True
 
-    def __init__(self, url: str, guards: Mapping[str, Any], callers: CallerSettings, **options: Any) -> None:
+    def __init__(
+        self, url: str, guards: Mapping[str, Any], callers: CallerSettings, *, first: str = "", **options: Any
+    ) -> None:
         super().__init__(url, guards, **options)
         self._callers = callers
+        self._first = first
         self._caller: ContextVar[Caller | UserOf | None] = ContextVar("caller", default=None)
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -178,15 +185,17 @@ class CallerDatabase(Database):
         inside = self._inside()
         if inside is not None and inside.follows_callers:
             await self._follow_caller(inside)
-        if inside is not None or (caller := self.caller()) is None:
+        caller = None if inside is not None else self.caller()
+        if inside is not None or (caller is None and not self._first):
             return await super()._run(sql, arguments, deleting, changes)
         self.statements += 1
         connection = await self._take()
         try:
-            await self._become(connection, "BEGIN;" + caller.sql)
+            await self._become(connection, f"BEGIN;{self._first}{'' if caller is None else caller.sql}")
             rows = await self._execute(connection, "fetch", sql, arguments, deleting)
             if changes or deleting:
                 await self._execute(connection, "execute", "COMMIT", (), deleting)
+                note(rows[0] if rows else None)
             return rows
         finally:
             if changes:

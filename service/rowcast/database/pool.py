@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 import asyncpg
 import structlog
@@ -100,6 +101,7 @@ class Database:
         self._size = size
         self._open = 0  # connections that are open or being opened
         self._idle: list[Connection] = []
+        self._all: WeakSet[Connection] = WeakSet()
         self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._closed = False
         self._outside = asyncio.Lock()
@@ -356,20 +358,28 @@ class Database:
         for connection in idle:
             await connection.close(timeout=2)
 
+    def abort(self) -> None:
+        """Close every connection at once, so that no statement goes on waiting for a server that is lost."""
+        idle, self._idle = self._idle, []
+        self._open -= len(idle)
+        for connection in tuple(self._all):
+            if not connection.is_closed():
+                connection.terminate()
+
     async def _run(self, sql: str, arguments: Sequence[Any], deleting: bool, changes: Collection[str]) -> Any:
         self.statements += 1
         if (inside := self._inside()) is not None:
             inside.changes.update(changes)
             async with inside.turn:  # tasks of one handler share its connection
                 rows = await self._execute(inside.connection, "fetch", sql, arguments, deleting)
-            if changes and rows:
-                note(rows[0])
+            if changes:
+                note(rows[0] if rows else None)
             return rows
         connection = await self._take()
         try:
             rows = await self._execute(connection, "fetch", sql, arguments, deleting)
-            if changes and rows:
-                note(rows[0])
+            if changes:
+                note(rows[0] if rows else None)
             return rows
         finally:
             if changes:
@@ -470,7 +480,9 @@ class Database:
 
     async def _new(self) -> Connection:
         try:
-            return await self.open()
+            connection = await self.open()
+            self._all.add(connection)
+            return connection
         except (*CONNECTION_LOST, asyncpg.PostgresError, ConfigurationError, TimeoutError) as error:
             if isinstance(error, ConfigurationError):
                 _logger.error("database_url_refused", error=str(error))

@@ -11,18 +11,24 @@ CURRENT_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned()::text"
 
 
 class Written:
-    """What a request has changed: ``transaction`` is PostgreSQL's id of its last transaction that has written."""
+    """What a request has changed: ``transaction`` is PostgreSQL's id of its last transaction that has written.
 
-    __slots__ = ("transaction",)
+    ``changes`` is whether it has executed statements that change rows, also if the id of their transaction is not known.
+    """
+
+    __slots__ = ("changes", "transaction")
 
     def __init__(self) -> None:
+        self.changes = False
         self.transaction: str | None = None
 
 
 WRITTEN: ContextVar[Written | None] = ContextVar("written", default=None)
 
 
-def note(row: Mapping[str, Any]) -> None:
-    """Note the id of the transaction, if the statement has returned it with a row."""
+def note(row: Mapping[str, Any] | None) -> None:
+    """Note that a statement has changed rows, and the id of the transaction, if the statement has returned it with a row."""
     if (written := WRITTEN.get()) is not None:
-        written.transaction = row.get(TRANSACTION_ID) or written.transaction
+        written.changes = True
+        if row is not None:
+            written.transaction = row.get(TRANSACTION_ID) or written.transaction

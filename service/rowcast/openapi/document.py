@@ -25,7 +25,9 @@ from rowcast.openapi.operations import (
     IF_MATCH_ADDRESS,
     MANY_ROWS_HEADERS,
     PROBLEM,
+    READ_AFTER_HEADER,
     READ_FAILURES,
+    REPLICA_ACTIONS,
     STANDARD_OPERATIONS,
     WRITE_FAILURES,
     add_key,
@@ -170,6 +172,8 @@ class _Document:
             required = plan.require_if_match and action in CHANGING_ACTIONS
             parameters.append(standard.header | ({"required": True} if required else {}))
             failures += [HTTPStatus.PRECONDITION_REQUIRED] if required else []
+        if plan.service.replicas is not None and action in REPLICA_ACTIONS and plan.resource.reads_replicas:
+            parameters.append(READ_AFTER_HEADER)
         if action in ("create", RESTORE, *CHANGING_ACTIONS) or (action == "list" and counts_by_preference(plan)):
             parameters.append(prefer(plan, action))
         operation = {

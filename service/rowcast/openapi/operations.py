@@ -22,6 +22,7 @@ from rowcast.resources.fields import Schema
 from rowcast.rest.idempotency import KEY, KEY_MAX_CHARACTERS, REPLAYED, SHARED_KEY_MIN_CHARACTERS
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.preferences import preferences_of
+from rowcast.rest.reading import READ_AFTER
 from rowcast.rest.response import JSON
 
 PROBLEM: Final = "application/problem+json"
@@ -109,6 +110,11 @@ IDEMPOTENCY_KEY: Final = header_parameter(
     "A string of the client's for this change, such as a UUID. A request that is sent again with the same key gets the answer "
     f"of the first one. With credentials it may be shorter than {SHARED_KEY_MIN_CHARACTERS} characters.",
 ) | {"schema": {"type": "string", "pattern": rf"^[!#-\[\]-~]{{{SHARED_KEY_MIN_CHARACTERS},{KEY_MAX_CHARACTERS}}}$"}}
+READ_AFTER_HEADER: Final = header_parameter(
+    READ_AFTER,
+    "The `X-Transaction` of a change, the id of an event, or an `X-Stream-Position`. The response has at least what that has.",
+)
+REPLICA_ACTIONS: Final = ("list", "retrieve", "aggregate")  # which may be read from replicas
 LAST_EVENT_ID_HEADER: Final = header_parameter(
     "Last-Event-ID", "The position to resume from. Browsers send it when they reconnect."
 )

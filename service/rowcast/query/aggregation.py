@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from rowcast.query.compilation import Binds, Statement, bound_type, compiled, sql
 from rowcast.query.condition_sql import Source, sort_key
 from rowcast.query.conditions import Shape
-from rowcast.query.select import SNAPSHOT, joined_documents, json_text, logged_row, logged_rows
+from rowcast.query.select import joined_documents, json_text, logged_row, logged_rows, snapshot
 from rowcast.resources.aggregates import STRING_SUM, result_field
 from rowcast.resources.exchanged import readable
 from rowcast.resources.fields import Field
@@ -108,7 +108,7 @@ def aggregate_page(tables: Tables, shape: AggregateShape, where: Shape) -> State
             joined_documents(items.c.document, [], items.c.n <= limit).label("results"),
             sa.func.count().label("size"),
             count.label("count"),
-            SNAPSHOT,
+            snapshot(tables),
         )
     )
 

@@ -27,7 +27,10 @@ from rowcast.resources.resource import Resource
 from rowcast.resources.sql import quote_literal, quote_table
 from rowcast.resources.tables import Tables
 
-SNAPSHOT: Final[sa.ColumnElement[Any]] = sa.literal_column("pg_current_snapshot()::text").label("snapshot")
+
+def snapshot(tables: Tables) -> sa.ColumnElement[Any]:
+    """The column ``snapshot``: which transactions the statement has seen."""
+    return sql(tables.snapshot_sql).label("snapshot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ def page(tables: Tables, shape: PageShape, where: Shape) -> Statement:
         size, before = sa.func.count(), sql(0) if offset is None else offset
         is_unknown = sa.or_(size > limit, sa.and_(size == sql(0), before > sql(0)))
         count = sa.case((is_unknown, count), else_=before + size)
-    return compiled(sa.select(*columns, count.label("count"), SNAPSHOT))
+    return compiled(sa.select(*columns, count.label("count"), snapshot(tables)))
 
 
 def row(tables: Tables, projection: Projection, where: Shape) -> Statement:
@@ -117,7 +120,7 @@ def row(tables: Tables, projection: Projection, where: Shape) -> Statement:
 
     Values: the condition's, those for related rows.
     """
-    return compiled(_row(tables, projection, where, Binds()).add_columns(SNAPSHOT))
+    return compiled(_row(tables, projection, where, Binds()).add_columns(snapshot(tables)))
 
 
 def rows(tables: Tables, projection: Projection, where: Shape) -> Statement:
@@ -129,7 +132,7 @@ def rows(tables: Tables, projection: Projection, where: Shape) -> Statement:
     binds = GivenBinds()
     one = _row(tables, projection, where, binds).offset(sql(0)).lateral("_row")
     given = binds.rows()
-    return compiled(sa.select(given.c.position, *one.c, SNAPSHOT).select_from(given.join(one, sa.true())))
+    return compiled(sa.select(given.c.position, *one.c, snapshot(tables)).select_from(given.join(one, sa.true())))
 
 
 def _row(tables: Tables, projection: Projection, where: Shape, binds: Binds) -> sa.Select[Any]:

@@ -119,6 +119,7 @@ class Resource:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     managed: bool = True  # whether Rowcast may change the table
     coalesce: bool = True  # whether requests that meet may share statements
+    reads_replicas: bool = True  # whether its rows may be read from a replica
     renamed_from: str | None = None  # the table's name before
     view: bool = False  # the table is a view: its rows are read, and neither written nor watched
     label: str | None = None

@@ -63,6 +63,8 @@ class Tables:
 
     ``page_max_bytes`` is the most bytes that the rows of a page may have as JSON; ``None`` if there is no limit.
 
+    ``snapshot_sql`` is what reading statements return as their snapshot, or on a standby as their position.
+
     ``guards[constraint]`` is the meaning of a constraint. The name has the table before it, ``schema.table.constraint`` or
     ``table.constraint``, if the table has a schema, or if the owner of an existing table has made the constraint. There is
     also one for each NOT NULL of a column whose name in the database is another one than its key.
@@ -74,6 +76,7 @@ class Tables:
         self.views = sa.MetaData()
         self.guards: dict[str, Guard] = {}
         self.page_max_bytes: int | None = None
+        self.snapshot_sql = "pg_current_snapshot()::text"
         self.of: dict[str, sa.Table] = {}
         self.links: dict[str, sa.Table] = {}
         for resource in declared.values():

@@ -33,6 +33,7 @@ from rowcast.rest.highlighting import highlighted
 from rowcast.rest.negotiation import export_type
 from rowcast.rest.plain_writing import changed, created, location, missing_or_changed, validated
 from rowcast.rest.protocols import ModelView, WritableView
+from rowcast.rest.reading import AnyReader, reader_for
 from rowcast.rest.rendering import (
     current_serializer,
     instance_of,
@@ -75,12 +76,13 @@ async def read_list(view: ModelView, request: Request) -> web.StreamResponse:
         query, read = highlighted(plan, serializer, query, read, params, plain=plain)
     page = plan.paginator.page_request(query, read, view.count, params)
     address = list_address(plan, request.http, params)
+    reader = reader_for(plan, request.http, request.user)
 
     async def load() -> Answer:
         if grown is not None:
             already = plan.default_projection(serializer)
-            await check_size(plan, query, replace(page.shape, projection=grown), page.values, already)
-        rows = await read_page(plan, query, page, params, kept=may_be_cached(view))
+            await check_size(plan, reader, query, replace(page.shape, projection=grown), page.values, already)
+        rows = await read_page(plan, reader, query, page, params, kept=may_be_cached(view))
         if not plain:
             rendered = await spawn(render_rows, view, serializer, rows.documents, read, shown)
             rows = replace(rows, results=BETWEEN.join(rendered))
@@ -90,7 +92,9 @@ async def read_list(view: ModelView, request: Request) -> web.StreamResponse:
     key = cache_key(view, serializer, query) if plain else None
     if key is not None and view.count != plan.count:  # which the client prefers
         key = (key, view.count)
-    return await respond_from(plan, request.http, key, query, lambda: list_dependencies(plan, query, read), load)
+    return await respond_from(
+        plan, request.http, key, query, lambda: list_dependencies(plan, query, read), load, reader
+    )
 
 
 async def read_row(view: ModelView, request: Request) -> web.Response:
@@ -104,11 +108,12 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
     plain = is_plain(plan, serializer, shown) and not plan.asks_about_objects
     query = await object_query(view)
     query, read, grown = reading(view, serializer, query, shown, plain=plain)
+    reader = reader_for(plan, request.http, request.user)
 
     async def load() -> Answer:
         if grown is not None:
-            await _check_size_of_row(view, query, grown, plan.default_projection(serializer))
-        found = await plan.service.store.one(query, read)
+            await _check_size_of_row(view, reader, query, grown, plan.default_projection(serializer))
+        found = await reader.one(query, read)
         if found is None:
             raise NotFound()
         body = found.body
@@ -120,19 +125,21 @@ async def read_row(view: ModelView, request: Request) -> web.Response:
         return body, tag_of_row(found.version, shown, None if by_version else body), found.snapshot
 
     key = cache_key(view, serializer, query) if plain else None
-    return await respond_from(plan, request.http, key, query, lambda: row_dependencies(plan, query, read), load)
+    return await respond_from(plan, request.http, key, query, lambda: row_dependencies(plan, query, read), load, reader)
 
 
-async def _check_size_of_row(view: ModelView, query: Query, shown: Projection, already: Projection) -> None:
+async def _check_size_of_row(
+    view: ModelView, reader: AnyReader, query: Query, shown: Projection, already: Projection
+) -> None:
     """Refuse an ``?expand=`` that adds too much; a caller who may not see the row gets that error."""
     plan = view.view_plan
     page = PageShape(shown, total_order(plan.resource, ()), count="none", limit=1)
     try:
-        await check_size(plan, query, page, (), already)
+        await check_size(plan, reader, query, page, (), already)
     except ParseError:
         if plan.asks_about_objects:
             read = plan.python_projection(already, ())
-            found = await plan.service.store.one(query, read)
+            found = await reader.one(query, read)
             if found is None:
                 raise NotFound() from None
             await run_checked(view.check_object_permissions(view.request, instance_of(plan, found.body, read)))

@@ -17,6 +17,7 @@ from rowcast.rest.filters import FieldFilter
 from rowcast.rest.live_aggregates import open_live
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
+from rowcast.rest.reading import reader_for
 from rowcast.rest.rendering import current_serializer
 from rowcast.rest.request import Request
 from rowcast.rest.response_cache import Answer, cache_key, list_address, list_dependencies, respond_from
@@ -75,9 +76,11 @@ async def read_groups(view: ModelView, request: Request) -> web.Response:
     params.pop("ordering", None)  # of results, and not of the rows that list_query sorts
     query = (await list_query(view)).unsorted()
 
+    reader = reader_for(plan, request.http, request.user)
+
     async def load() -> Answer:
         try:
-            found = await plan.service.store.groups(query, asked.shape, (*asked.values, page.limit, page.offset))
+            found = await reader.groups(query, asked.shape, (*asked.values, page.limit, page.offset))
         except InvalidPattern as error:
             raise plan.pattern_error(error, params) from None
         body = opened.paginator.body(page, query, found, address)
@@ -87,4 +90,4 @@ async def read_groups(view: ModelView, request: Request) -> web.Response:
         return list_dependencies(plan, query.sort(asked.paths), Projection(plan.resource.name, ()))
 
     key = cache_key(view, current_serializer(view), query)
-    return await respond_from(plan, request.http, key, query, dependencies, load)
+    return await respond_from(plan, request.http, key, query, dependencies, load, reader)

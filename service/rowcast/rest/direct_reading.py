@@ -19,6 +19,7 @@ from rowcast.resources.full_text import HIGHLIGHT
 from rowcast.rest.declared_scope import EVERYTHING, CallerScope
 from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.plan import ModelPlan
+from rowcast.rest.reading import AnyReader, reader_for
 from rowcast.rest.rendering import requested_projection
 from rowcast.rest.request import Request, query_parameters
 from rowcast.rest.response_cache import (
@@ -34,7 +35,7 @@ from rowcast.rest.response_cache import (
 from rowcast.rest.scope import in_default_order, parse_key, row_at, rows_of_caller
 
 Direct: TypeAlias = Callable[[web.Request], Awaitable[web.Response | None]]
-_Answering: TypeAlias = Callable[[web.Request, dict[str, str], Query], Awaitable[web.Response]]
+_Answering: TypeAlias = Callable[[web.Request, dict[str, str], Query, AnyReader], Awaitable[web.Response]]
 _DECIDED: Final = frozenset({"expand", "deleted", HIGHLIGHT})  # the parameters about which more has to be decided
 
 
@@ -57,13 +58,15 @@ def direct_reader(plan: ModelPlan, action: str) -> Direct | None:
         if text and any(name in text for name in _DECIDED):
             return None
         asks_nobody = plan.is_public and "Authorization" not in http.headers
-        scope = EVERYTHING if asks_nobody else await recognised(plan, Request(http))
+        request = None if asks_nobody else Request(http)
+        scope = EVERYTHING if request is None else await recognised(plan, request)
         if scope is None:
             return None
         params = query_parameters(http)
         if params and not _DECIDED.isdisjoint(params):  # in percent-encoding
             return None
-        return await answer(http, params, rows_of_caller(plan, scope))
+        reader = reader_for(plan, http, None if request is None else request.user)
+        return await answer(http, params, rows_of_caller(plan, scope), reader)
 
     return read
 
@@ -78,23 +81,23 @@ async def recognised(plan: ModelPlan, request: Request) -> CallerScope | None:
 
 
 def _row_answering(plan: ModelPlan) -> _Answering:
-    part, one, serializer = plan.lookup_url_kwarg, plan.service.store.one, plan.serializer
+    part, serializer = plan.lookup_url_kwarg, plan.serializer
     by_default = plan.default_projection(serializer)
 
-    async def answer(http: web.Request, params: dict[str, str], scope: Query) -> web.Response:
+    async def answer(http: web.Request, params: dict[str, str], scope: Query, reader: AnyReader) -> web.Response:
         plan.check_parameters("retrieve", params)
         query = row_at(plan, scope, parse_key(plan, http.match_info[part]))
         shown = requested_projection(plan, serializer, params)
 
         async def load() -> Answer:
-            found = await one(query, shown)
+            found = await reader.one(query, shown)
             if found is None:
                 raise NotFound()
             tag = tag_of_row(found.version, shown, found.body if shown.related else None)
             return found.body, tag, found.snapshot
 
         key = key_of_answer(plan, http, "retrieve", by_default, query) if plan.cache == "responses" else None
-        return await respond_from(plan, http, key, query, lambda: row_dependencies(plan, query, shown), load)
+        return await respond_from(plan, http, key, query, lambda: row_dependencies(plan, query, shown), load, reader)
 
     return answer
 
@@ -103,7 +106,7 @@ def _list_answering(plan: ModelPlan) -> _Answering:
     serializer, paginator = plan.serializer, plan.paginator
     by_default = plan.default_projection(serializer)
 
-    async def answer(http: web.Request, params: dict[str, str], scope: Query) -> web.Response:
+    async def answer(http: web.Request, params: dict[str, str], scope: Query, reader: AnyReader) -> web.Response:
         plan.check_parameters("list", params)
         query = scope
         for backend in plan.filters:
@@ -114,12 +117,12 @@ def _list_answering(plan: ModelPlan) -> _Answering:
         address = list_address(plan, http, params)
 
         async def load() -> Answer:
-            rows = await read_page(plan, query, page, params, kept=True)
+            rows = await read_page(plan, reader, query, page, params, kept=True)
             body = paginator.body(page, query, rows, address)
             return body, tag_of_list(body), rows.snapshot
 
         key = key_of_answer(plan, http, "list", by_default, query) if plan.cache == "responses" else None
-        return await respond_from(plan, http, key, query, lambda: list_dependencies(plan, query, shown), load)
+        return await respond_from(plan, http, key, query, lambda: list_dependencies(plan, query, shown), load, reader)
 
     return answer
 

@@ -25,6 +25,7 @@ from rowcast.rest.negotiation import accepts_json_as_sent
 from rowcast.rest.plain_writing import changed, created, missing_or_changed, validated
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.preferences import PREFER
+from rowcast.rest.reading import note_writer
 from rowcast.rest.request import Request
 from rowcast.rest.response import JSON, noting_transaction
 from rowcast.rest.scope import parse_key, row_at, rows_of_caller
@@ -50,6 +51,7 @@ def direct_writer(plan: ModelPlan, action: str) -> Direct | None:
         scope = EVERYTHING if anonymous else await recognised(plan, request)
         if scope is None:
             return None
+        note_writer(request.user)
         return await noting_transaction(database, lambda: write(request, scope))
 
     return answer

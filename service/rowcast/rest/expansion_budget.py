@@ -11,6 +11,7 @@ from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
 from rowcast.resources.resource import Resources
 from rowcast.rest.plan import ModelPlan
+from rowcast.rest.reading import AnyReader
 
 
 def adds_lists(plan: ModelPlan, already: Projection, shown: Projection) -> bool:
@@ -27,11 +28,11 @@ def _adds_lists(resources: Resources, already: Projection | None, shown: Project
 
 
 async def check_size(
-    plan: ModelPlan, query: Query, page: PageShape, values: Sequence[Any], already: Projection
+    plan: ModelPlan, reader: AnyReader, query: Query, page: PageShape, values: Sequence[Any], already: Projection
 ) -> None:
     """Refuse an answer that would have more related rows, or more bytes of them, than the settings allow."""
     server = plan.service.settings.server
-    rows, size = await plan.service.store.related_size(query, page, values, already, server.expand_limit + 1)
+    rows, size = await reader.related_size(query, page, values, already, server.expand_limit + 1)
     if rows > server.expand_limit or size > server.expand_size_limit:
         raise ParseError(
             f"expand: an answer has at most {server.expand_limit} related rows and {server.expand_size_limit} bytes of them. "

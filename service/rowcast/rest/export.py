@@ -12,16 +12,22 @@ import socket
 import struct
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
 from aiohttp import web
 
+from rowcast.changes.standbys import SNAPSHOT, SNAPSHOT_OR_POSITION
+from rowcast.database.errors import DRIVER_ERRORS
+from rowcast.database.pool import Database
 from rowcast.errors import ApiError, InvalidPattern, ParseError, PreconditionFailed, Unavailable
 from rowcast.orm.bridge import spawn
 from rowcast.query.conditions import Query
 from rowcast.query.export import CELLS, LINES
 from rowcast.query.projection import Projection
+from rowcast.query.replicas import Reader, primary_may_differ
+from rowcast.query.store import Store
 from rowcast.resources.full_text import HIGHLIGHT
 from rowcast.resources.lossless_json import parse
 from rowcast.rest.etags import matches
@@ -30,6 +36,7 @@ from rowcast.rest.negotiation import EXPORT_TYPES, accepts_gzip
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.query_method import ACCEPT_QUERY
+from rowcast.rest.reading import reader_for
 from rowcast.rest.records import RecordWriter, with_crlf
 from rowcast.rest.rendering import current_serializer, is_plain, render_rows, requested_projection
 from rowcast.rest.request import Request
@@ -42,7 +49,6 @@ CLIENT_CHECK_SECONDS: Final = 0.5  # between two looks whether the client is the
 BUSY_RETRY_SECONDS: Final = 10
 GZIP_LEVEL: Final = 3
 _RESET: Final = struct.pack("ii", 1, 0)  # closing sends a reset (SO_LINGER)
-_SNAPSHOT: Final = "SELECT pg_current_snapshot()::text AS snapshot"
 _READ_ONLY: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _logger = structlog.get_logger(__name__)
 
@@ -80,7 +86,10 @@ async def export_list(view: ModelView, request: Request, media_type: str) -> web
         await response.prepare(http)
         return response
     cells = plain and not excel and media_type == "text/csv"
-    convert = _converter(view, serializer, read, shown, plain=plain, media_type=media_type, excel=bool(excel))
+
+    def convert() -> Convert:
+        return _converter(view, serializer, read, shown, plain=plain, media_type=media_type, excel=bool(excel))
+
     names = [*shown.columns, *(name for name, _ in shown.related)]
     start = RecordWriter("csv", names).start() if cells else b""
     return await _while_connected(http, _send(view, query, read, media_type, start, convert, cells=cells))
@@ -203,12 +212,45 @@ class _Body:
 
 
 async def _send(
-    view: ModelView, query: Query, read: Projection, media_type: str, start: bytes, convert: Convert, *, cells: bool
+    view: ModelView,
+    query: Query,
+    read: Projection,
+    media_type: str,
+    start: bytes,
+    convert: Callable[[], Convert],
+    *,
+    cells: bool,
 ) -> web.StreamResponse:
-    """Send the rows of a query. An error before the first byte is raised."""
+    """Send the rows of a query, from a replica if one may be read and does not fail before the first byte."""
+    service, request = view.view_plan.service, view.request
+    reader = reader_for(view.view_plan, request.http, request.user)
+    replica = reader.replica_for(query, query.order, read) if isinstance(reader, Reader) else None
+    send = partial(_send_from, view, query, read, media_type, start, cells=cells)
+    if replica is None or isinstance(reader, Store):
+        return await send(convert(), service.exports)
+    try:
+        return await send(convert(), replica.exports, lambda position: reader.counts(replica, position))
+    except (ApiError, *DRIVER_ERRORS) as error:
+        if not primary_may_differ(error):
+            raise
+    return await send(convert(), service.exports)
+
+
+async def _send_from(
+    view: ModelView,
+    query: Query,
+    read: Projection,
+    media_type: str,
+    start: bytes,
+    convert: Convert,
+    exports: Database,
+    counts: Callable[[str], bool] | None = None,
+    *,
+    cells: bool,
+) -> web.StreamResponse:
+    """Send the rows of a query from a server, if for a replica its position ``counts``. An error before the first byte is raised."""
     plan, http = view.view_plan, view.request.http
-    exports, where = plan.service.exports, query.shape
-    statement = plan.service.store.queries.export(read, query.order, where, cells)
+    statement = plan.service.store.queries.export(read, query.order, query.shape, cells)
     load = exports.load
     if load.in_use >= load.size:
         raise Unavailable(
@@ -223,9 +265,10 @@ async def _send(
     try:
         async with exports.transaction():
             await exports.fetch(_READ_ONLY, ())
-            found = await exports.fetch(_SNAPSHOT, ())
-            assert found is not None
-            response = _response(plan, http, media_type, found["snapshot"])
+            snapshot = await _snapshot(exports, standby=counts is not None)
+            if counts is not None and not counts(snapshot):
+                raise Unavailable("The replica is no longer a standby.", code="database_unavailable")
+            response = _response(plan, http, media_type, snapshot)
             body = _Body(http, response, start, convert)
             arguments = statement.arguments([*query.values, *query.related_values])
             await exports.copy(statement.sql, arguments, body.write, **(CELLS if cells else LINES))
@@ -233,6 +276,14 @@ async def _send(
     except BaseException as error:  # noqa: BLE001 - it is raised again, or the connection is reset
         _end_early(view, body, error if body is None or body.failure is None else body.failure)
     return response
+
+
+async def _snapshot(exports: Database, *, standby: bool) -> str:
+    """Which transactions the transaction sees, or on a standby its position, which callers' roles may not read."""
+    async with exports.own_role():
+        found = await exports.fetch(f"SELECT {SNAPSHOT_OR_POSITION if standby else SNAPSHOT} AS snapshot", ())
+    assert found is not None
+    return str(found["snapshot"])
 
 
 def _end_early(view: ModelView, body: _Body | None, error: BaseException) -> None:

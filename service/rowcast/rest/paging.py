@@ -64,8 +64,12 @@ async def read_instances(view: ModelView, rows: Any) -> tuple[InstancePage, Open
     already = plan.default_projection(serializer)
     shown = requested_projection(plan, serializer, read_parameters(view))
     if adds_lists(plan, already, shown):
-        await check_size(plan, query, replace(request.shape, projection=shown), request.values, already)
-    fetched = await read_page(plan, query, request, view.request.query_params, kept=may_be_cached(view))
+        await check_size(
+            plan, plan.service.store, query, replace(request.shape, projection=shown), request.values, already
+        )
+    fetched = await read_page(
+        plan, plan.service.store, query, request, view.request.query_params, kept=may_be_cached(view)
+    )
     return InstancePage(instance_of(plan, each, read) for each in fetched.documents), OpenPage(request, query, fetched)
 
 

@@ -27,6 +27,7 @@ from rowcast.identity.throttling import BaseThrottle
 from rowcast.orm.model import Model
 from rowcast.query.conditions import Condition, Query
 from rowcast.query.projection import Projection
+from rowcast.query.replicas import Replicas
 from rowcast.query.store import Store
 from rowcast.resources.actions import STANDARD_ACTIONS
 from rowcast.resources.fields import Field
@@ -62,6 +63,7 @@ class Service:
     throttle_classes: Sequence[type[BaseThrottle]] = ()
     make_plan: Callable[[Service, type[Any], Mapping[str, Any]], ViewPlan] | None = None
     secret: bytes = b""
+    replicas: Replicas | None = None
     imports: int = 0  # that are under way
     routes: dict[str, str] = field(default_factory=dict)  # name → path
     plans: dict[str, ModelPlan] = field(default_factory=dict)  # resource → the plan of its own viewset
@@ -86,7 +88,10 @@ class Service:
 
     def pools(self) -> dict[str, Database]:
         """The pools of connections, by what they are for."""
-        return {"requests": self.store.database, "filters": self.store.judge, "exports": self.exports}
+        pools = {"requests": self.store.database, "filters": self.store.judge, "exports": self.exports}
+        for replica in self.replicas.all if self.replicas is not None else ():
+            pools |= {f"requests {replica.name}": replica.store.database, f"exports {replica.name}": replica.exports}
+        return pools
 
     def projections(self) -> dict[str, Projection]:
         """What the viewset of each resource shows of a row by default, which expansions show as well."""

@@ -16,6 +16,7 @@ from uuid import UUID
 from aiohttp import web
 
 from rowcast.changes.cache import Dependencies
+from rowcast.changes.position import WITH_SNAPSHOT
 from rowcast.errors import InvalidPattern, PreconditionFailed
 from rowcast.query.conditions import Query
 from rowcast.query.pages import FetchedPage, PageShape
@@ -28,6 +29,7 @@ from rowcast.rest.pagination import ListAddress, PageRequest
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.preferences import PREFER
 from rowcast.rest.protocols import ModelView
+from rowcast.rest.reading import AnyReader, memory_answers
 from rowcast.rest.request import base_url
 from rowcast.rest.response import json_response
 from rowcast.rest.serializers import Serializer
@@ -40,6 +42,8 @@ def cached_response(plan: ViewPlan, http: web.Request) -> web.Response | None:
     """The response kept for a public address, for which no caller has to be recognised; ``None`` if there is none."""
     if not plan.public_and_cacheable or "Authorization" in http.headers or not is_plain(http):
         return None
+    if not memory_answers(plan.service, http):
+        return None
     answer = plan.service.cache.get(_address_key(plan, http))
     return None if answer is None else respond(plan, http, *answer, from_cache=True)
 
@@ -51,12 +55,18 @@ async def respond_from(
     query: Query,
     dependencies: Callable[[], Dependencies | None],
     load: Callable[[], Awaitable[Answer]],
+    reader: AnyReader,
 ) -> web.Response:
-    """The response with the answer that is kept under a key, or loaded and kept then; just loaded if the key is ``None``."""
-    if key is None:
+    """The response with the answer that is kept under a key, or loaded and kept then; just loaded if the key is ``None``.
+
+    ``reader`` is what ``load`` reads with.
+    """
+    if key is None or not reader.memory_answers:
         return respond(plan, http, *await load())
     cache = plan.service.cache
-    answer, cached = await cache.get_or_load(key, dependencies, load, size=lambda made: len(made[0]) + query.size)
+    answer, cached = await cache.get_or_load(
+        key, dependencies, load, size=lambda made: len(made[0]) + query.size, as_of=reader.as_of
+    )
     return respond(plan, http, *answer, from_cache=cached)
 
 
@@ -137,27 +147,26 @@ def list_address(plan: ModelPlan, http: web.Request, params: Mapping[str, str]) 
 
 
 async def read_page(
-    plan: ModelPlan, query: Query, page: PageRequest, params: Mapping[str, str], *, kept: bool
+    plan: ModelPlan, reader: AnyReader, query: Query, page: PageRequest, params: Mapping[str, str], *, kept: bool
 ) -> FetchedPage:
     """A page of a query. Its exact count comes from the cache if what is ``kept`` may answer, and is there.
 
     ``ParseError`` names the parameter whose regular expression PostgreSQL refuses.
     """
     try:
-        return await _read_page(plan, query, page, kept=kept)
+        return await _read_page(plan, reader, query, page, kept=kept and reader.memory_answers)
     except InvalidPattern as error:
         raise plan.pattern_error(error, params) from None
 
 
-async def _read_page(plan: ModelPlan, query: Query, page: PageRequest, *, kept: bool) -> FetchedPage:
-    store = plan.service.store
+async def _read_page(plan: ModelPlan, reader: AnyReader, query: Query, page: PageRequest, *, kept: bool) -> FetchedPage:
     if page.shape.count != "exact" or plan.cache == "off" or not kept:
-        return await store.page(query, page.shape, page.values)
+        return await reader.page(query, page.shape, page.values)
     counted: FetchedPage | None = None
 
     async def count() -> int | None:
         nonlocal counted
-        counted = await store.page(query, page.shape, page.values)
+        counted = await reader.page(query, page.shape, page.values)
         return counted.count
 
     number, _ = await plan.service.cache.get_or_load(
@@ -166,10 +175,11 @@ async def _read_page(plan: ModelPlan, query: Query, page: PageRequest, *, kept: 
         count,
         size=lambda _: query.size,
         wait=True,
+        as_of=reader.as_of,
     )
     if counted is not None:  # the page was read with its count
         return counted
-    rows = await store.page(query, _uncounted(page.shape), page.values)
+    rows = await reader.page(query, _uncounted(page.shape), page.values)
     assert number is not None
     return replace(rows, count=page.count(rows.size, number))
 
@@ -185,10 +195,11 @@ def respond(
 ) -> web.Response:
     """The response to a read; a 304 for a client that has this representation, ``PreconditionFailed`` by ``If-Match``.
 
-    What comes ``from_cache`` is current, so it stands for the feed's newest position if its own is not known any more.
+    What comes ``from_cache`` is current, so it stands for the feed's newest position if its own is not known any more, or is that
+    of a standby, which may be older than the log.
     """
     headers = {"ETag": tag, **position_header(plan, snapshot)}
-    if from_cache and len(headers) == 1:
+    if from_cache and (len(headers) == 1 or WITH_SNAPSHOT in snapshot):
         headers["X-Stream-Position"] = str(plan.service.feed.head)
     if not matches(http, tag):
         raise PreconditionFailed("If-Match excludes what this address shows now; read it again.")

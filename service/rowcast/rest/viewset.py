@@ -26,6 +26,7 @@ from rowcast.orm.awaiting import must_be_awaited, run_checked
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
+from rowcast.query.replicas import Replicas
 from rowcast.query.store import STORE
 from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import Link, fill, link_header, variable_parts, with_part_as_sent
@@ -39,6 +40,7 @@ from rowcast.rest.negotiation import EXPORT_TYPES, VARY, accepts_json, export_ty
 from rowcast.rest.plan import NO_POLICIES, SERVICE, ModelPlan, ViewPlan, policy_instances
 from rowcast.rest.preferences import PREFER, answer_preferred, counts_by_preference
 from rowcast.rest.query_method import ACCEPT_QUERY, QUERY, as_get
+from rowcast.rest.reading import note_writer, user_key, writers_of
 from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
 from rowcast.rest.request import Request, base_url, root_path
@@ -181,7 +183,9 @@ class ViewSet:
         """The answer, or the one that the same request has had before."""
         plan, request, http = self.view_plan, self.request, self.request.http
         if http.method in SAFE_METHODS:
-            return await self._answer()
+            return await (
+                self._answer() if plan.service.replicas is None else self._answer_reading(plan.service.replicas)
+            )
         if KEY in http.headers or (self.require_idempotency_key and KEYED not in http):
             database, repeatable = plan.service.store.database, plan.may_repeat(self.action)
             limit = plan.service.settings.server.import_limit
@@ -189,8 +193,19 @@ class ViewSet:
             return await answer_once(database, request, self._answer_change, repeatable=repeatable, receive_file=file)
         return await self._answer_change()
 
+    async def _answer_reading(self, replicas: Replicas) -> web.StreamResponse:
+        """The answer of a safe request, whose handler may write nevertheless: then its caller reads from the primary."""
+        service = self.view_plan.service
+        with service.store.database.noting() as written:
+            try:
+                return await self._answer()
+            finally:
+                if written.changes:
+                    replicas.writers.note({user_key(self.request.user), *writers_of(service, self.request.http)})
+
     async def _answer_change(self) -> web.StreamResponse:
         """The answer of an unsafe request, with the transaction that its events name."""
+        note_writer(self.request.user)
         return await noting_transaction(self.view_plan.service.store.database, self._answer)
 
     async def _answer(self) -> web.StreamResponse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +27,7 @@ from rowcast.rest.batch import batch
 from rowcast.rest.binding import plan_view
 from rowcast.rest.body_memory import BODY_MEMORY, BodyMemory
 from rowcast.rest.plan import SERVICE, Service
+from rowcast.rest.reading import remember_writers
 from rowcast.rest.request import BODY_TIMEOUT, root_path
 from rowcast.rest.routers import Route
 from rowcast.rest.stream_queries import stream_queries
@@ -42,6 +43,7 @@ from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.middleware import REQUESTS, Requests, add_headers, errors
 from rowcast.server.policies import unscoped_streams
+from rowcast.server.replication import make_replicas
 from rowcast.server.router import Router
 from rowcast.server.routes import named_classes, noting, plan_routes, register
 from rowcast.server.sql_log import log_statements
@@ -157,6 +159,8 @@ def create_app(
     lifecycle.attach(app)
     if settings.server.debug:
         app.cleanup_ctx.append(watching_coroutines)
+    if service.replicas is not None:
+        app.middlewares.append(remember_writers(service, service.replicas))
     log_requests(app, settings.log)
     log_statements(app, service)
     if settings.server.timing:
@@ -198,7 +202,7 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
     throttles = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
     importer = Importer(configuration.directory)
     store = Store(Queries(tables), database, judges)
-    service = _service(configuration, store, exports, identity, importer, problems, supervisor, counting=counting)
+    service = _service(configuration, store, exports, pool, identity, importer, problems, supervisor, counting=counting)
     STORE.set(service.store)
     routes = plan_routes(service, configuration, importer, problems)
     with noting(problems, SourceLocation(str(configuration.directory / "hooks.py"))):
@@ -217,6 +221,7 @@ def _service(
     configuration: Configuration,
     store: Store,
     exports: Database,
+    pool: Callable[..., Database],
     identity: Identity,
     importer: Importer,
     problems: Problems,
@@ -239,6 +244,9 @@ def _service(
         return named_classes(importer, problems, configuration.files[""], path, option, value)
 
     auth, stream = settings.auth, settings.stream
+    replicas = None
+    if settings.database.replicas:
+        replicas = make_replicas(settings.database, store, pool, feed, cache, supervisor)
     return Service(
         settings=settings,
         resources=configuration.resources,
@@ -246,6 +254,7 @@ def _service(
         exports=exports,
         feed=feed,
         cache=cache,
+        replicas=replicas,
         hub=Hub(
             feed,
             identity.still_valid,

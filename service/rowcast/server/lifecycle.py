@@ -166,6 +166,8 @@ class Lifecycle:
         await self._database.finish(grace)
         await self._service.hooks.stop(grace)
         await self._database.finish(grace)
+        if self._service.replicas is not None:
+            await self._service.replicas.stop()
         await self._service.feed.stop()
         await self.ticker.stop()
         if self._service.feed.relay is not None:
@@ -211,6 +213,8 @@ class Lifecycle:
         await feed.ready.wait()
         self._service.cache.start()
         self._service.hub.start()
+        if self._service.replicas is not None:
+            await self._service.replicas.start()
         self._watching.append(self._supervisor.every("table watch", WATCH_SECONDS, self._watch.look))
         if self._purging.ages:
             self._watching.append(

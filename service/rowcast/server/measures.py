@@ -19,6 +19,8 @@ DURATIONS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 LAST: Final = frozenset(("counter", "histogram"))  # types whose numbers remain when their process is gone
 MERGED: Final[Mapping[str, Any]] = {
     "rowcast_feed_lag_seconds": max,
+    "rowcast_replica_readable": min,
+    "rowcast_replica_lag_seconds": max,
     "rowcast_feed_connected": min,
     "rowcast_feed_tick": min,
     "rowcast_relay_connected": min,

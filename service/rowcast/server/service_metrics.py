@@ -14,6 +14,7 @@ from rowcast.changes.feed import Feed, Reason
 from rowcast.changes.relay import DROPPED_BECAUSE
 from rowcast.changes.ticker import Ticker
 from rowcast.database.pool_load import PoolLoad
+from rowcast.query.replicas import FALLBACKS
 from rowcast.rest.body_memory import BodyMemory
 from rowcast.rest.plan import Service
 from rowcast.server.health import Readiness
@@ -27,6 +28,8 @@ COUNTERS: Final[Mapping[str, str]] = {
     "rowcast_statement_cache_misses": "Statements whose SQL was made, by their kind.",
     "rowcast_cache_hits": "Reads that memory answered, by kind.",
     "rowcast_cache_misses": "Reads that memory could have answered, by kind.",
+    "rowcast_reads": "Reads of resources that may be read from replicas, by the server that has answered.",
+    "rowcast_replica_fallbacks": "Such reads that the primary had to answer, by reason.",
     "rowcast_streams_opened": "Streams that have begun.",
     "rowcast_streams_closed": "Streams that have ended, by reason.",
     "rowcast_stream_resets": "Streams whose client had to load its data again, by reason.",
@@ -83,6 +86,11 @@ def counted(service: Service, ticker: Ticker, requests: Requests) -> Numbers[tup
     for kind in ("counts", "responses"):
         add("rowcast_cache_hits", cache.hits[kind], kind=kind)
         add("rowcast_cache_misses", cache.misses[kind], kind=kind)
+    if (replicas := service.replicas) is not None:
+        for server in ("primary", *(each.name for each in replicas.all)):
+            add("rowcast_reads", replicas.reads[server], server=server)
+        for reason in FALLBACKS:
+            add("rowcast_replica_fallbacks", replicas.fallbacks[reason], reason=reason)
     for resource, number in hub.open_streams.opened.items():
         add("rowcast_streams_opened", number, resource=resource)
     for reason in CLOSED_BY:
@@ -139,9 +147,19 @@ def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
         yield gauge("rowcast_relay_connected", "Whether the relay has its connection.", connected)
         yield gauge("rowcast_feed_fed", "Whether the feed applies what the relay brings.", feed.fed)
         yield gauge("rowcast_feed_tick", "The newest tick that the feed has delivered.", feed.head.tick)
+    yield from _replica_gauges(services)
     for name, (documentation, read) in _POOL.items():
         found: Numbers[Labels] = Numbers()
         for service in services:
             for pool, database in service.pools().items():
                 found[("pool", pool),] += read(database.load)
         yield gauge(name, documentation, dict(found))
+
+
+def _replica_gauges(services: Sequence[Service]) -> Iterator[Metric]:
+    watches = [each.watch for one in services if one.replicas is not None for each in one.replicas.all]
+    labels: dict[str, Labels] = {watch.server: (("replica", watch.server),) for watch in watches}
+    readable = {labels[watch.server]: watch.moment is not None for watch in watches}
+    lags = {labels[watch.server]: watch.lag for watch in watches}
+    yield numbers("rowcast_replica_readable", "Whether a replica is a standby of the primary.", "gauge", dict(readable))
+    yield numbers("rowcast_replica_lag_seconds", "How old what a replica shows may be.", "gauge", lags)
