@@ -29,6 +29,7 @@ from rowcast.rest.request import root_path
 from rowcast.server import middleware
 from rowcast.server.health import READINESS
 from rowcast.server.lifecycle import LIFECYCLE
+from rowcast.server.plain_responses import send_plain
 from rowcast.tasks import spawn
 
 HEADER_MAX_BYTES: Final = 64 * 1024  # of the request line and of each header; more than any credentials have
@@ -302,6 +303,20 @@ class _Connection(web.RequestHandler):
         for timer in (self._header_timer, self._send_timer):
             if timer is not None:
                 timer.cancel()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send a response in one write if its bytes are at hand; otherwise aiohttp prepares it and sends it."""
+        transport = self.transport
+        if self._upgraded or transport is None or transport.is_closing() or not send_plain(request, resp, transport):
+            return await super().finish_response(request, resp, start_time)
+        request._finish()  # noqa: SLF001, as aiohttp's method does
+        try:
+            await self._drain_helper()
+        except ConnectionError:
+            return resp, True
+        return resp, False
 
     # --- errors
 

@@ -6,7 +6,7 @@ import asyncio
 import re
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from typing import Final
 
@@ -53,6 +53,10 @@ class Requests:
 
 
 REQUESTS: Final = web.AppKey("requests", Requests)
+COMMON_HEADERS: Final[Mapping[str, str]] = {
+    "Server": "rowcast",
+    "X-Content-Type-Options": "nosniff",
+}  # of every response
 PROBLEM: Final = "application/problem+json"
 REQUEST_ID: Final = web.RequestKey("request_id", str)
 PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -127,8 +131,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 def set_common_headers(response: web.StreamResponse, request_id: str) -> None:
     """Set the headers of every response."""
     response.headers["X-Request-ID"] = request_id
-    response.headers["Server"] = "rowcast"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update(COMMON_HEADERS)
 
 
 def problem(error: ApiError, request_id: str, below: str = "") -> web.Response:
