@@ -209,7 +209,8 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
     "database_busy": ErrorCode("503", "Every connection is busy, or a lock could not be acquired.", _WAIT),
     "overloaded": ErrorCode(
         "503",
-        "Too many connections are open, requests are being answered, bodies arrive, or exports are under way.",
+        "Too many connections are open, requests are being answered, bodies arrive, responses wait for slow clients, or exports "
+        "are under way.",
         _WAIT,
     ),
     "statement_timeout": ErrorCode(

@@ -377,6 +377,19 @@ class TooManyBodies(Unavailable):
         super().__init__("Too many request bodies are arriving; try again later.", retry_after=5, limit="bodies_limit")
 
 
+class TooManyResponses(Unavailable):
+    """The responses that clients have not taken have ``server.responses_limit`` bytes."""
+
+    code = "overloaded"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Too many responses wait for slow clients; try again later, or request smaller pages.",
+            retry_after=5,
+            limit="responses_limit",
+        )
+
+
 class OperationFailed(ApiError):
     """A handler has answered an operation of a batch with an error of its own: its status, body and headers."""
 

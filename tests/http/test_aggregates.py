@@ -290,6 +290,14 @@ async def test_only_what_rows_show_can_be_opened(run: Run, viewset: dict[str, An
         )
 
 
+async def test_a_uuid_is_not_the_least_or_greatest(run: Run) -> None:
+    """PostgreSQL has no ``min`` and ``max`` of UUIDs."""
+    for function in ("min", "max"):
+        viewset = {"aggregates": {function: ["token"], "count_distinct": ["token"]}}
+        with pytest.raises(ConfigurationError, match=f"{function} does not suit 'token', a uuid field"):
+            await run({"keys": {"fields": {"token": {"type": "uuid"}}, "viewset": viewset}}, SETTINGS)
+
+
 async def test_nothing_is_opened_by_default(run: Run) -> None:
     """Without the option there is no address, nor with an action that is excluded."""
     excluded = {"excluded_actions": ["aggregate"], "aggregates": OPENED}

@@ -193,6 +193,11 @@ async def test_path_of_many_segments_is_a_404(library: Service) -> None:
     get = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     found = await answers(library, get % b"/books/" + get % (b"/books/?search=" + b"/" * 2000) + b"GET " + path + END)
     assert [status for status, _ in found] == [200, 200, 404]
+    reader, writer = await asyncio.open_connection(library.client.host, library.client.port)
+    writer.write(b"HEAD " + path + END)
+    header, _, rest = (await reader.read()).partition(b"\r\n\r\n")
+    assert (header.split()[1], rest) == (b"404", b"")
+    writer.close()
 
 
 async def test_unknown_expectation_is_a_417(library: Service) -> None:

@@ -17,7 +17,8 @@ STRING_SUM: Final = Field("sum", FIELD_TYPES["decimal"])  # of integers whose su
 _COUNT: Final = Field("count", FIELD_TYPES["big_integer"])
 _DECIMAL: Final = Field("decimal", FIELD_TYPES["decimal"])
 _FLOAT: Final = Field("float", FIELD_TYPES["float"])
-_SIMPLE: Final = (Kind.NUMBER, Kind.MOMENT, Kind.TEXT, Kind.UUID)
+_ORDERED: Final = (Kind.NUMBER, Kind.MOMENT, Kind.TEXT)
+_SIMPLE: Final = (*_ORDERED, Kind.UUID)
 
 
 def buckets_of(values: Field) -> tuple[str, ...]:
@@ -31,13 +32,13 @@ def buckets_of(values: Field) -> tuple[str, ...]:
 
 
 def suits(function: str, values: Field) -> bool:
-    """Whether a function, or ``group_by``, suits a field."""
+    """Whether a function, or ``group_by``, suits a field. PostgreSQL has no least or greatest UUID."""
     kind = values.field_type.kind
     match function:
         case "sum" | "avg":
             return kind is Kind.NUMBER
         case "min" | "max":
-            return kind in _SIMPLE
+            return kind in _ORDERED
     return kind in _SIMPLE or kind is Kind.BOOLEAN
 
 
@@ -57,12 +58,8 @@ def result_field(function: str, values: Field | None) -> Field:
 
 
 def functions_of_related(values: Field) -> tuple[str, ...]:
-    """The functions of several rows that suit a field; a UUID is not the least or the greatest in every PostgreSQL."""
-    return tuple(
-        each
-        for each in RELATED_FUNCTIONS
-        if suits(each, values) and (values.field_type.kind is not Kind.UUID or each == "count")
-    )
+    """The functions of several rows that suit a field."""
+    return tuple(each for each in RELATED_FUNCTIONS if suits(each, values))
 
 
 def related_field(name: str, function: str, values: Field) -> Field:

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import gc
 import secrets
+import socket
 import sys
 import termios
 from collections import Counter
@@ -22,9 +23,11 @@ import structlog
 from aiohttp import EMPTY_PAYLOAD, web
 from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
+from yarl import URL
 
 from rowcast.configuration.settings import Server
-from rowcast.errors import ApiError, InternalError, NotFound, ParseError, RequestTimeout, Unavailable
+from rowcast.errors import ApiError, InternalError, ParseError, RequestTimeout, Unavailable
+from rowcast.rest.memory_budget import MemoryBudget
 from rowcast.rest.request import root_path
 from rowcast.server import middleware
 from rowcast.server.health import READINESS
@@ -38,6 +41,8 @@ LINGER_MAX_SECONDS: Final = (
 )
 SHORT_TARGET_BYTES: Final = 1024  # of a request's target: no path of this length is costly
 PATH_MAX_SLASHES: Final = 100
+NOWHERE: Final = URL.build(path="//", encoded=True)
+UNSENT_MAX_BYTES: Final = 128 * 1024  # of a connection, in the kernel's buffer
 MIDDLE_COLLECTIONS_PER_FULL: Final = 100
 BEGIN_SECONDS: Final = 0.01  # within which a request begins for which a handler was chosen
 RETIRE_SECONDS: Final = 5.0  # for replaced applications, once their requests have ended or were cancelled
@@ -59,6 +64,7 @@ class Runner(web.AppRunner):
             lingering_time=min(server.body_timeout, LINGER_MAX_SECONDS),
             **kwargs,
         )
+        app[middleware.RESPONSES] = MemoryBudget(server.responses_limit, server)
         self._server_settings = server
         self._hurry = asyncio.Event()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -174,8 +180,9 @@ class _Connections(web.Server):
 class _Connection(web.RequestHandler):
     """One connection, which ends if its client is too slow.
 
-    ``_waiter``, ``_messages``, ``_drain_waiter``, ``_keepalive_handle`` and ``_ErrInfo`` are aiohttp's, which has no public
-    names for them. ``tests/http/test_slow_clients.py`` fails if one of them changes.
+    ``_waiter``, ``_messages``, ``_drain_waiter``, ``_drain_helper``, ``_keepalive_handle``, ``_read_bytes`` and ``_ErrInfo`` are
+    aiohttp's, which has no public names for them. ``tests/http/test_slow_clients.py`` and ``test_response_memory.py`` fail if
+    one of them changes.
     """
 
     __slots__ = ("_address", "_connections_open", "_header_begun", "_header_timer", "_send_timer", "_settings")
@@ -199,6 +206,7 @@ class _Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        limit_kernel_buffer(transport)
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if isinstance(peer, tuple) else ""
         if not self._connections_open.count(self._address):
@@ -224,10 +232,10 @@ class _Connection(web.RequestHandler):
             self._header_begun = False
 
     def _check_path(self, number: int, message: RawRequestMessage) -> None:
-        """Answer a message whose path has too many segments with a 404: aiohttp's router takes a copy for each of them."""
+        """Give a message whose path has too many segments an address of nothing: aiohttp's router takes a copy for each one."""
         if message.url.raw_path.count("/") > PATH_MAX_SLASHES:
-            error = NotFound("There is nothing at this address.")
-            self._messages[number] = (_ErrInfo(error.status, error, error.detail), EMPTY_PAYLOAD)
+            nowhere = message._replace(path=str(NOWHERE), url=NOWHERE)
+            self._messages[number] = (nowhere, self._messages[number][1])
 
     def _header_late(self) -> None:
         """End the connection; with a 408 if a part of the header has arrived."""
@@ -307,16 +315,35 @@ class _Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send a response in one write if its bytes are at hand; otherwise aiohttp prepares it and sends it."""
-        transport = self.transport
-        if self._upgraded or transport is None or transport.is_closing() or not send_plain(request, resp, transport):
-            return await super().finish_response(request, resp, start_time)
-        request._finish()  # noqa: SLF001, as aiohttp's method does
+        """Send a response, in one write if its bytes are at hand; otherwise aiohttp prepares it and sends it.
+
+        Bodies are dropped then, since aiohttp keeps both messages until the next request of the connection.
+        """
+        held, transport = request.get(middleware.HELD), self.transport
         try:
+            if (
+                self._upgraded
+                or transport is None
+                or transport.is_closing()
+                or not send_plain(request, resp, transport)
+            ):
+                finished = await super().finish_response(request, resp, start_time)
+            else:
+                request._finish()  # noqa: SLF001, as aiohttp's method does
+                finished = resp, False
+            if held is not None:
+                await asyncio.sleep(0)  # the loop writes at the end of its turn, and notices only then how much is left
             await self._drain_helper()
         except ConnectionError:
             return resp, True
-        return resp, False
+        finally:
+            if held is not None:
+                held.release(request.task)
+                if isinstance(resp, web.Response):
+                    resp.body = None
+            if request._read_bytes:  # noqa: SLF001
+                request._read_bytes = None  # noqa: SLF001
+        return finished
 
     # --- errors
 
@@ -357,6 +384,17 @@ def _full_response(below: str) -> bytes:
 
 
 _MALFORMED_REQUEST: Final = f"Malformed HTTP request, or the request line or a header exceeds {HEADER_MAX_BYTES} bytes."
+
+
+def limit_kernel_buffer(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel take no more than ``UNSENT_MAX_BYTES`` that it cannot send: otherwise it takes up to 4 MiB."""
+    connection = transport.get_extra_info("socket")
+    if (
+        connection is not None
+        and connection.family != socket.AF_UNIX
+        and (option := getattr(socket, "TCP_NOTSENT_LOWAT", None))
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, option, UNSENT_MAX_BYTES)
 
 
 def bytes_not_taken(transport: asyncio.Transport) -> int:

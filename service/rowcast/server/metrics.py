@@ -24,7 +24,6 @@ from rowcast import __version__
 from rowcast.changes.feed import Feed
 from rowcast.database.pool import Database
 from rowcast.database.summaries import Summaries, summaries_of
-from rowcast.rest.body_memory import BODY_MEMORY
 from rowcast.rest.plan import Service
 from rowcast.rest.viewset import Handler
 from rowcast.server.health import READINESS, Readiness
@@ -72,7 +71,7 @@ class Metrics:
     def watch(self, app: web.Application, service: Service, lifecycle: Lifecycle) -> None:
         """Measure what an application does, for as long as it runs."""
         observe = self._by_request(app)
-        measured = Measured(service, lifecycle.ticker, app[READINESS], app[REQUESTS], app[BODY_MEMORY])
+        measured = Measured(service, lifecycle.ticker, app[READINESS], app)
         self._readiness = app[READINESS]
 
         @web.middleware
@@ -172,7 +171,7 @@ class Metrics:
     def _counters(self) -> Iterator[Metric]:
         found = self._ended.copy()
         for each in self._running:
-            found.update(counted(each.service, each.ticker, each.requests))
+            found.update(counted(each.service, each.ticker, each.app[REQUESTS]))
         by_name: dict[str, dict[Labels, float]] = {name: {} for name in COUNTERS}
         for (name, labels), number in found.items():
             by_name[name][labels] = number

@@ -23,10 +23,12 @@ from rowcast.errors import (
     NotFound,
     ParseError,
     PayloadTooLarge,
+    TooManyResponses,
 )
 from rowcast.identity.authentication import failed
 from rowcast.identity.throttling import RATE_LIMITS, add_rate_limit_headers
 from rowcast.rest.body_memory import BodyMemory
+from rowcast.rest.memory_budget import MemoryBudget
 from rowcast.rest.plan import SERVICE
 from rowcast.rest.request import root_path
 from rowcast.rest.viewset import Handler
@@ -52,6 +54,9 @@ class Requests:
             await self.none_left.wait()
 
 
+UNCOUNTED_MAX_BYTES: Final = 16 << 10  # of a response, which the kernel takes at once
+RESPONSES: Final = web.AppKey("responses", MemoryBudget)  # set by those who serve the application
+HELD: Final = web.RequestKey("held", MemoryBudget)  # from which the response is released once the client has taken it
 REQUESTS: Final = web.AppKey("requests", Requests)
 COMMON_HEADERS: Final[Mapping[str, str]] = {
     "Server": "rowcast",
@@ -93,7 +98,7 @@ def errors(
         try:
             for check in checks:
                 check(request)
-            return await handler(request)
+            return _held(request, await handler(request))
         except ApiError as error:
             if error.limit is not None:
                 requests.refused[error.limit] += 1
@@ -113,6 +118,21 @@ def errors(
                 requests.none_left.set()
 
     return answer
+
+
+def _held(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """The response, which is in memory until its client has taken it; ``TooManyResponses`` if there is no room for it."""
+    if (
+        isinstance(response, web.Response)
+        and isinstance(body := response.body, bytes)
+        and len(body) > UNCOUNTED_MAX_BYTES
+    ):
+        budget = request.app.get(RESPONSES)
+        if budget is not None:
+            if not budget.take(request, len(body)):
+                raise TooManyResponses()
+            request[HELD] = budget
+    return response
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

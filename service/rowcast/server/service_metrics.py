@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from aiohttp import web
 from prometheus_client.core import Metric
 
 from rowcast.changes.cache import CountingCache
@@ -15,11 +16,11 @@ from rowcast.changes.relay import DROPPED_BECAUSE
 from rowcast.changes.ticker import Ticker
 from rowcast.database.pool_load import PoolLoad
 from rowcast.query.replicas import FALLBACKS
-from rowcast.rest.body_memory import BodyMemory
+from rowcast.rest.body_memory import BODY_MEMORY
 from rowcast.rest.plan import Service
 from rowcast.server.health import Readiness
 from rowcast.server.measures import Labels, numbers
-from rowcast.server.middleware import Requests
+from rowcast.server.middleware import REQUESTS, RESPONSES, Requests
 from rowcast.streams.subscriber import CLOSED_BY
 
 COUNTERS: Final[Mapping[str, str]] = {
@@ -46,7 +47,7 @@ COUNTERS: Final[Mapping[str, str]] = {
 }
 LIMITS: Final = (
     "max_connections", "max_connections_per_address", "max_active_requests", "max_streams", "max_streams_per_caller",
-    "bodies_limit", "export_connections", "header_timeout", "body_timeout", "send_timeout",
+    "bodies_limit", "responses_limit", "export_connections", "header_timeout", "body_timeout", "send_timeout",
 )  # fmt: skip
 """The settings whose limits are counted when they are reached."""
 
@@ -65,8 +66,7 @@ class Measured:
     service: Service
     ticker: Ticker
     readiness: Readiness
-    requests: Requests
-    bodies: BodyMemory
+    app: web.Application
 
 
 def counted(service: Service, ticker: Ticker, requests: Requests) -> Numbers[tuple[str, Labels]]:
@@ -125,10 +125,12 @@ def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
     for service in services:
         streams.update({(("resource", name),): number for name, number in service.hub.open_streams.of.items()})
         shapes.update({(("statement", kind),): use.currsize for kind, use in service.store.queries.caches()})
-    active = sum(each.requests.active - each.service.hub.open_streams.connections for each in running)
+    active = sum(each.app[REQUESTS].active - each.service.hub.open_streams.connections for each in running)
     yield gauge("http_server_active_requests", "Requests that are being answered, without streams.", max(0, active))
-    bodies = sum(each.bodies.total for each in running)
+    bodies = sum(each.app[BODY_MEMORY].total for each in running)
     yield gauge("rowcast_request_body_bytes", "Memory that the bodies of unanswered requests take.", bodies)
+    waiting = sum(each.app[RESPONSES].total for each in running if RESPONSES in each.app)
+    yield gauge("rowcast_response_bytes", "Memory that responses take which clients have not taken yet.", waiting)
     yield gauge("rowcast_streams", "Open streams; those of several resources as *.", dict(streams))
     yield gauge(
         "rowcast_stream_groups",
