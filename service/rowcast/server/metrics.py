@@ -30,10 +30,10 @@ from rowcast.server.health import READINESS, Readiness
 from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.measures import Histogram, Labels, histogram, numbers
 from rowcast.server.middleware import REQUESTS
+from rowcast.server.router import METHODS, template
 from rowcast.server.service_metrics import COUNTERS, Measured, counted, gauges
 from rowcast.streams.sse import StreamResponse
 
-METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")
 OTHER_METHOD: Final = "other"  # a client may send any word as a method
 NO_ROUTE: Final = "none"
 DELAYS_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -132,7 +132,7 @@ class Metrics:
             if method not in METHODS:
                 method = OTHER_METHOD
             if (resource, method, status) not in known:
-                route = NO_ROUTE if resource is None else _template(app, resource.canonical)
+                route = NO_ROUTE if resource is None else template(app.router, resource)
                 labels = (("method", method), ("route", route), ("status", str(status)))
                 known[resource, method, status] = self._requests.setdefault(labels, Histogram())
             return known[resource, method, status]
@@ -177,10 +177,3 @@ class Metrics:
             by_name[name][labels] = number
         for name, documentation in COUNTERS.items():
             yield numbers(name, documentation, "counter", by_name[name])
-
-
-def _template(app: web.Application, canonical: str) -> str:
-    """A route as the documentation writes it: with a slash at its end, where it works with and without one."""
-    bare = canonical.rstrip("/")
-    known = {resource.canonical for resource in app.router.resources()}
-    return f"{bare}/" if f"{bare}/" in known and "." not in bare else canonical

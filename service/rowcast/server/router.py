@@ -13,6 +13,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.web_urldispatcher import MatchedSubAppResource, UrlMappingMatchInfo
 
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")  # that have a meaning here
 _ANY_PART: Final = "(?P<{}>[^/]+)"  # the pattern of a part of an address that may be anything
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
 
@@ -65,6 +66,13 @@ class Router(web.UrlDispatcher):
             if found is not None and last:
                 return UrlMappingMatchInfo({found[0]: last}, found[1])
         return await super().resolve(request)
+
+
+def template(router: web.UrlDispatcher, resource: web.AbstractResource) -> str:
+    """A route as the documentation writes it: with a slash at its end, where it works with and without one."""
+    bare = resource.canonical.rstrip("/")
+    known = {each.canonical for each in router.resources()}
+    return f"{bare}/" if f"{bare}/" in known and "." not in bare else resource.canonical
 
 
 def _first_part(resource: web.AbstractResource) -> str:
