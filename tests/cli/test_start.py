@@ -11,6 +11,7 @@ NOT_AT_START = (
     "gunicorn",
     "jwt",
     "mako",
+    "opentelemetry",
     "prometheus_client",
     "rowcast.openapi.document",
     "ruamel",

@@ -51,7 +51,7 @@ def test_metadata_describes_the_project(metadata: Message) -> None:
     classifiers = metadata.get_all("Classifier", [])
     assert "Typing :: Typed" in classifiers
     assert {f"Programming Language :: Python :: 3.{minor}" for minor in range(11, 15)} <= set(classifiers)
-    assert set(metadata.get_all("Provides-Extra", [])) == {"embedded", "redis", "testing"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"embedded", "nats", "otel", "redis", "testing"}
 
 
 def test_wheel_has_one_package_with_its_data(wheel: Path) -> None:

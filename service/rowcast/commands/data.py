@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from rowcast.commands.common import CONFIG, DATABASE_URL, load_configuration, open_database
 from rowcast.database.codecs import set_codecs
-from rowcast.database.pool import SESSION_SETTINGS
+from rowcast.database.connection import SESSION_SETTINGS
 from rowcast.database.sequences import move_behind
 from rowcast.errors import ConfigurationError, Messages, did_you_mean
 from rowcast.query.projection import Projection

@@ -6,7 +6,7 @@ import sys
 
 import structlog
 
-from rowcast.server.log_entries import Repeats, drop_below_level, name_exception
+from rowcast.server.log_entries import Repeats, drop_below_level, name_exception, name_trace
 
 
 def configure_logs() -> None:
@@ -23,6 +23,7 @@ def configure_logs() -> None:
         processors=[
             drop_below_level,
             Repeats(),
+            name_trace,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
             *last,

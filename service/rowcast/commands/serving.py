@@ -37,6 +37,7 @@ from rowcast.server.modules import forget_modules
 from rowcast.server.prepare import prepare
 from rowcast.server.reload import Reloader, Source, log_outcome
 from rowcast.server.running import Outcome, Record, announced, now, terminal_watch
+from rowcast.server.telemetry import find_traces
 from rowcast.tasks import spawn
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ def _serve_from(read: Callable[[], Configuration], files: Files | None, *, migra
 
         def make(configuration: Configuration, once: bool) -> web.Application:
             database, now = configuration.settings.database.url or url, once or server.workers == 1
-            return create_app(configuration, database, migrate=migrates and now, once=once, metrics=metrics)
+            return create_app(
+                configuration, database, migrate=migrates and now, once=once, metrics=metrics, find_traces=find_traces
+            )
 
         source = Source(read, make)
         if server.workers == 1:

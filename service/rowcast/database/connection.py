@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeAlias
 
 import asyncpg
 
 from rowcast.configuration.database_url import driver_url
+from rowcast.database.traced import begin_with_trace
 from rowcast.errors import ConfigurationError
 
 Connection: TypeAlias = asyncpg.Connection
@@ -16,6 +17,13 @@ Connect: TypeAlias = Callable[[], Awaitable[Connection]]
 
 
 STATEMENTS_ON_TRIAL: Final = 512
+SESSION_SETTINGS: Final[Mapping[str, str]] = {
+    "timezone": "UTC",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "iso_8601",
+    "extra_float_digits": "1",
+    "jit": "off",
+}
 
 
 class SparingConnection(asyncpg.Connection):  # type: ignore[misc]
@@ -28,6 +36,13 @@ class SparingConnection(asyncpg.Connection):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._on_trial: OrderedDict[str, None] = OrderedDict()
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - the driver's
+        """Run statements. What begins a transaction, also for ``transaction()``, sets the trace of the request."""
+        if query.startswith("BEGIN"):
+            query = begin_with_trace(query)
+        status: str = await super().execute(query, *args, timeout=timeout)
+        return status
 
     def _get_statement(
         self, query: str, *args: Any, named: Any = False, use_cache: bool = True, **options: Any

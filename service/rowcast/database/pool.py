@@ -31,15 +31,17 @@ import asyncpg
 import structlog
 
 from rowcast.database.codecs import set_codecs
-from rowcast.database.connection import Connection, SparingConnection, open_connection
+from rowcast.database.connection import SESSION_SETTINGS, Connection, SparingConnection, open_connection
 from rowcast.database.copying import Copying, Sink
 from rowcast.database.errors import CONNECTION_LOST, DRIVER_ERRORS, TryAgain, translate
 from rowcast.database.pool_load import PoolLoad
 from rowcast.database.pooled import PooledConnection
+from rowcast.database.traced import can_set_trace, set_trace
 from rowcast.database.transactions import FollowingWork, Transaction, Work, begun
 from rowcast.database.written import CURRENT_TRANSACTION, WRITTEN, Written, note
 from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
+from rowcast.traces import TRACE
 
 Result = TypeVar("Result")
 Note = Callable[[str, Sequence[Any], float, Any, Exception | None], None]  # SQL, values, seconds, result, error
@@ -47,14 +49,6 @@ Note = Callable[[str, Sequence[Any], float, Any, Exception | None], None]  # SQL
 CONNECT_TIMEOUT_SECONDS: Final = 10  # outside the pool, where the URL sets no other one
 STATEMENTS_PER_CONNECTION: Final = 256  # prepared ones; each takes some 20 kB here, and more in PostgreSQL
 TRANSACTION_ATTEMPTS: Final = 3  # if it collides with another transaction
-SESSION_SETTINGS: Final[Mapping[str, str]] = {
-    "timezone": "UTC",
-    "datestyle": "ISO, MDY",
-    "intervalstyle": "iso_8601",
-    "extra_float_digits": "1",
-    "jit": "off",
-}
-
 
 _logger = structlog.get_logger(__name__)
 
@@ -93,6 +87,7 @@ class Database:
         self.patience = patience
         self.statements = 0  # the number of statements run so far
         self.changed: Callable[[Collection[str]], object] = lambda _: None  # called with written resources
+        self.sets_trace: Callable[[Collection[str]], bool] = lambda _: False  # whether statements that write these do
         self._settings = {
             **SESSION_SETTINGS,
             "statement_timeout": str(int(statement_timeout * 1000)),
@@ -375,6 +370,11 @@ class Database:
             if changes:
                 note(rows[0] if rows else None)
             return rows
+        if changes and (trace := TRACE.get()) is not None:
+            if not (can_set_trace(sql) and self.sets_trace(changes)):
+                async with self.transaction():
+                    return await self._run(sql, arguments, deleting, changes)
+            sql, arguments = set_trace(sql, arguments, trace.traceparent)
         connection = await self._take()
         try:
             rows = await self._execute(connection, "fetch", sql, arguments, deleting)

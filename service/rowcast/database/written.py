@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 TRANSACTION_ID: Final = "_tx"  # the column with the id of the transaction, in what writing statements return
+TRANSACTION: Final = "pg_current_xact_id()::text"
+RETURNED_TRANSACTION: Final = f"{TRANSACTION} AS {TRANSACTION_ID}"
 CURRENT_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned()::text"
 
 

@@ -19,6 +19,7 @@ from rowcast.database.pool import Database
 from rowcast.database.written import note
 from rowcast.errors import Unavailable
 from rowcast.query.compilation import Statement
+from rowcast.traces import TRACE
 
 MAX_GROUP: Final = 64  # executions of one statement
 PAUSE_SECONDS: Final = 1.0  # after a failure
@@ -27,7 +28,7 @@ Row: TypeAlias = asyncpg.Record | None
 Join: TypeAlias = Callable[[tuple[Hashable, ...], Sequence[Any]], Awaitable[Any]]
 
 
-_ALONE: Final = object()  # the result of an execution that has to be executed alone
+ALONE: Final = object()  # the result of an execution that has to be executed alone
 
 
 class _Group:
@@ -42,6 +43,8 @@ class _Group:
 
 class Coalescing:
     """Executions of one kind of statement by the service's own role, outside of transactions.
+
+    A write that belongs to a trace is executed alone: the changes of one transaction have one trace.
 
     ``many`` builds the statement of a shape for several executions. Its values are an array for each value of the statement for
     one, and its rows have the ``position`` of an execution, from 1. An execution that has no row there has found none if it
@@ -68,10 +71,11 @@ class Coalescing:
         """
         self._active += 1
         try:
-            found: Any = _ALONE
-            if self._active > 1 and not any(type(value) in (list, tuple) for value in values):
+            found: Any = ALONE
+            meets_others = self._active > 1 and not (self._writes and TRACE.get() is not None)
+            if meets_others and not any(type(value) in (list, tuple) for value in values):
                 found = await self._join(shape, values)
-            if found is _ALONE:
+            if found is ALONE:
                 return await alone()
             if self._writes:
                 note(found)
@@ -105,14 +109,14 @@ class Coalescing:
             return made.sql, made.arguments(list(zip(*group.values, strict=True))), made.changes
 
         rows: dict[int, Any] = {}
-        missing: object = _ALONE
+        missing: object = ALONE
         failure: Unavailable | None = None
         try:
             if self._database.is_free and (len(group.values) == 1 or monotonic() < self._pause_until):
                 return
             records = await self._database.fetch_when_free(statement)
             rows = {record["position"]: record for record in records}
-            missing = _ALONE if self._writes else None
+            missing = ALONE if self._writes else None
         except Exception as error:  # noqa: BLE001 - each of the group gets its own error, alone
             self._pause_until = monotonic() + PAUSE_SECONDS
             if self._writes and isinstance(error, Unavailable) and error.code == "database_unavailable":

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from rowcast.database.errors import OUTSIDE_SCOPE
-from rowcast.database.written import TRANSACTION_ID
+from rowcast.database.written import TRANSACTION, TRANSACTION_ID
 from rowcast.query.compilation import Binds, GivenBinds, Statement, compiled, sql
 from rowcast.query.condition_sql import Source
 from rowcast.query.conditions import Shape
@@ -291,7 +291,7 @@ def insert_by_rules(tables: Tables, resource: str, columns: tuple[str, ...]) -> 
 
 def transaction_id() -> sa.Label[Any]:
     """The id of the transaction, by which a client recognises the events of its own change."""
-    return sql("pg_current_xact_id()::text").label(TRANSACTION_ID)
+    return sql(TRANSACTION).label(TRANSACTION_ID)
 
 
 def _key(tables: Tables, resource: str) -> sa.Label[Any]:

@@ -20,6 +20,7 @@ from rowcast.rest.protocols import ModelView
 from rowcast.rest.request import names_in
 from rowcast.rest.response import encode
 from rowcast.rest.serializers import Serializer
+from rowcast.traces import recorded
 
 READ_PARAMETERS: Final = ("fields", "expand")
 
@@ -77,7 +78,8 @@ def render_rows(
 ) -> list[bytes]:
     """The JSON of each row of a page, inside a handler."""
     plan, params = view.view_plan, view.request.query_params
-    return [render(view, serializer, instance_of(plan, each, read), shown, params) for each in documents]
+    with recorded("serialize", serializer):
+        return [_render(view, serializer, instance_of(plan, each, read), shown, params, {}) for each in documents]
 
 
 def render(
@@ -89,6 +91,18 @@ def render(
     links: Mapping[str, Any] = MappingProxyType({}),
 ) -> bytes:
     """The JSON of a row, reduced by ``?fields=``; ``links`` are shown unless the serializer has fields of their names."""
+    with recorded("serialize", serializer):
+        return _render(view, serializer, row, shown, params, links)
+
+
+def _render(
+    view: ModelView,
+    serializer: Serializer,
+    row: Model,
+    shown: Projection,
+    params: Mapping[str, str],
+    links: Mapping[str, Any],
+) -> bytes:
     data = _shown_by(view, serializer, row, shown)
     if links:
         data = {**data, **{name: keys for name, keys in links.items() if name not in data}}

@@ -28,6 +28,7 @@ from rowcast.resources.resource import Relation, Resource, Resources
 from rowcast.rest.body_loading import has_methods, load_by_fields, loads_by_fields
 from rowcast.rest.serializer_fields import ColumnField, RelatedKeysField, generated_fields
 from rowcast.rest.serializer_options import UNSUPPORTED, UNSUPPORTED_META, SerializerOptions
+from rowcast.traces import recorded
 
 CONTEXT: ContextVar[Callable[[], dict[str, Any]]] = ContextVar("context", default=dict)  # of the current request
 NO_VALUES: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -370,15 +371,16 @@ class Serializer(ma.Schema, metaclass=_Settled):
             raise TypeError("is_valid() has nothing to validate: pass data=… to the serializer")
         updating = self.instance is not None
         try:
-            if self.many:
-                if not isinstance(self.initial_data, list):
-                    raise ValidationError("The body must be a JSON array.")
-                self._validated = [self.validate_body(item, fixed=self.fixed) for item in self.initial_data]
-            else:
-                partial = bool(self.partial)
-                self._validated = self.validate_body(
-                    self.initial_data, partial=partial, updating=updating, fixed=self.fixed
-                )
+            with recorded("validate", self):
+                if self.many:
+                    if not isinstance(self.initial_data, list):
+                        raise ValidationError("The body must be a JSON array.")
+                    self._validated = [self.validate_body(item, fixed=self.fixed) for item in self.initial_data]
+                else:
+                    partial = bool(self.partial)
+                    self._validated = self.validate_body(
+                        self.initial_data, partial=partial, updating=updating, fixed=self.fixed
+                    )
         except ValidationError as error:
             if raise_exception:
                 raise

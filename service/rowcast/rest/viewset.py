@@ -47,6 +47,7 @@ from rowcast.rest.request import Request, base_url, root_path
 from rowcast.rest.response import Response, encode, is_json, json_response, noting_transaction, verbatim_response
 from rowcast.rest.response_cache import cached_response
 from rowcast.rest.signatures import KEY_NAMES
+from rowcast.traces import recorded
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 INSTANCE_ATTRIBUTES = ("name", "suffix", "description", "basename", "detail")  # that as_view takes besides options
@@ -251,7 +252,8 @@ class ViewSet:
     async def initial(self, request: Request) -> None:
         """Everything that happens before the action."""
         await self.perform_authentication(request)
-        await self.check_permissions(request)
+        with recorded("permissions", self):
+            await self.check_permissions(request)
         await self.check_throttles(request)
 
     async def finalize_response(self, result: Any) -> web.StreamResponse:

@@ -55,6 +55,7 @@ from rowcast.tasks import Supervisor
 
 if TYPE_CHECKING:
     from rowcast.server.metrics import Metrics
+    from rowcast.server.tracing import Traces
 
 JUDGES: Final = 2  # connections on which filters of streams are evaluated
 
@@ -79,6 +80,7 @@ def create_app(
     matches: bool = False,
     once: bool = False,
     metrics: Metrics | None = None,
+    find_traces: Callable[[], Traces | None] = lambda: None,
 ) -> web.Application:
     """The service for a configuration on a database.
 
@@ -92,6 +94,7 @@ def create_app(
         matches: It is known to match, as the copies of a migrated database do that tests use.
         once: Let ``STARTED`` fail if the service cannot start, instead of trying again.
         metrics: What counts what the application does.
+        find_traces: Returns what records its requests. It is called once the config directory's Python is imported.
 
     Raises:
         ConfigurationError: names everything that is wrong with the Python that the config names.
@@ -167,6 +170,8 @@ def create_app(
         time_requests(app, service)
     if metrics is not None:
         metrics.watch(app, service, lifecycle)
+    if (traces := find_traces()) is not None:
+        traces.watch(app, service)
     return app
 
 

@@ -17,6 +17,8 @@ from typing import Any, Final, TypeAlias
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from rowcast.traces import TRACE
+
 REQUEST: Final = "request"
 SQL: Final = "sql"
 SQL_PLAN: Final = "sql_plan"
@@ -96,6 +98,13 @@ class Repeats:
             self._begin(key, ended.entry)
             fields: dict[str, Any] = {**ended.entry, REPEATED: ended.count}
             _logger.warning(fields.pop("event"), **fields)
+
+
+def name_trace(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:
+    """Add the trace of the request that an entry is about, if that is recorded."""
+    if (trace := TRACE.get()) is not None:
+        entry["trace_id"], entry["span_id"] = trace.trace_id, trace.span_id
+    return entry
 
 
 def name_exception(logger: WrappedLogger, method: str, entry: EventDict) -> EventDict:
