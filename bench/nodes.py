@@ -14,6 +14,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ from rowcast.database.embedded import EmbeddedPostgres
 
 RELAY: Final = "ROWCAST_STREAM_RELAY"
 SETTLE_SECONDS: Final = 5.0  # after the last process is ready
-WRITES: Final = 50  # rows a second
+WRITES: Final = 20  # rows a second
 COUNTED: Final = "SELECT sum(calls)::int FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%'"
 BY_QUERY: Final = """SELECT calls, left(regexp_replace(query, '\\s+', ' ', 'g'), 100) FROM pg_stat_statements
     WHERE query NOT LIKE '%pg_stat_statements%' ORDER BY calls DESC LIMIT 12"""
@@ -71,6 +72,7 @@ class Stream:
     def __init__(self, port: int) -> None:
         self._port = port
         self.ages: list[float] = []
+        self.texts: Counter[str] = Counter()
 
     async def read(self) -> None:
         """Read until this is cancelled."""
@@ -80,21 +82,27 @@ class Stream:
             while line := await reader.readline():
                 if found := re.search(rb'"text": ?"([0-9.]+)"', line):
                     self.ages.append(time.time() - float(found[1]))
+                    self.texts[found[1].decode()] += 1
         writer.close()
 
 
-async def write(connection: asyncpg.Connection, seconds: float) -> None:
-    """Insert rows with the time as their text, at a steady rate."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        await connection.execute("INSERT INTO notes (text) VALUES ($1)", str(time.time()))
-        await asyncio.sleep(1 / WRITES)
+async def write(connection: asyncpg.Connection, seconds: float) -> list[str]:
+    """Insert rows with the time as their text, at a steady rate; return the texts."""
+    texts, begun = [], time.monotonic()
+    for i in range(round(WRITES * seconds)):
+        await asyncio.sleep(max(0, begun + i / WRITES - time.monotonic()))
+        texts.append(str(time.time()))
+        await connection.execute("INSERT INTO notes (text) VALUES ($1)", texts[-1])
+    return texts
 
 
 async def count(connection: asyncpg.Connection, seconds: float, *, writing: bool) -> float:
     """Statements a second while rows are written, or nothing is."""
     await connection.execute("SELECT pg_stat_statements_reset()")
-    await (write(connection, seconds) if writing else asyncio.sleep(seconds))
+    if writing:
+        await write(connection, seconds)
+    else:
+        await asyncio.sleep(seconds)
     return float(await connection.fetchval(COUNTED) or 0) / seconds
 
 
@@ -147,17 +155,23 @@ async def run(directory: Path, url: str, numbers: list[int], seconds: float, out
                     flush=True,
                 )
                 if relay is not None and number == numbers[-1] and outage:
-                    before = [len(stream.ages) for stream in streams]
+                    await asyncio.sleep(2)
+                    for stream in streams:
+                        stream.ages.clear()
                     writing = asyncio.create_task(write(connection, outage + 10))
                     await asyncio.sleep(2)
                     await nats.kill()
                     await asyncio.sleep(outage)
                     await nats.start()
-                    await writing
+                    written = await writing
                     await asyncio.sleep(2)
-                    late = [age for stream, done in zip(streams, before, strict=True) for age in stream.ages[done:]]
-                    numbers_of_events = {len(stream.ages) - done for stream, done in zip(streams, before, strict=True)}
-                    print(f"    with the bus killed for {outage:.0f} s: {quantiles(late)}; events {numbers_of_events}")
+                    late = [age for stream in streams for age in stream.ages]
+                    lost = sum(stream.texts[text] == 0 for stream in streams for text in written)
+                    doubled = sum(stream.texts[text] > 1 for stream in streams for text in written)
+                    print(
+                        f"    with the bus killed for {outage:.0f} s: {quantiles(late)};"
+                        f" of {len(written)} rows {lost} lost, {doubled} doubled"
+                    )
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks)

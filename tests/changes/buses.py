@@ -17,11 +17,12 @@ class Wire:
     """Carries the messages of all buses that are connected to it; a message is received in a later turn of the loop.
 
     ``lose``, ``double`` and ``delay`` are the probabilities that this happens to a message for one receiver; a delayed message
-    comes after later ones. While it is ``down`` nobody is connected.
+    comes after later ones. While it is ``mute`` it carries nothing that a bus sends; while it is ``down`` nobody is connected.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.lose = self.double = self.delay = 0.0
+        self.mute = False
         self.sent: list[bytes] = []
         self._random = random.Random(seed)
         self._sessions: list[MemorySession] = []
@@ -106,7 +107,8 @@ class MemorySession:
         if self._ended:
             raise BusLost("down")
         assert len(message) <= self.limit
-        self._wire.deliver(self.channel, message, self)
+        if not self._wire.mute:
+            self._wire.deliver(self.channel, message, self)
 
     def arrive(self, message: bytes) -> None:
         """Receive a message, if the session has not ended meanwhile."""

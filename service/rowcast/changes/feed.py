@@ -33,7 +33,7 @@ from rowcast.changes.epochs import read_epochs
 from rowcast.changes.events import Batch
 from rowcast.changes.position import POSITION_MAX_LENGTH, WITH_SNAPSHOT, Position, Snapshot
 from rowcast.changes.reader import Pruned, prepare_session, read_batches
-from rowcast.changes.relay import FED_POLL_SECONDS, LEADER_POLL_SECONDS, Relay
+from rowcast.changes.relay import FED_POLL_SECONDS, Relay
 from rowcast.changes.state import LogState, read_state
 from rowcast.changes.ticks import Tick
 from rowcast.database.connection import Connect, Connection
@@ -296,9 +296,8 @@ class Feed(Reconnecting):
             await self._follow_relay(connection, self._is_heard)
             if not self.fed:
                 pause = self._safety_pause if self._notify else min(1.25 * pause, POLL_MAX_SECONDS)
-                if self.relay is not None and self.relay.leads:
+                if self.relay is not None:
                     self.relay.beat(self.head, current=self._current_at == started)
-                    pause = min(pause, LEADER_POLL_SECONDS)
                 await self._wait(pause)
 
     async def _look(self, connection: Connection) -> int:

@@ -1,7 +1,7 @@
 """The relay: the node that makes ticks sends their changes over a message bus, and the other nodes read them there.
 
 A *node* is a process with a feed and a ticker. The leader's feed follows the log and passes each batch on; in between it
-sends beats with its head. A node that hears the leader is *fed*: it neither listens nor reads ticks. It applies a batch
+sends beats with its head, which the relay repeats. A node that hears the leader is *fed*: it neither listens nor reads ticks. It applies a batch
 that begins at its own head, and ignores one that it already has. If a batch begins later, or a beat is ahead of its head,
 something was lost, and the feed reads the log from its head on. So the bus may lose, double and reorder messages.
 
@@ -17,6 +17,7 @@ import random
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from time import monotonic
 from typing import Final
 
@@ -33,8 +34,7 @@ from rowcast.changes.relay_messages import Beat, NotGenuine, RelayKey, decode, e
 from rowcast.database.connection import Connection
 from rowcast.tasks import Supervisor
 
-BEAT_SECONDS: Final = 0.2  # between two beats of a leader, at least
-LEADER_POLL_SECONDS: Final = 0.25  # between two looks of its feed, at most: each may be followed by a beat
+BEAT_SECONDS: Final = 0.25  # between two beats of a leader
 SILENCE_SECONDS: Final = 1.0  # of the leader, after which it feeds nobody
 FED_POLL_SECONDS: Final = 30.0  # between looks at the database of a node that is fed
 INBOX_BYTES: Final = 16 << 20  # of batches that have arrived, and wait for the feed
@@ -71,7 +71,8 @@ class Relay:
         self._outbox_bytes = 0
         self._sent = asyncio.Event()  # nothing waits to be sent
         self._sent.set()
-        self._beat_at = float("-inf")
+        self._own_beat: Beat | None = None  # the last one of the feed,
+        self._beat_at = float("-inf")  # and when it was sent
         self._alarms = 0
         self._inbox: deque[Batch] = deque()
         self._inbox_bytes = 0
@@ -117,6 +118,7 @@ class Relay:
         if leads == self.leads:
             return
         self.leads = leads
+        self._own_beat = None
         self._forget()
         if not leads and self.connected:
             self._put(Beat(Position(0, 0), current=False, ended=True))
@@ -133,11 +135,17 @@ class Relay:
         self._put(batch)
 
     def beat(self, head: Position, *, current: bool) -> None:
-        """Send a beat, if this node leads and the last one was long enough ago."""
+        """The feed has looked at the log: send a beat, if this node leads and the last one was long enough ago."""
         now = monotonic()
         if self.leads and self.connected and now - self._beat_at >= BEAT_SECONDS:
             self._beat_at = now
-            self._put(Beat(head, current, self._alarms))
+            self._own_beat = Beat(head, current, self._alarms)
+            self._put(self._own_beat)
+
+    def _repeat_beat(self) -> None:
+        """Send the last beat again between two looks of the feed, as one that is not current, if the feed works."""
+        if self.leads and self._own_beat is not None and monotonic() - self._beat_at < SILENCE_SECONDS:
+            self._put(replace(self._own_beat, current=False))
 
     def alarm(self) -> None:
         """Have all nodes look for tables that are not logged, if this node leads."""
@@ -294,7 +302,11 @@ class Relay:
                     await session.publish(part)
                     self.published += 1
             self._sent.set()
-            await self._bell.wait()
+            try:
+                async with asyncio.timeout(BEAT_SECONDS if self.leads else None):
+                    await self._bell.wait()
+            except TimeoutError:
+                self._repeat_beat()
 
     def _lose(self) -> None:
         self._lost = True
