@@ -340,17 +340,19 @@ async def test_stopping_leaves_nothing_behind(database: Database) -> None:
     assert wire.channels() == set()
 
 
-def test_nats_without_its_client_is_a_mistake_of_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("package", "name"), [("nats", "NATS"), ("redis", "Redis")])
+def test_a_bus_without_its_client_is_a_mistake_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str, name: str
+) -> None:
     """``rowcast check`` names the setting, and what to install."""
-    for module in [name for name in sys.modules if name.partition(".")[0] == "nats"]:
+    for module in [each for each in sys.modules if each.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "nats", None)
-    write_config(
-        tmp_path / "config", {"tags": "fields: {name: {type: string}}"}, "stream: {relay: 'nats://:hunter2@x'}"
-    )
+    monkeypatch.setitem(sys.modules, package, None)
+    settings = f"stream: {{relay: '{package}://:hunter2@x'}}"
+    write_config(tmp_path / "config", {"tags": "fields: {name: {type: string}}"}, settings)
     code, output = rowcast(tmp_path, "check")
     assert code == 1
-    assert re.search(r"service.yaml:1:\d+.*relay: NATS needs .*pip install 'rowcast\[nats\]'", output), output
+    assert re.search(rf"service.yaml:1:\d+.*relay: {name} needs .*pip install 'rowcast\[{package}\]'", output), output
     assert "hunter2" not in output
 
 

@@ -34,7 +34,14 @@ OUTAGE_COMMITS = int(os.environ.get("ROWCAST_TEST_COMMITS", "300"))  # while the
 WRITES = 80  # while statements are counted
 WRITE_SECONDS = 0.05  # between two of them
 PASSWORD = "secret@bus"
-NEEDS = {"nats": ("nats-server", "nats")}  # of a bus: the program and the module
+NEEDS = {  # of a bus: the program, the module, and how to start the program
+    "nats": ("nats-server", "nats", "--addr 127.0.0.1 --port {port} --user rowcast --pass {password}"),
+    "redis": (
+        "redis-server",
+        "redis",
+        "--bind 127.0.0.1 --port {port} --save --appendonly no --user rowcast on +@all &rowcast.* >{password}",
+    ),
+}
 
 
 class BusServer:
@@ -42,6 +49,8 @@ class BusServer:
 
     def __init__(self, kind: str, directory: Path) -> None:
         self.port = free_port()
+        self.place = f"{kind}://127.0.0.1:{self.port}"
+        self.kind = kind
         self.url = f"{kind}://rowcast:{PASSWORD.replace('@', '%40')}@127.0.0.1:{self.port}"
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
@@ -49,8 +58,8 @@ class BusServer:
     async def start(self) -> None:
         """Start it, and wait until it can be used."""
         self._process = await asyncio.create_subprocess_exec(
-            _program("nats"), "--addr", "127.0.0.1", "--port", str(self.port), "--user", "rowcast", "--pass", PASSWORD,
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+            _program(self.kind), *NEEDS[self.kind][2].format(port=self.port, password=PASSWORD).split(),
+            cwd=self._directory, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         await until_listening(self._process, self.port)
 
@@ -73,7 +82,7 @@ class Node(Server):
 
 
 def _program(kind: str) -> str:
-    program, module = NEEDS[kind]
+    program, module, _ = NEEDS[kind]
     path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
     if path is None:
         pytest.skip(f"needs {program}")
@@ -256,9 +265,9 @@ async def test_doctor_sends_a_message(bus: BusServer, database_url: str, tmp_pat
     write_config(tmp_path / "config", RESOURCES)
     options = ("--config", str(tmp_path / "config"), "--database-url", database_url)
     _, found = rowcast(tmp_path, "doctor", *options, ROWCAST_STREAM_RELAY=bus.url)
-    assert f"ok    relay      messages of up to 1 MiB arrive over nats://127.0.0.1:{bus.port}" in found
+    assert f"ok    relay      messages of up to 1 MiB arrive over {bus.place}" in found
     _, found = rowcast(tmp_path, "doctor", *options, ROWCAST_STREAM_RELAY=bus.url.replace("rowcast:", "x:"))
-    assert f"WRONG relay      nats://127.0.0.1:{bus.port} cannot be reached" in found
+    assert f"WRONG relay      {bus.place} cannot be reached" in found
     assert "secret" not in found
 
 

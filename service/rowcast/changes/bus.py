@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 BUS_TIMEOUT_SECONDS: Final = 2.0  # for connecting, and for one message to leave
 
+MESSAGE_MAX_BYTES: Final = 1 << 20  # of the relay's messages, whatever a bus takes
+
 Receive = Callable[[bytes], None]
 
 

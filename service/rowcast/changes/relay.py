@@ -30,6 +30,7 @@ from rowcast.changes.events import Batch
 from rowcast.changes.install import read_secret
 from rowcast.changes.nats_bus import NatsBus
 from rowcast.changes.position import Position
+from rowcast.changes.redis_bus import RedisBus
 from rowcast.changes.relay_messages import Beat, NotGenuine, RelayKey, decode, encode
 from rowcast.database.connection import Connection
 from rowcast.tasks import Supervisor
@@ -47,7 +48,7 @@ _logger = structlog.get_logger(__name__)
 
 def open_bus(url: str) -> Bus:
     """The bus of ``stream.relay``. ``ConfigurationError`` if its client is not installed."""
-    return NatsBus(url)
+    return RedisBus(url) if url.startswith("redis") else NatsBus(url)
 
 
 class Relay:

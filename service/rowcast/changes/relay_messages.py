@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import orjson
 
+from rowcast.changes.bus import MESSAGE_MAX_BYTES
 from rowcast.changes.events import Batch, Event
 from rowcast.changes.position import Position, Snapshot
 
 FORMAT: Final = 1  # other formats have other keys, so that versions of Rowcast that differ do not read each other
-MESSAGE_MAX_BYTES: Final = 1 << 20  # whatever the bus takes
 _CODE: Final = "sha256"
 _CODE_BYTES: Final = 32
 _LENGTH: Final = struct.Struct(">I")

@@ -118,8 +118,8 @@ def _address() -> value_types.ValueType:
 
 def _relay_url() -> value_types.ValueType:
     """The URL of a message bus, or null."""
-    expected = "a URL such as nats://user:password@host:4222"
-    written = value_types.string(r"(?:nats|tls)://[^\s?#]+", expected, null=True)
+    expected = "a URL such as nats://user:password@host:4222 or redis://:password@host:6379"
+    written = value_types.string(r"(?:nats|tls|rediss?)://[^\s?#]+", expected, null=True)
 
     def take(value: Any) -> str:
         url: str = written.take(value)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from rowcast.changes import checks, retention
-from rowcast.changes.bus import BusLost
+from rowcast.changes.bus import MESSAGE_MAX_BYTES, BusLost
 from rowcast.changes.coordination import LEADER_TABLE
 from rowcast.changes.install import PARTITIONS
 from rowcast.changes.reader import prepare_session
@@ -118,7 +118,9 @@ async def examine_relay(url: str) -> list[Finding]:
     except TimeoutError:
         message = f"messages do not arrive over {bus.place}: the user needs to send to and receive from rowcast.*"
         return [Finding("relay", message, wrong=True)]
-    return [Finding("relay", f"messages of up to {_size(session.limit)} arrive over {bus.place}")]
+    return [
+        Finding("relay", f"messages of up to {_size(min(session.limit, MESSAGE_MAX_BYTES))} arrive over {bus.place}")
+    ]
 
 
 def _ignore() -> None:

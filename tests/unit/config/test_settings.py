@@ -148,9 +148,12 @@ def test_secrets_are_not_shown_when_settings_are_printed(read: Load) -> None:
         ("server: {secret_key: abc}", "1:22: secret_key: must have at least 32 characters"),
         ("database: {url: 'mysql://x'}", "1:17: url: must be a URL such as postgresql://user:password@host/name"),
         ("stream: {wakeup: notfy}", "1:18: wakeup: 'notfy' is unknown; did you mean notify?"),
-        ("stream: {relay: 'http://hunter2@x'}", "1:17: relay: must be a URL such as nats://user:password@host:4222"),
-        ("stream: {relay: 'nats://:hunter2@'}", "1:17: relay: must be a URL such as nats://user:password@host:4222"),
-        ("stream: {relay: 'nats://x:hunter2'}", "1:17: relay: must be a URL such as nats://user:password@host:4222"),
+        ("stream: {relay: 'http://hunter2@x'}", "1:17: relay: must be a URL such as nats://user:password@host:4222 or "
+         "redis://:password@host:6379"),
+        ("stream: {relay: 'nats://:hunter2@'}", "1:17: relay: must be a URL such as nats://user:password@host:4222 or "
+         "redis://:password@host:6379"),
+        ("stream: {relay: 'redis://x:hunter2'}", "1:17: relay: must be a URL such as nats://user:password@host:4222 or "
+         "redis://:password@host:6379"),
         ("throttle: {rates: {anon: 60}}", "1:26: anon: must be a string; quote it"),
         ("throttle: {rates: {anon: 60/year}}",
          "1:26: anon: must be a rate such as 60/min, 10/second, 600/hour or 5000/day"),
