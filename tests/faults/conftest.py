@@ -12,9 +12,12 @@ from rowcast.database.embedded import EmbeddedPostgres
 from tests.conftest import configure
 from tests.databases import Databases, databases_of, needs_embedded_server, temporary_server
 from tests.pgbouncer import Poolers
+from tests.spans import spans
 
 from .clients import RESOURCES, Client
 from .processes import Server
+
+__all__ = ["spans"]
 
 Open = Callable[..., Awaitable[Client]]
 Run = Callable[..., Awaitable[Server]]

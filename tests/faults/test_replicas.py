@@ -29,6 +29,7 @@ from rowcast.server.replica_doctor import examine_replicas
 from rowcast.testing.client import Client
 from tests.conftest import Serve
 from tests.databases import SETTINGS, Databases, at_database, databases_of, needs_embedded_server
+from tests.spans import Spans
 from tests.waiting import until
 
 from .standbys import PATIENCE, Standby, paused, until_replayed
@@ -179,6 +180,22 @@ async def test_lists_rows_and_groups_come_from_the_replica(client: Client, pair:
     reads = replicas_of(client).reads
     assert reads["primary"] == 0
     assert reads[only(client).name] == 5
+
+
+async def test_the_trace_of_a_read_names_the_replica(pair: Pair, serve: Serve, spans: Spans) -> None:
+    """Each request has its statement in its trace, with the pool of the standby, also if it shares it with others."""
+    client = await serve(RESOURCES, settings_of(pair), url=pair.url)
+    await pair.sql.execute("INSERT INTO notes (id, text) VALUES (1, 'old')")
+    await pair.replayed()
+    await until_read(client)
+    spans.clear()
+    await client.get("/notes/")
+    (listed,) = spans.below(spans.requests[0])
+    assert dict(listed.attributes or {})["rowcast.pool"] == f"requests {only(client).name}"
+    spans.clear()
+    await asyncio.gather(*(client.get("/notes/1/") for _ in range(40)))
+    assert [[each.name for each in spans.below(request)] for request in spans.requests] == [["SELECT notes"]] * 40
+    assert any("rowcast.statement.shared" in (each.attributes or {}) for each in spans.all)
 
 
 async def test_a_position_of_a_standby_is_complete(client: Client, pair: Pair) -> None:

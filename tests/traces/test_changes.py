@@ -12,12 +12,12 @@ from opentelemetry.trace import SpanKind
 
 from rowcast.rest.plan import SERVICE
 from rowcast.testing.client import Client
+from tests.spans import Spans
 
 from ..conftest import Serve
 from ..sse import EventSource, listen
 from ..stream.test_events import next_change, ready
 from ..stream.test_transactions import PYTHON, RESOURCES
-from .conftest import Spans
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 SOFT = """

@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 
 from rowcast.identity.tokens import create_token
+from tests.spans import Spans
 
 from ..conftest import Serve
 from ..sse import listen
-from .conftest import Spans
 
 SECRET = "s3cr3t"  # is part of all that must not be recorded
 NOTES = """

@@ -11,11 +11,11 @@ from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
 from rowcast.server.log_entries import name_trace
+from tests.spans import Spans
 
 from ..conftest import Serve
 from ..sse import listen
 from ..stream.test_events import next_change, ready
-from .conftest import Spans
 
 BOOKS = """
 fields:
