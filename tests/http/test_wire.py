@@ -202,9 +202,9 @@ async def test_path_of_many_segments_is_a_404(library: Service) -> None:
 
 async def test_unknown_expectation_is_a_417(library: Service) -> None:
     """``Expect`` with anything but ``100-continue`` is a problem document, although aiohttp itself refuses it."""
-    request = b"GET %b HTTP/1.1\r\nHost: x\r\nExpect: x\r\nConnection: close\r\n\r\n"
-    for target in (b"/books/", b"/nothing/"):
-        ((status, body),) = await answers(library, request % target)
+    request = b"GET %b HTTP/1.1\r\nHost: x\r\nExpect: %b\r\nConnection: close\r\n\r\n"
+    for target, expected in ((b"/books/", b"x"), (b"/nothing/", b"x"), (b"/books/", b"\xff\xfe")):
+        ((status, body),) = await answers(library, request % (target, expected))
         assert (status, json.loads(body)["code"]) == (417, "expectation_failed")
 
 

@@ -147,12 +147,14 @@ def upsert_many(
             sets = {on.columns[0]: table.c[on.columns[0]]}
         condition = _after_first(tables, resource, where, binds)
         insert = insert.on_conflict_do_update(**target, set_=sets, where=condition)
-    created: sa.ColumnElement[Any] = sql(f"{quote_table(table.key)}.xmax = 0").label("created")
+    created: sa.ColumnElement[Any] = sql(f"{quote_table(table.key)}.xmax = 0").label("_created")
     new = insert.returning(*table.c, created).cte("_new")
     same = sa.and_(*has_values(on, new.c, given.c))
     placed = sa.select(*new.c, given.c[PLACE]).select_from(new.join(given, same)).cte("_placed")
     changes = dependents(tables.resources, resource)
-    return compiled(_documents(tables, projection, placed, placed.c.created, transaction_id()), changes=changes)
+    return compiled(
+        _documents(tables, projection, placed, placed.c["_created"].label("created"), transaction_id()), changes=changes
+    )
 
 
 def select_many(tables: Tables, projection: Projection, rule: UniqueRule, where: Shape) -> Statement:

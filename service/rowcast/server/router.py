@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 from aiohttp.web_urldispatcher import MatchedSubAppResource, UrlMappingMatchInfo
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")  # that have a meaning here
@@ -51,7 +52,16 @@ class Router(web.UrlDispatcher):
             table.setdefault(before, None if route is None else (name[1], route))
 
     async def resolve(self, request: web.Request) -> UrlMappingMatchInfo:
-        """The route of a request, with the variable parts of its address."""
+        """The route of a request, with the variable parts of its address.
+
+        Raises ``HTTPExpectationFailed`` as aiohttp does, whose message would have the header: not every header is text.
+        """
+        if (
+            "Expect" in request.headers
+            and request.headers["Expect"].lower() != "100-continue"
+            and request.version >= HttpVersion11
+        ):
+            raise web.HTTPExpectationFailed
         path = request.rel_url.raw_path
         if path in self._whole:
             if (route := self._whole[path]) is not None:
