@@ -1,4 +1,4 @@
-# run  psql  web  test  test-fast  fuzz  operate  docs  screenshots  lint  format  schemas  dist  bench  bench-growth  bench-stream  lock
+# run  psql  web  test  test-fast  fuzz  operate  docs  screenshots  lint  format  schemas  chart  dist  bench  bench-growth  bench-stream  lock
 # Needs make and Python 3.11 or newer (PYTHON=… selects one). Everything else is installed into .venv.
 # Paths are relative and tools are run as modules, so a checkout can have any name and can be moved.
 
@@ -50,6 +50,11 @@ format: .venv/requirements-dev.installed
 schemas: .venv/requirements-dev.installed
 	@.venv/bin/python -m rowcast schemas
 
+# Lints ops/chart and renders it, with a Helm from PyPI that stays in ops/.helm.
+chart: .venv/bin/python
+	@.venv/bin/python ops/helm.py lint --strict ops/chart --set database.secret=database
+	@.venv/bin/python ops/helm.py template rowcast ops/chart --set database.secret=database
+
 # The wheel and the source distribution, with the web files, and the client's npm package, in dist/.
 dist: .venv/requirements-dev.installed web
 	.venv/bin/python -m hatchling build
@@ -68,16 +73,19 @@ bench-growth: .venv/requirements-dev.installed
 bench-stream: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench.streams
 
-# Three complete sets: for deployment, the same with the embedded PostgreSQL, and that with the development tools.
+# Three complete sets: for deployment, the same with the embedded PostgreSQL, and that with the development tools. Then the tools
+# of web/ and ops/chart, which are not installed with anything.
 COMPILE = .venv/bin/python -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
-	--custom-compile-command 'make lock' pyproject.toml --group build --extra nats --extra otel --extra redis
+	--custom-compile-command 'make lock'
+SERVICE = pyproject.toml --group build --extra nats --extra otel --extra redis
 lock: .venv/requirements-dev.installed
-	$(COMPILE) --upgrade --extra embedded --group dev -o requirements-dev.lock
-	$(COMPILE) --constraint requirements-dev.lock --extra embedded -o requirements-embedded.lock
-	$(COMPILE) --constraint requirements-dev.lock -o requirements.lock
-	$(subst pyproject.toml --group build --extra nats --extra otel --extra redis,--group pyproject.toml:web,$(COMPILE)) --upgrade -o requirements-web.lock
+	$(COMPILE) $(SERVICE) --upgrade --extra embedded --group dev -o requirements-dev.lock
+	$(COMPILE) $(SERVICE) --constraint requirements-dev.lock --extra embedded -o requirements-embedded.lock
+	$(COMPILE) $(SERVICE) --constraint requirements-dev.lock -o requirements.lock
+	$(COMPILE) --group pyproject.toml:web --upgrade -o requirements-web.lock
+	$(COMPILE) --group pyproject.toml:chart --no-deps --upgrade -o requirements-chart.lock
 
-.PHONY: run psql web test test-fast fuzz operate docs screenshots lint format schemas dist bench bench-growth bench-stream lock
+.PHONY: run psql web test test-fast fuzz operate docs screenshots lint format schemas chart dist bench bench-growth bench-stream lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast contains the absolute path of its checkout: after a move or a copy it is installed again.
