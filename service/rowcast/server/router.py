@@ -8,11 +8,12 @@ finds as always.
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
-from aiohttp.web_urldispatcher import MatchedSubAppResource, UrlMappingMatchInfo
+from aiohttp.web_urldispatcher import MatchedSubAppResource, MatchInfoError, UrlMappingMatchInfo
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY")  # that have a meaning here
 _ANY_PART: Final = "(?P<{}>[^/]+)"  # the pattern of a part of an address that may be anything
@@ -52,16 +53,9 @@ class Router(web.UrlDispatcher):
             table.setdefault(before, None if route is None else (name[1], route))
 
     async def resolve(self, request: web.Request) -> UrlMappingMatchInfo:
-        """The route of a request, with the variable parts of its address.
-
-        Raises ``HTTPExpectationFailed`` as aiohttp does, whose message would have the header: not every header is text.
-        """
-        if (
-            "Expect" in request.headers
-            and request.headers["Expect"].lower() != "100-continue"
-            and request.version >= HttpVersion11
-        ):
-            raise web.HTTPExpectationFailed
+        """The route of a request, with the variable parts of its address."""
+        if "Expect" in request.headers and _is_unknown(request.headers["Expect"]) and request.version >= HttpVersion11:
+            return _UnknownExpectation(web.HTTPExpectationFailed())
         path = request.rel_url.raw_path
         if path in self._whole:
             if (route := self._whole[path]) is not None:
@@ -83,6 +77,21 @@ def template(router: web.UrlDispatcher, resource: web.AbstractResource) -> str:
     bare = resource.canonical.rstrip("/")
     known = {each.canonical for each in router.resources()}
     return f"{bare}/" if f"{bare}/" in known and "." not in bare else resource.canonical
+
+
+class _UnknownExpectation(MatchInfoError):
+    """Answers an ``Expect`` header with a 417. aiohttp's own answer would have the header, which need not be text."""
+
+    @property
+    def expect_handler(self) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+        return self._refuse
+
+    async def _refuse(self, _request: web.Request) -> web.StreamResponse:
+        raise self.http_exception
+
+
+def _is_unknown(expectation: str) -> bool:
+    return expectation.lower() != "100-continue"
 
 
 def _first_part(resource: web.AbstractResource) -> str:
