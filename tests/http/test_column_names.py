@@ -1,86 +1,249 @@
-"""Columns may have the names that statements give to their own values."""
+"""Columns that have other names in the database than their fields: ``column: legacyName``."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from .conftest import Run
-from .library import Service
+from ..databases import Databases
+from ..sse import EventSource, listen
+from .conftest import running
+from .library import OPEN, Service
 
-NAMES = (
-    "bytes", "c", "c0", "cell", "count", "created", "deleted", "document", "given", "item", "items", "key", "keys", "line", "n",
-    "new", "old", "place", "q", "result", "results", "row", "rows", "set0", "size", "snapshot", "total", "transaction", "tx",
-    "value", "version", "xact_id",
-)  # fmt: skip
-"""Words that are labels, aliases and names of values in the service's statements."""
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ODD: dict[str, Any] = {
-    "fields": {
-        "id": {"type": "integer", "primary_key": True}, "code": {"type": "string", "max_length": 10, "unique": True},
-        **{name: {"type": "integer", "null": True} for name in NAMES}, "parent": {"type": "foreign_key", "to": "odd", "null": True},
-        "gone": {"type": "datetime", "null": True, "read_only": True},
+RESOURCES: dict[str, dict[str, Any]] = {
+    "books": {
+        "table": "Books",
+        "fields": {
+            "id": {"type": "integer", "primary_key": True, "column": "BookNo"},
+            "title": {"type": "string", "max_length": 20, "column": "theTitle"},
+            "subtitle": {"type": "string", "null": True, "column": "title"},  # the name of another field
+            "author": {"type": "foreign_key", "to": "authors", "column": "AuthorNo"},
+            "editor": {"type": "foreign_key", "to": "authors", "null": True, "column": "redacteur", "related_name": "edited"},
+            "isbn": {"type": "string", "unique": True, "null": True, "column": "ISBN 13"},
+            "pages": {"type": "integer", "min": 1, "column": "pages"},
+            "double": {"type": "integer", "read_only": True, "null": True, "column": "twicePages"},
+            "made": {"type": "datetime", "auto_now_add": True, "column": "CreatedAt"},
+            "changed": {"type": "datetime", "auto_now": True, "column": "UpdatedAt"},
+            "code": {"type": "text", "null": True, "write_only": True, "column": "SecretCode"},
+            "tags": {"type": "many_to_many", "to": "tags"},
+        },
+        "unique": [["author", "title"]],
+        "indexes": [["-pages", "title"]],
+        "viewset": {
+            "class": "views:Books",
+            "filterset_fields": {
+                "title": ["exact", "icontains"], "author": ["exact"], "author__name": ["exact"], "tags__label": ["exact"],
+                "pages": ["gte"], "double": ["exact"],
+            },
+            "search_fields": ["title", "author__name"],
+            "ordering_fields": ["pages", "author__name", "title"],
+            "pagination_class": "CursorPagination", "page_size": 2,
+        },
     },
-    "viewset": {
-        "bulk": ["update", "destroy"], "import": True, "search_fields": ["code"], "ordering_fields": [*NAMES],
-        "filterset_fields": {"code": ["exact"], **{name: ["exact", "gt"] for name in NAMES if name not in ("count", "deleted", "snapshot")}},
-        "aggregates": {"group_by": [*NAMES], "sum": [*NAMES], "max": [*NAMES], "count_distinct": [*NAMES]},
+    "authors": {
+        "fields": {
+            "code": {"type": "string", "primary_key": True, "column": "AuthorCode"},
+            "name": {"type": "string", "column": "Full Name"},
+        },
+        "viewset": {"filterset_fields": {"books__title": ["exact"]}},
+    },
+    "lines": {
+        "table": "OrderLine",
+        "primary_key": ["book", "number"],
+        "fields": {
+            "book": {"type": "foreign_key", "to": "books", "on_delete": "cascade", "column": "BookRef"},
+            "number": {"type": "integer", "column": "LineNo"},
+            "text": {"type": "text", "column": "number"},
+        },
+        "viewset": {"filterset_fields": {"text": ["ne"]}},
+    },
+    "tags": {
+        "fields": {
+            "id": {"type": "integer", "primary_key": True, "column": "TagId"},
+            "label": {"type": "slug", "column": "Label"},
+        },
     },
 }  # fmt: skip
+VIEWS = """
+from rowcast import F, ModelViewSet, Q, action, model
+
+Book, Author = model("books"), model("authors")
+
+class Books(ModelViewSet):
+    model = Book
+
+    @action(detail=False, methods=["POST"])
+    async def work(self, request):
+        await Book.objects.bulk_create([Book(title="m1", author_id="a", pages=1), Book(title="m2", author_id="a", pages=2)])
+        await Book.objects.filter(Q(title="m1") | Q(title="m2")).update(pages=F("pages") * 10 + F("id") - F("id"))
+        row = await Book.objects.select_related("author").prefetch_related("tags").get(title="m1")
+        row.subtitle = row.author.name
+        await row.save()
+        found = await Book.objects.filter(title__startswith="m").order_by("-pages").values("title", "pages", "subtitle")
+        total = await Book.objects.filter(title__startswith="m").count()
+        of = await Author.objects.filter(books__title="m2").first()
+        await Book.objects.filter(title__startswith="m").delete()
+        return {"found": found, "total": total, "of": of.code}
+
+    @action(detail=False, methods=["POST"])
+    async def null(self, request):
+        return {"id": (await Book.objects.create(title=None, author_id="a", pages=1)).id}
+"""
+OWNERS = """
+CREATE TABLE "Books" (
+    "BookNo" integer GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, "theTitle" varchar(20) NOT NULL, title text,
+    "AuthorNo" varchar NOT NULL, redacteur varchar, "ISBN 13" varchar CONSTRAINT isbn_twice UNIQUE,
+    pages integer NOT NULL CONSTRAINT thin CHECK (pages < 9000), "twicePages" integer GENERATED ALWAYS AS (pages * 2) STORED,
+    "CreatedAt" timestamptz NOT NULL DEFAULT now(), "UpdatedAt" timestamptz NOT NULL DEFAULT now(), "SecretCode" text
+)
+"""
 
 
-@pytest.mark.parametrize("deletion", ["soft_delete", "delete"])
-async def test_columns_may_have_any_name(run: Run, deletion: str) -> None:
-    """Every kind of request reads and writes them, and their streams send them."""
-    resource = {**ODD, "soft_delete": "gone"} if deletion == "soft_delete" else ODD
-    service = await run({"odd": resource})
-    numbers = {name: place for place, name in enumerate(NAMES)}
-    async with service.client.stream("/odd/stream/") as stream:
-        await _all_requests(service, numbers)
-        event = await stream.next()
-        assert {name: event["data"][name] for name in NAMES} == numbers
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    directory = tmp_path_factory.mktemp("columns")
+    async with running(databases, directory, RESOURCES, OPEN, {"views": VIEWS}, prepare=OWNERS) as service:
+        await service.post("/authors/", {"code": "a", "name": "Ann"})
+        await service.post("/authors/", {"code": "b", "name": "Bob"})
+        await service.post("/tags/", {"label": "red"})
+        yield service
 
 
-async def _all_requests(service: Service, numbers: dict[str, int]) -> None:
-    ask = service.ask
-    _, row = await ask("POST", "/odd/", {"code": "a", **numbers}, status=201)
-    assert numbers.items() <= row.items()
-    at = f"/odd/{row['id']}/"
-    for method in ("PUT", "PATCH"):
-        _, changed = await ask(method, at, {**numbers, "code": "a", "parent_id": row["id"]}, status=200)
-        assert numbers.items() <= changed.items()
-    many = [{"code": code, **numbers} for code in "bc"]
-    for method, path, status in (
-        ("POST", "/odd/", 201),
-        ("PUT", "/odd/?on=code", 200),
-        ("PUT", "/odd/?on=code&existing=keep", 200),
-    ):
-        _, rows = await ask(method, path, many, status=status)
-        assert all(numbers.items() <= one.items() for one in rows)
-    await ask("PATCH", "/odd/?code=b", {**numbers}, status=200)
-    await ask("PATCH", "/odd/", [{"id": row["id"], **numbers}], status=200)
-    for path in (
-        "/odd/",
-        "/odd/?expand=parent",
-        "/odd/?search=a",
-        f"{at}?expand=odd",
-        "/odd/?key=11&ordering=-rows,size",
-    ):
-        await service.get(path)
-    for name in NAMES:
-        found = await service.get(f"/odd/aggregate/?group_by={name}&sum={name}&max={name}&count_distinct={name}&count")
-        assert len(found["results"]) == 1, found
-    for media_type in ("text/csv", "application/x-ndjson"):
-        response = await service.client.get("/odd/", headers={"Accept": media_type})
-        assert response.status == 200
-        text = await response.text()
-        assert len(text.splitlines()) == (4 if media_type == "text/csv" else 3), text
-    response = await service.client.post(
-        "/odd/import/",
-        data=f"code,{','.join(NAMES)}\nd,{','.join(map(str, numbers.values()))}\n",
-        headers={"Content-Type": "text/csv"},
+async def test_rows_have_the_names_of_the_fields(service: Service) -> None:
+    row = await service.post(
+        "/books/",
+        {"title": "one", "author_id": "a", "pages": 3, "isbn": "x", "tags": [1], "code": "s", "subtitle": "sub"},
     )
-    assert response.status in (200, 201), await response.text()
-    await ask("DELETE", "/odd/?code=b", status=204)
-    await ask("DELETE", at, status=204)
+    assert {name: row[name] for name in ("title", "author_id", "editor_id", "pages", "double", "isbn", "subtitle")} == {
+        "title": "one", "author_id": "a", "editor_id": None, "pages": 3, "double": 6, "isbn": "x", "subtitle": "sub"
+    }  # fmt: skip
+    shown = await service.get(f"/books/{row['id']}/?expand=author,tags,editor")
+    assert (shown["author"], shown["tags"][0]["label"], shown["editor"]) == ({"code": "a", "name": "Ann"}, "red", None)
+    assert (await service.get("/authors/a/?expand=books"))["books"][0]["title"] == "one"
+    assert (await service.get("/books/?fields=title,author_id"))["results"] == [{"title": "one", "author_id": "a"}]
+    changed = await service.patch(f"/books/{row['id']}/", {"editor_id": "b", "tags": []})
+    assert (changed["editor_id"], changed["changed"] > row["changed"]) == ("b", True)
+    stored = await service.sql.fetchrow('SELECT * FROM "Books"')
+    assert (stored["theTitle"], stored["title"], stored["AuthorNo"], stored["redacteur"], stored["SecretCode"]) == (
+        "one", "sub", "a", "b", "s"
+    )  # fmt: skip
+    await service.delete(f"/books/{row['id']}/")
+
+
+async def test_violations_name_the_fields(service: Service) -> None:
+    """Also those of constraints that the owner has made, and NOT NULL."""
+    row = {"title": "two", "author_id": "a", "pages": 3, "isbn": "y"}
+    made = await service.post("/books/", row)
+    for change, status, errors in (
+        ({"title": "other"}, 409, {"isbn"}),
+        ({"isbn": None}, 409, {"author_id", "title"}),
+        ({"isbn": None, "title": "other", "author_id": "z"}, 400, {"author_id"}),
+        ({"isbn": None, "title": "other", "pages": 9000}, 400, {"pages"}),
+        ({"isbn": None, "title": "a title that is too long", "pages": 0}, 400, {"title", "pages"}),
+    ):
+        document = await service.post("/books/", row | change, status)
+        assert document["errors"].keys() == errors, change
+    assert (await service.post("/books/null/", {}, 400))["errors"].keys() == {"title"}
+    assert (await service.delete("/authors/a/", 409))["code"] == "referenced"
+    await service.delete(f"/books/{made['id']}/")
+
+
+async def test_filters_orders_search_and_cursors(service: Service) -> None:
+    for title, author, pages in (("p", "b", 5), ("q", "a", 5), ("r", "a", 7)):
+        await service.post("/books/", {"title": title, "author_id": author, "pages": pages, "tags": [1][: pages - 6]})
+    for query, titles in (
+        ("title=p", "p"), ("title__icontains=Q", "q"), ("author=b", "p"), ("author__name=Ann", "qr"), ("double=14", "r"),
+        ("tags__label=red", "r"), ("search=bob", "p"), ("pages__gte=6", "r"), ("ordering=-pages,title", "rp"),
+        ("ordering=author__name,-title", "rq"),
+    ):  # fmt: skip
+        page = await service.get(f"/books/?{query}")
+        assert "".join(row["title"] for row in page["results"]) == titles, query
+    seen = ""
+    page = await service.get("/books/?ordering=author__name,-title")
+    while True:
+        seen += "".join(row["title"] for row in page["results"])
+        if page["next"] is None:
+            break
+        page = await service.get(_path(page["next"]))
+    assert seen == "rqp"
+    assert [row["code"] for row in (await service.get("/authors/?books__title=p"))["results"]] == ["b"]
+    await service.sql.execute('DELETE FROM "Books"')
+
+
+def _path(address: str) -> str:
+    return "/" + address.split("/", 3)[3]
+
+
+async def test_models_work_on_them(service: Service) -> None:
+    done = await service.post("/books/work/", {}, 200)
+    found = [{"title": "m2", "pages": 20, "subtitle": None}, {"title": "m1", "pages": 10, "subtitle": "Ann"}]
+    assert done == {"found": found, "total": 2, "of": "a"}
+
+
+async def _change(source: EventSource) -> tuple[Any, ...]:
+    event = (await source.next()).json()
+    data = event["data"]
+    return event["action"], event.get("changed"), data and (data["title"], data["author_id"], data["pages"])
+
+
+async def test_streams_have_the_names_of_the_fields(service: Service) -> None:
+    """Before and after; with filters that are evaluated in memory, and by the database."""
+    sql = service.sql
+    filtered = "/books/stream/?author__name=Bob&title__icontains=T"
+    async with listen(service.client, "/books/stream/") as every, listen(service.client, filtered) as of_bob:
+        for source in (every, of_bob):
+            assert (await source.next()).event == "ready"
+        await sql.execute("""INSERT INTO "Books" ("theTitle", "AuthorNo", pages) VALUES ('t', 'a', 1)""")
+        assert await _change(every) == ("INSERT", None, ("t", "a", 1))
+        await sql.execute("""UPDATE "Books" SET "AuthorNo" = 'b'""")
+        assert await _change(every) == ("UPDATE", ["author_id"], ("t", "b", 1))
+        assert await _change(of_bob) == ("INSERT", None, ("t", "b", 1))
+        await sql.execute("""INSERT INTO "Books_tags" SELECT "BookNo", 1 FROM "Books" """)
+        assert await _change(every) == ("UPDATE", ["tags"], ("t", "b", 1))
+        assert await _change(of_bob) == ("UPDATE", ["tags"], ("t", "b", 1))
+        await sql.execute("""UPDATE "Books" SET "SecretCode" = 'x', "theTitle" = 'u'""")
+        assert (await _change(every))[1] == ["title"]
+        assert (await _change(of_bob))[:2] == ("DELETE", None)
+        await sql.execute('DELETE FROM "Books"')
+        assert (await _change(every))[0] == "DELETE"
+
+
+async def test_keys_of_several_fields(service: Service) -> None:
+    book = await service.post("/books/", {"title": "k", "author_id": "a", "pages": 3})
+    async with listen(service.client, "/lines/stream/?text__ne=x") as source:
+        await source.next()
+        line = await service.post("/lines/", {"book_id": book["id"], "number": 7, "text": "t"})
+        assert (await source.next()).json()["id"] == f"{book['id']},7"
+        assert await service.get(f"/lines/{book['id']},7/?expand=book") == line | {"book": book}
+        assert (await service.post("/lines/", line, 409))["errors"].keys() == {"book_id", "number"}
+        await service.sql.execute('DELETE FROM "Books"')
+        assert (await source.next()).json()["action"] == "DELETE"
+
+
+async def test_keys_behind_and_bad_values(service: Service) -> None:
+    """A sequence of a key with another name is moved on, and a value that does not fit names its field."""
+    await service.sql.execute("""INSERT INTO tags ("TagId", "Label") VALUES (2, 'x'), (3, 'y')""")
+    assert (await service.post("/tags/", {"label": "z"}))["id"] == 4
+
+
+async def test_the_documents_do_not_have_the_names_of_columns(service: Service) -> None:
+    for path in ("/openapi.json", "/books/", "/authors/"):
+        response = await service.client.request("GET" if path.endswith("json") else "OPTIONS", path)
+        text = await response.text()
+        assert "AuthorNo" not in text
+        assert "theTitle" not in text
+
+
+async def test_columns_that_the_service_makes(databases: Databases, tmp_path: Path) -> None:
+    """They have these names, and the comparison finds no difference."""
+    async with running(databases, tmp_path, RESOURCES, OPEN, {"views": VIEWS}) as service:
+        names = await service.sql.fetch(
+            "SELECT attname FROM pg_attribute WHERE attrelid = '\"Books\"'::regclass AND attnum > 0 ORDER BY attnum"
+        )
+        assert [name for (name,) in names][:4] == ["BookNo", "theTitle", "title", "AuthorNo"]
