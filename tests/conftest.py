@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from rowcast.database.pool import Database
 from rowcast.resources.tables import Tables
 from rowcast.server.app import create_app
 from rowcast.server.prepare import prepare
+from rowcast.testing import client
 from rowcast.testing.client import Client, running
 
 from .databases import EMPTY, EXTERNAL_URL, Databases, databases_of, temporary_server
@@ -83,6 +85,26 @@ def poolers() -> Iterator[Poolers | None]:
 
         with mock.patch("rowcast.testing.client.create_app", create):
             yield running_poolers
+
+
+@pytest.fixture(scope="session", autouse=True)
+def relay(poolers: Poolers | None) -> Iterator[None]:
+    """With ``ROWCAST_TEST_RELAY`` all services have this relay, such as ``nats://127.0.0.1:4222``."""
+    if (url := os.environ.get("ROWCAST_TEST_RELAY")) is None:
+        yield
+        return
+    create_without = client.create_app
+
+    def create(configuration: Configuration, *arguments: Any, **options: Any) -> web.Application:
+        settings = configuration.settings
+        relayed = replace(settings, stream=replace(settings.stream, relay=url))
+        return create_without(replace(configuration, settings=relayed), *arguments, **options)
+
+    with (
+        mock.patch("rowcast.testing.client.create_app", create),
+        mock.patch.dict(os.environ, {"ROWCAST_STREAM_RELAY": url}),
+    ):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

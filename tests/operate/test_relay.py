@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ from rowcast.changes.install import read_secret
 from rowcast.changes.relay import open_bus
 from rowcast.changes.relay_messages import RelayKey
 from rowcast.database.embedded import EmbeddedPostgres
-from tests.conftest import rowcast, write_config
+from tests.conftest import ROOT, rowcast, write_config
 from tests.databases import Databases, databases_of, needs_embedded_server, temporary_server
 from tests.faults.clients import RESOURCES, Client, assert_equal, writing
 from tests.faults.processes import Server
@@ -33,6 +34,7 @@ NODES = int(os.environ.get("ROWCAST_TEST_NODES", "3"))
 OUTAGE_COMMITS = int(os.environ.get("ROWCAST_TEST_COMMITS", "300"))  # while the bus is away
 WRITES = 80  # while statements are counted
 WRITE_SECONDS = 0.05  # between two of them
+SUITE = {"stream": "resume transactions", "faults": "list", "http": "memory"}
 PASSWORD = "secret@bus"
 NEEDS = {  # of a bus: the program, the module, and how to start the program
     "nats": ("nats-server", "nats", "--addr 127.0.0.1 --port {port} --user rowcast --pass {password}"),
@@ -258,6 +260,18 @@ async def test_the_log_does_not_have_the_password(bus: BusServer, database_url: 
     assert "relay_lost" in log
     assert PASSWORD not in log
     assert "secret" not in log
+
+
+@pytest.mark.parametrize(("directory", "modules"), SUITE.items())
+async def test_the_suite(bus: BusServer, directory: str, modules: str) -> None:
+    """A part of the suite passes with a relay as it does without one."""
+    paths = [f"tests/{directory}/test_{module}.py" for module in modules.split()]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *paths,
+        cwd=ROOT, env={**os.environ, "ROWCAST_TEST_RELAY": bus.url}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()[-4000:]
 
 
 async def test_doctor_sends_a_message(bus: BusServer, database_url: str, tmp_path: Path) -> None:
