@@ -33,7 +33,7 @@ class Event:
     @property
     def size(self) -> int:
         """The approximate bytes in memory, with its rows parsed: as objects they are larger."""
-        return 1000 + sum(2 * len(row) + 100 * row.count(b'":') for row in (self.old, self.new) if row is not None)
+        return 1300 + sum(2 * len(row) + 100 * row.count(b'":') for row in (self.old, self.new) if row is not None)
 
     @cached_property
     def before(self) -> dict[str, Any] | None:
