@@ -17,11 +17,10 @@ from collections.abc import (
     Collection,
     Coroutine,
     Hashable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -38,7 +37,7 @@ from rowcast.database.pool_load import PoolLoad
 from rowcast.database.pooled import PooledConnection
 from rowcast.database.traced import can_set_trace, set_trace
 from rowcast.database.transactions import FollowingWork, Transaction, Work, begun
-from rowcast.database.written import CURRENT_TRANSACTION, WRITTEN, Written, note
+from rowcast.database.written import CURRENT_TRANSACTION, WRITTEN, Noting, note
 from rowcast.errors import ApiError, ConfigurationError, Unavailable
 from rowcast.resources.tables import Guard
 from rowcast.traces import TRACE
@@ -276,20 +275,12 @@ class Database:
                 if here.following:
                     self._following.begin(here.following)
 
-    @contextmanager
-    def noting(self) -> Iterator[Written]:
+    def noting(self) -> Noting:
         """What is written inside is noted, and inside another one by that.
 
         Statements that write a row return the id of their transaction. Otherwise it is read before the commit.
         """
-        if (outer := WRITTEN.get()) is not None:
-            yield outer
-            return
-        token = WRITTEN.set(written := Written())
-        try:
-            yield written
-        finally:
-            WRITTEN.reset(token)
+        return Noting()
 
     async def note_transaction(self) -> None:
         """Note the id of the caller's transaction, if it has written and no statement has returned it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, Final
 
 TRANSACTION_ID: Final = "_tx"  # the column with the id of the transaction, in what writing statements return
@@ -23,6 +23,24 @@ class Written:
     def __init__(self) -> None:
         self.changes = False
         self.transaction: str | None = None
+
+
+class Noting:
+    """A context in which a ``Written`` notes what is written; inside another one it is the outer one's."""
+
+    __slots__ = ("_token",)
+
+    def __init__(self) -> None:
+        self._token: Token[Written | None] | None = None
+
+    def __enter__(self) -> Written:
+        if (written := WRITTEN.get()) is None:
+            self._token = WRITTEN.set(written := Written())
+        return written
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            WRITTEN.reset(self._token)
 
 
 WRITTEN: ContextVar[Written | None] = ContextVar("written", default=None)

@@ -134,7 +134,10 @@ class Request:
             if self.http._read_bytes is not None:  # noqa: SLF001  (by another object for this request, which has counted it)
                 return self.http._read_bytes  # noqa: SLF001
             if self.http.content.is_eof():  # it arrived together with the header
-                body = await self.http.read()
+                body = self.http.content.read_nowait()
+                if len(body) > self.http.client_max_size:
+                    raise PayloadTooLarge()
+                self.http._read_bytes = body  # noqa: SLF001  (what aiohttp's read(), text() and json() return)
                 if len(body) > UNCOUNTED_MAX_BYTES:
                     self.http.app[BODY_MEMORY].take(self.http, len(body))
                 return body

@@ -92,7 +92,8 @@ async def noting_transaction(database: Database, answer: Callable[[], Awaitable[
     """The answer to an unsafe request, with the transaction that its events name."""
     with database.noting() as written:
         response = await answer()
-        await database.note_transaction()
+        if written.transaction is None:
+            await database.note_transaction()
         if response is not None:
             add_transaction(response, written)
         return response
