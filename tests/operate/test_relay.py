@@ -27,7 +27,7 @@ from tests.conftest import ROOT, rowcast, write_config
 from tests.databases import Databases, databases_of, needs_embedded_server, temporary_server
 from tests.faults.clients import RESOURCES, Client, assert_equal, writing
 from tests.faults.processes import Server
-from tests.tls import free_port
+from tests.tls import free_port, write_certificate
 from tests.waiting import until, until_listening
 
 NODES = int(os.environ.get("ROWCAST_TEST_NODES", "3"))
@@ -36,8 +36,19 @@ WRITES = 80  # while statements are counted
 WRITE_SECONDS = 0.05  # between two of them
 SUITE = {"stream": "resume transactions", "faults": "list", "http": "memory"}
 PASSWORD = "secret@bus"
-NEEDS = {  # of a bus: the program, the module, and how to start the program
+NEEDS = {  # of a kind of URL: the program, the module, and how to start the program
     "nats": ("nats-server", "nats", "--addr 127.0.0.1 --port {port} --user rowcast --pass {password}"),
+    "tls": (
+        "nats-server",
+        "nats",
+        "--addr 127.0.0.1 --port {port} --user rowcast --pass {password} --tls --tlscert cert.pem --tlskey cert.key",
+    ),
+    "rediss": (
+        "redis-server",
+        "redis",
+        "--bind 127.0.0.1 --port 0 --tls-port {port} --tls-cert-file cert.pem --tls-key-file cert.key --tls-auth-clients no"
+        " --save --appendonly no --user rowcast on +@all &rowcast.* >{password}",
+    ),
     "redis": (
         "redis-server",
         "redis",
@@ -108,7 +119,7 @@ def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
         yield databases
 
 
-@pytest.fixture(params=sorted(NEEDS))
+@pytest.fixture(params=["nats", "redis"])
 async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BusServer]:
     """A bus that runs."""
     _program(request.param)
@@ -313,3 +324,28 @@ async def test_a_session_ends_with_its_server(bus: BusServer) -> None:
     with pytest.raises(BusLost):
         async with opened.session("rowcast.x", receive, lost.set):
             pass
+
+
+@pytest.mark.parametrize("kind", ["tls", "rediss"])
+async def test_tls_checks_the_certificate(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has to have a certificate of an authority that the system trusts, for the name in the URL."""
+    _program(kind)
+    write_certificate(tmp_path, "localhost")
+    server = BusServer(kind, tmp_path)
+    await server.start()
+
+    async def connect(host: str) -> None:
+        async with open_bus(server.url.replace("127.0.0.1", host)).session(
+            "rowcast.x", lambda _: None, lambda: None
+        ) as session:
+            await session.publish(b"x")
+
+    try:
+        with pytest.raises(BusLost, match="self-signed certificate"):
+            await connect("localhost")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        await connect("localhost")
+        with pytest.raises(BusLost, match="IP address mismatch"):
+            await connect("127.0.0.1")
+    finally:
+        await server.kill()
