@@ -91,7 +91,7 @@ def _faults_of(attack: Attack, received: bytes, closed: bool) -> Iterator[Fault]
     except (Malformed, ValueError) as error:
         yield Fault(f"not HTTP: {error}")
         return
-    if not attack.incomplete:
+    if not attack.incomplete and not attack.leaves:
         if not found:
             yield Fault(
                 "there is no response" if closed else f"no response within {ANSWER_SECONDS:g} s", timing=not closed
