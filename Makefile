@@ -1,4 +1,4 @@
-# run  psql  web  test  test-fast  fuzz  operate  docs  screenshots  lint  format  schemas  chart  dist  bench  bench-growth  bench-stream  lock
+# run  psql  web  test  test-fast  fuzz  operate  docs  screenshots  lint  format  schemas  chart  sbom  dist  bench  bench-growth  bench-stream  lock
 # Needs make and Python 3.11 or newer (PYTHON=… selects one). Everything else is installed into .venv.
 # Paths are relative and tools are run as modules, so a checkout can have any name and can be moved.
 
@@ -55,6 +55,10 @@ chart: .venv/bin/python
 	@.venv/bin/python ops/helm.py lint --strict ops/chart --set database.secret=database
 	@.venv/bin/python ops/helm.py template rowcast ops/chart --set database.secret=database
 
+# What the image has beside its base, in CycloneDX, in dist/. Needs a Docker engine.
+sbom:
+	@docker build --target sbom --output dist .
+
 # The wheel and the source distribution, with the web files, and the client's npm package, in dist/.
 dist: .venv/requirements-dev.installed web
 	.venv/bin/python -m hatchling build
@@ -74,7 +78,7 @@ bench-stream: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench.streams
 
 # Three complete sets: for deployment, the same with the embedded PostgreSQL, and that with the development tools. Then the tools
-# of web/ and ops/chart, which are not installed with anything.
+# of web/, ops/chart and the image's bill of materials, which are not installed with anything.
 COMPILE = .venv/bin/python -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
 	--custom-compile-command 'make lock'
 SERVICE = pyproject.toml --group build --extra nats --extra otel --extra redis
@@ -84,8 +88,9 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) $(SERVICE) --constraint requirements-dev.lock -o requirements.lock
 	$(COMPILE) --group pyproject.toml:web --upgrade -o requirements-web.lock
 	$(COMPILE) --group pyproject.toml:chart --no-deps --upgrade -o requirements-chart.lock
+	$(COMPILE) --group pyproject.toml:sbom --upgrade -o requirements-sbom.lock
 
-.PHONY: run psql web test test-fast fuzz operate docs screenshots lint format schemas chart dist bench bench-growth bench-stream lock
+.PHONY: run psql web test test-fast fuzz operate docs screenshots lint format schemas chart sbom dist bench bench-growth bench-stream lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast contains the absolute path of its checkout: after a move or a copy it is installed again.

@@ -7,6 +7,7 @@ if they are newer than their sources. ``--optional`` is for `make run`: what can
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import ssl
 import subprocess
@@ -32,23 +33,23 @@ def digest() -> str:
     return found.hexdigest()
 
 
-def node(*arguments: str, environment: dict[str, str] | None = None) -> None:
-    """Run Node in ``web``; nothing is printed unless it fails."""
+def node(*arguments: str, environment: dict[str, str] | None = None) -> str:
+    """Run Node in ``web``, and return what it has printed."""
     certificates = ssl.get_default_verify_paths().cafile  # a company's own, too, which Node does not look for
     trusted = {} if certificates is None else {"NODE_EXTRA_CA_CERTS": certificates}
     path = os.pathsep.join((str((NODE / "bin").resolve()), os.environ.get("PATH", "")))
-    run(
+    return run(
         str((NODE / "bin" / "node").resolve()), *arguments, environment={**trusted, "PATH": path, **(environment or {})}
     )
 
 
-def npm(*arguments: str) -> None:
-    """Run npm in ``web``."""
-    node(str((NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js").resolve()), *arguments)
+def npm(*arguments: str) -> str:
+    """Run npm in ``web``, and return what it has printed."""
+    return node(str((NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js").resolve()), *arguments)
 
 
-def run(*command: str, environment: dict[str, str] | None = None) -> None:
-    """Run a command in ``web``; ``OSError`` with what it has printed if it fails."""
+def run(*command: str, environment: dict[str, str] | None = None) -> str:
+    """Run a command in ``web``, and return what it has printed; ``OSError`` has it if the command fails."""
     try:
         done = subprocess.run(
             command, cwd=WEB, env={**os.environ, **(environment or {})}, stdin=subprocess.DEVNULL,
@@ -58,6 +59,7 @@ def run(*command: str, environment: dict[str, str] | None = None) -> None:
         raise OSError(f"{' '.join(command)} took longer than {STEP_SECONDS} s") from None
     if done.returncode:
         raise OSError(done.stdout)
+    return done.stdout
 
 
 def prepare() -> None:
@@ -101,6 +103,14 @@ def pack() -> None:
     npm("pack", "--workspace", "client", "--pack-destination", str(destination.resolve()))
 
 
+def sbom() -> str:
+    """What the built files have of other packages, in CycloneDX; the same for the same lock file."""
+    options = ("--omit=dev", "--package-lock-only", "--sbom-format=cyclonedx", "--loglevel=error")
+    found = json.loads(npm("sbom", *options))
+    del found["serialNumber"], found["metadata"]["timestamp"]
+    return json.dumps(found, indent=2)
+
+
 def main(arguments: list[str]) -> int:
     """What the Makefile calls."""
     match arguments:
@@ -111,6 +121,9 @@ def main(arguments: list[str]) -> int:
             if status == 0:
                 pack()
             return status
+        case ["sbom"]:
+            print(sbom())
+            return 0
         case ["npm", *rest]:
             npm(*rest)
             return 0
