@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from inspect import isawaitable
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any, ClassVar, Final
@@ -29,6 +30,7 @@ from rowcast.identity.proxies import reported
 from rowcast.identity.throttle_storage import STORAGE_TIMEOUT_SECONDS, Storage, StorageUnavailable, open_storage
 from rowcast.identity.users import Clock
 
+ADDRESSES_KEPT: Final = 256  # in the form in which they are counted
 FAILURES_SCOPE: Final = "authentication_failures"
 STORAGE_RETRY_SECONDS: Final = 5.0  # before a storage that failed is used again
 
@@ -200,6 +202,7 @@ def client_address(http: web.Request, trusted_proxies: int) -> str:
     return _network(shown or peer) or _network(peer) or "local"
 
 
+@lru_cache(maxsize=ADDRESSES_KEPT)
 def _network(text: str) -> str | None:
     """An address without its port, as the network that belongs to one caller; ``None`` if it is not an address."""
     if match := re.fullmatch(r"\[([^\]]*)\](?::\d+)?|(\d+\.\d+\.\d+\.\d+):\d+", text):
