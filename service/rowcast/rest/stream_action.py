@@ -33,6 +33,7 @@ from rowcast.query.dependencies import unlogged
 from rowcast.query.matching import matcher, patterns, routing_key
 from rowcast.query.projection import Projection
 from rowcast.query.store import STORE
+from rowcast.resources.actions import STREAM
 from rowcast.resources.lossless_json import parse
 from rowcast.resources.types import make_field
 from rowcast.rest.expansion import reading
@@ -60,6 +61,7 @@ CONNECTION_HEADERS: Final = frozenset({"authorization", "last-event-id", "x-requ
 SNAPSHOT_MAX_PAGES: Final = 100  # times max_page_size: the most rows of a snapshot
 STREAM_VALUES_MAX: Final = 1000  # of a filter by __in
 STREAM_PATTERNS_MAX: Final = 8
+_AROUND_STREAMS: Final = (STREAM, "dispatch", "finalize_response")  # which may wait for the end of a stream
 SNAPSHOT: Final = make_field("snapshot", "boolean")
 Value = TypeVar("Value")
 _logger = structlog.get_logger(__name__)
@@ -244,9 +246,9 @@ class StreamMixin:
 
 
 async def open_stream(view: ModelView, request: Request) -> web.StreamResponse:
-    """Send a viewset's stream; returns when it has ended."""
+    """Respond with a viewset's stream. With methods of the user's around it, it is sent before this returns."""
     plan, params = view.view_plan, request.query_params
-    return await plan.service.hub.stream(
+    response = await plan.service.hub.stream(
         request.http,
         Subscriptions([await subscription_of(view)]),
         last_position(request.http, params),
@@ -254,6 +256,10 @@ async def open_stream(view: ModelView, request: Request) -> web.StreamResponse:
         caller=caller_of(request),
         limit=plan.max_page_size * SNAPSHOT_MAX_PAGES if wants_snapshot(params) else None,
     )
+    if view.action != STREAM or plan.overrides(*_AROUND_STREAMS):
+        with contextlib.suppress(ConnectionError):  # the client has gone; aiohttp drops the response
+            await response.write_eof()
+    return response
 
 
 async def subscription_of(view: ModelView) -> Subscription:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any, Final
 
@@ -28,7 +29,19 @@ def log_requests(app: web.Application, log: Log) -> None:
     async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
         begun = perf_counter()
         response = await handler(request)
-        seconds = perf_counter() - begun
+        if type(response) is StreamResponse and response.sending is not None:
+            response.sending = note_at_end(request, response, begun, response.sending)
+        else:
+            write(request, response, perf_counter() - begun)
+        return response
+
+    async def note_at_end(
+        request: web.Request, response: web.StreamResponse, begun: float, sending: Coroutine[Any, Any, None]
+    ) -> None:
+        await sending
+        write(request, response, perf_counter() - begun)
+
+    def write(request: web.Request, response: web.StreamResponse, seconds: float) -> None:
         slow = least is not None and seconds >= least and type(response) is not StreamResponse
         if every or slow or response.status >= ERROR_STATUS:
             resource = request.match_info.route.resource
@@ -41,6 +54,5 @@ def log_requests(app: web.Application, log: Log) -> None:
                 "request_id": request.get(REQUEST_ID),
             }
             _logger.info(REQUEST, **about)
-        return response
 
     app.middlewares.insert(0, note)

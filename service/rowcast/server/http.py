@@ -16,6 +16,7 @@ import socket
 import sys
 import termios
 from collections import Counter
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import orjson
@@ -33,6 +34,7 @@ from rowcast.server import middleware
 from rowcast.server.health import READINESS
 from rowcast.server.lifecycle import LIFECYCLE
 from rowcast.server.plain_responses import send_plain
+from rowcast.streams.sse import StreamResponse
 from rowcast.tasks import spawn
 
 HEADER_MAX_BYTES: Final = 64 * 1024  # of the request line and of each header; more than any credentials have
@@ -135,6 +137,7 @@ async def _retire(app: web.Application) -> None:
     await asyncio.sleep(BEGIN_SECONDS)
     await app.shutdown()
     await app[middleware.REQUESTS].end()
+    await app[LIFECYCLE].streams_ended()
     await app.cleanup()
 
 
@@ -312,7 +315,14 @@ class _Connection(web.RequestHandler):
             if timer is not None:
                 timer.cancel()
 
-    async def finish_response(
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Send a response. A stream, which has no body, is aiohttp's alone, since what waits here would be in memory meanwhile."""
+        finish = super().finish_response if type(resp) is StreamResponse else self._finish_response
+        return finish(request, resp, start_time)
+
+    async def _finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send a response, in one write if its bytes are at hand; otherwise aiohttp prepares it and sends it.

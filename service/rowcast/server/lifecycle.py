@@ -236,6 +236,10 @@ class Lifecycle:
         """End every stream, spread over ``stream.drain``."""
         await self._service.hub.open_streams.drain(self._configuration.settings.stream.drain)
 
+    async def streams_ended(self) -> None:
+        """Wait until no stream is open, once they have been ended."""
+        await self._service.hub.open_streams.ended()
+
     async def _end_streams(self, _: web.Application) -> None:
         self._settled.set()
         await self._service.hub.close()

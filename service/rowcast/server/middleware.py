@@ -35,7 +35,7 @@ from rowcast.rest.viewset import Handler
 
 
 class Requests:
-    """The number of requests that an application is answering, its streams included; and how often a limit was reached.
+    """The number of requests that an application is answering, without streams that have begun; and how often a limit was reached.
 
     ``refused`` counts by the names of the settings.
     """

@@ -125,8 +125,8 @@ def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
     for service in services:
         streams.update({(("resource", name),): number for name, number in service.hub.open_streams.of.items()})
         shapes.update({(("statement", kind),): use.currsize for kind, use in service.store.queries.caches()})
-    active = sum(each.app[REQUESTS].active - each.service.hub.open_streams.connections for each in running)
-    yield gauge("http_server_active_requests", "Requests that are being answered, without streams.", max(0, active))
+    active = sum(each.app[REQUESTS].active for each in running)
+    yield gauge("http_server_active_requests", "Requests that are being answered, without streams.", active)
     bodies = sum(each.app[BODY_MEMORY].total for each in running)
     yield gauge("rowcast_request_body_bytes", "Memory that the bodies of unanswered requests take.", bodies)
     waiting = sum(each.app[RESPONSES].total for each in running if RESPONSES in each.app)

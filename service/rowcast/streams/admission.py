@@ -6,10 +6,9 @@ connects again at once.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from rowcast.errors import TooManyStreams, Unavailable
@@ -27,6 +26,22 @@ class Filtered(Protocol):
 
     @property
     def query(self) -> Query: ...
+
+
+class Place:
+    """A context in which a stream of one caller counts."""
+
+    __slots__ = ("_admission", "_caller")
+
+    def __init__(self, admission: Admission, caller: str) -> None:
+        self._admission = admission
+        self._caller = caller
+
+    def __enter__(self) -> None:
+        self._admission.enter(self._caller)
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.leave(self._caller)
 
 
 class Admission:
@@ -48,9 +63,8 @@ class Admission:
         """How many bytes may wait for one client: fewer if there are many streams, so that their sum has a bound."""
         return min(self._buffer, max(BUFFER_MIN_BYTES, WAITING_MAX_BYTES // (self._total or 1)))
 
-    @contextlib.contextmanager
-    def admit(self, caller: str, subscriptions: Iterable[Filtered]) -> Iterator[None]:
-        """Count a stream while it is open; an error says why it may not be opened."""
+    def admit(self, caller: str, subscriptions: Iterable[Filtered]) -> Place:
+        """A context in which a stream counts; an error says why it may not be opened."""
         if self._slow:
             self._check_filters(subscriptions)
         if self._open[caller] >= self._most_of_caller:
@@ -66,15 +80,19 @@ class Admission:
                 retry_after=FULL_RETRY_SECONDS,
                 limit="max_streams",
             )
+        return Place(self, caller)
+
+    def enter(self, caller: str) -> None:
+        """Count a stream of a caller."""
         self._open[caller] += 1
         self._total += 1
-        try:
-            yield
-        finally:
-            self._total -= 1
-            self._open[caller] -= 1
-            if not self._open[caller]:
-                del self._open[caller]
+
+    def leave(self, caller: str) -> None:
+        """A stream of a caller has ended."""
+        self._total -= 1
+        self._open[caller] -= 1
+        if not self._open[caller]:
+            del self._open[caller]
 
     def refuse(self, query: Query) -> bool:
         """Open no stream with this filter for a while, and return whether that is new."""

@@ -16,7 +16,8 @@ from aiohttp import web
 from rowcast.resources.lossless_json import encode
 from rowcast.streams.hub import Hub
 from rowcast.streams.sse import StreamResponse, opening
-from rowcast.streams.subscription import Subscriptions
+from rowcast.streams.subscriber import Subscriber
+from rowcast.streams.subscription import Subscription, Subscriptions
 
 LEFT_CHECK_SECONDS: Final = (
     2.0  # between two looks whether a client is still there, to which nothing may be written for long
@@ -53,21 +54,29 @@ async def stream_channels(
 ) -> web.StreamResponse:
     """Respond with several streams on one connection, which ends with the first of them. They count as one.
 
-    ``first`` is what is sent before them. Raises what ``Hub.stream`` raises.
+    They are sent when the handler has returned the response; ``first`` is what is sent before them. Raises what ``Hub.stream``
+    raises.
     """
-    with hub.admission.admit(caller, [each for channel in channels for each in channel.subscriptions]):
-        response = StreamResponse()
+    response = StreamResponse()
+    with hub.admission.admit(caller, _subscriptions(channels)):
         try:
             await response.prepare(http)
             await response.write(opening() + b"\n" + first)
         except ConnectionResetError:  # the client has gone
             return response
-        if hub.closing:
-            return response
+    if not hub.closing:
         subscribers = [
             hub.make_subscriber(http, response, hub.feed.head, auths, renews=False, marker=each.marker)
             for each in channels
         ]
+        response.sending = _send(hub, http, channels, subscribers, caller)
+    return response
+
+
+async def _send(
+    hub: Hub, http: web.Request, channels: Sequence[Channel], subscribers: Sequence[Subscriber], caller: str
+) -> None:
+    with hub.admission.admit(caller, _subscriptions(channels)):
         streams = [
             asyncio.create_task(hub.send(subscriber, each.subscriptions, each.last))
             for subscriber, each in zip(subscribers, channels, strict=True)
@@ -80,7 +89,10 @@ async def stream_channels(
             for subscriber in subscribers:  # not by cancelling, which could leave the log locked by a reader
                 subscriber.end()
             await asyncio.gather(left, *streams, return_exceptions=True)
-        return response
+
+
+def _subscriptions(channels: Sequence[Channel]) -> list[Subscription]:
+    return [each for channel in channels for each in channel.subscriptions]
 
 
 async def _left(http: web.Request) -> None:

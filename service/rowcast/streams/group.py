@@ -111,10 +111,14 @@ class Group:
     def admit(self, subscriber: Subscriber) -> None:
         """Add a subscriber, at once or when the group reaches its position."""
         if subscriber.position.sort_key == self.position.sort_key:
-            self.members.add(subscriber)
+            self._add(subscriber)
         else:
             self.waiting.add(subscriber)
             self._hub.revisit_on_next_batch(self)
+
+    def _add(self, subscriber: Subscriber) -> None:
+        self.members.add(subscriber)
+        subscriber.position = self.position  # one for all: ``dismiss`` sets that of a member which leaves
 
     def dismiss(self, subscriber: Subscriber) -> None:
         """Remove a subscriber; a member's ``position`` becomes that of the group."""
@@ -216,7 +220,7 @@ class Group:
         if self.phase is Phase.CATCHING_UP:
             self._enter(Phase.LIVE)
         for subscriber in self.waiting:
-            self.members.add(subscriber)
+            self._add(subscriber)
         self.waiting.clear()
         self._reset(self.position, reason)
 
@@ -241,7 +245,7 @@ class Group:
         for subscriber in list(self.waiting):
             if subscriber.position.sort_key == position.sort_key:
                 self.waiting.discard(subscriber)
-                self.members.add(subscriber)
+                self._add(subscriber)
             elif subscriber.position.sort_key < position.sort_key:
                 subscriber.leave()
 

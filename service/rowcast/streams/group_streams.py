@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -90,7 +91,7 @@ class GroupStreams:
         auths: Sequence[object] = (),
         caller: str = "",
     ) -> web.StreamResponse:
-        """Respond to a request with a stream of groups; returns when the stream has ended.
+        """Respond to a request with a stream of groups, which is sent when the handler has returned the response.
 
         Args:
             http: The request.
@@ -107,35 +108,43 @@ class GroupStreams:
         """
         if http.method == "HEAD":
             return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": CACHE_CONTROL})
-        with self._hub.admission.admit(caller, [groups]):
-            board = self._board(groups)
-            board.users += 1
-            try:
-                return await self._stream(http, board, last, auths, snapshot=snapshot)
-            finally:
-                board.users -= 1
-                if board.ended:
-                    self._drop(board)
-
-    async def _stream(
-        self, http: web.Request, board: Board, last: str | None, auths: Sequence[object], *, snapshot: bool
-    ) -> web.StreamResponse:
-        reason = None if last is None else await self._hub.check_position(last)
-        await board.prepare()
         response = StreamResponse()
-        try:
-            await response.prepare(http)
-        except ConnectionResetError:  # the client has gone; aiohttp drops the response
-            return response
-        if self._hub.closing:
-            return response
-        subscriber = self._hub.make_subscriber(http, response, board.position, auths, renews=snapshot)
-        with self._hub.open_streams.holding(subscriber, board.groups.about):
+        board = self._board(groups)
+        with self._hub.admission.admit(caller, [groups]), self._using(board):
+            reason = None if last is None else await self._hub.check_position(last)
+            await board.prepare()
+            try:
+                await response.prepare(http)
+            except ConnectionResetError:  # the client has gone; aiohttp drops the response
+                return response
+        if not self._hub.closing:
+            subscriber = self._hub.make_subscriber(http, response, board.position, auths, renews=snapshot)
+            response.sending = self._send(subscriber, board, caller, last, reason)
+        return response
+
+    async def _send(
+        self, subscriber: Subscriber, board: Board, caller: str, last: str | None, reason: str | None
+    ) -> None:
+        """A stream, from its opening to its end."""
+        with (
+            self._hub.admission.admit(caller, [board.groups]),
+            self._using(board),
+            self._hub.open_streams.holding(subscriber, board.groups.about),
+        ):
             try:
                 await self._follow(subscriber, board, await self._begin(subscriber, board, last, reason))
             finally:
                 board.serial_of(subscriber)
-        return response
+
+    @contextlib.contextmanager
+    def _using(self, board: Board) -> Iterator[None]:
+        board.users += 1
+        try:
+            yield
+        finally:
+            board.users -= 1
+            if board.ended:
+                self._drop(board)
 
     async def _begin(self, subscriber: Subscriber, board: Board, last: str | None, reason: str | None) -> int:
         """Open a stream, and return the serial up to which its client has all changes."""

@@ -7,17 +7,17 @@ A subscriber that does not read fast enough leaves its group when its buffer is 
 feed's memory or from the log, as fast as its client takes it; so does one that resumes. When it has reached its group's
 position it joins the group. Nothing is awaited between that comparison and the joining, so no batch is lost between them.
 
-``Hub.stream`` is the life of one stream, ``Hub._deliver`` the way of one batch.
+``Hub.stream`` opens a stream, ``Hub._send`` is its life, and ``Hub._deliver`` the way of one batch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 import structlog
@@ -28,7 +28,6 @@ from rowcast.changes.feed import Feed, Reason, Reset
 from rowcast.changes.position import Position, Snapshot
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import Unavailable
-from rowcast.query.conditions import Query
 from rowcast.streams.admission import Admission
 from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
 from rowcast.streams.group import FAILED, Group, log_failure
@@ -37,6 +36,7 @@ from rowcast.streams.group_streams import GroupStreams
 from rowcast.streams.members import Sender
 from rowcast.streams.open_streams import CREDENTIALS_CHECK_SECONDS, OpenStreams
 from rowcast.streams.routing import SubscriptionIndex
+from rowcast.streams.shared_matches import SharedMatches
 from rowcast.streams.shared_snapshot import SharedSnapshot
 from rowcast.streams.snapshot import SnapshotRows, read_snapshot
 from rowcast.streams.sse import (
@@ -52,9 +52,7 @@ from rowcast.streams.sse import (
 from rowcast.streams.subscriber import Phase, Subscriber
 from rowcast.streams.subscription import (
     FilterTooSlow,
-    Matches,
     NeedsAwait,
-    Subscription,
     Subscriptions,
     is_past,
     remaining,
@@ -62,10 +60,11 @@ from rowcast.streams.subscription import (
 from rowcast.streams.traffic import Traffic, measured
 from rowcast.tasks import Supervisor
 
-MATCHES_CACHED_MAX: Final = 256  # results of the database, for other subscriptions with the same query
 RENDER_PATIENCE_SECONDS: Final = 30.0  # for which a batch is tried again while the database is away; then streams end
 DATABASE_RETRY_SECONDS: Final = 1.0
 SNAPSHOTS_READ_AT_ONCE: Final = 2
+
+_Begin: TypeAlias = Callable[[Subscriber, Subscriptions], Awaitable[None]]
 
 _logger = structlog.get_logger(__name__)
 
@@ -109,7 +108,7 @@ class Hub:
         self._index: SubscriptionIndex[Group] = SubscriptionIndex()
         self._revisit: set[Group] = set()  # groups that get the next batch whatever it is about
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
-        self._matches: OrderedDict[tuple[Query, Hashable, Position, int], asyncio.Future[Matches]] = OrderedDict()
+        self._matches = SharedMatches()
         self.open_streams = OpenStreams(valid, max_age)
         self._snapshot = SharedSnapshot()
         self._reading_rows = asyncio.Semaphore(SNAPSHOTS_READ_AT_ONCE)
@@ -180,7 +179,7 @@ class Hub:
         limit: int | None = None,
         caller: str = "",
     ) -> web.StreamResponse:
-        """Respond to a request with a stream; returns when the stream has ended.
+        """Respond to a request with a stream, which is sent when the handler has returned the response.
 
         Args:
             http: The request.
@@ -199,46 +198,57 @@ class Hub:
         if http.method == "HEAD":
             return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": CACHE_CONTROL})
         subscriptions = self._shared(subscriptions)
+        response = StreamResponse()
         with self.admission.admit(caller, subscriptions):
-            return await self._stream(http, subscriptions, last, auths, limit)
+            begin = await self._prepare(http, response, subscriptions, last, limit)
+        if begin is not None:
+            subscriber = self.make_subscriber(http, response, self.feed.head, auths, renews=limit is not None)
+            response.sending = self._send(subscriber, subscriptions, caller, limit, begin)
+        return response
 
     def _shared(self, subscriptions: Subscriptions) -> Subscriptions:
         """Those that other streams have already, if they are equal; so that each stream need not keep its own."""
         return self._subscriptions.setdefault(subscriptions.key, subscriptions)
 
-    async def _stream(
+    async def _prepare(
         self,
         http: web.Request,
+        response: StreamResponse,
         subscriptions: Subscriptions,
         last: str | None,
-        auths: Sequence[object],
         limit: int | None,
-    ) -> web.StreamResponse:
+    ) -> _Begin | None:
+        """Send the headers, after everything that may be refused. Returns what begins the stream; ``None`` if there is none."""
         rows: tuple[SnapshotRows, Position] | None = None
         reason = None
         if limit is not None:
             reason = None if last is None else await self.check_position(last)
             if last is None or reason is not None:
                 rows = await self._read_rows(subscriptions, limit)
-        response = StreamResponse()
+        gone = False
         try:
             await response.prepare(http)
-        except ConnectionResetError:  # the client has gone; aiohttp drops the response
+        except ConnectionResetError:  # aiohttp drops the response
+            gone = True
+        if gone or self.closing:
             if rows is not None:
                 rows[0].close()
-            return response
-        if self.closing:
-            if rows is not None:
-                rows[0].close()
-            return response
-        subscriber = self.make_subscriber(http, response, self.feed.head, auths, renews=limit is not None)
-        with self.open_streams.holding(subscriber, subscriptions.about):
-            if rows is None:
-                await self._begin(subscriber, subscriptions, last)
-            else:
-                await self._send_rows(subscriber, subscriptions, rows, reason, opening())
+            return None
+        if rows is None:
+            return partial(self._begin, last=last)
+        return partial(self._send_rows, rows=rows, reason=reason, first=opening())
+
+    async def _send(
+        self, subscriber: Subscriber, subscriptions: Subscriptions, caller: str, limit: int | None, begin: _Begin
+    ) -> None:
+        """A stream, from its opening to its end."""
+        with (
+            self.admission.admit(caller, subscriptions),
+            self.open_streams.holding(subscriber, subscriptions.about),
+        ):
+            await begin(subscriber, subscriptions)
+            del begin  # which may have rows
             await self._follow(subscriber, subscriptions, limit)
-        return response
 
     async def send(self, subscriber: Subscriber, subscriptions: Subscriptions, last: str | None) -> None:
         """Send a stream by an open connection; returns when it has ended."""
@@ -389,25 +399,11 @@ class Hub:
             except NeedsAwait:
                 pass
             try:
-                return await subscriptions.render(batch, seen_snapshot, self._match_in_database)
+                return await subscriptions.render(batch, seen_snapshot, self._matches.read)
             except Unavailable:
                 if time.monotonic() - start > RENDER_PATIENCE_SECONDS:
                     raise
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
-
-    async def _match_in_database(self, subscription: Subscription, batch: Batch) -> Matches:
-        """The database's result for a batch, from one query for all subscriptions with the same condition."""
-        key = (subscription.query, subscription.caller, batch.start, len(batch.events))
-        matches = self._matches.get(key)
-        if matches is None:
-            matches = self._matches[key] = asyncio.ensure_future(subscription.match_in_database(batch))
-            if len(self._matches) > MATCHES_CACHED_MAX:
-                self._matches.popitem(last=False)
-        try:
-            return await asyncio.shield(matches)
-        except Exception:
-            self._matches.pop(key, None)
-            raise
 
     def refuse_filter(self, error: FilterTooSlow, subscriptions: Subscriptions) -> None:
         """Open no stream with this filter for a while: it would end again with the next change."""

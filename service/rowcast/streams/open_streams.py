@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -25,6 +24,45 @@ SEVERAL: Final = "*"  # in place of a resource, for a stream of several ones
 _logger = structlog.get_logger(__name__)
 
 
+class Held:
+    """A context in which one stream is sent. It takes less memory than a generator: every open stream has one."""
+
+    __slots__ = ("_about", "_ending", "_open_streams", "_subscriber")
+
+    def __init__(self, open_streams: OpenStreams, subscriber: Subscriber, about: Mapping[str, Any]) -> None:
+        self._open_streams = open_streams
+        self._subscriber = subscriber
+        self._about = about
+        self._ending: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        self._ending = self._open_streams.begin(self._subscriber, self._resource)
+
+    @property
+    def _resource(self) -> str:
+        resource: str = self._about.get("resource", SEVERAL)
+        return resource
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> bool:
+        if self._ending is not None:
+            self._ending.cancel()
+        reason, handled = CLIENT, True
+        match error:
+            case None | ConnectionResetError():  # which is how a stream ends whose client has gone
+                pass
+            case ApiError():  # the client gets the error when it connects again, as with the following ones
+                reason = UNAVAILABLE
+            case ExpansionTooLarge() | FilterTooSlow():
+                reason = FAILED
+            case Exception():
+                reason = FAILED
+                _logger.error("stream_failed", exc_info=error, **self._about)
+            case _:
+                reason, handled = CLIENT if self._subscriber.gone else SHUTDOWN, False
+        self._open_streams.forget(self._subscriber, self._resource, reason)
+        return handled
+
+
 class OpenStreams:
     """The subscribers whose requests last.
 
@@ -36,52 +74,45 @@ class OpenStreams:
         self._valid = valid
         self._max_age = max_age
         self._open: set[Subscriber] = set()
+        self._none_left: asyncio.Event | None = None  # once somebody waits for it
         self.of: Counter[str] = Counter()
         self.opened: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
 
-    @property
-    def connections(self) -> int:
-        """The number of connections with open streams."""
-        return len({subscriber.connection for subscriber in self._open})
-
     def __len__(self) -> int:
         return len(self._open)
 
-    @contextlib.contextmanager
-    def holding(self, subscriber: Subscriber, about: Mapping[str, Any]) -> Iterator[None]:
+    def holding(self, subscriber: Subscriber, about: Mapping[str, Any]) -> Held:
         """Keep a subscriber while its stream is sent, however that ends; an unexpected error is logged."""
-        resource, reason = about.get("resource", SEVERAL), CLIENT
+        return Held(self, subscriber, about)
+
+    def begin(self, subscriber: Subscriber, resource: str) -> asyncio.TimerHandle | None:
+        """Count a stream; the timer is that of its age, if it has one."""
         self._open.add(subscriber)
-        ending = self._schedule_end(subscriber)
         self.of[resource] += 1
         self.opened[resource] += 1
-        try:
-            self._schedule_expiry(subscriber)
-            yield
-        except ConnectionResetError:  # which is how a stream ends whose client has gone
-            pass
-        except (ApiError, ExpansionTooLarge, FilterTooSlow) as error:
-            # The client gets the error when it connects again.
-            reason = UNAVAILABLE if isinstance(error, ApiError) else FAILED
-        except asyncio.CancelledError:
-            reason = CLIENT if subscriber.gone else SHUTDOWN
-            raise
-        except Exception:
-            reason = FAILED
-            _logger.exception("stream_failed", **about)
-        finally:
-            if ending is not None:
-                ending.cancel()
-            subscriber.close()
-            self._open.discard(subscriber)
-            self.of[resource] -= 1
-            self.closed[subscriber.ended_by or reason] += 1
+        self._schedule_expiry(subscriber)
+        return self._schedule_end(subscriber)
+
+    def forget(self, subscriber: Subscriber, resource: str, reason: str) -> None:
+        """A stream has ended."""
+        subscriber.close()
+        self._open.discard(subscriber)
+        if self._none_left is not None and not self._open:
+            self._none_left.set()
+        self.of[resource] -= 1
+        self.closed[subscriber.ended_by or reason] += 1
 
     def end(self) -> None:
         """End every stream at once."""
         for subscriber in list(self._open):
             subscriber.end(SHUTDOWN)
+
+    async def ended(self) -> None:
+        """Wait until no stream is open."""
+        self._none_left = asyncio.Event()
+        if self._open:
+            await self._none_left.wait()
 
     async def drain(self, seconds: float) -> None:
         """End every stream, spread over a time, in an order at random; a few end at once."""

@@ -6,7 +6,7 @@ Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 import orjson
@@ -30,20 +30,35 @@ class StreamResponse(EventSourceResponse):
     """The response of aiohttp-sse: its headers, its chunked coding without compression, its ``TCP_USER_TIMEOUT``.
 
     It has no ping of its own, because one heartbeat of the hub keeps every connection alive.
+
+    A handler returns it when the headers have been sent. aiohttp then calls ``write_eof``, where the stream is ``sending``: so
+    what led to the stream, a dozen coroutines with their requests and viewsets, is not in memory while it is open.
     """
+
+    _send_headers_immediately = False  # but in one write with the opening
 
     def __init__(self) -> None:
         super().__init__(allow_all_methods=True, send_timeout=UNACKNOWLEDGED_SECONDS)
         self.headers["Cache-Control"] = CACHE_CONTROL
+        self.sending: Coroutine[Any, Any, None] | None = None  # the stream, from its opening to its end
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send the headers. ``ConnectionResetError`` if the client has gone, as for every other write."""
+        """Send the headers, once. ``ConnectionResetError`` if the client has gone, as for every other write."""
+        if self.prepared:
+            return self._payload_writer
         if request.transport is None:  # aiohttp-sse asserts that there is one
             raise ConnectionResetError("The client has left before the stream began.")
         self._set_tcp_user_timeout(request)
         writer = await web.StreamResponse.prepare(self, request)  # without the task of a ping
         self.headers.clear()  # which have been sent, and would be in memory as long as the stream
         return writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send the stream, and the end of the response."""
+        sending, self.sending = self.sending, None
+        if sending is not None:
+            await sending
+        await super().write_eof(data)
 
     async def drain(self) -> None:
         """Wait until the client has taken most of what waits for it, if that is more than the transport's limit."""

@@ -299,7 +299,7 @@ class Subscriptions:
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self.of.values())
 
-    @property
+    @cached_property
     def about(self) -> dict[str, Any]:
         """The resources, as ``ready`` and ``reset`` name them."""
         names = list(self.of)
