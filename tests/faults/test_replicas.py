@@ -20,6 +20,7 @@ import pytest
 from aiohttp import ClientSession
 
 from rowcast.changes.position import Position, Snapshot
+from rowcast.changes.standbys import LOOK_SECONDS
 from rowcast.configuration.settings import Database as DatabaseSettings
 from rowcast.database.embedded import EmbeddedPostgres
 from rowcast.query.replicas import Replica, Replicas
@@ -698,6 +699,30 @@ async def test_callers_with_settings_of_their_own(pair: Pair, serve: Serve) -> N
         assert (await changes.next())["action"] == "DELETE"
     await pair.sql.execute("DROP OWNED BY replica_reader")
     await pair.sql.execute("DROP ROLE replica_reader")
+
+
+async def test_looks_keep_their_pace_after_a_lost_connection(client: Client, pair: Pair) -> None:
+    """When the connections that look at the primary and the standby have been lost, new ones look as often as before."""
+    clock, watch = replicas_of(client).clock, only(client).watch
+    assert clock.connections == watch.connections == 1
+    for connection in (pair.sql, pair.replica):
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+    await until(lambda: min(clock.connections, watch.connections) > 1)
+    begun = monotonic()
+    committed = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+    before = await pair.replica.fetchval(committed)
+    for _ in range(8):
+        await until(lambda end=clock.newest: clock.newest is not end)  # type: ignore[misc]
+    assert monotonic() - begun > 6 * LOOK_SECONDS
+
+    async def counted() -> bool:  # the counters of a session that is busy come after a second
+        return bool(await pair.replica.fetchval(committed) > before)
+
+    await until(counted)
+    assert await pair.replica.fetchval(committed) - before < 200
 
 
 async def test_the_doctor_examines_replicas(pair: Pair, serve: Serve) -> None:

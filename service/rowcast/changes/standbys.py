@@ -149,6 +149,7 @@ class PrimaryClock(Reconnecting):
 
     async def _work(self, connection: Connection) -> None:
         while True:
+            self._begin_look()
             time, generation = monotonic(), self._generation()
             end = await read_primary_end(connection)
             if end is None or self.newest is None or self.newest.epoch != end.epoch:
@@ -194,6 +195,7 @@ class StandbyWatch(Reconnecting):
     async def _work(self, connection: Connection) -> None:
         try:
             while True:
+                self._begin_look()
                 self._judge(await read_standby_end(connection))
                 await self._wait(LOOK_SECONDS)
         except DRIVER_ERRORS:
