@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import random
 import socket
 from pathlib import Path
 
@@ -34,6 +36,9 @@ def write_certificate(directory: Path, *names: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
+    """A port of all addresses that is free, and stays so: outgoing connections use higher ones."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as made, contextlib.suppress(OSError):
+            made.bind(("", port))
+            return port
