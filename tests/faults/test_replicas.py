@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -31,9 +31,10 @@ from rowcast.testing.client import Client
 from tests.conftest import Serve
 from tests.databases import SETTINGS, Databases, at_database, databases_of, needs_embedded_server
 from tests.spans import Spans
+from tests.standbys import PATIENCE, Standby, paused, until_replayed
 from tests.waiting import until
 
-from .standbys import PATIENCE, Standby, paused, until_replayed
+from .pooler import Pooler
 
 NOTES = """
 fields:
@@ -77,7 +78,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedded
     needs_embedded_server()
     directory = tmp_path_factory.mktemp("servers")
     with EmbeddedPostgres(directory / "primary", settings=WAITING) as primary:
-        standby = Standby(primary, directory / "standby")
+        standby = Standby(primary.url, directory / "standby")
         asyncio.run(_start(standby))
         yield primary, standby.server
         standby.server.stop()
@@ -222,11 +223,31 @@ async def test_a_position_of_a_standby_is_complete(client: Client, pair: Pair) -
         async with client.stream("/notes/stream/", last_event_id=str(position)) as changes:
             await transaction.commit()
             await pair.sql.execute("INSERT INTO notes (id, text) VALUES (9, 'end')")
-            while rows.get(9) is None:
+            assert [event["data"]["text"] for event in await changes.take(2)] == ["early", "end"]
+    assert replicas_of(client).reads[only(client).name] == 1
+
+
+async def test_a_position_after_many_changes_is_complete(client: Client, pair: Pair) -> None:
+    """If too many changes have no tick, the position omits less, and what the list lacks is sent nevertheless."""
+    async with _open(pair.url) as early:
+        transaction = early.transaction()
+        await transaction.start()
+        await early.execute("UPDATE notes SET text = 'early' WHERE id = 1")
+        oldest = await early.fetchval("SELECT pg_current_xact_id()::text::bigint")
+        await pair.sql.execute("INSERT INTO notes (id, text) SELECT i, 'many' FROM generate_series(10, 610) i")
+        await pair.replayed()
+        response = await client.get("/notes/")
+        position = Position.parse(response.headers["X-Stream-Position"])
+        assert position.snapshot == Snapshot(oldest, oldest)
+        rows = {row["id"]: row["text"] for row in (await response.json())["results"]}
+        assert len(rows) == 604
+        async with client.stream("/notes/stream/", last_event_id=str(position)) as changes:
+            await transaction.commit()
+            await pair.sql.execute("INSERT INTO notes (id, text) VALUES (9, 'end')")
+            while 9 not in rows:
                 event = await changes.next()
                 rows[event["id"]] = event["data"]["text"]
-        assert rows == {1: "early", 2: "late", 3: "old", 9: "end"}
-    assert replicas_of(client).reads[only(client).name] == 1
+        assert rows == {row["id"]: row["text"] for row in await pair.sql.fetch("SELECT id, text FROM notes")}
 
 
 class Writers:
@@ -284,6 +305,7 @@ async def test_lists_and_streams_fit_together_at_any_moment(client: Client, pair
             await pair.sql.execute("INSERT INTO notes (id, text) VALUES ($1, 'end')", mark)
             while mark not in rows:
                 event = await changes.next()
+                assert (event["id"] in rows) == (event["action"] != "INSERT"), "a change that the list has already"
                 rows.pop(event["id"], None)
                 if event["data"] is not None:
                     rows[event["id"]] = event["data"]
@@ -444,17 +466,18 @@ CACHES = pytest.mark.parametrize("resources", [RESOURCES, CACHED], ids=["counts"
 async def test_what_a_replica_lacks_is_not_kept(resources: dict[str, str], pair: Pair, serve: Serve) -> None:
     """An answer or a count of a replica that is behind does not stay in memory, where the primary's events keep it right."""
     client = await serve(resources, settings_of(pair), url=pair.url)
+    await pair.sql.execute("INSERT INTO notes (id, text) SELECT i, 'old' FROM generate_series(1, 3) i")
     await pair.replayed()
     await until_read(client)
     async with paused(pair.replica), client.stream("/notes/stream/") as changes:
-        await pair.sql.execute("INSERT INTO notes (id, text) VALUES (1, 'new')")
-        await changes.next()  # the cache has seen it, too
+        await pair.sql.execute("INSERT INTO notes (id, text) VALUES (4, 'new'), (5, 'new')")
+        await changes.take(2)  # the cache has seen them, too
         for _ in range(2):
-            assert await texts(client) == []
-            assert (await (await client.get("/notes/?page_size=1")).json())["count"] == 0
+            assert await texts(client) == ["old"] * 3
+            assert (await (await client.get("/notes/?page_size=1")).json())["count"] == 3
     await pair.replayed()
-    assert await texts(client) == ["new"]
-    assert (await (await client.get("/notes/?page_size=1")).json())["count"] == 1
+    assert await texts(client) == [*["old"] * 3, "new", "new"]
+    assert (await (await client.get("/notes/?page_size=1")).json())["count"] == 5
 
 
 async def test_what_a_replica_has_is_kept(pair: Pair, serve: Serve) -> None:
@@ -483,29 +506,39 @@ async def test_nothing_wrong_stays_in_memory(resources: dict[str, str], pair: Pa
     await until_read(client)
     dice = random.Random(11)
     key = 0
-    for _ in range(8):
-        async with paused(pair.replica) if dice.random() < 0.7 else contextlib.nullcontext():
-            for _ in range(dice.randrange(12)):
-                key += 1
-                match dice.randrange(5):
-                    case 0:
-                        await client.post("/notes/", json={"id": key, "text": str(key)})
-                    case 1:
-                        await pair.sql.execute("INSERT INTO notes (id, text) VALUES ($1, 'sql')", key)
-                    case 2:
-                        await until_read_or_later(client, dice.random() * 0.3)
-                    case _:
-                        await texts(client, dice.choice(("/notes/", "/notes/?page_size=2", "/notes/?text=sql")))
-        async with client.stream("/notes/stream/") as changes:
-            key += 1
-            await pair.sql.execute("INSERT INTO notes (id, text) VALUES ($1, 'fence')", key)
-            await changes.next()
-        await pair.replayed()
-        stored = await pair.sql.fetch("SELECT text FROM notes ORDER BY id")
-        for _ in range(2):
-            assert await texts(client) == [row["text"] for row in stored]
-            page = await (await client.get("/notes/?page_size=2")).json()
-            assert page["count"] == len(stored)
+    async with ClientSession() as session:
+
+        async def read(path: str) -> dict[str, Any]:
+            """What another caller than the writer gets."""
+            headers = client.as_user("reader").sent_headers
+            async with session.get(client.make_url(path), headers=headers) as response:
+                found: dict[str, Any] = await response.json()
+                return found
+
+        for _ in range(10):
+            async with paused(pair.replica) if dice.random() < 0.7 else contextlib.nullcontext():
+                for _ in range(dice.randrange(4, 14)):
+                    key += 1
+                    match dice.randrange(6):
+                        case 0:
+                            await client.post("/notes/", json={"id": key, "text": str(key)})
+                        case 1:
+                            await pair.sql.execute("INSERT INTO notes (id, text) VALUES ($1, 'sql')", key)
+                        case 2:
+                            await until_read_or_later(client, dice.random() * 0.3)
+                        case _:
+                            await read(dice.choice(("/notes/", "/notes/?page_size=2", "/notes/?page_size=2&text=sql")))
+            async with client.stream("/owners/stream/") as changes:  # notes do not change afterwards
+                await pair.sql.execute("INSERT INTO owners (id, name) VALUES ($1, 'fence')", key)
+                await changes.next()
+            await pair.replayed()
+            stored = await pair.sql.fetch("SELECT text FROM notes ORDER BY id")
+            for _ in range(2):
+                assert [row["text"] for row in (await read("/notes/"))["results"]] == [row["text"] for row in stored]
+                assert (await read("/notes/?page_size=2"))["count"] == len(stored)
+                counted = sum(row["text"] == "sql" for row in stored)
+                assert (await read("/notes/?page_size=2&text=sql"))["count"] == counted
+    assert replicas_of(client).reads[only(client).name] > 40
 
 
 async def until_read_or_later(client: Client, seconds: float) -> None:
@@ -520,7 +553,7 @@ async def own_pair(tmp_path: Path) -> AsyncIterator[tuple[Standby, EmbeddedPostg
     """Servers that a test may stop: the standby, the primary, and their databases."""
     needs_embedded_server()
     with EmbeddedPostgres(tmp_path / "primary", settings=WAITING) as primary:
-        standby = Standby(primary, tmp_path / "standby")
+        standby = Standby(primary.url, tmp_path / "standby")
         connection = await standby.start()
         await connection.close()
         try:
@@ -633,7 +666,7 @@ async def test_a_promoted_replica_is_not_read(tmp_path: Path, serve: Serve) -> N
 async def test_a_standby_of_another_history_is_not_read(tmp_path: Path, serve: Serve) -> None:
     """After a failover a standby that still follows the old primary is not read, and one that follows the new one is."""
     async with own_pair(tmp_path) as (standby, primary, pair):
-        other = Standby(primary, tmp_path / "other")
+        other = Standby(primary.url, tmp_path / "other")
         follower = await other.start()
         try:
             setup = await serve(RESOURCES, url=pair.url)
@@ -725,6 +758,37 @@ async def test_looks_keep_their_pace_after_a_lost_connection(client: Client, pai
     assert await pair.replica.fetchval(committed) - before < 200
 
 
+async def test_a_replica_behind_a_pooler(pair: Pair, serve: Serve) -> None:
+    """With ``direct_url`` the URL of a replica may lead to a pooler in transaction mode, too."""
+    async with Pooler(pair.replica_url, shared=True).listening() as pooled:
+        database = {"url": pair.url, "direct_url": pair.url, "prepared_statements": False, "replicas": [pooled]}
+        client = await serve(RESOURCES, json.dumps({"database": database}), url=pair.url)
+        await pair.sql.execute("INSERT INTO notes (id, text) VALUES (1, 'old')")
+        await pair.replayed()
+        await until_read(client)
+        async with paused(pair.replica):
+            await pair.sql.execute("UPDATE notes SET text = 'new'")
+            assert await texts(client) == ["old"]
+            assert (await (await client.get("/notes/1/")).json())["text"] == "old"
+            assert "old" in await (await client.get("/notes/", headers={"Accept": "text/csv"})).text()
+
+
+async def test_two_replicas_share_the_reads(pair: Pair, serve: Serve) -> None:
+    """The one with fewer requests answers, and one that is not there does not matter."""
+    urls = [pair.replica_url, f"{pair.replica_url}&application_name=other", "postgresql://nobody@127.0.0.1:1/none"]
+    client = await serve(RESOURCES, json.dumps({"database": {"url": pair.url, "replicas": urls}}), url=pair.url)
+    first, second, away = replicas_of(client).all
+    await pair.sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
+    await pair.replayed()
+    await until(lambda: first.watch.moment is not None and second.watch.moment is not None)
+    await until(lambda: min(first.watch.lag, second.watch.lag) < 0.2)
+    answers = await asyncio.gather(*(client.get(f"/notes/?text={number % 2}") for number in range(60)))
+    assert {answer.status for answer in answers} == {200}
+    reads = replicas_of(client).reads
+    assert min(reads[first.name], reads[second.name]) > 10
+    assert reads[away.name] == 0
+
+
 async def test_the_doctor_examines_replicas(pair: Pair, serve: Serve) -> None:
     """It reports a standby, and names what keeps one from being read: also to a role that may do little."""
     client = await serve(RESOURCES, settings_of(pair), url=pair.url)
@@ -755,7 +819,7 @@ async def test_the_doctor_examines_replicas(pair: Pair, serve: Serve) -> None:
         "the role little lacks USAGE on the schema rowcast", "the role little lacks SELECT on owners"
     ]  # fmt: skip
     await pair.sql.execute(
-        "GRANT USAGE ON SCHEMA rowcast TO little; GRANT SELECT ON owners, rowcast.tick, rowcast.epoch TO little"
+        "GRANT USAGE ON SCHEMA rowcast TO little; GRANT SELECT ON owners, rowcast.change, rowcast.tick, rowcast.epoch, rowcast.change TO little"
     )
     await pair.replayed()
     (fine,) = await examined(as_little)

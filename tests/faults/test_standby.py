@@ -13,10 +13,10 @@ from rowcast.database import embedded
 from rowcast.database.embedded import EmbeddedPostgres
 from tests.conftest import Serve
 from tests.databases import SETTINGS, needs_embedded_server
+from tests.standbys import PATIENCE, Standby, socket_of
 
 from .clients import RESOURCES, assert_equal
 from .conftest import Open
-from .standbys import PATIENCE, Standby, socket_of
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ async def primary(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
 
 async def test_a_promotion(primary: EmbeddedPostgres, serve: Serve, open_client: Open, tmp_path: Path) -> None:
     """The service switches by itself. A client that had no more than the standby goes on; others load again."""
-    standby = Standby(primary, tmp_path / "standby")
+    standby = Standby(primary.url, tmp_path / "standby")
     follower = await standby.start()
     try:
         hosts = f"{socket_of(primary.url)},{socket_of(standby.server.url)}"

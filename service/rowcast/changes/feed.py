@@ -34,6 +34,7 @@ from rowcast.changes.events import Batch
 from rowcast.changes.position import POSITION_MAX_LENGTH, WITH_SNAPSHOT, Position, Snapshot
 from rowcast.changes.reader import Pruned, prepare_session, read_batches
 from rowcast.changes.relay import FED_POLL_SECONDS, Relay
+from rowcast.changes.standbys import position_on_standby
 from rowcast.changes.state import LogState, read_state
 from rowcast.changes.ticks import Tick
 from rowcast.database.connection import Connect, Connection
@@ -164,15 +165,17 @@ class Feed(Reconnecting):
         return unsubscribe
 
     def stream_position(self, snapshot: str) -> str | None:
-        """The position that continues a response whose statement had this ``snapshot``; a standby's is that already.
+        """The position that continues a response whose statement had this ``snapshot``, or what a standby returns in its place.
 
         It follows the newest tick that the snapshot includes, so the time of the call does not matter. ``None`` if the
         feed was not ready when the statement ran, or the statement took longer than ``SNAPSHOT_MAX_AGE_SECONDS``.
         """
         arguments = (snapshot, self._ticks[-1] if self._ticks else None)
         if arguments != self._continued[0]:  # while nothing is written, all statements have the same snapshot
-            of_standby = WITH_SNAPSHOT in snapshot
-            self._continued = (arguments, snapshot if of_standby else self._continuing(Snapshot.parse(snapshot)))
+            if WITH_SNAPSHOT in snapshot:
+                self._continued = (arguments, position_on_standby(snapshot))
+            else:
+                self._continued = (arguments, self._continuing(Snapshot.parse(snapshot)))
         return self._continued[1]
 
     def _continuing(self, seen: Snapshot) -> str | None:

@@ -23,7 +23,7 @@ from typing import Final, TypeAlias
 PgSnapshot: TypeAlias = tuple[int, int, tuple[int, ...]]  # a pg_snapshot as asyncpg's value
 
 POSITION_MAX_LENGTH: Final = 4096  # characters; it must fit into a header or a URL
-WITH_SNAPSHOT: Final = "~"  # in the text of a position with a snapshot, and not in that of a snapshot
+WITH_SNAPSHOT: Final = "~"  # comes before the snapshot of a position; the text of a snapshot has none
 _NUMBER = r"(0|[1-9][0-9]{0,18})"
 _POSITION = re.compile(rf"{_NUMBER}-{_NUMBER}-{_NUMBER}(?:~(.+))?")
 _SNAPSHOT = re.compile(rf"{_NUMBER}:{_NUMBER}:((?:[1-9][0-9]{{0,18}},)*[1-9][0-9]{{0,18}})?")

@@ -23,7 +23,7 @@ import structlog
 
 from rowcast.changes import sql
 from rowcast.changes.connection import Reconnecting
-from rowcast.changes.position import Position, Snapshot
+from rowcast.changes.position import POSITION_MAX_LENGTH, WITH_SNAPSHOT, Position, Snapshot
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.database.pool import Database
@@ -32,6 +32,9 @@ from rowcast.tasks import Supervisor
 LOOK_SECONDS: Final = 0.25  # between two looks
 LOOK_TIMEOUT_SECONDS: Final = 1.0  # after which a server counts as lost
 KEPT_SECONDS: Final = 61.0  # for which the ends of the primary's log are kept
+
+RUNNING_MAX: Final = 1000  # transactions after the newest tick, of which a position names those that run
+TOO_MANY: Final = "?"
 
 _PRIMARY_END: Final = sql.load("primary_end")
 _STANDBY_END: Final = sql.load("standby_end")
@@ -48,6 +51,30 @@ READ_POSITION: Final = (
 SNAPSHOT_OR_POSITION_READ: Final = f"coalesce(nullif(current_setting('rowcast.position', true), ''), {SNAPSHOT})"
 """The SQL of the snapshot of a statement, or of the position that was read before."""
 _logger = structlog.get_logger(__name__)
+
+
+def position_on_standby(made_of: str) -> str:
+    """The position that continues a statement on a standby, from what the statement has returned of it.
+
+    It is after the newest tick t that the statement sees, and omits the transactions that it sees as well. Those are known from
+    the log: a transaction that is neither in t nor has changes there which the statement sees counts as running, which
+    costs nothing if it has none at all. If there are too many, only those before the oldest that runs are omitted.
+    """
+    place, ticked, oldest, following, seen = made_of.split(WITH_SNAPSHOT)
+    at_least = f"{place}-0{WITH_SNAPSHOT}{oldest}:{oldest}:"
+    tick, end = Snapshot.parse(ticked), int(following)
+    if seen == TOO_MANY or end - tick.xmax > RUNNING_MAX:
+        return at_least
+    known = {int(xid) for xid in seen.split(",") if xid}
+    later = (*tick.running, *range(tick.xmax, end))
+    running = [xid for xid in later if xid >= int(oldest) and xid not in known]
+    exact = f"{place}-0{WITH_SNAPSHOT}{Snapshot(running[0] if running else end, end, tuple(running))}"
+    return exact if len(exact) <= POSITION_MAX_LENGTH else at_least
+
+
+def on_primary(statement: str) -> str:
+    """A statement without what it would do on a standby."""
+    return statement.replace(SNAPSHOT_OR_POSITION, SNAPSHOT).replace(SNAPSHOT_OR_POSITION_READ, SNAPSHOT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,12 @@ def socket_of(url: str) -> str:
 class Standby:
     """A copy of a server that follows it."""
 
-    def __init__(self, primary: EmbeddedPostgres, directory: Path) -> None:
+    def __init__(self, primary_url: str, directory: Path) -> None:
         directory.mkdir()
         (directory / "lock").touch()
         command = [
             str(embedded._binaries() / "pg_basebackup"), "--pgdata", str(directory / "cluster"), "--write-recovery-conf",
-            "--checkpoint=fast", "--no-sync", "--username", embedded.ROLE, "--host", socket_of(primary.url),
+            "--checkpoint=fast", "--no-sync", "--username", embedded.ROLE, "--host", socket_of(primary_url),
             "--port", str(embedded.PORT),
         ]  # fmt: skip
         subprocess.run(command, check=True, env=embedded._environment(), timeout=60)
