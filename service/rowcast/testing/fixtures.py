@@ -33,7 +33,8 @@ def rowcast_config(pytestconfig: pytest.Config) -> Configuration:
     base = pytestconfig.rootpath if pytestconfig.inipath is None else pytestconfig.inipath.parent
     environ = {name: value for name, value in os.environ.items() if name not in DATABASE_VARIABLES}
     try:  # no test needs a secret, unless Python of the project reads it
-        return load(base / (pytestconfig.getini(CONFIG_OPTION) or "config"), environ=environ, sections=())
+        directory = base / (pytestconfig.getini(CONFIG_OPTION) or "config")
+        return load(directory, environ=environ, overrides={"database.replicas": ""}, sections=())
     except ConfigurationError as error:
         pytest.fail(str(error), pytrace=False)
 
