@@ -37,6 +37,7 @@ from rowcast.testing.client import Client, running
 
 from .databases import EMPTY, EXTERNAL_URL, Databases, databases_of, temporary_server
 from .pgbouncer import BEHIND_POOLER, Poolers, behind_pooler
+from .replicating import WITH_REPLICA, Standbys, reading_from_standbys
 
 OPERATE = Path(__file__).parent / "operate"
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,24 @@ def relay(poolers: Poolers | None) -> Iterator[None]:
         mock.patch.dict(os.environ, {"ROWCAST_STREAM_RELAY": url}),
     ):
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def standbys(relay: None) -> Iterator[Standbys | None]:
+    """With ``ROWCAST_TEST_REPLICA=1`` all services read from a standby."""
+    if not WITH_REPLICA:
+        yield None
+        return
+    create_without = vars(client)["create_app"]
+    with reading_from_standbys() as running_standbys:
+
+        def create(configuration: Configuration, url: str, **options: Any) -> web.Application:
+            made: web.Application = create_without(running_standbys.with_replica(configuration, url), url, **options)
+            return made
+
+        with mock.patch("rowcast.testing.client.create_app", create):
+            yield running_standbys
+        assert running_standbys.reads, "no read has come from a standby"
 
 
 @pytest.fixture(scope="session", autouse=True)

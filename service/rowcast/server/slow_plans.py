@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from rowcast.changes.connection import cancel
+from rowcast.changes.standbys import on_primary
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError
@@ -74,7 +75,7 @@ class SlowPlans:
             connection = await self._database.open()
             try:
                 await connection.execute(_LIMITS)
-                found = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *values)
+                found = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {on_primary(sql)}", *values)
             finally:
                 connection.terminate()
         plan: Mapping[str, Any] = orjson.loads(found)[0]["Plan"]
