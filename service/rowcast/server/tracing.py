@@ -89,14 +89,16 @@ _RECORDED: Final = web.RequestKey("recorded", _Recorded)
 
 
 def _recording(tracer: Tracer, route_of: Callable[[web.Request], str | None]) -> Any:
-    record = _parts(tracer)
+    record, names = _parts(tracer), propagate.get_global_textmap().fields
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         route = route_of(request)
         if route is not None and route.startswith(UNTRACED):
             return await handler(request)
-        parent = propagate.extract(request.headers)
+        parent = Context()
+        if any(name in request.headers for name in names):
+            parent = propagate.extract(request.headers)
         span = _begin(tracer, request, route, parent)
         request[_RECORDED] = _Recorded(span)
         attached = context.attach(trace.set_span_in_context(span, parent))
