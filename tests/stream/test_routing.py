@@ -6,6 +6,8 @@ import datetime as dt
 import os
 import random
 import uuid
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -60,7 +62,7 @@ def batch(*rows: tuple[dict[str, Any] | None, dict[str, Any] | None]) -> Batch:
 
 
 def test_no_match_is_left_out() -> None:
-    """Every subscription that an event matches is a candidate, for any conditions and rows."""
+    """Every subscription that an event matches is a candidate, and renders the same as without its routing key."""
     print(f"ROWCAST_TEST_SEED={SEED}")
     chance = random.Random(SEED)
     values: dict[str, list[Any]] = {
@@ -90,6 +92,7 @@ def test_no_match_is_left_out() -> None:
     everybody = [subscriptions(*(condition(2) for _ in range(chance.randint(0, 3)))) for _ in range(300)]
     for one in everybody:
         index.add(one, one)
+    unrouted = [(one, Subscriptions(replace(each, routing_key=None) for each in one)) for one in everybody]
     spared = 0
     for _ in range(200):
         events = batch(
@@ -98,10 +101,29 @@ def test_no_match_is_left_out() -> None:
         candidates = index.candidates(events)
         spared += len(everybody) - len(candidates)
         assert not [one.key for one in everybody if one not in candidates and one.render_now(events, None)]
+        assert all(one.render_now(events, None) == other.render_now(events, None) for one, other in unrouted)
     assert spared > 200 * 10, "so many are skipped each time"
     for one in everybody:
         index.discard(one, one)
     assert index.candidates(batch((row(), row()), (None, None))) == set()
+
+
+def test_a_subscription_evaluates_only_rows_with_its_values() -> None:
+    """A transaction with rows of many users costs the stream of one user what that user's rows cost."""
+    rows = [{"id": n, "title": "a", "size": 1, "done": n % 2 == 0, "owner_id": str(OWNERS[n % 5])} for n in range(100)]
+    own = subscriptions(
+        Comparison("owner", "exact", OWNERS[1], Kind.UUID), Comparison("done", "exact", True, Kind.BOOLEAN)
+    )
+    evaluated: list[int] = []
+
+    def test(row: Mapping[str, Any]) -> bool:
+        evaluated.append(row["id"])
+        return bool(row["done"])
+
+    counted = Subscriptions(replace(each, test=test) for each in own)
+    frame = counted.render_now(batch(*((None, row) for row in rows)), None)
+    assert evaluated == list(range(1, 100, 5))
+    assert frame.count(b"data: ") == 10
 
 
 def test_candidates_of_a_change_are_its_old_and_its_new_owner() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from rowcast.changes.position import Position, Snapshot
 from rowcast.resources.lossless_json import parse
+
+ANY: Final = object()  # the key of events that may have any value
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,19 @@ class Event:
     def after(self) -> dict[str, Any] | None:
         """The row after, parsed once; not to be modified."""
         return None if self.new is None else parse(self.new)
+
+    def values(self, column: str, load: Callable[[Any], Any]) -> set[Any] | None:
+        """What ``load`` makes of the values of a column before and after, without null.
+
+        It is ``None`` if they may be any: for TRUNCATE, and where ``load`` raises ``ValueError`` or ``TypeError``.
+        """
+        if self.op == "T":
+            return None
+        logged = [row[column] for row in (self.before, self.after) if row is not None and row.get(column) is not None]
+        try:
+            return {load(value) for value in logged}
+        except (ValueError, TypeError):
+            return None
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,37 @@ class Batch:
     def until(self, position: Position) -> Batch:
         """The part of this batch up to a position."""
         return replace(self, events=self.events[: position.n - (self.first - 1)], last=False)
+
+    def of(self, resource: str) -> list[Event]:
+        """The events of a resource."""
+        return self._of_resource.get(resource, [])
+
+    def with_values(
+        self, resource: str, column: str, load: Callable[[Any], Any], values: Collection[Any]
+    ) -> list[Event]:
+        """The events of a resource whose ``Event.values`` in a column may be among some, as quickly for many events as for few."""
+        by_value = self._by_value.get((resource, column))
+        if by_value is None:
+            by_value = self._by_value[resource, column] = {}
+            for event in self.of(resource):
+                found = event.values(column, load)
+                for value in [ANY] if found is None else found:
+                    by_value.setdefault(value, []).append(event)
+        lists = [events for value in (ANY, *values) if (events := by_value.get(value))]
+        if len(lists) == 1:
+            return lists[0]
+        return sorted({event.n: event for events in lists for event in events}.values(), key=lambda event: event.n)
+
+    @cached_property
+    def _of_resource(self) -> dict[str, list[Event]]:
+        found: dict[str, list[Event]] = {}
+        for event in self.events:
+            found.setdefault(event.resource, []).append(event)
+        return found
+
+    @cached_property
+    def _by_value(self) -> dict[tuple[str, str], dict[Any, list[Event]]]:
+        return {}  # which ``with_values`` fills
 
     @cached_property
     def size(self) -> int:

@@ -47,6 +47,10 @@ class RoutingKey:
     field: Field
     values: frozenset[Any]
 
+    def load(self, logged: Any) -> Any:
+        """The value of a logged one; ``ValueError`` or ``TypeError`` if Python cannot represent it."""
+        return self.field.field_type.load(self.field, logged)
+
 
 def routing_key(resources: Resources, resource: str, conditions: Sequence[Condition]) -> RoutingKey | None:
     """A column that the conditions fix, so that rows with other values can be skipped; ``None`` if there is none.

@@ -76,8 +76,7 @@ class _Column(Generic[Member]):
     """Members by the values of one column in their routing keys."""
 
     def __init__(self, key: RoutingKey) -> None:
-        self._name = key.column
-        self._field = key.field
+        self._key = key
         self._members: dict[Any, set[Member]] = {}
 
     def add(self, member: Member, key: RoutingKey) -> None:
@@ -98,12 +97,6 @@ class _Column(Generic[Member]):
         """
         if not self._members:
             return
-        for row in (event.before, event.after):
-            if row is None or (value := row.get(self._name)) is None:
-                continue
-            try:
-                yield self._members.get(self._field.field_type.load(self._field, value), set())
-            except (ValueError, TypeError):
-                yield from self._members.values()
-        if event.op == "T":
-            yield from self._members.values()
+        values = event.values(self._key.column, self._key.load)
+        for value in self._members if values is None else values:
+            yield self._members.get(value, set())

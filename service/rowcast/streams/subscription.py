@@ -112,6 +112,12 @@ class Subscription:
 
     # --- matching
 
+    def events(self, batch: Batch) -> list[Event]:
+        """The events of a batch that may match: those of the resource, with the values of the routing key if there is one."""
+        if (key := self.routing_key) is None:
+            return batch.of(self.query.resource)
+        return batch.with_values(self.query.resource, key.column, key.load, key.values)
+
     def match(self, event: Event) -> Match:
         """Whether the old and the new row meet the condition; ``NeedsAwait`` if only the database can evaluate it."""
         before, after = event.before, event.after
@@ -342,20 +348,21 @@ class Subscriptions:
             blocks |= {event.n: subscription.block(event, matches[event.n], data.get(event.n)) for event in changes}
         return self._frame(batch, seen_snapshot, blocks)
 
-    def _events(self, batch: Batch, seen_snapshot: Snapshot | None, related: bool = False) -> list[Event]:
-        resources = self.related if related else self.of
-        return [
-            event
-            for event in batch.events
-            if event.resource in resources and not (seen_snapshot is not None and seen_snapshot.sees(event.xid))
-        ]
+    def _events(self, batch: Batch, seen_snapshot: Snapshot | None) -> list[Event]:
+        """The events that may match, in their order: only those with the values of a routing key, where there is one."""
+        lists = [each.events(batch) for each in self]
+        events = lists[0] if len(lists) == 1 else sorted((event for each in lists for event in each), key=_place)
+        return _unseen(events, seen_snapshot)
+
+    def _related_events(self, batch: Batch, seen_snapshot: Snapshot | None) -> list[Event]:
+        return _unseen([event for event in batch.events if event.resource in self.related], seen_snapshot)
 
     def _stale(self, batch: Batch, seen_snapshot: Snapshot | None) -> dict[int, bytes]:
         """The blocks about related rows that have changed, by the event that they come before."""
         found: dict[int, bytes] = {}
         for each in self.expanded:
             assert each.expansion is not None
-            related = self._events(batch, seen_snapshot, related=True)
+            related = self._related_events(batch, seen_snapshot)
             for n, block in each.expansion.stale_blocks(related, each.store.queries.resources).items():
                 found[n] = found.get(n, b"") + block
         return found
@@ -364,8 +371,8 @@ class Subscriptions:
         within = None if is_past(seen_snapshot, batch) else seen_snapshot
         stale = self._stale(batch, seen_snapshot) if self.expanded else {}
         lines = []
-        for event in batch.events:
-            block, first = blocks.get(event.n), stale.get(event.n, b"")
+        for n in sorted({*blocks, *stale}):
+            event, block, first = batch.events[n - batch.first], blocks.get(n), stale.get(n, b"")
             if (
                 block is not None
             ):  # what comes first has no position: a client that resumes between the two gets both again
@@ -376,6 +383,15 @@ class Subscriptions:
                     b"%b: stale\nid: %b\n\n" % (first, str(batch.position(event).with_snapshot(within)).encode())
                 )
         return b"".join(lines)
+
+
+def _place(event: Event) -> int:
+    return event.n
+
+
+def _unseen(events: list[Event], seen_snapshot: Snapshot | None) -> list[Event]:
+    """The events that a snapshot does not include."""
+    return events if seen_snapshot is None else [event for event in events if not seen_snapshot.sees(event.xid)]
 
 
 def remaining(seen_snapshot: Snapshot | None, batch: Batch) -> Snapshot | None:
