@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
+from unittest import mock
 
 import asyncpg
 import pytest
 
 from rowcast.rest.plan import SERVICE
+from rowcast.streams.group import Group
+from rowcast.streams.hub import HEARTBEAT_PARTS
 from tests.conftest import Serve
 from tests.sse import Event, EventSource, listen
 from tests.waiting import until
@@ -259,6 +263,23 @@ async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
             assert b"id: " in block
             assert hub.groups
     await until(lambda: not (hub.groups or hub.to_revisit))
+
+
+async def test_heartbeats_of_many_streams_are_spread_over_the_interval(serve: Serve) -> None:
+    """Streams with different filters have theirs in turns, and each has one when all have had their turn."""
+    client = await serve(RESOURCES, service="stream: {heartbeat: 1h}")
+    hub = client.app[SERVICE].hub
+    async with AsyncExitStack() as stack:
+        for number in range(2 * HEARTBEAT_PARTS):
+            source = await stack.enter_async_context(listen(client, f"/notes/stream/?owner__name={number}"))
+            await ready(source)
+        turns: list[list[Group]] = []
+        with mock.patch.object(Group, "keep_alive", autospec=True, side_effect=lambda group: turns[-1].append(group)):
+            for _ in range(HEARTBEAT_PARTS):
+                turns.append([])
+                await hub.send_heartbeats()
+        assert [len(turn) for turn in turns] == [2] * HEARTBEAT_PARTS
+        assert {group for turn in turns for group in turn} == set(hub.groups)
 
 
 @pytest.mark.parametrize("query", ["labels=1", "labels__in=1,7", "labels__name=red", "labels=1&text__icontains=A"])

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
+from itertools import count
 from typing import Final, Protocol
 
 import structlog
@@ -26,6 +27,7 @@ from rowcast.streams.subscriber import Subscriber
 from rowcast.streams.subscription import FilterTooSlow, NeedsAwait, Subscriptions
 from rowcast.tasks import spawn
 
+_numbers: Final = count()
 FAILED: Final = "failed"  # the reason of a reset after events that could not be rendered
 
 _logger = structlog.get_logger(__name__)
@@ -73,11 +75,12 @@ class Owner(Protocol):
 class Group:
     """Subscribers at one position of the log.
 
-    ``members`` are at ``position``, or are being sent what leads there. Subscribers that are ``waiting`` are further on, at a
+    ``number`` differs from those of all other groups. ``members`` are at ``position``, or are being sent what leads there. Subscribers that are ``waiting`` are further on, at a
     position that the group will reach. ``seen_snapshot`` is the snapshot whose transactions the clients have already received, in their list of rows.
     """
 
     def __init__(self, hub: Owner, subscriptions: Subscriptions, seen_snapshot: Snapshot | None) -> None:
+        self.number = next(_numbers)
         self.phase = Phase.LIVE
         self.subscriptions = subscriptions
         self.seen_snapshot = seen_snapshot
