@@ -55,6 +55,7 @@ class PgBouncer:
         self._parts = urlsplit(url)
         options = parse_qs(self._parts.query)
         self._sockets = Path(options["host"][0])
+        self._process: subprocess.Popen[bytes] | None = None
         self.directory = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
         settings = {"host": self._sockets, "port": options["port"][0], "user": self._parts.username}
         (self.directory / "users").write_text(f'"{self._parts.username}" ""\n')
@@ -69,19 +70,31 @@ class PgBouncer:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[PgBouncer]:
-        """Run it: as the account that the server has, since pgbouncer refuses root as well."""
+        """Run it."""
+        try:
+            self.start()
+            yield self
+        finally:
+            self.kill()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start it: as the account that the server has, since pgbouncer refuses root as well."""
         assert PROGRAM is not None
         command = [PROGRAM, str(self.directory / "pgbouncer.ini")]
         places = [str(os.getpid()), str(self.directory), str(self._sockets)]
-        with (self.directory / "log").open("wb") as log:
-            process = subprocess.Popen([sys.executable, launcher.__file__, *places, *command], stderr=log, stdout=log)
-        try:
-            self._wait(process)
-            yield self
-        finally:
-            process.kill()
-            process.wait()
-            shutil.rmtree(self.directory, ignore_errors=True)
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, launcher.__file__, *places, *command], stderr=log, stdout=log
+            )
+        self._wait(self._process)
+
+    def kill(self) -> None:
+        """Kill it without warning; ``start`` starts it again."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS

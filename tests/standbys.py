@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 import threading
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -25,6 +26,19 @@ def socket_of(url: str) -> str:
     return parse_qs(urlsplit(url).query)["host"][0]
 
 
+class Follower(EmbeddedPostgres):
+    """A server that is ready when it is promoted, however late that is."""
+
+    def _wait_ready(self, process: subprocess.Popen[bytes]) -> None:
+        state = [str(process.pid), "ready"]
+        while process.poll() is None:
+            lines = embedded._read(self._cluster / "postmaster.pid").split("\n")
+            if [each.strip() for each in lines[:1] + lines[7:8]] == state:
+                return
+            time.sleep(0.05)
+        raise embedded.EmbeddedPostgresError("the standby has ended")
+
+
 class Standby:
     """A copy of a server that follows it."""
 
@@ -37,7 +51,7 @@ class Standby:
             "--port", str(embedded.PORT),
         ]  # fmt: skip
         subprocess.run(command, check=True, env=embedded._environment(), timeout=60)
-        self.server = EmbeddedPostgres(directory, settings={**SETTINGS, "max_standby_streaming_delay": "100ms"})
+        self.server = Follower(directory, settings={**SETTINGS, "max_standby_streaming_delay": "100ms"})
         self._started: Future[str] = Future()
 
     async def start(self) -> asyncpg.Connection:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import asyncpg
@@ -54,6 +54,8 @@ class Client:
     A server is whatever has ``make_url``: a process, or a test client.
     """
 
+    pause = 0.02  # seconds before it connects again: as a browser does, but sooner
+
     def __init__(self, servers: Sequence[Any], query: str = "", *, watch: bool = True) -> None:
         self.rows: dict[int, dict[str, Any]] = {}
         self.resets: list[str] = []
@@ -69,8 +71,8 @@ class Client:
         self._task: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession
 
-    async def __aenter__(self) -> Client:
-        self._session = aiohttp.ClientSession(read_bufsize=1 << 20, timeout=aiohttp.ClientTimeout(None))
+    async def __aenter__(self) -> Self:
+        self._session = self.open_session()
         if self._watching:
             self.start()
         return self
@@ -78,6 +80,10 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
         await self._session.close()
+
+    def open_session(self) -> aiohttp.ClientSession:
+        """The session of all requests."""
+        return aiohttp.ClientSession(read_bufsize=1 << 20, timeout=aiohttp.ClientTimeout(None))
 
     async def stop(self) -> None:
         """Go away; ``start`` comes back to the same place."""
@@ -120,7 +126,7 @@ class Client:
                     await self.load(server)
                 await self._watch(server)
             except (aiohttp.ClientError, ConnectionError, EOFError, TimeoutError):
-                await asyncio.sleep(0.02)  # as a browser does, but sooner
+                await asyncio.sleep(self.pause)
             finally:
                 self._response = None
 
@@ -166,6 +172,10 @@ class Client:
         assert place > self._place, f"{place} after {self._place}: {message}"
         self._place = place
         self.events += 1
+        self.change(message)
+
+    def change(self, message: dict[str, Any]) -> None:
+        """Apply a change to the rows; it fits them."""
         assert (message["id"] in self.rows) == (message["action"] != "INSERT"), message
         if message["data"] is None:
             del self.rows[message["id"]]

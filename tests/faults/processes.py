@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from tests.conftest import ROOT
 
@@ -13,10 +16,14 @@ PATIENCE = 60.0
 
 
 class Server:
-    """``python -m rowcast serve`` on a configuration and a database; ``make_url`` is of the process that runs now."""
+    """``python -m rowcast serve`` on a configuration and a database; ``make_url`` is of the process that runs now.
 
-    def __init__(self, config: Path, url: str, *options: str, migrate: bool = True) -> None:
+    Standard error is read when the process ends. A process that logs much has a file for it, ``errors``.
+    """
+
+    def __init__(self, config: Path, url: str, *options: str, migrate: bool = True, errors: Path | None = None) -> None:
         self.config = config
+        self._errors = errors
         self._arguments = [
             "--config",
             str(config),
@@ -42,10 +49,19 @@ class Server:
     async def launch(self, **variables: str) -> None:
         """Start a process and do not wait until it is ready."""
         self._variables |= variables
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "rowcast", "serve", *self._arguments,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "service"), "ROWCAST_DATA": str(self.config.parent / "data"), **self._variables}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        with self._standard_error() as errors:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "rowcast", "serve", *self._arguments,
+                env={**os.environ, "PYTHONPATH": str(ROOT / "service"), "ROWCAST_DATA": str(self.config.parent / "data"), **self._variables}, stdout=asyncio.subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _standard_error(self) -> Iterator[IO[bytes] | int]:
+        if self._errors is None:
+            yield asyncio.subprocess.PIPE
+            return
+        with self._errors.open("ab") as file:
+            yield file
 
     async def start(self, **variables: str) -> None:
         """Start a process, with variables of its environment besides those of earlier starts, and wait until it is ready."""
@@ -81,7 +97,7 @@ class Server:
         return self._process.returncode
 
     async def log(self) -> str:
-        """The process's standard error until it ends."""
+        """The process's standard error until it ends; empty if that is in a file."""
         assert self._process is not None
         _, errors = await asyncio.wait_for(self._process.communicate(), PATIENCE)
-        return errors.decode()
+        return "" if errors is None else errors.decode()
