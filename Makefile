@@ -1,4 +1,4 @@
-# run  psql  web  test  test-fast  fuzz  operate  docs  screenshots  lint  format  schemas  chart  sbom  dist  bench  bench-growth  bench-stream  lock
+# run  psql  web  test  test-fast  fuzz  operate  soak  docs  screenshots  lint  format  schemas  chart  sbom  dist  bench  bench-growth  bench-stream  lock
 # Needs make and Python 3.11 or newer (PYTHON=… selects one). Everything else is installed into .venv.
 # Paths are relative and tools are run as modules, so a checkout can have any name and can be moved.
 
@@ -68,6 +68,11 @@ dist: .venv/requirements-dev.installed web
 operate: .venv/requirements-dev.installed
 	@.venv/bin/python -m pytest tests/operate
 
+# Everything on for half an hour, or for SOAK_SECONDS, with a kill every minute. SOAK_SEED repeats a run. Needs nats-server,
+# haproxy and pgbouncer.
+soak: .venv/requirements-dev.installed
+	@.venv/bin/python -m tests.soak
+
 bench: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench
 
@@ -90,7 +95,7 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) --group pyproject.toml:chart --no-deps --upgrade -o requirements-chart.lock
 	$(COMPILE) --group pyproject.toml:sbom --upgrade -o requirements-sbom.lock
 
-.PHONY: run psql web test test-fast fuzz operate docs screenshots lint format schemas chart sbom dist bench bench-growth bench-stream lock
+.PHONY: run psql web test test-fast fuzz operate soak docs screenshots lint format schemas chart sbom dist bench bench-growth bench-stream lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast contains the absolute path of its checkout: after a move or a copy it is installed again.
