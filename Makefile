@@ -1,4 +1,4 @@
-# run  psql  web  test  test-fast  fuzz  operate  soak  docs  screenshots  lint  format  schemas  chart  sbom  dist  bench  bench-growth  bench-stream  lock
+# run  psql  web  test  test-fast  fuzz  operate  soak  docs  screenshots  lint  format  schemas  chart  sbom  dist  bench  bench-growth  bench-stream  bench-scale  lock
 # Needs make and Python 3.11 or newer (PYTHON=… selects one). Everything else is installed into .venv.
 # Paths are relative and tools are run as modules, so a checkout can have any name and can be moved.
 
@@ -82,6 +82,10 @@ bench-growth: .venv/requirements-dev.installed
 bench-stream: .venv/requirements-dev.installed
 	@.venv/bin/python -m bench.streams
 
+# Needs nats-server, and root, who may read the kernel's own figures of its memory.
+bench-scale: .venv/requirements-dev.installed
+	@.venv/bin/python -m bench.scale
+
 # Three complete sets: for deployment, the same with the embedded PostgreSQL, and that with the development tools. Then the tools
 # of web/, ops/chart and the image's bill of materials, which are not installed with anything.
 COMPILE = .venv/bin/python -m uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
@@ -95,7 +99,7 @@ lock: .venv/requirements-dev.installed
 	$(COMPILE) --group pyproject.toml:chart --no-deps --upgrade -o requirements-chart.lock
 	$(COMPILE) --group pyproject.toml:sbom --upgrade -o requirements-sbom.lock
 
-.PHONY: run psql web test test-fast fuzz operate soak docs screenshots lint format schemas chart sbom dist bench bench-growth bench-stream lock
+.PHONY: run psql web test test-fast fuzz operate soak docs screenshots lint format schemas chart sbom dist bench bench-growth bench-stream bench-scale lock
 .DELETE_ON_ERROR:
 
 # .venv/bin/rowcast contains the absolute path of its checkout: after a move or a copy it is installed again.

@@ -175,8 +175,16 @@ class Server:
     @property
     def rss(self) -> float:
         """MiB of memory that its processes have, each by itself."""
+        return self._memory("status", "VmRSS")
+
+    @property
+    def pss(self) -> float:
+        """MiB of memory that its processes have, where pages that several of all processes share are divided among them."""
+        return self._memory("smaps_rollup", "Pss")
+
+    def _memory(self, file: str, name: str) -> float:
         found = (
-            re.search(r"^VmRSS:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+            re.search(rf"^{name}:\s*(\d+) kB", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
             for pid in _tree(self.pid)
         )
         return sum(int(one[1]) for one in found if one) / 1024

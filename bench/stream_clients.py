@@ -15,12 +15,16 @@ import struct
 import sys
 import time
 from array import array
-from statistics import quantiles
+from collections import Counter
+from collections.abc import Sequence
+from itertools import cycle
 from typing import Any, Final
 
 MARK: Final = b"@"  # is in every row once, after the row's number, and nowhere else in a stream
 NUMBER: Final = re.compile(rb'"title":"(\d+)@')
-SAMPLE: Final = 1_000  # streams whose rows are parsed to measure latency; rows of the others are counted
+SAMPLE: Final = (
+    1_000  # streams of shared paths whose rows are parsed to measure latency; rows of the others are counted
+)
 WINDOW: Final = 100  # streams that are opened at the same time
 BUFFER: Final = 1 << 18
 
@@ -30,9 +34,9 @@ class Stream:
 
     __slots__ = ("rest", "socket")
 
-    def __init__(self, address: tuple[str, int], path: str) -> None:
+    def __init__(self, address: tuple[str, int], path: str, source: str) -> None:
         self.rest: bytes | None = None
-        self.socket = socket.create_connection(address, timeout=60)
+        self.socket = socket.create_connection(address, timeout=60, source_address=(source, 0) if source else None)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT
         self.socket.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n" % path.encode())
 
@@ -47,10 +51,13 @@ class Subscribers:
         self._rows = 0
         self._numbers, self._times = array("q"), array("d")
 
-    def connect(self, host: str, port: int, paths: list[str]) -> int:
-        """Open a stream for each path and wait until all are ready."""
+    def connect(self, host: str, port: int, paths: list[str], sources: Sequence[str] = ("",)) -> int:
+        """Open a stream for each path, from some addresses in turn or from any, and wait until all are ready."""
         for start in range(0, len(paths), WINDOW):
-            opened = [Stream((host, port), path) for path in paths[start : start + WINDOW]]
+            opened = [
+                Stream((host, port), path, source)
+                for path, source in zip(paths[start : start + WINDOW], cycle(sources), strict=False)
+            ]
             for stream in opened:
                 opening = b""
                 while b"event: ready\n" not in opening or not opening.endswith(b"\n\n\r\n"):
@@ -58,10 +65,10 @@ class Subscribers:
                 stream.socket.setblocking(False)
                 self._streams[stream.socket.fileno()] = stream
                 self._poll.register(stream.socket, select.EPOLLIN)
-        every = max(1, len(self._streams) // SAMPLE)
-        for number, stream in enumerate(self._streams.values()):
-            # as many of each path, where paths take turns
-            stream.rest = b"" if number // 10 % every == 0 else None
+        every, shared = max(1, len(paths) // SAMPLE), Counter(paths)
+        for number, (path, stream) in enumerate(zip(paths, self._streams.values(), strict=True)):
+            # as many of each path, where paths take turns, and all of those that are the only one
+            stream.rest = b"" if number // 10 % every == 0 or shared[path] == 1 else None
         return len(self._streams)
 
     def disconnect(self) -> int:
@@ -84,11 +91,9 @@ class Subscribers:
             self.read(0.1)
         return self._rows
 
-    def latencies(self, committed: list[float]) -> tuple[float, float]:
-        """Median and 99th percentile in ms from the commit of a row, whose number is its place, to its arrival."""
-        found = [(at - committed[n]) * 1e3 for n, at in zip(self._numbers, self._times, strict=True)]
-        cuts = quantiles(found, n=100)
-        return cuts[49], cuts[98]
+    def latencies(self, committed: list[float]) -> list[float]:
+        """The ms from the commit of a row, whose number is its place, to each of its arrivals that were timed."""
+        return [round((at - committed[n]) * 1e3, 3) for n, at in zip(self._numbers, self._times, strict=True)]
 
     def read(self, timeout: float, commands: int = -1) -> bool:
         """Read the bytes that have arrived. True if a command is waiting."""

@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib import metadata, util
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -128,7 +128,7 @@ async def subscribers() -> AsyncIterator[Clients]:
     """Start the process of the subscribers, and end it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.stream_clients",
-        cwd=peers.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=1 << 24,
+        cwd=peers.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=1 << 26,
     )  # fmt: skip
     try:
         yield Clients(process)
@@ -227,17 +227,17 @@ async def measure_once(
     if got != expected:
         raise click.ClickException(f"{got:,} rows arrived, where {expected:,} should")
     after = await counters(connection)
-    typical, p99 = await clients.ask("latencies", committed)
-    return got, spent, cpu, typical, p99, after[0] - before[0]
+    cuts = quantiles(await clients.ask("latencies", committed), n=100)
+    return got, spent, cpu, cuts[49], cuts[98], after[0] - before[0]
 
 
 async def counters(connection: asyncpg.Connection) -> tuple[int, int]:
     """The newest tick, and the transactions of this database so far; here one is a statement."""
-    row = await connection.fetchrow(
+    found = await connection.fetchrow(
         """SELECT (SELECT max(tick) FROM rowcast.tick), xact_commit FROM pg_stat_database
         WHERE datname = current_database()"""
     )
-    return row[0], row[1]
+    return found[0], found[1]
 
 
 # --- requests and writes while streams are open ---------------------------------------------------------------------------------------------------
@@ -371,14 +371,14 @@ def report(
         "service, latency is from a commit to the bytes at the client, and statements are all that the service runs, its polls too.",
         "",
     ]  # fmt: skip
-    lines += _table("subscribers", "matching", "changes", "deliveries/s", "deliveries/s a core", "CPU %", "median ms",
+    lines += table("subscribers", "matching", "changes", "deliveries/s", "deliveries/s a core", "CPU %", "median ms",
                     "p99 ms", "ticks/s", "rows a tick")  # fmt: skip
     cells: dict[tuple[int, str, str], list[Round]] = {}
     for one in found:
         cells.setdefault((one.subscribers, one.matching, one.pace), []).append(one)
     for (count, matching, pace), own in cells.items():
         share = count / FILTERS[matching](count)
-        lines.append(_row(
+        lines.append(row(
             f"{count:,}", matching, pace,
             f"{median(one.deliveries / one.seconds for one in own):,.0f}",
             f"{median(one.deliveries / one.cpu for one in own):,.0f}",
@@ -390,12 +390,10 @@ def report(
         ))  # fmt: skip
     lines += [
         "",
-        *_table(
-            "subscribers", "matching", "CPU µs to connect one", "KiB each", "after all rounds", "statements a tick"
-        ),
+        *table("subscribers", "matching", "CPU µs to connect one", "KiB each", "after all rounds", "statements a tick"),
     ]
     lines += [
-        _row(
+        row(
             f"{m.subscribers:,}",
             m.matching,
             f"{m.cpu:.0f}",
@@ -407,25 +405,27 @@ def report(
     ]
     if inserts:
         bare = inserts["bare table"]
-        lines += ["", *_table("writes", "inserts/s", "of a bare table")]
+        lines += ["", *table("writes", "inserts/s", "of a bare table")]
         for name, rates in inserts.items():
             share = median(rate / of for rate, of in zip(rates, bare, strict=True))
-            lines.append(_row(name, f"{median(rates):,.0f}", f"{share:.2f}"))
+            lines.append(row(name, f"{median(rates):,.0f}", f"{share:.2f}"))
     if requests:
         without = requests["0"]
-        lines += ["", *_table("idle subscribers", "req/s, get by id", "of none", "CPU µs")]
+        lines += ["", *table("idle subscribers", "req/s, get by id", "of none", "CPU µs")]
         for name, loads in requests.items():
             share = median(rate / of for (rate, _), (of, _) in zip(loads, without, strict=True))
             rate, cpu = median(rate for rate, _ in loads), median(cpu for _, cpu in loads)
-            lines.append(_row(name, f"{rate:,.0f}", f"{share:.2f}", f"{cpu:.0f}"))
+            lines.append(row(name, f"{rate:,.0f}", f"{share:.2f}", f"{cpu:.0f}"))
     return "\n".join(lines)
 
 
-def _table(*columns: str) -> list[str]:
-    return [_row(*columns), _row(*("---:" if n else "---" for n in range(len(columns))))]
+def table(*columns: str) -> list[str]:
+    """The head of a Markdown table, whose numbers are to the right."""
+    return [row(*columns), row(*("---:" if n else "---" for n in range(len(columns))))]
 
 
-def _row(*cells: str) -> str:
+def row(*cells: str) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
