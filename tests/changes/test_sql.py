@@ -10,7 +10,7 @@ import pytest
 from rowcast.changes import sql
 
 FILES = Path(sql.__file__).parent
-MODULES = "".join(path.read_text("utf-8") for path in FILES.parent.glob("*.py"))
+MODULES = "".join(path.read_text("utf-8") for path in FILES.parent.parent.rglob("*.py"))
 USED = set(re.findall(r'sql\.load\("(\w+)"\)', MODULES))
 
 
