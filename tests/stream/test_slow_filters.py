@@ -15,6 +15,7 @@ from ..databases import Databases
 from ..http.conftest import running
 from ..http.library import Service
 from ..sse import listen
+from ..waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,3 +89,25 @@ async def test_streams_have_few_expressions_and_values(service: Service) -> None
         assert problem["detail"] == f"{name}: at most 1000 values on a stream."
         await service.get("/notes/", 200, {name: many})
     await service.get("/notes/", 200, {"search": words})
+
+
+async def test_stream_that_has_been_admitted_begins(service: Service) -> None:
+    """Also if its filter is refused while its rows are read: its client has a response, and can get no error any more."""
+    hub = service.service.hub
+    path = "/notes/stream/?text__regex=late$&snapshot=true"
+    async with AsyncExitStack() as stack:
+        async with service.sql.transaction():
+            await service.sql.execute("LOCK TABLE notes")
+            opening = asyncio.create_task(stack.enter_async_context(listen(service.client, path)))
+            await until(lambda: _waits_for_lock(service))
+            for subscriptions in hub._subscriptions.values():
+                for each in subscriptions:
+                    hub.admission.refuse(each.query)
+        source = await opening
+        assert (await source.next()).event in ("snapshot", "ready")
+    await service.get(path.partition("?")[0], 503, {"text__regex": "late$"})
+
+
+async def _waits_for_lock(service: Service) -> bool:
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    return bool(await service.sql.fetchval(waiting))

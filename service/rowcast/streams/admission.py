@@ -80,6 +80,10 @@ class Admission:
                 retry_after=FULL_RETRY_SECONDS,
                 limit="max_streams",
             )
+        return self.place(caller)
+
+    def place(self, caller: str) -> Place:
+        """A context in which a stream counts that has been admitted: its client has the headers, and can get no error any more."""
         return Place(self, caller)
 
     def enter(self, caller: str) -> None:

@@ -76,7 +76,7 @@ async def stream_channels(
 async def _send(
     hub: Hub, http: web.Request, channels: Sequence[Channel], subscribers: Sequence[Subscriber], caller: str
 ) -> None:
-    with hub.admission.admit(caller, _subscriptions(channels)):
+    with hub.admission.place(caller):
         streams = [
             asyncio.create_task(hub.send(subscriber, each.subscriptions, each.last))
             for subscriber, each in zip(subscribers, channels, strict=True)

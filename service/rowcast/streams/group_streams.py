@@ -127,7 +127,7 @@ class GroupStreams:
     ) -> None:
         """A stream, from its opening to its end."""
         with (
-            self._hub.admission.admit(caller, [board.groups]),
+            self._hub.admission.place(caller),
             self._using(board),
             self._hub.open_streams.holding(subscriber, board.groups.about),
         ):

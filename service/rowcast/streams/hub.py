@@ -245,7 +245,7 @@ class Hub:
     ) -> None:
         """A stream, from its opening to its end."""
         with (
-            self.admission.admit(caller, subscriptions),
+            self.admission.place(caller),
             self.open_streams.holding(subscriber, subscriptions.about),
         ):
             await begin(subscriber, subscriptions)
