@@ -36,6 +36,13 @@ from rowcast import ModelViewSet, action
 go_on = asyncio.Event()
 
 class Notes(ModelViewSet):
+    async def perform_update(self, serializer):
+        await serializer.save()
+
+    async def check_permissions(self, request):
+        if "Checked" in request.headers:
+            await request.http.read()
+
     @action(detail=False, methods=["POST"])
     async def stall(self, request):
         assert await request.read_json() == request.data
@@ -165,10 +172,10 @@ def test_examples() -> None:
     assert doctest.testmod(body_memory).failed == 0
 
 
-def lists(path: str = "") -> bytes:
+def lists(path: str = "", method: str = "POST", more: str = "") -> bytes:
     """A request with a short body that becomes half a megabyte of Python's objects."""
     text = json.dumps({"data": [[]] * 3000}, separators=(",", ":"))
-    return (HEADER.format(path, len(text), "") + text).encode()
+    return (HEADER.format(path, len(text), more) + text).replace("POST", method, 1).encode()
 
 
 async def test_parsed_bodies_wait_for_each_other(service: Service, connect: Connect) -> None:
@@ -191,3 +198,36 @@ async def test_parsed_bodies_wait_for_each_other(service: Service, connect: Conn
     assert (await senders[0].answer())[0] == 200
     assert await senders[2].answer() == (201, None, True)
     assert (memory.total, memory.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "more"),
+    [("", "POST", "Idempotency-Key: 0123456789abcdef0123456789abcdef\r\n"), ("1/", "PATCH", "")],
+)
+async def test_no_transaction_waits_for_memory(
+    service: Service, connect: Connect, path: str, method: str, more: str
+) -> None:
+    """Whoever has the memory may need the connection."""
+    await service.sql.execute("INSERT INTO notes (text) VALUES ('a')")
+    memory = service.client.app[BODY_MEMORY]
+    stalled, waiting = await connect("127.0.0.1"), await connect("127.0.0.2")
+    await stalled.send(lists("stall/"))
+    await until(lambda: service.database.load.in_use == 1)  # of the handler's transaction
+    await waiting.send(lists(path, method, more))
+    await until(lambda: memory.waiting == 1)
+    assert service.database.load.in_use == 1
+    await service.client.get("/notes/release/")
+    assert (await stalled.answer())[0] == 200
+    assert (await waiting.answer())[0] in (200, 201)
+
+
+async def test_a_body_that_users_code_has_received_leaves_room_for_others(service: Service, connect: Connect) -> None:
+    """Also if it is received by aiohttp's own methods, so that only what it becomes is counted."""
+    sender = await connect("127.0.0.1")
+    for _ in range(2):
+        await sender.send(lists(more="Checked: yes\r\n"))
+        assert (await sender.answer())[0] == 201
+    sender.close()
+    other = await connect("127.0.0.2")
+    await other.send(lists())
+    assert (await other.answer())[0] == 201

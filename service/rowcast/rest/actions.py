@@ -204,7 +204,7 @@ async def change_row(view: WritableView, request: Request, *, partial: bool) -> 
         if row is None:
             raise await missing_or_changed(plan, query, versions)
         return changed(plan, row, current_serializer(view))
-    await request.receive()  # before the transaction, which would hold locks until the body has arrived
+    await request.receive_before_transaction()  # which would hold locks until the body has arrived
     async with store.database.transaction():
         await check_version(view)
         instance = await spawn(view.get_object)

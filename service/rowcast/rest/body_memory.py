@@ -48,6 +48,11 @@ class BodyMemory:
         """The bytes of all bodies."""
         return self._budget.total
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a request holds anything. What users' code has received by aiohttp's own methods counts only once it is parsed."""
+        return bool(self._budget.total or self._parsed)
+
     def take(self, http: web.Request, size: int) -> None:
         """Count further bytes of a request's body; ``TooManyBodies`` if there is no room for them."""
         if not self._budget.take(http, size):

@@ -67,7 +67,7 @@ async def answer_once(
         AnswerNotKept: the request was carried out, and its answer was a stream or too long to be kept.
     """
     key = _identity(request, read_key(request))
-    body = [await request.receive()] if receive_file is None else _pieces(await receive_file())
+    body = [await request.receive_before_transaction()] if receive_file is None else _pieces(await receive_file())
     fingerprint = _fingerprint(request.http, body)
 
     async def attempt() -> web.StreamResponse:

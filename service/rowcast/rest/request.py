@@ -164,8 +164,25 @@ class Request:
         http._read_bytes = bytes(body)  # noqa: SLF001  (what aiohttp's read(), text() and json() return)
         return http._read_bytes  # noqa: SLF001
 
+    async def receive_before_transaction(self) -> bytes:
+        """The body, within the limits of ``receive``, once ``read_json`` does not wait for other requests any more.
+
+        A transaction that waits for their memory would hold a connection which they may need.
+        """
+        body = await self.receive()
+        if self._is_json:
+            await self._wait_for_memory(body)
+        return body
+
+    @property
+    def _is_json(self) -> bool:
+        media_type: str = self.http.content_type
+        return media_type == "application/json" or media_type.endswith("+json")
+
     async def _wait_for_memory(self, body: bytes) -> None:
         """Wait until there is room for a body once it is parsed; ``TooManyBodies`` after ``server.body_timeout``."""
+        if len(body) <= UNCOUNTED_MAX_BYTES:
+            return
         try:
             async with asyncio.timeout(self.http.app[BODY_TIMEOUT]):
                 await self.http.app[BODY_MEMORY].before_parsing(self.http, parsed_size(body))
@@ -225,16 +242,14 @@ class Request:
 
         A long body waits for others, whose requests are answered meanwhile.
         """
-        media_type = self.http.content_type
-        if media_type != "application/json" and not media_type.endswith("+json"):
+        if not self._is_json:
             raise UnsupportedMediaType()
         raw = await self.receive()
         if not raw:
             raise ParseError("The body is empty; send a JSON object.")
         try:
             self.has_long_body = len(raw) > PARSED_AT_ONCE_MAX_BYTES
-            if len(raw) > UNCOUNTED_MAX_BYTES:
-                await self._wait_for_memory(raw)
+            await self._wait_for_memory(raw)
             # A thread takes turns with the event loop, which otherwise waits for a whole megabyte of numbers.
             self.data = await asyncio.to_thread(parse_body, raw) if self.has_long_body else parse_body(raw)
         except ValueError as error:

@@ -112,7 +112,7 @@ def errors(
             return problem(_with_operation(describe(error), error), request_id, seen_below(request))
         finally:
             requests.active -= 1
-            if bodies is not None and bodies.total:
+            if bodies is not None and bodies.in_use:
                 bodies.release(request)
             if requests.none_left is not None and not requests.active:
                 requests.none_left.set()
