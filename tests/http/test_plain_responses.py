@@ -57,6 +57,19 @@ class Notes(ModelViewSet):
         return web.Response(status=299, reason="Of its own", text="x")
 
     @action(detail=False, methods=["GET"])
+    async def early(self, request):
+        return web.Response(status=103, text="x")
+
+    @action(detail=False, methods=["GET"], url_path="half/(?P<how>[a-z]+)")
+    async def half(self, request, how):
+        response = web.StreamResponse(headers={} if how == "chunked" else {"Content-Length": "1000"})
+        await response.prepare(request.http)
+        await response.write(b"x" * 10)
+        if how == "returned":
+            return {}
+        raise ValueError
+
+    @action(detail=False, methods=["GET"])
     async def injected(self, request):
         return Response({}, headers={"X-Own": "1\\r\\nX-Other: 2"})
 """
@@ -66,7 +79,7 @@ REQUESTS: tuple[bytes, ...] = (
     *(b"GET %b HTTP/1.1\r\n\r\n" % path for path in (
         b"/notes/", b"/notes/1/", b"/notes/99/", b"/notes/?x=1", b"/nothing", b"/", b"/openapi.json", b"/health/live",
         *(b"/notes/%b/" % name for name in (
-            b"cookie", b"own", b"untyped", b"closing", b"compressed", b"nothing", b"reason", b"injected",
+            b"cookie", b"own", b"untyped", b"closing", b"compressed", b"nothing", b"reason", b"injected", b"early",
         )),
     )),
     b"GET /notes/compressed/ HTTP/1.1\r\nAccept-Encoding: gzip\r\n\r\n",
@@ -169,3 +182,22 @@ async def test_pipelined_requests_are_answered_in_order(run: Run, written_at_onc
         assert row == {"id": key, "text": str(key) * 90_000}
     assert written_at_once == [True] * len(order)
     writer.close()
+
+
+@pytest.mark.parametrize("how", ["chunked", "sized", "returned"])
+async def test_nothing_follows_a_part_of_a_response(run: Run, how: str) -> None:
+    """A handler that fails after it has begun to send: neither an error nor the next response is read as the rest of its body."""
+    service = await run({"notes": NOTES}, OPEN, {"views": VIEWS})
+    reader, writer = await asyncio.open_connection(service.client.host, service.client.port)
+    writer.write(b"GET /notes/half/%b/ HTTP/1.1\r\nHost: localhost\r\n\r\n" % how.encode())
+    writer.write(b"GET /notes/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    received = b""
+    async with asyncio.timeout(30):
+        try:
+            while piece := await reader.read(1 << 16):
+                received += piece
+        except ConnectionResetError:
+            pass
+    writer.close()
+    assert received.count(b"HTTP/1.1") <= 1
+    assert not received.endswith(b"0\r\n\r\n")

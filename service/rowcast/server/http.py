@@ -328,9 +328,16 @@ class _Connection(web.RequestHandler):
         """Send a response, in one write if its bytes are at hand; otherwise aiohttp prepares it and sends it.
 
         Bodies are dropped then, since aiohttp keeps both messages until the next request of the connection.
+
+        The connection is reset if the handler has begun to send another response, and has failed then: the rest of that one would
+        be read into this one, and on a connection that a proxy shares the next response into both.
         """
         held, transport = request.get(middleware.HELD), self.transport
         try:
+            if request.writer.output_size > 0 and not getattr(resp, "prepared", False):
+                if transport is not None:
+                    transport.abort()
+                return resp, True
             if (
                 self._upgraded
                 or transport is None

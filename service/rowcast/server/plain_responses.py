@@ -42,7 +42,11 @@ def send_plain(request: web.BaseRequest, response: web.StreamResponse, transport
     ):
         return False
     headers, status = response.headers, response.status
-    if any(name in headers for name in _OWN) or (body and (status in _WITHOUT_BODY or "Content-Type" not in headers)):
+    if (
+        status < HTTPStatus.OK
+        or any(name in headers for name in _OWN)
+        or (body and (status in _WITHOUT_BODY or "Content-Type" not in headers))
+    ):
         return False
     length = b"" if status in _WITHOUT_BODY else b"Content-Length: %d\r\n" % len(body)
     head = _serialize_headers(f"HTTP/1.1 {status} {response.reason}", headers)[:-2]
