@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import pytest
 
-from rowcast.server.middleware import RESPONSES
+from rowcast.server.middleware import REQUESTS, RESPONSES
 
 from ..waiting import until
 from .conftest import Run
@@ -100,3 +100,26 @@ async def test_responses_to_all_addresses_have_a_bound(service: Service, connect
     await until(lambda: held.total < before)
     await ask(late)
     assert await answer(late) == (200, None)
+
+
+async def test_a_change_that_was_made_is_not_refused(service: Service, connect: Connect) -> None:
+    """Where there is no room for its response, that has no body: after an error the client would make the change again."""
+    held = service.client.app[RESPONSES]
+    slow, other = await connect("127.0.0.1"), await connect("127.0.0.1")
+    await ask(slow)
+    await until(lambda: held.total > PAGE)
+    for method, path, status, length in (
+        ("POST", "/notes/", 201, b"Content-Length: 0"),
+        ("PATCH", "/notes/11/", 204, b""),
+    ):
+        body = json.dumps({"text": "y" * 500_000})
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        other[1].write((head + body).encode())
+        response = await other[0].readuntil(b"\r\n\r\n")
+        assert response.startswith(b"HTTP/1.1 %d " % status)
+        assert length in response
+        assert b"X-Transaction: " in response
+    assert await service.sql.fetchval("SELECT count(*) FROM notes WHERE length(text) = 500000") == 1
+    assert service.client.app[REQUESTS].refused["responses_limit"] == 2
+    await ask(other, "?fields=id")
+    assert await answer(other) == (200, None)

@@ -149,13 +149,18 @@ async def answer_preferred(view: Any, answer: Callable[[], Awaitable[web.StreamR
         applied.append(f"return={wanted['return']}")
         if wanted["return"] == "minimal":
             response[WHOLE_BODY] = response.body
-            response.body = None
-            response.headers.popall("Content-Type", None)
-            response.set_status(_MINIMAL[response.status])
+            leave_out_body(response)
     if applied and not response.prepared:
         before = response.headers.get(APPLIED)
         response.headers[APPLIED] = ", ".join(dict.fromkeys([*(before.split(", ") if before else ()), *applied]))
     return response
+
+
+def leave_out_body(response: web.Response) -> None:
+    """Make a successful response one without its body, as ``return=minimal`` means it."""
+    response.body = None
+    response.headers.popall("Content-Type", None)
+    response.set_status(_MINIMAL.get(response.status, response.status))
 
 
 def counts_by_preference(plan: Any) -> bool:

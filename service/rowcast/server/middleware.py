@@ -26,10 +26,13 @@ from rowcast.errors import (
     TooManyResponses,
 )
 from rowcast.identity.authentication import failed
+from rowcast.identity.permissions import SAFE_METHODS
 from rowcast.identity.throttling import RATE_LIMITS, add_rate_limit_headers
 from rowcast.rest.body_memory import BodyMemory
 from rowcast.rest.memory_budget import MemoryBudget
 from rowcast.rest.plan import SERVICE
+from rowcast.rest.preferences import leave_out_body
+from rowcast.rest.query_method import QUERY
 from rowcast.rest.request import root_path
 from rowcast.rest.viewset import Handler
 
@@ -98,7 +101,7 @@ def errors(
         try:
             for check in checks:
                 check(request)
-            return _held(request, await handler(request))
+            return _held(request, await handler(request), requests)
         except ApiError as error:
             if error.limit is not None:
                 requests.refused[error.limit] += 1
@@ -120,8 +123,11 @@ def errors(
     return answer
 
 
-def _held(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """The response, which is in memory until its client has taken it; ``TooManyResponses`` if there is no room for it."""
+def _held(request: web.Request, response: web.StreamResponse, requests: Requests) -> web.StreamResponse:
+    """The response, which is in memory until its client has taken it; ``TooManyResponses`` if there is no room for it.
+
+    A change has been made by then, and an error would have its client make it again: it is answered without a body instead.
+    """
     if (
         isinstance(response, web.Response)
         and isinstance(body := response.body, bytes)
@@ -129,9 +135,13 @@ def _held(request: web.Request, response: web.StreamResponse) -> web.StreamRespo
     ):
         budget = request.app.get(RESPONSES)
         if budget is not None:
-            if not budget.take(request, len(body)):
+            if budget.take(request, len(body)):
+                request[HELD] = budget
+            elif request.method in (*SAFE_METHODS, QUERY) or response.status >= 400:
                 raise TooManyResponses()
-            request[HELD] = budget
+            else:
+                requests.refused["responses_limit"] += 1
+                leave_out_body(response)
     return response
 
 
