@@ -25,15 +25,20 @@ from rowcast.changes.feed import Feed
 from rowcast.changes.position import Position, Snapshot
 from rowcast.changes.relay import SILENCE_SECONDS, Relay
 from rowcast.changes.relay_messages import Beat, NotGenuine, RelayKey, decode, encode
+from rowcast.changes.standbys import PrimaryClock
 from rowcast.changes.table_watch import TableWatch
 from rowcast.changes.ticker import Ticker
 from rowcast.changes.trigger_sync import sync_triggers
+from rowcast.database.pool import Database as Pool
+from rowcast.query.replicas import Replicas
+from rowcast.query.statements import Queries
+from rowcast.query.store import Store
 from rowcast.resources.tables import Tables
 
 from ..conftest import rowcast, write_config
 from ..waiting import until
 from .buses import LIMIT_BYTES, Wire
-from .watching import Database, Watch, within
+from .watching import Database, Watch, resources, within
 
 LATE_SECONDS = 10.0  # far below the poll of a node that is fed, on a busy machine
 
@@ -133,6 +138,34 @@ async def test_the_last_message_is_lost_and_its_events_come_with_the_next_beat(d
         await until(lambda: other.watch.events == leader.watch.events, LATE_SECONDS)
         assert other.relay.filled == 1
         assert other.feed.fed
+
+
+async def test_a_beat_that_comes_late_does_not_prove_what_a_node_has(database: Database) -> None:
+    """Memory does not answer a client that names a change which has not been delivered, whatever a repeated beat says."""
+    wire, tables = Wire(), Tables(resources())
+    async with nodes(database, wire, 2) as (leader, other), contextlib.AsyncExitStack() as stack:
+        connection = await database.connect()
+        clock = PrimaryClock(database.direct, lambda: 0)
+        replicas = Replicas(Store(Queries(tables), Pool(database.url, tables.guards)), (), clock, other.feed, 1.0)
+        await replicas.start()
+        stack.push_async_callback(replicas.stop)
+        key = leader.relay._key
+        assert key is not None
+        await until(lambda: other.relay.current_at(leader.feed.head) is not None)
+        beat = next(encode(key, "late", Beat(leader.feed.head, current=True), LIMIT_BYTES))
+        wire.mute = True
+        number = await connection.fetchval(
+            "INSERT INTO tags (name) VALUES ('x') RETURNING pg_current_xact_id()::text::bigint"
+        )
+        since = monotonic()
+        while (end := clock.end_at(since)) is None or not end.includes(number) or other.feed.lag > 0.05:
+            wire.deliver(key.channel, beat)
+            await asyncio.sleep(0.02)
+            since = monotonic() - 0.1
+        assert not other.feed.has_delivered(number)
+        assert not replicas.memory_has(number)
+        wire.mute = False
+        await until(lambda: replicas.memory_has(number), LATE_SECONDS)
 
 
 async def test_a_bus_that_is_down_is_not_needed(database: Database) -> None:

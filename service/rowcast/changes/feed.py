@@ -91,6 +91,7 @@ class Feed(Reconnecting):
         self.relay = relay
         if relay is not None:
             relay.notify(of_changes=self.ring, of_messages=self.ring)
+        self.confirmed_at = float("-inf")  # when nothing was after the head, as the feed has seen itself
         self.fed = False  # the relay's batches are applied, and notifications do not arrive
         self._notify = wakeup == "notify"
         self._bounds = events, size
@@ -293,7 +294,7 @@ class Feed(Reconnecting):
             if not self.fed:
                 ticking = read > 1 and started - looked < LOOK_MAX_AGE_SECONDS
                 if ticking or not await ticks.changes_are_waiting(connection):
-                    self._current_at = started
+                    self._current_at = self.confirmed_at = started
             looked = started
             self.connected = True
             await self._follow_relay(connection, self._is_heard)

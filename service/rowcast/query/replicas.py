@@ -119,7 +119,7 @@ class Replicas:
         """Whether the feed has delivered everything up to a position or a transaction, so that what is kept has it, too."""
         if self._feed.has_delivered(wanted):
             return True
-        end = self.clock.end_at(monotonic() - self._feed.lag)
+        end = self.clock.end_at(self._feed.confirmed_at)  # not by the relay's beats, which may come late
         return end is not None and end.includes(wanted)
 
     def may_read(self, resources: Collection[str] | None) -> bool:
