@@ -54,6 +54,7 @@ class Standbys:
             with ThreadPoolExecutor(1) as thread:  # whose event loop is its own
                 thread.submit(asyncio.run, self._make(key, url)).result()
         copy = at_database(self._made[key].server.url, urlsplit(url).path[1:])
+        copy = copy.replace("//postgres@", f"//{urlsplit(url).username}@")
         settings = configuration.settings
         database = replace(settings.database, url=url, replicas=(copy,))
         return replace(configuration, settings=replace(settings, database=database))

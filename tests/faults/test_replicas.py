@@ -701,6 +701,20 @@ async def test_the_primary_answers_what_a_replica_cannot(pair: Pair, serve: Serv
     assert replicas_of(client).fallbacks["error"] == 1
 
 
+async def test_a_replica_is_not_read_for_callers_as_another_role(pair: Pair, serve: Serve) -> None:
+    """That could see rows which policies hide from the service, and take roles which the service may not take."""
+    await pair.sql.execute("DROP ROLE IF EXISTS other; CREATE ROLE other LOGIN SUPERUSER")
+    await pair.replayed()
+    as_other = pair.replica_url.replace("postgres@", "other@")
+    client = await serve(
+        RESOURCES, settings_of(pair, replicas=[as_other], session={"app.user": "$user.id"}), url=pair.url
+    )
+    await until(lambda: only(client).watch.reason.startswith("is read as other, and not as postgres"))
+    assert (await client.as_user("ann").get("/notes/")).status == 200
+    assert replicas_of(client).reads == {"primary": 1}
+    await pair.sql.execute("DROP ROLE other")
+
+
 async def test_callers_with_settings_of_their_own(pair: Pair, serve: Serve) -> None:
     """Policies of the database decide on a replica what a caller sees, and a role without rights on the log gets positions."""
     await pair.sql.execute("DROP ROLE IF EXISTS replica_reader")
@@ -811,6 +825,15 @@ async def test_the_doctor_examines_replicas(pair: Pair, serve: Serve) -> None:
     async with paused(pair.replica):
         (behind,) = await examined(pair.replica_url)
         assert "pg_wal_replay_resume" in behind.message
+    others = DatabaseSettings(
+        url=pair.url, replicas=(pair.replica_url.replace("postgres@", "other@"),), default_role="web"
+    )
+    await pair.sql.execute("DROP ROLE IF EXISTS other; CREATE ROLE other LOGIN SUPERUSER")
+    await pair.replayed()
+    (as_other,) = await examine_replicas(others, tables, lambda: asyncpg.connect(pair.url))
+    assert as_other.wrong
+    assert "is read as other, and not as postgres" in as_other.message
+    await pair.sql.execute("DROP ROLE other")
     await pair.sql.execute("DROP ROLE IF EXISTS little")
     await pair.sql.execute("CREATE ROLE little LOGIN; GRANT SELECT ON notes TO little")
     await pair.replayed()

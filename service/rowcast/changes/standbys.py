@@ -79,13 +79,17 @@ def on_primary(statement: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class PrimaryEnd:
-    """The end of the primary's log, in bytes, the newest epoch and tick there, and which transactions had committed."""
+    """The end of the primary's log, in bytes, the newest epoch and tick there, and which transactions had committed.
+
+    ``role`` is the service's own.
+    """
 
     epoch: int
     tick: int
     lsn: int
     system: int
     snapshot: Snapshot
+    role: str
 
     def includes(self, wanted: Position | int) -> bool:
         """Whether everything up to a position, or a transaction, had been committed before."""
@@ -111,20 +115,23 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class StandbyEnd:
-    """How far a standby has replayed, in which history; ``None`` for what it does not have."""
+    """How far a standby has replayed, in which history; ``None`` for what it does not have. ``role`` is that of the connection."""
 
     is_standby: bool
     epoch: int | None
     tick: int | None
     lsn: int | None
     system: int
+    role: str
 
-    def problem(self, primary: PrimaryEnd) -> str | None:
-        """Why it is not a standby of the primary; ``None`` if it is one."""
+    def problem(self, primary: PrimaryEnd, *, for_callers: bool) -> str | None:
+        """Why it is not a standby of the primary, or not one ``for_callers``, whose rights are those of roles; ``None`` if it is one."""
         if not self.is_standby:
             return "is not a standby"
         if self.system != primary.system or self.lsn is None:
             return "is not a standby of the primary's system"
+        if for_callers and self.role != primary.role:  # which may take other roles, or see rows that policies hide
+            return f"is read as {self.role}, and not as {primary.role}, the role of the service, as callers with roles or settings need"
         return None if self.epoch == primary.epoch else "follows another history than the primary's"
 
     def has(self, primary: PrimaryEnd) -> bool:
@@ -139,7 +146,7 @@ async def read_primary_end(connection: Connection) -> PrimaryEnd | None:
     if row is None or not row["settled"]:
         return None
     snapshot = Snapshot.parse(row["snapshot"])
-    return PrimaryEnd(row["epoch"], row["tick"], row["lsn"], row["system"], snapshot)
+    return PrimaryEnd(row["epoch"], row["tick"], row["lsn"], row["system"], snapshot, row["role"])
 
 
 async def read_standby_end(connection: Connection) -> StandbyEnd:
@@ -236,7 +243,7 @@ class StandbyWatch(Reconnecting):
         if primary is None:
             return  # the primary is away, or a history begins: what is known grows old
         moment = self._clock.moment_of(standby)
-        if problem := standby.problem(primary):
+        if problem := standby.problem(primary, for_callers=self._pools[0].acts_as_callers):
             self.refuse(problem)
         elif moment is None:
             self.refuse("is far behind")

@@ -39,7 +39,7 @@ async def examine_replicas(settings: Settings, tables: Tables, primary: Connect)
             found.append(_wrong(name, f"cannot be reached: {error or type(error).__name__}"))
             continue
         try:
-            found += await _examine(name, connection, settings.replica_max_lag, tables, primary)
+            found += await _examine(name, connection, settings, tables, primary)
         except (*DRIVER_ERRORS, TimeoutError) as error:
             found.append(_wrong(name, f"cannot be examined: {error or type(error).__name__}"))
         finally:
@@ -48,7 +48,7 @@ async def examine_replicas(settings: Settings, tables: Tables, primary: Connect)
 
 
 async def _examine(
-    name: str, connection: Connection, max_lag: float, tables: Tables, primary: Connect
+    name: str, connection: Connection, settings: Settings, tables: Tables, primary: Connect
 ) -> list[Finding]:
     role, version, is_paused = await connection.fetchrow(_PLACE)
     if problems := await _missing_rights(connection, role, tables):
@@ -63,12 +63,12 @@ async def _examine(
     if end is None:
         return [_wrong(name, "the primary's history is not known yet: no service has run on it since it began")]
     standby = await read_standby_end(connection)
-    if (problem := standby.problem(end)) is not None:
+    if (problem := standby.problem(end, for_callers=settings.has_callers)) is not None:
         return [_wrong(name, problem)]
     if is_paused:
         return [_wrong(name, "does not replay what it receives: SELECT pg_wal_replay_resume() on it")]
     while not standby.has(end):
-        if monotonic() - began > max_lag:
+        if monotonic() - began > settings.replica_max_lag:
             behind = max(0, end.lsn - (standby.lsn or 0)) / (1 << 20)
             return [_wrong(name, f"is behind by {behind:.1f} MiB, for longer than database.replica_max_lag")]
         await asyncio.sleep(POLL_SECONDS)

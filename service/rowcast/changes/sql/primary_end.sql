@@ -6,6 +6,7 @@ SELECT epoch.epoch,
     (lsn - CASE WHEN lsn % segment = 40 THEN 40 WHEN lsn % page = 24 THEN 24 ELSE 0 END)::bigint AS lsn,
     control.system_identifier AS system,
     pg_current_snapshot()::text AS snapshot,
+    current_user AS role,
     epoch.timeline = left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)
         AND epoch.system_identifier = control.system_identifier AS settled
 FROM (SELECT * FROM rowcast.epoch ORDER BY epoch DESC LIMIT 1) epoch,
