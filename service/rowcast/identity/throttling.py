@@ -28,7 +28,7 @@ from rowcast.errors import ConfigurationError, Throttled
 from rowcast.identity.protocols import Request, View
 from rowcast.identity.proxies import reported
 from rowcast.identity.throttle_storage import STORAGE_TIMEOUT_SECONDS, Storage, StorageUnavailable, open_storage
-from rowcast.identity.users import Clock
+from rowcast.identity.users import Clock, id_of
 
 ADDRESSES_KEPT: Final = 256  # in the form in which they are counted
 FAILURES_SCOPE: Final = "authentication_failures"
@@ -187,8 +187,7 @@ def _headers(windows: Sequence[Window]) -> dict[str, str]:
 
 def caller_of(request: Any) -> str:
     """Under what a caller is counted: the user's id, or the address of an anonymous caller."""
-    authenticated = getattr(request.user, "is_authenticated", True)
-    user_id = getattr(request.user, "id", None) if authenticated else None
+    user_id = id_of(request.user)
     return f"user:{user_id}" if user_id is not None else f"address:{_address(request)}"
 
 

@@ -29,6 +29,11 @@ class User:
 ANONYMOUS: Final = User(id=None, is_authenticated=False)
 
 
+def id_of(user: Any) -> Any:
+    """The id of a user, who may be of the user's own class; ``None`` for an anonymous caller."""
+    return getattr(user, "id", None) if getattr(user, "is_authenticated", True) else None
+
+
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Credentials:
     """The credentials of a request, in ``request.auth``.

@@ -18,6 +18,7 @@ from rowcast.changes.position import Position
 from rowcast.database.written import WRITTEN
 from rowcast.identity.permissions import SAFE_METHODS
 from rowcast.identity.throttling import client_address
+from rowcast.identity.users import id_of
 from rowcast.query.replicas import Reader, Replicas
 from rowcast.query.store import Store
 from rowcast.rest.plan import ModelPlan, Service
@@ -66,7 +67,7 @@ def writers_of(service: Service, http: web.Request) -> set[Hashable]:
 
 def user_key(user: Any) -> Hashable:
     """As whom a user is remembered; ``None`` for an anonymous caller."""
-    user_id = getattr(user, "id", None) if getattr(user, "is_authenticated", True) else None
+    user_id = id_of(user)
     return None if user_id is None else ("user", str(user_id))
 
 

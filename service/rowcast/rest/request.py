@@ -130,25 +130,26 @@ class Request:
 
     async def _receive(self) -> bytes:
         """The body as it was sent."""
+        http = self.http
+        if http._read_bytes is not None:  # noqa: SLF001  (by another object for this request, which has counted it)
+            return http._read_bytes  # noqa: SLF001
+        at_once = http.content.is_eof()  # it arrived together with the header
         try:
-            if self.http._read_bytes is not None:  # noqa: SLF001  (by another object for this request, which has counted it)
-                return self.http._read_bytes  # noqa: SLF001
-            if self.http.content.is_eof():  # it arrived together with the header
-                body = self.http.content.read_nowait()
-                if len(body) > self.http.client_max_size:
+            if at_once:
+                body = http.content.read_nowait()
+                if len(body) > http.client_max_size:
                     raise PayloadTooLarge()
-                self.http._read_bytes = body  # noqa: SLF001  (what aiohttp's read(), text() and json() return)
-                if len(body) > UNCOUNTED_MAX_BYTES:
-                    self.http.app[BODY_MEMORY].take(self.http, len(body))
-                return body
-            async with asyncio.timeout(self.http.app[BODY_TIMEOUT]):
-                return await self._arriving()
+            else:
+                async with asyncio.timeout(http.app[BODY_TIMEOUT]):
+                    body = await self._arriving()
         except TimeoutError:
             raise RequestTimeout("The body did not arrive in time; send the request again.") from None
-        except web.HTTPRequestEntityTooLarge:
-            raise PayloadTooLarge() from None
         except (web.RequestPayloadError, ConnectionResetError):  # wrong framing, or the client has left
             raise ParseError(BODY_MISMATCH) from None
+        http._read_bytes = body  # noqa: SLF001  (what aiohttp's read(), text() and json() return)
+        if at_once and len(body) > UNCOUNTED_MAX_BYTES:
+            http.app[BODY_MEMORY].take(http, len(body))
+        return body
 
     async def _arriving(self) -> bytes:
         """The body once all of it has arrived, counted piece by piece."""
@@ -161,8 +162,7 @@ class Request:
             body += piece
             if len(body) > limit:
                 raise PayloadTooLarge()
-        http._read_bytes = bytes(body)  # noqa: SLF001  (what aiohttp's read(), text() and json() return)
-        return http._read_bytes  # noqa: SLF001
+        return bytes(body)
 
     async def receive_before_transaction(self) -> bytes:
         """The body, within the limits of ``receive``, once ``read_json`` does not wait for other requests any more.
