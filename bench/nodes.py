@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
-import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import asyncpg
 import click
+from tests.programs import Program, find
+from tests.tls import free_port
 
 from bench.rollout import NOTES, Replica
 from rowcast.database.embedded import EmbeddedPostgres
@@ -34,36 +34,17 @@ BY_QUERY: Final = """SELECT calls, left(regexp_replace(query, '\\s+', ' ', 'g'),
     WHERE query NOT LIKE '%pg_stat_statements%' ORDER BY calls DESC LIMIT 12"""
 
 
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        port: int = made.getsockname()[1]
-        return port
-
-
-class Nats:
+class Nats(Program):
     """A NATS server, which can be killed and started again."""
 
     def __init__(self) -> None:
-        self._port = free_port()
-        self.url = f"nats://127.0.0.1:{self._port}"
-        self._process: asyncio.subprocess.Process | None = None
+        super().__init__(free_port(), Path.cwd())
+        self.url = f"nats://127.0.0.1:{self.port}"
 
-    async def start(self) -> None:
-        """Start it."""
-        program = shutil.which("nats-server", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    def command(self) -> Sequence[str]:
+        program = find("nats-server")
         assert program, "this needs nats-server"
-        self._process = await asyncio.create_subprocess_exec(
-            program, "--addr", "127.0.0.1", "--port", str(self._port), stderr=asyncio.subprocess.DEVNULL
-        )
-
-    async def kill(self) -> None:
-        """Kill it without warning."""
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
-            self._process = None
+        return [program, "--addr", "127.0.0.1", "--port", str(self.port)]
 
 
 class Stream:

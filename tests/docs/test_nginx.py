@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,10 +13,11 @@ import asyncpg
 import pytest
 
 from ..conftest import ROOT, Client, Serve
+from ..programs import find
 from ..tls import NAME, free_port, write_certificate
 from ..waiting import until_listening
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+NGINX = find("nginx")
 SETTINGS = json.dumps(
     {
         "server": {"allowed_hosts": [NAME], "trusted_proxies": 1},

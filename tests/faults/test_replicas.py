@@ -184,12 +184,20 @@ async def test_lists_rows_and_groups_come_from_the_replica(client: Client, pair:
     assert reads[only(client).name] == 5
 
 
-async def test_the_trace_of_a_read_names_the_replica(pair: Pair, serve: Serve, spans: Spans) -> None:
-    """Each request has its statement in its trace, with the pool of the standby, also if it shares it with others."""
-    client = await serve(RESOURCES, settings_of(pair), url=pair.url)
-    await pair.sql.execute("INSERT INTO notes (id, text) VALUES (1, 'old')")
+async def read_from(
+    serve: Serve, pair: Pair, rows: str = "SELECT", *, resources: dict[str, str] = RESOURCES, **options: object
+) -> Client:
+    """A service that is read from the replica, once that has some ``rows``: the SQL that makes them."""
+    client = await serve(resources, settings_of(pair, **options), url=pair.url)
+    await pair.sql.execute(rows)
     await pair.replayed()
     await until_read(client)
+    return client
+
+
+async def test_the_trace_of_a_read_names_the_replica(pair: Pair, serve: Serve, spans: Spans) -> None:
+    """Each request has its statement in its trace, with the pool of the standby, also if it shares it with others."""
+    client = await read_from(serve, pair, "INSERT INTO notes (id, text) VALUES (1, 'old')")
     spans.clear()
     await client.get("/notes/")
     (listed,) = spans.below(spans.requests[0])
@@ -426,9 +434,7 @@ async def test_rows_that_are_read_together_come_from_the_replica(client: Client,
 
 async def test_a_replica_that_is_far_behind_is_not_read(pair: Pair, serve: Serve) -> None:
     """After ``replica_max_lag`` reads have what has been committed, and later the replica is read again."""
-    client = await serve(RESOURCES, settings_of(pair, replica_max_lag="1s"), url=pair.url)
-    await pair.replayed()
-    await until_read(client)
+    client = await read_from(serve, pair, replica_max_lag="1s")
     async with paused(pair.replica):
         await pair.sql.execute("INSERT INTO notes (id, text) VALUES (1, 'new')")
         assert await texts(client) == []
@@ -446,9 +452,7 @@ async def test_resources_that_are_read_from_the_primary(pair: Pair, serve: Serve
         "notes": NOTES.replace("group_by: [text]", "group_by: [owner__name]"),
         "owners": OWNERS + "read_from: primary\n",
     }
-    client = await serve(resources, settings_of(pair), url=pair.url)
-    await pair.replayed()
-    await until_read(client)
+    client = await read_from(serve, pair, resources=resources)
     async with paused(pair.replica):
         await pair.sql.execute("INSERT INTO owners (id, name) VALUES (1, 'a')")
         await pair.sql.execute("INSERT INTO notes (id, text, owner_id) VALUES (1, 'new', 1)")
@@ -465,10 +469,9 @@ CACHES = pytest.mark.parametrize("resources", [RESOURCES, CACHED], ids=["counts"
 @CACHES
 async def test_what_a_replica_lacks_is_not_kept(resources: dict[str, str], pair: Pair, serve: Serve) -> None:
     """An answer or a count of a replica that is behind does not stay in memory, where the primary's events keep it right."""
-    client = await serve(resources, settings_of(pair), url=pair.url)
-    await pair.sql.execute("INSERT INTO notes (id, text) SELECT i, 'old' FROM generate_series(1, 3) i")
-    await pair.replayed()
-    await until_read(client)
+    client = await read_from(
+        serve, pair, "INSERT INTO notes (id, text) SELECT i, 'old' FROM generate_series(1, 3) i", resources=resources
+    )
     async with paused(pair.replica), client.stream("/notes/stream/") as changes:
         await pair.sql.execute("INSERT INTO notes (id, text) VALUES (4, 'new'), (5, 'new')")
         await changes.take(2)  # the cache has seen them, too
@@ -482,10 +485,7 @@ async def test_what_a_replica_lacks_is_not_kept(resources: dict[str, str], pair:
 
 async def test_what_a_replica_has_is_kept(pair: Pair, serve: Serve) -> None:
     """While nothing changes memory answers what a replica has answered before, with a position that is not too old."""
-    client = await serve(CACHED, settings_of(pair), url=pair.url)
-    await pair.sql.execute("INSERT INTO notes (id, text) VALUES (1, 'old')")
-    await pair.replayed()
-    await until_read(client)
+    client = await read_from(serve, pair, "INSERT INTO notes (id, text) VALUES (1, 'old')", resources=CACHED)
     await client.get("/notes/")
     assert await texts(client) == ["old"]
     assert replicas_of(client).reads[only(client).name] == 1
@@ -501,9 +501,7 @@ async def test_what_a_replica_has_is_kept(pair: Pair, serve: Serve) -> None:
 @CACHES
 async def test_nothing_wrong_stays_in_memory(resources: dict[str, str], pair: Pair, serve: Serve) -> None:
     """Whenever rows are written by anybody, and however far the replica is behind, answers are right in the end."""
-    client = await serve(resources, settings_of(pair), url=pair.url)
-    await pair.replayed()
-    await until_read(client)
+    client = await read_from(serve, pair, resources=resources)
     dice = random.Random(11)
     key = 0
     async with ClientSession() as session:
@@ -603,10 +601,7 @@ class Readers:
 async def test_a_replica_is_killed_and_comes_back(tmp_path: Path, serve: Serve) -> None:
     """No read fails while a replica is killed, is away, hangs or starts; afterwards it is read again."""
     async with own_pair(tmp_path) as (standby, _, pair):
-        client = await serve(RESOURCES, settings_of(pair), url=pair.url)
-        await pair.sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
-        await pair.replayed()
-        await until_read(client)
+        client = await read_from(serve, pair, "INSERT INTO notes (id, text) VALUES (1, 'a')")
         reads, name = replicas_of(client).reads, only(client).name
         async with Readers(client, "a") as readers:
             await readers.answered()
@@ -644,10 +639,7 @@ def children_of(pid: int) -> list[int]:
 async def test_a_promoted_replica_is_not_read(tmp_path: Path, serve: Serve) -> None:
     """What a standby that was promoted has from then on is of another history, and nobody sees it."""
     async with own_pair(tmp_path) as (standby, _, pair):
-        client = await serve(RESOURCES, settings_of(pair), url=pair.url)
-        await pair.sql.execute("INSERT INTO notes (id, text) VALUES (1, 'a')")
-        await pair.replayed()
-        await until_read(client)
+        client = await read_from(serve, pair, "INSERT INTO notes (id, text) VALUES (1, 'a')")
         async with Readers(client, "a") as readers:
             await readers.answered()
             await standby.promote(pair.replica)

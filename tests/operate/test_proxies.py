@@ -23,6 +23,7 @@ from rowcast.server.assets import read_assets
 
 from ..browser import chromium
 from ..conftest import ROOT, Client, Serve
+from ..programs import find
 from ..sse import Event, Parser
 from ..tls import NAME, free_port, write_certificate
 from ..waiting import until_listening
@@ -109,7 +110,7 @@ async def proxy(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) ->
     """A proxy in front of a service."""
     language, prefix = request.param
     program, arguments = PROXIES[language]
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    path = find(program)
     if path is None:
         pytest.skip(f"needs {program}")
     write_certificate(tmp_path)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -27,8 +26,9 @@ from tests.conftest import ROOT, rowcast, write_config
 from tests.databases import Databases, databases_of, needs_embedded_server, temporary_server
 from tests.faults.clients import RESOURCES, Client, assert_equal, writing
 from tests.faults.processes import Server
+from tests.programs import Program, find
 from tests.tls import free_port, write_certificate
-from tests.waiting import until, until_listening
+from tests.waiting import until
 
 NODES = int(os.environ.get("ROWCAST_TEST_NODES", "3"))
 OUTAGE_COMMITS = int(os.environ.get("ROWCAST_TEST_COMMITS", "300"))  # while the bus is away
@@ -57,31 +57,17 @@ NEEDS = {  # of a kind of URL: the program, the module, and how to start the pro
 }
 
 
-class BusServer:
-    """The server of a bus, which a test may kill and start again."""
+class BusServer(Program):
+    """The server of a bus."""
 
     def __init__(self, kind: str, directory: Path) -> None:
-        self.port = free_port()
+        super().__init__(free_port(), directory)
         self.place = f"{kind}://127.0.0.1:{self.port}"
         self.kind = kind
         self.url = f"{kind}://rowcast:{PASSWORD.replace('@', '%40')}@127.0.0.1:{self.port}"
-        self._directory = directory
-        self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Start it, and wait until it can be used."""
-        self._process = await asyncio.create_subprocess_exec(
-            _program(self.kind), *NEEDS[self.kind][2].format(port=self.port, password=PASSWORD).split(),
-            cwd=self._directory, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        await until_listening(self._process, self.port)
-
-    async def kill(self) -> None:
-        """Kill it without warning."""
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
-            self._process = None
+    def command(self) -> Sequence[str]:
+        return [_program(self.kind), *NEEDS[self.kind][2].format(port=self.port, password=PASSWORD).split()]
 
 
 class Node(Server):
@@ -96,7 +82,7 @@ class Node(Server):
 
 def _program(kind: str) -> str:
     program, module, _ = NEEDS[kind]
-    path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    path = find(program)
     if path is None:
         pytest.skip(f"needs {program}")
     if find_spec(module) is None:

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -26,9 +26,10 @@ from tests.databases import SETTINGS, fast_directory
 from tests.faults.clients import RESOURCES
 from tests.operate.test_relay import BusServer, Node
 from tests.pgbouncer import PgBouncer
+from tests.programs import Program, find
 from tests.standbys import Standby
 from tests.tls import free_port
-from tests.waiting import until, until_listening
+from tests.waiting import until
 
 PRIMARY: Final = {
     **SETTINGS,
@@ -38,7 +39,6 @@ PRIMARY: Final = {
 }
 ROLE: Final = "load"  # of the soak's own statements, which do not count as the service's
 READY_SECONDS: Final = 60.0
-SEARCHED: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 JOURNAL: Final = """
 CREATE EXTENSION pg_stat_statements;
 CREATE SCHEMA soak;
@@ -63,37 +63,27 @@ MISSING: Final = MappingProxyType({"nats-server": "nats-server", "haproxy": "hap
 
 def missing() -> str | None:
     """What has to be installed first, in a line; ``None`` if everything is there."""
-    packages = [package for program, package in MISSING.items() if shutil.which(program, path=SEARCHED) is None]
+    packages = [package for program, package in MISSING.items() if find(program) is None]
     if packages:
         return f"soak: needs {', '.join(packages)}: apt-get install {' '.join(packages)}"
     return None if find_spec("nats") else "soak: needs the client of NATS: pip install 'rowcast[nats]'"
 
 
-class HaProxy:
+class HaProxy(Program):
     """The proxy of docs/deploy.md in front of services, without TLS."""
 
     def __init__(self, directory: Path, services: list[int]) -> None:
-        self.port = free_port()
+        super().__init__(free_port(), directory)
         self._file = directory / "haproxy.cfg"
         self._file.write_text(proxied(services, self.port))
-        self._process: asyncio.subprocess.Process | None = None
 
     def make_url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
-    async def start(self) -> None:
-        program = shutil.which("haproxy", path=SEARCHED)
+    def command(self) -> Sequence[str]:
+        program = find("haproxy")
         assert program is not None
-        self._process = await asyncio.create_subprocess_exec(
-            program, "-f", str(self._file), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-        )
-        await until_listening(self._process, self.port)
-
-    async def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
-            self._process = None
+        return [program, "-f", str(self._file)]
 
 
 class Stage:

@@ -163,7 +163,7 @@ def test_a_seed_kills_the_same_again() -> None:
 
 def test_a_missing_server_is_one_line() -> None:
     """It names what to install, and is no traceback."""
-    with mock.patch("tests.soak.stage.SEARCHED", ""):
+    with mock.patch("tests.programs.SEARCHED", ""):
         result = CliRunner().invoke(soak, [])
     assert result.exit_code == 1
     assert (
