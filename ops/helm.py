@@ -63,7 +63,7 @@ def helm() -> str:
         download()
         if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
             if (installed := shutil.which("helm")) is None:
-                raise OSError("there is no helm on PATH")
+                raise OSError("helm is not installed: on this platform it must be on PATH")
             return installed
         program = KEPT / "helm"
         if not program.exists():

@@ -122,8 +122,8 @@ class Cache:
             size: Returns the bytes that the value takes in memory.
             wait: Wait up to ``LOAD_WAIT_SECONDS`` for another caller that is loading the same key, instead of loading
                 it at the same time. Costs a future per load.
-            as_of: Called after ``load``; returns the generation as of which the value is current if a standby has
-                returned it, which may not have the changes since.
+            as_of: Called after ``load``. Returns ``None`` for a value of the primary; for one of a standby the newest generation
+                whose changes the standby had.
         """
         cached = self.get(key)
         if cached is None and wait and key in self._loads:
