@@ -287,8 +287,8 @@ async def test_a_reader_of_the_log_waits_out_a_lost_connection(database: Databas
     async for batch in feed.read(start):
         events += batch.events
         if len(events) in range(100, 103):
-            assert feed._reader is not None
-            feed._reader.terminate()
+            assert feed.history.primary._connection is not None
+            feed.history.primary._connection.terminate()
     assert events == watch.events
 
 

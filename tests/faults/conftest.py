@@ -15,9 +15,10 @@ from tests.pgbouncer import Poolers
 from tests.spans import spans
 
 from .clients import RESOURCES, Client
+from .pairs import copies, pair, servers
 from .processes import Server
 
-__all__ = ["spans"]
+__all__ = ["copies", "pair", "servers", "spans"]
 
 Open = Callable[..., Awaitable[Client]]
 Run = Callable[..., Awaitable[Server]]

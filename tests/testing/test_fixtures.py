@@ -128,6 +128,16 @@ async def test_streams_send_what_a_test_and_other_programs_write(
             await changes.next()
 
 
+async def test_a_stream_resumes_after_the_last_change_that_was_read(client: Client, sql: asyncpg.Connection) -> None:
+    """Also if others have arrived together with it."""
+    async with client.stream("/categories/stream/") as changes:
+        await sql.execute("INSERT INTO categories (name) VALUES ('a'), ('b'), ('c')")
+        assert (await changes.next())["data"]["name"] == "a"
+        position = changes.position
+    async with client.stream("/categories/stream/", last_event_id=position) as changes:
+        assert [each["data"]["name"] for each in await changes.take(2)] == ["b", "c"]
+
+
 def test_a_project_without_a_config_directory_pays_nothing() -> None:
     """The plugin imports neither the service nor a fixture."""
     code = "import rowcast.testing, sys; print([n for n in sys.modules if n.startswith(('rowcast.', 'aiohttp', 'pytest'))])"

@@ -3,7 +3,7 @@
 It follows the ticks over one connection, however many subscribers there are. After each connect it listens first, then
 reads the newest tick, and then goes on from its own head, so no change is lost in between. The batches stay in a ring
 that is bounded in events and bytes. A reader whose position is older than the ring reads the log, one page at a time,
-over a second connection that all such readers share.
+over a connection that all such readers share (``rowcast.changes.history``).
 
 With a relay, the feed of the node that makes ticks passes its batches on, and the feeds of the others apply these instead of
 reading ticks, while they hear it (``rowcast.changes.relay``). After each connect a feed looks at the log first.
@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from enum import StrEnum
 from itertools import islice
 from time import monotonic
@@ -31,6 +31,7 @@ from rowcast.changes.connection import RECONNECT_SECONDS, Reconnecting
 from rowcast.changes.coordination import TICK_CHANNEL
 from rowcast.changes.epochs import read_epochs
 from rowcast.changes.events import Batch
+from rowcast.changes.history import History
 from rowcast.changes.position import POSITION_MAX_LENGTH, WITH_SNAPSHOT, Position, Snapshot
 from rowcast.changes.reader import Pruned, prepare_session, read_batches
 from rowcast.changes.relay import FED_POLL_SECONDS, Relay
@@ -104,8 +105,7 @@ class Feed(Reconnecting):
         self._jumps = 0  # how often the head has jumped to another history
         self._subscribers: dict[Subscriber, Callable[[Reason], None]] = {}
         self._current_at = monotonic()  # when the head was the newest change, as far as the feed could see
-        self._reader: Connection | None = None
-        self._reading = asyncio.Lock()
+        self.history = History(connect)
         self._state: tuple[float, LogState] | None = None  # and when it was read
         self.ready = asyncio.Event()  # set once the head is known; from then on it always is
         self.connected = False
@@ -113,8 +113,7 @@ class Feed(Reconnecting):
     async def stop(self) -> None:
         """Stop following; no subscriber is called any more."""
         await super().stop()
-        if self._reader is not None:
-            self._reader.terminate()
+        self.history.close()
 
     @property
     def head(self) -> Position:
@@ -142,14 +141,14 @@ class Feed(Reconnecting):
 
     async def state(self) -> LogState:
         """The state of the log, a second old at most. Raises the driver's error if the database cannot be read."""
-        async with self._log() as connection:
+        async with self.history.primary.turn() as connection:
             if self._state is None or monotonic() - self._state[0] > STATE_MAX_AGE_SECONDS:
                 self._state = monotonic(), await read_state(connection)
             return self._state[1]
 
     async def unlogged_tables(self, names: Sequence[str]) -> list[str]:
         """Those of the tables, given with their schemas, whose changes do not reach the log."""
-        async with self._log() as connection:
+        async with self.history.primary.turn() as connection:
             return [name for (name,) in await connection.fetch(_UNLOGGED_TABLES, list(names), timeout=10)]
 
     def subscribe(self, apply: Subscriber, reset: Callable[[Reason], None]) -> Callable[[], None]:
@@ -195,7 +194,7 @@ class Feed(Reconnecting):
                 return Reason.MALFORMED
         if position.epoch == self.head.epoch and self._start.sort_key <= position.sort_key <= self.head.sort_key:
             return None
-        async with self._log() as connection:
+        async with self.history.primary.turn() as connection:
             epochs = await read_epochs(connection)
             newest = await ticks.newest_tick(connection)
             oldest = await ticks.oldest_tick(connection)
@@ -221,10 +220,16 @@ class Feed(Reconnecting):
                     yield batch.after(after)
                     after = batch.end
             else:
-                async with contextlib.aclosing(self._read_log(after)) as batches:
-                    async for batch in batches:
-                        yield batch
-                        after = batch.end
+                try:
+                    async with contextlib.aclosing(self.history.read(after, self.head)) as batches:
+                        async for batch in batches:
+                            yield batch
+                            after = batch.end
+                except Pruned:
+                    raise Reset(Reason.EXPIRED) from None
+                except DRIVER_ERRORS as error:
+                    _logger.warning("feed_reader_lost", error=str(error) or type(error).__name__)
+                    await asyncio.sleep(RECONNECT_SECONDS[0])
             if jumps != self._jumps:
                 raise Reset(Reason.FORKED)
 
@@ -234,7 +239,7 @@ class Feed(Reconnecting):
         The batches are in no order that others use. Raises ``Reset`` if some events are not kept any more, and the driver's
         error if the database cannot be read.
         """
-        async with self._log() as connection:
+        async with self.history.primary.turn() as connection:
             read = await ticks.read_ticks(connection, after.tick, 1)
         if not read or read[0].tick != after.tick:
             raise Reset(Reason.EXPIRED)
@@ -242,7 +247,7 @@ class Feed(Reconnecting):
         batches = read_batches(connection, Position(after.epoch, after.tick), wanted)
         try:
             while True:
-                async with self._log(connection):
+                async with self.history.primary.turn(connection):
                     batch = await anext(batches, None)
                 if batch is None:
                     return
@@ -397,41 +402,3 @@ class Feed(Reconnecting):
     def _start(self) -> Position:
         """The oldest position that can be read from the ring."""
         return self._ring[0].start if self._ring else self.head
-
-    async def _read_log(self, after: Position) -> AsyncGenerator[Batch, None]:
-        """The batches of the next ticks from the log, up to ``head`` at most."""
-        try:
-            async with self._log() as connection:
-                read = await ticks.read_ticks(connection, after.tick)
-            limit = self.head
-            read = [tick for tick in read if (tick.tick - 1, 0) < limit.sort_key]
-            if not read or read[0].tick != after.tick:
-                raise Reset(Reason.EXPIRED)
-            batches = read_batches(connection, after, read)
-            while True:
-                async with self._log(connection):
-                    batch = await anext(batches, None)
-                if batch is None:
-                    return
-                if batch.end.sort_key > limit.sort_key:
-                    batch = batch.until(limit)
-                yield batch
-                if batch.end.sort_key >= limit.sort_key:
-                    return
-        except Pruned:
-            raise Reset(Reason.EXPIRED) from None
-        except DRIVER_ERRORS as error:
-            _logger.warning("feed_reader_lost", error=str(error) or type(error).__name__)
-            await asyncio.sleep(RECONNECT_SECONDS[0])
-
-    @contextlib.asynccontextmanager
-    async def _log(self, connection: Connection | None = None) -> AsyncIterator[Connection]:
-        """The connection that reads the log, for one caller at a time: any, or the one that it had before."""
-        async with self._reading:
-            if connection is None:
-                connection = self._reader
-            if connection is None or connection.is_closed():
-                connection = await self._connect()
-                await prepare_session(connection)
-                self._reader = connection
-            yield connection

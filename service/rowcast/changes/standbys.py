@@ -223,6 +223,13 @@ class StandbyWatch(Reconnecting):
             _logger.warning("replica_not_read", replica=self.server, reason=reason)
         self.moment, self.reason = None, reason
 
+    def problem(self, standby: StandbyEnd) -> str | None:
+        """Why a server may not be read, as far as is known of the primary; ``None`` if it may be read."""
+        primary = self._clock.newest
+        if primary is None:
+            return "cannot be compared with the primary"
+        return standby.problem(primary, for_callers=self._pools[0].acts_as_callers)
+
     async def _prepare(self, connection: Connection) -> None:
         """Nothing: it is a connection like those of the pool."""
 
@@ -239,11 +246,10 @@ class StandbyWatch(Reconnecting):
             raise
 
     def _judge(self, standby: StandbyEnd) -> None:
-        primary = self._clock.newest
-        if primary is None:
+        if self._clock.newest is None:
             return  # the primary is away, or a history begins: what is known grows old
         moment = self._clock.moment_of(standby)
-        if problem := standby.problem(primary, for_callers=self._pools[0].acts_as_callers):
+        if problem := self.problem(standby):
             self.refuse(problem)
         elif moment is None:
             self.refuse("is far behind")

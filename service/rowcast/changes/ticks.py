@@ -20,6 +20,8 @@ TICKS_PER_READ: Final = 512
 
 _MAKE_TICK: Final = sql.load("make_tick")
 _CHANGES_ARE_WAITING: Final = sql.load("changes_are_waiting")
+_TICKS: Final = "SELECT tick, epoch, snap FROM rowcast.tick WHERE tick >= $1 ORDER BY tick LIMIT $2"
+_TICKS_OF_STANDBY: Final = _TICKS.replace("WHERE", "WHERE pg_is_in_recovery() AND")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,9 @@ async def oldest_tick(connection: Connection) -> int:
     return oldest
 
 
-async def read_ticks(connection: Connection, first: int, count: int = TICKS_PER_READ) -> list[Tick]:
-    """Up to ``count`` ticks from ``first`` on, in order."""
-    rows = await connection.fetch(
-        "SELECT tick, epoch, snap FROM rowcast.tick WHERE tick >= $1 ORDER BY tick LIMIT $2", first, count, timeout=10
-    )
+async def read_ticks(
+    connection: Connection, first: int, count: int = TICKS_PER_READ, *, standby: bool = False
+) -> list[Tick]:
+    """Up to ``count`` ticks from ``first`` on, in order; with ``standby`` none if the server is not a standby."""
+    rows = await connection.fetch(_TICKS_OF_STANDBY if standby else _TICKS, first, count, timeout=10)
     return [Tick(tick, epoch, Snapshot.of(snap)) for tick, epoch, snap in rows]

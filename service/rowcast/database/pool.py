@@ -119,11 +119,13 @@ class Database:
 
     async def connect(self, **settings: str) -> Connection:
         """A direct connection outside the pool, with the driver's codecs, for the caller to close: LISTEN, migrations."""
-        return await open_connection(
+        connection = await open_connection(
             self.direct_url or self.url,
             CONNECT_TIMEOUT_SECONDS,
             server_settings={"application_name": "rowcast", **settings},
         )
+        self._all.add(connection)
+        return connection
 
     def observe(self, note: Note) -> None:
         """Call a function after each statement of the pool, with its result or the error that it has caused."""
@@ -345,7 +347,7 @@ class Database:
             await connection.close(timeout=2)
 
     def abort(self) -> None:
-        """Close every connection at once, so that no statement goes on waiting for a server that is lost."""
+        """Close every connection at once, also those outside the pool: no statement waits for a server that is lost."""
         idle, self._idle = self._idle, []
         self._open -= len(idle)
         for connection in tuple(self._all):
@@ -466,14 +468,13 @@ class Database:
         )  # fmt: skip
         if pooled:
             connection.begin_with(self._settings, self.patience)
+        self._all.add(connection)
         await set_codecs(connection)
         return connection
 
     async def _new(self) -> Connection:
         try:
-            connection = await self.open()
-            self._all.add(connection)
-            return connection
+            return await self.open()
         except (*CONNECTION_LOST, asyncpg.PostgresError, ConfigurationError, TimeoutError) as error:
             if isinstance(error, ConfigurationError):
                 _logger.error("database_url_refused", error=str(error))

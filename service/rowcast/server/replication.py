@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from rowcast.changes.cache import Cache
 from rowcast.changes.feed import Feed
+from rowcast.changes.history import StandbyLog
 from rowcast.changes.standbys import (
     READ_POSITION,
     SNAPSHOT_OR_POSITION,
@@ -24,7 +25,10 @@ from rowcast.tasks import Supervisor
 def make_replicas(
     settings: Settings, store: Store, pool: Callable[..., Database], feed: Feed, cache: Cache, supervisor: Supervisor
 ) -> Replicas:
-    """The replicas that the settings name. No connection is opened. Reading statements return positions from now on."""
+    """The replicas that the settings name. No connection is opened. Reading statements return positions from now on.
+
+    The feed also reads the log from them, unless their URLs lead to poolers, where a session cannot have settings.
+    """
     tables, callers = store.queries.tables, store.database.acts_as_callers
     tables.snapshot_sql = SNAPSHOT_OR_POSITION_READ if callers else SNAPSHOT_OR_POSITION
     clock = PrimaryClock(store.database.connect, lambda: cache.generation, supervisor)
@@ -44,6 +48,9 @@ def make_replicas(
         return Replica(watch, Store(store.queries, requests), exports)
 
     found = [replica(*each) for each in named_urls(settings.replicas)]
+    if settings.direct_url is None:
+        lag = settings.replica_max_lag
+        feed.history.standbys = [StandbyLog(each.store.database.connect, each.watch, lag) for each in found]
     return Replicas(store, found, clock, feed, settings.replica_max_lag)
 
 

@@ -30,6 +30,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "rowcast_cache_hits": "Reads that memory answered, by kind.",
     "rowcast_cache_misses": "Reads that memory could have answered, by kind.",
     "rowcast_reads": "Reads of resources that may be read from replicas, by the server that has answered.",
+    "rowcast_log_reads": "Parts of the log that were read for streams that resume, by server, if there are replicas.",
     "rowcast_replica_fallbacks": "Such reads that the primary had to answer, by reason.",
     "rowcast_streams_opened": "Streams that have begun.",
     "rowcast_streams_closed": "Streams that have ended, by reason.",
@@ -89,6 +90,7 @@ def counted(service: Service, ticker: Ticker, requests: Requests) -> Numbers[tup
     if (replicas := service.replicas) is not None:
         for server in ("primary", *(each.name for each in replicas.all)):
             add("rowcast_reads", replicas.reads[server], server=server)
+            add("rowcast_log_reads", service.feed.history.reads[server], server=server)
         for reason in FALLBACKS:
             add("rowcast_replica_fallbacks", replicas.fallbacks[reason], reason=reason)
     for resource, number in hub.open_streams.opened.items():

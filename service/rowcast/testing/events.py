@@ -96,11 +96,12 @@ class EventSource:
         self.deadline = deadline
         self._parser = Parser()
         self._ready: deque[Event] = deque()
+        self._returned = ""  # the id of the last event that was returned
 
     @property
     def last_id(self) -> str:
-        """The position to resume from, which blocks without data move too."""
-        return self._parser.last_id
+        """The position to resume from after the last event that was returned, which blocks without data move too."""
+        return self._returned if self._ready else self._parser.last_id
 
     @property
     def retry(self) -> int | None:
@@ -117,7 +118,9 @@ class EventSource:
                 if not chunk:
                     raise StopAsyncIteration
                 self._ready.extend(self._parser.feed(chunk))
-        return self._ready.popleft()
+        event = self._ready.popleft()
+        self._returned = event.id
+        return event
 
     async def next(self) -> Event:
         """The next event; ``EOFError`` when the stream has ended."""
