@@ -11,6 +11,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from structlog.testing import capture_logs
 
 from rowcast.server.log_entries import name_trace
+from rowcast.server.plain_responses import send_plain
 from tests.spans import Spans
 
 from ..conftest import Serve
@@ -30,6 +31,7 @@ viewset: {class: viewsets:Authors}
 """
 PYTHON = """
 from marshmallow import fields
+from opentelemetry import trace
 from rowcast import BasePermission, ModelViewSet, Serializer, action, model, raw, wait
 
 Book = model("books")
@@ -52,6 +54,10 @@ class Authors(ModelViewSet):
     @action(detail=False)
     async def nap(self, request):
         await raw("SELECT count(*) FROM pg_sleep(0.2)")
+
+    @action(detail=False)
+    async def trace(self, request):
+        return f"{trace.get_current_span().get_span_context().trace_id:032x}"
 
     @action(detail=False)
     def fail(self, request):
@@ -172,6 +178,31 @@ async def test_what_is_not_sampled_is_not_recorded(serve: Serve, spans: Spans) -
         await client.post("/books/", json={"title": "Emma"}, headers={"traceparent": f"{PARENT[:-1]}0"})
         assert "traceparent" not in await next_change(source)
     assert spans.all == []
+
+
+async def test_spans_of_python_are_in_the_trace_of_a_request_that_is_not_sampled(serve: Serve, spans: Spans) -> None:
+    """Otherwise a span of the user's would begin a trace of its own, and be recorded without its request."""
+    client = await serve(RESOURCES, modules={"viewsets": PYTHON})
+    response = await client.get("/authors/trace/", headers={"traceparent": f"{PARENT[:-1]}0"})
+    assert await response.json() == TRACE_ID
+    assert spans.all == []
+
+
+async def test_traced_responses_are_sent_in_one_write(
+    serve: Serve, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traces add nothing to a response, so its bytes are those of ``server/plain_responses.py``."""
+    found: list[bool] = []
+
+    def noted(*arguments: Any) -> bool:
+        found.append(send_plain(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr("rowcast.server.http.send_plain", noted)
+    client = await serve(RESOURCES, modules={"viewsets": PYTHON})
+    await client.get("/books/")
+    await client.get("/books/", headers={"traceparent": f"{PARENT[:-1]}0"})
+    assert found == [True, True]
 
 
 async def test_requests_that_share_a_statement_each_have_its_span(serve: Serve, spans: Spans) -> None:

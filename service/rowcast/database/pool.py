@@ -127,9 +127,18 @@ class Database:
         self._all.add(connection)
         return connection
 
-    def observe(self, note: Note) -> None:
-        """Call a function after each statement of the pool, with its result or the error that it has caused."""
+    def observe(self, note: Note, wanted: Callable[[], bool] = lambda: True) -> None:
+        """Call a function after each statement of the pool, with its result or the error that it has caused.
+
+        ``wanted`` says, before a statement, whether that is to be done.
+        """
         execute = self._execute
+
+        def observing(
+            connection: Connection, method: str, sql: str, arguments: Sequence[Any], deleting: bool
+        ) -> Coroutine[Any, Any, Any]:
+            each = observed if wanted() else execute
+            return each(connection, method, sql, arguments, deleting)
 
         async def observed(
             connection: Connection, method: str, sql: str, arguments: Sequence[Any], deleting: bool
@@ -146,7 +155,7 @@ class Database:
                 note(sql, arguments, monotonic() - begun, result, error)
             return result
 
-        self._execute = observed  # type: ignore[method-assign]
+        self._execute = observing  # type: ignore[method-assign]
 
     def observe_waits(self, note: Callable[[float, bool], None]) -> None:
         """Call a function after each wait for a connection, with its seconds and whether it has ended without one."""

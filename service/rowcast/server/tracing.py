@@ -9,7 +9,7 @@ Conventions: https://opentelemetry.io/docs/specs/semconv/http/http-spans/, …/d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from time import time_ns
@@ -29,7 +29,8 @@ from rowcast.query.coalescing import ALONE, Join
 from rowcast.rest.plan import Service
 from rowcast.rest.viewset import Handler
 from rowcast.server.router import METHODS, template
-from rowcast.streams.sse import StreamResponse
+from rowcast.server.sampling import NO_PARENT, UNDECIDED, Sampling
+from rowcast.streams.sse import WHEN_BEGUN
 from rowcast.traces import TRACE, Trace
 
 ERROR_STATUS: Final = 500  # from which on a response is an error of the service
@@ -46,7 +47,6 @@ class Traces:
     def watch(self, app: web.Application, service: Service) -> None:
         """Record the requests of an application, which is complete but for this."""
         app.middlewares.insert(0, _recording(self._tracer, _routes(app)))
-        app.on_response_prepare.append(_end_when_stream_begins)
         store, resources = service.store, service.resources
         summaries = summaries_of(store.queries.tables)
         for name, pool in service.pools().items():
@@ -89,21 +89,37 @@ _RECORDED: Final = web.RequestKey("recorded", _Recorded)
 
 
 def _recording(tracer: Tracer, route_of: Callable[[web.Request], str | None]) -> Any:
-    record, names = _parts(tracer), propagate.get_global_textmap().fields
+    record, names, sampling = _parts(tracer), propagate.get_global_textmap().fields, Sampling(tracer)
+
+    async def unrecorded(request: web.Request, handler: Handler, span: Span, parent: Context) -> web.StreamResponse:
+        """Spans of the user's Python belong to the trace, and are not recorded either."""
+        request[WHEN_BEGUN] = _end_when_stream_begins
+        attached = context.attach(trace.set_span_in_context(span, parent))
+        del span, parent  # the span of a stream is over when that begins
+        try:
+            return await handler(request)
+        finally:
+            context.detach(attached)
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        parent, trace_id = NO_PARENT, UNDECIDED
+        if any(name in request.headers for name in names):
+            parent = propagate.extract(request.headers, Context())
+        elif sampling.drops(trace_id := sampling.draw()):
+            return await unrecorded(request, handler, sampling.dropped(trace_id), parent)
         route = route_of(request)
         if route is not None and route.startswith(UNTRACED):
             return await handler(request)
-        parent = Context()
-        if any(name in request.headers for name in names):
-            parent = propagate.extract(request.headers)
+        sampling.keep(trace_id)
         span = _begin(tracer, request, route, parent)
+        if not span.is_recording():
+            return await unrecorded(request, handler, span, parent)
+        request[WHEN_BEGUN] = _end_when_stream_begins
         request[_RECORDED] = _Recorded(span)
         attached = context.attach(trace.set_span_in_context(span, parent))
-        here = TRACE.set(Trace(_traceparent(span), record) if span.is_recording() else None)
-        del span, parent  # the span of a stream is over when that begins
+        here = TRACE.set(Trace(_traceparent(span), record))
+        del span, parent
         try:
             response = await handler(request)
             if (recorded := request.pop(_RECORDED, None)) is not None:
@@ -136,11 +152,11 @@ def _begin(tracer: Tracer, request: web.Request, route: str | None, parent: Cont
     return tracer.start_span(name, parent, SpanKind.SERVER, attributes)
 
 
-async def _end_when_stream_begins(request: web.Request, response: web.StreamResponse) -> None:
+def _end_when_stream_begins(request: web.BaseRequest, status: int) -> None:
     """A stream takes as long as its client stays: its span is about how it was opened."""
-    if type(response) is StreamResponse and (recorded := request.pop(_RECORDED, None)) is not None:
-        recorded.end(response.status)
-        context.attach(Context())
+    if (recorded := request.pop(_RECORDED, None)) is not None:
+        recorded.end(status)
+    context.attach(Context())
 
 
 def _routes(app: web.Application) -> Callable[[web.Request], str | None]:
@@ -190,8 +206,7 @@ def _record_statements(name: str, pool: Database, tracer: Tracer, summaries: Sum
     """Make a span of each statement of a request, and of each wait for a connection."""
 
     def note(sql: str, values: Sequence[Any], seconds: float, result: Any, error: Exception | None) -> None:
-        if _is_recorded():
-            _add(tracer, summaries.of(sql), seconds, {"rowcast.pool": name}, error)
+        _add(tracer, summaries.of(sql), seconds, {"rowcast.pool": name}, error)
 
     def note_wait(seconds: float, refused: bool) -> None:
         if _is_recorded():
@@ -201,7 +216,7 @@ def _record_statements(name: str, pool: Database, tracer: Tracer, summaries: Sum
                 _fail(span, "timeout")
             span.end(end)
 
-    pool.observe(note)
+    pool.observe(note, _is_recorded)
     pool.observe_waits(note_wait)
 
 
@@ -222,9 +237,10 @@ def _add(
 def _sharing(join: Join, tracer: Tracer, summary: Callable[[tuple[Hashable, ...]], str]) -> Join:
     """The time that a request waits for a statement which it shares is a span of its own; the statement itself has none."""
 
-    async def joined(shape: tuple[Hashable, ...], values: Sequence[Any]) -> Any:
-        if not _is_recorded():
-            return await join(shape, values)
+    def joined(shape: tuple[Hashable, ...], values: Sequence[Any]) -> Awaitable[Any]:
+        return recorded(shape, values) if _is_recorded() else join(shape, values)
+
+    async def recorded(shape: tuple[Hashable, ...], values: Sequence[Any]) -> Any:
         begun, shared = time_ns(), copy_context()
         shared.run(TRACE.set, None)
         found = await shared.run(join, shape, values)

@@ -6,7 +6,7 @@ Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
 from __future__ import annotations
 
 import random
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 import orjson
@@ -24,6 +24,7 @@ FILTER_TIMEOUT: Final = "filter_timeout"  # the reason of a reset after which th
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 DATABASE_AWAY: Final = b": the database is away\n\n"
 UNACKNOWLEDGED_SECONDS: Final = 120.0  # after which the kernel closes a connection whose client acknowledges nothing
+WHEN_BEGUN: Final[web.RequestKey[Callable[[web.BaseRequest, int], None]]] = web.RequestKey("when_begun")
 
 
 class StreamResponse(EventSourceResponse):
@@ -51,6 +52,8 @@ class StreamResponse(EventSourceResponse):
         self._set_tcp_user_timeout(request)
         writer = await web.StreamResponse.prepare(self, request)  # without the task of a ping
         self.headers.clear()  # which have been sent, and would be in memory as long as the stream
+        if (when_begun := request.get(WHEN_BEGUN)) is not None:
+            when_begun(request, self.status)
         return writer
 
     async def write_eof(self, data: bytes = b"") -> None:
