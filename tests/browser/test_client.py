@@ -170,3 +170,28 @@ async def test_own_changes_are_shown_at_once_and_refused_ones_go(serve: Serve, s
         await page.evaluate("lists.all.delete(1)")
         await page.until(f"{shown} === ''")
         await shows_the_table(page, client)
+
+
+async def test_a_list_that_the_browser_has_is_not_sent_again(serve: Serve, sql: asyncpg.Connection) -> None:
+    """The service is asked each time. Its 304 has the position of now, and the client has the rows, as after a 200."""
+    client = await serve(RESOURCES)
+    await sql.execute("INSERT INTO notes (id, text) SELECT i, repeat('x', 100) FROM generate_series(1, 15) i")
+    async with chromium.page(str(client.make_url("/"))) as page:
+        await page.evaluate("import('/client.js').then(({ rowcast }) => { window.service = rowcast('/'); })")
+        read = """service.send("GET", "notes/").then(async response => {
+            const found = [response.status, response.headers.get("X-Stream-Position"), (await response.json()).results.length];
+            await new Promise(resolve => setTimeout(resolve));
+            const { transferSize, encodedBodySize } = performance.getEntriesByType("resource").at(-1);
+            return [...found, transferSize > encodedBodySize];
+        })"""
+        first = await page.evaluate(read)
+        async with client.stream("/owners/stream/") as changes:
+            await sql.execute("INSERT INTO owners (id, name) VALUES (1, 'a')")
+            await changes.next()
+        second = await page.evaluate(read)
+        await sql.execute("INSERT INTO notes (id, text) VALUES (21, 'b')")
+        third = await page.evaluate(read)
+    assert [each[0] for each in (first, second, third)] == [200] * 3
+    assert [each[2] for each in (first, second, third)] == [15, 15, 16]
+    assert [each[3] for each in (first, second, third)] == [True, False, True]
+    assert first[1] != second[1]

@@ -396,7 +396,8 @@ async def test_the_inspector_shows_events_and_resumes(serve: Serve, sql: asyncpg
             await page.until(f"{events}.split('INSERT').length === {number + 2}")
         await page.evaluate("document.querySelector('.events li:nth-child(3) button').click()")
         await page.until(f"{events}.split('INSERT').length === 6")  # the two after it once more
-        assert "thing 2" in await page.evaluate("document.querySelector('.events pre').textContent")
+        inserted = "[...document.querySelectorAll('.events li')].find(each => /INSERT/.test(each.textContent))"
+        assert "thing 2" in await page.evaluate(f"{inserted}.textContent")
         await sql.execute("TRUNCATE things CASCADE")
         await page.until(f"{events}.startsWith('reset')")
 

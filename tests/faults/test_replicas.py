@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+from importlib.resources import files
 from pathlib import Path
 from time import monotonic
 from typing import Any, Self
@@ -20,10 +21,12 @@ from rowcast.changes.position import Position, Snapshot
 from rowcast.changes.standbys import LOOK_SECONDS
 from rowcast.configuration.settings import Database as DatabaseSettings
 from rowcast.rest.plan import SERVICE
+from rowcast.server.assets import CLIENT, FOLDER, read_assets
 from rowcast.server.doctor import Finding
 from rowcast.server.replica_doctor import examine_replicas
 from rowcast.testing.client import Client
 from tests.conftest import Serve
+from tests.programs import NODE
 from tests.spans import Spans
 from tests.standbys import PATIENCE, Standby, paused, until_replayed
 from tests.waiting import until
@@ -248,11 +251,87 @@ async def test_read_after(client: Client, pair: Pair) -> None:
         assert await texts(client, **{"Cache-Control": "no-cache"}) == ["new", "old", "old"]
         for strange in ("", "soon", "1-2", "9" * 30, "9" * 19, "1-99999999-0"):
             assert await texts(client, **{"X-Read-After": strange}) == ["new", "old", "old"]
+            assert await texts(client, **{"X-Read-After": f"{before} {strange or 0}x"}) == ["new", "old", "old"]
+        assert await texts(client, **{"X-Read-After": f"{before} {before}"}) == ["old"] * 3
+        assert await texts(client, **{"X-Read-After": f"{before} {transaction}"}) == ["new", "old", "old"]
+        assert await texts(client, **{"X-Read-After": " ".join([before] * 17)}) == ["new", "old", "old"]
     await pair.replayed()
     await until_read(client)
     count = replicas_of(client).reads[only(client).name]
     assert await texts(client, **own) == ["new", "old", "old"]
     assert replicas_of(client).reads[only(client).name] == count + 1
+
+
+async def test_what_a_replica_has_shown_is_read_from_it_again(pair: Pair, serve: Serve) -> None:
+    """A read that names another one of the same replica comes from there at once, before the service looks how far it is."""
+    client = await read_from(serve, pair, "INSERT INTO notes (id, text) VALUES (1, 'old')", replica_max_lag="1m")
+    replicas = replicas_of(client)
+    await replicas.clock.stop()
+    transaction = await pair.sql.fetchval("UPDATE notes SET text = 'new' RETURNING pg_current_xact_id()::text")
+    await pair.replayed()
+    named = {"X-Read-After": transaction}
+    assert await texts(client, **named) == ["new"]
+    assert replicas.reads["primary"] == 1
+    first = await client.get("/notes/")
+    assert first.headers["X-Replica-Max-Lag"] == "60"
+    assert await texts(client, **named) == ["new"]
+    assert await texts(client, **{"X-Read-After": first.headers["X-Stream-Position"]}) == ["new"]
+    assert replicas.reads["primary"] == 1
+    async with paused(pair.replica):
+        later = await pair.sql.fetchval("UPDATE notes SET text = 'newer' RETURNING pg_current_xact_id()::text")
+        assert await texts(client, **named) == ["new"]
+        assert await texts(client, **{"X-Read-After": f"{transaction} {later}"}) == ["newer"]
+    assert replicas.reads["primary"] == 2
+    only(client).watch.refuse("is another one now")
+    assert only(client).watch.shown is None
+
+
+ROTATING = """
+const [client, ...services] = process.argv.slice(1);
+const { rowcast } = await import(client);
+let turn = 0;
+const made = rowcast("http://service/", {
+  fetch: (address, options) => fetch(services[turn++ % services.length] + new URL(address).pathname, options),
+});
+const texts = async () => (await (await made.send("GET", "notes/")).json()).results.map(row => row.text);
+for (let id = 10; id < 20; id++) {
+  await made.send("POST", "notes/", { body: { id, text: `mine ${id}` } });
+  for (let read = 0; read < 3; read++) {
+    const found = await texts();
+    if (!found.includes(`mine ${id}`)) throw new Error(`${id} is not in ${found}`);
+  }
+}
+made.watch("notes", {}, async ({ type, event, data }) => {
+  if (type !== "event") return;
+  if (event === "ready") return console.log("ready");
+  for (let read = 0; read < 3; read++) if (!(await texts()).includes(data.data.text)) throw new Error("It is not there.");
+  console.log("seen");
+  process.exit(0);
+});
+"""
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no Node: `make web` gets one")
+@pytest.mark.skipif(CLIENT not in read_assets(), reason="the web files are not built; `make web` builds them")
+async def test_the_client_for_pages_never_goes_back_in_time(client: Client, pair: Pair, serve: Serve) -> None:
+    """Its reads come from two services in turn, with a replica that lacks everything: they have what it wrote and saw."""
+    other = await serve(RESOURCES, settings_of(pair), url=pair.url)
+    await until_read(other)
+    services = [str(each.make_url("")).rstrip("/") for each in (client, other)]
+    assert NODE is not None
+    address = Path(str(files("rowcast").joinpath(FOLDER, CLIENT))).as_uri()
+    async with paused(pair.replica):
+        process = await asyncio.create_subprocess_exec(
+            NODE, "--input-type=module", "--eval", ROTATING, address, *services,
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE):
+            assert await process.stdout.readline() == b"ready\n"
+            await pair.sql.execute("INSERT INTO notes (id, text) VALUES (99, 'theirs')")
+            assert await process.stdout.readline() == b"seen\n"
+            assert await process.wait() == 0
+    assert replicas_of(client).fallbacks["recent"] + replicas_of(other).fallbacks["recent"] > 0
 
 
 async def test_a_row_that_the_replica_lacks_is_found(client: Client, pair: Pair) -> None:

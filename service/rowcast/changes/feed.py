@@ -128,11 +128,7 @@ class Feed(Reconnecting):
 
     def has_delivered(self, wanted: Position | int) -> bool:
         """Whether subscribers were called with all events up to a position, or of a transaction, for certain."""
-        if isinstance(wanted, int):
-            return self._tick.snap.sees(wanted)
-        if wanted.epoch != self.head.epoch or wanted.sort_key > self.head.sort_key:
-            return False
-        return wanted.snapshot is None or wanted.snapshot <= self._tick.snap
+        return self.head.with_snapshot(self._tick.snap).includes(wanted)
 
     @property
     def lag(self) -> float:

@@ -103,6 +103,14 @@ class Position:
         """The same place, also after the changes that a snapshot sees."""
         return Position(self.epoch, self.tick, self.n, snapshot)
 
+    def includes(self, wanted: Position | int) -> bool:
+        """Whether everything up to a position, or of a transaction, is before this one, for certain."""
+        if isinstance(wanted, int):
+            return self.snapshot is not None and self.snapshot.sees(wanted)
+        if wanted.epoch != self.epoch or wanted.sort_key > self.sort_key:
+            return False
+        return wanted.snapshot is None or (self.snapshot is not None and wanted.snapshot <= self.snapshot)
+
     @property
     def sort_key(self) -> tuple[int, int]:
         """Orders the positions of one history."""

@@ -93,11 +93,7 @@ class PrimaryEnd:
 
     def includes(self, wanted: Position | int) -> bool:
         """Whether everything up to a position, or a transaction, had been committed before."""
-        if isinstance(wanted, int):
-            return self.snapshot.sees(wanted)
-        if wanted.epoch != self.epoch or wanted.tick + (wanted.n > 0) > self.tick:
-            return False
-        return wanted.snapshot is None or wanted.snapshot <= self.snapshot
+        return Position(self.epoch, self.tick, 0, self.snapshot).includes(wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +204,7 @@ class StandbyWatch(Reconnecting):
         self.server = name
         self.moment: Moment | None = None
         self.reason = "has not been reached yet"
+        self.shown: str | None = None  # what the position of a statement on it was made of, one of the last
         self._current_at = monotonic()  # at first only when the process began
         self._pools = pools
         self._clock = clock
@@ -217,11 +214,15 @@ class StandbyWatch(Reconnecting):
         """For how many seconds it may lack what has been committed, at least."""
         return monotonic() - self._current_at
 
+    def has_shown(self, wanted: Position | int) -> bool:
+        """Whether a statement on it has seen everything up to a position, or of a transaction, and so will the next one."""
+        return self.shown is not None and Position.parse(position_on_standby(self.shown)).includes(wanted)
+
     def refuse(self, reason: str) -> None:
         """Do not read from it until a look finds that it is a standby of the primary."""
         if self.moment is not None or reason != self.reason:
             _logger.warning("replica_not_read", replica=self.server, reason=reason)
-        self.moment, self.reason = None, reason
+        self.moment, self.reason, self.shown = None, reason, None
 
     def problem(self, standby: StandbyEnd) -> str | None:
         """Why a server may not be read, as far as is known of the primary; ``None`` if it may be read."""

@@ -112,7 +112,8 @@ IDEMPOTENCY_KEY: Final = header_parameter(
 ) | {"schema": {"type": "string", "pattern": rf"^[!#-\[\]-~]{{{SHARED_KEY_MIN_CHARACTERS},{KEY_MAX_CHARACTERS}}}$"}}
 READ_AFTER_HEADER: Final = header_parameter(
     READ_AFTER,
-    "The `X-Transaction` of a change, the id of an event, or an `X-Stream-Position`. The response has at least what that has.",
+    "The `X-Transaction` of a change, the id of an event, or an `X-Stream-Position`; or several with spaces in between. The "
+    "response has at least what they have.",
 )
 REPLICA_ACTIONS: Final = ("list", "retrieve", "aggregate")  # which may be read from replicas
 LAST_EVENT_ID_HEADER: Final = header_parameter(

@@ -99,8 +99,8 @@ class Replicas:
             await replica.exports.close()
             await replica.store.database.close()
 
-    def choose(self, after: float, position: Position | int | None) -> Replica | None:
-        """The least busy replica that has everything committed before a time and up to a position; ``None`` if none has."""
+    def choose(self, after: float, named: Sequence[Position | int]) -> Replica | None:
+        """The least busy replica that has everything committed before a time, and what is named; ``None`` if none has."""
         since = monotonic() - self._max_lag
         usable = [each for each in self.all if each.watch.moment is not None and each.watch.moment.time >= since]
         found = [
@@ -108,7 +108,7 @@ class Replicas:
             for each in usable
             if (moment := each.watch.moment) is not None
             and moment.time >= after
-            and (position is None or moment.end.includes(position))
+            and all(moment.end.includes(wanted) or each.watch.has_shown(wanted) for wanted in named)
         ]
         if not found:
             self.fallbacks["recent" if usable else "no_replica"] += 1
@@ -135,26 +135,24 @@ def _use(replica: Replica) -> int:
 class Reader:
     """Reads for one request: from a replica that has what the request must see, otherwise from the primary.
 
-    That is everything committed before the time ``after``, and up to ``position``. With ``replicas_answer`` false it is the primary.
-    ``memory_answers`` is whether what is kept in memory is as recent.
+    That is everything committed before the time ``after``, and the ``named`` positions and transactions. With ``replicas_answer``
+    false it is the primary.
     """
 
-    __slots__ = ("_after", "_answer", "_position", "_replicas", "generation", "memory_answers")
+    __slots__ = ("_after", "_answer", "_named", "_replicas", "generation")
 
     def __init__(
         self,
         replicas: Replicas,
         *,
         after: float = -inf,
-        position: Position | int | None = None,
+        named: Sequence[Position | int] = (),
         replicas_answer: bool = True,
-        memory_answers: bool = True,
     ) -> None:
         self._replicas = replicas
         self._after = after
-        self._position = position
+        self._named = named
         self._answer = replicas_answer
-        self.memory_answers = memory_answers
         self.generation: int | None = None
 
     def as_of(self) -> int | None:
@@ -199,7 +197,7 @@ class Reader:
             replicas.store.queries.reads(query.resource, query.shape, order, shown)
         ):
             return None
-        return replicas.choose(self._after, self._position)
+        return replicas.choose(self._after, self._named)
 
     async def _read(
         self,
@@ -230,6 +228,8 @@ class Reader:
         replicas = self._replicas
         if position is not None and WITH_SNAPSHOT in position:
             replicas.reads[replica.name] += 1
+            if position != WITH_SNAPSHOT:
+                replica.watch.shown = position
             return True
         if position is None:
             replicas.fallbacks["missing_row"] += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
@@ -65,8 +65,6 @@ class Store:
 
     ``judges`` is a pool of its own for the filters of streams, so that no other request waits for one that takes long.
     """
-
-    memory_answers: ClassVar[bool] = True  # what is kept in memory is as recent
 
     queries: Queries
     database: Database

@@ -19,7 +19,7 @@ from rowcast.resources.full_text import HIGHLIGHT
 from rowcast.rest.declared_scope import EVERYTHING, CallerScope
 from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.plan import ModelPlan
-from rowcast.rest.reading import AnyReader, reader_for
+from rowcast.rest.reading import AnyReader, memory_answers, reader_for
 from rowcast.rest.rendering import requested_projection
 from rowcast.rest.request import Request, query_parameters
 from rowcast.rest.response_cache import (
@@ -117,7 +117,7 @@ def _list_answering(plan: ModelPlan) -> _Answering:
         address = list_address(plan, http, params)
 
         async def load() -> Answer:
-            rows = await read_page(plan, reader, query, page, params, kept=True)
+            rows = await read_page(plan, reader, query, page, params, kept=memory_answers(plan.service, http))
             body = paginator.body(page, query, rows, address)
             return body, tag_of_list(body), rows.snapshot
 

@@ -1,8 +1,8 @@
-"""What a request that reads must see, if there are replicas: its caller's own writes, and what ``X-Read-After`` names.
+"""What a request that reads must see: what ``X-Read-After`` names, and if there are replicas its caller's own writes.
 
 A caller is a user, or an address without one, and the connection. Those that have written read from the primary until a replica
 has what they have written. Other processes do not know of that, so their clients name the write: ``X-Read-After`` with the
-``X-Transaction`` of its response, or with a position, such as the id of an event.
+``X-Transaction`` of its response, or with a position, such as the id of an event. It may name several, with spaces between them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rowcast.rest.plan import ModelPlan, Service
 from rowcast.rest.query_method import QUERY
 
 READ_AFTER: Final = "X-Read-After"
+NAMED_MAX: Final = 16
 TRANSACTION_MAX_DIGITS: Final = 19
 AnyReader: TypeAlias = Store | Reader
 WRITERS: ContextVar[set[Hashable] | None] = ContextVar("writers", default=None)
@@ -37,24 +38,32 @@ def reader_for(plan: ModelPlan, http: web.Request, user: Any = None) -> AnyReade
     replicas = service.replicas
     if replicas is None:
         return service.store
-    sent = http.headers.get(READ_AFTER)
-    position = None if sent is None else _position(sent)
-    is_known = sent is None or position is not None
+    named = named_by(http)
     return Reader(
         replicas,
         after=replicas.writers.last(_readers(service, http, user)),
-        position=position,
-        replicas_answer=is_known and plan.resource.reads_replicas and _may_be_older(service, http),
-        memory_answers=is_known and (position is None or replicas.memory_has(position)),
+        named=named or (),
+        replicas_answer=named is not None and plan.resource.reads_replicas and _may_be_older(service, http),
     )
 
 
 def memory_answers(service: Service, http: web.Request) -> bool:
     """Whether what is kept in memory has what ``X-Read-After`` names."""
-    if service.replicas is None or (sent := http.headers.get(READ_AFTER)) is None:
+    if READ_AFTER not in http.headers:
         return True
-    position = _position(sent)
-    return position is not None and service.replicas.memory_has(position)
+    named = named_by(http)
+    has = service.feed.has_delivered if service.replicas is None else service.replicas.memory_has
+    return named is not None and all(has(each) for each in named)
+
+
+def named_by(http: web.Request) -> tuple[Position | int, ...] | None:
+    """The positions and transactions that ``X-Read-After`` names; ``None`` if one is not known, and only certain to be on the primary."""
+    sent = http.headers.get(READ_AFTER)
+    if sent is None:
+        return ()
+    found = [_position(each) for each in sent.split(" ")]
+    known = tuple(each for each in found if each is not None)
+    return known if len(known) == len(found) <= NAMED_MAX else None
 
 
 def writers_of(service: Service, http: web.Request) -> set[Hashable]:
@@ -116,7 +125,7 @@ def _may_be_older(service: Service, http: web.Request) -> bool:
 
 
 def _position(text: str) -> Position | int | None:
-    """A position, or the number of a transaction; ``None`` for anything else, which is only certain to be on the primary."""
+    """A position, or the number of a transaction; ``None`` for anything else."""
     if text.isascii() and text.isdigit():
         return int(text) if len(text) <= TRANSACTION_MAX_DIGITS else None
     try:

@@ -33,7 +33,7 @@ from rowcast.rest.reading import AnyReader, memory_answers
 from rowcast.rest.request import base_url
 from rowcast.rest.response import json_response
 from rowcast.rest.serializers import Serializer
-from rowcast.rest.stream_position import position_header
+from rowcast.rest.stream_position import POSITION, position_header
 
 Answer: TypeAlias = tuple[bytes, str, str]  # body, tag, snapshot
 
@@ -61,7 +61,7 @@ async def respond_from(
 
     ``reader`` is what ``load`` reads with.
     """
-    if key is None or not reader.memory_answers:
+    if key is None or not memory_answers(plan.service, http):
         return respond(plan, http, *await load())
     cache = plan.service.cache
     answer, cached = await cache.get_or_load(
@@ -108,16 +108,24 @@ def _address_key(plan: ViewPlan, http: web.Request) -> tuple[Hashable, ...]:
 
 
 def is_plain(http: web.Request) -> bool:
-    """Whether a request asks for no other representation and no fresh answer."""
+    """Whether a request asks for no other representation, and for no answer that is fresher than what this service keeps.
+
+    ``max-age=0`` comes from a browser that wants none out of its own cache.
+    """
     headers = http.headers
-    return "Cache-Control" not in headers and PREFER not in headers and accepts_json_as_sent(http)
+    return (
+        headers.get("Cache-Control", "max-age=0") == "max-age=0"
+        and PREFER not in headers
+        and accepts_json_as_sent(http)
+    )
 
 
 def may_be_cached(view: ModelView) -> bool:
-    """Whether memory may answer: not if the client wants a fresh answer, or inside a transaction."""
-    control = view.request.headers.get("Cache-Control")
+    """Whether memory may answer: not if the client wants what it does not have, or a fresh answer, or inside a transaction."""
+    service, http = view.view_plan.service, view.request.http
+    control = http.headers.get("Cache-Control")
     fresh = control is not None and "no-cache" in control.lower()
-    return not fresh and not view.view_plan.service.store.database.in_transaction
+    return not fresh and not service.store.database.in_transaction and memory_answers(service, http)
 
 
 def row_dependencies(plan: ModelPlan, query: Query, shown: Projection) -> Dependencies | None:
@@ -154,7 +162,7 @@ async def read_page(
     ``ParseError`` names the parameter whose regular expression PostgreSQL refuses.
     """
     try:
-        return await _read_page(plan, reader, query, page, kept=kept and reader.memory_answers)
+        return await _read_page(plan, reader, query, page, kept=kept)
     except InvalidPattern as error:
         raise plan.pattern_error(error, params) from None
 
@@ -199,8 +207,8 @@ def respond(
     of a standby, which may be older than the log.
     """
     headers = {"ETag": tag, **position_header(plan, snapshot)}
-    if from_cache and (len(headers) == 1 or WITH_SNAPSHOT in snapshot):
-        headers["X-Stream-Position"] = str(plan.service.feed.head)
+    if from_cache and (POSITION not in headers or WITH_SNAPSHOT in snapshot):
+        headers[POSITION] = str(plan.service.feed.head)
     if not matches(http, tag):
         raise PreconditionFailed("If-Match excludes what this address shows now; read it again.")
     if client_has(http, tag):

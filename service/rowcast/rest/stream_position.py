@@ -6,10 +6,20 @@ statement saw everything, and the transactions after it that the statement saw a
 
 from __future__ import annotations
 
+from typing import Final
+
 from rowcast.rest.plan import ViewPlan
+
+POSITION: Final = "X-Stream-Position"
+REPLICA_MAX_LAG: Final = "X-Replica-Max-Lag"
+"""For how many seconds a replica may lack what has been committed: for so long a client that must not miss it names it."""
 
 
 def position_header(plan: ViewPlan, snapshot: str) -> dict[str, str]:
-    """The header for what a statement with this snapshot saw; empty if the feed does not know the position."""
-    position = plan.service.feed.stream_position(snapshot)
-    return {} if position is None else {"X-Stream-Position": position}
+    """The header for what a statement with this snapshot saw, if the feed knows the position; and if there are replicas their lag."""
+    service = plan.service
+    position = service.feed.stream_position(snapshot)
+    headers = {} if position is None else {POSITION: position}
+    if service.replicas is not None:
+        headers[REPLICA_MAX_LAG] = f"{service.settings.database.replica_max_lag:g}"
+    return headers

@@ -12,9 +12,10 @@ from typing import Final, TypeAlias
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from rowcast.rest.reading import READ_AFTER
 from rowcast.rest.viewset import Handler
 
-EXPOSED_HEADERS: Final = "Location, X-Stream-Position, X-Transaction, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Allow, ETag, Accept-Query, X-Created, X-Updated, X-Deleted, Preference-Applied, Idempotency-Replayed"
+EXPOSED_HEADERS: Final = "Location, X-Stream-Position, X-Replica-Max-Lag, X-Transaction, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Allow, ETag, Accept-Query, X-Created, X-Updated, X-Deleted, Preference-Applied, Idempotency-Replayed"
 Signal: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]
 
 
@@ -36,7 +37,9 @@ def cors(origins: Sequence[str]) -> tuple[Middleware, Signal]:
             return await handler(request)
         headers = {
             "Access-Control-Allow-Methods": "GET, HEAD, QUERY, POST, PUT, PATCH, DELETE, OPTIONS",
-            "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", "*"),
+            "Access-Control-Allow-Headers": _with_read_after(
+                request.headers.get("Access-Control-Request-Headers", "*")
+            ),
             "Access-Control-Max-Age": "600",
         }
         return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
@@ -48,3 +51,8 @@ def cors(origins: Sequence[str]) -> tuple[Middleware, Signal]:
             response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
 
     return preflight, allow
+
+
+def _with_read_after(wanted: str) -> str:
+    """Header names, and that which a client sends for a while after a write: it needs no preflight request of its own then."""
+    return wanted if READ_AFTER.lower() in wanted.lower() else f"{wanted}, {READ_AFTER}"

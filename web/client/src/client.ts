@@ -130,7 +130,15 @@ export function rowcast<Paths = unknown>(base: string | URL = "/", options: Opti
 
 function transportFor(options: Options, http: Http): Transport {
   const found = connectionFor(options.worker, http, options.fetch !== undefined);
-  return options.pauseHidden && typeof document !== "undefined" ? new PausingTransport(found) : found;
+  const carrier = options.pauseHidden && typeof document !== "undefined" ? new PausingTransport(found) : found;
+  return {
+    watch: (query, receive) =>
+      carrier.watch(query, message => {
+        if (message.type === "event" && message.position) http.seen.note(message.position);
+        receive(message);
+      }),
+    close: () => carrier.close?.(),
+  };
 }
 
 function connectionFor(worker: string | URL | false | undefined, http: Http, ownFetch: boolean): Transport {

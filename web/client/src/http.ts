@@ -1,6 +1,7 @@
 /** Requests with credentials, and their failures. */
 
 import { parse, stringify } from "./json";
+import { Seen } from "./seen";
 
 /** The value of `Authorization`, or nothing. `expired` is true if the last one was refused. */
 export type Credentials = (expired: boolean) => string | null | undefined | Promise<string | null | undefined>;
@@ -43,32 +44,44 @@ export interface Send {
 
 /** Sends requests below an address. */
 export class Http {
+  /** What reads name, so that none shows an older state. */
+  readonly seen = new Seen();
+  private readonly ownOrigin: boolean;
+
   constructor(
     readonly base: string,
     readonly credentials: Credentials,
     readonly fetch: Fetch,
     /** Whether integers that a number cannot hold are read as BigInt. */
     readonly bigint = false,
-  ) {}
+  ) {
+    this.ownOrigin = typeof location === "undefined" || new URL(base).origin === location.origin;
+  }
 
   /** The response, if it is a success. Credentials that are refused are renewed, once. */
   async send(method: string, path: string, { accept = "application/json", body, headers, signal }: Send = {}): Promise<Response> {
     const raw = body instanceof Blob || body instanceof FormData || body instanceof ArrayBuffer || ArrayBuffer.isView(body);
+    const streams = accept === "text/event-stream";
     for (let expired = false; ; expired = true) {
       const authorization = await this.credentials(expired);
+      const naming = streams ? null : this.seen.begin(method, this.ownOrigin || Boolean(authorization) || method === "QUERY");
       const response = await this.fetch(this.base + path.replace(/^\//, ""), {
         method,
         headers: {
           Accept: accept,
           ...(authorization ? { Authorization: authorization } : {}),
           ...(body === undefined || raw ? {} : { "Content-Type": "application/json" }),
+          ...naming?.headers,
           ...headers,
         },
-        cache: "no-store",
+        cache: "no-cache", // the browser's own is asked about; "no-store" would keep the service from using memory and replicas
         ...(body === undefined ? {} : { body: raw ? (body as BodyInit) : stringify(body) }),
         ...(signal ? { signal } : {}),
       });
-      if (response.ok) return response;
+      if (response.ok) {
+        naming?.answered(response.headers);
+        return response;
+      }
       if (response.status === 401 && !expired && authorization) {
         await response.body?.cancel().catch(() => undefined);
         continue;
