@@ -141,7 +141,7 @@ async def run(directory: Path, url: str, numbers: list[int], seconds: float, out
                         stream.ages.clear()
                     writing = asyncio.create_task(write(connection, outage + 10))
                     await asyncio.sleep(2)
-                    await nats.kill()
+                    nats.kill()
                     await asyncio.sleep(outage)
                     await nats.start()
                     written = await writing
@@ -156,7 +156,7 @@ async def run(directory: Path, url: str, numbers: list[int], seconds: float, out
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks)
-    await nats.kill()
+    nats.kill()
     await connection.close()
 
 

@@ -233,7 +233,7 @@ async def measure(
         environment = {**MANY}
         if relay:
             bus = Nats()
-            stack.push_async_callback(bus.kill)
+            stack.callback(bus.kill)
             await bus.start()
             environment[RELAY] = bus.url
         rowcast = next(peer for peer in peers.PEERS if peer.name == peers.ROWCAST_NAME)

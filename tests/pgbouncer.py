@@ -8,12 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -23,11 +20,11 @@ import pytest
 
 from rowcast.configuration.load import Configuration
 from rowcast.database import launcher
+from tests.programs import Program, find
 
 BEHIND_POOLER: Final = os.environ.get("ROWCAST_TEST_POOLER", "") == "pgbouncer"
-PROGRAM: Final = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
+PROGRAM: Final = find("pgbouncer")
 PORT: Final = 6432
-START_SECONDS: Final = 10.0
 _CONFIG: Final = """
 [databases]
 * = host={host} port={port} auth_user={user}
@@ -48,15 +45,15 @@ log_disconnections = 0
 """
 
 
-class PgBouncer:
+class PgBouncer(Program):
     """A pgbouncer before one server; it refuses every parameter at the start that it does not know, as it does by default."""
 
     def __init__(self, url: str, *, size: int = 20, further: str = "") -> None:
         self._parts = urlsplit(url)
         options = parse_qs(self._parts.query)
         self._sockets = Path(options["host"][0])
-        self._process: subprocess.Popen[bytes] | None = None
-        self.directory = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
+        directory = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
+        super().__init__(directory / f".s.PGSQL.{PORT}", directory, directory / "log")
         settings = {"host": self._sockets, "port": options["port"][0], "user": self._parts.username}
         (self.directory / "users").write_text(f'"{self._parts.username}" ""\n')
         (self.directory / "pgbouncer.ini").write_text(
@@ -72,39 +69,17 @@ class PgBouncer:
     def running(self) -> Iterator[PgBouncer]:
         """Run it."""
         try:
-            self.start()
+            self.start_and_block()
             yield self
         finally:
             self.kill()
             shutil.rmtree(self.directory, ignore_errors=True)
 
-    def start(self) -> None:
-        """Start it: as the account that the server has, since pgbouncer refuses root as well."""
+    def command(self) -> Sequence[str]:
+        """As the account that the server has, since pgbouncer refuses root as well."""
         assert PROGRAM is not None
-        command = [PROGRAM, str(self.directory / "pgbouncer.ini")]
         places = [str(os.getpid()), str(self.directory), str(self._sockets)]
-        with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, launcher.__file__, *places, *command], stderr=log, stdout=log
-            )
-        self._wait(self._process)
-
-    def kill(self) -> None:
-        """Kill it without warning; ``start`` starts it again."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
-                client.connect(str(self.directory / f".s.PGSQL.{PORT}"))
-                return
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"pgbouncer has not started: {(self.directory / 'log').read_text()}")
-            time.sleep(0.01)
+        return [sys.executable, launcher.__file__, *places, PROGRAM, str(self.directory / "pgbouncer.ini")]
 
 
 def needs_pgbouncer() -> None:

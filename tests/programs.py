@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
+import socket
+import subprocess
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.waiting import until_listening
+from tests.waiting import INTERVAL_SECONDS, until
 
+START_SECONDS: Final = 30.0
 SEARCHED: Final = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
 
@@ -26,12 +29,22 @@ def find(program: str) -> str | None:
 
 
 class Program(ABC):
-    """A process that listens on ``port``, and runs in a directory."""
+    """A process that runs in a directory and listens at an address: a port of this host, or the path of a socket.
 
-    def __init__(self, port: int, directory: Path) -> None:
-        self.port = port
-        self._directory = directory
-        self._process: asyncio.subprocess.Process | None = None
+    What it prints is appended to the file ``output``, if there is one.
+    """
+
+    def __init__(self, address: int | Path, directory: Path, output: Path | None = None) -> None:
+        self.directory = directory
+        self._address = address
+        self._output = Path(os.devnull) if output is None else output
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        assert isinstance(self._address, int)
+        return self._address
 
     @abstractmethod
     def command(self) -> Sequence[str]:
@@ -39,14 +52,34 @@ class Program(ABC):
 
     async def start(self) -> None:
         """Start it, and wait until it can be used."""
-        self._process = await asyncio.create_subprocess_exec(
-            *self.command(), cwd=self._directory, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-        )
-        await until_listening(self._process, self.port)
+        self._begin()
+        await until(self._is_listening, START_SECONDS)
 
-    async def kill(self) -> None:
-        """Kill it without warning."""
+    def start_and_block(self) -> None:
+        """The same where there is no event loop."""
+        self._begin()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_listening():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.command()[0]} does not listen")
+            time.sleep(INTERVAL_SECONDS)
+
+    def kill(self) -> None:
+        """Kill it without warning. It may be started again."""
         if self._process is not None:
             self._process.kill()
-            await self._process.wait()
+            self._process.wait()
             self._process = None
+
+    def _begin(self) -> None:
+        with self._output.open("ab") as output:
+            self._process = subprocess.Popen(self.command(), cwd=self.directory, stdout=output, stderr=output)
+
+    def _is_listening(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError(f"{self.command()[0]} has ended: {self._output.read_text()}")
+        if isinstance(self._address, int):
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self._address)) == 0
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self._address)) == 0

@@ -112,7 +112,7 @@ async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[B
     server = BusServer(request.param, tmp_path)
     await server.start()
     yield server
-    await server.kill()
+    server.kill()
 
 
 @contextlib.asynccontextmanager
@@ -204,7 +204,7 @@ async def test_a_bus_that_is_killed_loses_and_delays_nothing(
         await settled(servers)
         async with writing(database_url) as writers:
             await writers.more(OUTAGE_COMMITS // 4)
-            await bus.kill()
+            bus.kill()
             await writers.more(OUTAGE_COMMITS)
         await assert_equal(sql, *clients)
         async with writing(database_url) as writers:
@@ -301,7 +301,7 @@ async def test_a_session_ends_with_its_server(bus: BusServer) -> None:
             await arrived.wait()
             assert messages[-1] == message
         assert not lost.is_set()
-        await bus.kill()
+        bus.kill()
         await asyncio.wait_for(lost.wait(), 20)
         with pytest.raises(BusLost):
             await session.publish(b"x")
@@ -332,4 +332,4 @@ async def test_tls_checks_the_certificate(kind: str, tmp_path: Path, monkeypatch
         with pytest.raises(BusLost, match="IP address mismatch"):
             await connect("127.0.0.1")
     finally:
-        await server.kill()
+        server.kill()

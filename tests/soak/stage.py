@@ -133,7 +133,7 @@ class Stage:
         sql = await asyncpg.connect(self.primary.url)
         await sql.execute(f"CREATE ROLE {ROLE} LOGIN SUPERUSER")
         await self._start_standby()
-        self.pooler.start()
+        await self.pooler.start()
         await self.bus.start()
         write_config(self.directory / "config", RESOURCES, self._settings())
         for number, service in enumerate(self.services):
@@ -159,10 +159,10 @@ class Stage:
         )  # fmt: skip
 
     async def _stop(self) -> None:
-        await self.proxy.kill()
+        self.proxy.kill()
         for service in self.services:
             await service.kill()
-        await self.bus.kill()
+        self.bus.kill()
         self.pooler.kill()
         await asyncio.to_thread(self.standby.server.stop)
 
@@ -231,17 +231,17 @@ class Stage:
         return f"service {number + 1}, SIGTERM"
 
     async def kill_bus(self) -> None:
-        await self.bus.kill()
+        self.bus.kill()
         await self._wait()
         await self.bus.start()
 
     async def kill_pooler(self) -> None:
         self.pooler.kill()
         await self._wait()
-        self.pooler.start()
+        await self.pooler.start()
 
     async def kill_proxy(self) -> None:
-        await self.proxy.kill()
+        self.proxy.kill()
         await self._wait()
         await self.proxy.start()
 

@@ -17,7 +17,7 @@ from rowcast.openapi.own_addresses import QUERY_OPERATION
 from rowcast.openapi.parts import needed_components
 from rowcast.openapi.values import present
 from rowcast.resources.fields import Schema
-from rowcast.rest.response import JSON
+from rowcast.rest.media_types import JSON
 
 VERSION: Final = "3.0.0"
 _HTTP_BINDING: Final = "0.3.0"

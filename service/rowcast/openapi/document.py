@@ -54,10 +54,10 @@ from rowcast.openapi.values import OBJECT, present
 from rowcast.resources.actions import BODY_ACTIONS, CHANGING_ACTIONS, LIVE, RESTORE
 from rowcast.resources.fields import Schema
 from rowcast.rest.addresses import VARIABLE_PART, variable_parts
+from rowcast.rest.media_types import JSON
 from rowcast.rest.pagination import PageNumberPagination
 from rowcast.rest.plan import ModelPlan, Service
 from rowcast.rest.preferences import counts_by_preference
-from rowcast.rest.response import JSON
 from rowcast.rest.routers import Route
 from rowcast.rest.soft_deletion import plan_with_deleted, restore_address
 

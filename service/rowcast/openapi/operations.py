@@ -20,10 +20,10 @@ from rowcast.openapi.parameters import header_parameter
 from rowcast.openapi.schemas import Schemas
 from rowcast.resources.fields import Schema
 from rowcast.rest.idempotency import KEY, KEY_MAX_CHARACTERS, REPLAYED, SHARED_KEY_MIN_CHARACTERS
+from rowcast.rest.media_types import JSON
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.preferences import preferences_of
 from rowcast.rest.reading import READ_AFTER
-from rowcast.rest.response import JSON
 
 PROBLEM: Final = "application/problem+json"
 EVENT_STREAM: Final = "text/event-stream"

@@ -42,8 +42,8 @@ from rowcast.openapi.parameters import (
 from rowcast.openapi.schemas import Schemas
 from rowcast.openapi.values import OBJECT
 from rowcast.resources.fields import Schema
+from rowcast.rest.media_types import JSON
 from rowcast.rest.plan import ModelPlan, Service
-from rowcast.rest.response import JSON
 from rowcast.rest.routers import Route
 
 QUERY_OPERATION: Final = "x-query"  # OpenAPI 3.1 has no place for this method; 3.2 has ``query``

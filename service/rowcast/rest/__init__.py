@@ -30,8 +30,8 @@ The modules, in the order in which a request is easiest to follow:
 - ``conditional``, ``representation`` and ``etags``: ``ETag``, ``If-Match`` and ``If-None-Match``.
 - ``response_cache``: responses and counts in memory.
 - ``stream_position``: the header ``X-Stream-Position``.
-- ``request``, ``encodings``, ``response`` and ``negotiation``: the request and its body, the response and its JSON, and
-  ``Accept``.
+- ``request``, ``encodings``, ``response``, ``media_types`` and ``negotiation``: the request and its body, the response and its
+  JSON, and ``Accept``.
 - ``options_method``: the response to ``OPTIONS``.
 - ``stream_action`` and ``combined_stream``: the stream of a viewset, and that of several.
 

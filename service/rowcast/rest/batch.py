@@ -30,11 +30,12 @@ from rowcast.resources.composite import address_of
 from rowcast.resources.lossless_json import encode
 from rowcast.rest.batch_operations import ABSENT, Operation, References, read_operations
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
+from rowcast.rest.media_types import JSON, is_json
 from rowcast.rest.negotiation import accepts_json
 from rowcast.rest.plan import SERVICE, ModelPlan, policy_instances
 from rowcast.rest.preferences import BATCH_ROWS, PREFER, WHOLE_BODY, BatchRows, honoured
 from rowcast.rest.request import Request, target_host
-from rowcast.rest.response import JSON, TRANSACTION, add_transaction, is_json, json_response
+from rowcast.rest.response import TRANSACTION, add_transaction, json_response
 from rowcast.rest.viewset import plan_behind
 
 OWN_HEADERS: Final = frozenset({

@@ -21,13 +21,14 @@ from rowcast.rest.declared_scope import EVERYTHING, CallerScope
 from rowcast.rest.direct_reading import Direct, recognised
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.idempotency import KEY
+from rowcast.rest.media_types import JSON
 from rowcast.rest.negotiation import accepts_json_as_sent
 from rowcast.rest.plain_writing import changed, created, missing_or_changed, validated
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.preferences import PREFER
 from rowcast.rest.reading import note_writer
 from rowcast.rest.request import Request
-from rowcast.rest.response import JSON, noting_transaction
+from rowcast.rest.response import noting_transaction
 from rowcast.rest.scope import parse_key, row_at, rows_of_caller
 
 _Writing: TypeAlias = Callable[[Request, CallerScope], Awaitable[web.Response | None]]

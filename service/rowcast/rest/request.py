@@ -19,6 +19,7 @@ from rowcast.identity.users import ANONYMOUS, User
 from rowcast.resources.lossless_json import encode, parse_body
 from rowcast.rest.body_memory import BODY_MEMORY, UNCOUNTED_MAX_BYTES, parsed_size
 from rowcast.rest.encodings import BODY_MISMATCH, decoder, inflater
+from rowcast.rest.media_types import is_json
 
 BODY_TIMEOUT: Final = web.AppKey("body_timeout", float)  # seconds for which a body may take to arrive
 FILE_IN_MEMORY_MAX_BYTES: Final = 1 << 20  # of a body that is received as a file
@@ -170,14 +171,9 @@ class Request:
         A transaction that waits for their memory would hold a connection which they may need.
         """
         body = await self.receive()
-        if self._is_json:
+        if is_json(self.http.content_type):
             await self._wait_for_memory(body)
         return body
-
-    @property
-    def _is_json(self) -> bool:
-        media_type: str = self.http.content_type
-        return media_type == "application/json" or media_type.endswith("+json")
 
     async def _wait_for_memory(self, body: bytes) -> None:
         """Wait until there is room for a body once it is parsed; ``TooManyBodies`` after ``server.body_timeout``."""
@@ -242,7 +238,7 @@ class Request:
 
         A long body waits for others, whose requests are answered meanwhile.
         """
-        if not self._is_json:
+        if not is_json(self.http.content_type):
             raise UnsupportedMediaType()
         raw = await self.receive()
         if not raw:

@@ -18,10 +18,10 @@ from rowcast.database.written import Written
 from rowcast.resources.fields import Field, Kind
 from rowcast.resources.lossless_json import ExactNumber, Raw, fragment
 from rowcast.resources.types import FIELD_TYPES
+from rowcast.rest.media_types import JSON
 
 Answered = TypeVar("Answered", bound=web.StreamResponse | None)
 
-JSON: Final = "application/json"
 TRANSACTION: Final = "X-Transaction"
 _MOMENTS: Final[Mapping[type | None, Field]] = {
     each.native: Field(each.name, each) for each in FIELD_TYPES.values() if each.kind is Kind.MOMENT
@@ -103,12 +103,6 @@ def add_transaction(response: web.StreamResponse, written: Written) -> None:
     """Name the transaction of a change that was made, as ``tx`` of its events does."""
     if written.transaction is not None and response.status < HTTPStatus.BAD_REQUEST and not response.prepared:
         response.headers.setdefault(TRANSACTION, written.transaction)
-
-
-def is_json(content_type: str) -> bool:
-    """Whether a media type is JSON, or based on it (RFC 6839)."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type == JSON or media_type.endswith("+json")
 
 
 def verbatim_response(data: object, status: int, headers: Mapping[str, str] | None, content_type: str) -> web.Response:

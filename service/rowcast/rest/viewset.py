@@ -36,6 +36,7 @@ from rowcast.rest.direct_writing import direct_writer
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.introspection import actions_of, is_ours
+from rowcast.rest.media_types import is_json
 from rowcast.rest.negotiation import EXPORT_TYPES, VARY, accepts_json, export_type
 from rowcast.rest.plan import NO_POLICIES, SERVICE, ModelPlan, ViewPlan, policy_instances
 from rowcast.rest.preferences import PREFER, answer_preferred, counts_by_preference
@@ -44,7 +45,7 @@ from rowcast.rest.reading import note_writer, user_key, writers_of
 from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
 from rowcast.rest.request import Request, base_url, root_path
-from rowcast.rest.response import Response, encode, is_json, json_response, noting_transaction, verbatim_response
+from rowcast.rest.response import Response, encode, json_response, noting_transaction, verbatim_response
 from rowcast.rest.response_cache import cached_response
 from rowcast.rest.signatures import KEY_NAMES
 from rowcast.traces import recorded
