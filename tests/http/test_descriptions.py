@@ -111,7 +111,9 @@ async def test_as_me_shows_what_the_caller_may_do(run: Run) -> None:
         op for op in operations(whole) if "/secrets/" in op or op.endswith("copy/")
     }
     gone = operations(user) - operations(anonymous)
-    assert gone == {op for op in operations(user) if "/books/" in op and not op.startswith("GET ")}
+    assert gone == {op for op in operations(user) if "/books/" in op and not op.startswith("GET ")} | {
+        "POST /stream-ticket/"
+    }
     assert "GET /books/{id}/cover/" in operations(anonymous)  # its permission needs a row, so nothing is known
     assert "Secret" in whole["components"]["schemas"]
     assert not {name for name in user["components"]["schemas"] if name.startswith("Secret")}
@@ -124,6 +126,70 @@ async def test_as_me_shows_what_the_caller_may_do(run: Run) -> None:
         "/books/stream/",
         "/books/{id}/stream/",
     }
+
+
+OF_EVERY_KIND = {
+    "members": {
+        "soft_delete": "gone",
+        "fields": {"id": {"type": "integer", "primary_key": True}, "name": {"type": "string", "unique": True}},
+        "viewset": {
+            "permission_classes": ["AllowAny"], "bulk": ["update", "destroy"], "filterset_fields": ["name"],
+            "aggregates": {"group_by": ["name"]},
+        },
+    },
+    "tags": {
+        "soft_delete": {"field": "gone", "permission_classes": ["IsAuthenticated"]},
+        "fields": {"name": {"type": "string", "unique": True}},
+        "viewset": {"bulk": ["update", "destroy"], "filterset_fields": ["name"]},
+    },
+    "notes": {
+        "fields": {"text": {"type": "string"}, "member": {"type": "foreign_key", "to": "members"}},
+        "viewset": {"permission_classes": ["IsAuthenticated"], "aggregates": {"group_by": ["text"]}},
+    },
+}  # fmt: skip
+
+
+async def test_as_me_is_what_is_not_refused(run: Run) -> None:
+    """Each operation and each parameter for deleted rows is in the document of a caller, or refused: not both."""
+    service = await run(OF_EVERY_KIND)
+    await service.sql.execute("INSERT INTO members (id, name) VALUES (1, 'a')")
+    tokens = {staff: await create_token(service.sql, f"user{staff}", staff=staff) for staff in (False, True)}
+    callers = [{}, *({"Authorization": f"Bearer {token}"} for token in tokens.values())]
+    whole = await service.get("/openapi.json")
+    found: list[set[str]] = []
+    for headers in callers:
+        _, mine = await service.ask("GET", "/openapi.json?as=me", headers=headers)
+        shown = whole_of(mine)
+        for operation in sorted(whole_of(whole)):
+            method, path = operation.split(" ")
+            path = path.replace("{id}", "1" if "/members/" in path else "019ac000-0000-7000-8000-000000000000")
+            async with service.client.request(method, path, headers=headers) as response:
+                assert (response.status not in (401, 403)) == (operation in shown), (
+                    operation,
+                    response.status,
+                    headers,
+                )
+        found.append(shown)
+    anonymous, user, staff = found
+    assert "POST /members/" in anonymous
+    assert not [each for each in anonymous if "restore" in each or "deleted=" in each or "hard=" in each]
+    assert "POST /tags/{id}/restore/" in user
+    assert not [
+        each for each in user if "/members/" in each and ("restore" in each or "deleted=" in each or "hard=" in each)
+    ]
+    assert "GET /members/?deleted=with" in staff
+
+
+def whole_of(document: dict[str, Any]) -> set[str]:
+    """Its operations, and those with a parameter about deleted rows once more with it."""
+    values = {"deleted": "with", "hard": "true"}
+    found = operations(document)
+    for operation in sorted(found):
+        method, path = operation.split(" ")
+        for parameter in document["paths"][path][method.lower()].get("parameters", ()):
+            if (name := parameter.get("name")) in values:
+                found.add(f"{operation}?{name}={values[name]}")
+    return found
 
 
 async def test_as_me_refuses_what_it_does_not_know(service: Service) -> None:

@@ -64,25 +64,29 @@ from rowcast.rest.soft_deletion import plan_with_deleted, restore_address
 CONVENTIONS: Final = "Every address works with and without the slash at its end. `HEAD` mirrors `GET`."
 
 
-def document(service: Service, routes: Sequence[Route], *, version: str) -> dict[str, Any]:
-    """The OpenAPI document of a service with these routes. ``version`` is Rowcast's, for services that have none."""
-    return _Document(service, routes, version).assemble()
+def document(service: Service, routes: Sequence[Route], *, version: str, tickets: bool = True) -> dict[str, Any]:
+    """The OpenAPI document of a service with these routes, and with ``tickets`` for streams.
+
+    ``version`` is Rowcast's, for services that have none.
+    """
+    return _Document(service, routes, version, tickets=tickets).assemble()
 
 
 class _Document:
     """One document while it is made."""
 
-    def __init__(self, service: Service, routes: Sequence[Route], version: str) -> None:
+    def __init__(self, service: Service, routes: Sequence[Route], version: str, *, tickets: bool) -> None:
         self.service = service
         self.routes = routes
         self.version = version
+        self.tickets = tickets
         self.schemas = Schemas(service)
         self.operation_ids: set[str] = set()
 
     def assemble(self) -> dict[str, Any]:
         """The document. Its schemas come last, since making the paths makes them."""
         responses = failure_responses(self.schemas)
-        paths = service_paths(self.service, self.routes, self.schemas) | {
+        paths = service_paths(self.service, self.routes, self.schemas, tickets=self.tickets) | {
             path_of(route): self._path_item(route) for route in self.routes
         }
         api = self.service.settings.api

@@ -45,6 +45,7 @@ from rowcast.resources.fields import Schema
 from rowcast.rest.media_types import JSON
 from rowcast.rest.plan import ModelPlan, Service
 from rowcast.rest.routers import Route
+from rowcast.rest.stream_tickets import PREFIX
 
 QUERY_OPERATION: Final = "x-query"  # OpenAPI 3.1 has no place for this method; 3.2 has ``query``
 # Of a stream with an address of its own.
@@ -52,9 +53,10 @@ CONNECTION_PARAMETERS: Final = ("snapshot", "last_event_id", "access_token", "ti
 SERVICE_TAG: Final = "Rowcast"  # of the addresses that every service has
 
 
-def service_paths(service: Service, routes: Sequence[Route], schemas: Schemas) -> dict[str, Schema]:
-    """The addresses of the service itself, with their operations."""
-    return _OwnAddresses(service, routes, schemas).paths()
+def service_paths(service: Service, routes: Sequence[Route], schemas: Schemas, *, tickets: bool) -> dict[str, Schema]:
+    """The addresses of the service itself, with their operations; that of ``tickets`` for streams if it is wanted."""
+    paths = _OwnAddresses(service, routes, schemas).paths()
+    return paths if tickets else {path: item for path, item in paths.items() if path != f"/{PREFIX}/"}
 
 
 class _OwnAddresses:
@@ -125,7 +127,7 @@ class _OwnAddresses:
                 },
             ),
             "/batch/": {"post": self._batch()},
-            "/stream-ticket/": {"post": self._stream_ticket()},
+            f"/{PREFIX}/": {"post": self._stream_ticket()},
             **({"/stream/": self._combined_stream({plan.resource.name: plan for plan in streams})} if streams else {}),
         }
 

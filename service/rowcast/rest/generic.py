@@ -15,7 +15,6 @@ import orjson
 from aiohttp import web
 
 from rowcast.errors import NotFound, ValidationError
-from rowcast.identity.permissions import allowed, refusing_part
 from rowcast.orm.awaiting import must_be_awaited
 from rowcast.orm.bridge import spawn, wait
 from rowcast.orm.model import Model
@@ -101,20 +100,9 @@ class GenericViewSet(ViewSet):
     async def _admit_to_deleted(self, request: Request) -> None:
         """Go on with the plan for deleted rows if the request is about them; raises unless the caller may do that."""
         asked = soft_deletion.asked(self.view_plan, self.action, request.query_params)
-        if asked is None:
-            return
-        plan = self.view_plan = soft_deletion.plan_with_deleted(self.view_plan, asked.shown)
-        self.permission_classes = plan.permission_classes
-        action, self.action = self.action, asked.action
-        try:
-            await self.check_permissions(request)
-            if plan.overrides("get_permissions", "check_permissions"):
-                for permission in plan.deletion_permissions:
-                    if not await allowed(permission.has_permission(request, self)):
-                        self.permission_denied(request, await refusing_part(permission, request, self))
-        finally:
-            self.action = action
-        await soft_deletion.check_single(self)
+        if asked is not None:
+            await soft_deletion.admit(self, request, asked)
+            await soft_deletion.check_single(self)
 
     # --- rows
 

@@ -74,7 +74,7 @@ class Service:
     )  # of ``soft_delete``
     deletion_plans: dict[tuple[ModelPlan, str], ModelPlan] = field(
         default_factory=dict
-    )  # for requests about deleted rows
+    )  # for requests about deleted rows, and for documents of callers who may not make these
     hooks: Hooks = field(default_factory=lambda: Hooks((), State()))  # the functions of the config directory
     handler_plans: WeakKeyDictionary[Any, ViewPlan] = field(default_factory=WeakKeyDictionary)
 

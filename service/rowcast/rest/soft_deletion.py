@@ -7,12 +7,12 @@ as well. No other request does anything for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from rowcast.errors import ConfigurationError, Conflict, ParseError, did_you_mean
-from rowcast.identity.permissions import checks_objects
+from rowcast.identity.permissions import allowed, checks_objects, refusing_part
 from rowcast.query.conditions import Query, total_order, without_deleted
 from rowcast.query.pages import PageShape
 from rowcast.query.projection import Projection
@@ -22,6 +22,7 @@ from rowcast.resources.types import make_field
 from rowcast.rest.introspection import is_ours, owner_of
 from rowcast.rest.plan import ModelPlan, policy_instances
 from rowcast.rest.protocols import ModelView
+from rowcast.rest.request import Request
 from rowcast.rest.scope import object_query
 from rowcast.rest.write_rules import may_delete
 
@@ -84,6 +85,40 @@ def _made_with_deleted(plan: ModelPlan, shown: str) -> ModelPlan:
         deletion_permissions=own,
         asks_about_objects=plan.asks_about_objects or any(map(checks_objects, own)),
     )
+
+
+async def admit(view: Any, request: Request, about: Asked) -> None:
+    """Let a viewset go on with the plan for deleted rows; raises ``PermissionDenied`` or ``NotAuthenticated`` unless its caller may."""
+    plan = view.view_plan = plan_with_deleted(view.view_plan, about.shown)
+    view.permission_classes = plan.permission_classes
+    action, view.action = view.action, about.action
+    try:
+        await view.check_permissions(request)
+        if plan.overrides("get_permissions", "check_permissions"):
+            for permission in plan.deletion_permissions:
+                if not await allowed(permission.has_permission(request, view)):
+                    view.permission_denied(request, await refusing_part(permission, request, view))
+    finally:
+        view.action = action
+
+
+def offered(plan: ModelPlan, action: str) -> Iterator[tuple[str | None, Asked]]:
+    """What requests of an action may do with deleted rows, and the parameters that say so; ``None`` for the action itself."""
+    if action == RESTORE:
+        yield None, Asked(RESTORE, "only")
+    for of, parameter, own in _PARAMETERS:
+        if of == action and parameter in plan.allowed_parameters.get(action, ()):
+            yield parameter, Asked(own, "with")
+
+
+def plan_without(plan: ModelPlan, parameters: Iterable[str]) -> ModelPlan:
+    """The same plan as a caller sees it who may not use these parameters, made once."""
+    left_out = frozenset(parameters)
+    made, key = plan.service.deletion_plans, (plan, f"without {' '.join(sorted(left_out))}")
+    if key not in made:
+        allowed_parameters = {action: names - left_out for action, names in plan.allowed_parameters.items()}
+        made[key] = replace(plan, allowed_parameters=allowed_parameters)
+    return made[key]
 
 
 async def check_single(view: ModelView) -> None:

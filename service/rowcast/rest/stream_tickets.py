@@ -13,6 +13,7 @@ from rowcast.rest.binding import plan_plain
 from rowcast.rest.plan import Service
 from rowcast.rest.request import Request
 from rowcast.rest.response import Response
+from rowcast.rest.routers import Route
 from rowcast.rest.viewset import Handler, ViewSet, handler_for
 
 PREFIX: Final = "stream-ticket"
@@ -36,13 +37,17 @@ class StreamTicketViewSet(ViewSet):
         return Response(body, 201, {"Cache-Control": "no-store"})
 
 
-def ticket_handler(service: Service) -> Handler:
-    """The handler of the address. It recognises callers in each way in which some viewset does."""
+def ticket_route(service: Service) -> Route:
+    """The address. It recognises callers in each way in which some viewset does."""
     classes = dict.fromkeys(
         each
         for some in (service.authentication_classes, *(plan.authentication_classes for plan in service.plans.values()))
         for each in some
     )
-    return handler_for(
-        plan_plain(service, StreamTicketViewSet, {"authentication_classes": tuple(classes)}), _ACTION_MAP
-    )
+    plan = plan_plain(service, StreamTicketViewSet, {"authentication_classes": tuple(classes)})
+    return Route(f"/{PREFIX}", PREFIX, {"POST": "create"}, _ACTION_MAP, plan, {})
+
+
+def ticket_handler(service: Service) -> Handler:
+    """The handler of the address."""
+    return handler_for(ticket_route(service).plan, _ACTION_MAP)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 from aiohttp import web
@@ -24,14 +24,19 @@ from rowcast.openapi.page import FILES, START, START_SCRIPT, page, security_poli
 from rowcast.resources.lossless_json import encode
 from rowcast.rest.addresses import Link, link_header
 from rowcast.rest.permitted import permitted
-from rowcast.rest.plan import Service, policy_instances
+from rowcast.rest.plan import ModelPlan, Service, policy_instances
 from rowcast.rest.request import Request, base_url, root_path
 from rowcast.rest.routers import Route
+from rowcast.rest.soft_deletion import plan_without
+from rowcast.rest.stream_tickets import ticket_route
 from rowcast.rest.viewset import Handler
 
 CATALOG: Final = "/.well-known/api-catalog"
 LINKSET: Final = "application/linkset+json"
 CATALOG_PROFILE: Final = "https://www.rfc-editor.org/info/rfc9727"
+_Allowed: TypeAlias = frozenset[
+    tuple[str, str, frozenset[str]]
+]  # paths and methods, with the parameters that are refused
 DOCUMENTS_MAX: Final = 16  # of callers
 DESCRIBED_BY: Final = Link("/openapi.json", 'rel="describedby"; type="application/json"')
 
@@ -106,10 +111,10 @@ def _caller_alone(request: web.Request) -> bool:
     return "as" in request.query
 
 
-def _document(service: Service, routes: Sequence[Route]) -> dict[str, Any]:
+def _document(service: Service, routes: Sequence[Route], *, tickets: bool = True) -> dict[str, Any]:
     from rowcast.openapi.document import document
 
-    return document(service, routes, version=__version__)
+    return document(service, routes, version=__version__, tickets=tickets)
 
 
 class _Whole:
@@ -142,12 +147,18 @@ class _OfCallers:
     def __init__(self, service: Service, routes: Sequence[Route]) -> None:
         self._service = service
         self._routes = routes
-        self._made: dict[frozenset[tuple[str, str]], dict[str, Any]] = {}
+        self._tickets = ticket_route(service)
+        self._made: dict[_Allowed, dict[str, Any]] = {}
 
     async def document(self, http: web.Request) -> dict[str, Any]:
         """The document with what the request's caller may do, and what every caller may."""
         await identify(Request(http), policy_instances(self._service.authentication_classes))  # wrong ones are a 401
-        allowed = frozenset([(route.path, method) async for route, method in permitted(http, self._routes)])
+        allowed = frozenset(
+            [
+                (each.route.path, each.method, each.refused)
+                async for each in permitted(http, [*self._routes, self._tickets])
+            ]
+        )
         if allowed not in self._made:
             made = await asyncio.to_thread(self._make, allowed)
             if len(self._made) >= DOCUMENTS_MAX:
@@ -155,13 +166,18 @@ class _OfCallers:
             self._made[allowed] = made
         return self._made[allowed]
 
-    def _make(self, allowed: frozenset[tuple[str, str]]) -> dict[str, Any]:
-        routes = []
+    def _make(self, allowed: _Allowed) -> dict[str, Any]:
+        routes, refused = [], {(path, method): parameters for path, method, parameters in allowed}
         for route in self._routes:
-            actions = {method: action for method, action in route.actions.items() if (route.path, method) in allowed}
-            if actions:
-                routes.append(replace(route, actions=actions))
-        return _document(self._service, routes)
+            actions = {method: action for method, action in route.actions.items() if (route.path, method) in refused}
+            if not actions:
+                continue
+            parameters = frozenset[str]().union(*(refused[route.path, method] for method in actions))
+            plan = (
+                plan_without(route.plan, parameters) if parameters and isinstance(route.plan, ModelPlan) else route.plan
+            )
+            routes.append(replace(route, actions=actions, plan=plan))
+        return _document(self._service, routes, tickets=(self._tickets.path, "POST") in refused)
 
 
 def _catalog(origin: str) -> dict[str, Any]:
