@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import aiohttp
 import asyncpg
 import pytest
 
@@ -25,69 +22,16 @@ from rowcast.database.embedded import EmbeddedPostgres
 from tests.conftest import ROOT, rowcast, write_config
 from tests.databases import Databases, databases_of, needs_embedded_server, temporary_server
 from tests.faults.clients import RESOURCES, Client, assert_equal, writing
-from tests.faults.processes import Server
-from tests.programs import Program, find
-from tests.tls import free_port, write_certificate
+from tests.tls import write_certificate
 from tests.waiting import until
+
+from .relays import PASSWORD, BusServer, find_program, relay_metrics, services, settled
 
 NODES = int(os.environ.get("ROWCAST_TEST_NODES", "3"))
 OUTAGE_COMMITS = int(os.environ.get("ROWCAST_TEST_COMMITS", "300"))  # while the bus is away
 WRITES = 80  # while statements are counted
 WRITE_SECONDS = 0.05  # between two of them
 SUITE = {"stream": "resume transactions", "faults": "list", "http": "memory"}
-PASSWORD = "secret@bus"
-NEEDS = {  # of a kind of URL: the program, the module, and how to start the program
-    "nats": ("nats-server", "nats", "--addr 127.0.0.1 --port {port} --user rowcast --pass {password}"),
-    "tls": (
-        "nats-server",
-        "nats",
-        "--addr 127.0.0.1 --port {port} --user rowcast --pass {password} --tls --tlscert cert.pem --tlskey cert.key",
-    ),
-    "rediss": (
-        "redis-server",
-        "redis",
-        "--bind 127.0.0.1 --port 0 --tls-port {port} --tls-cert-file cert.pem --tls-key-file cert.key --tls-auth-clients no"
-        " --save --appendonly no --user rowcast on +@all &rowcast.* >{password}",
-    ),
-    "redis": (
-        "redis-server",
-        "redis",
-        "--bind 127.0.0.1 --port {port} --save --appendonly no --user rowcast on +@all &rowcast.* >{password}",
-    ),
-}
-
-
-class BusServer(Program):
-    """The server of a bus."""
-
-    def __init__(self, kind: str, directory: Path) -> None:
-        super().__init__(free_port(), directory)
-        self.place = f"{kind}://127.0.0.1:{self.port}"
-        self.kind = kind
-        self.url = f"{kind}://rowcast:{PASSWORD.replace('@', '%40')}@127.0.0.1:{self.port}"
-
-    def command(self) -> Sequence[str]:
-        return [_program(self.kind), *NEEDS[self.kind][2].format(port=self.port, password=PASSWORD).split()]
-
-
-class Node(Server):
-    """A process of the service with metrics at ``admin``, about which it prints a line first."""
-
-    async def start(self, **variables: str) -> None:
-        self.admin = f"127.0.0.1:{free_port()}"
-        await self.launch(ROWCAST_SERVER_ADMIN=self.admin, **variables)
-        for _ in range(2):
-            await self.ready()
-
-
-def _program(kind: str) -> str:
-    program, module, _ = NEEDS[kind]
-    path = find(program)
-    if path is None:
-        pytest.skip(f"needs {program}")
-    if find_spec(module) is None:
-        pytest.skip(f"needs rowcast[{kind}]")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -108,26 +52,11 @@ def databases(postgres: EmbeddedPostgres) -> Iterator[Databases]:
 @pytest.fixture(params=["nats", "redis"])
 async def bus(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BusServer]:
     """A bus that runs."""
-    _program(request.param)
+    find_program(request.param)
     server = BusServer(request.param, tmp_path)
     await server.start()
     yield server
     server.kill()
-
-
-@contextlib.asynccontextmanager
-async def services(directory: Path, url: str, number: int, relay: str | None) -> AsyncIterator[list[Node]]:
-    """So many processes of the service on a database, all of them ready."""
-    write_config(directory / "config", RESOURCES)
-    relayed = {} if relay is None else {"ROWCAST_STREAM_RELAY": relay}
-    servers = [Node(directory / "config", url, migrate=not i) for i in range(number)]
-    try:
-        for i, server in enumerate(servers):
-            await server.start(ROWCAST_DATA=str(directory / f"data{i}"), **relayed)
-        yield servers
-    finally:
-        for server in servers:
-            await server.kill()
 
 
 async def statements(sql: asyncpg.Connection) -> int:
@@ -146,25 +75,6 @@ async def measure(sql: asyncpg.Connection) -> int:
         await sql.execute("INSERT INTO owners (name) VALUES ('a')")
         await asyncio.sleep(WRITE_SECONDS)
     return await statements(sql) - before
-
-
-async def relay_metrics(server: Node) -> dict[str, float]:
-    """The metrics of a process about the relay, without their labels."""
-    async with aiohttp.ClientSession() as session, session.get(f"http://{server.admin}/metrics") as response:
-        lines = re.findall(r"^rowcast_((?:relay|feed)_\w+)(\{.*\})? ([0-9.e+]+)$", await response.text(), re.MULTILINE)
-    found: dict[str, float] = {}
-    for name, _, value in lines:
-        found[name] = found.get(name, 0) + float(value)
-    return found
-
-
-async def settled(servers: Sequence[Node]) -> None:
-    """Wait until all nodes but the leader are fed."""
-
-    async def fed() -> bool:
-        return sum([(await relay_metrics(server))["feed_fed"] for server in servers]) == len(servers) - 1
-
-    await until(fed)
 
 
 async def test_statements_do_not_grow_with_the_number_of_nodes(
@@ -313,7 +223,7 @@ async def test_a_session_ends_with_its_server(bus: BusServer) -> None:
 @pytest.mark.parametrize("kind", ["tls", "rediss"])
 async def test_tls_checks_the_certificate(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server has to have a certificate of an authority that the system trusts, for the name in the URL."""
-    _program(kind)
+    find_program(kind)
     write_certificate(tmp_path, "localhost")
     server = BusServer(kind, tmp_path)
     await server.start()

@@ -13,7 +13,7 @@ import aiohttp
 import asyncpg
 
 from tests.fuzz.service import FAULT
-from tests.operate.test_relay import Node
+from tests.operate.relays import Node
 
 from .judge import Row
 from .stage import Stage

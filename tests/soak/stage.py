@@ -24,7 +24,7 @@ from rowcast.database.embedded import EmbeddedPostgres
 from tests.conftest import write_config
 from tests.databases import SETTINGS, fast_directory
 from tests.faults.clients import RESOURCES
-from tests.operate.test_relay import BusServer, Node
+from tests.operate.relays import BusServer, Node
 from tests.pgbouncer import PgBouncer
 from tests.programs import Program, find
 from tests.standbys import Standby

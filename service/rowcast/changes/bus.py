@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
 BUS_TIMEOUT_SECONDS: Final = 2.0  # for connecting, and for one message to leave
 
@@ -31,7 +30,7 @@ class BusSession(Protocol):
 
 
 class Bus(Protocol):
-    """A bus at one address. ``place`` is the address without its credentials."""
+    """A bus at one address, or at those of several servers. ``place`` is the address without its credentials."""
 
     place: str
 
@@ -42,9 +41,3 @@ class Bus(Protocol):
 
         Both are called from the event loop and must not block or raise. Raises ``BusLost`` if it cannot connect.
         """
-
-
-def place_of(url: str) -> str:
-    """The address of a URL, without its credentials, its path and its parameters."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -13,11 +13,11 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib import import_module
 from typing import Any, Final
-from urllib.parse import SplitResult, unquote, urlsplit
 
 import structlog
 
-from rowcast.changes.bus import BUS_TIMEOUT_SECONDS, BusLost, Receive, place_of
+from rowcast.changes.bus import BUS_TIMEOUT_SECONDS, BusLost, Receive
+from rowcast.configuration.relay_url import RelayUrl
 from rowcast.errors import ConfigurationError
 
 PING_SECONDS: Final = 5  # after three without an answer the connection has ended
@@ -26,9 +26,12 @@ PENDING_BYTES: Final = 4 << 20  # that wait to be written; with more, publishing
 
 
 class NatsBus:
-    """A NATS server at a ``nats://`` or ``tls://`` address. ``ConfigurationError`` if the client is not installed."""
+    """A NATS server, or a cluster: each session is with one of its servers, in any order, that can be reached.
 
-    def __init__(self, url: str) -> None:
+    ``ConfigurationError`` if the client is not installed.
+    """
+
+    def __init__(self, url: RelayUrl) -> None:
         try:
             self._client = import_module("nats.aio.client").Client
             self._error: type[Exception] = import_module("nats.errors").Error
@@ -36,8 +39,9 @@ class NatsBus:
             raise ConfigurationError(
                 f"stream.relay: NATS needs the package nats-py: pip install 'rowcast[nats]' ({error})"
             ) from error
-        self._credentials = _credentials(urlsplit(url))
-        self.place = place_of(url)
+        self._credentials = _credentials(url)
+        self._servers = [f"{url.scheme}://{host}" for host in url.hosts]
+        self.place = url.place
 
     @contextlib.asynccontextmanager
     async def session(self, channel: str, receive: Receive, lost: Callable[[], None]) -> AsyncIterator[NatsSession]:
@@ -75,9 +79,9 @@ class NatsBus:
                 _logger.warning("relay_bus_error", bus=self.place, error=describe(error))
 
         try:
-            async with asyncio.timeout(BUS_TIMEOUT_SECONDS):
+            async with asyncio.timeout(BUS_TIMEOUT_SECONDS * len(self._servers)):
                 await client.connect(
-                    [self.place],
+                    self._servers,
                     **self._credentials,
                     name="rowcast",
                     error_cb=note,
@@ -113,12 +117,11 @@ class NatsSession:
             raise BusLost(describe(error)) from None
 
 
-def _credentials(parts: SplitResult) -> dict[str, str]:
+def _credentials(url: RelayUrl) -> dict[str, str]:
     """The user and the password of a URL, or its token, as options of the client, which does not decode them itself."""
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    if password:
-        return {"user": user, "password": password}
-    return {"token": user} if user else {}
+    if url.password:
+        return {"user": url.user, "password": url.password}
+    return {"token": url.user} if url.user else {}
 
 
 def describe(error: Exception) -> str:

@@ -14,27 +14,39 @@ from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from typing import Any, Final
 
-from rowcast.changes.bus import BUS_TIMEOUT_SECONDS, MESSAGE_MAX_BYTES, BusLost, Receive, place_of
+from rowcast.changes.bus import BUS_TIMEOUT_SECONDS, MESSAGE_MAX_BYTES, BusLost, Receive
 from rowcast.changes.connection import cancel
+from rowcast.configuration.relay_url import RelayUrl, host_with_port
 from rowcast.errors import ConfigurationError
 from rowcast.tasks import spawn
 
+PING_SECONDS: Final = 5.0  # of silence, after which the server is asked; after as many without an answer it is lost
 KEEPALIVE: Final = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3}  # where the system has them
 
 
 class RedisBus:
-    """A Redis server at a ``redis://`` or ``rediss://`` address. ``ConfigurationError`` if the client is not installed."""
+    """A Redis server, or the one that sentinels name. ``ConfigurationError`` if the client is not installed.
 
-    def __init__(self, url: str) -> None:
+    Each session asks the sentinels again, so after a failover it is with the new server. Redis and Sentinel close the
+    connections to a server that is not the master any more.
+    """
+
+    def __init__(self, url: RelayUrl) -> None:
         try:
             self._client = import_module("redis.asyncio").Redis
             retry, backoff = import_module("redis.asyncio.retry").Retry, import_module("redis.backoff").NoBackoff
-            self._error: type[Exception] = import_module("redis.exceptions").RedisError
+            errors = import_module("redis.exceptions")
         except ImportError as error:
             raise ConfigurationError(
                 f"stream.relay: Redis needs the package redis: pip install 'rowcast[redis]' ({error})"
             ) from error
+        self._error: type[Exception] = errors.RedisError
+        self._refused: type[Exception] = errors.AuthenticationError
         self._url = url
+        self._hosts = list(url.hosts)
+        self._credentials = {
+            name: value for name, value in (("username", url.user), ("password", url.password)) if value
+        }
         self._options = {
             "retry": retry(backoff(), 0),
             "client_name": "rowcast",
@@ -44,19 +56,26 @@ class RedisBus:
                 getattr(socket, name): value for name, value in KEEPALIVE.items() if hasattr(socket, name)
             },
         }
-        self.place = place_of(url)
+        self.place = url.place
 
     @contextlib.asynccontextmanager
     async def session(self, channel: str, receive: Receive, lost: Callable[[], None]) -> AsyncIterator[RedisSession]:
-        client = self._client.from_url(self._url, **self._options)
+        host = await self._ask_sentinels() if self._url.sentinel else self._hosts[0]
+        client = self._open(host, **self._credentials)
         listener = client.pubsub()
 
         async def read() -> None:
             with contextlib.suppress(OSError, TimeoutError, self._error):
+                pinged = False
                 while True:
-                    message = await listener.get_message(ignore_subscribe_messages=True, timeout=None)
-                    if message is not None:
+                    message = await listener.get_message(timeout=PING_SECONDS)
+                    if message is None:
+                        if pinged:
+                            break
+                        await listener.ping()
+                    elif message["type"] == "message":
                         receive(message["data"])
+                    pinged = message is None
             lost()
 
         reading: list[asyncio.Task[None]] = []
@@ -74,6 +93,44 @@ class RedisBus:
             with contextlib.suppress(OSError, TimeoutError, self._error):
                 await listener.aclose()
                 await client.aclose()
+
+    async def _ask_sentinels(self) -> str:
+        """The address of the server. A sentinel that answers is asked first the next time."""
+        reasons: list[str] = []
+        for host in tuple(self._hosts):
+            try:
+                async with asyncio.timeout(BUS_TIMEOUT_SECONDS):
+                    found = await self._ask(host)
+            except self._refused:
+                reasons.append(f"{host} {'refuses these credentials' if self._credentials else 'asks for credentials'}")
+                continue
+            except (OSError, TimeoutError, self._error) as error:
+                reasons.append(f"{host}: {str(error) or type(error).__name__}")
+                continue
+            if found is None:
+                reasons.append(f"{host} knows no {self._url.path}")
+                continue
+            self._hosts.sort(key=lambda each: each != host)
+            return host_with_port(found[0].decode(), int(found[1]))
+        raise BusLost("; ".join(reasons))
+
+    async def _ask(self, host: str) -> tuple[bytes, bytes] | None:
+        """What a sentinel says. It gets the credentials of the server if it asks for some."""
+        for credentials in ({}, self._credentials):
+            async with self._open(host, **credentials) as sentinel:
+                try:
+                    found: tuple[bytes, bytes] | None = await sentinel.execute_command(
+                        "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._url.path
+                    )
+                    return found
+                except self._refused:
+                    if credentials or not self._credentials:
+                        raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def _open(self, host: str, **credentials: str) -> Any:
+        database = "" if self._url.sentinel else self._url.path
+        return self._client.from_url(f"{self._url.scheme}://{host}/{database}", **self._options, **credentials)
 
 
 class RedisSession:

@@ -32,6 +32,7 @@ from rowcast.changes.nats_bus import NatsBus
 from rowcast.changes.position import Position
 from rowcast.changes.redis_bus import RedisBus
 from rowcast.changes.relay_messages import Beat, NotGenuine, RelayKey, decode, encode
+from rowcast.configuration.relay_url import parse_relay_url
 from rowcast.database.connection import Connection
 from rowcast.tasks import Supervisor
 
@@ -48,7 +49,8 @@ _logger = structlog.get_logger(__name__)
 
 def open_bus(url: str) -> Bus:
     """The bus of ``stream.relay``. ``ConfigurationError`` if its client is not installed."""
-    return RedisBus(url) if url.startswith("redis") else NatsBus(url)
+    parsed = parse_relay_url(url)
+    return RedisBus(parsed) if parsed.scheme.startswith("redis") else NatsBus(parsed)
 
 
 class Relay:

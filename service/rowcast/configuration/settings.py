@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
 
 from marshmallow import ValidationError
 from marshmallow import fields as ma
@@ -22,6 +21,7 @@ from yarl import URL
 from rowcast.configuration import value_types
 from rowcast.configuration.database_url import check_url
 from rowcast.configuration.permission_expression import PermissionTree
+from rowcast.configuration.relay_url import parse_relay_url
 from rowcast.configuration.yaml import Document, External, Problems, SourceLocation, Steps
 
 SECRET_MIN_BYTES: Final = 32
@@ -119,16 +119,14 @@ def _address() -> value_types.ValueType:
 def _relay_url() -> value_types.ValueType:
     """The URL of a message bus, or null."""
     expected = "a URL such as nats://user:password@host:4222 or redis://:password@host:6379"
-    written = value_types.string(r"(?:nats|tls|rediss?)://[^\s?#]+", expected, null=True)
+    written = value_types.string(r"(?:nats|tls|rediss?(?:\+sentinel)?)://[^\s?#]+", expected, null=True)
 
     def take(value: Any) -> str:
         url: str = written.take(value)
         try:
-            parts = urlsplit(url)
-            if not parts.hostname or parts.port == 0:
-                raise ValueError
-        except ValueError:  # the port is not one, or a bracket is not part of an address
-            raise ValueError(f"must be {expected}") from None
+            parse_relay_url(url)
+        except ValueError as error:
+            raise ValueError(str(error) or f"must be {expected}") from None
         return url
 
     return value_types.ValueType(take, written.written, null=True)

@@ -154,6 +154,14 @@ def test_secrets_are_not_shown_when_settings_are_printed(read: Load) -> None:
          "redis://:password@host:6379"),
         ("stream: {relay: 'redis://x:hunter2'}", "1:17: relay: must be a URL such as nats://user:password@host:4222 or "
          "redis://:password@host:6379"),
+        ("stream: {relay: 'nats://a:4222,,b'}", "1:17: relay: must be a URL such as nats://user:password@host:4222 or "
+         "redis://:password@host:6379"),
+        ("stream: {relay: 'redis://a,b'}",
+         "1:17: relay: may have several hosts only as nats://, tls:// or redis+sentinel://"),
+        ("stream: {relay: 'redis://a/main'}",
+         "1:17: relay: may have nothing but the number of a database after its host"),
+        ("stream: {relay: 'redis+sentinel://a,b'}",
+         "1:17: relay: needs the name of the server after the sentinels, as in redis+sentinel://host:26379/mymaster"),
         ("throttle: {rates: {anon: 60}}", "1:26: anon: must be a string; quote it"),
         ("throttle: {rates: {anon: 60/year}}",
          "1:26: anon: must be a rate such as 60/min, 10/second, 600/hour or 5000/day"),
