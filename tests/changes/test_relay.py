@@ -23,7 +23,7 @@ from rowcast.changes.connection import cancel
 from rowcast.changes.events import Batch, Event
 from rowcast.changes.feed import Feed
 from rowcast.changes.position import Position, Snapshot
-from rowcast.changes.relay import SILENCE_SECONDS, Relay
+from rowcast.changes.relay import LATE_SECONDS, SILENCE_SECONDS, Relay
 from rowcast.changes.relay_messages import Beat, NotGenuine, RelayKey, decode, encode
 from rowcast.changes.standbys import PrimaryClock
 from rowcast.changes.table_watch import TableWatch
@@ -40,7 +40,7 @@ from ..waiting import until
 from .buses import LIMIT_BYTES, Wire
 from .watching import Database, Watch, resources, within
 
-LATE_SECONDS = 10.0  # far below the poll of a node that is fed, on a busy machine
+LATEST_SECONDS = 10.0  # far below the poll of a node that is fed, on a busy machine
 
 
 class Node:
@@ -135,13 +135,13 @@ async def test_the_last_message_is_lost_and_its_events_come_with_the_next_beat(d
         wire.lose = 1.0
         await leader.watch.fence(connection)
         wire.lose = 0.0
-        await until(lambda: other.watch.events == leader.watch.events, LATE_SECONDS)
+        await until(lambda: other.watch.events == leader.watch.events, LATEST_SECONDS)
         assert other.relay.filled == 1
         assert other.feed.fed
 
 
-async def test_a_beat_that_comes_late_does_not_prove_what_a_node_has(database: Database) -> None:
-    """Memory does not answer a client that names a change which has not been delivered, whatever a repeated beat says."""
+async def test_a_beat_that_is_wrong_does_not_prove_what_a_node_has(database: Database) -> None:
+    """Memory does not answer a client that names a change which has not been delivered, whatever a beat says."""
     wire, tables = Wire(), Tables(resources())
     async with nodes(database, wire, 2) as (leader, other), contextlib.AsyncExitStack() as stack:
         connection = await database.connect()
@@ -152,20 +152,21 @@ async def test_a_beat_that_comes_late_does_not_prove_what_a_node_has(database: D
         key = leader.relay._key
         assert key is not None
         await until(lambda: other.relay.current_at(leader.feed.head) is not None)
-        beat = next(encode(key, "late", Beat(leader.feed.head, current=True), LIMIT_BYTES))
+        head = leader.feed.head
         wire.mute = True
         number = await connection.fetchval(
             "INSERT INTO tags (name) VALUES ('x') RETURNING pg_current_xact_id()::text::bigint"
         )
         since = monotonic()
         while (end := clock.end_at(since)) is None or not end.includes(number) or other.feed.lag > 0.05:
-            wire.deliver(key.channel, beat)
+            at = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+            wire.deliver(key.channel, next(encode(key, "wrong", at, Beat(head, current=True), LIMIT_BYTES)))
             await asyncio.sleep(0.02)
             since = monotonic() - 0.1
         assert not other.feed.has_delivered(number)
         assert not replicas.memory_has(number)
         wire.mute = False
-        await until(lambda: replicas.memory_has(number), LATE_SECONDS)
+        await until(lambda: replicas.memory_has(number), LATEST_SECONDS)
 
 
 async def test_a_bus_that_is_down_is_not_needed(database: Database) -> None:
@@ -208,7 +209,7 @@ async def test_a_feed_that_begins_to_be_fed_is_woken_at_once(database: Database)
             other.relay._fall_silent()  # and hears the leader again with the next message
             await connection.execute("INSERT INTO tags (name) VALUES ($1)", str(i))
             await leader.watch.fence(connection)
-            await until(lambda: other.watch.events == leader.watch.events, LATE_SECONDS)
+            await until(lambda: other.watch.events == leader.watch.events, LATEST_SECONDS)
         await other.fed()
 
 
@@ -227,8 +228,8 @@ async def test_another_node_leads_as_soon_as_the_leader_has_ended(
         for node in others:
             await node.fed()
         await running.__aexit__(None, None, None)
-        await until(lambda: any(node.ticker.leading.is_set() for node in others), LATE_SECONDS)
-        await until(lambda: sorted(node.feed.fed for node in others) == [False, True], LATE_SECONDS)
+        await until(lambda: any(node.ticker.leading.is_set() for node in others), LATEST_SECONDS)
+        await until(lambda: sorted(node.feed.fed for node in others) == [False, True], LATEST_SECONDS)
         connection = await database.connect()
         for node in others:
             await node.watch.fence(connection)
@@ -241,7 +242,7 @@ async def test_another_node_leads_when_the_leader_has_died(database: Database) -
     async with nodes(database, wire, 2) as (leader, other):
         await cancel(leader.relay._tasks)
         await leader.ticker.stop()
-        await within(other.ticker.leading.wait(), LATE_SECONDS)
+        await within(other.ticker.leading.wait(), LATEST_SECONDS)
         await other.watch.fence(await database.connect())
 
 
@@ -256,7 +257,7 @@ async def test_messages_of_strangers_do_no_harm(database: Database) -> None:
         strange = RelayKey(channel, b"another key")
         nonsense = [
             b"", b"x", bytes(32), bytes(2 << 20), genuine[:-1], genuine + b" ", genuine[:32] + genuine[33:], bytes(32) + genuine[32:],
-            *encode(strange, "x", Beat(Position(1, 10**9), current=True, alarms=9), LIMIT_BYTES),
+            *encode(strange, "x", 0.0, Beat(Position(1, 10**9), current=True, alarms=9), LIMIT_BYTES),
         ]  # fmt: skip
         received = other.relay.received
         wire.mute = True
@@ -287,6 +288,52 @@ async def test_what_a_recorder_sends_again_is_ignored(database: Database) -> Non
         assert other.watch.events == leader.watch.events
 
 
+async def test_a_recorder_cannot_keep_nodes_from_the_log(database: Database) -> None:
+    """What a leader has sent shows no more when it is sent again than it did before, and soon nothing any more."""
+    wire = Wire()
+    async with nodes(database, wire, 2) as (leader, other):
+        connection = await database.connect()
+        await leader.watch.fence(connection)
+        await until(lambda: other.feed.head == leader.feed.head)
+        wire.sent.clear()
+        await until(lambda: len(wire.sent) >= 6)  # beats with the head that the node has
+        (channel,), beats = wire.channels(), tuple(wire.sent)
+        wire.mute = True
+        recorded = monotonic()
+        await connection.execute("INSERT INTO tags (name) VALUES ('x')")
+        while other.feed.fed:
+            assert other.feed.lag > monotonic() - recorded - 0.05
+            for beat in beats:
+                wire.deliver(channel, beat)
+            await asyncio.sleep(0.02)
+        assert monotonic() - recorded < LATE_SECONDS + 2 * SILENCE_SECONDS + LATEST_SECONDS
+        await other.watch.until(lambda: any(event.resource == "tags" for event in other.watch.events))
+        for beat in beats:
+            wire.deliver(channel, beat)
+        await other.watch.fence(connection)
+        assert not other.feed.fed
+        assert other.relay.dropped["late"] > 0
+
+
+async def test_a_node_that_starts_does_not_believe_a_recorder(database: Database) -> None:
+    """It has not heard the leader before whose messages somebody sends again."""
+    wire = Wire()
+    async with nodes(database, wire, 1) as (leader,):
+        await until(lambda: len(wire.sent) >= 3)
+        (channel,), beats = wire.channels(), tuple(wire.sent)
+        recorded = monotonic()
+        await until(lambda: monotonic() - recorded > LATE_SECONDS)
+        wire.mute = True
+        async with Node(database, wire).running() as other:
+            await until(lambda: other.relay.connected and other.feed.connected)
+            for beat in beats:
+                wire.deliver(channel, beat)
+            await until(lambda: other.relay.dropped["late"] == len(beats))
+            assert not other.relay.feeds
+            await other.watch.fence(await database.connect())
+            assert leader.feed.head == other.feed.head
+
+
 async def test_large_ticks_come_in_parts_and_rows_that_are_too_large_from_the_log(database: Database) -> None:
     """No message is larger than the bus takes."""
     limit = 16 << 10
@@ -305,7 +352,7 @@ async def test_large_ticks_come_in_parts_and_rows_that_are_too_large_from_the_lo
             f" INSERT INTO tags (name) VALUES ('before'), (repeat('x', {2 * limit})), ('after')"
         )
         await leader.watch.fence(connection)
-        await until(lambda: other.feed.head == leader.feed.head, LATE_SECONDS)
+        await until(lambda: other.feed.head == leader.feed.head, LATEST_SECONDS)
         assert (other.watch.events, other.watch.positions) == (leader.watch.events, leader.watch.positions)
         assert other.relay.filled > 0
         assert max(map(len, wire.sent)) <= limit
@@ -355,7 +402,7 @@ async def test_a_table_that_lost_its_triggers_is_noticed_by_all(database: Databa
             await watches[1].look()
             return other in forgotten
 
-        await until(looked, LATE_SECONDS)
+        await until(looked, LATEST_SECONDS)
         assert watches[1].unlogged == []
 
 
@@ -394,8 +441,8 @@ async def test_other_databases_and_histories_have_channels_of_their_own(database
     keys = [RelayKey.of(b"secret", history) for history in ((1, "00000001", 5), (1, "00000002", 5), (1, "00000001", 6))]
     keys.append(RelayKey.of(b"another", (1, "00000001", 5)))
     assert len({key.channel for key in keys}) == len({key.secret for key in keys}) == 4
-    (message,) = encode(keys[0], "x", Beat(Position(1, 2), current=True), LIMIT_BYTES)
-    assert decode(keys[0], message) == ("x", Beat(Position(1, 2), current=True))
+    (message,) = encode(keys[0], "x", 1.5, Beat(Position(1, 2), current=True), LIMIT_BYTES)
+    assert decode(keys[0], message) == ("x", 1.5, Beat(Position(1, 2), current=True))
     for key in keys[1:]:
         with pytest.raises(NotGenuine):
             decode(key, message)
@@ -421,9 +468,9 @@ def test_a_batch_is_decoded_as_it_was(made: list[Event], first: int, last: bool,
     batch = Batch(3, 7, Snapshot(5, 90, (5, 60)), first, numbered, last, frozenset(xids))
     key = RelayKey.of(b"secret", (1,))
     parts = []
-    for message in encode(key, "me", batch, limit):
+    for message in encode(key, "me", 1.5, batch, limit):
         assert len(message) <= limit
-        sender, part = decode(key, message)
+        sender, _, part = decode(key, message)
         assert sender == "me"
         assert isinstance(part, Batch)
         parts.append(part)

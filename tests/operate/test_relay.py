@@ -29,6 +29,7 @@ from .relays import PASSWORD, BusServer, find_program, relay_metrics, services, 
 
 NODES = int(os.environ.get("ROWCAST_TEST_NODES", "3"))
 OUTAGE_COMMITS = int(os.environ.get("ROWCAST_TEST_COMMITS", "300"))  # while the bus is away
+STRANGE = 200  # messages of a stranger
 WRITES = 80  # while statements are counted
 WRITE_SECONDS = 0.05  # between two of them
 SUITE = {"stream": "resume transactions", "faults": "list", "http": "memory"}
@@ -134,12 +135,13 @@ async def test_a_bus_that_is_killed_loses_and_delays_nothing(
 async def test_metrics_show_what_the_relay_does(
     bus: BusServer, database_url: str, sql: asyncpg.Connection, tmp_path: Path
 ) -> None:
-    """Which process sends, which are fed, and what was dropped; a stranger at the channel does no harm."""
+    """Which process sends, which are fed, and what was dropped; a stranger at the channel does no harm, and does not fill the log."""
     async with services(tmp_path, database_url, 2, bus.url) as servers:
         await settled(servers)
         key = RelayKey.of(await read_secret(sql), tuple((await current_history(sql)).values()))
         async with open_bus(bus.url).session(key.channel, lambda message: None, lambda: None) as stranger:
-            await stranger.publish(b"nonsense")
+            for _ in range(STRANGE):
+                await stranger.publish(b"nonsense")
             async with Client(servers[1:]) as client:
                 await client.ready()
                 await assert_equal(sql, client)
@@ -149,9 +151,11 @@ async def test_metrics_show_what_the_relay_does(
                 assert leader["relay_published_total"] > 0
                 assert (leader["relay_connected"], leader["feed_fed"], other["feed_fed"]) == (1, 0, 1)
                 assert (other["relay_connected"], other["relay_filled_ticks_total"]) == (1, 0)
-                return other["relay_received_total"] > 0 and other["relay_dropped_total"] == 1
+                return other["relay_received_total"] > 0 and other["relay_dropped_total"] == STRANGE
 
             await until(counted)
+        os.kill(servers[1].pid, signal.SIGTERM)
+        assert (await servers[1].log()).count("relay_message_dropped") == 1
 
 
 async def test_the_log_does_not_have_the_password(bus: BusServer, database_url: str, tmp_path: Path) -> None:

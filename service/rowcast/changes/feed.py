@@ -309,7 +309,10 @@ class Feed(Reconnecting):
         """Read new ticks, and apply their changes. Returns how many ticks were read, the one at the head included."""
         if self.relay is not None:
             self.relay.begin_look()
-        read = await ticks.read_ticks(connection, self._tick.tick)
+        sent = monotonic()
+        read, began = await ticks.look(connection, self._tick.tick)
+        if self.relay is not None and began is not None:
+            self.relay.clock.note(sent, began)
         if not read or read[0] != self._tick:
             await self._reset(connection)
         elif len(read) > 1:
@@ -344,7 +347,7 @@ class Feed(Reconnecting):
         for batch in self.relay.take(self.head):
             self._apply(batch)
         if (current_at := self.relay.current_at(self.head)) is not None:
-            self._current_at = current_at
+            self._current_at = max(self._current_at, current_at)
         return not self.relay.lacks(self.head)
 
     def _apply(self, batch: Batch) -> None:

@@ -5,6 +5,9 @@ sends beats with its head, which the relay repeats. A node that hears the leader
 that begins at its own head, and ignores one that it already has. If a batch begins later, or a beat is ahead of its head,
 something was lost, and the feed reads the log from its head on. So the bus may lose, double and reorder messages.
 
+Each message has the time of the look at the log that it follows, by the clock of the database, which all nodes can read. So one that
+is late, or that somebody has recorded and sends again, counts for no more than it did when it was sent.
+
 A leader that is silent for ``SILENCE_SECONDS``, says that it has ended, or cannot be heard because the bus is away, feeds
 nobody: each feed follows the log by itself, and the tickers look for the lead as often as without a relay.
 """
@@ -25,6 +28,7 @@ import structlog
 
 from rowcast.changes.bus import Bus, BusLost, BusSession
 from rowcast.changes.connection import RECONNECT_SECONDS, cancel
+from rowcast.changes.database_clock import DatabaseClock
 from rowcast.changes.epochs import current_history
 from rowcast.changes.events import Batch
 from rowcast.changes.install import read_secret
@@ -38,11 +42,12 @@ from rowcast.tasks import Supervisor
 
 BEAT_SECONDS: Final = 0.25  # between two beats of a leader
 SILENCE_SECONDS: Final = 1.0  # of the leader, after which it feeds nobody
+LATE_SECONDS: Final = 3.0  # since the leader looked at the log, after which its messages are dropped
 FED_POLL_SECONDS: Final = 30.0  # between looks at the database of a node that is fed
 INBOX_BYTES: Final = 16 << 20  # of batches that have arrived, and wait for the feed
 OUTBOX_BYTES: Final = 16 << 20  # of batches that wait to be sent
 FAREWELL_SECONDS: Final = 1.0  # for what waits to be sent when the relay stops
-DROPPED_BECAUSE: Final = ("foreign", "inbox_full", "outbox_full")
+DROPPED_BECAUSE: Final = ("foreign", "late", "inbox_full", "outbox_full")
 
 _logger = structlog.get_logger(__name__)
 
@@ -70,11 +75,12 @@ class Relay:
         self._key: RelayKey | None = None
         self._bell = asyncio.Event()  # there is something to send, another key, or no connection any more
         self._lost = False
-        self._outbox: deque[Batch | Beat] = deque()
+        self.clock = DatabaseClock()
+        self._outbox: deque[tuple[float, Batch | Beat]] = deque()  # with the time of the look before, in the database
         self._outbox_bytes = 0
         self._sent = asyncio.Event()  # nothing waits to be sent
         self._sent.set()
-        self._own_beat: Beat | None = None  # the last one of the feed,
+        self._own_beat: tuple[float, Beat] | None = None  # the last one of the feed,
         self._beat_at = float("-inf")  # and when it was sent
         self._alarms = 0
         self._inbox: deque[Batch] = deque()
@@ -83,7 +89,9 @@ class Relay:
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._announced: Position | None = None
-        self._beat: tuple[float, Beat] | None = None  # the last one, and when it arrived
+        self._current: tuple[float, Position] | None = (
+            None  # when nothing was after a head, by the newest beat that says so
+        )
         self._alarmed_by: tuple[str, int] = "", 0
         self._alarmed = False
         self._on_message: list[Callable[[], None]] = []
@@ -106,6 +114,7 @@ class Relay:
         key = RelayKey.of(await read_secret(connection), tuple(history.values()))
         if key != self._key:
             self._key = key
+            self.clock.forget()
             self._bell.set()
 
     def notify(self, *, of_changes: Callable[[], None], of_messages: Callable[[], None] | None = None) -> None:
@@ -123,40 +132,42 @@ class Relay:
         self.leads = leads
         self._own_beat = None
         self._forget()
-        if not leads and self.connected:
-            self._put(Beat(Position(0, 0), current=False, ended=True))
+        if not leads and self.connected and self.clock.newest is not None:
+            self._put(self.clock.newest, Beat(Position(0, 0), current=False, ended=True))
         self._call(self._on_change)
 
     def pass_on(self, batch: Batch) -> None:
         """Send a batch, if this node leads."""
-        if not self.leads or not self.connected:
+        at = self.clock.newest
+        if not self.leads or not self.connected or at is None:
             return
         if self._outbox_bytes + batch.size > OUTBOX_BYTES:
             self._drop("outbox_full")
             return
         self._outbox_bytes += batch.size
-        self._put(batch)
+        self._put(at, batch)
 
     def beat(self, head: Position, *, current: bool) -> None:
         """The feed has looked at the log: send a beat, if this node leads and the last one was long enough ago."""
-        now = monotonic()
-        if self.leads and self.connected and now - self._beat_at >= BEAT_SECONDS:
+        now, at = monotonic(), self.clock.newest
+        if self.leads and self.connected and at is not None and now - self._beat_at >= BEAT_SECONDS:
             self._beat_at = now
-            self._own_beat = Beat(head, current, self._alarms)
-            self._put(self._own_beat)
+            self._own_beat = at, Beat(head, current, self._alarms)
+            self._put(*self._own_beat)
 
     def _repeat_beat(self) -> None:
         """Send the last beat again between two looks of the feed, as one that is not current, if the feed works."""
         if self.leads and self._own_beat is not None and monotonic() - self._beat_at < SILENCE_SECONDS:
-            self._put(replace(self._own_beat, current=False))
+            at, beat = self._own_beat
+            self._put(at, replace(beat, current=False))
 
     def alarm(self) -> None:
         """Have all nodes look for tables that are not logged, if this node leads."""
         self._alarms += 1
         self._beat_at = float("-inf")
 
-    def _put(self, message: Batch | Beat) -> None:
-        self._outbox.append(message)
+    def _put(self, at: float, message: Batch | Beat) -> None:
+        self._outbox.append((at, message))
         self._sent.clear()
         self._bell.set()
 
@@ -186,9 +197,9 @@ class Relay:
 
     def current_at(self, head: Position) -> float | None:
         """When nothing was after this head, as far as the leader could see; as ``monotonic()``."""
-        if self._beat is None or not self._beat[1].current or self._beat[1].head.sort_key > head.sort_key:
+        if self._current is None or self._current[1].sort_key > head.sort_key:
             return None
-        return self._beat[0]
+        return self._current[0]
 
     def take_alarm(self) -> bool:
         """Whether the leader has found tables that are not logged, since the last call."""
@@ -199,11 +210,14 @@ class Relay:
         if self.leads or self._key is None:
             return
         try:
-            sender, content = decode(self._key, message)
+            sender, at, content = decode(self._key, message)
         except NotGenuine:
             self._drop("foreign")
             return
-        if sender == self._name:  # from when this node led
+        if sender == self._name or (looked := self.clock.time_of(at)) is None:  # from when this node led, or too early
+            return
+        if monotonic() - looked > LATE_SECONDS:
+            self._drop("late")
             return
         self.received += 1
         if isinstance(content, Batch):
@@ -213,7 +227,7 @@ class Relay:
             self._fall_silent()
             return
         else:
-            self._follow_beat(sender, content)
+            self._follow_beat(sender, content, min(looked, monotonic()))
         self._hear()
         self._call(self._on_message)
 
@@ -229,8 +243,9 @@ class Relay:
         if self._announced is None or end.sort_key > self._announced.sort_key:
             self._announced = end
 
-    def _follow_beat(self, sender: str, beat: Beat) -> None:
-        self._beat = monotonic(), beat
+    def _follow_beat(self, sender: str, beat: Beat, looked: float) -> None:
+        if beat.current and (self._current is None or looked > self._current[0]):
+            self._current = looked, beat.head
         self._announce(beat.head)
         if beat.alarms and self._alarmed_by != (sender, beat.alarms):
             self._alarmed_by = sender, beat.alarms
@@ -265,7 +280,7 @@ class Relay:
         """What has arrived has no use."""
         self._inbox.clear()
         self._inbox_bytes = 0
-        self._announced = self._beat = None
+        self._announced = self._current = None
 
     # --- the connection
 
@@ -298,10 +313,10 @@ class Relay:
             if self._lost:
                 raise BusLost("the connection has ended")
             while self._outbox:
-                message = self._outbox.popleft()
+                at, message = self._outbox.popleft()
                 if isinstance(message, Batch):
                     self._outbox_bytes -= message.size
-                for part in encode(key, self._name, message, session.limit):
+                for part in encode(key, self._name, at, message, session.limit):
                     await session.publish(part)
                     self.published += 1
             self._sent.set()

@@ -22,7 +22,7 @@ from rowcast.changes.bus import MESSAGE_MAX_BYTES
 from rowcast.changes.events import Batch, Event
 from rowcast.changes.position import Position, Snapshot
 
-FORMAT: Final = 1  # other formats have other keys, so that versions of Rowcast that differ do not read each other
+FORMAT: Final = 2  # other formats have other keys, so that versions of Rowcast that differ do not read each other
 _CODE: Final = "sha256"
 _CODE_BYTES: Final = 32
 _LENGTH: Final = struct.Struct(">I")
@@ -61,25 +61,26 @@ class Beat:
     ended: bool = False
 
 
-def encode(key: RelayKey, sender: str, message: Batch | Beat, limit: int) -> Iterator[bytes]:
+def encode(key: RelayKey, sender: str, at: float, message: Batch | Beat, limit: int) -> Iterator[bytes]:
     """The messages for a batch, in parts that are within the limit, or for a beat.
 
+    ``at`` is when the sender looked at the log before, by the clock of the database, in seconds.
     A part with one event that is too large for a message is announced by a beat, so that it is read from the log.
     """
     if isinstance(message, Beat):
-        yield _sealed(key, _beat_head(sender, message), [])
+        yield _sealed(key, {"by": sender, "at": at, **_beat_head(message)}, [])
         return
     limit = min(limit, MESSAGE_MAX_BYTES)
     for part in _parts(message, limit):
         rows = [row for event in part.events for row in (event.old, event.new) if row is not None]
-        sealed = _sealed(key, _batch_head(sender, part), rows)
+        sealed = _sealed(key, {"by": sender, "at": at, **_batch_head(part)}, rows)
         if len(sealed) > limit:
-            sealed = _sealed(key, _beat_head(sender, Beat(part.end, current=False)), [])
+            sealed = _sealed(key, {"by": sender, "at": at, **_beat_head(Beat(part.end, current=False))}, [])
         yield sealed
 
 
-def decode(key: RelayKey, message: bytes) -> tuple[str, Batch | Beat]:
-    """The sender of a message, and what it has sent. Raises ``NotGenuine`` for anything that was not made with the key."""
+def decode(key: RelayKey, message: bytes) -> tuple[str, float, Batch | Beat]:
+    """The sender of a message, when it had looked at the log, and what it has sent. Raises ``NotGenuine`` for anything that was not made with the key."""
     body = memoryview(message)[_CODE_BYTES:]
     if len(message) > MESSAGE_MAX_BYTES or not hmac.compare_digest(
         message[:_CODE_BYTES], hmac.digest(key.secret, body, _CODE)
@@ -89,8 +90,8 @@ def decode(key: RelayKey, message: bytes) -> tuple[str, Batch | Beat]:
     start = _LENGTH.size + length
     head = orjson.loads(body[_LENGTH.size : start])
     if "head" in head:
-        return head["by"], Beat(Position(*head["head"]), head["current"], head["alarms"], head["ended"])
-    return head["by"], _batch(head, bytes(body[start:]))
+        return head["by"], head["at"], Beat(Position(*head["head"]), head["current"], head["alarms"], head["ended"])
+    return head["by"], head["at"], _batch(head, bytes(body[start:]))
 
 
 def _sealed(key: RelayKey, head: dict[str, Any], rows: list[bytes]) -> bytes:
@@ -99,10 +100,9 @@ def _sealed(key: RelayKey, head: dict[str, Any], rows: list[bytes]) -> bytes:
     return hmac.digest(key.secret, body, _CODE) + body
 
 
-def _beat_head(sender: str, beat: Beat) -> dict[str, Any]:
+def _beat_head(beat: Beat) -> dict[str, Any]:
     head = beat.head
     return {
-        "by": sender,
         "head": [head.epoch, head.tick, head.n],
         "current": beat.current,
         "alarms": beat.alarms,
@@ -110,10 +110,9 @@ def _beat_head(sender: str, beat: Beat) -> dict[str, Any]:
     }
 
 
-def _batch_head(sender: str, batch: Batch) -> dict[str, Any]:
+def _batch_head(batch: Batch) -> dict[str, Any]:
     snap = batch.snap
     return {
-        "by": sender,
         "tick": [batch.epoch, batch.tick],
         "snap": [snap.xmin, snap.xmax, snap.running],
         "first": batch.first,

@@ -21,6 +21,7 @@ TICKS_PER_READ: Final = 512
 _MAKE_TICK: Final = sql.load("make_tick")
 _CHANGES_ARE_WAITING: Final = sql.load("changes_are_waiting")
 _TICKS: Final = "SELECT tick, epoch, snap FROM rowcast.tick WHERE tick >= $1 ORDER BY tick LIMIT $2"
+_TICKS_AT: Final = _TICKS.replace("snap", "snap, extract(epoch FROM statement_timestamp())::float8")
 _TICKS_OF_STANDBY: Final = _TICKS.replace("WHERE", "WHERE pg_is_in_recovery() AND")
 
 
@@ -64,3 +65,9 @@ async def read_ticks(
     """Up to ``count`` ticks from ``first`` on, in order; with ``standby`` none if the server is not a standby."""
     rows = await connection.fetch(_TICKS_OF_STANDBY if standby else _TICKS, first, count, timeout=10)
     return [Tick(tick, epoch, Snapshot.of(snap)) for tick, epoch, snap in rows]
+
+
+async def look(connection: Connection, first: int) -> tuple[list[Tick], float | None]:
+    """Ticks from ``first`` on, and when the statement began, by the clock of the database; ``None`` without ticks."""
+    rows = await connection.fetch(_TICKS_AT, first, TICKS_PER_READ, timeout=10)
+    return [Tick(tick, epoch, Snapshot.of(snap)) for tick, epoch, snap, _ in rows], rows[0][3] if rows else None
