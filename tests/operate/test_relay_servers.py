@@ -90,7 +90,7 @@ async def running(*programs: Program) -> AsyncIterator[None]:
         yield
     finally:
         for program in programs:
-            await program.kill()
+            program.kill()
 
 
 @contextlib.asynccontextmanager
@@ -131,7 +131,7 @@ async def test_a_nats_cluster_loses_a_server(database_url: str, sql: asyncpg.Con
         for away in (first, second):
             async with writing(database_url) as writers:
                 await writers.more(COMMITS // 3)
-                await away.kill()
+                away.kill()
                 await writers.more(COMMITS)
             await fed_again(servers, database_url)
             await assert_equal(sql, *clients)
@@ -157,7 +157,7 @@ async def test_sentinels_name_another_master(
                 assert master._process is not None
                 master._process.send_signal(signal.SIGSTOP)
             else:
-                await master.kill()
+                master.kill()
             await writers.more(COMMITS)
         await fed_again(servers, database_url)
         await assert_equal(sql, *clients)
