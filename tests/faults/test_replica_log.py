@@ -224,6 +224,36 @@ async def test_a_lock_on_the_replica_holds_up_no_stream(client: Client, pair: Pa
             assert reads_of(client) == (0, 1)
 
 
+async def test_connections_are_as_many_as_the_docs_say(pair: Pair, serve: Serve) -> None:
+    """The pools are full, and each server has the connections beside them that docs/deploy.md has in its table."""
+    client = await read_from(
+        serve, pair, "INSERT INTO notes (id, text) VALUES (1, '1')", pool_size=2, export_connections=1
+    )
+    feed_of(client)._bounds = 1, 1
+    start = str(feed_of(client).head)
+    await write(pair, 2, 5)
+    await fence(client, pair, 7)
+    await fence(client, pair, 8)
+    await pair.replayed()
+    await until_read(client)
+
+    async def open_at(sql: asyncpg.Connection) -> int:
+        found: int = await sql.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name LIKE 'rowcast%' AND backend_type = 'client backend'"
+        )
+        return found
+
+    for headers in ({}, {"Cache-Control": "no-cache"}):
+        lists = [client.get(f"/notes/?text={number}", headers=headers) for number in range(30)]
+        assert {each.status for each in await asyncio.gather(*lists)} == {200}
+        assert (await client.get("/notes/", headers={"Accept": "text/csv", **headers})).status == 200
+    await resumed(client, start, 8)
+    assert reads_of(client)[0] == 1
+    assert await open_at(pair.replica) == 2 + 1 + 2
+    assert 2 + 1 + 4 <= await open_at(pair.sql) <= 2 + 1 + 7 + 1
+
+
 async def test_behind_a_pooler_the_log_is_read_from_the_primary(pair: Pair, serve: Serve) -> None:
     """A session through a pooler cannot have the settings that reading the log needs."""
     client = await serve({"notes": NOTES_ALONE}, settings_of(pair, direct_url=pair.url), url=pair.url)

@@ -82,9 +82,11 @@ class Service:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def service(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    """One service with metrics for all tests, which read differences. Its replica is none, and never read."""
+    """One service with metrics for all tests, which read differences. Its replica is none, and its bus is away."""
     async with databases.copy(EMPTY) as url:
-        servers = f"\ndatabase: {{url: '{url}', replicas: ['{databases.url}']}}"
+        servers = (
+            f"\ndatabase: {{url: '{url}', replicas: ['{databases.url}']}}\nstream: {{relay: 'nats://127.0.0.1:1'}}"
+        )
         configuration = configure(tmp_path_factory.mktemp("metrics"), NOTES, ADMIN + servers)
         with admin(configuration.settings.server) as served:
             assert served is not None

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
+from ruamel.yaml import YAML
 
 from rowcast.server.admin import admin
 from rowcast.server.app import create_app
@@ -70,11 +71,16 @@ class Prometheus:
 async def prometheus(databases: Databases, tmp_path: Path) -> AsyncIterator[Prometheus]:
     """A Prometheus that scrapes a service, which has requests and a stream all the time."""
     assert PROMETHEUS is not None
-    configuration = configure(tmp_path / "config", NOTES, "server: {admin: '127.0.0.1:0'}")
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
         port = made.getsockname()[1]
     async with databases.copy(EMPTY) as url:
+        away = {
+            "database": {"url": url, "replicas": ["postgresql://127.0.0.1:1/x"]},
+            "stream": {"relay": "nats://127.0.0.1:1"},
+        }
+        settings = json.dumps({"server": {"admin": "127.0.0.1:0"}, **away})
+        configuration = configure(tmp_path / "config", NOTES, settings)
         with admin(configuration.settings.server) as served:
             assert served is not None
             (tmp_path / "prometheus.yml").write_text(
@@ -172,4 +178,58 @@ async def test_the_rules_are_those_of_promtool() -> None:
     )
     out, _ = await process.communicate()
     assert process.returncode == 0, out.decode()
-    assert re.search(r"\b10 rules found", out.decode())
+    assert re.search(rf"\b{len(alerts())} rules found", out.decode())
+
+
+def alerts() -> dict[str, Any]:
+    """The rules of the file, by name."""
+    groups = YAML(typ="safe").load(ROOT / "ops" / "alerts.yaml")["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"]}
+
+
+FIRING = {  # an alert of replicas or the relay: series, which never change or rise each minute, with which it fires, and with which not
+    "RowcastReplicaUnreadable": ({'rowcast_replica_readable{replica="b"}': "0"}, {'rowcast_replica_readable{replica="b"}': "1"}),
+    "RowcastReplicaBehind": (
+        {'rowcast_replica_lag_seconds{replica="b"}': "9"}, {'rowcast_replica_lag_seconds{replica="b"}': "0.3"},
+    ),
+    "RowcastReplicasUnused": (
+        {'rowcast_reads_total{job="j",server="primary"}': "0+99", 'rowcast_reads_total{job="j",server="b"}': "0+1"},
+        {'rowcast_reads_total{job="j",server="primary"}': "0+50", 'rowcast_reads_total{job="j",server="b"}': "0+50"},
+    ),
+    "RowcastRelayDisconnected": ({"rowcast_relay_connected": "0"}, {"rowcast_relay_connected": "1"}),
+    "RowcastRelaySilent": (
+        {"rowcast_relay_connected": "1", "rowcast_feed_fed": "0", "rowcast_ticker_leader": "0"},
+        {"rowcast_relay_connected": "1", "rowcast_feed_fed": "0", "rowcast_ticker_leader": "1"},
+    ),
+    "RowcastRelayDrops": (
+        {'rowcast_relay_dropped_total{instance="i",reason="late"}': "0+2"},
+        {'rowcast_relay_dropped_total{instance="i",reason="late"}': "5"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIRING)
+async def test_alerts_of_replicas_and_relay_fire(name: str, tmp_path: Path) -> None:
+    """Of series that show the fault, and not of those that show none."""
+    assert PROMTOOL is not None
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": each, "values": f"{values}x61"} for each, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}}) > 0',
+                    "eval_time": "1h",
+                    "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+                }
+            ],
+        }
+        for series, fires in zip(FIRING[name], (True, False), strict=True)
+    ]
+    file = tmp_path / "alerts.json"
+    file.write_text(
+        json.dumps({"rule_files": [str(ROOT / "ops" / "alerts.yaml")], "evaluation_interval": "1m", "tests": tests})
+    )
+    process = await asyncio.create_subprocess_exec(PROMTOOL, "test", "rules", str(file), stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()

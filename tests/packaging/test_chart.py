@@ -39,7 +39,8 @@ FULL: dict[str, Any] = {
         "resources/books.yaml": "fields: {title: {type: string}}\nviewset: viewsets:Books\n",
         "viewsets.py": "from rowcast import ModelViewSet\n\n\nclass Books(ModelViewSet):\n    '''Books: \"all\" of them, {{ 1 }} by one.'''\n",
     },
-    "database": {"secret": "shop-database", "urlKey": "pooler", "directUrlKey": "direct"},
+    "database": {"secret": "shop-database", "urlKey": "pooler", "directUrlKey": "direct", "replicasKey": "replicas"},
+    "relay": {"secret": "shop-bus", "urlKey": "nats"},
     "migrate": False,
     "secrets": ["keys", "more-keys"],
     "allowedHosts": ["api.example.com"],
@@ -153,7 +154,7 @@ def test_versions_are_those_of_the_package() -> None:
     [
         {"database": {"secret": ""}}, {"replica": 2}, {"replicas": "two"}, {"config": {"../service.yaml": ""}}, {"config": {"/a": ""}},
         {"config": {"resources": {}}}, {"rootPath": "api"}, {"rootPath": "//evil"}, {"ingress": {"enabled": True}},
-        {"stopping": {"drain": "5s"}}, {"env": {"A": 1}},
+        {"stopping": {"drain": "5s"}}, {"env": {"A": 1}}, {"relay": "nats://bus"}, {"relay": {"secret": "a", "urlKey": ""}},
     ],
     ids=str,
 )  # fmt: skip
@@ -236,6 +237,9 @@ def test_manifests_fit_together(release: str) -> None:
     assert {"api.example.com", "shop.example.com", name, f"{name}.web.svc.cluster.local"} <= set(hosts)
     assert made.variables["DATABASE_URL"] == {"secretKeyRef": {"name": "shop-database", "key": "pooler"}}
     assert made.variables["ROWCAST_DATABASE_DIRECT_URL"] == {"secretKeyRef": {"name": "shop-database", "key": "direct"}}
+    assert made.variables["ROWCAST_DATABASE_REPLICAS"] == {"secretKeyRef": {"name": "shop-database", "key": "replicas"}}
+    assert made.variables["ROWCAST_STREAM_RELAY"] == {"secretKeyRef": {"name": "shop-bus", "key": "nats"}}
+    assert install({}).variables.keys().isdisjoint({"ROWCAST_DATABASE_REPLICAS", "ROWCAST_STREAM_RELAY"})
     sources = next(each["projected"]["sources"] for each in made.pod["volumes"] if each["name"] == "secrets")
     assert [each["secret"]["name"] for each in sources] == ["keys", "more-keys"]
 

@@ -147,8 +147,8 @@ def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
     if feed is not None:
         yield gauge("rowcast_feed_lag_seconds", "How far the feed is behind the database.", feed.lag)
         yield gauge("rowcast_feed_connected", "Whether the feed has its connection.", feed.connected)
-        connected = feed.relay is not None and feed.relay.connected
-        yield gauge("rowcast_relay_connected", "Whether the relay has its connection.", connected)
+        if feed.relay is not None:
+            yield gauge("rowcast_relay_connected", "Whether the relay has its connection.", feed.relay.connected)
         yield gauge("rowcast_feed_fed", "Whether the feed applies what the relay brings.", feed.fed)
         yield gauge("rowcast_feed_tick", "The newest tick that the feed has delivered.", feed.head.tick)
     yield from _replica_gauges(services)
