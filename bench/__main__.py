@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 import orjson
 
 from bench import database, load, page, peers, report
-from bench.cases import CASES, TASKS, Case
+from bench.cases import AUTHORS, CASES, KEY, TASKS, Case
 from bench.environments import Unavailable
 from bench.peers import FLOORS, PEERS, Peer, Server
 from bench.report import Mode, Round
@@ -39,7 +42,7 @@ class Bench:
 
 @click.command()
 @click.option("--seconds", default=2, show_default=True, help="How long each load lasts.")
-@click.option("--rounds", default=5, show_default=True, help="How many loads each server gets in each case.")
+@click.option("--rounds", default=3, show_default=True, help="How many loads each server gets in each case.")
 @click.option("--mode", multiple=True, type=click.Choice([mode.name for mode in Mode]), help="Only so; repeatable.")
 @click.option("--peer", multiple=True, type=click.Choice(NAMES), help="Only this one and the floor; repeatable.")
 @click.option(
@@ -75,6 +78,10 @@ def main(
         postgres = stack.enter_context(EmbeddedPostgres(directory / "data", settings=settings))
         peers.migrate(postgres.url)
         bench = Bench(postgres, directory, seconds, rounds)
+        click.echo(
+            f"The loads take {minutes(bench, modes, available, cases):.0f} minutes, and starting the servers a few more.",
+            err=True,
+        )
         for one in modes:
             version = asyncio.run(database.load(postgres.url))
             found += run(bench, one, available, cases)
@@ -102,6 +109,15 @@ def installed(wanted: Sequence[Peer]) -> tuple[list[Peer], list[str]]:
     return available, missing
 
 
+def minutes(bench: Bench, modes: Sequence[Mode], wanted: Sequence[Peer], cases: Sequence[Case]) -> float:
+    """How long all loads take: those of each round, and one of a second before them."""
+    loads = sum(
+        case.name in peer.paths
+        for mode in modes for peer in wanted if mode.workers <= peer.workers for case in cases
+    )  # fmt: skip
+    return loads * (1 + bench.rounds * bench.seconds) / 60
+
+
 def run(bench: Bench, mode: Mode, wanted: Sequence[Peer], cases: Sequence[Case]) -> Iterator[Round]:
     """Everything in one mode: the servers run at the same time, and get load one after the other.
 
@@ -109,7 +125,7 @@ def run(bench: Bench, mode: Mode, wanted: Sequence[Peer], cases: Sequence[Case])
     changes would add to the cost of the writes of others.
     """
     for writes in (False, True):
-        some = [case for case in cases if (case.method != "GET") is writes]
+        some = [case for case in cases if case.writes is writes]
         with ExitStack() as stack:
             own = stack.enter_context(cores(bench.postgres, pinned=mode.one_core))
             servers = [
@@ -147,35 +163,76 @@ def cores(postgres: EmbeddedPostgres, *, pinned: bool) -> Iterator[set[int]]:
 def check(case: Case, servers: Sequence[Server]) -> None:
     """Check that every server answers a few requests with success, and as the first server does."""
     for number in (1, TASKS // 2, TASKS):
-        _, expected = servers[0].ask(case, number)
+        first: list[tuple[int, object]] = []
         for server in servers:
-            status, answer = server.ask(case, number)
-            if status >= 300 or answer != expected:
+            answers = list(server.ask_parts(case, number)) if case.shares else [server.ask(case, number)]
+            good = all(status == HTTPStatus.NOT_MODIFIED if case.conditional else status < 300 for status, _ in answers)
+            contents = [content for _, content in answers]
+            if case.shares:
+                contents[1:2] = []  # the newest page, which has the rows that others have made
+            if not good or contents != (first := first or contents):
                 raise click.ClickException(
-                    f"{case.title}: {server.peer.name} answers {status} {answer}, {servers[0].peer.name} {expected}\n"
+                    f"{case.title}: {server.peer.name} answers {answers}, and {servers[0].peer.name} {first}\n"
                     + server.log.read_text()[-2000:]
                 )
 
 
+def write_tags(bench: Bench, case: Case, server: Server) -> Path:
+    """A file with the tags of the responses to conditional requests: of each row, or of the page."""
+    path = server.peer.paths[case.name]
+    rows = range(1, (case.rows if "TASK" in path else 1) + 1)
+    file = bench.directory / f"{server.pid}-{case.name}.tags"
+    file.write_text("".join(f"{server.tag(case, number, path)}\n" for number in rows))
+    return file
+
+
 def measure(bench: Bench, mode: Mode, case: Case, servers: Sequence[Server]) -> Iterator[Round]:
     """Each server under load in turn, in the opposite order every other round, after a round that does not count."""
-    for number in range(bench.rounds + 1):
-        say = f"round {number} of {bench.rounds}" if number else "warming up"
-        click.echo(f"{mode.title}; {case.title}: {say}", err=True)
-        for server in servers if number % 2 else reversed(servers):
-            one = measure_once(bench, mode, case, server, number)
-            if number:
-                yield one
+    with ExitStack() as stack:
+        for server in servers if case.streams else ():
+            stack.enter_context(open_streams(server, case.streams))
+        tags = {server.pid: write_tags(bench, case, server) for server in servers if case.conditional}
+        for number in range(bench.rounds + 1):
+            say = f"round {number} of {bench.rounds}" if number else "warming up"
+            click.echo(f"{mode.title}; {case.title}: {say}", err=True)
+            for server in servers if number % 2 else reversed(servers):
+                one = measure_once(bench, mode, case, server, number, tags.get(server.pid))
+                if number:
+                    yield one
 
 
-def measure_once(bench: Bench, mode: Mode, case: Case, server: Server, number: int) -> Round:
+@contextmanager
+def open_streams(server: Server, count: int) -> Iterator[None]:
+    """Streams of a process of their own, each for the tasks of one author."""
+    address = urlsplit(server.origin)
+    paths = [f"/tasks/stream/?author={KEY.format(number % AUTHORS + 1)}" for number in range(count)]
+    command = orjson.dumps(["connect", address.hostname, address.port, paths]) + b"\n"
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.stream_clients"], cwd=peers.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(command)
+        process.stdin.flush()
+        if process.stdout.readline().strip() != b"%d" % count:
+            raise click.ClickException(f"{server.peer.name} did not open {count} streams")
+        yield
+        if process.poll() is not None:
+            raise click.ClickException(f"{server.peer.name} has ended a stream")
+        process.stdin.close()
+
+
+def measure_once(bench: Bench, mode: Mode, case: Case, server: Server, number: int, tags: Path | None) -> Round:
     """One load on one server, and what it took; the first, which does not count, is short."""
     postmaster = bench.postgres.pid
     before, postgres_before = server.cpu, peers.postgres_cpu(postmaster)
     path = server.peer.paths[case.name]
     seconds = bench.seconds if number else 1
     while True:
-        done = load.put(server.origin, server.peer.case(case), path, seconds=seconds, seed=number, tasks=case.rows)
+        done = load.put(
+            server.origin, server.peer.case(case), path, seconds=seconds, seed=number, tasks=case.rows,
+            connections=case.connections, tags=tags,
+        )  # fmt: skip
         if done.requests or seconds > PATIENCE:
             break
         seconds *= 2  # on a busy machine even the first answers may take so long

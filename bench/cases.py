@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,11 +16,17 @@ NEW: Final = frozenset({"id", "created_at", "updated_at"})  # what differs betwe
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)")
 
 
+CONNECTIONS: Final = 16  # of a load
+WIDTHS: Final = (1, 8, 32, 128)  # connections of the loads that show what they change
+STREAMS: Final = 1_000
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One kind of request. In its path and body ``TASK`` and ``AUTHOR`` stand for the key of a random row.
 
-    The task is one of the first ``rows``.
+    The task is one of the first ``rows``. ``conditional`` requests have the tag of what the client has seen, and get a 304.
+    ``shares`` are the parts of a load of several kinds, in percent. ``streams`` are open meanwhile, each for the tasks of an author.
     """
 
     name: str
@@ -27,20 +34,52 @@ class Case:
     method: str = "GET"
     body: str = ""
     rows: int = TASKS
+    connections: int = CONNECTIONS
+    conditional: bool = False
+    shares: Mapping[str, int] = field(default_factory=dict)
+    streams: int = 0
+
+    @property
+    def kind(self) -> str:
+        """What it requests, of which other cases may be variants: ``get`` of ``get-8``."""
+        return self.name.partition("-")[0]
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes rows."""
+        return self.method != "GET"
 
 
+def _connections(number: int) -> str:
+    return "1 connection" if number == 1 else f"{number} connections"
+
+
+GET: Final = Case("get", "get by id")
+FIRST: Final = Case("first", "first page, with count")
+UNCOUNTED: Final = Case("uncounted", "first page, without count")
+CREATE: Final = Case(
+    "create", "create", "POST", json.dumps({"title": "Water it", "priority": "high", "author_id": "AUTHOR"})
+)
+MIXED: Final = Case("mixed", "mixed load", "MIXED", CREATE.body, shares={"get": 70, "uncounted": 20, "create": 10})
 CASES: Final = (
-    Case("get", "get by id"),
+    GET,
     Case("hot", "get by id, one of 1,000 rows", rows=1_000),
-    Case("first", "first page, with count"),
-    Case("uncounted", "first page, without count"),
+    Case("get-304", "get by id, one of 1,000 rows, not modified", rows=1_000, conditional=True),
+    FIRST,
+    Case("first-304", "first page, with count, not modified", conditional=True),
+    UNCOUNTED,
     Case("small", "first page of a small table, with count"),
     Case("filtered", "filtered page, with count"),
     Case("embedded", "page with the author of each, with count"),
     Case("deep", "page 2,000, with count"),
-    Case("create", "create", "POST", json.dumps({"title": "Water it", "priority": "high", "author_id": "AUTHOR"})),
+    *(replace(GET, name=f"get-{n}", title=f"get by id, {_connections(n)}", connections=n) for n in WIDTHS),
+    CREATE,
     Case("patch", "patch", "PATCH", json.dumps({"title": "Changed: TASK"})),
+    *(replace(CREATE, name=f"create-{n}", title=f"create, {_connections(n)}", connections=n) for n in WIDTHS),
+    MIXED,
+    replace(MIXED, name="mixed-streams", title=f"mixed load, {STREAMS:,} streams open", streams=STREAMS),
 )  # fmt: skip
+PARTS: Final = {case.name: case for case in (GET, UNCOUNTED, CREATE)}  # of a mixed load
 
 
 def fill(template: str, number: int) -> str:
@@ -58,7 +97,7 @@ def comparable(case: Case, document: Any, count: str | None) -> Any:
         document = {"results": document, "count": count and int(count)}
     rows = document.get("results", document.get("items"))
     if rows is not None:
-        return rows if case.name == "uncounted" else (document.get("count", document.get("total")), rows)
+        return rows if case.kind == "uncounted" else (document.get("count", document.get("total")), rows)
     if case.method == "GET":
         return document
     return {name: value for name, value in document.items() if name not in NEW}

@@ -24,8 +24,8 @@ from typing import Final
 import asyncpg
 import click
 
-from bench import database, load, page, peers, plot, report
-from bench.cases import CASES, TASKS, Case
+from bench import cases, database, load, page, peers, plot, report
+from bench.cases import CASES, GET, TASKS, Case
 from bench.environments import BENCH
 from bench.peers import PEERS, ROWCAST_NAME, Server
 from rowcast.database.embedded import EmbeddedPostgres
@@ -79,7 +79,9 @@ class Run:
                 found |= dict.fromkeys(peer.paths, server)
             yield found
 
-    def rate(self, server: Server, case: Case, *, tasks: int = TASKS, connections: int = load.CONNECTIONS) -> load.Load:
+    def rate(
+        self, server: Server, case: Case, *, tasks: int = TASKS, connections: int = cases.CONNECTIONS
+    ) -> load.Load:
         """The median load of some rounds, by requests, after one that does not count."""
         path = server.peer.paths[case.name]
         found = []
@@ -202,8 +204,8 @@ def large_lists(run: Run) -> list[tuple[str, int, float, float]]:
         with run.rowcast(config=config) as servers:
             server = servers["first"]
             before = _peak(server)
-            _, rows = server.ask(replace(CASES[0], name="large"), 1, path)
-            done = load.put(server.origin, CASES[0], path, seconds=run.seconds * run.rounds, seed=1)
+            _, rows = server.ask(replace(GET, name="large"), 1, path)
+            done = load.put(server.origin, GET, path, seconds=run.seconds * run.rounds, seed=1)
             if done.failed or not server.is_ready():
                 raise click.ClickException(f"{title}: {done.failed} of {done.requests} requests failed")
             found.append((title, len(rows[1]), before, _peak(server)))
@@ -213,13 +215,13 @@ def large_lists(run: Run) -> list[tuple[str, int, float, float]]:
 def grow_requests(run: Run, requests: int) -> list[tuple[float, float]]:
     """MiB of the service after so many requests: rows, pages and writes in turn."""
     found: list[tuple[float, float]] = []
-    cases = _cases(("get", "small", "filtered", "create", "patch"))
+    requested = _cases(("get", "small", "filtered", "create", "patch"))
     made = number = 0
     with run.rowcast() as servers:
         server = servers["get"]
         for sample in range(1, SAMPLES + 1):
             while made < requests * sample / SAMPLES:
-                case = cases[number % len(cases)]
+                case = requested[number % len(requested)]
                 made += load.put(server.origin, case, server.peer.paths[case.name], seconds=1, seed=number).requests
                 number += 1
             click.echo(f"{made:,} requests: {server.rss:.0f} MiB", err=True)
@@ -272,7 +274,7 @@ def markdown(
             *head("resources", ("s until ready", "CPU s until ready", "RSS MiB")),
             *(row(str(n), (f"{seconds:.2f}", f"{cpu:.2f}", f"{rss:.0f}")) for n, seconds, cpu, rss in resources),
         ]),
-        f"The largest responses that a client can request, {load.CONNECTIONS} at a time, from {TASKS:,} rows:",
+        f"The largest responses that a client can request, {cases.CONNECTIONS} at a time, from {TASKS:,} rows:",
         block([
             *head("list", ("rows in the response", "peak MiB before", "peak MiB after")),
             *(row(title, (f"{n:,}", f"{before:.0f}", f"{after:.0f}")) for title, n, before, after in lists),

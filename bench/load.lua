@@ -1,6 +1,9 @@
--- wrk … -- SEED TASKS AUTHORS METHOD PATH [BODY]: keys of random rows in place of TASK and AUTHOR; see cases.py.
+-- wrk … -- SEED TASKS AUTHORS TAGS METHOD PATH [BODY]: keys of random rows in place of TASK and AUTHOR; see cases.py.
+-- TAGS is a file with the tags of rows, or of one page, for conditional requests, or "-". With the method MIXED the path is a
+-- line for each part: its share in percent, its method and its path; only writes have the body.
 
-local tasks, authors, method, path, body
+local tasks, authors, body
+local tags, parts = {}, {}
 
 local function fill(text, task, author)
    return text and text:gsub("TASK", task):gsub("AUTHOR", author)
@@ -8,16 +11,45 @@ end
 
 function init(args)
    math.randomseed(tonumber(args[1]))
-   tasks, authors, method, path, body = tonumber(args[2]), tonumber(args[3]), args[4], args[5], args[6]
-   if body then
-      wrk.headers["Content-Type"] = "application/json"
+   tasks, authors, body = tonumber(args[2]), tonumber(args[3]), args[7]
+   if args[4] ~= "-" then
+      for tag in io.lines(args[4]) do
+         tags[#tags + 1] = tag
+      end
+   end
+   if args[5] == "MIXED" then
+      local upto = 0
+      for share, method, path in args[6]:gmatch("(%d+) (%u+) ([^\n]+)") do
+         upto = upto + tonumber(share)
+         parts[#parts + 1] = {upto = upto, method = method, path = path}
+      end
+   else
+      parts[1] = {upto = 100, method = args[5], path = args[6]}
+   end
+   for _, part in ipairs(parts) do
+      part.headers = part.method ~= "GET" and {["Content-Type"] = "application/json"} or {}
+      part.body = part.method ~= "GET" and body or nil
    end
 end
 
 function request()
-   local task = string.format("00000000-0000-7000-8000-%012x", math.random(tasks))
+   local number = math.random(tasks)
+   local task = string.format("00000000-0000-7000-8000-%012x", number)
    local author = string.format("00000000-0000-7000-8000-%012x", math.random(authors))
-   return wrk.format(method, (fill(path, task, author)), nil, (fill(body, task, author)))
+   local part = parts[1]
+   if #parts > 1 then
+      local drawn = math.random(100)
+      for _, each in ipairs(parts) do
+         part = each
+         if drawn <= each.upto then
+            break
+         end
+      end
+   end
+   if #tags > 0 then
+      part.headers["If-None-Match"] = tags[(number - 1) % #tags + 1]
+   end
+   return wrk.format(part.method, (fill(part.path, task, author)), part.headers, (fill(part.body, task, author)))
 end
 
 function done(summary, latency, _)

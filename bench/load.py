@@ -9,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,9 +17,8 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from bench.cases import AUTHORS, TASKS, Case, fill
+from bench.cases import AUTHORS, CONNECTIONS, PARTS, TASKS, Case, fill
 
-CONNECTIONS: Final = 16
 SCRIPT: Final = Path(__file__).with_name("load.lua")
 
 
@@ -42,14 +42,27 @@ def generator() -> str:
 
 
 def put(
-    origin: str, case: Case, path: str, *, seconds: int, seed: int, tasks: int = TASKS, connections: int = CONNECTIONS
+    origin: str,
+    case: Case,
+    path: str,
+    *,
+    seconds: int,
+    seed: int,
+    tasks: int = TASKS,
+    connections: int = CONNECTIONS,
+    tags: Path | None = None,
 ) -> Load:
-    """Put load on an address, about some of so many rows; the same requests for the same seed."""
+    """Put load on an address, about some of so many rows; the same requests for the same seed.
+
+    ``tags`` is a file with the tags of conditional requests: a line for each row, or one for all.
+    The path of a mixed load is a line for each part: its share in percent, its method and its path.
+    """
     if shutil.which("wrk") is None:
-        return uvloop.run(_generate(origin, case, path, seconds, seed, tasks, connections))
+        known = tags.read_text().splitlines() if tags is not None else []
+        return uvloop.run(_generate(origin, case, path, seconds, seed, tasks, connections, known))
     done = subprocess.run(
         ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s", f"--script={SCRIPT}", origin,
-         "--", str(seed), str(tasks), str(AUTHORS), case.method, path, *([case.body] if case.body else [])],
+         "--", str(seed), str(tasks), str(AUTHORS), str(tags or "-"), case.method, path, *([case.body] if case.body else [])],
         capture_output=True, text=True, timeout=seconds + 30, check=True,
     )  # fmt: skip
     found = re.search(r"^result (\d+) (\d+) (\d+) (\d+) (\d+)$", done.stdout, re.MULTILINE)
@@ -59,10 +72,27 @@ def put(
     return Load(requests, microseconds / 1e6, failed, median / 1e3, p99 / 1e3)
 
 
-async def _generate(origin: str, case: Case, path: str, seconds: int, seed: int, tasks: int, connections: int) -> Load:
+def mixed(case: Case, paths: Mapping[str, str]) -> str:
+    """The path of a mixed load, of those of its parts."""
+    return "\n".join(f"{share} {PARTS[name].method} {paths[name]}" for name, share in case.shares.items())
+
+
+def parts(case: Case, path: str) -> list[tuple[int, str, str]]:
+    """The share, the method and the path of each part of a load."""
+    if not case.shares:
+        return [(100, case.method, path)]
+    lines = [line.split(" ", 2) for line in path.splitlines()]
+    return [(int(share), method, each) for share, method, each in lines]
+
+
+async def _generate(
+    origin: str, case: Case, path: str, seconds: int, seed: int, tasks: int, connections: int, tags: Sequence[str]
+) -> Load:
     """The same without wrk: each connection sends, reads the whole answer, and sends again."""
     address = urlsplit(origin)
     choose = random.Random(seed)
+    requests = parts(case, path)
+    shares = [share for share, _, _ in requests]
     times: list[float] = []
     failed = 0
     start = time.perf_counter()
@@ -73,9 +103,11 @@ async def _generate(origin: str, case: Case, path: str, seconds: int, seed: int,
         try:
             while (sent := time.perf_counter()) < start + seconds:
                 number = choose.randint(1, tasks)
-                body = fill(case.body, number).encode()
+                _, method, each = choose.choices(requests, shares)[0]
+                body = b"" if method == "GET" else fill(case.body, number).encode()
+                condition = f"If-None-Match: {tags[(number - 1) % len(tags)]}\r\n" if tags else ""
                 writer.write(
-                    f"{case.method} {fill(path, number)} HTTP/1.1\r\nHost: {address.netloc}\r\n"
+                    f"{method} {fill(each, number)} HTTP/1.1\r\nHost: {address.netloc}\r\n{condition}"
                     f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
                     + body
                 )
@@ -83,7 +115,7 @@ async def _generate(origin: str, case: Case, path: str, seconds: int, seed: int,
                 length = re.search(rb"content-length: (\d+)", head)
                 await reader.readexactly(int(length[1]) if length else 0)
                 times.append((time.perf_counter() - sent) * 1e3)
-                failed += not head.startswith(b"http/1.1 2")
+                failed += not head.startswith((b"http/1.1 2", b"http/1.1 304"))
         finally:
             writer.close()
 

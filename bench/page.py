@@ -19,6 +19,9 @@ HEAD: Final = """# Performance
 
 `make bench` measures on your machine, and the commands in `bench/` write the figures into this page. The last section is
 written by hand. For streams see [their own page](performance-streams.md).
+
+A whole run takes some 40 minutes, 32 of them for loads, and says so when it begins; with `--rounds 1 --seconds 1` it takes a quarter of an hour. Install
+wrk before (`apt-get install wrk`): the generator in Python that takes its place is itself a large part of what is measured.
 """
 SECTIONS: Final = ("rest", "growth", "cost")
 

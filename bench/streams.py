@@ -32,13 +32,12 @@ import click
 import orjson
 
 from bench import database, load, peers
-from bench.cases import CASES, KEY
+from bench.cases import GET, KEY
 from bench.database import PLAIN
 from bench.peers import Server
 from rowcast import __version__
 from rowcast.database.embedded import EmbeddedPostgres
 
-GET: Final = CASES[0]
 FILTERS: Final[Mapping[str, Callable[[int], int]]] = {  # how many different ones subscribers have; a row fits one
     "all": lambda _count: 1,
     "a tenth": lambda _count: 10,

@@ -13,6 +13,8 @@ ALLOWED_HOSTS = ["127.0.0.1"]
 ROOT_URLCONF = "tasks.api"
 INSTALLED_APPS = ["rest_framework", "django_filters", "tasks"]
 MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
+if os.environ.get("BENCH_CONDITIONAL"):  # makes a tag of every response, so only for requests that have one
+    MIDDLEWARE.append("django.middleware.http.ConditionalGetMiddleware")
 USE_TZ = True
 TIME_ZONE = "UTC"
 DATABASES = {
