@@ -1,12 +1,13 @@
 """docs/performance.md: each command writes its own section, between marks, and the pictures in it.
 
-The section ``cost`` is written by hand, and kept.
+The section ``cost`` is written by hand, and kept. So is all of docs/performance-streams.md but its marked sections.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -14,6 +15,7 @@ import orjson
 from bench.environments import ROOT
 
 PAGE: Final = ROOT / "docs" / "performance.md"
+STREAMS: Final = ROOT / "docs" / "performance-streams.md"
 HISTORY: Final = ROOT / "bench" / "history.jsonl"
 HEAD: Final = """# Performance
 
@@ -35,6 +37,14 @@ def write(section: str, text: str, pictures: Mapping[str, str] | None = None) ->
     PAGE.write_text(f"{HEAD}\n{body}")
     for name, picture in (pictures or {}).items():
         PAGE.with_name(name).write_text(picture)
+
+
+def replace_section(page: Path, section: str, text: str) -> None:
+    """Replace what a page has between the marks of a section."""
+    marked = re.compile(rf"(<!-- {section} -->\n).*?(<!-- end -->\n)", re.DOTALL)
+    whole, count = marked.subn(lambda marks: f"{marks[1]}\n{text.strip()}\n\n{marks[2]}", page.read_text())
+    assert count == 1, f"{page} has {count} sections {section}"
+    page.write_text(whole)
 
 
 def remember(results: Mapping[str, Any]) -> None:

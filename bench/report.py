@@ -128,7 +128,7 @@ class Report:
         """The medians of the run for the history: requests per second and CPU, by mode, case and server."""
         return {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": _commit(),
+            "commit": commit(),
             "machine": machine(),
             "versions": self._versions(),
             "results": {
@@ -151,7 +151,7 @@ class Report:
     def _method(self) -> str:
         missing = "".join(f"\n\nLeft out: {why}." for why in self.missing)
         versions = "; ".join(f"{name}: {', '.join(versions)}" for name, versions in self._versions().items())
-        return f"""{datetime.now(UTC).date()}, commit {_commit()}, on {machine()}, {self._others()}. {versions}.
+        return f"""{datetime.now(UTC).date()}, commit {commit()}, on {machine()}, {self._others()}. {versions}.
 
 **Data and load.** {TASKS:,} tasks of 10 columns and {AUTHORS:,} authors are in an embedded PostgreSQL with its default settings (fsync
 on). Each process of a server has {POOL} connections to it. The load is {CONNECTIONS} connections, or as many as the case says, of {load.generator()}, which
@@ -312,7 +312,8 @@ def machine() -> str:
     return f"{os.cpu_count()} CPUs ({_processor()}), {platform.system()} {platform.release().partition('-')[0]}"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that the figures are of."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )

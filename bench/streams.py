@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib import metadata, util
 from pathlib import Path
 from statistics import median, quantiles
@@ -31,10 +32,11 @@ import asyncpg
 import click
 import orjson
 
-from bench import database, load, peers
+from bench import database, load, page, peers
 from bench.cases import GET, KEY
 from bench.database import PLAIN
 from bench.peers import Server
+from bench.report import commit, machine
 from rowcast import __version__
 from rowcast.database.embedded import EmbeddedPostgres
 
@@ -303,7 +305,10 @@ async def request_rates(server: Server, rounds: int, seconds: int) -> dict[str, 
 @click.option("--subscribers", "counts", multiple=True, default=(1_000, 10_000), show_default=True, help="Repeatable.")
 @click.option("--only-streams", is_flag=True, help="Leave out insert rates and requests.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="A file that gets every round.")
-def main(seconds: int, rounds: int, counts: tuple[int, ...], only_streams: bool, file: Path | None) -> None:
+@click.option("--write", is_flag=True, help="Write the tables of docs/performance-streams.md that were measured.")
+def main(
+    seconds: int, rounds: int, counts: tuple[int, ...], only_streams: bool, file: Path | None, write: bool
+) -> None:
     """Measure streams, and print Markdown tables. Needs Linux, whose /proc reports CPU and memory."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything that was started is ended
     allow_descriptors(max(counts) + SPARE)
@@ -329,7 +334,13 @@ def main(seconds: int, rounds: int, counts: tuple[int, ...], only_streams: bool,
             with peers.running(rowcast, postgres.url, directory / "service.log") as server:
                 requests = asyncio.run(request_rates(server, rounds, seconds))
                 inserts = insert_rates(postgres.url, directory, rounds, seconds)
-    print(report(version, rounds, seconds, found, subscriptions, inserts, requests))
+    texts = {"streams": of_streams(version, rounds, seconds, found, subscriptions)}
+    if not only_streams:
+        texts["beside"] = beside_streams(rounds, seconds, inserts, requests)
+    print(*texts.values(), sep="\n\n")
+    if write:
+        for name, text in texts.items():
+            page.replace_section(page.STREAMS, name, text)
     if file is not None:
         document = {
             "rounds": list(map(asdict, found)), "subscriptions": list(map(asdict, subscriptions)),
@@ -349,25 +360,24 @@ def allow_descriptors(needed: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def report(
-    postgres: str,
-    rounds: int,
-    seconds: int,
-    found: Sequence[Round],
-    subscriptions: Sequence[Subscription],
-    inserts: dict[str, list[float]],
-    requests: dict[str, list[tuple[float, float]]],
+def _conditions(rounds: int, seconds: int) -> str:
+    return (
+        f"{datetime.now(UTC).date()}, commit {commit()}, on {machine()}, with a load average of {os.getloadavg()[1]:.1f} at the end. "
+        f"Medians of {rounds} rounds of {seconds} s."
+    )
+
+
+def of_streams(
+    postgres: str, rounds: int, seconds: int, found: Sequence[Round], subscriptions: Sequence[Subscription]
 ) -> str:
-    """Medians of the rounds as Markdown."""
+    """What streams cost, as Markdown."""
     versions = [f"Rowcast {__version__}", f"Python {platform.python_version()}", f"PostgreSQL {postgres}"]
     versions += [f"{name} {metadata.version(name)}" for name in ("aiohttp", "uvloop", "asyncpg", "orjson")]
     lines = [
-        "# The cost of a stream", "",
-        f"{', '.join(versions)}; {os.cpu_count()} CPUs, {platform.system()} {platform.release()},",
-        f"load average {os.getloadavg()[1]:.1f} at the end.",
-        f"Medians of {rounds} rounds of {seconds} s. The service is one process; it shares the machine with PostgreSQL (embedded,",
-        "fsync on), the writers and the subscribers. *Deliveries* are rows sent to subscribers, a core is a second of CPU of the",
-        "service, latency is from a commit to the bytes at the client, and statements are all that the service runs, its polls too.",
+        _conditions(rounds, seconds), f"{', '.join(versions)}.",
+        "The service is one process; it shares the machine with PostgreSQL (embedded, fsync on), the writers and the subscribers.",
+        "A core is one second of CPU of the service, and its statements are all that it runs, its polls too. Latency is from a commit to",
+        "the bytes at the client.",
         "",
     ]  # fmt: skip
     lines += table("subscribers", "matching", "changes", "deliveries/s", "deliveries/s a core", "CPU %", "median ms",
@@ -402,19 +412,26 @@ def report(
         )
         for m in subscriptions
     ]
-    if inserts:
-        bare = inserts["bare table"]
-        lines += ["", *table("writes", "inserts/s", "of a bare table")]
-        for name, rates in inserts.items():
-            share = median(rate / of for rate, of in zip(rates, bare, strict=True))
-            lines.append(row(name, f"{median(rates):,.0f}", f"{share:.2f}"))
-    if requests:
-        without = requests["0"]
-        lines += ["", *table("idle subscribers", "req/s, get by id", "of none", "CPU µs")]
-        for name, loads in requests.items():
-            share = median(rate / of for (rate, _), (of, _) in zip(loads, without, strict=True))
-            rate, cpu = median(rate for rate, _ in loads), median(cpu for _, cpu in loads)
-            lines.append(row(name, f"{rate:,.0f}", f"{share:.2f}", f"{cpu:.0f}"))
+    return "\n".join(lines)
+
+
+def beside_streams(
+    rounds: int,
+    seconds: int,
+    inserts: Mapping[str, Sequence[float]],
+    requests: Mapping[str, Sequence[tuple[float, float]]],
+) -> str:
+    """What the log costs writers, and open streams cost requests, as Markdown."""
+    bare, without = inserts["bare table"], requests["0"]
+    lines = [_conditions(rounds, seconds), "", *table("writes", "inserts/s", "of a bare table")]
+    for name, rates in inserts.items():
+        share = median(rate / of for rate, of in zip(rates, bare, strict=True))
+        lines.append(row(name, f"{median(rates):,.0f}", f"{share:.2f}"))
+    lines += ["", *table("idle subscribers", "req/s, get by id", "of none", "CPU µs")]
+    for name, loads in requests.items():
+        share = median(rate / of for (rate, _), (of, _) in zip(loads, without, strict=True))
+        rate, cpu = median(rate for rate, _ in loads), median(cpu for _, cpu in loads)
+        lines.append(row(name, f"{rate:,.0f}", f"{share:.2f}", f"{cpu:.0f}"))
     return "\n".join(lines)
 
 
