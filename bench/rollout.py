@@ -1,35 +1,42 @@
 """What clients see of a rolling restart: two replicas behind HAProxy, with open streams.
 
 ``python -m bench.rollout`` prints, with and without ``stream.drain``, the most reconnections in a second and the times of requests
-meanwhile. It needs HAProxy and the embedded PostgreSQL.
+meanwhile. It needs HAProxy and the embedded PostgreSQL. The streams are a process of their own (``bench.rollout_clients``). HAProxy needs
+two open files for each stream, so there are as many of it as the limit requires.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
+from tests.tls import free_port
 
+from bench.streams import SPARE, allow_descriptors
 from rowcast.database.embedded import EmbeddedPostgres
 
 NOTES: Final = (
     "fields: {id: {type: integer, primary_key: true}, text: {type: text}}\nviewset: {permission_classes: [AllowAny]}"
 )
 ROOT: Final = Path(__file__).parent.parent
-REQUEST_SECONDS: Final = 0.05  # between two requests
-OPENED_AT_ONCE: Final = 50
+REQUEST_SECONDS: Final = 0.02  # between two requests
+OPENING_SECONDS: Final = 180  # until all streams are open
+QUIET_SECONDS: Final = 5  # that are measured before the first restart
 
 
 class Replica:
@@ -61,62 +68,74 @@ class Replica:
         self.process.send_signal(signal.SIGTERM)
         await self.process.wait()
 
+    async def kill(self) -> None:
+        """End at once."""
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
 
-class Clients:
-    """Streams that are opened again when they end, as browsers do, and requests one after the other."""
+
+class Streams:
+    """The process of the streams."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def ask(self, *command: object) -> Any:
+        """The result of a command."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        return json.loads(await self._process.stdout.readline())
+
+    async def all_open(self, count: int) -> None:
+        """Wait until so many streams are open."""
+        async with asyncio.timeout(OPENING_SECONDS):
+            while await self.ask("count") < count:  # noqa: ASYNC110 - it is in another process
+                await asyncio.sleep(0.5)
+
+
+@asynccontextmanager
+async def open_streams(ports: Sequence[int], count: int) -> AsyncIterator[Streams]:
+    """Open streams in a process of their own, and end it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.rollout_clients",
+        cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 26,
+    )  # fmt: skip
+    try:
+        streams = Streams(process)
+        await streams.ask("open", ports, count)
+        await streams.all_open(count)
+        yield streams
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+class Requests:
+    """Requests one after the other, each on a connection of its own."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._opening = asyncio.Semaphore(OPENED_AT_ONCE)
-        self.open = 0
-        self.begun: list[float] = []  # when streams were opened
-        self.refused: Counter[str] = Counter()
-        self.times: list[float] = []  # of requests
+        self.times: list[float] = []  # in seconds
+        self.failed: Counter[str] = Counter()  # by status
 
-    async def _ask(self, path: str, accept: str, last: str = "") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        resume = f"Last-Event-ID: {last}\r\n" if last else ""
-        writer.write(
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n{resume}Connection: close\r\n\r\n".encode()
-        )
-        return reader, writer
-
-    async def stream(self) -> None:
-        """One client, until it is cancelled."""
-        last, retry = "", 2.0
+    async def run(self) -> None:
+        """Make requests, until this is cancelled."""
         while True:
-            self.begun.append(time.monotonic())
+            begun = time.monotonic()
             try:
-                async with self._opening:
-                    reader, writer = await self._ask("/notes/stream/", "text/event-stream", last)
-                    status = (await reader.readline())[9:12].decode()
-                    head = await reader.readuntil(b"event: ready\n") if status == "200" else b""
-            except (OSError, asyncio.IncompleteReadError):
-                status, head = "lost", b""
-            if head:
-                self.open += 1
-                retry = int(re.findall(rb"retry: (\d+)", head)[0]) / 1000
-                with suppress(OSError):
-                    while line := await reader.readline():
-                        if line.startswith(b"id: "):
-                            last = line[4:].strip().decode()
-                self.open -= 1
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                writer.write(b"GET /notes/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                status = (await reader.readline())[9:12].decode()
+                await reader.read()
                 writer.close()
-            else:
-                self.refused[status] += 1
-            await asyncio.sleep(retry)
-
-    async def requests(self) -> None:
-        """Requests, until this is cancelled."""
-        while True:
-            begin = time.monotonic()
-            reader, writer = await self._ask("/notes/", "application/json")
-            status = (await reader.readline())[9:12].decode()
-            await reader.read()
-            writer.close()
-            self.times.append(time.monotonic() - begin)
+            except OSError:
+                status = "lost"
+            self.times.append(time.monotonic() - begun)
             if status != "200":
-                self.refused[f"request {status}"] += 1
+                self.failed[status] += 1
             await asyncio.sleep(REQUEST_SECONDS * random.uniform(0.5, 1.5))
 
 
@@ -130,76 +149,94 @@ def most_in_a_second(times: list[float]) -> int:
     return most
 
 
+def quantile(times: Sequence[float], share: float) -> str:
+    """The time in milliseconds that this share of the times is not above."""
+    return f"{1000 * sorted(times)[round(share * (len(times) - 1))]:.0f} ms"
+
+
 def proxied(ports: list[int], port: int) -> str:
     """The configuration of docs/deploy.md without TLS, with these replicas."""
     block = re.findall(r"```haproxy\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)[0]
     block = re.sub(r"bind .*", f"bind 127.0.0.1:{port}", block)
     servers = "\n".join(f"    server r{each} 127.0.0.1:{each}" for each in ports)
-    return "global\n    maxconn 8000\n" + re.sub(r"    server one .*", servers, block)
+    return re.sub(
+        r"    server one .*", servers, block
+    )  # by default HAProxy has as many connections as open files allow
 
 
-async def measure(directory: Path, url: str, streams: int, drain: str) -> str:
+@asynccontextmanager
+async def haproxy(directory: Path, services: list[int], port: int) -> AsyncIterator[None]:
+    """HAProxy, as long as it is used."""
+    file = directory / f"haproxy{port}.cfg"
+    file.write_text(proxied(services, port))
+    program = shutil.which("haproxy") or "/usr/sbin/haproxy"
+    process = await asyncio.create_subprocess_exec(program, "-f", str(file), stderr=asyncio.subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def measure(directory: Path, url: str, count: int, drain: str) -> str:
     """A line of the table."""
     (directory / "config" / "resources").mkdir(parents=True, exist_ok=True)
     (directory / "config" / "resources" / "notes.yaml").write_text(NOTES)
     (directory / "config" / "service.yaml").write_text(
-        "server: {trusted_proxies: 1, allowed_hosts: ['*'], shutdown_delay: 3s}\n"
-        f"stream: {{drain: {drain}, max_streams_per_caller: 100000}}\n"
+        "server: {trusted_proxies: 1, allowed_hosts: ['*'], shutdown_delay: 3s, max_connections: 100000}\n"
+        f"stream: {{drain: {drain}, max_streams: 100000, max_streams_per_caller: 100000}}\n"
     )
-    ports, port = [8711, 8712], 8710
-    replicas = [Replica(directory / "config", url, each) for each in ports]
-    for replica in replicas:
-        await replica.start()
-    (directory / "haproxy.cfg").write_text(proxied(ports, port))
-    program = shutil.which("haproxy") or "/usr/sbin/haproxy"
-    haproxy = await asyncio.create_subprocess_exec(
-        program, "-f", str(directory / "haproxy.cfg"), stderr=asyncio.subprocess.DEVNULL
-    )
-    await asyncio.sleep(2)
-    clients = Clients(port)
-    tasks = [asyncio.create_task(clients.stream()) for _ in range(streams)]
-    tasks.append(asyncio.create_task(clients.requests()))
-    try:
-        async with asyncio.timeout(60):
-            while clients.open < streams:  # noqa: ASYNC110 - clients open by themselves
-                await asyncio.sleep(0.2)
+    each_proxy = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE) // 2
+    services = [free_port(), free_port()]
+    ports = [free_port() for _ in range(-(-count // each_proxy))]
+    async with AsyncExitStack() as stack:
+        replicas = [Replica(directory / "config", url, each) for each in services]
+        for replica in replicas:
+            await replica.start()
+            stack.push_async_callback(replica.kill)
+        for port in ports:
+            await stack.enter_async_context(haproxy(directory, services, port))
+        await asyncio.sleep(2)  # until HAProxy has seen that the replicas are ready
+        streams = await stack.enter_async_context(open_streams(ports, count))
         await asyncio.sleep(1)
-        clients.begun.clear()
-        clients.times.clear()
-        clients.refused.clear()
+        requests = Requests(ports[0])
+        requesting = asyncio.create_task(requests.run())
+        stack.callback(requesting.cancel)
+        await asyncio.sleep(QUIET_SECONDS)
+        quiet = requests.times.copy()
+        requests.times.clear()
+        await streams.ask("begin")
         for replica in replicas:
             await replica.stop()
             await replica.start()
             await asyncio.sleep(3)
-        async with asyncio.timeout(30):
-            while clients.open < streams:  # noqa: ASYNC110 - clients open by themselves
-                await asyncio.sleep(0.2)
-        times = sorted(clients.times)
-        middle, late = times[len(times) // 2], times[int(len(times) * 0.99)]
+            await streams.all_open(count)
+        found = await streams.ask("result")
+        begun, refused = found["begun"], found["refused"]
         return (
-            f"| `{drain}` | {len(clients.begun)} | {most_in_a_second(clients.begun)} | {middle * 1000:.0f} ms | {late * 1000:.0f} ms"
-            f" | {times[-1] * 1000:.0f} ms | {', '.join(f'{count} of {status}' for status, count in clients.refused.items()) or 'none'} |"
+            f"| `{drain}` | {len(begun):,} | {most_in_a_second(begun):,} | {quantile(found['waits'], 0.99)}"
+            f" | {quantile(quiet, 0.5)}, {quantile(quiet, 0.99)} | {quantile(requests.times, 0.5)} | {quantile(requests.times, 0.99)}"
+            f" | {quantile(requests.times, 1)} | {_listed(refused)} | {_listed(requests.failed)} |"
         )
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        for replica in replicas:
-            with suppress(ProcessLookupError):
-                replica.process.kill()
-        with suppress(ProcessLookupError):
-            haproxy.kill()
-        await haproxy.wait()
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
 
 
 @click.command()
-@click.option("--streams", default=2000, show_default=True)
+@click.option("--streams", default=10_000, show_default=True)
 @click.option("--drain", "drains", multiple=True, default=("0s", "10s"), show_default=True)
 def main(streams: int, drains: tuple[str, ...]) -> None:
     """Restart two replicas in turn, and print what clients see."""
-    print("| drain | reconnections | most in 1 s | request p50 | p99 | max | refused |")
+    allow_descriptors(streams + SPARE)
+    print(
+        "| drain | reconnections | most in 1 s | until one is open, p99 | request before, p50, p99 | during, p50 | p99 | max"
+        " | refused streams | failed requests |"
+    )
     for drain in drains:
-        with tempfile.TemporaryDirectory() as directory:
+        with tempfile.TemporaryDirectory(prefix="rowcast-rollout-") as directory:
             server = EmbeddedPostgres(Path(directory) / "postgres")
             with server:
                 print(asyncio.run(measure(Path(directory), server.url, streams, drain)), flush=True)
