@@ -1,7 +1,8 @@
 """What further processes of a service cost PostgreSQL, with and without a relay, and how late changes are while the bus is away.
 
 ``python -m bench.nodes`` prints a row for each number of processes: statements a second while nothing is written and while rows
-are written, and the time from a commit to a client. It needs ``nats-server``, ``rowcast[nats]`` and the embedded PostgreSQL.
+are written, and the time from a commit to a client. It needs the embedded PostgreSQL and, for each bus, its server and client:
+``nats-server`` and ``rowcast[nats]``, or ``redis-server`` and ``rowcast[redis]``.
 """
 
 from __future__ import annotations
@@ -29,22 +30,29 @@ from rowcast.database.embedded import EmbeddedPostgres
 RELAY: Final = "ROWCAST_STREAM_RELAY"
 SETTLE_SECONDS: Final = 5.0  # after the last process is ready
 WRITES: Final = 20  # rows a second
+BUSES: Final = {
+    "nats": ("nats-server", "--addr 127.0.0.1 --port {port}"),
+    "redis": ("redis-server", "--bind 127.0.0.1 --port {port} --save --appendonly no"),
+}
+WITHOUT: Final = "without"
 COUNTED: Final = "SELECT sum(calls)::int FROM pg_stat_statements WHERE query NOT LIKE '%pg_stat_statements%'"
 BY_QUERY: Final = """SELECT calls, left(regexp_replace(query, '\\s+', ' ', 'g'), 100) FROM pg_stat_statements
     WHERE query NOT LIKE '%pg_stat_statements%' ORDER BY calls DESC LIMIT 12"""
 
 
-class Nats(Program):
-    """A NATS server, which can be killed and started again."""
+class Bus(Program):
+    """The server of a bus, which can be killed and started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__(free_port(), Path.cwd())
-        self.url = f"nats://127.0.0.1:{self.port}"
+        self.kind = kind
+        self.url = f"{kind}://127.0.0.1:{self.port}"
 
     def command(self) -> Sequence[str]:
-        program = find("nats-server")
-        assert program, "this needs nats-server"
-        return [program, "--addr", "127.0.0.1", "--port", str(self.port)]
+        name, arguments = BUSES[self.kind]
+        program = find(name)
+        assert program, f"this needs {name}"
+        return [program, *arguments.format(port=self.port).split()]
 
 
 class Stream:
@@ -106,19 +114,21 @@ async def replicas(directory: Path, url: str, number: int) -> AsyncIterator[list
         await asyncio.gather(*(replica.stop() for replica in running if hasattr(replica, "process")))
 
 
-async def run(directory: Path, url: str, numbers: list[int], seconds: float, outage: float, *, queries: bool) -> None:
+async def run(
+    directory: Path, url: str, numbers: list[int], kinds: list[str], seconds: float, outage: float, *, queries: bool
+) -> None:
     (directory / "config" / "resources").mkdir(parents=True)
     (directory / "config" / "service.yaml").write_text("server: {workers: 1}")
     (directory / "config" / "resources" / "notes.yaml").write_text(NOTES)
     connection = await asyncpg.connect(url)
     await connection.execute("CREATE EXTENSION pg_stat_statements")
-    nats = Nats()
     print(f"{WRITES} rows a second are written; times from commit to client: median / 99 % / most, in ms")
-    for relay in (None, nats.url):
+    for kind in kinds:
         os.environ.pop(RELAY, None)
-        if relay is not None:
-            os.environ[RELAY] = relay
-            await nats.start()
+        bus = None if kind == WITHOUT else Bus(kind)
+        if bus is not None:
+            os.environ[RELAY] = bus.url
+            await bus.start()
         for number in numbers:
             async with replicas(directory, url, number) as ports:
                 await asyncio.sleep(SETTLE_SECONDS)
@@ -131,19 +141,19 @@ async def run(directory: Path, url: str, numbers: list[int], seconds: float, out
                         print("   ", *row)
                 ages = [age for stream in streams for age in stream.ages]
                 print(
-                    f"{number:3} processes {'with' if relay else 'without'} a relay:"
+                    f"{number:3} processes, {'without a relay' if bus is None else f'relay over {kind}'}:"
                     f" {idle:.0f} statements a second idle, {busy:.0f} busy; {quantiles(ages)}",
                     flush=True,
                 )
-                if relay is not None and number == numbers[-1] and outage:
+                if bus is not None and number == numbers[-1] and outage:
                     await asyncio.sleep(2)
                     for stream in streams:
                         stream.ages.clear()
                     writing = asyncio.create_task(write(connection, outage + 10))
                     await asyncio.sleep(2)
-                    nats.kill()
+                    bus.kill()
                     await asyncio.sleep(outage)
-                    await nats.start()
+                    await bus.start()
                     written = await writing
                     await asyncio.sleep(2)
                     late = [age for stream in streams for age in stream.ages]
@@ -156,25 +166,26 @@ async def run(directory: Path, url: str, numbers: list[int], seconds: float, out
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks)
-    nats.kill()
+        if bus is not None:
+            bus.kill()
     await connection.close()
 
 
 @click.command()
 @click.option("--processes", default="1,5,20", help="How many, separated by commas.")
+@click.option("--relays", default="without,nats,redis", help="Over which buses, separated by commas.")
 @click.option("--seconds", default=10.0, help="How long to count statements.")
 @click.option("--outage", default=30.0, help="For how long to kill the bus.")
 @click.option("--queries", is_flag=True, help="Print what is run most often.")
-def main(processes: str, seconds: float, outage: float, queries: bool) -> None:
+def main(processes: str, relays: str, seconds: float, outage: float, queries: bool) -> None:
     """Measure."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory(prefix="rowcast-nodes-") as name:
         directory = Path(name)
         settings = {"shared_preload_libraries": "pg_stat_statements", "max_connections": "400"}
         with EmbeddedPostgres(directory / "data", settings=settings) as postgres:
-            asyncio.run(
-                run(directory, postgres.url, list(map(int, processes.split(","))), seconds, outage, queries=queries)
-            )
+            numbers, kinds = list(map(int, processes.split(","))), relays.split(",")
+            asyncio.run(run(directory, postgres.url, numbers, kinds, seconds, outage, queries=queries))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import click
 import orjson
 
 from bench import database, peers
-from bench.nodes import COUNTED, RELAY, Nats
+from bench.nodes import COUNTED, RELAY, Bus
 from bench.peers import Server
 from bench.streams import AUTHOR, SPARE, Clients, allow_descriptors, row, subscribers, table
 from rowcast import __version__
@@ -232,7 +232,7 @@ async def measure(
     async with AsyncExitStack() as stack:
         environment = {**MANY}
         if relay:
-            bus = Nats()
+            bus = Bus("nats")
             stack.callback(bus.kill)
             await bus.start()
             environment[RELAY] = bus.url
