@@ -23,6 +23,7 @@ from rowcast.configuration.settings import Database as DatabaseSettings
 from rowcast.rest.plan import SERVICE
 from rowcast.server.assets import CLIENT, FOLDER, read_assets
 from rowcast.server.doctor import Finding
+from rowcast.server.lifecycle import LIFECYCLE
 from rowcast.server.replica_doctor import examine_replicas
 from rowcast.testing.client import Client
 from tests.conftest import Serve
@@ -407,18 +408,55 @@ async def test_what_a_replica_lacks_is_not_kept(resources: dict[str, str], pair:
 
 
 async def test_what_a_replica_has_is_kept(pair: Pair, serve: Serve) -> None:
-    """While nothing changes memory answers what a replica has answered before, with a position that is not too old."""
+    """While nothing changes memory answers what a replica has answered before, with the position that it had."""
     client = await read_from(serve, pair, "INSERT INTO notes (id, text) VALUES (1, 'old')", resources=CACHED)
-    await client.get("/notes/")
+    first = await client.get("/notes/")
     assert await texts(client) == ["old"]
     assert replicas_of(client).reads[only(client).name] == 1
     kept = await client.get("/notes/")
-    assert kept.headers["X-Stream-Position"] == str(client.app[SERVICE].feed.head)
+    assert kept.headers["X-Stream-Position"] == first.headers["X-Stream-Position"]
     assert await texts(client, **{"X-Read-After": "1-2-0"}) == ["old"]  # which nobody knows
     assert replicas_of(client).reads["primary"] == 1
     async with client.stream("/notes/stream/", last_event_id=kept.headers["X-Stream-Position"]) as changes:
         await pair.sql.execute("UPDATE notes SET text = 'new'")
         assert (await changes.next())["data"]["text"] == "new"
+
+
+async def test_a_position_of_a_kept_answer_is_not_older_than_what_the_feed_remembers(
+    pair: Pair, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log may have been pruned since; nothing that the answer depends on has changed up to the head."""
+    client = await read_from(serve, pair, "INSERT INTO notes (id, text) VALUES (1, 'old')", resources=CACHED)
+    feed = client.app[SERVICE].feed
+    first = await client.get("/notes/")
+    monkeypatch.setattr("rowcast.changes.feed.SNAPSHOT_MAX_AGE_SECONDS", 0.0)
+    for name in ("a", "b"):
+        before = feed.head.tick
+        await pair.sql.execute("INSERT INTO owners (id, name) VALUES (DEFAULT, $1)", name)
+        await until(lambda before=before: feed.head.tick > before)  # type: ignore[misc]
+    kept = await client.get("/notes/")
+    assert replicas_of(client).reads[only(client).name] == 1
+    assert kept.headers["X-Stream-Position"] == str(feed.head) != first.headers["X-Stream-Position"]
+
+
+async def test_a_stream_from_a_kept_answer_repeats_nothing(
+    pair: Pair, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even a change that the replica had, and that has no tick when memory answers."""
+    monkeypatch.setattr("rowcast.changes.cache.FEED_MAX_LAG_SECONDS", PATIENCE)  # which is a moment of a busy service
+    client = await read_from(serve, pair, "INSERT INTO notes (id, text) VALUES (1, 'old')", resources=CACHED)
+    ticker = client.app[LIFECYCLE].ticker
+    await ticker.stop()
+    await pair.sql.execute("UPDATE notes SET text = 'new'")
+    await pair.replayed()
+    await until_read(client)
+    assert await texts(client) == ["new"]
+    kept = await client.get("/notes/")
+    assert replicas_of(client).reads[only(client).name] == 1
+    await ticker.start()
+    async with client.stream("/notes/stream/", last_event_id=kept.headers["X-Stream-Position"]) as changes:
+        await pair.sql.execute("UPDATE notes SET text = 'end'")
+        assert (await changes.next())["data"]["text"] == "end"
 
 
 @CACHES

@@ -174,6 +174,16 @@ class Feed(Reconnecting):
                 self._continued = (arguments, self._continuing(Snapshot.parse(snapshot)))
         return self._continued[1]
 
+    def kept_position(self, snapshot: str) -> str:
+        """``stream_position`` of an answer that was kept, and that nothing has changed since; ``head`` if the feed does not know it.
+
+        The position of a standby says itself which tick it follows, however long ago that was; the log may not have it any more.
+        """
+        position = self.stream_position(snapshot)
+        if position is None or (WITH_SNAPSHOT in snapshot and Position.parse(position).tick < self._ticks[0][1].tick):
+            return str(self.head)
+        return position
+
     def _continuing(self, seen: Snapshot) -> str | None:
         for _, tick in reversed(self._ticks):
             if tick.snap <= seen:

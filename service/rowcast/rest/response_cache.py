@@ -16,7 +16,6 @@ from uuid import UUID
 from aiohttp import web
 
 from rowcast.changes.cache import Dependencies
-from rowcast.changes.position import WITH_SNAPSHOT
 from rowcast.errors import InvalidPattern, PreconditionFailed
 from rowcast.query.conditions import Query
 from rowcast.query.pages import FetchedPage, PageShape
@@ -33,7 +32,7 @@ from rowcast.rest.reading import AnyReader, memory_answers
 from rowcast.rest.request import base_url
 from rowcast.rest.response import json_response
 from rowcast.rest.serializers import Serializer
-from rowcast.rest.stream_position import POSITION, position_header
+from rowcast.rest.stream_position import position_header
 
 Answer: TypeAlias = tuple[bytes, str, str]  # body, tag, snapshot
 
@@ -201,14 +200,8 @@ def _uncounted(shape: PageShape) -> PageShape:
 def respond(
     plan: ViewPlan, http: web.Request, body: bytes, tag: str, snapshot: str, *, from_cache: bool = False
 ) -> web.Response:
-    """The response to a read; a 304 for a client that has this representation, ``PreconditionFailed`` by ``If-Match``.
-
-    What comes ``from_cache`` is current, so it stands for the feed's newest position if its own is not known any more, or is that
-    of a standby, which may be older than the log.
-    """
-    headers = {"ETag": tag, **position_header(plan, snapshot)}
-    if from_cache and (POSITION not in headers or WITH_SNAPSHOT in snapshot):
-        headers[POSITION] = str(plan.service.feed.head)
+    """The response to a read; a 304 for a client that has this representation, ``PreconditionFailed`` by ``If-Match``."""
+    headers = {"ETag": tag, **position_header(plan, snapshot, kept=from_cache)}
     if not matches(http, tag):
         raise PreconditionFailed("If-Match excludes what this address shows now; read it again.")
     if client_has(http, tag):

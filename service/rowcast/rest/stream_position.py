@@ -15,10 +15,14 @@ REPLICA_MAX_LAG: Final = "X-Replica-Max-Lag"
 """For how many seconds a replica may lack what has been committed: for so long a client that must not miss it names it."""
 
 
-def position_header(plan: ViewPlan, snapshot: str) -> dict[str, str]:
-    """The header for what a statement with this snapshot saw, if the feed knows the position; and if there are replicas their lag."""
+def position_header(plan: ViewPlan, snapshot: str, *, kept: bool = False) -> dict[str, str]:
+    """The header for what a statement with this snapshot saw, if the feed knows the position; and if there are replicas their lag.
+
+    What was ``kept`` since is current, so it always has a position.
+    """
     service = plan.service
-    position = service.feed.stream_position(snapshot)
+    feed = service.feed
+    position = feed.kept_position(snapshot) if kept else feed.stream_position(snapshot)
     headers = {} if position is None else {POSITION: position}
     if service.replicas is not None:
         headers[REPLICA_MAX_LAG] = f"{service.settings.database.replica_max_lag:g}"
