@@ -36,6 +36,7 @@ from rowcast.testing import client
 from rowcast.testing.client import Client, running
 
 from .databases import EMPTY, EXTERNAL_URL, Databases, databases_of, temporary_server
+from .edges import BEHIND_EDGE, running_behind_edge
 from .pgbouncer import BEHIND_POOLER, Poolers, behind_pooler
 from .replicating import WITH_REPLICA, Standbys, reading_from_standbys
 
@@ -289,6 +290,7 @@ async def serve(database_url: str, tmp_path: Path) -> AsyncIterator[Serve]:
                 configuration = load(ROOT / "config", environ={})
             else:
                 configuration = configure(tmp_path / f"config{next(numbers)}", resources, service, modules)
-            return await stack.enter_async_context(running(configuration, url or database_url))
+            run = running_behind_edge if BEHIND_EDGE else running
+            return await stack.enter_async_context(run(configuration, url or database_url))
 
         yield start

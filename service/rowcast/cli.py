@@ -21,6 +21,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # name → module of rowcast
     "check": ("serving", "Validate a config directory, with the Python that it names, without a database."),
     "doctor": ("diagnosis", "Check whether changes are delivered, and what prevents it."),
     "dump": ("data", "Write all rows of a resource to a file."),
+    "edge": ("edges", "Hold the streams of a service elsewhere, without a database connection."),
     "init": ("projects", "Write a new project into a directory."),
     "load": ("data", "Load the rows in a file into a resource."),
     "makemigrations": ("schema", "Write a revision with everything between database and config."),

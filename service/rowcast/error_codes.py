@@ -203,9 +203,15 @@ ERROR_CODES: Final[Mapping[str, ErrorCode]] = {
     "error": ErrorCode(
         "500", "The code of `ApiError`, if Python code of the service raises it. Rowcast itself never does.", _OPERATOR
     ),
+    "origin_failed": ErrorCode(
+        "502",
+        "An edge has passed a request on, and its origin has not answered, or not wholly.",
+        "What was asked for may have been done: look first, or use an `Idempotency-Key`. Then try again.",
+    ),
     "unavailable": ErrorCode("503", "The database cannot answer now.", _WAIT),
     "starting": ErrorCode("503", "The service is not ready.", f"`/health/ready` has the reason. {_WAIT}"),
     "database_unavailable": ErrorCode("503", "The database cannot be reached.", _WAIT),
+    "origin_unavailable": ErrorCode("503", "An edge cannot reach its origin.", _WAIT),
     "database_busy": ErrorCode("503", "Every connection is busy, or a lock could not be acquired.", _WAIT),
     "overloaded": ErrorCode(
         "503",

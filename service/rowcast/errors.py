@@ -367,6 +367,14 @@ class Unavailable(ApiError):
         self.limit = limit
 
 
+class BadGateway(ApiError):
+    """The origin of an edge has not answered, or not wholly. What was asked for may have been done."""
+
+    status = HTTPStatus.BAD_GATEWAY
+    code = "origin_failed"
+    default_detail = "The origin of this edge has not answered."
+
+
 class TooManyBodies(Unavailable):
     """The bodies that have not been answered take ``server.bodies_limit`` bytes; the rest of this one is not read."""
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.changes import retention, ticks
-from rowcast.changes.feed import Reason
 from rowcast.changes.position import POSITION_MAX_LENGTH, Position, Snapshot
+from rowcast.changes.tail import Reason
 
 from .watching import Database, summary
 

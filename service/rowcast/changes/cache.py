@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from rowcast.changes.events import Batch
-from rowcast.changes.feed import Feed, Reason
+from rowcast.changes.tail import Reason, Tail
 
 Value = TypeVar("Value")
 
@@ -56,7 +56,7 @@ class _Load:
 class Cache:
     """A cache of at most ``size`` bytes. The least recently used entries are dropped first."""
 
-    def __init__(self, feed: Feed, *, size: int = 64 << 20) -> None:
+    def __init__(self, feed: Tail, *, size: int = 64 << 20) -> None:
         self._feed = feed
         self._bound = size
         self._held = 0
@@ -245,7 +245,7 @@ class Cache:
 class CountingCache(Cache):
     """A cache that counts how often it has a value, by kind. Counting is a call more for each read, so others do not."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Tail) -> None:
         super().__init__(feed)
         self.hits: Counter[str] = Counter()
         self.misses: Counter[str] = Counter()

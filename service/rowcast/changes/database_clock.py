@@ -25,6 +25,10 @@ class DatabaseClock:
         self._differences.clear()
         self.newest = None
 
+    def now(self, time: float) -> float | None:
+        """How late it is in the database at a time of this process, or a little later."""
+        return time + min(self._differences) if self._differences else None
+
     def time_of(self, at: float) -> float | None:
         """When it was so late in the database, for this process, or a little earlier: by the time that a statement travels."""
         return at - min(self._differences) if self._differences else None

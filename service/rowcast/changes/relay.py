@@ -108,10 +108,18 @@ class Relay:
                 await self._sent.wait()
         await cancel(self._tasks)
 
+    @property
+    def key(self) -> RelayKey | None:
+        """The channel and the key of the log that is relayed; ``None`` before one is."""
+        return self._key
+
     async def use(self, connection: Connection) -> None:
         """Relay the log of this connection's database."""
         history = await current_history(connection)
-        key = RelayKey.of(await read_secret(connection), tuple(history.values()))
+        self.use_key(RelayKey.of(await read_secret(connection), tuple(history.values())))
+
+    def use_key(self, key: RelayKey) -> None:
+        """Relay the log that has this key."""
         if key != self._key:
             self._key = key
             self.clock.forget()

@@ -86,17 +86,37 @@ def decode(key: RelayKey, message: bytes) -> tuple[str, float, Batch | Beat]:
         message[:_CODE_BYTES], hmac.digest(key.secret, body, _CODE)
     ):
         raise NotGenuine
-    (length,) = _LENGTH.unpack_from(body)
-    start = _LENGTH.size + length
-    head = orjson.loads(body[_LENGTH.size : start])
+    head, rows = _opened(body)
     if "head" in head:
         return head["by"], head["at"], Beat(Position(*head["head"]), head["current"], head["alarms"], head["ended"])
-    return head["by"], head["at"], _batch(head, bytes(body[start:]))
+    return head["by"], head["at"], _batch(head, rows)
+
+
+def pack(batch: Batch) -> bytes:
+    """A batch of any size as bytes, without a code."""
+    rows = [row for event in batch.events for row in (event.old, event.new) if row is not None]
+    return _body(_batch_head(batch), rows)
+
+
+def unpack(body: bytes) -> Batch:
+    """The batch that ``pack`` was called with."""
+    return _batch(*_opened(memoryview(body)))
+
+
+def _body(head: dict[str, Any], rows: list[bytes]) -> bytes:
+    written = orjson.dumps(head)
+    return b"".join((_LENGTH.pack(len(written)), written, *rows))
+
+
+def _opened(body: memoryview) -> tuple[dict[str, Any], bytes]:
+    """The head of a message, and its rows."""
+    (length,) = _LENGTH.unpack_from(body)
+    start = _LENGTH.size + length
+    return orjson.loads(body[_LENGTH.size : start]), bytes(body[start:])
 
 
 def _sealed(key: RelayKey, head: dict[str, Any], rows: list[bytes]) -> bytes:
-    written = orjson.dumps(head)
-    body = b"".join((_LENGTH.pack(len(written)), written, *rows))
+    body = _body(head, rows)
     return hmac.digest(key.secret, body, _CODE) + body
 
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 import uvloop
@@ -44,13 +44,17 @@ if TYPE_CHECKING:
     from rowcast.server.admin import Admin
     from rowcast.server.watch import Files
 
+HOST: Final = click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
+PORT: Final = click.option("--port", type=int, help="The port to listen on; 0 picks a free one.  [default: 8000]")
+WORKERS: Final = click.option("--workers", type=int, help="How many processes share the port.  [default: 1]")
+
 
 @click.command()
 @CONFIG
 @DATABASE_URL
-@click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
-@click.option("--port", type=int, help="The port to listen on; 0 picks a free one.  [default: 8000]")
-@click.option("--workers", type=int, help="How many processes share the port.  [default: 1]")
+@HOST
+@PORT
+@WORKERS
 @click.option("--migrate", is_flag=True, help="Make the database's schema match the config first.")
 @click.option("--reload", is_flag=True, help="For development: apply each change of a file at once; sets server.debug.")
 @click.option("--insecure-debug", is_flag=True, help="Allow server.debug where others can reach the service.")
@@ -65,8 +69,7 @@ def serve(
     insecure_debug: bool,
 ) -> None:
     """Serve the resources until SIGTERM or SIGINT. SIGHUP, or `rowcast reload`, applies a changed config."""
-    with suppress(ValueError):  # a thread that is not the main one, in which nothing is served
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service can reload
+    ignore_hangup()
     if reload and workers not in (None, 1):
         raise click.UsageError("--reload serves with one process: leave out --workers.")
     number = 1 if reload else workers
@@ -84,6 +87,12 @@ def serve(
         _serve_and_watch(read, config, migrate=migrate)
     else:
         _serve_from(read, None, migrate=migrate)
+
+
+def ignore_hangup() -> None:
+    """Let SIGHUP do nothing until the service can reload."""
+    with suppress(ValueError):  # a thread that is not the main one, in which nothing is served
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _serve_and_watch(read: Callable[[], Configuration], config: Path, *, migrate: bool) -> None:
@@ -107,16 +116,14 @@ def _serve_from(read: Callable[[], Configuration], files: Files | None, *, migra
     configuration = read()
     server = configuration.settings.server
     set_level(configuration.settings.log.level)
-    _check_address(server)
+    check_address(server)
     with (
-        _open_admin(server) as admin,
+        open_admin(server) as admin,
         open_database(configuration, exclusive=True) as (url, embedded),
         announced(configuration) as record,
     ):
         migrates = migrate or embedded
         metrics = None if admin is None else admin.metrics
-        if admin is not None:
-            click.echo(f"Metrics are on {admin.url}")
 
         def make(configuration: Configuration, once: bool) -> web.Application:
             database, now = configuration.settings.database.url or url, once or server.workers == 1
@@ -124,15 +131,23 @@ def _serve_from(read: Callable[[], Configuration], files: Files | None, *, migra
                 configuration, database, migrate=migrates and now, once=once, metrics=metrics, find_traces=find_traces
             )
 
-        source = Source(read, make)
-        if server.workers == 1:
-            uvloop.run(_with_metrics(admin, _serve(configuration, source, record, files)))
-        else:
-            if migrates:
-                asyncio.run(prepare(configuration, *tables_and_database(configuration, url), migrate=True))
-            from rowcast.server.workers import run as run_workers
+        if migrates and server.workers > 1:
+            asyncio.run(prepare(configuration, *tables_and_database(configuration, url), migrate=True))
+        run(configuration, Source(read, make), record, admin, files)
 
-            run_workers(configuration, source, record, admin)
+
+def run(
+    configuration: Configuration, source: Source, record: Record, admin: Admin | None, files: Files | None = None
+) -> None:
+    """Serve what ``source`` makes until a signal, with as many processes as the settings say."""
+    if admin is not None:
+        click.echo(f"Metrics are on {admin.url}")
+    if configuration.settings.server.workers == 1:
+        uvloop.run(_with_metrics(admin, _serve(configuration, source, record, files)))
+        return
+    from rowcast.server.workers import run as run_workers
+
+    run_workers(configuration, source, record, admin)
 
 
 @click.command()
@@ -145,7 +160,7 @@ def check(config: Path) -> None:
     click.echo(f"{config}: {len(found.configuration.resources)} resources, no problems.")
 
 
-def _open_admin(server: Server) -> AbstractContextManager[Admin | None]:
+def open_admin(server: Server) -> AbstractContextManager[Admin | None]:
     """The address for operators; without one its library is not loaded."""
     if server.admin is None:
         return nullcontext()
@@ -164,7 +179,7 @@ class _AddressError(ConfigurationError):
     """The address cannot be listened on, which no change of a file may be expected to put right."""
 
 
-def _check_address(server: Server) -> None:
+def check_address(server: Server) -> None:
     """Raise ``_AddressError`` if ``serve`` cannot listen at its address, before a database is started."""
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     try:

@@ -300,6 +300,7 @@ class Stream:
     buffer: int = _setting(value_types.size(), "256KiB")
     wakeup: str = _setting(value_types.one_of(("notify", "poll")), "notify")
     relay: str | None = _setting(_relay_url(), secret=True)
+    edge_key: str | None = _setting(value_types.string(least=32, null=True), secret=True)
     max_streams: int = _setting(value_types.integer(1, 1_000_000), 10_000)
     max_streams_per_caller: int = _setting(value_types.integer(1, 1_000_000), 200)
     filter_timeout: float = _setting(value_types.duration(), "1s")

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aiohttp import web
 
+from rowcast.changes.origin import Origin
 from rowcast.configuration.settings import Auth
 from rowcast.database.pool import Database
 from rowcast.errors import ApiError, AuthenticationFailed, NotAuthenticated, ParseError, PermissionDenied, TokenExpired
+from rowcast.identity.at_origin import OriginTickets, OriginTokens
 from rowcast.identity.protocols import Request
 from rowcast.identity.tickets import TICKET_PARAMETER, TICKET_PATTERN, TicketStore
 from rowcast.identity.tokens import TOKEN_PREFIX, TokenStore
@@ -60,12 +62,17 @@ class BaseAuthentication:
 
 
 class Identity:
-    """What the authentication classes of one service share. ``ConfigurationError`` if ``auth.jwt`` cannot be used."""
+    """What the authentication classes of one service share. ``ConfigurationError`` if ``auth.jwt`` cannot be used.
 
-    def __init__(self, settings: Auth, database: Database, *, clock: Clock = time.time) -> None:
+    With ``origin`` it is that of an edge.
+    """
+
+    def __init__(
+        self, settings: Auth, database: Database, *, clock: Clock = time.time, origin: Origin | None = None
+    ) -> None:
         self._clock = clock
-        self.tokens = TokenStore(database, clock)
-        self.tickets = TicketStore(database)
+        self.tokens = TokenStore(database, clock) if origin is None else OriginTokens(origin, database, clock)
+        self.tickets = TicketStore(database) if origin is None else OriginTickets(origin, database)
         self.jwt: JwtVerifier | None = None
         if settings.jwt is not None:
             from rowcast.identity.jwt import JwtVerifier
@@ -209,6 +216,12 @@ def check_size_of_query(http: web.Request) -> None:
 async def redeem_ticket(http: web.Request) -> None:
     """Use the ticket of a stream, if it has one; requests that are made of this one need no other."""
     await _redeemed(http)
+
+
+def redeemed_header(http: web.Request) -> str | None:
+    """The ``Authorization`` header that the ticket of a stream stood for; ``None`` if no ticket was redeemed."""
+    sent = http.get(_TICKET)
+    return None if sent is None else " ".join(sent)
 
 
 async def _redeemed(http: web.Request) -> tuple[str, str] | None:

@@ -50,11 +50,16 @@ class TicketStore:
 
     async def redeem(self, ticket: str) -> str:
         """The header that a ticket stands for; ``AuthenticationFailed`` if it is unknown, used or too old."""
-        with self._database.as_service():
-            row = await self._database.fetch(_REDEEM, (_digest(ticket),))
-        if row is None or not row["fresh"]:
+        sealed = await self.take(_digest(ticket))
+        if sealed is None:
             raise AuthenticationFailed("The ticket was used already, or has expired: get a new one.")
-        return _cipher(ticket).decrypt(_NONCE, row["sealed"], None).decode("utf-8", "surrogateescape")
+        return _cipher(ticket).decrypt(_NONCE, sealed, None).decode("utf-8", "surrogateescape")
+
+    async def take(self, digest: bytes) -> bytes | None:
+        """Remove a ticket, and return what it stands for, encrypted; ``None`` if it is unknown, used or too old."""
+        with self._database.as_service():
+            row = await self._database.fetch(_REDEEM, (digest,))
+        return None if row is None or not row["fresh"] else row["sealed"]
 
 
 def _digest(ticket: str) -> bytes:

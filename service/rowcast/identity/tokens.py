@@ -10,8 +10,9 @@ import datetime as dt
 import hashlib
 import re
 import secrets
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from weakref import WeakSet
 
 import asyncpg
@@ -60,13 +61,23 @@ class TokenStore:
         return user, credentials
 
     async def _look_up(self, digest: bytes) -> tuple[User, Credentials]:
-        with self._database.as_service():
-            row = await self._database.read(_FIND, [digest])
+        row = await self.read(digest)
         if row is None:
             raise AuthenticationFailed("The token is unknown or was revoked.")
         credentials = Credentials(row["expires_at"], row["id"])
         self._in_use.add(credentials)
         return User(id=row["user_id"], is_staff=row["is_staff"]), credentials
+
+    async def read(self, digest: bytes) -> Mapping[str, Any] | None:
+        """``id``, ``user_id``, ``is_staff`` and ``expires_at`` of a token that was not revoked; ``None`` if there is none."""
+        with self._database.as_service():
+            return await self._database.read(_FIND, [digest])
+
+    async def active(self, tokens: Collection[int]) -> Collection[int]:
+        """Those of some tokens that have not been revoked. Raises ``Unavailable``."""
+        with self._database.as_service():
+            rows = await self._database.fetch_all(_NOT_REVOKED, [list(tokens)])
+        return {row["id"] for row in rows}
 
     async def is_active(self, token: int) -> bool:
         """Whether an accepted token has not been revoked since. The result is at most ``TOKEN_FRESH_SECONDS`` old.
@@ -78,11 +89,10 @@ class TokenStore:
             self._checked_at = now
             in_use = {credentials.token for credentials in self._in_use if credentials.token is not None}
             try:
-                with self._database.as_service():
-                    rows = await self._database.fetch_all(_NOT_REVOKED, [list(in_use)])
+                active = await self.active(in_use)
             except Unavailable:  # is not a reason to end a running stream; the next check comes soon
                 return token not in self._revoked
-            self._revoked = frozenset(in_use - {row["id"] for row in rows})
+            self._revoked = frozenset(in_use.difference(active))
             self._cached = {
                 digest: entry for digest, entry in self._cached.items() if entry[2].token not in self._revoked
             }

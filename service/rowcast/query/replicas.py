@@ -15,9 +15,9 @@ from math import inf
 from time import monotonic
 from typing import Final, TypeVar
 
-from rowcast.changes.feed import Feed
 from rowcast.changes.position import WITH_SNAPSHOT, Position
 from rowcast.changes.standbys import PrimaryClock, StandbyWatch
+from rowcast.changes.tail import Tail
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.database.pool import Database
 from rowcast.errors import ApiError, ListTooLarge
@@ -74,7 +74,7 @@ class Replicas:
     """The replicas of one service. One that lacks what was committed more than ``max_lag`` seconds ago is not read."""
 
     def __init__(
-        self, store: Store, all_replicas: Sequence[Replica], clock: PrimaryClock, feed: Feed, max_lag: float
+        self, store: Store, all_replicas: Sequence[Replica], clock: PrimaryClock, feed: Tail, max_lag: float
     ) -> None:
         self.store = store
         self.all = tuple(all_replicas)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,23 @@ class TableTraits:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unordered: frozenset[str] = frozenset()
     passing: frozenset[str] = frozenset()
+
+    def dumped(self) -> dict[str, Any]:
+        """The traits as JSON has them; column names are plain strings there."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: _dumped(value) for name, value in values.items()}
+
+    @classmethod
+    def loaded(cls, dumped: Mapping[str, Any]) -> TableTraits:
+        """The traits that were dumped."""
+        values = {name: frozenset(value) if isinstance(value, list) else value for name, value in dumped.items()}
+        return cls(**values | {"labels": {column: tuple(labels) for column, labels in dumped["labels"].items()}})
+
+
+def _dumped(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return sorted(map(str, value))
+    return {str(name): each for name, each in value.items()} if isinstance(value, Mapping) else value
 
 
 PLAIN: Final = TableTraits()

@@ -94,6 +94,7 @@ async def open_one(
     name: str, plan: ModelPlan, http: web.Request, parameters: Mapping[str, str]
 ) -> tuple[Subscription, Request]:
     """The caller's subscription to one resource, and the request with its credentials; raises what the resource's own stream would."""
+    plan.service.check_stream(plan)
     view: GenericViewSet = new_view(plan, action_map=_ACTION_MAP)
     request = view.request = view.initialize_request(
         http.clone(method="GET", rel_url=http.rel_url.with_query(parameters))

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 from rowcast.changes.cache import Cache
-from rowcast.changes.feed import Feed
+from rowcast.changes.tail import Tail
 from rowcast.configuration.settings import Settings
 from rowcast.database.pool import Database
 from rowcast.errors import InvalidPattern, ParseError, did_you_mean
@@ -55,7 +55,7 @@ class Service:
     resources: Resources
     store: Store
     exports: Database
-    feed: Feed
+    feed: Tail
     cache: Cache
     hub: Hub
     permission_classes: Sequence[type[BasePermission]]
@@ -75,6 +75,7 @@ class Service:
     deletion_plans: dict[tuple[ModelPlan, str], ModelPlan] = field(
         default_factory=dict
     )  # for requests about deleted rows, and for documents of callers who may not make these
+    check_stream: Callable[[ModelPlan], None] = lambda _: None  # ``NeedsDatabase`` for one that an edge does not send
     hooks: Hooks = field(default_factory=lambda: Hooks((), State()))  # the functions of the config directory
     handler_plans: WeakKeyDictionary[Any, ViewPlan] = field(default_factory=WeakKeyDictionary)
 

@@ -27,6 +27,7 @@ from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTime
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from rowcast.changes.feed import Feed
 from rowcast.configuration.settings import Address, Server
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import ConfigurationError
@@ -92,7 +93,8 @@ class Admin:
 
     async def _shared(self) -> list[Metric]:
         """The size and the age of the log, which are the same for every worker; nothing while the database is away."""
-        if (feed := self.metrics.feed) is None:
+        feed = self.metrics.feed
+        if not isinstance(feed, Feed):  # there is none yet, or it is that of an edge
             return []
         try:
             async with asyncio.timeout(SCRAPE_TIMEOUT_SECONDS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -11,8 +11,12 @@ from aiohttp import web
 
 from rowcast.changes.cache import Cache, CountingCache
 from rowcast.changes.feed import Feed
+from rowcast.changes.origin import Origin
 from rowcast.changes.relay import Relay, open_bus
+from rowcast.changes.tail import Tail
 from rowcast.configuration.load import Configuration
+from rowcast.configuration.settings import Database as DatabaseSettings
+from rowcast.configuration.settings import Settings
 from rowcast.configuration.yaml import Problems, SourceLocation
 from rowcast.database.caller import CallerDatabase, CallerSettings
 from rowcast.database.pool import Database
@@ -33,14 +37,14 @@ from rowcast.rest.routers import Route
 from rowcast.rest.stream_queries import stream_queries
 from rowcast.rest.stream_tickets import PREFIX as TICKETS
 from rowcast.rest.stream_tickets import ticket_handler
-from rowcast.server import assets, console, health
+from rowcast.server import assets, console, edges, health
 from rowcast.server.access_log import log_requests
 from rowcast.server.active_requests import limit_active
 from rowcast.server.cors import cors
 from rowcast.server.debug import describe_errors, watching_coroutines
 from rowcast.server.hosts import Hosts
 from rowcast.server.importer import Importer
-from rowcast.server.lifecycle import Lifecycle
+from rowcast.server.lifecycle import DatabaseLifecycle, Lifecycle
 from rowcast.server.middleware import REQUESTS, Requests, add_headers, errors
 from rowcast.server.policies import unscoped_streams
 from rowcast.server.replication import make_replicas
@@ -70,6 +74,17 @@ class Bound:
     throttles: Throttles
     supervisor: Supervisor
     routes: Sequence[Route]
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """What a service stands on: a database, or at an edge its origin."""
+
+    pool: Callable[..., Database]
+    feed: Callable[[Relay | None, Supervisor], Tail]
+    read_snapshot: Callable[[], Awaitable[str]]  # the ``pg_current_snapshot`` of the primary, or ``Unavailable``
+    admission: type[Admission] = Admission
+    origin: Origin | None = None
 
 
 def create_app(
@@ -102,21 +117,46 @@ def create_app(
     problems = Problems()
     bound = bind(configuration, url, problems, counting=metrics is not None)
     problems.check()
-    settings, service, throttles = configuration.settings, bound.service, bound.throttles
-    unscoped = unscoped_streams(bound.routes)
-    lifecycle = Lifecycle(
+    settings, service = configuration.settings, bound.service
+    assert isinstance(service.feed, Feed)
+    lifecycle = DatabaseLifecycle(
         configuration,
         service,
+        service.feed,
         bound.tables,
         bound.identity,
-        throttles,
-        unscoped,
+        bound.throttles,
+        unscoped_streams(bound.routes),
         bound.supervisor,
         migrate=migrate,
         matches=matches,
         once=once,
     )
+    app = application(configuration, bound, lifecycle)
+    register(app, service, bound.routes, lifecycle.waits_for_start)
+    assets.register(app)
+    if console.is_on(settings):
+        console.register(app)
+    queries = lifecycle.waits_for_start(stream_queries)
+    combined = lifecycle.waits_for_start(combined_stream.stream)
+    for path in ("/stream", "/stream/"):
+        app.router.add_get(path, combined)
+        app.router.add_route("QUERY", path, queries)
+    for path in ("/batch", "/batch/"):
+        app.router.add_post(path, batch)
+    tickets = ticket_handler(service)
+    for path in (f"/{TICKETS}", f"/{TICKETS}/"):
+        app.router.add_route("*", path, tickets)
+    edges.register(app, configuration, service, bound.identity)
+    if service.replicas is not None:
+        app.middlewares.append(remember_writers(service, service.replicas))
+    observe(app, configuration, service, lifecycle, metrics, find_traces)
+    return app
 
+
+def application(configuration: Configuration, bound: Bound, lifecycle: Lifecycle) -> web.Application:
+    """An application that answers errors, keeps limits, and starts and stops with its service; it has the addresses of health alone."""
+    settings, service, throttles = configuration.settings, bound.service, bound.throttles
     requests, bodies = Requests(), BodyMemory(settings.server)
     answer_errors = errors(
         Hosts(settings.server).check,
@@ -144,26 +184,23 @@ def create_app(
     app[REQUESTS] = requests
     app[BODY_MEMORY] = bodies
     app[BODY_TIMEOUT] = settings.server.body_timeout
-    register(app, service, bound.routes, lifecycle.waits_for_start)
     health.register(app, lifecycle.readiness)
-    assets.register(app)
-    if console.is_on(settings):
-        console.register(app)
-    queries = lifecycle.waits_for_start(stream_queries)
-    combined = lifecycle.waits_for_start(combined_stream.stream)
-    for path in ("/stream", "/stream/"):
-        app.router.add_get(path, combined)
-        app.router.add_route("QUERY", path, queries)
-    for path in ("/batch", "/batch/"):
-        app.router.add_post(path, batch)
-    tickets = ticket_handler(service)
-    for path in (f"/{TICKETS}", f"/{TICKETS}/"):
-        app.router.add_route("*", path, tickets)
     lifecycle.attach(app)
     if settings.server.debug:
         app.cleanup_ctx.append(watching_coroutines)
-    if service.replicas is not None:
-        app.middlewares.append(remember_writers(service, service.replicas))
+    return app
+
+
+def observe(
+    app: web.Application,
+    configuration: Configuration,
+    service: Service,
+    lifecycle: Lifecycle,
+    metrics: Metrics | None,
+    find_traces: Callable[[], Traces | None],
+) -> None:
+    """Log, time, measure and trace what an application does, as far as the settings say; call it last."""
+    settings = configuration.settings
     log_requests(app, settings.log)
     log_statements(app, service)
     if settings.server.timing:
@@ -172,19 +209,25 @@ def create_app(
         metrics.watch(app, service, lifecycle)
     if (traces := find_traces()) is not None:
         traces.watch(app, service)
-    return app
 
 
-def bind(configuration: Configuration, url: str, problems: Problems, *, counting: bool = False) -> Bound:
+def bind(
+    configuration: Configuration,
+    url: str,
+    problems: Problems,
+    *,
+    counting: bool = False,
+    backing: Backing | None = None,
+) -> Bound:
     """The parts of a service on a database, to which no connection is opened. With ``counting`` its cache and streams count.
 
+    ``backing`` is what an edge has in place of a database, whose URL is then of no use.
     What is wrong with the keys of callers, and with the Python that the config names, is added to ``problems``.
     """
     settings = configuration.settings
     tables = Tables(configuration.resources)
     tables.page_max_bytes = settings.server.list_size_limit
-    callers = CallerSettings.of_settings(settings.database)
-    pool = Database if callers is None else partial(CallerDatabase, callers=callers)
+    pool = _pool(settings.database) if backing is None else backing.pool
     database = pool(
         url,
         tables.guards,
@@ -200,14 +243,18 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
     exports = pool(direct, tables.guards, size=settings.database.export_connections)
     exports.lift_limits()  # an export takes as long as its client
     supervisor = Supervisor()
-    identity = Identity(replace(settings.auth, jwt=None), database)
+    origin = None if backing is None else backing.origin
+    identity = Identity(replace(settings.auth, jwt=None), database, origin=origin)
     if settings.auth.jwt is not None:
         with noting(problems, configuration.files[""].location(("auth", "jwt"), key=True)):
-            identity = Identity(settings.auth, database)
+            identity = Identity(settings.auth, database, origin=origin)
     throttles = Throttles(settings.throttle, trusted_proxies=settings.server.trusted_proxies)
     importer = Importer(configuration.directory)
     store = Store(Queries(tables), database, judges)
-    service = _service(configuration, store, exports, pool, identity, importer, problems, supervisor, counting=counting)
+    backing = backing or _on_database(settings, store, pool)
+    service = _service(
+        configuration, store, exports, backing, identity, importer, problems, supervisor, counting=counting
+    )
     STORE.set(service.store)
     routes = plan_routes(service, configuration, importer, problems)
     with noting(problems, SourceLocation(str(configuration.directory / "hooks.py"))):
@@ -222,11 +269,30 @@ def bind(configuration: Configuration, url: str, problems: Problems, *, counting
     return Bound(tables, service, identity, throttles, supervisor, routes)
 
 
+def _pool(settings: DatabaseSettings) -> Callable[..., Database]:
+    """What makes a pool of connections."""
+    callers = CallerSettings.of_settings(settings)
+    return Database if callers is None else partial(CallerDatabase, callers=callers)
+
+
+def _on_database(settings: Settings, store: Store, pool: Callable[..., Database]) -> Backing:
+    database = store.database
+
+    def feed(relay: Relay | None, supervisor: Supervisor) -> Feed:
+        return Feed(database.connect, wakeup=settings.stream.wakeup, relay=relay, supervisor=supervisor)
+
+    async def read_snapshot() -> str:
+        with database.as_service():
+            return await store.snapshot()
+
+    return Backing(pool, feed, read_snapshot)
+
+
 def _service(
     configuration: Configuration,
     store: Store,
     exports: Database,
-    pool: Callable[..., Database],
+    backing: Backing,
     identity: Identity,
     importer: Importer,
     problems: Problems,
@@ -241,7 +307,7 @@ def _service(
     if settings.stream.relay is not None:
         with noting(problems, configuration.files[""].location(("stream", "relay"), key=True)):
             relay = Relay(open_bus(settings.stream.relay), supervisor)
-    feed = Feed(database.connect, wakeup=settings.stream.wakeup, relay=relay, supervisor=supervisor)
+    feed = backing.feed(relay, supervisor)
     cache = CountingCache(feed) if counting else Cache(feed)
     database.changed = cache.invalidate
 
@@ -250,8 +316,8 @@ def _service(
 
     auth, stream = settings.auth, settings.stream
     replicas = None
-    if settings.database.replicas:
-        replicas = make_replicas(settings.database, store, pool, feed, cache, supervisor)
+    if settings.database.replicas and isinstance(feed, Feed):
+        replicas = make_replicas(settings.database, store, backing.pool, feed, cache, supervisor)
     return Service(
         settings=settings,
         resources=configuration.resources,
@@ -262,9 +328,10 @@ def _service(
         replicas=replicas,
         hub=Hub(
             feed,
+            backing.read_snapshot,
             identity.still_valid,
             supervisor,
-            Admission(stream.max_streams, stream.max_streams_per_caller, stream.buffer),
+            backing.admission(stream.max_streams, stream.max_streams_per_caller, stream.buffer),
             heartbeat=stream.heartbeat,
             max_age=stream.max_age,
             traffic=Traffic() if counting else None,

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from rowcast.changes.feed import Feed
 from rowcast.changes.state import LogState
+from rowcast.changes.tail import Tail
 from rowcast.database.errors import CONNECTION_LOST
 from rowcast.tasks import Supervisor
 
@@ -27,14 +28,13 @@ class Readiness:
     that is ``stopping`` still answers, but should get no further requests. ``config`` is the result of the last reload.
     """
 
-    def __init__(self, feed: Feed, supervisor: Supervisor) -> None:
+    def __init__(self, feed: Tail, supervisor: Supervisor) -> None:
         self.starting: str | None = STARTING
         self.stopping = False
         self.config: Mapping[str, Any] | None = None
         self.unlogged: Callable[[], Sequence[str]] = tuple
         self._feed = feed
         self._supervisor = supervisor
-        self._before: LogState | None = None
 
     async def reason(self) -> str | None:
         """Why the service is not ready, as a sentence; ``None`` if it is."""
@@ -44,15 +44,37 @@ class Readiness:
             return self.starting
         if unlogged := self.unlogged():
             return f"Changes of {', '.join(unlogged)} are not logged: run `rowcast migrate`."
-        lag = self._feed.lag
-        if lag > FEED_GRACE_SECONDS and not self._feed.connected:
-            return f"The change feed has been without a connection to the database for {lag:.0f} s."
-        behind = f"The change feed is {lag:.0f} s behind the database." if lag > FEED_GRACE_SECONDS else None
+        return await self._reason_of_feed() or self._reason_of_tasks()
+
+    async def _reason_of_feed(self) -> str | None:
+        """Why changes are not delivered, or late."""
+        return None
+
+    def _reason_of_tasks(self) -> str | None:
+        """Which background work has failed."""
         if down := list(self._supervisor.down):
-            behind = f"A background task has failed and is started again: {', '.join(down)}; the service's log has the reason."
+            return f"A background task has failed and is started again: {', '.join(down)}; the service's log has the reason."
+        return None
+
+
+class LogReadiness(Readiness):
+    """The readiness of a service with a database."""
+
+    def __init__(self, feed: Feed, supervisor: Supervisor) -> None:
+        super().__init__(feed, supervisor)
+        self._log = feed
+        self._before: LogState | None = None
+
+    async def _reason_of_feed(self) -> str | None:
+        lag = self._log.lag
+        if lag > FEED_GRACE_SECONDS and not self._log.connected:
+            return f"The change feed has been without a connection to the database for {lag:.0f} s."
+        behind = self._reason_of_tasks()
+        if behind is None and lag > FEED_GRACE_SECONDS:
+            behind = f"The change feed is {lag:.0f} s behind the database."
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                state = await self._feed.state()
+                state = await self._log.state()
         except (*CONNECTION_LOST, TimeoutError):
             return behind
         before, self._before = self._before, state

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -16,6 +17,7 @@ import structlog
 from aiohttp import web
 
 from rowcast.changes.connection import cancel, session
+from rowcast.changes.feed import Feed
 from rowcast.changes.table_watch import WATCH_SECONDS, TableWatch
 from rowcast.changes.ticker import Ticker
 from rowcast.changes.trigger_sync import sync_triggers
@@ -28,7 +30,7 @@ from rowcast.resources.tables import Tables
 from rowcast.rest.plan import Service
 from rowcast.rest.request import root_path
 from rowcast.rest.viewset import Handler
-from rowcast.server.health import Readiness
+from rowcast.server.health import LogReadiness, Readiness
 from rowcast.server.log_entries import set_level
 from rowcast.server.middleware import REQUEST_ID, REQUESTS
 from rowcast.server.policies import refused_streams
@@ -45,61 +47,17 @@ START_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, U
 _logger = structlog.get_logger(__name__)
 
 
-class Lifecycle:
-    """Starts and stops what a service runs beside requests. ``migrate`` makes the database match the config,
-    unless it ``matches`` already. With ``once`` a start that fails is not tried again.
+class Lifecycle(ABC):
+    """Starts and stops what a service runs beside requests."""
 
-    ``unscoped_streams`` are the resources that have a stream of all rows.
-    """
+    ticker: Ticker | None = None  # of a service that may make ticks
 
-    def __init__(
-        self,
-        configuration: Configuration,
-        service: Service,
-        tables: Tables,
-        identity: Identity,
-        throttles: Throttles,
-        unscoped_streams: frozenset[str],
-        supervisor: Supervisor,
-        *,
-        migrate: bool,
-        matches: bool = False,
-        once: bool = False,
-    ) -> None:
-        stream = configuration.settings.stream
-        self.readiness = Readiness(service.feed, supervisor)
-        self._supervisor = supervisor
+    def __init__(self, configuration: Configuration, service: Service, readiness: Readiness) -> None:
+        self.readiness = readiness
         self._configuration = configuration
         self._service = service
-        self._tables = tables
-        self._identity = identity
-        self._throttles = throttles
-        self._migrate = migrate
-        self._matches = matches
-        self._once = once
-        self._unscoped_streams = unscoped_streams
-        self._database = service.store.database
-        self.ticker = Ticker(
-            self._database.connect,
-            wakeup=stream.wakeup,
-            retention=stream.retention,
-            size=stream.max_log_size,
-            answers=configuration.settings.server.idempotency_retention,
-            relay=service.feed.relay,
-            supervisor=supervisor,
-        )
-        self._watch = TableWatch(
-            service.feed,
-            self._database.connect,
-            tables,
-            forget=service.cache.clear,
-            repair=self._restore_triggers if migrate else None,
-        )
-        self._purging = Purging(service.store, self.ticker.leading)
-        self.readiness.unlogged = lambda: self._watch.unlogged
         self._settled = asyncio.Event()  # the service has started, or has ended before
         self._waiting_handlers: set[Handler] = set()
-        self._watching: list[asyncio.Task[None]] = []
 
     # --- requests
 
@@ -156,6 +114,79 @@ class Lifecycle:
         app.cleanup_ctx.append(self._run)
         app.on_shutdown.append(self._end_streams)
         app[LIFECYCLE] = self
+
+    @abstractmethod
+    def _run(self, app: web.Application) -> AsyncIterator[None]:
+        """What runs with the application, up to the ``yield`` as it starts, and from there on as it is cleaned up."""
+
+    async def drain(self) -> None:
+        """End every stream, spread over ``stream.drain``."""
+        await self._service.hub.open_streams.drain(self._configuration.settings.stream.drain)
+
+    async def streams_ended(self) -> None:
+        """Wait until no stream is open, once they have been ended."""
+        await self._service.hub.open_streams.ended()
+
+    async def _end_streams(self, _: web.Application) -> None:
+        self._settled.set()
+        await self._service.hub.close()
+
+
+class DatabaseLifecycle(Lifecycle):
+    """That of a service with a database. ``migrate`` makes the database match the config,
+    unless it ``matches`` already. With ``once`` a start that fails is not tried again.
+
+    ``unscoped_streams`` are the resources that have a stream of all rows.
+    """
+
+    ticker: Ticker
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        service: Service,
+        feed: Feed,
+        tables: Tables,
+        identity: Identity,
+        throttles: Throttles,
+        unscoped_streams: frozenset[str],
+        supervisor: Supervisor,
+        *,
+        migrate: bool,
+        matches: bool = False,
+        once: bool = False,
+    ) -> None:
+        stream = configuration.settings.stream
+        super().__init__(configuration, service, LogReadiness(feed, supervisor))
+        self._feed = feed
+        self._supervisor = supervisor
+        self._tables = tables
+        self._identity = identity
+        self._throttles = throttles
+        self._migrate = migrate
+        self._matches = matches
+        self._once = once
+        self._unscoped_streams = unscoped_streams
+        self._database = service.store.database
+        self.ticker = Ticker(
+            self._database.connect,
+            wakeup=stream.wakeup,
+            retention=stream.retention,
+            size=stream.max_log_size,
+            answers=configuration.settings.server.idempotency_retention,
+            relay=feed.relay,
+            supervisor=supervisor,
+        )
+        self._watch = TableWatch(
+            feed,
+            self._database.connect,
+            tables,
+            forget=service.cache.clear,
+            repair=self._restore_triggers if migrate else None,
+        )
+        self._purging = Purging(service.store, self.ticker.leading)
+        self.readiness.unlogged = lambda: self._watch.unlogged
+        self._watching: list[asyncio.Task[None]] = []
 
     async def _run(self, app: web.Application) -> AsyncIterator[None]:
         app[STARTED] = starting = asyncio.create_task(self._start(), name="start")
@@ -231,18 +262,6 @@ class Lifecycle:
     async def _restore_triggers(self) -> None:
         async with session(self._database.connect) as connection:
             await sync_triggers(connection, self._tables, wakeup=self._configuration.settings.stream.wakeup)
-
-    async def drain(self) -> None:
-        """End every stream, spread over ``stream.drain``."""
-        await self._service.hub.open_streams.drain(self._configuration.settings.stream.drain)
-
-    async def streams_ended(self) -> None:
-        """Wait until no stream is open, once they have been ended."""
-        await self._service.hub.open_streams.ended()
-
-    async def _end_streams(self, _: web.Application) -> None:
-        self._settled.set()
-        await self._service.hub.close()
 
 
 LIFECYCLE: Final = web.AppKey("lifecycle", Lifecycle)

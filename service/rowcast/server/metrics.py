@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 
 from rowcast import __version__
-from rowcast.changes.feed import Feed
+from rowcast.changes.tail import Tail
 from rowcast.database.pool import Database
 from rowcast.database.summaries import Summaries, summaries_of
 from rowcast.rest.plan import Service
@@ -58,7 +58,7 @@ class Metrics:
         ProcessCollector(registry=self._process)
 
     @property
-    def feed(self) -> Feed | None:
+    def feed(self) -> Tail | None:
         """The feed of the newest application that has started."""
         return next((each.service.feed for each in reversed(self._running) if each.service.feed.ready.is_set()), None)
 

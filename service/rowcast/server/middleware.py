@@ -40,13 +40,16 @@ from rowcast.rest.viewset import Handler
 class Requests:
     """The number of requests that an application is answering, without streams that have begun; and how often a limit was reached.
 
-    ``refused`` counts by the names of the settings.
+    ``refused`` counts by the names of the settings. An edge has ``passed_on`` so many requests to its origin, and holds
+    ``passed_streams`` of it.
     """
 
-    __slots__ = ("active", "none_left", "refused")
+    __slots__ = ("active", "none_left", "passed_on", "passed_streams", "refused")
 
     def __init__(self) -> None:
         self.active = 0
+        self.passed_on = 0
+        self.passed_streams = 0
         self.refused: Counter[str] = Counter()
         self.none_left: asyncio.Event | None = None  # once somebody waits for it
 

@@ -10,6 +10,7 @@ import structlog
 
 from rowcast.changes import checks
 from rowcast.changes.install import install, read_secret
+from rowcast.changes.origin import OriginLost
 from rowcast.changes.trigger_sync import log_reset, suspend_triggers, sync_triggers
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Settings
@@ -124,6 +125,8 @@ def startup_error(error: Exception) -> str:
     """What to report to everybody about an error that keeps the service from starting; the log has its own words."""
     if isinstance(error, Unavailable):
         return str(error)
+    if isinstance(error, OriginLost):
+        return f"The origin cannot be used: {error}."
     if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
         return "The database is read-only."
     if isinstance(error, asyncpg.PostgresError) and not isinstance(error, CONNECTION_LOST):

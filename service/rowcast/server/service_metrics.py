@@ -11,8 +11,9 @@ from aiohttp import web
 from prometheus_client.core import Metric
 
 from rowcast.changes.cache import CountingCache
-from rowcast.changes.feed import Feed, Reason
+from rowcast.changes.feed import Feed
 from rowcast.changes.relay import DROPPED_BECAUSE
+from rowcast.changes.tail import Reason, Tail
 from rowcast.changes.ticker import Ticker
 from rowcast.database.pool_load import PoolLoad
 from rowcast.query.replicas import FALLBACKS
@@ -41,6 +42,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "rowcast_feed_reconnects": "Connections of the feed after its first one.",
     "rowcast_ticker_ticks": "Ticks that this process has made.",
     "rowcast_limits_reached": "Requests, streams and connections that a limit has refused or ended, by its setting.",
+    "rowcast_edge_requests": "Requests that an edge has passed on to its origin, streams included.",
     "rowcast_relay_published": "Messages that this process has sent to the relay.",
     "rowcast_relay_received": "Messages of the leader that have arrived from the relay.",
     "rowcast_relay_dropped": "Messages of the relay that were dropped, by reason.",
@@ -65,12 +67,12 @@ class Measured:
     """What an application has that is measured."""
 
     service: Service
-    ticker: Ticker
+    ticker: Ticker | None
     readiness: Readiness
     app: web.Application
 
 
-def counted(service: Service, ticker: Ticker, requests: Requests) -> Numbers[tuple[str, Labels]]:
+def counted(service: Service, ticker: Ticker | None, requests: Requests) -> Numbers[tuple[str, Labels]]:
     """What a service has counted, by metric and labels."""
     cache, hub = service.cache, service.hub
     assert isinstance(cache, CountingCache)
@@ -87,10 +89,12 @@ def counted(service: Service, ticker: Ticker, requests: Requests) -> Numbers[tup
     for kind in ("counts", "responses"):
         add("rowcast_cache_hits", cache.hits[kind], kind=kind)
         add("rowcast_cache_misses", cache.misses[kind], kind=kind)
+    feed = service.feed
     if (replicas := service.replicas) is not None:
+        assert isinstance(feed, Feed)
         for server in ("primary", *(each.name for each in replicas.all)):
             add("rowcast_reads", replicas.reads[server], server=server)
-            add("rowcast_log_reads", service.feed.history.reads[server], server=server)
+            add("rowcast_log_reads", feed.history.reads[server], server=server)
         for reason in FALLBACKS:
             add("rowcast_replica_fallbacks", replicas.fallbacks[reason], reason=reason)
     for resource, number in hub.open_streams.opened.items():
@@ -103,9 +107,10 @@ def counted(service: Service, ticker: Ticker, requests: Requests) -> Numbers[tup
     add("rowcast_stream_deliveries", hub.traffic.deliveries)
     add("rowcast_stream_bytes", hub.traffic.bytes)
     add("rowcast_feed_reconnects", max(0, service.feed.connections - 1))
-    add("rowcast_ticker_ticks", ticker.ticks)
+    add("rowcast_ticker_ticks", 0 if ticker is None else ticker.ticks)
     for limit in LIMITS:
         add("rowcast_limits_reached", requests.refused[limit], limit=limit)
+    add("rowcast_edge_requests", requests.passed_on)
     relay = service.feed.relay
     add("rowcast_relay_published", 0 if relay is None else relay.published)
     add("rowcast_relay_received", 0 if relay is None else relay.received)
@@ -115,7 +120,7 @@ def counted(service: Service, ticker: Ticker, requests: Requests) -> Numbers[tup
     return found
 
 
-def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
+def gauges(running: Sequence[Measured], feed: Tail | None) -> Iterator[Metric]:
     """What applications have now, all of a process together; ``feed`` is that of the newest."""
     services = [each.service for each in running]
 
@@ -134,6 +139,8 @@ def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
     waiting = sum(each.app[RESPONSES].total for each in running if RESPONSES in each.app)
     yield gauge("rowcast_response_bytes", "Memory that responses take which clients have not taken yet.", waiting)
     yield gauge("rowcast_streams", "Open streams; those of several resources as *.", dict(streams))
+    passed_on = sum(each.app[REQUESTS].passed_streams for each in running)
+    yield gauge("rowcast_edge_streams", "Open streams that an edge has passed on to its origin.", passed_on)
     yield gauge(
         "rowcast_stream_groups",
         "Groups of streams that get the same frames.",
@@ -142,7 +149,7 @@ def gauges(running: Sequence[Measured], feed: Feed | None) -> Iterator[Metric]:
     yield gauge("rowcast_statement_shapes", "Statements whose SQL is kept, by their kind.", dict(shapes))
     yield gauge("rowcast_cache_bytes", "Memory that kept answers take.", sum(each.cache.held for each in services))
     yield gauge("rowcast_cache_entries", "Kept answers.", sum(len(each.cache) for each in services))
-    leading = any(each.ticker.leading.is_set() for each in running)
+    leading = any(each.ticker is not None and each.ticker.leading.is_set() for each in running)
     yield gauge("rowcast_ticker_leader", "Whether this process makes the ticks.", leading)
     if feed is not None:
         yield gauge("rowcast_feed_lag_seconds", "How far the feed is behind the database.", feed.lag)

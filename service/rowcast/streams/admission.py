@@ -11,11 +11,14 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+from rowcast.database.absent import NeedsDatabase
 from rowcast.errors import TooManyStreams, Unavailable
 from rowcast.query.conditions import Query
+from rowcast.streams.subscription import Subscription
 
 SLOW_FILTER_SECONDS: Final = 50.0  # for which a filter is refused that took too long; its clients come back after that
 SLOW_FILTERS_MAX: Final = 1000
+LEFT_FILTERS_MAX: Final = 1000
 FULL_RETRY_SECONDS: Final = 30
 WAITING_MAX_BYTES: Final = 128 << 20  # that wait for the clients of all streams together
 BUFFER_MIN_BYTES: Final = 16 << 10
@@ -82,6 +85,9 @@ class Admission:
             )
         return self.place(caller)
 
+    def leave_to_origin(self, subscriptions: Iterable[Filtered]) -> None:
+        """Only the database could decide about a change of this stream, which an edge therefore does not open again."""
+
     def place(self, caller: str) -> Place:
         """A context in which a stream counts that has been admitted: its client has the headers, and can get no error any more."""
         return Place(self, caller)
@@ -119,3 +125,25 @@ class Admission:
                     code="statement_timeout",
                     retry_after=int(until - now) + 1,
                 )
+
+
+class EdgeAdmission(Admission):
+    """Decides at an edge. A stream that the log alone does not decide about is ``NeedsDatabase``: the origin has it."""
+
+    def __init__(self, most: int, most_of_caller: int, buffer: int) -> None:
+        super().__init__(most, most_of_caller, buffer)
+        self._left: OrderedDict[Query, None] = OrderedDict()  # the filters of streams that were left to the origin
+
+    def leave_to_origin(self, subscriptions: Iterable[Filtered]) -> None:
+        for each in subscriptions:
+            self._left[each.query] = None
+            if len(self._left) > LEFT_FILTERS_MAX:
+                self._left.popitem(last=False)
+
+    def admit(self, caller: str, subscriptions: Iterable[Filtered]) -> Place:
+        found = list(subscriptions)
+        if not all(isinstance(each, Subscription) and each.needs_log_alone for each in found):
+            raise NeedsDatabase
+        if any(each.query in self._left for each in found):
+            raise NeedsDatabase
+        return super().admit(caller, found)

@@ -21,8 +21,8 @@ from typing import Any, Final, Protocol
 import structlog
 
 from rowcast.changes.events import Batch
-from rowcast.changes.feed import Feed, Reason, Reset
 from rowcast.changes.position import Position, Snapshot
+from rowcast.changes.tail import Reason, Reset, Tail
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import ParseError, Unavailable
 from rowcast.query.aggregation import AggregateShape
@@ -62,7 +62,7 @@ class Gap(Exception):
 class Owner(Protocol):
     """What a board uses of its hub."""
 
-    feed: Feed
+    feed: Tail
     resets: Counter[str]
     sender: Sender
 

@@ -17,13 +17,14 @@ from typing import Final, Protocol
 import structlog
 
 from rowcast.changes.events import Batch
-from rowcast.changes.feed import Feed, Reset
 from rowcast.changes.position import Position, Snapshot
+from rowcast.changes.tail import Reset, Tail
+from rowcast.database.absent import NeedsDatabase
 from rowcast.errors import Unavailable
 from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
 from rowcast.streams.members import Members, Sender
 from rowcast.streams.sse import KEEP_ALIVE, end_block, http_chunk, keep_alive_block, reset_block
-from rowcast.streams.subscriber import Subscriber
+from rowcast.streams.subscriber import ORIGIN, Subscriber
 from rowcast.streams.subscription import FilterTooSlow, NeedsAwait, Subscriptions
 from rowcast.tasks import spawn
 
@@ -51,7 +52,7 @@ TRANSITIONS: Final[Mapping[Phase, frozenset[Phase]]] = {
 class Owner(Protocol):
     """What a group uses of its hub."""
 
-    feed: Feed
+    feed: Tail
     resets: Counter[str]
     sender: Sender
 
@@ -164,17 +165,19 @@ class Group:
         except Exception as error:
             if isinstance(error, Unavailable):
                 _logger.warning("streams_ended", error=error.detail, **self.subscriptions.about)
+            elif isinstance(error, NeedsDatabase):
+                _logger.info("streams_left_to_origin", **self.subscriptions.about)
             else:
                 _logger.exception("streams_ended", **self.subscriptions.about)
             self._task = None
-            self._end()
+            self._end(ORIGIN if isinstance(error, NeedsDatabase) else FAILED)
 
     async def _read_on(self) -> None:
         try:
             async for batch in self._hub.feed.read(self.position):
                 try:
                     frame = await self._hub.render(self.subscriptions, batch, self.seen_snapshot)
-                except Unavailable:
+                except (Unavailable, NeedsDatabase):
                     raise
                 except FilterTooSlow as error:
                     self._hub.refuse_filter(error, self.subscriptions)
@@ -203,11 +206,11 @@ class Group:
             block = end_block(self.subscriptions.about, None if subscriber.renews else position)
             subscriber.write(http_chunk(block) if subscriber.chunked else block, self._hub.buffer)
 
-    def _end(self) -> None:
+    def _end(self, reason: str = FAILED) -> None:
         """End the group's streams; the clients connect again and resume."""
         for subscriber in [*self.members, *self.waiting]:
             try:
-                subscriber.end()
+                subscriber.end(reason)
             except Exception:
                 _logger.exception("stream_failed", **self.subscriptions.about)
         self._hub.drop(self)

@@ -11,8 +11,8 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from rowcast.changes.events import Batch
-from rowcast.changes.feed import Feed, Reason
 from rowcast.changes.position import Position
+from rowcast.changes.tail import Reason, Tail
 from rowcast.streams.admission import Admission
 from rowcast.streams.board import Board, Gap
 from rowcast.streams.live_groups import LiveGroups
@@ -28,7 +28,7 @@ BOARDS_READ_AT_ONCE: Final = 1  # so that filters of streams have the other conn
 class Owner(Protocol):
     """What streams of aggregates use of their hub."""
 
-    feed: Feed
+    feed: Tail
     resets: Counter[str]
     admission: Admission
     open_streams: OpenStreams

@@ -13,9 +13,10 @@ position it joins the group. Nothing is awaited between that comparison and the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
@@ -24,8 +25,9 @@ import structlog
 from aiohttp import web
 
 from rowcast.changes.events import Batch
-from rowcast.changes.feed import Feed, Reason, Reset
 from rowcast.changes.position import Position, Snapshot
+from rowcast.changes.tail import Reason, Reset, Tail
+from rowcast.database.absent import NeedsDatabase
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import Unavailable
 from rowcast.streams.admission import Admission
@@ -75,6 +77,7 @@ class Hub:
 
     Args:
         feed: The change feed of the process.
+        read_snapshot: Returns the ``pg_current_snapshot`` of the primary. ``Unavailable`` if it cannot.
         valid: Whether a ``request.auth`` is still valid.
         supervisor: Runs the hub's background tasks.
         admission: Decides how many streams may be open, and how many bytes may wait for one of them.
@@ -85,7 +88,8 @@ class Hub:
 
     def __init__(
         self,
-        feed: Feed,
+        feed: Tail,
+        read_snapshot: Callable[[], Awaitable[str]],
         valid: Callable[[object], Awaitable[bool]],
         supervisor: Supervisor,
         admission: Admission,
@@ -112,7 +116,7 @@ class Hub:
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches = SharedMatches()
         self.open_streams = OpenStreams(valid, max_age)
-        self._snapshot = SharedSnapshot()
+        self._snapshot = SharedSnapshot(read_snapshot)
         self._reading_rows = asyncio.Semaphore(SNAPSHOTS_READ_AT_ONCE)
         self.closing = False
         self.aggregates = GroupStreams(self)
@@ -193,6 +197,7 @@ class Hub:
 
         Raises:
             ParseError: There are more rows than ``limit``.
+            NeedsDatabase: At an edge, which leaves this stream to the origin.
             Unavailable: The database is away, and the stream has not begun; or there are too many streams, or its filter
                 has taken too long before.
             TooManyStreams: The caller has too many.
@@ -263,7 +268,7 @@ class Hub:
         """Find the position where a stream begins, and open it."""
         reason = None if last is None else await self.check_position(last, subscriber)
         if last is None or reason is not None:
-            subscriber.position = await self._current_position(subscriptions)
+            subscriber.position = await self._current_position()
         else:
             subscriber.position = Position.parse(last)
         reset = b"" if reason is None else self._reset_block(subscriptions, subscriber.position, reason)
@@ -283,14 +288,14 @@ class Hub:
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
                 await subscriber.send(DATABASE_AWAY)
 
-    async def _current_position(self, subscriptions: Subscriptions) -> Position:
+    async def _current_position(self) -> Position:
         """The position after everything that is committed, which the feed may not have read yet.
 
         If the database is away it is the head of the feed.
         """
         head = self.feed.head
         try:
-            snapshot = await self._snapshot.read(next(iter(subscriptions)).store)
+            snapshot = await self._snapshot.read()
         except Unavailable:
             return self.feed.head
         return self.position_after(head, snapshot)
@@ -325,7 +330,7 @@ class Hub:
             position = batch.end.with_snapshot(remaining(seen_snapshot, batch))
             try:
                 frame = await self.render(subscriptions, batch, seen_snapshot)
-            except Unavailable:
+            except (Unavailable, NeedsDatabase):
                 raise
             except FilterTooSlow as error:
                 self.refuse_filter(error, subscriptions)
@@ -363,7 +368,8 @@ class Hub:
         """All rows of the subscriptions as of one moment, and the position after it; ``ParseError`` for too many."""
         async with self._reading_rows:
             head = self.feed.head
-            found, snapshot = await read_snapshot(subscriptions, limit)
+            with self._leaving(subscriptions):
+                found, snapshot = await read_snapshot(subscriptions, limit)
         return found, self.position_after(head, snapshot)
 
     async def _send_rows(
@@ -393,7 +399,10 @@ class Hub:
     # --- rendering
 
     async def render(self, subscriptions: Subscriptions, batch: Batch, seen_snapshot: Snapshot | None) -> bytes:
-        """The frame of a batch; ``Unavailable`` if the database is away for ``RENDER_PATIENCE_SECONDS``."""
+        """The frame of a batch; ``Unavailable`` if the database is away for ``RENDER_PATIENCE_SECONDS``.
+
+        At an edge it is ``NeedsDatabase`` if the log alone does not suffice.
+        """
         start = time.monotonic()
         while True:
             try:
@@ -401,11 +410,21 @@ class Hub:
             except NeedsAwait:
                 pass
             try:
-                return await subscriptions.render(batch, seen_snapshot, self._matches.read)
+                with self._leaving(subscriptions):
+                    return await subscriptions.render(batch, seen_snapshot, self._matches.read)
             except Unavailable:
                 if time.monotonic() - start > RENDER_PATIENCE_SECONDS:
                     raise
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
+
+    @contextlib.contextmanager
+    def _leaving(self, subscriptions: Subscriptions) -> Iterator[None]:
+        """Leave streams to the origin, which their clients then get to, if an edge cannot go on with them."""
+        try:
+            yield
+        except NeedsDatabase:
+            self.admission.leave_to_origin(subscriptions)
+            raise
 
     def refuse_filter(self, error: FilterTooSlow, subscriptions: Subscriptions) -> None:
         """Open no stream with this filter for a while: it would end again with the next change."""

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import structlog
 
+from rowcast.database.absent import NeedsDatabase
 from rowcast.errors import ApiError
 from rowcast.streams.expansion import ExpansionTooLarge
-from rowcast.streams.subscriber import AGE, CLIENT, CREDENTIALS, FAILED, SHUTDOWN, UNAVAILABLE, Subscriber
+from rowcast.streams.subscriber import AGE, CLIENT, CREDENTIALS, FAILED, ORIGIN, SHUTDOWN, UNAVAILABLE, Subscriber
 from rowcast.streams.subscription import FilterTooSlow
 
 CREDENTIALS_CHECK_SECONDS: Final = 5.0  # between two checks of the credentials of open streams
@@ -52,6 +53,8 @@ class Held:
                 pass
             case ApiError():  # the client gets the error when it connects again, as with the following ones
                 reason = UNAVAILABLE
+            case NeedsDatabase():
+                reason = ORIGIN
             case ExpansionTooLarge() | FilterTooSlow():
                 reason = FAILED
             case Exception():

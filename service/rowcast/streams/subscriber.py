@@ -26,7 +26,8 @@ FAILED: Final = "failed"  # an error of the service, or a limit of a filter
 SHUTDOWN: Final = "shutdown"  # the service stops, or has another configuration
 SLOW: Final = "slow"  # the client reads nothing
 UNAVAILABLE: Final = "unavailable"  # the database was away for too long
-CLOSED_BY: Final = (AGE, CLIENT, CREDENTIALS, FAILED, SHUTDOWN, SLOW, UNAVAILABLE)
+ORIGIN: Final = "origin"  # an edge has no database, which the stream needs now
+CLOSED_BY: Final = (AGE, CLIENT, CREDENTIALS, FAILED, ORIGIN, SHUTDOWN, SLOW, UNAVAILABLE)
 
 
 class Phase(Enum):

@@ -105,6 +105,11 @@ class Subscription:
         """Subscriptions with equal keys render the same bytes."""
         return self.query, self.projection, self.watched, self.access and self.access.key, self.caller, self.expansion
 
+    @property
+    def needs_log_alone(self) -> bool:
+        """Whether an event in the log is all that it takes to send it, but for values that Python cannot represent."""
+        return self.access is None and self.expansion is None and (not self.query.where or self.test is not None)
+
     @cached_property
     def _floats(self) -> frozenset[str]:
         """Float columns. Their over-long JSON numbers may be rounded to a float."""

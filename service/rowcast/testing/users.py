@@ -52,7 +52,7 @@ class _Tokens:
     def __init__(self, tokens: TokenStore, users: Users) -> None:
         self._tokens = tokens
         self._users = users
-        self.is_active = tokens.is_active
+        self.is_active, self.active, self.read = tokens.is_active, tokens.active, tokens.read
 
     async def find(self, token: str) -> tuple[User, Credentials]:
         return self._users.find(token) or await self._tokens.find(token)

@@ -1,0 +1,195 @@
+"""The origin as an edge uses it: a service with a database, asked over HTTP for what the edge does not have.
+
+The addresses are below ``PREFIX``, and are for edges alone: they have the key of ``stream.edge_key``. A piece of the log is a
+sequence of frames: a kind, a length, and so many bytes. It ends with a frame about the end of the log, or with one that says why the log
+cannot be read from there. An answer that is cut off has neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from rowcast.changes.events import Batch
+from rowcast.changes.position import Position, Snapshot
+from rowcast.changes.relay_messages import FORMAT, RelayKey, pack, unpack
+from rowcast.changes.tail import Reason, Reset
+from rowcast.changes.ticks import Tick
+
+PREFIX: Final = "/stream/edge"
+STATE: Final = f"{PREFIX}/state/"
+LOG: Final = f"{PREFIX}/log/"
+POSITION: Final = f"{PREFIX}/position/"
+SNAPSHOT: Final = f"{PREFIX}/snapshot/"
+TOKEN: Final = f"{PREFIX}/token/"
+TOKENS: Final = f"{PREFIX}/tokens/"
+TICKET: Final = f"{PREFIX}/ticket/"
+KEY_HEADER: Final = "X-Edge-Key"
+
+CONNECT_TIMEOUT_SECONDS: Final = 5.0
+ANSWER_TIMEOUT_SECONDS: Final = 10.0  # between two pieces of an answer
+ANSWER_MAX_BYTES: Final = 16 << 20  # of an answer that is not a piece of the log
+
+_FRAME: Final = struct.Struct(">cI")
+_BATCH: Final = b"B"
+_END: Final = b"E"
+_RESET: Final = b"R"
+
+
+class OriginLost(ConnectionError):
+    """The origin cannot be reached, or does not answer as it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of the log, as far as the origin has read it.
+
+    ``lag`` is for how many seconds it has not seen that this is the newest change. If the origin uses a message bus, ``relay`` is the
+    key of the log there, and ``at`` when it was asked, by the clock of the database in seconds.
+    ``config`` differs for an origin with another configuration.
+    """
+
+    head: Position
+    lag: float
+    relay: RelayKey | None
+    at: float | None
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class OriginState:
+    """What an edge begins with.
+
+    ``oldest`` and ``newest`` are ticks of the origin: the one with which its memory begins, and its last. ``traits`` has what is known of
+    each table, as ``TableTraits.dumped``, and ``resources`` a digest of each resource's declaration.
+    """
+
+    oldest: Tick
+    newest: Tick
+    traits: Mapping[str, Any]
+    resources: Mapping[str, str]
+    config: str
+
+
+class Origin:
+    """The service at a URL, for an edge that has its ``stream.edge_key``. ``place`` is the URL.
+
+    Every method raises ``OriginLost``.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        self.place = url.rstrip("/")
+        self._url = URL(self.place)
+        self._key = key
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """End all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def state(self) -> OriginState:
+        """The origin as it is now."""
+        found = await self.ask(STATE)
+        try:
+            if found["format"] != FORMAT:
+                raise OriginLost("it is another version of Rowcast, which edges of this one do not understand")
+            oldest, newest = (Tick(tick, epoch, Snapshot.parse(snap)) for tick, epoch, snap in found["ticks"])
+            return OriginState(oldest, newest, found["traits"], found["resources"], found["config"])
+        except (KeyError, TypeError, ValueError):
+            raise OriginLost("its answer is malformed") from None
+
+    async def check(self, position: Position) -> Reason | None:
+        """The reason why a reader cannot go on from a position, or ``None`` if it can."""
+        reason = (await self.ask(POSITION, position=str(position)))["reason"]
+        return None if reason is None else Reason(reason)
+
+    async def snapshot(self) -> str:
+        """The ``pg_current_snapshot`` of the primary."""
+        return str((await self.ask(SNAPSHOT))["snapshot"])
+
+    async def ask(self, path: str, **params: str) -> Any:
+        """What the origin answers to a POST of ``params``, parsed."""
+        async with self._request(path, orjson.dumps(params)) as response:
+            body = await response.content.read(ANSWER_MAX_BYTES)
+            while not response.content.at_eof() and len(body) < ANSWER_MAX_BYTES:
+                body += await response.content.read(ANSWER_MAX_BYTES)
+            try:
+                return orjson.loads(body)
+            except ValueError:
+                raise OriginLost("its answer is malformed") from None
+
+    async def read(
+        self, after: Position, *, until: Position | None = None, wait: float = 0
+    ) -> AsyncGenerator[Batch | End, None]:
+        """The batches after a position, one after the other, and then the end of the log. Raises ``Reset``.
+
+        With ``until`` there are none after that position. Where there is no batch the origin waits for one, for ``wait`` seconds at most.
+        """
+        params = {"after": str(after), "wait": str(wait), **({} if until is None else {"until": str(until)})}
+        async with self._request(LOG, orjson.dumps(params)) as response:
+            while True:
+                kind, length = _FRAME.unpack(await response.content.readexactly(_FRAME.size))
+                content = await response.content.readexactly(length)
+                if kind == _BATCH:
+                    yield unpack(content)
+                    continue
+                found = orjson.loads(content)
+                if kind == _RESET:
+                    raise Reset(Reason(found["reason"]))
+                relay = (
+                    None if found["relay"] is None else RelayKey(found["relay"][0], bytes.fromhex(found["relay"][1]))
+                )
+                yield End(Position.parse(found["head"]), found["lag"], relay, found["at"], found["config"])
+                return
+
+    @contextlib.asynccontextmanager
+    async def _request(self, path: str, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(
+                total=None, sock_connect=CONNECT_TIMEOUT_SECONDS, sock_read=ANSWER_TIMEOUT_SECONDS
+            )
+            self._session = aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        headers = {KEY_HEADER: self._key, "Content-Type": "application/json"}
+        url = self._url.with_path(self._url.path.rstrip("/") + path)
+        try:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise OriginLost(_REFUSALS.get(response.status, f"its answer has the status {response.status}"))
+                yield response
+        except (aiohttp.ClientError, EOFError, TimeoutError) as error:
+            raise OriginLost(str(error) or type(error).__name__) from None
+
+
+_REFUSALS: Final[Mapping[int, str]] = {
+    401: "its stream.edge_key is another one",
+    404: "there is no Rowcast at this URL that serves edges: the origin needs stream.edge_key",
+}
+
+
+def batch_frame(batch: Batch) -> bytes:
+    """The frame of a batch."""
+    return _frame(_BATCH, pack(batch))
+
+
+def end_frame(end: End) -> bytes:
+    """The frame of the end of the log."""
+    relay = None if end.relay is None else (end.relay.channel, end.relay.secret.hex())
+    found = {"head": str(end.head), "lag": end.lag, "relay": relay, "at": end.at, "config": end.config}
+    return _frame(_END, orjson.dumps(found))
+
+
+def reset_frame(reason: Reason) -> bytes:
+    """The frame that says why the log cannot be read from a position."""
+    return _frame(_RESET, orjson.dumps({"reason": reason.value}))
+
+
+def _frame(kind: bytes, content: bytes) -> bytes:
+    return _FRAME.pack(kind, len(content)) + content
