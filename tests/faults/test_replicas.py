@@ -446,6 +446,7 @@ async def test_a_stream_from_a_kept_answer_repeats_nothing(
     monkeypatch.setattr("rowcast.changes.cache.FEED_MAX_LAG_SECONDS", PATIENCE)  # which is a moment of a busy service
     client = await read_from(serve, pair, "INSERT INTO notes (id, text) VALUES (1, 'old')", resources=CACHED)
     ticker = client.app[LIFECYCLE].ticker
+    assert ticker is not None
     await ticker.stop()
     await pair.sql.execute("UPDATE notes SET text = 'new'")
     await pair.replayed()
