@@ -58,7 +58,7 @@ async def test_violations_have_the_messages_of_the_config(run: Run) -> None:
     for wrong, errors in (
         ({"amount": 0}, {"amount": ["Order at least one."]}),
         ({"price": "2000", "amount": 10}, {"non_field_errors": ["Ask us first."]}),
-        ({"amount": 13}, {"non_field_errors": ["Not a valid value."]}),
+        ({"amount": 13}, {"non_field_errors": ["amount must not be 13."]}),
     ):
         response = await client.post("/users/", json=user(5, **wrong))
         assert (response.status, (await response.json())["errors"]) == (400, errors)

@@ -101,6 +101,7 @@ _CHECKS: Mapping[str, str] = {
 }
 
 
+NON_FIELD: Final = "non_field_errors"
 MESSAGE_MAX_CHARACTERS: Final = 1000  # of a message of the database's owner
 OUTSIDE_SCOPE: Final = "rowcast: outside the scope"  # what a statement casts to a boolean to undo what it has written
 POLICY_REFUSES: Final = "A policy of the database does not allow this row."
@@ -145,7 +146,7 @@ def translate(
         message = str(error.message)[:MESSAGE_MAX_CHARACTERS]
         if isinstance(meaning, Conflict):
             return Conflict(message, code=meaning.code)
-        return ValidationError({_field_of(error, guards): [message]})
+        return ValidationError({_field_of(error, guards) or error.column_name or NON_FIELD: [message]})
     return meaning
 
 
@@ -160,10 +161,12 @@ def _meaning(error: asyncpg.PostgresError, guards: Mapping[str, Guard], *, delet
                 return Conflict(f"The row is still referenced{referrer}.", code="referenced")
             return _invalid(guard, "There is no row with this key.", code="does_not_exist")
         case asyncpg.CheckViolationError():
-            message = guard.message if guard else None
-            return _invalid(guard, message or _CHECKS.get(guard.rule if guard else "", "Not a valid value."))
+            return _invalid(guard, "Not a valid value." if guard is None else _refusal(guard))
         case asyncpg.NotNullViolationError():
-            return ValidationError({_field_of(error, guards): ["May not be null."]})
+            field = _field_of(error, guards)
+            if field is None and error.column_name and not _has_owners_message(error):
+                return ValidationError("The table needs a value in a column that this resource does not have.")
+            return ValidationError({field or error.column_name or NON_FIELD: ["May not be null."]})
         case asyncpg.GeneratedAlwaysError():
             return ValidationError("A value that the database generates cannot be written.")
         case asyncpg.InvalidRegularExpressionError():
@@ -195,16 +198,14 @@ def violated_guard(error: asyncpg.PostgresError, guards: Mapping[str, Guard]) ->
     """The guard of the constraint that an error names; ``None`` if there is none."""
     name, table = error.constraint_name or "", error.table_name
     qualified = guards.get(f"{error.schema_name}.{table}.{name}")
-    return qualified or guards.get(name) or guards.get(f"{table}.{name}")
+    return qualified or guards.get(f"{table}.{name}") or guards.get(name)
 
 
-def _field_of(error: asyncpg.PostgresError, guards: Mapping[str, Guard]) -> str:
-    """The field of the column that an error names."""
-    if not error.column_name:
-        return "non_field_errors"
+def _field_of(error: asyncpg.PostgresError, guards: Mapping[str, Guard]) -> str | None:
+    """The field of the column that an error names; ``None`` if it names none, or no field."""
     tables = (f"{error.schema_name}.{error.table_name}", str(error.table_name))
-    found = [guards[name] for table in tables if (name := not_null_of(table, error.column_name)) in guards]
-    return found[0].fields[0] if found else error.column_name
+    found = [guards[name] for table in tables if (name := not_null_of(table, str(error.column_name))) in guards]
+    return found[0].fields[0] if found else None
 
 
 def _has_owners_message(error: asyncpg.PostgresError) -> bool:
@@ -224,10 +225,17 @@ def _raised_by_owner(error: asyncpg.PostgresError) -> bool:
 def _unique(guard: Guard | None) -> Conflict:
     if guard is None:
         return Conflict("Another row has this value.", code="unique")
-    message = guard.message or "Another row has this value."
-    if len(guard.fields) > 1 and guard.message is None:
-        message = f"Another row has these values of {', '.join(guard.fields)}."
+    verb = "is in conflict with" if guard.rule == "exclusion" else "has"
+    values = "this value" if len(guard.fields) == 1 else f"these values of {', '.join(guard.fields)}"
+    message = guard.message or f"Another row {verb} {values}."
     return Conflict(message, code="unique", errors={field: [message] for field in guard.fields})
+
+
+def _refusal(guard: Guard) -> str:
+    """What is wrong with values that a CHECK refuses."""
+    if guard.message is None and len(guard.fields) > 1 and guard.rule == "check":
+        return f"These values of {', '.join(guard.fields)} are not valid together."
+    return guard.message or _CHECKS.get(guard.rule, "Not a valid value.")
 
 
 def _invalid(guard: Guard | None, message: str, *, code: str | None = None) -> ValidationError:

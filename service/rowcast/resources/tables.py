@@ -40,8 +40,8 @@ class Guard:
 
     resource: str
     fields: tuple[str, ...]
-    rule: str  # unique | check | foreign_key | null
-    message: str | None = None  # the config's own
+    rule: str  # unique | exclusion | check | foreign_key | null, or the validator that checks the same
+    message: str | None = None  # the config's own, or what an owner's CHECK asks for
 
 
 def not_null_of(table: str, column: str) -> str:
