@@ -55,10 +55,10 @@ class Page:
         look = f"const look = () => ({condition}) ? resolve() : setTimeout(look, 5); look()"
         await self.evaluate(f"new Promise(resolve => {{ {look} }})")
 
-    async def press(self, key: str, text: str = "") -> None:
+    async def press(self, key: str, text: str = "", *, shift: bool = False) -> None:
         """Press a key, such as ``Enter``."""
-        code = {"Enter": 13, "Escape": 27, "ArrowDown": 40, "ArrowUp": 38, "Tab": 9}.get(key, 0)
-        shared = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        code = {"Enter": 13, "Escape": 27, "ArrowDown": 40, "ArrowUp": 38, "Tab": 9, " ": 32}.get(key, 0)
+        shared = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
         text = text or {"Enter": "\r"}.get(key, "")
         await self._call("Input.dispatchKeyEvent", type="keyDown", **shared, **({"text": text} if text else {}))
         await self._call("Input.dispatchKeyEvent", type="keyUp", **shared)

@@ -578,11 +578,138 @@ async def test_rows_are_reached_with_the_keyboard(serve: Serve, sql: asyncpg.Con
         await page.until("document.activeElement.dataset.place === '2'")
         await page.press("Enter")
         await page.until("document.querySelector('#field-name')?.value === 'thing 3'")
-        await page.until("document.activeElement.id === 'panel-title'")
+        await page.until("document.activeElement.matches('.panel h2')")
         await page.press("Escape")
         await page.until("!document.querySelector('.panel')")
         await page.press("/", "/")
         await page.until("document.activeElement.type === 'search'")
+
+
+async def tab(page: chromium.Page, condition: str, *, backwards: bool = False) -> None:
+    """Press Tab until the focused element, ``here``, meets a condition. It has an outline then."""
+    for _ in range(80):
+        await page.press("Tab", shift=backwards)
+        if await page.evaluate(f"(here => Boolean({condition}))(document.activeElement)"):
+            assert await page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", condition
+            return
+    raise AssertionError(f"Tab does not reach what meets {condition}")
+
+
+def says(text: str) -> str:
+    return f"here.textContent.trim() === {json.dumps(text)}"
+
+
+FOCUSED_ROW = "document.activeElement.dataset.key"
+
+
+async def test_the_console_without_a_mouse(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Everything is reached by Tab, and the focus is never lost: what closes gives it back to what has opened it."""
+    client = await serve(EVERY, OPEN)
+    await sql.execute("INSERT INTO things (name, number) SELECT 'thing ' || n, n FROM generate_series(1, 5) n")
+    await sql.execute("INSERT INTO labels (name) VALUES ('red'), ('blue')")
+    async with console(client, "#/things") as page:
+        await page.until(shown("thing 5"))
+        await page.press("Tab")
+        assert await page.evaluate("document.activeElement.textContent") == "To the rows"
+        await page.press("Enter")
+        assert await page.evaluate("document.activeElement.id") == "content"
+        for title in ("Columns", "Export"):
+            await tab(page, says(title))
+            await page.press("Enter")
+            await page.press("Tab")
+            await page.until("document.activeElement.closest('.sheet')")
+            await page.press("Escape")
+            await page.until("!document.querySelector('details[open]')")
+            assert await page.evaluate("document.activeElement.textContent") == title
+            await tab(page, "here.matches('tr')") if title == "Export" else None
+        await page.press("ArrowDown")
+        await page.until(f"{FOCUSED_ROW} === '2'")
+        await page.press("Enter")
+        await page.until("document.activeElement.matches('.panel h2')")
+        await tab(page, "here.id === 'field-name'")
+        await page.evaluate("document.activeElement.select()")
+        await page.write("changed")
+        await page.press("Enter")
+        await page.until(shown("changed"))
+        await page.until("document.activeElement.closest('.panel')")
+        await tab(page, "here.id === 'field-labels'")
+        await page.until("document.querySelectorAll('[data-field=labels] [role=option]').length === 2")
+        await page.press("Enter")  # saves, and picks no row that nobody has chosen
+        await page.press("ArrowDown")
+        await page.press("ArrowUp")
+        await page.press("Enter")
+        await page.until("document.querySelectorAll('[data-field=labels] .chips li').length === 1")
+        assert await page.evaluate("document.activeElement.id") == "field-labels"
+        await tab(page, "here.matches('[data-field=labels] .chips button')", backwards=True)
+        await page.press("Enter")
+        await page.until("document.activeElement.id === 'field-labels'")
+        await page.press("Escape")  # the suggestions
+        await page.press("Escape")
+        await page.until("!document.querySelector('.panel')")
+        await page.until(f"{FOCUSED_ROW} === '2'")
+        for opener in ("Stream", "Import", "New"):
+            await tab(page, says(opener), backwards=True)
+            await page.press("Enter")
+            await page.until("document.activeElement.matches('.panel h2')")
+            await page.press("Escape")
+            await page.until("!document.querySelector('.panel')")
+            await page.until(f"(here => {says(opener)})(document.activeElement)")
+        await tab(page, "here.textContent.trim() === 'Sign in'", backwards=True)
+        await page.press("Enter")
+        await page.until("document.activeElement.id === 'token'")
+        await page.press("Escape")
+        await page.until("document.activeElement.textContent === 'Sign in'")
+        await tab(page, says("Filters"))
+        await page.press("Enter")
+        await tab(page, says("Add condition"))
+        await page.press("Enter")
+        await tab(page, "here.ariaLabel === 'Remove this condition'", backwards=True)
+        await page.press("Enter")
+        await page.until("document.activeElement.textContent === 'Add condition'")
+
+
+KEYED = {
+    "things": """
+        fields:
+          shop:  {type: string}
+          code:  {type: string}
+          on:    {type: date}
+          fresh: {type: boolean}
+          note:  {type: string, blank: true, default: ""}
+        primary_key: [shop, code, on]
+        viewset: {ordering: [shop, code]}
+    """,
+}
+
+
+async def test_rows_with_keys_of_several_fields(serve: Serve, sql: asyncpg.Connection) -> None:
+    """They are made, opened, changed, followed and deleted, whatever characters their keys have; a box is sent as it is shown."""
+    client = await serve(KEYED, OPEN)
+    await sql.execute("INSERT INTO things (shop, code, \"on\", fresh) VALUES ('a,b', 'c/d%', '2026-01-02', true)")
+    async with console(client, "#/things?panel=new") as page:
+        for name, value in {"shop": "x y", "code": "ü?&", "on": "2026-02-03"}.items():
+            await fill(page, f"#field-{name}", value)
+        await click(page, "Create")
+        await page.until("location.hash.includes('row=') && document.querySelector('#field-note')")
+        assert await sql.fetchval("SELECT fresh FROM things WHERE shop = 'x y'") is False
+        await page.press("Escape")
+        await page.evaluate(
+            "[...document.querySelectorAll('tr[data-key]')].find(row => row.textContent.includes('a,b')).click()"
+        )
+        await page.until("document.querySelector('#field-code')?.value === 'c/d%'")
+        await fill(page, "#field-note", "changed")
+        await click(page, "Save")
+        await page.until(shown("changed"))
+        await sql.execute("UPDATE things SET note = 'by others' WHERE shop = 'a,b'")
+        await page.until(shown("by others"))
+        await page.until("document.querySelector('#field-note').value === 'by others'")
+        await page.evaluate("window.confirm = () => true")
+        await click(page, "Delete")
+        await page.until(f"!({shown('a,b')})")
+        assert await sql.fetchval("SELECT count(*) FROM things") == 1
+        await click(page, "Undo")
+        await page.until(shown("a,b"))
+    assert await sql.fetchval("SELECT note FROM things WHERE shop = 'a,b'") == "by others"
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed; `make web` installs it")

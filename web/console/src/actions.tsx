@@ -1,15 +1,17 @@
 /** The actions that Python of the service adds, as buttons, with a form for their body. */
 
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { type Action, type Fields, Refused, type Row, parse, request, stringify } from "./api";
 import { FieldRow, messages, starting, unreadable } from "./fields";
 import { fail, notify } from "./notices";
+import { refocus } from "./panel";
 
 export function ActionButtons({ actions, rowKey, onDone }: { actions: Action[]; rowKey?: string; onDone?(): void }) {
   const [busy, setBusy] = useState("");
   const [result, setResult] = useState<{ label: string; text: string } | null>(null);
   const [asking, setAsking] = useState<Action | null>(null);
   const [refused, setRefused] = useState<Refused | null>(null);
+  const opener = useRef<HTMLButtonElement | null>(null);
   const run = async (action: Action, body?: unknown) => {
     setBusy(action.id);
     setResult(null);
@@ -19,7 +21,7 @@ export function ActionButtons({ actions, rowKey, onDone }: { actions: Action[]; 
       const { data } = await request(action.method, path, action.body ? { body: body ?? {} } : {});
       if (data !== null) setResult({ label: action.label, text: typeof data === "string" ? data : stringify(data, 2) });
       notify({ text: `${action.label}: done.` });
-      setAsking(null);
+      close();
       onDone?.();
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
@@ -27,27 +29,32 @@ export function ActionButtons({ actions, rowKey, onDone }: { actions: Action[]; 
       else fail(error);
     } finally {
       setBusy("");
+      refocus(() => opener.current);
     }
   };
   const ask = (action: Action) => {
     setRefused(null);
     setAsking(action);
   };
+  const close = () => {
+    setAsking(null);
+    refocus(() => opener.current);
+  };
   return (
     <div class="actions">
       <div class="row">
         {actions.map(action => (
           <span key={action.id}>
-            <button type="button" title={action.description} disabled={busy !== ""} aria-expanded={action.fields ? asking === action : undefined} onClick={() => (action.fields ? ask(action) : run(action))}>
+            <button type="button" title={action.description} disabled={busy !== ""} aria-expanded={action.fields ? asking === action : undefined} onClick={event => { opener.current = event.currentTarget; void (action.fields ? ask(action) : run(action)); }}>
               {action.label}
             </button>
             {action.body && !action.fields && (
-              <button type="button" class="quiet" disabled={busy !== ""} aria-label={`${action.label}, with a body`} title="Send a body, as JSON" onClick={() => ask(action)}>{"{…}"}</button>
+              <button type="button" class="quiet" disabled={busy !== ""} aria-label={`${action.label}, with a body`} title="Send a body, as JSON" onClick={event => { opener.current = event.currentTarget; ask(action); }}>{"{…}"}</button>
             )}
           </span>
         ))}
       </div>
-      {asking && <BodyForm key={asking.id} action={asking} busy={busy !== ""} refused={refused} onSend={body => run(asking, body)} onCancel={() => setAsking(null)} />}
+      {asking && <BodyForm key={asking.id} action={asking} busy={busy !== ""} refused={refused} onSend={body => run(asking, body)} onCancel={close} />}
       {result && (
         <details open>
           <summary>{result.label}</summary>
@@ -73,6 +80,8 @@ function BodyForm({ action, busy, refused, onSend, onCancel }: BodyProps) {
   const [text, setText] = useState("{}");
   const [wrong, setWrong] = useState<Record<string, string[]> | null>(null);
   const errors: Record<string, string[]> = wrong ?? messages(refused?.problem.errors);
+  const form = useRef<HTMLFormElement>(null);
+  useEffect(() => form.current?.querySelector<HTMLElement>("input, select, textarea")?.focus(), []);
   const others = Object.entries(errors).filter(([name]) => !(name in fields));
   const send = () => {
     if (action.fields) {
@@ -92,7 +101,7 @@ function BodyForm({ action, busy, refused, onSend, onCancel }: BodyProps) {
     onSend(body);
   };
   return (
-    <form class="body" noValidate aria-label={action.label} onSubmit={event => { event.preventDefault(); send(); }} onKeyDown={event => { if (event.key === "Escape") { event.stopPropagation(); onCancel(); } }}>
+    <form class="body" ref={form} noValidate aria-label={action.label} onSubmit={event => { event.preventDefault(); send(); }} onKeyDown={event => { if (event.key === "Escape") { event.stopPropagation(); onCancel(); } }}>
       {(refused || others.length > 0) && (
         <p class="error" role="alert">{refused?.message}{others.map(([name, each]) => <span key={name}> {["body", "non_field_errors"].includes(name) ? "" : `${name}: `}{each.join(" ")}</span>)}</p>
       )}

@@ -2,6 +2,7 @@
 
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { type Field, type Row, describe, keyOf, labelByKey, labelOf, parse, request, stringify } from "./api";
+import { refocus } from "./panel";
 import { LOCAL_ZONE, moment, wallClock, zones } from "./times";
 
 export interface ControlProps {
@@ -174,11 +175,12 @@ async function suggestions(resource: string, text: string, signal: AbortSignal):
 }
 
 /** A text field that suggests rows: https://www.w3.org/WAI/ARIA/apg/patterns/combobox/ */
-function TypeAhead(props: { id: string; resource: string; label: string; text: string; disabled: boolean; describedBy: string | undefined; invalid?: boolean; onPick(option: Option | null): void }) {
+function TypeAhead(props: { id: string; resource: string; label: string; text: string; disabled: boolean; describedBy: string | undefined; invalid?: boolean; clears?: boolean; onPick(option: Option | null): void }) {
   const [text, setText] = useState(props.text);
   const [options, setOptions] = useState<Option[] | null>(null);
-  const [active, setActive] = useState(0);
+  const [active, setActive] = useState(-1); // of the options; none until somebody has typed or gone to one
   const abort = useRef<AbortController | null>(null);
+  const leaving = useRef(0);
   const list = useId();
   useEffect(() => setText(props.text), [props.text]);
 
@@ -189,7 +191,7 @@ function TypeAhead(props: { id: string; resource: string; label: string; text: s
     suggestions(props.resource, written, signal).then(found => {
       if (signal.aborted) return;
       setOptions(found);
-      setActive(0);
+      setActive(written ? 0 : -1);
     }, () => signal.aborted || setOptions([]));
   };
   const close = () => {
@@ -198,7 +200,7 @@ function TypeAhead(props: { id: string; resource: string; label: string; text: s
   };
   const pick = (option: Option) => {
     close();
-    setText(option.label);
+    setText(props.clears ? "" : option.label);
     props.onPick(option);
   };
   const keys = (event: KeyboardEvent) => {
@@ -208,7 +210,7 @@ function TypeAhead(props: { id: string; resource: string; label: string; text: s
     } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();
       if (!options) search(text);
-      else if (options.length) setActive((active + (event.key === "ArrowDown" ? 1 : options.length - 1)) % options.length);
+      else if (options.length) setActive(event.key === "ArrowDown" ? (active + 1) % options.length : (active > 0 ? active : options.length) - 1);
     } else if (event.key === "Enter" && options?.[active]) {
       event.preventDefault();
       pick(options[active]);
@@ -218,10 +220,10 @@ function TypeAhead(props: { id: string; resource: string; label: string; text: s
     <div class="combobox">
       <input
         id={props.id} type="text" role="combobox" autocomplete="off" aria-autocomplete="list" aria-expanded={options !== null} aria-controls={list}
-        aria-activedescendant={options?.length ? `${list}-${active}` : undefined} aria-describedby={props.describedBy} aria-invalid={props.invalid ?? false}
+        aria-activedescendant={options?.[active] ? `${list}-${active}` : undefined} aria-describedby={props.describedBy} aria-invalid={props.invalid ?? false}
         disabled={props.disabled} value={text} placeholder={`Search ${props.resource}`} aria-label={props.label || undefined}
-        onFocus={() => search("")} onKeyDown={keys}
-        onBlur={() => setTimeout(() => { close(); setText(current => (current === "" ? "" : props.text)); }, 150)}
+        onFocus={() => { clearTimeout(leaving.current); search(""); }} onKeyDown={keys}
+        onBlur={() => { leaving.current = window.setTimeout(() => { close(); setText(current => (current === "" ? "" : props.text)); }, 150); }}
         onInput={event => {
           setText(event.currentTarget.value);
           if (event.currentTarget.value === "") props.onPick(null);
@@ -281,19 +283,18 @@ export function RowPicker({ id, resource, label, value, disabled = false, descri
 
 /** The keys of rows, which are found by typing. */
 export function RowsPicker({ id, resource, label, chosen, value: keys, disabled = false, describedBy, onChange }: PickerProps<unknown[]> & { chosen: string }) {
-  const [round, turn] = useState(0);
+  const remove = (key: unknown) => {
+    onChange(keys.filter(each => each !== key));
+    refocus(() => document.getElementById(id));
+  };
   return (
     <div>
       <ul class="chips" aria-label={chosen}>
-        {keys.map(key => <Chip key={String(key)} resource={resource} value={key} disabled={disabled} onRemove={() => onChange(keys.filter(each => each !== key))} />)}
+        {keys.map(key => <Chip key={String(key)} resource={resource} value={key} disabled={disabled} onRemove={() => remove(key)} />)}
       </ul>
       <TypeAhead
-        key={round} id={id} resource={resource} label={label} text="" disabled={disabled} describedBy={describedBy}
-        onPick={option => {
-          if (!option) return;
-          if (!keys.includes(option.key)) onChange([...keys, option.key]);
-          turn(round + 1);
-        }}
+        id={id} resource={resource} label={label} text="" disabled={disabled} describedBy={describedBy} clears
+        onPick={option => option && !keys.includes(option.key) && onChange([...keys, option.key])}
       />
     </div>
   );

@@ -18,9 +18,15 @@ export function FieldRow(props: { name: string; field: Field; value: unknown; er
   );
 }
 
-/** The values of an empty form: defaults, where there are some. */
+/** The values of an empty form: defaults, where there are some, and what a box shows that nobody has ticked. */
 export function starting(fields: Fields): Row {
-  return Object.fromEntries(Object.entries(fields).filter(([, field]) => !field.read_only && field.default !== undefined).map(([name, field]) => [name, field.default]));
+  const found: Row = {};
+  for (const [name, field] of Object.entries(fields)) {
+    if (field.read_only) continue;
+    if (field.default !== undefined) found[name] = field.default;
+    else if (field.type === "boolean" && field.required && !field.null) found[name] = false;
+  }
+  return found;
 }
 
 /** The messages about values that cannot be sent; `null` if there are none. */

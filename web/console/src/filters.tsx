@@ -1,9 +1,10 @@
 /** The filter builder: conditions and groups of them, made from what OPTIONS says that a list allows. */
 
-import { useId, useState } from "preact/hooks";
+import { useId, useRef, useState } from "preact/hooks";
 import { type Filter, type ListInfo, describe, parse, stringify } from "./api";
 import { RowPicker, RowsPicker } from "./controls";
 import { useLoaded } from "./hooks";
+import { refocus } from "./panel";
 
 export interface Condition {
   kind: "condition";
@@ -128,10 +129,14 @@ function starting(filter: Filter, lookup: string): string {
 
 function GroupEditor(props: { group: Group; info: ListInfo; depth: number; onChange(group: Group): void; onRemove?(): void }) {
   const { group, info, depth, onChange, onRemove } = props;
+  const add = useRef<HTMLButtonElement>(null);
   const replace = (place: number, node: Node | null) => {
     const items = [...group.items];
     if (node) items[place] = node;
-    else items.splice(place, 1);
+    else {
+      items.splice(place, 1);
+      refocus(() => add.current);
+    }
     onChange({ ...group, items });
   };
   return (
@@ -152,7 +157,7 @@ function GroupEditor(props: { group: Group; info: ListInfo; depth: number; onCha
         ),
       )}
       <div class="row">
-        <button type="button" onClick={() => onChange({ ...group, items: [...group.items, first(info)] })}>Add condition</button>
+        <button type="button" ref={add} onClick={() => onChange({ ...group, items: [...group.items, first(info)] })}>Add condition</button>
         {depth < 4 && (
           <button type="button" onClick={() => onChange({ ...group, items: [...group.items, { kind: "or", items: [first(info)] }] })}>Add group</button>
         )}

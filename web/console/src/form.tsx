@@ -6,6 +6,7 @@ import { ActionButtons } from "./actions";
 import { Unreadable } from "./controls";
 import { FieldRow, messages, starting, unreadable } from "./fields";
 import { fail, notify, undoChange } from "./notices";
+import { Panel, refocus } from "./panel";
 import { Shown } from "./values";
 
 interface Props {
@@ -40,7 +41,6 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
   const [failure, setFailure] = useState<Refused | null>(null);
   const [busy, setBusy] = useState(false);
   const [conflict, setConflict] = useState<Conflict | null>(null);
-  const heading = useRef<HTMLHeadingElement>(null);
 
   const load = async (): Promise<Read> => {
     if (rowKey === null) return { row: starting(about.actions["POST"]!), etag: null, fields: about.actions["POST"]!, writable: true, deletable: false };
@@ -71,7 +71,6 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
       if (!current) return;
       setRead(found);
       setValues(found.row);
-      heading.current?.focus();
     }, error => current && setFailure(error instanceof Refused ? error : null));
     return () => {
       current = false;
@@ -105,7 +104,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
 
   if (!read) {
     return (
-      <Panel title={resource} heading={heading} onClose={onClose}>
+      <Panel title={resource} close="Close the form" onClose={onClose}>
         {failure ? <p class="error" role="alert">{failure.message}</p> : <p>Loading…</p>}
       </Panel>
     );
@@ -171,6 +170,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
       }
     } finally {
       setBusy(false);
+      refocus(() => document.querySelector<HTMLElement>(".panel h2"));
     }
   };
 
@@ -188,7 +188,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
 
   if (conflict) {
     return (
-      <Panel title="Two changes of this row" heading={heading} onClose={onClose}>
+      <Panel title="Two changes of this row" close="Close the form" onClose={onClose}>
         <ConflictForm conflict={conflict} mine={values} fields={read.fields} busy={busy} onSave={chosen => save(conflict.theirs.etag, chosen, conflict.theirs.row)}
           onDiscard={() => { setRead(conflict.theirs); setValues(conflict.theirs.row); setConflict(null); }} />
       </Panel>
@@ -196,7 +196,7 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
   }
   const own = abilities.actions.filter(each => each.resource === resource && each.detail && !(about.soft_delete && each.path.endsWith("/restore/"))); // the form is of rows that are there
   return (
-    <Panel title={rowKey === null ? `New: ${about.name}` : about.name} heading={heading} onClose={onClose}>
+    <Panel title={rowKey === null ? `New: ${about.name}` : about.name} close="Close the form" onClose={onClose}>
       {own.length > 0 && rowKey !== null && (
         <ActionButtons actions={own} rowKey={rowKey} onDone={async () => { const next = await load(); setRead(next); setValues(next.row); }} />
       )}
@@ -218,18 +218,6 @@ export function RowForm({ resource, about, rowKey, live, abilities, onClose, onC
         )}
       </form>
     </Panel>
-  );
-}
-
-function Panel({ title, heading, onClose, children }: { title: string; heading: { current: HTMLHeadingElement | null }; onClose(): void; children: any }) {
-  return (
-    <section class="panel" aria-labelledby="panel-title" onKeyDown={event => event.key === "Escape" && onClose()}>
-      <header>
-        <h2 id="panel-title" ref={heading} tabIndex={-1}>{title}</h2>
-        <button type="button" class="quiet" aria-label="Close the form" onClick={onClose}>×</button>
-      </header>
-      {children}
-    </section>
   );
 }
 

@@ -3,6 +3,7 @@
 import { useState } from "preact/hooks";
 import { Refused, request } from "./api";
 import { fail, notify } from "./notices";
+import { Panel } from "./panel";
 
 interface Report {
   created: number;
@@ -46,11 +47,7 @@ export function ImportPanel({ resource, onClose }: { resource: string; onClose()
     void send(chosen, true);
   };
   return (
-    <section class="panel" aria-labelledby="import-title">
-      <header>
-        <h2 id="import-title">Import into {resource}</h2>
-        <button type="button" class="quiet" aria-label="Close the import" onClick={onClose}>×</button>
-      </header>
+    <Panel title={`Import into ${resource}`} close="Close the import" onClose={onClose}>
       <label
         class={over ? "drop over" : "drop"}
         onDragOver={event => { event.preventDefault(); setOver(true); }} onDragLeave={() => setOver(false)}
@@ -82,6 +79,6 @@ export function ImportPanel({ resource, onClose }: { resource: string; onClose()
           )}
         </div>
       )}
-    </section>
+    </Panel>
   );
 }

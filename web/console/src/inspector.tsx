@@ -4,6 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { State } from "@rowcast/client";
 import { base, client, session, stringify } from "./api";
 import { notify } from "./notices";
+import { Panel } from "./panel";
 
 const KEPT_EVENTS = 200;
 
@@ -58,11 +59,7 @@ export function StreamInspector({ resource, query, onClose }: { resource: string
     navigator.clipboard.writeText(text).then(() => notify({ text: `${what} is on the clipboard.` }), () => notify({ text, failed: true }));
 
   return (
-    <section class="panel" aria-labelledby="stream-title">
-      <header>
-        <h2 id="stream-title">Stream of {resource}</h2>
-        <button type="button" class="quiet" aria-label="Close the inspector" onClick={onClose}>×</button>
-      </header>
+    <Panel title={`Stream of ${resource}`} close="Close the inspector" onClose={onClose}>
       <form onSubmit={event => { event.preventDefault(); open(from || null); }}>
         <label for="stream-query">Parameters</label>
         <input id="stream-query" class="code" value={parameters} placeholder="completed=false&fields=id,title" onInput={event => setParameters(event.currentTarget.value)} />
@@ -87,6 +84,6 @@ export function StreamInspector({ resource, query, onClose }: { resource: string
           </li>
         ))}
       </ol>
-    </section>
+    </Panel>
   );
 }

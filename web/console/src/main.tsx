@@ -5,6 +5,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { Refused, abilities, base, client, describe, request, resources, session } from "./api";
 import { hash, useLoaded, usePlace } from "./hooks";
 import { Notices } from "./notices";
+import { refocus } from "./panel";
 import { Table } from "./table";
 
 const COUNTED_RESOURCES = 200; // more would need more connections than a browser has
@@ -63,8 +64,11 @@ function SignIn() {
   const round = useToken();
   const signedIn = session.token !== null;
   const input = useRef<HTMLInputElement>(null);
+  const wasOpen = useRef(false);
   useEffect(() => {
     if (open) input.current?.focus();
+    else if (wasOpen.current) refocus(() => document.querySelector<HTMLElement>(".signin button"));
+    wasOpen.current = open;
   }, [open]);
   const enter = async () => {
     const before = session.token;
@@ -82,7 +86,7 @@ function SignIn() {
   if (signedIn && !open) return <div class="signin" key={round}><span>{who(session.token!)}</span> <button type="button" onClick={() => session.set(null)}>Sign out</button></div>;
   if (!open) return <div class="signin"><button type="button" onClick={() => setOpen(true)}>Sign in</button></div>;
   return (
-    <form class="signin" onSubmit={event => { event.preventDefault(); void enter(); }}>
+    <form class="signin" onSubmit={event => { event.preventDefault(); void enter(); }} onKeyDown={event => event.key === "Escape" && setOpen(false)}>
       <label for="token">Token or JWT</label>
       <input id="token" ref={input} type="password" autocomplete="off" required value={text} aria-describedby="token-error" aria-invalid={error !== ""} onInput={event => setText(event.currentTarget.value)} />
       <button type="submit" class="primary">Sign in</button>

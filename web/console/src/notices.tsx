@@ -3,6 +3,7 @@
 import { useEffect } from "preact/hooks";
 import { Refused, type Row, request } from "./api";
 import { type Store, useStore } from "./hooks";
+import { refocus } from "./panel";
 
 export interface Notice {
   text: string;
@@ -44,12 +45,20 @@ export function Notices() {
     const timer = setTimeout(() => current === notice && notify(null), KEEP_MILLISECONDS);
     return () => clearTimeout(timer);
   }, [notice]);
-  const undo = () => {
-    notice!.undo!().catch(error => {
+  const leave = () => refocus(() => document.querySelector<HTMLElement>(".panel h2, #content"));
+  const close = () => {
+    notify(null);
+    leave();
+  };
+  const undo = async () => {
+    try {
+      await notice!.undo!();
+    } catch (error) {
       const changed = error instanceof Refused && error.problem.status === 412;
       if (changed) notify({ text: "The row has changed since, so this cannot be undone.", failed: true });
       else fail(error);
-    });
+    }
+    leave();
   };
   return (
     <div class="notices" role="status" aria-live="polite">
@@ -57,7 +66,7 @@ export function Notices() {
         <p class={notice.failed ? "notice failed" : "notice"}>
           <span>{notice.text}</span>
           {notice.undo && <button type="button" onClick={undo}>Undo</button>}
-          <button type="button" class="quiet" aria-label="Close the message" onClick={() => notify(null)}>×</button>
+          <button type="button" class="quiet" aria-label="Close the message" onClick={close}>×</button>
         </p>
       )}
     </div>

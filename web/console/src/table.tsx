@@ -1,5 +1,6 @@
 /** The table of a resource: rows of a live list, of which only those on the screen are in the document. */
 
+import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ActionButtons } from "./actions";
 import { type Abilities, type Description, type ListInfo, client } from "./api";
@@ -9,6 +10,7 @@ import { go, useStore } from "./hooks";
 import { ImportPanel } from "./importing";
 import { StreamInspector } from "./inspector";
 import { fail } from "./notices";
+import { useReturnedFocus } from "./panel";
 import { TableRows } from "./rows";
 import { Shown } from "./values";
 
@@ -50,6 +52,7 @@ export function Table({ resource, about, abilities, query }: Props) {
   const creates = "POST" in about.actions && abilities.operations.has(`POST /${resource}/`);
   const open = query.get("row");
   const panel = query.get("panel");
+  useReturnedFocus(open ?? panel, () => document.querySelector<HTMLElement>("tr[tabindex='0']"));
 
   return (
     <div class="view">
@@ -118,8 +121,7 @@ function Search({ info, value, onChange }: { info: ListInfo; value: string; onCh
 
 function Columns({ names, chosen, info, onChange }: { names: string[]; chosen: string[]; info: ListInfo; onChange(chosen: string[]): void }) {
   return (
-    <details class="menu" onKeyDown={event => { if (event.key === "Escape") event.currentTarget.open = false; }}>
-      <summary>Columns</summary>
+    <Menu title="Columns">
       <div class="sheet" role="group" aria-label="Columns">
         {names.map(name => (
           <label key={name}>
@@ -128,7 +130,7 @@ function Columns({ names, chosen, info, onChange }: { names: string[]; chosen: s
           </label>
         ))}
       </div>
-    </details>
+    </Menu>
   );
 }
 
@@ -147,12 +149,31 @@ function Export({ resource, query }: { resource: string; query: URLSearchParams 
     }
   };
   return (
-    <details class="menu" onKeyDown={event => { if (event.key === "Escape") event.currentTarget.open = false; }}>
-      <summary>Export</summary>
+    <Menu title="Export">
       <div class="sheet">
         <button type="button" onClick={() => save("text/csv", "csv")}>CSV</button>
         <button type="button" onClick={() => save("application/x-ndjson", "ndjson")}>NDJSON</button>
       </div>
+    </Menu>
+  );
+}
+
+/** A sheet below a button. Escape closes it, and so does the focus when it goes elsewhere. */
+function Menu({ title, children }: { title: string; children: ComponentChildren }) {
+  return (
+    <details
+      class="menu"
+      onKeyDown={event => {
+        if (event.key !== "Escape" || !event.currentTarget.open) return;
+        event.currentTarget.open = false;
+        event.currentTarget.querySelector("summary")!.focus();
+      }}
+      onFocusOut={event => {
+        if (event.relatedTarget && !event.currentTarget.contains(event.relatedTarget as Node)) event.currentTarget.open = false;
+      }}
+    >
+      <summary>{title}</summary>
+      {children}
     </details>
   );
 }
