@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from rowcast.configuration.settings import Server
-from rowcast.server.http import HEADER_MAX_BYTES, Runner
+from rowcast.server.connections import HEADER_MAX_BYTES
+from rowcast.server.http import Runner
 
 
 async def _length(request: web.Request) -> web.Response:

@@ -139,7 +139,7 @@ def written_at_once(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         found.append(send_plain(*arguments))  # type: ignore[arg-type]
         return found[-1]
 
-    monkeypatch.setattr("rowcast.server.http.send_plain", noted)
+    monkeypatch.setattr("rowcast.server.connections.send_plain", noted)
     return found
 
 

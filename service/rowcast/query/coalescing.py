@@ -11,7 +11,7 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from time import monotonic
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import asyncpg
 
@@ -31,14 +31,28 @@ Join: TypeAlias = Callable[[tuple[Hashable, ...], Sequence[Any]], Awaitable[Any]
 ALONE: Final = object()  # the result of an execution that has to be executed alone
 
 
-class _Group:
-    """Executions of one statement: the values and the future row of each."""
+class Waiting(Protocol):
+    """What gets the row of an execution, as a future does: ``None`` if there is none, or ``ALONE``."""
 
-    __slots__ = ("futures", "values")
+    def done(self) -> bool:
+        """Whether nobody waits for the row any more."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Take the row. Raises nothing."""
+
+    def set_exception(self, exception: Any, /) -> None:
+        """Take the error of a write of which nobody knows whether it has happened. Raises nothing."""
+
+
+class _Group:
+    """Executions of one statement: the values of each, and what waits for its row."""
+
+    __slots__ = ("offered", "values", "waiting")
 
     def __init__(self) -> None:
         self.values: list[Sequence[Any]] = []
-        self.futures: list[asyncio.Future[Any]] = []
+        self.waiting: list[Waiting] = []
+        self.offered = 0  # those of ``offer``
 
 
 class Coalescing:
@@ -83,8 +97,21 @@ class Coalescing:
         finally:
             self._active -= 1
 
+    def offer(self, shape: tuple[Hashable, ...], values: Sequence[Any], waiting: Waiting) -> bool:
+        """Let a read join others, without a task that waits for it; ``False`` if it meets none, and has to be done alone."""
+        if self._active == 0:
+            return False
+        self._active += 1
+        self._group(shape, values, waiting).offered += 1
+        return True
+
     def _join(self, shape: tuple[Hashable, ...], values: Sequence[Any]) -> Awaitable[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._group(shape, values, future)
+        return future
+
+    def _group(self, shape: tuple[Hashable, ...], values: Sequence[Any], waiting: Waiting) -> _Group:
+        """The group that an execution has joined, or begun."""
         group = self._open.get(shape)
         if group is None:
             group = self._open[shape] = _Group()
@@ -92,13 +119,13 @@ class Coalescing:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         group.values.append(values)
-        group.futures.append(future)
+        group.waiting.append(waiting)
         if len(group.values) == MAX_GROUP:
             self._close(shape, group)
-        return future
+        return group
 
     async def _execute(self, shape: tuple[Hashable, ...], group: _Group) -> None:
-        """Execute a group once a connection is free, and settle its futures.
+        """Execute a group once a connection is free, and pass the rows on.
 
         After a failure, which costs each of a group a second statement, groups are paused.
         """
@@ -123,13 +150,14 @@ class Coalescing:
                 failure = error
         finally:
             self._close(shape, group)
-            for position, future in enumerate(group.futures, 1):
-                if future.done():
+            self._active -= group.offered
+            for position, waiting in enumerate(group.waiting, 1):
+                if waiting.done():
                     continue
                 if failure is None:
-                    future.set_result(rows.get(position, missing))
+                    waiting.set_result(rows.get(position, missing))
                 else:
-                    future.set_exception(copy.copy(failure))
+                    waiting.set_exception(copy.copy(failure))
 
     def _close(self, shape: Hashable, group: _Group) -> None:
         if self._open.get(shape) is group:

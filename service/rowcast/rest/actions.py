@@ -43,7 +43,7 @@ from rowcast.rest.rendering import (
     render_rows,
     requested_projection,
 )
-from rowcast.rest.request import Request
+from rowcast.rest.request import Request, url_of
 from rowcast.rest.response import encode, json_response
 from rowcast.rest.response_cache import (
     Answer,
@@ -75,7 +75,7 @@ async def read_list(view: ModelView, request: Request) -> web.StreamResponse:
     if plan.highlights and HIGHLIGHT in params:
         query, read = highlighted(plan, serializer, query, read, params, plain=plain)
     page = plan.paginator.page_request(query, read, view.count, params)
-    address = list_address(plan, request.http, params)
+    address = list_address(url_of(plan.service.settings.server, request.http), params)
     reader = reader_for(plan, request.http, request.user)
 
     async def load() -> Answer:

@@ -19,7 +19,7 @@ from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.reading import reader_for
 from rowcast.rest.rendering import current_serializer
-from rowcast.rest.request import Request
+from rowcast.rest.request import Request, url_of
 from rowcast.rest.response_cache import Answer, cache_key, list_address, list_dependencies, respond_from
 from rowcast.rest.scope import list_query
 from rowcast.rest.zones import ZONE_PARAMETER
@@ -72,7 +72,7 @@ async def read_groups(view: ModelView, request: Request) -> web.Response:
     plan.check_parameters(view.action, {name: text for name, text in params.items() if name not in conditions})
     asked = opened.read(params, conditions)
     page = opened.paginator.page_request(Query(plan.resource.name), Projection(plan.resource.name, ()), "exact", params)
-    address = list_address(plan, request.http, params)
+    address = list_address(url_of(plan.service.settings.server, request.http), params)
     params.pop("ordering", None)  # of results, and not of the rows that list_query sorts
     query = (await list_query(view)).unsorted()
 

@@ -24,6 +24,7 @@ from rowcast.rest.rendering import (
     read_projection,
     requested_projection,
 )
+from rowcast.rest.request import url_of
 from rowcast.rest.response import Response, encode
 from rowcast.rest.response_cache import list_address, may_be_cached, read_page
 from rowcast.rest.scope import in_default_order
@@ -100,8 +101,7 @@ def envelope(view: ModelView, page: OpenPage, data: Sequence[Any]) -> Response:
     plan = view.view_plan
     prepare_result(view, data)
     shown = replace(page.fetched, results=BETWEEN.join(encode(item, view.serialize) for item in data))
-    body = plan.paginator.body(
-        page.request, page.query, shown, list_address(plan, view.request.http, view.request.query_params)
-    )
+    url = url_of(plan.service.settings.server, view.request.http)
+    body = plan.paginator.body(page.request, page.query, shown, list_address(url, view.request.query_params))
     headers = position_header(plan, page.fetched.snapshot) if page.fetched.snapshot else {}
     return Response(orjson.Fragment(body), headers=headers)

@@ -271,6 +271,11 @@ def base_url(settings: Server, http: web.Request) -> str:
     return f"{scheme}://{host}{root_path(settings, http)}"
 
 
+def url_of(settings: Server, http: web.Request) -> str:
+    """The address of a request as the client sees it, without its query."""
+    return base_url(settings, http) + http.rel_url.raw_path
+
+
 def root_path(settings: Server, http: web.BaseRequest) -> str:
     """The path below which the client sees the service, such as ``/api``: mostly empty, and never with a slash at its end."""
     if not settings.trusted_proxies:

@@ -43,8 +43,14 @@ def cached_response(plan: ViewPlan, http: web.Request) -> web.Response | None:
         return None
     if not memory_answers(plan.service, http):
         return None
-    answer = plan.service.cache.get(_address_key(plan, http))
+    answer = kept_answer(plan, http.raw_path, base_url(plan.service.settings.server, http))
     return None if answer is None else respond(plan, http, *answer, from_cache=True)
+
+
+def kept_answer(plan: ViewPlan, sent: str, base: str) -> Answer | None:
+    """The answer that is kept for a public address; see ``key_of_address``."""
+    answer: Answer | None = plan.service.cache.get(key_of_address(plan, sent, base))
+    return answer
 
 
 async def respond_from(
@@ -60,13 +66,25 @@ async def respond_from(
 
     ``reader`` is what ``load`` reads with.
     """
-    if key is None or not memory_answers(plan.service, http):
-        return respond(plan, http, *await load())
-    cache = plan.service.cache
-    answer, cached = await cache.get_or_load(
+    usable = key if memory_answers(plan.service, http) else None
+    found, kept = await kept_or_loaded(plan, usable, query, dependencies, load, reader)
+    return respond(plan, http, *found, from_cache=kept)
+
+
+async def kept_or_loaded(
+    plan: ModelPlan,
+    key: Hashable,
+    query: Query,
+    dependencies: Callable[[], Dependencies | None],
+    load: Callable[[], Awaitable[Answer]],
+    reader: AnyReader,
+) -> tuple[Answer, bool]:
+    """The answer that is kept under a key, or loaded and kept then, just loaded if the key is ``None``; and whether it was kept."""
+    if key is None:
+        return await load(), False
+    return await plan.service.cache.get_or_load(
         key, dependencies, load, size=lambda made: len(made[0]) + query.size, as_of=reader.as_of
     )
-    return respond(plan, http, *answer, from_cache=cached)
 
 
 def cache_key(view: ModelView, serializer: Serializer, query: Query) -> Hashable:
@@ -96,14 +114,14 @@ def key_of_answer(
     The address alone is the key where that is public; not if the answer has ``expanded`` rows about which other viewsets
     decide by the caller. Otherwise the query has the caller's scope.
     """
-    key = _address_key(plan, http)
+    key = key_of_address(plan, http.raw_path, base_url(plan.service.settings.server, http))
     public = plan.public_and_cacheable and action in READING_ACTIONS and http.method == "GET"
     return key if public and not expanded else (*key, action, shown, query)
 
 
-def _address_key(plan: ViewPlan, http: web.Request) -> tuple[Hashable, ...]:
-    """An address and its origin, to which the links to other pages belong."""
-    return plan, http.raw_path, base_url(plan.service.settings.server, http)
+def key_of_address(plan: ViewPlan, sent: str, base: str) -> tuple[Hashable, ...]:
+    """The key of a public answer: the target as its client has sent it, and its origin, to which the links to other pages belong."""
+    return plan, sent, base
 
 
 def is_plain(http: web.Request) -> bool:
@@ -147,10 +165,9 @@ def list_dependencies(plan: ModelPlan, query: Query, shown: Projection | None = 
     return None if reads is None else Dependencies(reads)
 
 
-def list_address(plan: ModelPlan, http: web.Request, params: Mapping[str, str]) -> ListAddress:
-    """The absolute address of a list, for the links to its other pages."""
-    kept = tuple(each for each in params.items() if each[0] != "access_token")
-    return ListAddress(base_url(plan.service.settings.server, http) + http.rel_url.raw_path, kept)
+def list_address(url: str, params: Mapping[str, str]) -> ListAddress:
+    """The address of a list, without its query and with it, for the links to its other pages."""
+    return ListAddress(url, tuple(each for each in params.items() if each[0] != "access_token"))
 
 
 async def read_page(
@@ -201,9 +218,14 @@ def respond(
     plan: ViewPlan, http: web.Request, body: bytes, tag: str, snapshot: str, *, from_cache: bool = False
 ) -> web.Response:
     """The response to a read; a 304 for a client that has this representation, ``PreconditionFailed`` by ``If-Match``."""
-    headers = {"ETag": tag, **position_header(plan, snapshot, kept=from_cache)}
+    headers = headers_of(plan, tag, snapshot, from_cache=from_cache)
     if not matches(http, tag):
         raise PreconditionFailed("If-Match excludes what this address shows now; read it again.")
     if client_has(http, tag):
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
     return json_response(body, headers=headers)
+
+
+def headers_of(plan: ViewPlan, tag: str, snapshot: str, *, from_cache: bool) -> dict[str, str]:
+    """The headers of an answer: its tag, and the position from which a stream continues it."""
+    return {"ETag": tag, **position_header(plan, snapshot, kept=from_cache)}

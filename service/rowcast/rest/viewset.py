@@ -31,7 +31,7 @@ from rowcast.query.store import STORE
 from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import Link, fill, link_header, variable_parts, with_part_as_sent
 from rowcast.rest.decorators import VERBS, collect, is_action
-from rowcast.rest.direct_reading import Direct, direct_reader
+from rowcast.rest.direct_reading import Direct, PublicRead, direct_reader
 from rowcast.rest.direct_writing import direct_writer
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
@@ -402,6 +402,9 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
     if isinstance(plan, ModelPlan) and plan.key.parts:
         whole = with_part_as_sent(handler, plan.lookup_url_kwarg)
     vars(whole)["plan"] = plan
+    if isinstance(plan, ModelPlan) and "GET" in action_map:
+        of_list = {**shown, **({"Link": link} if links else {})}
+        vars(whole)["public_read"] = PublicRead.of(plan, action_map["GET"], of_list if queried is not None else {})
     return whole
 
 
@@ -418,6 +421,12 @@ def plan_behind(handler: Any) -> ViewPlan | None:
     """The plan of the viewset that a handler of a route belongs to; ``None`` if it is another one's."""
     plan: ViewPlan | None = getattr(handler, "plan", None)
     return plan
+
+
+def public_read_behind(handler: Any) -> PublicRead | None:
+    """The reads that a handler of a route answers for everybody; ``None`` if it has no such."""
+    read: PublicRead | None = getattr(handler, "public_read", None)
+    return read
 
 
 def action_map_of(

@@ -50,6 +50,7 @@ from rowcast.server.policies import unscoped_streams
 from rowcast.server.replication import make_replicas
 from rowcast.server.router import Router
 from rowcast.server.routes import named_classes, noting, plan_routes, register
+from rowcast.server.short_way import SHORT_WAY, ShortWay
 from rowcast.server.sql_log import log_statements
 from rowcast.server.timing import time_requests
 from rowcast.streams.admission import Admission
@@ -158,8 +159,9 @@ def application(configuration: Configuration, bound: Bound, lifecycle: Lifecycle
     """An application that answers errors, keeps limits, and starts and stops with its service; it has the addresses of health alone."""
     settings, service, throttles = configuration.settings, bound.service, bound.throttles
     requests, bodies = Requests(), BodyMemory(settings.server)
+    hosts = Hosts(settings.server)
     answer_errors = errors(
-        Hosts(settings.server).check,
+        hosts.check,
         lifecycle.check_ready,
         requests=requests,
         bodies=bodies,
@@ -173,6 +175,7 @@ def application(configuration: Configuration, bound: Bound, lifecycle: Lifecycle
     )
     app._router = Router()  # noqa: SLF001, aiohttp takes no router of one's own
     app.on_response_prepare.append(add_headers)
+    app[SHORT_WAY] = ShortWay(app, settings.server, hosts, requests, lifecycle.readiness)
     if settings.server.cors_origins:
         preflight, allow = cors(settings.server.cors_origins)
         app.middlewares.append(preflight)

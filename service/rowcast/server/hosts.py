@@ -90,6 +90,10 @@ class Hosts:
         if (target := target_host(http)) is not None:
             self._check_one("The target's host", target, http)
 
+    def is_known(self, host: str) -> bool:
+        """Whether a value of ``Host`` has been found to be allowed on every connection."""
+        return host in self._accepted
+
     def _check_one(self, where: str, host: str, http: web.Request, *, needs_leave: bool = True) -> None:
         name = host_name(host)
         if name is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import platform
 from collections import Counter as Numbers
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from time import perf_counter
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from rowcast.server.measures import Histogram, Labels, histogram, numbers
 from rowcast.server.middleware import REQUESTS
 from rowcast.server.router import METHODS, template
 from rowcast.server.service_metrics import COUNTERS, Measured, counted, gauges
+from rowcast.server.short_way import SHORT_WAY, Observe
 from rowcast.streams.sse import StreamResponse
 
 OTHER_METHOD: Final = "other"  # a client may send any word as a method
@@ -79,7 +80,7 @@ class Metrics:
             begun = perf_counter()
             response = await handler(request)
             if type(response) is not StreamResponse:
-                observe(request, response.status, perf_counter() - begun)
+                observe(request.match_info.route.resource, request.method, response.status, perf_counter() - begun)
             return response
 
         async def run(app: web.Application) -> AsyncIterator[None]:
@@ -89,6 +90,7 @@ class Metrics:
             self._ended.update(counted(service, lifecycle.ticker, app[REQUESTS]))
 
         app.middlewares.insert(0, measure)
+        app[SHORT_WAY].measure(measure, observe)
         app.cleanup_ctx.append(run)
         summaries = summaries_of(service.store.queries.tables)
         for name, pool in service.pools().items():
@@ -124,7 +126,7 @@ class Metrics:
         pool.observe(note)
         pool.observe_waits(note_wait)
 
-    def _by_request(self, app: web.Application) -> Callable[[web.Request, int, float], None]:
+    def _by_request(self, app: web.Application) -> Observe:
         """A function that notes the time of a request; the histogram of route, method and status is looked up once."""
         known: dict[tuple[web.AbstractResource | None, str, int], Histogram] = {}
 
@@ -137,8 +139,8 @@ class Metrics:
                 known[resource, method, status] = self._requests.setdefault(labels, Histogram())
             return known[resource, method, status]
 
-        def observe(request: web.Request, status: int, seconds: float) -> None:
-            key = request.match_info.route.resource, request.method, status
+        def observe(resource: web.AbstractResource | None, method: str, status: int, seconds: float) -> None:
+            key = resource, method, status
             (known.get(key) or find(*key)).observe(seconds)
 
         return observe

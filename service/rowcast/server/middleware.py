@@ -44,7 +44,7 @@ class Requests:
     ``passed_streams`` of it.
     """
 
-    __slots__ = ("active", "none_left", "passed_on", "passed_streams", "refused")
+    __slots__ = ("_numbers", "_prefix", "active", "none_left", "passed_on", "passed_streams", "refused")
 
     def __init__(self) -> None:
         self.active = 0
@@ -52,6 +52,17 @@ class Requests:
         self.passed_streams = 0
         self.refused: Counter[str] = Counter()
         self.none_left: asyncio.Event | None = None  # once somebody waits for it
+        self._prefix, self._numbers = secrets.token_hex(6), count(1)
+
+    def new_id(self) -> str:
+        """An id for a request whose client sends none: a random prefix of the application, and a number."""
+        return f"{self._prefix}{next(self._numbers):08x}"
+
+    def ended(self) -> None:
+        """Note that an active one has been answered."""
+        self.active -= 1
+        if self.none_left is not None and not self.active:
+            self.none_left.set()
 
     async def end(self) -> None:
         """Wait until all of them have been answered."""
@@ -87,23 +98,24 @@ def errors(
     ``requests`` counts them, and ``bodies`` what theirs take until they are answered. ``seen_below`` is the path below which the
     client of a request sees the service. ``checks`` raise for a request that may not be answered, or not now. ``count_failure`` counts wrong
     credentials, and returns another error if there were too many. ``describe`` makes the error for a failure of the service.
-    ``X-Request-ID`` is the client's, if it sends a plain one; otherwise a random prefix per process and the number of the
-    request.
+    ``X-Request-ID`` is the client's, if it sends a plain one.
     """
-    process, numbers = secrets.token_hex(6), count(1)
     requests = requests or Requests()
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = request.headers.get("X-Request-ID")
         if request_id is None or not PLAIN_ID.fullmatch(request_id):
-            request_id = f"{process}{next(numbers):08x}"
+            request_id = requests.new_id()
         request[REQUEST_ID] = request_id
         request[RATE_LIMITS] = {}
         requests.active += 1
         try:
             for check in checks:
                 check(request)
+            if (failure := getattr(request.protocol, "failure", None)) is not None:  # of a read that took the short way
+                setattr(request.protocol, "failure", None)  # noqa: B010 - of our own class
+                raise failure
             return _held(request, await handler(request), requests)
         except ApiError as error:
             if error.limit is not None:
@@ -117,11 +129,9 @@ def errors(
             _logger.exception("request_failed", request_id=request_id, **about)
             return problem(_with_operation(describe(error), error), request_id, seen_below(request))
         finally:
-            requests.active -= 1
             if bodies is not None and bodies.in_use:
                 bodies.release(request)
-            if requests.none_left is not None and not requests.active:
-                requests.none_left.set()
+            requests.ended()
 
     return answer
 

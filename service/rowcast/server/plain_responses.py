@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
@@ -22,6 +23,9 @@ from aiohttp.http_writer import _serialize_headers
 
 from rowcast.identity.throttling import RATE_LIMITS
 from rowcast.server.middleware import COMMON_HEADERS, REQUEST_ID, add_headers
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDict
 
 _OWN: Final = ("Connection", "Content-Length", "Date", "Transfer-Encoding", "X-Request-ID", *COMMON_HEADERS)
 _WITHOUT_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
@@ -48,12 +52,18 @@ def send_plain(request: web.BaseRequest, response: web.StreamResponse, transport
         or (body and (status in _WITHOUT_BODY or "Content-Type" not in headers))
     ):
         return False
-    length = b"" if status in _WITHOUT_BODY else b"Content-Length: %d\r\n" % len(body)
-    head = _serialize_headers(f"HTTP/1.1 {status} {response.reason}", headers)[:-2]
-    common = _common(int(time.time()))
-    transport.write(b"%b%b%bX-Request-ID: %b\r\n\r\n%b" % (head, length, common, request[REQUEST_ID].encode(), body))
+    transport.write(written(status, response.reason, headers, body, request[REQUEST_ID]))
     response._keep_alive = response._eof_sent = True
     return True
+
+
+def written(status: int, reason: str, headers: Mapping[str, str], body: bytes, request_id: str) -> bytes:
+    """A response as it is sent, with the headers that all have. A response without a body has none by its status, or an empty one."""
+    length = b"" if status in _WITHOUT_BODY else b"Content-Length: %d\r\n" % len(body)
+    head = _serialize_headers(f"HTTP/1.1 {status} {reason}", cast("CIMultiDict[str]", headers))[
+        :-2
+    ]  # it takes any mapping
+    return b"%b%b%bX-Request-ID: %b\r\n\r\n%b" % (head, length, _common(int(time.time())), request_id.encode(), body)
 
 
 def _adds_nothing(request: web.Request) -> bool:

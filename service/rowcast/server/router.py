@@ -56,20 +56,25 @@ class Router(web.UrlDispatcher):
         """The route of a request, with the variable parts of its address."""
         if "Expect" in request.headers and _is_unknown(request.headers["Expect"]) and request.version >= HttpVersion11:
             return _UnknownExpectation(web.HTTPExpectationFailed())
-        path = request.rel_url.raw_path
-        if path in self._whole:
-            if (route := self._whole[path]) is not None:
-                return UrlMappingMatchInfo({}, route)
-        elif "%" not in path:
-            if path[-1:] == "/":
-                before, _, last = path[:-1].rpartition("/")
-                found = self._but_last_and_slash.get(before)
-            else:
-                before, _, last = path.rpartition("/")
-                found = self._but_last.get(before)
-            if found is not None and last:
-                return UrlMappingMatchInfo({found[0]: last}, found[1])
+        found = self.find(request.rel_url.raw_path)
+        if found is not None:
+            return UrlMappingMatchInfo(*found)
         return await super().resolve(request)
+
+    def find(self, path: str) -> tuple[dict[str, str], web.AbstractRoute] | None:
+        """The variable part of an address, by its name, and the route; ``None`` if the tables do not have it."""
+        if path in self._whole:
+            route = self._whole[path]
+            return None if route is None else ({}, route)
+        if "%" in path:
+            return None
+        if path[-1:] == "/":
+            before, _, last = path[:-1].rpartition("/")
+            found = self._but_last_and_slash.get(before)
+        else:
+            before, _, last = path.rpartition("/")
+            found = self._but_last.get(before)
+        return ({found[0]: last}, found[1]) if found is not None and last else None
 
 
 def template(router: web.UrlDispatcher, resource: web.AbstractResource) -> str:

@@ -1,0 +1,312 @@
+"""GETs of public rows and lists are answered by their connection, with the responses that all others have."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from rowcast.server.short_way import ORIGINS_MAX, SHORT_WAY, ShortWay
+
+from ..waiting import until
+from .conftest import Run
+from .library import OPEN, Service
+
+BOOKS: dict[str, Any] = {
+    "fields": {
+        "id": {"type": "integer", "primary_key": True},
+        "title": {"type": "string", "max_length": 20_000},
+        "deleted_at": {"type": "datetime", "null": True, "read_only": True},
+    },
+    "soft_delete": "deleted_at",
+    "viewset": {"filterset_fields": {"title": ["exact", "regex"]}, "ordering_fields": ["title"], "page_size": 2},
+}
+RESOURCES: dict[str, Any] = {
+    "books": BOOKS,
+    "kept": {**BOOKS, "viewset": {**BOOKS["viewset"], "cache": "responses"}},
+    "bare": {
+        **BOOKS,
+        "fields": {**BOOKS["fields"], "title": {"type": "string", "max_length": 50, "unique": True}},
+        "viewset": {**BOOKS["viewset"], "cache": "off", "count": "none", "lookup_field": "title"},
+    },
+    "pairs": {
+        "fields": {"a": {"type": "integer"}, "b": {"type": "string", "max_length": 9}},
+        "primary_key": ["a", "b"],
+    },
+    "closed": {**BOOKS, "viewset": {"permission_classes": ["IsAuthenticated"]}},
+}
+ROWS = "(id, title, deleted_at) VALUES (1, 'One', NULL), (2, 'Two', NULL), (3, 'Gone', now()), (4, 'Four', NULL)"
+HOST = b"Host: localhost\r\n"
+AS_ALWAYS = b"X-Unknown: 1\r\n"  # a header of which the short way knows nothing
+PATHS = (
+    *(f"/{books}/{rest}" for books in ("books", "kept", "bare") for rest in (
+        "", "?page=2", "?page_size=1", "?title=One", "?title=a%20b", "?fields=title", "?ordering=-title",
+        "1/", "1", "2/?fields=id", "4/", "One/", "Two",
+    )),
+    "/pairs/", "/pairs/1,x/", "/kept/?ordering=title",
+)  # fmt: skip
+NOT_FOUND_OR_WRONG = (
+    *(f"/{books}/{rest}" for books in ("books", "kept", "bare") for rest in (
+        "?page=9", "?page_size=x", "?titel=One", "?title__regex=(", "9/", "3/", "01/", "x/", "99999999999999999999/", "Gone/",
+        "1/?x=1",
+    )),
+    "/pairs/1/", "/pairs/9,y/",
+)  # fmt: skip
+OTHERS = (  # which are answered as always
+    b"GET /books/1/ HTTP/1.0\r\nConnection: keep-alive\r\n", b"HEAD /books/1/ HTTP/1.1\r\n", b"OPTIONS /books/1/ HTTP/1.1\r\n",
+    b"GET /books/%31/ HTTP/1.1\r\n", b"GET /books/?title=One&title=One HTTP/1.1\r\n", b"GET /books/?expand=x HTTP/1.1\r\n",
+    b"GET /books/?%65xpand=x HTTP/1.1\r\n", b"GET /books/?deleted=only HTTP/1.1\r\n", b"GET /closed/ HTTP/1.1\r\n",
+    b"GET /nothing/ HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n", b"GET /health/live HTTP/1.1\r\n", b"GET http://localhost/books/ HTTP/1.1\r\n",
+    b"POST /books/ HTTP/1.1\r\nContent-Length: 0\r\n", b"GET /books/?title=" + b"x" * 1100 + b" HTTP/1.1\r\n",
+    *(b"GET /books/ HTTP/1.1\r\n%b\r\n" % header for header in (
+        b"Accept: text/csv", b"Accept: text/html", b"Accept: application/json;q=0.5", b"Cache-Control: no-cache", b"Prefer: count=none",
+        b"Authorization: Bearer x", b"If-Match: *", b"If-None-Match: *", b'If-None-Match: "a", "b"', b'If-None-Match: "a"\r\nIf-None-Match: "b"',
+        b"Range: bytes=0-1", b"X-Request-ID: of-the-client", b"Content-Length: 0\r\nContent-Type: application/json",
+        b"Expect: 100-continue", b"Expect: other", b"X-Read-After: 1", b"Connection: upgrade", b"Origin: https://a.example\r\nAccept: x/y",
+        b"Accept: */*\r\nAccept: text/html", b"Host: localhost",
+    )),
+)  # fmt: skip
+GENERATED = rb"X-Request-ID|Date|X-Stream-Position"
+
+
+class Client:
+    """A connection that stays open, and what is said on it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def ask(self, request: bytes, headers: bytes = b"") -> tuple[bytes, list[bytes], bytes]:
+        """The status line, the headers without generated values, and the body of a response."""
+        line, rest = request.split(b"\r\n", 1)
+        self.writer.write(b"%b\r\n%b%b%b\r\n" % (line, HOST, rest, headers))
+        async with asyncio.timeout(30):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            if head.startswith(b"HTTP/1.1 100"):
+                head = await self.reader.readuntil(b"\r\n\r\n")
+            status, *lines = head.strip().split(b"\r\n")
+            length = re.search(rb"Content-Length: (\d+)", head)
+            body = b"" if line.startswith(b"HEAD") or length is None else await self.reader.readexactly(int(length[1]))
+        lines = [re.sub(b"^(%b): .*" % GENERATED, rb"\1", each) for each in lines]
+        return status, lines, re.sub(rb'"request_id":"[^"]*"', b"", body)
+
+    async def get(self, path: str, headers: bytes = b"") -> tuple[bytes, list[bytes], bytes]:
+        """The response to a GET."""
+        return await self.ask(b"GET %b HTTP/1.1\r\n" % path.encode(), headers)
+
+
+@asynccontextmanager
+async def connected(service: Service) -> AsyncIterator[Client]:
+    """A connection to a service."""
+    reader, writer = await asyncio.open_connection(service.client.host, service.client.port)
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+async def service(run: Run) -> Service:
+    """Four books in each table of them; the third one is marked as deleted."""
+    service = await run(RESOURCES, OPEN)
+    for table in ("books", "kept", "bare"):
+        await service.sql.execute(f"INSERT INTO {table} {ROWS}")
+    await service.sql.execute("INSERT INTO pairs VALUES (1, 'x')")
+    return service
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each message that was offered to the short way, whether that took it."""
+    found: list[bool] = []
+    takes = ShortWay.takes
+
+    def noted(*arguments: Any) -> bool:
+        found.append(takes(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(ShortWay, "takes", noted)
+    return found
+
+
+async def test_both_ways_have_the_same_responses(service: Service, taken: list[bool]) -> None:
+    async with connected(service) as client:
+        for path in (*PATHS, *NOT_FOUND_OR_WRONG):
+            taken.clear()
+            expected = await client.get(path, AS_ALWAYS)
+            tag = next((line.partition(b": ")[2] for line in expected[1] if line.startswith(b"ETag")), b'"none"')
+            for _ in range(2):  # the second answer may come from memory
+                assert await client.get(path) == expected, path
+            for condition in (tag, b"W/" + tag, b'"other"'):
+                header = b"If-None-Match: %b\r\n" % condition
+                assert await client.get(path, header) == await client.get(path, header + AS_ALWAYS), (path, condition)
+            meaningless = b"user-agent: x\r\nCookie: a=b\r\nX-Forwarded-Host: other\r\nAccept: */*\r\n"
+            assert await client.get(path, meaningless) == expected, path
+            assert taken == [False, True, True, *(True, False) * 3, True], path
+
+
+async def test_other_requests_are_answered_as_always(service: Service, taken: list[bool]) -> None:
+    for request in OTHERS:
+        async with connected(service) as client:
+            found = await client.ask(request)
+            assert not any(taken), request
+        async with connected(service) as client:
+            assert found == await client.ask(request, AS_ALWAYS), request
+
+
+async def test_an_answer_is_as_recent_as_any_other(service: Service, taken: list[bool]) -> None:
+    """Writes of this service and of others are seen at once, or as soon as the cache may know of them."""
+    async with connected(service) as client:
+        for table in ("books", "kept"):
+            await client.get(f"/{table}/1/")
+            response = await service.client.patch(f"/{table}/1/", json={"title": "New"})
+            assert response.status == 200
+            assert b'"title":"New"' in (await client.get(f"/{table}/1/"))[2].replace(b'": "', b'":"')
+            await service.sql.execute(f"UPDATE {table} SET title = 'Newer' WHERE id = 1")
+
+            async def is_newer(table: str = table) -> bool:
+                return b"Newer" in (await client.get(f"/{table}/1/"))[2]
+
+            await until(is_newer)
+    assert all(taken)
+
+
+async def test_reads_that_meet_share_statements(service: Service, taken: list[bool]) -> None:
+    """Each of many connections gets its own row, those of no row a 404, and fewer statements run than requests."""
+    database = service.service.store.database
+    async with connected(service) as client:
+        expected = {
+            path: await client.get(path, AS_ALWAYS) for path in ("/books/1/", "/books/2/", "/books/3/", "/books/9/")
+        }
+    clients = []
+    async with asyncio.timeout(60):
+        for _ in range(24):
+            clients.append(await asyncio.open_connection(service.client.host, service.client.port))
+        paths = [list(expected)[number % 4] for number in range(24)]
+        before = database.statements
+
+        async def ask(number: int) -> None:
+            for _ in range(10):
+                assert await Client(*clients[number]).get(paths[number]) == expected[paths[number]]
+
+        await asyncio.gather(*map(ask, range(24)))
+    assert all(taken[4:])
+    assert database.statements - before < 240 + 120  # those of no row are read again, alone
+    for _, writer in clients:
+        writer.close()
+
+
+async def test_messages_in_one_packet_are_answered_in_order(service: Service) -> None:
+    async with connected(service) as client:
+        order = [(1, 2, 4)[number % 3] for number in range(60)]
+        client.writer.write(
+            b"".join(b"GET /%b/%d/ HTTP/1.1\r\n%b\r\n" % ((b"books", b"kept")[key % 2], key, HOST) for key in order)
+        )
+        for key in order:
+            head = await client.reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"Content-Length: (\d+)", head)
+            assert length is not None
+            assert (await client.reader.readexactly(int(length[1]))).startswith(b'{"id":%d,' % key)
+
+
+async def test_a_message_that_comes_during_a_read_waits(service: Service, taken: list[bool]) -> None:
+    """The second request of a connection is answered after the first, by whatever way."""
+    async with connected(service) as client:
+        async with service.sql.transaction():
+            await service.sql.execute("LOCK TABLE books IN ACCESS EXCLUSIVE MODE")
+            for request in (b"GET /books/1/", b"GET /kept/2/", b"HEAD /kept/2/", b"GET /kept/4/"):
+                client.writer.write(b"%b HTTP/1.1\r\n%b\r\n" % (request, HOST))
+                await asyncio.sleep(0.05)
+            assert taken == [True]
+        keys = []
+        for has_body in (True, True, False, True):
+            head = await client.reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"Content-Length: (\d+)", head)
+            assert length is not None
+            keys.append((await client.reader.readexactly(int(length[1])))[:7] if has_body else b"")
+    assert keys == [b'{"id":1', b'{"id":2', b"", b'{"id":4']
+
+
+async def test_a_database_that_is_away_is_a_problem(service: Service, taken: list[bool]) -> None:
+    """The failure of a read is answered, and counted, as that of any request; the connection goes on."""
+    async with connected(service) as client:
+        await service.sql.execute("ALTER TABLE books RENAME TO hidden_books")
+        try:
+            found = await client.get("/books/1/")
+            assert found == await client.get("/books/1/", AS_ALWAYS)
+            assert taken == [True, False]
+            assert found[0].startswith(b"HTTP/1.1 5")
+        finally:
+            await service.sql.execute("ALTER TABLE hidden_books RENAME TO books")
+        assert (await client.get("/books/2/"))[0] == b"HTTP/1.1 200 OK"
+
+
+async def test_large_responses_are_counted(service: Service, taken: list[bool]) -> None:
+    """A body beyond the kernel's buffer takes the way whose memory has a limit."""
+    await service.sql.execute("UPDATE books SET title = repeat('x', 20000)")
+    async with connected(service) as client:
+        for _ in range(2):
+            assert len((await client.get("/books/1/"))[2]) > 20_000
+        assert taken == [True, True]
+
+
+async def test_a_client_that_leaves_does_no_harm(service: Service) -> None:
+    async with service.sql.transaction():
+        await service.sql.execute("LOCK TABLE books IN ACCESS EXCLUSIVE MODE")
+        for _ in range(8):
+            async with connected(service) as client:
+                client.writer.write(b"GET /books/1/ HTTP/1.1\r\n%b\r\n" % HOST)
+                await asyncio.sleep(0.01)
+    async with connected(service) as client:
+        assert (await client.get("/books/1/"))[0] == b"HTTP/1.1 200 OK"
+    requests = service.client.app[SHORT_WAY].requests
+
+    async def none_are_left() -> bool:
+        return requests.active == 0
+
+    await until(none_are_left)
+
+
+async def test_headers_that_differ_take_bounded_memory(service: Service) -> None:
+    way = service.client.app[SHORT_WAY]
+    async with connected(service) as client:
+        for number in range(ORIGINS_MAX + 10):
+            await client.get("/kept/1/", b"X-Other: %d\r\n" % number)
+    assert len(vars(way)["_origins"]) <= ORIGINS_MAX
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "server: {cors_origins: ['https://a.example']}",
+        "log: {access: all}",
+        "server: {timing: true}",
+        "server: {max_active_requests: 100}",
+    ],
+)
+async def test_what_sees_every_request_closes_it(run: Run, taken: list[bool], settings: str) -> None:
+    service = await run({"books": BOOKS}, f"auth: {{default_permission_classes: [AllowAny]}}\n{settings}")
+    assert not service.client.app[SHORT_WAY].is_open
+    async with connected(service) as client:
+        assert (await client.get("/books/"))[0] == b"HTTP/1.1 200 OK"
+    assert not taken
+
+
+async def test_behind_a_proxy_links_have_the_name_that_clients_use(run: Run, taken: list[bool]) -> None:
+    settings = "auth: {default_permission_classes: [AllowAny]}\nserver: {trusted_proxies: 1, allowed_hosts: [localhost, api.example]}"
+    service = await run({"books": BOOKS}, settings)
+    await service.sql.execute(f"INSERT INTO books {ROWS}")
+    async with connected(service) as client:
+        for forwarded in (
+            b"X-Forwarded-Host: api.example\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 10.0.0.1\r\n", b"X-Forwarded-Proto: https\r\n", b"",
+            b"X-Forwarded-Host: evil.example\r\n", b"X-Forwarded-Prefix: /below\r\n", b"Forwarded: host=api.example\r\n",
+        ):  # fmt: skip
+            found = await client.get("/books/", forwarded)
+            assert found == await client.get("/books/", forwarded + AS_ALWAYS)
+            if b"Host: api" in forwarded:
+                assert b"https://api.example/books/?page=2" in found[2]
+    assert [took for took, _ in zip(taken[::2], range(6), strict=True)] == [True, True, True, False, False, False]
