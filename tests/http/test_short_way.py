@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.http import HttpRequestParser, RawRequestMessage
 
-from rowcast.server.short_way import ORIGINS_MAX, SHORT_WAY, ShortWay
+from rowcast.errors import ApiError
+from rowcast.server.short_way import ORIGINS_MAX, SHORT_WAY, Connection, ShortWay
 
 from ..waiting import until
 from .conftest import Run
@@ -310,3 +313,46 @@ async def test_behind_a_proxy_links_have_the_name_that_clients_use(run: Run, tak
             if b"Host: api" in forwarded:
                 assert b"https://api.example/books/?page=2" in found[2]
     assert [took for took, _ in zip(taken[::2], range(6), strict=True)] == [True, True, True, False, False, False]
+
+
+async def test_lists_that_meet_are_read_once(service: Service, taken: list[bool]) -> None:
+    """Those who ask for one address in one turn of the event loop get one answer, and whoever asks later a newer one."""
+    way, database = service.client.app[SHORT_WAY], service.service.store.database
+    async with connected(service) as client:
+        expected = await client.get("/bare/", AS_ALWAYS)
+        await client.get("/bare/")  # so that the meaning of its headers is known
+    tasks: list[asyncio.Task[bytes | None]] = []
+    answered: list[bytes | None] = []
+
+    class Noting(Connection):
+        def request_of(self, message: RawRequestMessage) -> web.Request:
+            raise AssertionError(message)
+
+        def answered(self, response: bytes | None) -> None:
+            answered.append(response)
+
+        def read(self, reading: Coroutine[Any, Any, bytes | None]) -> None:
+            tasks.append(asyncio.create_task(reading))
+
+    parser = HttpRequestParser(None, asyncio.get_running_loop(), 1 << 16)
+    messages, _, _ = parser.feed_data(b"GET /bare/ HTTP/1.1\r\n%b\r\n" % HOST)
+    before = database.statements
+    for _ in range(5):
+        assert way.takes(messages[0][0], Noting())
+    assert len(tasks) == 1
+    first = await tasks[0]
+    assert database.statements == before + 1
+    assert len(answered) == 4
+    assert all(each is not None and each.endswith(expected[2]) for each in (first, *answered))
+    for _ in range(2):
+        assert way.takes(messages[0][0], Noting())
+    await service.sql.execute("ALTER TABLE bare RENAME TO hidden")
+    try:
+        results = [
+            (await asyncio.gather(tasks[n], return_exceptions=True))[0] for n in (1, 2)
+        ]  # the other one reads alone
+    finally:
+        await service.sql.execute("ALTER TABLE hidden RENAME TO bare")
+    assert all(isinstance(result, ApiError) for result in results)
+    assert len(answered) == 4
+    assert way.requests.active == 0

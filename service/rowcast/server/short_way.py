@@ -10,7 +10,7 @@ other message, and a read that fails, is answered as always.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
@@ -80,6 +80,7 @@ class ShortWay:
         self._observe: Observe | None = None
         self._middlewares, self._signals = list(app.middlewares), list(app.on_response_prepare)
         self._origins: dict[_Headers, str | None] = {}
+        self._beginning: dict[Hashable, _Reading] = {}  # of lists
         meaningless = _MEANINGLESS if server.trusted_proxies else (*_MEANINGLESS, *_OF_PROXIES)
         self._meaningless = frozenset(spelt for name in meaningless for spelt in (name.encode(), name.lower().encode()))
 
@@ -128,9 +129,34 @@ class ShortWay:
         if query and (target.takes_longer or len(params) != len(message.url.query)):  # one is given twice
             return False
         self.requests.active += 1
-        if query or read.row is None or not read.row.offer(key, reading):
+        if read.row is None:
+            self._read_list(reading, (message.path, base))
+        elif query or not read.row.offer(key, reading):
             connection.read(reading.alone())
         return True
+
+    def _read_list(self, reading: _Reading, key: Hashable) -> None:
+        """Read a list, or wait for the reading that has begun in the same turn of the event loop, and is of the same address."""
+        if (first := self._beginning.get(key)) is not None:
+            first.others.append(reading)
+            return
+        self._beginning[key] = reading
+        reading.connection.read(self._read_for_all(reading, key))
+
+    async def _read_for_all(self, first: _Reading, key: Hashable) -> bytes | None:
+        """Read a list for all that wait for it. If that fails, each of the others reads alone."""
+        del self._beginning[key]  # whoever comes now may have seen what this does not
+        others = first.others
+        try:
+            answer, kept = await first.answer()
+        except BaseException:
+            for each in others:
+                each.connection.read(each.alone())
+            raise
+        for each in others:
+            self.requests.ended()
+            each.connection.answered(each.response(answer, kept=kept))
+        return first.response(answer, kept=kept)
 
     def observe(self, route: web.AbstractRoute, status: int, seconds: float) -> None:
         """Note a request that has been answered."""
@@ -177,9 +203,12 @@ class ShortWay:
 
 
 class _Reading:
-    """One GET that is being answered. It waits for its row where it shares a statement with others."""
+    """One GET that is being answered. It waits for its row where it shares a statement with others.
 
-    __slots__ = ("_begun", "_condition", "_connection", "_read", "_route", "_way", "target")
+    ``others`` wait for what it reads.
+    """
+
+    __slots__ = ("_begun", "_condition", "_read", "_route", "_way", "connection", "others", "target")
 
     target: Target
 
@@ -187,7 +216,8 @@ class _Reading:
         self, way: ShortWay, connection: Connection, read: PublicRead, route: web.AbstractRoute, condition: bytes | None
     ) -> None:
         self._way = way
-        self._connection = connection
+        self.connection = connection
+        self.others: list[_Reading] = []
         self._read = read
         self._route = route
         self._condition = condition
@@ -195,11 +225,15 @@ class _Reading:
 
     async def alone(self) -> bytes | None:
         """Read the answer, and return the response; raises the errors of the action."""
+        answer, kept = await self.answer()
+        return self.response(answer, kept=kept)
+
+    async def answer(self) -> tuple[Answer, bool]:
+        """Read the answer; raises the errors of the action."""
         try:
-            answer, kept = await self._read.answer(self.target)
+            return await self._read.answer(self.target)
         finally:
             self._way.requests.ended()
-        return self.response(answer, kept=kept)
 
     def done(self) -> bool:
         """A client that has left does not matter to a statement that others share."""
@@ -208,11 +242,11 @@ class _Reading:
     def set_result(self, row: Any) -> None:
         """Answer with the row, or read alone if there is none, or it could not be read together with others."""
         if row is ALONE or row is None:
-            self._connection.read(self.alone())
+            self.connection.read(self.alone())
             return
         assert self._read.row is not None
         self._way.requests.ended()
-        self._connection.answered(self.response(self._read.row.answer(row), kept=False))
+        self.connection.answered(self.response(self._read.row.answer(row), kept=False))
 
     def set_exception(self, exception: BaseException) -> None:
         """No read gets one: each is done alone instead."""
