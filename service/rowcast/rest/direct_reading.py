@@ -159,7 +159,8 @@ class PublicRow:
 class PublicRead:
     """The GETs of an address whose rows everybody may read, and about which data decide alone.
 
-    ``headers`` are those of its responses, on top of an answer's own. ``row`` reads without parameters.
+    ``headers`` are those of its responses, on top of an answer's own. ``row`` reads without parameters. If it ``is_shared``, those
+    who ask for one address at the same time get one answer.
     """
 
     plan: ModelPlan
@@ -167,6 +168,7 @@ class PublicRead:
     rows: Query
     headers: Mapping[str, str]
     row: PublicRow | None
+    is_shared: bool
 
     @classmethod
     def of(cls, plan: ModelPlan, action: str, headers: Mapping[str, str]) -> PublicRead | None:
@@ -175,7 +177,8 @@ class PublicRead:
         if answering is None:
             return None
         rows = rows_of_caller(plan, EVERYTHING)
-        return cls(plan, answering, rows, headers, PublicRow.of(plan, rows) if action == "retrieve" else None)
+        row = PublicRow.of(plan, rows) if action == "retrieve" else None
+        return cls(plan, answering, rows, headers, row, is_shared=action == "list" and plan.resource.coalesce)
 
     def kept(self, sent: str, base: str) -> Answer | None:
         """The answer that is kept for a target."""

@@ -22,6 +22,7 @@ from aiohttp.typedefs import Middleware
 
 from rowcast.configuration.settings import Server
 from rowcast.errors import ParseError
+from rowcast.identity.authentication import PARAMETERS_MAX
 from rowcast.query.coalescing import ALONE
 from rowcast.rest.direct_reading import PublicRead, Target
 from rowcast.rest.request import base_url
@@ -107,6 +108,8 @@ class ShortWay:
         ):
             return False
         path, _, query = message.path.partition("?")
+        if query.count("&") >= PARAMETERS_MAX:
+            return False
         found = self._find(path)
         if found is None:
             return False
@@ -129,9 +132,9 @@ class ShortWay:
         if query and (target.takes_longer or len(params) != len(message.url.query)):  # one is given twice
             return False
         self.requests.active += 1
-        if read.row is None:
+        if read.is_shared:
             self._read_list(reading, (message.path, base))
-        elif query or not read.row.offer(key, reading):
+        elif query or read.row is None or not read.row.offer(key, reading):
             connection.read(reading.alone())
         return True
 
