@@ -25,8 +25,8 @@ from rowcast.errors import ParseError
 from rowcast.identity.authentication import PARAMETERS_MAX
 from rowcast.query.coalescing import ALONE
 from rowcast.rest.direct_reading import PublicRead, Target
+from rowcast.rest.media_types import JSON
 from rowcast.rest.request import base_url
-from rowcast.rest.response import JSON
 from rowcast.rest.response_cache import Answer, headers_of
 from rowcast.rest.viewset import public_read_behind
 from rowcast.server.health import Readiness
