@@ -300,6 +300,62 @@ async def test_an_edge_that_starts_has_what_its_origin_has_in_memory(both: Pair,
                 assert len(await to_fence(source)) > 1
 
 
+@pytest.mark.parametrize("path", ["/notes/stream/?snapshot=true", "/stream/?resources=notes,owned&snapshot=true"])
+async def test_a_stream_begins_with_the_rows_of_the_origin(both: Pair, sql: asyncpg.Connection, path: str) -> None:
+    """And goes on at the edge, without a change that is lost or doubled in between."""
+    await write(sql, 40)
+    writing = asyncio.create_task(write(sql, 60, seed=2))
+    async with listen(both.edge, path, headers=bearer("a")) as source:
+        rows: dict[int, Any] = {}
+        async for event in source:
+            if event.event == "ready":
+                break
+            assert event.event == "snapshot"
+            rows |= {row["id"]: row for row in event.json()["rows"] if event.json()["resource"] == "notes"}
+        await until(lambda: both.streams == (1, 0))
+        await writing
+        await fence(sql)
+        for _, message in await to_fence(source):
+            if message["resource"] == "notes":
+                assert (message["id"] in rows) == (message["action"] != "INSERT"), message
+                rows[message["id"]] = message["data"]
+                if message["data"] is None:
+                    del rows[message["id"]]
+        assert rows.keys() == {row["id"] for row in await sql.fetch("SELECT id FROM notes")}
+
+
+async def test_rows_begin_again_after_a_reset(both: Pair, sql: asyncpg.Connection) -> None:
+    """For a position that is none, with its reason; what the origin refuses is refused as it does."""
+    await sql.execute("INSERT INTO notes (id) VALUES (1)")
+    async with listen(both.edge, "/notes/stream/?snapshot=true", last_id="nonsense") as source:
+        events = await source.take(3)
+        assert [event.event for event in events] == ["reset", "snapshot", "ready"]
+        assert events[0].json()["reason"] == "malformed"
+        await until(lambda: both.streams == (1, 0))
+    async with listen(both.edge, "/notes/stream/?snapshot=true", last_id=events[2].id) as source:
+        await ready(source)
+        await fence(sql)
+        assert len(await to_fence(source)) == 1
+    with mock.patch("rowcast.rest.stream_action.SNAPSHOT_MAX_PAGES", 0):
+        async with both.edge.get("/notes/stream/?snapshot=true") as response:
+            assert (response.status, (await response.json())["code"]) == (400, "invalid_parameter")
+
+
+async def test_an_origin_that_dies_while_it_sends_rows(both: Pair, sql: asyncpg.Connection) -> None:
+    """Ends the stream before its position has been told, so its client begins again."""
+    await write(sql, 30)
+
+    async def cut(_: object) -> AsyncIterator[bytes]:
+        yield b"retry: 1000\nevent: snapshot\ndata: {}\n\nevent: snap"
+
+    with mock.patch("rowcast.server.passing_on._pieces", cut):
+        async with listen(both.edge, "/notes/stream/?snapshot=true") as source:
+            assert [(event.event, event.id) async for event in source] == [("snapshot", "")]
+    async with listen(both.edge, "/notes/stream/?snapshot=true") as source:
+        assert [event.event for event in await source.take(2)] == ["snapshot", "ready"]
+        await until(lambda: both.streams == (1, 0))
+
+
 # --- the bus
 
 
@@ -381,7 +437,8 @@ async def test_an_edge_that_is_fed_works_while_the_origin_is_away(
         "/notes/1/stream/",
         "/loud/stream/",
         "/stream/?resources=notes,loud",
-        "/notes/stream/?snapshot=true",
+        "/loud/stream/?snapshot=true",
+        "/notes/stream/?topic__name=t&snapshot=true",
     ],
 )
 async def test_streams_that_need_the_database_are_the_origins(

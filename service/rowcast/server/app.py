@@ -54,6 +54,7 @@ from rowcast.server.short_way import SHORT_WAY, ShortWay
 from rowcast.server.sql_log import log_statements
 from rowcast.server.timing import time_requests
 from rowcast.streams.admission import Admission
+from rowcast.streams.forwarded import ForwardedRows
 from rowcast.streams.hub import Hub
 from rowcast.streams.traffic import Traffic
 from rowcast.tasks import Supervisor
@@ -85,6 +86,7 @@ class Backing:
     feed: Callable[[Relay | None, Supervisor], Tail]
     read_snapshot: Callable[[], Awaitable[str]]  # the ``pg_current_snapshot`` of the primary, or ``Unavailable``
     admission: type[Admission] = Admission
+    forward: Callable[[web.Request], Awaitable[ForwardedRows]] | None = None  # what a stream begins with at the origin
     origin: Origin | None = None
 
 
@@ -336,6 +338,7 @@ def _service(
             supervisor,
             backing.admission(stream.max_streams, stream.max_streams_per_caller, stream.buffer),
             heartbeat=stream.heartbeat,
+            forward=backing.forward,
             max_age=stream.max_age,
             traffic=Traffic() if counting else None,
         ),

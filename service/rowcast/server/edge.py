@@ -114,7 +114,7 @@ class Edge:
             except OriginLost:
                 raise Unavailable(code="origin_unavailable") from None
 
-        return Backing(AbsentDatabase, feed, read_snapshot, EdgeAdmission, self.origin)
+        return Backing(AbsentDatabase, feed, read_snapshot, EdgeAdmission, self.upstream.begin, self.origin)
 
     def bind(self, bound: Bound) -> None:
         """Use the parts of the service."""

@@ -18,11 +18,13 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from rowcast.changes.origin import CONNECT_TIMEOUT_SECONDS
+from rowcast.database.absent import NeedsDatabase
 from rowcast.errors import BadGateway, Unavailable
 from rowcast.identity.authentication import redeemed_header
 from rowcast.identity.proxies import FORWARDED, NAMES, header_of
 from rowcast.identity.tickets import TICKET_PARAMETER
 from rowcast.server.middleware import COMMON_HEADERS, REQUEST_ID, REQUESTS, Requests
+from rowcast.streams.forwarded import ForwardedRows
 from rowcast.streams.open_streams import DRAIN_AT_ONCE_MAX
 from rowcast.streams.sse import CONTENT_TYPE, StreamResponse
 
@@ -104,6 +106,20 @@ class Upstream:
         finally:
             await asked.aclose()
 
+    async def begin(self, http: web.Request) -> ForwardedRows:
+        """The beginning of a stream at the origin; ``NeedsDatabase`` if it is not one, so that the request is to be passed on.
+
+        Raises what ``pass_on`` raises.
+        """
+        asked = contextlib.AsyncExitStack()
+        try:
+            answer = await asked.enter_async_context(self._ask(http, None))
+            if answer.content_type != CONTENT_TYPE or answer.status != 200:
+                raise NeedsDatabase
+            return ForwardedRows(_pieces(answer), asked.pop_all().aclose)
+        finally:
+            await asked.aclose()
+
     @contextlib.asynccontextmanager
     async def _ask(self, http: web.Request, body: bytes | None) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
@@ -164,6 +180,13 @@ class Upstream:
                         requests.passed_streams -= 1
                         del self._streams[limit]
                         self._none_left.set()
+
+
+async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The bytes of a stream, as far as the origin sends them."""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async for piece in answer.content.iter_any():
+            yield piece
 
 
 async def _copied(http: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:

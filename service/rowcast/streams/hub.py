@@ -32,6 +32,7 @@ from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import Unavailable
 from rowcast.streams.admission import Admission
 from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
+from rowcast.streams.forwarded import ForwardedRows
 from rowcast.streams.group import FAILED, Group, log_failure
 from rowcast.streams.group import Phase as GroupPhase
 from rowcast.streams.group_streams import GroupStreams
@@ -82,6 +83,8 @@ class Hub:
         supervisor: Runs the hub's background tasks.
         admission: Decides how many streams may be open, and how many bytes may wait for one of them.
         heartbeat: Seconds between two comments that keep connections alive.
+        forward: At an edge, opens the stream of a request at the origin, for the rows that it begins with. ``NeedsDatabase`` if the
+            origin refuses it.
         max_age: Seconds that a stream lasts at most; 0 for no limit.
         traffic: Counts what is sent.
     """
@@ -95,6 +98,7 @@ class Hub:
         admission: Admission,
         *,
         heartbeat: float,
+        forward: Callable[[web.Request], Awaitable[ForwardedRows]] | None = None,
         max_age: float = 0,
         traffic: Traffic | None = None,
     ) -> None:
@@ -108,6 +112,7 @@ class Hub:
             self.make_subscriber, self._make_group = measured(traffic)
         self.sender = Sender()
         self._supervisor = supervisor
+        self._forward = forward
         self._heartbeat = heartbeat
         self._heartbeats = 0
         self._groups: dict[tuple[Hashable, Snapshot | None], Group] = {}
@@ -227,11 +232,15 @@ class Hub:
     ) -> _Begin | None:
         """Send the headers, after everything that may be refused. Returns what begins the stream; ``None`` if there is none."""
         rows: tuple[SnapshotRows, Position] | None = None
+        forwarded: ForwardedRows | None = None
         reason = None
         if limit is not None:
             reason = None if last is None else await self.check_position(last)
             if last is None or reason is not None:
-                rows = await self._read_rows(subscriptions, limit)
+                if self._forward is not None:
+                    forwarded = await self._forward(http)
+                else:
+                    rows = await self._read_rows(subscriptions, limit)
         gone = False
         try:
             await response.prepare(http)
@@ -240,7 +249,11 @@ class Hub:
         if gone or self.closing:
             if rows is not None:
                 rows[0].close()
+            if forwarded is not None:
+                await forwarded.close()
             return None
+        if forwarded is not None:
+            return forwarded.begin
         if rows is None:
             return partial(self._begin, last=last)
         return partial(self._send_rows, rows=rows, reason=reason, first=opening())
@@ -312,7 +325,8 @@ class Hub:
             if subscriber.phase is Phase.RESYNC:
                 assert limit is not None
                 reason = subscriber.begin_resync()
-                rows = await self._read_rows(subscriptions, limit)
+                with self._leaving(subscriptions) if reason == FAILED else contextlib.nullcontext():
+                    rows = await self._read_rows(subscriptions, limit)
                 await self._send_rows(subscriber, subscriptions, rows, reason)
             try:
                 await self._catch_up(subscriber, subscriptions)
@@ -368,8 +382,7 @@ class Hub:
         """All rows of the subscriptions as of one moment, and the position after it; ``ParseError`` for too many."""
         async with self._reading_rows:
             head = self.feed.head
-            with self._leaving(subscriptions):
-                found, snapshot = await read_snapshot(subscriptions, limit)
+            found, snapshot = await read_snapshot(subscriptions, limit)
         return found, self.position_after(head, snapshot)
 
     async def _send_rows(
