@@ -17,7 +17,7 @@ from rowcast.changes.relay import open_bus
 from tests.conftest import rowcast, write_config
 from tests.faults.clients import RESOURCES, Client, assert_equal, writing
 from tests.programs import Program
-from tests.tls import free_port
+from tests.tls import free_port, write_certificate
 from tests.waiting import until
 
 from .relays import PASSWORD, Node, find_program, relay_metrics, services, settled
@@ -192,3 +192,42 @@ async def test_sentinels_that_do_not_help_are_reported(tmp_path: Path) -> None:
             assert f"127.0.0.1:{away}: " in str(raised.value)
             assert PASSWORD not in str(raised.value)
         await asyncio.wait_for(connect(f"redis+sentinel://{CREDENTIALS}{hosts}/{MASTER}"), 20)
+
+
+class TlsProgram(Program):
+    """A Redis or a sentinel that is reached over TLS alone, with a file of its settings."""
+
+    def __init__(self, directory: Path, settings: str, *options: str) -> None:
+        super().__init__(free_port(), directory)
+        self._options = options
+        self._file = directory / f"{self.port}.conf"
+        self._file.write_text(
+            f"bind 127.0.0.1\nport 0\ntls-port {self.port}\ntls-cert-file cert.pem\ntls-key-file cert.key\n"
+            f"tls-ca-cert-file cert.pem\ntls-auth-clients no\ntls-replication yes\n{settings}"
+        )
+
+    def command(self) -> Sequence[str]:
+        return [find_program("redis"), str(self._file), *self._options]
+
+
+async def test_sentinels_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificates of the sentinel and of the master are checked, for the name by which the sentinel knows the master."""
+    write_certificate(tmp_path, "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    master = TlsProgram(tmp_path, 'save ""\n')
+
+    async def connect(names: str, host: str) -> None:
+        settings = f"sentinel resolve-hostnames yes\nsentinel announce-hostnames {names}\n"
+        sentinel = TlsProgram(
+            tmp_path, f"{settings}sentinel monitor {MASTER} localhost {master.port} 1\n", "--sentinel"
+        )
+        async with running(sentinel):
+            url = f"rediss+sentinel://{host}:{sentinel.port}/{MASTER}"
+            async with open_bus(url).session("rowcast.x", lambda _: None, lambda: None) as session:
+                await session.publish(b"x")
+
+    async with running(master):
+        await connect("yes", "localhost")
+        for names, host in (("no", "localhost"), ("yes", "127.0.0.1")):
+            with pytest.raises(BusLost, match="IP address mismatch"):
+                await connect(names, host)
