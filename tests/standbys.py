@@ -79,7 +79,13 @@ class Standby:
 async def until_replayed(primary: asyncpg.Connection, standby: asyncpg.Connection) -> None:
     """Wait until a standby has what has been committed on its primary."""
     end = await primary.fetchval("SELECT pg_current_wal_flush_lsn()")
-    await until(lambda: standby.fetchval("SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn", end), PATIENCE)
+
+    async def replayed() -> bool:
+        with contextlib.suppress(asyncpg.SerializationError):  # replay has cancelled the question: ask again
+            return bool(await standby.fetchval("SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn", end))
+        return False
+
+    await until(replayed, PATIENCE)
 
 
 @contextlib.asynccontextmanager
@@ -90,4 +96,5 @@ async def paused(standby: asyncpg.Connection) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await standby.execute("SELECT pg_wal_replay_resume()")
+        with contextlib.suppress(asyncpg.SerializationError):  # replay goes on, and has cancelled this very statement
+            await standby.execute("SELECT pg_wal_replay_resume()")

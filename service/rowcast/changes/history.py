@@ -67,8 +67,16 @@ class LogConnection:
 
     async def _open(self) -> Connection:
         connection = await self._connect()
-        await prepare_session(connection)
+        try:
+            await self._prepare(connection)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
+
+    async def _prepare(self, connection: Connection) -> None:
+        """Make a new connection ready."""
+        await prepare_session(connection)
 
 
 class StandbyLog(LogConnection):
@@ -102,12 +110,13 @@ class StandbyLog(LogConnection):
 
     async def _open(self) -> Connection:
         async with asyncio.timeout(LOOK_TIMEOUT_SECONDS):
-            connection = await super()._open()
-            await connection.execute(_STANDBY_SESSION)
-            if (problem := self.watch.problem(await read_standby_end(connection))) is not None:
-                connection.terminate()
-                raise ConnectionError(problem)
-            return connection
+            return await super()._open()
+
+    async def _prepare(self, connection: Connection) -> None:
+        await super()._prepare(connection)
+        await connection.execute(_STANDBY_SESSION)
+        if (problem := self.watch.problem(await read_standby_end(connection))) is not None:
+            raise ConnectionError(problem)
 
 
 class History:
