@@ -331,7 +331,7 @@ async def test_a_node_that_starts_does_not_believe_a_recorder(database: Database
             await until(lambda: other.relay.dropped["late"] == len(beats))
             assert not other.relay.feeds
             await other.watch.fence(await database.connect())
-            assert leader.feed.head == other.feed.head
+            await until(lambda: leader.feed.head == other.feed.head)
 
 
 async def test_large_ticks_come_in_parts_and_rows_that_are_too_large_from_the_log(database: Database) -> None:
