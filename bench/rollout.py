@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import re
 import resource
 import shutil
@@ -34,7 +33,7 @@ NOTES: Final = (
     "fields: {id: {type: integer, primary_key: true}, text: {type: text}}\nviewset: {permission_classes: [AllowAny]}"
 )
 ROOT: Final = Path(__file__).parent.parent
-REQUEST_SECONDS: Final = 0.02  # between two requests
+REQUEST_SECONDS: Final = 0.02  # between the beginnings of two requests
 OPENING_SECONDS: Final = 180  # until all streams are open
 QUIET_SECONDS: Final = 5  # that are measured before the first restart
 
@@ -114,29 +113,39 @@ async def open_streams(ports: Sequence[int], count: int) -> AsyncIterator[Stream
 
 
 class Requests:
-    """Requests one after the other, each on a connection of its own."""
+    """Requests at a steady rate, each on a connection of its own. One that takes long does not delay those after it."""
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self._running: set[asyncio.Task[None]] = set()
         self.times: list[float] = []  # in seconds
         self.failed: Counter[str] = Counter()  # by status
 
     async def run(self) -> None:
-        """Make requests, until this is cancelled."""
+        """Begin requests, until this is cancelled."""
         while True:
-            begun = time.monotonic()
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-                writer.write(b"GET /notes/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-                status = (await reader.readline())[9:12].decode()
-                await reader.read()
-                writer.close()
-            except OSError:
-                status = "lost"
-            self.times.append(time.monotonic() - begun)
-            if status != "200":
-                self.failed[status] += 1
-            await asyncio.sleep(REQUEST_SECONDS * random.uniform(0.5, 1.5))
+            task = asyncio.create_task(self._request())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            await asyncio.sleep(REQUEST_SECONDS)
+
+    async def finish(self) -> None:
+        """Wait for the requests that have begun."""
+        await asyncio.gather(*self._running)
+
+    async def _request(self) -> None:
+        begun = time.monotonic()
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            writer.write(b"GET /notes/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            status = (await reader.readline())[9:12].decode() or "lost"
+            await reader.read()
+            writer.close()
+        except OSError:
+            status = "lost"
+        self.times.append(time.monotonic() - begun)
+        if status != "200":
+            self.failed[status] += 1
 
 
 def most_in_a_second(times: list[float]) -> int:
@@ -202,7 +211,6 @@ async def measure(directory: Path, url: str, count: int, drain: str) -> str:
         await asyncio.sleep(1)
         requests = Requests(ports[0])
         requesting = asyncio.create_task(requests.run())
-        stack.callback(requesting.cancel)
         await asyncio.sleep(QUIET_SECONDS)
         quiet = requests.times.copy()
         requests.times.clear()
@@ -212,6 +220,8 @@ async def measure(directory: Path, url: str, count: int, drain: str) -> str:
             await replica.start()
             await asyncio.sleep(3)
             await streams.all_open(count)
+        requesting.cancel()
+        await requests.finish()
         found = await streams.ask("result")
         begun, refused = found["begun"], found["refused"]
         return (
