@@ -1,13 +1,15 @@
-"""GETs of public rows and lists are answered by their connection, with the responses that all others have."""
+"""GETs about which data decide are answered by their connection, with the responses that all others have."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import jwt
 import pytest
 from aiohttp import web
 from aiohttp.http import HttpRequestParser, RawRequestMessage
@@ -17,7 +19,7 @@ from rowcast.server.short_way import ORIGINS_MAX, SHORT_WAY, Connection, ShortWa
 
 from ..waiting import until
 from .conftest import Run
-from .library import OPEN, Service
+from .library import Service
 
 BOOKS: dict[str, Any] = {
     "fields": {
@@ -40,8 +42,23 @@ RESOURCES: dict[str, Any] = {
         "fields": {"a": {"type": "integer"}, "b": {"type": "string", "max_length": 9}},
         "primary_key": ["a", "b"],
     },
-    "closed": {**BOOKS, "viewset": {"permission_classes": ["IsAuthenticated"]}},
+    "notes": {  # of tenants
+        "fields": {
+            "id": {"type": "integer", "primary_key": True},
+            "tenant": {"type": "integer"},
+            "text": {"type": "text"},
+        },
+        "viewset": {
+            "permission_classes": ["IsAuthenticated"],
+            "scope": {"tenant": "$claims.tenant"},
+            "scope_unless": "IsAdminUser",
+            "filterset_fields": ["text"],
+            "cache": "responses",
+        },
+    },
 }
+SECRET = "a shared secret of 32 bytes or more"
+SETTINGS = f"auth: {{jwt: {{secret: {SECRET}, audience: rowcast}}, default_permission_classes: [AllowAny]}}"
 ROWS = "(id, title, deleted_at) VALUES (1, 'One', NULL), (2, 'Two', NULL), (3, 'Gone', now()), (4, 'Four', NULL)"
 HOST = b"Host: localhost\r\n"
 AS_ALWAYS = b"X-Unknown: 1\r\n"  # a header of which the short way knows nothing
@@ -62,12 +79,12 @@ NOT_FOUND_OR_WRONG = (
 OTHERS = (  # which are answered as always
     b"GET /books/1/ HTTP/1.0\r\nConnection: keep-alive\r\n", b"HEAD /books/1/ HTTP/1.1\r\n", b"OPTIONS /books/1/ HTTP/1.1\r\n",
     b"GET /books/%31/ HTTP/1.1\r\n", b"GET /books/?title=One&title=One HTTP/1.1\r\n", b"GET /books/?expand=x HTTP/1.1\r\n",
-    b"GET /books/?%65xpand=x HTTP/1.1\r\n", b"GET /books/?deleted=only HTTP/1.1\r\n", b"GET /closed/ HTTP/1.1\r\n",
+    b"GET /books/?%65xpand=x HTTP/1.1\r\n", b"GET /books/?deleted=only HTTP/1.1\r\n",
     b"GET /nothing/ HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n", b"GET /health/live HTTP/1.1\r\n", b"GET http://localhost/books/ HTTP/1.1\r\n",
     b"POST /books/ HTTP/1.1\r\nContent-Length: 0\r\n", b"GET /books/?title=" + b"x" * 1100 + b" HTTP/1.1\r\n",
     *(b"GET /books/ HTTP/1.1\r\n%b\r\n" % header for header in (
         b"Accept: text/csv", b"Accept: text/html", b"Accept: application/json;q=0.5", b"Cache-Control: no-cache", b"Prefer: count=none",
-        b"Authorization: Bearer x", b"If-Match: *", b"If-None-Match: *", b'If-None-Match: "a", "b"', b'If-None-Match: "a"\r\nIf-None-Match: "b"',
+        b"If-Match: *", b"If-None-Match: *", b'If-None-Match: "a", "b"', b'If-None-Match: "a"\r\nIf-None-Match: "b"',
         b"Range: bytes=0-1", b"X-Request-ID: of-the-client", b"Content-Length: 0\r\nContent-Type: application/json",
         b"Expect: 100-continue", b"Expect: other", b"X-Read-After: 1", b"Connection: upgrade", b"Origin: https://a.example\r\nAccept: x/y",
         b"Accept: */*\r\nAccept: text/html", b"Host: localhost",
@@ -115,10 +132,11 @@ async def connected(service: Service) -> AsyncIterator[Client]:
 @pytest.fixture
 async def service(run: Run) -> Service:
     """Four books in each table of them; the third one is marked as deleted."""
-    service = await run(RESOURCES, OPEN)
+    service = await run(RESOURCES, SETTINGS)
     for table in ("books", "kept", "bare"):
         await service.sql.execute(f"INSERT INTO {table} {ROWS}")
     await service.sql.execute("INSERT INTO pairs VALUES (1, 'x')")
+    await service.sql.execute("INSERT INTO notes (id, tenant, text) VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 1, 'b')")
     return service
 
 
@@ -159,6 +177,43 @@ async def test_other_requests_are_answered_as_always(service: Service, taken: li
             assert not any(taken), request
         async with connected(service) as client:
             assert found == await client.ask(request, AS_ALWAYS), request
+
+
+def bearer(**claims: Any) -> bytes:
+    """The header of a caller with these claims."""
+    token = {"sub": "ann", "aud": "rowcast", "exp": time.time() + 86_400, **claims}
+    return f"Authorization: Bearer {jwt.encode(token, SECRET, 'HS256')}\r\n".encode()
+
+
+async def test_each_caller_has_the_responses_of_both_ways(service: Service, taken: list[bool]) -> None:
+    """Callers see the rows of their scope; those who are refused, or whose credentials are wrong, are answered as always."""
+    callers = (
+        b"", bearer(tenant=1), bearer(tenant=2), bearer(tenant="1"), bearer(), bearer(is_staff=True), bearer(exp=1), bearer(tenant=1) * 2,
+        b"Authorization: Bearer x\r\n", b"Authorization: x\r\n", b"authorization: Basic eDp5\r\n", b"Authorization:\r\n",
+    )  # fmt: skip
+    bodies = set()
+    async with connected(service) as client:
+        for caller in callers:
+            for path in ("/notes/", "/notes/?text=b", "/notes/?texd=b", "/notes/1/", "/notes/2/", "/notes/9/", "/notes/x/",
+                         "/books/1/", "/kept/1/", "/kept/"):  # fmt: skip
+                taken.clear()
+                expected = await client.get(path, caller + AS_ALWAYS)
+                for _ in range(2):
+                    found = await client.get(path, caller)
+                    assert found == expected, (caller, path)
+                assert taken == [False, True, True]
+                bodies.add((path, found[2]))
+    lists = {body for path, body in bodies if path == "/notes/" and body.startswith(b'{"count":')}
+    assert len(lists) == 4  # of no tenant, of two, and of an administrator
+
+
+async def test_wrong_credentials_are_counted_once(run: Run, taken: list[bool]) -> None:
+    """The limit of failed attempts holds for both ways together."""
+    service = await run({"notes": RESOURCES["notes"]}, f"{SETTINGS}\nthrottle: {{authentication_failures: 3/minute}}")
+    async with connected(service) as client:
+        found = [await client.get("/notes/", b"Authorization: Bearer x\r\n") for _ in range(5)]
+    assert [status.split()[1] for status, _, _ in found] == [b"401"] * 3 + [b"429"] * 2
+    assert all(taken)
 
 
 async def test_an_answer_is_as_recent_as_any_other(service: Service, taken: list[bool]) -> None:

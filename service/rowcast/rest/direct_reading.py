@@ -156,37 +156,48 @@ class PublicRow:
 
 
 @dataclass(frozen=True, slots=True)
-class PublicRead:
-    """The GETs of an address whose rows everybody may read, and about which data decide alone.
+class DirectRead:
+    """The GETs of an address about which data decide alone.
 
-    ``headers`` are those of its responses, on top of an answer's own. ``row`` reads without parameters. If it ``is_shared``, those
-    who ask for one address at the same time get one answer.
+    ``rows`` are what everybody may read; ``None`` if that differs by the caller. ``headers`` are those of responses, on top of an
+    answer's own. ``row`` reads without parameters. If it ``is_shared``, those who ask for one address at the same time get one
+    answer.
     """
 
     plan: ModelPlan
     answering: Answering
-    rows: Query
     headers: Mapping[str, str]
-    row: PublicRow | None
-    is_shared: bool
+    rows: Query | None = None
+    row: PublicRow | None = None
+    is_shared: bool = False
 
     @classmethod
-    def of(cls, plan: ModelPlan, action: str, headers: Mapping[str, str]) -> PublicRead | None:
-        """The reads of an action; ``None`` if a caller has to be recognised for it, or more than data decide."""
-        answering = direct_answering(plan, action) if plan.is_public and not plan.acts_as_caller else None
+    def of(cls, plan: ModelPlan, action: str, headers: Mapping[str, str]) -> DirectRead | None:
+        """The reads of an action; ``None`` if more than data decide."""
+        answering = direct_answering(plan, action)
         if answering is None:
             return None
+        if not plan.is_public:
+            return cls(plan, answering, headers)
         rows = rows_of_caller(plan, EVERYTHING)
         row = PublicRow.of(plan, rows) if action == "retrieve" else None
-        return cls(plan, answering, rows, headers, row, is_shared=action == "list" and plan.resource.coalesce)
+        return cls(plan, answering, headers, rows, row, is_shared=action == "list" and plan.resource.coalesce)
 
     def kept(self, sent: str, base: str) -> Answer | None:
-        """The answer that is kept for a target."""
+        """The answer that is kept for a target, for everybody."""
         return kept_answer(self.plan, sent, base) if self.plan.public_and_cacheable else None
 
     async def answer(self, target: Target) -> tuple[Answer, bool]:
-        """The answer to a GET of the newest rows, and whether it was kept; raises the errors of the action."""
+        """The answer from the rows that everybody may read, and whether it was kept; raises the errors of the action."""
+        assert self.rows is not None
         return await self.answering(target, self.rows, self.plan.service.store)
+
+    async def answer_to(self, request: Request, target: Target) -> tuple[Answer, bool] | None:
+        """The same for the caller of a request; ``None`` if that has to be refused. Raises the errors of authentication as well."""
+        scope = await recognised(self.plan, request)
+        if scope is None:
+            return None
+        return await self.answering(target, rows_of_caller(self.plan, scope), self.plan.service.store)
 
 
 async def recognised(plan: ModelPlan, request: Request) -> CallerScope | None:

@@ -31,7 +31,7 @@ from rowcast.query.store import STORE
 from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import Link, fill, link_header, variable_parts, with_part_as_sent
 from rowcast.rest.decorators import VERBS, collect, is_action
-from rowcast.rest.direct_reading import Direct, PublicRead, direct_reader
+from rowcast.rest.direct_reading import Direct, DirectRead, direct_reader
 from rowcast.rest.direct_writing import direct_writer
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
@@ -404,7 +404,7 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
     vars(whole)["plan"] = plan
     if isinstance(plan, ModelPlan) and "GET" in action_map:
         of_list = {**shown, **({"Link": link} if links else {})}
-        vars(whole)["public_read"] = PublicRead.of(plan, action_map["GET"], of_list if queried is not None else {})
+        vars(whole)["direct_read"] = DirectRead.of(plan, action_map["GET"], of_list if queried is not None else {})
     return whole
 
 
@@ -423,9 +423,9 @@ def plan_behind(handler: Any) -> ViewPlan | None:
     return plan
 
 
-def public_read_behind(handler: Any) -> PublicRead | None:
-    """The reads that a handler of a route answers for everybody; ``None`` if it has no such."""
-    read: PublicRead | None = getattr(handler, "public_read", None)
+def direct_read_behind(handler: Any) -> DirectRead | None:
+    """The GETs of a handler of a route about which data decide alone; ``None`` if it has no such."""
+    read: DirectRead | None = getattr(handler, "direct_read", None)
     return read
 
 

@@ -1,8 +1,9 @@
-"""The short way: GETs of public rows and lists, answered by their connection.
+"""The short way: GETs of rows and lists, answered by their connection.
 
-For each message aiohttp makes a request, a task, and a response with its dictionaries. A GET needs none of them if everybody may
-read its address, data alone decide about the answer (``rest.direct_reading``), and none of its headers asks for another one. Any
-other message, and a read that fails, is answered as always.
+For each message aiohttp makes a request, two tasks, and a response with its dictionaries. A GET needs none of them if everybody may
+read its address, data alone decide about the answer (``rest.direct_reading``), and none of its headers asks for another one. With
+credentials, or where it depends on the caller what may be read, it needs the request and one task. Any other message, a read that
+fails, and a caller who is refused are answered as always.
 
 ``tests/http/test_short_way.py`` compares the responses of both ways.
 """
@@ -19,16 +20,17 @@ from typing import Any, Final, Protocol, TypeAlias
 from aiohttp import web
 from aiohttp.http import HttpVersion11, RawRequestMessage
 from aiohttp.typedefs import Middleware
+from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 from rowcast.configuration.settings import Server
 from rowcast.errors import ParseError
 from rowcast.identity.authentication import PARAMETERS_MAX
 from rowcast.query.coalescing import ALONE
-from rowcast.rest.direct_reading import PublicRead, Target
+from rowcast.rest.direct_reading import DirectRead, Target
 from rowcast.rest.media_types import JSON
-from rowcast.rest.request import base_url
+from rowcast.rest.request import Request, base_url
 from rowcast.rest.response_cache import Answer, headers_of
-from rowcast.rest.viewset import public_read_behind
+from rowcast.rest.viewset import direct_read_behind
 from rowcast.server.health import Readiness
 from rowcast.server.hosts import Hosts
 from rowcast.server.middleware import UNCOUNTED_MAX_BYTES, Requests
@@ -45,9 +47,11 @@ _MEANINGLESS: Final = (
 _OF_PROXIES: Final = ("X-Forwarded-Proto", "X-Forwarded-Host")  # which mean something with ``server.trusted_proxies``
 _ACCEPTED: Final = frozenset(("*/*", JSON))
 _CONDITION: Final = frozenset((b"If-None-Match", b"if-none-match"))
+_CREDENTIALS: Final = frozenset((b"Authorization", b"authorization"))
 _TAG: Final = re.compile(rb'(?:W/)?"[0-9A-Za-z-]+"')  # the only form of a condition that this way understands
 
 Observe: TypeAlias = Callable[[web.AbstractResource | None, str, int, float], None]
+_Found: TypeAlias = tuple[DirectRead, str, web.AbstractRoute]
 _Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
@@ -113,9 +117,11 @@ class ShortWay:
         found = self._find(path)
         if found is None:
             return False
-        condition, headers = None, []
+        condition, has_credentials, headers = None, False, []
         for pair in message.raw_headers:
-            if pair[0] in _CONDITION and condition is None:
+            if pair[0] in _CREDENTIALS:
+                has_credentials = True
+            elif pair[0] in _CONDITION and condition is None:
                 condition = pair[1]
             elif pair[0] not in self._meaningless:
                 headers.append(pair)
@@ -124,7 +130,8 @@ class ShortWay:
             return False
         read, key, route = found
         reading = _Reading(self, connection, read, route, condition)
-        if (answer := read.kept(message.path, base)) is not None:
+        for_everybody = read.rows is not None and not has_credentials
+        if for_everybody and (answer := read.kept(message.path, base)) is not None:
             connection.answered(reading.response(answer, kept=True))
             return True
         params = dict(message.url.query) if query else {}
@@ -132,7 +139,9 @@ class ShortWay:
         if query and (target.takes_longer or len(params) != len(message.url.query)):  # one is given twice
             return False
         self.requests.active += 1
-        if read.is_shared:
+        if not for_everybody:
+            connection.read(reading.of_caller(self._request(message, found, connection)))
+        elif read.is_shared:
             self._read_list(reading, (message.path, base))
         elif query or read.row is None or not read.row.offer(key, reading):
             connection.read(reading.alone())
@@ -166,13 +175,23 @@ class ShortWay:
         if self._observe is not None:
             self._observe(route.resource, "GET", status, seconds)
 
-    def _find(self, path: str) -> tuple[PublicRead, str, web.AbstractRoute] | None:
+    def _request(self, message: RawRequestMessage, found: _Found, connection: Connection) -> Request:
+        """The request of a message for the address that was found."""
+        http = connection.request_of(message)
+        _, key, route = found
+        match = UrlMappingMatchInfo({found[0].plan.lookup_url_kwarg: key} if key else {}, route)
+        match.add_app(self._app)
+        match.current_app = self._app
+        http._match_info = match  # noqa: SLF001, as aiohttp's application does
+        return Request(http)
+
+    def _find(self, path: str) -> _Found | None:
         """The reads of an address, the part of it that names a row, and its route."""
         router = self._app.router
         if not isinstance(router, Router) or (found := router.find(path)) is None:
             return None
         parts, route = found
-        read = public_read_behind(route.handler)
+        read = direct_read_behind(route.handler)
         return None if read is None else (read, next(iter(parts.values()), ""), route)
 
     def _base(self, headers: _Headers, message: RawRequestMessage, connection: Connection) -> str | None:
@@ -216,7 +235,7 @@ class _Reading:
     target: Target
 
     def __init__(
-        self, way: ShortWay, connection: Connection, read: PublicRead, route: web.AbstractRoute, condition: bytes | None
+        self, way: ShortWay, connection: Connection, read: DirectRead, route: web.AbstractRoute, condition: bytes | None
     ) -> None:
         self._way = way
         self.connection = connection
@@ -237,6 +256,14 @@ class _Reading:
             return await self._read.answer(self.target)
         finally:
             self._way.requests.ended()
+
+    async def of_caller(self, request: Request) -> bytes | None:
+        """Read the answer for the caller of a request, and return the response; ``None`` for a caller who is refused."""
+        try:
+            found = await self._read.answer_to(request, self.target)
+        finally:
+            self._way.requests.ended()
+        return None if found is None else self.response(found[0], kept=found[1])
 
     def done(self) -> bool:
         """A client that has left does not matter to a statement that others share."""
