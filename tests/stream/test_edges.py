@@ -20,6 +20,7 @@ import pytest
 from rowcast.changes.edge_feed import EdgeFeed
 from rowcast.changes.origin import KEY_HEADER, LOG, SNAPSHOT, STATE, TOKEN, Origin, OriginLost
 from rowcast.changes.position import Position
+from rowcast.changes.tail import Reason, Reset
 from rowcast.configuration.load import Configuration
 from rowcast.identity.tokens import create_token
 from rowcast.rest.plan import SERVICE
@@ -529,6 +530,50 @@ async def test_an_edge_reports_its_client(both: Pair) -> None:
         {"X-Forwarded-For": "1.2.3.4, 127.0.0.1", "X-Forwarded-Host": host, "X-Forwarded-Proto": "http"},
         {"Forwarded": f'for=1.2.3.4;proto=https, for=127.0.0.1;host="{host}";proto=http'},
     ]
+
+
+async def test_another_history_resets_the_streams_of_the_edge(both: Pair, sql: asyncpg.Connection) -> None:
+    """With the reason, and from a position that they go on from. Those with rows end, since only the origin has rows."""
+    read, forked = Origin.read, asyncio.Event()
+
+    async def once(self: Origin, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        if not forked.is_set():
+            forked.set()
+            raise Reset(Reason.FORKED)
+        async for piece in read(self, *arguments, **options):
+            yield piece
+
+    async with (
+        listen(both.edge, "/notes/stream/") as source,
+        listen(both.edge, "/notes/stream/?snapshot=true") as whole,
+    ):
+        await ready(source)
+        await ready(whole)
+        await until(lambda: both.streams == (2, 0))
+        with mock.patch.object(Origin, "read", once):
+            event = await source.next()
+        assert (event.event, event.json()["reason"]) == ("reset", "forked")
+        assert [event.event async for event in whole] == []
+        await fence(sql)
+        assert len(await to_fence(source)) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"B\0\0\0\5{}{}{", b"E\0\0\0\2{}", b"X\0\0\0\0", b"B\0\0\0\xffxxx", b"R\0\0\0\1x", b"nonsense"],
+)
+async def test_answers_that_are_none(both: Pair, sql: asyncpg.Connection, answer: bytes) -> None:
+    """The edge asks again, and goes on where it was."""
+
+    async def frames(*_: object) -> AsyncIterator[bytes]:
+        yield answer
+
+    async with listen(both.edge, "/notes/stream/") as source:
+        await ready(source)
+        with mock.patch("rowcast.server.edges._Answers._frames", frames):
+            await until(lambda: not both.feed.connected)
+        await fence(sql)
+        assert len(await to_fence(source)) == 1
 
 
 async def test_an_origin_that_is_gone(database_url: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from rowcast.changes.relay_messages import FORMAT, RelayKey, pack, unpack
 from rowcast.changes.tail import Reason, Reset
 from rowcast.changes.ticks import Tick
 
-PREFIX: Final = "/stream/edge"
+PREFIX: Final = f"/stream/edge/{FORMAT}"  # versions of Rowcast with other messages do not understand each other
 STATE: Final = f"{PREFIX}/state/"
 LOG: Final = f"{PREFIX}/log/"
 POSITION: Final = f"{PREFIX}/position/"
@@ -35,6 +35,7 @@ KEY_HEADER: Final = "X-Edge-Key"
 
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 ANSWER_TIMEOUT_SECONDS: Final = 10.0  # between two pieces of an answer
+REFUSAL_MAX_BYTES: Final = 16 << 10
 ANSWER_MAX_BYTES: Final = 16 << 20  # of an answer that is not a piece of the log
 
 _FRAME: Final = struct.Struct(">cI")
@@ -98,33 +99,32 @@ class Origin:
     async def state(self) -> OriginState:
         """The origin as it is now."""
         found = await self.ask(STATE)
-        try:
-            if found["format"] != FORMAT:
-                raise OriginLost("it is another version of Rowcast, which edges of this one do not understand")
+        with _understanding():
             oldest, newest = (Tick(tick, epoch, Snapshot.parse(snap)) for tick, epoch, snap in found["ticks"])
             return OriginState(oldest, newest, found["traits"], found["resources"], found["config"])
-        except (KeyError, TypeError, ValueError):
-            raise OriginLost("its answer is malformed") from None
 
     async def check(self, position: Position) -> Reason | None:
         """The reason why a reader cannot go on from a position, or ``None`` if it can."""
-        reason = (await self.ask(POSITION, position=str(position)))["reason"]
-        return None if reason is None else Reason(reason)
+        found = await self.ask(POSITION, position=str(position))
+        with _understanding():
+            return None if found["reason"] is None else Reason(found["reason"])
 
     async def snapshot(self) -> str:
         """The ``pg_current_snapshot`` of the primary."""
-        return str((await self.ask(SNAPSHOT))["snapshot"])
+        found = await self.ask(SNAPSHOT)
+        with _understanding():
+            return str(Snapshot.parse(found["snapshot"]))
 
     async def ask(self, path: str, **params: str) -> Any:
         """What the origin answers to a POST of ``params``, parsed."""
         async with self._request(path, orjson.dumps(params)) as response:
-            body = await response.content.read(ANSWER_MAX_BYTES)
-            while not response.content.at_eof() and len(body) < ANSWER_MAX_BYTES:
-                body += await response.content.read(ANSWER_MAX_BYTES)
-            try:
+            body = bytearray()
+            async for piece in response.content.iter_any():
+                body += piece
+                if len(body) > ANSWER_MAX_BYTES:
+                    raise OriginLost("its answer is too long")
+            with _understanding():
                 return orjson.loads(body)
-            except ValueError:
-                raise OriginLost("its answer is malformed") from None
 
     async def read(
         self, after: Position, *, until: Position | None = None, wait: float = 0
@@ -138,17 +138,11 @@ class Origin:
             while True:
                 kind, length = _FRAME.unpack(await response.content.readexactly(_FRAME.size))
                 content = await response.content.readexactly(length)
-                if kind == _BATCH:
-                    yield unpack(content)
-                    continue
-                found = orjson.loads(content)
-                if kind == _RESET:
-                    raise Reset(Reason(found["reason"]))
-                relay = (
-                    None if found["relay"] is None else RelayKey(found["relay"][0], bytes.fromhex(found["relay"][1]))
-                )
-                yield End(Position.parse(found["head"]), found["lag"], relay, found["at"], found["config"])
-                return
+                with _understanding():
+                    piece = _opened(kind, content)
+                yield piece
+                if isinstance(piece, End):
+                    return
 
     @contextlib.asynccontextmanager
     async def _request(self, path: str, body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -162,7 +156,7 @@ class Origin:
         try:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 if response.status != 200:
-                    raise OriginLost(_REFUSALS.get(response.status, f"its answer has the status {response.status}"))
+                    raise OriginLost(await _refusal(response))
                 yield response
         except (aiohttp.ClientError, EOFError, TimeoutError) as error:
             raise OriginLost(str(error) or type(error).__name__) from None
@@ -170,8 +164,39 @@ class Origin:
 
 _REFUSALS: Final[Mapping[int, str]] = {
     401: "its stream.edge_key is another one",
-    404: "there is no Rowcast at this URL that serves edges: the origin needs stream.edge_key",
+    404: "there is no Rowcast of this version at this URL that serves edges: the origin needs stream.edge_key",
 }
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> str:
+    """Why the origin has not answered, in its own words where it has some."""
+    if response.status in _REFUSALS:
+        return _REFUSALS[response.status]
+    try:
+        detail = orjson.loads(await response.content.read(REFUSAL_MAX_BYTES))["detail"]
+    except (KeyError, TypeError, ValueError):
+        detail = "it is not one of Rowcast's"
+    return f"its answer has the status {response.status}: {detail}"
+
+
+@contextlib.contextmanager
+def _understanding() -> Iterator[None]:
+    """Read an answer, or raise ``OriginLost``."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, struct.error):
+        raise OriginLost("its answer is malformed") from None
+
+
+def _opened(kind: bytes, content: bytes) -> Batch | End:
+    """What is in a frame. Raises ``Reset`` for one that says so."""
+    if kind == _BATCH:
+        return unpack(content)
+    found = orjson.loads(content)
+    if kind == _RESET:
+        raise Reset(Reason(found["reason"]))
+    relay = None if found["relay"] is None else RelayKey(found["relay"][0], bytes.fromhex(found["relay"][1]))
+    return End(Position.parse(found["head"]), found["lag"], relay, found["at"], found["config"])
 
 
 def batch_frame(batch: Batch) -> bytes:

@@ -34,7 +34,6 @@ from rowcast.changes.origin import (
     reset_frame,
 )
 from rowcast.changes.position import Position
-from rowcast.changes.relay_messages import FORMAT
 from rowcast.changes.tail import Reason, Reset, Tail
 from rowcast.changes.ticks import Tick
 from rowcast.configuration.load import Configuration
@@ -139,7 +138,6 @@ class _Answers:
         feed = self._service.feed
         traits = {name: self._service.resources.traits_of(name).dumped() for name in self._service.resources}
         return {
-            "format": FORMAT,
             "ticks": [_dumped(feed.oldest_tick), _dumped(feed.tick)],
             "traits": traits,
             "resources": self._resources,

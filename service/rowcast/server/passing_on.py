@@ -31,6 +31,7 @@ from rowcast.streams.sse import CONTENT_TYPE, StreamResponse
 SILENCE_SECONDS: Final = 120.0  # between two pieces of an answer, after which the origin counts as lost
 SILENT_HEARTBEATS: Final = 4  # the same of a stream, if that is longer
 PIECE_BYTES: Final = 64 << 10
+HEADER_MAX_BYTES: Final = 64 << 10  # of an answer, as of requests
 OF_CONNECTION: Final = frozenset(
     [
         "connection",
@@ -129,6 +130,8 @@ class Upstream:
                 timeout=timeout,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
+                max_line_size=HEADER_MAX_BYTES,
+                max_field_size=HEADER_MAX_BYTES,
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             )
         data: Any = body
