@@ -1,4 +1,5 @@
 """What further processes of a service cost PostgreSQL, with and without a relay, and how late changes are while the bus is away.
+With ``--edges`` they are edges, which have no connection to it.
 
 ``python -m bench.nodes`` prints a row for each number of processes: statements a second while nothing is written and while rows
 are written, and the time from a commit to a client. It needs the embedded PostgreSQL and, for each bus, its server and client:
@@ -27,6 +28,7 @@ from tests.tls import free_port
 from bench.rollout import NOTES, Replica
 from rowcast.database.embedded import EmbeddedPostgres
 
+EDGE_KEY: Final = "the key of edges that are measured"
 RELAY: Final = "ROWCAST_STREAM_RELAY"
 SETTLE_SECONDS: Final = 5.0  # after the last process is ready
 WRITES: Final = 20  # rows a second
@@ -53,6 +55,16 @@ class Bus(Program):
         program = find(name)
         assert program, f"this needs {name}"
         return [program, *arguments.format(port=self.port).split()]
+
+
+class Edge(Replica):
+    """An edge of the process at a port."""
+
+    def __init__(self, config: Path, origin: int, port: int) -> None:
+        super().__init__(config, "", port)
+        self._command = [
+            "-m", "rowcast", "edge", "--config", str(config), "--upstream", f"http://127.0.0.1:{origin}", "--port", str(port),
+        ]  # fmt: skip
 
 
 class Stream:
@@ -102,10 +114,12 @@ def quantiles(ages: list[float]) -> str:
 
 
 @asynccontextmanager
-async def replicas(directory: Path, url: str, number: int) -> AsyncIterator[list[int]]:
-    """The ports of so many processes on a database."""
+async def replicas(directory: Path, url: str, number: int, *, edges: bool) -> AsyncIterator[list[int]]:
+    """The ports of so many processes on a database; all but the first are its ``edges``, or replicas."""
     ports = [free_port() for _ in range(number)]
     running = [Replica(directory / "config", url, port) for port in ports]
+    if edges:
+        running[1:] = [Edge(directory / "config", ports[0], port) for port in ports[1:]]
     try:
         for replica in running:
             await replica.start()
@@ -115,10 +129,18 @@ async def replicas(directory: Path, url: str, number: int) -> AsyncIterator[list
 
 
 async def run(
-    directory: Path, url: str, numbers: list[int], kinds: list[str], seconds: float, outage: float, *, queries: bool
+    directory: Path,
+    url: str,
+    numbers: list[int],
+    kinds: list[str],
+    seconds: float,
+    outage: float,
+    *,
+    queries: bool,
+    edges: bool,
 ) -> None:
     (directory / "config" / "resources").mkdir(parents=True)
-    (directory / "config" / "service.yaml").write_text("server: {workers: 1}")
+    (directory / "config" / "service.yaml").write_text(f"stream: {{edge_key: '{EDGE_KEY}'}}")
     (directory / "config" / "resources" / "notes.yaml").write_text(NOTES)
     connection = await asyncpg.connect(url)
     await connection.execute("CREATE EXTENSION pg_stat_statements")
@@ -130,7 +152,7 @@ async def run(
             os.environ[RELAY] = bus.url
             await bus.start()
         for number in numbers:
-            async with replicas(directory, url, number) as ports:
+            async with replicas(directory, url, number, edges=edges) as ports:
                 await asyncio.sleep(SETTLE_SECONDS)
                 idle = await count(connection, seconds, writing=False)
                 streams = [Stream(port) for port in ports]
@@ -176,8 +198,9 @@ async def run(
 @click.option("--relays", default="without,nats,redis", help="Over which buses, separated by commas.")
 @click.option("--seconds", default=10.0, help="How long to count statements.")
 @click.option("--outage", default=30.0, help="For how long to kill the bus.")
+@click.option("--edges", is_flag=True, help="All processes but the first are edges of it.")
 @click.option("--queries", is_flag=True, help="Print what is run most often.")
-def main(processes: str, relays: str, seconds: float, outage: float, queries: bool) -> None:
+def main(processes: str, relays: str, seconds: float, outage: float, edges: bool, queries: bool) -> None:
     """Measure."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory(prefix="rowcast-nodes-") as name:
@@ -185,7 +208,7 @@ def main(processes: str, relays: str, seconds: float, outage: float, queries: bo
         settings = {"shared_preload_libraries": "pg_stat_statements", "max_connections": "400"}
         with EmbeddedPostgres(directory / "data", settings=settings) as postgres:
             numbers, kinds = list(map(int, processes.split(","))), relays.split(",")
-            asyncio.run(run(directory, postgres.url, numbers, kinds, seconds, outage, queries=queries))
+            asyncio.run(run(directory, postgres.url, numbers, kinds, seconds, outage, queries=queries, edges=edges))
 
 
 if __name__ == "__main__":
