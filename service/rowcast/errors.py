@@ -34,6 +34,29 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     return f"valid here: {', '.join(names)}" if names else "none is valid here"
 
 
+def parameter_hint(name: str, valid: Iterable[str]) -> str:
+    """The same about a query parameter. Of filters it is one of the same field, or of one with a similar name.
+
+    >>> parameter_hint("author_id__in", ["author", "author__in", "pages__gte"])
+    'did you mean author__in?'
+    >>> parameter_hint("pages__contains", ["author", "pages", "pages__gte"])
+    'valid for pages: pages, pages__gte'
+    >>> parameter_hint("title__icontains", ["author__name__icontains", "search"])
+    'valid here: author__name__icontains, search'
+    """
+    names = list(valid)
+    field, *rest = name.split("__")
+    if (relation := "__".join((field.removesuffix("_id"), *rest))) in names:
+        return did_you_mean(relation, names)
+    if not rest:
+        return did_you_mean(name, names)
+    similar = [each for each in names if get_close_matches(field, [each.split("__")[0]], n=1, cutoff=0.6)]
+    if near := get_close_matches(name, similar, n=1, cutoff=0.8):
+        return f"did you mean {near[0]}?"
+    own = [each for each in similar if each.split("__")[0] == field]
+    return f"valid for {field}: {', '.join(own)}" if own else f"valid here: {', '.join(names)}"
+
+
 class ApiError(Exception):
     """A failure that is reported to the client as a problem document.
 

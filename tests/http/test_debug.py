@@ -51,6 +51,10 @@ VIEWSETS = dedent("""
         async def marked(self, request):
             Task(title="x").save()
 
+        @action(detail=True)
+        def early(self, request, id):
+            return self.get_object().title
+
         @action(detail=False)
         async def late(self, request):
             import asyncio
@@ -110,6 +114,14 @@ async def test_a_coroutine_that_is_not_awaited_is_an_error(serve: Serve, name: s
         assert found["frames"][-1]["line"] == line_of(code)
     assert await ask(client, "GET", "late", 200) == {"tasks": 0}
     await asyncio.gather(*(ask(client, "POST", name) for _ in range(3)), ask(client, "GET", "late", 200))
+
+
+async def test_a_coroutine_that_is_used_as_its_result_is_explained(serve: Serve) -> None:
+    """As those write who know the synchronous frameworks."""
+    client = await serve(TASKS, "server: {debug: true}", modules=MODULES)
+    problem = await ask(client, "GET", "x/early")
+    assert "has no attribute 'title'. Write await before the call" in problem["detail"]
+    assert problem["exception"]["frames"][-1]["code"] == "return self.get_object().title"
 
 
 async def test_without_debug_nothing_is_shown(serve: Serve) -> None:

@@ -195,6 +195,7 @@ async def test_hidden_field_is_in_no_related_row(run: Run, way: str) -> None:
         ("def to_representation(self, instance): return {}", "@post_dump"),
         ("def get_fields(self): return {}", "Meta.fields"),
         ("data = property(lambda self: {})", "@post_dump"),
+        ("def validate(self, attrs): return attrs", "@validates_schema"),
         ("class Meta: extra_kwargs = {}", "Meta.extra"),
         ("class Meta: write_only_fields = ('x',)", "Meta.load_only"),
     ],
@@ -203,6 +204,49 @@ def test_ways_that_would_be_ignored_are_refused(member: str, instead: str) -> No
     """The error says what to write instead."""
     with pytest.raises(ConfigurationError, match=instead):
         exec(f"from rowcast import Serializer\nclass S(Serializer):\n    {member}", {"__name__": "config"})
+
+
+NOT_CALLED = """
+        class PersonSerializer(Serializer):
+            class Meta:
+                model = Person
+
+            def validate_name(self, value):
+                raise ValidationError("never raised")
+
+        class PersonView(ModelViewSet):
+            serializer_class = PersonSerializer
+"""
+
+
+async def test_a_validating_method_that_nobody_would_call_is_refused(run: Run) -> None:
+    """With the name of a field; a hook of marshmallow, and a helper with another name, may be called so."""
+    resources = {"people": {"model": "Person", "fields": PEOPLE, "viewset": {"class": "viewsets:PersonView"}}}
+    module = (
+        "from marshmallow import ValidationError, validates\nfrom rowcast import ModelViewSet, Serializer, model\n\n"
+        'Person = model("people")\n\n' + dedent(NOT_CALLED)
+    )
+    with pytest.raises(ConfigurationError, match=r'validate_name is not called: write @validates\("name"\)'):
+        await run(resources, modules={"viewsets": module})
+    hook = module.replace(
+        "    def validate_name(self, value)", '    @validates("name")\n    def validate_name(self, value, **kwargs)'
+    )
+    service = await run(resources, modules={"viewsets": hook})
+    problem = (await service.ask("POST", "/people/", {"name": "x"}, status=400))[1]
+    assert problem["errors"]["name"] == ["never raised"]
+    await run(resources, modules={"viewsets": module.replace("validate_name", "validate_what")})
+
+
+def test_a_serializer_of_its_own_refuses_it_too() -> None:
+    """One without a resource has its fields alone."""
+    made: dict[str, Any] = {"__name__": "config"}
+    exec(
+        "from marshmallow import fields\nfrom rowcast import Serializer\n\n\nclass Own(Serializer):\n    name = fields.String()\n"
+        "    def validate_name(self, value): return value\n",
+        made,
+    )
+    with pytest.raises(ConfigurationError, match="validate_name is not called"):
+        made["Own"](data={"name": "x"})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rowcast.identity.users import User
 from rowcast.orm.bridge import spawn
 from rowcast.orm.expressions import Q
 from rowcast.orm.model import model
@@ -152,3 +153,16 @@ async def test_query_sets_inside_filters(store: Store) -> None:
 async def test_query_sets_that_do_not_fit(store: Store, lookups: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         await Task.objects.filter(**lookups())
+
+
+async def test_a_user_is_not_a_value(store: Store) -> None:
+    """What Django's ``owner=request.user`` means is the mistake of the code, not a client's 400."""
+    user = User("7")
+    for write in (
+        lambda: Task.objects.filter(title=user),
+        lambda: Task.objects.filter(category__in=[user]),
+        lambda: Task.objects.filter(category=user),
+        lambda: Category.objects.create(name=user),
+    ):
+        with pytest.raises(TypeError, match=r"a user is not a value; give its id, such as request\.user\.id"):
+            await write()

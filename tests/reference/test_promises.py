@@ -64,6 +64,7 @@ WRONG = {
         "TaskViewSet.come",
     ),
     "near miss": ("search_field = ['title']", "did you mean search_fields"),
+    "ignored": ("http_method_names = ['get']", "allowed_actions"),
     "near miss of an action's": (
         "@action(detail=False, permision_classes=[])\nasync def go(self, request): ...", "did you mean permission_classes"
     ),

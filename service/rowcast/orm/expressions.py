@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rowcast.errors import ValidationError
+from rowcast.identity.users import User
 from rowcast.orm.state import Row, state_of
 from rowcast.query.conditions import Among, Comparison, Condition, Expression, Junction, Negation, Query, compare
 from rowcast.resources.fields import Field, Kind
@@ -199,9 +200,12 @@ def _filter_value(field: Field, value: Any, name: str) -> Any:
 def fitting(field: Field, value: Any, name: str | None = None) -> Any:
     """A value for a field: unchanged if it has the field's Python type, otherwise from its JSON form.
 
-    A row means its key. ``ValidationError`` if it does not fit, under ``name``: by default the field's.
+    A row means its key. ``ValidationError`` if it does not fit, under ``name``: by default the field's; ``TypeError`` for
+    a user, which is no client's mistake.
     """
     value = state_of(value).key if isinstance(value, Row) else value
+    if isinstance(value, User):
+        raise TypeError(f"{name or field.name}: a user is not a value; give its id, such as request.user.id")
     if value is None:
         return None
     try:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from typing import Final
 
 from rowcast.rest.decorators import is_action
+
+OTHERS_OPTIONS: Final[Mapping[str, str]] = {
+    "http_method_names": "name the actions in allowed_actions or excluded_actions",
+    "parser_classes": "bodies are JSON, and imports also CSV and NDJSON",
+    "renderer_classes": "responses are JSON, and lists also CSV and NDJSON",
+    "content_negotiation_class": "responses are JSON, and lists also CSV and NDJSON",
+    "versioning_class": "give each version resources of its own, or a service",
+    "metadata_class": "override metadata() to change the response to OPTIONS",
+}
+"""Options of Django REST framework that would be ignored, and what there is instead."""
 
 
 def is_ours(owner: type) -> bool:
@@ -51,6 +62,9 @@ def near_misses(cls: type, options: Iterable[str]) -> Iterator[str]:
         for name, value in vars(owner).items():
             if name in instance_names - class_names:
                 yield f"{name}: viewsets have an attribute of this name; choose another one"
+            if name in OTHERS_OPTIONS and name not in class_names:
+                yield f"{name} is not read: {OTHERS_OPTIONS[name]}"
+                continue
             if name.startswith("_") or callable(value) or name in class_names:
                 continue
             if near := get_close_matches(name, names, n=1, cutoff=0.75):

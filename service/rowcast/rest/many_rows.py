@@ -22,7 +22,7 @@ from rowcast.errors import (
     PayloadTooLarge,
     TooManyRows,
     ValidationError,
-    did_you_mean,
+    parameter_hint,
 )
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import query_for
@@ -217,7 +217,7 @@ async def _filtered(view: ModelView, request: Request, opened: str, named: Seque
     valid = [*naming_keys, *deleting, *(sorted(plan.filter_parameters - {*naming_keys}) if by_filter else ())]
     for name in params:
         if name not in valid and (plan.strict_query or name in plan.filter_parameters):
-            raise ParseError(f"{name[:50]}: unknown parameter; {did_you_mean(name, valid)}", code="unknown_parameter")
+            raise ParseError(f"{name[:50]}: unknown parameter; {parameter_hint(name, valid)}", code="unknown_parameter")
     scope = await scope_of(view)
     if not by_filter:
         if not named:

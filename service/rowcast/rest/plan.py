@@ -19,7 +19,7 @@ from rowcast.changes.cache import Cache
 from rowcast.changes.tail import Tail
 from rowcast.configuration.settings import Settings
 from rowcast.database.pool import Database
-from rowcast.errors import InvalidPattern, ParseError, did_you_mean
+from rowcast.errors import InvalidPattern, ParseError, parameter_hint
 from rowcast.hooks import Hooks, State
 from rowcast.identity.authentication import BaseAuthentication
 from rowcast.identity.permissions import BasePermission
@@ -181,7 +181,7 @@ class ViewPlan:
             and not params.keys() <= valid
         ):
             name = next(name for name in params if name not in valid)
-            hint = did_you_mean(name, sorted(valid))
+            hint = parameter_hint(name, sorted(valid))
             raise ParseError(f"{name[:50]}: unknown parameter; {hint}", code="unknown_parameter")
 
     def may_repeat(self, action: str) -> bool:

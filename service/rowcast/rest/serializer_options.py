@@ -13,6 +13,7 @@ UNSUPPORTED: Final[Mapping[str, str]] = {
     "get_fields": "list the fields in Meta.fields or Meta.exclude, or remove some in __init__",
     "get_field_names": "list the fields in Meta.fields or Meta.exclude",
     "data": "change what is shown in a method with @post_dump, or override dump()",
+    "validate": "check fields together in a method with @validates_schema",
 }
 """Ways of Django REST framework that would be ignored, and what to write instead."""
 UNSUPPORTED_META: Final[Mapping[str, str]] = {

@@ -86,12 +86,16 @@ class Serializer(ma.Schema, metaclass=_Settled):
     codeless: bool = False  # whether no Python of the user's takes part in validating a body
     hooked: ClassVar[bool] = False  # whether it has code that changes its responses
     dynamic: ClassVar[bool] = False  # whether instances may differ in their fields, so that each request makes its own
+    _validating: ClassVar[tuple[str, ...]] = ()  # methods with names that Django REST framework would call
     _strings: frozenset[str] = frozenset()  # the attributes that string fields show
     _bindings: ClassVar[WeakKeyDictionary[Resources, Any]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         meta = vars(cls).get("Meta")
+        cls._validating = tuple(
+            name for name in dir(cls) if name.startswith("validate_") and not hasattr(Serializer, name)
+        )
         for name, instead in UNSUPPORTED.items():
             if getattr(cls, name, None) is not getattr(Serializer, name, None):
                 raise ConfigurationError(f"{cls.__module__}.{cls.__name__}.{name} is not supported: {instead}")
@@ -120,7 +124,7 @@ class Serializer(ma.Schema, metaclass=_Settled):
         self._context: dict[str, Any] | None = dict(context or {})
         self._validated: Any = MISSING
         self._errors: Messages = {}
-        if self.resource is None and (self.opts.included or self.opts.excluded):
+        if self.resource is None and (self.opts.included or self.opts.excluded or self._validating):
             self._check_meta(self._declared_fields)
             options.setdefault("only", tuple(self._listed(self._declared_fields)))
         super().__init__(many=many, partial=partial, **options)
@@ -219,12 +223,21 @@ class Serializer(ma.Schema, metaclass=_Settled):
 
     @classmethod
     def _check_meta(cls, valid: Collection[str]) -> None:
-        """``ConfigurationError`` for a name in ``Meta`` that is not a field."""
+        """``ConfigurationError`` for a name in ``Meta`` that is not a field, and for a method that nobody calls."""
         meta = cls.opts
+        called = {hook[0] for hooks in cls._hooks.values() for hook in hooks}
+        for name in cls._validating:
+            if (field := name.removeprefix("validate_")) in valid and name not in called:
+                raise ConfigurationError(
+                    f'{cls.__module__}.{cls.__name__}.{name} is not called: write @validates("{field}") above it, and **kwargs '
+                    "among its arguments, or choose another name"
+                )
         for name in (*meta.included, *meta.excluded, *meta.read_only_fields, *meta.extra):
             if name not in valid:
                 from_model = meta.model is not None or bool(meta.included)
-                hint = did_you_mean(name, valid) if from_model else "set Meta.model to use a model's fields"
+                hint = (
+                    did_you_mean(name, dict.fromkeys(valid)) if from_model else "set Meta.model to use a model's fields"
+                )
                 raise ConfigurationError(f"{cls.__name__}: there is no field {name!r}; {hint}")
 
     @classmethod

@@ -24,13 +24,15 @@ from rowcast.orm.awaiting import NeverAwaited, watch_coroutines
 CAUSES_MAX: Final = 5
 FRAMES_MAX: Final = 100
 MESSAGE_MAX_CHARACTERS: Final = 5_000
+UNAWAITED: Final = ". Write await before the call that has returned it, in a handler with async def."
 
 
 class DescribedError(InternalError):
     """A defect, with its exception in the problem document."""
 
     def __init__(self, exception: dict[str, Any]) -> None:
-        super().__init__(f"{exception['type']}: {exception['message']}")
+        hint = UNAWAITED if "'coroutine' object" in exception["message"] else ""
+        super().__init__(f"{exception['type']}: {exception['message']}{hint}")
         self.exception = exception
 
     def problem(self, request_id: str) -> dict[str, Any]:
