@@ -509,6 +509,21 @@ async def test_requests_are_passed_on_as_they_are(both: Pair) -> None:
         assert (await response.json())["openapi"].startswith("3.1")
 
 
+@pytest.mark.parametrize("path", ["/notes/stream/?topic__name=t", "/notes/1/stream/", "/notes/stream/?snapshot=true"])
+async def test_a_browser_comes_back_to_a_stream_that_is_passed_on(both: Pair, path: str) -> None:
+    """If the origin does not answer, its EventSource gets a stream that is over at once: an error status would end it for good."""
+    with (
+        mock.patch("aiohttp.ClientSession.request", side_effect=aiohttp.ServerDisconnectedError),
+        mock.patch("rowcast.server.lifecycle.STREAM_OPEN_ATTEMPTS", 1),
+    ):
+        session = both.edge.session
+        async with session.get(both.edge.make_url(path), headers={"Accept": "text/event-stream"}) as response:
+            assert response.status == 200
+            assert b"event: busy" in await response.read()
+        async with session.get(both.edge.make_url(path)) as response:
+            assert response.status == 503
+
+
 async def test_an_edge_reports_its_client(both: Pair) -> None:
     """As one of the proxies that the origin trusts, in the form that the proxies before it have chosen."""
     seen: list[dict[str, str]] = []

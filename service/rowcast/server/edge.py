@@ -201,12 +201,14 @@ class Edge:
         plan = route.plan
         stream = STREAM in route.actions.values() and not route.initkwargs.get("detail")
         if not (stream and isinstance(plan, ModelPlan)):
-            return self.upstream.pass_on
+            return (
+                lifecycle.waits_for_start(self.upstream.pass_on_stream) if route.sends_events else self.upstream.pass_on
+            )
         here = self._here_or_there(handler_for(plan, route.action_map))
 
         async def open_stream(http: web.Request) -> web.StreamResponse:
             if http.method not in ("GET", "HEAD") or not self.sends(plan):
-                return await self.upstream.pass_on(http)
+                return await self.upstream.pass_on_stream(http, http.get(BODY))
             return await here(http)
 
         return lifecycle.waits_for_start(open_stream)
@@ -221,7 +223,7 @@ class Edge:
             try:
                 return await handler(http)
             except NeedsDatabase:
-                return await self.upstream.pass_on(http, http.get(BODY))
+                return await self.upstream.pass_on_stream(http, http.get(BODY))
 
         return answer
 

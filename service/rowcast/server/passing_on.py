@@ -107,10 +107,17 @@ class Upstream:
         finally:
             await asked.aclose()
 
+    async def pass_on_stream(self, http: web.Request, body: bytes | None = None) -> web.StreamResponse:
+        """``pass_on`` for a stream: nothing is done twice by asking again, so whatever goes wrong is ``Unavailable``."""
+        try:
+            return await self.pass_on(http, body)
+        except BadGateway as error:
+            raise Unavailable(error.detail, code="origin_unavailable") from None
+
     async def begin(self, http: web.Request) -> ForwardedRows:
         """The beginning of a stream at the origin; ``NeedsDatabase`` if it is not one, so that the request is to be passed on.
 
-        Raises what ``pass_on`` raises.
+        Raises ``Unavailable``.
         """
         asked = contextlib.AsyncExitStack()
         try:
@@ -118,6 +125,8 @@ class Upstream:
             if answer.content_type != CONTENT_TYPE or answer.status != 200:
                 raise NeedsDatabase
             return ForwardedRows(_pieces(answer), asked.pop_all().aclose)
+        except BadGateway as error:
+            raise Unavailable(error.detail, code="origin_unavailable") from None
         finally:
             await asked.aclose()
 
