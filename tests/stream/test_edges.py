@@ -585,7 +585,7 @@ async def test_answers_that_are_none(both: Pair, sql: asyncpg.Connection, answer
 
     async with listen(both.edge, "/notes/stream/") as source:
         await ready(source)
-        with mock.patch("rowcast.server.edges._Answers._frames", frames):
+        with mock.patch("rowcast.server.edge_answers._Answers._frames", frames):
             await until(lambda: not both.feed.connected)
         await fence(sql)
         assert len(await to_fence(source)) == 1

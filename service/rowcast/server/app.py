@@ -37,7 +37,7 @@ from rowcast.rest.routers import Route
 from rowcast.rest.stream_queries import stream_queries
 from rowcast.rest.stream_tickets import PREFIX as TICKETS
 from rowcast.rest.stream_tickets import ticket_handler
-from rowcast.server import assets, console, edges, health
+from rowcast.server import assets, console, edge_answers, health
 from rowcast.server.access_log import log_requests
 from rowcast.server.active_requests import limit_active
 from rowcast.server.cors import cors
@@ -150,7 +150,7 @@ def create_app(
     tickets = ticket_handler(service)
     for path in (f"/{TICKETS}", f"/{TICKETS}/"):
         app.router.add_route("*", path, tickets)
-    edges.register(app, configuration, service, bound.identity)
+    edge_answers.register(app, configuration, service, bound.identity)
     if service.replicas is not None:
         app.middlewares.append(remember_writers(service, service.replicas))
     observe(app, configuration, service, lifecycle, metrics, find_traces)

@@ -39,7 +39,7 @@ from rowcast.rest.routers import Route
 from rowcast.rest.stream_queries import stream_queries
 from rowcast.rest.viewset import Handler, handler_for
 from rowcast.server.app import Backing, Bound, application, bind, observe
-from rowcast.server.edges import resource_digests
+from rowcast.server.edge_answers import resource_digests
 from rowcast.server.health import FEED_GRACE_SECONDS, Readiness
 from rowcast.server.lifecycle import START_RETRY_MAX_SECONDS, STARTED, Lifecycle
 from rowcast.server.log_entries import set_level
