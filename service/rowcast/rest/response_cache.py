@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from aiohttp import web
@@ -34,6 +34,8 @@ from rowcast.rest.response import json_response
 from rowcast.rest.serializers import Serializer
 from rowcast.rest.stream_position import position_header
 
+NOTHING_KEPT: Final = "max-age=0"
+"""The ``Cache-Control`` of a browser that wants nothing out of its own cache: what this service keeps is as good as the database."""
 Answer: TypeAlias = tuple[bytes, str, str]  # body, tag, snapshot
 
 
@@ -125,13 +127,10 @@ def key_of_address(plan: ViewPlan, sent: str, base: str) -> tuple[Hashable, ...]
 
 
 def is_plain(http: web.Request) -> bool:
-    """Whether a request asks for no other representation, and for no answer that is fresher than what this service keeps.
-
-    ``max-age=0`` comes from a browser that wants none out of its own cache.
-    """
+    """Whether a request asks for no other representation, and for no answer that is fresher than what this service keeps."""
     headers = http.headers
     return (
-        headers.get("Cache-Control", "max-age=0") == "max-age=0"
+        headers.get("Cache-Control", NOTHING_KEPT) == NOTHING_KEPT
         and PREFER not in headers
         and accepts_json_as_sent(http)
     )

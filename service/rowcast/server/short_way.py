@@ -29,7 +29,7 @@ from rowcast.query.coalescing import ALONE
 from rowcast.rest.direct_reading import DirectRead, Target
 from rowcast.rest.media_types import JSON
 from rowcast.rest.request import Request, base_url
-from rowcast.rest.response_cache import Answer, headers_of
+from rowcast.rest.response_cache import NOTHING_KEPT, Answer, headers_of
 from rowcast.rest.viewset import direct_read_behind
 from rowcast.server.health import Readiness
 from rowcast.server.hosts import Hosts
@@ -207,12 +207,13 @@ class ShortWay:
 
     def _read_headers(self, headers: _Headers, request: web.Request) -> str | None:
         given = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
-        meaningful = {"host", "accept", "connection", *map(str.lower, _OF_PROXIES)}
+        meaningful = {"host", "accept", "connection", "cache-control", *map(str.lower, _OF_PROXIES)}
         if (
             len(given) != len(headers)
             or not given.keys() <= meaningful
             or given.get("accept", "*/*") not in _ACCEPTED
             or given.get("connection", "keep-alive").lower() != "keep-alive"
+            or given.get("cache-control", NOTHING_KEPT) != NOTHING_KEPT
             or not request.raw_path.startswith("/")
         ):
             return None
