@@ -429,7 +429,7 @@ async def test_a_position_of_a_kept_answer_is_not_older_than_what_the_feed_remem
     client = await read_from(serve, pair, "INSERT INTO notes (id, text) VALUES (1, 'old')", resources=CACHED)
     feed = client.app[SERVICE].feed
     first = await client.get("/notes/")
-    monkeypatch.setattr("rowcast.changes.feed.SNAPSHOT_MAX_AGE_SECONDS", 0.0)
+    monkeypatch.setattr("rowcast.changes.tail.SNAPSHOT_MAX_AGE_SECONDS", 0.0)
     for name in ("a", "b"):
         before = feed.head.tick
         await pair.sql.execute("INSERT INTO owners (id, name) VALUES (DEFAULT, $1)", name)

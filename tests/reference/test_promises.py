@@ -635,7 +635,7 @@ written = asyncio.Event()
     request = asyncio.create_task(service.ask("POST", "/tasks/go/"))
     async with asyncio.timeout(30):
         await viewsets.TaskViewSet.written.wait()
-    (handler,) = [each for each in asyncio.all_tasks() if each.get_coro().__qualname__ == "_Connection.start"]  # type: ignore[union-attr]
+    (handler,) = [each for each in asyncio.all_tasks() if each.get_coro().__qualname__ == "Connection.start"]  # type: ignore[union-attr]
     handler.cancel()
     with pytest.raises(ClientError):
         await request
