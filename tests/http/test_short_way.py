@@ -15,6 +15,8 @@ from aiohttp import web
 from aiohttp.http import HttpRequestParser, RawRequestMessage
 
 from rowcast.errors import ApiError
+from rowcast.server.health import READINESS
+from rowcast.server.middleware import Outcome
 from rowcast.server.short_way import ORIGINS_MAX, SHORT_WAY, Connection, ShortWay
 
 from ..waiting import until
@@ -78,7 +80,7 @@ NOT_FOUND_OR_WRONG = (
 )  # fmt: skip
 OTHERS = (  # which are answered as always
     b"GET /books/1/ HTTP/1.0\r\nConnection: keep-alive\r\n", b"HEAD /books/1/ HTTP/1.1\r\n", b"OPTIONS /books/1/ HTTP/1.1\r\n",
-    b"GET /books/%31/ HTTP/1.1\r\n", b"GET /books/?title=One&title=One HTTP/1.1\r\n", b"GET /books/?expand=x HTTP/1.1\r\n",
+    b"GET /books/%31/ HTTP/1.1\r\n", b"GET /books/#x HTTP/1.1\r\n", b"GET /books/1#x HTTP/1.1\r\n", b"GET /books/?title=One#x HTTP/1.1\r\n", b"GET /books/?title=One&title=One HTTP/1.1\r\n", b"GET /books/?expand=x HTTP/1.1\r\n",
     b"GET /books/?%65xpand=x HTTP/1.1\r\n", b"GET /books/?deleted=only HTTP/1.1\r\n",
     b"GET /nothing/ HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n", b"GET /health/live HTTP/1.1\r\n", b"GET http://localhost/books/ HTTP/1.1\r\n",
     b"POST /books/ HTTP/1.1\r\nContent-Length: 0\r\n", b"GET /books/?title=" + b"x" * 1100 + b" HTTP/1.1\r\n",
@@ -304,12 +306,54 @@ async def test_a_database_that_is_away_is_a_problem(service: Service, taken: lis
 
 
 async def test_large_responses_are_counted(service: Service, taken: list[bool]) -> None:
-    """A body beyond the kernel's buffer takes the way whose memory has a limit."""
-    await service.sql.execute("UPDATE books SET title = repeat('x', 20000)")
+    """A body beyond the kernel's buffer takes the way whose memory has a limit; it is read once."""
+    await service.sql.execute("UPDATE books SET title = repeat('x', 20000); UPDATE kept SET title = repeat('x', 20000)")
+    database = service.service.store.database
     async with connected(service) as client:
-        for _ in range(2):
-            assert len((await client.get("/books/1/"))[2]) > 20_000
-        assert taken == [True, True]
+        for path in ("/books/1/", "/books/", "/kept/1/", "/kept/"):
+            expected = await client.get(path, AS_ALWAYS)
+            assert len(expected[2]) > 20_000
+            before = database.statements
+            assert await client.get(path) == expected
+            assert database.statements - before == (1 if path.startswith("/books") else 0)
+    assert taken == [False, True] * 4
+
+
+@pytest.mark.parametrize("path", ["/books/1/", "/books/9/", "/books/4/"])
+async def test_a_connection_that_is_to_end_gets_its_response(service: Service, taken: list[bool], path: str) -> None:
+    """While the service stops, what has been asked for is answered: also if that turns out to be an error, or large."""
+    await service.sql.execute("UPDATE books SET title = repeat('x', 20000) WHERE id = 4")
+    async with connected(service) as client:
+        await client.get("/kept/1/")
+        expected = await client.get(path, AS_ALWAYS)
+        async with service.sql.transaction():
+            await service.sql.execute("LOCK TABLE books IN ACCESS EXCLUSIVE MODE")
+            answer = asyncio.create_task(client.get(path))
+            await asyncio.sleep(0.1)
+            runner = service.client.server.runner
+            assert runner is not None
+            assert runner.server is not None
+            runner.server.pre_shutdown()
+        assert await answer == expected
+        async with asyncio.timeout(10):
+            assert await client.reader.read() == b""
+    assert taken[-1]
+
+
+async def test_an_error_is_of_its_own_request(service: Service, taken: list[bool]) -> None:
+    """A request that is refused after its read has failed leaves nothing to the next one."""
+    readiness = service.client.app[READINESS]
+    async with connected(service) as client:
+        await client.get("/kept/1/")
+        async with service.sql.transaction():
+            await service.sql.execute("LOCK TABLE books IN ACCESS EXCLUSIVE MODE")
+            answer = asyncio.create_task(client.get("/books/9/"))
+            await asyncio.sleep(0.1)
+            readiness.starting = "It has been replaced."
+        assert (await answer)[0] == b"HTTP/1.1 503 Service Unavailable"
+        readiness.starting = None
+        assert (await client.get("/books/1/", AS_ALWAYS))[0] == b"HTTP/1.1 200 OK"
+    assert taken == [True, True, False]
 
 
 async def test_a_client_that_leaves_does_no_harm(service: Service) -> None:
@@ -329,12 +373,22 @@ async def test_a_client_that_leaves_does_no_harm(service: Service) -> None:
     await until(none_are_left)
 
 
-async def test_headers_that_differ_take_bounded_memory(service: Service) -> None:
-    way = service.client.app[SHORT_WAY]
+async def test_headers_that_differ_take_bounded_memory(service: Service, taken: list[bool]) -> None:
+    """Headers that are not understood, and long ones, are not remembered, and of others a bounded number."""
+    origins = vars(service.client.app[SHORT_WAY])["_origins"]
     async with connected(service) as client:
+        await client.get("/kept/1/")
+        for header in (
+            b"X-Other: 1",
+            b"Authorization: Bearer x",
+            b"Accept: " + b"x" * 600,
+            b"If-None-Match: " + b'"y"',
+        ):
+            await client.get("/kept/1/", header + b"\r\n")
+        assert list(origins) == [((b"Host", b"localhost"),)]
         for number in range(ORIGINS_MAX + 10):
-            await client.get("/kept/1/", b"X-Other: %d\r\n" % number)
-    assert len(vars(way)["_origins"]) <= ORIGINS_MAX
+            await client.get("/kept/1/", b"Accept: x/%d\r\n" % number)
+    assert len(origins) <= ORIGINS_MAX
 
 
 @pytest.mark.parametrize(
@@ -376,18 +430,23 @@ async def test_lists_that_meet_are_read_once(service: Service, taken: list[bool]
     async with connected(service) as client:
         expected = await client.get("/bare/", AS_ALWAYS)
         await client.get("/bare/")  # so that the meaning of its headers is known
-    tasks: list[asyncio.Task[bytes | None]] = []
-    answered: list[bytes | None] = []
+    tasks: list[asyncio.Task[Any]] = []
+    answered: list[bytes] = []
+    passed_on: list[Outcome] = []
 
     class Noting(Connection):
         def request_of(self, message: RawRequestMessage) -> web.Request:
             raise AssertionError(message)
 
-        def answered(self, response: bytes | None) -> None:
+        def answered(self, response: bytes) -> None:
             answered.append(response)
 
-        def read(self, reading: Coroutine[Any, Any, bytes | None]) -> None:
-            tasks.append(asyncio.create_task(reading))
+        def pass_on(self, outcome: Outcome) -> None:
+            assert isinstance(outcome.result, ApiError)
+            passed_on.append(outcome)
+
+        def run(self, work: Coroutine[Any, Any, Any]) -> None:
+            tasks.append(asyncio.create_task(work))
 
     parser = HttpRequestParser(None, asyncio.get_running_loop(), 1 << 16)
     messages, _, _ = parser.feed_data(b"GET /bare/ HTTP/1.1\r\n%b\r\n" % HOST)
@@ -395,19 +454,18 @@ async def test_lists_that_meet_are_read_once(service: Service, taken: list[bool]
     for _ in range(5):
         assert way.takes(messages[0][0], Noting())
     assert len(tasks) == 1
-    first = await tasks[0]
+    await tasks[0]
     assert database.statements == before + 1
-    assert len(answered) == 4
-    assert all(each is not None and each.endswith(expected[2]) for each in (first, *answered))
+    assert len(answered) == 5
+    assert all(each.endswith(expected[2]) for each in answered)
     await service.sql.execute("ALTER TABLE bare RENAME TO hidden")
     try:
         for _ in range(2):
             assert way.takes(messages[0][0], Noting())
-        results = [
-            (await asyncio.gather(tasks[n], return_exceptions=True))[0] for n in (1, 2)
-        ]  # the other one reads alone
+        await tasks[1]
+        await tasks[2]  # the other one reads alone
     finally:
         await service.sql.execute("ALTER TABLE hidden RENAME TO bare")
-    assert all(isinstance(result, ApiError) for result in results)
-    assert len(answered) == 4
+    assert len(answered) == 5
+    assert len(passed_on) == 2
     assert way.requests.active == 0

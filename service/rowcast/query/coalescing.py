@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Final, Protocol, TypeAlias
 
 import asyncpg
+import structlog
 
 from rowcast.database.pool import Database
 from rowcast.database.written import note
@@ -23,6 +24,8 @@ from rowcast.traces import TRACE
 
 MAX_GROUP: Final = 64  # executions of one statement
 PAUSE_SECONDS: Final = 1.0  # after a failure
+
+_logger = structlog.get_logger(__name__)
 
 Row: TypeAlias = asyncpg.Record | None
 Join: TypeAlias = Callable[[tuple[Hashable, ...], Sequence[Any]], Awaitable[Any]]
@@ -154,10 +157,13 @@ class Coalescing:
             for position, waiting in enumerate(group.waiting, 1):
                 if waiting.done():
                     continue
-                if failure is None:
-                    waiting.set_result(rows.get(position, missing))
-                else:
-                    waiting.set_exception(copy.copy(failure))
+                try:
+                    if failure is None:
+                        waiting.set_result(rows.get(position, missing))
+                    else:
+                        waiting.set_exception(copy.copy(failure))
+                except Exception:
+                    _logger.exception("row_not_passed_on")  # the others get theirs
 
     def _close(self, shape: Hashable, group: _Group) -> None:
         if self._open.get(shape) is group:

@@ -63,12 +63,14 @@ def current_store() -> Store:
 class Store:
     """Reads and writes rows as JSON.
 
-    ``judges`` is a pool of its own for the filters of streams, so that no other request waits for one that takes long.
+    ``judges`` is a pool of its own for the filters of streams, so that no other request waits for one that takes long. Unless it
+    ``shares``, each statement is of one request.
     """
 
     queries: Queries
     database: Database
     judges: Database | None = None
+    shares: bool = True
     rows: Coalescing = field(init=False)  # the statements that requests share
     inserts: Coalescing = field(init=False)
     updates: Coalescing = field(init=False)
@@ -93,7 +95,7 @@ class Store:
 
     def _shares(self, resource: Resource) -> bool:
         """Whether the caller's statements about a resource may be shared with other requests."""
-        return resource.coalesce and not (self.database.acts_as_callers or self.database.in_transaction)
+        return self.shares and resource.coalesce and not (self.database.acts_as_callers or self.database.in_transaction)
 
     async def page(self, query: Query, page: PageShape, values: Sequence[Any]) -> FetchedPage:
         """One page of a query, or ``ListTooLarge``; ``values`` are those of the page, which come after the condition's."""

@@ -7,7 +7,7 @@ has to be refused, expanded, or sent in another form goes through ``ViewSet.disp
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -187,10 +187,14 @@ class DirectRead:
         """The answer that is kept for a target, for everybody."""
         return kept_answer(self.plan, sent, base) if self.plan.public_and_cacheable else None
 
-    async def answer(self, target: Target) -> tuple[Answer, bool]:
-        """The answer from the rows that everybody may read, and whether it was kept; raises the errors of the action."""
+    async def answer(self, target: Target, *, alone: bool = False) -> tuple[Answer, bool]:
+        """The answer from the rows that everybody may read, and whether it was kept; raises the errors of the action.
+
+        If it is read ``alone``, its statement is not shared.
+        """
         assert self.rows is not None
-        return await self.answering(target, self.rows, self.plan.service.store)
+        store = self.plan.service.store
+        return await self.answering(target, self.rows, replace(store, shares=False) if alone else store)
 
     async def answer_to(self, request: Request, target: Target) -> tuple[Answer, bool] | None:
         """The same for the caller of a request; ``None`` if that has to be refused. Raises the errors of authentication as well."""

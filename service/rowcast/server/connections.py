@@ -83,14 +83,13 @@ class Connections(web.Server):
 class Connection(web.RequestHandler):
     """One connection, which ends if its client is too slow.
 
-    ``_waiter``, ``_messages``, ``_parser``, ``_request_in_progress``, ``_handler_waiter``, ``_drain_waiter``, ``_drain_helper``, ``_keepalive_handle``, ``_read_bytes`` and ``_ErrInfo`` are
-    aiohttp's, which has no public names for them. ``tests/http/test_slow_clients.py`` and ``test_response_memory.py`` fail if
-    one of them changes.
+    The names with an underscore that ``__slots__`` does not have are aiohttp's, which has no public ones for them.
+    ``tests/http/test_slow_clients.py``, ``test_response_memory.py`` and ``test_short_way.py`` fail if one of them changes.
     """
 
     __slots__ = (
         "_address", "_connections_open", "_header_begun", "_header_timer", "_reading", "_send_timer", "_settings", "_takes_short_way",
-        "failure",
+        "outcome",
     )  # fmt: skip
 
     def __init__(self, manager: Connections, **kwargs: Any) -> None:
@@ -102,8 +101,8 @@ class Connection(web.RequestHandler):
         self._header_timer: asyncio.TimerHandle | None = None  # runs while a header is awaited that has begun
         self._send_timer: asyncio.TimerHandle | None = None  # runs while the client does not take what is sent
         self._takes_short_way = False  # the first of the messages
-        self._reading: asyncio.Task[None] | None = None  # what reads its response
-        self.failure: Exception | None = None  # of that, for the middleware which answers errors
+        self._reading: asyncio.Task[Any] | None = None  # what reads its response
+        self.outcome: middleware.Outcome | None = None  # of that, if it has not sent the response itself
 
     def adopt(self, other: Connections) -> None:
         """Answer further requests as another server does."""
@@ -158,8 +157,11 @@ class Connection(web.RequestHandler):
             and not self._paused
         ):
             self._request_in_progress = self._takes_short_way = True
-            if short_way.takes(message, self):
-                return
+            try:
+                if short_way.takes(message, self):
+                    return
+            except Exception:
+                _logger.exception("short_way_failed")
             self._request_in_progress = self._takes_short_way = False
         waiter.set_result(None)
 
@@ -172,41 +174,49 @@ class Connection(web.RequestHandler):
         assert isinstance(request, web.Request)
         return request
 
-    def read(self, reading: Coroutine[Any, Any, bytes | None]) -> None:
-        """Await the response to the first message."""
-        self._reading = self._loop.create_task(self._read(reading))
+    def run(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run what answers the first message, or passes it on."""
+        self._reading = self._loop.create_task(work)
 
-    async def _read(self, reading: Coroutine[Any, Any, bytes | None]) -> None:
-        response = None
-        try:
-            response = await reading
-        except Exception as error:  # noqa: BLE001 - the middleware answers it, as any other
-            self.failure = error
-        self.answered(response)
-
-    def answered(self, response: bytes | None) -> None:
+    def answered(self, response: bytes) -> None:
         """Send the response to the first message, and go on with the next one."""
+        self._end_short_way()
+        transport, parser, manager = self.transport, self._parser, self._manager
+        if transport is None or parser is None or manager is None:
+            return
+        transport.write(response)
+        self._messages.popleft()
+        parser.message_consumed()
+        manager.requests_count += 1
+        if self._close:
+            super().close()
+            transport.close()
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        if self._messages:
+            self._answer_next()
+
+    def pass_on(self, outcome: middleware.Outcome) -> None:
+        """Wake the task that answers messages as always; the middleware takes the outcome."""
+        self._end_short_way()
+        self.outcome = outcome
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _end_short_way(self) -> None:
         self._request_in_progress = self._takes_short_way = False
         self._reading = None
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)
-        transport, parser, manager = self.transport, self._parser, self._manager
-        if transport is None or parser is None or manager is None:
-            return
-        if response is not None:
-            transport.write(response)
-            self._messages.popleft()
-            parser.message_consumed()
-            manager.requests_count += 1
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            if self._keepalive_handle is None:
-                self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
-            if self._messages:
-                self._answer_next()
-        elif self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-        if self._close:
-            transport.close()
+
+    def close(self) -> None:
+        """Answer what is being answered, and then close the connection."""
+        if self._takes_short_way:
+            self._close = True
+        else:
+            super().close()
 
     def _check_path(self, number: int, message: RawRequestMessage) -> None:
         """Give a message whose path has too many segments an address of nothing: aiohttp's router takes a copy for each one."""

@@ -29,7 +29,7 @@ from rowcast.rest.viewset import Handler
 from rowcast.server.health import READINESS, Readiness
 from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.measures import Histogram, Labels, histogram, numbers
-from rowcast.server.middleware import REQUESTS
+from rowcast.server.middleware import REQUESTS, begun
 from rowcast.server.router import METHODS, template
 from rowcast.server.service_metrics import COUNTERS, Measured, counted, gauges
 from rowcast.server.short_way import SHORT_WAY, Observe
@@ -77,10 +77,10 @@ class Metrics:
 
         @web.middleware
         async def measure(request: web.Request, handler: Handler) -> web.StreamResponse:
-            begun = perf_counter()
+            start = begun(request)
             response = await handler(request)
             if type(response) is not StreamResponse:
-                observe(request.match_info.route.resource, request.method, response.status, perf_counter() - begun)
+                observe(request.match_info.route.resource, request.method, response.status, perf_counter() - start)
             return response
 
         async def run(app: web.Application) -> AsyncIterator[None]:

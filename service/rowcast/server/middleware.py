@@ -7,8 +7,10 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from itertools import count
-from typing import Final
+from time import perf_counter
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -71,6 +73,24 @@ class Requests:
             await self.none_left.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the short way has found for a message that it does not answer itself: nothing, a response, or an error.
+
+    ``begun`` is when it began, in seconds of ``perf_counter``.
+    """
+
+    result: web.Response | Exception | None
+    begun: float
+
+    async def response(self) -> web.StreamResponse:
+        """The response, in place of the handler's; raises the error."""
+        assert self.result is not None
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
 UNCOUNTED_MAX_BYTES: Final = 16 << 10  # of a response, which the kernel takes at once
 RESPONSES: Final = web.AppKey("responses", MemoryBudget)  # set by those who serve the application
 HELD: Final = web.RequestKey("held", MemoryBudget)  # from which the response is released once the client has taken it
@@ -110,13 +130,11 @@ def errors(
         request[REQUEST_ID] = request_id
         request[RATE_LIMITS] = {}
         requests.active += 1
+        found = _take_outcome(request)
         try:
             for check in checks:
                 check(request)
-            if (failure := getattr(request.protocol, "failure", None)) is not None:  # of a read that took the short way
-                setattr(request.protocol, "failure", None)  # noqa: B010 - of our own class
-                raise failure
-            return _held(request, await handler(request), requests)
+            return _held(request, await (handler(request) if found is None else found.response()), requests)
         except ApiError as error:
             if error.limit is not None:
                 requests.refused[error.limit] += 1
@@ -134,6 +152,21 @@ def errors(
             requests.ended()
 
     return answer
+
+
+def begun(request: web.Request) -> float:
+    """When the answering of a request has begun, in seconds of ``perf_counter``."""
+    outcome: Outcome | None = getattr(request.protocol, "outcome", None)
+    return perf_counter() if outcome is None else outcome.begun
+
+
+def _take_outcome(request: web.Request) -> Outcome | None:
+    """What the short way has found for a request; ``None`` if the request has to be handled."""
+    connection: Any = request.protocol
+    outcome: Outcome | None = getattr(connection, "outcome", None)
+    if outcome is not None:
+        connection.outcome = None
+    return None if outcome is None or outcome.result is None else outcome
 
 
 def _held(request: web.Request, response: web.StreamResponse, requests: Requests) -> web.StreamResponse:

@@ -11,7 +11,7 @@ fails, and a caller who is refused are answered as always.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
@@ -33,11 +33,12 @@ from rowcast.rest.response_cache import NOTHING_KEPT, Answer, headers_of
 from rowcast.rest.viewset import direct_read_behind
 from rowcast.server.health import Readiness
 from rowcast.server.hosts import Hosts
-from rowcast.server.middleware import UNCOUNTED_MAX_BYTES, Requests
+from rowcast.server.middleware import UNCOUNTED_MAX_BYTES, Outcome, Requests
 from rowcast.server.plain_responses import written
 from rowcast.server.router import Router
 
 ORIGINS_MAX: Final = 1024  # combinations of headers whose meaning is remembered
+ORIGIN_MAX_BYTES: Final = 512  # of the values of such headers
 TARGET_MAX_LENGTH: Final = 1024
 _MEANINGLESS: Final = (
     "User-Agent", "Accept-Encoding", "Accept-Language", "Referer", "DNT", "Priority", "Cookie", "Origin", "Pragma", "Via",
@@ -45,12 +46,20 @@ _MEANINGLESS: Final = (
     "Sec-CH-UA-Mobile", "Sec-CH-UA-Platform", "Sec-GPC", "X-Real-IP", "X-Forwarded-For",
 )  # fmt: skip
 _OF_PROXIES: Final = ("X-Forwarded-Proto", "X-Forwarded-Host")  # which mean something with ``server.trusted_proxies``
+
+
+def _spelt(*names: str) -> frozenset[bytes]:
+    """Names of headers in the two ways in which nearly all clients spell them. Another spelling closes the way for a message."""
+    return frozenset(spelt for name in names for spelt in (name.encode(), name.lower().encode()))
+
+
+_CONDITION: Final = _spelt("If-None-Match")
+_CREDENTIALS: Final = _spelt("Authorization")
 _ACCEPTED: Final = frozenset(("*/*", JSON))
-_CONDITION: Final = frozenset((b"If-None-Match", b"if-none-match"))
-_CREDENTIALS: Final = frozenset((b"Authorization", b"authorization"))
 _TAG: Final = re.compile(rb'(?:W/)?"[0-9A-Za-z-]+"')  # the only form of a condition that this way understands
 
 Observe: TypeAlias = Callable[[web.AbstractResource | None, str, int, float], None]
+Answered: TypeAlias = tuple[Answer, bool]  # and whether it was kept
 _Found: TypeAlias = tuple[DirectRead, str, web.AbstractRoute]
 _Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -61,11 +70,14 @@ class Connection(Protocol):
     def request_of(self, message: RawRequestMessage) -> web.Request:
         """The request that aiohttp would make of the message."""
 
-    def answered(self, response: bytes | None) -> None:
-        """Send the response; ``None`` if the message has to be answered as always."""
+    def answered(self, response: bytes) -> None:
+        """Send the response."""
 
-    def read(self, reading: Coroutine[Any, Any, bytes | None]) -> None:
-        """Await the response, and send it; an error of the action is answered as always."""
+    def pass_on(self, outcome: Outcome) -> None:
+        """Let the message be answered as always, with what has been found for it."""
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run what will call one of these two."""
 
 
 class ShortWay:
@@ -86,8 +98,9 @@ class ShortWay:
         self._middlewares, self._signals = list(app.middlewares), list(app.on_response_prepare)
         self._origins: dict[_Headers, str | None] = {}
         self._beginning: dict[Hashable, _Reading] = {}  # of lists
-        meaningless = _MEANINGLESS if server.trusted_proxies else (*_MEANINGLESS, *_OF_PROXIES)
-        self._meaningless = frozenset(spelt for name in meaningless for spelt in (name.encode(), name.lower().encode()))
+        by_proxies = bool(server.trusted_proxies)
+        self._meaningless = _spelt(*_MEANINGLESS, *(() if by_proxies else _OF_PROXIES))
+        self._of_origin = _spelt("Host", "Accept", "Connection", "Cache-Control", *(_OF_PROXIES if by_proxies else ()))
 
     @property
     def is_open(self) -> bool:
@@ -101,6 +114,7 @@ class ShortWay:
 
     def takes(self, message: RawRequestMessage, connection: Connection) -> bool:
         """Answer a message without a body, now or later; ``False`` if this way does not answer it."""
+        sent = message.path
         if (
             message.method != "GET"
             or message.version != HttpVersion11
@@ -108,67 +122,68 @@ class ShortWay:
             or message.upgrade
             or message.chunked
             or self._readiness.starting is not None
-            or len(message.path) > TARGET_MAX_LENGTH
+            or len(sent) > TARGET_MAX_LENGTH
+            or "#" in sent
         ):
             return False
-        path, _, query = message.path.partition("?")
-        if query.count("&") >= PARAMETERS_MAX:
-            return False
-        found = self._find(path)
-        if found is None:
+        path, _, query = sent.partition("?")
+        if (found := self._find(path)) is None or query.count("&") >= PARAMETERS_MAX:
             return False
         condition, has_credentials, headers = None, False, []
         for pair in message.raw_headers:
-            if pair[0] in _CREDENTIALS:
-                has_credentials = True
-            elif pair[0] in _CONDITION and condition is None:
-                condition = pair[1]
-            elif pair[0] not in self._meaningless:
+            name = pair[0]
+            if name in self._meaningless:
+                continue
+            if name in self._of_origin:
                 headers.append(pair)
+            elif name in _CREDENTIALS:
+                has_credentials = True
+            elif name in _CONDITION and condition is None:
+                condition = pair[1]
+            else:
+                return False
         base = self._base(tuple(headers), message, connection)
         if base is None or (condition is not None and not _TAG.fullmatch(condition)):
             return False
         read, key, route = found
         reading = _Reading(self, connection, read, route, condition)
         for_everybody = read.rows is not None and not has_credentials
-        if for_everybody and (answer := read.kept(message.path, base)) is not None:
-            connection.answered(reading.response(answer, kept=True))
+        if for_everybody and (answer := read.kept(sent, base)) is not None:
+            reading.respond(answer, kept=True)
             return True
         params = dict(message.url.query) if query else {}
-        reading.target = target = Target(message.path, path, query, params, partial(str, base), key)
+        reading.target = target = Target(sent, path, query, params, partial(str, base), key)
         if query and (target.takes_longer or len(params) != len(message.url.query)):  # one is given twice
             return False
-        self.requests.active += 1
         if not for_everybody:
-            connection.read(reading.of_caller(self._request(message, found, connection)))
+            connection.run(reading.finish(read.answer_to(self._request(message, found, connection), target)))
         elif read.is_shared:
-            self._read_list(reading, (message.path, base))
+            self._read_list(reading, (sent, base))
         elif query or read.row is None or not read.row.offer(key, reading):
-            connection.read(reading.alone())
+            connection.run(reading.finish(read.answer(target)))
+        self.requests.active += 1
         return True
 
     def _read_list(self, reading: _Reading, key: Hashable) -> None:
         """Read a list, or wait for the reading that has begun in the same turn of the event loop, and is of the same address."""
         if (first := self._beginning.get(key)) is not None:
-            first.others.append(reading)
+            first.followers.append(reading)
             return
         self._beginning[key] = reading
-        reading.connection.read(self._read_for_all(reading, key))
+        reading.connection.run(self._read_for_all(reading, key))
 
-    async def _read_for_all(self, first: _Reading, key: Hashable) -> bytes | None:
+    async def _read_for_all(self, first: _Reading, key: Hashable) -> None:
         """Read a list for all that wait for it. If that fails, each of the others reads alone."""
         del self._beginning[key]  # whoever comes now may have seen what this does not
-        others = first.others
+        found = None
         try:
-            answer, kept = await first.answer()
-        except BaseException:
-            for each in others:
-                each.connection.read(each.alone())
-            raise
-        for each in others:
-            self.requests.ended()
-            each.connection.answered(each.response(answer, kept=kept))
-        return first.response(answer, kept=kept)
+            found = await first.finish(first.read.answer(first.target))
+        finally:
+            for each in first.followers:
+                if found is None:
+                    each.connection.run(each.finish(each.read.answer(each.target)))
+                else:
+                    each.end(found)
 
     def observe(self, route: web.AbstractRoute, status: int, seconds: float) -> None:
         """Note a request that has been answered."""
@@ -199,7 +214,10 @@ class ShortWay:
         try:
             return self._origins[headers]
         except KeyError:
-            base = self._read_headers(headers, connection.request_of(message))
+            pass
+        if sum(len(value) for _, value in headers) > ORIGIN_MAX_BYTES:
+            return None
+        base = self._read_headers(headers, connection.request_of(message))
         if len(self._origins) >= ORIGINS_MAX:
             self._origins.clear()
         self._origins[headers] = base
@@ -207,10 +225,8 @@ class ShortWay:
 
     def _read_headers(self, headers: _Headers, request: web.Request) -> str | None:
         given = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
-        meaningful = {"host", "accept", "connection", "cache-control", *map(str.lower, _OF_PROXIES)}
         if (
             len(given) != len(headers)
-            or not given.keys() <= meaningful
             or given.get("accept", "*/*") not in _ACCEPTED
             or given.get("connection", "keep-alive").lower() != "keep-alive"
             or given.get("cache-control", NOTHING_KEPT) != NOTHING_KEPT
@@ -228,75 +244,81 @@ class ShortWay:
 class _Reading:
     """One GET that is being answered. It waits for its row where it shares a statement with others.
 
-    ``others`` wait for what it reads.
+    ``followers`` wait for what it reads.
     """
 
-    __slots__ = ("_begun", "_condition", "_read", "_route", "_way", "connection", "others", "target")
+    __slots__ = ("_begun", "_condition", "_route", "_way", "connection", "followers", "read", "target")
 
     target: Target
 
     def __init__(
         self, way: ShortWay, connection: Connection, read: DirectRead, route: web.AbstractRoute, condition: bytes | None
     ) -> None:
-        self._way = way
         self.connection = connection
-        self.others: list[_Reading] = []
-        self._read = read
+        self.read = read
+        self.followers: list[_Reading] = []
+        self._way = way
         self._route = route
         self._condition = condition
         self._begun = perf_counter()
 
-    async def alone(self) -> bytes | None:
-        """Read the answer, and return the response; raises the errors of the action."""
-        answer, kept = await self.answer()
-        return self.response(answer, kept=kept)
-
-    async def answer(self) -> tuple[Answer, bool]:
-        """Read the answer; raises the errors of the action."""
+    async def finish(self, answering: Awaitable[Answered | None]) -> Answered | None:
+        """Await an answer, and respond; returns it, or ``None`` if there is none: the caller is refused, or the read has failed."""
         try:
-            return await self._read.answer(self.target)
-        finally:
+            found = await answering
+        except Exception as error:  # noqa: BLE001 - it is raised where errors are answered
+            self._pass_on(error)
+            return None
+        except BaseException:
             self._way.requests.ended()
+            raise
+        if found is None:
+            self._pass_on(None)
+        else:
+            self.end(found)
+        return found
 
-    async def of_caller(self, request: Request) -> bytes | None:
-        """Read the answer for the caller of a request, and return the response; ``None`` for a caller who is refused."""
-        try:
-            found = await self._read.answer_to(request, self.target)
-        finally:
-            self._way.requests.ended()
-        return None if found is None else self.response(found[0], kept=found[1])
+    def end(self, found: Answered) -> None:
+        """Respond with an answer that was read."""
+        self._way.requests.ended()
+        answer, kept = found
+        self.respond(answer, kept=kept)
 
     def done(self) -> bool:
         """A client that has left does not matter to a statement that others share."""
         return False
 
     def set_result(self, row: Any) -> None:
-        """Answer with the row, or read alone if there is none, or it could not be read together with others."""
+        """Respond with the row, or read it alone if there is none, or it could not be read together with others."""
         if row is ALONE or row is None:
-            self.connection.read(self.alone())
+            self.connection.run(self.finish(self.read.answer(self.target, alone=True)))
             return
-        assert self._read.row is not None
-        self._way.requests.ended()
-        self.connection.answered(self.response(self._read.row.answer(row), kept=False))
+        assert self.read.row is not None
+        self.end((self.read.row.answer(row), False))
 
     def set_exception(self, exception: BaseException) -> None:
         """No read gets one: each is done alone instead."""
         raise AssertionError from exception
 
-    def response(self, answer: Answer, *, kept: bool) -> bytes | None:
-        """The response with an answer; ``None`` if it is so large that its memory has to be counted."""
+    def respond(self, answer: Answer, *, kept: bool) -> None:
+        """Send the response with an answer. That of a large one is passed on, since its memory has to be counted."""
         body, tag, snapshot = answer
-        if len(body) > UNCOUNTED_MAX_BYTES:
-            return None
-        headers = headers_of(self._read.plan, tag, snapshot, from_cache=kept)
+        headers = headers_of(self.read.plan, tag, snapshot, from_cache=kept)
         status, condition = HTTPStatus.OK, self._condition
         if condition is not None and condition.removeprefix(b"W/") == tag.encode():
             status, body = HTTPStatus.NOT_MODIFIED, b""
         else:
             headers["Content-Type"] = JSON
-        headers.update(self._read.headers)
+        headers.update(self.read.headers)
+        if len(body) > UNCOUNTED_MAX_BYTES:
+            self.connection.pass_on(Outcome(web.Response(body=body, status=status, headers=headers), self._begun))
+            return
         self._way.observe(self._route, status, perf_counter() - self._begun)
-        return written(status, status.phrase, headers, body, self._way.requests.new_id())
+        self.connection.answered(written(status, status.phrase, headers, body, self._way.requests.new_id()))
+
+    def _pass_on(self, result: Exception | None) -> None:
+        self._way.requests.ended()
+        self.connection.pass_on(Outcome(result, self._begun))
 
 
 SHORT_WAY: Final = web.AppKey("short_way", ShortWay)
