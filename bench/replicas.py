@@ -45,11 +45,12 @@ async def follow(primary: EmbeddedPostgres, standby: Standby) -> None:
 
 
 async def change(url: str) -> str:
-    """Change rows; return the position before."""
+    """Change rows, and remove their old versions, which a standby would read again and again; return the position before."""
     connection = await asyncpg.connect(url)
     position: str = await connection.fetchval(NEWEST)
     for first in range(0, CHANGES, 100):
         await connection.execute(WRITE, first % 5000)
+    await connection.execute("VACUUM tasks")
     await connection.close()
     return position
 
@@ -117,7 +118,7 @@ def main(seconds: int, rounds: int) -> None:
         asyncio.run(follow(primary, standby))
         with peers.running(rowcast(), primary.url, directory / "service.log"):
             position = asyncio.run(change(primary.url))
-            sleep(WARM_SECONDS)  # until there is a tick for all of it
+            sleep(WARM_SECONDS)  # until there is a tick for all of it, which the standby has, too
         settings: dict[str, dict[str, str]] = {"the primary": {}, "the replica": {REPLICAS: standby.server.url}}
         for number in range(rounds):
             for source in settings if number % 2 else reversed(settings):
