@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -27,6 +29,15 @@ async def port() -> AsyncIterator[int]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     yield runner.addresses[0][1]
     await runner.cleanup()
+
+
+async def test_connections_that_come_at_once_wait_to_be_accepted(port: int) -> None:
+    """As when all streams of another replica come here: while this process does something else, the kernel takes them."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(600):  # this blocks the event loop, so none is accepted
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=0.9))
+    head, _ = await _ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert b" 200 " in head.split(b"\r\n")[0]
 
 
 async def _ask(port: int, request: bytes) -> tuple[bytes, bytes]:

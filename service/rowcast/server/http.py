@@ -25,6 +25,7 @@ LINGER_MAX_SECONDS: Final = (
 )
 MIDDLE_COLLECTIONS_PER_FULL: Final = 100
 BEGIN_SECONDS: Final = 0.01  # within which a request begins for which a handler was chosen
+BACKLOG: Final = 4096  # connections that wait to be accepted, such as all streams of a replica that has stopped
 RETIRE_SECONDS: Final = 5.0  # for replaced applications, once their requests have ended or were cancelled
 _logger = structlog.get_logger(__name__)
 
@@ -48,6 +49,14 @@ class Runner(web.AppRunner):
         self._server_settings = server
         self._hurry = asyncio.Event()
         self._retiring: set[asyncio.Task[None]] = set()
+
+    def _reg_site(self, site: web.BaseSite) -> None:
+        """Called by each site before it listens, also by those that gunicorn's worker makes, which have no other way to say this.
+
+        aiohttp's 128 are soon full, and the kernel then delays connections by seconds, up to a minute.
+        """
+        site._backlog = BACKLOG  # noqa: SLF001
+        super()._reg_site(site)
 
     def answer_with(self, other: Runner) -> asyncio.Task[None]:
         """Answer every further request with the application of another runner, also on connections that are open.
