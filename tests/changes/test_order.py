@@ -9,8 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 import asyncpg
+import pytest
 
 from rowcast.changes import sql, ticks
+from rowcast.changes.install import PARTITIONS
 from rowcast.changes.position import Position, Snapshot
 from rowcast.changes.reader import prepare_session
 
@@ -302,6 +304,21 @@ async def test_the_cost_of_a_tick_does_not_grow_with_the_log(database: Database)
         assert plan["Plan"]["Actual Rows"] == rows
         assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 200
     await reading.close()
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_the_position_of_a_standby_costs_the_same_with_a_long_log(database: Database, analyzed: bool) -> None:
+    """It reads by index what has happened since the oldest transaction, whether the planner knows the log or not."""
+    connection = await database.connect()
+    for partition in range(PARTITIONS):
+        await connection.execute(f"ALTER TABLE rowcast.change_{partition} SET (autovacuum_enabled = false)")
+    await connection.execute("INSERT INTO tasks (title) SELECT i::text FROM generate_series(1, 20000) i", timeout=60)
+    if analyzed:
+        await connection.execute("ANALYZE rowcast.change")
+    (plan,) = json.loads(
+        await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT {sql.load('standby_position')}")
+    )
+    assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 200
 
 
 def test_snapshots_are_compared_as_sets() -> None:
