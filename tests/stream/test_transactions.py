@@ -31,6 +31,7 @@ viewset: {class: viewsets:OwnViewSet, permission_classes: [AllowAny]}
 LABELS = "fields: {id: {type: integer, primary_key: true}}\nviewset: {permission_classes: [AllowAny]}"
 RESOURCES = {"items": ITEMS, "labels": LABELS, "own": OWN}
 PYTHON = """
+from marshmallow import post_load
 from rowcast import ModelViewSet, Serializer, action, model
 
 Own = model("own")
@@ -38,8 +39,9 @@ Own = model("own")
 class OwnSerializer(Serializer):
     class Meta:
         fields = ("id", "name")
-    def validate_name(self, value):
-        return value.strip()
+    @post_load
+    def strip(self, data, **kwargs):
+        return {**data, "name": data["name"].strip()} if "name" in data else data
 
 class OwnViewSet(ModelViewSet):
     model = Own
