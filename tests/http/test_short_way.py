@@ -167,7 +167,7 @@ async def test_both_ways_have_the_same_responses(service: Service, taken: list[b
             for condition in (tag, b"W/" + tag, b'"other"'):
                 header = b"If-None-Match: %b\r\n" % condition
                 assert await client.get(path, header) == await client.get(path, header + AS_ALWAYS), (path, condition)
-            meaningless = b"user-agent: x\r\nCookie: a=b\r\nX-Forwarded-Host: other\r\nAccept: */*\r\nCache-Control: max-age=0\r\n"
+            meaningless = b"user-agent: x\r\ntraceparent: 00-1-2-01\r\nCookie: a=b\r\nX-Forwarded-Host: other\r\nAccept: */*\r\nCache-Control: max-age=0\r\n"
             assert await client.get(path, meaningless) == expected, path
             assert taken == [False, True, True, *(True, False) * 3, True], path
 

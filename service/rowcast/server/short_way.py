@@ -43,7 +43,7 @@ TARGET_MAX_LENGTH: Final = 1024
 _MEANINGLESS: Final = (
     "User-Agent", "Accept-Encoding", "Accept-Language", "Referer", "DNT", "Priority", "Cookie", "Origin", "Pragma", "Via",
     "Upgrade-Insecure-Requests", "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-Fetch-User", "Sec-CH-UA",
-    "Sec-CH-UA-Mobile", "Sec-CH-UA-Platform", "Sec-GPC", "X-Real-IP", "X-Forwarded-For",
+    "Sec-CH-UA-Mobile", "Sec-CH-UA-Platform", "Sec-GPC", "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Port", "Traceparent", "Tracestate",
 )  # fmt: skip
 _OF_PROXIES: Final = ("X-Forwarded-Proto", "X-Forwarded-Host")  # which mean something with ``server.trusted_proxies``
 
