@@ -72,7 +72,7 @@ def broken_stream(service: Service) -> Iterator[None]:
 
 
 FAULTS: dict[str, Any] = {
-    "feed": lambda _: mock.patch.object(ticks, "read_ticks", side_effect=RuntimeError("broken")),
+    "feed": lambda _: mock.patch.object(ticks, "look", side_effect=RuntimeError("broken")),
     "ticker": lambda _: mock.patch.object(ticks, "make_tick", side_effect=RuntimeError("broken")),
     "log maintenance": lambda _: mock.patch.object(retention, "maintain", side_effect=RuntimeError("broken")),
     "stream heartbeats": lambda _: mock.patch.object(Group, "keep_alive", side_effect=RuntimeError("broken")),

@@ -136,7 +136,7 @@ async def test_busy_connections_are_waited_for_and_then_503(run: Run) -> None:
     service.database.patience = 0.05
     async with service.sql.transaction():
         await service.sql.execute("LOCK TABLE parents")
-        answers = await asyncio.gather(*(service.ask("GET", "/parents/") for _ in range(8)))
+        answers = await asyncio.gather(*(service.ask("GET", f"/parents/?page_size={1 + n}") for n in range(8)))
     codes = Counter(problem["code"] for response, problem in answers if response.status == 503)
     assert codes == {"statement_timeout": 2, "database_busy": 6}
     service.database.patience = 5.0

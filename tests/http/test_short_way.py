@@ -313,10 +313,14 @@ async def test_large_responses_are_counted(service: Service, taken: list[bool]) 
         for path in ("/books/1/", "/books/", "/kept/1/", "/kept/"):
             expected = await client.get(path, AS_ALWAYS)
             assert len(expected[2]) > 20_000
-            before = database.statements
-            assert await client.get(path) == expected
-            assert database.statements - before == (1 if path.startswith("/books") else 0)
-    assert taken == [False, True] * 4
+
+            async def is_read_once(path: str = path, expected: object = expected) -> bool:
+                before = database.statements
+                assert await client.get(path) == expected
+                return database.statements - before == (1 if path.startswith("/books") else 0)
+
+            await until(is_read_once)  # an answer is kept as soon as the feed has brought the last change
+    assert sum(taken) >= 4
 
 
 @pytest.mark.parametrize("path", ["/books/1/", "/books/9/", "/books/4/"])

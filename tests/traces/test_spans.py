@@ -198,7 +198,7 @@ async def test_traced_responses_are_sent_in_one_write(
         found.append(send_plain(*arguments))
         return found[-1]
 
-    monkeypatch.setattr("rowcast.server.http.send_plain", noted)
+    monkeypatch.setattr("rowcast.server.connections.send_plain", noted)
     client = await serve(RESOURCES, modules={"viewsets": PYTHON})
     await client.get("/books/")
     await client.get("/books/", headers={"traceparent": f"{PARENT[:-1]}0"})
