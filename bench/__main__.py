@@ -82,15 +82,26 @@ def main(
             f"The loads take {minutes(bench, modes, available, cases):.0f} minutes, and starting the servers a few more.",
             err=True,
         )
+        failure: click.ClickException | None = None
         for one in modes:
             version = asyncio.run(database.load(postgres.url))
-            found += run(bench, one, available, cases)
+            try:
+                found.extend(run(bench, one, available, cases))
+            except click.ClickException as error:  # what was measured until then is reported
+                failure = error
+                break
+    measured = {each.case for each in found}
+    cases = [case for case in cases if case.name in measured]
+    if not cases and failure is not None:
+        raise failure
     results = report.Report(
         version, rounds, seconds, tuple(available), tuple(missing), busy, tuple(cases), tuple(found)
     )
     print(results.markdown())
     if file is not None:
         file.write_bytes(orjson.dumps(results.document(), option=orjson.OPT_INDENT_2))
+    if failure is not None:
+        raise failure
     if write:
         page.write("rest", results.markdown(), results.pictures())
         page.remember(results.summary())
@@ -139,6 +150,8 @@ def run(bench: Bench, mode: Mode, wanted: Sequence[Peer], cases: Sequence[Case])
             ]
             for case in some:
                 taking_part = [server for server in servers if case.name in server.peer.paths]
+                if case.shares:  # the writes before it have changed other rows in the tables of each role
+                    asyncio.run(database.load(bench.postgres.url))
                 check(case, taking_part)
                 yield from measure(bench, mode, case, taking_part)
 
