@@ -85,14 +85,9 @@ def direct_answering(plan: ModelPlan, action: str) -> Answering | None:
     return _ANSWERING[action](plan)
 
 
-def direct_reader(plan: ModelPlan, action: str) -> Direct | None:
-    """The function that responds to GETs of an action; ``None`` if the viewset has no such way.
-
-    It returns ``None`` for a request that takes the long way.
-    """
-    answer = direct_answering(plan, action)
-    if answer is None:
-        return None
+def direct_reader(reads: DirectRead) -> Direct:
+    """The function that responds to such GETs as aiohttp handles them; ``None`` for a request that takes the long way."""
+    plan, answer = reads.plan, reads.answering
     part = plan.lookup_url_kwarg
 
     async def read(http: web.Request) -> web.Response | None:

@@ -376,7 +376,12 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
     link = link_header(links, server.root_path)
     vary = {"Vary": ", ".join(["Accept", *([PREFER] if counts_by_preference(plan) else [])])} if plan.exports else {}
     shown = {**ACCEPT_QUERY, **vary}
-    direct = _direct_ways(plan, action_map) if isinstance(plan, ModelPlan) else {}
+    direct_read: DirectRead | None = None
+    direct: dict[str, Direct] = {}
+    if isinstance(plan, ModelPlan):
+        of_list = {**shown, **({"Link": link} if links else {})}
+        direct_read = DirectRead.of(plan, action_map.get("GET", ""), {} if queried is None else of_list)
+        direct = _direct_ways(plan, action_map, direct_read)
 
     async def handler(http: web.Request) -> web.StreamResponse:
         if queried is not None and http.method == QUERY:
@@ -402,18 +407,15 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
     if isinstance(plan, ModelPlan) and plan.key.parts:
         whole = with_part_as_sent(handler, plan.lookup_url_kwarg)
     vars(whole)["plan"] = plan
-    if isinstance(plan, ModelPlan) and "GET" in action_map:
-        of_list = {**shown, **({"Link": link} if links else {})}
-        vars(whole)["direct_read"] = DirectRead.of(plan, action_map["GET"], of_list if queried is not None else {})
+    vars(whole)["direct_read"] = direct_read
     return whole
 
 
-def _direct_ways(plan: ModelPlan, action_map: Mapping[str, str]) -> dict[str, Direct]:
+def _direct_ways(plan: ModelPlan, action_map: Mapping[str, str], reads: DirectRead | None) -> dict[str, Direct]:
     """By method, the functions that answer without an instance of the viewset, where there are some."""
-    ways = {
-        method: direct_reader(plan, action) if method == "GET" else direct_writer(plan, action)
-        for method, action in action_map.items()
-    }
+    ways = {method: direct_writer(plan, action) for method, action in action_map.items() if method != "GET"}
+    if reads is not None:
+        ways["GET"] = direct_reader(reads)
     return {method: way for method, way in ways.items() if way is not None}
 
 

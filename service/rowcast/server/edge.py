@@ -12,7 +12,6 @@ the stream ends, and its client comes back to be passed on.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -41,7 +40,7 @@ from rowcast.rest.viewset import Handler, handler_for
 from rowcast.server.app import Backing, Bound, application, bind, observe
 from rowcast.server.edge_answers import resource_digests
 from rowcast.server.health import FEED_GRACE_SECONDS, Readiness
-from rowcast.server.lifecycle import START_RETRY_MAX_SECONDS, STARTED, Lifecycle
+from rowcast.server.lifecycle import STARTED, Lifecycle, pause_before_start
 from rowcast.server.log_entries import set_level
 from rowcast.server.passing_on import Upstream
 from rowcast.streams.admission import EdgeAdmission
@@ -280,7 +279,7 @@ class EdgeLifecycle(Lifecycle):
                 self.readiness.starting = f"The origin cannot be used: {error}."
                 _logger.warning("not_ready", reason=self.readiness.starting, origin=self._edge.origin.place)
             attempt += 1
-            await asyncio.sleep(min(START_RETRY_MAX_SECONDS, 0.1 * 2**attempt) * random.uniform(0.5, 1))
+            await pause_before_start(attempt)
         if self._feed.relay is not None:
             await self._feed.relay.start()
         await self._feed.start()

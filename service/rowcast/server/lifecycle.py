@@ -47,6 +47,11 @@ START_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, U
 _logger = structlog.get_logger(__name__)
 
 
+async def pause_before_start(attempt: int) -> None:
+    """Wait after so many attempts to start that have failed: longer each time, and not as long as other processes do."""
+    await asyncio.sleep(min(START_RETRY_MAX_SECONDS, 0.1 * 2**attempt) * random.uniform(0.5, 1))
+
+
 class Lifecycle(ABC):
     """Starts and stops what a service runs beside requests."""
 
@@ -235,7 +240,7 @@ class DatabaseLifecycle(Lifecycle):
                 self.readiness.starting = startup_error(error)
                 _logger.warning("not_ready", reason=self.readiness.starting, error=str(error))
             attempt += 1
-            await asyncio.sleep(min(START_RETRY_MAX_SECONDS, 0.1 * 2**attempt) * random.uniform(0.5, 1))
+            await pause_before_start(attempt)
         feed = self._service.feed
         if feed.relay is not None:
             await feed.relay.start()

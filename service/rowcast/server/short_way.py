@@ -193,8 +193,8 @@ class ShortWay:
     def _request(self, message: RawRequestMessage, found: _Found, connection: Connection) -> Request:
         """The request of a message for the address that was found."""
         http = connection.request_of(message)
-        _, key, route = found
-        match = UrlMappingMatchInfo({found[0].plan.lookup_url_kwarg: key} if key else {}, route)
+        read, key, route = found
+        match = UrlMappingMatchInfo({read.plan.lookup_url_kwarg: key} if key else {}, route)
         match.add_app(self._app)
         match.current_app = self._app
         http._match_info = match  # noqa: SLF001, as aiohttp's application does
