@@ -41,7 +41,7 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """What it requests, of which other cases may be variants: ``get`` of ``get-8``."""
+        """The case of which this one is a variant: ``get`` for ``get-8``, and for ``get`` itself."""
         return self.name.partition("-")[0]
 
     @property
