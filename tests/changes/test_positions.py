@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from unittest import mock
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rowcast.changes import retention, ticks
+from rowcast.changes.epochs import read_epochs
 from rowcast.changes.position import POSITION_MAX_LENGTH, Position, Snapshot
-from rowcast.changes.tail import Reason
+from rowcast.changes.tail import Reason, Reset
 
 from .watching import Database, summary
 
@@ -141,6 +145,44 @@ async def test_a_pruned_position_is_expired(database: Database) -> None:
     assert await watch.feed.check(start) == Reason.EXPIRED
     assert await watch.feed.check(end) is None
     assert [batch async for batch in watch.feed.read(end)] == []
+
+
+async def test_readers_that_come_together_share_a_look_at_the_log(database: Database) -> None:
+    """However many come back with old positions, the database is asked once; what it could refuse is asked again."""
+    await database.ticker()
+    watch = await database.watch(events=1)
+    connection = await database.connect()
+    start = watch.feed.head
+    for _ in range(3):
+        await watch.fence(connection)
+    with (
+        mock.patch("rowcast.changes.feed.read_epochs", side_effect=read_epochs) as reads,
+        mock.patch("rowcast.changes.feed.EXTENT_MAX_AGE_SECONDS", 3600),
+    ):
+        assert set(await asyncio.gather(*(watch.feed.check(start) for _ in range(100)))) == {None}
+        assert await watch.feed.check(start) is None
+        assert reads.call_count == 1
+        for _ in range(2):
+            assert await watch.feed.check(Position(watch.feed.head.epoch, watch.feed.head.tick + 1)) == Reason.AHEAD
+        assert reads.call_count == 3
+
+
+async def test_what_is_pruned_after_a_check_is_found_by_the_reader(database: Database) -> None:
+    """A position that was found to be good a moment ago is expired when its changes are read."""
+    ticker = await database.ticker()
+    watch = await database.watch(events=1)
+    connection = await database.connect()
+    start = watch.feed.head
+    await watch.fence(connection)
+    await watch.fence(connection)
+    await ticker.stop()
+    with mock.patch("rowcast.changes.feed.EXTENT_MAX_AGE_SECONDS", 3600):
+        assert await watch.feed.check(start) is None
+        await retention.maintain(connection, 0, 0)
+        assert await watch.feed.check(start) is None
+        with pytest.raises(Reset, match="expired"):
+            await anext(watch.feed.read(start))
+    assert await watch.feed.check(start) == Reason.EXPIRED
 
 
 async def test_a_reader_resumes_in_the_middle_of_a_transaction(database: Database) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final
 
@@ -22,7 +23,7 @@ import structlog
 from rowcast.changes import sql, ticks
 from rowcast.changes.connection import RECONNECT_SECONDS, Reconnecting
 from rowcast.changes.coordination import TICK_CHANNEL
-from rowcast.changes.epochs import read_epochs
+from rowcast.changes.epochs import Epoch, read_epochs
 from rowcast.changes.events import Batch
 from rowcast.changes.history import History
 from rowcast.changes.position import Position, Snapshot
@@ -38,10 +39,36 @@ from rowcast.tasks import Supervisor
 POLL_MIN_SECONDS: Final = 0.002  # between polls, without notifications
 POLL_MAX_SECONDS: Final = 0.250
 STATE_MAX_AGE_SECONDS: Final = 1.0  # of the state of the log that is returned again
+EXTENT_MAX_AGE_SECONDS: Final = 1.0  # of what the log has, for readers that can go on by it
 LOOK_MAX_AGE_SECONDS: Final = 1.0  # since the last look, within which new ticks show that a ticker works
 
 _UNLOGGED_TABLES: Final = sql.load("unlogged_tables")
 _logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What the log has, as it was read at a time ``began`` after ``jumps`` of the feed: its histories, and its ticks."""
+
+    epochs: Sequence[Epoch]
+    newest: int
+    oldest: int
+    began: float
+    jumps: int
+
+    def serves(self, since: float, jumps: int) -> bool:
+        """Whether it was read since a time, and the feed has not gone to another history since."""
+        return self.began >= since and self.jumps == jumps
+
+    def refusal(self, position: Position) -> Reason | None:
+        """Why a reader cannot go on from a position in this log, or ``None`` if it can."""
+        if all(epoch.epoch != position.epoch for epoch in self.epochs):
+            return Reason.FORKED
+        if any(epoch.epoch > position.epoch and position.sort_key > (epoch.base, 0) for epoch in self.epochs):
+            return Reason.FORKED
+        if position.sort_key > (self.newest, 0):
+            return Reason.AHEAD
+        return Reason.EXPIRED if position.tick < self.oldest else None
 
 
 class Feed(Tail, Reconnecting):
@@ -67,6 +94,7 @@ class Feed(Tail, Reconnecting):
         self._notify = wakeup == "notify"
         self.history = History(connect)
         self._state: tuple[float, LogState] | None = None  # and when it was read
+        self._extent: Extent | None = None  # as it was read last
 
     async def start(self) -> None:
         await Reconnecting.start(self)
@@ -196,17 +224,22 @@ class Feed(Tail, Reconnecting):
         self._jump(newest, Reason.EXPIRED if self._tick.tick < oldest else Reason.FORKED)
 
     async def _check_log(self, position: Position) -> Reason | None:
+        asked = monotonic()
+        kept = self._extent
+        is_recent = kept is not None and kept.serves(asked - EXTENT_MAX_AGE_SECONDS, self._jumps)
+        if kept is not None and is_recent and kept.refusal(position) is None:
+            return None
         async with self.history.primary.turn() as connection:
-            epochs = await read_epochs(connection)
-            newest = await ticks.newest_tick(connection)
-            oldest = await ticks.oldest_tick(connection)
-        if all(epoch.epoch != position.epoch for epoch in epochs):
-            return Reason.FORKED
-        if any(epoch.epoch > position.epoch and position.sort_key > (epoch.base, 0) for epoch in epochs):
-            return Reason.FORKED
-        if position.sort_key > (newest.tick, 0):
-            return Reason.AHEAD
-        return Reason.EXPIRED if position.tick < oldest else None
+            kept = self._extent  # which another reader may have renewed meanwhile
+            if kept is None or not kept.serves(asked, self._jumps):
+                kept = self._extent = await self._read_extent(connection)
+        return kept.refusal(position)
+
+    async def _read_extent(self, connection: Connection) -> Extent:
+        jumps, began = self._jumps, monotonic()
+        epochs = await read_epochs(connection)
+        newest = await ticks.newest_tick(connection)
+        return Extent(epochs, newest.tick, await ticks.oldest_tick(connection), began, jumps)
 
     async def _read_log(self, after: Position) -> AsyncGenerator[Batch, None]:
         try:
@@ -214,6 +247,7 @@ class Feed(Tail, Reconnecting):
                 async for batch in batches:
                     yield batch
         except Pruned:
+            self._extent = None
             raise Reset(Reason.EXPIRED) from None
         except DRIVER_ERRORS as error:
             _logger.warning("feed_reader_lost", error=str(error) or type(error).__name__)

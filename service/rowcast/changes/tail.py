@@ -161,9 +161,9 @@ class Tail(ABC):
         return None
 
     async def check(self, position: Position | str) -> Reason | None:
-        """The reason why a reader cannot go on from a position, or ``None`` if it can.
+        """The reason why a reader cannot go on from a position, or ``None`` if it could a second ago or later.
 
-        Raises the driver's error if that is not in memory and the log cannot be read.
+        What has gone since is found by ``read``. Raises the driver's error if that is not in memory and the log cannot be read.
         """
         if isinstance(position, str):
             try:
