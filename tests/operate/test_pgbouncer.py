@@ -180,7 +180,7 @@ async def test_doctor(pgbouncer: PgBouncer, database_url: str, tmp_path: Path) -
     )
 
 
-@pytest.mark.parametrize(("directory", "modules"), zip(DIRECTORIES, SUITE, strict=True))
+@pytest.mark.parametrize(("directory", "modules"), list(zip(DIRECTORIES, SUITE, strict=True)))
 def test_the_suite(directory: str, modules: str) -> None:
     """A part of the suite passes behind the pooler as it does without one."""
     needs_pgbouncer()
