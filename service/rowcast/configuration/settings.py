@@ -295,7 +295,7 @@ class Stream:
     retention: float = _setting(value_types.duration(), "24h")
     max_log_size: int = _setting(value_types.size(), "4GiB")
     heartbeat: float = _setting(value_types.duration(), "15s")
-    drain: float = _setting(value_types.duration(), "5s")
+    drain: float = _setting(value_types.duration(), "25s")
     max_age: float = _setting(value_types.duration(), "0s")
     buffer: int = _setting(value_types.size(), "256KiB")
     wakeup: str = _setting(value_types.one_of(("notify", "poll")), "notify")

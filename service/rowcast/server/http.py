@@ -87,7 +87,7 @@ class Runner(web.AppRunner):
             await asyncio.wait(self._retiring, timeout=RETIRE_SECONDS)
 
     async def _drain(self) -> None:
-        """Take no more connections, and end the streams over ``stream.drain``; each connection ends with its response.
+        """Take no more connections, and end the streams within ``stream.drain``; each connection ends with its response.
 
         A client whose stream ends could otherwise open the next one here, by the same connection.
         """

@@ -125,7 +125,7 @@ class Lifecycle(ABC):
         """What runs with the application, up to the ``yield`` as it starts, and from there on as it is cleaned up."""
 
     async def drain(self) -> None:
-        """End every stream, spread over ``stream.drain``."""
+        """End every stream, one after the other, within ``stream.drain``."""
         await self._service.hub.open_streams.drain(self._configuration.settings.stream.drain)
 
     async def streams_ended(self) -> None:

@@ -25,7 +25,7 @@ from rowcast.identity.proxies import FORWARDED, NAMES, header_of
 from rowcast.identity.tickets import TICKET_PARAMETER
 from rowcast.server.middleware import COMMON_HEADERS, REQUEST_ID, REQUESTS, Requests
 from rowcast.streams.forwarded import ForwardedRows
-from rowcast.streams.open_streams import DRAIN_AT_ONCE_MAX
+from rowcast.streams.open_streams import seconds_between
 from rowcast.streams.sse import CONTENT_TYPE, StreamResponse
 
 SILENCE_SECONDS: Final = 120.0  # between two pieces of an answer, after which the origin counts as lost
@@ -67,11 +67,11 @@ class Upstream:
             await self._session.close()
 
     async def drain(self, seconds: float) -> None:
-        """End every stream, spread over a time, in an order at random; a few end at once."""
+        """End every stream as ``OpenStreams.drain`` does."""
         streams = list(self._streams)
         random.shuffle(streams)
         now = asyncio.get_running_loop().time()
-        gap = seconds / len(streams) if len(streams) > DRAIN_AT_ONCE_MAX else 0.0
+        gap = seconds_between(len(streams), seconds)
         for number, stream in enumerate(streams):
             if stream in self._streams:
                 stream.reschedule(now + number * gap)
