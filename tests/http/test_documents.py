@@ -96,7 +96,7 @@ async def test_postgresql_and_serializer_make_the_same_json(table: Service) -> N
     resource = queries.resources["things"]
     columns = tuple(resource.columns)
     shown = projection_of(resource)
-    insert = queries.insert(shown, columns, ())
+    insert = queries.insert(shown, columns)
     loop = asyncio.get_running_loop()
 
     async def check(row: dict[str, Any]) -> None:

@@ -322,6 +322,41 @@ async def test_links_of_a_row_decide_as_they_were(serve: Serve, sql: asyncpg.Con
         ]
 
 
+async def test_row_enters_and_leaves_a_filter_by_links_once(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Each row is told to be there once, however many rows and links a request writes."""
+    client = await serve(RESOURCES)
+    await sql.execute("INSERT INTO labels (id, name) OVERRIDING SYSTEM VALUE VALUES (1, 'red'), (2, 'blue')")
+    async with (
+        listen(client, "/notes/stream/?labels=1") as red,
+        listen(client, "/notes/stream/?labels=2") as blue,
+    ):
+        await ready(red)
+        await ready(blue)
+        rows = [{"text": "a", "labels": [1]}, {"text": "b", "labels": [1]}]
+        a, b = await (await client.post("/notes/", json=rows)).json()
+        await client.patch(f"/notes/{a['id']}/", json={"text": "c", "labels": [2]})
+        operations = [
+            {"method": "PATCH", "path": f"/notes/{b['id']}/", "body": {"labels": [2]}},
+            {"method": "POST", "path": "/notes/", "body": {"text": "d", "labels": [1, 2]}, "ref": "d"},
+            {"method": "DELETE", "path": "/notes/{d}/"},
+        ]
+        assert (await client.post("/batch/", json={"operations": operations})).status == 200
+        fence = (await (await client.post("/notes/", json={"text": "fence", "labels": [1, 2]})).json())["id"]
+        told: dict[EventSource, list[tuple[str, int]]] = {red: [], blue: []}
+        for source, events in told.items():
+            while not events or events[-1][1] != fence:
+                event = await next_change(source)
+                events.append((event["action"], event["id"]))
+        d = b["id"] + 1
+        rest = [("INSERT", d), ("DELETE", d), ("INSERT", fence)]
+        assert told[red] == [
+            *[("INSERT", a["id"]), ("INSERT", b["id"])],
+            *[("UPDATE", a["id"]), ("DELETE", a["id"]), ("DELETE", b["id"])],
+            *rest,
+        ]
+        assert told[blue] == [("INSERT", a["id"]), ("INSERT", b["id"]), *rest]
+
+
 TWICE = """
 from marshmallow import post_dump
 from rowcast import DefaultRouter, ModelViewSet, Serializer, model

@@ -48,6 +48,8 @@ class Queries:
         self.insert_each = self.compiled(write.insert_each)
         self.update_each = self.compiled(write.update_each)
         self.update = self.compiled(write.update)
+        self.unlink = self.compiled(write.unlink)
+        self.link = self.compiled(write.link)
         self.delete = self.compiled(write.delete)
         self.delete_and_compare = self.compiled(write.delete_and_compare)
         self.lock_rows = self.compiled(write.lock_rows)

@@ -143,8 +143,11 @@ class Store:
         """Insert a row and its links; ``OutsideScope`` if the query ``within`` does not contain the row."""
         resource, columns, links = self._parts(projection, values)
         inline, later = self._checks(within)
-        statement = self.queries.insert(projection, columns, links, inline.shape)
-        given = [*(values[name] for name in (*columns, *links)), *inline.values]
+        to_link = {name: values[name] for name in links if values[name]}
+        together = len(to_link) == 1 and not self.database.in_transaction
+        (linked,) = to_link if together else (None,)
+        statement = self.queries.insert(projection, columns, linked, inline.shape)
+        given = [*(values[name] for name in columns), *([values[linked]] if linked else []), *inline.values]
         arguments = statement.arguments(given)
 
         def write_alone() -> Awaitable[asyncpg.Record | None]:
@@ -154,11 +157,13 @@ class Store:
             row = await (self.inserts.row((projection, columns), given, write_alone) if shared else write_alone())
             if row is None:
                 raise Conflict(NOT_MADE)
-            return StoredRow(row["result"], row["version"], row["key"])
+            return StoredRow(row["result"], None if links else row["version"], row["key"])
 
         async def write_whole() -> StoredRow:
             async with self.database.transaction():
                 row = await write()
+                if not together:
+                    await self._link(self.by_keys(resource, row.key), to_link)
                 await self._require(later, row.key)
                 return await self._read_again(resource, projection, row.key) if again else row
 
@@ -170,8 +175,7 @@ class Store:
                     raise
             async with self.database.transaction():
                 key = await self.insert_redirected(resource, {name: values[name] for name in columns})
-                if links:
-                    await self.relink(self.by_keys(resource, key), {name: values[name] for name in links})
+                await self._link(self.by_keys(resource, key), to_link)
                 await self._require(within, key)
                 return await self._read_again(resource, projection, key)
 
@@ -182,14 +186,13 @@ class Store:
                 row = await self.insert_rows(resource, columns, self.database.fetch, made, arguments)
                 if row is None:
                     raise Conflict(NOT_MADE)
-                if links:
-                    await self.relink(self.by_keys(resource, row["key"]), {name: values[name] for name in links})
+                await self._link(self.by_keys(resource, row["key"]), to_link)
                 await self._require(within, row["key"])
                 return await self._read_again(resource, projection, row["key"])
 
         traits = self.queries.resources.traits_of(resource.name)
         again = traits.partitioned or self._stale(projection, links)
-        usual = write_whole if again or later is not None else write
+        usual = write_whole if again or later is not None or (to_link and not together) else write
         shared = usual is write and not links and not inline.where and self._shares(resource)
         try:
             return await self._write(
@@ -257,8 +260,9 @@ class Store:
         """
         resource, columns, links = self._parts(projection, values)
         inline, later = self._checks(within)
-        statement = self.queries.update(projection, columns, links, query.shape, inline.shape)
-        given = [*query.values, *(values[name] for name in (*columns, *links)), *inline.values]
+        to_link = {name: values[name] for name in links}
+        statement = self.queries.update(projection, columns, query.shape, inline.shape, bool(links))
+        given = [*query.values, *(values[name] for name in columns), *inline.values]
         arguments = statement.arguments(given)
 
         def execute() -> Awaitable[asyncpg.Record | None]:
@@ -272,6 +276,7 @@ class Store:
                 if row is None and skipping and await self.one(query, Projection(resource.name, ())) is not None:
                     raise Conflict(NOT_CHANGED)
                 if row is not None:
+                    await self._link(self.by_keys(resource, row.key), to_link, replace=True)
                     await self._require(later, row.key)
                 if row is None or not self._stale(projection, links):
                     return row
@@ -280,7 +285,7 @@ class Store:
         async def write_alone() -> StoredRow | None:
             shape = projection, columns, query.shape
             row = await (self.updates.row(shape, given, execute) if shared else execute())
-            return None if row is None else StoredRow(row["result"], row["version"], row["key"])
+            return row and StoredRow(row["result"], None if links else row["version"], row["key"])
 
         async def write_by_rules() -> StoredRow | None:
             async with self.database.transaction():
@@ -293,7 +298,7 @@ class Store:
                 (key,) = before
                 changed = self.by_keys(resource, key)
                 if links:
-                    await self.relink(changed, {name: values[name] for name in links})
+                    await self.relink(changed, to_link)
                 elif await self.lock_places(changed) == before:
                     raise Conflict(NOT_CHANGED)
                 await self._require(within, key)
@@ -432,20 +437,29 @@ class Store:
 
     async def relink(self, query: Query, keys: Mapping[str, Sequence[Any]]) -> None:
         """Link the row of a query to these keys, by many_to_many field, and to no others."""
-        links = tuple(keys)
-        projection = Projection(query.resource, ())
-        statement = self.queries.update(projection, (), links, query.shape)
+        touch = self.queries.update(Projection(query.resource, ()), (), query.shape, (), True)
         async with self.database.transaction():
             await self.lock(query)
-            arguments = statement.arguments([*query.values, *keys.values()])
-            await self.database.fetch(statement.sql, arguments, changes=statement.changes)
+            await self.database.fetch(touch.sql, touch.arguments(query.values), changes=touch.changes)
+            await self._link(query, keys, replace=True)
+
+    async def _link(self, query: Query, keys: Mapping[str, Sequence[Any]], *, replace: bool = False) -> None:
+        """Link the rows of a query to keys, by many_to_many field; with ``replace`` to no others.
+
+        Triggers run after a statement, so of one that does more they would log what a row never was.
+        """
+        for name, listed in keys.items():
+            for build in [self.queries.unlink] * replace + [self.queries.link] * bool(listed):
+                statement = build(query.resource, name, query.shape)
+                arguments = statement.arguments([*query.values, listed])
+                await self.database.fetch(statement.sql, arguments, changes=statement.changes)
 
     async def lock(self, query: Query) -> bool:
         """Lock the row of a query until the transaction ends; whether there is such a row.
 
         It waits for other transactions that hold the lock. The next statement sees their changes, links included.
         """
-        statement = self.queries.update(Projection(query.resource, ()), (), (), query.shape)
+        statement = self.queries.update(Projection(query.resource, ()), (), query.shape)
         return await self.database.fetch(statement.sql, statement.arguments(query.values)) is not None
 
     async def snapshot(self) -> str:

@@ -5,7 +5,7 @@ Each function builds one statement from a shape, and its docstring names the val
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -33,14 +33,14 @@ POSITION: Final = "position"  # of an execution among those of a statement, from
 
 
 def insert(
-    tables: Tables, projection: Projection, columns: tuple[str, ...], links: tuple[str, ...], within: Shape = ()
+    tables: Tables, projection: Projection, columns: tuple[str, ...], linked: str | None = None, within: Shape = ()
 ) -> Statement:
-    """Insert a row and its links. Returns ``result`` (a JSON object), ``key`` (text) and ``version``.
+    """Insert a row, and its links of the field ``linked``. Returns ``result`` (a JSON object), ``key`` (text), ``version``.
 
     ``version`` is null if there are links, because the statement cannot see what it links, and if the table is
     partitioned, because PostgreSQL does not return ``xmin`` then. A row that does not meet the condition ``within`` is
     not written: the statement fails.
-    Values: the columns', the links', that condition's.
+    Values: the columns', the list of keys, that condition's.
     """
     binds = Binds()
     table = tables.written(projection.resource)
@@ -49,11 +49,9 @@ def insert(
     system = [] if partitioned else [xmin(quote_table(table.key))]
     values |= generated(tables, projection.resource, columns)
     new = sa.insert(table).values(values).returning(*table.c, *system).cte("_new")
-    linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=False)]
-    return compiled(
-        _written(tables, projection, new, binds, within, with_version=not links and not partitioned).add_cte(*linked),
-        changes={projection.resource},
-    )
+    came = [] if linked is None else [_link(tables, projection.resource, linked, new, binds).cte("_came")]
+    written = _written(tables, projection, new, binds, within, with_version=not came and not partitioned)
+    return compiled(written.add_cte(*came), changes={projection.resource})
 
 
 def insert_each(tables: Tables, projection: Projection, columns: tuple[str, ...]) -> Statement:
@@ -163,20 +161,21 @@ def update(
     tables: Tables,
     projection: Projection,
     columns: tuple[str, ...],
-    links: tuple[str, ...],
     where: Shape,
     within: Shape = (),
+    touch: bool = False,
 ) -> Statement:
-    """Change a row and replace its links, and return it as ``insert`` does; no row if none matches.
+    """Change a row, and return it as ``insert`` does; no row if none matches.
 
-    With neither columns nor links the row is locked and nothing else.
-    Values: the condition's, the columns', the links', those of ``within``.
+    Columns with ``auto_now`` are set, too; without other columns only if ``touch`` is set. If nothing is, the row is
+    locked and nothing else.
+    Values: the condition's, the columns', those of ``within``.
     """
     binds = Binds()
     table = tables.of[projection.resource]
     condition = restriction(tables, projection.resource, where, binds)
     values: dict[str, Any] = {name: binds(table.c[name].type) for name in columns}
-    if values or links:
+    if values or touch:
         values |= touched(tables.resources[projection.resource])
     new: sa.CTE
     if values:
@@ -191,10 +190,56 @@ def update(
         by = stamp(tables, projection.resource, quote_table(table.key))
         locked = sa.select(*table.c, by).where(condition)
         new = (locked if tables.resources[projection.resource].view else locked.with_for_update()).cte("_new")
-    linked = [cte for name in links for cte in _relink(tables, projection.resource, name, new, binds, replace=True)]
-    changes = dependents(tables.resources, projection.resource) if values else {projection.resource} if links else ()
-    written = _written(tables, projection, new, binds, within, with_version=not links)
-    return compiled(written.add_cte(*linked), changes=changes)
+    changes = dependents(tables.resources, projection.resource) if values else ()
+    return compiled(_written(tables, projection, new, binds, within, with_version=True), changes=changes)
+
+
+def unlink(tables: Tables, resource: str, field: str, where: Shape) -> Statement:
+    """Remove the links of rows to all but some keys. Values: the condition's, a list of these keys.
+
+    Links to deleted rows are not shown, and so they stay.
+    """
+    binds = Binds()
+    table, (link, source_column, target_column) = tables.of[resource], _links(tables, resource, field)
+    owners = sa.select(table.c[tables.resources[resource].key.column_name])
+    condition = link.c[source_column].in_(owners.where(restriction(tables, resource, where, binds)))
+    keys = binds(postgresql.ARRAY(link.c[target_column].type))
+    gone = sa.delete(link).where(condition, link.c[target_column] != sa.all_(keys))
+    target = tables.resources.relations(resource)[field].target
+    if live := tables.live(target, tables.of[target]):
+        shown = sa.select(*key_columns(tables, target, tables.of[target])).where(*live)
+        gone = gone.where(link.c[target_column].in_(shown))
+    return compiled(gone, changes={resource})
+
+
+def link(tables: Tables, resource: str, field: str, where: Shape) -> Statement:
+    """Link rows to keys, where they are not linked yet. Values: the condition's, a list of these keys."""
+    binds = Binds()
+    table = tables.of[resource]
+    rows = sa.select(table).where(restriction(tables, resource, where, binds)).subquery("_owner")
+    return compiled(_link(tables, resource, field, rows, binds), changes={resource})
+
+
+def _link(tables: Tables, resource: str, field: str, rows: sa.FromClause, binds: Binds) -> postgresql.Insert:
+    """Link rows of a resource to a list of keys, where they are not linked yet. Value: the list."""
+    links, source_column, target_column = _links(tables, resource, field)
+    owner = rows.c[tables.resources[resource].key.column_name]
+    keys = binds(postgresql.ARRAY(links.c[target_column].type))
+    pairs = sa.select(owner, sa.func.unnest(keys))
+    if JOINS in links.info:  # which may have no unique rule
+        given = sa.func.unnest(keys).table_valued("key").render_derived(name="_given")
+        there, listed = links.alias("_there"), sa.cast(given.c.key, links.c[target_column].type)
+        same = sa.and_(there.c[source_column] == owner, there.c[target_column] == listed)
+        missing = ~sa.exists(sa.select(sql("1")).select_from(there).where(same).correlate(rows, given))
+        pairs = sa.select(owner, listed).select_from(rows.join(given, sa.true())).where(missing).distinct()
+    return postgresql.insert(links).from_select([source_column, target_column], pairs).on_conflict_do_nothing()
+
+
+def _links(tables: Tables, resource: str, field: str) -> tuple[sa.Table, str, str]:
+    """The table of a many_to_many field, and its columns with the keys of both sides."""
+    through = tables.resources.relations(resource)[field].link
+    assert through is not None
+    return tables.links[through.table], through.source_column, through.target_column
 
 
 def delete(tables: Tables, resource: str, where: Shape) -> Statement:
@@ -365,30 +410,3 @@ def _written_each(tables: Tables, projection: Projection, new: sa.CTE) -> sa.Sel
     """The rows that a statement has written, with their positions."""
     current = version(tables, projection.resource, new.c[XMIN], new).label("version")
     return written_rows(tables, projection, new, POSITION, current, transaction_id())
-
-
-def _relink(tables: Tables, resource: str, field: str, new: sa.CTE, binds: Binds, *, replace: bool) -> Iterator[sa.CTE]:
-    """Statements that link the written row to a list of keys and, with ``replace``, to no others."""
-    through = tables.resources.relations(resource)[field].link
-    assert through is not None
-    link, source_column, target_column = tables.links[through.table], through.source_column, through.target_column
-    keys = binds(postgresql.ARRAY(link.c[target_column].type))
-    owner = new.c[tables.resources[resource].key.column_name]
-    if replace:
-        gone = sa.delete(link).where(
-            link.c[source_column] == sa.select(owner).scalar_subquery(), link.c[target_column] != sa.all_(keys)
-        )
-        target = tables.resources.relations(resource)[field].target
-        if live := tables.live(target, tables.of[target]):  # links to deleted rows are not shown, and so they stay
-            shown = sa.select(*key_columns(tables, target, tables.of[target])).where(*live)
-            gone = gone.where(link.c[target_column].in_(shown))
-        yield gone.cte(f"_gone_{field}")
-    pairs = sa.select(owner, sa.func.unnest(keys))
-    if JOINS in link.info:  # which may have no unique rule
-        given = sa.func.unnest(keys).table_valued("key").render_derived(name="_given")
-        there, listed = link.alias("_there"), sa.cast(given.c.key, link.c[target_column].type)
-        same = sa.and_(there.c[source_column] == owner, there.c[target_column] == listed)
-        missing = ~sa.exists(sa.select(sql("1")).select_from(there).where(same).correlate(new, given))
-        pairs = sa.select(owner, listed).select_from(new.join(given, sa.true())).where(missing).distinct()
-    rows = postgresql.insert(link).from_select([source_column, target_column], pairs)
-    yield rows.on_conflict_do_nothing().cte(f"_came_{field}")
