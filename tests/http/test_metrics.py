@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import Context
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
 from rowcast import __version__
+from rowcast.configuration.load import Configuration
 from rowcast.database.pool import Database
 from rowcast.errors import ConfigurationError, Unavailable
 from rowcast.server.admin import admin
 from rowcast.server.app import create_app
+from rowcast.server.edge import create_edge
 from rowcast.server.lifecycle import STARTED
 from rowcast.testing.client import Client, ServiceServer
 
@@ -66,11 +69,12 @@ class Scraped:
 
 
 class Service:
-    """A client of the service, and the address of its metrics."""
+    """A client of the service or of an edge, the address of its metrics, and its configuration."""
 
-    def __init__(self, client: Client, url: str) -> None:
+    def __init__(self, client: Client, url: str, configuration: Configuration) -> None:
         self.client = client
         self.url = url
+        self.configuration = configuration
 
     async def scrape(self) -> Scraped:
         """What Prometheus reads."""
@@ -85,7 +89,8 @@ async def service(databases: Databases, tmp_path_factory: pytest.TempPathFactory
     """One service with metrics for all tests, which read differences. Its replica is none, and its bus is away."""
     async with databases.copy(EMPTY) as url:
         servers = (
-            f"\ndatabase: {{url: '{url}', replicas: ['{databases.url}']}}\nstream: {{relay: 'nats://127.0.0.1:1'}}"
+            f"\ndatabase: {{url: '{url}', replicas: ['{databases.url}']}}"
+            "\nstream: {relay: 'nats://127.0.0.1:1', edge_key: 'a key for the edges of these tests'}"
         )
         configuration = configure(tmp_path_factory.mktemp("metrics"), NOTES, ADMIN + servers)
         with admin(configuration.settings.server) as served:
@@ -93,7 +98,25 @@ async def service(databases: Databases, tmp_path_factory: pytest.TempPathFactory
             app = create_app(configuration, url, migrate=True, metrics=served.metrics)
             async with served.serving(), Client(ServiceServer(app, configuration.settings.server)) as client:
                 await app[STARTED]
-                yield Service(client, served.url)
+                yield Service(client, served.url, configuration)
+
+
+@asynccontextmanager
+async def edge_of(configuration: Configuration, origin: str) -> AsyncIterator[Service]:
+    """An edge with metrics, which may not have found its origin."""
+    with admin(configuration.settings.server) as served:
+        assert served is not None
+        app = create_edge(configuration, origin, metrics=served.metrics)
+        async with served.serving(), Client(ServiceServer(app, configuration.settings.server)) as client:
+            yield Service(client, served.url, configuration)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def edge(service: Service) -> AsyncIterator[Service]:
+    """An edge of the service."""
+    async with edge_of(service.configuration, str(service.client.make_url("/"))) as made:
+        await made.client.app[STARTED]
+        yield made
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -279,7 +302,48 @@ async def test_health_is_at_the_admin_address_too(service: Service) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_documentation_lists_every_metric_and_label(service: Service) -> None:
+async def test_an_edge_counts_what_it_sends_and_passes_on(service: Service, edge: Service) -> None:
+    """Resources and streams by who sends them, and requests; a service has no such resources."""
+    before = await edge.scrape()
+    await edge.client.get("/notes/")
+    async with listen(edge.client, "/notes/stream/") as own, listen(edge.client, "/notes/1/stream/") as passed_on:
+        await own.next()
+        await passed_on.next()
+        found = await edge.scrape()
+    assert {
+        label: found.sum("rowcast_edge_resources", streams=label) for label in ("sent", "passed_on", "differing")
+    } == {
+        "sent": 2,
+        "passed_on": 0,
+        "differing": 0,
+    }
+    assert found.sum("rowcast_streams", resource="notes") == 1
+    assert found.sum("rowcast_edge_streams") == 1
+    assert found.sum("rowcast_edge_requests_total") - before.sum("rowcast_edge_requests_total") == 2
+    assert found.sum("rowcast_edge_failures_total") == 0
+    assert "rowcast_edge_resources" not in {sample.name for sample in (await service.scrape()).samples}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_edge_counts_what_its_origin_does_not_answer(service: Service) -> None:
+    """By whether it was reached."""
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, edge_of(service.configuration, f"http://127.0.0.1:{port}") as edge:
+        assert (await edge.client.get("/notes/")).status == 502
+        server.close()
+        await server.wait_closed()
+        assert (await edge.client.get("/notes/")).status == 503
+        found = await edge.scrape()
+    assert [found.sum("rowcast_edge_failures_total", reason=each) for each in ("incomplete", "unreachable")] == [1, 1]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_documentation_lists_every_metric_and_label(service: Service, edge: Service) -> None:
     """And no other one."""
     await service.client.get("/notes/")
     async with listen(service.client, "/notes/stream/") as events:
@@ -291,9 +355,8 @@ async def test_documentation_lists_every_metric_and_label(service: Service) -> N
         for names, labels in re.findall(r"^\| (`[^|]+) \| ([^|]*)\|", table, re.MULTILINE)
         for name in re.findall(r"`(\w+)`", names)
     }
-    found = await service.scrape()
     served: dict[str, set[str]] = {}
-    for sample in found.samples:
+    for sample in (*(await service.scrape()).samples, *(await edge.scrape()).samples):
         name = re.sub("_(bucket|count|sum)$", "", sample.name)
         if not name.startswith("process_"):
             served.setdefault(name, set()).update(sample.labels.keys() - {"le"})
@@ -309,15 +372,15 @@ async def test_metrics_are_at_their_own_address_alone(service: Service) -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("file", ["grafana.json", "alerts.yaml"])
-async def test_every_metric_of_the_dashboard_and_the_alerts_exists(service: Service, file: str) -> None:
+async def test_every_metric_of_the_dashboard_and_the_alerts_exists(service: Service, edge: Service, file: str) -> None:
     """With the labels by which they are summed or chosen."""
     expressions = (ROOT / "ops" / file).read_text()
-    found = await service.scrape()
-    served = {sample.name for sample in found.samples}
+    samples = [*(await service.scrape()).samples, *(await edge.scrape()).samples]
+    served = {sample.name for sample in samples}
     used = set(re.findall(r"\b(?:http|db|rowcast|process)_\w+", expressions))
     assert len(used) > 7
     assert used - served == set()
-    labels = {label for sample in found.samples for label in sample.labels} | {"job", "instance"}
+    labels = {label for sample in samples for label in sample.labels} | {"job", "instance"}
     by = {label for group in re.findall(r"\bby \(([^)]*)\)", expressions) for label in re.findall(r"\w+", group)}
     assert by <= labels
 

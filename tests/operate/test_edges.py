@@ -14,7 +14,7 @@ import aiohttp
 import asyncpg
 import pytest
 
-from tests.conftest import ROOT, write_config
+from tests.conftest import ROOT, rowcast, write_config
 from tests.faults.clients import RESOURCES, Client, assert_equal, writing
 from tests.faults.processes import PATIENCE, Server
 from tests.operate.relays import BusServer
@@ -207,6 +207,31 @@ async def test_an_edge_stops_as_a_service_does(database_url: str, tmp_path: Path
                 async with asyncio.timeout(10):
                     assert b"event: ready" in await stream.read()
         assert await edge.ended() == 0
+
+
+async def test_the_doctor_examines_an_edge(bus: BusServer, database_url: str, tmp_path: Path) -> None:
+    """With the edge's own variables and without a database; it exits with 1 once the origin, or the bus, is away."""
+
+    def doctor(upstream: str, **variables: str) -> tuple[int, str]:
+        return rowcast(
+            tmp_path, "doctor", "--config", str(tmp_path / "config"),
+            ROWCAST_UPSTREAM=upstream, ROWCAST_STREAM_EDGE_KEY=EDGE_KEY, ROWCAST_STREAM_RELAY=bus.url, **variables,
+        )  # fmt: skip
+
+    async with origin_and_edges(tmp_path, database_url, 1, bus.url) as (origin, (edge,)):
+        await fed(edge)
+        upstream = f"http://127.0.0.1:{origin.port}"
+        code, output = doctor(upstream)
+        assert code == 0, output
+        assert f"the origin's changes arrive over {bus.place}" in output
+        bus.kill()
+        code, output = doctor(upstream)
+        assert (code, output.count("WRONG")) == (1, 1), output
+        assert f"WRONG relay      {bus.place} cannot be reached" in output
+        await origin.kill()
+        code, output = doctor(upstream)
+        assert code == 1
+        assert output.startswith(f"WRONG origin     {upstream} cannot be used: no connection can be made"), output
 
 
 async def test_workers_of_an_edge(database_url: str, sql: asyncpg.Connection, tmp_path: Path) -> None:

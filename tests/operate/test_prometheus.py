@@ -1,4 +1,4 @@
-"""``ops/alerts.yaml`` and ``ops/grafana.json`` with a Prometheus that is installed here and scrapes a service."""
+"""``ops/alerts.yaml`` and ``ops/grafana.json`` with a Prometheus that is installed here and scrapes a service and an edge of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ruamel.yaml import YAML
 
 from rowcast.server.admin import admin
 from rowcast.server.app import create_app
+from rowcast.server.edge import create_edge
 from rowcast.server.lifecycle import STARTED
 from rowcast.testing.client import Client, ServiceServer
 from tests.conftest import ROOT, configure
@@ -69,7 +71,7 @@ class Prometheus:
 
 @pytest.fixture
 async def prometheus(databases: Databases, tmp_path: Path) -> AsyncIterator[Prometheus]:
-    """A Prometheus that scrapes a service, which has requests and a stream all the time."""
+    """A Prometheus that scrapes a service and its edge, which have requests and streams all the time."""
     assert PROMETHEUS is not None
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
@@ -77,12 +79,13 @@ async def prometheus(databases: Databases, tmp_path: Path) -> AsyncIterator[Prom
     async with databases.copy(EMPTY) as url:
         away = {
             "database": {"url": url, "replicas": ["postgresql://127.0.0.1:1/x"]},
-            "stream": {"relay": "nats://127.0.0.1:1"},
+            "stream": {"relay": "nats://127.0.0.1:1", "edge_key": "a key for the edge of these tests"},
         }
         settings = json.dumps({"server": {"admin": "127.0.0.1:0"}, **away})
         configuration = configure(tmp_path / "config", NOTES, settings)
-        with admin(configuration.settings.server) as served:
+        with admin(configuration.settings.server) as served, admin(configuration.settings.server) as of_edge:
             assert served is not None
+            assert of_edge is not None
             (tmp_path / "prometheus.yml").write_text(
                 json.dumps(
                     {
@@ -91,28 +94,37 @@ async def prometheus(databases: Databases, tmp_path: Path) -> AsyncIterator[Prom
                         "scrape_configs": [
                             {
                                 "job_name": "rowcast",
-                                "static_configs": [{"targets": [served.url.split("/")[2]]}],
+                                "static_configs": [{"targets": [each.url.split("/")[2] for each in (served, of_edge)]}],
                             }
                         ],
                     }
                 )
             )
             app = create_app(configuration, url, migrate=True, metrics=served.metrics)
-            async with served.serving(), Client(ServiceServer(app, configuration.settings.server)) as client:
+            async with (
+                served.serving(),
+                of_edge.serving(),
+                Client(ServiceServer(app, configuration.settings.server)) as client,
+                AsyncExitStack() as stack,
+            ):
                 await app[STARTED]
+                edge_app = create_edge(configuration, str(client.make_url("/")), metrics=of_edge.metrics)
+                edge = await stack.enter_async_context(Client(ServiceServer(edge_app, configuration.settings.server)))
+                await edge_app[STARTED]
                 process = await asyncio.create_subprocess_exec(
                     PROMETHEUS, f"--config.file={tmp_path / 'prometheus.yml'}",
                     f"--storage.tsdb.path={tmp_path / 'data'}", f"--web.listen-address=127.0.0.1:{port}",
                     stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
                 )  # fmt: skip
-                use = asyncio.create_task(_use(client))
+                uses = [asyncio.create_task(_use(each)) for each in (client, edge)]
                 try:
                     async with ClientSession() as session:
                         prometheus = Prometheus(f"http://127.0.0.1:{port}", session)
                         await until(prometheus.ready, WAIT_SECONDS)
                         yield prometheus
                 finally:
-                    use.cancel()
+                    for use in uses:
+                        use.cancel()
                     process.terminate()
                     await process.wait()
 
@@ -161,7 +173,7 @@ async def test_every_alert_is_evaluated_and_none_fires(prometheus: Prometheus) -
     async def evaluated() -> bool:
         rules[:] = [rule for group in (await prometheus.get("rules"))["groups"] for rule in group["rules"]]
         up = await prometheus.find('up{job="rowcast"} == 1')
-        return bool(rules) and bool(up) and all(rule["health"] == "ok" for rule in rules)
+        return bool(rules) and len(up) == 2 and all(rule["health"] == "ok" for rule in rules)
 
     await until(evaluated, WAIT_SECONDS)
     assert {rule["name"] for rule in rules if rule["state"] == "firing"} == set()
@@ -187,7 +199,7 @@ def alerts() -> dict[str, Any]:
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}
 
 
-FIRING = {  # an alert of replicas or the relay: series, which never change or rise each minute, with which it fires, and with which not
+FIRING = {  # an alert of replicas, the relay or edges: series, which never change or rise each minute, with which it fires, and with which not
     "RowcastReplicaUnreadable": ({'rowcast_replica_readable{replica="b"}': "0"}, {'rowcast_replica_readable{replica="b"}': "1"}),
     "RowcastReplicaBehind": (
         {'rowcast_replica_lag_seconds{replica="b"}': "9"}, {'rowcast_replica_lag_seconds{replica="b"}': "0.3"},
@@ -205,11 +217,18 @@ FIRING = {  # an alert of replicas or the relay: series, which never change or r
         {'rowcast_relay_dropped_total{instance="i",reason="late"}': "0+2"},
         {'rowcast_relay_dropped_total{instance="i",reason="late"}': "5"},
     ),
+    "RowcastEdgeWithoutOrigin": (
+        {'rowcast_edge_failures_total{instance="i",reason="unreachable"}': "0+2"},
+        {'rowcast_edge_failures_total{instance="i",reason="unreachable"}': "5"},
+    ),
+    "RowcastEdgeConfigDiffers": (
+        {'rowcast_edge_resources{streams="differing"}': "1"}, {'rowcast_edge_resources{streams="differing"}': "0"},
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FIRING)
-async def test_alerts_of_replicas_and_relay_fire(name: str, tmp_path: Path) -> None:
+async def test_alerts_of_replicas_relay_and_edges_fire(name: str, tmp_path: Path) -> None:
     """Of series that show the fault, and not of those that show none."""
     assert PROMTOOL is not None
     tests = [

@@ -7,10 +7,12 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import asyncpg
 import pytest
+from redis.asyncio import Redis
 
 from rowcast.changes.bus import BusLost
 from rowcast.changes.relay import open_bus
@@ -79,6 +81,12 @@ sentinel failover-timeout {MASTER} 2000
 
     def command(self) -> Sequence[str]:
         return [find_program("redis"), str(self._file), "--sentinel"]
+
+    async def can_fail_over(self) -> bool:
+        """Whether it knows a replica and another sentinel. It looks for replicas every ten seconds, and for no others once the master is away."""
+        client: Any = Redis(host="127.0.0.1", port=self.port, username="rowcast", password=PASSWORD)
+        async with client:
+            return all([await client.execute_command("SENTINEL", kind, MASTER) for kind in ("REPLICAS", "SENTINELS")])
 
 
 @contextlib.asynccontextmanager
@@ -151,6 +159,8 @@ async def test_sentinels_name_another_master(
     hosts = ",".join(f"127.0.0.1:{port}" for port in (free_port(), *(each.port for each in sentinels)))
     relay = f"redis+sentinel://{CREDENTIALS}{hosts}/{MASTER}"
     async with running(master, replica, *sentinels), watching(tmp_path, database_url, relay) as (servers, clients):
+        for sentinel in sentinels:
+            await until(sentinel.can_fail_over)
         async with writing(database_url) as writers:
             await writers.more(COMMITS // 3)
             if hangs:

@@ -707,7 +707,7 @@ async def test_an_edge_follows_the_configuration_of_its_origin(both: Pair, datab
         listen(both.edge, "/owned/stream/", headers=bearer("a")) as source,
     ):
         await ready(source)
-        edge = both.edge.app[SERVICE].check_stream.__self__  # type: ignore[attr-defined]
+        edge = both.edge.app[SERVICE].why_passed_on.__self__  # type: ignore[attr-defined]
         edge.origin._url = edge.upstream._url = origin.make_url("")  # as if the origin had been restarted
         assert [event async for event in source if event.event == "reset"] == []  # which ends
         async with both.edge.get("/owned/stream/", headers=bearer("a")) as response:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import aiohttp
@@ -69,7 +69,8 @@ class OriginState:
     """What an edge begins with.
 
     ``oldest`` and ``newest`` are ticks of the origin: the one with which its memory begins, and its last. ``traits`` has what is known of
-    each table, as ``TableTraits.dumped``, and ``resources`` a digest of each resource's declaration.
+    each table, as ``TableTraits.dumped``, and ``resources`` a digest of each resource's declaration. ``version`` is that of Rowcast,
+    ``time`` that of its clock in seconds since 1970, and ``trusted_proxies`` the setting.
     """
 
     oldest: Tick
@@ -77,6 +78,9 @@ class OriginState:
     traits: Mapping[str, Any]
     resources: Mapping[str, str]
     config: str
+    version: str
+    time: float
+    trusted_proxies: int
 
 
 class Origin:
@@ -101,7 +105,8 @@ class Origin:
         found = await self.ask(STATE)
         with _understanding():
             oldest, newest = (Tick(tick, epoch, Snapshot.parse(snap)) for tick, epoch, snap in found["ticks"])
-            return OriginState(oldest, newest, found["traits"], found["resources"], found["config"])
+            rest = {each.name: found[each.name] for each in fields(OriginState)[2:]}
+            return OriginState(oldest, newest, **rest)
 
     async def check(self, position: Position) -> Reason | None:
         """The reason why a reader cannot go on from a position, or ``None`` if it can."""
@@ -158,6 +163,8 @@ class Origin:
                 if response.status != 200:
                     raise OriginLost(await _refusal(response))
                 yield response
+        except aiohttp.ClientConnectorError as error:
+            raise OriginLost(f"no connection can be made: {error.os_error.strerror or error.os_error}") from None
         except (aiohttp.ClientError, EOFError, TimeoutError) as error:
             raise OriginLost(str(error) or type(error).__name__) from None
 

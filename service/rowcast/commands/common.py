@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,22 @@ CONFIG: Final = click.option(
 DATABASE_URL: Final = click.option(
     "--database-url", help="A PostgreSQL to use, as postgresql://user@host/name.  [default: DATABASE_URL, or embedded]"
 )
+
+_UPSTREAM: Final = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?")
+
+
+def _check_upstream(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
+    if url is not None and not _UPSTREAM.fullmatch(url):
+        raise click.UsageError("--upstream must be a URL such as https://api.example.com, without user and query.")
+    return url
+
+
+def upstream(*, required: bool, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option for the URL of an edge's origin."""
+    return click.option(
+        "--upstream", metavar="URL", envvar="ROWCAST_UPSTREAM", required=required, help=text, callback=_check_upstream
+    )
+
 
 DATABASE_SECTIONS: Final = ("database", "stream")
 """The sections of ``service.yaml`` that a command needs which uses the database and serves nobody."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Final
 
 import click
 from aiohttp import web
 
-from rowcast.commands.common import CONFIG, load_configuration
+from rowcast.commands.common import CONFIG, load_configuration, upstream
 from rowcast.commands.serving import HOST, PORT, WORKERS, check_address, ignore_hangup, open_admin, run
 from rowcast.configuration.load import Configuration
 from rowcast.server.debug import check_debug
@@ -19,18 +17,10 @@ from rowcast.server.reload import Source
 from rowcast.server.running import announced
 from rowcast.server.telemetry import find_traces
 
-_UPSTREAM: Final = re.compile(r"https?://[^/?#\s@]+(/[^?#\s]*)?")
-
 
 @click.command()
 @CONFIG
-@click.option(
-    "--upstream",
-    metavar="URL",
-    envvar="ROWCAST_UPSTREAM",
-    required=True,
-    help="The origin: a service with this config, and with a database.",
-)
+@upstream(required=True, text="The origin: a service with this config, and with a database.")
 @HOST
 @PORT
 @WORKERS
@@ -40,8 +30,6 @@ def edge(config: Path, upstream: str, host: str | None, port: int | None, worker
     Streams that data alone decide about are sent from here. Everything else is passed on to the origin.
     """
     ignore_hangup()
-    if not _UPSTREAM.fullmatch(upstream):
-        raise click.UsageError("--upstream must be a URL such as https://api.example.com, without user and query.")
 
     def read() -> Configuration:
         configuration = load_configuration(config, None, host=host, port=port, workers=workers)

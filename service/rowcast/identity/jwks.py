@@ -37,6 +37,8 @@ KEYS_MAX_COUNT: Final = 100
 RSA_MIN_BITS: Final = 2048
 UNUSABLE_KEY: Final = (jwt.PyJWTError, UnsupportedAlgorithm, ArithmeticError, AttributeError, TypeError, ValueError)
 """What PyJWT and cryptography raise for an entry that is not a key, or whose members have the wrong types."""
+UNREADABLE_KEYS: Final = (aiohttp.ClientError, OSError, TimeoutError, ConfigurationError)
+"""What is raised for a source that cannot be read, or that has no usable key."""
 
 _logger = structlog.get_logger(__name__)
 
@@ -83,7 +85,7 @@ class KeySet:
         self._failing = False
         self._reading: asyncio.Task[None] | None = None
         if not _is_url(source):
-            self._keys = self._load(_read_file(source))
+            self._keys = _parse(_read_file(source), algorithms)
             self._read_at = clock()
 
     async def find(self, kid: str | None, algorithm: object) -> Key | None:
@@ -134,11 +136,8 @@ class KeySet:
     async def _read(self) -> None:
         """Read the keys; the present ones stay if that fails."""
         try:
-            if _is_url(self._source):
-                keys = self._load(await _download(self._source))
-            else:
-                keys = self._load(await asyncio.to_thread(_read_file, self._source))
-        except (aiohttp.ClientError, OSError, TimeoutError, ConfigurationError) as error:
+            keys = await read_keys(self._source, self._algorithms)
+        except UNREADABLE_KEYS as error:
             if not self._failing:
                 _logger.warning(
                     "jwks_unavailable", host=urlsplit(self._source).hostname, error=str(error) or repr(error)
@@ -151,18 +150,29 @@ class KeySet:
             return
         self._keys, self._read_at, self._failing = keys, self._clock(), False
 
-    def _load(self, document: bytes) -> tuple[Key, ...]:
-        """The usable keys of a JWK Set; ``ConfigurationError`` if there are none."""
-        try:
-            entries = orjson.loads(document)["keys"]
-        except (ValueError, KeyError, TypeError):
-            raise ConfigurationError("auth.jwt.jwks: is not a JWK Set") from None
-        if not isinstance(entries, list):
-            raise ConfigurationError("auth.jwt.jwks: is not a JWK Set")
-        keys = tuple(islice(_usable_keys(entries, self._algorithms), KEYS_MAX_COUNT))
-        if not keys:
-            raise ConfigurationError(f"auth.jwt.jwks: has no public key for {', '.join(self._algorithms)}")
-        return keys
+
+async def read_keys(source: str, algorithms: Sequence[str]) -> tuple[Key, ...]:
+    """The keys of a JWK Set at a URL or in a file that verify signatures of these algorithms; at least one.
+
+    Raises one of ``UNREADABLE_KEYS``.
+    """
+    if _is_url(source):
+        return _parse(await _download(source), algorithms)
+    return _parse(await asyncio.to_thread(_read_file, source), algorithms)
+
+
+def _parse(document: bytes, algorithms: Sequence[str]) -> tuple[Key, ...]:
+    """The usable keys of a JWK Set; ``ConfigurationError`` if there are none."""
+    try:
+        entries = orjson.loads(document)["keys"]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigurationError("auth.jwt.jwks: is not a JWK Set") from None
+    if not isinstance(entries, list):
+        raise ConfigurationError("auth.jwt.jwks: is not a JWK Set")
+    keys = tuple(islice(_usable_keys(entries, algorithms), KEYS_MAX_COUNT))
+    if not keys:
+        raise ConfigurationError(f"auth.jwt.jwks: has no public key for {', '.join(algorithms)}")
+    return keys
 
 
 def _usable_keys(entries: Sequence[Any], algorithms: Sequence[str]) -> Iterator[Key]:

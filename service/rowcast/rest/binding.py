@@ -15,8 +15,7 @@ from rowcast.configuration import viewset_options
 from rowcast.configuration.viewset_options import VIEWSET_OPTIONS, attribute_of
 from rowcast.errors import ConfigurationError
 from rowcast.identity import throttling
-from rowcast.identity.authentication import BUILT_IN
-from rowcast.identity.permissions import BY_CALLER_ALONE, OPEN_TO_READERS, BasePermission, check_columns, checks_objects
+from rowcast.identity.permissions import OPEN_TO_READERS, BasePermission, check_columns, checks_objects
 from rowcast.orm.model import model
 from rowcast.query.conditions import Query, total_order, without_deleted
 from rowcast.query.projection import Projection, expand, with_all_columns
@@ -26,6 +25,7 @@ from rowcast.resources.full_text import HIGHLIGHT
 from rowcast.resources.resource import Resource, Resources
 from rowcast.rest import expansion
 from rowcast.rest.aggregates import LIVE_PARAMETERS, PARAMETERS, opened_aggregates, pages_of_groups
+from rowcast.rest.beyond_data import reasons_beyond_data
 from rowcast.rest.database_views import check_view
 from rowcast.rest.declared_scope import DeclaredScope
 from rowcast.rest.filters import can_highlight
@@ -218,16 +218,12 @@ def _plan_model(
         ("get_permissions", "check_object_permissions", "get_object")
     )
     as_callers = service.store.database.acts_as_callers  # what one caller reads is not for another one
-    data_alone = (
-        whole_table
-        and native_filters
-        and not (as_callers or options["scoped"] or serializer.dynamic or overridden)
-        and not policies["throttle_classes"]
-        and all(type(authenticator) in BUILT_IN for authenticator in policies["authenticators"])
-        and all(type(permission) in BY_CALLER_ALONE for permission in policies["permissions"])
-        and not (declared_scope is not None and declared_scope.needs_view)
+    beyond_data = tuple(
+        reasons_beyond_data(
+            cls, options, policies, overridden, filters, serializer, declared_scope, as_callers=as_callers
+        )
     )
-    public = all_rows and data_alone and OPEN_TO_READERS.issuperset(map(type, policies["permissions"]))
+    public = all_rows and not beyond_data and OPEN_TO_READERS.issuperset(map(type, policies["permissions"]))
     projections = _projections(service, resource, related)
     return ModelPlan(
         service=service,
@@ -297,7 +293,7 @@ def _plan_model(
         or not overridden.isdisjoint(("get_serializer", "get_serializer_class")),
         native_filters=native_filters,
         simple_writes=not options["scoped"] and has_simple_writes(serializer, overridden, lookup_field and key.column),
-        data_alone=data_alone,
+        beyond_data=beyond_data,
         is_public=public,
         public_and_cacheable=public and options["cache"] == "responses",
         bind_serializer=bind_serializer,

@@ -11,6 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
+from rowcast.database.absent import NeedsDatabase
 from rowcast.errors import ParseError, PermissionDenied, did_you_mean
 from rowcast.identity.authentication import redeem_ticket
 from rowcast.identity.throttling import caller_of
@@ -94,7 +95,8 @@ async def open_one(
     name: str, plan: ModelPlan, http: web.Request, parameters: Mapping[str, str]
 ) -> tuple[Subscription, Request]:
     """The caller's subscription to one resource, and the request with its credentials; raises what the resource's own stream would."""
-    plan.service.check_stream(plan)
+    if plan.service.why_passed_on(plan) is not None:
+        raise NeedsDatabase
     view: GenericViewSet = new_view(plan, action_map=_ACTION_MAP)
     request = view.request = view.initialize_request(
         http.clone(method="GET", rel_url=http.rel_url.with_query(parameters))

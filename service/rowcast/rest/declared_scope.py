@@ -64,6 +64,14 @@ class DeclaredScope:
         self._cached = lru_cache(maxsize=CACHED_SCOPES, typed=True)(self._resolve)
 
     @property
+    def needs_related_rows(self) -> bool:
+        """Whether no row of any caller shows by itself whether it is in the scope, since a condition is about related rows."""
+        names = (each.name for each in self.group.lookups())
+        return self._unless is None and any(
+            split_lookup(self._resources, self._resource, name)[0].steps for name in names
+        )
+
+    @property
     def needs_view(self) -> bool:
         """Whether Python of the user's decides which callers have no scope."""
         return self._unless is not None and type(self._unless) not in BY_CALLER_ALONE

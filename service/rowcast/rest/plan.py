@@ -41,6 +41,9 @@ from rowcast.rest.serializers import Serializer
 from rowcast.rest.signatures import Call
 from rowcast.streams.hub import Hub
 
+DIFFERS: Final = "it is declared otherwise at the origin"
+"""The reason why an edge passes on a stream, for as long as its configuration is not that of its origin."""
+
 
 @dataclass(slots=True, eq=False)
 class Service:
@@ -75,7 +78,7 @@ class Service:
     deletion_plans: dict[tuple[ModelPlan, str], ModelPlan] = field(
         default_factory=dict
     )  # for requests about deleted rows, and for documents of callers who may not make these
-    check_stream: Callable[[ModelPlan], None] = lambda _: None  # ``NeedsDatabase`` for one that an edge does not send
+    why_passed_on: Callable[[ModelPlan], str | None] = lambda _: None  # the reason why an edge does not send a stream
     hooks: Hooks = field(default_factory=lambda: Hooks((), State()))  # the functions of the config directory
     handler_plans: WeakKeyDictionary[Any, ViewPlan] = field(default_factory=WeakKeyDictionary)
 
@@ -236,7 +239,7 @@ class ModelPlan(ViewPlan):
     aggregates: Aggregates | None
     scoped: bool  # whether the relations of the options are within the scopes of their rows
     scope_is_data: bool  # the option is all of the scope
-    data_alone: bool  # no Python of the user's has a say about who reads what
+    beyond_data: Sequence[str]  # what else than data has a say about who reads what: the reasons
     is_public: bool  # and everybody may read all rows, without credentials
     expandable_via: str | None  # the action whose permission also covers ?expand=; None if visibility differs by row
     asks_about_objects: bool  # Python has a say about single rows
@@ -263,6 +266,11 @@ class ModelPlan(ViewPlan):
     # of requests about deleted rows
     deleted: str = ""  # the scope is ``with`` deleted rows, or has ``only`` these
     deletion_permissions: Sequence[BasePermission] = ()  # which ``permissions`` has as well
+
+    @property
+    def data_alone(self) -> bool:
+        """Whether no Python of the user's has a say about who reads what."""
+        return not self.beyond_data
 
     def pattern_error(self, error: InvalidPattern, params: Mapping[str, str]) -> InvalidPattern:
         """An error of PostgreSQL's about regular expressions, with the names of those parameters that are some."""

@@ -4,7 +4,7 @@ It is the same engine as the service: the same viewsets authorise callers, and t
 place of a database is the origin. The changes come over the relay, or from the origin (``changes.edge_feed``). Streams that data
 alone decide about are sent here. All else, other streams included, is passed on (``server.passing_on``).
 
-Whether a stream can be sent here shows in three places: in its viewset, when the edge starts (``Edge.sends``); when it is opened, since a
+Whether a stream can be sent here shows in three places: in its viewset, when the edge starts (``Edge.why_passed_on``); when it is opened, since a
 filter may need the database (``NeedsDatabase``); and while it is open, at a value that only PostgreSQL can compare. Then
 the stream ends, and its client comes back to be passed on.
 """
@@ -31,7 +31,7 @@ from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
 from rowcast.resources.traits import TableTraits
 from rowcast.rest import combined_stream, routers
-from rowcast.rest.plan import ModelPlan
+from rowcast.rest.plan import DIFFERS, ModelPlan
 from rowcast.rest.query_method import QUERY
 from rowcast.rest.request import Request
 from rowcast.rest.routers import Route
@@ -73,19 +73,28 @@ def create_edge(
     Raises:
         ConfigurationError: names everything that is wrong with the config, and with its Python.
     """
-    key = configuration.settings.stream.edge_key
-    if key is None:
-        raise ConfigurationError(f"{configuration.files[''].location(('stream', 'edge_key'))}: {_NO_KEY}")
-    problems = Problems()
-    edge = Edge(configuration, Origin(url, key), Upstream(url, configuration.settings.stream.heartbeat))
-    bound = bind(configuration, NOWHERE, problems, counting=metrics is not None, backing=edge.backing())
-    problems.check()
-    edge.bind(bound)
+    edge = make_edge(configuration, url, counting=metrics is not None)
+    bound = edge.bound
     lifecycle = EdgeLifecycle(configuration, bound, edge, once=once)
     app = application(configuration, bound, lifecycle)
     edge.register(app, lifecycle)
     observe(app, configuration, bound.service, lifecycle, metrics, find_traces)
     return app
+
+
+def make_edge(configuration: Configuration, url: str, *, counting: bool = False) -> Edge:
+    """The parts of an edge, before it asks its origin for anything. With ``counting`` its streams count.
+
+    Raises ``ConfigurationError`` as ``create_edge`` does.
+    """
+    key = configuration.settings.stream.edge_key
+    if key is None:
+        raise ConfigurationError(f"{configuration.files[''].location(('stream', 'edge_key'))}: {_NO_KEY}")
+    problems = Problems()
+    edge = Edge(configuration, Origin(url, key), Upstream(url, configuration.settings.stream.heartbeat))
+    edge.bind(bind(configuration, NOWHERE, problems, counting=counting, backing=edge.backing()))
+    problems.check()
+    return edge
 
 
 class Edge:
@@ -99,7 +108,7 @@ class Edge:
         self._differing: frozenset[str] = frozenset(self._own)  # the resources that are other ones at the origin
         self._seen = ""  # the digest of the origin's configuration that was learned last
         self._learning: asyncio.Task[None] | None = None
-        self._bound: Bound
+        self.bound: Bound
 
     def backing(self) -> Backing:
         """What the service stands on in place of a database."""
@@ -117,38 +126,45 @@ class Edge:
 
     def bind(self, bound: Bound) -> None:
         """Use the parts of the service."""
-        self._bound = bound
-        bound.service.check_stream = self.check
+        self.bound = bound
+        bound.service.why_passed_on = self.why_passed_on
 
-    def sends(self, plan: ModelPlan) -> bool:
-        """Whether streams of a viewset are sent here: data alone decide about them, and the origin has the same ones."""
-        return self._decides(plan) and plan.resource.name not in self._differing
+    def why_passed_on(self, plan: ModelPlan) -> str | None:
+        """The reason why the streams of a viewset are the origin's, as what follows "because"; ``None`` if they are sent here."""
+        if plan.resource.name in self._differing:
+            return DIFFERS
+        if self._configuration.settings.database.has_callers:
+            return "the database decides what a caller may read"
+        if plan.beyond_data:
+            return "; ".join(plan.beyond_data)
+        if not plan.serializer.plain:
+            return "its serializer has Python"
+        if plan.takes_natives:
+            return "PostgreSQL checks values of its filters"
+        scope = plan.declared_scope
+        return "its scope is about related rows" if scope is not None and scope.needs_related_rows else None
 
-    def check(self, plan: ModelPlan) -> None:
-        """Raise ``NeedsDatabase`` for a viewset whose streams are the origin's."""
-        if not self.sends(plan):
-            raise NeedsDatabase
+    def streams(self) -> dict[str, str | None]:
+        """The resources, each with the reason why its streams are passed on, or ``None``."""
+        return {name: self.why_passed_on(plan) for name, plan in sorted(self.bound.service.plans.items())}
 
-    def _decides(self, plan: ModelPlan) -> bool:
-        return (
-            plan.data_alone
-            and plan.serializer.plain
-            and not (plan.takes_natives or plan.asks_about_objects)
-            and not self._configuration.settings.database.has_callers
-        )
+    def compare(self, state: OriginState) -> None:
+        """Take over what the origin knows of its tables, and which resources are other ones there."""
+        traits = {name: TableTraits.loaded(each) for name, each in state.traits.items() if name in self._own}
+        self.bound.tables.learn(traits)
+        self._seen = state.config
+        self._differing = frozenset(name for name, digest in self._own.items() if state.resources.get(name) != digest)
 
     def learn(self, state: OriginState) -> None:
-        """Take over what the origin knows of its tables; end the streams of resources that are now other ones there."""
-        traits = {name: TableTraits.loaded(each) for name, each in state.traits.items() if name in self._own}
-        self._bound.tables.learn(traits)
-        before, self._seen = self._differing, state.config
-        self._differing = frozenset(name for name, digest in self._own.items() if state.resources.get(name) != digest)
+        """``compare``, and log what has changed."""
+        before = self._differing
+        self.compare(state)
         if self._differing != before:
-            plans = self._bound.service.plans
+            streams = self.streams()
             _logger.info(
                 "edge_streams",
-                sent=sorted(name for name, plan in plans.items() if self.sends(plan)),
-                passed_on=sorted(name for name, plan in plans.items() if not self.sends(plan)),
+                sent=[name for name, reason in streams.items() if reason is None],
+                passed_on={name: reason for name, reason in streams.items() if reason is not None},
             )
         if self._differing:
             note = (
@@ -166,7 +182,7 @@ class Edge:
             before = self._differing
             self.learn(await self.origin.state())
             if not self._differing <= before:
-                await self._bound.service.hub.open_streams.drain(self._configuration.settings.stream.drain)
+                await self.bound.service.hub.open_streams.drain(self._configuration.settings.stream.drain)
 
     async def close(self) -> None:
         """End all work and all connections to the origin."""
@@ -178,8 +194,8 @@ class Edge:
 
     def register(self, app: web.Application, lifecycle: Lifecycle) -> None:
         """Add the addresses of the viewsets; whatever is at no address of the edge is passed on as well."""
-        service = self._bound.service
-        for route in self._bound.routes:
+        service = self.bound.service
+        for route in self.bound.routes:
             service.routes[route.name] = route.path
             routers.register(app, route, self._handler(route, lifecycle))
         combined = lifecycle.waits_for_start(self._here_or_there(combined_stream.stream))
@@ -206,7 +222,7 @@ class Edge:
         here = self._here_or_there(handler_for(plan, route.action_map))
 
         async def open_stream(http: web.Request) -> web.StreamResponse:
-            if http.method not in ("GET", "HEAD") or not self.sends(plan):
+            if http.method not in ("GET", "HEAD") or self.why_passed_on(plan) is not None:
                 return await self.upstream.pass_on_stream(http, http.get(BODY))
             return await here(http)
 
@@ -216,7 +232,7 @@ class Edge:
         """The handler, or the origin for a request about which only the database can decide."""
 
         async def answer(http: web.Request) -> web.StreamResponse:
-            STORE.set(self._bound.service.store)
+            STORE.set(self.bound.service.store)
             if http.method == QUERY and BODY not in http:
                 http[BODY] = await Request(http).read()
             try:

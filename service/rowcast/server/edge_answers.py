@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from time import monotonic
 from typing import Any, Final
@@ -142,6 +143,9 @@ class _Answers:
             "traits": traits,
             "resources": self._resources,
             "config": self._config,
+            "version": __version__,
+            "time": time.time(),
+            "trusted_proxies": self._service.settings.server.trusted_proxies,
         }
 
     async def position(self, params: Mapping[str, str]) -> Any:

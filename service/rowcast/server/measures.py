@@ -23,6 +23,7 @@ MERGED: Final[Mapping[str, Any]] = {
     "rowcast_replica_lag_seconds": max,
     "rowcast_feed_connected": min,
     "rowcast_feed_tick": min,
+    "rowcast_edge_resources": max,
     "rowcast_relay_connected": min,
     "rowcast_build_info": max,
     "process_start_time_seconds": max,

@@ -38,20 +38,33 @@ from rowcast.rest.query_method import QUERY
 from rowcast.rest.request import root_path
 from rowcast.rest.viewset import Handler
 
+ORIGIN_FAILURES: Final = ("unreachable", "incomplete")
+"""Why a request that an edge has passed on failed: the origin could not be reached, or has not answered wholly."""
+
 
 class Requests:
     """The number of requests that an application is answering, without streams that have begun; and how often a limit was reached.
 
     ``refused`` counts by the names of the settings. An edge has ``passed_on`` so many requests to its origin, and holds
-    ``passed_streams`` of it.
+    ``passed_streams`` of it. ``origin_failures`` counts those that have failed, by ``ORIGIN_FAILURES``.
     """
 
-    __slots__ = ("_numbers", "_prefix", "active", "none_left", "passed_on", "passed_streams", "refused")
+    __slots__ = (
+        "_numbers",
+        "_prefix",
+        "active",
+        "none_left",
+        "origin_failures",
+        "passed_on",
+        "passed_streams",
+        "refused",
+    )
 
     def __init__(self) -> None:
         self.active = 0
         self.passed_on = 0
         self.passed_streams = 0
+        self.origin_failures: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.none_left: asyncio.Event | None = None  # once somebody waits for it
         self._prefix, self._numbers = secrets.token_hex(6), count(1)

@@ -153,8 +153,10 @@ class Upstream:
             ) as answer:
                 yield answer
         except aiohttp.ClientConnectorError:
+            http.app[REQUESTS].origin_failures["unreachable"] += 1
             raise Unavailable(_AWAY, code="origin_unavailable") from None
         except (aiohttp.ClientError, TimeoutError):
+            http.app[REQUESTS].origin_failures["incomplete"] += 1
             raise BadGateway(_CUT) from None
 
     async def _stream(

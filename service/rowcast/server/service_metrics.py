@@ -11,6 +11,7 @@ from aiohttp import web
 from prometheus_client.core import Metric
 
 from rowcast.changes.cache import CountingCache
+from rowcast.changes.edge_feed import EdgeFeed
 from rowcast.changes.feed import Feed
 from rowcast.changes.relay import DROPPED_BECAUSE
 from rowcast.changes.tail import Reason, Tail
@@ -18,10 +19,10 @@ from rowcast.changes.ticker import Ticker
 from rowcast.database.pool_load import PoolLoad
 from rowcast.query.replicas import FALLBACKS
 from rowcast.rest.body_memory import BODY_MEMORY
-from rowcast.rest.plan import Service
+from rowcast.rest.plan import DIFFERS, Service
 from rowcast.server.health import Readiness
 from rowcast.server.measures import Labels, numbers
-from rowcast.server.middleware import REQUESTS, RESPONSES, Requests
+from rowcast.server.middleware import ORIGIN_FAILURES, REQUESTS, RESPONSES, Requests
 from rowcast.streams.subscriber import CLOSED_BY
 
 COUNTERS: Final[Mapping[str, str]] = {
@@ -43,6 +44,7 @@ COUNTERS: Final[Mapping[str, str]] = {
     "rowcast_ticker_ticks": "Ticks that this process has made.",
     "rowcast_limits_reached": "Requests, streams and connections that a limit has refused or ended, by its setting.",
     "rowcast_edge_requests": "Requests that an edge has passed on to its origin, streams included.",
+    "rowcast_edge_failures": "Requests that an edge has passed on and that its origin has not answered, by reason.",
     "rowcast_relay_published": "Messages that this process has sent to the relay.",
     "rowcast_relay_received": "Messages of the leader that have arrived from the relay.",
     "rowcast_relay_dropped": "Messages of the relay that were dropped, by reason.",
@@ -111,6 +113,8 @@ def counted(service: Service, ticker: Ticker | None, requests: Requests) -> Numb
     for limit in LIMITS:
         add("rowcast_limits_reached", requests.refused[limit], limit=limit)
     add("rowcast_edge_requests", requests.passed_on)
+    for reason in ORIGIN_FAILURES:
+        add("rowcast_edge_failures", requests.origin_failures[reason], reason=reason)
     relay = service.feed.relay
     add("rowcast_relay_published", 0 if relay is None else relay.published)
     add("rowcast_relay_received", 0 if relay is None else relay.received)
@@ -141,6 +145,10 @@ def gauges(running: Sequence[Measured], feed: Tail | None) -> Iterator[Metric]:
     yield gauge("rowcast_streams", "Open streams; those of several resources as *.", dict(streams))
     passed_on = sum(each.app[REQUESTS].passed_streams for each in running)
     yield gauge("rowcast_edge_streams", "Open streams that an edge has passed on to its origin.", passed_on)
+    if isinstance(feed, EdgeFeed):
+        yield gauge(
+            "rowcast_edge_resources", "Resources, by who sends their streams.", _resources_by_sender(services[-1])
+        )
     yield gauge(
         "rowcast_stream_groups",
         "Groups of streams that get the same frames.",
@@ -165,6 +173,15 @@ def gauges(running: Sequence[Measured], feed: Tail | None) -> Iterator[Metric]:
             for pool, database in service.pools().items():
                 found[("pool", pool),] += read(database.load)
         yield gauge(name, documentation, dict(found))
+
+
+def _resources_by_sender(service: Service) -> dict[Labels, float]:
+    """How many resources have streams that an edge sends, that it passes on, and that it passes on until it has the origin's config."""
+    found: dict[Labels, float] = {(("streams", each),): 0 for each in ("sent", "passed_on", "differing")}
+    for plan in service.plans.values():
+        reason = service.why_passed_on(plan)
+        found[(("streams", "sent" if reason is None else "differing" if reason == DIFFERS else "passed_on"),)] += 1
+    return found
 
 
 def _replica_gauges(services: Sequence[Service]) -> Iterator[Metric]:
