@@ -216,7 +216,8 @@ class Session:
         printed += await process.stdout.readuntil(b"\n\n")
 
     def _as_documented(self, output: bytes) -> str:
-        text = output.decode()
+        """The output with the page's address, and without the heartbeats that a stream has sent where a command took long."""
+        text = re.sub(r": keep-alive\n(?:id: .*\n)?\n", "", output.decode())
         return text if self._origin is None else text.replace(self._origin, ADDRESS)
 
 
