@@ -270,6 +270,17 @@ async def test_parameter_that_is_unknown_or_repeated_is_refused(library: Service
         assert word in problem["detail"], query
 
 
+async def test_parameter_that_is_no_text_is_refused_by_name(library: Service) -> None:
+    """Bytes that are not UTF-8 are no value, on lists, rows and streams; the character that stands for them elsewhere is."""
+    author = await library.post("/authors/", {"name": "Anna"})
+    await library.post("/books/", {"title": "\N{REPLACEMENT CHARACTER}", "author_id": author["id"]})
+    for path in ("/authors/", f"/authors/{author['id']}/", "/authors/stream/"):
+        for query in ("name=%FF", "name=a&search=%C3%28", "%FF=1"):
+            problem = await library.get(f"{path}?{query}", 400)
+            assert problem["detail"].endswith("is not UTF-8 in percent-encoding."), (path, query)
+    assert (await library.get("/books/?search=%EF%BF%BD"))["count"] == 1
+
+
 async def test_a_request_has_at_most_a_thousand_parameters(library: Service) -> None:
     """More are a 400, on lists, rows and streams, also where unknown parameters are ignored."""
     row = await library.post("/loose/", {"name": "a"})

@@ -90,16 +90,17 @@ def _check_filters(context: Context, value: Any) -> Messages:
         steps: Steps = (path,) if isinstance(value, Mapping) else (position,)
         message = AboutKey if isinstance(value, Mapping) else str
         try:
-            valid = filters_of(context.path(path))
+            found = context.path(path)
         except ValueError as error:
             yield steps, message(error)
             continue
+        valid = filters_of(found)
         for index, lookup in enumerate(value[path] if isinstance(value, Mapping) else ("exact",)):
             if lookup not in valid:
                 yield (*steps, index), f"{lookup!r} does not suit {path!r}; {did_you_mean(lookup, valid)}"
                 continue
             parameter = path if lookup == "exact" else f"{path}__{lookup.removesuffix('__exact')}"
-            zoned |= is_zoned(context.resources, context.resource, split_part(path, lookup)[0])
+            zoned |= _is_zoned(found, lookup)
             if parameter in RESERVED_PARAMETERS:
                 yield steps, message(f"{path!r} cannot be filtered by: the parameter ?{parameter}= has its own meaning")
             elif parameter in parameters:
@@ -128,9 +129,9 @@ def _suits_part(of_parts: Mapping[str, Sequence[str]], name: str) -> bool:
     return (lookup or "exact") in of_parts.get(part, ())
 
 
-def is_zoned(resources: Resources, resource: str, path: str) -> bool:
-    """Whether the values of a path depend on the time zone of a request."""
-    derived = resources.resolve(resource, path).derived
+def _is_zoned(path: Path, lookup: str) -> bool:
+    """Whether a lookup is about values that depend on the time zone of a request."""
+    derived = path.derived or derive(path.values, lookup.partition("__")[0])
     return derived is not None and derived.zoned
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 import jwt
@@ -13,7 +14,7 @@ from rowcast.errors import AuthenticationFailed, ConfigurationError, TokenExpire
 from rowcast.identity.jwks import Key, KeySet, KeySource, SingleKey, key_fits
 from rowcast.identity.users import Clock, Credentials, User
 
-LEEWAY_SECONDS: Final = 10  # that the issuer's clock may differ from ours
+LEEWAY_SECONDS: Final = 10  # that the issuer's clock may be ahead of ours: a token is used as soon as it is made
 EXPIRES_MAX_SECONDS: Final = 253_402_300_799  # the end of the year 9999
 
 
@@ -66,10 +67,13 @@ class JwtVerifier:
                 "The claims of the token are nested too deeply, or have a number beyond 64 bits or a string that is not"
                 " Unicode."
             ) from None
-        if int(claims["exp"]) > EXPIRES_MAX_SECONDS:
+        expires_at = int(claims["exp"])
+        if expires_at > EXPIRES_MAX_SECONDS:
             raise AuthenticationFailed("The exp of the token is too large: it is a time before the year 10000.")
+        if expires_at <= time.time():
+            raise TokenExpired()
         user = User(id=claims["sub"], is_staff=claims.get(self._settings.staff_claim) is True, claims=claims)
-        return user, Credentials(int(claims["exp"]) + LEEWAY_SECONDS)
+        return user, Credentials(expires_at)
 
     async def close(self) -> None:
         """Stop reading keys in the background."""

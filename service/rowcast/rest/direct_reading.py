@@ -27,7 +27,7 @@ from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.reading import AnyReader, memory_answers, reader_for
 from rowcast.rest.rendering import requested_projection
-from rowcast.rest.request import Request, base_url, query_parameters
+from rowcast.rest.request import NOT_DECODED, Request, base_url, query_parameters
 from rowcast.rest.response_cache import (
     Answer,
     is_plain,
@@ -68,7 +68,11 @@ class Target:
         """Whether more has to be decided about it than data can."""
         if not self.query:
             return False
-        return any(name in self.query for name in _DECIDED) or not _DECIDED.isdisjoint(self.params)
+        return (
+            any(name in self.query for name in _DECIDED)
+            or not _DECIDED.isdisjoint(self.params)
+            or any(NOT_DECODED in text for text in (*self.params, *self.params.values()))
+        )
 
 
 Answering: TypeAlias = Callable[[Target, Query, AnyReader], Awaitable[tuple[Answer, bool]]]

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial as with_arguments
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
@@ -233,9 +233,16 @@ async def _filtered(view: ModelView, request: Request, opened: str, named: Seque
     return query
 
 
+_PARTS: Final = frozenset(
+    ("contains", "icontains", "startswith", "istartswith", "endswith", "iendswith", "regex", "iregex")
+)  # of texts and arrays: an empty one is in all of them
+
+
 def _is_everything(condition: Condition) -> bool:
-    """Whether a condition holds for every row, whatever is in it."""
+    """Whether a condition holds for every row that has a value, whatever that is."""
     match condition:
+        case Comparison(_, lookup, "" | (), _) if lookup in _PARTS:
+            return True
         case Junction("and", parts):
             return all(map(_is_everything, parts))
         case Junction(_, parts):

@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from typing import IO, Any, Final
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
@@ -22,20 +23,32 @@ from rowcast.rest.encodings import BODY_MISMATCH, decoder, inflater
 from rowcast.rest.media_types import is_json
 
 BODY_TIMEOUT: Final = web.AppKey("body_timeout", float)  # seconds for which a body may take to arrive
+NOT_DECODED: Final = "\ufffd"  # what yarl puts in the place of bytes that are not UTF-8
 FILE_IN_MEMORY_MAX_BYTES: Final = 1 << 20  # of a body that is received as a file
 PARSED_AT_ONCE_MAX_BYTES: Final = 64 * 1024  # of a body: 5 ms at most
 
 
 def query_parameters(http: web.Request) -> dict[str, str]:
-    """Each parameter of an address with its string; ``ParseError`` if one is given twice, or there are too many."""
+    """Each parameter of an address with its string; ``ParseError`` if one is given twice or is no text, or for too many."""
     found: dict[str, str] = {}
     if http.rel_url.raw_query_string:
         check_size_of_query(http)
         for name, value in http.query.items():
             if name in found:
                 raise ParseError(f"{name}: is given twice.", code="invalid_parameter")
+            if NOT_DECODED in name + value and not _is_text(http.rel_url.raw_query_string):
+                raise ParseError(f"{name}: is not UTF-8 in percent-encoding.", code="invalid_parameter")
             found[name] = value
     return found
+
+
+def _is_text(encoded: str) -> bool:
+    """Whether a query string is UTF-8 in percent-encoding."""
+    try:
+        unquote_to_bytes(encoded).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Request:

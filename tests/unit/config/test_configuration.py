@@ -100,6 +100,17 @@ def test_a_missing_directory_says_what_to_do(tmp_path: Path) -> None:
             load(tmp_path, environ={})
 
 
+def test_a_field_with_a_name_that_cannot_be_is_a_problem_wherever_it_is_used(problems: Problems) -> None:
+    """An underscore at the end would make ``size___gte`` ambiguous; options that name the field are read all the same."""
+    found = problems(
+        {
+            "a.yaml": "fields: {size_: {type: integer}}\nviewset: {filterset_fields: {size_: [exact, gte]}, ordering: [size_]}"
+        }
+    )
+    assert len(found) == 1, found
+    assert "size_" in found[0]
+
+
 def test_a_typo_is_reported_at_its_place(problems: Problems) -> None:
     """The message has file, line, column, and the nearest valid name."""
     text = """
