@@ -242,6 +242,23 @@ async def test_invalid_links_are_reported_at_their_field(library: Service) -> No
     assert [row["title"] for row in await library.rows("/books/")] == ["One"]
 
 
+async def test_every_key_of_no_row_is_reported(library: Service) -> None:
+    """All foreign keys and links that name missing rows have a message, of one row and of each row of an array."""
+    author, book, tags = await some(library)
+    missing = ["There is no row with this key."]
+    body = {"title": "x", "author_id": NOWHERE, "editor_id": NOWHERE, "tags": [tags[0], 99_999]}
+    wrong = {"author_id": missing, "editor_id": missing, "tags": missing}
+    good = {"title": "y", "author_id": author["id"], "tags": tags}
+    assert (await library.post("/books/", body, 400))["errors"] == wrong
+    assert (await library.patch(f"/books/{book['id']}/", body, 400))["errors"] == wrong
+    several = await library.post("/books/", [good, body, good, body], 400)
+    assert (several["code"], several["errors"]["1"], several["errors"]["3"]) == ("does_not_exist", wrong, wrong)
+    assert (await library.post("/books/", {**body, "editor_id": author["id"]}, 400))["errors"].keys() == {
+        "author_id",
+        "tags",
+    }
+
+
 async def test_foreign_key_of_no_row_is_reported_at_its_key(library: Service) -> None:
     """The error of a foreign key is under the name that the client sent, ``author_id``."""
     author, book, _ = await some(library)

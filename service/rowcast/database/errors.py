@@ -102,6 +102,7 @@ _CHECKS: Mapping[str, str] = {
 
 
 NON_FIELD: Final = "non_field_errors"
+NO_ROW: Final = "There is no row with this key."  # the same for a hidden row and for a missing one
 MESSAGE_MAX_CHARACTERS: Final = 1000  # of a message of the database's owner
 OUTSIDE_SCOPE: Final = "rowcast: outside the scope"  # what a statement casts to a boolean to undo what it has written
 POLICY_REFUSES: Final = "A policy of the database does not allow this row."
@@ -159,7 +160,7 @@ def _meaning(error: asyncpg.PostgresError, guards: Mapping[str, Guard], *, delet
             if deleting:
                 referrer = f" by {guard.resource}" if guard else ""
                 return Conflict(f"The row is still referenced{referrer}.", code="referenced")
-            return _invalid(guard, "There is no row with this key.", code="does_not_exist")
+            return _invalid(guard, NO_ROW, code="does_not_exist")
         case asyncpg.CheckViolationError():
             return _invalid(guard, "Not a valid value." if guard is None else _refusal(guard))
         case asyncpg.NotNullViolationError():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -19,6 +19,7 @@ from rowcast.errors import MAX_MESSAGES, ApiError, Conflict, NotFound, OutsideSc
 from rowcast.query import write_many
 from rowcast.query.compilation import Statement
 from rowcast.query.conditions import Query, equals
+from rowcast.query.explaining import names_missing_row, with_missing_rows
 from rowcast.query.projection import Projection
 from rowcast.query.store import NOT_MADE, Store
 from rowcast.query.write_many import KEY_PREFIX, PLACE
@@ -236,8 +237,8 @@ async def _write(
                 for place in range(len(rows)):
                     try:
                         written[place] = await one(place)
-                    except ApiError as error:
-                        _raise_at(error, place)
+                    except (NotFound, OutsideScope) as error:
+                        raise at_places({place: error}) from error
             else:
                 for names, places in groups.items():
                     written |= await at_once(names, places)
@@ -274,6 +275,10 @@ async def _write(
                         raise
                     except ApiError as error:
                         wrong[place] = error
+                        if names_missing_row(error):
+                            wrong[place] = await with_missing_rows(
+                                store.queries, store.database, error, resource, rows[place]
+                            )
                         if len(wrong) == MAX_MESSAGES:
                             break
                 raise _Undone
@@ -295,13 +300,6 @@ def _needs_each(store: Store, event: str, resource: Resource, shown: Projection,
         or any(name in row for name in resource.links for row in rows)
         or (event == "insert" and any(resource.columns.keys().isdisjoint(row) for row in rows))
     )
-
-
-def _raise_at(error: ApiError, place: int) -> NoReturn:
-    """Raise an error of one row with its place, or as it is if it is not about the row."""
-    if isinstance(error, TryAgain | Unavailable):
-        raise error
-    raise at_places({place: error}) from error
 
 
 async def _run(store: Store, statement: Statement, documents: list[Any], scope: Query) -> list[Any]:

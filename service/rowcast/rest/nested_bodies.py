@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from rowcast.database.errors import NO_ROW
 from rowcast.errors import MAX_MESSAGES, ApiError, PayloadTooLarge, ValidationError, did_you_mean
 from rowcast.query.many import Key
 from rowcast.rest.plan import ModelPlan, NestedRelation
 from rowcast.rest.row_keys import NOT_AN_OBJECT, key_fields
 from rowcast.rest.serializers import Serializer
-from rowcast.rest.write_scope import NO_ROW
 
 Path: TypeAlias = tuple[str, ...]
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
+from rowcast.database.errors import NO_ROW
 from rowcast.errors import NotAuthenticated, NotFound, OutsideScope, PermissionDenied, ValidationError
 from rowcast.orm.awaiting import run_checked
 from rowcast.orm.model import Model, query_for
 from rowcast.query.conditions import Query, by_key, equals
+from rowcast.query.explaining import with_missing_rows
+from rowcast.query.many import at_places
 from rowcast.query.projection import Projection
 from rowcast.query.store import StoredRow
 from rowcast.rest.plan import ModelPlan, RestrictedKey, new_view
@@ -22,7 +25,6 @@ from rowcast.rest.scope import scope_of, scoped_rows
 from rowcast.rest.serializers import Serializer
 
 Written = TypeVar("Written", StoredRow, StoredRow | None)
-NO_ROW = "There is no row with this key."  # the same for a hidden row and for a missing one
 
 
 async def write_in_scope(view: ModelView, write: Callable[[Query | None], Awaitable[Written]]) -> Written:
@@ -97,7 +99,7 @@ async def check_keys(view: ModelView, values: Mapping[str, Any], current: Query 
         if hidden:
             errors[key.name] = [NO_ROW]
     if errors:
-        raise ValidationError(errors, code="does_not_exist")
+        raise await _with_missing_rows(view, errors, values)
 
 
 async def check_keys_of_rows(
@@ -117,7 +119,17 @@ async def check_keys_of_rows(
             if hidden:
                 errors.setdefault(str(place), {})[key.name] = [NO_ROW]
     if errors:
-        raise ValidationError(dict(sorted(errors.items(), key=lambda item: int(item[0]))), code="does_not_exist")
+        wrong = {int(place): await _with_missing_rows(view, each, rows[int(place)]) for place, each in errors.items()}
+        raise at_places(wrong)
+
+
+async def _with_missing_rows(
+    view: ModelView, errors: Mapping[str, list[str]], values: Mapping[str, Any]
+) -> ValidationError:
+    """The error for a row with these messages, and with one on each other key of a row that does not exist."""
+    plan, store = view.view_plan, view.view_plan.service.store
+    error = ValidationError(dict(errors), code="does_not_exist")
+    return await with_missing_rows(store.queries, store.database, error, plan.resource, values)
 
 
 async def _visible(view: ModelView, target: ModelPlan, keys: Collection[Any]) -> set[Any]:
