@@ -61,7 +61,10 @@ class Subscribers:
             for stream in opened:
                 opening = b""
                 while b"event: ready\n" not in opening or not opening.endswith(b"\n\n\r\n"):
-                    opening += stream.socket.recv(BUFFER)
+                    part = stream.socket.recv(BUFFER)
+                    opening += part
+                    if not part or b"event: busy\n" in opening:
+                        raise ConnectionError(f"the service has refused a stream: {opening.decode()}")
                 stream.socket.setblocking(False)
                 self._streams[stream.socket.fileno()] = stream
                 self._poll.register(stream.socket, select.EPOLLIN)

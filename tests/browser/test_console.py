@@ -599,6 +599,26 @@ def says(text: str) -> str:
     return f"here.textContent.trim() === {json.dumps(text)}"
 
 
+async def test_the_focus_stays_in_a_panel_that_covers_the_page(serve: Serve, sql: asyncpg.Connection) -> None:
+    """On a narrow screen Tab does not go to what is behind it; closed, it gives the focus back to the row."""
+    client = await serve(EVERY, OPEN)
+    await sql.execute("INSERT INTO things (name, number) VALUES ('a thing', 1)")
+    async with console(client, "#/things") as page:
+        await page.look(width=500)
+        await page.until(shown("a thing"))
+        await page.evaluate("document.querySelector('tr[data-key]').focus()")
+        await page.press("Enter")
+        await page.until("document.activeElement.matches('.panel h2')")
+        for _ in range(60):
+            await page.press("Tab")
+            assert await page.evaluate(
+                "document.activeElement === document.body || Boolean(document.activeElement.closest('.panel'))"
+            )
+        await page.evaluate("document.querySelector('.panel h2').focus()")
+        await page.press("Escape")
+        await page.until("!document.querySelector('.panel') && document.activeElement.matches('tr')")
+
+
 FOCUSED_ROW = "document.activeElement.dataset.key"
 
 

@@ -20,7 +20,7 @@ from rowcast.streams.subscription import Subscriptions
 from ..databases import Databases
 from ..http.conftest import running
 from ..http.library import Service
-from ..sse import listen
+from ..sse import EventSource, listen
 from ..waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -77,6 +77,37 @@ async def test_open_streams_are_limited_by_caller_and_in_all(service: Service) -
         await first.aclose()
         await until(lambda: service.service.hub.subscribers == 3)
         await stack.enter_async_context(listen(service.client, paths[0], headers=user("bob")))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/notes/stream/", None),
+        ("GET", "/notes/stream/?snapshot=true", None),
+        ("GET", "/notes/aggregate/stream/?count=*", None),
+        ("GET", "/stream/?resources=notes", None),
+        ("QUERY", "/stream/", {"queries": {"a": {"resource": "notes"}, "b": {"resource": "notes"}}}),
+    ],
+)
+async def test_a_stream_whose_client_has_left_is_not_counted(
+    databases: Databases, tmp_path: Path, method: str, path: str, body: object
+) -> None:
+    """Its place is free at once, though nothing is written to it: clients that come and go are not refused."""
+    settings = json.dumps(
+        {"auth": {"default_permission_classes": ["AllowAny"]}, "stream": {"heartbeat": "1h", "max_streams": 1}}
+    )
+    async with running(
+        databases, tmp_path, {"notes": NOTES | {"viewset": {"aggregates": {"group_by": ["text"]}}}}, settings
+    ) as service:
+        hub = service.service.hub
+        for _ in range(3):
+            async with service.client.request(method, path, json=body) as response:
+                source = EventSource(response)
+                while (event := (await source.next()).event) != "ready":
+                    assert event != "busy"
+                assert hub.subscribers
+                response.close()
+            await until(lambda: not hub.subscribers)
 
 
 async def test_streams_end_at_an_age(databases: Databases, tmp_path: Path) -> None:

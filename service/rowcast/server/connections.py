@@ -30,7 +30,7 @@ from rowcast.rest.request import root_path
 from rowcast.server import middleware
 from rowcast.server.plain_responses import send_plain
 from rowcast.server.short_way import ShortWay
-from rowcast.streams.sse import StreamResponse
+from rowcast.streams.sse import StreamConnection, StreamResponse
 
 HEADER_MAX_BYTES: Final = 64 * 1024  # of the request line and of each header; more than any credentials have
 SHORT_TARGET_BYTES: Final = 1024  # of a request's target: no path of this length is costly
@@ -80,7 +80,7 @@ class Connections(web.Server):
         return Connection(self, loop=self._loop, **self._kwargs)
 
 
-class Connection(web.RequestHandler):
+class Connection(StreamConnection):
     """One connection, which ends if its client is too slow.
 
     The names with an underscore that ``__slots__`` does not have are aiohttp's, which has no public ones for them.

@@ -44,7 +44,6 @@ from rowcast.server.lifecycle import STARTED, Lifecycle, pause_before_start
 from rowcast.server.log_entries import set_level
 from rowcast.server.passing_on import Upstream
 from rowcast.streams.admission import EdgeAdmission
-from rowcast.streams.channels import LEFT_CHECK_SECONDS
 from rowcast.tasks import Supervisor, spawn
 
 if TYPE_CHECKING:
@@ -264,7 +263,6 @@ class EdgeLifecycle(Lifecycle):
         self._bound = bound
         self._edge = edge
         self._once = once
-        self._watching: list[asyncio.Task[None]] = []
 
     def check_ready(self, request: web.Request) -> None:
         """Requests are passed on before the edge has found its origin, too."""
@@ -272,7 +270,7 @@ class EdgeLifecycle(Lifecycle):
     async def _run(self, app: web.Application) -> AsyncIterator[None]:
         app[STARTED] = starting = asyncio.create_task(self._start(), name="start")
         yield
-        await cancel([starting, *self._watching])
+        await cancel([starting])
         await self._feed.stop()
         if self._feed.relay is not None:
             await self._feed.relay.stop()
@@ -300,11 +298,6 @@ class EdgeLifecycle(Lifecycle):
             await self._feed.relay.start()
         await self._feed.start()
         self._service.hub.start()
-        self._watching = [
-            self._bound.supervisor.every(
-                "clients of the origin", LEFT_CHECK_SECONDS, self._edge.upstream.forget_clients
-            )
-        ]
         set_level(self._configuration.settings.log.level)
         self.readiness.starting = None
         self._settled.set()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
@@ -58,7 +59,7 @@ class Upstream:
         self._url = URL(url.rstrip("/"))
         self._silence = max(SILENCE_SECONDS, SILENT_HEARTBEATS * heartbeat)
         self._session: aiohttp.ClientSession | None = None
-        self._streams: dict[asyncio.Timeout, asyncio.Transport | None] = {}
+        self._streams: set[asyncio.Timeout] = set()
         self._none_left = asyncio.Event()
 
     async def close(self) -> None:
@@ -73,16 +74,8 @@ class Upstream:
         now = asyncio.get_running_loop().time()
         gap = seconds_between(len(streams), seconds)
         for number, stream in enumerate(streams):
-            if stream in self._streams:
-                stream.reschedule(now + number * gap)
+            _end(stream, now + number * gap)
         await self.ended()
-
-    async def forget_clients(self) -> None:
-        """End the streams of clients that have gone: to whom nothing is written for long, nobody would notice."""
-        now = asyncio.get_running_loop().time()
-        for stream, transport in list(self._streams.items()):
-            if transport is None or transport.is_closing():
-                stream.reschedule(now)
 
     async def ended(self) -> None:
         """Wait until no stream is open."""
@@ -170,12 +163,11 @@ class Upstream:
         except ConnectionResetError:  # the client has gone
             await asked.aclose()
             return response
-        response.sending = self._send(http.transport, response, answer, asked, http.app[REQUESTS])
+        response.sending = self._send(response, answer, asked, http.app[REQUESTS])
         return response
 
     async def _send(
         self,
-        transport: asyncio.Transport | None,
         response: StreamResponse,
         answer: aiohttp.ClientResponse,
         asked: contextlib.AsyncExitStack,
@@ -185,15 +177,23 @@ class Upstream:
         async with asked:
             with contextlib.suppress(TimeoutError, ConnectionResetError, aiohttp.ClientError):
                 async with asyncio.timeout(None) as limit:
-                    self._streams[limit] = transport
+                    self._streams.add(limit)
+                    response.client_left = partial(_end, limit)
                     requests.passed_streams += 1
                     try:
                         async for piece in answer.content.iter_any():
                             await response.write(piece)
                     finally:
+                        response.client_left = None
                         requests.passed_streams -= 1
-                        del self._streams[limit]
+                        self._streams.discard(limit)
                         self._none_left.set()
+
+
+def _end(stream: asyncio.Timeout, at: float = 0) -> None:
+    """End a stream at a time of the event loop, unless it ends already."""
+    if not stream.expired():
+        stream.reschedule(at)
 
 
 async def _pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

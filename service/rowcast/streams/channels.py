@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 from aiohttp import web
 
@@ -18,10 +19,6 @@ from rowcast.streams.hub import Hub
 from rowcast.streams.sse import StreamResponse, opening
 from rowcast.streams.subscriber import Subscriber
 from rowcast.streams.subscription import Subscription, Subscriptions
-
-LEFT_CHECK_SECONDS: Final = (
-    2.0  # between two looks whether a client is still there, to which nothing may be written for long
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +66,28 @@ async def stream_channels(
             hub.make_subscriber(http, response, hub.feed.head, auths, renews=False, marker=each.marker)
             for each in channels
         ]
-        response.sending = _send(hub, http, channels, subscribers, caller)
+        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        response.sending = _send(hub, left, channels, subscribers, caller)
+        response.client_left = partial(left.set_result, None)
     return response
 
 
 async def _send(
-    hub: Hub, http: web.Request, channels: Sequence[Channel], subscribers: Sequence[Subscriber], caller: str
+    hub: Hub, left: asyncio.Future[None], channels: Sequence[Channel], subscribers: Sequence[Subscriber], caller: str
 ) -> None:
+    """The streams of a connection, until the first of them ends, or the client has ``left``: with other queries it opens another one."""
     with hub.admission.place(caller):
         streams = [
             asyncio.create_task(hub.send(subscriber, each.subscriptions, each.last))
             for subscriber, each in zip(subscribers, channels, strict=True)
         ]
-        left = asyncio.create_task(_left(http))
         try:
             await asyncio.wait([left, *streams], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            left.cancel()
             for subscriber in subscribers:  # not by cancelling, which could leave the log locked by a reader
                 subscriber.end()
-            await asyncio.gather(left, *streams, return_exceptions=True)
+            await asyncio.gather(*streams, return_exceptions=True)
 
 
 def _subscriptions(channels: Sequence[Channel]) -> list[Subscription]:
     return [each for channel in channels for each in channel.subscriptions]
-
-
-async def _left(http: web.Request) -> None:
-    """Return when the client has gone: one that changes its queries opens another connection."""
-    while http.transport is not None and not http.transport.is_closing():  # noqa: ASYNC110 - aiohttp has no event for it
-        await asyncio.sleep(LEFT_CHECK_SECONDS)

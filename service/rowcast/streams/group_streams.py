@@ -120,6 +120,7 @@ class GroupStreams:
         if not self._hub.closing:
             subscriber = self._hub.make_subscriber(http, response, board.position, auths, renews=snapshot)
             response.sending = self._send(subscriber, board, caller, last, reason)
+            response.client_left = subscriber.leave
         return response
 
     async def _send(

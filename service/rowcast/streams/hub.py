@@ -216,6 +216,7 @@ class Hub:
         if begin is not None:
             subscriber = self.make_subscriber(http, response, self.feed.head, auths, renews=limit is not None)
             response.sending = self._send(subscriber, subscriptions, caller, limit, begin)
+            response.client_left = subscriber.leave
         return response
 
     def _shared(self, subscriptions: Subscriptions) -> Subscriptions:

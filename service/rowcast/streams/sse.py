@@ -42,6 +42,7 @@ class StreamResponse(EventSourceResponse):
         super().__init__(allow_all_methods=True, send_timeout=UNACKNOWLEDGED_SECONDS)
         self.headers["Cache-Control"] = CACHE_CONTROL
         self.sending: Coroutine[Any, Any, None] | None = None  # the stream, from its opening to its end
+        self.client_left: Callable[[], None] | None = None  # called when the connection is lost
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the headers, once. ``ConnectionResetError`` if the client has gone, as for every other write."""
@@ -50,6 +51,8 @@ class StreamResponse(EventSourceResponse):
         if request.transport is None:  # aiohttp-sse asserts that there is one
             raise ConnectionResetError("The client has left before the stream began.")
         self._set_tcp_user_timeout(request)
+        if isinstance(request.protocol, StreamConnection):
+            request.protocol.stream = self
         writer = await web.StreamResponse.prepare(self, request)  # without the task of a ping
         self.headers.clear()  # which have been sent, and would be in memory as long as the stream
         if (when_begun := request.get(WHEN_BEGUN)) is not None:
@@ -59,14 +62,33 @@ class StreamResponse(EventSourceResponse):
     async def write_eof(self, data: bytes = b"") -> None:
         """Send the stream, and the end of the response."""
         sending, self.sending = self.sending, None
-        if sending is not None:
-            await sending
+        try:
+            if sending is not None:
+                await sending
+        finally:
+            self.client_left = None
         await super().write_eof(data)
 
     async def drain(self) -> None:
         """Wait until the client has taken most of what waits for it, if that is more than the transport's limit."""
         assert self._payload_writer is not None
         await self._payload_writer.drain()
+
+
+class StreamConnection(web.RequestHandler):
+    """A connection whose stream learns at once that its client has left. By any other it would learn that with its next write."""
+
+    __slots__ = ("stream",)
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.stream: StreamResponse | None = None  # the last one that was sent
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        stream, self.stream = self.stream, None
+        if stream is not None and stream.client_left is not None:
+            stream.client_left()
 
 
 def opening() -> bytes:

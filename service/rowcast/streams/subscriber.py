@@ -113,11 +113,13 @@ class Subscriber:
     # --- in a group
 
     async def stay(self, group: Membership) -> None:
-        """Be in a group until the buffer is full or the stream ends; afterwards ``position`` is where that was."""
+        """Be in a group until the client has left, the buffer is full, or the stream ends; afterwards ``position`` is where that was."""
         self._enter(Phase.LIVE)
         self._left = asyncio.get_running_loop().create_future()
         self.group = group
         group.admit(self)
+        if self._transport.is_closing():  # the client has left before there was a group to leave
+            self.leave()
         try:
             await self._left
         finally:

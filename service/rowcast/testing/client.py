@@ -87,6 +87,7 @@ class ServiceServer(TestServer):
         self._settings = settings
 
     async def _make_runner(self, **kwargs: Any) -> web.BaseRunner:
+        kwargs["handler_cancellation"] = False  # which aiohttp's own tests turn on, and servers do not
         return Runner(self.app, self._settings, **kwargs)
 
 
