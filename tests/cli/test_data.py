@@ -326,6 +326,9 @@ EVERY_TYPE: dict[str, tuple[str, Any]] = {  # type → its options, and a value 
 }
 
 
+JSON_STRINGS = ["a,b", "5", "true", "null", "[1]", ""]  # which are no numbers, booleans, nulls and lists
+
+
 @pytest.mark.empty_database
 @pytest.mark.parametrize("format", ["csv", "ndjson", "json"])
 async def test_dump_loads_again(tmp_path: Path, database_url: str, sql: asyncpg.Connection, format: str) -> None:
@@ -352,20 +355,21 @@ async def test_dump_loads_again(tmp_path: Path, database_url: str, sql: asyncpg.
     row = {"id": 7, "secret": "s", **{f"f_{name}": value for name, (_, value) in EVERY_TYPE.items()}}
     row["f_foreign_key_id"] = row.pop("f_foreign_key")
     empty = {"id": 9, "f_datetime": "2026-01-31T10:00:00Z"}
-    (tmp_path / "rows.ndjson").write_text(f"{json.dumps(row)}\n{json.dumps(empty)}\n")
+    rows = [row, *({**empty, "id": 20 + n, "f_json": each} for n, each in enumerate(JSON_STRINGS)), empty]
+    (tmp_path / "rows.ndjson").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
     run("load", str(tmp_path / "rows.ndjson"), "things", "--restore")
     file = str(tmp_path / f"dump.{format}")
     run("dump", "things", file, "--write-only")
     select = "SELECT to_jsonb(t)::text, array(SELECT target_id FROM things_f_many_to_many WHERE thing_id = id) FROM things t ORDER BY id"
     before = [tuple(each) for each in await sql.fetch(select)]
-    assert (len(before), '"a,b"' in before[0][0], before[0][1]) == (2, True, [1, 2])
+    assert (len(before), '"a,b"' in before[0][0], before[0][1]) == (len(rows), True, [1, 2])
     await sql.execute("DELETE FROM things; ALTER SEQUENCE things_id_seq RESTART")
     empty_option = ("--empty", "null") if format == "csv" else ()
     run("load", file, "things", "--restore", *empty_option)
     assert [tuple(each) for each in await sql.fetch(select)] == before
-    assert await sql.fetchval("SELECT nextval('things_id_seq')") == 10
+    assert await sql.fetchval("SELECT nextval('things_id_seq')") == max(each["id"] for each in rows) + 1
     run("load", file, "things", *empty_option)  # with new keys, as POST gives them
-    assert await sql.fetchval("SELECT count(*) FROM things") == 4
+    assert await sql.fetchval("SELECT count(*) FROM things") == 2 * len(rows)
     assert "secret" not in run("dump", "things", "--format", format)
 
 

@@ -23,7 +23,7 @@ from rowcast.query.projection import Projection
 from rowcast.resources.resource import Resource
 from rowcast.rest.loading import Loader, Outcome, TableWriter, TooManyErrors
 from rowcast.rest.plan import ModelPlan, Service
-from rowcast.rest.records import FORMATS, SUFFIXES, Record, RecordWriter, read_records, with_keys_alone
+from rowcast.rest.records import FORMATS, SUFFIXES, Record, RecordWriter, json_columns, read_records, with_keys_alone
 from rowcast.server.standalone import standalone_service
 
 STANDARD: Final = "-"  # the file that is standard input or output
@@ -119,8 +119,9 @@ def dump(
 
     async def work(service: Service) -> int:
         declared = _plan(service, resource, writes=False).resource
+        writer = RecordWriter(form, _names(declared, write_only), as_json=json_columns(declared))
         with _target(file) as target:
-            await _dump(service, declared, RecordWriter(form, _names(declared, write_only)), target, write_only)
+            await _dump(service, declared, writer, target, write_only)
         return 0
 
     with open_database(configuration) as (url, embedded):

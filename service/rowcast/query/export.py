@@ -49,7 +49,12 @@ def rows(tables: Tables, projection: Projection, order: tuple[str, ...], where: 
 
 
 def _cell(column: sa.ColumnElement[Any], printed: str) -> sa.ColumnElement[Any]:
-    """The text of a value's JSON: a string without its quotes, and null as NULL. ``printed`` is the type in the database."""
+    """The text of a value's JSON: a string without its quotes, and null as NULL. ``printed`` is the type in the database.
+
+    What is JSON itself stays JSON, so that the string ``"5"`` is not the number 5.
+    """
+    if isinstance(column.type, sa.JSON):
+        return sa.cast(column, sa.Text)
     if type(column.type) in _PLAIN_TEXT and not _BLANKS.match(printed):
         return sa.cast(column, sa.Text)
     json = sa.func.to_json(column)

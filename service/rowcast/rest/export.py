@@ -37,7 +37,7 @@ from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.query_method import ACCEPT_QUERY
 from rowcast.rest.reading import reader_for
-from rowcast.rest.records import RecordWriter, with_crlf
+from rowcast.rest.records import RecordWriter, json_columns, with_crlf
 from rowcast.rest.rendering import current_serializer, is_plain, render_rows, requested_projection
 from rowcast.rest.request import Request
 from rowcast.rest.scope import list_query
@@ -134,7 +134,8 @@ def _converter(
         names = [*shown.columns, *(name for name, _ in shown.related)]
         if not plain:
             names = list(dict.fromkeys(name for row in rows for name in parse(row))) or _declared(serializer, shown)
-        writer = RecordWriter(EXPORT_TYPES[media_type], names, excel=excel)
+        as_json = json_columns(view.view_plan.resource)
+        writer = RecordWriter(EXPORT_TYPES[media_type], names, as_json=as_json, excel=excel)
         return writer.start() + await asyncio.to_thread(writer.rows, rows)
 
     return as_sent if plain and not excel else converted

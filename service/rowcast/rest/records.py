@@ -9,14 +9,16 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
 import orjson
 
 from rowcast.errors import ValidationError
+from rowcast.resources.fields import Kind
 from rowcast.resources.lossless_json import Raw, encode, parse, parse_body
+from rowcast.resources.resource import Resource
 
 FORMATS: Final = ("csv", "ndjson", "json")
 SUFFIXES: Final = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "json"}
@@ -240,13 +242,15 @@ _READERS: Final[Mapping[str, Callable[[IO[bytes]], Iterator[Record]]]] = {
 class RecordWriter:
     """Makes the pieces of a file of rows, which are given as JSON; ``names`` are their columns.
 
-    With ``excel`` strings that a spreadsheet would take for formulas begin with an apostrophe in CSV.
+    In CSV the values of the names ``as_json`` are JSON, strings too. With ``excel`` other strings that a spreadsheet would take for
+    formulas begin with an apostrophe in CSV.
     """
 
-    def __init__(self, format: str, names: Iterable[str], *, excel: bool = False) -> None:
+    def __init__(self, format: str, names: Iterable[str], *, as_json: Container[str] = (), excel: bool = False) -> None:
         self._format = format
         self._names = list(names)
-        self._cell = _harmless_cell if excel else _cell
+        cell = _harmless_cell if excel else _cell
+        self._cells = [(name, _json_cell if name in as_json else cell) for name in self._names]
         self._before = b""
 
     def start(self) -> bytes:
@@ -256,8 +260,7 @@ class RecordWriter:
     def rows(self, rows: Iterable[bytes]) -> bytes:
         """Some rows, after those before."""
         if self._format == "csv":
-            cell, values = self._cell, map(parse, rows)
-            return b"".join(_csv_line([cell(each.get(name)) for name in self._names]) for each in values)
+            return b"".join(_csv_line([cell(row.get(name)) for name, cell in self._cells]) for row in map(parse, rows))
         if self._format == "ndjson":
             return b"".join(row + b"\n" for row in rows)
         pieces = []
@@ -275,9 +278,19 @@ def _cell(value: Any) -> str | None:
     """A value of JSON as a cell; ``None`` for an empty one."""
     if value is None:
         return None
-    if type(value) is str:
-        return value
+    return value if type(value) is str else _json_cell(value)
+
+
+def _json_cell(value: Any) -> str | None:
+    """A value of JSON as a cell that is JSON; ``None`` for an empty one."""
+    if value is None:
+        return None
     return bytes(value).decode() if isinstance(value, Raw) else encode(value).decode()
+
+
+def json_columns(resource: Resource) -> list[str]:
+    """The columns of a resource whose cells are JSON."""
+    return [name for name, field in resource.columns.items() if field.field_type.kind is Kind.JSON]
 
 
 def _harmless_cell(value: Any) -> str | None:
