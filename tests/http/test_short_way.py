@@ -18,6 +18,7 @@ from rowcast.errors import ApiError
 from rowcast.server.health import READINESS
 from rowcast.server.middleware import Outcome
 from rowcast.server.short_way import ORIGINS_MAX, SHORT_WAY, Connection, ShortWay
+from rowcast.streams.sse import Sent
 
 from ..waiting import until
 from .conftest import Run
@@ -439,6 +440,15 @@ async def test_lists_that_meet_are_read_once(service: Service, taken: list[bool]
     passed_on: list[Outcome] = []
 
     class Noting(Connection):
+        transport = None
+        address = ""
+
+        def begin_stream(self, stream: Sent) -> None:
+            raise AssertionError("no stream is sent")
+
+        async def drain(self) -> None:
+            raise AssertionError("nothing is sent")
+
         def request_of(self, message: RawRequestMessage) -> web.Request:
             raise AssertionError(message)
 

@@ -147,6 +147,38 @@ async def test_header_that_is_dribbled_is_a_408(service: Service) -> None:
     writer.close()
 
 
+class Written(asyncio.Transport):
+    """A connection whose client has sent something before the service has begun to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.response: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def write(self, data: object) -> None:
+        assert isinstance(data, bytes)
+        self.response.set_result(data)
+
+    def is_closing(self) -> bool:
+        return self.response.done()
+
+    def close(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+async def test_header_that_begins_with_its_connection_is_a_408(service: Service) -> None:
+    """Also if its first part comes before the task that answers messages has begun."""
+    connection = service.client.server.handler()
+    transport = Written()
+    connection.connection_made(transport)
+    connection.data_received(b"GET /notes/ HT")
+    async with asyncio.timeout(WITHIN):
+        assert b" 408 " in await transport.response
+    connection.connection_lost(None)
+
+
 async def test_header_after_another_request_has_the_same_limit(service: Service) -> None:
     """It begins with the first byte, not with the end of the request before."""
     reader, writer = await connect(service)

@@ -35,7 +35,7 @@ class Notes(ModelViewSet):
         return STEPS
 """
 PATHS = (
-    "/notes/stream/",
+    "/notes/stream/?expand=",
     "/notes/stream/?snapshot=true",
     "/stream/?resources=notes",
     "/notes/aggregate/stream/?group_by=id",

@@ -6,8 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
 
 from rowcast.changes.position import Position
 from rowcast.streams import group, subscriber
@@ -15,16 +13,22 @@ from rowcast.streams.subscriber import Phase, Subscriber
 
 
 class Connection(asyncio.Transport):
-    """A transport that accepts everything, with a buffer of a given size."""
+    """A transport that accepts everything, with a buffer of a given size. A subscriber is sent what is written to it."""
+
+    is_chunked = True
 
     def __init__(self) -> None:
         super().__init__()
+        self.transport: asyncio.Transport = self
         self.aborted = False
         self.buffered = 0
         self.written: list[bytes] = []
 
-    def write(self, data: Any) -> None:
+    def write(self, data: Any) -> Any:
         self.written.append(bytes(data))
+
+    async def drain(self) -> None:
+        raise AssertionError("nothing here waits for a client")
 
     def get_write_buffer_size(self) -> int:
         return self.buffered
@@ -55,9 +59,7 @@ def connection() -> Connection:
 @pytest.fixture
 def stream(connection: Connection) -> Subscriber:
     """A subscriber at position 1-5-0."""
-    http: web.Request = make_mocked_request("GET", "/tasks/stream/", transport=connection)
-    response: Any = None  # which nothing here writes to
-    return Subscriber(http, response, Position(1, 5), [], renews=True)
+    return Subscriber(connection, Position(1, 5), [], renews=True)
 
 
 async def live(stream: Subscriber) -> tuple[Members, asyncio.Task[None]]:

@@ -74,11 +74,16 @@ async def connect(client: Client, *, version: str = "1.1", headers: str = "") ->
         writer.close()
 
 
-@pytest.mark.parametrize("version", ["1.1", "1.0"])
-async def test_frames_are_sent_at_once_and_uncompressed(serve: Serve, sql: asyncpg.Connection, version: str) -> None:
-    """What aiohttp writes and what is written past it make one valid body, whatever the client accepts."""
+AS_ALWAYS = "X-Unknown: 1\r\n"  # a header of which the short way knows nothing
+
+
+@pytest.mark.parametrize(("version", "header"), [("1.1", ""), ("1.1", AS_ALWAYS), ("1.0", "")])
+async def test_frames_are_sent_at_once_and_uncompressed(
+    serve: Serve, sql: asyncpg.Connection, version: str, header: str
+) -> None:
+    """What aiohttp or the connection writes, and what a group writes, make one valid body, whatever the client accepts."""
     client = await serve({"tasks": TASKS})
-    async with connect(client, version=version) as wire:
+    async with connect(client, version=version, headers=header) as wire:
         headers = await wire.headers()
         assert headers["content-type"] == "text/event-stream"
         assert headers.get("transfer-encoding") == ("chunked" if version == "1.1" else None)
@@ -90,15 +95,16 @@ async def test_frames_are_sent_at_once_and_uncompressed(serve: Serve, sql: async
         assert len(client.app[SERVICE].hub.groups) == 1
 
 
-async def test_both_ways_of_writing_alternate(serve: Serve, sql: asyncpg.Connection) -> None:
-    """A stream that resumes gets its first events from aiohttp's ``write``, and the later ones from its group."""
+@pytest.mark.parametrize("header", ["", AS_ALWAYS])
+async def test_both_ways_of_writing_alternate(serve: Serve, sql: asyncpg.Connection, header: str) -> None:
+    """A stream that resumes gets its first events alone, and the later ones from its group."""
     client = await serve({"tasks": TASKS})
     async with connect(client) as wire:
         await wire.headers()
         start = (await wire.next()).id
         await sql.execute("INSERT INTO tasks (id, title) VALUES (1, 'a')")
         assert (await wire.next()).json()["id"] == 1
-    async with connect(client, headers=f"Last-Event-ID: {start}\r\n") as wire:
+    async with connect(client, headers=f"Last-Event-ID: {start}\r\n{header}") as wire:
         await wire.headers()
         assert (await wire.next()).event == "ready"
         assert (await wire.next()).json()["id"] == 1
@@ -106,14 +112,15 @@ async def test_both_ways_of_writing_alternate(serve: Serve, sql: asyncpg.Connect
         assert (await wire.next()).json()["id"] == 2
 
 
-async def test_client_that_leaves_before_its_stream_begins_is_not_an_error(serve: Serve) -> None:
+@pytest.mark.parametrize("header", ["", AS_ALWAYS])
+async def test_client_that_leaves_before_its_stream_begins_is_not_an_error(serve: Serve, header: str) -> None:
     """A client that has gone before the service could respond is not in the log."""
     client = await serve({"tasks": TASKS})
     running = asyncio.all_tasks()
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             _, writer = await asyncio.open_connection(client.host, client.port)
-            writer.write(b"GET /tasks/stream/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(f"GET /tasks/stream/ HTTP/1.1\r\nHost: x\r\n{header}\r\n".encode())
             writer.transport.abort()
         await until(lambda: not client.server.handler.connections)
         await until(lambda: asyncio.all_tasks() <= running)

@@ -170,9 +170,11 @@ class Tail(ABC):
                 position = Position.parse(position)
             except ValueError:
                 return Reason.MALFORMED
-        if position.epoch == self.head.epoch and self._start.sort_key <= position.sort_key <= self.head.sort_key:
-            return None
-        return await self._check_log(position)
+        return None if self.has_after(position) else await self._check_log(position)
+
+    def has_after(self, position: Position) -> bool:
+        """Whether everything after a position is in memory."""
+        return position.epoch == self.head.epoch and self._start.sort_key <= position.sort_key <= self.head.sort_key
 
     async def read(self, after: Position) -> AsyncGenerator[Batch, None]:
         """Every batch from a position up to ``head``, from memory or the log; check the position first.

@@ -191,6 +191,11 @@ def caller_of(request: Any) -> str:
     return f"user:{user_id}" if user_id is not None else f"address:{_address(request)}"
 
 
+def caller_at(peer: str) -> str:
+    """Under what an anonymous caller is counted whose connection comes from an address."""
+    return f"address:{_network(peer) or 'local'}"
+
+
 def client_address(http: web.Request, trusted_proxies: int) -> str:
     """The address of a client: an IPv4 address, the /64 of an IPv6 address, or ``local`` for a Unix socket.
 

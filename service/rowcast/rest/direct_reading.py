@@ -203,9 +203,9 @@ class DirectRead:
         return await self.answering(target, rows_of_caller(self.plan, scope), self.plan.service.store)
 
 
-async def recognised(plan: ModelPlan, request: Request) -> CallerScope | None:
-    """What the option ``scope`` means for the caller of a request; ``None`` if the request has to be refused."""
-    await identify(request, plan.authenticators)
+async def recognised(plan: ModelPlan, request: Request, *, stream: bool = False) -> CallerScope | None:
+    """What the option ``scope`` means for the caller of a request, or of a stream; ``None`` if that has to be refused."""
+    await identify(request, plan.authenticators, stream=stream)
     for permission in plan.permissions:
         if not await allowed(permission.has_permission(request, None)):
             return None

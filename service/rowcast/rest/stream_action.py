@@ -30,15 +30,13 @@ from rowcast.orm.model import ColumnNotLoaded, Model
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import Comparison, Query, equals
 from rowcast.query.dependencies import unlogged
-from rowcast.query.matching import matcher, patterns, routing_key
 from rowcast.query.projection import Projection
 from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
 from rowcast.resources.lossless_json import parse
 from rowcast.resources.types import make_field
+from rowcast.rest.direct_streams import PRIVATE_PARAMETERS, bounded_patterns, plain_subscription
 from rowcast.rest.expansion import reading
-from rowcast.rest.filter_groups import GROUP_PARAMETER, values_in
-from rowcast.rest.filters import FieldFilter
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.rendering import (
@@ -56,11 +54,8 @@ from rowcast.streams.expansion import Bound, Expansion
 from rowcast.streams.subscription import Subscription, Subscriptions
 
 TOKEN_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # of the token rather than of its user
-PRIVATE_PARAMETERS: Final = ("access_token", "ticket", "last_event_id")  # which differ by connection
 CONNECTION_HEADERS: Final = frozenset({"authorization", "last-event-id", "x-request-id"})
 SNAPSHOT_MAX_PAGES: Final = 100  # times max_page_size: the most rows of a snapshot
-STREAM_VALUES_MAX: Final = 1000  # of a filter by __in
-STREAM_PATTERNS_MAX: Final = 8
 _AROUND_STREAMS: Final = (STREAM, "dispatch", "finalize_response")  # which may wait for the end of a stream
 SNAPSHOT: Final = make_field("snapshot", "boolean")
 Value = TypeVar("Value")
@@ -270,32 +265,23 @@ async def subscription_of(view: ModelView) -> Subscription:
         check_ticket(params)
     query = (await list_query(view)).unsorted()
     serializer = current_serializer(view)
-    shown = requested_projection(
-        plan, serializer, {"fields": params["fields"]} if "fields" in params and "expand" not in params else {}
-    )
     await check_filters(plan, query, params)
     if view.kwargs:
         query = await _one_row(view, query)
-    expanded, expansion = _expansion(view, serializer, query) if "expand" in params else (shown, None)
-    python = not is_plain(plan, serializer, expanded) if expansion is not None else not serializer.plain
-    resources = plan.service.resources
-    return Subscription(
-        query=query,
-        projection=shown,
-        watched=_watched(plan, serializer),
-        resource=plan.resource,
-        test=matcher(resources, query.resource, query.where),
-        routing_key=routing_key(resources, query.resource, (*query.where, *_owned(view))),
-        store=plan.service.store,
-        caller=plan.service.store.database.caller(),
-        access=ViewsetRowAccess(view, shown, expanded, expansion) if python or plan.asks_about_objects else None,
-        expansion=expansion,
-    )
+    plain = plain_subscription(plan, serializer, query, params, _owned(view))
+    shown, expansion = plain.projection, None
+    if "expand" in params:
+        shown, expansion = _expansion(view, serializer, query)
+    python = not (serializer.plain if expansion is None else is_plain(plan, serializer, shown))
+    if not (python or plan.asks_about_objects or expansion is not None):
+        return plain
+    access = ViewsetRowAccess(view, plain.projection, shown, expansion) if python or plan.asks_about_objects else None
+    return replace(plain, access=access, expansion=expansion)
 
 
 async def check_filters(plan: ModelPlan, query: Query, params: Mapping[str, str]) -> None:
     """Raise an error if the rows of a stream depend on too much, on wrong patterns, or on what the log does not have."""
-    expressions = _bounded(plan, query, params)
+    expressions = bounded_patterns(plan, query, params)
     try:
         await plan.service.store.check_patterns(expressions)
     except InvalidPattern as error:
@@ -313,26 +299,6 @@ def _expansion(view: ModelView, serializer: Serializer, query: Query) -> tuple[P
     limits = server.expand_limit, server.expand_size_limit
     bound = None if grown is None else Bound(grown, plan.default_projection(serializer), *limits)
     return shown, Expansion(replace(read, columns=logged), query.related, bound)
-
-
-def _bounded(plan: ModelPlan, query: Query, params: Mapping[str, str]) -> list[str]:
-    """The regular expressions of a stream; ``ParseError`` if the client sends too many, or too many values.
-
-    Unlike a list's, they are kept and evaluated as long as the stream is open.
-    """
-    for condition in query.where:
-        if isinstance(condition, Comparison) and condition.lookup == "in":
-            name = f"{condition.path}__in"
-            if name in params and len(condition.argument) > STREAM_VALUES_MAX:
-                raise ParseError(f"{name}: at most {STREAM_VALUES_MAX} values on a stream.", code="invalid_parameter")
-    for backend in plan.filters:
-        if isinstance(backend, FieldFilter) and values_in(backend.group(params)) > STREAM_VALUES_MAX:
-            message = f"{GROUP_PARAMETER}: at most {STREAM_VALUES_MAX} values in a list on a stream."
-            raise ParseError(message, code="invalid_parameter")
-    expressions = list(dict.fromkeys(patterns(query.where)))
-    if len(expressions) > STREAM_PATTERNS_MAX:
-        raise ParseError(f"At most {STREAM_PATTERNS_MAX} regular expressions on a stream.", code="invalid_parameter")
-    return expressions
 
 
 def _check_logged(plan: ModelPlan, query: Query) -> None:
@@ -374,16 +340,3 @@ async def _one_row(view: ModelView, query: Query) -> Query:
     if plan.asks_about_objects:
         await run_checked(view.check_object_permissions(view.request, instance_of(plan, found.body, read)))
     return query
-
-
-def _watched(plan: ModelPlan, serializer: Serializer) -> tuple[str, ...]:
-    """The names that ``changed`` may have: the columns that the serializer may show, and the links."""
-    projection = plan.default_projection(serializer)
-    shown = {*projection.columns, *dict(projection.related)}
-    fields, links = serializer.fields, plan.resource.links
-    return tuple(
-        name
-        for name, field in {**plan.resource.columns, **links}.items()
-        if not field.write_only
-        and (name in shown or (name in fields and (name in links or not fields[name].load_only)))
-    )

@@ -32,6 +32,7 @@ from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTION
 from rowcast.rest.addresses import Link, fill, link_header, variable_parts, with_part_as_sent
 from rowcast.rest.decorators import VERBS, collect, is_action
 from rowcast.rest.direct_reading import Direct, DirectRead, direct_reader
+from rowcast.rest.direct_streams import DirectStreams
 from rowcast.rest.direct_writing import direct_writer
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
@@ -377,8 +378,10 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
     vary = {"Vary": ", ".join(["Accept", *([PREFER] if counts_by_preference(plan) else [])])} if plan.exports else {}
     shown = {**ACCEPT_QUERY, **vary}
     direct_read: DirectRead | None = None
+    direct_streams: DirectStreams | None = None
     direct: dict[str, Direct] = {}
     if isinstance(plan, ModelPlan):
+        direct_streams = DirectStreams.of(plan, action_map.get("GET", ""))
         of_list = {**shown, **({"Link": link} if links else {})}
         direct_read = DirectRead.of(plan, action_map.get("GET", ""), {} if queried is None else of_list)
         direct = _direct_ways(plan, action_map, direct_read)
@@ -408,6 +411,7 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
         whole = with_part_as_sent(handler, plan.lookup_url_kwarg)
     vars(whole)["plan"] = plan
     vars(whole)["direct_read"] = direct_read
+    vars(whole)["direct_streams"] = direct_streams
     return whole
 
 
@@ -429,6 +433,12 @@ def direct_read_behind(handler: Any) -> DirectRead | None:
     """The GETs of a handler of a route about which data decide alone; ``None`` if it has no such."""
     read: DirectRead | None = getattr(handler, "direct_read", None)
     return read
+
+
+def direct_streams_behind(handler: Any) -> DirectStreams | None:
+    """The streams of a handler of a route about which data decide alone; ``None`` if it has no such."""
+    streams: DirectStreams | None = getattr(handler, "direct_streams", None)
+    return streams
 
 
 def action_map_of(

@@ -20,8 +20,9 @@ from typing import Any, Final
 import orjson
 import structlog
 from aiohttp import EMPTY_PAYLOAD, web
-from aiohttp.http import RawRequestMessage, StreamWriter
+from aiohttp.http import HttpVersion11, RawRequestMessage, StreamWriter
 from aiohttp.web_protocol import _ErrInfo
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from rowcast.configuration.settings import Server
@@ -30,13 +31,15 @@ from rowcast.rest.request import root_path
 from rowcast.server import middleware
 from rowcast.server.plain_responses import send_plain
 from rowcast.server.short_way import ShortWay
-from rowcast.streams.sse import StreamConnection, StreamResponse
+from rowcast.streams.sse import Sent, StreamConnection, StreamResponse
 
 HEADER_MAX_BYTES: Final = 64 * 1024  # of the request line and of each header; more than any credentials have
 SHORT_TARGET_BYTES: Final = 1024  # of a request's target: no path of this length is costly
 PATH_MAX_SLASHES: Final = 100
 NOWHERE: Final = URL.build(path="//", encoded=True)
 UNSENT_MAX_BYTES: Final = 128 * 1024  # of a connection, in the kernel's buffer
+_NO_HEADERS: Final = CIMultiDictProxy(CIMultiDict[str]())
+_STREAMED: Final = RawRequestMessage("GET", "/", HttpVersion11, _NO_HEADERS, (), False, None, False, False, URL("/"))
 _logger = structlog.get_logger(__name__)
 
 
@@ -88,7 +91,7 @@ class Connection(StreamConnection):
     """
 
     __slots__ = (
-        "_address", "_connections_open", "_header_begun", "_header_timer", "_reading", "_send_timer", "_settings", "_takes_short_way",
+        "_address", "_begun", "_connections_open", "_header_begun", "_header_timer", "_reading", "_send_timer", "_settings", "_takes_short_way",
         "outcome",
     )  # fmt: skip
 
@@ -97,6 +100,7 @@ class Connection(StreamConnection):
         self._settings = manager.settings
         self._connections_open = manager
         self._address = ""
+        self._begun = False  # the task that answers messages
         self._header_begun = False
         self._header_timer: asyncio.TimerHandle | None = None  # runs while a header is awaited that has begun
         self._send_timer: asyncio.TimerHandle | None = None  # runs while the client does not take what is sent
@@ -131,7 +135,8 @@ class Connection(StreamConnection):
         for number, (message, _) in enumerate(self._messages):
             if isinstance(message, RawRequestMessage) and len(message.path) > SHORT_TARGET_BYTES:
                 self._check_path(number, message)
-        if waiter is None or waiter.done() or self._messages:
+        is_busy = self._begun and (waiter is None or waiter.done())
+        if is_busy or self._messages:
             if self._header_timer is not None:
                 self._header_timer.cancel()
                 self._header_timer = None
@@ -165,6 +170,15 @@ class Connection(StreamConnection):
             self._request_in_progress = self._takes_short_way = False
         waiter.set_result(None)
 
+    async def _answer_first(self) -> None:
+        """Answer what has arrived before this task has begun as what arrives later; returns when a message is for the task."""
+        self._waiter = self._loop.create_future()
+        try:
+            self._answer_next()
+            await self._waiter
+        finally:
+            self._waiter = None
+
     def request_of(self, message: RawRequestMessage) -> web.Request:
         """The request that aiohttp would make of a message."""
         make, task = self._request_factory, self._task_handler
@@ -174,6 +188,15 @@ class Connection(StreamConnection):
         assert isinstance(request, web.Request)
         return request
 
+    @property
+    def address(self) -> str:
+        """Where the connection comes from; empty for a Unix socket."""
+        return self._address
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what waits for it, if that is more than the transport's limit."""
+        await self._drain_helper()
+
     def run(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run what answers the first message, or passes it on."""
         self._reading = self._loop.create_task(work)
@@ -182,7 +205,7 @@ class Connection(StreamConnection):
         """Send the response to the first message, and go on with the next one."""
         self._end_short_way()
         transport, parser, manager = self.transport, self._parser, self._manager
-        if transport is None or parser is None or manager is None:
+        if transport is None or transport.is_closing() or parser is None or manager is None:
             return
         transport.write(response)
         self._messages.popleft()
@@ -197,6 +220,14 @@ class Connection(StreamConnection):
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
         if self._messages:
             self._answer_next()
+
+    def begin_stream(self, stream: Sent) -> None:
+        """Send a stream in place of a response: nothing of its message is kept but its place in the queue, and no timer runs."""
+        self.stream = stream
+        self._messages[0] = (_STREAMED, EMPTY_PAYLOAD)
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+            self._keepalive_handle = None
 
     def pass_on(self, outcome: middleware.Outcome) -> None:
         """Wake the task that answers messages as always; the middleware takes the outcome."""
@@ -275,8 +306,12 @@ class Connection(StreamConnection):
     async def start(self) -> None:
         """The life of the connection. After its end the client may take the rest of its response, at the same pace."""
         transport = self.transport
+        self._begun = True
         try:
-            await super().start()
+            if self._messages:
+                await self._answer_first()
+            if not self._force_close:
+                await super().start()
         finally:
             if transport is not None:
                 self._watch_closing(transport)

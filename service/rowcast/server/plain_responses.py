@@ -23,11 +23,20 @@ from aiohttp.http_writer import _serialize_headers
 
 from rowcast.identity.throttling import RATE_LIMITS
 from rowcast.server.middleware import COMMON_HEADERS, REQUEST_ID, add_headers
+from rowcast.streams.sse import HEADERS
 
 if TYPE_CHECKING:
     from multidict import CIMultiDict
 
 _OWN: Final = ("Connection", "Content-Length", "Date", "Transfer-Encoding", "X-Request-ID", *COMMON_HEADERS)
+_STREAM: Final = "".join(
+    f"{line}\r\n"
+    for line in (
+        "HTTP/1.1 200 OK",
+        *(f"{name}: {text}" for name, text in HEADERS.items()),
+        "Transfer-Encoding: chunked",
+    )
+).encode()
 _WITHOUT_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
@@ -64,6 +73,11 @@ def written(status: int, reason: str, headers: Mapping[str, str], body: bytes, r
         :-2
     ]  # it takes any mapping
     return b"%b%b%bX-Request-ID: %b\r\n\r\n%b" % (head, length, _common(int(time.time())), request_id.encode(), body)
+
+
+def stream_head(request_id: str) -> bytes:
+    """The header of a stream."""
+    return b"%b%bX-Request-ID: %b\r\n\r\n" % (_STREAM, _common(int(time.time())), request_id.encode())
 
 
 def _adds_nothing(request: web.Request) -> bool:

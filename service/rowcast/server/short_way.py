@@ -10,8 +10,9 @@ fails, and a caller who is refused are answered as always.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
@@ -23,19 +24,26 @@ from aiohttp.typedefs import Middleware
 from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 from rowcast.configuration.settings import Server
-from rowcast.errors import ParseError
+from rowcast.errors import ApiError, ParseError
 from rowcast.identity.authentication import PARAMETERS_MAX
+from rowcast.identity.throttling import caller_at, caller_of, client_address
 from rowcast.query.coalescing import ALONE
-from rowcast.rest.direct_reading import DirectRead, Target
+from rowcast.rest.direct_reading import DirectRead, Target, recognised
+from rowcast.rest.direct_streams import DECIDED, DirectStreams
 from rowcast.rest.media_types import JSON
+from rowcast.rest.plan import SERVICE
 from rowcast.rest.request import Request, base_url
 from rowcast.rest.response_cache import NOTHING_KEPT, Answer, headers_of
-from rowcast.rest.viewset import direct_read_behind
+from rowcast.rest.viewset import direct_read_behind, direct_streams_behind
 from rowcast.server.health import Readiness
 from rowcast.server.hosts import Hosts
 from rowcast.server.middleware import UNCOUNTED_MAX_BYTES, Outcome, Requests
 from rowcast.server.plain_responses import written
 from rowcast.server.router import Router
+from rowcast.server.short_streams import ShortStream
+from rowcast.streams.connection_stream import ConnectionStream
+from rowcast.streams.sse import Sent
+from rowcast.streams.subscription import Subscriptions
 
 ORIGINS_MAX: Final = 1024  # combinations of headers whose meaning is remembered
 ORIGIN_MAX_BYTES: Final = 512  # of the values of such headers
@@ -55,20 +63,34 @@ def _spelt(*names: str) -> frozenset[bytes]:
 
 _CONDITION: Final = _spelt("If-None-Match")
 _CREDENTIALS: Final = _spelt("Authorization")
+_POSITION: Final = _spelt("Last-Event-ID")
+_MEANINGLESS_TO_STREAMS: Final = _spelt("Accept", "Cache-Control")  # which are sent as they are, whatever is accepted
 _ACCEPTED: Final = frozenset(("*/*", JSON))
 _TAG: Final = re.compile(rb'(?:W/)?"[0-9A-Za-z-]+"')  # the only form of a condition that this way understands
 
 Observe: TypeAlias = Callable[[web.AbstractResource | None, str, int, float], None]
 Answered: TypeAlias = tuple[Answer, bool]  # and whether it was kept
-_Found: TypeAlias = tuple[DirectRead, str, web.AbstractRoute]
 _Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
 class Connection(Protocol):
     """A connection whose client waits for the response to one message."""
 
+    @property
+    def transport(self) -> asyncio.Transport | None: ...
+
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+
     def request_of(self, message: RawRequestMessage) -> web.Request:
         """The request that aiohttp would make of the message."""
+
+    def begin_stream(self, stream: Sent) -> None:
+        """Send a stream in place of a response."""
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what waits for it."""
 
     def answered(self, response: bytes) -> None:
         """Send the response."""
@@ -127,7 +149,13 @@ class ShortWay:
         ):
             return False
         path, _, query = sent.partition("?")
-        if (found := self._find(path)) is None or query.count("&") >= PARAMETERS_MAX:
+        router = self._app.router
+        if not isinstance(router, Router) or query.count("&") >= PARAMETERS_MAX or (at := router.find(path)) is None:
+            return False
+        parts, route = at
+        if (streams := direct_streams_behind(route.handler)) is not None:
+            return self._takes_stream(message, connection, streams, route)
+        if (read := direct_read_behind(route.handler)) is None:
             return False
         condition, has_credentials, headers = None, False, []
         for pair in message.raw_headers:
@@ -145,7 +173,7 @@ class ShortWay:
         base = self._base(tuple(headers), message, connection)
         if base is None or (condition is not None and not _TAG.fullmatch(condition)):
             return False
-        read, key, route = found
+        key = next(iter(parts.values()), "")
         reading = _Reading(self, connection, read, route, condition)
         for_everybody = read.rows is not None and not has_credentials
         if for_everybody and (answer := read.kept(sent, base)) is not None:
@@ -156,7 +184,9 @@ class ShortWay:
         if query and (target.takes_longer or len(params) != len(message.url.query)):  # one is given twice
             return False
         if not for_everybody:
-            connection.run(reading.finish(read.answer_to(self._request(message, found, connection), target)))
+            connection.run(
+                reading.finish(read.answer_to(Request(self._request(message, parts, route, connection)), target))
+            )
         elif read.is_shared:
             self._read_list(reading, (sent, base))
         elif query or read.row is None or not read.row.offer(key, reading):
@@ -190,24 +220,93 @@ class ShortWay:
         if self._observe is not None:
             self._observe(route.resource, "GET", status, seconds)
 
-    def _request(self, message: RawRequestMessage, found: _Found, connection: Connection) -> Request:
+    def _takes_stream(
+        self, message: RawRequestMessage, connection: Connection, streams: DirectStreams, route: web.AbstractRoute
+    ) -> bool:
+        """Send a stream, now or once its caller is recognised; ``False`` if this way does not send it."""
+        last, has_credentials, headers = None, False, []
+        for pair in message.raw_headers:
+            name = pair[0]
+            if name in self._meaningless or name in _MEANINGLESS_TO_STREAMS:
+                continue
+            if name in self._of_origin:
+                headers.append(pair)
+            elif name in _CREDENTIALS:
+                has_credentials = True
+            elif name in _POSITION and last is None:
+                last = pair[1].decode("utf-8", "surrogateescape")
+            else:
+                return False
+        if self._base(tuple(headers), message, connection) is None:
+            return False
+        found = message.url.query if message.url.raw_query_string else None
+        params = dict(found) if found else {}
+        if found is not None and len(params) != len(found):  # one is given twice
+            return False
+        last = last or params.get("last_event_id")
+        if streams.plan.is_public and not has_credentials and "access_token" not in params:
+            subscriptions = streams.find(params)
+            if subscriptions is None:
+                return False
+            proxies = self._server.trusted_proxies
+            request = connection.request_of(message) if proxies else None
+            caller = caller_at(connection.address) if request is None else f"address:{client_address(request, proxies)}"
+            return self._send_stream(connection, subscriptions, last, caller, ())
+        self.requests.active += 1
+        request = self._request(message, {}, route, connection)
+        connection.run(self._recognise(Request(request), connection, streams, params, last))
+        return True
+
+    async def _recognise(
+        self,
+        request: Request,
+        connection: Connection,
+        streams: DirectStreams,
+        params: Mapping[str, str],
+        last: str | None,
+    ) -> None:
+        """Send the stream of a caller who may be somebody; whoever has to be refused is passed on."""
+        begun, sent = perf_counter(), False
+        try:
+            scope = None if not DECIDED.isdisjoint(params) else await recognised(streams.plan, request, stream=True)
+            subscriptions = None if scope is None else streams.find(params, scope)
+            if subscriptions is not None and connection.transport is not None:
+                sent = self._send_stream(connection, subscriptions, last, caller_of(request), (request.auth,))
+        except ApiError:  # raised again where errors are answered
+            pass
+        finally:
+            self.requests.ended()
+            if not sent:
+                connection.pass_on(Outcome(None, begun))
+
+    def _send_stream(
+        self,
+        connection: Connection,
+        subscriptions: Subscriptions,
+        last: str | None,
+        caller: str,
+        auths: Sequence[object],
+    ) -> bool:
+        hub = self._app[SERVICE].hub
+        if hub.closing:
+            return False
+        try:
+            hub.admission.admit(caller, subscriptions)
+        except ApiError:  # raised again where errors are answered
+            return False
+        ConnectionStream(hub, ShortStream(connection, self.requests.new_id()), subscriptions, auths, caller).begin(last)
+        return True
+
+    def _request(
+        self, message: RawRequestMessage, parts: dict[str, str], route: web.AbstractRoute, connection: Connection
+    ) -> web.Request:
         """The request of a message for the address that was found."""
         http = connection.request_of(message)
-        read, key, route = found
-        match = UrlMappingMatchInfo({read.plan.lookup_url_kwarg: key} if key else {}, route)
+        match = UrlMappingMatchInfo(parts, route)
         match.add_app(self._app)
         match.current_app = self._app
         http._match_info = match  # noqa: SLF001, as aiohttp's application does
-        return Request(http)
-
-    def _find(self, path: str) -> _Found | None:
-        """The reads of an address, the part of it that names a row, and its route."""
-        router = self._app.router
-        if not isinstance(router, Router) or (found := router.find(path)) is None:
-            return None
-        parts, route = found
-        read = direct_read_behind(route.handler)
-        return None if read is None else (read, next(iter(parts.values()), ""), route)
+        return http
 
     def _base(self, headers: _Headers, message: RawRequestMessage, connection: Connection) -> str | None:
         """The origin of the links that a client with these headers gets; ``None`` if they ask for something else."""

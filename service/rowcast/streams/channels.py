@@ -63,8 +63,7 @@ async def stream_channels(
             return response
     if not hub.closing:
         subscribers = [
-            hub.make_subscriber(http, response, hub.feed.head, auths, renews=False, marker=each.marker)
-            for each in channels
+            hub.make_subscriber(response, hub.feed.head, auths, renews=False, marker=each.marker) for each in channels
         ]
         left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         response.sending = _send(hub, left, channels, subscribers, caller)

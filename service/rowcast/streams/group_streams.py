@@ -118,7 +118,7 @@ class GroupStreams:
             except ConnectionResetError:  # the client has gone; aiohttp drops the response
                 return response
         if not self._hub.closing:
-            subscriber = self._hub.make_subscriber(http, response, board.position, auths, renews=snapshot)
+            subscriber = self._hub.make_subscriber(response, board.position, auths, renews=snapshot)
             response.sending = self._send(subscriber, board, caller, last, reason)
             response.client_left = subscriber.leave
         return response

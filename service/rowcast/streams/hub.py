@@ -40,7 +40,7 @@ from rowcast.streams.members import Sender
 from rowcast.streams.open_streams import CREDENTIALS_CHECK_SECONDS, OpenStreams
 from rowcast.streams.routing import SubscriptionIndex
 from rowcast.streams.shared_matches import SharedMatches
-from rowcast.streams.shared_snapshot import SharedSnapshot
+from rowcast.streams.shared_position import SharedPosition
 from rowcast.streams.snapshot import SnapshotRows, read_snapshot
 from rowcast.streams.sse import (
     CACHE_CONTROL,
@@ -121,7 +121,8 @@ class Hub:
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches = SharedMatches()
         self.open_streams = OpenStreams(valid, max_age)
-        self._snapshot = SharedSnapshot(read_snapshot)
+        self._read_snapshot = read_snapshot
+        self.next_position = SharedPosition(self._read_position).next
         self._reading_rows = asyncio.Semaphore(SNAPSHOTS_READ_AT_ONCE)
         self.closing = False
         self.aggregates = GroupStreams(self)
@@ -209,17 +210,17 @@ class Hub:
         """
         if http.method == "HEAD":
             return web.Response(content_type=CONTENT_TYPE, headers={"Cache-Control": CACHE_CONTROL})
-        subscriptions = self._shared(subscriptions)
+        subscriptions = self.shared(subscriptions)
         response = StreamResponse()
         with self.admission.admit(caller, subscriptions):
             begin = await self._prepare(http, response, subscriptions, last, limit)
         if begin is not None:
-            subscriber = self.make_subscriber(http, response, self.feed.head, auths, renews=limit is not None)
+            subscriber = self.make_subscriber(response, self.feed.head, auths, renews=limit is not None)
             response.sending = self._send(subscriber, subscriptions, caller, limit, begin)
             response.client_left = subscriber.leave
         return response
 
-    def _shared(self, subscriptions: Subscriptions) -> Subscriptions:
+    def shared(self, subscriptions: Subscriptions) -> Subscriptions:
         """Those that other streams have already, if they are equal; so that each stream need not keep its own."""
         return self._subscriptions.setdefault(subscriptions.key, subscriptions)
 
@@ -256,7 +257,7 @@ class Hub:
         if forwarded is not None:
             return forwarded.begin
         if rows is None:
-            return partial(self._begin, last=last)
+            return partial(self.begin, last=last)
         return partial(self._send_rows, rows=rows, reason=reason, first=opening())
 
     async def _send(
@@ -273,16 +274,16 @@ class Hub:
 
     async def send(self, subscriber: Subscriber, subscriptions: Subscriptions, last: str | None) -> None:
         """Send a stream by an open connection; returns when it has ended."""
-        subscriptions = self._shared(subscriptions)
+        subscriptions = self.shared(subscriptions)
         with self.open_streams.holding(subscriber, subscriptions.about):
-            await self._begin(subscriber, subscriptions, last)
+            await self.begin(subscriber, subscriptions, last)
             await self._follow(subscriber, subscriptions, None)
 
-    async def _begin(self, subscriber: Subscriber, subscriptions: Subscriptions, last: str | None) -> None:
+    async def begin(self, subscriber: Subscriber, subscriptions: Subscriptions, last: str | None) -> None:
         """Find the position where a stream begins, and open it."""
         reason = None if last is None else await self.check_position(last, subscriber)
         if last is None or reason is not None:
-            subscriber.position = await self._current_position()
+            subscriber.position = await asyncio.shield(self.next_position())
         else:
             subscriber.position = Position.parse(last)
         reset = b"" if reason is None else self._reset_block(subscriptions, subscriber.position, reason)
@@ -302,14 +303,14 @@ class Hub:
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
                 await subscriber.send(DATABASE_AWAY)
 
-    async def _current_position(self) -> Position:
+    async def _read_position(self) -> Position:
         """The position after everything that is committed, which the feed may not have read yet.
 
         If the database is away it is the head of the feed.
         """
         head = self.feed.head
         try:
-            snapshot = await self._snapshot.read()
+            snapshot = await self._read_snapshot()
         except Unavailable:
             return self.feed.head
         return self.position_after(head, snapshot)
@@ -321,6 +322,14 @@ class Hub:
 
     async def _follow(self, subscriber: Subscriber, subscriptions: Subscriptions, limit: int | None) -> None:
         """Send everything after the subscriber's position, until the connection or the service ends."""
+        while await self.reach_head(subscriber, subscriptions, limit):
+            await subscriber.stay(self.group(subscriptions, subscriber.position.snapshot))
+
+    async def reach_head(self, subscriber: Subscriber, subscriptions: Subscriptions, limit: int | None) -> bool:
+        """Send everything up to the head of the feed; ``False`` if the connection or the service has ended.
+
+        Then the subscriber has to join its group before anything else is awaited.
+        """
         while not (self.closing or subscriber.gone):
             await subscriber.make_room(self.buffer)
             if subscriber.phase is Phase.RESYNC:
@@ -334,9 +343,13 @@ class Hub:
             except Reset as reset:
                 await self._reset_subscriber(subscriber, subscriptions, self.feed.head, reset.reason)
                 continue
-            at_head = subscriber.position.sort_key >= self.feed.head.sort_key
-            if at_head and subscriber.phase is Phase.CATCHING_UP:
-                await subscriber.stay(self._group(subscriptions, subscriber.position.snapshot))
+            if self.is_at_head(subscriber) and subscriber.phase is Phase.CATCHING_UP:
+                return True
+        return False
+
+    def is_at_head(self, subscriber: Subscriber) -> bool:
+        """Whether a subscriber has all that the feed has delivered."""
+        return subscriber.position.sort_key >= self.feed.head.sort_key
 
     async def _catch_up(self, subscriber: Subscriber, subscriptions: Subscriptions) -> None:
         """Send the events between the subscriber's position and the head of the feed."""
@@ -447,7 +460,7 @@ class Hub:
 
     # --- groups
 
-    def _group(self, subscriptions: Subscriptions, seen_snapshot: Snapshot | None) -> Group:
+    def group(self, subscriptions: Subscriptions, seen_snapshot: Snapshot | None) -> Group:
         """The group of the subscriptions, a new one if there is none.
 
         A subscriber may join from a position further on, if it was connected to a replica that has read more.
@@ -512,7 +525,7 @@ class Hub:
     def _merge(self, group: Group, batch: Batch) -> None:
         """Move the members of a group whose snapshot no longer matters to the group without a snapshot."""
         self._unregister(group)
-        plain = self._group(group.subscriptions, None)
+        plain = self.group(group.subscriptions, None)
         if plain.phase is GroupPhase.LIVE:
             plain.absorb(group)
         else:

@@ -96,7 +96,7 @@ class Members(Collection[Subscriber], Generic[Mark]):
     def __init__(self, hub: Owner) -> None:
         self.end = 0
         self._hub = hub
-        self._frames: deque[tuple[bytes, Mark]] = deque()  # the newest, from the first one that a member lacks
+        self._frames: list[tuple[bytes, Mark]] = []  # the newest, from the first one that a member lacks
         self._cohorts: dict[int, set[Subscriber]] = {}
         self._count = 0
 
@@ -197,5 +197,4 @@ class Members(Collection[Subscriber], Generic[Mark]):
         """Forget cohorts without members, and frames that no member lacks."""
         self._cohorts = {start: cohort for start, cohort in self._cohorts.items() if cohort}
         lacking = self.end - min(self._cohorts, default=self.end)
-        while len(self._frames) > lacking:
-            self._frames.popleft()
+        del self._frames[: len(self._frames) - lacking]

@@ -5,12 +5,14 @@ Specification: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 from __future__ import annotations
 
+import asyncio
 import random
+import socket
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
@@ -18,12 +20,19 @@ from rowcast.changes.position import Position
 
 CONTENT_TYPE: Final = "text/event-stream"
 CACHE_CONTROL: Final = "no-cache, no-transform"  # a proxy that compresses would keep events back
+HEADERS: Final[Mapping[str, str]] = {
+    "Content-Type": CONTENT_TYPE,
+    "Cache-Control": CACHE_CONTROL,
+    "Connection": "keep-alive",
+    "X-Accel-Buffering": "no",
+}  # of a stream, as aiohttp-sse has them
 RETRY_MILLISECONDS: Final = 1000, 3000  # that a browser waits before it connects again, at least and at most
 RETRY_SLOW_FILTER_MILLISECONDS: Final = 60_000  # the same, after a stream has ended because of its filter
 FILTER_TIMEOUT: Final = "filter_timeout"  # the reason of a reset after which the stream ends
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 DATABASE_AWAY: Final = b": the database is away\n\n"
 UNACKNOWLEDGED_SECONDS: Final = 120.0  # after which the kernel closes a connection whose client acknowledges nothing
+USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
 WHEN_BEGUN: Final[web.RequestKey[Callable[[web.BaseRequest, int], None]]] = web.RequestKey("when_begun")
 
 
@@ -37,6 +46,8 @@ class StreamResponse(EventSourceResponse):
     """
 
     _send_headers_immediately = False  # but in one write with the opening
+    transport: asyncio.Transport
+    is_chunked: bool
 
     def __init__(self) -> None:
         super().__init__(allow_all_methods=True, send_timeout=UNACKNOWLEDGED_SECONDS)
@@ -50,6 +61,7 @@ class StreamResponse(EventSourceResponse):
             return self._payload_writer
         if request.transport is None:  # aiohttp-sse asserts that there is one
             raise ConnectionResetError("The client has left before the stream began.")
+        self.transport, self.is_chunked = request.transport, request.version >= HttpVersion11
         self._set_tcp_user_timeout(request)
         if isinstance(request.protocol, StreamConnection):
             request.protocol.stream = self
@@ -75,6 +87,12 @@ class StreamResponse(EventSourceResponse):
         await self._payload_writer.drain()
 
 
+class Sent(Protocol):
+    """What a stream is sent by. ``client_left`` is called when its connection is lost."""
+
+    client_left: Callable[[], None] | None
+
+
 class StreamConnection(web.RequestHandler):
     """A connection whose stream learns at once that its client has left. By any other it would learn that with its next write."""
 
@@ -82,13 +100,25 @@ class StreamConnection(web.RequestHandler):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.stream: StreamResponse | None = None  # the last one that was sent
+        self.stream: Sent | None = None  # the last one
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         stream, self.stream = self.stream, None
         if stream is not None and stream.client_left is not None:
             stream.client_left()
+
+
+def end_if_unacknowledged(transport: asyncio.Transport, seconds: float = UNACKNOWLEDGED_SECONDS) -> None:
+    """Let the kernel end a connection whose client acknowledges nothing for so long, as aiohttp-sse does; 0 for its own limit."""
+    connection = transport.get_extra_info("socket")
+    if (
+        USER_TIMEOUT is not None
+        and connection is not None
+        and connection.family != socket.AF_UNIX
+        and connection.fileno() >= 0
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, USER_TIMEOUT, int(seconds * 1000))
 
 
 def opening() -> bytes:

@@ -7,14 +7,13 @@ group's. Otherwise the coroutine of its request (``Hub.stream``) reads the log f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import Final, Protocol
 
-from aiohttp import HttpVersion11, web
-
 from rowcast.changes.position import Position
-from rowcast.streams.sse import StreamResponse, http_chunk
+from rowcast.streams.sse import http_chunk
 
 SEND_TIMEOUT_SECONDS: Final = 30.0  # without progress, after which a connection is aborted
 
@@ -57,12 +56,24 @@ class Membership(Protocol):
         """Remove a subscriber; a member's ``position`` becomes that of the group."""
 
 
+class Wire(Protocol):
+    """What a stream is written to. ``is_chunked`` is false for HTTP/1.0."""
+
+    transport: asyncio.Transport
+    is_chunked: bool
+
+    async def write(self, data: bytes, /) -> None:
+        """Write a part, and wait until the client has taken most of what waits for it; ``ConnectionResetError`` if it has gone."""
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what waits for it, if that is more than the transport's limit."""
+
+
 class Subscriber:
     """One connection. ``position`` is its place in the log, for a member that of its group.
 
     ``auths`` are the ``request.auth`` that its caller was identified by. ``renews`` is set for a stream with
-    ``?snapshot=true``: a reset sends it all rows again. ``chunked`` is false for HTTP/1.0. ``marker`` is written before whatever
-    is written, where several subscribers share the connection.
+    ``?snapshot=true``: a reset sends it all rows again. ``marker`` is written before whatever is written, where several subscribers share the connection.
     """
 
     __slots__ = (
@@ -70,8 +81,8 @@ class Subscriber:
         "_marker",
         "_marker_chunk",
         "_reset_reason",
-        "_response",
         "_transport",
+        "_wire",
         "auths",
         "chunked",
         "ended_by",
@@ -83,28 +94,26 @@ class Subscriber:
 
     def __init__(
         self,
-        http: web.Request,
-        response: StreamResponse,
+        wire: Wire,
         position: Position,
         auths: Sequence[object],
         *,
         renews: bool,
         marker: bytes = b"",
     ) -> None:
-        assert http.transport is not None
         self.phase = Phase.CATCHING_UP
         self.position = position
         self.auths = tuple(auth for auth in auths if auth is not None)
         self.renews = renews
         self.group: Membership | None = None
         self.ended_by: str | None = None  # why the stream was ended, if its client has not left
-        self.chunked = http.version >= HttpVersion11
+        self.chunked = wire.is_chunked
         self._marker = marker
         self._marker_chunk = http_chunk(marker) if marker and self.chunked else marker
         self._reset_reason = ""
-        self._response = response
-        self._transport: asyncio.Transport = http.transport
-        self._left: asyncio.Future[None] | None = None
+        self._wire = wire
+        self._transport = wire.transport
+        self._left: Callable[[], None] | None = None  # called when it leaves its group
 
     def _enter(self, phase: Phase) -> None:
         assert phase in TRANSITIONS[self.phase], f"a subscriber cannot go from {self.phase.name} to {phase.name}"
@@ -114,15 +123,20 @@ class Subscriber:
 
     async def stay(self, group: Membership) -> None:
         """Be in a group until the client has left, the buffer is full, or the stream ends; afterwards ``position`` is where that was."""
+        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.join(group, partial(_resolve, left))
+        try:
+            await left
+        finally:
+            self.leave()
+
+    def join(self, group: Membership, left: Callable[[], None]) -> None:
+        """Be in a group, at once or when it reaches ``position``. ``left`` is called when that is over; it may not write at once."""
         self._enter(Phase.LIVE)
-        self._left = asyncio.get_running_loop().create_future()
+        self._left = left
         self.group = group
         group.admit(self)
         if self._transport.is_closing():  # the client has left before there was a group to leave
-            self.leave()
-        try:
-            await self._left
-        finally:
             self.leave()
 
     def leave(self) -> None:
@@ -136,9 +150,8 @@ class Subscriber:
         assert self._left is not None
         self._enter(phase)
         self.group.dismiss(self)
-        self.group = None
-        if not self._left.done():
-            self._left.set_result(None)
+        left, self.group, self._left = self._left, None, None
+        left()
 
     def write(self, frame: bytes, buffer: int) -> None:
         """Write bytes of a group; leave it if the client has gone, or has more than ``buffer`` bytes to take.
@@ -159,13 +172,13 @@ class Subscriber:
 
     async def send(self, frame: bytes) -> None:
         """Write, and wait until the client has taken most of it; ``ConnectionResetError`` if it takes nothing."""
-        await self._wait_for_client(self._response.write(self._marker + frame if self._marker else frame))
+        await self._wait_for_client(self._wire.write(self._marker + frame if self._marker else frame))
 
     async def make_room(self, buffer: int) -> None:
         """Wait, if more than ``buffer`` bytes wait for the client, until it has taken most of them, like ``send``."""
         if self._transport.get_write_buffer_size() > buffer:
             self._transport.set_write_buffer_limits(high=buffer)
-            await self._wait_for_client(self._response.drain())
+            await self._wait_for_client(self._wire.drain())
 
     async def _wait_for_client(self, sending: Awaitable[None]) -> None:
         try:
@@ -222,3 +235,8 @@ class Subscriber:
     def gone(self) -> bool:
         """Whether the stream is over, or its connection is."""
         return self.phase is Phase.CLOSED or self._transport.is_closing()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

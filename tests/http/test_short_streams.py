@@ -1,0 +1,227 @@
+"""Streams about which data decide are sent by their connection, as all others are."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from rowcast.server.short_streams import LAST_CHUNK
+from rowcast.server.short_way import ShortWay
+
+from ..waiting import until
+from .conftest import Run
+from .library import Service
+from .test_short_way import AS_ALWAYS, HOST, SECRET, Client, bearer, connected
+
+FIELDS: dict[str, Any] = {
+    "id": {"type": "integer", "primary_key": True},
+    "tenant": {"type": "integer"},
+    "text": {"type": "text"},
+}
+RESOURCES: dict[str, Any] = {
+    "notes": {
+        "fields": FIELDS,
+        "viewset": {
+            "filterset_fields": {"tenant": ["exact", "in"], "text": ["exact", "regex"]},
+            "search_fields": ["text"],
+        },
+    },
+    "own": {  # of tenants
+        "fields": FIELDS,
+        "viewset": {
+            "permission_classes": ["IsAuthenticated"],
+            "scope": {"tenant": "$claims.tenant"},
+            "filterset_fields": ["text"],
+        },
+    },
+}
+SETTINGS = f"auth: {{jwt: {{secret: {SECRET}, audience: rowcast}}, default_permission_classes: [AllowAny]}}\n"
+GENERATED = rb"X-Request-ID|Date"
+TAKEN = (
+    "",
+    "?",
+    "?tenant=1",
+    "?tenant__in=1,2",
+    "?search=a",
+    "?fields=id",
+    "?fields=id,text&tenant=1",
+    "?last_event_id=1-1-0",
+    "?last_event_id=x",
+)
+NOT_TAKEN = (
+    "?tenant=x", "?tenent=1", "?fields=x", "?text__regex=a", "?text__regex=(", "?snapshot=true", "?snapshot=maybe", "?expand=",
+    "?expand=x", "?ticket=x", "?tenant=1&tenant=2", "#x",
+)  # fmt: skip
+HEADERS = (
+    b"If-None-Match: *\r\n",
+    b"Last-Event-ID: 1-1-0\r\nLast-Event-ID: 1-1-0\r\n",
+    b"Prefer: x\r\n",
+    b"Connection: close\r\n",
+)
+
+
+@pytest.fixture
+async def service(run: Run) -> Service:
+    return await run(RESOURCES, SETTINGS)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each message that was offered to the short way, whether that took it."""
+    found: list[bool] = []
+    takes = ShortWay.takes
+
+    def noted(*arguments: Any) -> bool:
+        found.append(takes(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(ShortWay, "takes", noted)
+    return found
+
+
+async def begun(client: Client, path: str, headers: bytes = b"") -> tuple[list[bytes], bytes]:
+    """The header of the response to a request for a stream, and its first block or its body, without what is generated."""
+    client.writer.write(b"GET %b HTTP/1.1\r\n%b%b\r\n" % (path.encode(), HOST, headers))
+    async with asyncio.timeout(30):
+        lines = (await client.reader.readuntil(b"\r\n\r\n")).strip().split(b"\r\n")
+        length = next((line for line in lines if line.startswith(b"Content-Length")), None)
+        body = await (chunk(client) if length is None else client.reader.readexactly(int(length.split()[1])))
+    lines = [re.sub(b"^(%b): .*" % GENERATED, rb"\1", line) for line in lines]
+    return lines, re.sub(rb'^retry: \d+\n|"request_id":"[^"]*"|~[\d:,]*', b"", body)
+
+
+async def chunk(client: Client) -> bytes:
+    """The next part of a stream."""
+    async with asyncio.timeout(30):
+        size = int(await client.reader.readline(), 16)
+        part = await client.reader.readexactly(size)
+        assert await client.reader.readexactly(2) == b"\r\n"
+    return part
+
+
+async def expected(service: Service, path: str, headers: bytes) -> tuple[list[bytes], bytes]:
+    """What a stream begins with that is sent as always."""
+    async with connected(service) as client:
+        return await begun(client, path, headers + AS_ALWAYS)
+
+
+async def test_both_ways_begin_alike(service: Service, taken: list[bool]) -> None:
+    """Also where a client resumes, and from a position that is none; no header is missing, and none is added."""
+    meaningless = b"Accept: text/event-stream\r\nCache-Control: no-cache\r\nCookie: a=b\r\nuser-agent: x\r\n"
+    for query in TAKEN:
+        for headers in (b"", meaningless, b"Last-Event-ID: 1-1-0\r\n", b"last-event-id: x\r\n"):
+            path = f"/notes/stream/{query}"
+            as_always = await expected(service, path, headers)
+            assert as_always[0][0] == b"HTTP/1.1 200 OK"
+            taken.clear()
+            async with connected(service) as client:
+                found = await begun(client, path, headers)
+            assert (sorted(found[0]), found[1]) == (sorted(as_always[0]), as_always[1]), (path, headers)
+            assert taken == [True], (path, headers)
+
+
+async def test_other_streams_are_sent_as_always(service: Service, taken: list[bool]) -> None:
+    """Those that have to be refused, begin with rows, or need the database; and those of requests with headers that mean something."""
+    for path, headers in (*((f"/notes/stream/{each}", b"") for each in NOT_TAKEN), *(("/notes/stream/", each) for each in HEADERS),
+                          ("/notes/1/stream/", b"")):  # fmt: skip
+        as_always = await expected(service, path, headers)
+        async with connected(service) as client:
+            assert await begun(client, path, headers) == as_always, path
+    assert not any(taken)
+
+
+async def test_each_caller_gets_the_rows_of_their_scope(service: Service, taken: list[bool]) -> None:
+    """Streams with one address, of two tenants and two callers of one: those of one tenant share what they show."""
+    async with connected(service) as ann, connected(service) as bob, connected(service) as eve:
+        await begun(ann, "/own/stream/?text=a", bearer(tenant=1))
+        await begun(bob, "/own/stream/?text=a", bearer(tenant=1, sub="bob"))
+        token = bearer(tenant=2).split()[2].decode()
+        await begun(eve, f"/own/stream/?text=a&access_token={token}")
+        assert taken == [True] * 3
+        hub = service.service.hub
+        await until(lambda: sum(len(group.members) for group in hub.groups) == 3)
+        assert sorted(len(group.members) for group in hub.groups) == [1, 2]
+        await service.sql.execute("INSERT INTO own VALUES (1, 1, 'a'), (2, 2, 'a'), (3, 1, 'b')")
+        for client, key in ((ann, 1), (bob, 1), (eve, 2)):
+            assert re.findall(rb'"id":(\d+)', await chunk(client)) == [b"%d" % key] * 2
+
+
+async def test_callers_without_rights_are_refused_as_always(service: Service, taken: list[bool]) -> None:
+    for caller in (b"", b"Authorization: Bearer x\r\n", bearer(exp=1), bearer(tenant=1) * 2):
+        as_always = await expected(service, "/own/stream/", caller)
+        assert as_always[0][0].startswith(b"HTTP/1.1 401")
+        async with connected(service) as client:
+            assert await begun(client, "/own/stream/", caller) == as_always
+    assert any(taken)
+
+
+async def test_a_member_has_no_task(service: Service, taken: list[bool]) -> None:
+    """While a stream has kept up, nothing of it runs but what its connection has anyway."""
+    async with connected(service) as client:
+        await begun(client, "/books/nothing/")
+        idle = len(asyncio.all_tasks())
+        await begun(client, "/notes/stream/")
+        await until(lambda: any(group.members for group in service.service.hub.groups))
+        assert len(asyncio.all_tasks()) == idle
+    assert taken == [False, True]
+
+
+async def test_equal_streams_share_their_subscriptions(service: Service) -> None:
+    """Whatever the order of their parameters, and whatever position they have."""
+    async with connected(service) as first, connected(service) as second:
+        await begun(first, "/notes/stream/?tenant=1&text=a")
+        await begun(second, "/notes/stream/?text=a&tenant=1")
+        position = str(service.service.hub.feed.head)
+        async with connected(service) as third:
+            await begun(third, f"/notes/stream/?text=a&tenant=1&last_event_id={position}")
+            hub = service.service.hub
+            await until(lambda: sum(len(group.members) for group in hub.groups) == 3)
+            assert len({id(group.subscriptions) for group in hub.groups}) == 1
+
+
+async def test_a_connection_goes_on_after_its_stream(service: Service, taken: list[bool]) -> None:
+    """A request that comes meanwhile is answered when the stream has ended."""
+    async with connected(service) as client:
+        await begun(client, "/notes/stream/")
+        client.writer.write(b"GET /notes/1/ HTTP/1.1\r\n%b\r\n" % HOST)
+        await client.writer.drain()
+        await service.sql.execute("INSERT INTO notes VALUES (1, 1, 'a')")
+        assert b'"id":1' in await chunk(client)
+        service.service.hub.open_streams.end()
+        assert await client.reader.readexactly(len(LAST_CHUNK)) == LAST_CHUNK
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+        assert await client.reader.readexactly(28) == b'{"id":1,"tenant":1,"text":"a"}'[:28]
+        assert await client.reader.readexactly(2) == b'"}'
+        (lines, _) = await begun(client, "/notes/stream/?tenant=2")
+        assert lines[0] == b"HTTP/1.1 200 OK"
+    assert taken == [True] * 3
+    await until(lambda: service.service.hub.subscribers == 0)
+
+
+async def test_streams_that_come_together_share_a_statement(service: Service) -> None:
+    """The position where they begin is read once for many."""
+    clients = [Client(*await asyncio.open_connection(service.client.host, service.client.port)) for _ in range(50)]
+    before = service.service.store.database.statements
+    await asyncio.gather(*(begun(client, f"/notes/stream/?tenant={n}") for n, client in enumerate(clients)))
+    assert service.service.store.database.statements - before < 25
+    assert service.service.hub.subscribers == 50
+    for client in clients:
+        client.writer.close()
+
+
+async def test_addresses_that_proxies_report_are_counted(run: Run, taken: list[bool]) -> None:
+    """Each client behind a trusted proxy has the streams of one caller."""
+    settings = f"{SETTINGS}server: {{trusted_proxies: 1}}\nstream: {{max_streams_per_caller: 1}}\n"
+    service = await run(RESOURCES, settings)
+    async with connected(service) as first, connected(service) as second, connected(service) as third:
+        for client, address, status in (
+            (first, b"192.0.2.1", b"200"),
+            (second, b"192.0.2.2", b"200"),
+            (third, b"192.0.2.1", b"429"),
+        ):
+            (lines, _) = await begun(client, "/notes/stream/", b"X-Forwarded-For: %b\r\n" % address)
+            assert lines[0].split()[1] == status
+    assert taken == [True, True, False]
