@@ -158,15 +158,26 @@ async def test_callers_without_rights_are_refused_as_always(service: Service, ta
     assert any(taken)
 
 
-async def test_a_member_has_no_task(service: Service, taken: list[bool]) -> None:
-    """While a stream has kept up, nothing of it runs but what its connection has anyway."""
+def sending() -> list[str]:
+    """The coroutines of all tasks that send a stream."""
+    found: list[str] = []
+    for task in asyncio.all_tasks():
+        waiting: Any = task.get_coro()
+        while waiting is not None:
+            found.append(getattr(waiting, "__qualname__", ""))
+            waiting = getattr(waiting, "cr_await", None)
+    return [name for name in found if name.startswith(("Hub._send", "Subscriber.", "ConnectionStream."))]
+
+
+async def test_a_member_has_no_task(service: Service) -> None:
+    """While a stream has kept up, nothing of it runs; one that is sent as always has a task."""
     async with connected(service) as client:
-        await begun(client, "/books/nothing/")
-        idle = len(asyncio.all_tasks())
         await begun(client, "/notes/stream/")
         await until(lambda: any(group.members for group in service.service.hub.groups))
-        assert len(asyncio.all_tasks()) == idle
-    assert taken == [False, True]
+        assert not sending()
+        async with connected(service) as other:
+            await begun(other, "/notes/stream/", AS_ALWAYS)
+            await until(lambda: "Subscriber.stay" in sending())
 
 
 async def test_equal_streams_share_their_subscriptions(service: Service) -> None:
