@@ -204,7 +204,7 @@ async def test_names_and_types_of_all_kinds_are_accepted_by_the_config(project: 
     assert odd.run("check") == (0, "config: 4 resources, no problems.")
     code, plan = odd.run("plan")
     assert (code, plan.splitlines()[0]) == (0, "-- The database is in line with the config.")
-    assert odd.resources() == ["metrics", "models", "public_models", "strasse_der_worters"]
+    assert odd.resources() == ["models", "public_metrics", "public_models", "strasse_der_worters"]
     assert odd.run("adopt", "--check")[0] == 0
     text = odd.resource("strasse_der_worters")
     for line in (
@@ -219,7 +219,7 @@ async def test_names_and_types_of_all_kinds_are_accepted_by_the_config(project: 
         "    search: [in]",
     ):
         assert line in text.splitlines(), line
-    assert 'description: "Two lines of \\"text\\": # all of it"' in odd.resource("metrics")
+    assert 'description: "Two lines of \\"text\\": # all of it"' in odd.resource("public_metrics")
     assert "description" not in odd.resource("models")
 
 

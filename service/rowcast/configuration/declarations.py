@@ -35,7 +35,7 @@ SQL_NAME: Final = r"""[^."'%:\\\x00-\x1f]+"""  # of what may have been made by o
 TABLE_NAME: Final = rf"(?:{SQL_NAME}\.)?{SQL_NAME}"
 MODEL_NAME: Final = r"[A-Z][A-Za-z0-9]*"
 RESERVED_RESOURCES: Final = (
-    "health", "openapi.json", "asyncapi.json", "docs", "console", "stream", "batch", "stream-ticket",
+    "health", "openapi.json", "asyncapi.json", "docs", "metrics", "console", "stream", "batch", "stream-ticket",
 )  # fmt: skip
 DATABASE_DEFAULT: Final = "database"  # as the value of ``default``
 RESERVED_COLUMNS: Final = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")  # of every PostgreSQL table

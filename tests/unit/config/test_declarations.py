@@ -407,6 +407,7 @@ def test_wrong_fields_are_reported_with_their_places(problems: Problems, fields:
         ("model: thing", "5:8: model: must be a name such as Task"),
         ("name: Things", "5:7: name: must be a lower-case name such as tasks or blog-posts"),
         ("name: health", "5:7: name: 'health' is a route of the service itself; choose another name"),
+        ("name: metrics", "5:7: name: 'metrics' is a route of the service itself; choose another name"),
         ("name: stream", "5:7: name: 'stream' is a route of the service itself; choose another name"),
         (f"table: {'a' * 64}", "5:8: table: may have at most 63 characters"),
         ("feilds: {}", "5:1: unknown key 'feilds'; did you mean fields?"),
