@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import structlog
 
+from rowcast.server.middleware import REQUESTS
 from rowcast.server.short_streams import LAST_CHUNK
 from rowcast.server.short_way import ShortWay
 
@@ -53,7 +59,7 @@ TAKEN = (
 )
 NOT_TAKEN = (
     "?tenant=x", "?tenent=1", "?fields=x", "?text__regex=a", "?text__regex=(", "?snapshot=true", "?snapshot=maybe", "?expand=",
-    "?expand=x", "?ticket=x", "?tenant=1&tenant=2", "#x",
+    "?expand=x", "?ticket=x", "?tenant=1&tenant=2", "?text=%ff", "?last_event_id=%ff", "#x",
 )  # fmt: skip
 HEADERS = (
     b"If-None-Match: *\r\n",
@@ -236,3 +242,71 @@ async def test_addresses_that_proxies_report_are_counted(run: Run, taken: list[b
             (lines, _) = await begun(client, "/notes/stream/", b"X-Forwarded-For: %b\r\n" % address)
             assert lines[0].split()[1] == status
     assert taken == [True, True, False]
+
+
+OF_LISTS = """
+from marshmallow import fields
+from rowcast import Serializer
+
+class Short(Serializer):
+    id = fields.Integer()
+"""
+
+
+async def test_streams_show_what_lists_show(run: Run, taken: list[bool]) -> None:
+    """With a serializer of lists of its own, a stream shows nothing that the list hides."""
+    notes = {"fields": FIELDS, "viewset": {"list_serializer_class": "lists:Short"}}
+    service = await run({"notes": notes}, SETTINGS, {"lists": OF_LISTS})
+    async with connected(service) as client:
+        await begun(client, "/notes/stream/")
+        await service.sql.execute("INSERT INTO notes VALUES (1, 1, 'a')")
+        assert b'"data":{"id":1},' in await chunk(client)
+    assert taken == [False]
+
+
+@asynccontextmanager
+async def slow(service: Service, headers: bytes) -> AsyncIterator[socket.socket]:
+    """The connection of a client for whose stream bytes wait, since it reads none."""
+    hub = service.service.hub
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((service.client.host, service.client.port))
+        client.sendall(b"GET /notes/stream/ HTTP/1.1\r\n%b%b\r\n" % (HOST, headers))
+        await until(lambda: any(group.members for group in hub.groups))
+        (connection,) = service.client.server.handler.connections
+        transport, number = connection.transport, 0
+        assert transport is not None
+
+        async def waits() -> bool:
+            nonlocal number
+            number += 1
+            await service.sql.execute("INSERT INTO notes VALUES ($1, 1, $2)", number, "x" * 50_000)
+            return transport.get_write_buffer_size() > 0
+
+        await until(waits)
+        yield client
+
+
+@pytest.mark.parametrize("headers", [b"", AS_ALWAYS])
+async def test_a_client_that_says_no_more_and_reads_nothing_is_disconnected(run: Run, headers: bytes) -> None:
+    """It has ended its side of the connection, whose other side ends after ``send_timeout``, though bytes wait for it."""
+    service = await run(RESOURCES, f"{SETTINGS}server: {{send_timeout: 300ms}}\nstream: {{heartbeat: 1s}}\n")
+    async with slow(service, headers) as client:
+        client.shutdown(socket.SHUT_WR)
+        await until(lambda: not service.client.server.handler.connections)
+    assert service.client.app[REQUESTS].refused["send_timeout"] == 1
+
+
+@pytest.mark.parametrize("headers", [b"", AS_ALWAYS])
+async def test_a_client_that_resets_its_connection_is_no_failure(run: Run, headers: bytes) -> None:
+    """Its stream has waited for it, and ends like any other whose client leaves."""
+    service = await run(RESOURCES, f"{SETTINGS}stream: {{buffer: 64KiB}}\n")
+    hub = service.service.hub
+    with structlog.testing.capture_logs() as logs:
+        async with slow(service, headers) as client:
+            (connection,) = service.client.server.handler.connections
+            await until(lambda: connection._drain_waiter is not None)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await until(lambda: not hub.subscribers)
+    assert +hub.open_streams.closed == {"client": 1}
+    assert "stream_failed" not in [log["event"] for log in logs]

@@ -27,7 +27,7 @@ from rowcast.rest.etags import tag_of_list, tag_of_row
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.reading import AnyReader, memory_answers, reader_for
 from rowcast.rest.rendering import requested_projection
-from rowcast.rest.request import NOT_DECODED, Request, base_url, query_parameters
+from rowcast.rest.request import Request, base_url, not_decoded, query_parameters
 from rowcast.rest.response_cache import (
     Answer,
     is_plain,
@@ -71,7 +71,7 @@ class Target:
         return (
             any(name in self.query for name in _DECIDED)
             or not _DECIDED.isdisjoint(self.params)
-            or any(NOT_DECODED in text for text in (*self.params, *self.params.values()))
+            or not_decoded(self.params)
         )
 
 
@@ -81,10 +81,7 @@ Answering: TypeAlias = Callable[[Target, Query, AnyReader], Awaitable[tuple[Answ
 
 def direct_answering(plan: ModelPlan, action: str) -> Answering | None:
     """The function that answers GETs of an action; ``None`` if Python of the user's has a say about it."""
-    shows_otherwise = any(plan.attribute(name) is not None for name in ("response_serializer", "list_serializer_class"))
-    if not plan.data_alone or plan.takes_natives or not plan.serializer.plain or shows_otherwise:
-        return None
-    if action not in _ANSWERING or not plan.answers_plainly():
+    if action not in _ANSWERING or not plan.shows_data or not plan.answers_plainly():
         return None
     return _ANSWERING[action](plan)
 

@@ -43,8 +43,7 @@ class DirectStreams:
     @classmethod
     def of(cls, plan: ModelPlan, action: str) -> DirectStreams | None:
         """The streams of an action; ``None`` if Python of the user's has a say about them, or it is another action."""
-        is_direct = plan.data_alone and plan.serializer.plain and not (plan.takes_natives or plan.asks_about_objects)
-        return cls(plan) if is_direct and action == STREAM else None
+        return cls(plan) if action == STREAM and plan.shows_data else None
 
     def find(self, params: Mapping[str, str], scope: CallerScope = EVERYTHING) -> Subscriptions | None:
         """What a stream with these parameters shows a caller; ``None`` if more than data decide, or it has to be refused."""

@@ -272,6 +272,17 @@ class ModelPlan(ViewPlan):
         """Whether no Python of the user's has a say about who reads what."""
         return not self.beyond_data
 
+    @property
+    def shows_data(self) -> bool:
+        """Whether data alone decide what each action shows of which rows, and to whom; all actions show the same columns."""
+        return (
+            self.data_alone
+            and self.serializer.plain
+            and not self.takes_natives
+            and self.attribute("response_serializer") is None
+            and self.attribute("list_serializer_class") is None
+        )
+
     def pattern_error(self, error: InvalidPattern, params: Mapping[str, str]) -> InvalidPattern:
         """An error of PostgreSQL's about regular expressions, with the names of those parameters that are some."""
         return error.naming(name for name in self.pattern_parameters if name in params)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -40,6 +40,11 @@ def query_parameters(http: web.Request) -> dict[str, str]:
                 raise ParseError(f"{name}: is not UTF-8 in percent-encoding.", code="invalid_parameter")
             found[name] = value
     return found
+
+
+def not_decoded(params: Mapping[str, str]) -> bool:
+    """Whether a name or a value may be of bytes that are not UTF-8."""
+    return any(NOT_DECODED in text for text in (*params, *params.values()))
 
 
 def _is_text(encoded: str) -> bool:

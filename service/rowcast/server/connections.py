@@ -205,7 +205,10 @@ class Connection(StreamConnection):
         """Send the response to the first message, and go on with the next one."""
         self._end_short_way()
         transport, parser, manager = self.transport, self._parser, self._manager
-        if transport is None or transport.is_closing() or parser is None or manager is None:
+        if transport is None or parser is None or manager is None:
+            return
+        if transport.is_closing():  # the client has ended its side, and may take what has been sent before
+            self.force_close()
             return
         transport.write(response)
         self._messages.popleft()

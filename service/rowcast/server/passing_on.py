@@ -175,7 +175,7 @@ class Upstream:
     ) -> None:
         """Send a stream, until either side ends it; the client connects again by itself."""
         async with asked:
-            with contextlib.suppress(TimeoutError, ConnectionResetError, aiohttp.ClientError):
+            with contextlib.suppress(TimeoutError, ConnectionError, aiohttp.ClientError):
                 async with asyncio.timeout(None) as limit:
                     self._streams.add(limit)
                     response.client_left = partial(_end, limit)
@@ -216,7 +216,7 @@ async def _copied(http: web.Request, answer: aiohttp.ClientResponse) -> web.Stre
         async for piece in answer.content.iter_chunked(PIECE_BYTES):
             await response.write(piece)
         await response.write_eof()
-    except ConnectionResetError:  # the client has gone
+    except ConnectionError:  # the client has gone
         pass
     return response
 

@@ -32,7 +32,7 @@ from rowcast.rest.direct_reading import DirectRead, Target, recognised
 from rowcast.rest.direct_streams import DECIDED, DirectStreams
 from rowcast.rest.media_types import JSON
 from rowcast.rest.plan import SERVICE
-from rowcast.rest.request import Request, base_url
+from rowcast.rest.request import Request, base_url, not_decoded
 from rowcast.rest.response_cache import NOTHING_KEPT, Answer, headers_of
 from rowcast.rest.viewset import direct_read_behind, direct_streams_behind
 from rowcast.server.health import Readiness
@@ -241,7 +241,9 @@ class ShortWay:
             return False
         found = message.url.query if message.url.raw_query_string else None
         params = dict(found) if found else {}
-        if found is not None and len(params) != len(found):  # one is given twice
+        if found is not None and (
+            len(params) != len(found) or not_decoded(params)
+        ):  # one is given twice, or is no text
             return False
         last = last or params.get("last_event_id")
         if streams.plan.is_public and not has_credentials and "access_token" not in params:
@@ -252,9 +254,9 @@ class ShortWay:
             request = connection.request_of(message) if proxies else None
             caller = caller_at(connection.address) if request is None else f"address:{client_address(request, proxies)}"
             return self._send_stream(connection, subscriptions, last, caller, ())
-        self.requests.active += 1
         request = self._request(message, {}, route, connection)
         connection.run(self._recognise(Request(request), connection, streams, params, last))
+        self.requests.active += 1
         return True
 
     async def _recognise(

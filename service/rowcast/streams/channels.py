@@ -59,7 +59,7 @@ async def stream_channels(
         try:
             await response.prepare(http)
             await response.write(opening() + b"\n" + first)
-        except ConnectionResetError:  # the client has gone
+        except ConnectionError:  # the client has gone
             return response
     if not hub.closing:
         subscribers = [
