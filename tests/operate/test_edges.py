@@ -46,8 +46,9 @@ class Origin(Server):
 class Edge(Server):
     """``python -m rowcast edge`` for an origin; it has no URL of a database, and finds none."""
 
-    def __init__(self, config: Path, upstream: str) -> None:
+    def __init__(self, config: Path, upstream: str, port: int = 0) -> None:
         super().__init__(config, "")
+        self.port = port
         self._upstream = upstream
         self.admin = ""
 
@@ -61,7 +62,7 @@ class Edge(Server):
             "ROWCAST_SERVER_ADMIN": self.admin,
         }
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "rowcast", "edge", "--config", str(self.config), "--upstream", self._upstream, "--port", "0",
+            sys.executable, "-m", "rowcast", "edge", "--config", str(self.config), "--upstream", self._upstream, "--port", str(self.port),
             env={**environment, **own, **self._variables}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
 

@@ -52,18 +52,16 @@ async def examine_edge(configuration: Configuration, url: str) -> list[Finding]:
 
 async def _examine_origin(edge: Edge, relay: str | None) -> list[Finding]:
     origin = edge.origin
+    found: list[Finding] = []
     try:
         sent, began = time.time(), monotonic()
         state = await origin.state()
         took = monotonic() - began
-        found = [
-            *_about_origin(origin, state, took),
-            _clock(state.time - (sent + took / 2), took / 2),
-            await _callers(origin),
-        ]
+        found += [*_about_origin(origin, state, took), _clock(state.time - (sent + took / 2), took / 2)]
+        found.append(await _callers(origin))
         end = await _end_of_log(origin, state)
     except OriginLost as error:
-        return [Finding("origin", f"{origin.place} cannot be used: {error}", wrong=True)]
+        return [*found, Finding("origin", f"{origin.place} cannot be used: {error}", wrong=True)]
     except Reset as reset:
         message = f"the origin's log cannot be read from its newest tick: {reset.reason}. Run `rowcast doctor` there"
         return [*found, Finding("feed", message, wrong=True)]
