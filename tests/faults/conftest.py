@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -62,9 +62,15 @@ async def run(database_url: str, tmp_path: Path, poolers: Poolers | None) -> Asy
     """Start a process of the service: ``server = await run()``; all of them end with the test."""
     servers: list[Server] = []
 
-    async def start(url: str | None = None, service: str = "{}", *, migrate: bool = True) -> Server:
+    async def start(
+        url: str | None = None,
+        service: str = "{}",
+        *,
+        migrate: bool = True,
+        modules: Mapping[str, str] | None = None,
+    ) -> Server:
         directory = tmp_path / f"process{len(servers)}"
-        configure(directory, RESOURCES, service)
+        configure(directory, RESOURCES, service, modules)
         direct = url or database_url
         pooled = None if poolers is None else poolers.url(direct)
         variables = {"ROWCAST_DATABASE_DIRECT_URL": direct, "ROWCAST_DATABASE_PREPARED_STATEMENTS": "false"}
