@@ -345,6 +345,35 @@ async def test_a_connection_that_is_to_end_gets_its_response(service: Service, t
     assert taken[-1]
 
 
+@pytest.mark.parametrize("path", ["/books/1/", "/books/9/", "/books/4/"])
+async def test_a_connection_that_ends_with_its_server_gets_its_response(
+    service: Service, taken: list[bool], caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """The server waits for what is being answered, also if aiohttp's task answers it in the end, and nothing is logged."""
+    await service.sql.execute("UPDATE books SET title = repeat('x', 20000) WHERE id = 4")
+
+    async def is_taken() -> bool:
+        return taken[-1]
+
+    runner = service.client.server.runner
+    assert runner is not None
+    assert runner.server is not None
+    async with connected(service) as client:
+        expected = await client.get(path, AS_ALWAYS)
+        async with service.sql.transaction():
+            await service.sql.execute("LOCK TABLE books IN ACCESS EXCLUSIVE MODE")
+            answer = asyncio.create_task(client.get(path))
+            await until(is_taken)
+            runner.server.pre_shutdown()
+            stopping = asyncio.create_task(runner.server.shutdown(30))
+            await asyncio.sleep(0)  # it has begun to wait
+        assert await answer == expected
+        async with asyncio.timeout(10):
+            await stopping
+    assert taken[-1]
+    assert not caplog.records
+
+
 async def test_an_error_is_of_its_own_request(service: Service, taken: list[bool]) -> None:
     """A request that is refused after its read has failed leaves nothing to the next one."""
     readiness = service.client.app[READINESS]

@@ -242,8 +242,9 @@ class Connection(StreamConnection):
     def _end_short_way(self) -> None:
         self._request_in_progress = self._takes_short_way = False
         self._reading = None
-        if self._handler_waiter is not None and not self._handler_waiter.done():
-            self._handler_waiter.set_result(None)
+        stopping, self._handler_waiter = self._handler_waiter, None  # which aiohttp's task would end a second time
+        if stopping is not None and not stopping.done():
+            stopping.set_result(None)
 
     def close(self) -> None:
         """Answer what is being answered, and then close the connection."""
