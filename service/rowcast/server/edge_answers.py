@@ -190,7 +190,7 @@ class _Answers:
         except DRIVER_ERRORS:
             raise Unavailable from None
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-store"})
-        with contextlib.suppress(ConnectionError):  # the edge has gone
+        with contextlib.suppress(ConnectionResetError):  # the edge has gone
             await response.prepare(http)
             async with contextlib.aclosing(self._frames(after, until, reason, at)) as frames:
                 async for frame in frames:

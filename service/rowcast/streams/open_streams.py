@@ -54,7 +54,7 @@ class Held:
             self._ending.cancel()
         reason, handled = CLIENT, True
         match error:
-            case None | ConnectionError():  # which is how a stream ends whose client has gone
+            case None | ConnectionResetError():  # which is how a stream ends whose client has gone
                 pass
             case ApiError():  # the client gets the error when it connects again, as with the following ones
                 reason = UNAVAILABLE

@@ -171,7 +171,7 @@ class Subscriber:
     # --- alone
 
     async def send(self, frame: bytes) -> None:
-        """Write, and wait until the client has taken most of it; ``ConnectionResetError`` if it takes nothing."""
+        """Write, and wait until the client has taken most of it; ``ConnectionResetError`` if it has gone, or takes nothing."""
         await self._wait_for_client(self._wire.write(self._marker + frame if self._marker else frame))
 
     async def make_room(self, buffer: int) -> None:
@@ -188,6 +188,8 @@ class Subscriber:
             self.ended_by = SLOW
             self._transport.abort()
             raise ConnectionResetError("the client reads nothing") from None
+        except ConnectionError:  # of any kind, once the connection is lost; it says nothing about one to the database
+            raise ConnectionResetError("the client has left") from None
 
     async def send_events(self, frame: bytes) -> None:
         """``send`` for a frame with events."""
