@@ -61,7 +61,7 @@ def test_each_command_reads_the_file_of_its_working_directory(tmp_path: Path) ->
         return done.returncode, done.stdout
 
     file.write_text("ROWCAST_CONFIG=here\n")
-    assert check() == (0, "here: 1 resources, no problems.\n")
+    assert check() == (0, "here: 1 resource, no problems.\n")
     file.write_text("ROWCAST_CONFIG=here\nROWCAST_WORKERS=none\n")
     assert check() == (1, "ROWCAST_WORKERS: workers: must be an integer\n")
     file.write_text("ROWCAST_CONFIG here\n")
@@ -82,7 +82,7 @@ def test_secrets_that_a_command_does_not_use_need_not_be_there(tmp_path: Path, d
             "config/service.yaml:3:17: the file /no/such/secret cannot be read: No such file or directory; "
             "`rowcast serve` needs it",
             "config/service.yaml:4:55: the environment variable RATE is not set; `rowcast serve` needs it",
-            f"{'config'}: 1 resources, no problems.",
+            f"{'config'}: 1 resource, no problems.",
         ],
     )
     for command in (["plan"], ["makemigrations", "-m", "first"], ["migrate"], ["token", "list"], ["doctor"]):

@@ -48,7 +48,7 @@ def test_a_new_project_checks(tmp_path: Path, database: str) -> None:
     for name, text in written.items():
         assert b"@project@" not in text, name
         assert b"@version@" not in text, name
-    assert rowcast(shop, "check") == (0, f"{shop}/config: 1 resources, no problems.")
+    assert rowcast(shop, "check") == (0, f"{shop}/config: 1 resource, no problems.")
 
 
 def test_nothing_is_ever_overwritten(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_the_source_distribution_has_the_same_package(dist: Path) -> None:
 
 def test_a_new_project_checks_and_its_tests_pass(python: Path, shop: Path) -> None:
     """With the commands of its README; a second ``init`` changes nothing."""
-    assert run(python, shop, "rowcast", "check") == "config: 1 resources, no problems.\n"
+    assert run(python, shop, "rowcast", "check") == "config: 1 resource, no problems.\n"
     output = run(python, shop, "-m", "pytest", "-p", "no:cacheprovider")
     assert "3 passed" in output
     again = run(python, shop.parent, "rowcast", "init", "shop", code=1)

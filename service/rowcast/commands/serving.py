@@ -157,7 +157,8 @@ def check(config: Path) -> None:
     found = read_files(config, environ=os.environ, sections=())
     for line in check_configuration(found):
         click.echo(line)
-    click.echo(f"{config}: {len(found.configuration.resources)} resources, no problems.")
+    count = len(found.configuration.resources)
+    click.echo(f"{config}: {count} resource{'' if count == 1 else 's'}, no problems.")
 
 
 def open_admin(server: Server) -> AbstractContextManager[Admin | None]:
