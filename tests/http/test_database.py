@@ -60,7 +60,8 @@ async def test_reference_to_a_row_that_is_being_deleted_is_never_left(run: Run) 
         statuses = {response.status for response, _ in made}
         if gone.status == 204:
             assert statuses == {400}
-            assert {tuple(problem["errors"]) for _, problem in made} <= {("parent_id",), ("friends",)}
+            for _, problem in made:  # both are missing, unless the row goes after one of them was looked up
+                assert problem["errors"].keys() in ({"parent_id"}, {"friends"}, {"parent_id", "friends"})
         else:
             assert gone.status == 409
             assert 201 in statuses
