@@ -17,7 +17,8 @@ from aiohttp.http import HttpRequestParser, RawRequestMessage
 from rowcast.errors import ApiError
 from rowcast.server.health import READINESS
 from rowcast.server.middleware import Outcome
-from rowcast.server.short_way import ORIGINS_MAX, SHORT_WAY, Connection, ShortWay
+from rowcast.server.short_answers import Connection
+from rowcast.server.short_way import ORIGINS_MAX, SHORT_WAY, ShortWay
 from rowcast.streams.sse import Sent
 
 from ..waiting import until
@@ -478,7 +479,7 @@ async def test_lists_that_meet_are_read_once(service: Service, taken: list[bool]
         async def drain(self) -> None:
             raise AssertionError("nothing is sent")
 
-        def request_of(self, message: RawRequestMessage) -> web.Request:
+        def request_of(self, message: RawRequestMessage, body: bytes) -> web.Request:
             raise AssertionError(message)
 
         def answered(self, response: bytes) -> None:

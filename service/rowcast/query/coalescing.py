@@ -89,8 +89,7 @@ class Coalescing:
         self._active += 1
         try:
             found: Any = ALONE
-            meets_others = self._active > 1 and not (self._writes and TRACE.get() is not None)
-            if meets_others and not any(type(value) in (list, tuple) for value in values):
+            if self._active > 1 and self._may_share(values):
                 found = await self._join(shape, values)
             if found is ALONE:
                 return await alone()
@@ -101,12 +100,18 @@ class Coalescing:
             self._active -= 1
 
     def offer(self, shape: tuple[Hashable, ...], values: Sequence[Any], waiting: Waiting) -> bool:
-        """Let a read join others, without a task that waits for it; ``False`` if it meets none, and has to be done alone."""
-        if self._active == 0:
+        """Let an execution join others, without a task that waits for it; ``False`` if it meets none, or has to be done alone."""
+        if self._active == 0 or not self._may_share(values):
             return False
         self._active += 1
         self._group(shape, values, waiting).offered += 1
         return True
+
+    def _may_share(self, values: Sequence[Any]) -> bool:
+        """Whether an execution may share a statement: its values fit into arrays, and a write belongs to no trace."""
+        if self._writes and TRACE.get() is not None:
+            return False
+        return not any(type(value) in (list, tuple) for value in values)
 
     def _join(self, shape: tuple[Hashable, ...], values: Sequence[Any]) -> Awaitable[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -8,6 +8,7 @@ own, or writes more than one row, goes through ``ViewSet.dispatch``, with the sa
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -26,6 +27,7 @@ from rowcast.rest.negotiation import accepts_json_as_sent
 from rowcast.rest.plain_writing import changed, created, missing_or_changed, validated
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.preferences import PREFER
+from rowcast.rest.public_writing import PublicWrite
 from rowcast.rest.reading import note_writer
 from rowcast.rest.request import Request
 from rowcast.rest.response import noting_transaction
@@ -42,7 +44,7 @@ def direct_writer(plan: ModelPlan, action: str) -> Direct | None:
     if action not in _WRITING or not _is_plain(plan) or (action == "update" and plan.put_creates):
         return None
     write, database = _WRITING[action](plan), plan.service.store.database
-    open_to_all = plan.declared_scope is None and all(type(each) is AllowAny for each in plan.permissions)
+    open_to_all = _is_open_to_all(plan)
 
     async def answer(http: web.Request) -> web.Response | None:
         if not _is_usual(http):
@@ -56,6 +58,33 @@ def direct_writer(plan: ModelPlan, action: str) -> Direct | None:
         return await noting_transaction(database, lambda: write(request, scope))
 
     return answer
+
+
+def _is_open_to_all(plan: ModelPlan) -> bool:
+    """Whether everybody may write all rows."""
+    return plan.declared_scope is None and all(type(each) is AllowAny for each in plan.permissions)
+
+
+@dataclass(frozen=True, slots=True)
+class DirectWrite:
+    """The writes of an address by one method about which data decide alone.
+
+    ``answer`` is ``direct_writer``'s. ``headers`` are those of responses, on top of an answer's own. ``public`` writes for everybody;
+    ``None`` if it depends on the caller who may write, or the statements may not be shared.
+    """
+
+    plan: ModelPlan
+    answer: Direct
+    headers: Mapping[str, str]
+    public: PublicWrite | None
+
+    @classmethod
+    def of(cls, plan: ModelPlan, action: str, headers: Mapping[str, str]) -> DirectWrite | None:
+        """The writes of an action; ``None`` if more than data decide."""
+        answer = direct_writer(plan, action)
+        if answer is None:
+            return None
+        return cls(plan, answer, headers, PublicWrite.of(plan, action) if _is_open_to_all(plan) else None)
 
 
 def _is_plain(plan: ModelPlan) -> bool:

@@ -23,7 +23,7 @@ from rowcast.query.store import StoredRow
 from rowcast.resources.lossless_json import encode
 from rowcast.rest.etags import tag_of_row
 from rowcast.rest.plan import ModelPlan
-from rowcast.rest.request import Request, base_url
+from rowcast.rest.request import Request, url_of
 from rowcast.rest.response import json_response
 from rowcast.rest.serializers import Serializer
 
@@ -50,9 +50,16 @@ async def validated(
 
 def created(plan: ModelPlan, http: web.Request, row: StoredRow, serializer: Serializer) -> web.Response:
     """The response with a new row; ``serializer`` is that of ``retrieve``."""
-    key = row.key if plan.lookup_field is None else orjson.loads(row.body)[plan.key_column]
-    headers = {**location(plan, http, key), **tag_header(plan, serializer, row.version, row.body)}
+    headers = {
+        **location(plan, http, key_of_new(plan, row)),
+        **tag_header(plan, serializer, row.version, row.body),
+    }
     return json_response(row.body, HTTPStatus.CREATED, headers)
+
+
+def key_of_new(plan: ModelPlan, row: StoredRow) -> object:
+    """The value by which addresses name a new row; ``None`` if its ``lookup_field`` is null."""
+    return row.key if plan.lookup_field is None else orjson.loads(row.body)[plan.key_column]
 
 
 def changed(plan: ModelPlan, row: StoredRow, serializer: Serializer) -> web.Response:
@@ -83,6 +90,11 @@ def tag_header(plan: ModelPlan, serializer: Serializer, version: str | None, bod
 
 def location(plan: ModelPlan, http: web.Request, key: object) -> dict[str, str]:
     """The ``Location`` of a new row, below the list that it was created in; empty if its ``lookup_field`` is null."""
+    return location_below(plan, url_of(plan.service.settings.server, http), key)
+
+
+def location_below(plan: ModelPlan, address: str, key: object) -> dict[str, str]:
+    """The ``Location`` of a new row below the address of a list."""
     if key is None:
         return {}
     field = plan.key
@@ -91,5 +103,4 @@ def location(plan: ModelPlan, http: web.Request, key: object) -> dict[str, str]:
     else:
         part = key if isinstance(key, str) else encode(key).decode()
         part = part if _UNRESERVED.fullmatch(part) else quote(part, safe="")
-    path = http.rel_url.raw_path.rstrip("/")
-    return {"Location": f"{base_url(plan.service.settings.server, http)}{path}/{part}/"}
+    return {"Location": f"{address.rstrip('/')}/{part}/"}

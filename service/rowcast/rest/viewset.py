@@ -33,7 +33,7 @@ from rowcast.rest.addresses import Link, fill, link_header, variable_parts, with
 from rowcast.rest.decorators import VERBS, collect, is_action
 from rowcast.rest.direct_reading import Direct, DirectRead, direct_reader
 from rowcast.rest.direct_streams import DirectStreams
-from rowcast.rest.direct_writing import direct_writer
+from rowcast.rest.direct_writing import DirectWrite
 from rowcast.rest.etags import is_conditional
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.introspection import actions_of, is_ours
@@ -379,12 +379,18 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
     shown = {**ACCEPT_QUERY, **vary}
     direct_read: DirectRead | None = None
     direct_streams: DirectStreams | None = None
+    direct_writes: dict[str, DirectWrite] = {}
     direct: dict[str, Direct] = {}
     if isinstance(plan, ModelPlan):
         direct_streams = DirectStreams.of(plan, action_map.get("GET", ""))
-        of_list = {**shown, **({"Link": link} if links else {})}
-        direct_read = DirectRead.of(plan, action_map.get("GET", ""), {} if queried is None else of_list)
-        direct = _direct_ways(plan, action_map, direct_read)
+        linked = {"Link": link} if links else {}
+        of_list = {} if queried is None else {**shown, **linked}
+        of_change = {} if queried is None else {**ACCEPT_QUERY, **({} if own_list else linked)}
+        direct_read = DirectRead.of(plan, action_map.get("GET", ""), of_list)
+        direct_writes = _direct_writes(plan, action_map, of_change)
+        direct = {method: write.answer for method, write in direct_writes.items()}
+        if direct_read is not None:
+            direct["GET"] = direct_reader(direct_read)
 
     async def handler(http: web.Request) -> web.StreamResponse:
         if queried is not None and http.method == QUERY:
@@ -412,15 +418,16 @@ def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequenc
     vars(whole)["plan"] = plan
     vars(whole)["direct_read"] = direct_read
     vars(whole)["direct_streams"] = direct_streams
+    vars(whole)["direct_writes"] = direct_writes
     return whole
 
 
-def _direct_ways(plan: ModelPlan, action_map: Mapping[str, str], reads: DirectRead | None) -> dict[str, Direct]:
-    """By method, the functions that answer without an instance of the viewset, where there are some."""
-    ways = {method: direct_writer(plan, action) for method, action in action_map.items() if method != "GET"}
-    if reads is not None:
-        ways["GET"] = direct_reader(reads)
-    return {method: way for method, way in ways.items() if way is not None}
+def _direct_writes(
+    plan: ModelPlan, action_map: Mapping[str, str], headers: Mapping[str, str]
+) -> dict[str, DirectWrite]:
+    """By method, the writes of an address about which data decide alone."""
+    writes = {method: DirectWrite.of(plan, action, headers) for method, action in action_map.items() if method != "GET"}
+    return {method: write for method, write in writes.items() if write is not None}
 
 
 def plan_behind(handler: Any) -> ViewPlan | None:
@@ -439,6 +446,12 @@ def direct_streams_behind(handler: Any) -> DirectStreams | None:
     """The streams of a handler of a route about which data decide alone; ``None`` if it has no such."""
     streams: DirectStreams | None = getattr(handler, "direct_streams", None)
     return streams
+
+
+def direct_write_behind(handler: Any, method: str) -> DirectWrite | None:
+    """The writes of a handler of a route by a method about which data decide alone; ``None`` if it has no such."""
+    writes: Mapping[str, DirectWrite] = getattr(handler, "direct_writes", {})
+    return writes.get(method)
 
 
 def action_map_of(

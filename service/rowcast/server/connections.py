@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from aiohttp import EMPTY_PAYLOAD, web
+from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from aiohttp.http import HttpVersion11, RawRequestMessage, StreamWriter
 from aiohttp.web_protocol import _ErrInfo
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -27,6 +27,7 @@ from yarl import URL
 
 from rowcast.configuration.settings import Server
 from rowcast.errors import ApiError, InternalError, ParseError, RequestTimeout, Unavailable
+from rowcast.rest.body_memory import UNCOUNTED_MAX_BYTES
 from rowcast.rest.request import root_path
 from rowcast.server import middleware
 from rowcast.server.plain_responses import send_plain
@@ -156,14 +157,14 @@ class Connection(StreamConnection):
         message, payload = self._messages[0]
         if (
             short_way is not None
-            and payload is EMPTY_PAYLOAD
             and isinstance(message, RawRequestMessage)
+            and (body := _body_at_hand(payload)) is not None
             and len(self._messages) == 1  # their client does not wait for the responses one by one
             and not self._paused
         ):
             self._request_in_progress = self._takes_short_way = True
             try:
-                if short_way.takes(message, self):
+                if short_way.takes(message, self, body):
                     return
             except Exception:
                 _logger.exception("short_way_failed")
@@ -179,13 +180,14 @@ class Connection(StreamConnection):
         finally:
             self._waiter = None
 
-    def request_of(self, message: RawRequestMessage) -> web.Request:
-        """The request that aiohttp would make of a message."""
+    def request_of(self, message: RawRequestMessage, body: bytes) -> web.Request:
+        """The request that aiohttp would make of a message, whose body has been received."""
         make, task = self._request_factory, self._task_handler
         assert make is not None
         assert task is not None
         request = make(message, EMPTY_PAYLOAD, self, StreamWriter(self, self._loop), task)
         assert isinstance(request, web.Request)
+        request._read_bytes = body  # noqa: SLF001, as if it had been read
         return request
 
     @property
@@ -408,6 +410,15 @@ class Connection(StreamConnection):
         middleware.set_common_headers(response, number)
         response.force_close()
         return response
+
+
+def _body_at_hand(payload: StreamReader) -> bytes | None:
+    """The body of a message if all of it has arrived, and it is short; it stays where it is."""
+    if payload is EMPTY_PAYLOAD:
+        return b""
+    if payload.is_eof() and payload.total_bytes <= UNCOUNTED_MAX_BYTES and payload.exception() is None:
+        return b"".join(payload._buffer)  # noqa: SLF001
+    return None
 
 
 def _full_response(below: str) -> bytes:

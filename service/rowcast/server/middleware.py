@@ -145,8 +145,11 @@ def errors(
         requests.active += 1
         found = _take_outcome(request)
         try:
-            for check in checks:
-                check(request)
+            if found is None or isinstance(
+                found.result, Exception
+            ):  # not what has been answered: it may have changed rows
+                for check in checks:
+                    check(request)
             return _held(request, await (handler(request) if found is None else found.response()), requests)
         except ApiError as error:
             if error.limit is not None:

@@ -1,22 +1,20 @@
-"""The short way: GETs of rows and lists, answered by their connection.
+"""The short way: reads and writes of rows, answered by their connection.
 
-For each message aiohttp makes a request, two tasks, and a response with its dictionaries. A GET needs none of them if everybody may
-read its address, data alone decide about the answer (``rest.direct_reading``), and none of its headers asks for another one. With
-credentials, or where it depends on the caller what may be read, it needs the request and one task. Any other message, a read that
-fails, and a caller who is refused are answered as always.
+For each message aiohttp makes a request, two tasks, and a response with its dictionaries. A request needs none of them if everybody may
+read, or write, what its address names, data alone decide about the answer (``rest.direct_reading``, ``rest.direct_writing``), and none of
+its headers asks for another one. With credentials, or where it depends on the caller what may be done, it needs the request and one
+task. Any other message, what fails, and a caller who is refused are answered as always.
 
-``tests/http/test_short_way.py`` compares the responses of both ways.
+``tests/http/test_short_way.py`` and ``test_short_writes.py`` compare the responses of both ways.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from http import HTTPStatus
 from time import perf_counter
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11, RawRequestMessage
@@ -27,22 +25,20 @@ from rowcast.configuration.settings import Server
 from rowcast.errors import ApiError, ParseError
 from rowcast.identity.authentication import PARAMETERS_MAX
 from rowcast.identity.throttling import caller_at, caller_of, client_address
-from rowcast.query.coalescing import ALONE
-from rowcast.rest.direct_reading import DirectRead, Target, recognised
+from rowcast.rest.direct_reading import Target, recognised
 from rowcast.rest.direct_streams import DECIDED, DirectStreams
 from rowcast.rest.media_types import JSON
 from rowcast.rest.plan import SERVICE
 from rowcast.rest.request import Request, base_url, not_decoded
-from rowcast.rest.response_cache import NOTHING_KEPT, Answer, headers_of
-from rowcast.rest.viewset import direct_read_behind, direct_streams_behind
+from rowcast.rest.response_cache import NOTHING_KEPT
+from rowcast.rest.viewset import direct_read_behind, direct_streams_behind, direct_write_behind
 from rowcast.server.health import Readiness
 from rowcast.server.hosts import Hosts
-from rowcast.server.middleware import UNCOUNTED_MAX_BYTES, Outcome, Requests
-from rowcast.server.plain_responses import written
+from rowcast.server.middleware import Outcome, Requests
 from rowcast.server.router import Router
+from rowcast.server.short_answers import Connection, Handling, Reading, Writing
 from rowcast.server.short_streams import ShortStream
 from rowcast.streams.connection_stream import ConnectionStream
-from rowcast.streams.sse import Sent
 from rowcast.streams.subscription import Subscriptions
 
 ORIGINS_MAX: Final = 1024  # combinations of headers whose meaning is remembered
@@ -63,43 +59,19 @@ def _spelt(*names: str) -> frozenset[bytes]:
 
 _CONDITION: Final = _spelt("If-None-Match")
 _CREDENTIALS: Final = _spelt("Authorization")
+_TYPE: Final = _spelt("Content-Type")
+_LENGTH: Final = _spelt("Content-Length")
+WRITING_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_JSON_TYPES: Final = frozenset(
+    {b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"}
+)
 _POSITION: Final = _spelt("Last-Event-ID")
 _MEANINGLESS_TO_STREAMS: Final = _spelt("Accept", "Cache-Control")  # which are sent as they are, whatever is accepted
 _ACCEPTED: Final = frozenset(("*/*", JSON))
 _TAG: Final = re.compile(rb'(?:W/)?"[0-9A-Za-z-]+"')  # the only form of a condition that this way understands
 
 Observe: TypeAlias = Callable[[web.AbstractResource | None, str, int, float], None]
-Answered: TypeAlias = tuple[Answer, bool]  # and whether it was kept
 _Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
-
-
-class Connection(Protocol):
-    """A connection whose client waits for the response to one message."""
-
-    @property
-    def transport(self) -> asyncio.Transport | None: ...
-
-    @property
-    def address(self) -> str:
-        """Where it comes from."""
-
-    def request_of(self, message: RawRequestMessage) -> web.Request:
-        """The request that aiohttp would make of the message."""
-
-    def begin_stream(self, stream: Sent) -> None:
-        """Send a stream in place of a response."""
-
-    async def drain(self) -> None:
-        """Wait until the client has taken most of what waits for it."""
-
-    def answered(self, response: bytes) -> None:
-        """Send the response."""
-
-    def pass_on(self, outcome: Outcome) -> None:
-        """Let the message be answered as always, with what has been found for it."""
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run what will call one of these two."""
 
 
 class ShortWay:
@@ -116,10 +88,10 @@ class ShortWay:
         self._server = server
         self._hosts = hosts
         self._readiness = readiness
-        self._observe: Observe | None = None
+        self._count: Observe | None = None
         self._middlewares, self._signals = list(app.middlewares), list(app.on_response_prepare)
         self._origins: dict[_Headers, str | None] = {}
-        self._beginning: dict[Hashable, _Reading] = {}  # of lists
+        self._beginning: dict[Hashable, Reading] = {}  # of lists
         by_proxies = bool(server.trusted_proxies)
         self._meaningless = _spelt(*_MEANINGLESS, *(() if by_proxies else _OF_PROXIES))
         self._of_origin = _spelt("Host", "Accept", "Connection", "Cache-Control", *(_OF_PROXIES if by_proxies else ()))
@@ -132,14 +104,13 @@ class ShortWay:
     def measure(self, middleware: Middleware, observe: Observe) -> None:
         """Call ``observe``, which the application's outermost middleware calls, with route, method, status and seconds of each request."""
         self._middlewares.insert(0, middleware)
-        self._observe = observe
+        self._count = observe
 
-    def takes(self, message: RawRequestMessage, connection: Connection) -> bool:
-        """Answer a message without a body, now or later; ``False`` if this way does not answer it."""
+    def takes(self, message: RawRequestMessage, connection: Connection, body: bytes = b"") -> bool:
+        """Answer a message with its whole body, now or later; ``False`` if this way does not answer it."""
         sent = message.path
         if (
-            message.method != "GET"
-            or message.version != HttpVersion11
+            message.version != HttpVersion11
             or message.should_close
             or message.upgrade
             or message.chunked
@@ -153,28 +124,20 @@ class ShortWay:
         if not isinstance(router, Router) or query.count("&") >= PARAMETERS_MAX or (at := router.find(path)) is None:
             return False
         parts, route = at
+        if message.method != "GET":
+            return message.method in WRITING_METHODS and self._takes_write(message, connection, parts, route, body)
         if (streams := direct_streams_behind(route.handler)) is not None:
             return self._takes_stream(message, connection, streams, route)
         if (read := direct_read_behind(route.handler)) is None:
             return False
-        condition, has_credentials, headers = None, False, []
-        for pair in message.raw_headers:
-            name = pair[0]
-            if name in self._meaningless:
-                continue
-            if name in self._of_origin:
-                headers.append(pair)
-            elif name in _CREDENTIALS:
-                has_credentials = True
-            elif name in _CONDITION and condition is None:
-                condition = pair[1]
-            else:
-                return False
-        base = self._base(tuple(headers), message, connection)
-        if base is None or (condition is not None and not _TAG.fullmatch(condition)):
+        understood = self._understand(message, connection, _CONDITION)
+        if understood is None:
+            return False
+        base, condition, has_credentials = understood
+        if condition is not None and not _TAG.fullmatch(condition):
             return False
         key = next(iter(parts.values()), "")
-        reading = _Reading(self, connection, read, route, condition)
+        reading = Reading(read, condition, self.requests, self._observe, connection, route)
         for_everybody = read.rows is not None and not has_credentials
         if for_everybody and (answer := read.kept(sent, base)) is not None:
             reading.respond(answer, kept=True)
@@ -184,17 +147,76 @@ class ShortWay:
         if query and (target.takes_longer or len(params) != len(message.url.query)):  # one is given twice
             return False
         if not for_everybody:
-            connection.run(
-                reading.finish(read.answer_to(Request(self._request(message, parts, route, connection)), target))
-            )
+            request = Request(self._request(message, b"", parts, route, connection))
+            connection.run(reading.finish(read.answer_to(request, target), reading.end))
         elif read.is_shared:
             self._read_list(reading, (sent, base))
         elif query or read.row is None or not read.row.offer(key, reading):
-            connection.run(reading.finish(read.answer(target)))
+            connection.run(reading.finish(read.answer(target), reading.end))
         self.requests.active += 1
         return True
 
-    def _read_list(self, reading: _Reading, key: Hashable) -> None:
+    def _takes_write(
+        self,
+        message: RawRequestMessage,
+        connection: Connection,
+        parts: dict[str, str],
+        route: web.AbstractRoute,
+        body: bytes,
+    ) -> bool:
+        """Do a write of one row, now or later; ``False`` if this way does not do it."""
+        method, path, key = message.method, message.path, next(iter(parts.values()), "")
+        write = direct_write_behind(route.handler, method)
+        if (
+            write is None or "?" in path or (method == "POST") == bool(key)
+        ):  # neither a list to add to, nor a row to change
+            return False
+        if method != "DELETE" and body.lstrip()[:1] != b"{":  # many rows, or an error
+            return False
+        understood = self._understand(message, connection, _TYPE, _LENGTH)
+        if understood is None:
+            return False
+        base, content_type, has_credentials = understood
+        if method != "DELETE" and (content_type or b"").lower() not in _JSON_TYPES:
+            return False
+        self.requests.active += 1
+        answering = method, self.requests, self._observe, connection, route
+        if write.public is not None and not has_credentials:
+            Writing(write.public, write.headers, base + path, *answering).begin(body, key)
+        else:
+            request = self._request(message, body, parts, route, connection)
+            Handling(write.headers, *answering).begin(write, request)
+        return True
+
+    def _understand(
+        self,
+        message: RawRequestMessage,
+        connection: Connection,
+        wanted: frozenset[bytes],
+        meaningless: frozenset[bytes] = frozenset(),
+    ) -> tuple[str, bytes | None, bool] | None:
+        """What the headers of a message mean; ``None`` if they ask for something else.
+
+        It is the origin of the links that its client gets, the header of the ``wanted`` name, if there is one, and whether there
+        are credentials.
+        """
+        value, has_credentials, headers = None, False, []
+        for pair in message.raw_headers:
+            name = pair[0]
+            if name in self._meaningless or name in meaningless:
+                continue
+            if name in self._of_origin:
+                headers.append(pair)
+            elif name in _CREDENTIALS:
+                has_credentials = True
+            elif name in wanted and value is None:
+                value = pair[1]
+            else:
+                return None
+        base = self._base(tuple(headers), message, connection)
+        return None if base is None else (base, value, has_credentials)
+
+    def _read_list(self, reading: Reading, key: Hashable) -> None:
         """Read a list, or wait for the reading that has begun in the same turn of the event loop, and is of the same address."""
         if (first := self._beginning.get(key)) is not None:
             first.followers.append(reading)
@@ -202,59 +224,48 @@ class ShortWay:
         self._beginning[key] = reading
         reading.connection.run(self._read_for_all(reading, key))
 
-    async def _read_for_all(self, first: _Reading, key: Hashable) -> None:
+    async def _read_for_all(self, first: Reading, key: Hashable) -> None:
         """Read a list for all that wait for it. If that fails, each of the others reads alone."""
         del self._beginning[key]  # whoever comes now may have seen what this does not
         found = None
         try:
-            found = await first.finish(first.read.answer(first.target))
+            found = await first.finish(first.read.answer(first.target), first.end)
         finally:
             for each in first.followers:
                 if found is None:
-                    each.connection.run(each.finish(each.read.answer(each.target)))
+                    each.connection.run(each.finish(each.read.answer(each.target), each.end))
                 else:
                     each.end(found)
 
-    def observe(self, route: web.AbstractRoute, status: int, seconds: float) -> None:
+    def _observe(self, route: web.AbstractRoute, method: str, status: int, seconds: float) -> None:
         """Note a request that has been answered."""
-        if self._observe is not None:
-            self._observe(route.resource, "GET", status, seconds)
+        if self._count is not None:
+            self._count(route.resource, method, status, seconds)
 
     def _takes_stream(
         self, message: RawRequestMessage, connection: Connection, streams: DirectStreams, route: web.AbstractRoute
     ) -> bool:
         """Send a stream, now or once its caller is recognised; ``False`` if this way does not send it."""
-        last, has_credentials, headers = None, False, []
-        for pair in message.raw_headers:
-            name = pair[0]
-            if name in self._meaningless or name in _MEANINGLESS_TO_STREAMS:
-                continue
-            if name in self._of_origin:
-                headers.append(pair)
-            elif name in _CREDENTIALS:
-                has_credentials = True
-            elif name in _POSITION and last is None:
-                last = pair[1].decode("utf-8", "surrogateescape")
-            else:
-                return False
-        if self._base(tuple(headers), message, connection) is None:
+        understood = self._understand(message, connection, _POSITION, _MEANINGLESS_TO_STREAMS)
+        if understood is None:
             return False
+        _, position, has_credentials = understood
         found = message.url.query if message.url.raw_query_string else None
         params = dict(found) if found else {}
         if found is not None and (
             len(params) != len(found) or not_decoded(params)
         ):  # one is given twice, or is no text
             return False
-        last = last or params.get("last_event_id")
+        last = (position or b"").decode("utf-8", "surrogateescape") or params.get("last_event_id")
         if streams.plan.is_public and not has_credentials and "access_token" not in params:
             subscriptions = streams.find(params)
             if subscriptions is None:
                 return False
             proxies = self._server.trusted_proxies
-            request = connection.request_of(message) if proxies else None
+            request = connection.request_of(message, b"") if proxies else None
             caller = caller_at(connection.address) if request is None else f"address:{client_address(request, proxies)}"
             return self._send_stream(connection, subscriptions, last, caller, ())
-        request = self._request(message, {}, route, connection)
+        request = self._request(message, b"", {}, route, connection)
         connection.run(self._recognise(Request(request), connection, streams, params, last))
         self.requests.active += 1
         return True
@@ -300,10 +311,15 @@ class ShortWay:
         return True
 
     def _request(
-        self, message: RawRequestMessage, parts: dict[str, str], route: web.AbstractRoute, connection: Connection
+        self,
+        message: RawRequestMessage,
+        body: bytes,
+        parts: dict[str, str],
+        route: web.AbstractRoute,
+        connection: Connection,
     ) -> web.Request:
         """The request of a message for the address that was found."""
-        http = connection.request_of(message)
+        http = connection.request_of(message, body)
         match = UrlMappingMatchInfo(parts, route)
         match.add_app(self._app)
         match.current_app = self._app
@@ -318,7 +334,7 @@ class ShortWay:
             pass
         if sum(len(value) for _, value in headers) > ORIGIN_MAX_BYTES:
             return None
-        base = self._read_headers(headers, connection.request_of(message))
+        base = self._read_headers(headers, connection.request_of(message, b""))
         if len(self._origins) >= ORIGINS_MAX:
             self._origins.clear()
         self._origins[headers] = base
@@ -340,86 +356,6 @@ class ShortWay:
             return None
         shown = given.get("x-forwarded-host", given["host"])
         return base_url(self._server, request) if self._hosts.is_known(shown) else None
-
-
-class _Reading:
-    """One GET that is being answered. It waits for its row where it shares a statement with others.
-
-    ``followers`` wait for what it reads.
-    """
-
-    __slots__ = ("_begun", "_condition", "_route", "_way", "connection", "followers", "read", "target")
-
-    target: Target
-
-    def __init__(
-        self, way: ShortWay, connection: Connection, read: DirectRead, route: web.AbstractRoute, condition: bytes | None
-    ) -> None:
-        self.connection = connection
-        self.read = read
-        self.followers: list[_Reading] = []
-        self._way = way
-        self._route = route
-        self._condition = condition
-        self._begun = perf_counter()
-
-    async def finish(self, answering: Awaitable[Answered | None]) -> Answered | None:
-        """Await an answer, and respond; returns it, or ``None`` if there is none: the caller is refused, or the read has failed."""
-        try:
-            found = await answering
-        except Exception as error:  # noqa: BLE001 - it is raised where errors are answered
-            self._pass_on(error)
-            return None
-        except BaseException:
-            self._way.requests.ended()
-            raise
-        if found is None:
-            self._pass_on(None)
-        else:
-            self.end(found)
-        return found
-
-    def end(self, found: Answered) -> None:
-        """Respond with an answer that was read."""
-        self._way.requests.ended()
-        answer, kept = found
-        self.respond(answer, kept=kept)
-
-    def done(self) -> bool:
-        """A client that has left does not matter to a statement that others share."""
-        return False
-
-    def set_result(self, row: Any) -> None:
-        """Respond with the row, or read it alone if there is none, or it could not be read together with others."""
-        if row is ALONE or row is None:
-            self.connection.run(self.finish(self.read.answer(self.target, alone=True)))
-            return
-        assert self.read.row is not None
-        self.end((self.read.row.answer(row), False))
-
-    def set_exception(self, exception: BaseException) -> None:
-        """No read gets one: each is done alone instead."""
-        raise AssertionError from exception
-
-    def respond(self, answer: Answer, *, kept: bool) -> None:
-        """Send the response with an answer. That of a large one is passed on, since its memory has to be counted."""
-        body, tag, snapshot = answer
-        headers = headers_of(self.read.plan, tag, snapshot, from_cache=kept)
-        status, condition = HTTPStatus.OK, self._condition
-        if condition is not None and condition.removeprefix(b"W/") == tag.encode():
-            status, body = HTTPStatus.NOT_MODIFIED, b""
-        else:
-            headers["Content-Type"] = JSON
-        headers.update(self.read.headers)
-        if len(body) > UNCOUNTED_MAX_BYTES:
-            self.connection.pass_on(Outcome(web.Response(body=body, status=status, headers=headers), self._begun))
-            return
-        self._way.observe(self._route, status, perf_counter() - self._begun)
-        self.connection.answered(written(status, status.phrase, headers, body, self._way.requests.new_id()))
-
-    def _pass_on(self, result: Exception | None) -> None:
-        self._way.requests.ended()
-        self.connection.pass_on(Outcome(result, self._begun))
 
 
 SHORT_WAY: Final = web.AppKey("short_way", ShortWay)
