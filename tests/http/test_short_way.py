@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import jwt
@@ -260,6 +260,22 @@ async def test_reads_that_meet_share_statements(service: Service, taken: list[bo
     assert database.statements - before < 240 + 120  # those of no row are read again, alone
     for _, writer in clients:
         writer.close()
+
+
+async def test_what_is_not_in_memory_is_read_together_and_kept(service: Service, taken: list[bool]) -> None:
+    """With ``cache: responses`` requests for rows that are not kept share statements, and the next ones need none."""
+    database = service.service.store.database
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(service)) for _ in range(12)]
+        await asyncio.gather(*(client.get("/books/1/") for client in clients))
+        statements = []
+        for _ in range(2):
+            before = database.statements
+            found = await asyncio.gather(*(each.get(f"/kept/{(1, 2, 4)[n % 3]}/") for n, each in enumerate(clients)))
+            assert [body[:7] for _, _, body in found] == [b'{"id":%d' % (1, 2, 4)[n % 3] for n in range(12)]
+            statements.append(database.statements - before)
+    assert 0 < statements[0] < 12
+    assert statements[1] == 0
 
 
 async def test_messages_in_one_packet_are_answered_in_order(service: Service) -> None:

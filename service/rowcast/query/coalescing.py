@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -100,8 +100,11 @@ class Coalescing:
             self._active -= 1
 
     def offer(self, shape: tuple[Hashable, ...], values: Sequence[Any], waiting: Waiting) -> bool:
-        """Let an execution join others, without a task that waits for it; ``False`` if it meets none, or has to be done alone."""
-        if self._active == 0 or not self._may_share(values):
+        """Let an execution join others, without a task that waits for it; ``False`` if it has to be done alone.
+
+        ``waiting`` gets ``ALONE`` if it meets none.
+        """
+        if not self._may_share(values):
             return False
         self._active += 1
         self._group(shape, values, waiting).offered += 1
@@ -123,14 +126,21 @@ class Coalescing:
         group = self._open.get(shape)
         if group is None:
             group = self._open[shape] = _Group()
-            task = asyncio.create_task(self._execute(shape, group), name="coalescing")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            asyncio.get_running_loop().call_soon(self._begin, shape, group)
         group.values.append(values)
         group.waiting.append(waiting)
         if len(group.values) == MAX_GROUP:
             self._close(shape, group)
         return group
+
+    def _begin(self, shape: tuple[Hashable, ...], group: _Group) -> None:
+        """Execute a group, if it is one; after the others of this turn of the event loop have joined."""
+        if self._database.is_free and (len(group.values) == 1 or monotonic() < self._pause_until):
+            self._end(shape, group, {}, ALONE)
+            return
+        task = asyncio.create_task(self._execute(shape, group), name="coalescing")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _execute(self, shape: tuple[Hashable, ...], group: _Group) -> None:
         """Execute a group once a connection is free, and pass the rows on.
@@ -147,8 +157,6 @@ class Coalescing:
         missing: object = ALONE
         failure: Unavailable | None = None
         try:
-            if self._database.is_free and (len(group.values) == 1 or monotonic() < self._pause_until):
-                return
             records = await self._database.fetch_when_free(statement)
             rows = {record["position"]: record for record in records}
             missing = ALONE if self._writes else None
@@ -157,18 +165,29 @@ class Coalescing:
             if self._writes and isinstance(error, Unavailable) and error.code == "database_unavailable":
                 failure = error
         finally:
-            self._close(shape, group)
-            self._active -= group.offered
-            for position, waiting in enumerate(group.waiting, 1):
-                if waiting.done():
-                    continue
-                try:
-                    if failure is None:
-                        waiting.set_result(rows.get(position, missing))
-                    else:
-                        waiting.set_exception(copy.copy(failure))
-                except Exception:
-                    _logger.exception("row_not_passed_on")  # the others get theirs
+            self._end(shape, group, rows, missing, failure)
+
+    def _end(
+        self,
+        shape: Hashable,
+        group: _Group,
+        rows: Mapping[int, Any],
+        missing: object,
+        failure: Unavailable | None = None,
+    ) -> None:
+        """Pass the rows of a group on, by position, or what stands for a ``missing`` one; or a failure."""
+        self._close(shape, group)
+        self._active -= group.offered
+        for position, waiting in enumerate(group.waiting, 1):
+            if waiting.done():
+                continue
+            try:
+                if failure is None:
+                    waiting.set_result(rows.get(position, missing))
+                else:
+                    waiting.set_exception(copy.copy(failure))
+            except Exception:
+                _logger.exception("row_not_passed_on")  # the others get theirs
 
     def _close(self, shape: Hashable, group: _Group) -> None:
         if self._open.get(shape) is group:

@@ -64,7 +64,7 @@ class Store:
     """Reads and writes rows as JSON.
 
     ``judges`` is a pool of its own for the filters of streams, so that no other request waits for one that takes long. Unless it
-    ``shares``, each statement is of one request.
+    ``shares``, each statement is of one request; ``alone`` is the same store without that.
     """
 
     queries: Queries
@@ -74,16 +74,14 @@ class Store:
     rows: Coalescing = field(init=False)  # the statements that requests share
     inserts: Coalescing = field(init=False)
     updates: Coalescing = field(init=False)
+    alone: Store = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        queries, database = self.queries, self.database
-        shared = {
-            "rows": Coalescing(database, queries.select_rows),
-            "inserts": Coalescing(database, queries.insert_each, writes=True),
-            "updates": Coalescing(database, queries.update_each, writes=True),
-        }
-        for name, each in shared.items():
-            object.__setattr__(self, name, each)
+        queries, database, put = self.queries, self.database, object.__setattr__
+        put(self, "rows", Coalescing(database, queries.select_rows))
+        put(self, "inserts", Coalescing(database, queries.insert_each, writes=True))
+        put(self, "updates", Coalescing(database, queries.update_each, writes=True))
+        put(self, "alone", replace(self, shares=False) if self.shares else self)
 
     def as_of(self) -> None:
         """What is read is current."""

@@ -7,7 +7,7 @@ has to be refused, expanded, or sent in another form goes through ``ViewSet.disp
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
 
@@ -123,6 +123,7 @@ class PublicRow:
     def __init__(self, plan: ModelPlan, rows: Query) -> None:
         by_key = equals(plan.lookup_field or plan.resource.key.name, plan.key, None)
         self._plan = plan
+        self._rows = rows
         self._shown = plan.default_projection(plan.serializer)
         self._shape = self._shown, rows.restrict(by_key).shape
         self._values = rows.values
@@ -130,10 +131,10 @@ class PublicRow:
 
     @classmethod
     def of(cls, plan: ModelPlan, rows: Query) -> PublicRow | None:
-        """The reads of single rows; ``None`` if their answers are kept, or their statements may not be shared."""
+        """The reads of single rows; ``None`` if their statements may not be shared."""
         store, resource = plan.service.store, plan.resource
         shares = resource.coalesce and not store.database.acts_as_callers
-        if plan.cache == "responses" or not shares or rows.related or plan.key.field_type.kind is Kind.KEY:
+        if not shares or rows.related or plan.key.field_type.kind is Kind.KEY:
             return None
         return cls(plan, rows)
 
@@ -149,6 +150,17 @@ class PublicRow:
         """The answer with a row."""
         body, shown = row["result"], self._shown
         return body, tag_of_row(row["version"], shown, body if shown.related else None), row["snapshot"]
+
+    def keep(self, answer: Answer, target: Target, since: int) -> None:
+        """Keep the answer with a row in memory, with ``cache: responses``, unless it has changed ``since`` a generation of the cache."""
+        plan = self._plan
+        if plan.cache != "responses":
+            return
+        query = row_at(plan, self._rows, parse_key(plan, target.key))
+        found = row_dependencies(plan, query, self._shown)
+        if found is not None:
+            key, size = _key(plan, target, "retrieve", self._shown, query), len(answer[0]) + query.size
+            plan.service.cache.put(key, answer, since=since, resources=found.resources, row=found.row, size=size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +202,7 @@ class DirectRead:
         """
         assert self.rows is not None
         store = self.plan.service.store
-        return await self.answering(target, self.rows, replace(store, shares=False) if alone else store)
+        return await self.answering(target, self.rows, store.alone if alone else store)
 
     async def answer_to(self, request: Request, target: Target) -> tuple[Answer, bool] | None:
         """The same for the caller of a request; ``None`` if that has to be refused. Raises the errors of authentication as well."""

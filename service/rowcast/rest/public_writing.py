@@ -7,7 +7,7 @@ requests share, and from its row to the parts of a response.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
@@ -114,7 +114,7 @@ class PublicWrite:
         If it is written ``alone``, its statement is not shared.
         """
         plan = self._plan
-        store = replace(plan.service.store, shares=False) if alone else plan.service.store
+        store = plan.service.store.alone if alone else plan.service.store
         with store.database.noting() as written:
             if not self._way.updating:
                 row = await store.insert(self._shown, wanted.values)

@@ -113,9 +113,9 @@ class Answering:
 
 
 class Reading(Answering):
-    """One GET. ``followers`` wait for what it reads."""
+    """One GET. ``followers`` wait for what it reads. It reads what is newer than ``since``, a generation of the cache."""
 
-    __slots__ = ("_condition", "followers", "read", "target")
+    __slots__ = ("_condition", "followers", "read", "since", "target")
 
     target: Target
 
@@ -123,6 +123,7 @@ class Reading(Answering):
         super().__init__("GET", *answering)
         self.read = read
         self.followers: list[Reading] = []
+        self.since = read.plan.service.cache.generation
         self._condition = condition
 
     def end(self, found: Answered) -> None:
@@ -136,8 +137,11 @@ class Reading(Answering):
         if row is ALONE or row is None:
             self.connection.run(self.finish(self.read.answer(self.target, alone=True), self.end))
             return
-        assert self.read.row is not None
-        self.end((self.read.row.answer(row), False))
+        public = self.read.row
+        assert public is not None
+        answer = public.answer(row)
+        self.end((answer, False))
+        public.keep(answer, self.target, self.since)
 
     def set_exception(self, exception: BaseException) -> None:
         """No read gets one: each is done alone instead."""
