@@ -70,7 +70,7 @@ class Cache:
 
     def start(self) -> None:
         """Subscribe to the feed, for as long as the feed runs."""
-        self._feed.subscribe(self._apply, self._reset)
+        self._feed.subscribe(self._apply, self._reset, needs_rows=lambda: bool(self._rows), pass_over=self.invalidate)
 
     @property
     def fresh(self) -> bool:

@@ -6,6 +6,9 @@ reader whose position is older than the ring reads from where the feed has them.
 
 ``head`` moves and subscribers are called in one step of the event loop. So code that reads ``head`` and subscribes
 without an ``await`` in between misses nothing and gets nothing twice.
+
+While no subscriber needs the rows of changes, a feed may pass over them: subscribers only learn which resources have changed, and the
+ring is empty.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import contextlib
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from time import monotonic
@@ -29,11 +33,21 @@ from rowcast.changes.relay import Relay
 from rowcast.changes.standbys import position_on_standby
 from rowcast.changes.ticks import Tick
 
+ROWS_NEEDED_SECONDS: Final = 60.0  # after the last stream has ended
 SNAPSHOT_MAX_AGE_SECONDS: Final = 60.0  # of a statement whose snapshot can still be turned into a position
 
 _logger = structlog.get_logger(__name__)
 
 Subscriber = Callable[[Batch], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    """What a subscriber wants beside batches: see ``Tail.subscribe``."""
+
+    reset: Callable[[Reason], None]
+    needs_rows: Callable[[], bool]
+    pass_over: Callable[[Collection[str]], object]
 
 
 class Reason(StrEnum):
@@ -75,7 +89,8 @@ class Tail(ABC):
         self._base: Tick  # the newest that ends before the ring
         self._head: Position | None = None
         self._jumps = 0  # how often the head has jumped to another history
-        self._subscribers: dict[Subscriber, Callable[[Reason], None]] = {}
+        self._subscribers: dict[Subscriber, _Listening] = {}
+        self._needed_at = float("-inf")  # when a subscriber has last needed rows
         self._current_at = monotonic()  # when the head was the newest change, as far as the feed could see
 
     @abstractmethod
@@ -116,13 +131,21 @@ class Tail(ABC):
         """The tick with which memory begins, or in which it does."""
         return self._base
 
-    def subscribe(self, apply: Subscriber, reset: Callable[[Reason], None]) -> Callable[[], None]:
+    def subscribe(
+        self,
+        apply: Subscriber,
+        reset: Callable[[Reason], None],
+        *,
+        needs_rows: Callable[[], bool] = lambda: True,
+        pass_over: Callable[[Collection[str]], object] = lambda _: None,
+    ) -> Callable[[], None]:
         """Call ``apply`` with each new batch, in order, from ``head`` on; return a function that unsubscribes.
 
         ``reset`` is called instead when the feed cannot go on from its head: the head has jumped, and the changes in
-        between are lost to this process. Both are called from the event loop and must not block or raise.
+        between are lost to this process. If no subscriber ``needs_rows``, ``pass_over`` may be called instead, with the names of the
+        resources that have changed. All are called from the event loop and must not block or raise.
         """
-        self._subscribers[apply] = reset
+        self._subscribers[apply] = _Listening(reset, needs_rows, pass_over)
 
         def unsubscribe() -> None:
             self._subscribers.pop(apply, None)
@@ -247,6 +270,31 @@ class Tail(ABC):
             except Exception:
                 _logger.exception("feed_subscriber_failed")
 
+    @property
+    def _rows_are_needed(self) -> bool:
+        """Whether a subscriber or the relay needs the rows of changes; also if one has, a while ago, whose clients may come back."""
+        if self.relay is not None or any(each.needs_rows() for each in self._subscribers.values()):
+            self._needed_at = monotonic()
+        return monotonic() - self._needed_at < ROWS_NEEDED_SECONDS
+
+    def _pass_over(self, ticks: Sequence[Tick], resources: Collection[str]) -> None:
+        """Go to the end of the last of some ticks, whose changes are of these resources, and forget those before them."""
+        self._clear(ticks[-1])
+        for tick in ticks:
+            self._pass(tick)
+        for each in tuple(self._subscribers.values()):
+            try:
+                each.pass_over(resources)
+            except Exception:
+                _logger.exception("feed_subscriber_failed")
+
+    def _clear(self, tick: Tick) -> None:
+        """Let the ring be empty, and begin at the end of a tick."""
+        self._ring.clear()
+        self._held = [0, 0]
+        self._head = Position(tick.epoch, tick.tick)
+        self._base = tick
+
     def _pass(self, tick: Tick) -> None:
         self._tick = tick
         now = monotonic()
@@ -256,11 +304,8 @@ class Tail(ABC):
 
     def _move(self, tick: Tick) -> None:
         """Go to the end of this tick, from wherever the head was."""
-        self._ring.clear()
-        self._held = [0, 0]
+        self._clear(tick)
         self._ticks.clear()
-        self._head = Position(tick.epoch, tick.tick)
-        self._base = tick
         self._pass(tick)
 
     def _jump(self, tick: Tick, reason: Reason) -> None:
@@ -268,9 +313,9 @@ class Tail(ABC):
         _logger.warning("feed_reset", reason=reason.value, head=str(self._head), newest=tick.tick)
         self._jumps += 1
         self._move(tick)
-        for reset in tuple(self._subscribers.values()):
+        for each in tuple(self._subscribers.values()):
             try:
-                reset(reason)
+                each.reset(reason)
             except Exception:
                 _logger.exception("feed_subscriber_failed")
 

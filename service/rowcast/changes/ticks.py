@@ -22,6 +22,7 @@ _MAKE_TICK: Final = sql.load("make_tick")
 _CHANGES_ARE_WAITING: Final = sql.load("changes_are_waiting")
 _TICKS: Final = "SELECT tick, epoch, snap FROM rowcast.tick WHERE tick >= $1 ORDER BY tick LIMIT $2"
 _TICKS_AT: Final = _TICKS.replace("snap", "snap, extract(epoch FROM statement_timestamp())::float8")
+_RESOURCES: Final = sql.load("resources_between_ticks")
 _TICKS_OF_STANDBY: Final = _TICKS.replace("WHERE", "WHERE pg_is_in_recovery() AND")
 
 
@@ -71,3 +72,9 @@ async def look(connection: Connection, first: int) -> tuple[list[Tick], float | 
     """Ticks from ``first`` on, and when the statement began, by the clock of the database; ``None`` without ticks."""
     rows = await connection.fetch(_TICKS_AT, first, TICKS_PER_READ, timeout=10)
     return [Tick(tick, epoch, Snapshot.of(snap)) for tick, epoch, snap, _ in rows], rows[0][3] if rows else None
+
+
+async def skim(connection: Connection, first: int) -> tuple[list[Tick], list[str]]:
+    """Ticks from ``first`` on, and the resources that have changed after that one."""
+    rows = await connection.fetch(_RESOURCES, first, TICKS_PER_READ, timeout=300)
+    return [Tick(row[0], row[1], Snapshot.of(row[2])) for row in rows], rows[-1]["resources"] if rows else []

@@ -64,7 +64,9 @@ class GroupStreams:
 
     def start(self) -> None:
         """Follow the feed until ``close``."""
-        self._unsubscribe = self._hub.feed.subscribe(self._deliver, self._on_feed_reset)
+        self._unsubscribe = self._hub.feed.subscribe(
+            self._deliver, self._on_feed_reset, needs_rows=lambda: bool(self._boards)
+        )
 
     def close(self) -> None:
         """Stop; the streams have been ended."""

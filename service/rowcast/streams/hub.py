@@ -132,7 +132,9 @@ class Hub:
     def start(self) -> None:
         """Follow the feed and keep connections alive, until ``close``."""
         deliver = self._deliver if self.traffic is None else self._deliver_measured
-        self._unsubscribe = self.feed.subscribe(deliver, self._on_feed_reset)
+        self._unsubscribe = self.feed.subscribe(
+            deliver, self._on_feed_reset, needs_rows=lambda: bool(self._groups or len(self.open_streams))
+        )
         self.aggregates.start()
         self._tasks = [
             self._supervisor.every("stream heartbeats", self._heartbeat / HEARTBEAT_PARTS, self.send_heartbeats),
