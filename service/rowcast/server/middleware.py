@@ -145,9 +145,8 @@ def errors(
         requests.active += 1
         found = _take_outcome(request)
         try:
-            if found is None or isinstance(
-                found.result, Exception
-            ):  # not what has been answered: it may have changed rows
+            is_answered = found is not None and not isinstance(found.result, Exception)
+            if not is_answered:  # refusing what has been done would have its client do it again
                 for check in checks:
                     check(request)
             return _held(request, await (handler(request) if found is None else found.response()), requests)

@@ -197,9 +197,13 @@ class Writing(Answering):
         self.pass_on(exception)
 
     def _end(self, found: Written) -> None:
-        self._requests.ended()
         row, transaction = found
-        headers = self._write.headers(row, transaction, self._address)
+        try:
+            headers = self._write.headers(row, transaction, self._address)
+        except Exception as error:  # noqa: BLE001 - it is raised where errors are answered
+            self.pass_on(error)
+            return
+        self._requests.ended()
         headers.update(self._more)
         status = self._write.status
         self.send(status, status.phrase, headers, row.body)
