@@ -260,6 +260,7 @@ async def test_a_write_that_may_have_happened_is_not_repeated(service: Service, 
         client.writer.write(message(b"POST /books/ HTTP/1.1", JSON, b'{"title": "Once"}'))
 
         async def is_killed() -> bool:
+            await service.sql.execute("SELECT pg_stat_clear_snapshot()")  # which lasts as long as the transaction
             killing = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%INSERT INTO books%' AND wait_event_type = 'Lock'"
             return bool(await service.sql.fetch(killing))
 
