@@ -191,11 +191,10 @@ class Store:
         traits = self.queries.resources.traits_of(resource.name)
         again = traits.partitioned or self._stale(projection, links)
         usual = write_whole if again or later is not None or (to_link and not together) else write
-        shared = usual is write and not links and not inline.where and self._shares(resource)
+        skipping = "insert" in traits.skipping
+        shared = usual is write and not (links or inline.where or skipping) and self._shares(resource)
         try:
-            return await self._write(
-                "insert", resource, write_or_redirect if "insert" in traits.skipping else usual, write_by_rules
-            )
+            return await self._write("insert", resource, write_or_redirect if skipping else usual, write_by_rules)
         except (ApiError, asyncpg.PostgresError) as error:
             raise await explained(self.queries, self.database, error, resource, values) from error.__cause__
 

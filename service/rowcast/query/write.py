@@ -57,22 +57,28 @@ def insert(
 def insert_each(tables: Tables, projection: Projection, columns: tuple[str, ...]) -> Statement:
     """What ``insert`` returns for several lists of values, with the ``position`` of each list, from 1.
 
-    The rows are inserted, and returned, in the order of the lists. Values: an array for each value of ``insert``.
+    The rows are inserted, and returned, in the order of the lists. It fails, and inserts nothing, if a trigger skips some of them:
+    nobody could say which list a row belongs to. Values: an array for each value of ``insert``.
     """
     resource = projection.resource
-    rows = given_rows_to_insert(tables, resource, columns)
-    new = numbered_insert(tables, resource, columns, rows, POSITION, xmin(quote_table(tables.written(resource).key)))
+    rows, given = given_rows_to_insert(tables, resource, columns)
+    expected = sa.select(sa.func.count()).select_from(given).scalar_subquery()
+    new = numbered_insert(
+        tables, resource, columns, rows, POSITION, xmin(quote_table(tables.written(resource).key)), expected=expected
+    )
     return compiled(_written_each(tables, projection, new), changes={resource})
 
 
-def given_rows_to_insert(tables: Tables, resource: str, columns: tuple[str, ...]) -> sa.Select[Any]:
-    """The rows of ``GivenBinds`` in their order, with the columns that an insert sets itself."""
+def given_rows_to_insert(
+    tables: Tables, resource: str, columns: tuple[str, ...]
+) -> tuple[sa.Select[Any], sa.FromClause]:
+    """The rows of ``GivenBinds`` in their order, with the columns that an insert sets itself; and the rows as they are given."""
     binds = GivenBinds()
     table = tables.written(resource)
     values = [binds(table.c[name].type) for name in columns]
     given = binds.rows()
     more = generated(tables, resource, columns).values()
-    return sa.select(*values, *more).select_from(given).order_by(given.c.position)
+    return sa.select(*values, *more).select_from(given).order_by(given.c.position), binds.rows()
 
 
 def numbered_insert(
@@ -82,12 +88,19 @@ def numbered_insert(
     rows: sa.Select[Any],
     place: str,
     *more: sa.ColumnElement[Any],
+    expected: sa.ColumnElement[int] | None = None,
 ) -> sa.CTE:
-    """Insert rows of these columns and those that an insert sets itself: the new rows with ``more``, numbered from 1 as ``place``."""
+    """Insert rows of these columns and those that an insert sets itself: the new rows with ``more``, numbered from 1 as ``place``.
+
+    The statement fails if there are some, but not the ``expected`` number of them.
+    """
     table = tables.written(resource)
     names = [*columns, *generated(tables, resource, columns)]
     new = sa.insert(table).from_select(names, rows).returning(*table.c, *more).cte("_new")
-    return sa.select(*new.c, sa.func.row_number().over().label(place)).cte("_numbered")
+    number: sa.ColumnElement[int] = sa.func.row_number().over()
+    if expected is not None:  # SQL has no way to raise an error but one that an expression has
+        number = number.op("/")(sa.case((sa.func.count().over() == expected, 1), else_=0))
+    return sa.select(*new.c, number.label(place)).cte("_numbered")
 
 
 def written_rows(

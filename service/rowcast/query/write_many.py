@@ -78,7 +78,7 @@ def insert_many(tables: Tables, projection: Projection, columns: tuple[str, ...]
     """
     resource = projection.resource
     if can_unnest(tables, resource, columns):
-        rows = given_rows_to_insert(tables, resource, columns)
+        rows, _ = given_rows_to_insert(tables, resource, columns)
     else:
         given, values = given_rows(tables, resource, columns, Binds())
         more = generated(tables, resource, columns).values()
