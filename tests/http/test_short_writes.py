@@ -140,6 +140,17 @@ async def test_other_requests_are_answered_as_always(service: Service, taken: li
     assert not any(taken)
 
 
+async def test_a_body_above_the_limit_is_refused(run: Run, taken: list[bool]) -> None:
+    """Also if the limit is lower than the length up to which bodies are not counted."""
+    service = await run({"authors": RESOURCES["authors"]}, f"{SETTINGS}\nserver: {{body_limit: 100B}}")
+    async with connected(service) as client:
+        for spaces, status in ((b"", b"201"), (b" " * 100, b"413")):
+            for headers in (JSON + AS_ALWAYS, JSON):
+                client.writer.write(message(b"POST /authors/ HTTP/1.1", headers, b'{"name": "Cat"}' + spaces))
+                assert (await response(client.reader))[0].split()[1] == status
+    assert taken == [False, True, False, False]
+
+
 async def test_writes_that_meet_share_statements(service: Service, taken: list[bool]) -> None:
     """Each of many connections gets its own row or its own error, each row is there once, and fewer statements run than requests."""
     database = service.service.store.database

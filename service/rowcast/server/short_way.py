@@ -167,9 +167,9 @@ class ShortWay:
         """Do a write of one row, now or later; ``False`` if this way does not do it."""
         method, path, key = message.method, message.path, next(iter(parts.values()), "")
         write = direct_write_behind(route.handler, method)
-        if (
-            write is None or "?" in path or (method == "POST") == bool(key)
-        ):  # neither a list to add to, nor a row to change
+        if write is None or "?" in path or len(body) > self._server.body_limit:
+            return False
+        if (method == "POST") == bool(key):  # neither a list to add to, nor a row to change
             return False
         if method != "DELETE" and body.lstrip()[:1] != b"{":  # many rows, or an error
             return False
