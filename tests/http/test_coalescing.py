@@ -152,6 +152,15 @@ async def test_lost_connection_repeats_no_write(run: Run) -> None:
     assert statuses[201] > 0
 
 
+async def test_rows_without_values_stop_nobody_from_sharing(run: Run) -> None:
+    """Each is made by a statement of its own, none of which fails: groups would pause after that."""
+    service = await run({"parents": PARENTS})
+    before = service.database.statements
+    made = await together(service, *[("POST", "/parents/", {})] * 12)
+    assert [status for status, _ in made] == [201] * 12
+    assert service.database.statements - before == 12
+
+
 @pytest.mark.parametrize("is_known", [True, False])
 async def test_rows_that_a_trigger_skips_are_nobody_elses(run: Run, is_known: bool) -> None:
     """Each response has the request's own row, which is there once; also if the trigger is newer than the service's start."""

@@ -192,7 +192,8 @@ class Store:
         again = traits.partitioned or self._stale(projection, links)
         usual = write_whole if again or later is not None or (to_link and not together) else write
         skipping = "insert" in traits.skipping
-        shared = usual is write and not (links or inline.where or skipping) and self._shares(resource)
+        alone = links or inline.where or skipping or not columns
+        shared = usual is write and not alone and self._shares(resource)
         try:
             return await self._write("insert", resource, write_or_redirect if skipping else usual, write_by_rules)
         except (ApiError, asyncpg.PostgresError) as error:

@@ -100,11 +100,11 @@ class PublicWrite:
         if resource.links and not resource.links.keys().isdisjoint(values):
             return False
         columns = tuple(name for name in resource.columns if name in values)
+        if not columns:
+            return False
         given = [values[name] for name in columns]
         if not way.updating:
             return way.shared(store).offer((self._shown, columns), given, waiting)
-        if not columns:
-            return False
         given = [*self._rows.values, self._prepare(wanted.key), *given]
         return way.shared(store).offer((self._shown, columns, self._where), given, waiting)
 
