@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from rowcast import __version__
+from rowcast.garbage import no_collection
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # name → module of rowcast.commands, and the help line
     "adopt": ("adopting", "Write a resource file for each table of an existing database."),
@@ -55,13 +56,10 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
-        gc.disable()  # what is imported stays, so looking through it again and again finds nothing
-        try:
+        with no_collection():
             module = import_module(f"rowcast.commands.{COMMANDS[cmd_name][0]}")
             import_module("rowcast.commands.logs").configure_logs()
             gc.freeze()
-        finally:
-            gc.enable()
         command: click.Command = getattr(module, cmd_name)
         return command
 

@@ -28,10 +28,11 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.load import read as read_files
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
+from rowcast.garbage import keep_pauses_short
 from rowcast.server.app import create_app
 from rowcast.server.checking import check_configuration
 from rowcast.server.debug import DebugRefused, check_debug, in_debug
-from rowcast.server.http import Runner, tune_garbage_collector
+from rowcast.server.http import Runner
 from rowcast.server.log_entries import set_level
 from rowcast.server.modules import forget_modules
 from rowcast.server.prepare import prepare
@@ -226,7 +227,7 @@ async def _serve(configuration: Configuration, source: Source, record: Record, f
         await asyncio.wait([started, stopping], return_when=asyncio.FIRST_COMPLETED)
         if started.done():
             started.result()
-            tune_garbage_collector()
+            keep_pauses_short()
             host, port = runner.addresses[0][:2]
             click.echo(f"Rowcast is ready on http://{f'[{host}]' if ':' in host else host}:{port}")
         started.cancel()

@@ -23,6 +23,7 @@ from rowcast.configuration.settings import Settings
 from rowcast.configuration.view_rules import view_problems
 from rowcast.configuration.yaml import AboutKey, Document, Problems, SourceLocation, Steps
 from rowcast.errors import did_you_mean
+from rowcast.garbage import no_collection
 from rowcast.resources.fields import MISSING, Field, Kind, with_strings
 from rowcast.resources.resource import Resource, Resources, link_columns, link_table
 from rowcast.resources.sql import IDENTIFIER_MAX_BYTES
@@ -55,6 +56,7 @@ class Reading:
     lost: Collection[str]
 
 
+@no_collection()
 def read(
     directory: Path,
     *,

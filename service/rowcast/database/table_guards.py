@@ -73,8 +73,10 @@ async def read_guards(fetch: Fetch, tables: Tables) -> dict[str, Guard]:
             if table in resources and fields and place not in tables.guards:
                 found[place] = Guard(resources[table], fields, "null")
             continue
-        same = _same_rule(tables.metadata.tables[table], type_, columns, expression)
-        guard = tables.declared_guard(table, name) or tables.declared_guard(table, same)
+        guard = tables.declared_guard(table, name)
+        if guard is None:
+            same = _same_rule(tables.metadata.tables[table], type_, columns, expression)
+            guard = tables.declared_guard(table, same)
         if guard is None and table in resources and fields:
             guard = Guard(resources[table], fields, _RULES[type_])
         if guard is None:

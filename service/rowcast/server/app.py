@@ -20,6 +20,7 @@ from rowcast.configuration.settings import Settings
 from rowcast.configuration.yaml import Problems, SourceLocation
 from rowcast.database.caller import CallerDatabase, CallerSettings
 from rowcast.database.pool import Database
+from rowcast.garbage import no_collection
 from rowcast.hooks import STATE, Hooks, State, hooks_in
 from rowcast.identity.authentication import IDENTITY, Identity
 from rowcast.identity.throttling import THROTTLES, Throttles
@@ -90,6 +91,7 @@ class Backing:
     origin: Origin | None = None
 
 
+@no_collection()
 def create_app(
     configuration: Configuration,
     url: str,

@@ -27,6 +27,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.yaml import Problems
 from rowcast.database.absent import AbsentDatabase, NeedsDatabase
 from rowcast.errors import ConfigurationError, Unavailable
+from rowcast.garbage import no_collection
 from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
 from rowcast.resources.traits import TableTraits
@@ -56,6 +57,7 @@ _NO_KEY: Final = "stream.edge_key: an edge needs the key with which it reads the
 _logger = structlog.get_logger(__name__)
 
 
+@no_collection()
 def create_edge(
     configuration: Configuration,
     url: str,

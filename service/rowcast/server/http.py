@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections import Counter
 from typing import Any, Final
 
@@ -23,7 +22,6 @@ from rowcast.tasks import spawn
 LINGER_MAX_SECONDS: Final = (
     10.0  # for which a body that nobody reads is received, so that its client reads the response
 )
-MIDDLE_COLLECTIONS_PER_FULL: Final = 100
 BEGIN_SECONDS: Final = 0.01  # within which a request begins for which a handler was chosen
 BACKLOG: Final = 4096  # connections that wait to be accepted, such as all streams of a replica that has stopped
 RETIRE_SECONDS: Final = 5.0  # for replaced applications, once their requests have ended or were cancelled
@@ -128,16 +126,3 @@ async def _retire(app: web.Application) -> None:
     await app[middleware.REQUESTS].end()
     await app[LIFECYCLE].streams_ended()
     await app.cleanup()
-
-
-def tune_garbage_collector() -> None:
-    """Keep the garbage collector's pauses short; for the owner of the process, once the service is ready.
-
-    Objects that exist now are never examined again, since they live as long as the process. Full collections become rare:
-    with 10,000 open streams each takes half a second.
-    """
-    gc.unfreeze()  # what an application has left behind that was replaced
-    gc.collect()
-    gc.freeze()
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, MIDDLE_COLLECTIONS_PER_FULL)

@@ -24,8 +24,9 @@ from aiohttp import web
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.yaml import REFERENCE, SUFFIXES, Problems
 from rowcast.errors import ConfigurationError, Unavailable
+from rowcast.garbage import keep_pauses_short
 from rowcast.server.health import READINESS
-from rowcast.server.http import Runner, tune_garbage_collector
+from rowcast.server.http import Runner
 from rowcast.server.lifecycle import START_ERRORS, STARTED
 from rowcast.server.modules import imported_again
 from rowcast.server.prepare import startup_error
@@ -126,7 +127,7 @@ class Reloader:
             _logger.exception("reload_failed")
         else:
             retiring = self._runner.answer_with(runner)
-            retiring.add_done_callback(lambda _: tune_garbage_collector())
+            retiring.add_done_callback(lambda _: keep_pauses_short())
             self.configuration = configuration
             runner.app[READINESS].config = {"state": "applied", "at": at}
             self._applied.set()

@@ -28,8 +28,9 @@ from rowcast.changes.connection import cancel
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
+from rowcast.garbage import keep_pauses_short
 from rowcast.server.admin import Admin
-from rowcast.server.http import Runner, tune_garbage_collector
+from rowcast.server.http import Runner
 from rowcast.server.reload import Reloader, Source, log_outcome
 from rowcast.server.running import Outcome, Record, terminal_watch
 from rowcast.tasks import spawn
@@ -155,7 +156,7 @@ class _Workers(BaseApplication):  # type: ignore[misc]
             await reloader.started()
         except Exception as error:  # noqa: BLE001 - the process ends
             await self._give_up(error)
-        tune_garbage_collector()
+        keep_pauses_short()
         os.write(self._messages_out, READY)
 
     def _note(self, outcome: Outcome) -> None:
