@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import copy_context
 from typing import Any
 
 import jwt
@@ -14,7 +15,9 @@ import pytest
 from aiohttp import web
 from aiohttp.http import HttpRequestParser, RawRequestMessage
 
+from rowcast.database.written import WRITTEN, Written
 from rowcast.errors import ApiError
+from rowcast.query.coalescing import Coalescing
 from rowcast.server.health import READINESS
 from rowcast.server.middleware import Outcome
 from rowcast.server.short_answers import Connection
@@ -307,6 +310,34 @@ async def test_a_message_that_comes_during_a_read_waits(service: Service, taken:
             assert length is not None
             keys.append((await client.reader.readexactly(int(length[1])))[:7] if has_body else b"")
     assert keys == [b'{"id":1', b'{"id":2', b"", b'{"id":4']
+
+
+async def test_a_message_that_waited_has_no_context_of_others(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task of a shared statement, which ends one request of a connection, says nothing about the next one."""
+    foreign: list[bool] = []
+    takes, end = ShortWay.takes, Coalescing._end
+
+    def look(*arguments: Any) -> bool:
+        foreign.append(WRITTEN.get() is not None)
+        return takes(*arguments)
+
+    def end_in_the_context_of_a_write(*arguments: Any) -> None:
+        WRITTEN.set(Written())
+        end(*arguments)
+
+    monkeypatch.setattr(ShortWay, "takes", look)
+    monkeypatch.setattr(Coalescing, "_end", lambda *each: copy_context().run(end_in_the_context_of_a_write, *each))
+    async with connected(service) as client:
+        async with service.sql.transaction():
+            await service.sql.execute("LOCK TABLE books IN ACCESS EXCLUSIVE MODE")
+            client.writer.write(b"GET /books/1/ HTTP/1.1\r\n%b\r\n" % HOST)
+            await until(lambda: len(foreign) == 1)
+            client.writer.write(b"GET /books/2/ HTTP/1.1\r\n%b\r\n" % HOST)
+            await asyncio.sleep(0.05)
+        await until(lambda: len(foreign) == 2)
+    assert foreign == [False, False]
 
 
 async def test_a_database_that_is_away_is_a_problem(service: Service, taken: list[bool]) -> None:

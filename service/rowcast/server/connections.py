@@ -15,6 +15,7 @@ import sys
 import termios
 from collections import Counter
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any, Final
 
 import orjson
@@ -200,8 +201,8 @@ class Connection(StreamConnection):
         await self._drain_helper()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run what answers the first message, or passes it on."""
-        self._reading = self._loop.create_task(work)
+        """Run what answers the first message, or passes it on. It has a context of its own: the statement of another request may call this."""
+        self._reading = self._loop.create_task(work, context=Context())
 
     def answered(self, response: bytes) -> None:
         """Send the response to the first message, and go on with the next one."""
@@ -224,7 +225,7 @@ class Connection(StreamConnection):
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
         if self._messages:
-            self._answer_next()
+            Context().run(self._answer_next)
 
     def begin_stream(self, stream: Sent) -> None:
         """Send a stream in place of a response: nothing of its message is kept but its place in the queue, and no timer runs."""
