@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from textwrap import dedent
 from typing import Any
 
@@ -115,6 +117,8 @@ async def outcome(service: Service, method: str, path: str, **options: Any) -> t
         body = await response.json(content_type=None) if await response.read() else None
     if isinstance(body, dict):
         body.pop("request_id", None)
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+            body["detail"] = re.sub(r"\d+ seconds?", "", body["detail"])  # a second may have passed
     return response.status, headers, body
 
 

@@ -256,12 +256,6 @@ async def test_page_loads_files_of_the_service_alone(run: Run) -> None:
     assert {(await hidden.client.get(file)).status for file in files} == {404}
 
 
-async def test_a_name_that_nothing_serves_may_be_a_resource(run: Run) -> None:
-    """The service's metrics have an address of their own, so ``/metrics/`` is free."""
-    service = await run({"metrics": {"fields": {}}})
-    assert (await service.get("/metrics/"))["count"] == 0
-
-
 async def test_descriptions_need_a_way_to_authenticate(run: Run) -> None:
     """Without authentication classes nobody could read them, which ``off`` says as well."""
     wrong = {"server": {"openapi": "authenticated"}, "auth": {"default_authentication_classes": []}}
