@@ -214,11 +214,12 @@ async def test_each_caller_has_the_responses_of_both_ways(service: Service, take
     assert len(lists) == 4  # of no tenant, of two, and of an administrator
 
 
-async def test_wrong_credentials_are_counted_once(run: Run, taken: list[bool]) -> None:
+@pytest.mark.parametrize("path", ["/notes/", "/notes/stream/"])
+async def test_wrong_credentials_are_counted_once(run: Run, taken: list[bool], path: str) -> None:
     """The limit of failed attempts holds for both ways together."""
     service = await run({"notes": RESOURCES["notes"]}, f"{SETTINGS}\nthrottle: {{authentication_failures: 3/minute}}")
     async with connected(service) as client:
-        found = [await client.get("/notes/", b"Authorization: Bearer x\r\n") for _ in range(5)]
+        found = [await client.get(path, b"Authorization: Bearer x\r\n") for _ in range(5)]
     assert [status.split()[1] for status, _, _ in found] == [b"401"] * 3 + [b"429"] * 2
     assert all(taken)
 
