@@ -18,7 +18,7 @@ import structlog
 
 from rowcast.database.pool import Database
 from rowcast.database.written import note
-from rowcast.errors import Unavailable
+from rowcast.errors import ApiError, Unavailable
 from rowcast.query.compilation import Statement
 from rowcast.traces import TRACE
 
@@ -160,8 +160,10 @@ class Coalescing:
             records = await self._database.fetch_when_free(statement)
             rows = {record["position"]: record for record in records}
             missing = ALONE if self._writes else None
-        except Exception as error:  # noqa: BLE001 - each of the group gets its own error, alone
+        except Exception as error:  # each of the group gets its own error, alone
             self._pause_until = monotonic() + PAUSE_SECONDS
+            if not isinstance(error, ApiError | asyncpg.PostgresError | asyncpg.InterfaceError):
+                _logger.exception("shared_statement_failed")  # which would go unnoticed, since each succeeds alone
             if self._writes and isinstance(error, Unavailable) and error.code == "database_unavailable":
                 failure = error
         finally:

@@ -99,7 +99,7 @@ def numbered_insert(
     new = sa.insert(table).from_select(names, rows).returning(*table.c, *more).cte("_new")
     number: sa.ColumnElement[int] = sa.func.row_number().over()
     if expected is not None:  # SQL has no way to raise an error but one that an expression has
-        number = number.op("/")(sa.case((sa.func.count().over() == expected, 1), else_=0))
+        number = number.op("/")(sa.case((sa.func.count().over() == expected, sql("1")), else_=sql("0")))
     return sa.select(*new.c, number.label(place)).cte("_numbered")
 
 
