@@ -41,7 +41,7 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """The case of which this one is a variant: ``get`` for ``get-8``, and for ``get`` itself."""
+        """The name up to the first hyphen, which variants of a case share: ``get`` for ``get`` and for ``get-8``."""
         return self.name.partition("-")[0]
 
     @property

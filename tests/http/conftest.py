@@ -16,6 +16,7 @@ import pytest_asyncio
 from rowcast.resources.sql import quote_table
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.plan import SERVICE
+from rowcast.server.short_way import ShortWay
 
 from .. import conftest
 from ..conftest import configure, with_tables
@@ -93,3 +94,17 @@ def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(GenericViewSet, "dispatch", noted)
     return paths
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each message that was offered to the short way, whether that took it."""
+    found: list[bool] = []
+    takes = ShortWay.takes
+
+    def noted(*arguments: Any) -> bool:
+        found.append(takes(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(ShortWay, "takes", noted)
+    return found

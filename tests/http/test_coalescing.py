@@ -155,7 +155,7 @@ async def test_lost_connection_repeats_no_write(run: Run) -> None:
 
 
 async def test_rows_without_values_stop_nobody_from_sharing(run: Run) -> None:
-    """Each is made by a statement of its own, none of which fails: groups would pause after that."""
+    """Each is made by a statement of its own, and none of these fails: after a failure, requests share no statements for a second."""
     service = await run({"parents": PARENTS})
     before = service.database.statements
     made = await together(service, *[("POST", "/parents/", {})] * 12)

@@ -16,7 +16,6 @@ import structlog
 
 from rowcast.server.middleware import REQUESTS
 from rowcast.server.short_streams import LAST_CHUNK
-from rowcast.server.short_way import ShortWay
 
 from ..waiting import until
 from .conftest import Run
@@ -73,20 +72,6 @@ HEADERS = (
 @pytest.fixture
 async def service(run: Run) -> Service:
     return await run(RESOURCES, SETTINGS)
-
-
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each message that was offered to the short way, whether that took it."""
-    found: list[bool] = []
-    takes = ShortWay.takes
-
-    def noted(*arguments: Any) -> bool:
-        found.append(takes(*arguments))
-        return found[-1]
-
-    monkeypatch.setattr(ShortWay, "takes", noted)
-    return found
 
 
 async def begun(client: Client, path: str, headers: bytes = b"") -> tuple[list[bytes], bytes]:

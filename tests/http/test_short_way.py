@@ -147,20 +147,6 @@ async def service(run: Run) -> Service:
     return service
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each message that was offered to the short way, whether that took it."""
-    found: list[bool] = []
-    takes = ShortWay.takes
-
-    def noted(*arguments: Any) -> bool:
-        found.append(takes(*arguments))
-        return found[-1]
-
-    monkeypatch.setattr(ShortWay, "takes", noted)
-    return found
-
-
 async def test_both_ways_have_the_same_responses(service: Service, taken: list[bool]) -> None:
     async with connected(service) as client:
         for path in (*PATHS, *NOT_FOUND_OR_WRONG):

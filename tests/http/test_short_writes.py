@@ -18,9 +18,8 @@ from .conftest import Run
 from .library import Service
 from .test_declared_scope import SETTINGS
 from .test_direct_writing import CALLERS, NAMED, RESOURCES, ROWS, SCOPED, WRITES, Sent, from_twin, rows, to_twin
-from .test_short_way import AS_ALWAYS, HOST, connected, taken
+from .test_short_way import AS_ALWAYS, HOST, connected
 
-__all__ = ["taken"]
 JSON = b"Content-Type: application/json\r\n"
 GENERATED = rb"X-Request-ID|Date|X-Transaction|ETag"
 BODY = b'{"title": "Other"}'
@@ -96,7 +95,7 @@ async def test_both_ways_have_the_same_responses_and_rows(service: Service, take
     statuses = set()
     for sent in WRITES:
         if isinstance(sent[2], dict) and len(json.dumps(sent[2])) > 1_000_000:
-            continue  # of which a part is refused while the rest is sent
+            continue  # the service refuses it while a part of it is still being sent
         taken.clear()
         statuses.add(await both_ways(service, taken, sent))
         text = sent[2] if isinstance(sent[2], bytes) else json.dumps(sent[2]).encode()

@@ -274,7 +274,7 @@ class ModelPlan(ViewPlan):
 
     @property
     def shows_data(self) -> bool:
-        """Whether data alone decide what each action shows of which rows, and to whom; all actions show the same columns."""
+        """Whether data alone decide which rows a caller sees, and every action shows the same columns of them."""
         return (
             self.data_alone
             and self.serializer.plain

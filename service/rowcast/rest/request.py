@@ -29,7 +29,7 @@ PARSED_AT_ONCE_MAX_BYTES: Final = 64 * 1024  # of a body: 5 ms at most
 
 
 def query_parameters(http: web.Request) -> dict[str, str]:
-    """Each parameter of an address with its string; ``ParseError`` if one is given twice or is no text, or for too many."""
+    """Each parameter of an address with its string. ``ParseError`` if one is given twice or is not UTF-8, or if there are too many."""
     found: dict[str, str] = {}
     if http.rel_url.raw_query_string:
         check_size_of_query(http)

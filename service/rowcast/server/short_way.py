@@ -252,9 +252,8 @@ class ShortWay:
         _, position, has_credentials = understood
         found = message.url.query if message.url.raw_query_string else None
         params = dict(found) if found else {}
-        if found is not None and (
-            len(params) != len(found) or not_decoded(params)
-        ):  # one is given twice, or is no text
+        given_twice = found is not None and len(params) != len(found)
+        if given_twice or not_decoded(params):
             return False
         last = (position or b"").decode("utf-8", "surrogateescape") or params.get("last_event_id")
         if streams.plan.is_public and not has_credentials and "access_token" not in params:
@@ -278,7 +277,7 @@ class ShortWay:
         params: Mapping[str, str],
         last: str | None,
     ) -> None:
-        """Send the stream of a caller who may be somebody; whoever has to be refused is passed on."""
+        """Send the stream of a caller who has to be recognised first. A caller who is refused is answered as always."""
         begun, sent = perf_counter(), False
         try:
             scope = None if not DECIDED.isdisjoint(params) else await recognised(streams.plan, request, stream=True)
