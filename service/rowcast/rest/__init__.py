@@ -5,6 +5,7 @@ The modules, in the order in which a request is easiest to follow:
 - ``viewsets``: ``ModelViewSet`` and ``ReadOnlyModelViewSet``, the compositions that users subclass.
 - ``mixins``: the standard actions as methods of a viewset, under Django REST framework's names.
 - ``viewset``: ``ViewSet``: ``as_view``, and ``dispatch`` from authentication to the action.
+- ``handlers``: the handlers of routes, and what is answered without an instance of the viewset.
 - ``generic``: ``GenericViewSet``: the methods of a viewset over rows that users override.
 - ``plan``: ``Service`` and ``ViewPlan``: everything that requests share, computed at start.
 - ``binding``: computes the ``ViewPlan`` of a class from its attributes and the config.

@@ -29,6 +29,7 @@ from rowcast.query.store import STORE
 from rowcast.resources.composite import address_of
 from rowcast.resources.lossless_json import encode
 from rowcast.rest.batch_operations import ABSENT, Operation, References, read_operations
+from rowcast.rest.handlers import ways_of
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.media_types import JSON, is_json
 from rowcast.rest.negotiation import accepts_json
@@ -36,7 +37,6 @@ from rowcast.rest.plan import SERVICE, ModelPlan, policy_instances
 from rowcast.rest.preferences import BATCH_ROWS, PREFER, WHOLE_BODY, BatchRows, honoured
 from rowcast.rest.request import Request, target_host
 from rowcast.rest.response import TRANSACTION, add_transaction, json_response
-from rowcast.rest.viewset import plan_behind
 
 OWN_HEADERS: Final = frozenset({
     "connection", "content-encoding", "content-length", "content-type", "expect", "idempotency-key", "if-match",
@@ -172,7 +172,7 @@ async def _respond(http: web.Request, operation: Operation) -> tuple[Any, web.Re
             "An operation of a batch may not be answered with a stream; send it alone.", code="not_in_batch"
         )
     add_rate_limit_headers(request, response)
-    return plan_behind(match.handler), response
+    return ways_of(match.handler).plan, response
 
 
 def _request_of(http: web.Request, operation: Operation) -> web.Request:

@@ -13,10 +13,11 @@ from rowcast.errors import ConfigurationError, did_you_mean
 from rowcast.resources.actions import AGGREGATE, CHANGING_ACTIONS, RESTORE, STANDARD_ACTIONS, STREAM
 from rowcast.rest.addresses import variable_parts
 from rowcast.rest.binding import at_address
+from rowcast.rest.handlers import Handler
 from rowcast.rest.introspection import is_ours, owner_of
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.soft_deletion import restore_address
-from rowcast.rest.viewset import Handler, ViewSet, action_map_of
+from rowcast.rest.viewset import ViewSet, action_map_of
 
 
 @dataclass(frozen=True, slots=True)

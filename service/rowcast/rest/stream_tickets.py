@@ -10,11 +10,12 @@ from rowcast.identity.authentication import IDENTITY
 from rowcast.identity.permissions import IsAuthenticated
 from rowcast.identity.tickets import TICKET_SECONDS
 from rowcast.rest.binding import plan_plain
+from rowcast.rest.handlers import Handler, handler_for
 from rowcast.rest.plan import Service
 from rowcast.rest.request import Request
 from rowcast.rest.response import Response
 from rowcast.rest.routers import Route
-from rowcast.rest.viewset import Handler, ViewSet, handler_for
+from rowcast.rest.viewset import ViewSet
 
 PREFIX: Final = "stream-ticket"
 _ACTION_MAP: Final = {"POST": "create", "OPTIONS": "metadata"}

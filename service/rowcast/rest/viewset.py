@@ -7,11 +7,11 @@ the action. A handler written by a user runs in the greenlet bridge, inside one 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -21,37 +21,31 @@ from rowcast.errors import ConfigurationError, MethodNotAllowed, NotAcceptable, 
 from rowcast.identity import throttling
 from rowcast.identity.authentication import identify, refusal
 from rowcast.identity.permissions import SAFE_METHODS, BasePermission, allowed, refusing_part
-from rowcast.identity.users import ANONYMOUS
 from rowcast.orm.awaiting import must_be_awaited, run_checked
 from rowcast.orm.bridge import spawn
 from rowcast.orm.model import Model
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.replicas import Replicas
 from rowcast.query.store import STORE
-from rowcast.resources.actions import METADATA, READING_ACTIONS, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
-from rowcast.rest.addresses import Link, fill, link_header, variable_parts, with_part_as_sent
+from rowcast.resources.actions import METADATA, RESERVED_ACTIONS, STANDARD_ACTIONS, STREAM
+from rowcast.rest.addresses import fill, variable_parts
 from rowcast.rest.decorators import VERBS, collect, is_action
-from rowcast.rest.direct_reading import Direct, DirectRead, direct_reader
-from rowcast.rest.direct_streams import DirectStreams
-from rowcast.rest.direct_writing import DirectWrite
 from rowcast.rest.etags import is_conditional
+from rowcast.rest.handlers import Handler, handler_for
 from rowcast.rest.idempotency import KEY, KEYED, answer_once
 from rowcast.rest.introspection import actions_of, is_ours
 from rowcast.rest.media_types import is_json
 from rowcast.rest.negotiation import EXPORT_TYPES, VARY, accepts_json, export_type
-from rowcast.rest.plan import NO_POLICIES, SERVICE, ModelPlan, ViewPlan, policy_instances
-from rowcast.rest.preferences import PREFER, answer_preferred, counts_by_preference
-from rowcast.rest.query_method import ACCEPT_QUERY, QUERY, as_get
+from rowcast.rest.plan import NO_POLICIES, SERVICE, ViewPlan, policy_instances
+from rowcast.rest.preferences import PREFER, answer_preferred
 from rowcast.rest.reading import note_writer, user_key, writers_of
 from rowcast.rest.rendering import default_projection_of, show_related
 from rowcast.rest.representation import check_representation
-from rowcast.rest.request import Request, base_url, root_path
+from rowcast.rest.request import Request, base_url
 from rowcast.rest.response import Response, encode, json_response, noting_transaction, verbatim_response
-from rowcast.rest.response_cache import cached_response
 from rowcast.rest.signatures import KEY_NAMES
 from rowcast.traces import recorded
 
-Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 INSTANCE_ATTRIBUTES = ("name", "suffix", "description", "basename", "detail")  # that as_view takes besides options
 
 
@@ -360,98 +354,6 @@ class ViewSet:
 
 
 ViewSetMixin = ViewSet  # Django REST framework has as_view in a mixin of its own
-
-
-def handler_for(plan: ViewPlan, action_map: Mapping[str, str], *, links: Sequence[Link] = ()) -> Handler:
-    """The handler of an address: it answers from memory, directly, or by an instance of the viewset.
-
-    ``links`` are the header ``Link`` of a list, where Python of the user's has not set another.
-    """
-    viewset: type[ViewSet] = plan.viewset
-    make_view = partial(viewset, view_plan=plan, action_map=action_map, **plan.attributes)
-    may_be_cached = plan.public_and_cacheable and action_map.get("GET") in READING_ACTIONS
-
-    queried = plan if action_map.get("GET") == "list" and isinstance(plan, ModelPlan) else None
-    own_list = plan.exports and not plan.overrides("finalize_response")
-    server = plan.service.settings.server
-    link = link_header(links, server.root_path)
-    vary = {"Vary": ", ".join(["Accept", *([PREFER] if counts_by_preference(plan) else [])])} if plan.exports else {}
-    shown = {**ACCEPT_QUERY, **vary}
-    direct_read: DirectRead | None = None
-    direct_streams: DirectStreams | None = None
-    direct_writes: dict[str, DirectWrite] = {}
-    direct: dict[str, Direct] = {}
-    if isinstance(plan, ModelPlan):
-        direct_streams = DirectStreams.of(plan, action_map.get("GET", ""))
-        linked = {"Link": link} if links else {}
-        of_list = {} if queried is None else {**shown, **linked}
-        of_change = {} if queried is None else {**ACCEPT_QUERY, **({} if own_list else linked)}
-        direct_read = DirectRead.of(plan, action_map.get("GET", ""), of_list)
-        direct_writes = _direct_writes(plan, action_map, of_change)
-        direct = {method: write.answer for method, write in direct_writes.items()}
-        if direct_read is not None:
-            direct["GET"] = direct_reader(direct_read)
-
-    async def handler(http: web.Request) -> web.StreamResponse:
-        if queried is not None and http.method == QUERY:
-            http = await as_get(queried, http)
-        response: web.StreamResponse | None = None
-        if may_be_cached and http.method == "GET":
-            response = cached_response(plan, http)
-        if response is None and (directly := direct.get(http.method)) is not None:
-            response = await directly(http)
-        if response is None:
-            if plan.acts_as_caller:  # as nobody until dispatch, which a class may override, says otherwise
-                plan.service.store.database.act_for(lambda: ANONYMOUS)
-            response = await make_view().dispatch(http)
-        if queried is not None:
-            reading = http.method in ("GET", "HEAD")
-            response.headers.update(shown if reading else ACCEPT_QUERY)
-            if links and (reading or not own_list) and "Link" not in response.headers:
-                moved = server.trusted_proxies and link_header(links, root_path(server, http))
-                response.headers["Link"] = moved or link
-        return response
-
-    whole: Handler = handler
-    if isinstance(plan, ModelPlan) and plan.key.parts:
-        whole = with_part_as_sent(handler, plan.lookup_url_kwarg)
-    vars(whole)["plan"] = plan
-    vars(whole)["direct_read"] = direct_read
-    vars(whole)["direct_streams"] = direct_streams
-    vars(whole)["direct_writes"] = direct_writes
-    return whole
-
-
-def _direct_writes(
-    plan: ModelPlan, action_map: Mapping[str, str], headers: Mapping[str, str]
-) -> dict[str, DirectWrite]:
-    """By method, the writes of an address about which data decide alone."""
-    writes = {method: DirectWrite.of(plan, action, headers) for method, action in action_map.items() if method != "GET"}
-    return {method: write for method, write in writes.items() if write is not None}
-
-
-def plan_behind(handler: Any) -> ViewPlan | None:
-    """The plan of the viewset that a handler of a route belongs to; ``None`` if it is another one's."""
-    plan: ViewPlan | None = getattr(handler, "plan", None)
-    return plan
-
-
-def direct_read_behind(handler: Any) -> DirectRead | None:
-    """The GETs of a handler of a route about which data decide alone; ``None`` if it has no such."""
-    read: DirectRead | None = getattr(handler, "direct_read", None)
-    return read
-
-
-def direct_streams_behind(handler: Any) -> DirectStreams | None:
-    """The streams of a handler of a route about which data decide alone; ``None`` if it has no such."""
-    streams: DirectStreams | None = getattr(handler, "direct_streams", None)
-    return streams
-
-
-def direct_write_behind(handler: Any, method: str) -> DirectWrite | None:
-    """The writes of a handler of a route by a method about which data decide alone; ``None`` if it has no such."""
-    writes: Mapping[str, DirectWrite] = getattr(handler, "direct_writes", {})
-    return writes.get(method)
 
 
 def action_map_of(

@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from rowcast.configuration.settings import Log
-from rowcast.rest.viewset import Handler
+from rowcast.rest.handlers import Handler
 from rowcast.server.log_entries import REQUEST
 from rowcast.server.middleware import REQUEST_ID
 from rowcast.streams.sse import StreamResponse

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from rowcast.errors import Unavailable
-from rowcast.rest.viewset import Handler
+from rowcast.rest.handlers import Handler
 
 RETRY_SECONDS: Final = 1
 

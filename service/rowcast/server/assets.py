@@ -22,7 +22,7 @@ from aiohttp import web
 
 from rowcast.errors import NotFound
 from rowcast.rest.etags import client_has
-from rowcast.rest.viewset import Handler
+from rowcast.rest.handlers import Handler
 
 CLIENT: Final = "client.js"
 FOLDER: Final = "assets"

@@ -12,8 +12,8 @@ from typing import Final, TypeAlias
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from rowcast.rest.handlers import Handler
 from rowcast.rest.reading import READ_AFTER
-from rowcast.rest.viewset import Handler
 
 EXPOSED_HEADERS: Final = "Location, X-Stream-Position, X-Replica-Max-Lag, X-Transaction, X-Request-ID, Retry-After, RateLimit, RateLimit-Policy, WWW-Authenticate, Allow, ETag, Accept-Query, X-Created, X-Updated, X-Deleted, Preference-Applied, Idempotency-Replayed"
 Signal: TypeAlias = Callable[[web.Request, web.StreamResponse], Awaitable[None]]

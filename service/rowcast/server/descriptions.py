@@ -23,13 +23,13 @@ from rowcast.openapi.error_pages import POLICY, STYLE_NAME, STYLE_SHEET, error_p
 from rowcast.openapi.page import FILES, START, START_SCRIPT, page, security_policy
 from rowcast.resources.lossless_json import encode
 from rowcast.rest.addresses import Link, link_header
+from rowcast.rest.handlers import Handler
 from rowcast.rest.permitted import permitted
 from rowcast.rest.plan import ModelPlan, Service, policy_instances
 from rowcast.rest.request import Request, base_url, root_path
 from rowcast.rest.routers import Route
 from rowcast.rest.soft_deletion import plan_without
 from rowcast.rest.stream_tickets import ticket_route
-from rowcast.rest.viewset import Handler
 
 CATALOG: Final = "/.well-known/api-catalog"
 LINKSET: Final = "application/linkset+json"

@@ -32,12 +32,12 @@ from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
 from rowcast.resources.traits import TableTraits
 from rowcast.rest import combined_stream, routers
+from rowcast.rest.handlers import Handler, handler_for
 from rowcast.rest.plan import DIFFERS, ModelPlan
 from rowcast.rest.query_method import QUERY
 from rowcast.rest.request import Request
 from rowcast.rest.routers import Route
 from rowcast.rest.stream_queries import stream_queries
-from rowcast.rest.viewset import Handler, handler_for
 from rowcast.server.app import Backing, Bound, application, bind, observe
 from rowcast.server.edge_answers import resource_digests
 from rowcast.server.health import FEED_GRACE_SECONDS, Readiness

@@ -41,9 +41,9 @@ from rowcast.configuration.load import Configuration
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.errors import AuthenticationFailed, ParseError, Unavailable
 from rowcast.identity.authentication import Identity
+from rowcast.rest.handlers import Handler
 from rowcast.rest.plan import Service
 from rowcast.rest.request import Request
-from rowcast.rest.viewset import Handler
 
 WAIT_MAX_SECONDS: Final = 2.0  # for a change that an edge waits for; a service that stops waits for no longer
 _MEMBERS: Final = frozenset(("after", "until", "wait", "position", "digest", "ids"))

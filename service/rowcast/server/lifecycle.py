@@ -27,9 +27,9 @@ from rowcast.identity.authentication import Identity
 from rowcast.identity.throttling import Throttles
 from rowcast.query.store import STORE
 from rowcast.resources.tables import Tables
+from rowcast.rest.handlers import Handler, ways_of, with_ways
 from rowcast.rest.plan import Service
 from rowcast.rest.request import root_path
-from rowcast.rest.viewset import Handler, direct_streams_behind
 from rowcast.server.health import LogReadiness, Readiness
 from rowcast.server.log_entries import set_level
 from rowcast.server.middleware import REQUEST_ID, REQUESTS
@@ -110,8 +110,7 @@ class Lifecycle(ABC):
             raise Unavailable("The service has ended, or its database is away.")
 
         self._waiting_handlers.add(wait)
-        vars(wait)["direct_streams"] = direct_streams_behind(handler)
-        return wait
+        return with_ways(wait, ways_of(handler))
 
     # --- the application
 

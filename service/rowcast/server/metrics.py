@@ -24,8 +24,8 @@ from rowcast import __version__
 from rowcast.changes.tail import Tail
 from rowcast.database.pool import Database
 from rowcast.database.summaries import Summaries, summaries_of
+from rowcast.rest.handlers import Handler
 from rowcast.rest.plan import Service
-from rowcast.rest.viewset import Handler
 from rowcast.server.health import READINESS, Readiness
 from rowcast.server.lifecycle import Lifecycle
 from rowcast.server.measures import Histogram, Labels, histogram, numbers

@@ -31,12 +31,12 @@ from rowcast.identity.authentication import failed
 from rowcast.identity.permissions import SAFE_METHODS
 from rowcast.identity.throttling import RATE_LIMITS, add_rate_limit_headers
 from rowcast.rest.body_memory import BodyMemory
+from rowcast.rest.handlers import Handler
 from rowcast.rest.memory_budget import MemoryBudget
 from rowcast.rest.plan import SERVICE
 from rowcast.rest.preferences import leave_out_body
 from rowcast.rest.query_method import QUERY
 from rowcast.rest.request import root_path
-from rowcast.rest.viewset import Handler
 
 ORIGIN_FAILURES: Final = ("unreachable", "incomplete")
 """Why a request that an edge has passed on failed: the origin could not be reached, or has not answered wholly."""

@@ -22,11 +22,12 @@ from rowcast.rest.aggregate_action import check_aggregates
 from rowcast.rest.binding import plan_plain, plan_resource, plan_view
 from rowcast.rest.expansion import check_scoped
 from rowcast.rest.generic import GenericViewSet
+from rowcast.rest.handlers import Handler, handler_for
 from rowcast.rest.introspection import is_ours
 from rowcast.rest.plan import ModelPlan, Service, ViewPlan
 from rowcast.rest.routers import Route
 from rowcast.rest.soft_deletion import check_permissions_of_objects
-from rowcast.rest.viewset import Handler, ViewSet, handler_for
+from rowcast.rest.viewset import ViewSet
 from rowcast.rest.write_rules import check_nested
 from rowcast.server.descriptions import DESCRIBED_BY, register_descriptions, register_error_pages
 from rowcast.server.importer import Importer

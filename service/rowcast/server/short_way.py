@@ -27,11 +27,12 @@ from rowcast.identity.authentication import PARAMETERS_MAX
 from rowcast.identity.throttling import caller_at, caller_of, client_address
 from rowcast.rest.direct_reading import Target, recognised
 from rowcast.rest.direct_streams import DECIDED, DirectStreams
+from rowcast.rest.direct_writing import DirectWrite
+from rowcast.rest.handlers import ways_of
 from rowcast.rest.media_types import JSON
 from rowcast.rest.plan import SERVICE
 from rowcast.rest.request import Request, base_url, not_decoded
 from rowcast.rest.response_cache import NOTHING_KEPT
-from rowcast.rest.viewset import direct_read_behind, direct_streams_behind, direct_write_behind
 from rowcast.server.health import Readiness
 from rowcast.server.hosts import Hosts
 from rowcast.server.middleware import Outcome, Requests
@@ -61,7 +62,6 @@ _CONDITION: Final = _spelt("If-None-Match")
 _CREDENTIALS: Final = _spelt("Authorization")
 _TYPE: Final = _spelt("Content-Type")
 _LENGTH: Final = _spelt("Content-Length")
-WRITING_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _JSON_TYPES: Final = frozenset(
     {b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"}
 )
@@ -124,11 +124,13 @@ class ShortWay:
         if not isinstance(router, Router) or query.count("&") >= PARAMETERS_MAX or (at := router.find(path)) is None:
             return False
         parts, route = at
+        ways = ways_of(route.handler)
         if message.method != "GET":
-            return message.method in WRITING_METHODS and self._takes_write(message, connection, parts, route, body)
-        if (streams := direct_streams_behind(route.handler)) is not None:
-            return self._takes_stream(message, connection, streams, route)
-        if (read := direct_read_behind(route.handler)) is None:
+            write = ways.writes.get(message.method)
+            return write is not None and self._takes_write(message, connection, write, parts, route, body)
+        if ways.streams is not None:
+            return self._takes_stream(message, connection, ways.streams, route)
+        if (read := ways.read) is None:
             return False
         understood = self._understand(message, connection, _CONDITION)
         if understood is None:
@@ -160,14 +162,14 @@ class ShortWay:
         self,
         message: RawRequestMessage,
         connection: Connection,
+        write: DirectWrite,
         parts: dict[str, str],
         route: web.AbstractRoute,
         body: bytes,
     ) -> bool:
         """Do a write of one row, now or later; ``False`` if this way does not do it."""
         method, path, key = message.method, message.path, next(iter(parts.values()), "")
-        write = direct_write_behind(route.handler, method)
-        if write is None or "?" in path or len(body) > self._server.body_limit:
+        if "?" in path or len(body) > self._server.body_limit:
             return False
         if (method == "POST") == bool(key):  # neither a list to add to, nor a row to change
             return False

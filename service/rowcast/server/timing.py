@@ -10,8 +10,8 @@ from typing import Any, Final
 from aiohttp import web
 
 from rowcast.query.coalescing import Join
+from rowcast.rest.handlers import Handler
 from rowcast.rest.plan import Service
-from rowcast.rest.viewset import Handler
 
 HEADER: Final = "Server-Timing"
 

@@ -26,8 +26,8 @@ from rowcast.database.pool import Database
 from rowcast.database.summaries import Summaries, summaries_of
 from rowcast.errors import ApiError
 from rowcast.query.coalescing import ALONE, Join
+from rowcast.rest.handlers import Handler
 from rowcast.rest.plan import Service
-from rowcast.rest.viewset import Handler
 from rowcast.server.router import METHODS, template
 from rowcast.server.sampling import NO_PARENT, UNDECIDED, Sampling
 from rowcast.streams.sse import WHEN_BEGUN
