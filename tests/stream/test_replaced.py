@@ -68,6 +68,20 @@ async def test_a_table_that_was_replaced_is_logged_again(serve: Serve, sql: asyn
         await reset(source)
 
 
+async def test_an_empty_table_that_takes_a_name_is_loaded_again_too(serve: Serve, sql: asyncpg.Connection) -> None:
+    """Clients that show the rows of the old table learn that they are gone."""
+    await sql.execute("INSERT INTO owners (name) VALUES ('old')")
+    client = await serve(RESOURCES)
+    async with listen(client, "/owners/stream/") as source:
+        await ready(source)
+        await sql.execute(
+            "BEGIN; CREATE TABLE owners_new (LIKE owners INCLUDING ALL); ALTER TABLE owners RENAME TO owners_old"
+        )
+        await sql.execute("ALTER TABLE owners_new RENAME TO owners; COMMIT")
+        await reset(source)
+        await until(lambda: counted(client, 0))
+
+
 async def counted(client: Client, expected: int) -> bool:
     return bool(await count(client) == expected)
 

@@ -84,10 +84,10 @@ async def pending(connection: Connection, tables: Tables, *, wakeup: str = "noti
         known = trigger.function in comments
         check_function(trigger.function, trigger.create)
         table = qualified(trigger.table, schemas)
-        for relation in relations[table]:
+        for relation, is_table in relations[table].items():
             if relation not in bare:
                 none = known and not any(of == relation for of, _ in installed)
-                bare[relation] = none and (relation == table or await _has_rows(connection, relation))
+                bare[relation] = none and (is_table or await _has_rows(connection, relation))
             if installed.pop((relation, trigger.name), None) != trigger.function:
                 problem = f"the table {relation} has no trigger that logs {trigger.operation.upper()}"
                 statement = trigger.attach(relation)
@@ -212,9 +212,9 @@ async def _has_rows(connection: Connection, relation: str) -> bool:
     return bool(await connection.fetchval(f"SELECT EXISTS (SELECT FROM {relation})"))
 
 
-async def _relations(connection: Connection, tables: Sequence[str]) -> dict[str, list[str]]:
-    """Each table with its partitions or children."""
-    found: dict[str, list[str]] = {table: [] for table in tables}
-    for table, relation in await connection.fetch(_RELATIONS_OF_TABLES, tables):
-        found[table].append(relation)
+async def _relations(connection: Connection, tables: Sequence[str]) -> dict[str, dict[str, bool]]:
+    """Each table with its partitions or children, and whether they are the table itself."""
+    found: dict[str, dict[str, bool]] = {table: {} for table in tables}
+    for table, relation, is_table in await connection.fetch(_RELATIONS_OF_TABLES, tables):
+        found[table][relation] = is_table
     return found
