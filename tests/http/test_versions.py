@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from multidict import CIMultiDict
 
 from ..conftest import Serve
 
@@ -57,6 +58,32 @@ async def test_a_row_that_the_client_has_is_not_sent_again(serve: Serve) -> None
     changed = await client.get("/notes/1/", headers={"If-None-Match": tag})
     assert changed.status == 200
     assert changed.headers["ETag"] != tag
+
+
+async def test_the_lines_of_a_condition_are_one_list(serve: Serve) -> None:
+    """A proxy may split a header into lines, and leave elements empty (RFC 9110, 5.3 and 5.6.1). In quotes ``*`` is a tag."""
+    client = await serve(RESOURCES)
+    tag = (await client.post("/notes/", json={"text": "one"})).headers["ETag"]
+
+    async def status(method: str, header: str, *lines: str, path: str = "/notes/1/") -> int:
+        headers = CIMultiDict([(header, line) for line in lines])
+        body = None if method == "GET" else {"text": "one"}
+        return (await client.request(method, path, json=body, headers=headers)).status
+
+    assert await status("GET", "If-None-Match", '"other"', tag) == 304
+    assert await status("GET", "If-None-Match", f'"other",, , {tag} ,') == 304
+    assert await status("GET", "If-None-Match", '"other"', '"more"') == 200
+    assert await status("GET", "If-None-Match", '"*"') == 200
+    assert await status("GET", "If-Match", '"other"', tag) == 200
+    assert await status("GET", "If-Match", '"*"') == 412
+    assert await status("PATCH", "If-Match", '"*"') == 412
+    assert await status("PATCH", "If-None-Match", '"*"') == 200
+    assert await status("PATCH", "If-None-Match", '"other"', "*") == 200  # which is malformed
+    tag = (await client.get("/notes/1/")).headers["ETag"]
+    assert await status("PATCH", "If-None-Match", '"other"', tag) == 412
+    assert await status("PATCH", "If-Match", '"other"', tag) == 200
+    page = (await client.get("/notes/")).headers["ETag"]
+    assert await status("GET", "If-None-Match", '"other"', page, path="/notes/") == 304
 
 
 async def test_a_representation_has_a_tag_of_its_own(serve: Serve) -> None:

@@ -53,7 +53,7 @@ async def check_version(view: ModelView) -> None:
 
 async def _has_version(plan: ModelPlan, query: Query, versions: tuple[str, ...]) -> bool:
     found = await plan.service.store.one(query, Projection(plan.resource.name, ()))
-    return found is not None and ("*" in versions or found.version in versions)
+    return found is not None and (etags.ANY in versions or found.version in versions)
 
 
 async def version_of(plan: ModelPlan, row: Any) -> str | None:

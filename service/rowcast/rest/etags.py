@@ -7,11 +7,16 @@ bytes.
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
+from typing import Final
 
 from aiohttp import web
 
 from rowcast.query.projection import Projection
+
+ANY: Final = "*"
+_TAG: Final = re.compile(r'[ \t]*(?:W/)?"([!\x23-\x7e\x80-\U0010ffff]*)"[ \t]*(?:(?:,[ \t]*)+|$)')
 
 
 def tag_of_row(version: str | None, shown: Projection, body: bytes | None) -> str:
@@ -28,7 +33,8 @@ def client_has(request: web.Request, tag: str) -> bool:
     """Whether ``If-None-Match`` says that the client has this representation (weak comparison, RFC 9110, 8.8.3.2)."""
     if "If-None-Match" not in request.headers:
         return False
-    return any(each.value in ("*", tag[1:-1]) for each in request.if_none_match or ())
+    named = _named(request, "If-None-Match")
+    return ANY in named or tag[1:-1] in named
 
 
 def expected_versions(request: web.Request) -> tuple[str, ...] | None:
@@ -39,17 +45,15 @@ def expected_versions(request: web.Request) -> tuple[str, ...] | None:
     """
     if "If-Match" not in request.headers:
         return None
-    tags = request.if_match or ()
-    if any(tag.value == "*" for tag in tags):
-        return None
-    return tuple(tag.value.partition("-")[0] for tag in tags)
+    named = _named(request, "If-Match")
+    return None if ANY in named else tuple(tag.partition("-")[0] for tag in named)
 
 
 def refused_versions(request: web.Request) -> tuple[str, ...] | None:
-    """The row versions that ``If-None-Match`` of a write excludes, ``*`` for any; ``None`` without the header."""
+    """The row versions that ``If-None-Match`` of a write excludes, ``ANY`` for all; ``None`` without the header."""
     if "If-None-Match" not in request.headers:
         return None
-    return tuple(tag.value.partition("-")[0] for tag in request.if_none_match or ())
+    return tuple(tag.partition("-")[0] for tag in _named(request, "If-None-Match"))
 
 
 def is_conditional(request: web.Request) -> bool:
@@ -61,7 +65,21 @@ def matches(request: web.Request, tag: str | None) -> bool:
     """Whether ``If-Match`` accepts a representation with this tag; ``None`` for one that has no tag."""
     if "If-Match" not in request.headers:
         return True
-    return any(each.value == "*" or (tag is not None and each.value == tag[1:-1]) for each in request.if_match or ())
+    named = _named(request, "If-Match")
+    return ANY in named or (tag is not None and tag[1:-1] in named)
+
+
+def _named(request: web.Request, header: str) -> list[str]:
+    """The tags that all lines of a header name, without quotes, or ``ANY`` alone. What follows a malformed tag is left out."""
+    sent = ",".join(request.headers.getall(header)).strip(" \t,")
+    if sent == ANY:
+        return [ANY]
+    found: list[str] = []
+    at = 0
+    while (tag := _TAG.match(sent, at)) is not None:
+        found.append(tag[1])
+        at = tag.end()
+    return [tag for tag in found if tag != ANY]  # in quotes it is a tag like others, and none that is issued here
 
 
 def _digest(body: bytes) -> str:

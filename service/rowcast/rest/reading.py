@@ -58,10 +58,9 @@ def memory_answers(service: Service, http: web.Request) -> bool:
 
 def named_by(http: web.Request) -> tuple[Position | int, ...] | None:
     """The positions and transactions that ``X-Read-After`` names; ``None`` if one is not known, and only certain to be on the primary."""
-    sent = http.headers.get(READ_AFTER)
-    if sent is None:
+    if READ_AFTER not in http.headers:
         return ()
-    found = [_position(each) for each in sent.split(" ")]
+    found = [_position(each) for each in " ".join(http.headers.getall(READ_AFTER)).split(" ")]
     known = tuple(each for each in found if each is not None)
     return known if len(known) == len(found) <= NAMED_MAX else None
 
@@ -121,7 +120,12 @@ def _may_be_older(service: Service, http: web.Request) -> bool:
     """Whether what the request reads may be a little older than what has been committed."""
     if http.method not in SAFE_METHODS or service.store.database.in_transaction or has_written():
         return False
-    return "no-cache" not in http.headers.get("Cache-Control", "").lower()
+    return not wants_the_newest(http)
+
+
+def wants_the_newest(http: web.Request) -> bool:
+    """Whether ``Cache-Control`` asks for the newest there is."""
+    return "Cache-Control" in http.headers and "no-cache" in ",".join(http.headers.getall("Cache-Control")).lower()
 
 
 def _position(text: str) -> Position | int | None:

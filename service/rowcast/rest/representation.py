@@ -34,7 +34,7 @@ async def check_representation(view: Any) -> None:
     if (
         exists
         and not upserting
-        and (etags.client_has(http, tag) if tag else "*" in (etags.refused_versions(http) or ()))
+        and (etags.client_has(http, tag) if tag else etags.ANY in (etags.refused_versions(http) or ()))
     ):
         raise PreconditionFailed("If-None-Match excludes what this address shows now.")
     if "If-Match" in http.headers and not (exists and etags.matches(http, tag)):

@@ -28,7 +28,7 @@ from rowcast.rest.pagination import ListAddress, PageRequest
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.preferences import PREFER
 from rowcast.rest.protocols import ModelView
-from rowcast.rest.reading import AnyReader, memory_answers
+from rowcast.rest.reading import AnyReader, memory_answers, wants_the_newest
 from rowcast.rest.request import base_url
 from rowcast.rest.response import json_response
 from rowcast.rest.serializers import Serializer
@@ -130,7 +130,7 @@ def is_plain(http: web.Request) -> bool:
     """Whether a request asks for no other representation, and for no answer that is fresher than what this service keeps."""
     headers = http.headers
     return (
-        headers.get("Cache-Control", NOTHING_KEPT) == NOTHING_KEPT
+        ("Cache-Control" not in headers or headers.getall("Cache-Control") == [NOTHING_KEPT])
         and PREFER not in headers
         and accepts_json_as_sent(http)
     )
@@ -139,9 +139,7 @@ def is_plain(http: web.Request) -> bool:
 def may_be_cached(view: ModelView) -> bool:
     """Whether memory may answer: not if the client wants what it does not have, or a fresh answer, or inside a transaction."""
     service, http = view.view_plan.service, view.request.http
-    control = http.headers.get("Cache-Control")
-    fresh = control is not None and "no-cache" in control.lower()
-    return not fresh and not service.store.database.in_transaction and memory_answers(service, http)
+    return not wants_the_newest(http) and not service.store.database.in_transaction and memory_answers(service, http)
 
 
 def row_dependencies(plan: ModelPlan, query: Query, shown: Projection) -> Dependencies | None:

@@ -61,7 +61,7 @@ async def upsert_rows(view: WritableView, request: Request) -> web.Response:
     simple = plan.simple_writes and not plan.asks_about_objects and plan.answers_plainly()
     write = _upsert if simple or not items else _upsert_by_python
     try:
-        if (etags.refused_versions(request.http) or ()) and request.http.headers["If-None-Match"].strip() == "*":
+        if etags.ANY in (etags.refused_versions(request.http) or ()):
             async with plan.service.store.database.transaction():
                 written = await write(view, request, items, on, keep=keep)
                 if not all(row.created for row in written):
