@@ -272,7 +272,7 @@ class Query:
         """The shape of all conditions together; empty if there are none."""
         shape: Shape | None = vars(self).get("_shape")
         if shape is None:  # a cached_property would take a lock (until Python 3.12), in every request
-            shape = ("and", *[condition.shape for condition in self.where]) if self.where else ()
+            shape = shape_of(self.where)
             vars(self)["_shape"] = shape
         return shape
 
@@ -290,6 +290,11 @@ class Query:
     def size(self) -> int:
         """The memory that the values take, in bytes. A client decides how much that is."""
         return _size(self.values) + _size(self.related_values)
+
+
+def shape_of(conditions: Sequence[Condition]) -> Shape:
+    """The shape of all conditions together; empty if there are none."""
+    return ("and", *[condition.shape for condition in conditions]) if conditions else ()
 
 
 def unchanged(query: Query, versions: tuple[str, ...] | None) -> Query:

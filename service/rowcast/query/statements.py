@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import Concatenate, ParamSpec, cast
 
-from rowcast.query import aggregation, dependencies, export, select, write
+from rowcast.query import aggregation, dependencies, export, matching, select, write
 from rowcast.query.compilation import Statement
 from rowcast.query.shape_cache import ShapeCache
 from rowcast.resources.tables import Tables
@@ -57,6 +57,8 @@ class Queries:
         self.update_by_rules = self.compiled(write.update_by_rules)
         self.delete_by_rules = self.compiled(write.delete_by_rules)
         self.reads = ShapeCache(partial(dependencies.reads, tables.resources))
+        self.unlogged = ShapeCache(partial(dependencies.unlogged, tables.resources))
+        self.evaluation = ShapeCache(partial(matching.evaluation, tables.resources))
 
     def compiled(self, build: Callable[Concatenate[Tables, Shapes], Statement]) -> Callable[Shapes, Statement]:
         """A builder of statements with its cache: called with a shape that it has seen, it builds nothing."""

@@ -144,6 +144,11 @@ class Resource:
         return tuple(field.column_name for field in self.key_fields)
 
     @cached_property
+    def float_columns(self) -> frozenset[str]:
+        """The columns of floats, or of arrays of floats."""
+        return frozenset(name for name, field in self.columns.items() if field.item_type.binary_float)
+
+    @cached_property
     def key_in(self) -> Callable[[Mapping[str, Any]], Any]:
         """A function that takes the values of a row by column, and returns its key; ``None`` if it has none yet."""
         columns = self.key_columns

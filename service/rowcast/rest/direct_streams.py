@@ -6,14 +6,13 @@ its subscriptions; whatever has to be refused, or needs more than the log, goes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 from rowcast.errors import ApiError, ParseError
 from rowcast.query.conditions import Comparison, Condition, Query
-from rowcast.query.dependencies import unlogged
-from rowcast.query.matching import matcher, patterns, routing_key
+from rowcast.query.matching import inexact_columns, patterns, routing_key
 from rowcast.resources.actions import STREAM
 from rowcast.rest.declared_scope import EVERYTHING, CallerScope
 from rowcast.rest.filter_groups import GROUP_PARAMETER, values_in
@@ -30,7 +29,7 @@ PRIVATE_PARAMETERS: Final = ("access_token", "ticket", "last_event_id")  # which
 STREAM_VALUES_MAX: Final = 1000  # of a filter by __in
 STREAM_PATTERNS_MAX: Final = 8
 
-_Key: TypeAlias = tuple[tuple[Condition, ...], frozenset[tuple[str, str]]]
+_Key: TypeAlias = tuple[tuple[Condition, ...], tuple[str, ...]]
 
 
 class DirectStreams:
@@ -38,6 +37,9 @@ class DirectStreams:
 
     def __init__(self, plan: ModelPlan) -> None:
         self.plan = plan
+        self._watched: tuple[str, ...] | None = (
+            None  # until the first stream: projections need the plans of all viewsets
+        )
         self._open: WeakValueDictionary[_Key, Subscriptions] = WeakValueDictionary()
 
     @classmethod
@@ -49,7 +51,8 @@ class DirectStreams:
         """What a stream with these parameters shows a caller; ``None`` if more than data decide, or it has to be refused."""
         if not DECIDED.isdisjoint(params):
             return None
-        key = scope.conditions, frozenset([each for each in params.items() if each[0] not in PRIVATE_PARAMETERS])
+        public = [name for name in params if name not in PRIVATE_PARAMETERS]
+        key = scope.conditions, tuple([text for name in sorted(public) for text in (name, params[name])])
         found = self._open.get(key)
         if found is None:
             try:
@@ -69,24 +72,36 @@ class DirectStreams:
         query = query.unsorted()
         if bounded_patterns(plan, query, params):  # which PostgreSQL has to check
             return None
-        if unlogged(plan.service.resources, query.resource, query.shape) is not None:
+        if plan.service.store.queries.unlogged(query.resource, query.shape) is not None:
             return None
-        return plan.service.hub.shared(Subscriptions([plain_subscription(plan, plan.serializer, query, params)]))
+        if self._watched is None:
+            self._watched = watched_names(plan, plan.serializer)
+        shown = plain_subscription(plan, plan.serializer, query, params, self._watched)
+        return plan.service.hub.shared(Subscriptions([shown]))
 
 
 def plain_subscription(
-    plan: ModelPlan, serializer: Serializer, query: Query, params: Mapping[str, str], owned: Iterable[Comparison] = ()
+    plan: ModelPlan,
+    serializer: Serializer,
+    query: Query,
+    params: Mapping[str, str],
+    watched: tuple[str, ...],
+    owned: Sequence[Comparison] = (),
 ) -> Subscription:
     """What a query shows without Python and related rows. All of its rows meet the conditions ``owned`` as well."""
     resources, store = plan.service.resources, plan.service.store
     fields = {"fields": params["fields"]} if "fields" in params and "expand" not in params else {}
+    evaluation = store.queries.evaluation(query.resource, query.shape, inexact_columns(resources, query.resource))
+    key = (
+        routing_key(resources, query.resource, (*query.where, *owned)) if owned else evaluation.routing_key(query.where)
+    )
     return Subscription(
         query=query,
         projection=requested_projection(plan, serializer, fields),
-        watched=_watched(plan, serializer),
+        watched=watched,
         resource=plan.resource,
-        test=matcher(resources, query.resource, query.where),
-        routing_key=routing_key(resources, query.resource, (*query.where, *owned)),
+        test=evaluation.test(query.where),
+        routing_key=key,
         store=store,
         caller=store.database.caller(),
     )
@@ -112,7 +127,7 @@ def bounded_patterns(plan: ModelPlan, query: Query, params: Mapping[str, str]) -
     return expressions
 
 
-def _watched(plan: ModelPlan, serializer: Serializer) -> tuple[str, ...]:
+def watched_names(plan: ModelPlan, serializer: Serializer) -> tuple[str, ...]:
     """The names that ``changed`` may have: the columns that the serializer may show, and the links."""
     projection = plan.default_projection(serializer)
     shown = {*projection.columns, *dict(projection.related)}

@@ -29,13 +29,12 @@ from rowcast.orm.loading import fill_readable_columns, load_missing_columns
 from rowcast.orm.model import ColumnNotLoaded, Model
 from rowcast.orm.queryset import QuerySet
 from rowcast.query.conditions import Comparison, Query, equals
-from rowcast.query.dependencies import unlogged
 from rowcast.query.projection import Projection
 from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
 from rowcast.resources.lossless_json import parse
 from rowcast.resources.types import make_field
-from rowcast.rest.direct_streams import PRIVATE_PARAMETERS, bounded_patterns, plain_subscription
+from rowcast.rest.direct_streams import PRIVATE_PARAMETERS, bounded_patterns, plain_subscription, watched_names
 from rowcast.rest.expansion import reading
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
@@ -268,7 +267,8 @@ async def subscription_of(view: ModelView) -> Subscription:
     await check_filters(plan, query, params)
     if view.kwargs:
         query = await _one_row(view, query)
-    plain = plain_subscription(plan, serializer, query, params, _owned(view))
+    watched = watched_names(plan, serializer)
+    plain = plain_subscription(plan, serializer, query, params, watched, list(_owned(view)))
     shown, expansion = plain.projection, None
     if "expand" in params:
         shown, expansion = _expansion(view, serializer, query)
@@ -303,7 +303,7 @@ def _expansion(view: ModelView, serializer: Serializer, query: Query) -> tuple[P
 
 def _check_logged(plan: ModelPlan, query: Query) -> None:
     """Refuse a stream whose rows depend on a column that no logged row has: it would send wrong rows, or none."""
-    field = unlogged(plan.service.resources, query.resource, query.shape)
+    field = plan.service.store.queries.unlogged(query.resource, query.shape)
     if field is not None:
         _logger.warning("stream_refused", resource=query.resource, write_only_field=field)
         raise NotFound(

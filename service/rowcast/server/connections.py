@@ -21,8 +21,8 @@ from typing import Any, Final
 import orjson
 import structlog
 from aiohttp import EMPTY_PAYLOAD, StreamReader, web
-from aiohttp.http import HttpVersion11, RawRequestMessage, StreamWriter
-from aiohttp.web_protocol import _ErrInfo
+from aiohttp.http import HttpRequestParser, HttpVersion11, RawRequestMessage, StreamWriter
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -93,8 +93,8 @@ class Connection(StreamConnection):
     """
 
     __slots__ = (
-        "_address", "_begun", "_connections_open", "_header_begun", "_header_timer", "_reading", "_send_timer", "_settings", "_takes_short_way",
-        "outcome",
+        "_address", "_begun", "_connections_open", "_header_begun", "_header_timer", "_reading", "_reads_whole", "_send_timer", "_settings",
+        "_takes_short_way", "outcome",
     )  # fmt: skip
 
     def __init__(self, manager: Connections, **kwargs: Any) -> None:
@@ -107,6 +107,7 @@ class Connection(StreamConnection):
         self._header_timer: asyncio.TimerHandle | None = None  # runs while a header is awaited that has begun
         self._send_timer: asyncio.TimerHandle | None = None  # runs while the client does not take what is sent
         self._takes_short_way = False  # the first of the messages
+        self._reads_whole = False  # whether what has been read last ends where a header does
         self._reading: asyncio.Task[Any] | None = None  # what reads its response
         self.outcome: middleware.Outcome | None = None  # of that, if it has not sent the response itself
 
@@ -131,6 +132,9 @@ class Connection(StreamConnection):
         self._header_timer = self._loop.call_later(self._settings.header_timeout, self._header_late)
 
     def data_received(self, data: bytes) -> None:
+        if self._parser is None:  # since the stream of the first message has begun
+            self._parser = self._make_parser()
+        self._reads_whole = data.endswith(b"\r\n\r\n")
         waiter, self._waiter = self._waiter, None  # which a message would wake at once
         super().data_received(data)
         self._waiter = waiter
@@ -207,15 +211,16 @@ class Connection(StreamConnection):
     def answered(self, response: bytes) -> None:
         """Send the response to the first message, and go on with the next one."""
         self._end_short_way()
-        transport, parser, manager = self.transport, self._parser, self._manager
-        if transport is None or parser is None or manager is None:
+        transport, manager = self.transport, self._manager
+        if transport is None or manager is None:
             return
         if transport.is_closing():  # the client has ended its side, and may take what has been sent before
             self.force_close()
             return
         transport.write(response)
-        self._messages.popleft()
-        parser.message_consumed()
+        message, _ = self._messages.popleft()
+        if self._parser is not None and message is not _STREAMED:
+            self._parser.message_consumed()
         manager.requests_count += 1
         if self._close:
             super().close()
@@ -228,12 +233,27 @@ class Connection(StreamConnection):
             Context().run(self._answer_next)
 
     def begin_stream(self, stream: Sent) -> None:
-        """Send a stream in place of a response: nothing of its message is kept but its place in the queue, and no timer runs."""
+        """Send a stream in place of a response: nothing of its message is kept but its place in the queue, and no timer runs.
+
+        The parser keeps its last message, too. It is needed only if the client sends another one, of which it may have a part.
+        """
         self.stream = stream
         self._messages[0] = (_STREAMED, EMPTY_PAYLOAD)
+        if self._reads_whole and len(self._messages) == 1:
+            self._parser = None
+        elif self._parser is not None:
+            self._parser.message_consumed()
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
             self._keepalive_handle = None
+
+    def _make_parser(self) -> HttpRequestParser:
+        """A parser like the one that aiohttp has made for this connection."""
+        return HttpRequestParser(
+            self, self._loop, self._read_bufsize, max_line_size=self.max_line_size, max_field_size=self.max_field_size,
+            max_headers=self.max_headers, payload_exception=RequestPayloadError, auto_decompress=False,
+            max_msg_queue_size=self._max_msg_queue_size,
+        )  # fmt: skip
 
     def pass_on(self, outcome: middleware.Outcome) -> None:
         """Wake the task that answers messages as always; the middleware takes the outcome."""

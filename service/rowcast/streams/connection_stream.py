@@ -45,7 +45,7 @@ class ConnectionStream:
         self._caller = caller
         self._task: asyncio.Task[None] | None = None
         self._subscriber = hub.make_subscriber(connection, hub.feed.head, auths, renews=False)
-        self._held = hub.open_streams.holding(self._subscriber, subscriptions.about)
+        self._held = hub.open_streams.holding(self._subscriber, subscriptions)
         hub.admission.enter(caller)
         self._held.__enter__()
         connection.client_left = self._subscriber.leave

@@ -22,6 +22,7 @@ from rowcast.changes.tail import Reset, Tail
 from rowcast.database.absent import NeedsDatabase
 from rowcast.errors import Unavailable
 from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
+from rowcast.streams.few import Few, with_one, without
 from rowcast.streams.members import Members, Sender
 from rowcast.streams.sse import KEEP_ALIVE, end_block, http_chunk, keep_alive_block, reset_block
 from rowcast.streams.subscriber import ORIGIN, Subscriber
@@ -80,13 +81,25 @@ class Group:
     position that the group will reach. ``seen_snapshot`` is the snapshot whose transactions the clients have already received, in their list of rows.
     """
 
+    __slots__ = (
+        "_hub",
+        "_position",
+        "_task",
+        "members",
+        "number",
+        "phase",
+        "seen_snapshot",
+        "subscriptions",
+        "waiting",
+    )
+
     def __init__(self, hub: Owner, subscriptions: Subscriptions, seen_snapshot: Snapshot | None) -> None:
         self.number = next(_numbers)
         self.phase = Phase.LIVE
         self.subscriptions = subscriptions
         self.seen_snapshot = seen_snapshot
         self.members: Members[Position] = Members(hub)
-        self.waiting: set[Subscriber] = set()
+        self.waiting: Few[Subscriber] = ()
         self._hub = hub
         self._position = hub.feed.head  # of a group that is not live
         self._task: asyncio.Task[None] | None = None  # of a group that catches up
@@ -117,7 +130,7 @@ class Group:
         if subscriber.position.sort_key == self.position.sort_key:
             self._add(subscriber)
         else:
-            self.waiting.add(subscriber)
+            self.waiting = with_one(self.waiting, subscriber)
             self._hub.revisit_on_next_batch(self)
 
     def _add(self, subscriber: Subscriber) -> None:
@@ -128,7 +141,7 @@ class Group:
         """Remove a subscriber; a member's ``position`` becomes that of the group."""
         if subscriber in self.members:
             subscriber.position = self.members.discard(subscriber) or self.client_position
-        self.waiting.discard(subscriber)
+        self.waiting = without(self.waiting, subscriber)
         if self.empty and self.phase is not Phase.CLOSED:
             self._hub.revisit_on_next_batch(self)
 
@@ -137,10 +150,11 @@ class Group:
         for subscriber in [*other.members, *other.waiting]:
             subscriber.group = self
         self.members.take(other.members)
-        self.waiting |= other.waiting
+        for subscriber in other.waiting:
+            self.waiting = with_one(self.waiting, subscriber)
         if self.waiting:
             self._hub.revisit_on_next_batch(self)
-        other.waiting = set()
+        other.waiting = ()
         other.close()
 
     # --- batches
@@ -227,7 +241,7 @@ class Group:
             self._enter(Phase.LIVE)
         for subscriber in self.waiting:
             self._add(subscriber)
-        self.waiting.clear()
+        self.waiting = ()
         self._reset(self.position, reason)
 
     def _reset(self, position: Position, reason: str) -> None:
@@ -250,7 +264,7 @@ class Group:
         """Let subscribers become members that have waited for a position."""
         for subscriber in list(self.waiting):
             if subscriber.position.sort_key == position.sort_key:
-                self.waiting.discard(subscriber)
+                self.waiting = without(self.waiting, subscriber)
                 self._add(subscriber)
             elif subscriber.position.sort_key < position.sort_key:
                 subscriber.leave()

@@ -132,7 +132,7 @@ class GroupStreams:
         with (
             self._hub.admission.place(caller),
             self._using(board),
-            self._hub.open_streams.holding(subscriber, board.groups.about),
+            self._hub.open_streams.holding(subscriber, board.groups),
         ):
             try:
                 await self._follow(subscriber, board, await self._begin(subscriber, board, last, reason))

@@ -268,7 +268,7 @@ class Hub:
         """A stream, from its opening to its end."""
         with (
             self.admission.place(caller),
-            self.open_streams.holding(subscriber, subscriptions.about),
+            self.open_streams.holding(subscriber, subscriptions),
         ):
             await begin(subscriber, subscriptions)
             del begin  # which may have rows
@@ -277,7 +277,7 @@ class Hub:
     async def send(self, subscriber: Subscriber, subscriptions: Subscriptions, last: str | None) -> None:
         """Send a stream by an open connection; returns when it has ended."""
         subscriptions = self.shared(subscriptions)
-        with self.open_streams.holding(subscriber, subscriptions.about):
+        with self.open_streams.holding(subscriber, subscriptions):
             await self.begin(subscriber, subscriptions, last)
             await self._follow(subscriber, subscriptions, None)
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
 
+from rowcast.streams.few import Few, few, many, with_one, without
 from rowcast.streams.sse import http_chunk
 from rowcast.streams.subscriber import Subscriber
 
@@ -86,50 +87,72 @@ class Sender:
             call()
 
 
+class _Backlog(Generic[Mark]):
+    """The frames that some members lack, and all members of the group, while there are such.
+
+    ``frames`` are the newest ones, from the first that a member lacks, each with the mark of those that have everything before it. The
+    members are in ``cohorts``, by the number of the first frame that they lack.
+    """
+
+    __slots__ = ("cohorts", "frames")
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[bytes, Mark]] = []
+        self.cohorts: dict[int, set[Subscriber]] = {}
+
+
 class Members(Collection[Subscriber], Generic[Mark]):
     """The members of a group, and the frames that some of them still lack.
 
-    Frames are numbered, and ``end`` is the number of the next one. The members are in *cohorts*, by the number of the first
-    frame that they lack. A ``Mark`` is where a member was before a frame, which is how it goes on if it leaves.
+    Frames are numbered, and ``end`` is the number of the next one. A ``Mark`` is where a member was before a frame, which is how
+    it goes on if it leaves.
     """
+
+    __slots__ = ("_backlog", "_current", "_hub", "end")
 
     def __init__(self, hub: Owner) -> None:
         self.end = 0
         self._hub = hub
-        self._frames: list[tuple[bytes, Mark]] = []  # the newest, from the first one that a member lacks
-        self._cohorts: dict[int, set[Subscriber]] = {}
-        self._count = 0
+        self._current: Few[Subscriber] = ()  # the members, while none lacks a frame
+        self._backlog: _Backlog[Mark] | None = None
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._cohorts()))
 
     def __iter__(self) -> Iterator[Subscriber]:
-        return chain.from_iterable(self._cohorts.values())
+        return chain.from_iterable(self._cohorts())
 
     def __contains__(self, member: object) -> bool:
-        return any(member in cohort for cohort in self._cohorts.values())
+        return any(member in cohort for cohort in self._cohorts())
+
+    def _cohorts(self) -> Collection[Collection[Subscriber]]:
+        return (self._current,) if self._backlog is None else self._backlog.cohorts.values()
 
     @property
     def lack(self) -> bool:
         """Whether a member lacks a frame."""
-        return bool(self._frames)
+        return self._backlog is not None
 
     def have(self, end: int) -> bool:
         """Whether all members have the frames before a number."""
-        return all(start >= end for start, cohort in self._cohorts.items() if cohort)
+        return self._backlog is None or all(start >= end for start, cohort in self._backlog.cohorts.items() if cohort)
 
     def add(self, member: Subscriber) -> None:
         """Add a member that lacks nothing."""
-        self._cohorts.setdefault(self.end, set()).add(member)
-        self._count += 1
+        if self._backlog is None:
+            self._current = with_one(self._current, member)
+        else:
+            self._backlog.cohorts.setdefault(self.end, set()).add(member)
 
     def discard(self, member: Subscriber) -> Mark | None:
         """Remove a member, and return where it was before the first frame that it lacks; ``None`` if it lacks nothing."""
-        for start, cohort in self._cohorts.items():
+        if self._backlog is None:
+            self._current = without(self._current, member)
+            return None
+        for start, cohort in self._backlog.cohorts.items():
             if member in cohort:
                 cohort.remove(member)
-                self._count -= 1
-                return None if start == self.end else self._frames[start - self.end][1]
+                return None if start == self.end else self._backlog.frames[start - self.end][1]
         return None
 
     def take(self, other: Members[Mark]) -> None:
@@ -137,21 +160,25 @@ class Members(Collection[Subscriber], Generic[Mark]):
         other.send_all()
         for member in other:
             self.add(member)
-        other._cohorts, other._count = {}, 0
+        other._current = ()
 
     # --- sending
 
     def send(self, frame: bytes, before: Mark) -> None:
         """Send all members a frame in the next turns; ``before`` is where those are that lack nothing now."""
-        if not self._count:
+        if not self:
             return
-        self._frames.append((frame, before))
+        if self._backlog is None:
+            self._backlog = _Backlog()
+            self._backlog.cohorts[self.end] = many(self._current)
+            self._current = ()
+        self._backlog.frames.append((frame, before))
         self.end += 1
         self._hub.sender.add(self)
 
     def send_all(self) -> None:
         """Send each member at once everything that it lacks, in one write."""
-        self.send_some(self._count, sys.maxsize)
+        self.send_some(sys.maxsize, sys.maxsize)
 
     def send_some(self, most: int, size: int = 0) -> int:
         """Send members what they lack, with at most so many writes, and return how many there were.
@@ -161,20 +188,20 @@ class Members(Collection[Subscriber], Generic[Mark]):
         """
         size = size or self._hub.buffer
         written = 0
-        while self._frames and written < most:
-            start = min(self._cohorts, default=self.end)
-            cohort = self._cohorts.get(start, set())
+        while (backlog := self._backlog) is not None and written < most:
+            start = min(backlog.cohorts, default=self.end)
+            cohort = backlog.cohorts.get(start, set())
             if cohort and start < self.end:
-                written += self._send_cohort(cohort, start, most - written, size)
+                written += self._send_cohort(backlog, cohort, start, most - written, size)
             if not cohort or start == self.end:
-                self._forget()
+                self._forget(backlog)
         return written
 
-    def _send_cohort(self, cohort: set[Subscriber], start: int, most: int, size: int) -> int:
+    def _send_cohort(self, backlog: _Backlog[Mark], cohort: set[Subscriber], start: int, most: int, size: int) -> int:
         buffer = self._hub.buffer
-        frame, end = self._join(start, size)
+        frame, end = self._join(backlog, start, size)
         chunk = http_chunk(frame)
-        reached = self._cohorts.setdefault(end, set())
+        reached = backlog.cohorts.setdefault(end, set())
         count = min(most, len(cohort))
         for _ in range(count):
             member = cohort.pop()
@@ -182,19 +209,22 @@ class Members(Collection[Subscriber], Generic[Mark]):
             member.write(chunk if member.chunked else frame, buffer)
         return count
 
-    def _join(self, start: int, size: int) -> tuple[bytes, int]:
+    def _join(self, backlog: _Backlog[Mark], start: int, size: int) -> tuple[bytes, int]:
         """The frames from a number on that have ``size`` bytes at most, or one frame, and the number of the next."""
         parts: list[bytes] = []
         for number in range(start, self.end):
-            frame = self._frames[number - self.end][0]
+            frame = backlog.frames[number - self.end][0]
             size -= len(frame)
             if parts and size < 0:
                 break
             parts.append(frame)
         return b"".join(parts) if len(parts) > 1 else parts[0], start + len(parts)
 
-    def _forget(self) -> None:
-        """Forget cohorts without members, and frames that no member lacks."""
-        self._cohorts = {start: cohort for start, cohort in self._cohorts.items() if cohort}
-        lacking = self.end - min(self._cohorts, default=self.end)
-        del self._frames[: len(self._frames) - lacking]
+    def _forget(self, backlog: _Backlog[Mark]) -> None:
+        """Forget cohorts without members, frames that no member lacks, and the backlog if there is none left."""
+        backlog.cohorts = {start: cohort for start, cohort in backlog.cohorts.items() if cohort}
+        lacking = self.end - min(backlog.cohorts, default=self.end)
+        del backlog.frames[: len(backlog.frames) - lacking]
+        if not lacking:
+            self._current = few(backlog.cohorts.get(self.end, set()))
+            self._backlog = None

@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -30,15 +30,23 @@ def seconds_between(streams: int, most: float) -> float:
     return min(1 / DRAIN_PER_SECOND, most / max(1, streams))
 
 
+class Described(Protocol):
+    """What a stream sends."""
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """The resources, as the stream names them."""
+
+
 class Held:
     """A context in which one stream is sent. It takes less memory than a generator: every open stream has one."""
 
-    __slots__ = ("_about", "_ending", "_open_streams", "_subscriber")
+    __slots__ = ("_ending", "_open_streams", "_sent", "_subscriber")
 
-    def __init__(self, open_streams: OpenStreams, subscriber: Subscriber, about: Mapping[str, Any]) -> None:
+    def __init__(self, open_streams: OpenStreams, subscriber: Subscriber, sent: Described) -> None:
         self._open_streams = open_streams
         self._subscriber = subscriber
-        self._about = about
+        self._sent = sent
         self._ending: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> None:
@@ -46,7 +54,7 @@ class Held:
 
     @property
     def _resource(self) -> str:
-        resource: str = self._about.get("resource", SEVERAL)
+        resource: str = self._sent.about.get("resource", SEVERAL)
         return resource
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> bool:
@@ -64,7 +72,7 @@ class Held:
                 reason = FAILED
             case Exception():
                 reason = FAILED
-                _logger.error("stream_failed", exc_info=error, **self._about)
+                _logger.error("stream_failed", exc_info=error, **self._sent.about)
             case _:
                 reason, handled = CLIENT if self._subscriber.gone else SHUTDOWN, False
         self._open_streams.forget(self._subscriber, self._resource, reason)
@@ -90,9 +98,9 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._open)
 
-    def holding(self, subscriber: Subscriber, about: Mapping[str, Any]) -> Held:
+    def holding(self, subscriber: Subscriber, sent: Described) -> Held:
         """Keep a subscriber while its stream is sent, however that ends; an unexpected error is logged."""
-        return Held(self, subscriber, about)
+        return Held(self, subscriber, sent)
 
     def begin(self, subscriber: Subscriber, resource: str) -> asyncio.TimerHandle | None:
         """Count a stream; the timer is that of its age, if it has one."""

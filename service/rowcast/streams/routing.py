@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from rowcast.changes.events import Batch, Event
 from rowcast.query.matching import RoutingKey
+from rowcast.streams.few import Few, with_one, without
 
 Member = TypeVar("Member")
 
@@ -77,20 +78,20 @@ class _Column(Generic[Member]):
 
     def __init__(self, key: RoutingKey) -> None:
         self._key = key
-        self._members: dict[Any, set[Member]] = {}
+        self._members: dict[Any, Few[Member]] = {}
 
     def add(self, member: Member, key: RoutingKey) -> None:
         for value in key.values:
-            self._members.setdefault(value, set()).add(member)
+            self._members[value] = with_one(self._members.get(value, ()), member)
 
     def discard(self, member: Member, key: RoutingKey) -> None:
         for value in key.values:
-            if (members := self._members.get(value)) is not None:
-                members.discard(member)
-                if not members:
-                    del self._members[value]
+            if left := without(self._members.get(value, ()), member):
+                self._members[value] = left
+            else:
+                self._members.pop(value, None)
 
-    def candidates(self, event: Event) -> Iterator[set[Member]]:
+    def candidates(self, event: Event) -> Iterator[Few[Member]]:
         """Members with the old or the new value of the row.
 
         These are all members for TRUNCATE, and for a value that Python cannot represent.
@@ -99,4 +100,4 @@ class _Column(Generic[Member]):
             return
         values = event.values(self._key.column, self._key.load)
         for value in self._members if values is None else values:
-            yield self._members.get(value, set())
+            yield self._members.get(value, ())

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
@@ -72,7 +71,7 @@ class RowAccess(Protocol):
         """Each row as the caller receives it, as JSON."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Subscription:
     """The rows of a query, each in the form of a projection or, if it has one, of the viewset's ``access``.
 
@@ -100,7 +99,7 @@ class Subscription:
     caller: Hashable = None
     expansion: Expansion | None = None
 
-    @cached_property
+    @property
     def key(self) -> Hashable:
         """Subscriptions with equal keys render the same bytes."""
         return self.query, self.projection, self.watched, self.access and self.access.key, self.caller, self.expansion
@@ -109,11 +108,6 @@ class Subscription:
     def needs_log_alone(self) -> bool:
         """Whether an event in the log is all that it takes to send it, but for values that Python cannot represent."""
         return self.access is None and self.expansion is None and (not self.query.where or self.test is not None)
-
-    @cached_property
-    def _floats(self) -> frozenset[str]:
-        """Float columns. Their over-long JSON numbers may be rounded to a float."""
-        return frozenset(name for name, field in self.resource.columns.items() if field.item_type.binary_float)
 
     # --- matching
 
@@ -238,7 +232,7 @@ class Subscription:
         """A logged row as a serializer without Python renders it, with relations as keys."""
         data = {name: row.get(name) for name in self.projection.columns}
         data.update((name, row[name]) for name, _ in self.projection.related if name in row)
-        for name in self._floats & data.keys():
+        for name in self.resource.float_columns & data.keys():  # their over-long JSON numbers may be rounded to a float
             if isinstance(value := data[name], Raw):
                 data[name] = orjson.loads(bytes(value))
         return data
@@ -297,20 +291,29 @@ class Subscription:
 MatchInDatabase: TypeAlias = Callable[[Subscription, Batch], Awaitable[Matches]]
 
 
+_NOTHING: Final[frozenset[str]] = frozenset()
+
+
 class Subscriptions:
     """The subscriptions of one stream, at most one for each resource. Those with equal keys render the same bytes."""
+
+    __slots__ = ("__weakref__", "_awaits", "expanded", "key", "of", "related")
 
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
         self.of = {subscription.query.resource: subscription for subscription in subscriptions}
         self.key: Hashable = tuple([subscription.key for subscription in self.of.values()])
-        self.expanded = [each for each in self.of.values() if each.expansion is not None]
-        self.related = frozenset().union(*(each.expansion.resources for each in self.expanded if each.expansion))
+        self.expanded = tuple([each for each in self.of.values() if each.expansion is not None])
+        self.related = (
+            _NOTHING.union(*(each.expansion.resources for each in self.expanded if each.expansion))
+            if self.expanded
+            else _NOTHING
+        )
         self._awaits = any(each.access is not None or each.expansion is not None for each in self.of.values())
 
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self.of.values())
 
-    @cached_property
+    @property
     def about(self) -> dict[str, Any]:
         """The resources, as ``ready`` and ``reset`` name them."""
         names = list(self.of)

@@ -41,6 +41,8 @@ class Traffic:
 class MeasuredGroup(Group):
     """A group that counts what it sends."""
 
+    __slots__ = ("_traffic",)
+
     def __init__(
         self, traffic: Traffic, hub: Owner, subscriptions: Subscriptions, seen_snapshot: Snapshot | None
     ) -> None:
