@@ -182,7 +182,7 @@ async def test_a_change_is_tested_for_its_owners_only(serve: Serve, sql: asyncpg
     client = await serve(RESOURCES, service=JWT, modules={"viewsets": viewsets})
     site = client.app[SERVICE]
     tested: list[int] = []
-    site.feed.subscribe(lambda batch: tested.append(len(site.hub.candidates(batch))), lambda _: None)
+    site.feed.subscribe(lambda batch: tested.append(len(site.hub.groups.candidates(batch))), lambda _: None)
     async with AsyncExitStack() as stack:
         sources = [
             await stack.enter_async_context(listen(client, "/tasks/stream/", headers=bearer(user)))

@@ -262,7 +262,7 @@ async def test_heartbeats_keep_a_quiet_stream_alive(serve: Serve) -> None:
             assert block.startswith(b":")
             assert b"id: " in block
             assert hub.groups
-    await until(lambda: not (hub.groups or hub.to_revisit))
+    await until(lambda: not (hub.groups or hub.groups.to_revisit))
 
 
 async def test_heartbeats_of_many_streams_are_spread_over_the_interval(serve: Serve) -> None:

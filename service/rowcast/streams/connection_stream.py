@@ -109,7 +109,7 @@ class ConnectionStream:
     def _join(self) -> None:
         """Be a member of the group, which is where the stream is."""
         self._task = None
-        self._subscriber.join(self._hub.group(self._subscriptions, self._subscriber.position.snapshot), self._left)
+        self._subscriber.join(self._hub.groups.of(self._subscriptions, self._subscriber.position.snapshot), self._left)
 
     def _left(self) -> None:
         """Go on alone, or end."""

@@ -50,6 +50,16 @@ TRANSITIONS: Final[Mapping[Phase, frozenset[Phase]]] = {
 }
 
 
+class Others(Protocol):
+    """What a group uses of all groups."""
+
+    def revisit(self, group: Group) -> None:
+        """Deliver the next batch to a group whatever the batch is about."""
+
+    def drop(self, group: Group) -> None:
+        """Close a group and forget it."""
+
+
 class Owner(Protocol):
     """What a group uses of its hub."""
 
@@ -58,17 +68,15 @@ class Owner(Protocol):
     sender: Sender
 
     @property
+    def groups(self) -> Others:
+        """All groups."""
+
+    @property
     def buffer(self) -> int:
         """Bytes that may wait for one client."""
 
     async def render(self, subscriptions: Subscriptions, batch: Batch, seen_snapshot: Snapshot | None) -> bytes:
         """The frame of a batch, whatever it takes."""
-
-    def revisit_on_next_batch(self, group: Group) -> None:
-        """Deliver the next batch to a group whatever the batch is about."""
-
-    def drop(self, group: Group) -> None:
-        """Close a group and forget it."""
 
     def refuse_filter(self, error: FilterTooSlow, subscriptions: Subscriptions) -> None:
         """Open no stream with this filter for a while."""
@@ -131,7 +139,7 @@ class Group:
             self._add(subscriber)
         else:
             self.waiting = with_one(self.waiting, subscriber)
-            self._hub.revisit_on_next_batch(self)
+            self._hub.groups.revisit(self)
 
     def _add(self, subscriber: Subscriber) -> None:
         self.members.add(subscriber)
@@ -143,7 +151,7 @@ class Group:
             subscriber.position = self.members.discard(subscriber) or self.client_position
         self.waiting = without(self.waiting, subscriber)
         if self.empty and self.phase is not Phase.CLOSED:
-            self._hub.revisit_on_next_batch(self)
+            self._hub.groups.revisit(self)
 
     def absorb(self, other: Group) -> None:
         """Take over all subscribers of a group at the same position, which is closed."""
@@ -153,7 +161,7 @@ class Group:
         for subscriber in other.waiting:
             self.waiting = with_one(self.waiting, subscriber)
         if self.waiting:
-            self._hub.revisit_on_next_batch(self)
+            self._hub.groups.revisit(self)
         other.waiting = ()
         other.close()
 
@@ -227,7 +235,7 @@ class Group:
                 subscriber.end(reason)
             except Exception:
                 _logger.exception("stream_failed", **self.subscriptions.about)
-        self._hub.drop(self)
+        self._hub.groups.drop(self)
 
     def skip(self, batch: Batch, error: Exception) -> None:
         """Go on after a batch that cannot be rendered; the members have to reload."""

@@ -7,7 +7,7 @@ A subscriber that does not read fast enough leaves its group when its buffer is 
 feed's memory or from the log, as fast as its client takes it; so does one that resumes. When it has reached its group's
 position it joins the group. Nothing is awaited between that comparison and the joining, so no batch is lost between them.
 
-``Hub.stream`` opens a stream, ``Hub._send`` is its life, and ``Hub._deliver`` the way of one batch.
+``Hub.stream`` opens a stream, ``Hub._send`` is its life, and ``Groups.deliver`` the way of one batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
@@ -34,11 +34,10 @@ from rowcast.streams.admission import Admission
 from rowcast.streams.expansion import TOO_LARGE, ExpansionTooLarge
 from rowcast.streams.forwarded import ForwardedRows
 from rowcast.streams.group import FAILED, Group, log_failure
-from rowcast.streams.group import Phase as GroupPhase
 from rowcast.streams.group_streams import GroupStreams
+from rowcast.streams.groups import Groups
 from rowcast.streams.members import Sender
 from rowcast.streams.open_streams import CREDENTIALS_CHECK_SECONDS, OpenStreams
-from rowcast.streams.routing import SubscriptionIndex
 from rowcast.streams.shared_matches import SharedMatches
 from rowcast.streams.shared_position import SharedPosition
 from rowcast.streams.snapshot import SnapshotRows, read_snapshot
@@ -57,7 +56,6 @@ from rowcast.streams.subscription import (
     FilterTooSlow,
     NeedsAwait,
     Subscriptions,
-    is_past,
     remaining,
 )
 from rowcast.streams.traffic import Traffic, measured
@@ -107,17 +105,15 @@ class Hub:
         self.admission = admission
         self.traffic = traffic
         self.make_subscriber: Callable[..., Subscriber] = Subscriber
-        self._make_group: Callable[..., Group] = Group
+        make_group: Callable[..., Group] = Group
         if traffic is not None:
-            self.make_subscriber, self._make_group = measured(traffic)
+            self.make_subscriber, make_group = measured(traffic)
         self.sender = Sender()
         self._supervisor = supervisor
         self._forward = forward
         self._heartbeat = heartbeat
         self._heartbeats = 0
-        self._groups: dict[tuple[Hashable, Snapshot | None], Group] = {}
-        self._index: SubscriptionIndex[Group] = SubscriptionIndex()
-        self._revisit: set[Group] = set()  # groups that get the next batch whatever it is about
+        self.groups = Groups(partial(make_group, self))
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches = SharedMatches()
         self.open_streams = OpenStreams(valid, max_age)
@@ -131,9 +127,9 @@ class Hub:
 
     def start(self) -> None:
         """Follow the feed and keep connections alive, until ``close``."""
-        deliver = self._deliver if self.traffic is None else self._deliver_measured
+        deliver = self.groups.deliver if self.traffic is None else self._deliver_measured
         self._unsubscribe = self.feed.subscribe(
-            deliver, self._on_feed_reset, needs_rows=lambda: bool(self._groups or len(self.open_streams))
+            deliver, self.groups.restart, needs_rows=lambda: bool(self.groups or len(self.open_streams))
         )
         self.aggregates.start()
         self._tasks = [
@@ -149,8 +145,7 @@ class Hub:
         if self._unsubscribe is not None:
             self._unsubscribe()
         self.open_streams.end()
-        for group in self._groups.values():
-            group.close()
+        self.groups.close()
         self.aggregates.close()
         for task in self._tasks:
             task.cancel()
@@ -166,20 +161,6 @@ class Hub:
     def subscribers(self) -> int:
         """The number of open streams."""
         return len(self.open_streams)
-
-    @property
-    def groups(self) -> Collection[Group]:
-        """The groups of streams that have kept up."""
-        return self._groups.values()
-
-    @property
-    def to_revisit(self) -> Collection[Group]:
-        """The groups that get the next batch whatever it is about."""
-        return self._revisit
-
-    def candidates(self, batch: Batch) -> set[Group]:
-        """The groups that an event in this batch could match."""
-        return self._index.candidates(batch)
 
     # --- one stream
 
@@ -325,7 +306,7 @@ class Hub:
     async def _follow(self, subscriber: Subscriber, subscriptions: Subscriptions, limit: int | None) -> None:
         """Send everything after the subscriber's position, until the connection or the service ends."""
         while await self.reach_head(subscriber, subscriptions, limit):
-            await subscriber.stay(self.group(subscriptions, subscriber.position.snapshot))
+            await subscriber.stay(self.groups.of(subscriptions, subscriber.position.snapshot))
 
     async def reach_head(self, subscriber: Subscriber, subscriptions: Subscriptions, limit: int | None) -> bool:
         """Send everything up to the head of the feed; ``False`` if the connection or the service has ended.
@@ -460,101 +441,17 @@ class Hub:
         if self.admission.refuse(error.query):
             _logger.warning("stream_filter_too_slow", **subscriptions.about)
 
-    # --- groups
-
-    def group(self, subscriptions: Subscriptions, seen_snapshot: Snapshot | None) -> Group:
-        """The group of the subscriptions, a new one if there is none.
-
-        A subscriber may join from a position further on, if it was connected to a replica that has read more.
-        """
-        group = self._groups.get((subscriptions.key, seen_snapshot))
-        if group is None:
-            group = self._make_group(self, subscriptions, seen_snapshot)
-            self._register(group)
-        return group
-
-    def _register(self, group: Group) -> None:
-        self._groups[group.subscriptions.key, group.seen_snapshot] = group
-        self._index.add(group, group.subscriptions)
-        if group.seen_snapshot is not None:
-            self.revisit_on_next_batch(group)
-
-    def _unregister(self, group: Group) -> None:
-        if self._groups.get(key := (group.subscriptions.key, group.seen_snapshot)) is group:
-            del self._groups[key]
-            self._index.discard(group, group.subscriptions)
-
-    def revisit_on_next_batch(self, group: Group) -> None:
-        """Deliver the next batch to a group whatever the batch is about.
-
-        It is empty, has subscribers that wait for a position, or compares batches with a snapshot.
-        """
-        self._revisit.add(group)
-
-    def drop(self, group: Group) -> None:
-        """Close a group and forget it."""
-        group.close()
-        self._unregister(group)
-
-    def _deliver(self, batch: Batch) -> None:
-        """Deliver a batch from the feed to every group that it could match."""
-        revisit, self._revisit = self._revisit, set()
-        for group in [group for group in revisit if group.empty]:
-            revisit.discard(group)
-            self.drop(group)
-        for group in [group for group in revisit if group.seen_snapshot is not None]:
-            if group.phase is GroupPhase.LIVE and is_past(group.seen_snapshot, batch):
-                revisit.discard(group)
-                self._merge(group, batch)
-        try:
-            candidates = self.candidates(batch)
-        except Exception:  # each group finds out for itself, and resets its streams if the batch cannot be rendered
-            candidates = set(self._groups.values())
-        try:
-            for group in candidates | revisit | self._revisit:
-                try:
-                    group.deliver(batch)
-                except Exception as error:
-                    group.skip(batch, error)
-        finally:
-            self._revisit |= {group for group in revisit if group.seen_snapshot is not None or group.waiting}
+    # --- in the background
 
     def _deliver_measured(self, batch: Batch) -> None:
         assert self.traffic is not None
-        self._deliver(batch)
+        self.groups.deliver(batch)
         self.sender.when_sent(partial(self.traffic.delivered, batch))
-
-    def _merge(self, group: Group, batch: Batch) -> None:
-        """Move the members of a group whose snapshot no longer matters to the group without a snapshot."""
-        self._unregister(group)
-        plain = self.group(group.subscriptions, None)
-        if plain.phase is GroupPhase.LIVE:
-            plain.absorb(group)
-        else:
-            group.close(batch.start)
-
-    def _on_feed_reset(self, reason: Reason) -> None:
-        """Send all clients a reset, because the feed had to leave out events."""
-        groups, self._groups, self._index = self._groups, {}, SubscriptionIndex()
-        for group in groups.values():
-            group.seen_snapshot = None
-            group.restart(reason)
-            if (group.subscriptions.key, None) in self._groups:
-                group.close()
-            else:
-                self._register(group)
-
-    # --- in the background
 
     async def send_heartbeats(self) -> None:
         """Send the next part of all groups a comment and their newest position, so that proxies and positions stay fresh."""
         self._heartbeats += 1
         part = self._heartbeats % HEARTBEAT_PARTS
-        for group in [group for group in self._groups.values() if group.number % HEARTBEAT_PARTS == part]:
-            if group.empty:
-                self._revisit.discard(group)
-                self.drop(group)
-            else:
-                group.keep_alive()
+        self.groups.keep_alive(part, HEARTBEAT_PARTS)
         if part == 0:
             self.aggregates.keep_alive()
