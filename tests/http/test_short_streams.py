@@ -207,6 +207,44 @@ async def test_a_connection_goes_on_after_its_stream(service: Service, taken: li
     await until(lambda: service.service.hub.subscribers == 0)
 
 
+PARTS = (
+    (b"", b"GET /notes/1/ HTTP/1.1\r\n%b\r\n" % HOST),
+    (b"", b"GET /notes/1/ HT", b"TP/1.1\r\n%b\r\n" % HOST),
+    (b"GET /notes/1/ HTTP/1.1\r\n%b" % HOST, b"\r\n"),
+    (b"GET /notes/1/ HT", b"TP/1.1\r\n%b\r\n" % HOST),
+    (
+        b"",
+        b"POST /notes/ HTTP/1.1\r\n%bContent-Type: application/json\r\nContent-Length: 26\r\n\r\n" % HOST,
+        b'{"tenant": 1, ',
+        b'"text": "b"}',
+    ),
+    (b"\r\n\r\n", b"\r\n", b"GET /notes/1/ HTTP/1.1\r\n%b\r\n" % HOST),
+)
+
+
+@pytest.mark.parametrize("path", ["/notes/stream/", "/own/stream/"])
+@pytest.mark.parametrize("parts", PARTS)
+async def test_the_next_request_comes_in_any_parts(service: Service, parts: tuple[bytes, ...], path: str) -> None:
+    """A stream keeps nothing of its request, also the parser only if that has a part of the next one; and no byte is lost."""
+    await service.sql.execute("INSERT INTO notes VALUES (1, 1, 'a')")
+    async with connected(service) as client:
+        header = bearer(tenant=1) if path == "/own/stream/" else b""
+        client.writer.write(b"GET %b HTTP/1.1\r\n%b%b\r\n%b" % (path.encode(), HOST, header, parts[0]))
+        async with asyncio.timeout(30):
+            assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK")
+        assert b"event: ready" in await chunk(client)
+        (connection,) = service.client.server.handler.connections
+        assert (connection._parser is None) == (not parts[0].strip())
+        for part in parts[1:]:
+            client.writer.write(part)
+            await client.writer.drain()
+            await asyncio.sleep(0.01)
+        service.service.hub.open_streams.end()
+        async with asyncio.timeout(30):
+            assert await client.reader.readexactly(len(LAST_CHUNK)) == LAST_CHUNK
+            assert (await client.reader.readuntil(b"\r\n")).split()[1] in (b"200", b"201")
+
+
 async def test_streams_that_come_together_share_a_statement(service: Service) -> None:
     """The position where they begin is read once for many."""
     clients = [Client(*await asyncio.open_connection(service.client.host, service.client.port)) for _ in range(50)]
