@@ -550,6 +550,28 @@ async def test_an_edge_reports_its_client(both: Pair) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "host"),
+    [
+        ("POST /notes/ HTTP/1.0", None),  # which needs no Host: the address at which the request has arrived counts
+        ("POST http://localhost:81/notes/ HTTP/1.0\r\nHost: 127.0.0.1", "localhost:81"),
+        ("POST /notes/ HTTP/1.0\r\nHost: localhost:82", "localhost:82"),
+    ],
+)
+async def test_the_host_of_a_request_is_that_of_the_edge(both: Pair, line: str, host: str | None) -> None:
+    """Addresses in answers begin with it, wherever a request names it, or if it does not."""
+    body = '{"text": "x"}'
+    headers = f"Content-Type: application/json\r\nContent-Length: {len(body)}"
+    for client in (both.origin, both.edge):
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(f"{line}\r\n{headers}\r\n\r\n{body}".encode())
+        async with asyncio.timeout(10):
+            answer = (await reader.read()).decode()
+        writer.close()
+        assert answer.startswith("HTTP/1.0 201")
+        assert f"Location: http://{host or f'127.0.0.1:{client.port}'}/notes/" in answer
+
+
 async def test_another_history_resets_the_streams_of_the_edge(both: Pair, sql: asyncpg.Connection) -> None:
     """With the reason, and from a position that they go on from. Those with rows end, since only the origin has rows."""
     read, forked = Origin.read, asyncio.Event()

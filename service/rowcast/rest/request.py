@@ -281,7 +281,7 @@ def base_url(settings: Server, http: web.Request) -> str:
 
     ``server.hosts`` has checked all of them.
     """
-    scheme, host = http.scheme, target_host(http) or http.headers.get("Host") or _arrival(http)
+    scheme, host = http.scheme, named_host(http)
     if settings.trusted_proxies:
         by_proxy = (reported(http, "proto", settings.trusted_proxies) or "").lower()
         scheme = by_proxy if by_proxy in ("http", "https") else scheme
@@ -303,6 +303,11 @@ def root_path(settings: Server, http: web.BaseRequest) -> str:
     except ParseError:  # in the response that refuses it
         return settings.root_path
     return settings.root_path if prefix is None else prefix
+
+
+def named_host(http: web.Request) -> str:
+    """The host that a request names; without one the address and port at which its connection has arrived."""
+    return target_host(http) or http.headers.get("Host") or _arrival(http)
 
 
 def target_host(http: web.Request) -> str | None:

@@ -46,7 +46,7 @@ from rowcast.rest.rendering import (
     render,
     requested_projection,
 )
-from rowcast.rest.request import Request
+from rowcast.rest.request import Request, named_host
 from rowcast.rest.scope import list_query, row_query
 from rowcast.rest.serializers import Serializer
 from rowcast.streams.expansion import Bound, Expansion
@@ -196,7 +196,7 @@ def _request_key(request: Request) -> tuple[Hashable, ...]:
     """What a request has sent, without the credentials and what differs by connection."""
     http = request.http
     headers = [(name.lower(), text) for name, text in http.headers.items() if name.lower() not in CONNECTION_HEADERS]
-    return http.remote, http.host, http.path, _params(request), tuple(sorted(headers))
+    return http.remote, named_host(http), http.path, _params(request), tuple(sorted(headers))
 
 
 def _params(request: Request) -> tuple[tuple[str, str], ...]:

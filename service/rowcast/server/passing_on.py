@@ -24,6 +24,7 @@ from rowcast.errors import BadGateway, Unavailable
 from rowcast.identity.authentication import redeemed_header
 from rowcast.identity.proxies import FORWARDED, NAMES, header_of
 from rowcast.identity.tickets import TICKET_PARAMETER
+from rowcast.rest.request import named_host
 from rowcast.server.middleware import COMMON_HEADERS, REQUEST_ID, REQUESTS, Requests
 from rowcast.streams.forwarded import ForwardedRows
 from rowcast.streams.open_streams import seconds_between
@@ -231,11 +232,11 @@ def _address(origin: URL, http: web.Request) -> URL:
 
 def _request_headers(http: web.Request) -> CIMultiDict[str]:
     headers = _end_to_end(http.headers)
-    del headers["Host"]  # the client's is in what is reported
+    headers.popall("Host", None)  # what the client has named is in what is reported
     headers["X-Request-ID"] = http[REQUEST_ID]
     if (authorization := redeemed_header(http)) is not None:
         headers["Authorization"] = authorization
-    known = {"for": http.remote or "unknown", "host": http.host, "proto": http.scheme}
+    known = {"for": http.remote or "unknown", "host": named_host(http), "proto": http.scheme}
     if header_of(http, "for") == FORWARDED:
         address = f'"[{known["for"]}]"' if ":" in known["for"] else known["for"]
         added = f'for={address};host="{known["host"]}";proto={known["proto"]}'
