@@ -25,6 +25,8 @@ STREAMS: Final = 1_000
 class Case:
     """One kind of request. In its path and body ``TASK`` and ``AUTHOR`` stand for the key of a random row.
 
+    ``PAGE`` is a random page, and ``SKIP`` the number of rows before it.
+
     The task is one of the first ``rows``. ``conditional`` requests have the tag of what the client has seen, and get a 304.
     ``shares`` are the parts of a load of several kinds, in percent. ``streams`` are open meanwhile, each for the tasks of an author.
     """
@@ -72,6 +74,7 @@ CASES: Final = (
     Case("filtered", "filtered page, with count"),
     Case("embedded", "page with the author of each, with count"),
     Case("deep", "page 2,000, with count"),
+    Case("deep-any", "one of the pages from 1,801 to 2,200, with count"),
     *(replace(GET, name=f"get-{n}", title=f"get by id, {_connections(n)}", connections=n) for n in WIDTHS),
     CREATE,
     Case("patch", "patch", "PATCH", json.dumps({"title": "Changed: TASK"})),
@@ -83,7 +86,9 @@ PARTS: Final = {case.name: case for case in (GET, UNCOUNTED, CREATE)}  # of a mi
 
 
 def fill(template: str, number: int) -> str:
-    """A path or body with the keys of a certain task and author."""
+    """A path or body with the keys of a certain task and author, or a certain page."""
+    page = 1801 + number % 400  # as in load.lua
+    template = template.replace("PAGE", str(page)).replace("SKIP", str((page - 1) * 20))
     return template.replace("TASK", KEY.format(number)).replace("AUTHOR", KEY.format(number % AUTHORS + 1))
 
 

@@ -1,12 +1,13 @@
--- wrk … -- SEED TASKS AUTHORS TAGS METHOD PATH [BODY]: keys of random rows in place of TASK and AUTHOR; see cases.py.
+-- wrk … -- SEED TASKS AUTHORS TAGS METHOD PATH [BODY]: keys of random rows in place of TASK and AUTHOR, and a page in place of PAGE
+-- and SKIP; see cases.py.
 -- TAGS is a file with the tags of rows, or of one page, for conditional requests, or "-". With the method MIXED the path is a
 -- line for each part: its share in percent, its method and its path; only writes have the body.
 
 local tasks, authors, body
 local tags, parts = {}, {}
 
-local function fill(text, task, author)
-   return text and text:gsub("TASK", task):gsub("AUTHOR", author)
+local function fill(text, task, author, page)
+   return text and text:gsub("TASK", task):gsub("AUTHOR", author):gsub("PAGE", page):gsub("SKIP", (page - 1) * 20)
 end
 
 function init(args)
@@ -36,6 +37,7 @@ function request()
    local number = math.random(tasks)
    local task = string.format("00000000-0000-7000-8000-%012x", number)
    local author = string.format("00000000-0000-7000-8000-%012x", math.random(authors))
+   local page = 1801 + number % 400
    local part = parts[1]
    if #parts > 1 then
       local drawn = math.random(100)
@@ -49,7 +51,7 @@ function request()
    if #tags > 0 then
       part.headers["If-None-Match"] = tags[(number - 1) % #tags + 1]
    end
-   return wrk.format(part.method, (fill(part.path, task, author)), part.headers, (fill(part.body, task, author)))
+   return wrk.format(part.method, (fill(part.path, task, author, page)), part.headers, (fill(part.body, task, author, page)))
 end
 
 function done(summary, latency, _)

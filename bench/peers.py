@@ -37,6 +37,7 @@ PATHS: Final = {
     "filtered": "/tasks/?completed=true&priority=high",
     "embedded": "/tasks/?expand=author",
     "deep": "/tasks/?page=2000",
+    "deep-any": "/tasks/?page=PAGE",
     "create": "/tasks/",
     "patch": "/tasks/TASK/",
 }
@@ -56,7 +57,11 @@ def variants(paths: Mapping[str, str], *names: str) -> dict[str, str]:
 
 PLAIN_PATHS: Final = {**PATHS, "uncounted": "/uncounted-tasks/"}
 NESTED: Final = {**PLAIN_PATHS, **mixed(PLAIN_PATHS), "embedded": "/tasks-with-author/"}
-OFFSETS: Final = {**NESTED, "deep": "/tasks/?pageSize=20&currentPage=2000"}
+OFFSETS: Final = {
+    **NESTED,
+    "deep": "/tasks/?pageSize=20&currentPage=2000",
+    "deep-any": "/tasks/?pageSize=20&currentPage=PAGE",
+}
 AKSARA: Final = {
     **PATHS,
     "embedded": "/tasks-with-author/",
@@ -126,7 +131,9 @@ def python_peer(
 
 
 READS: Final = {name: path for name, path in PATHS.items() if name not in WRITES}
-BARE: Final = {name: path for name, path in READS.items() if name != "get"}  # of so many rows nobody has the bytes
+BARE: Final = {
+    name: path for name, path in READS.items() if name not in ("get", "deep-any")
+}  # of so many rows nobody has the bytes
 ROWCAST_NAME: Final = "Rowcast"
 KEPT_NAME: Final = "Rowcast, answers kept"
 BARE_NAME: Final = "aiohttp, bytes at hand"
@@ -144,6 +151,7 @@ PLATFORMATIC: Final = {
     "filtered": "/tasks/?limit=20&offset=0&totalCount=true&orderby.createdAt=desc&orderby.id=asc"
     "&where.completed.eq=true&where.priority.eq=high",
     "deep": "/tasks/?limit=20&offset=39980&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
+    "deep-any": "/tasks/?limit=20&offset=SKIP&totalCount=true&orderby.createdAt=desc&orderby.id=asc",
     "create": "/tasks/",
 }
 

@@ -176,6 +176,8 @@ rates of all servers are similar, and CPU shows the difference. *Free*, all shar
   aiohttp.
 - *Not modified*: the requests have the tag of the response that the client has (`If-None-Match`), and get a 304. Rowcast has tags, and Django
   REST framework with `ConditionalGetMiddleware`, which makes one of each response. The others have none.
+- *One of the pages from 1,801 to 2,200*: a random one each time. Rowcast reads pages from [places](rest.md#pages) that it keeps in memory, others
+  read all rows before each.
 - {_listed(WIDTHS)} connections: the floors, Rowcast, and Platformatic DB.
 - *Mixed load*: 70 % get by id, 20 % first page without count, 10 % create. All servers have it without streams. Rowcast has it again
   while {STREAMS:,} streams are open, each for the tasks of one author, so that every task that is made goes to one of them; the others have

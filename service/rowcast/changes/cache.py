@@ -24,6 +24,7 @@ Value = TypeVar("Value")
 
 FEED_MAX_LAG_SECONDS: Final = 1.0
 LOAD_WAIT_SECONDS: Final = 1.0  # the longest wait for another caller that is loading the same key
+KINDS: Final = {"count": "counts", "places": "places"}  # of what is not a response, by the first part of its key
 ENTRY_OVERHEAD_BYTES: Final = 600  # the size of an entry without its value and the strings of its key, approximately
 
 
@@ -253,8 +254,13 @@ class CountingCache(Cache):
     def get(self, key: Hashable) -> Any:
         value = super().get(key)
         counts = self.misses if value is None else self.hits
-        counts["counts" if type(key) is tuple and key[0] == "count" else "responses"] += 1
+        counts[_kind(key)] += 1
         return value
+
+
+def _kind(key: Hashable) -> str:
+    first = key[0] if type(key) is tuple else None
+    return KINDS[first] if type(first) is str else "responses"
 
 
 def _length(key: Hashable) -> int:

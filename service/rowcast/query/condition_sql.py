@@ -124,8 +124,8 @@ class Source:
                     zone = self.binds(sa.Text()) if form == "is in zone" else None
                     return self._derived_comparison(found, found.derived, lookup, flag, zone)
                 return self._comparison(found, lookup, flag)
-            case ("after", *steps):
-                return self._after(steps)
+            case ("after" | "from" as kind, *steps):
+                return self._after(steps, included=kind == "from")
             case ("among", path, (resource, column, where)):
                 return self._among(self.path(path), resource, column, where)
             case ("search",):
@@ -331,10 +331,10 @@ class Source:
         field = self.tables.resources[self.resource].links.get(step.name)
         return field is not None and not field.write_only
 
-    def _after(self, steps: Sequence[tuple[str, bool, bool, bool]]) -> sa.ColumnElement[bool]:
+    def _after(self, steps: Sequence[tuple[str, bool, bool, bool]], *, included: bool) -> sa.ColumnElement[bool]:
         """The rows after a row in an order; a step is (path, descending, whether that row has null there, or text).
 
-        Those are the rows whose first different column sorts later. Null is the largest.
+        Those are the rows whose first different column sorts later, and the row itself if it is ``included``. Null is the largest.
         """
         later: list[sa.ColumnElement[bool]] = []
         same: list[sa.ColumnElement[bool]] = []
@@ -363,4 +363,6 @@ class Source:
             same.append(column == value)
             if position == 0 and not may_be_null:  # implied by the rest; an index scan can start there
                 start.append(column <= value if descending else column >= value)
+        if included:
+            later.append(sa.and_(*same))
         return sa.and_(*start, sa.or_(sa.false(), *later))

@@ -120,15 +120,19 @@ class StoredText(str):
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """The rows after another one in an order: each of ``steps`` is (path, descending), ``row`` has that row's values."""
+    """The rows after another one in an order, with that row if it is ``included``.
+
+    Each of ``steps`` is (path, descending), the last ones those of the key; ``row`` has that row's values.
+    """
 
     steps: tuple[tuple[str, bool], ...]
     row: tuple[Any, ...]
+    included: bool = False
 
     @property
     def shape(self) -> Shape:
         return (
-            "after",
+            "from" if self.included else "after",
             *(
                 (path, descending, value is None, isinstance(value, StoredText))
                 for (path, descending), value in zip(self.steps, self.row, strict=True)

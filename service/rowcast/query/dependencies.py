@@ -99,7 +99,7 @@ def paths_in(shape: Shape) -> Iterator[str]:
                 yield from paths_in(flag)
         case ("column", path):
             yield path
-        case ("after", *steps):
+        case ("after" | "from", *steps):
             yield from (path for path, *_ in steps)
         case ("among", path, _):
             yield path

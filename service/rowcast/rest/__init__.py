@@ -30,6 +30,7 @@ The modules, in the order in which a request is easiest to follow:
 - ``serializer_fields``: the fields of columns and links, of which serializers are made.
 - ``conditional``, ``representation`` and ``etags``: ``ETag``, ``If-Match`` and ``If-None-Match``.
 - ``response_cache``: responses and counts in memory.
+- ``places``: rows of long lists whose offset is known.
 - ``stream_position``: the header ``X-Stream-Position``.
 - ``request``, ``encodings``, ``response``, ``media_types`` and ``negotiation``: the request and its body, the response and its
   JSON, and ``Accept``.

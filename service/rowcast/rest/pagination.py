@@ -168,8 +168,7 @@ class CursorPagination(BasePagination):
         if text is None:
             return PageRequest(PageShape(projection, query.order, count, keyset=True), (size,), size)
         backward, row = self._read(text, query)
-        steps = tuple((step.removeprefix("-"), step.startswith("-") != backward) for step in query.order)
-        after = After(steps, row)
+        after = After(sort_steps(query, backward=backward), row)
         page = PageShape(projection, query.order, count, keyset=True, after=after.shape, backward=backward)
         return PageRequest(page, (*after.values, size), size, cursor=True)
 
@@ -201,23 +200,9 @@ class CursorPagination(BasePagination):
         except InvalidTag:
             raise refused from None
         try:
-            return bool(backward), tuple(
-                None if value is None else self._load(query.resource, step.removeprefix("-"), value)
-                for step, value in zip(query.order, row, strict=True)
-            )
+            return bool(backward), sort_values(self.resources, query, row)
         except (ValueError, ArithmeticError):  # the field's type has changed since
             raise refused from None
-
-    def _load(self, resource: str, path: str, value: Any) -> Any:
-        """The value of a column in a cursor; one that Python does not have is PostgreSQL's own string."""
-        field = RANK_FIELD if path == RANK else self.resources.resolve(resource, path).values
-        try:
-            return field.field_type.load(field, value)
-        except ValueError:
-            if field.field_type.kind in _BEYOND_PYTHON and isinstance(value, str) and _STORED.fullmatch(value):
-                field.field_type.nearest(field, value)  # a ValueError if it is not a value of the type
-                return StoredText(value)
-            raise
 
     @property
     def _cipher(self) -> AESSIV:
@@ -247,6 +232,31 @@ class NoPagination(BasePagination):
 
     def body(self, page: PageRequest, query: Query, found: FetchedPage, address: ListAddress) -> bytes:
         return b"[%b]" % found.results
+
+
+def sort_steps(query: Query, *, backward: bool = False) -> tuple[tuple[str, bool], ...]:
+    """The steps of a query's order, or of the opposite one: (path, descending)."""
+    return tuple((step.removeprefix("-"), step.startswith("-") != backward) for step in query.order)
+
+
+def sort_values(resources: Resources, query: Query, row: Sequence[Any]) -> tuple[Any, ...]:
+    """The values by which a row is sorted, from their JSON. A ``ValueError`` or ``ArithmeticError`` if they are of another type."""
+    return tuple(
+        None if value is None else _sort_value(resources, query.resource, step.removeprefix("-"), value)
+        for step, value in zip(query.order, row, strict=True)
+    )
+
+
+def _sort_value(resources: Resources, resource: str, path: str, value: Any) -> Any:
+    """A value from its JSON; one that Python does not have is PostgreSQL's own string."""
+    field = RANK_FIELD if path == RANK else resources.resolve(resource, path).values
+    try:
+        return field.field_type.load(field, value)
+    except ValueError:
+        if field.field_type.kind in _BEYOND_PYTHON and isinstance(value, str) and _STORED.fullmatch(value):
+            field.field_type.nearest(field, value)  # a ValueError if it is not a value of the type
+            return StoredText(value)
+        raise
 
 
 _BEYOND_PYTHON: Final = (Kind.NUMBER, Kind.MOMENT)  # whose columns can hold values that Python does not have

@@ -25,6 +25,7 @@ from rowcast.resources.composite import key_text
 from rowcast.rest.etags import client_has, matches
 from rowcast.rest.negotiation import accepts_json_as_sent
 from rowcast.rest.pagination import ListAddress, PageRequest
+from rowcast.rest.places import read_at_offset
 from rowcast.rest.plan import ModelPlan, ViewPlan
 from rowcast.rest.preferences import PREFER
 from rowcast.rest.protocols import ModelView
@@ -181,8 +182,10 @@ async def read_page(
 
 
 async def _read_page(plan: ModelPlan, reader: AnyReader, query: Query, page: PageRequest, *, kept: bool) -> FetchedPage:
-    if page.shape.count != "exact" or plan.cache == "off" or not kept:
+    if plan.cache == "off" or not kept:
         return await reader.page(query, page.shape, page.values)
+    if page.shape.count != "exact":
+        return await read_at_offset(plan, reader, query, page, page.shape)
     counted: FetchedPage | None = None
 
     async def count() -> int | None:
@@ -200,7 +203,7 @@ async def _read_page(plan: ModelPlan, reader: AnyReader, query: Query, page: Pag
     )
     if counted is not None:  # the page was read with its count
         return counted
-    rows = await reader.page(query, _uncounted(page.shape), page.values)
+    rows = await read_at_offset(plan, reader, query, page, _uncounted(page.shape))
     assert number is not None
     return replace(rows, count=page.count(rows.size, number))
 
