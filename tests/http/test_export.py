@@ -495,6 +495,20 @@ async def test_a_failure_in_mid_stream_is_no_success(service: Service, version: 
 
 
 @pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+async def test_the_end_of_the_connection_is_that_of_a_response_in_http_1_0(service: Service, coding: str) -> None:
+    """Also for a client, or a proxy, that asks for the connection to be kept: a response without a length has no other end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.client.port)
+    headers = f"Host: localhost\r\nAccept: {CSV}\r\nAccept-Encoding: {coding}\r\nConnection: keep-alive"
+    writer.write(f"GET /books/?fields=id HTTP/1.0\r\n{headers}\r\n\r\n".encode())
+    async with asyncio.timeout(10):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    assert b"keep-alive" not in head
+    assert (gzip.decompress(body) if coding == "gzip" else body).startswith(b"id\r\n")
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_failure_before_the_first_row_is_an_error(service: Service) -> None:
     """As long as nothing is sent, the status can still say it."""
     await service.sql.execute("INSERT INTO python (id, title) VALUES (1000, 'broken')")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Middleware
 
 from rowcast.errors import (
@@ -217,6 +217,8 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     else:
         add_rate_limit_headers(request, response)
     set_common_headers(response, request_id)
+    if request.version < HttpVersion11 and response.content_length is None:
+        response.force_close()  # nothing else shows where it ends, and aiohttp keeps the connection if the client has asked for that
 
 
 def set_common_headers(response: web.StreamResponse, request_id: str) -> None:
