@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
 RESTART_SECONDS: Final = 0.1, 5.0  # the pause before a task starts again: at first, and at most
 STEADY_SECONDS: Final = 1.0  # for which a task has to work after a restart before it counts as working
+
+Result = TypeVar("Result")
 
 _logger = structlog.get_logger(__name__)
 
@@ -86,13 +88,13 @@ def _is_cancelled() -> bool:
     return task is None or task.cancelling() > 0
 
 
-def spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+def spawn(work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
     """A task for one purpose; if it fails, that is logged at once. The caller keeps the task and ends what it was for."""
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(_log_end)
     return task
 
 
-def _log_end(task: asyncio.Task[None]) -> None:
+def _log_end(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         _logger.error("background_task_failed", task=task.get_name(), exc_info=error)

@@ -26,6 +26,7 @@ from rowcast.changes.origin import End, Origin, OriginLost, OriginState
 from rowcast.changes.position import Position, Snapshot
 from rowcast.changes.relay import FED_POLL_SECONDS, Relay
 from rowcast.changes.tail import Reason, Reset, Tail
+from rowcast.changes.ticks import Tick
 from rowcast.database.absent import NeedsDatabase
 from rowcast.tasks import Supervisor
 
@@ -70,6 +71,7 @@ class EdgeFeed(Tail):
         self._tasks = [self._supervisor.run("feed", self._run)]
 
     async def stop(self) -> None:
+        self._recall.close()
         await cancel(self._tasks)
 
     async def begin(self, state: OriginState) -> None:
@@ -158,9 +160,13 @@ class EdgeFeed(Tail):
     async def _check_log(self, position: Position) -> Reason | None:
         return await self._origin.check(position)
 
-    async def _read_log(self, after: Position) -> AsyncGenerator[Batch, None]:
+    async def find_tick(self, position: Position) -> Tick | None:
+        """Nobody begins with what an edge has in memory, so its snapshot does not matter."""
+        return Tick(position.tick, position.epoch, self._base.snap)
+
+    async def _read_log(self, after: Position, until: Position) -> AsyncGenerator[Batch, None]:
         try:
-            piece = await self._piece(after, self.head)
+            piece = await self._piece(after, until)
         except OriginLost as error:
             _logger.warning("feed_reader_lost", error=str(error))
             piece = []

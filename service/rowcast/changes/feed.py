@@ -3,7 +3,7 @@
 It follows the ticks over one connection, however many subscribers there are. After each connect it listens first, then
 reads the newest tick, and then goes on from its own head, so no change is lost in between. A reader whose position is
 older than what is in memory (``rowcast.changes.tail``) reads the log, one page at a time, over a connection that all such
-readers share (``rowcast.changes.history``).
+readers share (``rowcast.changes.history``); if it is not much older, this is done once for all of them.
 
 With a relay, the feed of the node that makes ticks passes its batches on, and the feeds of the others apply these instead of
 reading ticks, while they hear it (``rowcast.changes.relay``). After each connect a feed looks at the log first.
@@ -101,6 +101,7 @@ class Feed(Tail, Reconnecting):
 
     async def stop(self) -> None:
         await Reconnecting.stop(self)
+        self._recall.close()
         self.history.close()
 
     async def state(self) -> LogState:
@@ -233,24 +234,32 @@ class Feed(Tail, Reconnecting):
     async def _check_log(self, position: Position) -> Reason | None:
         asked = monotonic()
         kept = self._extent
-        is_recent = kept is not None and kept.serves(asked - EXTENT_MAX_AGE_SECONDS, self._jumps)
+        is_recent = kept is not None and kept.serves(asked - EXTENT_MAX_AGE_SECONDS, self.jumps)
         if kept is not None and is_recent and kept.refusal(position) is None:
             return None
         async with self.history.primary.turn() as connection:
             kept = self._extent  # which another reader may have renewed meanwhile
-            if kept is None or not kept.serves(asked, self._jumps):
+            if kept is None or not kept.serves(asked, self.jumps):
                 kept = self._extent = await self._read_extent(connection)
         return kept.refusal(position)
 
     async def _read_extent(self, connection: Connection) -> Extent:
-        jumps, began = self._jumps, monotonic()
+        jumps, began = self.jumps, monotonic()
         epochs = await read_epochs(connection)
         newest = await ticks.newest_tick(connection)
         return Extent(epochs, newest.tick, await ticks.oldest_tick(connection), began, jumps)
 
-    async def _read_log(self, after: Position) -> AsyncGenerator[Batch, None]:
+    async def find_tick(self, position: Position) -> Tick | None:
         try:
-            async with contextlib.aclosing(self.history.read(after, self.head)) as batches:
+            async with self.history.primary.turn() as connection:
+                read = await ticks.read_ticks(connection, position.tick, 1)
+        except DRIVER_ERRORS:
+            return None
+        return read[0] if read and read[0].tick == position.tick else None
+
+    async def _read_log(self, after: Position, until: Position) -> AsyncGenerator[Batch, None]:
+        try:
+            async with contextlib.aclosing(self.history.read(after, until)) as batches:
                 async for batch in batches:
                     yield batch
         except Pruned:

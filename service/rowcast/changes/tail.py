@@ -2,7 +2,8 @@
 
 A feed adds the batches to it. Where they come from is the feed's own matter: from PostgreSQL (``rowcast.changes.feed``), or at an
 edge from the origin (``rowcast.changes.edge_feed``). The batches stay in a ring that is bounded in events and bytes. A
-reader whose position is older than the ring reads from where the feed has them.
+reader whose position is older than the ring has what is missing read into it (``rowcast.changes.recall``) or, if that is too much,
+reads by itself from where the feed has them.
 
 ``head`` moves and subscribers are called in one step of the event loop. So code that reads ``head`` and subscribes
 without an ``await`` in between misses nothing and gets nothing twice.
@@ -29,6 +30,7 @@ import structlog
 
 from rowcast.changes.events import Batch
 from rowcast.changes.position import POSITION_MAX_LENGTH, WITH_SNAPSHOT, Position, Snapshot
+from rowcast.changes.recall import Recall
 from rowcast.changes.relay import Relay
 from rowcast.changes.standbys import position_on_standby
 from rowcast.changes.ticks import Tick
@@ -88,7 +90,8 @@ class Tail(ABC):
         self._tick: Tick  # the newest that is complete
         self._base: Tick  # the newest that ends before the ring
         self._head: Position | None = None
-        self._jumps = 0  # how often the head has jumped to another history
+        self.jumps = 0  # how often the head has jumped to another history
+        self._recall = Recall(self)
         self._subscribers: dict[Subscriber, _Listening] = {}
         self._needed_at = float("-inf")  # when a subscriber has last needed rows
         self._current_at = monotonic()  # when the head was the newest change, as far as the feed could see
@@ -197,7 +200,7 @@ class Tail(ABC):
 
     def has_after(self, position: Position) -> bool:
         """Whether everything after a position is in memory."""
-        return position.epoch == self.head.epoch and self._start.sort_key <= position.sort_key <= self.head.sort_key
+        return position.epoch == self.head.epoch and self.oldest.sort_key <= position.sort_key <= self.head.sort_key
 
     async def read(self, after: Position) -> AsyncGenerator[Batch, None]:
         """Every batch from a position up to ``head``, from memory or the log; check the position first.
@@ -205,19 +208,19 @@ class Tail(ABC):
         When the iteration ends the reader is at ``head``, and it stays there up to the caller's next ``await``. While
         PostgreSQL cannot be reached, the iteration waits. Raises ``Reset`` if the batches are not kept any more.
         """
-        jumps = self._jumps
+        jumps = self.jumps
         while after.sort_key < self.head.sort_key:
-            if after.sort_key >= self._start.sort_key:
+            if after.sort_key >= self.oldest.sort_key:
                 first = bisect_right(self._ring, after.sort_key, key=lambda batch: batch.end.sort_key)
                 for batch in tuple(islice(self._ring, first, None)):
                     yield batch.after(after)
                     after = batch.end
-            else:
-                async with contextlib.aclosing(self._read_log(after)) as batches:
+            elif not await self._recall.reach(after):
+                async with contextlib.aclosing(self._read_log(after, self.head)) as batches:
                     async for batch in batches:
                         yield batch
                         after = batch.end
-            if jumps != self._jumps:
+            if jumps != self.jumps:
                 raise Reset(Reason.FORKED)
 
     @abstractmethod
@@ -225,8 +228,12 @@ class Tail(ABC):
         """``check`` for a position that is not in memory."""
 
     @abstractmethod
-    def _read_log(self, after: Position) -> AsyncGenerator[Batch, None]:
-        """Some of the batches after a position that is not in memory, up to ``head`` at most; none while they cannot be read."""
+    def _read_log(self, after: Position, until: Position) -> AsyncGenerator[Batch, None]:
+        """Some of the batches after a position that is not in memory, up to another at most; none while they cannot be read."""
+
+    @abstractmethod
+    async def find_tick(self, position: Position) -> Tick | None:
+        """The tick at whose end a position is; ``None`` if it cannot be read."""
 
     @abstractmethod
     def read_seen(self, after: Position, snapshot: Snapshot) -> AsyncGenerator[Batch, None]:
@@ -311,7 +318,7 @@ class Tail(ABC):
     def _jump(self, tick: Tick, reason: Reason) -> None:
         """Go on from the end of a tick, because the changes after the head cannot be read."""
         _logger.warning("feed_reset", reason=reason.value, head=str(self._head), newest=tick.tick)
-        self._jumps += 1
+        self.jumps += 1
         self._move(tick)
         for each in tuple(self._subscribers.values()):
             try:
@@ -319,7 +326,27 @@ class Tail(ABC):
             except Exception:
                 _logger.exception("feed_subscriber_failed")
 
+    # --- what is read back into memory
+
     @property
-    def _start(self) -> Position:
+    def oldest(self) -> Position:
         """The oldest position that can be read from the ring."""
         return self._ring[0].start if self._ring else self.head
+
+    def has_room(self, events: int, size: int) -> bool:
+        """Whether the ring can have so many events and bytes more."""
+        return self._held[0] + events <= self._bounds[0] and self._held[1] + size <= self._bounds[1]
+
+    async def read_part(self, after: Position, until: Position) -> AsyncGenerator[Batch, None]:
+        """Some of the batches of the log between two positions; none if they are not kept, or cannot be read now."""
+        with contextlib.suppress(Reset):
+            async with contextlib.aclosing(self._read_log(after, until)) as batches:
+                async for batch in batches:
+                    yield batch
+
+    def extend_back(self, base: Tick, batches: Sequence[Batch]) -> None:
+        """Let the ring begin at the end of a tick, with these batches up to ``oldest``."""
+        self._ring.extendleft(reversed(batches))
+        self._held[0] += sum(len(batch.events) for batch in batches)
+        self._held[1] += sum(batch.size for batch in batches)
+        self._base = base
