@@ -38,6 +38,7 @@ from rowcast.streams.group_streams import GroupStreams
 from rowcast.streams.groups import Groups
 from rowcast.streams.members import Sender
 from rowcast.streams.open_streams import CREDENTIALS_CHECK_SECONDS, OpenStreams
+from rowcast.streams.shared_frames import SharedFrames
 from rowcast.streams.shared_matches import SharedMatches
 from rowcast.streams.shared_position import SharedPosition
 from rowcast.streams.snapshot import SnapshotRows, read_snapshot
@@ -64,6 +65,7 @@ from rowcast.tasks import Supervisor
 RENDER_PATIENCE_SECONDS: Final = 30.0  # for which a batch is tried again while the database is away; then streams end
 DATABASE_RETRY_SECONDS: Final = 1.0
 SNAPSHOTS_READ_AT_ONCE: Final = 2
+CATCH_UP_SECONDS: Final = 0.01  # for which a stream may read what is in memory before others have their turn
 HEARTBEAT_PARTS: Final = 15  # those of ten thousand groups take a quarter of a second, for which changes would wait
 
 _Begin: TypeAlias = Callable[[Subscriber, Subscriptions], Awaitable[None]]
@@ -116,6 +118,7 @@ class Hub:
         self.groups = Groups(partial(make_group, self))
         self._subscriptions: WeakValueDictionary[Hashable, Subscriptions] = WeakValueDictionary()  # one of equal ones
         self._matches = SharedMatches()
+        self._frames = SharedFrames()
         self.open_streams = OpenStreams(valid, max_age)
         self._read_snapshot = read_snapshot
         self.next_position = SharedPosition(self._read_position).next
@@ -336,7 +339,14 @@ class Hub:
 
     async def _catch_up(self, subscriber: Subscriber, subscriptions: Subscriptions) -> None:
         """Send the events between the subscriber's position and the head of the feed."""
+        if self.is_at_head(subscriber):
+            return
+        self._frames.begin(subscriptions)
+        turn = time.monotonic()
         async for batch in self.feed.read(subscriber.position):
+            if time.monotonic() - turn > CATCH_UP_SECONDS:
+                await asyncio.sleep(0)
+                turn = time.monotonic()
             seen_snapshot = subscriber.position.snapshot
             position = batch.end.with_snapshot(remaining(seen_snapshot, batch))
             try:
@@ -416,7 +426,7 @@ class Hub:
         start = time.monotonic()
         while True:
             try:
-                return subscriptions.render_now(batch, seen_snapshot)
+                return self._frames.render_now(subscriptions, batch, seen_snapshot)
             except NeedsAwait:
                 pass
             try:
@@ -451,6 +461,7 @@ class Hub:
     async def send_heartbeats(self) -> None:
         """Send the next part of all groups a comment and their newest position, so that proxies and positions stay fresh."""
         self._heartbeats += 1
+        self._frames.expire()
         part = self._heartbeats % HEARTBEAT_PARTS
         self.groups.keep_alive(part, HEARTBEAT_PARTS)
         if part == 0:
