@@ -288,6 +288,23 @@ async def test_what_memory_does_not_have_comes_from_the_origin(both: Pair, sql: 
             assert (event.event, event.json()["reason"]) == ("reset", reason)
 
 
+async def test_what_several_streams_have_missed_comes_from_the_origin_once(both: Pair, sql: asyncpg.Connection) -> None:
+    """The first one has it read into memory, for all of them."""
+    async with listen(both.edge, "/notes/stream/") as source:
+        begin = (await ready(source)).id
+        await write(sql, 40)
+        await fence(sql)
+        expected = await to_fence(source)
+    both.feed._clear(both.feed.tick)
+    with mock.patch.object(both.feed, "_piece", side_effect=both.feed._piece) as pieces:
+        async with AsyncExitStack() as stack:
+            sources = [
+                await stack.enter_async_context(listen(both.edge, "/notes/stream/", last_id=begin)) for _ in range(5)
+            ]
+            assert [await to_fence(source) for source in sources] == [expected] * 5
+    assert pieces.call_count == 1
+
+
 async def test_an_edge_that_starts_has_what_its_origin_has_in_memory(both: Pair, sql: asyncpg.Connection) -> None:
     """So clients that come back after its restart need nothing of the origin."""
     async with listen(both.edge, "/notes/stream/") as source:
