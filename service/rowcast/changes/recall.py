@@ -71,9 +71,7 @@ class Recall:
             self._reading.cancel()
 
     def _is_near(self, after: Position) -> bool:
-        start = self._memory.oldest
-        distance = start.tick - after.tick
-        return after.epoch == start.epoch and distance <= RECALL_MAX_TICKS and after.sort_key > self._too_far
+        return self._memory.oldest.tick - after.tick <= RECALL_MAX_TICKS and after.sort_key > self._too_far
 
     def _forget(self, _: asyncio.Task[bool]) -> None:
         self._reading = None
