@@ -589,6 +589,18 @@ async def test_the_host_of_a_request_is_that_of_the_edge(both: Pair, line: str, 
         assert f"Location: http://{host or f'127.0.0.1:{client.port}'}/notes/" in answer
 
 
+async def test_a_target_without_a_path_is_not_found(both: Pair) -> None:
+    """``OPTIONS *`` is about a server as a whole, of which there is nothing to say."""
+    for client in (both.origin, both.edge):
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 404")
+        assert b'"not_found"' in answer
+
+
 async def test_another_history_resets_the_streams_of_the_edge(both: Pair, sql: asyncpg.Connection) -> None:
     """With the reason, and from a position that they go on from. Those with rows end, since only the origin has rows."""
     read, forked = Origin.read, asyncio.Event()

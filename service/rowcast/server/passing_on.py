@@ -20,7 +20,7 @@ from yarl import URL
 
 from rowcast.changes.origin import CONNECT_TIMEOUT_SECONDS
 from rowcast.database.absent import NeedsDatabase
-from rowcast.errors import BadGateway, Unavailable
+from rowcast.errors import BadGateway, NotFound, Unavailable
 from rowcast.identity.authentication import redeemed_header
 from rowcast.identity.proxies import FORWARDED, NAMES, header_of
 from rowcast.identity.tickets import TICKET_PARAMETER
@@ -223,8 +223,10 @@ async def _copied(http: web.Request, answer: aiohttp.ClientResponse) -> web.Stre
 
 
 def _address(origin: URL, http: web.Request) -> URL:
-    """The address of a request at the origin; without a ticket that has been redeemed."""
+    """The address of a request at the origin; without a ticket that has been redeemed. ``NotFound`` for a target without a path."""
     asked = http.rel_url.relative() if http.rel_url.absolute else http.rel_url
+    if not asked.raw_path.startswith("/"):  # OPTIONS *
+        raise NotFound("There is nothing at this address.")
     if redeemed_header(http) is not None:
         asked = asked.without_query_params(TICKET_PARAMETER)
     return URL(str(origin) + str(asked), encoded=True)
