@@ -50,18 +50,18 @@ class Recall:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._reading: asyncio.Task[bool] | None = None
-        self._too_far = (-1, 0)  # there is too much after this position
+        self._reading: asyncio.Task[bool] | None = None  # the last one
+        self._too_far = (0, -1)  # after so many jumps, there may be too much after this tick
 
     async def reach(self, after: Position) -> bool:
         """Have everything after a position in memory, if it is near enough. Returns whether it is."""
         while after.sort_key < self._memory.oldest.sort_key:
             if not self._is_near(after):
                 return False
-            if self._reading is None:
+            if self._reading is None or self._reading.done():
                 self._reading = spawn(self._read(Position(after.epoch, after.tick)), "recall")
-                self._reading.add_done_callback(self._forget)
-            if not await asyncio.shield(self._reading):
+            too_far = self._too_far
+            if not await asyncio.shield(self._reading) and too_far == self._too_far:
                 return False
         return True
 
@@ -71,10 +71,13 @@ class Recall:
             self._reading.cancel()
 
     def _is_near(self, after: Position) -> bool:
-        return self._memory.oldest.tick - after.tick <= RECALL_MAX_TICKS and after.sort_key > self._too_far
+        memory = self._memory
+        return memory.oldest.tick - after.tick <= RECALL_MAX_TICKS and (memory.jumps, after.tick) > self._too_far
 
-    def _forget(self, _: asyncio.Task[bool]) -> None:
-        self._reading = None
+    def _note_too_far(self, first: Position) -> None:
+        """Try nothing again but what is less than half as far as this: however many positions clients have, few are tried."""
+        half = (self._memory.oldest.tick - first.tick) // 2
+        self._too_far = max(self._too_far, (self._memory.jumps, first.tick + half))
 
     async def _read(self, after: Position) -> bool:
         """Read everything from the end of a tick to what is in memory. Returns whether that was possible."""
@@ -93,7 +96,7 @@ class Recall:
                     events += len(batch.events)
                     size += batch.size
                     if size > RECALL_MAX_BYTES or not memory.has_room(events, size):
-                        self._too_far = max(self._too_far, first.sort_key)
+                        self._note_too_far(first)
                         return False
             if after is begun or jumps != memory.jumps:
                 return False

@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
 from time import monotonic
 from typing import Any, Final
 
@@ -36,6 +35,7 @@ from rowcast.changes.standbys import position_on_standby
 from rowcast.changes.ticks import Tick
 
 ROWS_NEEDED_SECONDS: Final = 60.0  # after the last stream has ended
+READ_AT_ONCE_BYTES: Final = 256 << 10  # of the ring, about
 SNAPSHOT_MAX_AGE_SECONDS: Final = 60.0  # of a statement whose snapshot can still be turned into a position
 
 _logger = structlog.get_logger(__name__)
@@ -211,17 +211,28 @@ class Tail(ABC):
         jumps = self.jumps
         while after.sort_key < self.head.sort_key:
             if after.sort_key >= self.oldest.sort_key:
-                first = bisect_right(self._ring, after.sort_key, key=lambda batch: batch.end.sort_key)
-                for batch in tuple(islice(self._ring, first, None)):
+                for batch in self._next_in_memory(after):
                     yield batch.after(after)
                     after = batch.end
-            elif not await self._recall.reach(after):
+            elif not await self._recall.reach(after) and jumps == self.jumps:
                 async with contextlib.aclosing(self._read_log(after, self.head)) as batches:
                     async for batch in batches:
                         yield batch
                         after = batch.end
             if jumps != self.jumps:
                 raise Reset(Reason.FORKED)
+
+    def _next_in_memory(self, after: Position) -> list[Batch]:
+        """The next batches after a position in the ring: a few, since a reader with a slow client keeps them while the ring goes on."""
+        first = bisect_right(self._ring, after.sort_key, key=lambda batch: batch.end.sort_key)
+        found: list[Batch] = []
+        size = 0
+        for place in range(first, len(self._ring)):
+            found.append(self._ring[place])
+            size += found[-1].size
+            if size > READ_AT_ONCE_BYTES:
+                break
+        return found
 
     @abstractmethod
     async def _check_log(self, position: Position) -> Reason | None:
