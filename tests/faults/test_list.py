@@ -176,7 +176,7 @@ async def test_readers_that_stop_reading(run: Run, open_client: Open, sql: async
     assert resident(server.pid) - before < 150 << 20
     for reader, writer in readers[:5]:
         reader._transport.resume_reading()  # type: ignore[attr-defined]
-        received = b""
+        received = bytearray()
         while received.count(b'"INSERT"') < 20 * 51:
             received += await asyncio.wait_for(reader.read(1 << 16), 20)
         writer.close()

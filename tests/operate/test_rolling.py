@@ -7,7 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,12 @@ class Requesters:
     def __init__(self, url: str) -> None:
         self.answers: Counter[str] = Counter()  # by method and status, or the error
         self._url = url
+        self._stopping = False
         self._tasks = [asyncio.create_task(self._run()) for _ in range(REQUESTERS)]
 
     async def _run(self) -> None:
         async with aiohttp.ClientSession() as session:
-            while True:
+            while not self._stopping:
                 made = await self._ask(session, "POST", "notes/", {"text": "x", "owner_id": 1})
                 row = f"notes/{made.get('id')}/"
                 await self._ask(session, "PATCH", row, {"text": "a", "done": True})
@@ -77,11 +78,10 @@ class Requesters:
         await until(lambda: self.answers.total() >= target, 60)
 
     async def stop(self) -> None:
-        """End after the request that each has begun."""
-        for task in self._tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        """End when each row has been deleted: what is cut off may be done later, while rows are compared."""
+        self._stopping = True
+        async with asyncio.timeout(60):
+            await asyncio.gather(*self._tasks)
 
 
 @asynccontextmanager

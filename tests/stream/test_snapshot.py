@@ -95,7 +95,7 @@ async def test_snapshot_that_nobody_reads_takes_no_memory(serve: Serve, sql: asy
         reader, writer = await asyncio.open_connection(client.host, client.port, limit=1024)
         before = tracemalloc.get_traced_memory()[0]
         writer.write(b"GET /pages/stream/?snapshot=true HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
-        received = await reader.read(1)
+        received = bytearray(await reader.read(1))
         gc.collect()
         assert tracemalloc.get_traced_memory()[0] - before < 12 << 20
     finally:
