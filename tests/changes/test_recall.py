@@ -109,6 +109,16 @@ async def test_memory_keeps_its_bounds(database: Database) -> None:
     assert feed.oldest == feed.head
 
 
+async def test_memory_that_is_full_is_left_as_it_is(database: Database) -> None:
+    """Nothing is read that could not be kept."""
+    await database.ticker()
+    full = await database.watch(events=1)
+    watch = await write(database)
+    await until(lambda: full.feed.head.sort_key >= watch.feed.head.sort_key)
+    assert await read(full.feed, watch.positions[0]) == expected(watch, watch.positions[0])
+    assert full.feed.history.reads[PRIMARY] == 1
+
+
 async def test_changes_meanwhile_are_not_lost(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither those that memory gets at its end while its beginning is read, nor those that it forgets."""
     await database.ticker()

@@ -13,6 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from rowcast.changes import recall
 from rowcast.changes.feed import Feed
 from rowcast.changes.history import PRIMARY
 from rowcast.changes.ticker import Ticker
@@ -37,6 +38,12 @@ def reads_of(client: Client) -> tuple[int, int]:
     """How often the standby and the primary were asked for a part of the log."""
     reads = feed_of(client).history.reads
     return reads[only(client).name], reads[PRIMARY]
+
+
+@pytest.fixture(autouse=True)
+def no_recall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stream reads the log alone, whatever fits into memory."""
+    monkeypatch.setattr(recall, "RECALL_MAX_TICKS", 0)
 
 
 @pytest.fixture

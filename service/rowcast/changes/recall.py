@@ -72,7 +72,8 @@ class Recall:
 
     def _is_near(self, after: Position) -> bool:
         memory = self._memory
-        return memory.oldest.tick - after.tick <= RECALL_MAX_TICKS and (memory.jumps, after.tick) > self._too_far
+        is_near = memory.oldest.tick - after.tick <= RECALL_MAX_TICKS and (memory.jumps, after.tick) > self._too_far
+        return is_near and memory.has_room(1, 1)
 
     def _note_too_far(self, first: Position) -> None:
         """Try nothing again but what is less than half as far as this: however many positions clients have, few are tried."""
