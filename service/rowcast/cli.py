@@ -5,7 +5,6 @@ Commands are imported when they run, so ``rowcast version`` and ``rowcast --help
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Mapping
 from importlib import import_module
@@ -15,7 +14,7 @@ from typing import Any, Final
 import click
 
 from rowcast import __version__
-from rowcast.garbage import no_collection
+from rowcast.garbage import kept
 
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # name → module of rowcast.commands, and the help line
     "adopt": ("adopting", "Write a resource file for each table of an existing database."),
@@ -56,10 +55,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
-        with no_collection():
+        with kept():
             module = import_module(f"rowcast.commands.{COMMANDS[cmd_name][0]}")
             import_module("rowcast.commands.logs").configure_logs()
-            gc.freeze()
         command: click.Command = getattr(module, cmd_name)
         return command
 

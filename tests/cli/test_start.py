@@ -1,9 +1,15 @@
-"""What ``rowcast serve`` loads before it is ready."""
+"""What ``rowcast serve`` loads and looks at before it is ready."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, write_config
 
 NOT_AT_START = (
     "alembic",
@@ -18,6 +24,30 @@ NOT_AT_START = (
     "sqlalchemy.orm",
     "watchfiles",
 )
+RESOURCES = {"notes": "fields: {text: {type: text}}"}
+SERVE_UNTIL_READY = """
+import os, signal
+import click
+from rowcast.cli import main
+
+BEFORE
+echo = click.echo
+
+def stop_when_ready(message, **options):
+    if "is ready on" in message:
+        WHEN_READY
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        echo(message, **options)
+
+click.echo = stop_when_ready
+main()
+"""
+NOTE_COLLECTIONS = """
+import gc
+looked_at = [0]
+gc.callbacks.append(lambda phase, _: looked_at.append(len(gc.get_objects())) if phase == "start" else None)
+"""
 
 
 def test_serving_loads_no_library_that_it_may_never_need() -> None:
@@ -25,3 +55,25 @@ def test_serving_loads_no_library_that_it_may_never_need() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "rowcast.server.app" in loaded
     assert not {name for name in NOT_AT_START if name in loaded}
+
+
+def serve_until_ready(directory: Path, url: str, *, before: str, when_ready: str) -> str:
+    """What a service prints that runs some code before its command, and some when it is ready, and then stops."""
+    write_config(directory / "config", RESOURCES)
+    code = SERVE_UNTIL_READY.replace("BEFORE", before).replace("WHEN_READY", when_ready)
+    command = [
+        sys.executable, "-c", code, "serve", "--config", str(directory / "config"), "--database-url", url, "--port", "0"
+    ]  # fmt: skip
+    environment = {**os.environ, "ROWCAST_DATA": str(directory / "data")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.tables(RESOURCES)
+def test_the_collector_never_looks_at_what_the_service_is_made_of(tmp_path: Path, database_url: str) -> None:
+    """Modules, configuration and application are more than 100,000 objects: to look at them once takes 50 ms and more."""
+    report = "echo(f'{max(looked_at)} {gc.get_freeze_count()}')"
+    printed = serve_until_ready(tmp_path, database_url, before=NOTE_COLLECTIONS, when_ready=report)
+    looked_at, kept = map(int, printed.split())
+    assert kept > 50_000
+    assert 0 < looked_at < kept / 10

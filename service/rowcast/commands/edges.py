@@ -10,6 +10,7 @@ from aiohttp import web
 from rowcast.commands.common import CONFIG, load_configuration, upstream
 from rowcast.commands.serving import HOST, PORT, WORKERS, check_address, ignore_hangup, open_admin, run
 from rowcast.configuration.load import Configuration
+from rowcast.garbage import kept
 from rowcast.server.debug import check_debug
 from rowcast.server.edge import create_edge
 from rowcast.server.log_entries import set_level
@@ -37,7 +38,8 @@ def edge(config: Path, upstream: str, host: str | None, port: int | None, worker
             check_debug(configuration, f"{configuration.files[''].location(('server', 'debug'))}: debug")
         return configuration
 
-    configuration = read()
+    with kept():
+        configuration = read()
     server = configuration.settings.server
     set_level(configuration.settings.log.level)
     check_address(server)

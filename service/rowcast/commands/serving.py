@@ -28,7 +28,7 @@ from rowcast.configuration.load import Configuration
 from rowcast.configuration.load import read as read_files
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
-from rowcast.garbage import keep_pauses_short
+from rowcast.garbage import keep_pauses_short, kept
 from rowcast.server.app import create_app
 from rowcast.server.checking import check_configuration
 from rowcast.server.debug import DebugRefused, check_debug, in_debug
@@ -114,7 +114,8 @@ def _serve_and_watch(read: Callable[[], Configuration], config: Path, *, migrate
 
 def _serve_from(read: Callable[[], Configuration], files: Files | None, *, migrate: bool) -> None:
     """Serve until a signal, beginning with the configuration that is read now; with ``files``, which follows changes."""
-    configuration = read()
+    with kept():
+        configuration = read()
     server = configuration.settings.server
     set_level(configuration.settings.log.level)
     check_address(server)
@@ -197,7 +198,8 @@ def check_address(server: Server) -> None:
 
 
 async def _set_up(configuration: Configuration, source: Source) -> Runner:
-    runner = Runner(source.make(configuration, False), configuration.settings.server)
+    with kept():
+        runner = Runner(source.make(configuration, False), configuration.settings.server)
     await runner.setup()
     return runner
 

@@ -127,7 +127,7 @@ class Reloader:
             _logger.exception("reload_failed")
         else:
             retiring = self._runner.answer_with(runner)
-            retiring.add_done_callback(lambda _: keep_pauses_short())
+            retiring.add_done_callback(lambda _: keep_pauses_short(replaced=True))
             self.configuration = configuration
             runner.app[READINESS].config = {"state": "applied", "at": at}
             self._applied.set()

@@ -28,7 +28,7 @@ from rowcast.changes.connection import cancel
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
-from rowcast.garbage import keep_pauses_short
+from rowcast.garbage import keep_pauses_short, kept
 from rowcast.server.admin import Admin
 from rowcast.server.http import Runner
 from rowcast.server.reload import Reloader, Source, log_outcome
@@ -131,7 +131,8 @@ class _Workers(BaseApplication):  # type: ignore[misc]
     async def _runner(self) -> Runner:
         """Make the application, which reports to the parent when it is ready, and ends the worker if it cannot start."""
         try:
-            app = self._source.make(self._configuration, False)
+            with kept():
+                app = self._source.make(self._configuration, False)
         except ConfigurationError as error:
             await self._give_up(error)
             raise
