@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -51,7 +51,7 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def every_lookup(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def every_lookup(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Sequence[str]]:
     """Each field with every lookup that suits it."""
     return {name: lookups_of(FIELD_TYPES[each["type"]].kind) for name, each in fields.items()}
 
@@ -63,7 +63,7 @@ def every_aggregate(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, list[s
 
 
 _NUMBERS = lookups_of(Kind.NUMBER)
-COMPUTED: dict[str, list[str]] = {
+COMPUTED: dict[str, Sequence[str]] = {
     **{f"{name}__{part}": _NUMBERS for name in ("datetime", "date") for part in ("year", "week", "weekday")},
     "datetime__date": lookups_of(Kind.MOMENT), "datetime__hour": _NUMBERS, "time__hour": _NUMBERS,
     "words__len": _NUMBERS, "amounts__len": _NUMBERS,

@@ -87,6 +87,12 @@ async def test_the_router_finds_what_that_of_aiohttp_finds(
         assert repr(found.route.resource) == repr(expected.route.resource)
 
 
+def test_a_path_that_has_a_variable_twice_is_refused_at_once() -> None:
+    """Although the patterns of most paths are compiled when they are needed."""
+    with pytest.raises(ValueError, match="redefinition"):
+        Router().add_route("*", "/tasks/{id:[^/]+}/notes/{id:[^/]+}", nothing)
+
+
 async def test_an_application_for_a_domain_comes_first() -> None:
     app = web.Application()
     app._router = Router()

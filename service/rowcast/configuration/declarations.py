@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final, TypeVar
 from zoneinfo import available_timezones
 
@@ -100,6 +101,7 @@ _OF_SETS = _OF_VALUES - {"order"}  # values that hold others
 _OF_KIND: Final[Mapping[Kind, frozenset[str]]] = {Kind.RELATIONS: _OF_ALL, Kind.RELATION: _OF_COLUMNS}
 
 
+@cache
 def options_of(type_: str) -> frozenset[str]:
     """The names of the options that a field of this type takes."""
     field_type = FIELD_TYPES[type_]
@@ -201,22 +203,18 @@ class _FieldReader:
         options = {option: value for option, value in self.values.items() if value is not None or option == "default"}
         if "generated" in options:
             options["read_only"] = True
+        options["sent_key"] = bool(options.get("primary_key") and options.get("required"))
+        options.setdefault("required", not (options.get("null") or options.get("read_only") or self._is_filled()))
+        options.setdefault("blank", options.get("default") == "")
         field = make_field(self.name, options.pop("type"), **options)
-        if field.json == "string":
-            field = with_strings(field)
-        optional = field.null or field.read_only or self._filled(field)
-        return replace(
-            field,
-            sent_key=field.primary_key and options.get("required", False),
-            required=options.get("required", not optional),
-            blank=options.get("blank", options.get("default") == ""),
-        )
+        return with_strings(field) if field.json == "string" else field
 
-    def _filled(self, field: Field) -> bool:
+    def _is_filled(self) -> bool:
         """Whether a new row has a value of this field although no client sends one."""
-        generated = field.primary_key and field.field_type.kind in (Kind.UUID, Kind.NUMBER)
-        auto = field.auto_now or field.auto_now_add
-        return "default" in self.written or auto or generated or field.field_type.kind is Kind.RELATIONS
+        kind = self.field_type.kind
+        generated = self.values.get("primary_key") and kind in (Kind.UUID, Kind.NUMBER)
+        auto = self.values.get("auto_now") or self.values.get("auto_now_add")
+        return bool("default" in self.written or auto or generated or kind is Kind.RELATIONS)
 
     def _check_options(self) -> None:
         for option in self.raw.keys() & FIELD_OPTIONS.keys() - self.valid:
@@ -254,6 +252,8 @@ class _FieldReader:
     def _read_values(self) -> None:
         """Convert min, max, choices and default to the JSON form of their type, and check each by those before it."""
         typed = {name: self.values.pop(name) for name in ("min", "max", "choices", "default") if name in self.values}
+        if not typed:
+            return
         element = declared_values.item_field(self._field())
         limits: dict[str, Any] = {}
         for option in ("min", "max"):
@@ -304,7 +304,7 @@ class _FieldReader:
         for first, second in _TOGETHER:
             if first in self.written and second not in self.written:
                 self._report(first, AboutKey(f"{first!r} also needs {second!r}"))
-        if self.values.get("required") is False and not (field.null or field.read_only or self._filled(field)):
+        if self.values.get("required") is False and not (field.null or field.read_only or self._is_filled()):
             self._report("required", "false needs a default, or null: true")
         if self.values.get("on_delete") == "set_null" and not field.null:
             self._report("on_delete", "set_null needs null: true")

@@ -207,7 +207,7 @@ def _combine(
     wrong = {name: _wrong_options(one, draft, lost, rates, problems) for name, one in by_name.items()}
     unsound = {one.resource.name for one, *_ in clashes} | {name for name, one in by_name.items() if not one.sound}
     resources = Resources({name: _with_options(one, draft, wrong[name]) for name, one in by_name.items()})
-    return resources, _sound(by_name, unsound, wrong, lost)
+    return resources, _sound(by_name, unsound, wrong, lost) if unsound else resources
 
 
 def _sound(
@@ -247,7 +247,7 @@ def _with_options(one: Declaration, draft: Resources, wrong: Collection[str]) ->
 
 def _option_problems(one: Declaration, draft: Resources) -> Iterator[tuple[Steps, str]]:
     """The problems of the viewset's options that can be found without its class."""
-    actions = () if ":" not in one.options.get(viewset_options.CLASS, "") else None
+    actions = () if viewset_options.is_checked_when_read(one.options) else None
     yield from viewset_options.check(draft, one.resource.name, one.options, actions)
 
 

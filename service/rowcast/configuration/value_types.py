@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final, TypeAlias
 
-from marshmallow import RAISE, Schema, ValidationError, fields, post_load
+from marshmallow import RAISE, Schema, ValidationError, fields, missing, post_load
 from marshmallow.utils import is_collection
 
 from rowcast.configuration.permission_expression import CLASS_NAME, permission_tree
@@ -135,6 +135,21 @@ class Section(Schema):
             return data
         return type(self).builds(**{name: value for name, value in data.items() if value is not None})  # type: ignore[misc]
 
+    def load_valid(self, data: Mapping[str, Any]) -> Any:
+        """What ``load`` makes of a mapping without mistakes, in a third of its time; ``missing`` if there are any."""
+        if not data.keys() <= self.fields.keys():
+            return missing
+        values = {}
+        try:
+            for name, value_type in self.fields.items():
+                if name in data:
+                    values[name] = value_type.deserialize(data[name], name, data)
+                elif value_type.required:
+                    return missing
+            return self.build(values)
+        except ValidationError:
+            return missing
+
     def handle_error(self, error: ValidationError, data: Any, *, many: bool, **_: Any) -> None:
         """Report unknown keys, each with the nearest valid one."""
         if isinstance(data, Mapping) and isinstance(error.messages, dict):
@@ -155,6 +170,11 @@ class Nested(fields.Nested):
 
     def __init__(self, inner: Section, *, null: bool = False) -> None:
         super().__init__(inner, allow_none=null)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, *args: Any, **kwargs: Any) -> Any:
+        assert isinstance(self.schema, Section)
+        found = self.schema.load_valid(value) if isinstance(value, Mapping) else missing
+        return super()._deserialize(value, attr, data, *args, **kwargs) if found is missing else found
 
     def json_schema(self) -> JsonSchema:
         """An object, or null if that is allowed."""

@@ -104,6 +104,8 @@ class Problems:
 
     def keys(self, document: Document, *path: str) -> set[str]:
         """The keys of the mapping at a path of the document with which something is wrong, ``""`` for the mapping itself."""
+        if not self._found:
+            return set()
         found, length = set(), len(path)
         for places in (document.keys, document.values):
             for at, place in places.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -138,9 +139,12 @@ def derived_names(source: Field) -> tuple[str, ...]:
     """The names of the values that follow from a field."""
     if source.field_type.kind is Kind.ARRAY:
         return (LENGTH,)
-    return tuple(name for name, part in PARTS.items() if source.type in part.of) + tuple(
-        path for path, _ in source.paths
-    )
+    return _parts_of(source.type) + tuple(path for path, _ in source.paths)
+
+
+@cache
+def _parts_of(type_: str) -> tuple[str, ...]:
+    return tuple(name for name, part in PARTS.items() if type_ in part.of)
 
 
 def derive(source: Field, name: str) -> Derived | None:

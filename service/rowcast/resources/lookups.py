@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -200,9 +201,10 @@ def split_part(path: str, lookup: str) -> tuple[str, str]:
     return (f"{path}__{part}", after or "exact") if part in PARTS or part == LENGTH else (path, lookup)
 
 
-def lookups_of(kind: Kind) -> list[str]:
+@cache
+def lookups_of(kind: Kind) -> tuple[str, ...]:
     """The names of the lookups for a kind of field, in the order of the table."""
-    return [name for name in LOOKUP_NAMES if (kind, name) in LOOKUPS]
+    return tuple(name for name in LOOKUP_NAMES if (kind, name) in LOOKUPS)
 
 
 def split_lookup(resources: Resources, resource: str, name: str) -> tuple[Path, str, str]:

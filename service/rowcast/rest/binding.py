@@ -32,7 +32,7 @@ from rowcast.rest.filters import can_highlight
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.introspection import has_users_code, is_ours, near_misses, overridden_methods, owner_of
 from rowcast.rest.pagination import BasePagination, NoPagination, PageNumberPagination
-from rowcast.rest.plan import ModelPlan, Service, ViewPlan, policy_instances
+from rowcast.rest.plan import FindCall, ModelPlan, Service, ViewPlan, policy_instances
 from rowcast.rest.rendering import READ_PARAMETERS
 from rowcast.rest.request import names_in
 from rowcast.rest.serializer_rules import check_serializers, check_serializers_of_action
@@ -113,7 +113,7 @@ def plan_plain(
         viewset=cls,
         attributes={**options, **_policy_attributes(policies)},
         overridden=overridden,
-        call=_calls(cls, _key_part(cls, initkwargs)),
+        call=_calls(service, cls, _key_part(cls, initkwargs)),
         config=config,
         acts_as_caller=service.store.database.acts_as_callers,
         checks_initial=_has_code_before_actions(policies, overridden),
@@ -156,12 +156,14 @@ def _key_part(cls: type[ViewSet], options: Mapping[str, Any]) -> str:
     return options.get(LOOKUP_URL_KWARG, cls.lookup_url_kwarg) or "id"
 
 
-def _calls(cls: type[ViewSet], key: str) -> Any:
+def _calls(service: Service, cls: type[ViewSet], key: str) -> FindCall:
+    """How the methods of a class are called; resources without a class of their own share what is found out."""
+
     @cache
     def call(action: str, parts: tuple[str, ...]) -> Call:
         return call_of(cls, action, parts, key if key in parts else None)
 
-    return call
+    return service.calls.setdefault((cls, key), call)
 
 
 # --- viewsets over a resource
@@ -239,7 +241,7 @@ def _plan_model(
             "model": row_model,
         },
         overridden=overridden,
-        call=_calls(cls, _key_part(cls, options)),
+        call=_calls(service, cls, _key_part(cls, options)),
         allowed_parameters=with_parameters(cls, options, resource, _allowed_parameters(filters, paginator)),
         highlights=can_highlight(filters),
         acts_as_caller=as_callers,
@@ -330,7 +332,7 @@ def _projections(service: Service, resource: Resource, related: tuple[str, ...])
 
     @lru_cache(maxsize=CACHED_PROJECTIONS)
     def shown_with(shown: Projection, paths: tuple[str, ...]) -> Projection:
-        return expand(resources, shown, paths, service.projections())
+        return expand(resources, shown, paths, service.projections()) if paths else shown
 
     def default_projection(serializer: Serializer) -> Projection:
         own = serializer.related
@@ -480,9 +482,10 @@ def _checked(
             found[name] = viewset_options.read(name, value)
         except ValueError as error:
             problems.append(f"{name}: {error}")
-    extra = [function.__name__ for function in cls.get_extra_actions()]
-    for path, message in viewset_options.check(resources, resource.name, {**found, **config}, extra):
-        problems.append(f"{'.'.join(map(str, path))}: {message}")
+    if found or not viewset_options.is_checked_when_read(resource.options):
+        extra = [function.__name__ for function in cls.get_extra_actions()]
+        for path, message in viewset_options.check(resources, resource.name, {**found, **config}, extra):
+            problems.append(f"{'.'.join(map(str, path))}: {message}")
     if problems:
         raise ConfigurationError("\n".join(f"{cls.__module__}.{cls.__name__}.{problem}" for problem in problems))
     classes = {name: value for name, value in values.items() if name in CLASS_OPTIONS}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
@@ -41,6 +41,7 @@ from rowcast.rest.serializers import Serializer
 from rowcast.rest.signatures import Call
 from rowcast.streams.hub import Hub
 
+FindCall: TypeAlias = Callable[[str, tuple[str, ...]], Call]
 DIFFERS: Final = "it is declared otherwise at the origin"
 """The reason why an edge passes on a stream, for as long as its configuration is not that of its origin."""
 
@@ -81,6 +82,8 @@ class Service:
     why_passed_on: Callable[[ModelPlan], str | None] = lambda _: None  # the reason why an edge does not send a stream
     hooks: Hooks = field(default_factory=lambda: Hooks((), State()))  # the functions of the config directory
     handler_plans: WeakKeyDictionary[Any, ViewPlan] = field(default_factory=WeakKeyDictionary)
+    extra_actions: dict[type[Any], Sequence[Any]] = field(default_factory=dict)  # of a class, found once, by name
+    calls: dict[tuple[type[Any], str], FindCall] = field(default_factory=dict)  # of a class and the name of its key
 
     def plan_of(self, handler: Any, viewset: type[Any], initkwargs: Mapping[str, Any]) -> ViewPlan:
         """The plan of a handler that ``as_view`` made of a class, planned at its first request."""
@@ -164,7 +167,7 @@ class ViewPlan:
     throttle_classes: Sequence[type[BaseThrottle]]
     overridden: frozenset[str]
     acts_as_caller: bool = False
-    call: Callable[[str, tuple[str, ...]], Call]
+    call: FindCall
     allowed_parameters: Mapping[str, frozenset[str]]  # action → the query parameters that it reads
     config: Mapping[str, Any] = field(default_factory=dict)  # the options of the config
     checks_initial: bool = False  # the user's code runs before the action, in permissions and the like

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -67,11 +67,11 @@ def routes(prefix: str, plan: ViewPlan, basename: str) -> Iterator[Route]:
 
     ``ConfigurationError`` if a handler cannot be called at its address.
     """
-    base, viewset = f"/{prefix}", plan.viewset
+    base = f"/{prefix}"
     key = plan.attribute("lookup_url_kwarg") or "id"
     pattern = plan.attribute("lookup_value_regex")
     one = f"{base}/{{{key}:{pattern}}}" if pattern else f"{base}/{{{key}}}"
-    extra = sorted(viewset.get_extra_actions(), key=lambda function: function.__name__)
+    extra = _extra_actions(plan)
     streams = has_stream(plan)
     found = [_standard(plan, base, f"{basename}-list", basename, detail=False, suffix="List")]
     if streams:
@@ -106,6 +106,14 @@ def routes(prefix: str, plan: ViewPlan, basename: str) -> Iterator[Route]:
             for action in route.actions.values():
                 route.plan.call(action, parts)  # raises the ConfigurationError
             yield route
+
+
+def _extra_actions(plan: ViewPlan) -> Sequence[Any]:
+    found = plan.service.extra_actions.get(plan.viewset)
+    if found is None:
+        found = sorted(plan.viewset.get_extra_actions(), key=lambda function: function.__name__)
+        plan.service.extra_actions[plan.viewset] = found
+    return found
 
 
 def _standard(plan: ViewPlan, path: str, label: str, basename: str, *, detail: bool, suffix: str) -> Route | None:

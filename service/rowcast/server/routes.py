@@ -104,10 +104,11 @@ def _plan_of_resource(
     if not issubclass(viewset, GenericViewSet):
         yield from _plain_plan(service, viewset, file, resource, options, problems)
         return
-    extra = [function.__name__ for function in viewset.get_extra_actions()]
-    for path, message in viewset_options.check(service.resources, resource.name, resource.options, extra):
-        if path[0] in ("allowed_actions", "excluded_actions"):  # the other options were checked without the class
-            problems.at(file, ("viewset", *path), message)
+    if not viewset_options.is_checked_when_read(resource.options):
+        extra = [function.__name__ for function in viewset.get_extra_actions()]
+        for path, message in viewset_options.check(service.resources, resource.name, resource.options, extra):
+            if path[0] in ("allowed_actions", "excluded_actions"):  # the other options were checked without the class
+                problems.at(file, ("viewset", *path), message)
     _check_columns(file, resource, options, problems)
     if not problems:
         with noting(problems, location):
