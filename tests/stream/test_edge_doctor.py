@@ -42,8 +42,8 @@ def wire() -> Iterator[Wire]:
     """A bus in this process, which is that of every ``stream.relay``."""
     made = Wire(5)
     with ExitStack() as stack:
-        for module in ("app", "edge_doctor"):
-            stack.enter_context(mock.patch(f"rowcast.server.{module}.open_bus", side_effect=lambda _: made.bus()))
+        for module in ("changes.relay", "server.edge_doctor"):
+            stack.enter_context(mock.patch(f"rowcast.{module}.open_bus", side_effect=lambda _: made.bus()))
         yield made
 
 

@@ -17,8 +17,9 @@ import asyncpg
 import jwt
 import pytest
 
+from rowcast.changes.connection import OriginLost
 from rowcast.changes.edge_feed import EdgeFeed
-from rowcast.changes.origin import KEY_HEADER, LOG, SNAPSHOT, STATE, TOKEN, Origin, OriginLost
+from rowcast.changes.origin import KEY_HEADER, LOG, SNAPSHOT, STATE, TOKEN, Origin
 from rowcast.changes.position import Position
 from rowcast.changes.tail import Reason, Reset
 from rowcast.configuration.load import Configuration
@@ -125,7 +126,7 @@ async def both(database_url: str, tmp_path: Path) -> AsyncIterator[Pair]:
 def wire() -> Iterator[Wire]:
     """A bus in this process, which is that of every ``stream.relay``."""
     made = Wire(3)
-    with mock.patch("rowcast.server.app.open_bus", side_effect=lambda _: made.bus()):
+    with mock.patch("rowcast.changes.relay.open_bus", side_effect=lambda _: made.bus()):
         yield made
 
 

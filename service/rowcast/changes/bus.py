@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 BUS_TIMEOUT_SECONDS: Final = 2.0  # for connecting, and for one message to leave
 
+FED_POLL_SECONDS: Final = 30.0  # between looks at the database of a node that is fed by the relay
 MESSAGE_MAX_BYTES: Final = 1 << 20  # of the relay's messages, whatever a bus takes
 
 Receive = Callable[[bytes], None]

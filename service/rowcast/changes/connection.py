@@ -24,6 +24,10 @@ LISTEN_RETRY_SECONDS: Final = 60.0  # with a connection that gets no notificatio
 _logger = structlog.get_logger(__name__)
 
 
+class OriginLost(ConnectionError):
+    """The origin of an edge cannot be reached, or does not answer as it should."""
+
+
 class Reconnecting(ABC):
     """A background task with a connection of its own; if that is lost, the task goes on with a new one.
 

@@ -20,11 +20,12 @@ from typing import Final
 
 import structlog
 
-from rowcast.changes.connection import RECONNECT_SECONDS, cancel
+from rowcast.changes.bus import FED_POLL_SECONDS
+from rowcast.changes.connection import RECONNECT_SECONDS, OriginLost, cancel
 from rowcast.changes.events import Batch
-from rowcast.changes.origin import End, Origin, OriginLost, OriginState
+from rowcast.changes.origin import End, Origin, OriginState
 from rowcast.changes.position import Position, Snapshot
-from rowcast.changes.relay import FED_POLL_SECONDS, Relay
+from rowcast.changes.relay import Relay
 from rowcast.changes.tail import Reason, Reset, Tail
 from rowcast.changes.ticks import Tick
 from rowcast.database.absent import NeedsDatabase

@@ -16,11 +16,12 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from rowcast.changes import sql, ticks
+from rowcast.changes.bus import FED_POLL_SECONDS
 from rowcast.changes.connection import RECONNECT_SECONDS, Reconnecting
 from rowcast.changes.coordination import TICK_CHANNEL
 from rowcast.changes.epochs import Epoch, read_epochs
@@ -28,13 +29,15 @@ from rowcast.changes.events import Batch
 from rowcast.changes.history import History
 from rowcast.changes.position import Position, Snapshot
 from rowcast.changes.reader import Pruned, prepare_session, read_batches
-from rowcast.changes.relay import FED_POLL_SECONDS, Relay
 from rowcast.changes.state import LogState, read_state
 from rowcast.changes.tail import Reason, Reset, Tail
 from rowcast.changes.ticks import Tick
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.tasks import Supervisor
+
+if TYPE_CHECKING:
+    from rowcast.changes.relay import Relay
 
 POLL_MIN_SECONDS: Final = 0.002  # between polls, without notifications
 POLL_MAX_SECONDS: Final = 0.250

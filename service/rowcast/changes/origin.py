@@ -17,6 +17,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from rowcast.changes.connection import OriginLost
 from rowcast.changes.events import Batch
 from rowcast.changes.position import Position, Snapshot
 from rowcast.changes.relay_messages import FORMAT, RelayKey, pack, unpack
@@ -42,10 +43,6 @@ _FRAME: Final = struct.Struct(">cI")
 _BATCH: Final = b"B"
 _END: Final = b"E"
 _RESET: Final = b"R"
-
-
-class OriginLost(ConnectionError):
-    """The origin cannot be reached, or does not answer as it should."""
 
 
 @dataclass(frozen=True, slots=True)

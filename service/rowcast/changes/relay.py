@@ -43,7 +43,6 @@ from rowcast.tasks import Supervisor
 BEAT_SECONDS: Final = 0.25  # between two beats of a leader
 SILENCE_SECONDS: Final = 1.0  # of the leader, after which it feeds nobody
 LATE_SECONDS: Final = 3.0  # since the leader looked at the log, after which its messages are dropped
-FED_POLL_SECONDS: Final = 30.0  # between looks at the database of a node that is fed
 INBOX_BYTES: Final = 16 << 20  # of batches that have arrived, and wait for the feed
 OUTBOX_BYTES: Final = 16 << 20  # of batches that wait to be sent
 FAREWELL_SECONDS: Final = 1.0  # for what waits to be sent when the relay stops

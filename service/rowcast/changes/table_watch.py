@@ -14,8 +14,8 @@ from typing import Final
 
 import structlog
 
+from rowcast.changes.bus import FED_POLL_SECONDS
 from rowcast.changes.feed import Feed
-from rowcast.changes.relay import FED_POLL_SECONDS
 from rowcast.changes.trigger_sync import qualified_names
 from rowcast.database.connection import Connect
 from rowcast.database.errors import DRIVER_ERRORS

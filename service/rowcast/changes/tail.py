@@ -23,16 +23,18 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from rowcast.changes.events import Batch
 from rowcast.changes.position import POSITION_MAX_LENGTH, WITH_SNAPSHOT, Position, Snapshot
 from rowcast.changes.recall import Recall
-from rowcast.changes.relay import Relay
 from rowcast.changes.standbys import position_on_standby
 from rowcast.changes.ticks import Tick
+
+if TYPE_CHECKING:
+    from rowcast.changes.relay import Relay
 
 ROWS_NEEDED_SECONDS: Final = 60.0  # after the last stream has ended
 READ_AT_ONCE_BYTES: Final = 256 << 10  # of the ring, about

@@ -31,23 +31,26 @@ import random
 from collections.abc import Mapping
 from enum import Enum, auto
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from rowcast.changes import retention, ticks
+from rowcast.changes.bus import FED_POLL_SECONDS
 from rowcast.changes.checks import sequence_is_ordered
 from rowcast.changes.connection import SAFETY_POLL_SECONDS, Reconnecting, session
 from rowcast.changes.coordination import GATE_OPEN, GATE_SHUT, LEADER_TABLE, WAKE_CHANNEL, set_gate
 from rowcast.changes.epochs import current_epoch
 from rowcast.changes.reader import prepare_session
-from rowcast.changes.relay import FED_POLL_SECONDS, Relay
 from rowcast.changes.retention import PARTITIONS_KEPT
 from rowcast.database.connection import Connect, Connection
 from rowcast.database.errors import DRIVER_ERRORS
 from rowcast.database.table_lock import keep_lock, lock_holder, try_lock_table
 from rowcast.errors import ConfigurationError
 from rowcast.tasks import Supervisor
+
+if TYPE_CHECKING:
+    from rowcast.changes.relay import Relay
 
 POLL_MIN_SECONDS: Final = 0.002
 POLL_MAX_SECONDS: Final = 0.020

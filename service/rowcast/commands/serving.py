@@ -30,7 +30,6 @@ from rowcast.configuration.settings import Server
 from rowcast.errors import ConfigurationError
 from rowcast.garbage import keep_pauses_short, kept
 from rowcast.server.app import create_app
-from rowcast.server.checking import check_configuration
 from rowcast.server.debug import DebugRefused, check_debug, in_debug
 from rowcast.server.http import Runner
 from rowcast.server.log_entries import set_level
@@ -156,6 +155,8 @@ def run(
 @CONFIG
 def check(config: Path) -> None:
     """Validate a config directory, with the Python that it names, without a database."""
+    from rowcast.server.checking import check_configuration
+
     found = read_files(config, environ=os.environ, sections=())
     for line in check_configuration(found):
         click.echo(line)

@@ -59,10 +59,8 @@ class CallerSettings:
     default_role: str | None
 
     @classmethod
-    def of_settings(cls, settings: Settings) -> CallerSettings | None:
-        """Those of a configuration; ``None`` if statements run as the service's own role, without settings."""
-        if not settings.has_callers:
-            return None
+    def of_settings(cls, settings: Settings) -> CallerSettings:
+        """Those of a configuration that has callers."""
         return cls(tuple(settings.session.items()), settings.role_claim, settings.roles, settings.default_role)
 
     def caller(self, user: Any) -> Caller:

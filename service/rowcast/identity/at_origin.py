@@ -6,7 +6,8 @@ import base64
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from rowcast.changes.origin import TICKET, TOKEN, TOKENS, Origin, OriginLost
+from rowcast.changes.connection import OriginLost
+from rowcast.changes.origin import TICKET, TOKEN, TOKENS, Origin
 from rowcast.database.pool import Database
 from rowcast.errors import Unavailable
 from rowcast.identity.tickets import TicketStore

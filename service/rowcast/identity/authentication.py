@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aiohttp import web
 
-from rowcast.changes.origin import Origin
 from rowcast.configuration.settings import Auth
 from rowcast.database.pool import Database
 from rowcast.errors import ApiError, AuthenticationFailed, NotAuthenticated, ParseError, PermissionDenied, TokenExpired
-from rowcast.identity.at_origin import OriginTickets, OriginTokens
 from rowcast.identity.protocols import Request
 from rowcast.identity.tickets import TICKET_PARAMETER, TICKET_PATTERN, TicketStore
 from rowcast.identity.tokens import TOKEN_PREFIX, TokenStore
 from rowcast.identity.users import Clock, Credentials, User
 
 if TYPE_CHECKING:
+    from rowcast.changes.origin import Origin
     from rowcast.identity.jwt import JwtVerifier
 
 BEARER_CHALLENGE: Final = 'Bearer realm="rowcast"'
@@ -71,8 +70,11 @@ class Identity:
         self, settings: Auth, database: Database, *, clock: Clock = time.time, origin: Origin | None = None
     ) -> None:
         self._clock = clock
-        self.tokens = TokenStore(database, clock) if origin is None else OriginTokens(origin, database, clock)
-        self.tickets = TicketStore(database) if origin is None else OriginTickets(origin, database)
+        self.tokens, self.tickets = TokenStore(database, clock), TicketStore(database)
+        if origin is not None:
+            from rowcast.identity.at_origin import OriginTickets, OriginTokens
+
+            self.tokens, self.tickets = OriginTokens(origin, database, clock), OriginTickets(origin, database)
         self.jwt: JwtVerifier | None = None
         if settings.jwt is not None:
             from rowcast.identity.jwt import JwtVerifier

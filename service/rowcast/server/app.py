@@ -11,14 +11,11 @@ from aiohttp import web
 
 from rowcast.changes.cache import Cache, CountingCache
 from rowcast.changes.feed import Feed
-from rowcast.changes.origin import Origin
-from rowcast.changes.relay import Relay, open_bus
 from rowcast.changes.tail import Tail
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Database as DatabaseSettings
 from rowcast.configuration.settings import Settings
 from rowcast.configuration.yaml import Problems, SourceLocation
-from rowcast.database.caller import CallerDatabase, CallerSettings
 from rowcast.database.pool import Database
 from rowcast.garbage import no_collection
 from rowcast.hooks import STATE, Hooks, State, hooks_in
@@ -38,7 +35,7 @@ from rowcast.rest.routers import Route
 from rowcast.rest.stream_queries import stream_queries
 from rowcast.rest.stream_tickets import PREFIX as TICKETS
 from rowcast.rest.stream_tickets import ticket_handler
-from rowcast.server import assets, console, edge_answers, health
+from rowcast.server import assets, console, health
 from rowcast.server.access_log import log_requests
 from rowcast.server.active_requests import limit_active
 from rowcast.server.cors import cors
@@ -48,7 +45,6 @@ from rowcast.server.importer import Importer
 from rowcast.server.lifecycle import DatabaseLifecycle, Lifecycle
 from rowcast.server.middleware import REQUESTS, Requests, add_headers, errors
 from rowcast.server.policies import unscoped_streams
-from rowcast.server.replication import make_replicas
 from rowcast.server.router import Router
 from rowcast.server.routes import named_classes, noting, plan_routes, register
 from rowcast.server.short_way import SHORT_WAY, ShortWay
@@ -61,6 +57,8 @@ from rowcast.streams.traffic import Traffic
 from rowcast.tasks import Supervisor
 
 if TYPE_CHECKING:
+    from rowcast.changes.origin import Origin
+    from rowcast.changes.relay import Relay
     from rowcast.server.metrics import Metrics
     from rowcast.server.tracing import Traces
 
@@ -152,7 +150,10 @@ def create_app(
     tickets = ticket_handler(service)
     for path in (f"/{TICKETS}", f"/{TICKETS}/"):
         app.router.add_route("*", path, tickets)
-    edge_answers.register(app, configuration, service, bound.identity)
+    if settings.stream.edge_key is not None:
+        from rowcast.server import edge_answers
+
+        edge_answers.register(app, configuration, service, bound.identity, settings.stream.edge_key)
     if service.replicas is not None:
         app.middlewares.append(remember_writers(service, service.replicas))
     observe(app, configuration, service, lifecycle, metrics, find_traces)
@@ -278,8 +279,11 @@ def bind(
 
 def _pool(settings: DatabaseSettings) -> Callable[..., Database]:
     """What makes a pool of connections."""
-    callers = CallerSettings.of_settings(settings)
-    return Database if callers is None else partial(CallerDatabase, callers=callers)
+    if not settings.has_callers:
+        return Database
+    from rowcast.database.caller import CallerDatabase, CallerSettings
+
+    return partial(CallerDatabase, callers=CallerSettings.of_settings(settings))
 
 
 def _on_database(settings: Settings, store: Store, pool: Callable[..., Database]) -> Backing:
@@ -312,6 +316,8 @@ def _service(
     database = store.database
     relay = None
     if settings.stream.relay is not None:
+        from rowcast.changes.relay import Relay, open_bus
+
         with noting(problems, configuration.files[""].location(("stream", "relay"), key=True)):
             relay = Relay(open_bus(settings.stream.relay), supervisor)
     feed = backing.feed(relay, supervisor)
@@ -324,6 +330,8 @@ def _service(
     auth, stream = settings.auth, settings.stream
     replicas = None
     if settings.database.replicas and isinstance(feed, Feed):
+        from rowcast.server.replication import make_replicas
+
         replicas = make_replicas(settings.database, store, backing.pool, feed, cache, supervisor)
     return Service(
         settings=settings,

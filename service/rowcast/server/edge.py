@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
-from rowcast.changes.connection import cancel
+from rowcast.changes.connection import OriginLost, cancel
 from rowcast.changes.edge_feed import EdgeFeed
-from rowcast.changes.origin import End, Origin, OriginLost, OriginState
+from rowcast.changes.origin import End, Origin, OriginState
 from rowcast.changes.relay import Relay
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.yaml import Problems

@@ -50,11 +50,10 @@ _MEMBERS: Final = frozenset(("after", "until", "wait", "position", "digest", "id
 _MALFORMED: Final = "The request of the edge is malformed."
 
 
-def register(app: web.Application, configuration: Configuration, service: Service, identity: Identity) -> None:
-    """Add the addresses for edges, if the settings have a key for them."""
-    key = configuration.settings.stream.edge_key
-    if key is None:
-        return
+def register(
+    app: web.Application, configuration: Configuration, service: Service, identity: Identity, key: str
+) -> None:
+    """Add the addresses for edges that have a key."""
     answers = _Answers(configuration, service, identity)
     handlers: Mapping[str, Callable[[Mapping[str, str]], Awaitable[Any]]] = {
         STATE: answers.state,

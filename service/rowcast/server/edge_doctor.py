@@ -11,7 +11,8 @@ from typing import Final
 
 from rowcast import __version__
 from rowcast.changes.bus import BusLost
-from rowcast.changes.origin import TOKEN, End, Origin, OriginLost, OriginState
+from rowcast.changes.connection import OriginLost
+from rowcast.changes.origin import TOKEN, End, Origin, OriginState
 from rowcast.changes.position import Position
 from rowcast.changes.relay import open_bus
 from rowcast.changes.relay_messages import NotGenuine, RelayKey, decode

@@ -9,8 +9,8 @@ import asyncpg
 import structlog
 
 from rowcast.changes import checks
+from rowcast.changes.connection import OriginLost
 from rowcast.changes.install import install, read_secret
-from rowcast.changes.origin import OriginLost
 from rowcast.changes.trigger_sync import log_reset, suspend_triggers, sync_triggers
 from rowcast.configuration.load import Configuration
 from rowcast.configuration.settings import Settings
