@@ -15,7 +15,7 @@ import asyncpg
 from rowcast.changes import sql
 from rowcast.changes.connection import session
 from rowcast.changes.coordination import lock_installation
-from rowcast.changes.triggers import WAKE_TICKER, create_function, qualified, triggers
+from rowcast.changes.triggers import WAKE_TICKER, create_function, logged_tables, qualified, triggers
 from rowcast.database.connection import Connect, Connection
 from rowcast.errors import ConfigurationError
 from rowcast.migrations.inheritance import find_parts
@@ -203,9 +203,7 @@ async def qualified_names(connect: Connect, tables: Tables) -> list[str]:
     """The tables of the resources and of their links, as quoted SQL identifiers with their schemas."""
     async with session(connect) as connection:
         schemas = await _schemas(connection, tables)
-        return [
-            qualified(trigger.table, schemas) for trigger in triggers(tables, schemas) if trigger.operation == "insert"
-        ]
+        return [qualified(table, schemas) for table in logged_tables(tables)]
 
 
 async def _has_rows(connection: Connection, relation: str) -> bool:

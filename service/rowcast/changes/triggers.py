@@ -127,6 +127,18 @@ def triggers(
                 yield Trigger(link_table(resource, field), operation, name, body)
 
 
+def logged_tables(tables: Tables) -> Iterator[str]:
+    """The tables that have triggers: those of the resources, and of the links that their rows show."""
+    for resource in tables.resources.values():
+        if not resource.view:
+            yield resource.table
+            yield from (link_table(resource, field) for field in _shown_links(resource))
+
+
+def _shown_links(resource: Resource) -> list[Field]:
+    return [field for field in resource.links.values() if not field.write_only]
+
+
 def qualified(table: str, schemas: Mapping[str, str]) -> str:
     """The table as a quoted SQL identifier with its schema."""
     return f"{quote_identifier(schemas[table])}.{quote_identifier(split_table(table)[1])}"
@@ -171,7 +183,7 @@ class _ResourceTriggers:
         self._name = quote_literal(resource.name)
         references = [field for field in resource.fields.values() if field.field_type.kind is Kind.RELATION]
         self._cascades = nulled or (len(references) > 1 and any(field.on_delete == "set_null" for field in references))
-        self.lists = [field for field in resource.links.values() if not field.write_only]
+        self.lists = _shown_links(resource)
         self._row = cache(self._make_row)  # the bodies have some rows in common, each with an expression per column
 
     def bodies(self) -> Iterator[tuple[str, str]]:
