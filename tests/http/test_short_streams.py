@@ -7,13 +7,15 @@ import re
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import structlog
 
+from rowcast.changes.events import Batch
+from rowcast.changes.position import Position
 from rowcast.server.middleware import REQUESTS
 from rowcast.server.short_streams import LAST_CHUNK
 
@@ -337,3 +339,37 @@ async def test_a_client_that_resets_its_connection_is_no_failure(run: Run, heade
         await until(lambda: not hub.subscribers)
     assert +hub.open_streams.closed == {"client": 1}
     assert "stream_failed" not in [log["event"] for log in logs]
+
+
+@pytest.mark.parametrize("headers", [b"", AS_ALWAYS])
+async def test_nothing_is_read_for_a_client_that_has_left(
+    service: Service, headers: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It catches up, and nothing that it has missed is sent to it, so no write shows that it has gone."""
+    hub, ticks = service.service.hub, 20
+    async with connected(service) as client:
+        (_, ready) = await begun(client, "/notes/stream/", headers)
+        begin = re.search(rb"id: ([\d-]+)", ready)[1]  # type: ignore[index]
+        for number in range(ticks):
+            await service.sql.execute("INSERT INTO notes VALUES ($1, 1, 'a')", number)
+            await chunk(client)
+    await until(lambda: not hub.subscribers)
+    read, left, found = hub.feed.read, asyncio.Event(), 0
+
+    async def read_slowly(after: Position) -> AsyncGenerator[Batch, None]:
+        nonlocal found
+        async for batch in read(after):
+            found += 1
+            yield batch
+            if found == 1:
+                await left.wait()
+
+    monkeypatch.setattr(hub.feed, "read", read_slowly)
+    async with connected(service) as client:
+        await begun(client, f"/notes/stream/?tenant=2&last_event_id={begin.decode()}", headers)
+        await until(lambda: found > 0)
+        (connection,) = service.client.server.handler.connections
+    await until(lambda: connection.transport is None)
+    left.set()
+    await until(lambda: not hub.subscribers)
+    assert found == 2

@@ -347,6 +347,8 @@ class Hub:
             if time.monotonic() - turn > CATCH_UP_SECONDS:
                 await asyncio.sleep(0)
                 turn = time.monotonic()
+            if subscriber.gone:  # which no write shows while nothing is sent
+                return
             seen_snapshot = subscriber.position.snapshot
             position = batch.end.with_snapshot(remaining(seen_snapshot, batch))
             try:
