@@ -142,7 +142,11 @@ async def read_from(
 ) -> Client:
     """A service that is read from the replica, once that has some ``rows``: the SQL that makes them."""
     client = await serve(resources, settings_of(pair, **options), url=pair.url)
-    await pair.sql.execute(rows)
+    async with pair.sql.transaction():
+        await pair.sql.execute(rows)
+        written = await pair.sql.fetchval("SELECT pg_current_xact_id_if_assigned()::text::bigint")
+    if written is not None:  # what the feed has not delivered would drop from memory what is read now
+        await until(lambda: client.app[SERVICE].feed.has_delivered(written))
     await pair.replayed()
     await until_read(client)
     return client
