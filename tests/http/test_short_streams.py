@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import struct
@@ -58,9 +59,13 @@ TAKEN = (
     "?fields=id,text&tenant=1",
     "?last_event_id=1-1-0",
     "?last_event_id=x",
+    "?snapshot=true",
+    "?snapshot=false",
+    "?snapshot=true&tenant=1&fields=id",
+    "?snapshot=true&last_event_id=x",
 )
 NOT_TAKEN = (
-    "?tenant=x", "?tenent=1", "?fields=x", "?text__regex=a", "?text__regex=(", "?snapshot=true", "?snapshot=maybe", "?expand=",
+    "?tenant=x", "?tenent=1", "?fields=x", "?text__regex=a", "?text__regex=(", "?snapshot=maybe", "?expand=",
     "?expand=x", "?ticket=x", "?tenant=1&tenant=2", "?text=%ff", "?last_event_id=%ff", "#x",
 )  # fmt: skip
 HEADERS = (
@@ -153,6 +158,80 @@ async def test_callers_without_rights_are_refused_as_always(service: Service, ta
         async with connected(service) as client:
             assert await begun(client, "/own/stream/", caller) == as_always
     assert any(taken)
+
+
+async def ticket(service: Service, headers: bytes) -> str:
+    """A ticket for the caller with these headers."""
+    async with connected(service) as client:
+        client.writer.write(b"POST /stream-ticket/ HTTP/1.1\r\n%b%bContent-Length: 0\r\n\r\n" % (HOST, headers))
+        async with asyncio.timeout(30):
+            header = await client.reader.readuntil(b"\r\n\r\n")
+            assert header.startswith(b"HTTP/1.1 201"), header
+            length = int(re.search(rb"Content-Length: (\d+)", header)[1])  # type: ignore[index]
+            return str(json.loads(await client.reader.readexactly(length))["ticket"])
+
+
+async def test_a_ticket_opens_one_stream(service: Service, taken: list[bool]) -> None:
+    """The second time it is refused; what it stood for holds for a stream that is passed on, too."""
+    found = await ticket(service, bearer(tenant=1))
+    taken.clear()
+    async with connected(service) as client, connected(service) as again:
+        (lines, _) = await begun(client, f"/own/stream/?ticket={found}")
+        assert lines[0] == b"HTTP/1.1 200 OK"
+        assert taken == [True]
+        (lines, _) = await begun(again, f"/own/stream/?ticket={found}")
+        assert lines[0] == b"HTTP/1.1 401 Unauthorized"
+    for query, status in (
+        ("tenent=1", b"400"),
+        ("snapshot=maybe", b"400"),
+        ("snapshot=true", b"200"),
+        ("expand=x", b"400"),
+    ):
+        found = await ticket(service, bearer(tenant=1))
+        async with connected(service) as client:
+            (lines, _) = await begun(client, f"/own/stream/?ticket={found}&{query}")
+            assert lines[0].split()[1] == status, query
+    found = await ticket(service, bearer(tenant=1))
+    async with connected(service) as client:
+        (lines, _) = await begun(client, f"/own/stream/?ticket={found}", bearer(tenant=1))
+        assert lines[0] == b"HTTP/1.1 401 Unauthorized"
+
+
+async def test_streams_that_begin_with_rows_are_taken(service: Service, taken: list[bool]) -> None:
+    """They have all rows and then the changes; too many rows are refused as always; one that resumes has no rows."""
+    await service.sql.execute("INSERT INTO own SELECT n, n % 2, 'a' FROM generate_series(1, 4) n")
+    async with connected(service) as client, connected(service) as other:
+        (_, block) = await begun(client, "/own/stream/?snapshot=true&fields=id", bearer(tenant=1))
+        assert b'event: snapshot\ndata: {"resource":"own","rows":[{"id":1},{"id":3}]}' in block
+        ready = await chunk(client)
+        assert b"event: ready" in ready
+        position = re.search(rb"id: (\S+)", ready)[1].decode()  # type: ignore[index]
+        await service.sql.execute("INSERT INTO own VALUES (5, 1, 'a'), (6, 0, 'a')")
+        assert re.findall(rb'"id":(\d+)', await chunk(client)) == [b"5"] * 2
+        (_, block) = await begun(other, f"/own/stream/?snapshot=true&last_event_id={position}", bearer(tenant=1))
+        assert b"event: ready" in block
+        assert re.findall(rb'"id":(\d+)', await chunk(other)) == [b"5"] * 2
+        await service.sql.execute("TRUNCATE own")
+        for each in (client, other):
+            assert b"truncated" in await chunk(each)
+    assert taken == [True] * 2
+    await until(lambda: service.service.hub.subscribers == 0)
+
+
+async def test_too_many_rows_are_refused_as_always(run: Run, taken: list[bool]) -> None:
+    """Nothing of the response has been sent then, and the stream no longer counts."""
+    notes = {**RESOURCES["notes"], "viewset": {**RESOURCES["notes"]["viewset"], "page_size": 1, "max_page_size": 1}}
+    service = await run({"notes": notes}, SETTINGS)
+    await service.sql.execute("INSERT INTO notes SELECT n, 1, 'a' FROM generate_series(1, 101) n")
+    as_always = await expected(service, "/notes/stream/?snapshot=true", b"")
+    assert as_always[0][0].startswith(b"HTTP/1.1 400")
+    async with connected(service) as client:
+        assert await begun(client, "/notes/stream/?snapshot=true") == as_always
+        (lines, block) = await begun(client, "/notes/stream/?snapshot=true&tenant=2")
+        assert lines[0] == b"HTTP/1.1 200 OK"
+        assert b"event: ready" in block
+        assert service.service.hub.subscribers == 1
+    await until(lambda: service.service.hub.subscribers == 0)
 
 
 def sending() -> list[str]:

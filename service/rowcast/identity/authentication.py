@@ -137,6 +137,7 @@ BUILT_IN: Final = frozenset({TokenAuthentication, JWTAuthentication})
 
 _SENT: Final = web.RequestKey("authorization", tuple)
 _TICKET: Final = web.RequestKey("ticket", tuple)  # what it stands for
+Redeemed: TypeAlias = tuple[str, str] | None  # the scheme and the credentials that a ticket has stood for
 
 
 def authorization(request: Request) -> tuple[str, str] | None:
@@ -213,6 +214,17 @@ def check_size_of_query(http: web.Request) -> None:
     """
     if http.rel_url.raw_query_string.count("&") >= PARAMETERS_MAX:
         raise ParseError(f"There are more than {PARAMETERS_MAX} parameters.", code="invalid_parameter")
+
+
+def redeemed(http: web.Request) -> Redeemed:
+    """What the ticket of a request has stood for; ``None`` if none was redeemed."""
+    return http.get(_TICKET)
+
+
+def take_redeemed(http: web.Request, found: Redeemed) -> None:
+    """Let a request need no ticket that another one of the same message has redeemed."""
+    if found is not None:
+        http[_TICKET] = found
 
 
 async def redeem_ticket(http: web.Request) -> None:

@@ -18,11 +18,12 @@ from rowcast.identity.throttling import caller_of
 from rowcast.identity.tickets import TICKET_PARAMETER
 from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
+from rowcast.rest.direct_streams import SNAPSHOT_MAX_PAGES, wants_snapshot
 from rowcast.rest.generic import GenericViewSet
 from rowcast.rest.plan import SERVICE, ModelPlan, Service, new_view
 from rowcast.rest.request import Request
 from rowcast.rest.routers import has_stream
-from rowcast.rest.stream_action import SNAPSHOT_MAX_PAGES, check_ticket, last_position, subscription_of, wants_snapshot
+from rowcast.rest.stream_action import check_ticket, last_position, subscription_of
 from rowcast.streams.subscription import Subscription, Subscriptions
 
 PARAMETERS: Final = ("resources", "snapshot", "last_event_id", "access_token", "ticket")

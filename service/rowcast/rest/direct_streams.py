@@ -11,9 +11,11 @@ from typing import Final, TypeAlias
 from weakref import WeakValueDictionary
 
 from rowcast.errors import ApiError, ParseError
+from rowcast.identity.tickets import TICKET_PARAMETER, TICKET_PATTERN
 from rowcast.query.conditions import Comparison, Condition, Query
 from rowcast.query.matching import inexact_columns, patterns, routing_key
 from rowcast.resources.actions import STREAM
+from rowcast.resources.types import make_field
 from rowcast.rest.declared_scope import EVERYTHING, CallerScope
 from rowcast.rest.filter_groups import GROUP_PARAMETER, values_in
 from rowcast.rest.filters import FieldFilter
@@ -23,7 +25,9 @@ from rowcast.rest.scope import rows_of_caller
 from rowcast.rest.serializers import Serializer
 from rowcast.streams.subscription import Subscription, Subscriptions
 
-DECIDED: Final = frozenset({"expand", "snapshot", "ticket"})  # the parameters about which more has to be decided
+CREDENTIALS: Final = frozenset({"access_token", TICKET_PARAMETER})  # in the parameters of a stream
+SNAPSHOT: Final = make_field("snapshot", "boolean")
+SNAPSHOT_MAX_PAGES: Final = 100  # times max_page_size: the most rows of a snapshot
 
 PRIVATE_PARAMETERS: Final = ("access_token", "ticket", "last_event_id")  # which differ by connection
 STREAM_VALUES_MAX: Final = 1000  # of a filter by __in
@@ -49,7 +53,7 @@ class DirectStreams:
 
     def find(self, params: Mapping[str, str], scope: CallerScope = EVERYTHING) -> Subscriptions | None:
         """What a stream with these parameters shows a caller; ``None`` if more than data decide, or it has to be refused."""
-        if not DECIDED.isdisjoint(params):
+        if not self.may_take(params):
             return None
         public = [name for name in params if name not in PRIVATE_PARAMETERS]
         key = scope.conditions, tuple([text for name in sorted(public) for text in (name, params[name])])
@@ -62,6 +66,21 @@ class DirectStreams:
             if found is not None:
                 self._open[key] = found
         return found
+
+    def may_take(self, params: Mapping[str, str]) -> bool:
+        """Whether data alone may decide about a stream with these parameters. A filter may have the name of the ticket's."""
+        ticket = params.get(TICKET_PARAMETER)
+        return "expand" not in params and (
+            ticket is None
+            or (
+                TICKET_PATTERN.fullmatch(ticket) is not None
+                and TICKET_PARAMETER not in self.plan.allowed_parameters.get("list", ())
+            )
+        )
+
+    def limit(self, params: Mapping[str, str]) -> int | None:
+        """The most rows that the stream may begin with; ``None`` if it begins with none. ``ParseError`` for a wrong value."""
+        return self.plan.max_page_size * SNAPSHOT_MAX_PAGES if wants_snapshot(params) else None
 
     def _make(self, params: Mapping[str, str], scope: CallerScope) -> Subscriptions | None:
         plan = self.plan
@@ -78,6 +97,14 @@ class DirectStreams:
             self._watched = watched_names(plan, plan.serializer)
         shown = plain_subscription(plan, plan.serializer, query, params, self._watched)
         return plan.service.hub.shared(Subscriptions([shown]))
+
+
+def wants_snapshot(params: Mapping[str, str]) -> bool:
+    """Whether the stream is to begin with all rows (``?snapshot=true``)."""
+    try:
+        return bool(SNAPSHOT.field_type.parse(SNAPSHOT, params.get("snapshot", "false")))
+    except ValueError as error:
+        raise ParseError(f"snapshot: {error}", code="invalid_parameter") from None
 
 
 def plain_subscription(

@@ -15,11 +15,12 @@ from rowcast.query.conditions import Query
 from rowcast.query.matching import routing_key
 from rowcast.query.tallies import is_exact, tally_form
 from rowcast.resources.actions import AGGREGATE, LIVE, STREAM
+from rowcast.rest.direct_streams import SNAPSHOT_MAX_PAGES, wants_snapshot
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
 from rowcast.rest.request import Request
 from rowcast.rest.scope import list_query
-from rowcast.rest.stream_action import SNAPSHOT_MAX_PAGES, check_filters, check_ticket, last_position, wants_snapshot
+from rowcast.rest.stream_action import check_filters, check_ticket, last_position
 from rowcast.streams.live_groups import LiveGroups, Route
 
 _NO_STREAM: Final = "no_stream"

@@ -33,8 +33,14 @@ from rowcast.query.projection import Projection
 from rowcast.query.store import STORE
 from rowcast.resources.actions import STREAM
 from rowcast.resources.lossless_json import parse
-from rowcast.resources.types import make_field
-from rowcast.rest.direct_streams import PRIVATE_PARAMETERS, bounded_patterns, plain_subscription, watched_names
+from rowcast.rest.direct_streams import (
+    PRIVATE_PARAMETERS,
+    SNAPSHOT_MAX_PAGES,
+    bounded_patterns,
+    plain_subscription,
+    wants_snapshot,
+    watched_names,
+)
 from rowcast.rest.expansion import reading
 from rowcast.rest.plan import ModelPlan
 from rowcast.rest.protocols import ModelView
@@ -54,9 +60,7 @@ from rowcast.streams.subscription import Subscription, Subscriptions
 
 TOKEN_CLAIMS: Final = frozenset({"exp", "iat", "nbf", "jti"})  # of the token rather than of its user
 CONNECTION_HEADERS: Final = frozenset({"authorization", "last-event-id", "x-request-id"})
-SNAPSHOT_MAX_PAGES: Final = 100  # times max_page_size: the most rows of a snapshot
 _AROUND_STREAMS: Final = (STREAM, "dispatch", "finalize_response")  # which may wait for the end of a stream
-SNAPSHOT: Final = make_field("snapshot", "boolean")
 Value = TypeVar("Value")
 _logger = structlog.get_logger(__name__)
 
@@ -210,14 +214,6 @@ def _declared(request: Request, name: str) -> Hashable:
     if name.startswith("header:"):
         return tuple(request.http.headers.getall(name.removeprefix("header:"), ()))
     return repr(caller_value(request.user, name))
-
-
-def wants_snapshot(params: Mapping[str, str]) -> bool:
-    """Whether the stream is to begin with all rows (``?snapshot=true``)."""
-    try:
-        return bool(SNAPSHOT.field_type.parse(SNAPSHOT, params.get("snapshot", "false")))
-    except ValueError as error:
-        raise ParseError(f"snapshot: {error}", code="invalid_parameter") from None
 
 
 def last_position(http: web.Request, params: Mapping[str, str]) -> str | None:

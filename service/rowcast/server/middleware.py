@@ -27,7 +27,7 @@ from rowcast.errors import (
     PayloadTooLarge,
     TooManyResponses,
 )
-from rowcast.identity.authentication import failed
+from rowcast.identity.authentication import Redeemed, failed, take_redeemed
 from rowcast.identity.permissions import SAFE_METHODS
 from rowcast.identity.throttling import RATE_LIMITS, add_rate_limit_headers
 from rowcast.rest.body_memory import BodyMemory
@@ -90,11 +90,12 @@ class Requests:
 class Outcome:
     """What the short way has found for a message that it does not answer itself: nothing, a response, or an error.
 
-    ``begun`` is when it began, in seconds of ``perf_counter``.
+    ``begun`` is when it began, in seconds of ``perf_counter``, and ``redeemed`` what the message's ticket has stood for.
     """
 
     result: web.Response | Exception | None
     begun: float
+    redeemed: Redeemed = None
 
     async def response(self) -> web.StreamResponse:
         """The response, in place of the handler's; raises the error."""
@@ -181,6 +182,7 @@ def _take_outcome(request: web.Request) -> Outcome | None:
     outcome: Outcome | None = getattr(connection, "outcome", None)
     if outcome is not None:
         connection.outcome = None
+        take_redeemed(request, outcome.redeemed)
     return None if outcome is None or outcome.result is None else outcome
 
 

@@ -11,7 +11,8 @@ task. Any other message, what fails, and a caller who is refused are answered as
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Final, TypeAlias
@@ -23,10 +24,10 @@ from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
 from rowcast.configuration.settings import Server
 from rowcast.errors import ApiError, ParseError
-from rowcast.identity.authentication import PARAMETERS_MAX
+from rowcast.identity.authentication import PARAMETERS_MAX, redeemed
 from rowcast.identity.throttling import caller_at, caller_of, client_address
 from rowcast.rest.direct_reading import Target, recognised
-from rowcast.rest.direct_streams import DECIDED, DirectStreams
+from rowcast.rest.direct_streams import CREDENTIALS, DirectStreams
 from rowcast.rest.direct_writing import DirectWrite
 from rowcast.rest.handlers import ways_of
 from rowcast.rest.media_types import JSON
@@ -72,6 +73,16 @@ _TAG: Final = re.compile(rb'(?:W/)?"[0-9A-Za-z-]+"')  # the only form of a condi
 
 Observe: TypeAlias = Callable[[web.AbstractResource | None, str, int, float], None]
 _Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """What a message asks for: a stream of an address with these parameters, after the position that the client has."""
+
+    connection: Connection
+    streams: DirectStreams
+    params: Mapping[str, str]
+    last: str | None
 
 
 class ShortWay:
@@ -258,57 +269,83 @@ class ShortWay:
         if given_twice or not_decoded(params):
             return False
         last = (position or b"").decode("utf-8", "surrogateescape") or params.get("last_event_id")
-        if streams.plan.is_public and not has_credentials and "access_token" not in params:
-            subscriptions = streams.find(params)
-            if subscriptions is None:
-                return False
-            proxies = self._server.trusted_proxies
-            request = connection.request_of(message, b"") if proxies else None
-            caller = caller_at(connection.address) if request is None else f"address:{client_address(request, proxies)}"
-            return self._send_stream(connection, subscriptions, last, caller, ())
+        if not streams.may_take(params):
+            return False
+        asked = _Stream(connection, streams, params, last)
+        if streams.plan.is_public and not has_credentials and CREDENTIALS.isdisjoint(params):
+            return self._takes_public_stream(message, asked)
         request = self._request(message, b"", {}, route, connection)
-        connection.run(self._recognise(Request(request), connection, streams, params, last))
+        connection.run(self._begin_later(asked, self._recognise(asked, Request(request)), request))
         self.requests.active += 1
         return True
 
-    async def _recognise(
-        self,
-        request: Request,
-        connection: Connection,
-        streams: DirectStreams,
-        params: Mapping[str, str],
-        last: str | None,
-    ) -> None:
-        """Send the stream of a caller who has to be recognised first. A caller who is refused is answered as always."""
+    def _takes_public_stream(self, message: RawRequestMessage, asked: _Stream) -> bool:
+        """Send a stream whose caller need not be recognised."""
+        connection, subscriptions = asked.connection, asked.streams.find(asked.params)
+        if subscriptions is None:
+            return False
+        proxies = self._server.trusted_proxies
+        request = connection.request_of(message, b"") if proxies else None
+        caller = caller_at(connection.address) if request is None else f"address:{client_address(request, proxies)}"
+        try:
+            if (limit := asked.streams.limit(asked.params)) is None:
+                return self._send_stream(asked, subscriptions, caller, ())
+        except ApiError:  # raised again where errors are answered
+            return False
+        connection.run(self._begin_later(asked, self._send_with_rows(asked, subscriptions, caller, (), limit)))
+        self.requests.active += 1
+        return True
+
+    async def _begin_later(self, asked: _Stream, sending: Awaitable[bool], request: web.Request | None = None) -> None:
+        """Begin a stream for which something has to be read. What is refused is answered as always, and needs no second ticket."""
         begun, sent = perf_counter(), False
         try:
-            scope = None if not DECIDED.isdisjoint(params) else await recognised(streams.plan, request, stream=True)
-            subscriptions = None if scope is None else streams.find(params, scope)
-            if subscriptions is not None and connection.transport is not None:
-                sent = self._send_stream(connection, subscriptions, last, caller_of(request), (request.auth,))
+            sent = await sending
         except ApiError:  # raised again where errors are answered
             pass
         finally:
             self.requests.ended()
             if not sent:
-                connection.pass_on(Outcome(None, begun))
+                asked.connection.pass_on(Outcome(None, begun, None if request is None else redeemed(request)))
 
-    def _send_stream(
-        self,
-        connection: Connection,
-        subscriptions: Subscriptions,
-        last: str | None,
-        caller: str,
-        auths: Sequence[object],
-    ) -> bool:
+    async def _recognise(self, asked: _Stream, request: Request) -> bool:
+        """Send the stream of a caller who has to be recognised first; ``False`` if it has to be refused."""
+        scope = await recognised(asked.streams.plan, request, stream=True)
+        subscriptions = None if scope is None else asked.streams.find(asked.params, scope)
+        if subscriptions is None or asked.connection.transport is None:
+            return False
+        caller, auths = caller_of(request), (request.auth,)
+        if (limit := asked.streams.limit(asked.params)) is None:
+            return self._send_stream(asked, subscriptions, caller, auths)
+        return await self._send_with_rows(asked, subscriptions, caller, auths, limit)
+
+    def _send_stream(self, asked: _Stream, subscriptions: Subscriptions, caller: str, auths: Sequence[object]) -> bool:
+        """Send a stream that begins without rows; ``False`` if the service is closing. Raises why it may not be opened."""
         hub = self._app[SERVICE].hub
         if hub.closing:
             return False
-        try:
-            hub.admission.admit(caller, subscriptions)
-        except ApiError:  # raised again where errors are answered
+        hub.admission.admit(caller, subscriptions)
+        connection = ShortStream(asked.connection, self.requests.new_id())
+        ConnectionStream(hub, connection, subscriptions, auths, caller).begin(asked.last)
+        return True
+
+    async def _send_with_rows(
+        self, asked: _Stream, subscriptions: Subscriptions, caller: str, auths: Sequence[object], limit: int
+    ) -> bool:
+        """Send a stream that begins with all rows if it cannot resume. Everything that may be refused comes before."""
+        hub = self._app[SERVICE].hub
+        with hub.admission.admit(caller, subscriptions):
+            rows, reason = await hub.first_rows(subscriptions, asked.last, limit)
+        if hub.closing or asked.connection.transport is None:
+            if rows is not None:
+                rows[0].close()
             return False
-        ConnectionStream(hub, ShortStream(connection, self.requests.new_id()), subscriptions, auths, caller).begin(last)
+        connection = ShortStream(asked.connection, self.requests.new_id())
+        stream = ConnectionStream(hub, connection, subscriptions, auths, caller, limit)
+        if rows is None:
+            stream.begin(asked.last)
+        else:
+            stream.begin_with(rows, reason)
         return True
 
     def _request(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from rowcast.changes.position import Position
-from rowcast.streams.hub import Hub
+from rowcast.changes.tail import Reason
+from rowcast.streams.hub import AllRows, Hub
 from rowcast.streams.sse import opening, ready_block
 from rowcast.streams.subscriber import Wire
 from rowcast.streams.subscription import Subscriptions
@@ -32,19 +33,29 @@ class Connection(Wire, Protocol):
 
 
 class ConnectionStream:
-    """One stream, which counts from its beginning to its end. ``begin`` it at once."""
+    """One stream, which counts from its beginning to its end. ``begin`` it at once.
 
-    __slots__ = ("_caller", "_connection", "_held", "_hub", "_subscriber", "_subscriptions", "_task")
+    With a ``limit`` it is sent all rows where it cannot resume, at most so many.
+    """
+
+    __slots__ = ("_caller", "_connection", "_held", "_hub", "_limit", "_subscriber", "_subscriptions", "_task")
 
     def __init__(
-        self, hub: Hub, connection: Connection, subscriptions: Subscriptions, auths: Sequence[object], caller: str
+        self,
+        hub: Hub,
+        connection: Connection,
+        subscriptions: Subscriptions,
+        auths: Sequence[object],
+        caller: str,
+        limit: int | None = None,
     ) -> None:
         self._hub = hub
         self._connection = connection
         self._subscriptions = subscriptions
         self._caller = caller
+        self._limit = limit
         self._task: asyncio.Task[None] | None = None
-        self._subscriber = hub.make_subscriber(connection, hub.feed.head, auths, renews=False)
+        self._subscriber = hub.make_subscriber(connection, hub.feed.head, auths, renews=limit is not None)
         self._held = hub.open_streams.holding(self._subscriber, subscriptions)
         hub.admission.enter(caller)
         self._held.__enter__()
@@ -61,6 +72,10 @@ class ConnectionStream:
                 self._begin_at(position)
                 return
         self._run(self._resume(last))
+
+    def begin_with(self, rows: AllRows, reason: Reason | None) -> None:
+        """Begin with all rows. A ``reason`` is why the client cannot resume."""
+        self._run(self._send_rows(rows, reason))
 
     def _begin_now(self, found: asyncio.Future[Position]) -> None:
         if (error := found.exception()) is None:
@@ -83,18 +98,27 @@ class ConnectionStream:
             self._end(error)
 
     async def _resume(self, last: str) -> None:
+        await self._follow_after(self._hub.begin(self._subscriber, self._subscriptions, last))
+
+    async def _send_rows(self, rows: AllRows, reason: Reason | None) -> None:
+        sending = self._hub.send_rows(self._subscriber, self._subscriptions, rows, reason, opening())
+        del rows  # which ``sending`` has
+        await self._follow_after(sending)
+
+    async def _follow_after(self, beginning: Awaitable[None]) -> None:
         try:
-            await self._hub.begin(self._subscriber, self._subscriptions, last)
+            await beginning
         except BaseException as error:
             if not self._end(error):
                 raise
         else:
+            del beginning
             await self._follow()
 
     async def _follow(self) -> None:
         """Send what is missing, and join the group, or end."""
         try:
-            if await self._hub.reach_head(self._subscriber, self._subscriptions, None):
+            if await self._hub.reach_head(self._subscriber, self._subscriptions, self._limit):
                 self._join()
                 return
         except BaseException as error:

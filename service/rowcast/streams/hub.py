@@ -68,6 +68,7 @@ SNAPSHOTS_READ_AT_ONCE: Final = 2
 CATCH_UP_SECONDS: Final = 0.01  # for which a stream may read what is in memory before others have their turn
 HEARTBEAT_PARTS: Final = 15  # those of ten thousand groups take a quarter of a second, for which changes would wait
 
+AllRows: TypeAlias = tuple[SnapshotRows, Position]  # as of one moment, and the position after it
 _Begin: TypeAlias = Callable[[Subscriber, Subscriptions], Awaitable[None]]
 
 _logger = structlog.get_logger(__name__)
@@ -219,16 +220,14 @@ class Hub:
         limit: int | None,
     ) -> _Begin | None:
         """Send the headers, after everything that may be refused. Returns what begins the stream; ``None`` if there is none."""
-        rows: tuple[SnapshotRows, Position] | None = None
+        rows: AllRows | None = None
         forwarded: ForwardedRows | None = None
         reason = None
         if limit is not None:
-            reason = None if last is None else await self.check_position(last)
-            if last is None or reason is not None:
-                if self._forward is not None:
-                    forwarded = await self._forward(http)
-                else:
-                    rows = await self._read_rows(subscriptions, limit)
+            if self._forward is None:
+                rows, reason = await self.first_rows(subscriptions, last, limit)
+            elif last is None or await self.check_position(last) is not None:
+                forwarded = await self._forward(http)
         gone = False
         try:
             await response.prepare(http)
@@ -244,7 +243,16 @@ class Hub:
             return forwarded.begin
         if rows is None:
             return partial(self.begin, last=last)
-        return partial(self._send_rows, rows=rows, reason=reason, first=opening())
+        return partial(self.send_rows, rows=rows, reason=reason, first=opening())
+
+    async def first_rows(
+        self, subscriptions: Subscriptions, last: str | None, limit: int
+    ) -> tuple[AllRows | None, Reason | None]:
+        """All rows, for a stream that cannot resume, and the reason why; ``ParseError`` for too many."""
+        reason = None if last is None else await self.check_position(last)
+        if last is not None and reason is None:
+            return None, None
+        return await self._read_rows(subscriptions, limit), reason
 
     async def _send(
         self, subscriber: Subscriber, subscriptions: Subscriptions, caller: str, limit: int | None, begin: _Begin
@@ -323,7 +331,7 @@ class Hub:
                 reason = subscriber.begin_resync()
                 with self._leaving(subscriptions) if reason == FAILED else contextlib.nullcontext():
                     rows = await self._read_rows(subscriptions, limit)
-                await self._send_rows(subscriber, subscriptions, rows, reason)
+                await self.send_rows(subscriber, subscriptions, rows, reason)
             try:
                 await self._catch_up(subscriber, subscriptions)
             except Reset as reset:
@@ -387,18 +395,18 @@ class Hub:
 
     # --- all rows
 
-    async def _read_rows(self, subscriptions: Subscriptions, limit: int) -> tuple[SnapshotRows, Position]:
+    async def _read_rows(self, subscriptions: Subscriptions, limit: int) -> AllRows:
         """All rows of the subscriptions as of one moment, and the position after it; ``ParseError`` for too many."""
         async with self._reading_rows:
             head = self.feed.head
             found, snapshot = await read_snapshot(subscriptions, limit)
         return found, self.position_after(head, snapshot)
 
-    async def _send_rows(
+    async def send_rows(
         self,
         subscriber: Subscriber,
         subscriptions: Subscriptions,
-        rows: tuple[SnapshotRows, Position],
+        rows: AllRows,
         reason: str | None,
         first: bytes = b"",
     ) -> None:
