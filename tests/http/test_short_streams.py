@@ -337,6 +337,30 @@ async def test_streams_that_come_together_share_a_statement(service: Service) ->
         client.writer.close()
 
 
+async def test_a_group_outlives_its_snapshot(service: Service) -> None:
+    """Once the log has gone past it, a group without others of its kind goes on; streams that open later join it."""
+    hub = service.service.hub
+    async with connected(service) as first, connected(service) as second, connected(service) as other:
+        await begun(first, "/notes/stream/?tenant=1")
+        await begun(other, "/notes/stream/?tenant=2")
+        await until(lambda: len(hub.groups) == 2)
+        before = set(hub.groups)
+        assert all(group.seen_snapshot is not None for group in before)
+        await service.sql.execute("INSERT INTO notes VALUES (1, 1, 'a')")
+        assert b'"id":1' in await chunk(first)
+        await service.sql.execute("INSERT INTO notes VALUES (2, 1, 'a')")
+        assert b'"id":2' in await chunk(first)
+        assert set(hub.groups) == before
+        assert all(group.seen_snapshot is None for group in before)
+        await begun(second, "/notes/stream/?tenant=1")
+        for number in (3, 4):
+            await service.sql.execute("INSERT INTO notes VALUES ($1, 1, 'a'), ($2, 2, 'a')", number, number + 10)
+            for client, key in ((first, number), (second, number), (other, number + 10)):
+                assert re.findall(rb'"id":(\d+)', await chunk(client)) == [b"%d" % key] * 2
+        assert set(hub.groups) == before
+        assert not hub.groups.to_revisit
+
+
 async def test_addresses_that_proxies_report_are_counted(run: Run, taken: list[bool]) -> None:
     """Each client behind a trusted proxy has the streams of one caller."""
     settings = f"{SETTINGS}server: {{trusted_proxies: 1}}\nstream: {{max_streams_per_caller: 1}}\n"

@@ -95,8 +95,7 @@ class DirectStreams:
             return None
         if self._watched is None:
             self._watched = watched_names(plan, plan.serializer)
-        shown = plain_subscription(plan, plan.serializer, query, params, self._watched)
-        return plan.service.hub.shared(Subscriptions([shown]))
+        return Subscriptions([plain_subscription(plan, plan.serializer, query, params, self._watched)])
 
 
 def wants_snapshot(params: Mapping[str, str]) -> bool:

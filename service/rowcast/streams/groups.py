@@ -103,9 +103,16 @@ class Groups(Collection[Group]):
             self.to_revisit |= {group for group in revisit if group.seen_snapshot is not None or group.waiting}
 
     def _merge(self, group: Group, batch: Batch) -> None:
-        """Move the members of a group whose snapshot no longer matters to the group without a snapshot."""
+        """Move the members of a group whose snapshot no longer matters to the group without a snapshot, or let it be that one."""
+        plain = self._groups.get((group.subscriptions.key, None))
+        if plain is None:
+            del self._groups[_key(group)]
+            group.seen_snapshot = None
+            self._groups[_key(group)] = group
+            if group.waiting:
+                self.revisit(group)
+            return
         self._remove(group)
-        plain = self.of(group.subscriptions, None)
         if plain.phase is Phase.LIVE:
             plain.absorb(group)
         else:
