@@ -24,7 +24,7 @@ from tests.standbys import Standby, until_replayed
 
 from bench import database, load, peers
 from bench.cases import CASES
-from bench.streams import row, table
+from bench.stream_report import row, table
 from rowcast.database.embedded import EmbeddedPostgres
 
 REPLICAS: Final = "ROWCAST_DATABASE_REPLICAS"

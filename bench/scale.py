@@ -32,7 +32,8 @@ import orjson
 from bench import database, peers
 from bench.nodes import COUNTED, RELAY, Bus
 from bench.peers import Server
-from bench.streams import AUTHOR, SPARE, Clients, allow_descriptors, row, subscribers, table
+from bench.stream_report import row, table
+from bench.streams import AUTHOR, SPARE, Clients, allow_descriptors, subscribers
 from rowcast import __version__
 from rowcast.database.embedded import EmbeddedPostgres
 

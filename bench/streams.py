@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import platform
 import re
 import resource
 import signal
@@ -18,13 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib import metadata, util
+from dataclasses import asdict
+from importlib import util
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -32,73 +29,31 @@ import asyncpg
 import click
 import orjson
 
-from bench import database, load, page, peers
+from bench import database, load, paced, page, peers
 from bench.cases import GET, KEY
 from bench.database import PLAIN
 from bench.peers import Server
-from bench.report import commit, machine
-from rowcast import __version__
+from bench.stream_report import (
+    FILTERS,
+    FULL,
+    GETS_PER_SECOND,
+    PACES,
+    Pace,
+    Round,
+    Sending,
+    Subscription,
+    beside_streams,
+    of_bare_sending,
+    of_streams,
+)
 from rowcast.database.embedded import EmbeddedPostgres
 
-FILTERS: Final[Mapping[str, Callable[[int], int]]] = {  # how many different ones subscribers have; a row fits one
-    "all": lambda _count: 1,
-    "a tenth": lambda _count: 10,
-    "one": lambda count: count,
-}
 AUTHOR: Final = KEY.format(1)
 INSERT: Final = f"""INSERT INTO tasks (title, priority, view_count, author_id)
     SELECT n || '@', 'normal', n % $3, '{AUTHOR}' FROM generate_series($1::int, $2) n"""
 WRITERS: Final = 8
 IDLE: Final = 1_000
 SPARE: Final = 200  # descriptors of a process for other things than its streams
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How rows are written: transactions a second, and rows in each."""
-
-    title: str
-    rate: int
-    rows: int = 1
-
-
-PACES: Final = (
-    Pace("1/s", 1),
-    Pace("10/s", 10),
-    Pace("100/s", 100),
-    Pace("10/s of 10 rows", 10, 10),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One pace for some seconds. CPU is in seconds, latencies are in milliseconds."""
-
-    subscribers: int
-    matching: str
-    pace: str
-    number: int
-    deliveries: int
-    seconds: float
-    cpu: float
-    median: float
-    p99: float
-    ticks: int
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """The cost of each subscriber for the service: µs of CPU to connect, KiB from then on, and KiB after all rounds.
-
-    ``statements`` are those of the service for each tick, over all rounds.
-    """
-
-    subscribers: int
-    matching: str
-    cpu: float
-    connected: float
-    after: float
-    statements: float
 
 
 class Clients:
@@ -241,6 +196,39 @@ async def counters(connection: asyncpg.Connection) -> tuple[int, int]:
     return found[0], found[1]
 
 
+# --- the least that sending costs -----------------------------------------------------------------------------------------------------------------
+
+
+async def bare_sending(count: int, rounds: int, seconds: float) -> list[Sending]:
+    """What ``bench.stream_floor`` needs, which only sends."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.stream_floor", str(count),
+        cwd=peers.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    found = []
+    try:
+        port, rows = int(await process.stdout.readline()), round(FULL.rate * seconds)
+        async with subscribers() as clients:
+            await clients.ask("connect", "127.0.0.1", port, ["/"] * count)
+            for number in range(rounds + 1):
+                click.echo(f"{count:,} without a service: round {number} of {rounds}", err=True)
+                await clients.ask("begin")
+                process.stdin.write(orjson.dumps([0, rows, FULL.rate]) + b"\n")
+                begun, cpu = orjson.loads(await process.stdout.readline())
+                if await clients.ask("wait", rows * count, 120) != rows * count:
+                    raise click.ClickException("rows of the bare loop are missing")
+                cuts = quantiles(await clients.ask("latencies", begun), n=100)
+                if number:
+                    found.append(Sending(cpu / rows / count * 1e6, cuts[49], cuts[98]))
+            await clients.ask("disconnect")
+    finally:
+        process.stdin.close()
+        await process.wait()
+    return found
+
+
 # --- requests and writes while streams are open ---------------------------------------------------------------------------------------------------
 
 WRITES: Final = {
@@ -296,6 +284,31 @@ async def request_rates(server: Server, rounds: int, seconds: int) -> dict[str, 
     return found
 
 
+async def paced_requests(
+    url: str, server: Server, counts: Sequence[int], rounds: int, seconds: float
+) -> dict[int, list[float]]:
+    """The ms of requests for a row by its key, a few a second, without streams and while each of many gets every row."""
+    found: dict[int, list[float]] = {count: [] for count in (0, *counts)}
+    connection = await asyncpg.connect(url)
+    async with subscribers() as clients:
+        for count, times in found.items():
+            click.echo(f"requests beside {count:,} streams", err=True)
+            if count:
+                await clients.connect(server, count, 1)
+            writers = Writers([connection], 1)
+            for number in range(rounds + 1):
+                await clients.ask("begin")
+                writing = asyncio.create_task(writers.write(FULL, seconds)) if count else None
+                gets = await paced.gets(server.origin, peers.PATHS["get"], GETS_PER_SECOND, seconds, number)
+                if writing is not None:
+                    await clients.ask("wait", count * len(await writing), 120)
+                if number:
+                    times += gets
+            await clients.ask("disconnect")
+    await connection.close()
+    return found
+
+
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
@@ -316,6 +329,8 @@ def main(
     subscriptions: list[Subscription] = []
     inserts: dict[str, list[float]] = {}
     requests: dict[str, list[tuple[float, float]]] = {}
+    times: dict[int, list[float]] = {}
+    bare: list[Sending] = []
     with ExitStack() as stack:
         directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="rowcast-bench-", ignore_cleanup_errors=True))
@@ -333,10 +348,13 @@ def main(
         if not only_streams:
             with peers.running(rowcast, postgres.url, directory / "service.log") as server:
                 requests = asyncio.run(request_rates(server, rounds, seconds))
+                times = asyncio.run(paced_requests(postgres.url, server, counts, rounds, seconds))
                 inserts = insert_rates(postgres.url, directory, rounds, seconds)
     texts = {"streams": of_streams(version, rounds, seconds, found, subscriptions)}
     if not only_streams:
-        texts["beside"] = beside_streams(rounds, seconds, inserts, requests)
+        bare = asyncio.run(bare_sending(max(counts), rounds, seconds))
+        texts["beside"] = beside_streams(rounds, seconds, inserts, requests, times)
+        texts["bare"] = of_bare_sending(rounds, seconds, max(counts), bare, found)
     print(*texts.values(), sep="\n\n")
     if write:
         for name, text in texts.items():
@@ -344,7 +362,8 @@ def main(
     if file is not None:
         document = {
             "rounds": list(map(asdict, found)), "subscriptions": list(map(asdict, subscriptions)),
-            "inserts": inserts, "requests": requests,
+            "inserts": inserts, "requests": requests, "times": {str(count): each for count, each in times.items()},
+            "bare": list(map(asdict, bare)),
         }  # fmt: skip
         file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
@@ -358,91 +377,6 @@ def allow_descriptors(needed: int) -> None:
             " raise the limit, or request fewer --subscribers"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _conditions(rounds: int, seconds: int) -> str:
-    return (
-        f"{datetime.now(UTC).date()}, commit {commit()}, on {machine()}, with a load average of {os.getloadavg()[1]:.1f} at the end. "
-        f"Medians of {rounds} rounds of {seconds} s."
-    )
-
-
-def of_streams(
-    postgres: str, rounds: int, seconds: int, found: Sequence[Round], subscriptions: Sequence[Subscription]
-) -> str:
-    """What streams cost, as Markdown."""
-    versions = [f"Rowcast {__version__}", f"Python {platform.python_version()}", f"PostgreSQL {postgres}"]
-    versions += [f"{name} {metadata.version(name)}" for name in ("aiohttp", "uvloop", "asyncpg", "orjson")]
-    lines = [
-        _conditions(rounds, seconds), f"{', '.join(versions)}.",
-        "The service is one process; it shares the machine with PostgreSQL (embedded, fsync on), the writers and the subscribers.",
-        "A core is one second of CPU of the service, and its statements are all that it runs, its polls too. Latency is from a commit to",
-        "the bytes at the client.",
-        "",
-    ]  # fmt: skip
-    lines += table("subscribers", "matching", "changes", "deliveries/s", "deliveries/s a core", "CPU %", "median ms",
-                    "p99 ms", "ticks/s", "rows a tick")  # fmt: skip
-    cells: dict[tuple[int, str, str], list[Round]] = {}
-    for one in found:
-        cells.setdefault((one.subscribers, one.matching, one.pace), []).append(one)
-    for (count, matching, pace), own in cells.items():
-        share = count / FILTERS[matching](count)
-        lines.append(row(
-            f"{count:,}", matching, pace,
-            f"{median(one.deliveries / one.seconds for one in own):,.0f}",
-            f"{median(one.deliveries / one.cpu for one in own):,.0f}",
-            f"{median(one.cpu / one.seconds * 100 for one in own):.0f}",
-            f"{median(one.median for one in own):.1f}",
-            f"{median(one.p99 for one in own):.1f}",
-            f"{median(one.ticks / one.seconds for one in own):.1f}",
-            f"{median(one.deliveries / share / one.ticks for one in own):.1f}",
-        ))  # fmt: skip
-    lines += [
-        "",
-        *table("subscribers", "matching", "CPU µs to connect one", "KiB each", "after all rounds", "statements a tick"),
-    ]
-    lines += [
-        row(
-            f"{m.subscribers:,}",
-            m.matching,
-            f"{m.cpu:.0f}",
-            f"{m.connected:.1f}",
-            f"{m.after:.1f}",
-            f"{m.statements:.1f}",
-        )
-        for m in subscriptions
-    ]
-    return "\n".join(lines)
-
-
-def beside_streams(
-    rounds: int,
-    seconds: int,
-    inserts: Mapping[str, Sequence[float]],
-    requests: Mapping[str, Sequence[tuple[float, float]]],
-) -> str:
-    """What the log costs writers, and open streams cost requests, as Markdown."""
-    bare, without = inserts["bare table"], requests["0"]
-    lines = [_conditions(rounds, seconds), "", *table("writes", "inserts/s", "of a bare table")]
-    for name, rates in inserts.items():
-        share = median(rate / of for rate, of in zip(rates, bare, strict=True))
-        lines.append(row(name, f"{median(rates):,.0f}", f"{share:.2f}"))
-    lines += ["", *table("idle subscribers", "req/s, get by id", "of none", "CPU µs")]
-    for name, loads in requests.items():
-        share = median(rate / of for (rate, _), (of, _) in zip(loads, without, strict=True))
-        rate, cpu = median(rate for rate, _ in loads), median(cpu for _, cpu in loads)
-        lines.append(row(name, f"{rate:,.0f}", f"{share:.2f}", f"{cpu:.0f}"))
-    return "\n".join(lines)
-
-
-def table(*columns: str) -> list[str]:
-    """The head of a Markdown table, whose numbers are to the right."""
-    return [row(*columns), row(*("---:" if n else "---" for n in range(len(columns))))]
-
-
-def row(*cells: str) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
