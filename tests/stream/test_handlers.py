@@ -36,7 +36,7 @@ class Notes(ModelViewSet):
 """
 PATHS = (
     "/notes/stream/?expand=",
-    "/notes/stream/?snapshot=true",
+    "/notes/stream/?snapshot=true&expand=",
     "/stream/?resources=notes",
     "/notes/aggregate/stream/?group_by=id",
 )
