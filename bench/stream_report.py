@@ -20,6 +20,7 @@ FILTERS: Final[Mapping[str, Callable[[int], int]]] = {  # how many different one
     "one": lambda count: count,
 }
 GETS_PER_SECOND: Final = 50
+CPU_TICK: Final = 0.01  # s: less CPU is not measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def of_streams(
         lines.append(row(
             f"{count:,}", matching, pace,
             f"{median(one.deliveries / one.seconds for one in own):,.0f}",
-            f"{median(one.deliveries / one.cpu for one in own):,.0f}",
+            f"{median(one.deliveries / max(one.cpu, CPU_TICK) for one in own):,.0f}",
             f"{median(one.cpu / one.seconds * 100 for one in own):.0f}",
             f"{median(one.median for one in own):.1f}",
             f"{median(one.p99 for one in own):.1f}",
