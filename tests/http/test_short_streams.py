@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import socket
@@ -17,8 +18,10 @@ import structlog
 
 from rowcast.changes.events import Batch
 from rowcast.changes.position import Position
+from rowcast.errors import ParseError
 from rowcast.server.middleware import REQUESTS
 from rowcast.server.short_streams import LAST_CHUNK
+from rowcast.streams import hub as hub_module
 
 from ..waiting import until
 from .conftest import Run
@@ -232,6 +235,32 @@ async def test_too_many_rows_are_refused_as_always(run: Run, taken: list[bool]) 
         assert b"event: ready" in block
         assert service.service.hub.subscribers == 1
     await until(lambda: service.service.hub.subscribers == 0)
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no space"), ParseError("too many rows")])
+async def test_what_cannot_be_read_is_read_once(
+    service: Service, failure: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The response is as always; a failure of the service is logged once, with its traceback."""
+    readings = 0
+
+    async def fail(*_: object) -> None:
+        nonlocal readings
+        readings += 1
+        raise failure
+
+    monkeypatch.setattr(hub_module, "read_snapshot", fail)
+    for path, caller in (("/notes/stream/?snapshot=true", b""), ("/own/stream/?snapshot=true", bearer(tenant=1))):
+        as_always = await expected(service, path, caller)
+        readings = 0
+        with structlog.testing.capture_logs() as logs:
+            async with connected(service) as client:
+                assert await begun(client, path, caller) == as_always
+        assert readings == 1
+        assert [log["event"] for log in logs] == ["request_failed"] * isinstance(failure, RuntimeError)
+    await until(lambda: not service.service.hub.admission._total)
+    gc.collect()
+    assert not caplog.records, "a task has failed by itself"
 
 
 def sending() -> list[str]:

@@ -297,16 +297,25 @@ class ShortWay:
         return True
 
     async def _begin_later(self, asked: _Stream, sending: Awaitable[bool], request: web.Request | None = None) -> None:
-        """Begin a stream for which something has to be read. What is refused is answered as always, and needs no second ticket."""
+        """Begin a stream for which something has to be read. What is refused is answered as always, and needs no second ticket.
+
+        An error that has come from what was read is passed on: it would be read a second time, with the same end.
+        """
         begun, sent = perf_counter(), False
+        failure: Exception | None = None
         try:
             sent = await sending
-        except ApiError:  # raised again where errors are answered
+        except ParseError as error:  # such as too many rows
+            failure = error
+        except ApiError:  # raised again where errors are answered, or the event ``busy`` is
             pass
+        except Exception as error:  # noqa: BLE001 - it is raised where errors are answered
+            failure = error
         finally:
             self.requests.ended()
             if not sent:
-                asked.connection.pass_on(Outcome(None, begun, None if request is None else redeemed(request)))
+                ticket = None if request is None else redeemed(request)
+                asked.connection.pass_on(Outcome(failure, begun, ticket))
 
     async def _recognise(self, asked: _Stream, request: Request) -> bool:
         """Send the stream of a caller who has to be recognised first; ``False`` if it has to be refused."""
