@@ -329,12 +329,13 @@ async def test_partitioned_tables_are_delivered_whichever_way_they_are_written(d
     await connection.execute("UPDATE categories SET id = 13, name = 'moved' WHERE id = 1")
     await connection.execute("DELETE FROM high WHERE id = 12")
     events = [(event.op, event.pk) for event in await watch.fence(connection) if event.resource == "categories"]
+    assert events.pop(0) == ("T", None), "the table has taken the place of another one"
     assert sorted(events[:2]) == [("I", "1"), ("I", "11")]
     assert events[2:4] == [("I", "12"), ("U", "1")]
     assert sorted(events[4:6]) == [("D", "1"), ("I", "13")]
     assert events[6:] == [("D", "12")]
     await connection.execute("TRUNCATE categories")
-    assert [event.op for event in await watch.fence(connection) if event.resource == "categories"][7:] == ["T"]
+    assert [event.op for event in await watch.fence(connection) if event.resource == "categories"][8:] == ["T"]
 
 
 async def test_write_only_fields_are_nowhere_in_the_log(database: Database) -> None:
