@@ -90,6 +90,21 @@ async def get(server: Server, path: str, **headers: str) -> tuple[int, Any]:
         return response.status, await response.json()
 
 
+async def are_ready(server: Server, workers: int) -> bool:
+    """Whether so many workers answer, each known by the beginning of its request ids, and all are ready."""
+
+    async def ask(session: aiohttp.ClientSession) -> tuple[str, int]:
+        async with session.get(server.make_url("/health/ready")) as response:
+            return response.headers["X-Request-ID"][:12], response.status
+
+    try:
+        async with aiohttp.ClientSession() as session:
+            found = set(await asyncio.gather(*(ask(session) for _ in range(20))))
+    except aiohttp.ClientError:
+        return False
+    return len(found) == workers and all(status == 200 for _, status in found)
+
+
 async def config_state(server: Server) -> dict[str, Any]:
     """What ``/health/ready``, which is a 200, has about the last reload."""
     status, body = await get(server, "/health/ready")
@@ -333,13 +348,7 @@ async def test_a_worker_that_dies_is_replaced_by_one_with_the_last_good_configur
     for worker in children(server):
         os.kill(worker, signal.SIGKILL)
 
-    async def is_back() -> bool:
-        try:
-            return all([(await get(server, "/health/ready"))[0] == 200 for _ in range(20)])  # of both workers
-        except aiohttp.ClientError:
-            return False
-
-    await until(is_back)
+    await until(lambda: are_ready(server, workers=2))
     async with Load(server) as load:
         await load.more(20)
     assert load.sizes == {1}
