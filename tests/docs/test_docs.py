@@ -35,6 +35,7 @@ from rowcast.resources.types import FIELD_TYPES
 from rowcast.server.importer import PERMISSIONS
 from rowcast.server.service_metrics import LIMITS
 from tests.conftest import DEMO, ROOT, Serve, rowcast
+from tests.sse import without_heartbeats
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 STRANGERS = [ROOT / "docs" / "own-project.md"]  # which tests/packaging follows, without the checkout
@@ -217,7 +218,7 @@ class Session:
 
     def _as_documented(self, output: bytes) -> str:
         """The output with the page's address, and without the heartbeats that a stream has sent where a command took long."""
-        text = re.sub(r": keep-alive\n(?:id: .*\n)?\n", "", output.decode())
+        text = without_heartbeats(output.decode())
         return text if self._origin is None else text.replace(self._origin, ADDRESS)
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Serve
+from tests.sse import without_heartbeats
 
 PAGE = (ROOT / "docs" / "airports.md").read_text()
 RESOURCES = {path.stem: path.read_text() for path in (ROOT / "examples/airports/resources").glob("*.yaml")}
-HEARTBEAT = re.compile(r"^: keep-alive\nid: .*\n\n", re.MULTILINE)
 ADDRESS = "http://127.0.0.1:8000"
 DATABASE = "postgresql://postgres@/rowcast?host=$(readlink -f .rowcast/run)"
 
@@ -58,7 +58,7 @@ async def test_commands_print_what_the_page_shows(serve: Serve, database_url: st
         )  # fmt: skip
         async with asyncio.timeout(60):
             printed, _ = await process.communicate()
-        output = lines(HEARTBEAT.sub("", printed.decode().replace(address, ADDRESS)))
+        output = lines(without_heartbeats(printed.decode().replace(address, ADDRESS)))
         assert len(output) == len(shown), (block, output)
         for line, pattern in zip(output, shown, strict=True):
             assert re.fullmatch(".*".join(map(re.escape, pattern.split("…"))), line), (pattern, line)
