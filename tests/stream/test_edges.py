@@ -591,7 +591,7 @@ async def test_the_host_of_a_request_is_that_of_the_edge(both: Pair, line: str, 
 
 
 async def test_a_target_without_a_path_is_not_found(both: Pair) -> None:
-    """``OPTIONS *`` is about a server as a whole, of which there is nothing to say."""
+    """``OPTIONS *`` asks about the whole server, which has no answer to that."""
     for client in (both.origin, both.edge):
         reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
         writer.write(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

@@ -96,7 +96,7 @@ async def test_few_positions_are_tried_in_vain(order: int) -> None:
 
 
 class MemoryOnly(Tail):
-    """A tail that is told what has happened, and has no log."""
+    """A tail without a log. A test adds the changes to it."""
 
     def __init__(self, **bounds: int) -> None:
         super().__init__(None, **bounds)

@@ -30,7 +30,7 @@ class Memory(Protocol):
 
     @property
     def jumps(self) -> int:
-        """How often it has begun anew in another history."""
+        """How often it has gone over to another history, and forgotten what it had."""
 
     def has_room(self, events: int, size: int) -> bool:
         """Whether it can keep so many events and bytes more."""

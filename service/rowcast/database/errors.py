@@ -102,7 +102,7 @@ _CHECKS: Mapping[str, str] = {
 
 
 NON_FIELD: Final = "non_field_errors"
-NO_ROW: Final = "There is no row with this key."  # also if there is one that the caller may not see
+NO_ROW: Final = "There is no row with this key."  # the same for a row that the caller may not see
 MESSAGE_MAX_CHARACTERS: Final = 1000  # of a message of the database's owner
 OUTSIDE_SCOPE: Final = "rowcast: outside the scope"  # what a statement casts to a boolean to undo what it has written
 POLICY_REFUSES: Final = "A policy of the database does not allow this row."

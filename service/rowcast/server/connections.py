@@ -235,7 +235,7 @@ class Connection(StreamConnection):
     def begin_stream(self, stream: Sent) -> None:
         """Send a stream in place of a response: nothing of its message is kept but its place in the queue, and no timer runs.
 
-        The parser keeps its last message, too. It is needed only if the client sends another one, of which it may have a part.
+        The parser keeps its last message, too, so it goes as well. It stays only if it has read a part of another message.
         """
         self.stream = stream
         self._messages[0] = (_STREAMED, EMPTY_PAYLOAD)

@@ -27,7 +27,7 @@ class SharedFrames:
 
     def __init__(self) -> None:
         self._begun: WeakKeyDictionary[Subscriptions, float] = WeakKeyDictionary()  # when the last stream has
-        self._shared: WeakSet[Subscriptions] = WeakSet()  # of which several have begun
+        self._shared: WeakSet[Subscriptions] = WeakSet()  # those with several streams
         self._frames: dict[Hashable, bytes] = {}
         self._size = 0
         self._last = float("-inf")  # when a stream has begun
